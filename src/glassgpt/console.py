@@ -1,0 +1,155 @@
+"""The one place that prints, draws progress and asks the terminal.
+
+Results go to standard output, so that they can be piped; everything said *about* the work goes to
+standard error. Where standard error is no terminal, progress becomes plain lines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+PLAIN_LINE_SECONDS = 5.0
+"""Seconds between two progress lines where there is no terminal."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Say something about the work (standard error, plain text)."""
+    err.print(escape(message))
+
+
+def warn(message: str) -> None:
+    """Say something that the user should look at (standard error, in yellow)."""
+    err.print(f"[yellow]warning:[/yellow] {escape(message)}")
+
+
+def fail(message: str) -> None:
+    """Print an error as the command line shows it: `error:` and the message."""
+    err.print(f"[bold red]error:[/bold red] {escape(message)}")
+
+
+def result(text: str, *, end: str = "\n") -> None:
+    """Print a result, byte for byte as given, to standard output, and flush it (streams count on that).
+
+    What standard output's encoding cannot show (an ASCII terminal) is replaced, never an exception.
+    """
+    encoding = out.encoding
+    out.file.write(text.encode(encoding, errors="replace").decode(encoding) + end)
+    out.file.flush()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int = 1) -> None:
+    """Print a table to standard output; columns from `numeric_from` on are right-aligned."""
+    drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    for i, name in enumerate(columns):
+        drawn.add_column(escape(name), justify="right" if i >= numeric_from else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    out.print(drawn)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `8 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def amount(value: float, unit: str = "") -> str:
+    """A count with a decimal prefix: 124439808 -> `124 M`."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+class Meter(Protocol):
+    """What `progress` hands out."""
+
+    def advance(self, amount: float) -> None:
+        """Count `amount` more units as done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show a short text beside the bar (the current loss, the current file)."""
+        ...
+
+
+class _BarMeter:
+    def __init__(self, bar: Progress, task: int) -> None:
+        self._bar, self._task = bar, task
+
+    def advance(self, amount: float) -> None:
+        self._bar.advance(self._task, amount)  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, note=escape(text))  # type: ignore[arg-type]
+
+
+class _LineMeter:
+    def __init__(self, label: str, total: float | None, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done = 0.0
+        self._note = ""
+        self._start = self._last = time.monotonic()
+
+    def advance(self, amount: float) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._last >= PLAIN_LINE_SECONDS:
+            self._last = now
+            self._print(now - self._start)
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def _print(self, elapsed: float) -> None:
+        rate = self._done / elapsed
+        line = f"{self._label}: {amount(self._done, self._unit)}"
+        if self._total:
+            left = max(0.0, self._total - self._done) / rate if rate else 0.0
+            line += f" of {amount(self._total, self._unit)}, {duration(left)} left"
+        say(f"{line}, {amount(rate, self._unit)}/s {self._note}".rstrip())
+
+
+@contextmanager
+def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[Meter]:
+    """A progress bar with rate and time left on a terminal, plain lines elsewhere.
+
+    Args:
+        label: what is being done.
+        total: units in all, or None where that is not known.
+        unit: "B" shows bytes; anything else is a count of that.
+    """
+    if not err.is_terminal:
+        yield _LineMeter(label, total, unit)
+        return
+    middle: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+    columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(escape(label), total=total, note="")
+        yield _BarMeter(bar, task)

@@ -1,0 +1,55 @@
+"""What several test files need: a small data set of known entropy, and the command line as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from glassgpt.data import TokenDataset
+from glassgpt.data.grammar import grammar_text
+from glassgpt.data.prepare import PrepareOptions, prepare
+
+# Workers share the cores; more threads than that make small models slower, not faster.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def grammar_data(tmp_path_factory) -> Path:
+    """A data set of the grammar in bytes; its tail is held out."""
+    folder = tmp_path_factory.mktemp("grammar")
+    text = folder / "grammar.txt"
+    text.write_text(grammar_text(6000, seed=1))
+    out = folder / "data"
+    prepare(PrepareOptions(sources=(str(text),), out=out, tokenizer="bytes", workers=1))
+    return out
+
+
+@pytest.fixture(scope="session")
+def grammar_dataset(grammar_data) -> TokenDataset:
+    return TokenDataset.open(grammar_data)
+
+
+@pytest.fixture(scope="session")
+def glassgpt_command():
+    """Run `glassgpt …` in a process of its own: stdout, stderr and exit code as a user gets them."""
+
+    def run(*arguments, cwd=None, stdin=None, timeout=120):
+        command = [sys.executable, "-m", "glassgpt", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, input=stdin, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def nano_run(grammar_data, tmp_path_factory) -> Path:
+    """A trained run; tests read it and do not change it."""
+    from glassgpt.api import train
+    from glassgpt.config import load_config
+
+    out = tmp_path_factory.mktemp("runs") / "nano"
+    train(load_config("nano", {"data": str(grammar_data)}), out)
+    return out
