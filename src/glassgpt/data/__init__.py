@@ -1,0 +1,32 @@
+"""Text to documents to tokens to shards to batches.
+
+Nothing here imports torch; `glassgpt.data.batches` does, and is imported by its full name.
+"""
+
+from glassgpt.data.grammar import grammar_entropy, grammar_nats, grammar_text, grammar_unigram_entropy
+from glassgpt.data.prepare import PrepareOptions, prepare, show_summary
+from glassgpt.data.shards import ShardWriter, TokenArray, TokenDataset
+from glassgpt.data.show import compare_tokenizers, show_tokens
+from glassgpt.data.summary import SplitSummary, Summary
+from glassgpt.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json, train_tokenizer
+
+__all__ = [
+    "PrepareOptions",
+    "ShardWriter",
+    "SplitSummary",
+    "Summary",
+    "TokenArray",
+    "TokenDataset",
+    "Tokenizer",
+    "compare_tokenizers",
+    "grammar_entropy",
+    "grammar_nats",
+    "grammar_text",
+    "grammar_unigram_entropy",
+    "load_tokenizer",
+    "prepare",
+    "show_summary",
+    "show_tokens",
+    "tokenizer_from_json",
+    "train_tokenizer",
+]

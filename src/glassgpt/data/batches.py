@@ -1,0 +1,129 @@
+"""Tokens to batches: a seeded permutation of windows for each epoch, with a position that can be sought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glassgpt.data.shards import TokenArray
+from glassgpt.errors import DataError
+
+
+class Batches:
+    """An endless, reproducible stream of windows of text; no sampling with replacement.
+
+    Window `i` belongs to epoch `i // windows_per_epoch`. Each epoch has its own permutation and its own
+    phase, so that windows begin elsewhere; within an epoch they do not overlap: each token is a target
+    at most once. The whole state is `position`.
+
+    Args:
+        tokens: the text.
+        context_length: tokens a window.
+        seed: decides every permutation and phase.
+        rank: which part of each global batch this process takes.
+        world_size: number of processes.
+
+    Raises:
+        DataError: the text is too short for one window.
+    """
+
+    def __init__(
+        self, tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        _require_one_window(tokens, context_length)
+        self._tokens = tokens
+        self._context_length = context_length
+        self._seed = seed
+        self._rank, self._world_size = rank, world_size
+        self._position = 0
+        self._planned_epoch = -1
+        self._starts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        # Constant over epochs, so that a window's epoch needs no table: what fits at the largest phase.
+        self.windows_per_epoch = max(1, (len(tokens) - context_length) // context_length)
+
+    @property
+    def position(self) -> int:
+        """Windows consumed so far, over all ranks."""
+        return self._position
+
+    @property
+    def epoch(self) -> float:
+        """Epochs consumed so far: 1.5 is the middle of the second."""
+        return self._position / self.windows_per_epoch
+
+    def seek(self, windows: int) -> None:
+        """Go to where `position` was `windows`, forwards or backwards."""
+        self._position = windows
+
+    def next(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The next batch of this rank: inputs and targets, each (rows, context_length) int64 on the CPU.
+
+        `targets` are `inputs` shifted by one. The global batch is rows × world_size windows, of which
+        rank r takes the rows r·rows … (r + 1)·rows - 1; it may span two epochs.
+        """
+        first = self._position + self._rank * rows
+        self._position += rows * self._world_size
+        size = self._context_length + 1
+        windows = [self._tokens.read(self._start(first + i), size) for i in range(rows)]
+        block = torch.from_numpy(np.stack(windows))  # (rows, context_length + 1)
+        return block[:, :-1].contiguous(), block[:, 1:].contiguous()
+
+    def _start(self, window: int) -> int:
+        epoch, index = divmod(window, self.windows_per_epoch)
+        if epoch != self._planned_epoch:
+            self._starts = self._plan(epoch)
+            self._planned_epoch = epoch
+        return int(self._starts[index])
+
+    def _plan(self, epoch: int) -> NDArray[np.int64]:
+        """First token of each window of an epoch, in the order in which they come."""
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
+        spare = len(self._tokens) - self.windows_per_epoch * self._context_length
+        phase = generator.integers(min(self._context_length, spare))
+        return phase + self._context_length * generator.permutation(self.windows_per_epoch)
+
+
+def validation_windows(
+    tokens: TokenArray, context_length: int, *, rows: int = 1, limit: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of a text in order, without overlap: each token but the first is a target exactly once.
+
+    Args:
+        tokens: the text.
+        context_length: tokens a window; the last window is shorter and comes alone.
+        rows: windows a batch; the last full batch may have fewer.
+        limit: stop after this many targets.
+
+    Yields:
+        inputs and targets, each (batch, time) int64 on the CPU.
+
+    Raises:
+        DataError: there is no token to predict.
+    """
+    if len(tokens) < 2:
+        raise DataError(
+            f"the text has {len(tokens)} tokens, and at least 2 are needed to predict one; prepare more text"
+        )
+    targets = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
+    whole, rest = divmod(targets, context_length)
+    for first in range(0, whole, rows):
+        yield _batch_at(tokens, first * context_length, min(rows, whole - first), context_length)
+    if rest:
+        yield _batch_at(tokens, whole * context_length, 1, rest)
+
+
+def _batch_at(tokens: TokenArray, start: int, rows: int, length: int) -> tuple[Tensor, Tensor]:
+    flat = torch.from_numpy(tokens.read(start, rows * length + 1))
+    return flat[:-1].view(rows, length), flat[1:].view(rows, length)
+
+
+def _require_one_window(tokens: TokenArray, context_length: int) -> None:
+    if len(tokens) <= context_length:
+        raise DataError(
+            f"the text has {len(tokens)} tokens, and one window of context_length {context_length} needs "
+            f"{context_length + 1}; prepare more text or lower the context length"
+        )

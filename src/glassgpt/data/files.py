@@ -1,0 +1,73 @@
+"""Writing files so that they are there whole or not at all, and finding those of data packages."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+THREADS_VARIABLE = "RAYON_NUM_THREADS"
+"""The variable that the Rust libraries read; ours go by it too, so that one number rules them all."""
+
+
+def worker_threads() -> int:
+    """Threads to work with: what the variable says, else the cores this process may run on."""
+    wanted = os.environ.get(THREADS_VARIABLE, "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def limited_threads(count: int) -> Generator[None, None, None]:
+    """Work with `count` threads; 0 leaves the number as it is.
+
+    A Rust library that already runs keeps the number it started with.
+    """
+    before = os.environ.get(THREADS_VARIABLE)
+    if count:
+        os.environ[THREADS_VARIABLE] = str(count)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[THREADS_VARIABLE] = before
+        elif count:
+            del os.environ[THREADS_VARIABLE]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, fsync, rename: a reader sees the old file or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, not only the contents of its files."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def package_folder(package: str) -> Path | None:
+    """The folder of an installed package, found without importing it; None where there is none."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))

@@ -1,0 +1,156 @@
+"""A small language whose true entropy is known, to answer "does it learn?" with a number.
+
+Sentences are drawn independently from a weighted automaton, one a line. In each state the possible words
+are all different, so a text has exactly one derivation: the entropy of the derivation is that of the text,
+and its probability is a product of weights. The auxiliary is decided by words at a distance: its tense by
+the first word, its number by the determiner, with adjectives and a phrase of either number in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import cache
+from itertools import product
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.errors import DataError
+
+Rule = tuple[str, float, str]
+"""A word, its probability in the state, and the state after it."""
+
+START, END = "start", "end"
+OPENINGS = {
+    "today": ("present", 0.5),
+    "now": ("present", 0.2),
+    "yesterday": ("past", 0.2),
+    "once": ("past", 0.1),
+}
+DETERMINERS = {"the": ("one", 0.4), "every": ("one", 0.2), "some": ("many", 0.3), "all": ("many", 0.1)}
+AUXILIARIES = {
+    ("present", "one"): "is",
+    ("present", "many"): "are",
+    ("past", "one"): "was",
+    ("past", "many"): "were",
+}
+ADJECTIVES = {"old": 0.12, "quiet": 0.08, "curious": 0.05}
+NOUNS = {"cat": 0.25, "sailor": 0.2, "teacher": 0.15, "robot": 0.1, "king": 0.05}
+PREPOSITIONS = {"near": 0.15, "behind": 0.1, "without": 0.05}
+PLACES = {"water": 0.4, "hills": 0.3, "lanterns": 0.2, "home": 0.1}
+VERBS = {"eating": 0.4, "reading": 0.35, "painting": 0.25}
+OBJECTS = {
+    "eating": {"bread": 0.5, "apples": 0.3, "fish": 0.2},
+    "reading": {"letters": 0.6, "poems": 0.3, "maps": 0.1},
+    "painting": {"doors": 0.5, "clouds": 0.25, "fish": 0.25},
+}
+
+
+def grammar_text(sentences: int, seed: int) -> str:
+    """`sentences` sentences, each ended by a newline; the same for the same seed."""
+    random = Random(seed)
+    return "".join(_sentence(random) for _ in range(sentences))
+
+
+def grammar_entropy() -> float:
+    """The language's true entropy in nats per byte: what no model can beat on average."""
+    visits = _expected_visits()
+    nats = sum(-visits[state] * p * math.log(p) for state, (_, p, _) in _all_rules())
+    return nats / _expected_byte_counts().sum()
+
+
+def grammar_unigram_entropy() -> float:
+    """Entropy of the byte frequencies, in nats per byte: what a model without context can reach."""
+    counts = _expected_byte_counts()
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def grammar_nats(text: str) -> float:
+    """Exact negative log-probability (nats) of `text`, whole sentences, under the grammar.
+
+    Raises:
+        DataError: the text is not of the language; the message names the line and the word.
+    """
+    if not text.endswith("\n"):
+        raise DataError("a text of the grammar ends with a newline; cut the incomplete sentence off")
+    return sum(_sentence_nats(line, number) for number, line in enumerate(text[:-1].split("\n"), start=1))
+
+
+def _sentence(random: Random) -> str:
+    words: list[str] = []
+    state = START
+    while state != END:
+        rules = _automaton()[state]
+        ((word, _, state),) = random.choices(rules, [weight for _, weight, _ in rules])
+        words.append(word)
+    return " ".join(words) + "\n"
+
+
+def _sentence_nats(line: str, number: int) -> float:
+    state, nats = START, 0.0
+    for word in line.split(" "):
+        rule = next((rule for rule in _automaton().get(state, ()) if rule[0] == word), None)
+        if rule is None:
+            raise DataError(f"line {number}: {word!r} cannot stand here in the grammar (state {state!r})")
+        nats -= math.log(rule[1])
+        state = rule[2]
+    if state != END:
+        raise DataError(f"line {number}: the sentence is not complete (state {state!r})")
+    return nats
+
+
+@cache
+def _automaton() -> dict[str, tuple[Rule, ...]]:
+    """Rules by state; the name of a state says what the sentence still has to remember."""
+    rules = {START: tuple((word, p, tense) for word, (tense, p) in OPENINGS.items())}
+    for tense in ("present", "past"):
+        rules[tense] = tuple((word, p, f"{tense} {number}") for word, (number, p) in DETERMINERS.items())
+    for tense, number in product(("present", "past"), ("one", "many")):
+        rules |= _subject_rules(f"{tense} {number}", AUXILIARIES[tense, number], number)
+    rules["verb"] = tuple((verb, p, verb) for verb, p in VERBS.items())
+    for verb, objects in OBJECTS.items():
+        rules[verb] = tuple((word, p, END) for word, p in objects.items())
+    return rules
+
+
+def _subject_rules(memory: str, auxiliary: str, number: str) -> dict[str, tuple[Rule, ...]]:
+    """From the determiner to the auxiliary, with `memory` (tense and number) carried along."""
+    plural = "s" if number == "many" else ""
+    adjectives = tuple((word, p, memory) for word, p in ADJECTIVES.items())
+    nouns = tuple((word + plural, p, f"{memory} noun") for word, p in NOUNS.items())
+    phrases = tuple((word, p, f"{memory} phrase") for word, p in PREPOSITIONS.items())
+    return {
+        memory: adjectives + nouns,
+        f"{memory} noun": (*phrases, (auxiliary, 1 - sum(PREPOSITIONS.values()), "verb")),
+        f"{memory} phrase": tuple((word, p, f"{memory} auxiliary") for word, p in PLACES.items()),
+        f"{memory} auxiliary": ((auxiliary, 1.0, "verb"),),
+    }
+
+
+def _all_rules() -> Iterable[tuple[str, Rule]]:
+    return ((state, rule) for state, rules in _automaton().items() for rule in rules)
+
+
+def _expected_visits() -> dict[str, float]:
+    """How often a sentence passes each state on average: v = start + transitionsᵀ v."""
+    index = {state: i for i, state in enumerate(_automaton())}
+    transitions = np.zeros((len(index), len(index)))
+    for state, (_, p, after) in _all_rules():
+        if after != END:
+            transitions[index[state], index[after]] += p
+    start = np.eye(len(index))[index[START]]
+    visits = np.linalg.solve(np.eye(len(index)) - transitions.T, start)
+    return {state: float(visits[i]) for state, i in index.items()}
+
+
+def _expected_byte_counts() -> NDArray[np.float64]:
+    """(256,) how often each byte occurs in a sentence on average."""
+    visits = _expected_visits()
+    counts = np.zeros(256)
+    for state, (word, p, after) in _all_rules():
+        written = f"{word}\n" if after == END else f"{word} "
+        counts += visits[state] * p * np.bincount(list(written.encode()), minlength=256)
+    return counts

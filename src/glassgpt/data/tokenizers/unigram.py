@@ -1,0 +1,70 @@
+"""Unigram language-model vocabulary (Kudo 2018) over bytes, trained and applied by Hugging Face's library.
+
+Text is first written in GPT-2's printable bytes, so that every Unicode text can be cut without an
+unknown token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from glassgpt.data.tokenizers.base import TokenIds, Tokenizer
+from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
+from glassgpt.errors import MissingExtraError
+
+
+class UnigramTokenizer(Tokenizer):
+    """Unigram pieces over bytes; the most probable segmentation of each word."""
+
+    kind = "unigram"
+
+    def __init__(self, name: str, model: str) -> None:
+        """Take `model`, the JSON text of Hugging Face's library, as it is (it is what is fingerprinted)."""
+        pieces = [piece for piece, _ in json.loads(model)["model"]["vocab"]]
+        table = byte_of_character()
+        super().__init__(name, [to_bytes(piece, table) for piece in pieces], {"model": model})
+        self._backend: Any = _library().Tokenizer.from_str(model)
+
+    @classmethod
+    def from_payload(cls, name: str, payload: dict[str, Any]) -> UnigramTokenizer:
+        """Rebuild from `tokenizer.json`."""
+        return cls(name, payload["model"])
+
+    def _encode(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+
+
+def train_unigram(vocab_size: int, texts: Iterable[str]) -> UnigramTokenizer:
+    """Train a Unigram vocabulary of at most `vocab_size` ids.
+
+    The library sums in an order that changes from run to run: training twice on one text gives the same
+    pieces with scores that differ by up to 0.02. Keep the trained file where ids must stay the same.
+    """
+    library = _library()
+    tokenizer = library.Tokenizer(library.models.Unigram())
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = library.trainers.UnigramTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return UnigramTokenizer(f"unigram-{tokenizer.get_vocab_size() + 1}", tokenizer.to_str())
+
+
+def _library() -> ModuleType:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtraError("tokenizers", "tokenizers", "a Unigram tokenizer") from error
+    return tokenizers

