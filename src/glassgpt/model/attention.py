@@ -1,0 +1,73 @@
+"""The attention seam: the only place that knows kernels, and its readable twin.
+
+Every architecture calls a function of the type `Attend`. Which one is decided when the model is built:
+`attend` is the fast one (PyTorch picks the kernel), `attend_readable` writes the formula out and is used
+when someone wants to *see* the weights. A test holds the two equal.
+
+Shapes: B rows, H heads, T queries, S keys, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Attend(Protocol):
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1)."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """Mix values by the similarity of queries and keys.
+
+        Args:
+            q: (B, H, T, D).
+            k: (B, H, S, D).
+            v: (B, H, S, D).
+            mask: (B or 1, 1, T, S) bool, True where a query may look; None means causal, that is,
+                the T queries are the last T of S positions.
+            dropout: probability of dropping an attention weight; 0 outside training.
+
+        Returns:
+            (B, H, T, D).
+        """
+        ...
+
+
+def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None) -> Tensor:
+    """(1, 1, T, S) bool: query t is position S - T + t and sees every key up to its own position."""
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)[None, None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention by the fastest kernel that PyTorch has for these tensors; see `Attend`."""
+    n_queries, n_keys = q.size(2), k.size(2)
+    if mask is not None or n_queries == 1:
+        # A single query is the last position: it may see everything, and needs no mask.
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    if n_queries == n_keys:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    # is_causal aligns the triangle to the *top left*; queries behind cached keys need it bottom right.
+    mask = causal_mask(n_queries, n_keys, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def attention_scores(q: Tensor, k: Tensor) -> Tensor:
+    """Similarity of each query with each key, scaled by 1/sqrt(D) so that its variance stays 1: (B, H, T, S)."""
+    return q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """Where each query looks: softmax of the visible scores, rows sum to 1, the future is exactly 0: (B, H, T, S)."""
+    if mask is None:
+        mask = causal_mask(q.size(2), k.size(2), q.device)
+    return attention_scores(q, k).masked_fill(~mask, -math.inf).softmax(dim=-1)
+
+
+def attend_readable(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """The readable twin of `attend`: the same result from the formula itself; see `Attend`."""
+    weights = attention_weights(q, k, mask)
+    return F.dropout(weights, dropout) @ v

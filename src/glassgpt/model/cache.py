@@ -1,0 +1,122 @@
+"""Keys and values of the tokens already seen, so that each new token costs one position, not all of them.
+
+The cache has *slots*: rows with lengths of their own. Rows of different length need no left padding: a
+short row is filled up on the right with any token, and `rewind` then says how long each row really is.
+What lies behind a row's length is never looked at and is overwritten by that row's next tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from glassgpt.model.config import ModelConfig
+
+
+class KVCache:
+    """Preallocated keys and values of every layer.
+
+    Args:
+        config: the model's shape.
+        slots: rows B.
+        capacity: positions C kept for each row; by default the model's context.
+        dtype: of keys and values; the model's own.
+        device: where the model lies.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int,
+        capacity: int | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.capacity = config.context_length if capacity is None else capacity
+        shape = (config.n_layer, slots, config.n_head, self.capacity, config.head_dim)
+        self._keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        self._rows = torch.arange(slots, device=device)[:, None]  # (B, 1)
+        self._lengths = [0] * slots
+        self._pending = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens held by each slot."""
+        return tuple(self._lengths)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of keys and values."""
+        return 2 * self._keys.nbytes
+
+    def begin(self, n_tokens: int) -> None:
+        """Make room for `n_tokens` more in every slot. Called by the model, before its first layer.
+
+        Raises:
+            IndexError: a slot would outgrow the capacity.
+        """
+        self._pending = n_tokens
+        longest = max(self._lengths)
+        if longest + n_tokens > self.capacity:
+            raise IndexError(f"{longest} cached + {n_tokens} new tokens exceed the cache of {self.capacity}")
+        uniform = min(self._lengths) == longest
+        self._extent = longest + n_tokens
+        device = self._keys.device
+        starts = torch.tensor(self._lengths, device=device)[:, None]  # (B, 1)
+        self._positions = starts + torch.arange(n_tokens, device=device)  # (B, T)
+        self._mask = None
+        if not uniform:
+            keys = torch.arange(self._extent, device=device)
+            self._mask = (keys <= self._positions[..., None])[:, None]
+
+    def positions(self) -> Tensor:
+        """Positions of the new tokens in their rows: (B, T) int64."""
+        return self._positions
+
+    def mask(self) -> Tensor | None:
+        """(B, 1, T, S) bool, True where a new token may look; None where plain causal order says it all."""
+        return self._mask
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one layer's new keys and values, each (B, H, T, D).
+
+        Returns:
+            All keys and values of that layer so far, each (B, H, S, D): views, not copies.
+        """
+        keys, values = self._keys[layer], self._values[layer]
+        if self._mask is None:
+            new = slice(self._extent - self._pending, self._extent)
+            keys[:, :, new], values[:, :, new] = k, v
+        else:
+            # Advanced indices around a slice put their own axes first: (B, T, H, D).
+            keys[self._rows, :, self._positions] = k.transpose(1, 2)
+            values[self._rows, :, self._positions] = v.transpose(1, 2)
+        return keys[:, :, : self._extent], values[:, :, : self._extent]
+
+    def commit(self) -> None:
+        """Count the new tokens as held. Called by the model, after its last layer."""
+        self._lengths = [length + self._pending for length in self._lengths]
+        self._pending = 0
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Shorten each slot to the given length (0 empties it).
+
+        Raises:
+            ValueError: a length is negative or above what the slot holds.
+        """
+        if len(lengths) != len(self._lengths) or any(
+            not 0 <= new <= old for new, old in zip(lengths, self._lengths, strict=False)
+        ):
+            raise ValueError(f"cannot rewind slots of lengths {self._lengths} to {list(lengths)}")
+        self._lengths = list(lengths)
+
+    def select(self, slots: Sequence[int]) -> None:
+        """Keep the given slots, in that order; one may be named several times (one prompt, many samples)."""
+        index = torch.tensor(list(slots), device=self._keys.device)
+        self._keys, self._values = self._keys[:, index], self._values[:, index]
+        self._lengths = [self._lengths[slot] for slot in slots]
+        self._rows = torch.arange(len(self._lengths), device=self._keys.device)[:, None]
