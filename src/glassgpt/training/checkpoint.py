@@ -1,0 +1,352 @@
+"""Checkpoints that can be trusted: complete or absent, verified before use, no pickle from strangers.
+
+A checkpoint is a folder `step-NNNNNN` with
+
+- `model.safetensors`: the weights, by our names;
+- `optimizer.pt`: the optimizer's tensors, read with `weights_only=True`;
+- `state.json`: everything else that decides how training goes on (step, data position, every RNG, scaler);
+- `manifest.json`: size and SHA-256 of each of these, written last.
+
+It is written in a staging folder on the same file system, flushed to disk and renamed; only then does
+`latest` name it. Whatever moment the power fails at, the checkpoint before is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from glassgpt.data.files import sync_folder, write_atomically
+from glassgpt.errors import CheckpointError
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.run import RunFolder
+
+FORMAT_VERSION = 1
+WEIGHTS, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.pt", "state.json", "manifest.json"
+STAGING_PREFIX = ".staging-"
+
+Pointer = Literal["latest", "best"]
+
+
+@dataclass
+class TrainingState:
+    """What besides weights and optimizer decides how training goes on.
+
+    Attributes:
+        step: optimizer steps done.
+        windows: training windows consumed, which is the position in the data.
+        train_tokens: length of the training data, to notice that it was exchanged.
+        tokenizer_fingerprint: of the tokenizer that the data was made with.
+        seconds: time spent training, interruptions left out.
+        best_loss: lowest validation loss so far, or None before the first validation.
+        evaluations_since_best: for early stopping.
+        scaler: state of the gradient scaler; empty when it is not at work.
+        rng: every random generator; see `capture_rng`.
+        model: the model's shape, so that a checkpoint can be loaded by itself.
+    """
+
+    step: int = 0
+    windows: int = 0
+    train_tokens: int = 0
+    tokenizer_fingerprint: str = ""
+    seconds: float = 0.0
+    best_loss: float | None = None
+    evaluations_since_best: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict[str, Any])
+    rng: dict[str, Any] = field(default_factory=dict[str, Any])
+    model: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def capture_rng() -> dict[str, Any]:
+    """The state of every generator that training may draw from, as JSON."""
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
+    states = {
+        "python": [version, list(words), gauss],
+        "numpy": numpy_state,
+        "torch": _to_text(torch.get_rng_state()),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = [_to_text(state) for state in torch.cuda.get_rng_state_all()]
+    if torch.backends.mps.is_available():
+        states["mps"] = _to_text(torch.mps.get_rng_state())
+    return states
+
+
+def restore_rng(states: dict[str, Any]) -> None:
+    """Undo `capture_rng`. Generators of devices that this machine lacks are passed over."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(_from_text(states["torch"]))
+    for index, state in enumerate(states.get("cuda", [])[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(_from_text(state), index)
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(_from_text(states["mps"]))
+
+
+def _to_text(state: torch.Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _from_text(text: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint after `step` steps."""
+    return f"step-{step:06d}"
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step that a checkpoint folder's name tells."""
+    return int(path.name.removeprefix("step-"))
+
+
+def list_checkpoints(run: RunFolder) -> list[Path]:
+    """All checkpoint folders of a run, oldest first, verified or not."""
+    if not run.checkpoints.is_dir():
+        return []
+    found = [p for p in run.checkpoints.iterdir() if p.is_dir() and re.fullmatch(r"step-\d+", p.name)]
+    return sorted(found, key=checkpoint_step)
+
+
+def save_checkpoint(
+    run: RunFolder, model: LanguageModel, optimizer: torch.optim.Optimizer | None, state: TrainingState
+) -> Path:
+    """Write a checkpoint and let `latest` name it.
+
+    Args:
+        run: the run; its folder is made when missing.
+        model: weights to save, copied to the CPU on the way.
+        optimizer: None for imported weights, from which training starts afresh.
+        state: everything else; its `model` is filled in here.
+
+    Raises:
+        CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
+    """
+    staging = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}"
+    target = run.checkpoints / checkpoint_name(state.step)
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        state = dataclasses.replace(state, model=dataclasses.asdict(model.config))
+        _write_files(staging, model, optimizer, state)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(staging, target)
+        sync_folder(run.checkpoints)
+        point(run, "latest", target)
+    except OSError as error:
+        raise CheckpointError(
+            f"could not save {target}: {error.strerror or error}; earlier checkpoints are untouched"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _write_files(
+    folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None, state: TrainingState
+) -> None:
+    weights = {name: p.detach().to("cpu").contiguous() for name, p in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    if optimizer is not None:
+        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+    (folder / STATE).write_text(json.dumps(dataclasses.asdict(state)))
+    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    for name in files:
+        _sync_file(folder / name)
+    write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT_VERSION, "files": files}, indent=1).encode())
+    sync_folder(folder)
+
+
+def point(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
+    """Let `latest` or `best` name a checkpoint."""
+    write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
+
+
+def pointed(run: RunFolder, pointer: Pointer) -> Path | None:
+    """The checkpoint that `latest` or `best` names, or None."""
+    file = run.checkpoints / pointer
+    name = file.read_text(errors="replace").strip() if file.is_file() else ""
+    path = run.checkpoints / name
+    return path if re.fullmatch(r"step-\d+", name) and path.is_dir() else None
+
+
+def prune(run: RunFolder, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints and the best."""
+    best = pointed(run, "best")
+    for path in list_checkpoints(run)[:-keep_last]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def clean_staging(run: RunFolder) -> None:
+    """Delete what a killed process left half-written."""
+    for path in run.checkpoints.glob(f"{STAGING_PREFIX}*"):
+        shutil.rmtree(path)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint in a few words, or None when every byte is as it was written."""
+    manifest_path = checkpoint / MANIFEST
+    try:
+        manifest = json.loads(manifest_path.read_bytes())
+        version, files = manifest["format"], dict(manifest["files"])
+        expected = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is damaged"
+    if version != FORMAT_VERSION:
+        return f"its format is {version}, this version reads {FORMAT_VERSION}"
+    if not {WEIGHTS, STATE} <= expected.keys():
+        return f"{MANIFEST} does not list {WEIGHTS} and {STATE}"
+    for name, (size, sha256) in expected.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+        if _sha256(path) != sha256:
+            return f"{name} does not match its checksum"
+    return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A verified checkpoint and the newer ones that had to be passed over.
+
+    Attributes:
+        path: the newest whole checkpoint.
+        refused: a line for each newer one, saying what is wrong with it.
+    """
+
+    path: Path
+    refused: list[str]
+
+
+def newest_whole(run: RunFolder) -> Found | None:
+    """The newest checkpoint that verifies, or None when the run has none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    refused: list[str] = []
+    for path in reversed(list_checkpoints(run)):
+        problem = damage(path)
+        if problem is None:
+            return Found(path, refused)
+        refused.append(f"{path.name}: {problem}")
+    if refused:
+        raise CheckpointError(f"no checkpoint of {run.path} is whole ({'; '.join(refused)})")
+    return None
+
+
+def find_checkpoint(run: RunFolder, which: str) -> Path:
+    """A verified checkpoint by name.
+
+    Args:
+        run: the run.
+        which: `best` (the newest, where none was validated), `latest`, or a folder's name.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if which == "latest" or (which == "best" and pointed(run, "best") is None):
+        found = newest_whole(run)
+        if found is None:
+            raise CheckpointError(f"{run.path} has no checkpoint yet")
+        return found.path
+    path = pointed(run, "best") if which == "best" else run.checkpoints / which
+    if path is None or not path.is_dir():
+        known = ", ".join(p.name for p in list_checkpoints(run)) or "none"
+        raise CheckpointError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
+    problem = damage(path)
+    if problem is not None:
+        raise CheckpointError(f"{path} is damaged: {problem}; another can be named with --checkpoint")
+    return path
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """The training state of a verified checkpoint.
+
+    Raises:
+        CheckpointError: it was written by another version of this program.
+    """
+    try:
+        return TrainingState(**json.loads((checkpoint / STATE).read_text()))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / STATE} cannot be read: {error}") from error
+
+
+def read_model_config(checkpoint: Path) -> ModelConfig:
+    """The shape of the model in a verified checkpoint.
+
+    Raises:
+        CheckpointError: it was written by another version of this program.
+    """
+    try:
+        return ModelConfig(**read_state(checkpoint).model)
+    except TypeError as error:
+        raise CheckpointError(f"{checkpoint / STATE} describes an unknown model: {error}") from error
+
+
+def load_weights(model: LanguageModel, checkpoint: Path) -> None:
+    """Put a verified checkpoint's weights into a model of the same shape.
+
+    Raises:
+        CheckpointError: the shapes differ.
+    """
+    try:
+        model.load_state_dict(load_file(checkpoint / WEIGHTS))
+    except RuntimeError as error:
+        first_line = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"{checkpoint} does not fit the model: {first_line}") from error
+
+
+def load_model(checkpoint: Path) -> LanguageModel:
+    """The model of a verified checkpoint, in evaluation mode, on the CPU in float32."""
+    rng = torch.get_rng_state()
+    model = build_model(read_model_config(checkpoint))
+    torch.set_rng_state(rng)  # drawing an initialisation that is overwritten must not move the caller's RNG
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+    """Put a verified checkpoint's optimizer state into an optimizer of the same groups."""
+    optimizer.load_state_dict(torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True))
+
+
+def has_optimizer(checkpoint: Path) -> bool:
+    """Whether training can go on from here exactly; imported weights have no optimizer."""
+    return (checkpoint / OPTIMIZER).is_file()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

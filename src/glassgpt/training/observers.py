@@ -1,0 +1,169 @@
+"""Who watches a run: the metrics file, the display, TensorBoard. The loop tells, observers listen.
+
+This is the hook through which later rooms reach into the running loop; none of them can be reached from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from glassgpt import console
+from glassgpt.data.files import write_atomically
+from glassgpt.errors import MissingExtraError
+from glassgpt.training.loss import ValidationLoss
+from glassgpt.training.run import RunFolder, read_jsonl
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one optimizer step showed.
+
+    Attributes:
+        step: number of the step just done; the first is 1.
+        loss: mean nats per token over the batch, before the update.
+        learning_rate: used for the update.
+        grad_norm: global norm before clipping.
+        tokens: tokens trained on so far.
+        seconds: time trained so far.
+        tokens_per_second: over the last steps.
+        mfu: share of the hardware's peak arithmetic, or None where that is not known.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    mfu: float | None
+
+
+class Observer:
+    """A listener that ignores everything; override what you want to hear."""
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """After each optimizer step, one step late so that a GPU never waits for the host."""
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        """After each validation."""
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        """After each checkpoint."""
+
+    def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
+        """When something happened that a reader of the run should know."""
+
+    def close(self) -> None:
+        """When the loop ends, however it ends."""
+
+
+class RunFiles(Observer):
+    """`metrics.jsonl` and `events.jsonl`.
+
+    Args:
+        run: where.
+        step: the step that training goes on from; lines of later steps, which an earlier process wrote
+            before it was killed, are dropped, so that each step stands in the file once.
+    """
+
+    def __init__(self, run: RunFolder, step: int) -> None:
+        kept = [line for line in read_jsonl(run.metrics) if line["step"] <= step]
+        write_atomically(run.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._metrics = open(run.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._events = open(run.events, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Write a line."""
+        self._write(self._metrics, asdict(metrics))
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        """Write a line."""
+        line = {
+            "step": step,
+            "validation_loss": validation.loss,
+            "validation_bits_per_byte": validation.bits_per_byte,
+            "validation_tokens": validation.tokens,
+            "best": is_best,
+        }
+        self._write(self._metrics, line)
+
+    def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
+        """Write a line."""
+        self._write(self._events, {"step": step, "event": event, **details})
+
+    def close(self) -> None:
+        """Close both files."""
+        self._metrics.close()
+        self._events.close()
+
+    @staticmethod
+    def _write(file: TextIO, line: Mapping[str, Any]) -> None:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+
+
+class Display(Observer):
+    """The terminal: a bar with loss, rate, norm, speed and time left; plain lines where there is none."""
+
+    def __init__(self, meter: console.Meter) -> None:
+        self._meter = meter
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Move the bar."""
+        note = (
+            f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  norm {metrics.grad_norm:.2f}  "
+            f"{console.amount(metrics.tokens_per_second)}tok/s"
+        )
+        if metrics.mfu is not None:
+            note += f"  mfu {metrics.mfu:.1%}"
+        self._meter.note(note)
+        self._meter.advance(1)
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        """Leave a line above the bar."""
+        mark = "  best so far" if is_best else ""
+        console.say(
+            f"step {step:>6,}  validation loss {validation.loss:.4f}  {validation.bits_per_byte:.4f} bits per byte{mark}"
+        )
+
+
+@contextmanager
+def display(steps: int) -> Generator[Display]:
+    """A `Display` for so many steps."""
+    with console.progress("training", steps, unit="step") as meter:
+        yield Display(meter)
+
+
+class TensorBoard(Observer):
+    """TensorBoard events, with the extra `tensorboard`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "tensorboard", "writing TensorBoard events") from error
+        self._writer = SummaryWriter(str(run.tensorboard))
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Write the step's scalars."""
+        for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
+            self._writer.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        """Write the validation's scalars."""
+        self._writer.add_scalar("validation/loss", validation.loss, step)
+        self._writer.add_scalar("validation/bits_per_byte", validation.bits_per_byte, step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._writer.close()

@@ -1,0 +1,82 @@
+"""A run is a folder; this is the only place that knows where in it things lie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glassgpt.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run.
+
+    Attributes:
+        path: the folder itself; it need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer, whole: a run needs nothing else to read and write text."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: steps and validations."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """One JSON object a line: what happened to the run."""
+        return self.path / "events.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        """The loss curve as a picture."""
+        return self.path / "loss.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    def exists(self) -> bool:
+        """Whether there is a run here."""
+        return self.config.is_file()
+
+    def require(self) -> RunFolder:
+        """This run, if it is one.
+
+        Raises:
+            CheckpointError: there is no run here.
+        """
+        if not self.path.is_dir():
+            raise CheckpointError(
+                f"{self.path} does not exist; make a run with: glassgpt train PRESET --out {self.path}"
+            )
+        if not self.exists():
+            raise CheckpointError(f"{self.path} is not a run: it has no {self.config.name}")
+        return self
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; a last line that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line]

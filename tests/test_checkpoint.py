@@ -1,0 +1,175 @@
+"""Checkpoints: whole or refused, whatever byte is hit."""
+
+import dataclasses
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from glassgpt.errors import CheckpointError
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.training import checkpoint as ck
+from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.optimizers import build_optimizer
+from glassgpt.training.run import RunFolder
+
+CONFIG = ModelConfig(vocab_size=11, context_length=8, n_layer=1, n_head=1, n_embd=4)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model(CONFIG)
+
+
+@pytest.fixture
+def optimizer(model):
+    optimizer = build_optimizer(model, OptimizerConfig())
+    model(torch.zeros(1, 3, dtype=torch.long)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+def save(run, model, optimizer, step):
+    return ck.save_checkpoint(run, model, optimizer, ck.TrainingState(step=step, rng=ck.capture_rng()))
+
+
+def test_what_is_saved_comes_back(run, model, optimizer):
+    path = save(run, model, optimizer, 7)
+    assert ck.damage(path) is None
+    assert (run.checkpoints / "latest").read_text() == "step-000007\n"
+    loaded = ck.load_model(path)
+    assert loaded.config == CONFIG
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+    other = build_optimizer(loaded, OptimizerConfig())
+    ck.load_optimizer(other, path)
+    before, after = optimizer.state_dict()["state"], other.state_dict()["state"]
+    assert all(torch.equal(before[i][key], after[i][key]) for i in before for key in ("exp_avg", "exp_avg_sq", "step"))
+
+
+def test_loading_a_model_leaves_the_generator_alone(run, model, optimizer):
+    path = save(run, model, optimizer, 1)
+    before = torch.get_rng_state()
+    ck.load_model(path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_every_generator_is_restored(run, model, optimizer):
+    path = save(run, model, optimizer, 1)
+    first = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
+    ck.restore_rng(ck.read_state(path).rng)
+    assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == first
+
+
+@pytest.mark.parametrize("name", [ck.WEIGHTS, ck.OPTIMIZER, ck.STATE, ck.MANIFEST])
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
+def test_damage_is_named_and_the_one_before_is_used(run, model, optimizer, name, how):
+    good, bad = save(run, model, optimizer, 1), save(run, model, optimizer, 2)
+    file = bad / name
+    content = bytearray(file.read_bytes())
+    if how == "missing":
+        file.unlink()
+    elif how == "truncated":
+        file.write_bytes(content[:-1] if name != ck.MANIFEST else content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    found = ck.newest_whole(run)
+    assert found.path == good
+    assert len(found.refused) == 1
+    assert "step-000002" in found.refused[0]
+    assert name in found.refused[0] or name == ck.MANIFEST  # a bit in the manifest may hit another file's entry
+    with pytest.raises(CheckpointError, match="is damaged"):
+        ck.find_checkpoint(run, "step-000002")
+
+
+def test_every_byte_of_the_manifest_counts(run, model, optimizer):
+    path = save(run, model, optimizer, 1)
+    manifest = path / ck.MANIFEST
+    content = manifest.read_bytes()
+    significant = json.dumps(json.loads(content)["files"])
+    for at in range(0, len(content), 5):
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        manifest.write_bytes(flipped)
+        try:
+            same = json.dumps(json.loads(flipped)["files"]) == significant
+        except (ValueError, KeyError):
+            same = False
+        assert same or ck.damage(path) is not None, at
+
+
+def test_nothing_whole_is_an_error_and_nothing_at_all_is_not(run, model, optimizer):
+    assert ck.newest_whole(run) is None
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        ck.find_checkpoint(run, "latest")
+    (save(run, model, optimizer, 1) / ck.MANIFEST).unlink()
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of .* is whole \(step-000001: manifest.json is missing\)"
+    ):
+        ck.newest_whole(run)
+
+
+def test_an_unknown_name_lists_what_there_is(run, model, optimizer):
+    save(run, model, optimizer, 1)
+    with pytest.raises(CheckpointError, match="it has: best, latest, step-000001"):
+        ck.find_checkpoint(run, "step-000099")
+
+
+def test_the_newest_and_the_best_are_kept(run, model, optimizer):
+    for step in (1, 2, 3, 4):
+        path = save(run, model, optimizer, step)
+        if step == 2:
+            ck.point(run, "best", path)
+        ck.prune(run, keep_last=1)
+    assert [path.name for path in ck.list_checkpoints(run)] == ["step-000002", "step-000004"]
+    assert ck.find_checkpoint(run, "best").name == "step-000002"
+    assert ck.find_checkpoint(run, "latest").name == "step-000004"
+
+
+def test_what_a_killed_process_left_is_never_taken_for_a_checkpoint(run, model, optimizer):
+    good = save(run, model, optimizer, 1)
+    shutil.copytree(good, run.checkpoints / f"{ck.STAGING_PREFIX}99")
+    assert ck.newest_whole(run).path == good
+    ck.clean_staging(run)
+    assert [path.name for path in run.checkpoints.iterdir() if path.is_dir()] == ["step-000001"]
+
+
+def test_a_full_disk_leaves_the_earlier_ones(run, model, optimizer, monkeypatch):
+    good = save(run, model, optimizer, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ck, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left on device; earlier checkpoints are untouched"):
+        save(run, model, optimizer, 2)
+    assert ck.newest_whole(run).path == good
+    assert not list(run.checkpoints.glob(".*"))
+
+
+def test_weights_of_another_shape_are_refused(run, model, optimizer):
+    path = save(run, model, optimizer, 1)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        ck.load_weights(build_model(dataclasses.replace(CONFIG, n_embd=8)), path)
+
+
+def test_a_pickle_in_place_of_the_optimizer_is_not_run(run, model, optimizer):
+    path = save(run, model, optimizer, 1)
+
+    class Evil:
+        def __reduce__(self):
+            return print, ("this must never be printed",)
+
+    torch.save({"state": Evil()}, path / ck.OPTIMIZER)
+    with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
+        ck.load_optimizer(optimizer, path)
