@@ -1,0 +1,67 @@
+"""Sampling with noise that is a pure function of (seed, row, position, token).
+
+There is no generator whose state could depend on neighbours: a row's text is the same alone, in a batch,
+streamed or not, and on every device, because integer arithmetic is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble 32-bit numbers held in int64: multiply-xorshift with the constants of Wellons' lowbias32."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def gumbel_noise(seed: int, rows: Sequence[int], positions: Sequence[int], tokens: Tensor) -> Tensor:
+    """Standard Gumbel noise for each row and token: (B, N) float32 on the CPU.
+
+    Args:
+        seed: of the request.
+        rows: which sample each row is.
+        positions: index of the token that each row is about to draw.
+        tokens: (N,) int64, the ids to make noise for.
+    """
+    key = _mix(_mix(torch.tensor(seed & _MASK)) ^ (seed >> 32))
+    keys = _mix(_mix(key ^ torch.tensor(list(rows))) ^ torch.tensor(list(positions)))[:, None]  # (B, 1)
+    bits = _mix(_mix(tokens) ^ keys)  # (B, N)
+    uniform = ((bits >> 8).float() + 0.5) / 2**24  # in (0, 1), never 0 or 1
+    return -(-uniform.log()).log()
+
+
+def sample(logits: Tensor, noise: Tensor | None) -> Tensor:
+    """One token for each row: (B,) int64.
+
+    Args:
+        logits: (B, V) float32, processed.
+        noise: Gumbel noise (B, V); the largest sum is a draw from softmax(logits) (Gumbel 1954; Maddison et
+            al. 2014). None is greedy: the largest logit, the lowest id where several tie.
+    """
+    return (logits if noise is None else logits + noise).argmax(dim=-1)
+
+
+def draw(logits: Tensor, seed: int, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """A draw from softmax(logits) for each row, with noise made only for the tokens that are still possible.
+
+    Top-k and top-p leave few of the vocabulary, and as each token's noise depends on nothing but its own id,
+    leaving out the impossible ones changes no draw.
+
+    Args:
+        logits: (B, V) float32, minus infinity where a token must not come.
+        seed: see `gumbel_noise`, as are `rows` and `positions`.
+
+    Returns:
+        (B,) int64.
+    """
+    possible = (logits > -math.inf).any(dim=0).nonzero()[:, 0]  # (N,) what any row may draw
+    noise = gumbel_noise(seed, rows, positions, possible)
+    return possible[sample(logits[:, possible], noise)]

@@ -1,0 +1,319 @@
+"""The engine against models called anew at each step, against transformers, and against itself from other sides."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from glassgpt.data import load_tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation import layout
+from glassgpt.generation.engine import generate, stream
+from glassgpt.generation.layout import DecodingLinear, lay_out_for_decoding
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors import process
+from glassgpt.generation.sampling import gumbel_noise, sample
+from glassgpt.interchange.huggingface import export_gpt2
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+
+BYTES = load_tokenizer("bytes")
+CONTEXT = 48
+ODD_PROMPTS = ["ROMEO:", "한국어", "e\u0301\u200d\U0001f469", "\x00\x85\u2028\ufeff", "  \n\n\t", "<|endoftext|>", "▁"]
+
+
+@pytest.fixture(autouse=True)
+def every_matrix_counts_as_large(monkeypatch):
+    """Small models would not take the path that large ones take."""
+    monkeypatch.setattr(layout, "LARGE", 0)
+
+
+def random_model(seed=0, vocab_size=257, std=0.4):
+    torch.manual_seed(seed)
+    config = ModelConfig(vocab_size=vocab_size, context_length=CONTEXT, n_layer=2, n_head=3, n_embd=24)
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+class Scripted(torch.nn.Module):
+    """A model that says what it is told, and counts how often and with what it is asked."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.config = ModelConfig(vocab_size=257, context_length=CONTEXT, n_layer=1, n_head=1, n_embd=1)
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.script, self.calls = script, []
+
+    def parameter_kinds(self):
+        return {"anchor": "vector"}
+
+    def features(self, tokens, cache):
+        cache.begin(tokens.size(1))
+        start = max(cache.lengths)
+        cache.commit()
+        self.calls.append(tuple(tokens.shape))
+        # which token comes after each position, as a feature
+        at = torch.arange(start, start + tokens.size(1)) - self.prompt_length + 1
+        wanted = torch.tensor(self.script)[at.clamp(0, len(self.script) - 1)]
+        return wanted.float()[None, :, None].expand(tokens.size(0), -1, 1)
+
+    def head(self, features):
+        return torch.nn.functional.one_hot(features[..., 0].long(), 257).float() * 100
+
+    def forward(self, tokens, cache=None):
+        return self.head(self.features(tokens, cache))
+
+
+def scripted(text, prompt="p", then="z"):
+    script = [*(BYTES.encode(text) if isinstance(text, str) else text), ord(then)]
+    model = Scripted(script)
+    model.prompt_length = len(BYTES.encode(prompt))
+    return model
+
+
+def uncached(model, prompt, options, index=0, vocab_size=257):
+    """The reference: the whole text through the model at each step, one row, no shortcut."""
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < options.max_tokens and len(tokens) <= CONTEXT:
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens]))[:, -1, :vocab_size]
+        logits = process(logits, options, [tokens])
+        noise = None
+        if options.temperature > 0:
+            noise = gumbel_noise(options.seed, [index], [len(tokens)], torch.arange(vocab_size))
+        token = int(sample(logits, noise))
+        tokens.append(token)
+        if token == BYTES.end_of_text:
+            break
+    drawn = tokens[len(prompt) :]
+    return drawn[:-1] if drawn[-1] == BYTES.end_of_text else drawn
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": 0, "repetition_penalty": 1.4},
+        {"temperature": 1.0, "top_p": 1.0},
+        {"temperature": 0.8, "top_k": 7, "top_p": 0.9},
+        {"temperature": 1.3, "top_p": 0.7, "repetition_penalty": 1.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("samples", [1, 4])
+def test_cached_equals_uncached(model, settings, samples):
+    options = GenerationOptions(max_tokens=25, seed=11, num_samples=samples, **settings)
+    got = generate(model, BYTES, "ROMEO: what", options)
+    expected = [uncached(model, BYTES.encode("ROMEO: what"), options, index) for index in range(samples)]
+    assert [one.tokens for one in got] == expected
+    assert len(expected[0]) > 3
+
+
+def test_greedy_is_transformers(tmp_path, model):
+    export_gpt2(model, BYTES, tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    for prompt in ODD_PROMPTS[:4]:
+        tokens = torch.tensor([BYTES.encode(prompt)])
+        out = theirs.generate(
+            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=20, pad_token_id=256
+        )[0]
+        with torch.no_grad():
+            top = model(out[None, :-1])[0, tokens.size(1) - 1 :].topk(2).values
+        assert (top[:, 0] - top[:, 1]).min() > 1e-4  # no tie that rounding could turn
+        expected = [token for token in out[tokens.size(1) :].tolist() if token != 256]
+        sampled = generate(model, BYTES, prompt, GenerationOptions(max_tokens=20, temperature=0))
+        assert sampled[0].tokens == expected
+
+
+def test_a_sample_is_the_same_in_every_batch(model):
+    texts = [
+        generate(model, BYTES, "once", GenerationOptions(max_tokens=20, seed=5, num_samples=n)) for n in (1, 2, 3, 7)
+    ]
+    for fewer in texts[:-1]:
+        assert [s.tokens for s in fewer] == [s.tokens for s in texts[-1][: len(fewer)]]
+    assert len({s.text for s in texts[-1]}) == 7
+
+
+def test_rows_that_end_early_leave_the_others_alone(model):
+    options = GenerationOptions(max_tokens=40, seed=2, num_samples=6, temperature=1.2, stop=("e", "t", "\ufffd\ufffd"))
+    together = generate(model, BYTES, "abc", options)
+    assert len({len(s.tokens) for s in together}) > 2  # they do end at different steps
+    free = dataclasses.replace(options, stop=())
+    for one in together:
+        reference = uncached(model, BYTES.encode("abc"), free, one.index)
+        assert reference[: len(one.tokens)] == one.tokens
+
+
+@pytest.mark.parametrize("prompt", ODD_PROMPTS)
+def test_streamed_pieces_are_the_text(model, prompt):
+    options = GenerationOptions(max_tokens=25, seed=3, num_samples=2)
+    whole = generate(model, BYTES, prompt, options)
+    pieces = list(stream(model, BYTES, prompt, options))
+    for one in whole:
+        mine = [piece for piece in pieces if piece.index == one.index]
+        assert "".join(piece.text for piece in mine) == one.text == BYTES.decode(one.tokens)
+        assert [piece.finish_reason for piece in mine[:-1]] == [None] * (len(mine) - 1)
+        assert mine[-1].finish_reason == one.finish_reason
+
+
+def test_seeds(model):
+    def text(seed):
+        return generate(model, BYTES, "x", GenerationOptions(max_tokens=20, seed=seed))[0].tokens
+
+    assert text(1) == text(1)
+    assert len({tuple(text(seed)) for seed in (0, 1, 2**32, 2**63 - 1)}) == 4
+    assert text(None) != text(None)
+
+
+def test_torchs_generators_are_left_alone(model):
+    before = torch.get_rng_state()
+    generate(model, BYTES, "x", GenerationOptions(max_tokens=5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_prompt_is_read_once():
+    model = scripted("hello", "prompt")
+    generate(model, BYTES, "prompt", GenerationOptions(max_tokens=4, temperature=0, num_samples=5))
+    assert model.calls == [(1, 6), (5, 1), (5, 1), (5, 1)]
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    model = scripted("hello")
+    pieces = stream(model, BYTES, "p", GenerationOptions(max_tokens=4, temperature=0))
+    assert model.calls == []
+    assert next(pieces).text == "h"
+    assert len(model.calls) == 1
+
+
+def only(model, prompt="p", **settings):
+    (one,) = generate(model, BYTES, prompt, GenerationOptions(temperature=0, **settings))
+    return one
+
+
+def test_max_tokens():
+    one = only(scripted("hello there"), max_tokens=5)
+    assert (one.text, one.finish_reason) == ("hello", "length")
+
+
+def test_end_of_text():
+    one = only(scripted([*b"bye", 256, *b"more"]), max_tokens=30)
+    assert (one.text, one.tokens, one.finish_reason) == ("bye", [*b"bye"], "end_of_text")
+
+
+def test_stop_across_tokens():
+    one = only(scripted("aaab and so on"), max_tokens=30, stop=("aab",))
+    assert (one.text, one.tokens, one.finish_reason) == ("a", [*b"aaab"], "stop")
+
+
+def test_a_stop_that_never_completes_is_text():
+    one = only(scripted("aaaa"), max_tokens=4, stop=("aab", "aaaab"))
+    assert (one.text, one.finish_reason) == ("aaaa", "length")
+
+
+def test_a_stop_with_the_last_token_is_a_stop():
+    one = only(scripted("abc"), max_tokens=3, stop=("bc",))
+    assert (one.text, one.finish_reason) == ("a", "stop")
+
+
+def test_a_cut_character_at_the_end():
+    one = only(scripted("é"), max_tokens=1)
+    assert (one.text, one.tokens) == ("\ufffd", [0xC3])
+
+
+def test_the_context_is_a_limit(model):
+    full = generate(model, BYTES, "x" * CONTEXT, GenerationOptions(max_tokens=10, seed=0, top_k=5))[0]
+    assert (len(full.tokens), full.finish_reason) == (1, "length")
+    model = scripted("y" * 100, "x" * (CONTEXT - 3))
+    one = only(model, "x" * (CONTEXT - 3), max_tokens=10)
+    assert (one.text, one.finish_reason) == ("yyyy", "length")
+
+
+def test_a_prompt_longer_than_the_context(model):
+    options = GenerationOptions(max_tokens=5, temperature=0)
+    with pytest.raises(GenerationError, match=r"53 tokens.*48.*--truncate"):
+        stream(model, BYTES, "ab" * 24 + "xxxxx", options)
+    cut = generate(model, BYTES, "ab" * 24 + "xxxxx", dataclasses.replace(options, truncate=True))
+    same = generate(model, BYTES, ("ab" * 24 + "xxxxx")[-CONTEXT:], options)
+    assert cut[0].tokens == same[0].tokens
+
+
+def test_an_empty_prompt_is_refused_and_none_begins_a_document(model):
+    with pytest.raises(GenerationError, match="empty"):
+        generate(model, BYTES, "", GenerationOptions())
+    options = GenerationOptions(max_tokens=8, seed=4)
+    assert generate(model, BYTES, None, options)[0].tokens == uncached(model, [256], options)
+
+
+def test_bad_options_are_refused_before_anything_runs():
+    model = scripted("hello")
+    with pytest.raises(GenerationError, match=r"max_tokens is 0[^\n]*\n.*top_p is 2"):
+        stream(model, BYTES, "p", GenerationOptions(max_tokens=0, top_p=2.0))
+    assert model.calls == []
+
+
+def test_the_padding_of_a_vocabulary_is_never_drawn():
+    wide = random_model(vocab_size=320)
+    with torch.no_grad():
+        wide.token_embedding.weight[257:] *= 50  # the padding would win nearly always
+    options = GenerationOptions(max_tokens=20, seed=1, num_samples=3)
+    for one in generate(wide, BYTES, "x", options):
+        assert one.tokens == uncached(wide, [ord("x")], options, one.index)
+
+
+def test_the_layout_changes_no_value():
+    model, same = random_model(), random_model()
+    lay_out_for_decoding(model)
+    assert isinstance(model.blocks[0].mlp.up, DecodingLinear)
+    assert not model.blocks[0].mlp.up.weight.is_contiguous()
+    assert not model.token_embedding.weight.is_contiguous()
+    moved = {name: p.data_ptr() for name, p in model.named_parameters()}
+    lay_out_for_decoding(model)  # a second time costs nothing
+    assert moved == {name: p.data_ptr() for name, p in model.named_parameters()}
+    for (name, ours), theirs in zip(model.state_dict().items(), same.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    tokens = torch.arange(20)[None]
+    torch.testing.assert_close(model(tokens), same(tokens), rtol=1e-5, atol=1e-5)
+    model.load_state_dict(same.state_dict())
+    torch.testing.assert_close(model(tokens), same(tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_small_matrices_are_left_as_they_are(monkeypatch):
+    monkeypatch.undo()
+    model = random_model()
+    lay_out_for_decoding(model)
+    assert not any(isinstance(module, DecodingLinear) for module in model.modules())
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (3, 1), (1, 9)])
+def test_a_decoding_linear_is_a_linear(bias, shape):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(24, 37, bias=bias)
+    decoding = DecodingLinear(24, 37, bias=bias)
+    decoding.load_state_dict(plain.state_dict())
+    x = torch.randn(*shape, 24)
+    torch.testing.assert_close(decoding(x), plain(x), rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(decoding(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_can_be_trained_on_after_it_has_written(model):
+    grads = []
+    for wrote in (False, True):
+        one = random_model()
+        if wrote:
+            generate(one, BYTES, "x", GenerationOptions(max_tokens=2))
+        one.train()
+        one(torch.arange(20)[None]).logsumexp(-1).sum().backward()
+        grads.append([p.grad for p in one.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
