@@ -1,0 +1,1 @@
+"""text -> figures: loss, perplexity and bits per byte of a model on a data set."""

@@ -1,0 +1,1 @@
+"""weights <-> the world: Hugging Face's GPT-2 layout."""
