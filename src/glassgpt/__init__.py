@@ -1,0 +1,43 @@
+"""glassgpt: a complete GPT-2 that one can see through.
+
+    m = glassgpt.load("runs/demo")
+    m.generate("ROMEO:", max_tokens=100)
+
+Importing this package does not import torch; the first use of something that needs it does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glassgpt.errors import GlassGPTError
+
+if TYPE_CHECKING:
+    from glassgpt import data
+    from glassgpt.api import Loaded, load, train
+    from glassgpt.config import RunConfig, load_config
+
+__version__ = "0.1.0"
+__all__ = ["GlassGPTError", "Loaded", "RunConfig", "__version__", "data", "load", "load_config", "train"]
+
+_LAZY = {
+    "Loaded": "glassgpt.api",
+    "load": "glassgpt.api",
+    "train": "glassgpt.api",
+    "RunConfig": "glassgpt.config",
+    "load_config": "glassgpt.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "data":
+        return import_module("glassgpt.data")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'glassgpt' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,220 @@
+"""The library's face: what `import glassgpt` offers, as `cli.py` is the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glassgpt import console
+from glassgpt.config import RunConfig, load_config, preflight, to_toml
+from glassgpt.data.files import write_atomically
+from glassgpt.data.shards import TokenDataset
+from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.errors import CheckpointError, TokenizerError, UsageError
+from glassgpt.generation.engine import Piece, Sample, generate, stream
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.build import build_model
+from glassgpt.model.config import SHAPE
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint import (
+    TrainingState,
+    find_checkpoint,
+    has_optimizer,
+    load_model,
+    load_weights,
+    newest_whole,
+    read_model_config,
+    read_state,
+    save_checkpoint,
+)
+from glassgpt.training.curve import draw_loss_curve
+from glassgpt.training.hardware import pick_device, versions
+from glassgpt.training.loop import Outcome, Settings, Trainer, announce
+from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
+from glassgpt.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to be used, with the tokenizer that it speaks.
+
+    Attributes:
+        model: in evaluation mode; `model(tokens)` gives logits.
+        tokenizer: `tokenizer.encode(text)` and `tokenizer.decode(tokens)`.
+        step: how many steps it was trained for.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    step: int
+
+    def generate(self, prompt: str | None = None, **options: Any) -> str:
+        """The continuation of a prompt; see `GenerationOptions` for the options (`max_tokens`, `seed`, …).
+
+        Raises:
+            GenerationError: the prompt or an option cannot be used.
+        """
+        return self.samples(prompt, **{**options, "num_samples": 1})[0].text
+
+    def samples(self, prompt: str | None = None, **options: Any) -> list[Sample]:
+        """Several continuations with their tokens and finish reasons; see `generate`."""
+        return generate(self.model, self.tokenizer, prompt, GenerationOptions(**options))
+
+    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[str]:
+        """The continuation piece by piece, as it comes; joined, the pieces are `generate`'s text."""
+        pieces = self.pieces(prompt, **{**options, "num_samples": 1})
+        return (piece.text for piece in pieces if piece.text)
+
+    def pieces(self, prompt: str | None = None, **options: Any) -> Iterator[Piece]:
+        """All samples piece by piece, with their tokens."""
+        return stream(self.model, self.tokenizer, prompt, GenerationOptions(**options))
+
+
+def load(run: str | Path, *, checkpoint: str = "best", device: str = "auto") -> Loaded:
+    """Load a run's model.
+
+    Args:
+        run: the run's folder.
+        checkpoint: `best` (the newest, where none was validated), `latest`, or `step-NNNNNN`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        CheckpointError: there is no run, no such checkpoint, or it is damaged.
+        TokenizerError: the run's tokenizer is not the one that the model was trained with.
+    """
+    folder = RunFolder(Path(run)).require()
+    path = find_checkpoint(folder, checkpoint)
+    state = read_state(path)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    if tokenizer.fingerprint != state.tokenizer_fingerprint:
+        raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
+    model = load_model(path).to(pick_device(device))
+    return Loaded(model, tokenizer, state.step)
+
+
+def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:
+    """Make a run of weights that were not trained here, so that every command works on it.
+
+    Raises:
+        UsageError: something is there already.
+    """
+    run = RunFolder(out)
+    _refuse_existing(run)
+    state = TrainingState(tokenizer_fingerprint=tokenizer.fingerprint)
+    save_checkpoint(run, model, None, state)
+    _write_run_files(run, RunConfig(model=model.config), tokenizer)
+    return run
+
+
+def train(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    observers: tuple[Observer, ...] = (),
+) -> Outcome:
+    """Train as configured, into the folder `out`; with `resume`, go on where the run there stopped.
+
+    Args:
+        config: the configuration; it is checked as a whole first.
+        out: the run's folder.
+        resume: continue from the newest whole checkpoint, or start if there is none yet.
+        tensorboard: also write TensorBoard events.
+        observers: further listeners.
+
+    Raises:
+        ConfigError: lists everything that cannot work.
+        UsageError: there is a run in `out` already, and `resume` was not asked for.
+        Interrupted: the user stopped it; it was saved.
+        GlassGPTError: see `Trainer.run`.
+    """
+    run = RunFolder(Path(out))
+    if not resume:
+        _refuse_existing(run)
+    config = preflight(config, run.path)
+    dataset = TokenDataset.open(Path(config.data))
+    settings = Settings(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+    torch.manual_seed(config.seed)
+    model = build_model(config.model)
+    found = newest_whole(run) if resume else None
+    if config.init_from and found is None:
+        _initialise_from(model, config.init_from, dataset)
+    trainer = Trainer(model, dataset, settings, run)
+    if found is not None:
+        for line in found.refused:
+            console.warn(f"passing over a damaged checkpoint: {line}")
+        if not has_optimizer(found.path):
+            raise UsageError(
+                f"{run.path} holds imported weights; train on from them with --init-from {run.path} --out NEW"
+            )
+        trainer.resume(found.path)
+        console.say(f"going on from {found.path.name}")
+    run.path.mkdir(parents=True, exist_ok=True)
+    _write_run_files(run, config, dataset.tokenizer)
+    files = RunFiles(run, trainer.state.step)
+    _note_start(files, trainer, found.refused if found else [])
+    announce(trainer)
+    with display(config.train.max_steps - trainer.state.step) as shown:
+        trainer.observers += [files, *([TensorBoard(run)] if tensorboard else []), shown, *observers]
+        outcome = trainer.run()
+    draw_loss_curve(run)
+    return outcome
+
+
+def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
+    """The configuration of an existing run, with changes.
+
+    Raises:
+        CheckpointError: there is no run.
+        UsageError: the changes concern the model's shape, which its checkpoints fix.
+    """
+    run = RunFolder(Path(out)).require()
+    before = load_config(run.config)
+    config = load_config(run.config, overrides)
+    if not config.model.same_shape(before.model):
+        raise UsageError("a run's model cannot change shape when it is resumed; start a new run with another --out")
+    return config
+
+
+def _refuse_existing(run: RunFolder) -> None:
+    if run.exists():
+        raise UsageError(f"{run.path} holds a run already; go on with it by --resume, or choose another --out")
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise UsageError(f"{run.path} exists and is not a run; choose another --out")
+
+
+def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:
+    folder = RunFolder(Path(source)).require()
+    path = find_checkpoint(folder, "best")
+    theirs = read_model_config(path)
+    if not theirs.same_shape(model.config):
+        different = [
+            f"model.{name} is {getattr(model.config, name)} here and {getattr(theirs, name)} there"
+            for name in SHAPE
+            if getattr(model.config, name) != getattr(theirs, name)
+        ]
+        raise CheckpointError(f"{source} is another model: {'; '.join(different)}")
+    if read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
+        raise TokenizerError(
+            f"{dataset.folder} was made with another tokenizer than {source}; "
+            f"prepare the text again with --tokenizer {source}"
+        )
+    load_weights(model, path)
+
+
+def _write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:
+    write_atomically(run.config, to_toml(config).encode())
+    tokenizer.save(run.tokenizer)
+
+
+def _note_start(files: RunFiles, trainer: Trainer, refused: list[str]) -> None:
+    step = trainer.state.step
+    for line in refused:
+        files.on_event(step, "checkpoint refused", {"why": line})
+    how = {"hardware": trainer.hardware.describe(), **versions()}
+    files.on_event(step, "resume" if step else "start", how)

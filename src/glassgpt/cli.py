@@ -1,0 +1,487 @@
+"""The command line. Each command's body imports what it needs, so that help never loads torch.
+
+Results go to standard output, all else to standard error. Exit code 0 is success, 2 a command that cannot
+work as given, 1 a failure on the way, 128 + signal an interruption that was honoured.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+import glassgpt
+from glassgpt import console
+from glassgpt.errors import GlassGPTError, Interrupted, UsageError
+
+app = App(
+    name="glassgpt",
+    help="A complete GPT-2 that one can see through: prepare text, train, generate, evaluate, import, export.",
+    version=glassgpt.__version__,
+    help_epilogue="Every command takes --debug for a full traceback. Start with: glassgpt demo",
+)
+config_app = App(name="config", help="Show presets and every setting.")
+app.command(config_app)
+
+Overrides = Annotated[dict[str, str], Parameter(parse=False)]
+"""Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
+
+
+@app.command
+def prepare(
+    *sources: str,
+    out: Path,
+    tokenizer: str = "gpt2",
+    field: str = "text",
+    validation_fraction: float = 0.1,
+    split: Literal["document", "tail"] = "document",
+    seed: int = 1337,
+    workers: int = 0,
+    keep_duplicates: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Turn text into a data set: documents, tokens, shards.
+
+    Parameters
+    ----------
+    sources:
+        Text files, folders, globs, .jsonl, .parquet, any of them .gz, .xz or .zst; - for standard input;
+        hf:NAME for a Hugging Face dataset; a URL; or the named sources shakespeare and grammar.
+    out:
+        Folder of the data set.
+    tokenizer:
+        gpt2, bytes, a path that holds a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
+    field:
+        Which field of a .jsonl or .parquet row is the text.
+    validation_fraction:
+        Share of the text that is held out.
+    split:
+        Hold out whole documents, or the tail of each.
+    seed:
+        Decides which documents are held out.
+    workers:
+        Parallel tokenizers; 0 takes all cores.
+    keep_duplicates:
+        Keep exact duplicates of documents instead of dropping them.
+    force:
+        Replace a data set that is there already.
+    """
+    from glassgpt.data import TokenDataset
+    from glassgpt.data.prepare import PrepareOptions, show_summary
+    from glassgpt.data.prepare import prepare as prepare_data
+
+    if not sources:
+        raise UsageError("no source is named; give files, folders, or the named source shakespeare")
+    options = PrepareOptions(
+        sources=sources,
+        out=out,
+        tokenizer=tokenizer,
+        field=field,
+        validation_fraction=validation_fraction,
+        split=split,
+        seed=seed,
+        workers=workers,
+        deduplicate=not keep_duplicates,
+        force=force,
+    )
+    summary = prepare_data(options)
+    show_summary(summary, TokenDataset.open(out).tokenizer)
+    console.say(f"the data set is in {out}; train on it with: glassgpt train PRESET --data {out}")
+
+
+@app.command
+def tokenize(
+    *texts: str,
+    tokenizer: Annotated[tuple[str, ...], Parameter(name=("--tokenizer", "-t"), negative="")] = ("gpt2",),
+    compare: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Show the pieces of a text in colour, with ids and bytes; or compare tokenizers and languages.
+
+    Parameters
+    ----------
+    texts:
+        The text; - reads standard input.
+    tokenizer:
+        gpt2, bytes, or a path (a tokenizer.json, a data set, a run); may be repeated.
+    compare:
+        Compare the tokenizers by characters per token, on the texts or else on eight languages and code.
+    """
+    from glassgpt.data.show import compare_tokenizers, show_tokens
+    from glassgpt.data.tokenizers import load_tokenizer
+
+    texts = tuple(sys.stdin.read() if text == "-" else text for text in texts)
+    if compare:
+        compare_tokenizers(tokenizer, {text[:30]: text for text in texts} or None)
+        return
+    if not texts:
+        raise UsageError("no text is given; write it in quotes, use - for standard input, or ask for --compare")
+    for name in tokenizer:
+        for text in texts:
+            show_tokens(load_tokenizer(name), text)
+
+
+@app.command
+def model(preset: str, *, overrides: Overrides) -> None:
+    """Print a model's parameters by part, its memory to train and to run, and its arithmetic.
+
+    Parameters
+    ----------
+    preset:
+        A preset's name, a TOML file or a run. Any model setting can be changed: --model.n-layer 6.
+    """
+    from glassgpt.config import load_config
+    from glassgpt.model.show import show_model
+
+    show_model(load_config(preset, overrides).model)
+
+
+@app.command
+def train(
+    preset: str | None = None,
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    seed: int | None = None,
+    init_from: Path | None = None,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
+    overrides: Overrides,
+) -> None:
+    """Train a model. Ctrl-C saves at the next step and says how to go on; a second one leaves at once.
+
+    Parameters
+    ----------
+    preset:
+        A preset's name (glassgpt config list) or a TOML file; with --resume, not needed.
+    data:
+        Data set made by glassgpt prepare.
+    out:
+        Folder of the run; by default runs/PRESET.
+    resume:
+        Go on with the run in --out from its newest whole checkpoint, exactly as if it had never stopped.
+    seed:
+        Of the initial weights, the order of the data and dropout.
+    init_from:
+        Start from the weights of another run, trained or imported.
+    tensorboard:
+        Also write TensorBoard events (extra: tensorboard).
+    """
+    from glassgpt import api
+    from glassgpt.config import load_config
+
+    named = {"data": data, "seed": seed, "init_from": init_from}
+    overrides = overrides | {name: str(value) for name, value in named.items() if value is not None}
+    if preset is None and not resume:
+        raise UsageError("no preset is named; see them with: glassgpt config list")
+    if resume and out is None and preset is not None and Path(preset).is_dir():
+        out, preset = Path(preset), None
+    if out is None:
+        if preset is None:
+            raise UsageError("which run is to be resumed? Name it with --out RUN")
+        out = Path("runs") / Path(preset).stem
+    if resume and (out / "config.toml").is_file():
+        config = api.resumed_config(out, overrides)
+    elif resume and preset is None:
+        raise UsageError(f"there is no run in {out} to resume")
+    else:
+        config = load_config(preset, overrides)
+    outcome = api.train(config, out, resume=resume, tensorboard=tensorboard)
+    _say_outcome(outcome, out)
+
+
+def _say_outcome(outcome: Any, out: Path) -> None:
+    early = ", stopped early" if outcome.stopped_early else ""
+    console.say(f"{outcome.step:,} steps in {console.duration(outcome.seconds)}{early}; the run is in {out}")
+    console.say(f"its curve is {out / 'loss.png'}; let it write with: glassgpt generate {out} --prompt TEXT")
+    console.result(f"validation: {outcome.validation.loss:.4f} nats per token")
+    console.result(f"validation: {outcome.validation.bits_per_byte:.2f} bits per byte")
+
+
+@app.command
+def generate(
+    run: Path,
+    *,
+    prompt: str | None = None,
+    max_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 0.95,
+    repetition_penalty: float = 1.0,
+    seed: int | None = None,
+    num_samples: int = 1,
+    stop: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    truncate: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    checkpoint: str = "best",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Let a run's model write, as it comes.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    prompt:
+        Text to continue; without it, a new document is begun. - reads standard input.
+    max_tokens:
+        Most new tokens.
+    temperature:
+        Below 1 is safer, above 1 wilder, 0 always takes the most probable token.
+    top_k:
+        Sample among the k most probable tokens; 0 is no limit.
+    top_p:
+        Sample among the fewest tokens that together have this probability; 1 is no limit.
+    repetition_penalty:
+        Above 1 weakens tokens that already occurred.
+    seed:
+        The same seed gives the same text; without it, each call gives another.
+    num_samples:
+        Continuations, in one batch.
+    stop:
+        End before this text; may be repeated.
+    truncate:
+        Cut a prompt longer than the context on the left instead of refusing it.
+    json:
+        Print one JSON object a sample: text, tokens, finish_reason.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    device:
+        Where to run.
+    """
+    from glassgpt import api
+    from glassgpt.generation.engine import fresh_seed
+    from glassgpt.generation.options import GenerationOptions
+    from glassgpt.generation.show import print_json, print_stream
+
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    options = GenerationOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=fresh_seed() if seed is None else seed,
+        num_samples=num_samples,
+        stop=stop,
+        truncate=truncate,
+    )
+    options.check()
+    loaded = api.load(run, checkpoint=checkpoint, device=device)
+    if json:
+        print_json(loaded.model, loaded.tokenizer, prompt, options)
+    else:
+        print_stream(loaded.model, loaded.tokenizer, prompt, options)
+    if seed is None and temperature > 0:
+        console.say(f"(the same text again: --seed {options.seed})")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    *,
+    data: Path | None = None,
+    checkpoint: str = "best",
+    context_length: int = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Validation loss, perplexity and bits per byte of a run, over the whole held-out text.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    data:
+        Data set; by default the one that the run was trained on.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    context_length:
+        Tokens the model sees at once; 0 takes its whole context.
+    device:
+        Where to run.
+    json:
+        Print one JSON object.
+    """
+    from glassgpt import api
+    from glassgpt.config import load_config
+    from glassgpt.data.shards import TokenDataset
+    from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
+    from glassgpt.evaluation.show import show_validation
+
+    loaded = api.load(run, checkpoint=checkpoint, device=device)
+    folder = data or Path(load_config(run).data)
+    if data is None and not load_config(run).data:
+        raise UsageError(f"{run} was not trained here and names no data; give a data set with --data DIR")
+    dataset = TokenDataset.open(folder)
+    require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
+    if not 0 <= context_length <= loaded.model.config.context_length:
+        raise UsageError(
+            f"--context-length is {context_length}; allowed is 1 to {loaded.model.config.context_length}, or 0 for all"
+        )
+    show_validation(evaluate_dataset(loaded.model, dataset, context_length=context_length), as_json=json)
+
+
+@app.command(name="import")
+def import_(source: str, *, out: Path) -> None:
+    """Make a run of a GPT-2 in Hugging Face's layout.
+
+    Parameters
+    ----------
+    source:
+        Folder with config.json, model.safetensors and tokenizer files; or a hub id such as openai-community/gpt2.
+    out:
+        Folder of the run.
+    """
+    from glassgpt import api
+    from glassgpt.interchange.huggingface import download, import_gpt2
+
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        raise UsageError(f"{source} is neither a folder nor the id of a model on the hub")
+    folder = Path(source) if Path(source).is_dir() else download(source)
+    model, tokenizer = import_gpt2(folder)
+    run = api.save_as_run(model, tokenizer, out)
+    count = sum(p.numel() for p in model.parameters())
+    console.say(f"imported {console.amount(count)}parameters and the tokenizer {tokenizer.name} into {run.path}")
+    console.say(f"let it write with: glassgpt generate {run.path} --prompt TEXT")
+    console.say(f"train it on with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
+
+
+@app.command
+def export(run: Path, folder: Path, *, checkpoint: str = "best") -> None:
+    """Write a run in Hugging Face's GPT-2 layout, so that transformers loads it.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    folder:
+        Where to write config.json, model.safetensors and tokenizer files.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    """
+    from glassgpt import api
+    from glassgpt.interchange.huggingface import export_gpt2
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not empty; choose another folder")
+    loaded = api.load(run, checkpoint=checkpoint, device="cpu")
+    export_gpt2(loaded.model, loaded.tokenizer, folder)
+    console.say(f"wrote {folder}; load it with: GPT2LMHeadModel.from_pretrained({str(folder)!r})")
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), force: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """From Shakespeare's plays to a model that writes like them, in about three minutes on two cores.
+
+    Parameters
+    ----------
+    out:
+        Folder of the run.
+    force:
+        Throw an earlier demo run away and begin again.
+    """
+    from glassgpt.demo import run_demo
+
+    run_demo(out, force=force)
+
+
+@config_app.command(name="list")
+def config_list() -> None:
+    """List the presets."""
+    from glassgpt.config import load_config, preset_names, preset_summary
+
+    rows = [
+        (name, f"{m.n_layer}", f"{m.n_head}", f"{m.n_embd}", f"{m.context_length}", preset_summary(name))
+        for name in preset_names()
+        for m in [load_config(name).model]
+    ]
+    console.table("", ("preset", "layers", "heads", "width", "context", "what it is for"), rows, numeric_from=1)
+
+
+@config_app.command(name="show")
+def config_show(preset: str, *, overrides: Overrides) -> None:
+    """Print a preset, file or run with every setting, its value and what it means, as TOML.
+
+    Parameters
+    ----------
+    preset:
+        A preset's name, a TOML file or a run.
+    """
+    from glassgpt.config import load_config, to_toml
+
+    console.result(to_toml(load_config(preset, overrides), comments=True), end="")
+
+
+def take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate `--section.name value` and `--section.name=value` from all other arguments.
+
+    Raises:
+        UsageError: a setting has no value, or stands twice with different values.
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument == "--":
+            return [*rest, argument, *queue], overrides
+        match = re.fullmatch(r"--([a-z][\w-]*(?:\.[\w-]+)+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            rest.append(argument)
+            continue
+        name, value = match[1].replace("-", "_"), match[2]
+        if value is None:
+            if not queue:
+                raise UsageError(f"--{match[1]} needs a value")
+            value = queue.pop(0)
+        if overrides.get(name, value) != value:
+            raise UsageError(f"--{match[1]} is given twice, as {overrides[name]} and as {value}")
+        overrides[name] = value
+    return rest, overrides
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    rest, overrides = take_overrides(arguments)
+    command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    extra = {"overrides": overrides} if "overrides" in ignored else {}
+    if overrides and not extra:
+        raise UsageError(f"this command has no setting --{next(iter(overrides)).replace('_', '-')}")
+    command(*bound.args, **bound.kwargs, **extra)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if debug:
+        given.remove("--debug")
+    try:
+        _dispatch(given)
+    except cyclopts.CycloptsError as error:
+        if debug:
+            raise
+        console.fail(f"{' '.join(str(error).split())} See: glassgpt --help")
+        sys.exit(UsageError.exit_code)
+    except Interrupted as stop:
+        console.say(str(stop))
+        sys.exit(stop.exit_code)
+    except GlassGPTError as error:
+        if debug:
+            raise
+        console.fail(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        console.say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted; nothing is left to be said.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,58 @@
+"""`glassgpt demo`: the whole way from text to a model that writes, in one command.
+
+It does nothing that the single commands do not; it says which of them it stands for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from glassgpt import console
+from glassgpt.api import load, train
+from glassgpt.config import load_config
+from glassgpt.data.prepare import PrepareOptions, prepare, show_summary
+from glassgpt.data.shards import TokenDataset
+from glassgpt.errors import UsageError
+from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.show import print_stream
+from glassgpt.training.run import RunFolder
+
+SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
+PROMPT = "ROMEO:\n"
+
+
+def run_demo(out: Path, *, force: bool = False) -> None:
+    """Prepare the plays, train the preset `demo`, let it write, and print its bits per byte last.
+
+    Raises:
+        UsageError: something is in `out` already and `force` was not asked for.
+    """
+    run = RunFolder(out)
+    if out.exists() and any(out.iterdir()):
+        if not force:
+            raise UsageError(
+                f"{out} is there already; see it with glassgpt generate {out}, or begin again with --force"
+            )
+        if not run.exists():
+            raise UsageError(f"{out} is not a run, so it will not be thrown away; choose another --out")
+        shutil.rmtree(out)
+    data = out.with_name(f"{out.name}-data")
+    _heading(f"prepare {SOURCE} --out {data} --tokenizer {TOKENIZER}")
+    summary = prepare(PrepareOptions(sources=(SOURCE,), out=data, tokenizer=TOKENIZER, force=True))
+    dataset = TokenDataset.open(data)
+    show_summary(summary, dataset.tokenizer)
+    _heading(f"train demo --data {data} --out {out}")
+    train(load_config("demo", {"data": str(data)}), out)
+    loaded = load(out)
+    options = GenerationOptions(max_tokens=250, seed=1)
+    _heading(f"generate {out} --prompt {PROMPT.strip()!r} --seed {options.seed}")
+    print_stream(loaded.model, loaded.tokenizer, PROMPT, options)
+    validation = evaluate_dataset(loaded.model, dataset)
+    console.say(f"\nthe run: {out}   its curve: {run.curve}")
+    console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")
+
+
+def _heading(command: str) -> None:
+    console.say(f"\n$ glassgpt {command}")

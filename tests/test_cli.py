@@ -1,0 +1,196 @@
+"""The command line as a user types it, mistakes included."""
+
+import json
+import math
+
+import pytest
+
+from glassgpt.cli import main, take_overrides
+from glassgpt.data.grammar import grammar_text
+from glassgpt.errors import UsageError
+
+
+def run_main(capsys, *arguments):
+    """Run in this process (much faster than a new one): exit code, stdout, stderr."""
+    try:
+        main([str(argument) for argument in arguments])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
+    """prepare, train, generate, evaluate, export and import, each as a process of its own."""
+    (tmp_path / "text.txt").write_text(grammar_text(1500, seed=3))
+    prepared = glassgpt_command("prepare", "text.txt", "--out", "data", "--tokenizer", "bytes", cwd=tmp_path)
+    assert prepared.returncode == 0, prepared.stderr
+    trained = glassgpt_command(
+        "train", "nano", "--data", "data", "--out", "run", "--seed", "3", "--train.max-steps", "30", cwd=tmp_path
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "bits per byte" in trained.stdout
+    asked = ("generate", "run", "--prompt", "today ", "--max-tokens", "20", "--seed", "1", "--json")
+    first = glassgpt_command(*asked, "--num-samples", "2", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    samples = [json.loads(line) for line in first.stdout.splitlines()]
+    assert len(samples) == 2
+    assert set(samples[0]) == {"text", "tokens", "finish_reason"}
+    assert bytes(samples[0]["tokens"]).decode(errors="replace") == samples[0]["text"]
+    again = glassgpt_command(*asked, cwd=tmp_path)
+    assert json.loads(again.stdout) == samples[0]
+    evaluated = glassgpt_command("evaluate", "run", "--json", cwd=tmp_path)
+    figures = json.loads(evaluated.stdout)
+    assert figures["bits_per_byte"] == pytest.approx(figures["validation_loss"] / math.log(2), rel=0.01)
+    assert glassgpt_command("export", "run", "hf", cwd=tmp_path).returncode == 0
+    assert glassgpt_command("import", "hf", "--out", "back", cwd=tmp_path).returncode == 0
+    back = glassgpt_command(*("generate", "back", *asked[2:]), cwd=tmp_path)
+    assert json.loads(back.stdout) == samples[0]
+    tuned = glassgpt_command(
+        "train",
+        "nano",
+        "--data",
+        "data",
+        "--init-from",
+        "back",
+        "--out",
+        "tuned",
+        "--train.max-steps",
+        "1",
+        cwd=tmp_path,
+    )
+    assert tuned.returncode == 0, tuned.stderr
+
+
+def test_text_streams_and_prompt_stands_first(capsys, nano_run):
+    code, out, err = run_main(
+        capsys, "generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0
+    )
+    assert code == 0, err
+    assert out.startswith("today the")
+    assert len(out.strip()) > len("today the") + 10
+
+
+def test_several_samples_have_headings(capsys, nano_run):
+    code, out, _ = run_main(
+        capsys, "generate", nano_run, "--prompt", "now", "--num-samples", 2, "--seed", 4, "--max-tokens", 5
+    )
+    assert code == 0
+    assert "sample 1 of 2 (length)" in out
+    assert "sample 2 of 2" in out
+
+
+def test_stop_may_be_repeated(capsys, nano_run):
+    code, out, _ = run_main(
+        capsys, "generate", nano_run, "--prompt", "today ", "--stop", "is ", "--stop", "are ", "--seed", 1, "--json"
+    )
+    sample = json.loads(out)
+    assert (code, sample["finish_reason"]) == (0, "stop")
+    assert "is " not in sample["text"]
+    assert "are " not in sample["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("trian", 2, 'Did you mean "train"?'),
+        ("train", 2, "no preset is named"),
+        ("train nan --data {data}", 2, "did you mean nano?"),
+        ("train nano", 2, "glassgpt prepare"),
+        ("train nano --data nowhere --out {tmp}/r", 2, "nowhere"),
+        ("train nano --data {data} --out {run}", 2, "go on with it by --resume"),
+        ("train nano --data {data} --out {tmp}/r --train.learning-rat 1", 2, "did you mean train.learning_rate?"),
+        ("train nano --data {data} --out {tmp}/r --train.max-steps", 2, "needs a value"),
+        ("train nano --data {data} --out {tmp}/r --model.n-head 3 --train.batch-tokens 7", 2, "nearest"),
+        ("train --resume", 2, "Name it with --out"),
+        ("train --resume --out {tmp}/none", 2, "there is no run in"),
+        ("generate {tmp}/none --prompt x", 1, "does not exist"),
+        ("generate {run} --prompt {empty}", 1, "the prompt is empty"),
+        ("generate {run} --prompt {long}", 1, "--truncate"),
+        ("generate {run} --prompt x --temperature -1 --top-p 0", 1, "top_p is 0.0; allowed is above 0"),
+        ("generate {run} --prompt x --checkpoint step-9", 1, "it has: best, latest, step-"),
+        ("generate {run} --prompt x --max-tokens many", 2, "many"),
+        ("generate {run} --train.max-steps 3", 2, "this command has no setting --train.max-steps"),
+        ("evaluate {run} --context-length 65", 2, "allowed is 1 to 64"),
+        ("model gtp2", 2, "did you mean gpt2"),
+        ("model nano --model.n-head 7", 2, "the nearest that does is 8"),
+        ("export {run} {run}", 2, "not empty"),
+        ("import {tmp} --out {tmp}/i", 1, "config.json"),
+        ("prepare --out {tmp}/d", 2, "no source is named"),
+        ("prepare {tmp}/none.txt --out {tmp}/d", 1, "none.txt"),
+        ("tokenize", 2, "no text is given"),
+        ("tokenize x -t nothing", 1, "nothing"),
+        ("config show nan", 2, "did you mean nano?"),
+    ],
+)
+def test_a_mistake_gets_a_clear_line_and_its_exit_code(
+    capsys, grammar_data, nano_run, tmp_path, arguments, code, message
+):
+    words = {"data": grammar_data, "run": nano_run, "tmp": tmp_path, "empty": "", "long": "x" * 65}
+    got, out, err = run_main(capsys, *[part.format(**words) for part in arguments.split(" ")])
+    assert got == code, err
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert len(err.strip().splitlines()) <= 3
+    assert not (tmp_path / "r").exists()
+
+
+def test_debug_shows_the_traceback(nano_run):
+    with pytest.raises(UsageError):
+        main(["--debug", "export", str(nano_run), str(nano_run)])
+
+
+def test_model_prints_openais_figures(capsys):
+    code, out, _ = run_main(capsys, "model", "gpt2")
+    assert code == 0
+    assert "total: 124,439,808 parameters" in out
+    assert "38,597,376" in out
+    assert "FLOP per token to train" in out
+
+
+def test_config_list_and_show(capsys):
+    code, out, _ = run_main(capsys, "config", "list")
+    assert code == 0
+    assert all(name in out for name in ("nano", "demo", "gpt2-xl"))
+    code, out, _ = run_main(capsys, "config", "show", "nano", "--train.learning-rate", "0.5")
+    assert code == 0
+    assert "learning_rate = 0.5" in out
+
+
+def test_every_command_has_help(capsys):
+    for command in [
+        "prepare",
+        "tokenize",
+        "model",
+        "train",
+        "generate",
+        "evaluate",
+        "import",
+        "export",
+        "demo",
+        "config",
+    ]:
+        code, out, _ = run_main(capsys, command, "--help")
+        assert code in (0, None)
+        assert f"glassgpt {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rest", "overrides"),
+    [
+        (["--a.b", "1", "x"], ["x"], {"a.b": "1"}),
+        (["--a.b-c=", "x"], ["x"], {"a.b_c": ""}),
+        (["--a.b", "-1e-3"], [], {"a.b": "-1e-3"}),
+        (["--prompt", "a.b", "--", "--c.d", "e"], ["--prompt", "a.b", "--", "--c.d", "e"], {}),
+        (["--a.b=1", "--a.b", "1"], [], {"a.b": "1"}),
+    ],
+)
+def test_settings_are_told_from_options(arguments, rest, overrides):
+    assert take_overrides(arguments) == (rest, overrides)
+
+
+def test_a_setting_given_twice_is_refused():
+    with pytest.raises(UsageError, match="given twice, as 1 and as 2"):
+        take_overrides(["--a.b", "1", "--a.b", "2"])
