@@ -1,0 +1,101 @@
+"""Cached generation of one text: the whole call, from the prompt's text (ours) or ids (transformers')."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cpu_parts.measure import Row, Target, clock, compare, rates, take_turns
+from cpu_parts.models import END_OF_TEXT, same_models
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
+from glassgpt.generation.engine import generate
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+
+REFERENCE, OURS = "transformers", "glassgpt"
+TARGETS = {OURS: Target(">=", 1.5)}
+PROMPT_TOKENS = 64
+TOP_K = 50
+GREEDY_TOKENS = 16
+SENTENCE = " The quick brown fox jumps over the lazy dog while a curious cat looks on from the old wall."
+
+
+def measure_generation(rounds: int, new_tokens: int) -> list[Row]:
+    """Rows of new tokens per second at batch 1, reading the prompt included."""
+    ours, theirs = (model.eval() for model in same_models())
+    tokenizer = gpt2_tokenizer()
+    prompt = prompt_of(PROMPT_TOKENS, tokenizer)
+    require_equal_texts(
+        our_tokens(ours, tokenizer, prompt, GREEDY_TOKENS, temperature=0.0),
+        their_tokens(theirs, tokenizer.encode(prompt), GREEDY_TOKENS, do_sample=False),
+    )
+    systems = {
+        REFERENCE: lambda: clock(lambda: sample_theirs(theirs, tokenizer, prompt, new_tokens)),
+        OURS: lambda: clock(lambda: sample_ours(ours, tokenizer, prompt, new_tokens)),
+    }
+    for work in systems.values():
+        work()
+    samples = take_turns(systems, rounds)
+    part = f"generation, {PROMPT_TOKENS} + {new_tokens} tokens"
+    return compare(part, "tokens/s", rates(samples, new_tokens), REFERENCE, TARGETS)
+
+
+def prompt_of(n_tokens: int, tokenizer: Tokenizer) -> str:
+    """A text of exactly so many tokens: in it, every word is one."""
+    words = [tokenizer.decode([token]) for token in tokenizer.encode(SENTENCE)]
+    prompt = "".join(words[i % len(words)] for i in range(n_tokens))
+    assert len(tokenizer.encode(prompt)) == n_tokens
+    return prompt
+
+
+def sample_ours(model: LanguageModel, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
+    """Draw a text among the 50 most probable tokens."""
+    _require_all(our_tokens(model, tokenizer, prompt, new_tokens, temperature=1.0, top_k=TOP_K), new_tokens)
+
+
+def sample_theirs(model: Any, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
+    """The same with transformers, whose call begins and ends with ids."""
+    ids = tokenizer.encode(prompt)
+    _require_all(their_tokens(model, ids, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0), new_tokens)
+
+
+def our_tokens(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    new_tokens: int,
+    *,
+    temperature: float,
+    top_k: int = 0,
+) -> list[int]:
+    """New tokens by `glassgpt.generation`."""
+    options = GenerationOptions(max_tokens=new_tokens, temperature=temperature, top_k=top_k, top_p=1.0, seed=1)
+    return generate(model, tokenizer, prompt, options)[0].tokens
+
+
+def their_tokens(model: Any, prompt: list[int], new_tokens: int, **settings: Any) -> list[int]:
+    """New tokens by `transformers.generate`."""
+    ids = torch.tensor([prompt])
+    model.generation_config.eos_token_id = None
+    text = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        use_cache=True,
+        pad_token_id=END_OF_TEXT,
+        **settings,
+    )
+    return text[0, len(prompt) :].tolist()
+
+
+def require_equal_texts(ours: list[int], theirs: list[int]) -> None:
+    """Stop where the two do not choose alike: they would not be doing the same work."""
+    if ours != theirs:
+        raise SystemExit(f"generation: the greedy tokens differ: {ours} here, {theirs} in transformers")
+
+
+def _require_all(tokens: list[int], wanted: int) -> None:
+    if len(tokens) != wanted:
+        raise SystemExit(f"generation: a text ended after {len(tokens)} of {wanted} tokens")

@@ -1,0 +1,36 @@
+"""How long one waits for help: fresh processes against one that imports torch and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from cpu_parts.measure import Row, Target, clock, compare, take_turns
+
+REFERENCE = "import torch"
+HELP, IMPORT = "glassgpt --help", "import glassgpt"
+COMMANDS = {
+    REFERENCE: ("-c", "import torch"),
+    HELP: ("-m", "glassgpt", "--help"),
+    IMPORT: ("-c", "import glassgpt"),
+    "python alone": ("-c", "pass"),
+}
+TARGETS = {HELP: Target("<=", 0.2), IMPORT: Target("<=", 0.2)}
+
+
+def measure_startup(rounds: int) -> list[Row]:
+    """Rows of milliseconds from the start of the interpreter to its end."""
+    systems = {name: _timed(command) for name, command in COMMANDS.items()}
+    for work in systems.values():
+        work()  # the first reads from disk and compiles
+    samples = take_turns(systems, rounds)
+    milliseconds = {name: [1e3 * seconds for seconds in taken] for name, taken in samples.items()}
+    return compare("start-up", "ms", milliseconds, REFERENCE, TARGETS)
+
+
+def _timed(command: tuple[str, ...]) -> Callable[[], float]:
+    def run() -> float:
+        return clock(lambda: subprocess.run([sys.executable, *command], check=True, capture_output=True))
+
+    return run

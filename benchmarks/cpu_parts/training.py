@@ -1,0 +1,98 @@
+"""One training step of GPT-2's shape: forward, loss, backward, clipping, AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpu_parts.measure import Row, Target, clock, compare, take_turns
+from cpu_parts.models import same_models
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import OptimizerConfig, TrainConfig
+from glassgpt.training.loss import cross_entropy
+from glassgpt.training.optimizers import build_optimizer, set_learning_rate
+
+REFERENCE, OURS = "transformers", "glassgpt"
+TARGETS = {OURS: Target("<=", 1.0)}
+ROWS, CONTEXT = 2, 256
+WARM_UP_STEPS = 2
+LOSS_TOLERANCE = 1e-3
+"""Relative; rounding differs between kernels, and each step starts from what the last one rounded."""
+
+Step = Callable[[], float]
+"""One optimizer step; returns its loss in nats."""
+
+
+def measure_training(rounds: int) -> list[Row]:
+    """Rows of milliseconds per step, on the same weights and the same batch."""
+    ours, theirs = same_models()
+    tokens = torch.randint(ours.config.vocab_size, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(1))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    steps = {REFERENCE: their_step(theirs, inputs, targets), OURS: our_step(ours, inputs, targets)}
+    losses: dict[str, list[float]] = {name: [step() for _ in range(WARM_UP_STEPS)] for name, step in steps.items()}
+
+    def timed(name: str) -> Callable[[], float]:
+        return lambda: clock(lambda: losses[name].append(steps[name]()))
+
+    samples = take_turns({name: timed(name) for name in steps}, rounds)
+    require_equal_losses(losses[OURS], losses[REFERENCE])
+    milliseconds = {name: [1e3 * seconds for seconds in taken] for name, taken in samples.items()}
+    return compare(f"training step, {ROWS} x {CONTEXT} tokens", "ms", milliseconds, REFERENCE, TARGETS)
+
+
+def our_step(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Step:
+    """What `Trainer` does in a step, from its own parts."""
+    model.train()
+    train = TrainConfig()
+    optimizer = build_optimizer(model, OptimizerConfig())
+    set_learning_rate(optimizer, train.learning_rate)
+
+    def step() -> float:
+        loss = cross_entropy(model(inputs), targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def their_step(model: Any, inputs: Tensor, targets: Tensor) -> Step:
+    """The same with transformers' model and its own loss; decay on matrices only, as ours."""
+    model.train()
+    model.config.use_cache = False
+    train, settings = TrainConfig(), OptimizerConfig()
+    matrices = [p for name, p in model.named_parameters() if ".h." in name and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=train.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        fused=True,
+    )
+
+    def step() -> float:
+        loss = model(input_ids=inputs, labels=targets, shift_labels=targets).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def require_equal_losses(ours: list[float], theirs: list[float]) -> None:
+    """Stop where the two did not train alike: their times would say nothing about each other."""
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if not abs(a - b) <= LOSS_TOLERANCE * abs(b):
+            raise SystemExit(f"training: step {i + 1} has the loss {a:.6f} here and {b:.6f} in transformers")
