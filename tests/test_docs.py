@@ -1,0 +1,50 @@
+"""The documents keep what they promise: two READMEs alike, commands that exist, links that lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from glassgpt.cli import app, take_overrides
+from glassgpt.config import settings
+
+ROOT = Path(__file__).parent.parent
+READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
+
+
+def code_blocks(path: Path) -> list[str]:
+    return re.findall(r"```\w*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    lines = [line for block in code_blocks(path) for line in block.splitlines()]
+    return [line.split("#")[0].strip() for line in lines if line.startswith("glassgpt ")]
+
+
+def test_both_readmes_show_the_same_commands_and_headings():
+    english, korean = READMES
+    assert commands(english) == commands(korean)
+    count = [len(re.findall(r"^## ", path.read_text(encoding="utf-8"), re.MULTILINE)) for path in READMES]
+    assert count[0] == count[1]
+    numbers = [re.findall(r"\d[\d,.]*×|\d+\.\d\d bits", path.read_text(encoding="utf-8")) for path in READMES]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("line", commands(READMES[0]))
+def test_the_readmes_commands_can_be_parsed(line):
+    """Every option exists and has a value of its type; what they do is tested in test_cli.py."""
+    rest, overrides = take_overrides(shlex.split(line)[1:])
+    app.parse_args(rest, exit_on_error=False, print_error=False)
+    assert set(overrides) <= set(settings())
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (path.parent / target).exists(), target
+
+
+def test_nothing_was_left_to_be_filled_in():
+    for path in READMES:
+        assert not re.search(r"^[A-Z]+_[A-Z]+$", path.read_text(encoding="utf-8"), re.MULTILINE)
