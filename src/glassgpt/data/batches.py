@@ -35,10 +35,10 @@ class Batches:
         self, tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1
     ) -> None:
         _require_one_window(tokens, context_length)
-        self._tokens = tokens
-        self._context_length = context_length
+        self.tokens = tokens
+        self.context_length = context_length
         self._seed = seed
-        self._rank, self._world_size = rank, world_size
+        self._rank, self.world_size = rank, world_size
         self._position = 0
         self._planned_epoch = -1
         self._starts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -65,10 +65,22 @@ class Batches:
         `targets` are `inputs` shifted by one. The global batch is rows × world_size windows, of which
         rank r takes the rows r·rows … (r + 1)·rows - 1; it may span two epochs.
         """
-        first = self._position + self._rank * rows
-        self._position += rows * self._world_size
-        size = self._context_length + 1
-        windows = [self._tokens.read(self._start(first + i), size) for i in range(rows)]
+        return self.read(self.next_starts(rows))
+
+    def next_starts(self, rows: int) -> NDArray[np.int64]:
+        """(rows,) first token of each window of this rank's next batch; see `next`."""
+        starts = self.starts_at(self._position, rows)
+        self._position += rows * self.world_size
+        return starts
+
+    def starts_at(self, position: int, rows: int) -> NDArray[np.int64]:
+        """(rows,) what `next_starts` gives at a position, without going there."""
+        first = position + self._rank * rows
+        return np.array([self._start(first + i) for i in range(rows)], dtype=np.int64)
+
+    def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of windows, each (len(starts), context_length) int64 on the CPU."""
+        windows = [self.tokens.read(int(start), self.context_length + 1) for start in starts]
         block = torch.from_numpy(np.stack(windows))  # (rows, context_length + 1)
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
@@ -82,9 +94,9 @@ class Batches:
     def _plan(self, epoch: int) -> NDArray[np.int64]:
         """First token of each window of an epoch, in the order in which they come."""
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
-        spare = len(self._tokens) - self.windows_per_epoch * self._context_length
-        phase = generator.integers(min(self._context_length, spare))
-        return phase + self._context_length * generator.permutation(self.windows_per_epoch)
+        spare = len(self.tokens) - self.windows_per_epoch * self.context_length
+        phase = generator.integers(min(self.context_length, spare))
+        return phase + self.context_length * generator.permutation(self.windows_per_epoch)
 
 
 def validation_windows(

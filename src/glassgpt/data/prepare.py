@@ -49,6 +49,7 @@ class PrepareOptions:
         tokenizer: a name, a path, or KIND:SIZE to train one on the training text.
         field: field or column that holds the text.
         validation_fraction: share of the documents (or of each one's characters) held out.
+        validation_sources: sources whose documents are the validation text; `sources` are then all training text.
         split: "document", or "tail" to cut each document.
         seed: of the split, and of the grammar's text.
         workers: threads; 0 means one a core. The result does not depend on it.
@@ -62,6 +63,7 @@ class PrepareOptions:
     tokenizer: str = "gpt2"
     field: str = "text"
     validation_fraction: float = 0.1
+    validation_sources: tuple[str, ...] = ()
     split: Literal["document", "tail"] = "document"
     seed: int = 1337
     workers: int = 0
@@ -83,7 +85,8 @@ class PrepareOptions:
     def recorded(self) -> dict[str, Any]:
         """The options that decide the content, as they are kept in the data set."""
         names = ("tokenizer", "field", "validation_fraction", "split", "seed", "deduplicate", "shard_tokens")
-        return {"sources": list(self.sources)} | {name: getattr(self, name) for name in names}
+        sources = {"sources": list(self.sources), "validation_sources": list(self.validation_sources)}
+        return sources | {name: getattr(self, name) for name in names}
 
 
 def prepare(options: PrepareOptions) -> Summary:
@@ -98,10 +101,9 @@ def prepare(options: PrepareOptions) -> Summary:
     if problems := options.problems():
         raise UsageError("\n".join(problems))
     with limited_threads(options.workers), staged(options.out, force=options.force) as (staging, scratch):
-        sources = resolve(options.sources, field=options.field, seed=options.seed, scratch=scratch)
-        rule = _rule(sources, options)
-        tokenizer = _tokenizer(sources, rule, options)
-        summary = _write(sources, rule, tokenizer, options, staging)
+        sources = _resolved(options, scratch)
+        tokenizer = _tokenizer(sources, options)
+        summary = _write(sources, tokenizer, options, staging)
         tokenizer.save(staging / TOKENIZER_FILE)
         write_atomically(staging / SUMMARY_FILE, summary.to_json().encode())
     return summary
@@ -128,20 +130,44 @@ def _per_token(split: SplitSummary) -> str:
     return f"{split.characters / split.tokens:.2f}" if split.tokens else "–"
 
 
+RuledSource = tuple[Source, splitting.Rule]
+"""A source, and the rule by which its documents are divided."""
+
+
+def _resolved(options: PrepareOptions, scratch: Path) -> list[RuledSource]:
+    def of(names: Sequence[str]) -> list[Source]:
+        return resolve(names, field=options.field, seed=options.seed, scratch=scratch)
+
+    sources = of(options.sources)
+    held_out = of(options.validation_sources)
+    rule = splitting.Whole(splitting.TRAIN) if held_out else _rule(sources, options)
+    return [
+        *((source, rule) for source in sources),
+        *((each, splitting.Whole(splitting.VALIDATION)) for each in held_out),
+    ]
+
+
 class _Reading:
     """One pass over the sources, and what it found."""
 
-    def __init__(self, sources: Sequence[Source], *, deduplicate: bool, meter: console.Meter | None = None) -> None:
+    def __init__(
+        self, sources: Sequence[RuledSource], *, deduplicate: bool, meter: console.Meter | None = None
+    ) -> None:
         self._sources = sources
         self._deduplicate = deduplicate
         self._meter = meter
         self.duplicates = 0
         self.empty = 0
 
-    def documents(self) -> Iterator[tuple[int, Document]]:
-        """Documents that are not empty and not seen before, each with the digest of its text."""
+    def parts(self) -> Iterator[splitting.Part]:
+        """The parts of the documents that are not empty and not seen before."""
+        for value, document, rule in self.documents():
+            yield from rule.parts(value, document.text)
+
+    def documents(self) -> Iterator[tuple[int, Document, splitting.Rule]]:
+        """Documents that are not empty and not seen before, each with the digest of its text and its rule."""
         seen = Seen()
-        for document in self._all():
+        for document, rule in self._all():
             content = _checked_bytes(document)
             value = digest(content)
             if not content:
@@ -149,16 +175,16 @@ class _Reading:
             elif self._deduplicate and not seen.add(value):
                 self.duplicates += 1
             else:
-                yield value, document
+                yield value, document, rule
 
-    def _all(self) -> Iterator[Document]:
-        for source in self._sources:
+    def _all(self) -> Iterator[tuple[Document, splitting.Rule]]:
+        for source, rule in self._sources:
             position = 0
             for document in source.documents():
                 if self._meter:
                     self._meter.advance(document.position - position)
                 position = document.position
-                yield document
+                yield document, rule
 
 
 def _checked_bytes(document: Document) -> bytes:
@@ -175,32 +201,31 @@ def _checked_bytes(document: Document) -> bytes:
 def _rule(sources: Sequence[Source], options: PrepareOptions) -> splitting.Rule:
     if options.split == "tail":
         return splitting.Tail(options.validation_fraction, "as asked")
-    digests = (value for value, _ in _Reading(sources, deduplicate=False).documents())
+    unruled = [(source, splitting.Whole(splitting.TRAIN)) for source in sources]
+    digests = (value for value, _, _ in _Reading(unruled, deduplicate=False).documents())
     return splitting.plan(digests, options.validation_fraction, options.seed)
 
 
-def _tokenizer(sources: Sequence[Source], rule: splitting.Rule, options: PrepareOptions) -> Tokenizer:
+def _tokenizer(sources: Sequence[RuledSource], options: PrepareOptions) -> Tokenizer:
     if not is_training_spec(options.tokenizer):
         return load_tokenizer(options.tokenizer)
     console.say(f"training the tokenizer {options.tokenizer} …")
     reading = _Reading(sources, deduplicate=options.deduplicate)
-    return train_tokenizer(options.tokenizer, _training_texts(reading, rule))
+    return train_tokenizer(options.tokenizer, _training_texts(reading))
 
 
-def _training_texts(reading: _Reading, rule: splitting.Rule) -> Iterator[str]:
+def _training_texts(reading: _Reading) -> Iterator[str]:
     left = TRAINING_CHARACTERS
-    for value, document in reading.documents():
-        for side, text in rule.parts(value, document.text):
-            if side == splitting.TRAIN:
-                yield text[:left]
-                left -= len(text)
+    for side, text in reading.parts():
+        if side == splitting.TRAIN:
+            yield text[:left]
+            left -= len(text)
         if left <= 0:
             return
 
 
 def _write(
-    sources: Sequence[Source],
-    rule: splitting.Rule,
+    sources: Sequence[RuledSource],
     tokenizer: Tokenizer,
     options: PrepareOptions,
     folder: Path,
@@ -209,25 +234,21 @@ def _write(
     try:
         with console.progress("preparing", _total_size(sources)) as meter:
             reading = _Reading(sources, deduplicate=options.deduplicate, meter=meter)
-            for parts, tokens in _encoded(_batches(_parts(reading, rule)), tokenizer):
+            for parts, tokens in _encoded(_batches(reading.parts()), tokenizer):
                 _store(outputs, parts, tokens)
         splits = {split: output.finish() for split, output in outputs.items()}
     finally:
         for output in outputs.values():
             output.writer.abort()
     counts = sum(output.counts for output in outputs.values())
-    return _summary(splits, np.asarray(counts), reading, rule, tokenizer, options)
+    rules = "; ".join(dict.fromkeys(rule.description for _, rule in sources))
+    return _summary(splits, np.asarray(counts), reading, rules, tokenizer, options)
 
 
-def _total_size(sources: Sequence[Source]) -> int | None:
-    sizes = [source.size for source in sources]
+def _total_size(sources: Sequence[RuledSource]) -> int | None:
+    sizes = [source.size for source, _ in sources]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
-
-
-def _parts(reading: _Reading, rule: splitting.Rule) -> Iterator[splitting.Part]:
-    for value, document in reading.documents():
-        yield from rule.parts(value, document.text)
 
 
 def _batches(parts: Iterable[splitting.Part]) -> Iterator[list[splitting.Part]]:
@@ -302,7 +323,7 @@ def _summary(
     splits: dict[str, SplitSummary],
     counts: NDArray[np.int64],
     reading: _Reading,
-    rule: splitting.Rule,
+    rules: str,
     tokenizer: Tokenizer,
     options: PrepareOptions,
 ) -> Summary:
@@ -312,7 +333,7 @@ def _summary(
         vocab_size=tokenizer.vocab_size,
         train=splits["train"],
         validation=splits["validation"],
-        split_rule=rule.description,
+        split_rule=rules,
         duplicates=reading.duplicates,
         empty=reading.empty,
         vocabulary_used=int(np.count_nonzero(counts)),

@@ -65,6 +65,22 @@ class ByDocument:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Every document of a source goes to one side: the user named the source for it."""
+
+    side: str
+
+    @property
+    def description(self) -> str:
+        """The rule in words."""
+        return f"{self.side} text by source, as named"
+
+    def parts(self, digest: int, text: str) -> Iterator[Part]:
+        """The document itself."""
+        yield self.side, text
+
+
+@dataclass(frozen=True)
 class Tail:
     """Each document is cut: the last `fraction` of its characters is validation text."""
 
