@@ -18,14 +18,33 @@ SHAPES = [
     ModelConfig(vocab_size=97, context_length=33, n_layer=3, n_head=3, n_embd=21),
     ModelConfig(vocab_size=11, context_length=16, n_layer=1, n_head=1, n_embd=7),
     ModelConfig(vocab_size=50, context_length=24, n_layer=2, n_head=4, n_embd=16, bias=False),
+    ModelConfig(arch="modern", vocab_size=61, context_length=33, n_layer=3, n_head=2, n_embd=20, bias=False),
+    ModelConfig(
+        arch="modern",
+        vocab_size=61,
+        context_length=33,
+        n_layer=6,
+        n_head=4,
+        n_kv_head=2,
+        n_embd=24,
+        window=5,
+        bias=False,
+    ),
 ]
+CACHED = [SHAPES[0], SHAPES[4]]
+"""GPT-2, and the modern one with everything that concerns a cache: shared heads, a window, rotary positions."""
 
 
-@pytest.fixture(params=SHAPES, ids=lambda c: f"{c.n_layer}x{c.n_head}x{c.n_embd}")
+@pytest.fixture(params=SHAPES, ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
 def model(request):
+    return shaken(request.param)
+
+
+def shaken(config):
+    """A model away from its tame initial weights, some of which are zero."""
     torch.manual_seed(0)
-    model = build_model(request.param).eval()
-    for parameter in model.parameters():  # away from the tame initial weights
+    model = build_model(config).eval()
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
 
@@ -45,16 +64,25 @@ def test_parameter_counts_are_openais():
 
 
 @pytest.mark.parametrize("n_queries", [1, 2, 5, 9])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_equals_its_readable_twin(n_queries, masked):
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("how", ["causal", "masked", "window"])
+def test_attention_equals_its_readable_twin(n_queries, kv_heads, how):
     generator = torch.Generator().manual_seed(0)
-    q = torch.randn(2, 3, n_queries, 4, generator=generator)
-    k, v = torch.randn(2, 2, 3, 9, 4, generator=generator)
-    mask = None
-    if masked:
+    q = torch.randn(2, 4, n_queries, 4, generator=generator)
+    k, v = torch.randn(2, 2, kv_heads, 9, 4, generator=generator)
+    mask, window = None, 3 if how == "window" else 0
+    if how == "masked":
         mask = causal_mask(n_queries, 9) & (torch.rand(2, 1, n_queries, 9, generator=generator) > 0.3)
         mask[..., 0] = True  # every query sees something
-    torch.testing.assert_close(attend(q, k, v, mask, 0.0), attend_readable(q, k, v, mask, 0.0), rtol=1e-5, atol=1e-6)
+    fast, readable = (function(q, k, v, mask, 0.0, window) for function in (attend, attend_readable))
+    torch.testing.assert_close(fast, readable, rtol=1e-5, atol=1e-6)
+
+
+def test_a_window_sees_the_last_positions_only():
+    seen = causal_mask(2, 6, window=3)[0, 0]
+    assert seen.tolist() == [[False, False, True, True, True, False], [False, False, False, True, True, True]]
+    config = ModelConfig(arch="modern", n_layer=6, window=7, bias=False)
+    assert [config.window_of(layer) for layer in range(6)] == [7, 7, 7, 0, 7, 0]
 
 
 def test_attention_weights_sum_to_one_and_never_look_ahead():
@@ -90,15 +118,14 @@ def test_gradients_do_not_reach_the_future(model):
     seen["x"].retain_grad()
     logits[0, at].sum().backward()
     gradient = seen["x"].grad[0].abs().sum(-1)
-    assert gradient[: at + 1].min() > 0
+    assert gradient[: at + 1].min() > 0  # through the blocks that see everything, with a window too
     assert gradient[at + 1 :].max() == 0
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_cached_equals_uncached_in_any_pieces(data):
-    torch.manual_seed(0)
-    model = build_model(SHAPES[0]).eval()
+    model = shaken(data.draw(st.sampled_from(CACHED)))
     tokens = random_tokens(model)
     cuts = sorted(data.draw(st.sets(st.integers(1, 32), max_size=6)))
     cache = KVCache(model.config, 3)
@@ -108,10 +135,11 @@ def test_cached_equals_uncached_in_any_pieces(data):
 
 
 @settings(max_examples=25, deadline=None)
-@given(lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), new=st.integers(1, 9))
-def test_slots_have_positions_of_their_own(lengths, new):
-    torch.manual_seed(0)
-    model = build_model(SHAPES[0]).eval()
+@given(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), new=st.integers(1, 9), config=st.sampled_from(CACHED)
+)
+def test_slots_have_positions_of_their_own(lengths, new, config):
+    model = shaken(config)
     tokens = random_tokens(model, rows=len(lengths))
     cache = KVCache(model.config, len(lengths))
     model(tokens[:, :20], cache)
@@ -148,10 +176,9 @@ def test_every_parameter_has_exactly_one_kind(model):
     assert set(kinds) == {name for name, _ in model.named_parameters()}
     by_name = dict(model.named_parameters())
     assert {name for name, kind in kinds.items() if kind == "vector"} == {n for n, p in by_name.items() if p.ndim < 2}
-    assert {name for name, kind in kinds.items() if kind == "embedding"} == {
-        "token_embedding.weight",
-        "position_embedding.weight",
-    }
+    embeddings = {name for name in by_name if name.endswith("_embedding.weight")}
+    assert {name for name, kind in kinds.items() if kind == "embedding"} == embeddings
+    assert {name for name, kind in kinds.items() if kind == "head"} == {n for n in by_name if n.startswith("lm_head")}
 
 
 def test_initial_weights_follow_the_paper():
@@ -180,6 +207,29 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
+
+
+def test_a_modern_model_begins_with_the_loss_of_guessing_exactly():
+    torch.manual_seed(0)
+    config = ModelConfig(arch="modern", vocab_size=500, context_length=64, n_layer=2, n_head=2, n_embd=64, bias=False)
+    tokens = torch.randint(500, (4, 65))
+    logits = build_model(config)(tokens[:, :-1])
+    assert torch.equal(logits, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_kv_head": 2}, "n_kv_head is 2, and gpt2 has nothing of the kind"),
+        ({"window": 8}, "window is 8, and gpt2 has nothing of the kind"),
+        ({"arch": "modern"}, "modern has no biases; set model.bias to false"),
+        ({"arch": "modern", "bias": False, "n_kv_head": 5}, "must divide model.n_head 12"),
+        ({"arch": "modern", "bias": False, "window": -1}, "window is -1"),
+        ({"arch": "modern", "bias": False, "n_head": 256}, "must be even"),
+    ],
+)
+def test_what_an_architecture_cannot_do_is_said(settings, message):
+    assert message in "; ".join(ModelConfig(**settings).problems())
 
 
 def test_the_parameter_table_adds_up():

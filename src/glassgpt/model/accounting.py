@@ -63,15 +63,16 @@ def flops_per_token(config: ModelConfig, context_length: int | None = None) -> i
     """Floating-point operations to train on one token, forward and backward.
 
     6 for each parameter that takes part in a matrix product (the tied head does, as head) and
-    12 · n_layer · n_embd · T for attention (Chowdhery et al. 2022, appendix B); positions, biases and norms
-    are left out. A forward pass alone costs a third.
+    12 · n_embd · T for each layer's attention (Chowdhery et al. 2022, appendix B), T being the window where that is
+    shorter; positions, biases and norms are left out. A forward pass alone costs a third.
     """
     context = config.context_length if context_length is None else context_length
     per_block = sum(
         part.parameters for part in parameter_table(config) if part.name.startswith("blocks") and "×" in part.shape
     )
     head = config.vocab_size * config.n_embd
-    return 6 * (per_block + head) + 12 * config.n_layer * config.n_embd * context
+    seen = sum(min(config.window_of(layer) or context, context) for layer in range(config.n_layer))
+    return 6 * (per_block + head) + 12 * config.n_embd * seen
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def training_memory(config: ModelConfig, rows: int) -> MemoryEstimate:
 
 def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:
     """Keys and values of one token in all layers."""
-    return 2 * config.n_layer * config.n_embd * bytes_per_value
+    return 2 * config.n_layer * config.kv_heads * config.head_dim * bytes_per_value
 
 
 def inference_memory(config: ModelConfig, rows: int, bytes_per_value: int = FLOAT32_BYTES) -> MemoryEstimate:

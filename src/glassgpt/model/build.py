@@ -6,9 +6,10 @@ from glassgpt.errors import ConfigError
 from glassgpt.model.attention import Attend, attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.modern import Modern
 from glassgpt.model.transformer import LanguageModel
 
-ARCHITECTURES: dict[str, type[GPT2]] = {"gpt2": GPT2}
+ARCHITECTURES: dict[str, type[GPT2 | Modern]] = {"gpt2": GPT2, "modern": Modern}
 
 
 def build_model(config: ModelConfig, attend: Attend = attend) -> LanguageModel:

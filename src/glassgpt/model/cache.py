@@ -36,7 +36,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         self.capacity = config.context_length if capacity is None else capacity
-        shape = (config.n_layer, slots, config.n_head, self.capacity, config.head_dim)
+        shape = (config.n_layer, slots, config.kv_heads, self.capacity, config.head_dim)
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         self._rows = torch.arange(slots, device=device)[:, None]  # (B, 1)
@@ -63,36 +63,46 @@ class KVCache:
         longest = max(self._lengths)
         if longest + n_tokens > self.capacity:
             raise IndexError(f"{longest} cached + {n_tokens} new tokens exceed the cache of {self.capacity}")
-        uniform = min(self._lengths) == longest
+        self._uniform = min(self._lengths) == longest
         self._extent = longest + n_tokens
         device = self._keys.device
         starts = torch.tensor(self._lengths, device=device)[:, None]  # (B, 1)
         self._positions = starts + torch.arange(n_tokens, device=device)  # (B, T)
-        self._mask = None
-        if not uniform:
-            keys = torch.arange(self._extent, device=device)
-            self._mask = (keys <= self._positions[..., None])[:, None]
+        self._masks: dict[int, Tensor | None] = {}
 
     def positions(self) -> Tensor:
         """Positions of the new tokens in their rows: (B, T) int64."""
         return self._positions
 
-    def mask(self) -> Tensor | None:
-        """(B, 1, T, S) bool, True where a new token may look; None where plain causal order says it all."""
-        return self._mask
+    def mask(self, window: int = 0) -> Tensor | None:
+        """(B, 1, T, S) bool, True where a new token may look; None where plain causal order says it all.
+
+        Args:
+            window: how many positions back a token sees, its own included; 0 is all of them.
+        """
+        if window not in self._masks:
+            self._masks[window] = None if self._uniform else self._ragged_mask(window)
+        return self._masks[window]
+
+    def _ragged_mask(self, window: int) -> Tensor:
+        keys = torch.arange(self._extent, device=self._keys.device)
+        visible = keys <= self._positions[..., None]
+        if window:
+            visible &= keys > self._positions[..., None] - window
+        return visible[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values, each (B, H, T, D).
+        """Store one layer's new keys and values, each (B, K, T, D).
 
         Returns:
-            All keys and values of that layer so far, each (B, H, S, D): views, not copies.
+            All keys and values of that layer so far, each (B, K, S, D): views, not copies.
         """
         keys, values = self._keys[layer], self._values[layer]
-        if self._mask is None:
+        if self._uniform:
             new = slice(self._extent - self._pending, self._extent)
             keys[:, :, new], values[:, :, new] = k, v
         else:
-            # Advanced indices around a slice put their own axes first: (B, T, H, D).
+            # Advanced indices around a slice put their own axes first: (B, T, K, D).
             keys[self._rows, :, self._positions] = k.transpose(1, 2)
             values[self._rows, :, self._positions] = v.transpose(1, 2)
         return keys[:, :, : self._extent], values[:, :, : self._extent]

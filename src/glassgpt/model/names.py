@@ -1,6 +1,7 @@
-"""The table between our parameter names and OpenAI's, as Hugging Face's GPT-2 layout stores them.
+"""The tables between our parameter names and those of Hugging Face's layouts.
 
-OpenAI's linear layers keep their matrices as (in, out), PyTorch's as (out, in): those are transposed.
+GPT-2's are OpenAI's, whose linear layers keep their matrices as (in, out), PyTorch's as (out, in): those are
+transposed. Modern's are those of NanoChat.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ class ForeignName(NamedTuple):
     """One row of the table."""
 
     ours: str
-    openai: str
+    theirs: str
     transposed: bool
 
 
 _OUTSIDE_BLOCKS = (
-    ForeignName("token_embedding.weight", "wte.weight", transposed=False),
-    ForeignName("position_embedding.weight", "wpe.weight", transposed=False),
-    ForeignName("norm.weight", "ln_f.weight", transposed=False),
-    ForeignName("norm.bias", "ln_f.bias", transposed=False),
+    ForeignName("token_embedding.weight", "transformer.wte.weight", transposed=False),
+    ForeignName("position_embedding.weight", "transformer.wpe.weight", transposed=False),
+    ForeignName("norm.weight", "transformer.ln_f.weight", transposed=False),
+    ForeignName("norm.bias", "transformer.ln_f.bias", transposed=False),
 )
 _NORMS = {"norm1": "ln_1", "norm2": "ln_2"}
 _LINEARS = {
@@ -39,4 +40,27 @@ def gpt2_names(n_layer: int) -> Iterator[ForeignName]:
         for ours, openai in (_NORMS | _LINEARS).items():
             for part in ("weight", "bias"):
                 transposed = ours in _LINEARS and part == "weight"
-                yield ForeignName(f"blocks.{layer}.{ours}.{part}", f"h.{layer}.{openai}.{part}", transposed)
+                theirs = f"transformer.h.{layer}.{openai}.{part}"
+                yield ForeignName(f"blocks.{layer}.{ours}.{part}", theirs, transposed)
+
+
+_MODERN_OUTSIDE = {"token_embedding": "model.embed_tokens", "lm_head": "lm_head"}
+_MODERN_LINEARS = {
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.out": "self_attn.o_proj",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+}
+
+
+def modern_names(n_layer: int) -> Iterator[ForeignName]:
+    """Every parameter of a Modern with `n_layer` blocks."""
+    for ours, theirs in _MODERN_OUTSIDE.items():
+        yield ForeignName(f"{ours}.weight", f"{theirs}.weight", transposed=False)
+    for layer in range(n_layer):
+        for ours, theirs in _MODERN_LINEARS.items():
+            yield ForeignName(
+                f"blocks.{layer}.{ours}.weight", f"model.layers.{layer}.{theirs}.weight", transposed=False
+            )

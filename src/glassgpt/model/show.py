@@ -13,9 +13,7 @@ from glassgpt.model.accounting import (
     parameter_table,
     training_memory,
 )
-from glassgpt.model.config import ModelConfig
-
-GPT2_VOCABULARY = 50257
+from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
 
 
 def show_model(config: ModelConfig) -> None:
@@ -44,7 +42,8 @@ def _show_parameters(config: ModelConfig) -> None:
         (part.name, part.shape, f"{part.copies}", f"{part.parameters:,}", f"{part.parameters / total:.1%}")
         for part in parts
     ]
-    rows.append(("head (tied to token_embedding)", "", "", "0", ""))
+    if not any(part.name.startswith("lm_head") for part in parts):
+        rows.append(("head (tied to token_embedding)", "", "", "0", ""))
     console.table("parameters", ("part", "shape", "copies", "parameters", "share"), rows)
     console.result(f"total: {total:,} parameters")
 

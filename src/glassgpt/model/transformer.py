@@ -75,6 +75,9 @@ class LanguageModel(nn.Module, ABC):
             cache.begin(n_tokens)
             positions = cache.positions()
         x = self.embed(tokens, positions)
+        if torch.is_autocast_enabled(x.device.type):
+            # The residual stream too: left in float32, it would be the largest thing that memory has to move.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         for block in self.blocks:
             x = block(x, cache)
         if cache is not None:
