@@ -14,7 +14,7 @@ from glassgpt.generation.layout import DecodingLinear, lay_out_for_decoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import process
 from glassgpt.generation.sampling import gumbel_noise, sample
-from glassgpt.interchange.huggingface import export_gpt2
+from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 
@@ -118,7 +118,7 @@ def test_cached_equals_uncached(model, settings, samples):
 
 
 def test_greedy_is_transformers(tmp_path, model):
-    export_gpt2(model, BYTES, tmp_path)
+    export_model(model, BYTES, tmp_path)
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     for prompt in ODD_PROMPTS[:4]:
         tokens = torch.tensor([BYTES.encode(prompt)])

@@ -53,5 +53,5 @@ def _theirs(ours: LanguageModel) -> Any:
     with torch.no_grad():
         for name in gpt2_names(shape.n_layer):
             weight = weights[name.ours]
-            parameters["transformer." + name.openai].copy_(weight.T if name.transposed else weight)
+            parameters[name.theirs].copy_(weight.T if name.transposed else weight)
     return theirs
