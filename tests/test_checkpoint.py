@@ -14,7 +14,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training import checkpoint as ck
 from glassgpt.training.config import OptimizerConfig
-from glassgpt.training.optimizers import build_optimizer
+from glassgpt.training.optimizers import build_optimizers
 from glassgpt.training.run import RunFolder
 
 CONFIG = ModelConfig(vocab_size=11, context_length=8, n_layer=1, n_head=1, n_embd=4)
@@ -32,48 +32,49 @@ def model():
 
 
 @pytest.fixture
-def optimizer(model):
-    optimizer = build_optimizer(model, OptimizerConfig())
+def optimizers(model):
+    optimizers = build_optimizers(model, OptimizerConfig())
     model(torch.zeros(1, 3, dtype=torch.long)).sum().backward()
-    optimizer.step()
-    return optimizer
+    for optimizer in optimizers:
+        optimizer.step()
+    return optimizers
 
 
-def save(run, model, optimizer, step):
-    return ck.save_checkpoint(run, model, optimizer, ck.TrainingState(step=step, rng=ck.capture_rng()))
+def save(run, model, optimizers, step):
+    return ck.save_checkpoint(run, model, optimizers, ck.TrainingState(step=step, rng=[ck.capture_rng()]))
 
 
-def test_what_is_saved_comes_back(run, model, optimizer):
-    path = save(run, model, optimizer, 7)
+def test_what_is_saved_comes_back(run, model, optimizers):
+    path = save(run, model, optimizers, 7)
     assert ck.damage(path) is None
     assert (run.checkpoints / "latest").read_text() == "step-000007\n"
     loaded = ck.load_model(path)
     assert loaded.config == CONFIG
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
-    other = build_optimizer(loaded, OptimizerConfig())
-    ck.load_optimizer(other, path)
-    before, after = optimizer.state_dict()["state"], other.state_dict()["state"]
+    other = build_optimizers(loaded, OptimizerConfig())
+    ck.load_optimizers(other, path)
+    before, after = optimizers[0].state_dict()["state"], other[0].state_dict()["state"]
     assert all(torch.equal(before[i][key], after[i][key]) for i in before for key in ("exp_avg", "exp_avg_sq", "step"))
 
 
-def test_loading_a_model_leaves_the_generator_alone(run, model, optimizer):
-    path = save(run, model, optimizer, 1)
+def test_loading_a_model_leaves_the_generator_alone(run, model, optimizers):
+    path = save(run, model, optimizers, 1)
     before = torch.get_rng_state()
     ck.load_model(path)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_every_generator_is_restored(run, model, optimizer):
-    path = save(run, model, optimizer, 1)
+def test_every_generator_is_restored(run, model, optimizers):
+    path = save(run, model, optimizers, 1)
     first = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
-    ck.restore_rng(ck.read_state(path).rng)
+    ck.restore_rng(ck.read_state(path).rng[0])
     assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == first
 
 
 @pytest.mark.parametrize("name", [ck.WEIGHTS, ck.OPTIMIZER, ck.STATE, ck.MANIFEST])
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
-def test_damage_is_named_and_the_one_before_is_used(run, model, optimizer, name, how):
-    good, bad = save(run, model, optimizer, 1), save(run, model, optimizer, 2)
+def test_damage_is_named_and_the_one_before_is_used(run, model, optimizers, name, how):
+    good, bad = save(run, model, optimizers, 1), save(run, model, optimizers, 2)
     file = bad / name
     content = bytearray(file.read_bytes())
     if how == "missing":
@@ -92,8 +93,8 @@ def test_damage_is_named_and_the_one_before_is_used(run, model, optimizer, name,
         ck.find_checkpoint(run, "step-000002")
 
 
-def test_every_byte_of_the_manifest_counts(run, model, optimizer):
-    path = save(run, model, optimizer, 1)
+def test_every_byte_of_the_manifest_counts(run, model, optimizers):
+    path = save(run, model, optimizers, 1)
     manifest = path / ck.MANIFEST
     content = manifest.read_bytes()
     significant = json.dumps(json.loads(content)["files"])
@@ -108,26 +109,26 @@ def test_every_byte_of_the_manifest_counts(run, model, optimizer):
         assert same or ck.damage(path) is not None, at
 
 
-def test_nothing_whole_is_an_error_and_nothing_at_all_is_not(run, model, optimizer):
+def test_nothing_whole_is_an_error_and_nothing_at_all_is_not(run, model, optimizers):
     assert ck.newest_whole(run) is None
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         ck.find_checkpoint(run, "latest")
-    (save(run, model, optimizer, 1) / ck.MANIFEST).unlink()
+    (save(run, model, optimizers, 1) / ck.MANIFEST).unlink()
     with pytest.raises(
         CheckpointError, match=r"no checkpoint of .* is whole \(step-000001: manifest.json is missing\)"
     ):
         ck.newest_whole(run)
 
 
-def test_an_unknown_name_lists_what_there_is(run, model, optimizer):
-    save(run, model, optimizer, 1)
+def test_an_unknown_name_lists_what_there_is(run, model, optimizers):
+    save(run, model, optimizers, 1)
     with pytest.raises(CheckpointError, match="it has: best, latest, step-000001"):
         ck.find_checkpoint(run, "step-000099")
 
 
-def test_the_newest_and_the_best_are_kept(run, model, optimizer):
+def test_the_newest_and_the_best_are_kept(run, model, optimizers):
     for step in (1, 2, 3, 4):
-        path = save(run, model, optimizer, step)
+        path = save(run, model, optimizers, step)
         if step == 2:
             ck.point(run, "best", path)
         ck.prune(run, keep_last=1)
@@ -136,35 +137,35 @@ def test_the_newest_and_the_best_are_kept(run, model, optimizer):
     assert ck.find_checkpoint(run, "latest").name == "step-000004"
 
 
-def test_what_a_killed_process_left_is_never_taken_for_a_checkpoint(run, model, optimizer):
-    good = save(run, model, optimizer, 1)
+def test_what_a_killed_process_left_is_never_taken_for_a_checkpoint(run, model, optimizers):
+    good = save(run, model, optimizers, 1)
     shutil.copytree(good, run.checkpoints / f"{ck.STAGING_PREFIX}99")
     assert ck.newest_whole(run).path == good
     ck.clean_staging(run)
     assert [path.name for path in run.checkpoints.iterdir() if path.is_dir()] == ["step-000001"]
 
 
-def test_a_full_disk_leaves_the_earlier_ones(run, model, optimizer, monkeypatch):
-    good = save(run, model, optimizer, 1)
+def test_a_full_disk_leaves_the_earlier_ones(run, model, optimizers, monkeypatch):
+    good = save(run, model, optimizers, 1)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ck, "save_file", full)
     with pytest.raises(CheckpointError, match="No space left on device; earlier checkpoints are untouched"):
-        save(run, model, optimizer, 2)
+        save(run, model, optimizers, 2)
     assert ck.newest_whole(run).path == good
     assert not list(run.checkpoints.glob(".*"))
 
 
-def test_weights_of_another_shape_are_refused(run, model, optimizer):
-    path = save(run, model, optimizer, 1)
+def test_weights_of_another_shape_are_refused(run, model, optimizers):
+    path = save(run, model, optimizers, 1)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         ck.load_weights(build_model(dataclasses.replace(CONFIG, n_embd=8)), path)
 
 
-def test_a_pickle_in_place_of_the_optimizer_is_not_run(run, model, optimizer):
-    path = save(run, model, optimizer, 1)
+def test_a_pickle_in_place_of_the_optimizer_is_not_run(run, model, optimizers):
+    path = save(run, model, optimizers, 1)
 
     class Evil:
         def __reduce__(self):
@@ -172,4 +173,4 @@ def test_a_pickle_in_place_of_the_optimizer_is_not_run(run, model, optimizer):
 
     torch.save({"state": Evil()}, path / ck.OPTIMIZER)
     with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
-        ck.load_optimizer(optimizer, path)
+        ck.load_optimizers(optimizers, path)

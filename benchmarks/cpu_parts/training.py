@@ -13,7 +13,7 @@ from cpu_parts.models import same_models
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import OptimizerConfig, TrainConfig
 from glassgpt.training.loss import cross_entropy
-from glassgpt.training.optimizers import build_optimizer, set_learning_rate
+from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 
 REFERENCE, OURS = "transformers", "glassgpt"
 TARGETS = {OURS: Target("<=", 1.0)}
@@ -47,15 +47,16 @@ def our_step(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Step:
     """What `Trainer` does in a step, from its own parts."""
     model.train()
     train = TrainConfig()
-    optimizer = build_optimizer(model, OptimizerConfig())
-    set_learning_rate(optimizer, train.learning_rate)
+    optimizers = build_optimizers(model, OptimizerConfig())
+    set_learning_rate(optimizers, train.learning_rate)
 
     def step() -> float:
         loss = cross_entropy(model(inputs), targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
     return step

@@ -1,6 +1,11 @@
-"""`python -m glassgpt` is the command line."""
+"""`python -m glassgpt` is the command line; torchrun starts it this way too."""
 
 from glassgpt.cli import main
+from glassgpt.training.launch import leave
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as stop:
+        leave(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+    leave(0)

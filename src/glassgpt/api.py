@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from glassgpt.config import RunConfig, load_config, preflight, to_toml
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
-from glassgpt.errors import CheckpointError, TokenizerError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.build import build_model
-from glassgpt.model.config import SHAPE
+from glassgpt.model.config import GPT2_VOCABULARY, SHAPE
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.bench import TrainingSpeed, measure_training
 from glassgpt.training.checkpoint import (
     TrainingState,
     find_checkpoint,
@@ -33,9 +35,11 @@ from glassgpt.training.checkpoint import (
 )
 from glassgpt.training.curve import draw_loss_curve
 from glassgpt.training.hardware import pick_device, versions
-from glassgpt.training.loop import Outcome, Settings, Trainer, announce
+from glassgpt.training.loop import Outcome, Trainer, announce
 from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
+from glassgpt.training.ranks import Ranks, process_group, ranks_from_environment
 from glassgpt.training.run import RunFolder
+from glassgpt.training.step import Settings
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFol
     run = RunFolder(out)
     _refuse_existing(run)
     state = TrainingState(tokenizer_fingerprint=tokenizer.fingerprint)
-    save_checkpoint(run, model, None, state)
+    save_checkpoint(run, model, (), state)
     _write_run_files(run, RunConfig(model=model.config), tokenizer)
     return run
 
@@ -134,17 +138,46 @@ def train(
         GlassGPTError: see `Trainer.run`.
     """
     run = RunFolder(Path(out))
+    config = check(config, out, processes=ranks_from_environment().count, resume=resume)
+    with process_group(pick_device(config.train.device)) as ranks:
+        return _train(config, run, ranks, resume=resume, tensorboard=tensorboard, observers=observers)
+
+
+def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: bool = False) -> RunConfig:
+    """Everything that can be known to go wrong before training starts.
+
+    Returns:
+        The configuration with nothing left open; see `glassgpt.config.preflight`.
+
+    Raises:
+        ConfigError: lists everything that cannot work.
+        UsageError: there is a run in `out` already, and `resume` was not asked for.
+    """
+    run = RunFolder(Path(out))
     if not resume:
         _refuse_existing(run)
-    config = preflight(config, run.path)
+    return preflight(config, run.path, processes)
+
+
+def _train(
+    config: RunConfig,
+    run: RunFolder,
+    ranks: Ranks,
+    *,
+    resume: bool,
+    tensorboard: bool,
+    observers: tuple[Observer, ...],
+) -> Outcome:
     dataset = TokenDataset.open(Path(config.data))
-    settings = Settings(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+    settings = _settings(config)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     found = newest_whole(run) if resume else None
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
-    trainer = Trainer(model, dataset, settings, run)
+    trainer = Trainer(model, dataset, settings, run, ranks=ranks)
+    if ranks.rank > 0:
+        torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
     if found is not None:
         for line in found.refused:
             console.warn(f"passing over a damaged checkpoint: {line}")
@@ -154,6 +187,10 @@ def train(
             )
         trainer.resume(found.path)
         console.say(f"going on from {found.path.name}")
+    ranks.wait()  # until all have looked at the folder; from here on the first writes to it
+    if not ranks.is_first:
+        trainer.observers += observers
+        return trainer.run()
     run.path.mkdir(parents=True, exist_ok=True)
     _write_run_files(run, config, dataset.tokenizer)
     files = RunFiles(run, trainer.state.step)
@@ -164,6 +201,31 @@ def train(
         outcome = trainer.run()
     draw_loss_curve(run)
     return outcome
+
+
+def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
+    """How fast a configuration trains here; on its data where it names some, else on random tokens.
+
+    Raises:
+        ConfigError: lists everything that cannot work.
+    """
+    ranks = ranks_from_environment()
+    if problems := config.problems(ranks.count):
+        raise ConfigError(problems)
+    dataset = TokenDataset.open(Path(config.data)) if config.data else None
+    model_config = config.model
+    if model_config.vocab_size == 0:
+        vocab_size = dataset.vocab_size if dataset else GPT2_VOCABULARY
+        model_config = dataclasses.replace(model_config, vocab_size=vocab_size)
+    tokens = dataset.split("train") if dataset else None
+    with process_group(pick_device(config.train.device)) as ranks:
+        torch.manual_seed(config.seed)
+        model = build_model(model_config)
+        return measure_training(model, _settings(config), tokens=tokens, steps=steps, ranks=ranks)
+
+
+def _settings(config: RunConfig) -> Settings:
+    return Settings(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
 
 
 def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:

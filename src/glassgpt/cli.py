@@ -27,6 +27,8 @@ app = App(
 )
 config_app = App(name="config", help="Show presets and every setting.")
 app.command(config_app)
+bench_app = App(name="bench", help="Measure how fast this machine is.")
+app.command(bench_app)
 
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 """Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
@@ -39,6 +41,7 @@ def prepare(
     tokenizer: str = "gpt2",
     field: str = "text",
     validation_fraction: float = 0.1,
+    validation_source: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     split: Literal["document", "tail"] = "document",
     seed: int = 1337,
     workers: int = 0,
@@ -60,6 +63,8 @@ def prepare(
         Which field of a .jsonl or .parquet row is the text.
     validation_fraction:
         Share of the text that is held out.
+    validation_source:
+        A source that is the held-out text, the others then being for training alone; may be repeated.
     split:
         Hold out whole documents, or the tail of each.
     seed:
@@ -83,6 +88,7 @@ def prepare(
         tokenizer=tokenizer,
         field=field,
         validation_fraction=validation_fraction,
+        validation_sources=validation_source,
         split=split,
         seed=seed,
         workers=workers,
@@ -149,6 +155,7 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     seed: int | None = None,
     init_from: Path | None = None,
+    gpus: int = 1,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
 ) -> None:
@@ -168,11 +175,20 @@ def train(
         Of the initial weights, the order of the data and dropout.
     init_from:
         Start from the weights of another run, trained or imported.
+    gpus:
+        Processes to train with, one on each GPU (or all on the CPU, where there is none): a shorthand for
+        torchrun --standalone --nproc-per-node=N -m glassgpt train, which also spans machines.
     tensorboard:
         Also write TensorBoard events (extra: tensorboard).
     """
     from glassgpt import api
     from glassgpt.config import load_config
+    from glassgpt.training.launch import is_restart, launch, launched_by_torchrun, mute_other_ranks
+
+    if gpus < 1:
+        raise UsageError(f"--gpus is {gpus}; it must be at least 1")
+    mute_other_ranks()
+    resume = resume or is_restart()
 
     named = {"data": data, "seed": seed, "init_from": init_from}
     overrides = overrides | {name: str(value) for name, value in named.items() if value is not None}
@@ -190,6 +206,10 @@ def train(
         raise UsageError(f"there is no run in {out} to resume")
     else:
         config = load_config(preset, overrides)
+    if gpus > 1 and not launched_by_torchrun():
+        api.check(config, out, processes=gpus, resume=resume)
+        launch(gpus, sys.argv[1:], f"go on from the last checkpoint with: glassgpt train --resume --out {out}")
+        return
     outcome = api.train(config, out, resume=resume, tensorboard=tensorboard)
     _say_outcome(outcome, out)
 
@@ -329,7 +349,7 @@ def evaluate(
 
 @app.command(name="import")
 def import_(source: str, *, out: Path) -> None:
-    """Make a run of a GPT-2 in Hugging Face's layout.
+    """Make a run of a GPT-2 or NanoChat in Hugging Face's layout.
 
     Parameters
     ----------
@@ -339,12 +359,12 @@ def import_(source: str, *, out: Path) -> None:
         Folder of the run.
     """
     from glassgpt import api
-    from glassgpt.interchange.huggingface import download, import_gpt2
+    from glassgpt.interchange.huggingface import download, import_model
 
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise UsageError(f"{source} is neither a folder nor the id of a model on the hub")
     folder = Path(source) if Path(source).is_dir() else download(source)
-    model, tokenizer = import_gpt2(folder)
+    model, tokenizer = import_model(folder)
     run = api.save_as_run(model, tokenizer, out)
     count = sum(p.numel() for p in model.parameters())
     console.say(f"imported {console.amount(count)}parameters and the tokenizer {tokenizer.name} into {run.path}")
@@ -354,7 +374,7 @@ def import_(source: str, *, out: Path) -> None:
 
 @app.command
 def export(run: Path, folder: Path, *, checkpoint: str = "best") -> None:
-    """Write a run in Hugging Face's GPT-2 layout, so that transformers loads it.
+    """Write a run in Hugging Face's layout, GPT-2's or NanoChat's, so that transformers loads it.
 
     Parameters
     ----------
@@ -366,13 +386,13 @@ def export(run: Path, folder: Path, *, checkpoint: str = "best") -> None:
         best, latest or step-NNNNNN.
     """
     from glassgpt import api
-    from glassgpt.interchange.huggingface import export_gpt2
+    from glassgpt.interchange.huggingface import export_model
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and not empty; choose another folder")
     loaded = api.load(run, checkpoint=checkpoint, device="cpu")
-    export_gpt2(loaded.model, loaded.tokenizer, folder)
-    console.say(f"wrote {folder}; load it with: GPT2LMHeadModel.from_pretrained({str(folder)!r})")
+    export_model(loaded.model, loaded.tokenizer, folder)
+    console.say(f"wrote {folder}; load it with: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
 
 
 @app.command
@@ -389,6 +409,48 @@ def demo(*, out: Path = Path("runs/demo"), force: Annotated[bool, Parameter(nega
     from glassgpt.demo import run_demo
 
     run_demo(out, force=force)
+
+
+@bench_app.command(name="train")
+def bench_train(
+    preset: str,
+    *,
+    data: Path | None = None,
+    steps: int = 20,
+    gpus: int = 1,
+    json: Path | None = None,
+    overrides: Overrides,
+) -> None:
+    """Train a preset some steps and tell its speed: tokens per second, where a step's time goes, MFU, memory, kernels.
+
+    Parameters
+    ----------
+    preset:
+        A preset's name, a TOML file or a run.
+    data:
+        Data set; random tokens by default, which take as long.
+    steps:
+        Steps that are timed.
+    gpus:
+        Processes to train with, as for train.
+    json:
+        File to write the figures to.
+    """
+    from glassgpt import api
+    from glassgpt.config import load_config
+    from glassgpt.training.launch import launch, launched_by_torchrun, mute_other_ranks
+    from glassgpt.training.show import show_speed
+
+    if steps < 2:
+        raise UsageError(f"--steps is {steps}; it must be at least 2")
+    mute_other_ranks()
+    if data is not None:
+        overrides = overrides | {"data": str(data)}
+    config = load_config(preset, overrides)
+    if gpus > 1 and not launched_by_torchrun():
+        launch(gpus, sys.argv[1:])
+        return
+    show_speed(config.train.batch_tokens, api.bench_train(config, steps=steps), json)
 
 
 @config_app.command(name="list")

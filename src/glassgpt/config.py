@@ -52,12 +52,12 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
-    def problems(self) -> list[str]:
-        """Everything that cannot work, in all components together, a line each."""
+    def problems(self, ranks: int = 1) -> list[str]:
+        """Everything that cannot work with so many processes, in all components together, a line each."""
         return [
             *self.model.problems(),
             *self.train.problems(),
-            *self.train.batch_problems(self.model.context_length),
+            *self.train.batch_problems(self.model.context_length, ranks),
             *self.optimizer.problems(),
             *self.schedule.problems(),
             *self.checkpoint.problems(),
@@ -279,12 +279,13 @@ def to_toml(config: RunConfig, *, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def preflight(config: RunConfig, out: Path) -> RunConfig:
+def preflight(config: RunConfig, out: Path, ranks: int = 1) -> RunConfig:
     """Check a configuration as a whole, against its data and the machine, before anything starts.
 
     Args:
         config: as loaded.
         out: where the run is to be written; it need not exist.
+        ranks: processes that will train together.
 
     Returns:
         The configuration with nothing left open: the vocabulary filled in, the data's path absolute,
@@ -293,7 +294,7 @@ def preflight(config: RunConfig, out: Path) -> RunConfig:
     Raises:
         ConfigError: lists every problem that was found.
     """
-    problems = config.problems()
+    problems = config.problems(ranks)
     config = _with_data(config, problems)
     if not problems:
         problems += _hardware_problems(config) + _disk_problems(config, out)

@@ -6,6 +6,7 @@ standard error. Where standard error is no terminal, progress becomes plain line
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,12 @@ PLAIN_LINE_SECONDS = 5.0
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def mute() -> None:
+    """Print nothing more: of several processes that do the same, one speaks."""
+    out.quiet = err.quiet = True
+    out.file = err.file = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
 
 def say(message: str) -> None:

@@ -49,6 +49,14 @@ class TrainingDivergedError(GlassGPTError):
     """The loss or the gradient is no longer a finite number."""
 
 
+class LostRankError(GlassGPTError):
+    """One of several processes that trained together is gone."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code if exit_code > 0 else 128 - exit_code
+
+
 class InterchangeError(GlassGPTError):
     """Weights or files of another program that do not fit this model."""
 

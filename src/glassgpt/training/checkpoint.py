@@ -3,7 +3,8 @@
 A checkpoint is a folder `step-NNNNNN` with
 
 - `model.safetensors`: the weights, by our names;
-- `optimizer.pt`: the optimizer's tensors, read with `weights_only=True`;
+- `average.safetensors`: their exponential average, where training keeps one;
+- `optimizer.pt`: the optimizers' tensors, whole on whatever number of GPUs, read with `weights_only=True`;
 - `state.json`: everything else that decides how training goes on (step, data position, every RNG, scaler);
 - `manifest.json`: size and SHA-256 of each of these, written last.
 
@@ -21,6 +22,7 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +36,12 @@ from glassgpt.errors import CheckpointError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.ranks import Ranks, gathered, shard_like
 from glassgpt.training.run import RunFolder
 
 FORMAT_VERSION = 1
-WEIGHTS, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.pt", "state.json", "manifest.json"
+WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
+STATE, MANIFEST = "state.json", "manifest.json"
 STAGING_PREFIX = ".staging-"
 
 Pointer = Literal["latest", "best"]
@@ -56,7 +60,7 @@ class TrainingState:
         best_loss: lowest validation loss so far, or None before the first validation.
         evaluations_since_best: for early stopping.
         scaler: state of the gradient scaler; empty when it is not at work.
-        rng: every random generator; see `capture_rng`.
+        rng: every random generator, for each rank; see `capture_rng`.
         model: the model's shape, so that a checkpoint can be loaded by itself.
     """
 
@@ -68,12 +72,12 @@ class TrainingState:
     best_loss: float | None = None
     evaluations_since_best: int = 0
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
-    rng: dict[str, Any] = field(default_factory=dict[str, Any])
+    rng: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     model: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def capture_rng() -> dict[str, Any]:
-    """The state of every generator that training may draw from, as JSON."""
+    """The state of every generator that training in this process may draw from, as JSON."""
     version, words, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
@@ -84,7 +88,7 @@ def capture_rng() -> dict[str, Any]:
         "torch": _to_text(torch.get_rng_state()),
     }
     if torch.cuda.is_available():
-        states["cuda"] = [_to_text(state) for state in torch.cuda.get_rng_state_all()]
+        states["cuda"] = _to_text(torch.cuda.get_rng_state())
     if torch.backends.mps.is_available():
         states["mps"] = _to_text(torch.mps.get_rng_state())
     return states
@@ -96,8 +100,8 @@ def restore_rng(states: dict[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(states["numpy"])
     torch.set_rng_state(_from_text(states["torch"]))
-    for index, state in enumerate(states.get("cuda", [])[: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(_from_text(state), index)
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_from_text(states["cuda"]))
     if "mps" in states and torch.backends.mps.is_available():
         torch.mps.set_rng_state(_from_text(states["mps"]))
 
@@ -129,26 +133,44 @@ def list_checkpoints(run: RunFolder) -> list[Path]:
 
 
 def save_checkpoint(
-    run: RunFolder, model: LanguageModel, optimizer: torch.optim.Optimizer | None, state: TrainingState
+    run: RunFolder,
+    model: LanguageModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    state: TrainingState,
+    *,
+    average: Mapping[str, torch.Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
-    """Write a checkpoint and let `latest` name it.
+    """Write a checkpoint and let `latest` name it. All ranks call; what is sharded is gathered, the first writes.
 
     Args:
         run: the run; its folder is made when missing.
         model: weights to save, copied to the CPU on the way.
-        optimizer: None for imported weights, from which training starts afresh.
+        optimizers: none for imported weights, from which training starts afresh.
         state: everything else; its `model` is filled in here.
+        average: the averaged weights, where there are any.
+        ranks: the processes that train together.
 
     Raises:
         CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
     """
+    weights = {name: _on_cpu(p) for name, p in model.state_dict().items()}
+    tensors = [_whole(optimizer.state_dict()) for optimizer in optimizers]
+    if ranks is not None and not ranks.is_first:
+        return run.checkpoints / checkpoint_name(state.step)
     staging = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}"
     target = run.checkpoints / checkpoint_name(state.step)
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         state = dataclasses.replace(state, model=dataclasses.asdict(model.config))
-        _write_files(staging, model, optimizer, state)
+        save_file(weights, staging / WEIGHTS)
+        if average is not None:
+            save_file({name: _on_cpu(tensor) for name, tensor in average.items()}, staging / AVERAGE)
+        if tensors:
+            torch.save(tensors, staging / OPTIMIZER)
+        (staging / STATE).write_text(json.dumps(dataclasses.asdict(state)))
+        _seal(staging)
         if target.exists():
             shutil.rmtree(target)
         os.rename(staging, target)
@@ -163,14 +185,21 @@ def save_checkpoint(
     return target
 
 
-def _write_files(
-    folder: Path, model: LanguageModel, optimizer: torch.optim.Optimizer | None, state: TrainingState
-) -> None:
-    weights = {name: p.detach().to("cpu").contiguous() for name, p in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    if optimizer is not None:
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-    (folder / STATE).write_text(json.dumps(dataclasses.asdict(state)))
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return gathered(tensor.detach()).to("cpu").contiguous()
+
+
+def _whole(tree: Any) -> Any:
+    """The same state with what is sharded made whole, tensor by tensor in an order that all ranks share."""
+    if isinstance(tree, torch.Tensor):
+        return gathered(tree)
+    if isinstance(tree, dict):
+        return {key: _whole(value) for key, value in tree.items()}  # type: ignore[misc]
+    return tree
+
+
+def _seal(folder: Path) -> None:
+    """Flush every file to disk and write the manifest, last."""
     files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     for name in files:
         _sync_file(folder / name)
@@ -310,31 +339,62 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
         raise CheckpointError(f"{checkpoint / STATE} describes an unknown model: {error}") from error
 
 
-def load_weights(model: LanguageModel, checkpoint: Path) -> None:
-    """Put a verified checkpoint's weights into a model of the same shape.
+def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = False) -> None:
+    """Put a verified checkpoint's weights into a model of the same shape, sharded or not.
+
+    Args:
+        model: the model.
+        checkpoint: the checkpoint.
+        averaged: take their average, where there is one.
 
     Raises:
         CheckpointError: the shapes differ.
     """
+    file = AVERAGE if averaged and (checkpoint / AVERAGE).is_file() else WEIGHTS
+    own = model.state_dict()
     try:
-        model.load_state_dict(load_file(checkpoint / WEIGHTS))
+        weights = load_file(checkpoint / file)
+        model.load_state_dict({name: shard_like(w, own.get(name, w)) for name, w in weights.items()})
     except RuntimeError as error:
         first_line = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint} does not fit the model: {first_line}") from error
 
 
 def load_model(checkpoint: Path) -> LanguageModel:
-    """The model of a verified checkpoint, in evaluation mode, on the CPU in float32."""
+    """The model of a verified checkpoint, in evaluation mode, on the CPU in float32; averaged, where it has that."""
     rng = torch.get_rng_state()
     model = build_model(read_model_config(checkpoint))
     torch.set_rng_state(rng)  # drawing an initialisation that is overwritten must not move the caller's RNG
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, averaged=True)
     return model.eval()
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """Put a verified checkpoint's optimizer state into an optimizer of the same groups."""
-    optimizer.load_state_dict(torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True))
+def load_average(checkpoint: Path) -> dict[str, torch.Tensor] | None:
+    """The averaged weights of a verified checkpoint, or None where it has none."""
+    return load_file(checkpoint / AVERAGE) if (checkpoint / AVERAGE).is_file() else None
+
+
+def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], checkpoint: Path) -> None:
+    """Put a verified checkpoint's optimizer states into optimizers of the same groups, sharded or not.
+
+    Raises:
+        CheckpointError: it was trained with other optimizers.
+    """
+    states: list[dict[str, Any]] = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
+    try:
+        for optimizer, state in zip(optimizers, states, strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for index, tensors in state["state"].items():
+                own = parameters[index]
+                state["state"][index] = {
+                    name: shard_like(value, own) if value.shape == own.shape else value
+                    for name, value in tensors.items()
+                }
+            optimizer.load_state_dict(state)
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{checkpoint} was trained with another optimizer than the configuration's; a run keeps its optimizer"
+        ) from error
 
 
 def has_optimizer(checkpoint: Path) -> bool:

@@ -13,12 +13,21 @@ class TrainConfig:
     Attributes:
         max_steps: optimizer steps in all.
         batch_tokens: tokens for one optimizer step; a multiple of the context length.
-        micro_batch_size: sequences per forward pass, the rest is accumulated; 0 takes the whole batch at once.
+        micro_batch_size: sequences per forward pass and process, the rest is accumulated; 0 takes the whole batch at
+            once.
         learning_rate: highest rate, reached after warmup.
         clip_norm: largest global gradient norm, larger ones are scaled down; 0 switches clipping off.
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere.
         device: where to train; auto takes CUDA, then MPS, then the CPU.
         compile: torch.compile; auto uses it on CUDA, where it pays.
+        sharding: with several processes, full spreads weights and optimizer over them (FSDP2), for models that one
+            GPU cannot hold; none gives each a copy (DDP), which is faster.
+        loss_chunk_tokens: tokens whose logits are held at once; 0 holds those of the whole micro-batch, which is
+            faster and takes batch x vocabulary in memory.
+        recompute_activations: forget each block's activations and compute them again for the gradient: less memory,
+            about a third more time.
+        ema_decay: share that an exponential average of the weights keeps each step; what is validated, saved as
+            best and used is then the average. 0 is no average.
         eval_every_steps: steps between validations; 0 validates only at the end.
         eval_tokens: validation tokens looked at while training, from the start of the set; 0 takes all.
         early_stop_evaluations: stop after so many validations without a new best; 0 never stops early.
@@ -32,6 +41,10 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    sharding: Literal["none", "full"] = "none"
+    loss_chunk_tokens: int = 0
+    recompute_activations: bool = False
+    ema_decay: float = 0.0
     eval_every_steps: int = 250
     eval_tokens: int = 0
     early_stop_evaluations: int = 0
@@ -44,6 +57,7 @@ class TrainConfig:
                 ("max_steps", 1),
                 ("batch_tokens", 1),
                 ("micro_batch_size", 0),
+                ("loss_chunk_tokens", 0),
                 ("eval_every_steps", 0),
                 ("eval_tokens", 0),
                 ("early_stop_evaluations", 0),
@@ -54,12 +68,18 @@ class TrainConfig:
             found.append(f"train.learning_rate is {self.learning_rate}; it must be positive and finite")
         if not 0 <= self.clip_norm < float("inf"):
             found.append(f"train.clip_norm is {self.clip_norm}; it must be positive, or 0 for no clipping")
+        if not 0 <= self.ema_decay < 1:
+            found.append(f"train.ema_decay is {self.ema_decay}; it must be at least 0 (no average) and below 1")
+        if self.sharding == "full" and self.precision == "fp16":
+            found.append("train.precision fp16 does not go with train.sharding full; take bf16")
+        if self.sharding == "full" and self.ema_decay:
+            found.append("train.ema_decay does not go with train.sharding full; set one of them to 0 or none")
         if self.early_stop_evaluations > 0 and self.eval_every_steps == 0:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
         return found
 
-    def batch_problems(self, context_length: int) -> list[str]:
-        """Whether the batch divides into sequences and micro-batches."""
+    def batch_problems(self, context_length: int, ranks: int = 1) -> list[str]:
+        """Whether the batch divides into ranks, sequences and micro-batches."""
         if min(self.batch_tokens, context_length) < 1 or self.micro_batch_size < 0:
             return []
         rows, rest = divmod(self.batch_tokens, context_length)
@@ -69,12 +89,19 @@ class TrainConfig:
                 f"train.batch_tokens is {self.batch_tokens}, not a multiple of model.context_length "
                 f"{context_length}; the nearest is {nearest}"
             ]
+        if rows % ranks:
+            nearest = max(1, round(rows / ranks)) * ranks * context_length
+            return [
+                f"train.batch_tokens is {self.batch_tokens}, {rows} sequences, which {ranks} processes cannot share "
+                f"evenly; the nearest that they can is {nearest}"
+            ]
+        rows //= ranks
         if self.micro_batch_size and rows % self.micro_batch_size:
             divisors = [n for n in range(1, rows + 1) if rows % n == 0]
             nearest = min(divisors, key=lambda n: abs(n - self.micro_batch_size))
             return [
                 f"train.micro_batch_size is {self.micro_batch_size}, which does not divide the {rows} sequences "
-                f"of a batch; the nearest that does is {nearest}"
+                f"of a batch{f' on each of {ranks} processes' if ranks > 1 else ''}; the nearest that does is {nearest}"
             ]
         return []
 
@@ -84,30 +111,46 @@ class OptimizerConfig:
     """The optimizer.
 
     Attributes:
-        name: algorithm; AdamW (Loshchilov and Hutter 2019).
+        name: algorithm; adamw (Loshchilov and Hutter 2019) for everything, or muon (Jordan et al. 2024) for matrices
+            and adamw for all else.
         beta1: decay of the running mean of gradients.
         beta2: decay of the running mean of squared gradients.
         epsilon: added to the root of the squared mean.
         weight_decay: pull of matrices towards zero; embeddings, biases and gains are never decayed.
+        momentum: share of the past that muon keeps in each step.
+        momentum_warmup_steps: steps in which muon's momentum rises to that from 0.85; 0 has it from the start.
+        embedding_rate_ratio: rate of embeddings over train.learning_rate.
+        head_rate_ratio: rate of a head that is not tied over train.learning_rate.
+        vector_rate_ratio: rate of biases and gains over train.learning_rate.
     """
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
     weight_decay: float = 0.1
+    momentum: float = 0.95
+    momentum_warmup_steps: int = 0
+    embedding_rate_ratio: float = 1.0
+    head_rate_ratio: float = 1.0
+    vector_rate_ratio: float = 1.0
 
     def problems(self) -> list[str]:
         """Everything about this configuration that cannot work, a line each."""
         found = [
             f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
-            for name in ("beta1", "beta2")
+            for name in ("beta1", "beta2", "momentum")
             if not 0 <= getattr(self, name) < 1
         ]
         if self.epsilon <= 0:
             found.append(f"optimizer.epsilon is {self.epsilon}; it must be positive")
         if self.weight_decay < 0:
             found.append(f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+        if self.momentum_warmup_steps < 0:
+            found.append(f"optimizer.momentum_warmup_steps is {self.momentum_warmup_steps}; it must not be negative")
+        for name in ("embedding_rate_ratio", "head_rate_ratio", "vector_rate_ratio"):
+            if not 0 < getattr(self, name) < float("inf"):
+                found.append(f"optimizer.{name} is {getattr(self, name)}; it must be positive and finite")
         return found
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassgpt.errors import ConfigError
+from glassgpt.model.attention import attend
+from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.ranks import ranks_from_environment
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -29,6 +35,15 @@ PEAK_BF16_FLOPS = {
 }
 """Dense 16-bit FLOP/s with float32 accumulation by the vendors' data sheets, by a part of the name that
 `torch.cuda.get_device_name` gives; longer names are tried first, so that L40S is not taken for L4."""
+
+
+ATTENTION_ORDER = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+)
+"""On Hopper cuDNN's kernel is the fastest, and PyTorch does not choose it by itself everywhere."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,29 @@ class Hardware:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
+    def kernels(self) -> AbstractContextManager[object]:
+        """Context in which attention tries kernels in the order that is fastest here."""
+        return sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext()
+
+    def attention_kernel(self, model: ModelConfig, rows: int) -> str:
+        """The kernel that attention runs with at this shape and precision: `cudnn`, `flash`, `efficient`, `math`, …
+
+        Found out by running it once and looking.
+        """
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        shape = (rows, model.n_head, model.context_length, model.head_dim)
+        few = (rows, model.kv_heads, model.context_length, model.head_dim)
+        q = torch.zeros(shape, dtype=dtype, device=self.device, requires_grad=True)
+        k, v = (torch.zeros(few, dtype=dtype, device=self.device, requires_grad=True) for _ in range(2))
+        dropout = model.dropout if model.arch == "gpt2" else 0.0
+        devices = [self.device] if self.device.type == "cuda" else []
+        # Dropout draws; training must not feel that somebody looked.
+        with torch.random.fork_rng(devices), self.kernels(), _WatchedCalls() as watched:
+            attend(q, k, v, None, dropout)
+        # aten::_scaled_dot_product_cudnn_attention; without one of these the formula was computed step by step.
+        fused = [re.search(r"_scaled_dot_product_(?:fused_)?([a-z]+)_attention", name) for name in watched.names]
+        return next((match[1] for match in fused if match), "math")
+
     def scaler(self) -> torch.amp.GradScaler:
         """Gradient scaler, at work for fp16 only (Micikevicius et al. 2018)."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -73,6 +111,18 @@ class Hardware:
         return f"{name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
 
+class _WatchedCalls(TorchDispatchMode):
+    """Notes the names of the operations that PyTorch dispatches to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 def pick_device(wanted: str = "auto") -> torch.device:
     """The device asked for, or the best there is.
 
@@ -85,10 +135,26 @@ def pick_device(wanted: str = "auto") -> torch.device:
     if torch.cuda.is_available():
         available.insert(0, "cuda")
     if wanted == "auto":
-        return torch.device(available[0])
+        return _own(torch.device(available[0]))
     if wanted not in available:
         raise ConfigError([f"train.device is {wanted}, which this machine lacks; it has {', '.join(available)}"])
-    return torch.device(wanted)
+    return _own(torch.device(wanted))
+
+
+def _own(device: torch.device) -> torch.device:
+    """Of several GPUs, the one of this process.
+
+    Raises:
+        ConfigError: there are more processes on this machine than GPUs.
+    """
+    ranks = ranks_from_environment()
+    if device.type != "cuda" or ranks.count == 1:
+        return device
+    if ranks.local >= torch.cuda.device_count():
+        raise ConfigError(
+            [f"there are more processes on this machine than its {torch.cuda.device_count()} GPUs; start fewer"]
+        )
+    return torch.device("cuda", ranks.local)
 
 
 def resolve_hardware(train: TrainConfig) -> Hardware:

@@ -25,10 +25,11 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Generator[StopRequest]:
+def stop_requests(*, aloud: bool = True) -> Generator[StopRequest]:
     """Listen for the signals as long as the context lasts; then the handlers before are back in place.
 
-    Outside the main thread Python delivers no signals; there the request simply never comes.
+    With `aloud`, what was asked is confirmed at once, so that nobody asks twice in doubt. Outside the main thread
+    Python delivers no signals; there the request simply never comes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -41,7 +42,8 @@ def stop_requests() -> Generator[StopRequest]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         request.signal_number = number
-        console.say("stopping after this step and saving; once more to leave at once, losing what is unsaved")
+        if aloud:
+            console.say("stopping after this step and saving; once more to leave at once, losing what is unsaved")
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

@@ -7,18 +7,22 @@ so a run that was killed and resumed ends with the same bits as one that was not
 
 from __future__ import annotations
 
+import gc
 import math
+import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glassgpt import console
-from glassgpt.data.batches import Batches, validation_windows
+from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import CheckpointError, Interrupted, TrainingDivergedError
 from glassgpt.model.accounting import flops_per_token
@@ -27,7 +31,8 @@ from glassgpt.training.checkpoint import (
     TrainingState,
     capture_rng,
     clean_staging,
-    load_optimizer,
+    load_average,
+    load_optimizers,
     load_weights,
     point,
     prune,
@@ -35,29 +40,21 @@ from glassgpt.training.checkpoint import (
     restore_rng,
     save_checkpoint,
 )
-from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.figures import PendingFigures
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.interrupt import StopRequest, stop_requests
-from glassgpt.training.loss import ValidationLoss, cross_entropy, validation_loss
+from glassgpt.training.loss import ValidationLoss, validation_loss
 from glassgpt.training.observers import Observer, StepMetrics
-from glassgpt.training.optimizers import build_optimizer, set_learning_rate
+from glassgpt.training.ranks import Ranks
 from glassgpt.training.run import RunFolder
 from glassgpt.training.schedule import learning_rate_ratio
+from glassgpt.training.step import Settings, Stepper
 
 SPEED_WINDOW_STEPS = 20
+COLLECT_EVERY_STEPS = 100
+"""Steps between two garbage collections; in between there is none, see `_quiet_collector`."""
 EVALUATION_ROWS = 16
 """Most sequences in one forward pass of a validation when the micro-batch does not say."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The configuration of training, component by component."""
-
-    train: TrainConfig = field(default_factory=TrainConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = 1337
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,7 @@ class _PendingStep:
     """A step whose figures still lie on the device."""
 
     step: int
-    loss: Tensor
-    grad_norm: Tensor
+    figures: PendingFigures
     learning_rate: float
 
 
@@ -98,6 +94,7 @@ class Trainer:
         settings: the configuration.
         run: where checkpoints go.
         observers: who is told what happens, in this order.
+        ranks: the processes that train together, this one among them.
 
     Attributes:
         state: what a checkpoint holds besides weights and optimizer.
@@ -111,28 +108,24 @@ class Trainer:
         settings: Settings,
         run: RunFolder,
         observers: Sequence[Observer] = (),
+        ranks: Ranks | None = None,
     ) -> None:
         self.settings, self.run_folder, self.observers = settings, run, list(observers)
+        self.ranks = ranks or Ranks()
         self.hardware: Hardware = resolve_hardware(settings.train)
-        self.model = model.to(self.hardware.device)
-        self.optimizer = build_optimizer(self.model, settings.optimizer)
-        self.scaler = self.hardware.scaler()
+        self.stepper = Stepper(model, dataset.split("train"), settings, self.hardware, self.ranks)
+        self.model = self.stepper.model
         self.state = TrainingState(
             train_tokens=len(dataset.split("train")), tokenizer_fingerprint=dataset.tokenizer_fingerprint
         )
-        self._forward: nn.Module = self.model
-        if self.hardware.compile:
-            self._forward = torch.compile(self.model)  # type: ignore[assignment]
         self._context = model.config.context_length
-        self._train = Batches(dataset.split("train"), self._context, settings.seed)
         self._validation = dataset.split("validation")
         self._byte_lengths = dataset.tokenizer.byte_lengths()
-        rows = settings.train.batch_tokens // self._context
-        self._micro_rows = settings.train.micro_batch_size or rows
-        self._accumulation = rows // self._micro_rows
         self._flops_per_token = flops_per_token(model.config)
         self._durations: deque[float] = deque(maxlen=SPEED_WINDOW_STEPS)
         self._pending: _PendingStep | None = None
+        self._others_stop = False
+        self._request = StopRequest()
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a verified checkpoint as if nothing had happened.
@@ -150,12 +143,23 @@ class Trainer:
                 f"run from these weights with --init-from {self.run_folder.path}"
             )
         load_weights(self.model, checkpoint)
-        load_optimizer(self.optimizer, checkpoint)
+        load_optimizers(self.stepper.optimizers, checkpoint)
+        if self.stepper.average is not None:
+            average = load_average(checkpoint) or dict(self.model.named_parameters())
+            for name, tensor in self.stepper.average.named().items():
+                tensor.copy_(average[name].detach())
         if state.scaler:
-            self.scaler.load_state_dict(state.scaler)
-        restore_rng(state.rng)
-        self._train.seek(state.windows)
+            self.stepper.scaler.load_state_dict(state.scaler)
+        self._restore_rng(state)
+        self.stepper.batches.seek(state.windows)
         self.state = state
+
+    def _restore_rng(self, state: TrainingState) -> None:
+        if len(state.rng) == self.ranks.count:
+            restore_rng(state.rng[self.ranks.rank])
+            return
+        # Another number of ranks draws its dropout otherwise; what remains is that no two draw the same.
+        torch.manual_seed(hash((self.settings.seed, state.step, self.ranks.rank)))
 
     def run(self) -> Outcome:
         """Train until `max_steps`, or until early stopping or the user ends it.
@@ -165,29 +169,40 @@ class Trainer:
             TrainingDivergedError: the loss is no longer finite; nothing of it was saved.
             CheckpointError: a checkpoint could not be written.
         """
-        clean_staging(self.run_folder)
+        if self.ranks.is_first:
+            clean_staging(self.run_folder)
         try:
-            with stop_requests() as request:
-                return self._run(request)
+            with stop_requests(aloud=self.ranks.is_first) as self._request, self.hardware.kernels(), _quiet_collector():
+                return self._run()
         finally:
+            self.stepper.close()
             for observer in self.observers:
                 observer.close()
 
     def validate(self) -> ValidationLoss:
-        """Loss on the fixed validation set."""
-        rows = max(1, min(self._micro_rows, EVALUATION_ROWS))
-        windows = validation_windows(
-            self._validation, self._context, rows=rows, limit=self.settings.train.eval_tokens or None
-        )
-        return validation_loss(
-            self.model,
-            windows,
-            self._byte_lengths,
-            device=self.hardware.device,
-            autocast=self.hardware.autocast(),
-        )
+        """Loss on the fixed validation set, of the averaged weights where there are any; ranks share the work."""
+        rows = max(1, min(self.stepper.micro_rows, EVALUATION_ROWS))
+        limit = self.settings.train.eval_tokens or None
+        windows = validation_windows(self._validation, self._context, rows=rows, limit=limit)
+        shared = self.ranks.count > 1 and not self.stepper.loss.is_sharded
+        if shared:
+            windows = islice(windows, self.ranks.rank, None, self.ranks.count)
+        with self.stepper.average.in_place() if self.stepper.average else nullcontext():
+            found = validation_loss(
+                self.model,
+                windows,
+                self._byte_lengths,
+                device=self.hardware.device,
+                autocast=self.hardware.autocast(),
+                loss=self.stepper.loss.validate,
+            )
+        if not shared:
+            return found
+        parts = torch.tensor([found.nats, found.tokens, found.n_bytes], dtype=torch.float64)
+        nats, tokens, n_bytes = self.ranks.sum(parts.to(self.hardware.device)).tolist()
+        return ValidationLoss(nats, int(tokens), int(n_bytes))
 
-    def _run(self, request: StopRequest) -> Outcome:
+    def _run(self) -> Outcome:
         train, checkpoint = self.settings.train, self.settings.checkpoint
         self.model.train()
         validation: ValidationLoss | None = None
@@ -197,6 +212,8 @@ class Trainer:
             step = self.state.step
             is_last = step == train.max_steps
             is_best = False
+            if _is_due(step, COLLECT_EVERY_STEPS):
+                gc.collect()
             if is_last or _is_due(step, train.eval_every_steps):
                 self._flush()
                 validation = self.validate()
@@ -205,8 +222,9 @@ class Trainer:
             wants_best = is_best and checkpoint.keep_best
             if is_last or stopped_early or wants_best or _is_due(step, checkpoint.every_steps):
                 self._save(is_best=wants_best)
-            if request.signal_number is not None and not is_last:
-                self._save_and_stop(request.signal_number)
+            asked = self._stop_signal()
+            if asked is not None and not is_last:
+                self._save_and_stop(asked)
         if stopped_early:
             self._tell("early stop", {"evaluations_since_best": self.state.evaluations_since_best})
         best = self.state.best_loss
@@ -221,38 +239,31 @@ class Trainer:
         """One optimizer step over `batch_tokens`, accumulated from micro-batches."""
         start = time.perf_counter()
         learning_rate = self._learning_rate()
-        set_learning_rate(self.optimizer, learning_rate)
-        loss = torch.zeros((), device=self.hardware.device)
-        for _ in range(self._accumulation):
-            inputs, targets = self._to_device(self._train.next(self._micro_rows))
-            with self.hardware.autocast():
-                micro_loss = cross_entropy(self._forward(inputs), targets)
-            # Micro-batches are equally long, so the mean of their means is the mean of the whole batch.
-            self.scaler.scale(micro_loss / self._accumulation).backward()
-            loss += micro_loss.detach() / self._accumulation
-        self.scaler.unscale_(self.optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_norm or math.inf)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss, grad_norm = self.stepper.step(self.state.step + 1, learning_rate)
+        figures = self._figures(loss, grad_norm)
         # Reading the step before only now keeps a GPU busy with this one.
         self._flush()
         duration = time.perf_counter() - start
         self._durations.append(duration)
         self.state.step += 1
-        self.state.windows = self._train.position
+        self.state.windows = self.stepper.batches.position
         self.state.seconds += duration
-        self._pending = _PendingStep(self.state.step, loss, grad_norm, learning_rate)
+        self._pending = _PendingStep(self.state.step, figures, learning_rate)
+
+    def _figures(self, loss: Tensor, grad_norm: Tensor) -> PendingFigures:
+        asked = torch.full_like(loss, float(self._request.signal_number is not None))
+        mean, all_asked = self.ranks.sum(torch.stack([loss / self.ranks.count, asked])).unbind()
+        return PendingFigures(mean, grad_norm, all_asked)
+
+    def _stop_signal(self) -> int | None:
+        """The signal to stop by; several ranks stop at the same step, one after any of them was asked."""
+        if self.ranks.count == 1:
+            return self._request.signal_number
+        return (self._request.signal_number or signal.SIGTERM) if self._others_stop else None
 
     def _learning_rate(self) -> float:
         train = self.settings.train
         return train.learning_rate * learning_rate_ratio(self.settings.schedule, self.state.step, train.max_steps)
-
-    def _to_device(self, batch: tuple[Tensor, Tensor]) -> Iterable[Tensor]:
-        device = self.hardware.device
-        if device.type == "cuda":
-            return [tensor.pin_memory().to(device, non_blocking=True) for tensor in batch]
-        return [tensor.to(device) for tensor in batch]
 
     def _flush(self) -> None:
         """Read the figures of the step before and pass them on.
@@ -263,9 +274,11 @@ class Trainer:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        loss, grad_norm = pending.loss.item(), pending.grad_norm.item()
+        figures = pending.figures.read()
+        loss, grad_norm = figures.loss, figures.grad_norm
+        self._others_stop = figures.stop_requests > 0
         # With a scaler, an overflowing gradient is its everyday business: it skips that step by itself.
-        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.scaler.is_enabled()):
+        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.stepper.scaler.is_enabled()):
             self._diverged(pending.step, loss, grad_norm)
         speed = self._tokens_per_second()
         peak = self.hardware.peak_flops
@@ -277,7 +290,7 @@ class Trainer:
             tokens=pending.step * self.settings.train.batch_tokens,
             seconds=self.state.seconds,
             tokens_per_second=speed,
-            mfu=speed * self._flops_per_token / peak if peak else None,
+            mfu=speed * self._flops_per_token / peak / self.ranks.count if peak else None,
         )
         for observer in self.observers:
             observer.on_step(metrics)
@@ -296,12 +309,17 @@ class Trainer:
 
     def _save(self, *, is_best: bool = False) -> None:
         self._flush()  # what has diverged must not be saved
-        self.state.rng = capture_rng()
-        self.state.scaler = self.scaler.state_dict()
-        path = save_checkpoint(self.run_folder, self.model, self.optimizer, self.state)
-        if is_best:
-            point(self.run_folder, "best", path)
-        prune(self.run_folder, self.settings.checkpoint.keep_last)
+        self.state.rng = self.ranks.gather_objects(capture_rng())
+        self.state.scaler = self.stepper.scaler.state_dict()
+        average = self.stepper.average.named() if self.stepper.average else None
+        path = save_checkpoint(
+            self.run_folder, self.model, self.stepper.optimizers, self.state, average=average, ranks=self.ranks
+        )
+        if self.ranks.is_first:
+            if is_best:
+                point(self.run_folder, "best", path)
+            prune(self.run_folder, self.settings.checkpoint.keep_last)
+        self.ranks.wait()
         for observer in self.observers:
             observer.on_checkpoint(self.state.step, path)
 
@@ -327,6 +345,24 @@ class Trainer:
             observer.on_event(self.state.step, event, details)
 
 
+@contextmanager
+def _quiet_collector() -> Generator[None]:
+    """No garbage collection at moments of its own choosing, when it would stop the host inside a step.
+
+    What there is by now is set aside, so that the collections between steps are quick.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -335,8 +371,11 @@ def announce(trainer: Trainer) -> None:
     """Say what is about to be trained, on what, and how."""
     model, train = trainer.model, trainer.settings.train
     parameters = sum(p.numel() for p in model.parameters())
+    kernel = trainer.hardware.attention_kernel(model.config, 1)
+    processes = f", {trainer.ranks.count} processes" if trainer.ranks.count > 1 else ""
     console.say(
-        f"{model.config.arch} with {console.amount(parameters)}parameters on {trainer.hardware.describe()}; "
+        f"{model.config.arch} with {console.amount(parameters)}parameters on {trainer.hardware.describe()}, "
+        f"attention by {kernel}{processes}; "
         f"{console.amount(trainer.state.train_tokens)}tokens of text, "
         f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
     )

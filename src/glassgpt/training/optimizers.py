@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
-from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.muon import Muon
+from glassgpt.training.ranks import Ranks
+
+Optimizers = list[torch.optim.Optimizer]
 
 
-def parameter_groups(model: LanguageModel, weight_decay: float) -> list[dict[str, object]]:
-    """Every parameter in exactly one group: matrices are decayed, all else is not.
+def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[ParameterKind, dict[str, Any]]:
+    """Every parameter in exactly one group, by its kind; groups that would be empty are left out.
 
-    Decay on biases and gains pulls norms towards off, and on embeddings it shrinks rare tokens that get no
-    gradient to grow back.
+    Matrices are decayed, all else is not: decay on biases and gains pulls norms towards off, and on embeddings
+    it shrinks rare tokens that get no gradient to grow back. `rate_ratio` is the group's learning rate over
+    `train.learning_rate`.
     """
-    by_kind: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    ratios: dict[ParameterKind, float] = {
+        "matrix": 1.0,
+        "embedding": config.embedding_rate_ratio,
+        "head": config.head_rate_ratio,
+        "vector": config.vector_rate_ratio,
+    }
     kinds = model.parameter_kinds()
-    for name, parameter in model.named_parameters():
-        by_kind[kinds[name] == "matrix"].append(parameter)
-    return [
-        {"params": by_kind[True], "weight_decay": weight_decay},
-        {"params": by_kind[False], "weight_decay": 0.0},
-    ]
+    groups: dict[ParameterKind, dict[str, Any]] = {}
+    for kind, ratio in ratios.items():
+        members: list[nn.Parameter] = [p for name, p in model.named_parameters() if kinds[name] == kind]
+        decay = config.weight_decay if kind == "matrix" else 0.0
+        if members:
+            groups[kind] = {"params": members, "weight_decay": decay, "rate_ratio": ratio}
+    return groups
 
 
-def build_optimizer(model: LanguageModel, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer for a model; the loop sets its learning rate at each step.
+def build_optimizers(
+    model: LanguageModel, config: OptimizerConfig, ranks: Ranks | None = None, *, compiled: bool = False
+) -> Optimizers:
+    """The optimizers of a model; the loop sets their learning rate at each step.
 
     AdamW is PyTorch's own with its fused kernel, one pass over memory instead of a dozen.
     """
-    return torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=0.0,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
+    groups = parameter_groups(model, config)
+    built: Optimizers = []
+    if config.name == "muon":
+        muon = Muon(
+            [groups.pop("matrix")],
+            lr=0.0,
+            momentum=config.momentum,
+            momentum_warmup_steps=config.momentum_warmup_steps,
+            ranks=ranks,
+            compiled=compiled,
+        )
+        built.append(muon)
+    built.append(
+        torch.optim.AdamW(
+            list(groups.values()), lr=0.0, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
+        )
     )
+    return built
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group the same rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], learning_rate: float) -> None:
+    """Give every group its rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate_ratio"]

@@ -1,0 +1,190 @@
+"""How fast a configuration trains on this machine, and where the time goes: `glassgpt bench train`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from glassgpt.data.shards import TokenArray
+from glassgpt.model.accounting import flops_per_token
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.hardware import Hardware, resolve_hardware, versions
+from glassgpt.training.ranks import Ranks
+from glassgpt.training.step import Settings, Stepper
+
+PHASES = ("data", "forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """What was measured.
+
+    Attributes:
+        tokens_per_second: over all processes, from the median step.
+        step_ms: median time of a step.
+        step_ms_spread: the fastest and the slowest step.
+        phase_ms: of a step, by phase, measured in a second pass that waits after each; their sum is therefore a
+            little more than a step.
+        flops_per_token: see `glassgpt.model.accounting.flops_per_token`.
+        mfu: tokens_per_second x flops_per_token over the peak of all devices; None where that is not known.
+        peak_memory_bytes: most that was allocated on the first device; None on a CPU.
+        attention: the kernel that attention ran with.
+        hardware: device, precision, compiled or not.
+        processes: how many.
+        first_step_seconds: with compiling.
+        last_loss: of the last step, to see that it trained.
+        versions: of Python and PyTorch.
+    """
+
+    tokens_per_second: float
+    step_ms: float
+    step_ms_spread: tuple[float, float]
+    phase_ms: dict[str, float]
+    flops_per_token: int
+    mfu: float | None
+    peak_memory_bytes: int | None
+    attention: str
+    hardware: str
+    processes: int
+    first_step_seconds: float
+    last_loss: float
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+
+def random_text(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
+    """Random tokens: training on them takes as long as on any text."""
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    return TokenArray([np.random.default_rng(seed).integers(vocab_size, size=count, dtype=dtype)])
+
+
+def measure_training(
+    model: LanguageModel,
+    settings: Settings,
+    *,
+    tokens: TokenArray | None = None,
+    steps: int = 20,
+    warmup_steps: int = 5,
+    ranks: Ranks | None = None,
+) -> TrainingSpeed:
+    """Train some steps at a fixed rate and time them.
+
+    Args:
+        model: freshly initialised, on the CPU; it is changed.
+        settings: the configuration.
+        tokens: text; random tokens by default.
+        steps: how many are timed, in each of the two passes.
+        warmup_steps: how many go before, the first of which compiles.
+        ranks: the processes that train together.
+    """
+    ranks = ranks or Ranks()
+    hardware = resolve_hardware(settings.train)
+    needed = settings.train.batch_tokens * 2 + model.config.context_length + 1
+    stepper = Stepper(model, tokens or random_text(model.config.vocab_size, needed), settings, hardware, ranks)
+    stepper.model.train()
+    try:
+        with hardware.kernels():
+            return _measure(stepper, settings, hardware, ranks, steps, warmup_steps)
+    finally:
+        stepper.close()
+
+
+def _measure(
+    stepper: Stepper, settings: Settings, hardware: Hardware, ranks: Ranks, steps: int, warmup_steps: int
+) -> TrainingSpeed:
+    wait = _waiter(hardware.device)
+    if hardware.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(hardware.device)
+
+    def step() -> float:
+        loss, _ = stepper.step(1, settings.train.learning_rate)
+        wait()
+        return loss.item()
+
+    first = _seconds(step)
+    for _ in range(warmup_steps - 1):
+        step()
+    ranks.wait()
+    # Timed without waiting in between, as training runs; a step's time is that from its end to the next one's.
+    ends = _ends_of_steps(stepper, settings, hardware.device, steps)
+    taken = [1e3 * (after - before) for before, after in pairwise(ends)]
+    phases = _phases(stepper, wait, step, steps)
+    speed = 1e3 * settings.train.batch_tokens / statistics.median(taken)
+    flops, peak = flops_per_token(stepper.model.config), hardware.peak_flops
+    return TrainingSpeed(
+        tokens_per_second=speed,
+        step_ms=statistics.median(taken),
+        step_ms_spread=(min(taken), max(taken)),
+        phase_ms=phases,
+        flops_per_token=flops,
+        mfu=speed * flops / peak / ranks.count if peak else None,
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if hardware.device.type == "cuda" else None,
+        attention=hardware.attention_kernel(stepper.model.config, 1),
+        hardware=hardware.describe(),
+        processes=ranks.count,
+        first_step_seconds=first,
+        last_loss=step(),
+    )
+
+
+def _ends_of_steps(stepper: Stepper, settings: Settings, device: torch.device, steps: int) -> list[float]:
+    """Seconds at which each of `steps` + 1 steps was done, by the device's own clock where it has one."""
+    if device.type != "cuda":
+        ends: list[float] = []
+        for _ in range(steps + 1):
+            stepper.step(1, settings.train.learning_rate)
+            ends.append(time.perf_counter())
+        return ends
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+    for event in events:
+        stepper.step(1, settings.train.learning_rate)
+        event.record()
+    torch.cuda.synchronize(device)
+    return [events[0].elapsed_time(event) / 1e3 for event in events]
+
+
+def _phases(stepper: Stepper, wait: Callable[[], None], step: Callable[[], float], steps: int) -> dict[str, float]:
+    """Milliseconds of a step by phase, the median over steps, waiting for the device after each."""
+    taken: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    for _ in range(steps):
+        sums: dict[str, float] = defaultdict(float)
+        last = time.perf_counter()
+
+        def mark(phase: str, sums: dict[str, float] = sums) -> None:
+            nonlocal last
+            wait()
+            now = time.perf_counter()
+            sums[phase] += now - last
+            last = now
+
+        stepper.mark = mark
+        step()
+        for phase in PHASES:
+            taken[phase].append(1e3 * sums[phase])
+    stepper.mark = lambda phase: None
+    return {phase: statistics.median(times) for phase, times in taken.items()}
+
+
+def _waiter(device: torch.device) -> Callable[[], None]:
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return lambda: None
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

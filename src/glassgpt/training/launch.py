@@ -1,0 +1,79 @@
+"""`--gpus N`: the same command, started N times by torchrun. Free of torch until it launches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from glassgpt import console
+from glassgpt.errors import Interrupted, LostRankError
+
+
+def launched_by_torchrun() -> bool:
+    """Whether `torchrun` started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_restart() -> bool:
+    """Whether `torchrun` has started this process again after a rank was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def mute_other_ranks() -> None:
+    """Let the first rank alone speak; all say the same."""
+    if launched_by_torchrun() and os.environ["RANK"] != "0":
+        console.mute()
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process; one of several at once, because everything is written and closed by now.
+
+    Gloo's threads were seen to keep a finished rank for half a minute while the interpreter was taken down, about
+    once in five times.
+    """
+    if launched_by_torchrun():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
+
+
+def launch(processes: int, arguments: Sequence[str], way_out: str = "") -> None:
+    """Run `glassgpt ARGUMENTS` in so many processes on this machine, and wait for them.
+
+    Args:
+        processes: how many.
+        arguments: of the command line, without the program's name.
+        way_out: what to do when one of them is lost, for the message.
+
+    Raises:
+        LostRankError: one of them failed; the others were ended.
+        Interrupted: the user stopped them; they saved.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    options = ["--standalone", f"--nproc-per-node={processes}", "-m", "glassgpt", *arguments]
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in a line of our own
+    # Each process would otherwise be given one thread, with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    try:
+        run(get_args_parser().parse_args(options))
+    except SignalException as stop:
+        raise Interrupted("stopped", int(stop.sigval)) from stop
+    except ChildFailedError as error:
+        # Who was killed comes before who noticed and ended for that reason.
+        rank, failure = min(error.failures.items(), key=lambda item: item[1].exitcode)
+        raise LostRankError(
+            f"process {rank} of {processes} ended with {_reason(failure.exitcode)} and the others were stopped"
+            + (f"; {way_out} --gpus {processes}" if way_out else ""),
+            failure.exitcode,
+        ) from error
+
+
+def _reason(exit_code: int) -> str:
+    return f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"

@@ -1,0 +1,158 @@
+"""Muon: momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
+
+The update of a weight matrix is replaced by the nearest matrix whose singular values are all 1, so that every
+direction learns at the same speed, not only the few that dominate the gradient. `orthogonalise` finds it with
+matrix products alone.
+
+`torch.optim.Muon` computes the same (a test holds this one against it), but one matrix at a time: here matrices of
+one shape are orthogonalised in one batch, ranks share the work, decay is cautious and momentum warms up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glassgpt.training.ranks import Ranks, local_part, parts_of, wholes_of
+
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""Coefficients of the odd polynomials that drive singular values towards 1, the best for five steps (Amsel et al.
+2025, "The Polar Express", algorithm 1)."""
+SAFETY = 1.02
+"""Singular values must not exceed 1 at the start, also after rounding to 16 bits (same paper, section 4)."""
+
+
+def orthogonalise(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = POLAR_EXPRESS) -> Tensor:
+    """The orthogonal factor U V^T of each matrix U S V^T, singular values within about 10 % of 1.
+
+    Each step applies an odd polynomial a x + b x^3 + c x^5 to all singular values x at once.
+
+    Args:
+        matrices: (N, rows, columns); computed in bfloat16 on a GPU, in their own precision elsewhere.
+        coefficients: a, b, c of each step.
+
+    Returns:
+        (N, rows, columns) in the same precision as computed.
+    """
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    is_tall = x.size(-2) > x.size(-1)
+    if is_tall:  # so that the products x x^T are the small ones
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-7)
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+def _look_ahead(averages: list[Tensor], gradients: list[Tensor], momentum: Tensor) -> list[Tensor]:
+    """Move the running averages, in place; returns a step further towards the newest gradient (Nesterov)."""
+    ahead: list[Tensor] = []
+    for average, gradient in zip(averages, gradients, strict=True):
+        average.lerp_(gradient, 1 - momentum)
+        ahead.append(gradient.lerp(average, momentum))
+    return ahead
+
+
+def _apply(parameters: list[Tensor], updates: Tensor, rate: Tensor, decay: Tensor) -> None:
+    """Step along the updates; weights are decayed only where that goes the same way (Chen et al. 2025)."""
+    for parameter, update in zip(parameters, updates.unbind(), strict=True):
+        update = update.to(parameter.dtype)
+        cautious = (update * parameter > 0).to(parameter.dtype)
+        parameter.sub_(rate * (update + decay * cautious * parameter))
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum.
+
+    Args:
+        params: matrices, or groups of them.
+        lr: learning rate; an update has a root mean square near lr / sqrt(columns), whatever the gradient was.
+        weight_decay: cautious and decoupled, times the learning rate.
+        momentum: share of the past that is kept in each step.
+        momentum_warmup_steps: steps in which momentum rises to that from `FIRST_MOMENTUM`; early gradients turn
+            quickly.
+        ranks: processes that share the work; each ends with the same weights.
+        compiled: whether to compile what is not a plain matrix product (worth it on a GPU only).
+    """
+
+    FIRST_MOMENTUM = 0.85
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 0.02,
+        *,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        momentum_warmup_steps: int = 0,
+        ranks: Ranks | None = None,
+        compiled: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "momentum_warmup_steps": momentum_warmup_steps,
+            "steps": 0,
+        }
+        super().__init__(params, defaults)
+        self._ranks = ranks or Ranks()
+        self._orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
+        self._look_ahead, self._apply = _look_ahead, _apply
+        if compiled:
+            self._look_ahead = torch.compile(_look_ahead, dynamic=False)
+            self._orthogonalise = torch.compile(orthogonalise, dynamic=False)
+            self._apply = torch.compile(_apply, dynamic=False)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step on every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            momentum = self._momentum(group)
+            for parameters in by_shape.values():
+                self._update(parameters, group, momentum)
+            group["steps"] += 1
+
+    def _momentum(self, group: dict[str, Any]) -> float:
+        warmup = group["momentum_warmup_steps"]
+        share = min(1.0, group["steps"] / warmup) if warmup else 1.0
+        return self.FIRST_MOMENTUM + share * (group["momentum"] - self.FIRST_MOMENTUM)
+
+    def _update(self, parameters: list[nn.Parameter], group: dict[str, Any], momentum: float) -> None:
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        averages = [local_part(self.state[parameter]["momentum"]) for parameter in parameters]
+        gradients = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        ahead = self._look_ahead(averages, gradients, torch.tensor(momentum))
+        updates = self._orthogonal_parts(wholes_of(ahead, parameters))
+        rows, columns = parameters[0].shape
+        # Tensors, because a compiled function would be compiled again for each new number.
+        rate = torch.tensor(float(group["lr"]) * max(1.0, rows / columns) ** 0.5)
+        decay = torch.tensor(float(group["weight_decay"]))
+        self._apply([local_part(parameter) for parameter in parameters], parts_of(updates, parameters), rate, decay)
+
+    def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
+        """(N, rows, columns) of them all; each rank computes an equal part and all get the whole."""
+        count = self._ranks.count
+        if count == 1:
+            return self._orthogonalise(torch.stack(matrices))
+        each = -(-len(matrices) // count)
+        first = self._ranks.rank * each
+        mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]
+        return self._ranks.all_gather(self._orthogonalise(torch.stack(mine)))[: len(matrices)]

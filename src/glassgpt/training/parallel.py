@@ -1,0 +1,96 @@
+"""The model as the loop calls it: wrapped for several ranks, compiled, its activations forgotten where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.hardware import Hardware
+from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.ranks import Ranks
+
+
+class ParallelLoss:
+    """Inputs and targets to loss, the same whatever wraps it.
+
+    Args:
+        model: on its device; sharding changes its parameters in place.
+        train: the configuration.
+        hardware: what `auto` came to.
+        ranks: the processes that train together.
+
+    Attributes:
+        is_sharded: whether each rank holds only a part of each parameter, so that all must do the same calls.
+    """
+
+    def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, ranks: Ranks) -> None:
+        self.is_sharded = ranks.count > 1 and train.sharding == "full"
+        self._loss = TrainingLoss(model, train.loss_chunk_tokens)
+        self._wrapped: nn.Module = self._loss
+        if train.recompute_activations:
+            for block in model.blocks:
+                _recompute(block)
+        if self.is_sharded:
+            self._shard(model, hardware)
+        elif ranks.count > 1:
+            compiled = torch.compile(self._loss) if hardware.compile else self._loss
+            devices = [hardware.device] if hardware.device.type == "cuda" else None
+            self._wrapped = DistributedDataParallel(
+                compiled,  # type: ignore[arg-type]
+                device_ids=devices,
+                gradient_as_bucket_view=True,
+            )
+        elif hardware.compile:
+            self._wrapped = torch.compile(self._loss)  # type: ignore[assignment]
+
+    def train(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token of this rank's micro-batch (B, T), to be differentiated: a scalar."""
+        return self._wrapped(inputs, targets)
+
+    def validate(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The same without gradient, by the way that needs no compiling for each shape."""
+        return self._loss(inputs, targets)
+
+    def without_sync(self) -> AbstractContextManager[object]:
+        """Context for all but the last micro-batch of a step: gradients add up here and travel once."""
+        if isinstance(self._wrapped, DistributedDataParallel):
+            return self._wrapped.no_sync()
+        return _Unsynchronised(self._loss) if self.is_sharded else nullcontext()
+
+    def _shard(self, model: LanguageModel, hardware: Hardware) -> None:
+        policy = MixedPrecisionPolicy()
+        if hardware.precision == "bf16":
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for block in model.blocks:
+            if hardware.compile:
+                block.compile()
+            fully_shard(block, mp_policy=policy)
+        fully_shard(self._loss, mp_policy=policy)
+
+
+class _Unsynchronised:
+    def __init__(self, module: nn.Module) -> None:
+        assert isinstance(module, FSDPModule)
+        self._module = module
+
+    def __enter__(self) -> None:
+        self._module.set_requires_gradient_sync(False)
+
+    def __exit__(self, *exception: object) -> None:
+        self._module.set_requires_gradient_sync(True)
+
+
+def _recompute(block: nn.Module) -> None:
+    """Let a block keep only its input, and compute the rest again for the gradient (Chen et al. 2016)."""
+    forward: Callable[..., Any] = block.forward
+    block.forward = partial(checkpoint, forward, use_reentrant=False)

@@ -1,0 +1,134 @@
+"""Muon against singular values, against PyTorch's own, and against figures done by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.average import WeightAverage
+from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.muon import Muon, orthogonalise
+from glassgpt.training.optimizers import build_optimizers, parameter_groups, set_learning_rate
+
+CLASSIC = [(3.4445, -4.7750, 2.0315)] * 5
+"""The coefficients that torch.optim.Muon has by default."""
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8), (1, 1, 5)])
+def test_singular_values_become_one_and_directions_stay(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    found = orthogonalise(matrices)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.85
+    assert values.max() < 1.15
+    # The same singular vectors: what is left of U V^T is a diagonal.
+    inner = u.mT @ found @ v.mT
+    off = inner - torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
+    assert off.abs().max() < 1e-2
+
+
+def test_no_gradient_gives_no_update():
+    assert torch.equal(orthogonalise(torch.zeros(2, 4, 4)), torch.zeros(2, 4, 4))
+
+
+def test_steps_are_those_of_pytorchs_own(monkeypatch):
+    """With its coefficients and plain decay; it computes in bfloat16, hence the tolerance."""
+    monkeypatch.setattr("glassgpt.training.muon.orthogonalise", lambda m: orthogonalise(m, CLASSIC))
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 6), (12, 4), (6, 6)]]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    mine = Muon(ours, lr=0.1, momentum=0.95)
+    reference = torch.optim.Muon(theirs, lr=0.1, momentum=0.95, weight_decay=0.0)
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        mine.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+
+
+def test_decay_acts_only_where_it_goes_with_the_update():
+    parameter = torch.nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    parameter.grad = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    Muon([parameter], lr=0.1, weight_decay=1.0).step()
+    update = orthogonalise(torch.eye(2)[None])[0, 0, 0].item()
+    assert parameter[0, 0].item() == pytest.approx(1.0 - 0.1 * (update + 1.0))
+    assert parameter[1, 1].item() == pytest.approx(-1.0 - 0.1 * update)  # there decay would pull the other way
+
+
+def test_momentum_warms_up():
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = Muon([parameter], momentum=0.95, momentum_warmup_steps=2)
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer._momentum(optimizer.param_groups[0]))
+        parameter.grad = torch.eye(2)
+        optimizer.step()
+    assert seen == pytest.approx([0.85, 0.9, 0.95, 0.95])
+
+
+def test_state_comes_back():
+    torch.manual_seed(0)
+    first, second = (torch.nn.Parameter(torch.ones(3, 3)) for _ in range(2))
+    one, two = Muon([first], momentum_warmup_steps=5), Muon([second], momentum_warmup_steps=5)
+    gradients = torch.randn(6, 3, 3)
+    for gradient in gradients[:3]:
+        first.grad = gradient.clone()
+        one.step()
+    second.data.copy_(first.data)
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    for gradient in gradients[3:]:
+        first.grad, second.grad = gradient.clone(), gradient.clone()
+        one.step()
+        two.step()
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+def test_every_parameter_has_one_optimizer_and_its_own_rate(arch):
+    shape = {"vocab_size": 50, "context_length": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    model = build_model(ModelConfig(arch=arch, bias=arch == "gpt2", **shape))
+    config = OptimizerConfig(name="muon", embedding_rate_ratio=28, head_rate_ratio=0.16, vector_rate_ratio=0.6)
+    optimizers = build_optimizers(model, config)
+    set_learning_rate(optimizers, 0.01)
+    owners = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(owners) == sorted(id(p) for p in model.parameters())
+    kinds = model.parameter_kinds()
+    of_muon = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
+    assert of_muon == {id(p) for name, p in model.named_parameters() if kinds[name] == "matrix"}
+    rates = {"matrix": 0.01, "embedding": 0.28, "head": 0.0016, "vector": 0.006}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            kind = next(kinds[name] for name, p in model.named_parameters() if p is group["params"][0])
+            assert group["lr"] == pytest.approx(rates[kind])
+    assert set(parameter_groups(model, config)) == set(kinds.values())
+
+
+def test_the_average_follows_and_lends_itself():
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4))
+    average = WeightAverage(model, decay=0.9)
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for step in range(1, 200):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        average.update(step)
+        decay = min(0.9, step / (step + 9))
+        for name, parameter in model.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
+    own = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for name, tensor in average.named().items():
+        torch.testing.assert_close(tensor, expected[name])
+    with average.in_place():
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), expected[name])
+    assert all(torch.equal(p, own[name]) for name, p in model.named_parameters())
+    # With a lasting decay of 0.9 the average is 9 steps behind a steady walk.
+    assert math.isclose((own["norm.weight"] - average.named()["norm.weight"]).mean().item(), 9.0, rel_tol=1e-3)
