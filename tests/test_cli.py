@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -194,3 +195,27 @@ def test_settings_are_told_from_options(arguments, rest, overrides):
 def test_a_setting_given_twice_is_refused():
     with pytest.raises(UsageError, match="given twice, as 1 and as 2"):
         take_overrides(["--a.b", "1", "--a.b", "2"])
+
+
+def test_the_demo_goes_the_whole_way_and_can_be_begun_again(capsys, tmp_path, monkeypatch):
+    """The plays, prepared whole; few steps instead of the preset's, so that nobody waits."""
+    from glassgpt import demo
+    from glassgpt.config import load_config
+    from glassgpt.training.run import RunFolder
+
+    short = {"train.max_steps": 3, "train.eval_tokens": 640, "model.n_embd": 8, "model.n_layer": 1}
+    monkeypatch.setattr(demo, "load_config", lambda name, given: load_config(name, given | short))
+    out = tmp_path / "run"
+    code, printed, err = run_main(capsys, "demo", "--out", out)
+    assert code == 0, err
+    assert re.fullmatch(r"validation: \d+\.\d\d bits per byte", printed.splitlines()[-1])
+    assert all(voice.strip() in printed for voice in demo.VOICES)
+    assert RunFolder(out).curve.is_file()
+    assert "begin again with --force" in run_main(capsys, "demo", "--out", out)[2]
+    assert run_main(capsys, "demo", "--out", out, "--force")[0] == 0
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    code, _, err = run_main(capsys, "demo", "--out", mine, "--force")
+    assert (code, "not a run, so it will not be thrown away" in err) == (2, True)
+    assert (mine / "thesis.txt").read_text() == "years of work"

@@ -20,7 +20,7 @@ from glassgpt.generation.show import print_stream
 from glassgpt.training.run import RunFolder
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
-PROMPT = "ROMEO:\n"
+VOICES = ("ROMEO:\n", "KING HENRY:\n", "FIRST WITCH:\n")
 
 
 def run_demo(out: Path, *, force: bool = False) -> None:
@@ -46,9 +46,10 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     _heading(f"train demo --data {data} --out {out}")
     train(load_config("demo", {"data": str(data)}), out)
     loaded = load(out)
-    options = GenerationOptions(max_tokens=250, seed=1)
-    _heading(f"generate {out} --prompt {PROMPT.strip()!r} --seed {options.seed}")
-    print_stream(loaded.model, loaded.tokenizer, PROMPT, options)
+    for voice in VOICES:
+        options = GenerationOptions(seed=1)
+        _heading(f"generate {out} --prompt {voice.strip()!r} --seed {options.seed}")
+        print_stream(loaded.model, loaded.tokenizer, voice, options)
     validation = evaluate_dataset(loaded.model, dataset)
     console.say(f"\nthe run: {out}   its curve: {run.curve}")
     console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")

@@ -136,7 +136,8 @@ class Modern(LanguageModel):
 
     def head(self, features: Tensor) -> Tensor:
         """Logits that stay between -15 and 15: a token is never ruled out, and no logit runs away."""
-        return LOGIT_CAP * torch.tanh(self.lm_head(features) / LOGIT_CAP)
+        # Features are divided instead of logits, which are many more.
+        return LOGIT_CAP * torch.tanh(self.lm_head(features / LOGIT_CAP))
 
     def parameter_kinds(self) -> dict[str, ParameterKind]:
         """The embedding, the head, and matrices; there is nothing else."""
