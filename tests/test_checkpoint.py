@@ -131,10 +131,49 @@ def test_the_newest_and_the_best_are_kept(run, model, optimizers):
         path = save(run, model, optimizers, step)
         if step == 2:
             ck.point(run, "best", path)
-        ck.prune(run, keep_last=1)
+        ck.prune(run, keep_last=1, step=step)
     assert [path.name for path in ck.list_checkpoints(run)] == ["step-000002", "step-000004"]
     assert ck.find_checkpoint(run, "best").name == "step-000002"
     assert ck.find_checkpoint(run, "latest").name == "step-000004"
+
+
+def test_a_later_damaged_one_does_not_count_as_kept(run, model, optimizers):
+    """The run went on from step 1, because step 9 was damaged; what it saves now must not be thrown away for that."""
+    for step in (1, 9):
+        save(run, model, optimizers, step)
+    (run.checkpoints / "step-000009" / ck.MANIFEST).unlink()
+    save(run, model, optimizers, 2)
+    ck.prune(run, keep_last=1, step=2)
+    assert [path.name for path in ck.list_checkpoints(run)] == ["step-000002", "step-000009"]
+    assert ck.newest_whole(run).path.name == "step-000002"
+    replaced = save(run, model, optimizers, 9)
+    assert ck.damage(replaced) is None
+    assert not list(run.checkpoints.glob(f"{ck.STAGING_PREFIX}*"))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("PytorchStreamWriter failed writing file"), OSError(28, "No space left")]
+)
+def test_whatever_a_writer_calls_a_full_disk_it_is_one_line(run, model, optimizers, monkeypatch, error):
+    good = save(run, model, optimizers, 1)
+
+    def full(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="could not save .*step-000002.*earlier checkpoints are untouched"):
+        save(run, model, optimizers, 2)
+    assert ck.newest_whole(run).path == good
+
+
+def test_settings_given_anew_hold_when_a_run_goes_on(run, model, optimizers):
+    path = save(run, model, optimizers, 1)
+    changed = build_optimizers(model, OptimizerConfig(weight_decay=0.7, beta2=0.5, embedding_rate_ratio=3.0))
+    ck.load_optimizers(changed, path)
+    groups = changed[0].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.7, 0.0, 0.0]
+    assert [group["rate_ratio"] for group in groups] == [1.0, 3.0, 1.0]
+    assert all(group["betas"] == (0.9, 0.5) for group in groups)
 
 
 def test_what_a_killed_process_left_is_never_taken_for_a_checkpoint(run, model, optimizers):

@@ -450,3 +450,22 @@ def test_the_kernel_of_attention_is_found_out():
 def test_figures_are_read_as_they_were():
     pending = PendingFigures(torch.tensor(1.5), torch.tensor(2.5), torch.tensor(1.0))
     assert pending.read() == Figures(1.5, 2.5, 1)
+
+
+def test_a_validation_that_is_no_number_is_never_the_best(grammar_dataset, tmp_path, monkeypatch):
+    trainer = trainer_for(grammar_dataset, tmp_path, max_steps=2, eval_every_steps=1)
+    monkeypatch.setattr(trainer, "validate", lambda: ValidationLoss(math.nan, 1, 1))
+    with pytest.raises(TrainingDivergedError):
+        trainer.run()
+    assert ck.list_checkpoints(RunFolder(tmp_path)) == []
+
+
+def test_a_run_that_stopped_early_stays_stopped(grammar_dataset, tmp_path):
+    options = {"max_steps": 9, "eval_every_steps": 1, "early_stop_evaluations": 2, "learning_rate": 1e-9}
+    first = trainer_for(grammar_dataset, tmp_path, **options)
+    first.state.best_loss = 0.0  # nothing will be better
+    assert first.run().stopped_early
+    second = trainer_for(grammar_dataset, tmp_path, **options)
+    second.resume(ck.newest_whole(RunFolder(tmp_path)).path)
+    outcome = second.run()
+    assert (outcome.stopped_early, outcome.step) == (True, 2)

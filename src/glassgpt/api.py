@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from glassgpt.training.checkpoint import (
     save_checkpoint,
 )
 from glassgpt.training.curve import draw_loss_curve
-from glassgpt.training.hardware import pick_device, versions
+from glassgpt.training.hardware import pick_device, require_gpus, versions
 from glassgpt.training.loop import Outcome, Trainer, announce
 from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
 from glassgpt.training.ranks import Ranks, process_group, ranks_from_environment
@@ -156,6 +157,10 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     run = RunFolder(Path(out))
     if not resume:
         _refuse_existing(run)
+    existing = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"{run.path} cannot be made: {existing} is no folder that can be written to")
+    require_gpus(config.train.device, processes)
     return preflight(config, run.path, processes)
 
 
@@ -210,6 +215,7 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
         ConfigError: lists everything that cannot work.
     """
     ranks = ranks_from_environment()
+    require_gpus(config.train.device, ranks.count)
     if problems := config.problems(ranks.count):
         raise ConfigError(problems)
     dataset = TokenDataset.open(Path(config.data)) if config.data else None
@@ -217,6 +223,8 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
     if model_config.vocab_size == 0:
         vocab_size = dataset.vocab_size if dataset else GPT2_VOCABULARY
         model_config = dataclasses.replace(model_config, vocab_size=vocab_size)
+    if dataset and model_config.vocab_size < dataset.vocab_size:
+        raise ConfigError([f"model.vocab_size is {model_config.vocab_size:,}, the data set has {dataset.vocab_size:,}"])
     tokens = dataset.split("train") if dataset else None
     with process_group(pick_device(config.train.device)) as ranks:
         torch.manual_seed(config.seed)
@@ -266,7 +274,7 @@ def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -
             f"{dataset.folder} was made with another tokenizer than {source}; "
             f"prepare the text again with --tokenizer {source}"
         )
-    load_weights(model, path)
+    load_weights(model, path, averaged=True)
 
 
 def _write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:

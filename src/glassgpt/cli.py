@@ -76,9 +76,7 @@ def prepare(
     force:
         Replace a data set that is there already.
     """
-    from glassgpt.data import TokenDataset
-    from glassgpt.data.prepare import PrepareOptions, show_summary
-    from glassgpt.data.prepare import prepare as prepare_data
+    from glassgpt.data.prepare import PrepareOptions, prepare_aloud
 
     if not sources:
         raise UsageError("no source is named; give files, folders, or the named source shakespeare")
@@ -95,8 +93,7 @@ def prepare(
         deduplicate=not keep_duplicates,
         force=force,
     )
-    summary = prepare_data(options)
-    show_summary(summary, TokenDataset.open(out).tokenizer)
+    prepare_aloud(options)
     console.say(f"the data set is in {out}; train on it with: glassgpt train PRESET --data {out}")
 
 

@@ -35,7 +35,7 @@ class RunConfig:
     Attributes:
         data: folder of the data set, made by `glassgpt prepare`.
         seed: of the initial weights, the order of the data and dropout.
-        init_from: run or checkpoint whose weights training starts from; empty starts afresh.
+        init_from: run whose best weights training starts from; empty starts afresh.
         model: the model's shape.
         train: the training loop.
         optimizer: the optimizer.
@@ -54,7 +54,9 @@ class RunConfig:
 
     def problems(self, ranks: int = 1) -> list[str]:
         """Everything that cannot work with so many processes, in all components together, a line each."""
+        seed = [] if 0 <= self.seed < 2**63 else [f"seed is {self.seed}; it must be between 0 and 2**63 - 1"]
         return [
+            *seed,
             *self.model.problems(),
             *self.train.problems(),
             *self.train.batch_problems(self.model.context_length, ranks),
@@ -201,7 +203,7 @@ def _checked(given: Mapping[str, Any], origin: str, problems: list[str], *, from
             continue
         try:
             good[name] = _convert(value, setting, from_text=from_text)
-        except ValueError:
+        except (ValueError, OverflowError):
             problems.append(
                 f"{origin}{name} is {value!r}; allowed is {setting.allowed}{_nearest_choice(value, setting)}"
             )
@@ -357,7 +359,9 @@ def _hardware_problems(config: RunConfig) -> list[str]:
 def _disk_problems(config: RunConfig, out: Path) -> list[str]:
     from glassgpt.model.accounting import count_parameters
 
-    one = 3 * FLOAT32_BYTES * count_parameters(config.model)  # weights and AdamW's two means
+    # Weights and AdamW's two means; the averaged weights, where there are any.
+    copies = 4 if config.train.ema_decay else 3
+    one = copies * FLOAT32_BYTES * count_parameters(config.model)
     needed = one * config.checkpoint.most_kept
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free

@@ -11,7 +11,7 @@ from pathlib import Path
 from glassgpt import console
 from glassgpt.api import load, train
 from glassgpt.config import load_config
-from glassgpt.data.prepare import PrepareOptions, prepare, show_summary
+from glassgpt.data.prepare import PrepareOptions, prepare_aloud
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
@@ -30,7 +30,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         UsageError: something is in `out` already and `force` was not asked for.
     """
     run = RunFolder(out)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not force:
             raise UsageError(
                 f"{out} is there already; see it with glassgpt generate {out}, or begin again with --force"
@@ -40,9 +40,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         shutil.rmtree(out)
     data = out.with_name(f"{out.name}-data")
     _heading(f"prepare {SOURCE} --out {data} --tokenizer {TOKENIZER}")
-    summary = prepare(PrepareOptions(sources=(SOURCE,), out=data, tokenizer=TOKENIZER, force=True))
-    dataset = TokenDataset.open(data)
-    show_summary(summary, dataset.tokenizer)
+    prepare_aloud(PrepareOptions(sources=(SOURCE,), out=data, tokenizer=TOKENIZER, force=force))
     _heading(f"train demo --data {data} --out {out}")
     train(load_config("demo", {"data": str(data)}), out)
     loaded = load(out)
@@ -50,7 +48,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         options = GenerationOptions(seed=1)
         _heading(f"generate {out} --prompt {voice.strip()!r} --seed {options.seed}")
         print_stream(loaded.model, loaded.tokenizer, voice, options)
-    validation = evaluate_dataset(loaded.model, dataset)
+    validation = evaluate_dataset(loaded.model, TokenDataset.open(data))
     console.say(f"\nthe run: {out}   its curve: {run.curve}")
     console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")
 

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import gzip
 import http.server
@@ -508,3 +509,41 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         command = [sys.executable, "-c", code, source, tmp_path / f"set{megabytes}"]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     assert peaks[1] - peaks[0] < 12_000, f"kilobytes at the peak: {peaks}"
+
+
+def test_sources_for_validation_are_the_validation_text(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "same.txt").write_text("learn this\n")
+    (tmp_path / "b" / "same.txt").write_text("and be asked that\n")
+    out = tmp_path / "data"
+    names = [str(tmp_path / folder / "same.txt") for folder in "ab"]
+    options = PrepareOptions(sources=(names[0],), validation_sources=(names[1],), out=out, tokenizer="bytes")
+    summary = prepare(options)
+    dataset = TokenDataset.open(out)
+    read = {split: dataset.split(split).read(1, len(dataset.split(split)) - 1) for split in ("train", "validation")}
+    assert {split: bytes(tokens.tolist()).decode() for split, tokens in read.items()} == {
+        "train": "learn this\n",
+        "validation": "and be asked that\n",
+    }
+    assert "validation text by source, as named" in summary.split_rule
+    twice = dataclasses.replace(options, validation_sources=(names[0],), force=True)
+    with pytest.raises(DataError, match="there is no validation text"):  # an exact copy of what is trained on
+        prepare(twice)
+    assert TokenDataset.open(out).info == summary
+    with pytest.raises(UsageError, match="does not go with sources for validation"):
+        prepare(dataclasses.replace(options, split="tail", force=True))
+
+
+def test_two_downloads_of_one_name_are_two_files(tmp_path, monkeypatch):
+    from glassgpt.data import sources
+
+    def fetch(url, scratch):
+        path = scratch / "data.txt"
+        path.write_text(f"what stands at {url}\n")
+        return path
+
+    monkeypatch.setattr(sources, "download", fetch)
+    found = sources.resolve(["http://x/a/data.txt", "http://x/b/data.txt"], field="text", seed=0, scratch=tmp_path)
+    texts = [document.text for source in found for document in source.documents()]
+    assert texts == ["what stands at http://x/a/data.txt\n", "what stands at http://x/b/data.txt\n"]

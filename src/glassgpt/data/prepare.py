@@ -33,7 +33,8 @@ from glassgpt.errors import DataError, UsageError
 
 BATCH_CHARACTERS = 2_000_000
 """Text encoded at once: enough for every core, little enough for any memory."""
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 8
+"""Enough to go on reading while the tokenizer is still being loaded."""
 TRAINING_CHARACTERS = 256_000_000
 """A tokenizer is trained on the first so many characters of the training text."""
 FREQUENT_TOKENS = 20
@@ -79,6 +80,14 @@ class PrepareOptions:
             (self.split in ("document", "tail"), f"split {self.split!r} is neither 'document' nor 'tail'"),
             (self.workers >= 0, "workers must not be negative"),
             (self.shard_tokens > 0, "shard_tokens must be positive"),
+            (
+                not self.validation_sources or self.split == "document",
+                "split 'tail' does not go with sources for validation",
+            ),
+            (
+                [*self.sources, *self.validation_sources].count("-") < 2,
+                "standard input can be read once; name '-' once",
+            ),
         )
         return [message for holds, message in checks if not holds]
 
@@ -98,6 +107,17 @@ def prepare(options: PrepareOptions) -> Summary:
         TokenizerError: the tokenizer cannot be loaded or trained.
         Interrupted: Ctrl-C or SIGTERM; nothing was written.
     """
+    return _prepare(options)[0]
+
+
+def prepare_aloud(options: PrepareOptions) -> Summary:
+    """The same, and then the summary is printed."""
+    summary, tokenizer = _prepare(options)
+    show_summary(summary, tokenizer)
+    return summary
+
+
+def _prepare(options: PrepareOptions) -> tuple[Summary, Tokenizer]:
     if problems := options.problems():
         raise UsageError("\n".join(problems))
     with limited_threads(options.workers), staged(options.out, force=options.force) as (staging, scratch):
@@ -106,7 +126,7 @@ def prepare(options: PrepareOptions) -> Summary:
         summary = _write(sources, tokenizer, options, staging)
         tokenizer.save(staging / TOKENIZER_FILE)
         write_atomically(staging / SUMMARY_FILE, summary.to_json().encode())
-    return summary
+    return summary, tokenizer
 
 
 def show_summary(summary: Summary, tokenizer: Tokenizer) -> None:
@@ -135,11 +155,11 @@ RuledSource = tuple[Source, splitting.Rule]
 
 
 def _resolved(options: PrepareOptions, scratch: Path) -> list[RuledSource]:
-    def of(names: Sequence[str]) -> list[Source]:
-        return resolve(names, field=options.field, seed=options.seed, scratch=scratch)
+    def of(names: Sequence[str], purpose: str) -> list[Source]:
+        return resolve(names, field=options.field, seed=options.seed, scratch=scratch / purpose)
 
-    sources = of(options.sources)
-    held_out = of(options.validation_sources)
+    sources = of(options.sources, "sources")
+    held_out = of(options.validation_sources, "validation")
     rule = splitting.Whole(splitting.TRAIN) if held_out else _rule(sources, options)
     return [
         *((source, rule) for source in sources),
@@ -237,6 +257,9 @@ def _write(
             for parts, tokens in _encoded(_batches(reading.parts()), tokenizer):
                 _store(outputs, parts, tokens)
         splits = {split: output.finish() for split, output in outputs.items()}
+        for split, found in splits.items():
+            if not found.tokens and options.validation_sources:
+                raise DataError(f"there is no {split} text: the sources for it are empty, or hold what others hold too")
     finally:
         for output in outputs.values():
             output.writer.abort()

@@ -40,6 +40,7 @@ PARQUET_SUFFIX = ".parquet"
 COMPRESSED_SUFFIXES = (".gz", ".xz", ".zst")
 GRAMMAR_SENTENCES = 20_000
 DOWNLOAD_BLOCK_BYTES = 1 << 16
+READ_BLOCK_BYTES = 1 << 20
 DOWNLOAD_TIMEOUT_SECONDS = 30
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -122,7 +123,12 @@ def resolve(names: Sequence[str], *, field: str, seed: int, scratch: Path) -> li
     Raises:
         DataError: a name stands for nothing that can be read.
     """
-    return [source for name in names for source in _resolve_one(name, field, seed, scratch)]
+    found: list[Source] = []
+    for number, name in enumerate(names):
+        own = scratch / str(number)  # two URLs may end in the same file name
+        own.mkdir(parents=True)
+        found += _resolve_one(name, field, seed, own)
+    return found
 
 
 def _resolve_one(name: str, field: str, seed: int, scratch: Path) -> list[Source]:
@@ -287,7 +293,7 @@ def _seekable(stream: IO[bytes], source: FileSource) -> Generator[IO[bytes], Non
 def _opened(source: FileSource) -> Generator[tuple[IO[bytes], Callable[[], int]], None, None]:
     """The unpacked bytes of a file, and a function that says how many packed ones have been read."""
     try:
-        with source.path.open("rb") as raw, _unpacked(raw, source.path) as stream:
+        with source.path.open("rb", buffering=READ_BLOCK_BYTES) as raw, _unpacked(raw, source.path) as stream:
             yield stream, raw.tell
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{source.label} is cut off or not what its name says: {error}") from error

@@ -151,7 +151,11 @@ def _read_config(folder: Path) -> ModelConfig:
             )
     try:
         config = layout.read(given)
-        problems = config.problems()
+        problems = [
+            f"{name} of the model is {value!r}, not a whole number"
+            for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd")
+            if type(value := getattr(config, name)) is not int
+        ] or config.problems()
     except TypeError as error:
         raise InterchangeError(f"{path} has a setting of the wrong type: {error}") from error
     except InterchangeError as error:

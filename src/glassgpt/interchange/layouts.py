@@ -69,6 +69,8 @@ def _write_gpt2(config: ModelConfig) -> Settings:
 
 def _read_modern(given: Settings) -> ModelConfig:
     rotary: Settings = given.get("rope_parameters") or {}
+    if not isinstance(rotary, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - a stranger's file
+        raise InterchangeError(f"rope_parameters is {rotary!r}, not an object")
     base = rotary.get("rope_theta", given.get("rope_theta", modern.ROTARY_BASE))
     if base != modern.ROTARY_BASE or rotary.get("rope_type", "default") != "default":
         raise InterchangeError(f"rope_parameters is {rotary}, and our Modern stands for base {modern.ROTARY_BASE:g}")

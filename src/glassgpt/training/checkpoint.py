@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glassgpt.data.files import sync_folder, write_atomically
@@ -43,6 +44,8 @@ FORMAT_VERSION = 1
 WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
 STATE, MANIFEST = "state.json", "manifest.json"
 STAGING_PREFIX = ".staging-"
+NOT_SETTINGS = ("params", "steps")
+"""Of an optimizer's group: what is state, not configuration."""
 
 Pointer = Literal["latest", "best"]
 
@@ -154,11 +157,13 @@ def save_checkpoint(
     Raises:
         CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
     """
-    weights = {name: _on_cpu(p) for name, p in model.state_dict().items()}
-    tensors = [_whole(optimizer.state_dict()) for optimizer in optimizers]
-    if ranks is not None and not ranks.is_first:
+    writes = ranks is None or ranks.is_first
+    weights = {name: _whole(p, keep=writes) for name, p in model.state_dict().items()}
+    tensors = [_whole(optimizer.state_dict(), keep=writes) for optimizer in optimizers]
+    if not writes:
         return run.checkpoints / checkpoint_name(state.step)
     staging = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}"
+    replaced = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}-replaced"
     target = run.checkpoints / checkpoint_name(state.step)
     try:
         shutil.rmtree(staging, ignore_errors=True)
@@ -166,35 +171,36 @@ def save_checkpoint(
         state = dataclasses.replace(state, model=dataclasses.asdict(model.config))
         save_file(weights, staging / WEIGHTS)
         if average is not None:
-            save_file({name: _on_cpu(tensor) for name, tensor in average.items()}, staging / AVERAGE)
+            save_file({name: _whole(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
         if tensors:
             torch.save(tensors, staging / OPTIMIZER)
         (staging / STATE).write_text(json.dumps(dataclasses.asdict(state)))
         _seal(staging)
         if target.exists():
-            shutil.rmtree(target)
+            # A damaged one of this step, passed over when the run went on; never the only whole one.
+            os.rename(target, replaced)
         os.rename(staging, target)
         sync_folder(run.checkpoints)
         point(run, "latest", target)
-    except OSError as error:
-        raise CheckpointError(
-            f"could not save {target}: {error.strerror or error}; earlier checkpoints are untouched"
-        ) from error
+    except (OSError, SafetensorError, RuntimeError) as error:  # each writer has its own word for a full disk
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
+        raise CheckpointError(f"could not save {target}: {reason}; earlier checkpoints are untouched") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
     return target
 
 
-def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return gathered(tensor.detach()).to("cpu").contiguous()
+def _whole(tree: Any, *, keep: bool) -> Any:
+    """The same state on the CPU with what is sharded made whole, tensor by tensor in an order that all ranks share.
 
-
-def _whole(tree: Any) -> Any:
-    """The same state with what is sharded made whole, tensor by tensor in an order that all ranks share."""
+    A rank that does not `keep` it takes part in the gathering alone: no device ever holds more than one whole tensor.
+    """
     if isinstance(tree, torch.Tensor):
-        return gathered(tree)
+        whole = gathered(tree.detach())
+        return whole.to("cpu").contiguous() if keep else None
     if isinstance(tree, dict):
-        return {key: _whole(value) for key, value in tree.items()}  # type: ignore[misc]
+        return {key: _whole(value, keep=keep) for key, value in tree.items()}  # type: ignore[misc]
     return tree
 
 
@@ -220,10 +226,13 @@ def pointed(run: RunFolder, pointer: Pointer) -> Path | None:
     return path if re.fullmatch(r"step-\d+", name) and path.is_dir() else None
 
 
-def prune(run: RunFolder, keep_last: int) -> None:
-    """Delete all but the newest `keep_last` checkpoints and the best."""
+def prune(run: RunFolder, keep_last: int, step: int) -> None:
+    """Delete all but the best and the newest `keep_last` of the checkpoints up to `step`.
+
+    Later ones are damaged, or the run would have gone on from them; they must not count as kept.
+    """
     best = pointed(run, "best")
-    for path in list_checkpoints(run)[:-keep_last]:
+    for path in [path for path in list_checkpoints(run) if checkpoint_step(path) <= step][:-keep_last]:
         if path != best:
             shutil.rmtree(path)
 
@@ -383,7 +392,9 @@ def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], checkpoint: Pat
     states: list[dict[str, Any]] = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
     try:
         for optimizer, state in zip(optimizers, states, strict=True):
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            groups = optimizer.param_groups
+            parameters = [p for group in groups for p in group["params"]]
+            own_settings = [{key: group[key] for key in group if key not in NOT_SETTINGS} for group in groups]
             for index, tensors in state["state"].items():
                 own = parameters[index]
                 state["state"][index] = {
@@ -391,6 +402,9 @@ def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], checkpoint: Pat
                     for name, value in tensors.items()
                 }
             optimizer.load_state_dict(state)
+            # What was configured anew for the resumed run holds, not what was saved.
+            for group, settings in zip(optimizer.param_groups, own_settings, strict=True):
+                group.update(settings)
     except (ValueError, IndexError) as error:
         raise CheckpointError(
             f"{checkpoint} was trained with another optimizer than the configuration's; a run keeps its optimizer"

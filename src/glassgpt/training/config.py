@@ -142,10 +142,10 @@ class OptimizerConfig:
             for name in ("beta1", "beta2", "momentum")
             if not 0 <= getattr(self, name) < 1
         ]
-        if self.epsilon <= 0:
-            found.append(f"optimizer.epsilon is {self.epsilon}; it must be positive")
-        if self.weight_decay < 0:
-            found.append(f"optimizer.weight_decay is {self.weight_decay}; it must not be negative")
+        if not 0 < self.epsilon < float("inf"):
+            found.append(f"optimizer.epsilon is {self.epsilon}; it must be positive and finite")
+        if not 0 <= self.weight_decay < float("inf"):
+            found.append(f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0 and finite")
         if self.momentum_warmup_steps < 0:
             found.append(f"optimizer.momentum_warmup_steps is {self.momentum_warmup_steps}; it must not be negative")
         for name in ("embedding_rate_ratio", "head_rate_ratio", "vector_rate_ratio"):

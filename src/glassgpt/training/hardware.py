@@ -16,6 +16,7 @@ from glassgpt.errors import ConfigError
 from glassgpt.model.attention import attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.launch import launched_by_torchrun
 from glassgpt.training.ranks import ranks_from_environment
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -72,7 +73,7 @@ class Hardware:
         return sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext()
 
     def attention_kernel(self, model: ModelConfig, rows: int) -> str:
-        """The kernel that attention runs with at this shape and precision: `cudnn`, `flash`, `efficient`, `math`, …
+        """The kernel that attention over the whole context runs with: `cudnn`, `flash`, `efficient`, `math`, …
 
         Found out by running it once and looking.
         """
@@ -139,6 +140,19 @@ def pick_device(wanted: str = "auto") -> torch.device:
     if wanted not in available:
         raise ConfigError([f"train.device is {wanted}, which this machine lacks; it has {', '.join(available)}"])
     return _own(torch.device(wanted))
+
+
+def require_gpus(wanted: str, processes: int) -> None:
+    """Refuse more processes than this machine has GPUs, where it has any and they are to be used.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    if launched_by_torchrun() or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
+        return
+    count = torch.cuda.device_count()
+    if processes > count:
+        raise ConfigError([f"--gpus is {processes}, and this machine has {count}; give at most that"])
 
 
 def _own(device: torch.device) -> torch.device:

@@ -11,6 +11,9 @@ from typing import NoReturn
 from glassgpt import console
 from glassgpt.errors import Interrupted, LostRankError
 
+SHUTDOWN_SECONDS = 600
+"""How long ranks that were asked to stop may take to finish their step and save."""
+
 
 def launched_by_torchrun() -> bool:
     """Whether `torchrun` started this process."""
@@ -51,13 +54,14 @@ def launch(processes: int, arguments: Sequence[str], way_out: str = "") -> None:
 
     Raises:
         LostRankError: one of them failed; the others were ended.
-        Interrupted: the user stopped them; they saved.
+        Interrupted: the user stopped them; what they said about saving stands above.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
-    options = ["--standalone", f"--nproc-per-node={processes}", "-m", "glassgpt", *arguments]
+    options = ["--standalone", f"--nproc-per-node={processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    options += ["-m", "glassgpt", *arguments]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in a line of our own
     # Each process would otherwise be given one thread, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

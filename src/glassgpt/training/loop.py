@@ -206,7 +206,7 @@ class Trainer:
         train, checkpoint = self.settings.train, self.settings.checkpoint
         self.model.train()
         validation: ValidationLoss | None = None
-        stopped_early = False
+        stopped_early = self._has_stopped_early()
         while self.state.step < train.max_steps and not stopped_early:
             self._step()
             step = self.state.step
@@ -218,13 +218,14 @@ class Trainer:
                 self._flush()
                 validation = self.validate()
                 is_best = self._record(validation)
-                stopped_early = 0 < train.early_stop_evaluations <= self.state.evaluations_since_best
+                stopped_early = self._has_stopped_early()
             wants_best = is_best and checkpoint.keep_best
-            if is_last or stopped_early or wants_best or _is_due(step, checkpoint.every_steps):
+            asked = None if is_last else self._stop_signal()
+            due = is_last or stopped_early or wants_best or _is_due(step, checkpoint.every_steps)
+            if due or asked is not None:
                 self._save(is_best=wants_best)
-            asked = self._stop_signal()
-            if asked is not None and not is_last:
-                self._save_and_stop(asked)
+            if asked is not None:
+                self._stop(asked)
         if stopped_early:
             self._tell("early stop", {"evaluations_since_best": self.state.evaluations_since_best})
         best = self.state.best_loss
@@ -299,6 +300,8 @@ class Trainer:
         return len(self._durations) * self.settings.train.batch_tokens / sum(self._durations)
 
     def _record(self, validation: ValidationLoss) -> bool:
+        if not math.isfinite(validation.loss):
+            self._diverged(self.state.step, validation.loss, math.nan)
         best = self.state.best_loss
         is_best = best is None or validation.loss < best
         self.state.best_loss = validation.loss if is_best else best
@@ -318,13 +321,15 @@ class Trainer:
         if self.ranks.is_first:
             if is_best:
                 point(self.run_folder, "best", path)
-            prune(self.run_folder, self.settings.checkpoint.keep_last)
+            prune(self.run_folder, self.settings.checkpoint.keep_last, self.state.step)
         self.ranks.wait()
         for observer in self.observers:
             observer.on_checkpoint(self.state.step, path)
 
-    def _save_and_stop(self, signal_number: int) -> None:
-        self._save()
+    def _has_stopped_early(self) -> bool:
+        return 0 < self.settings.train.early_stop_evaluations <= self.state.evaluations_since_best
+
+    def _stop(self, signal_number: int) -> None:
         self._tell("interrupted", {"signal": signal_number})
         raise Interrupted(
             f"stopped and saved after step {self.state.step:,}; go on with: "

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from glassgpt import console
 from glassgpt.data.files import write_atomically
-from glassgpt.errors import MissingExtraError
+from glassgpt.errors import CheckpointError, MissingExtraError
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.run import RunFolder, read_jsonl
 
@@ -104,8 +104,11 @@ class RunFiles(Observer):
 
     @staticmethod
     def _write(file: TextIO, line: Mapping[str, Any]) -> None:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
+        try:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+        except OSError as error:
+            raise CheckpointError(f"{file.name} cannot be written: {error.strerror}") from error
 
 
 class Display(Observer):

@@ -59,8 +59,7 @@ class Stepper:
         train, context = settings.train, model.config.context_length
         self.model = model.to(hardware.device)
         self.loss = ParallelLoss(self.model, train, hardware, ranks)
-        on_gpu = hardware.device.type == "cuda"
-        self.optimizers = build_optimizers(self.model, settings.optimizer, ranks, compiled=on_gpu)
+        self.optimizers = build_optimizers(self.model, settings.optimizer, ranks, compiled=hardware.compile)
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
         self.batches = Batches(tokens, context, settings.seed, rank=ranks.rank, world_size=ranks.count)

