@@ -129,6 +129,8 @@ def test_stop_may_be_repeated(capsys, nano_run):
         ("prepare --out {tmp}/d", 2, "no source is named"),
         ("prepare {tmp}/none.txt --out {tmp}/d", 1, "none.txt"),
         ("tokenize", 2, "no text is given"),
+        ("tokenize --colour", 2, "unknown option --colour"),
+        ("prepare --force --fast x.txt --out {tmp}/d", 2, "unknown option --fast"),
         ("tokenize x -t nothing", 1, "nothing"),
         ("config show nan", 2, "did you mean nano?"),
     ],
@@ -227,3 +229,21 @@ def test_the_demo_goes_the_whole_way_and_can_be_begun_again(capsys, tmp_path, mo
     code, _, err = run_main(capsys, "demo", "--out", mine, "--force")
     assert (code, "not a run, so it will not be thrown away" in err) == (2, True)
     assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_hyphen_is_standard_input(glassgpt_command, nano_run, tmp_path):
+    def piped(*arguments):
+        done = glassgpt_command(*arguments, stdin="today the ", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "10 characters" in piped("tokenize", "-", "-t", "bytes")
+    assert piped("generate", nano_run, "--prompt", "-", "--max-tokens", 3).startswith("today the ")
+    piped("prepare", "-", "--out", "data", "--tokenizer", "bytes")
+    assert (tmp_path / "data" / "dataset.json").is_file()
+
+
+def test_a_prompt_may_begin_with_hyphens(capsys, nano_run):
+    code, out, err = run_main(capsys, "generate", nano_run, "--prompt", "-- is", "--max-tokens", 3)
+    assert code == 0, err
+    assert out.startswith("-- is")

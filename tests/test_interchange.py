@@ -194,7 +194,7 @@ def change(folder, **settings):
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
         ({"n_head": 3}, "n_head is 3, which does not divide"),
-        ({"n_layer": "two"}, "wrong type"),
+        ({"n_layer": "two"}, "n_layer of the model is .two., not a whole number"),
         ({"n_positions": 15}, r"wpe.weight is \(16, 8\), expected \(15, 8\)"),
         ({"n_layer": 3}, "no h.2.ln_1.weight"),
         ({"vocab_size": 200}, "tokenizer has 257 tokens, the model only 200"),

@@ -30,18 +30,20 @@ app.command(config_app)
 bench_app = App(name="bench", help="Measure how fast this machine is.")
 app.command(bench_app)
 
+Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""Arguments without a name, among which - stands for standard input."""
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 """Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
 
 
 @app.command
 def prepare(
-    *sources: str,
+    *sources: Words,
     out: Path,
     tokenizer: str = "gpt2",
     field: str = "text",
     validation_fraction: float = 0.1,
-    validation_source: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    validation_source: Annotated[tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True)] = (),
     split: Literal["document", "tail"] = "document",
     seed: int = 1337,
     workers: int = 0,
@@ -78,6 +80,7 @@ def prepare(
     """
     from glassgpt.data.prepare import PrepareOptions, prepare_aloud
 
+    _refuse_options(sources)
     if not sources:
         raise UsageError("no source is named; give files, folders, or the named source shakespeare")
     options = PrepareOptions(
@@ -97,9 +100,15 @@ def prepare(
     console.say(f"the data set is in {out}; train on it with: glassgpt train PRESET --data {out}")
 
 
+def _refuse_options(words: Sequence[str]) -> None:
+    for word in words:
+        if re.match(r"--?[a-zA-Z]", word):
+            raise UsageError(f"unknown option {word}; see: glassgpt --help")
+
+
 @app.command
 def tokenize(
-    *texts: str,
+    *texts: Words,
     tokenizer: Annotated[tuple[str, ...], Parameter(name=("--tokenizer", "-t"), negative="")] = ("gpt2",),
     compare: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -117,6 +126,7 @@ def tokenize(
     from glassgpt.data.show import compare_tokenizers, show_tokens
     from glassgpt.data.tokenizers import load_tokenizer
 
+    _refuse_options(texts)
     texts = tuple(sys.stdin.read() if text == "-" else text for text in texts)
     if compare:
         compare_tokenizers(tokenizer, {text[:30]: text for text in texts} or None)
@@ -223,7 +233,7 @@ def _say_outcome(outcome: Any, out: Path) -> None:
 def generate(
     run: Path,
     *,
-    prompt: str | None = None,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     max_tokens: int = 200,
     temperature: float = 0.8,
     top_k: int = 0,

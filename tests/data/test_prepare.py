@@ -472,7 +472,7 @@ def test_a_signal_leaves_nothing(tmp_path, number):
     assert process.stdin is not None
     process.stdin.write("text\n" * 100_000)
     deadline = time.monotonic() + 20
-    while not list(tmp_path.glob(".set.*/scratch/standard-input.txt")):
+    while not list(tmp_path.glob(".set.*/scratch/sources/0/standard-input.txt")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
