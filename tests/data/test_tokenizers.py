@@ -243,3 +243,8 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_ids_fit_their_dtype(tokenizer: Tokenizer):
     assert tokenizer.encode_batch(["abc"])[0].dtype == tokenizer.dtype == np.uint16
+
+
+def test_what_is_kept_of_tiktokens_answer_is_its_answer(gpt2, oracle):
+    assert gpt2.fingerprint == bpe.GPT2_FINGERPRINT
+    assert oracle.encode_ordinary(bpe.SELF_CHECK) == list(bpe.GPT2_SELF_CHECK)

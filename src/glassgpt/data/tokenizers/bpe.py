@@ -54,6 +54,19 @@ SELF_CHECK = (
     " \U0001f469\u200d\U0001f467 \U0010ffff\x00\x1c\x85 x  "
 )
 
+GPT2_FINGERPRINT = "5fe58f180965a5101cab74f87e9cec180c52d778d5c5e848a1f248b73ad35403"
+GPT2_SELF_CHECK = (
+    15496, 11, 995, 0, 340, 338, 7283, 6, 50, 356, 1183, 447, 247, 67, 220, 734, 220, 220, 1115, 197, 197,
+    8658, 82, 628, 198, 6615, 220, 201, 198, 27, 91, 437, 1659, 5239, 91, 29, 1279, 91, 15636, 91, 29, 17031,
+    2231, 352, 11, 24409, 13, 20, 25208, 31185, 158, 227, 100, 149, 96, 41492, 26725, 136, 223, 564, 235, 171,
+    119, 123, 47991, 250, 166, 113, 255, 168, 244, 112, 5525, 103, 252, 37605, 247, 5641, 1332, 220, 31479,
+    226, 19567, 245, 19567, 95, 28981, 44690, 26897, 39848, 22654, 45632, 28225, 117, 11976, 123, 11976, 101,
+    24231, 235, 11976, 99, 24231, 222, 50169, 102, 447, 235, 41840, 100, 220, 176, 237, 123, 123, 188, 216,
+    126, 227, 2124, 220, 220,
+)  # fmt: skip
+"""What tiktoken makes of `SELF_CHECK` with GPT-2's vocabulary; a test holds it to that. Kept, because building
+tiktoken's tables for this one comparison is a twentieth of the time that preparing 36 MB takes."""
+
 
 class BPETokenizer(Tokenizer):
     """Byte-level BPE; the id of a piece is the rank of its merge."""
@@ -64,10 +77,13 @@ class BPETokenizer(Tokenizer):
         payload = {"pattern": pattern, "ranks": [base64.b64encode(piece).decode() for piece in pieces]}
         super().__init__(name, pieces, {**payload, "end_of_text": len(pieces)})
         self._pattern = pattern
-        ranks = {piece: rank for rank, piece in enumerate(pieces)}
+
+    @cached_property
+    def _tiktoken(self) -> tiktoken.Encoding:
+        ranks = {piece: rank for rank, piece in enumerate(self._pieces[:-1])}
         # Never matched; but with no special token at all tiktoken looks for an empty one at each character.
-        special = {END_OF_TEXT: len(pieces)}
-        self._tiktoken = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+        special = {END_OF_TEXT: len(ranks)}
+        return tiktoken.Encoding(self.name, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens=special)
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> BPETokenizer:
@@ -94,28 +110,34 @@ class BPETokenizer(Tokenizer):
             lambda text: self._tiktoken.encode_to_numpy(text, disallowed_special=()).astype(self.dtype), texts
         )
 
+    def _is_proven(self, ids: list[int]) -> bool:
+        """Whether these are the ids of `SELF_CHECK`; tiktoken is asked where they are not known already."""
+        if self.fingerprint == GPT2_FINGERPRINT:
+            return tuple(ids) == GPT2_SELF_CHECK
+        return ids == self._tiktoken.encode_ordinary(SELF_CHECK)
+
     def _fastokens_backend(self) -> Callable[[list[str]], list[TokenIds]] | None:
         try:
             import fastokens
         except ImportError:
             return None
-        fast = _load_fastokens(fastokens, self._pattern, self._pieces[:-1])
+        fast = _load_fastokens(fastokens, self._pattern, self.payload["ranks"])
 
         def encode_parts(texts: list[str]) -> list[TokenIds]:
             ids, offsets = fast.encode_batch_flat(texts, False, True)
             flat = np.frombuffer(ids, dtype=np.uint32).astype(self.dtype)
             return np.split(flat, np.frombuffer(offsets, dtype=np.uint64)[1:-1].astype(np.int64))
 
-        if encode_parts([SELF_CHECK])[0].tolist() != self._tiktoken.encode_ordinary(SELF_CHECK):
+        if not self._is_proven(encode_parts([SELF_CHECK])[0].tolist()):
             console.warn("fastokens cuts text otherwise than tiktoken; it is not used. Update or remove it.")
             return None
         return encode_parts
 
 
-def _load_fastokens(fastokens: Any, pattern: str, pieces: Sequence[bytes]) -> Any:
+def _load_fastokens(fastokens: Any, pattern: str, ranks: Sequence[str]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ranks.tiktoken")
-        path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(p), i) for i, p in enumerate(pieces)))
+        path.write_bytes("".join(f"{piece} {rank}\n" for rank, piece in enumerate(ranks)).encode())
         return fastokens.Tokenizer.from_tiktoken(str(path), pattern, {})
 
 
