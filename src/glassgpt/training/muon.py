@@ -83,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         momentum_warmup_steps: steps in which momentum rises to that from `FIRST_MOMENTUM`; early gradients turn
             quickly.
         ranks: processes that share the work; each ends with the same weights.
-        compiled: whether to compile what is not a plain matrix product (worth it on a GPU only).
+        compiled: whether to compile the update (worth it on a GPU only).
     """
 
     FIRST_MOMENTUM = 0.85
