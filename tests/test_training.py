@@ -441,9 +441,9 @@ def test_speed_is_measured_by_phase():
 
 def test_the_kernel_of_attention_is_found_out():
     hardware = resolve_hardware(TrainConfig(device="cpu"))
-    assert hardware.attention_kernel(TINY, 1) == "flash"
+    assert hardware.attention_kernel(TINY) == "flash"
     before = torch.get_rng_state()
-    assert hardware.attention_kernel(dataclasses.replace(TINY, dropout=0.5), 1) == "math"
+    assert hardware.attention_kernel(dataclasses.replace(TINY, dropout=0.5)) == "math"
     assert torch.equal(before, torch.get_rng_state())
 
 

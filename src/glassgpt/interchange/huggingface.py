@@ -31,7 +31,7 @@ DOWNLOADED = (CONFIG, "model*.safetensors", WEIGHTS_INDEX, "tokenizer.json", "vo
 
 
 def import_model(folder: Path) -> tuple[LanguageModel, Tokenizer]:
-    """Read a GPT-2 that `transformers` or someone else saved.
+    """Read a GPT-2 or NanoChat that `transformers` or someone else saved.
 
     Args:
         folder: with `config.json`, `model.safetensors` and tokenizer files; a folder without tokenizer
@@ -41,7 +41,7 @@ def import_model(folder: Path) -> tuple[LanguageModel, Tokenizer]:
         The model in evaluation mode, and its tokenizer.
 
     Raises:
-        InterchangeError: a file is missing or damaged, or the model is no GPT-2 that ours can stand for.
+        InterchangeError: a file is missing or damaged, or the model is none that ours can stand for.
         TokenizerError: our own tokenizer file is damaged, or GPT-2's vocabulary is not at hand.
     """
     config = _read_config(folder)

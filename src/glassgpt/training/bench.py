@@ -130,7 +130,7 @@ def _measure(
         flops_per_token=flops,
         mfu=speed * flops / peak / ranks.count if peak else None,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if hardware.device.type == "cuda" else None,
-        attention=hardware.attention_kernel(stepper.model.config, 1),
+        attention=hardware.attention_kernel(stepper.model.config),
         hardware=hardware.describe(),
         processes=ranks.count,
         first_step_seconds=first,

@@ -72,14 +72,14 @@ class Hardware:
         """Context in which attention tries kernels in the order that is fastest here."""
         return sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext()
 
-    def attention_kernel(self, model: ModelConfig, rows: int) -> str:
+    def attention_kernel(self, model: ModelConfig) -> str:
         """The kernel that attention over the whole context runs with: `cudnn`, `flash`, `efficient`, `math`, …
 
         Found out by running it once and looking.
         """
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        shape = (rows, model.n_head, model.context_length, model.head_dim)
-        few = (rows, model.kv_heads, model.context_length, model.head_dim)
+        shape = (1, model.n_head, model.context_length, model.head_dim)
+        few = (1, model.kv_heads, model.context_length, model.head_dim)
         q = torch.zeros(shape, dtype=dtype, device=self.device, requires_grad=True)
         k, v = (torch.zeros(few, dtype=dtype, device=self.device, requires_grad=True) for _ in range(2))
         dropout = model.dropout if model.arch == "gpt2" else 0.0

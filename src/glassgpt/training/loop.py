@@ -376,7 +376,7 @@ def announce(trainer: Trainer) -> None:
     """Say what is about to be trained, on what, and how."""
     model, train = trainer.model, trainer.settings.train
     parameters = sum(p.numel() for p in model.parameters())
-    kernel = trainer.hardware.attention_kernel(model.config, 1)
+    kernel = trainer.hardware.attention_kernel(model.config)
     processes = f", {trainer.ranks.count} processes" if trainer.ranks.count > 1 else ""
     console.say(
         f"{model.config.arch} with {console.amount(parameters)}parameters on {trainer.hardware.describe()}, "

@@ -149,10 +149,7 @@ class Muon(torch.optim.Optimizer):
 
     def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
         """(N, rows, columns) of them all; each rank computes an equal part and all get the whole."""
-        count = self._ranks.count
-        if count == 1:
-            return self._orthogonalise(torch.stack(matrices))
-        each = -(-len(matrices) // count)
+        each = -(-len(matrices) // self._ranks.count)
         first = self._ranks.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]
         return self._ranks.all_gather(self._orthogonalise(torch.stack(mine)))[: len(matrices)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ class ParallelLoss:
         """Context for all but the last micro-batch of a step: gradients add up here and travel once."""
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
-        return _Unsynchronised(self._loss) if self.is_sharded else nullcontext()
+        return _unsynchronised(self._loss) if self.is_sharded else nullcontext()
 
     def _shard(self, model: LanguageModel, hardware: Hardware) -> None:
         policy = MixedPrecisionPolicy()
@@ -78,16 +78,14 @@ class ParallelLoss:
         fully_shard(self._loss, mp_policy=policy)
 
 
-class _Unsynchronised:
-    def __init__(self, module: nn.Module) -> None:
-        assert isinstance(module, FSDPModule)
-        self._module = module
-
-    def __enter__(self) -> None:
-        self._module.set_requires_gradient_sync(False)
-
-    def __exit__(self, *exception: object) -> None:
-        self._module.set_requires_gradient_sync(True)
+@contextmanager
+def _unsynchronised(module: nn.Module) -> Generator[None]:
+    assert isinstance(module, FSDPModule)
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
 
 
 def _recompute(block: nn.Module) -> None:
