@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from glassgpt.errors import GenerationError
 
@@ -21,6 +22,8 @@ class GenerationOptions:
         seed: of the sampling noise; the same seed gives the same text. None draws a fresh one.
         num_samples: continuations of each prompt, in one batch.
         stop: the text ends before the first of these strings.
+        overflow: what happens when the context is full: `stop` ends the text with the reason `length`,
+            `re-prefill` forgets the first half of it and goes on.
         truncate: whether a prompt longer than the context is cut on the left instead of refused.
     """
 
@@ -32,6 +35,7 @@ class GenerationOptions:
     seed: int | None = None
     num_samples: int = 1
     stop: tuple[str, ...] = ()
+    overflow: Literal["stop", "re-prefill"] = "stop"
     truncate: bool = False
 
     def check(self) -> None:
@@ -49,6 +53,7 @@ class GenerationOptions:
             (0 < self.repetition_penalty < inf, "repetition_penalty", "positive (1 is none)"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed", "between 0 and 2**63 - 1"),
             (self.num_samples >= 1, "num_samples", "at least 1"),
+            (self.overflow in ("stop", "re-prefill"), "overflow", "stop or re-prefill"),
             (all(self.stop), "stop", "strings that are not empty"),
         )
         wrong = [f"{name} is {getattr(self, name)}; allowed is {allowed}" for fine, name, allowed in rules if not fine]
