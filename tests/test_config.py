@@ -23,6 +23,7 @@ def test_every_preset_loads_and_can_work(name):
     ("name", "count"),
     [
         ("gpt2", 124_439_808),
+        ("finetune-124m", 124_439_808),
         ("gpt2-medium", 354_823_168),
         ("gpt2-large", 774_030_080),
         ("gpt2-xl", 1_557_611_200),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, Traini
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training import checkpoint as ck
+from glassgpt.training import loop
 from glassgpt.training.bench import measure_training
 from glassgpt.training.config import OptimizerConfig, TrainConfig
 from glassgpt.training.curve import smooth
@@ -135,6 +137,30 @@ def test_only_matrices_are_decayed_and_nothing_is_forgotten(bias):
     assert sorted(members) == sorted(id(p) for p in model.parameters())
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.0]
     assert len(groups[0]["params"]) == 4 * TINY.n_layer
+
+
+def test_a_head_of_its_own_is_decayed_where_asked():
+    model = build_model(dataclasses.replace(TINY, arch="modern", bias=False))
+    groups = parameter_groups(model, OptimizerConfig(weight_decay=0.3, head_weight_decay=1.0))
+    assert {kind: group["weight_decay"] for kind, group in groups.items()} == {
+        "matrix": 0.3,
+        "embedding": 0.0,
+        "head": 1.0,
+    }
+    assert OptimizerConfig(head_weight_decay=-1.0).problems() == [
+        "optimizer.head_weight_decay is -1.0; it must be at least 0 and finite"
+    ]
+
+
+def test_waiting_for_the_last_step_before_a_validation_is_training_time(grammar_dataset, tmp_path, monkeypatch):
+    class Slow(loop.PendingFigures):
+        def read(self):
+            time.sleep(0.05)
+            return super().read()
+
+    monkeypatch.setattr(loop, "PendingFigures", Slow)
+    trainer = trainer_for(grammar_dataset, tmp_path, max_steps=3, eval_every_steps=1)
+    assert trainer.run().seconds >= 3 * 0.05
 
 
 def test_a_resumed_run_is_bit_equal(grammar_dataset, tmp_path):

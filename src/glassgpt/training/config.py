@@ -117,6 +117,7 @@ class OptimizerConfig:
         beta2: decay of the running mean of squared gradients.
         epsilon: added to the root of the squared mean.
         weight_decay: pull of matrices towards zero; embeddings, biases and gains are never decayed.
+        head_weight_decay: pull towards zero of a head that is not tied.
         momentum: share of the past that muon keeps in each step.
         momentum_warmup_steps: steps in which muon's momentum rises to that from 0.85; 0 has it from the start.
         embedding_rate_ratio: rate of embeddings over train.learning_rate.
@@ -129,6 +130,7 @@ class OptimizerConfig:
     beta2: float = 0.95
     epsilon: float = 1e-8
     weight_decay: float = 0.1
+    head_weight_decay: float = 0.0
     momentum: float = 0.95
     momentum_warmup_steps: int = 0
     embedding_rate_ratio: float = 1.0
@@ -144,8 +146,9 @@ class OptimizerConfig:
         ]
         if not 0 < self.epsilon < float("inf"):
             found.append(f"optimizer.epsilon is {self.epsilon}; it must be positive and finite")
-        if not 0 <= self.weight_decay < float("inf"):
-            found.append(f"optimizer.weight_decay is {self.weight_decay}; it must be at least 0 and finite")
+        for name in ("weight_decay", "head_weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                found.append(f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and finite")
         if self.momentum_warmup_steps < 0:
             found.append(f"optimizer.momentum_warmup_steps is {self.momentum_warmup_steps}; it must not be negative")
         for name in ("embedding_rate_ratio", "head_rate_ratio", "vector_rate_ratio"):

@@ -215,7 +215,7 @@ class Trainer:
             if _is_due(step, COLLECT_EVERY_STEPS):
                 gc.collect()
             if is_last or _is_due(step, train.eval_every_steps):
-                self._flush()
+                self._catch_up()
                 validation = self.validate()
                 is_best = self._record(validation)
                 stopped_early = self._has_stopped_early()
@@ -266,6 +266,14 @@ class Trainer:
         train = self.settings.train
         return train.learning_rate * learning_rate_ratio(self.settings.schedule, self.state.step, train.max_steps)
 
+    def _catch_up(self) -> None:
+        """Wait for the last step, on the clock of training, and pass its figures on."""
+        if self._pending is not None:
+            start = time.perf_counter()
+            self._pending.figures.read()
+            self.state.seconds += time.perf_counter() - start
+        self._flush()
+
     def _flush(self) -> None:
         """Read the figures of the step before and pass them on.
 
@@ -311,7 +319,7 @@ class Trainer:
         return is_best
 
     def _save(self, *, is_best: bool = False) -> None:
-        self._flush()  # what has diverged must not be saved
+        self._catch_up()  # what has diverged must not be saved
         self.state.rng = self.ranks.gather_objects(capture_rng())
         self.state.scaler = self.stepper.scaler.state_dict()
         average = self.stepper.average.named() if self.stepper.average else None

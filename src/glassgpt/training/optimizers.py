@@ -19,9 +19,9 @@ Optimizers = list[torch.optim.Optimizer]
 def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[ParameterKind, dict[str, Any]]:
     """Every parameter in exactly one group, by its kind; groups that would be empty are left out.
 
-    Matrices are decayed, all else is not: decay on biases and gains pulls norms towards off, and on embeddings
-    it shrinks rare tokens that get no gradient to grow back. `rate_ratio` is the group's learning rate over
-    `train.learning_rate`.
+    Matrices are decayed, and a head of its own if that is asked for; all else is not: decay on biases and gains
+    pulls norms towards off, and on embeddings it shrinks rare tokens that get no gradient to grow back.
+    `rate_ratio` is the group's learning rate over `train.learning_rate`.
     """
     ratios: dict[ParameterKind, float] = {
         "matrix": 1.0,
@@ -29,13 +29,13 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
         "head": config.head_rate_ratio,
         "vector": config.vector_rate_ratio,
     }
+    decays: dict[ParameterKind, float] = {"matrix": config.weight_decay, "head": config.head_weight_decay}
     kinds = model.parameter_kinds()
     groups: dict[ParameterKind, dict[str, Any]] = {}
     for kind, ratio in ratios.items():
         members: list[nn.Parameter] = [p for name, p in model.named_parameters() if kinds[name] == kind]
-        decay = config.weight_decay if kind == "matrix" else 0.0
         if members:
-            groups[kind] = {"params": members, "weight_decay": decay, "rate_ratio": ratio}
+            groups[kind] = {"params": members, "weight_decay": decays.get(kind, 0.0), "rate_ratio": ratio}
     return groups
 
 

@@ -1,0 +1,1 @@
+"""What `gpu_train.py` measures, a file each."""

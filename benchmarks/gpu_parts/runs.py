@@ -1,0 +1,120 @@
+"""Whole runs: seconds to a loss, and the loss that three minutes of training reach."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glassgpt import api
+from glassgpt.config import load_config
+from glassgpt.data.shards import TokenDataset
+from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.training.loss import ValidationLoss
+from glassgpt.training.observers import Observer, StepMetrics
+
+FIRST_TOKENS = 393_216
+"""Of the validation text, what the peers look at."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A validation: after how many seconds of training, compiling left out, which loss."""
+
+    step: int
+    seconds: float
+    loss: float
+
+
+class Clock(Observer):
+    """Notes the validations of a run with the seconds trained by then.
+
+    The first step compiles; it is counted as long as the others took.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._first, self._latest = 0.0, 0.0
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._first = self._first or metrics.seconds
+        self._latest = metrics.seconds
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        seconds = (self._latest - self._first) * step / max(1, step - 1)
+        self.points.append(Point(step, seconds, validation.loss))
+
+    @property
+    def step_ms(self) -> float:
+        """Mean time of a step."""
+        return 1e3 * self.points[-1].seconds / self.points[-1].step
+
+
+def crossing(points: Sequence[Point], loss: float) -> float | None:
+    """Seconds at which the loss was reached, on the straight line between two validations; None where it was not."""
+    for before, after in zip([None, *points], points, strict=False):
+        if after.loss > loss:
+            continue
+        if before is None:
+            return after.seconds
+        share = (before.loss - loss) / (before.loss - after.loss)
+        return before.seconds + share * (after.seconds - before.seconds)
+    return None
+
+
+def time_to_loss(
+    preset: str, overrides: Mapping[str, str], seeds: Sequence[int], loss: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A row for all seeds together, and what each of them did."""
+    runs: list[dict[str, Any]] = []
+    for seed in seeds:
+        given = {
+            **overrides,
+            "seed": str(seed),
+            "train.eval_tokens": str(FIRST_TOKENS),
+            "checkpoint.keep_best": "false",
+        }
+        clock, _ = _train(preset, given)
+        points = [[point.step, round(point.seconds, 2), round(point.loss, 4)] for point in clock.points]
+        runs.append({"seed": seed, "seconds": crossing(clock.points, loss), "step_ms": clock.step_ms, "points": points})
+    reached = [run["seconds"] for run in runs if run["seconds"] is not None]
+    whole = len(reached) == len(runs)
+    row: dict[str, Any] = {
+        "system": f"glassgpt {preset}",
+        "figure": round(statistics.median(reached), 2) if whole else None,
+        "unit": "s",
+        "least_most": [round(min(reached), 2), round(max(reached), 2)] if whole else None,
+        "final_losses": [run["points"][-1][2] for run in runs],
+    }
+    return row, runs
+
+
+def three_minutes(preset: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Train once; the loss at the end over the whole validation text and over its first tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        clock, run = _train(preset, {"train.eval_every_steps": "0", **overrides}, Path(folder) / "run")
+        model = api.load(run).model
+        dataset = TokenDataset.open(Path(overrides["data"]))
+        whole, first = (evaluate_dataset(model, dataset, limit=limit) for limit in (0, FIRST_TOKENS))
+    return {
+        "system": f"glassgpt {preset}",
+        "figure": round(whole.loss, 4),
+        "unit": "nats per token",
+        "tokens": whole.tokens,
+        "first_tokens_figure": round(first.loss, 4),
+        "bits_per_byte": round(whole.bits_per_byte, 4),
+        "training_seconds": round(clock.points[-1].seconds, 1),
+        "steps": clock.points[-1].step,
+        "step_ms": round(clock.step_ms, 2),
+    }
+
+
+def _train(preset: str, overrides: Mapping[str, str], out: Path | None = None) -> tuple[Clock, Path]:
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        run = out or Path(folder) / "run"
+        api.train(load_config(preset, dict(overrides)), run, observers=(clock,))
+    return clock, run

@@ -1,0 +1,311 @@
+"""GPT-2's training step with its speed-ups switched on one after the other, and where the rest of its time goes."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from glassgpt.config import load_config
+from glassgpt.data.batches import Batches
+from glassgpt.data.shards import TokenDataset
+from glassgpt.model.build import build_model
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.bench import random_text
+from glassgpt.training.feed import DirectFeed
+from glassgpt.training.figures import PendingFigures
+from glassgpt.training.hardware import resolve_hardware
+from glassgpt.training.loss import cross_entropy
+from glassgpt.training.ranks import Ranks
+from glassgpt.training.step import Settings, Stepper
+
+PADDED, UNPADDED = 50304, 50257
+ROUNDS, STEPS, WARMUP = 2, 20, 5
+PROFILED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What is switched on; with all of it, a step is glassgpt's own.
+
+    Attributes:
+        compiled: nothing, the `model`, or the model and its `loss` as one.
+        padded: vocabulary of 50,304 instead of 50,257.
+        cudnn_first: attention tries cuDNN's kernel first; else PyTorch chooses.
+        short_residual: the residual stream in 16 bits under autocast; else in float32.
+        fused: AdamW by its fused kernel; else by lists of tensors.
+        resident: the text on the GPU; else read, gathered and sent at each step.
+        late: figures read a step late; else at once.
+        quiet: no garbage collection of its own choosing.
+        preset: of the model and optimizer.
+        chunk_tokens: see `train.loss_chunk_tokens`.
+        recompute: see `train.recompute_activations`.
+    """
+
+    compiled: str = "loss"
+    padded: bool = True
+    cudnn_first: bool = True
+    short_residual: bool = True
+    fused: bool = True
+    resident: bool = True
+    late: bool = True
+    quiet: bool = True
+    preset: str = "gpt2"
+    chunk_tokens: int = 0
+    recompute: bool = False
+
+
+PLAIN = Switches("", False, False, False, False, False, False, False)
+MODEL = replace(PLAIN, compiled="model")
+VOCABULARY = replace(MODEL, padded=True)
+LOSS = replace(VOCABULARY, compiled="loss")
+ATTENTION = replace(LOSS, cudnn_first=True)
+RESIDUAL = replace(ATTENTION, short_residual=True)
+FUSED = replace(RESIDUAL, fused=True)
+RESIDENT = replace(FUSED, resident=True)
+LATE = replace(RESIDENT, late=True)
+ALL = replace(LATE, quiet=True)
+
+LADDER: dict[str, dict[str, Switches]] = {
+    "plain": {"nothing but bf16": PLAIN},
+    "model": {"+ model compiled": MODEL},
+    "vocabulary": {"+ vocabulary padded": VOCABULARY},
+    "loss": {"+ loss compiled with the model": LOSS},
+    "attention": {"+ cuDNN's attention first": ATTENTION},
+    "all": {
+        "+ residual stream in 16 bits": RESIDUAL,
+        "+ AdamW fused": FUSED,
+        "+ text on the GPU": RESIDENT,
+        "+ figures read a step late": LATE,
+        "+ collector quiet (all)": ALL,
+    },
+    "chunked": {"all, loss in chunks of 8,192 tokens": replace(ALL, chunk_tokens=8192)},
+    "recompute": {"all, activations recomputed": replace(ALL, recompute=True)},
+    "modern": {"all, Modern with Muon": replace(ALL, preset="textbooks-124m")},
+}
+"""Groups whose members share one compiled function; each is switched on over the one before it."""
+
+PROFILED = ("all", "modern")
+"""Groups whose last member is profiled."""
+
+KINDS = (
+    ("attention", ("attention", "sdpa", "flash", "fmha", "cudnn_generated")),
+    ("matrix products", ("gemm", "nvjet", "cutlass", "splitk", "xmma")),
+    ("optimizer", ("multi_tensor", "foreach", "adam")),
+    ("logits and loss", ("softmax", "nll", "log", "tanh")),
+    ("norms", ("norm",)),
+    ("embedding", ("embedding", "index")),
+)
+"""Kind of a kernel by parts of its name, the first that fits; all else is elementwise."""
+
+
+def ladder(
+    groups: Sequence[str], rows: int, data: Path | None, lock: Path | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Measure groups of the ladder, and profile what is fullest.
+
+    Args:
+        groups: which.
+        rows: sequences a step.
+        data: data set; random tokens without.
+        lock: a file that is held while times are taken, so that several groups can compile at once.
+    """
+    measured: list[dict[str, Any]] = []
+    profiles: dict[str, Any] = {}
+    for group in groups:
+        for name, switches in LADDER[group].items():
+            stepper = _build(switches, rows, data)
+            with _kernels(switches), _residual(switches):
+                step = _step_of(stepper, switches)
+                if stepper.compiles:
+                    step()
+                _free()
+                with _held(lock):
+                    measured.append({"system": name, **_measure(step, switches, stepper, rows)})
+                    if group in PROFILED and name == list(LADDER[group])[-1]:
+                        profiles[name] = _profile(step)
+            stepper.stepper.close()
+            del stepper, step
+            torch.compiler.reset()
+            _free()
+    return measured, profiles
+
+
+@dataclass
+class _Built:
+    """A stepper and how it computes its loss."""
+
+    stepper: Stepper
+    compiles: bool
+
+
+def _build(switches: Switches, rows: int, data: Path | None) -> _Built:
+    vocabulary = PADDED if switches.padded else UNPADDED
+    context = load_config(switches.preset).model.context_length
+    config = load_config(
+        switches.preset,
+        {
+            "model.bias": "false",
+            "model.dropout": "0",
+            "model.vocab_size": str(vocabulary),
+            "train.batch_tokens": str(rows * context),
+            "train.micro_batch_size": str(rows),
+            "train.ema_decay": "0",
+            "train.loss_chunk_tokens": str(switches.chunk_tokens),
+            "train.recompute_activations": str(switches.recompute).lower(),
+            "train.compile": "on" if switches.compiled == "loss" else "off",
+        },
+    )
+    torch.manual_seed(config.seed)
+    model = build_model(config.model)
+    tokens = TokenDataset.open(data).split("train") if data else random_text(UNPADDED, 64 * rows * context)
+    settings = Settings(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+    hardware = resolve_hardware(config.train)
+    stepper = Stepper(model, tokens, settings, hardware, Ranks())
+    if switches.compiled == "model":
+        compiled = torch.compile(stepper.model)
+        stepper.loss.train = lambda inputs, targets: cross_entropy(compiled(inputs), targets)  # type: ignore[method-assign]
+    if not switches.fused:
+        for group in stepper.optimizers[-1].param_groups:
+            group["fused"], group["foreach"] = False, True
+    if not switches.resident:
+        stepper.feed = DirectFeed(Batches(tokens, context, config.seed), hardware.device)
+    return _Built(stepper, bool(switches.compiled))
+
+
+def _step_of(built: _Built, switches: Switches) -> Callable[[], None]:
+    stepper = built.stepper
+    waiting: list[PendingFigures] = []
+
+    def step() -> None:
+        loss, norm = stepper.step(1, 6e-4 if switches.preset == "gpt2" else 0.01)
+        if not switches.late:
+            loss.item(), norm.item()
+            return
+        waiting.append(PendingFigures(loss, norm, torch.zeros_like(loss)))
+        if len(waiting) > 1:
+            waiting.pop(0).read()
+
+    stepper.model.train()
+    return step
+
+
+def _measure(step: Callable[[], None], switches: Switches, built: _Built, rows: int) -> dict[str, Any]:
+    """Tokens per second from the mean step of each round, and the spread over the rounds."""
+    device = next(built.stepper.model.parameters()).device
+    tokens = rows * built.stepper.model.config.context_length
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(WARMUP):
+        step()
+    with _quiet() if switches.quiet else nullcontext():
+        seconds = [_timed(step, device) for _ in range(ROUNDS)]
+    rates = [tokens / second for second in seconds]
+    peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
+    return {
+        "figure": round(statistics.mean(rates)),
+        "unit": "tokens/s",
+        "least_most": [round(min(rates)), round(max(rates))],
+        "tokens_a_step": tokens,
+        "step_ms": round(1e3 * statistics.mean(seconds), 2),
+        "peak_memory_gb": peak,
+    }
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    wait()
+    return (time.perf_counter() - start) / STEPS
+
+
+def _profile(step: Callable[[], None]) -> dict[str, Any]:
+    """Milliseconds a step by kind of kernel, and the kernels that take most."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(PROFILED_STEPS):
+            step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    taken: Counter[str] = Counter()
+    for event in profile.key_averages():
+        if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False):
+            taken[event.key] += event.self_device_time_total / 1e3 / PROFILED_STEPS
+    kinds: Counter[str] = Counter()
+    for name, ms in taken.items():
+        kinds[kind_of(name)] += ms
+    return {
+        "ms_by_kind": {kind: round(ms, 2) for kind, ms in kinds.most_common()},
+        "kernels": [[name[:100], round(ms, 3)] for name, ms in taken.most_common(40)],
+    }
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel does, by its name."""
+    return next((kind for kind, parts in KINDS if any(part in kernel.lower() for part in parts)), "elementwise")
+
+
+@contextmanager
+def _kernels(switches: Switches) -> Iterator[None]:
+    hardware = resolve_hardware(load_config(switches.preset).train)
+    with hardware.kernels() if switches.cudnn_first else nullcontext():
+        yield
+
+
+@contextmanager
+def _residual(switches: Switches) -> Iterator[None]:
+    """Leave the residual stream in float32 where it should not be short, as autocast alone does."""
+    if switches.short_residual:
+        yield
+        return
+    with patch.object(LanguageModel, "features", _features_in_float32):
+        yield
+
+
+def _features_in_float32(model: LanguageModel, tokens: Tensor, cache: None = None) -> Tensor:
+    x = model.embed(tokens, torch.arange(tokens.size(1), device=tokens.device)[None])
+    for block in model.blocks:
+        x = block(x)
+    return model.norm(x)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+@contextmanager
+def _held(lock: Path | None) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

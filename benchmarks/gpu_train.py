@@ -1,0 +1,184 @@
+"""Training on GPUs beside peers: speed, seconds to a loss, the loss of three minutes, two GPUs.
+
+    python benchmarks/gpu_train.py time-to-loss --data DATA --out benchmarks/results/time-to-loss.json --peers FILE
+
+Each part writes one file of rows with `system, figure, unit, ratio_to_reference`. Peers are measured by their own
+programs, on the same machine and best at the same time on another of its GPUs; what they showed is handed over in a
+JSON file (`--peers`): `{"peers": {NAME: {"repository": …, "commit": …, "settings": …}}, "rows": {PART: [ROW, …]}}`.
+The first of a part's peers is the reference, without any the first row of ours. `merge` puts peers into a file that
+was written without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glassgpt.data.files import write_atomically
+
+Row = dict[str, Any]
+PARTS = ("throughput", "speed-ups", "time-to-loss", "three-minutes", "two-gpus", "merge")
+REFERENCE_LOSS = 4.3066
+"""Nats on the first 393,216 validation tokens that tuned nanoGPT ended at."""
+GPT2_AS_PEERS_TRAIN_IT = (
+    "gpt2 --model.bias false --model.vocab-size 50304 --train.batch-tokens 65536 --train.micro-batch-size 64"
+)
+TWO_GPUS = "textbooks-124m --model.dropout 0 --train.batch-tokens 131072 --train.micro-batch-size 64"
+
+WHAT = {
+    "throughput": "tokens per second of training GPT-2 124M, T = 1024, bf16, no dropout, no biases, 65,536 tokens a step",
+    "speed-ups": "tokens per second of training GPT-2 124M (T = 1024, bf16), each speed-up switched on over those before it",
+    "time-to-loss": "seconds of training, compiling and validations left out, until the validation loss on the first "
+    "393,216 tokens is the reference's; crossing points interpolated between two validations; median over seeds",
+    "three-minutes": "validation loss after at most three minutes of training, compiling left out",
+    "two-gpus": "tokens per second on one and on two GPUs of one host at the same global batch of 131,072 tokens",
+}
+
+
+def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Speed of GPT-2's step, the median over repetitions in processes of their own."""
+    command = [*shlex.split(GPT2_AS_PEERS_TRAIN_IT), "--data", str(arguments.data), "--steps", "40"]
+    return {"rows": [_bench("glassgpt", command, arguments.repeat)]}
+
+
+def two_gpus(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Speed on one and on two GPUs."""
+    command = [*shlex.split(TWO_GPUS), "--data", str(arguments.data), "--steps", "15"]
+    one = _bench("glassgpt, 1 GPU", command, arguments.repeat)
+    return {"rows": [one, _bench("glassgpt, 2 GPUs", [*command, "--gpus", "2"], arguments.repeat)]}
+
+
+def speed_ups(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The ladder, and a profile of where the time of a step goes."""
+    from gpu_parts.steps import LADDER, ladder
+
+    rows, profiles = ladder(arguments.only or list(LADDER), arguments.rows, arguments.data, arguments.lock)
+    return {"rows": rows, "profiles": profiles}
+
+
+def time_to_loss(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Several seeds of the fast recipe."""
+    from gpu_parts import runs
+
+    overrides = {"data": str(arguments.data), **dict(arguments.set)}
+    row, details = runs.time_to_loss(arguments.preset, overrides, arguments.seeds, arguments.loss)
+    return {"rows": [row], "runs": details}
+
+
+def three_minutes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The preset as it is."""
+    from gpu_parts import runs
+
+    overrides = {"data": str(arguments.data), **dict(arguments.set)}
+    return {"rows": [runs.three_minutes(arguments.preset, overrides)]}
+
+
+def _bench(system: str, command: Sequence[str], repeat: int) -> Row:
+    found = [_bench_once(command) for _ in range(repeat)]
+    rates = [one["tokens_per_second"] for one in found]
+    middle = sorted(found, key=lambda one: one["tokens_per_second"])[len(found) // 2]
+    return {
+        "system": system,
+        "figure": round(statistics.median(rates)),
+        "unit": "tokens/s",
+        "least_most": [round(min(rates)), round(max(rates))],
+        "step_ms": round(middle["step_ms"], 2),
+        "phase_ms": {phase: round(ms, 2) for phase, ms in middle["phase_ms"].items()},
+        "mfu": middle["mfu"],
+        "peak_memory_bytes": middle["peak_memory_bytes"],
+        "attention": middle["attention"],
+    }
+
+
+def _bench_once(command: Sequence[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "speed.json"
+        whole = [sys.executable, "-m", "glassgpt", "bench", "train", *command, "--json", str(out)]
+        subprocess.run(whole, check=True)
+        return json.loads(out.read_text())
+
+
+def with_peers(result: dict[str, Any], part: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The result with a peer file's rows before ours, and every ratio over the first row's figure."""
+    theirs: list[Row] = given.get("rows", {}).get(part, [])
+    names = {row["system"] for row in theirs}
+    rows = [*theirs, *(row for row in result["rows"] if row["system"] not in names)]
+    reference = rows[0]["figure"]
+    for row in rows:
+        row["ratio_to_reference"] = None if row["figure"] is None else round(row["figure"] / reference, 3)
+    return {**result, "peers": given.get("peers", result.get("peers", {})), "rows": rows}
+
+
+def described(part: str) -> dict[str, Any]:
+    """What was measured, where and with what."""
+    count = torch.cuda.device_count()
+    names = [torch.cuda.get_device_name(i) for i in range(count)]
+    return {
+        "what": WHAT[part],
+        "part": part,
+        "date": datetime.date.today().isoformat(),
+        "hardware": {"gpus": names or "none", "cpu": platform.machine(), "cpu_cores": os.cpu_count()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "command": shlex.join(["python", "benchmarks/gpu_train.py", *sys.argv[1:]]),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure a part, or merge peers into its file."""
+    given = _parser().parse_args(arguments)
+    peers: dict[str, Any] = json.loads(given.peers.read_text()) if given.peers else {}
+    if given.part == "merge":
+        result = json.loads(given.out.read_text())
+        part = result["part"]
+    else:
+        part = given.part
+        measure = {
+            "throughput": throughput,
+            "speed-ups": speed_ups,
+            "time-to-loss": time_to_loss,
+            "three-minutes": three_minutes,
+            "two-gpus": two_gpus,
+        }[part]
+        result = {**described(part), **measure(given)}
+    text = json.dumps(with_peers(result, part, peers), indent=2, ensure_ascii=False)
+    write_atomically(given.out, text.encode() + b"\n")
+    print(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--data", type=Path, help="data set, made by glassgpt prepare")
+    parser.add_argument("--out", type=Path, required=True, help="result file")
+    parser.add_argument("--peers", type=Path, help="what peers showed")
+    parser.add_argument("--repeat", type=int, default=3, help="of a throughput")
+    parser.add_argument("--preset", default="textbooks-124m")
+    parser.add_argument("--set", type=_pair, nargs="*", default=[], metavar="NAME=VALUE", help="of the preset")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--loss", type=float, default=REFERENCE_LOSS, help="to be reached")
+    parser.add_argument("--only", nargs="*", help="groups of the ladder of speed-ups")
+    parser.add_argument("--rows", type=int, default=64, help="sequences a step of the ladder")
+    parser.add_argument("--lock", type=Path, help="held while the ladder takes times; several may compile meanwhile")
+    return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+if __name__ == "__main__":
+    main()
