@@ -11,8 +11,8 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation import layout
 from glassgpt.generation.engine import generate, stream
 from glassgpt.generation.layout import DecodingLinear, lay_out_for_decoding
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors import process
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import gumbel_noise, sample
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
@@ -82,10 +82,11 @@ def scripted(text, prompt="p", then="z"):
 def uncached(model, prompt, options, index=0, vocab_size=257):
     """The reference: the whole text through the model at each step, one row, no shortcut."""
     tokens = list(prompt)
+    processors = build_processors(options, BYTES)
     while len(tokens) - len(prompt) < options.max_tokens and len(tokens) <= CONTEXT:
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1, :vocab_size]
-        logits = process(logits, options, [tokens])
+        logits = process(logits, processors, [History(prompt, tokens[len(prompt) :])])
         noise = None
         if options.temperature > 0:
             noise = gumbel_noise(options.seed, [index], [len(tokens)], torch.arange(vocab_size))

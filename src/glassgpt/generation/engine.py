@@ -16,8 +16,8 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.layout import FEW_ROWS, lay_out_for_decoding
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors import process
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import NamedProcessor, build_processors, process
 from glassgpt.generation.sampling import draw, sample
 from glassgpt.generation.streaming import TextStream
 from glassgpt.model.cache import KVCache
@@ -33,8 +33,8 @@ class Sample:
     Attributes:
         index: which sample of its request it is.
         text: the continuation alone, cut before a stop string.
-        tokens: the ids it was decoded from: those that completed a stop string are among them, end-of-text
-            is not.
+        tokens: the ids it was decoded from: those that completed a stop string, or a stop token, are among
+            them, end-of-text is not.
         finish_reason: `length` (max_tokens or the context is used up), `stop` or `end_of_text`.
     """
 
@@ -104,23 +104,28 @@ def stream(
     """
     options.check()
     prompt_tokens = encode_prompt(model, tokenizer, prompt, options)
-    return _pieces(_Rows(model, prompt_tokens, options, tokenizer.vocab_size), tokenizer, options)
+    processors = build_processors(options, tokenizer)
+    return _pieces(_Rows(model, prompt_tokens, options, tokenizer.vocab_size, processors), tokenizer, options)
 
 
 def _pieces(rows: _Rows, tokenizer: Tokenizer, options: GenerationOptions) -> Iterator[Piece]:
-    texts = [TextStream(tokenizer, options.stop) for _ in range(options.num_samples)]
+    ends: dict[int, FinishReason] = dict.fromkeys(options.stop_tokens, "stop")
+    ends[tokenizer.end_of_text] = "end_of_text"
+    texts = [TextStream(tokenizer, options.stop, options.min_tokens) for _ in range(options.num_samples)]
     while rows.active:
         for index, token in rows.step():
-            text, reason = _read(texts[index], token, tokenizer.end_of_text, is_full=rows.is_full(index))
+            text, reason = _read(texts[index], token, ends, is_full=rows.is_full(index))
             if reason is not None:
                 rows.finish(index)
             yield Piece(index, token, text, reason)
 
 
-def _read(text: TextStream, token: int, end_of_text: int, *, is_full: bool) -> tuple[str, FinishReason | None]:
+def _read(
+    text: TextStream, token: int, ends: dict[int, FinishReason], *, is_full: bool
+) -> tuple[str, FinishReason | None]:
     """What a token adds to a sample's text, and whether it is the sample's last."""
-    if token == end_of_text:
-        return text.finish(), "end_of_text"
+    if token in ends:
+        return text.finish(), ends[token]
     piece = text.push(token)
     if text.stopped:
         return piece, "stop"
@@ -132,8 +137,15 @@ def _read(text: TextStream, token: int, end_of_text: int, *, is_full: bool) -> t
 class _Rows:
     """The samples still growing: one cache slot each."""
 
-    def __init__(self, model: LanguageModel, prompt: list[int], options: GenerationOptions, vocab_size: int) -> None:
-        self._model, self._options = model, options
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt: list[int],
+        options: GenerationOptions,
+        vocab_size: int,
+        processors: list[NamedProcessor],
+    ) -> None:
+        self._model, self._options, self._processors = model, options, processors
         self._vocab_size = vocab_size
         self._prompt = prompt
         # The last token drawn is never fed, so a full context still yields one token more.
@@ -160,8 +172,8 @@ class _Rows:
     def step(self) -> list[tuple[int, int]]:
         """Draw one token for each active sample: (index, token)."""
         logits = self._prefill() if not self._slots else self._decode()
-        histories = [self._prompt + self._drawn[index] for index in self.active]
-        logits = process(logits, self._options, histories)
+        histories = [History(self._prompt, self._drawn[index]) for index in self.active]
+        logits = process(logits, self._processors, histories)
         drawn = self._draw(logits).tolist()
         for index, token in zip(self.active, drawn, strict=True):
             self._drawn[index].append(token)
