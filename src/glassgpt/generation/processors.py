@@ -19,6 +19,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
+from glassgpt.generation import constrained
 from glassgpt.generation.options import GenerationOptions, History, Processor
 
 SORTED_AT_ONCE = 256
@@ -55,6 +56,7 @@ def build_processors(options: GenerationOptions, vocabulary: Tokenizer) -> list[
     """
     _refuse_unknown_ids(options, vocabulary)
     built = [*_penalties(options, vocabulary), *_limits_of_content(options, vocabulary)]
+    built += _form(options, vocabulary)
     built += [NamedProcessor(getattr(own, "__name__", "own"), own) for own in options.processors]
     return built if options.is_greedy else [*built, *_limits_of_sampling(options)]
 
@@ -109,6 +111,15 @@ def _limits_of_content(options: GenerationOptions, vocabulary: Tokenizer) -> Ite
     if (least := options.min_tokens) > 0:
         ends = (vocabulary.end_of_text, *options.stop_tokens)
         yield NamedProcessor("min_tokens", lambda x, rows: apply_min_tokens(x, least, ends, rows))
+
+
+def _form(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[NamedProcessor]:
+    if options.regex is not None:
+        yield NamedProcessor("regex", constrained.follow_regex(options.regex, vocabulary))
+    if options.choices:
+        yield NamedProcessor("choices", constrained.follow_choices(options.choices, vocabulary))
+    if options.json_schema is not None:
+        yield NamedProcessor("json_schema", constrained.follow_json_schema(options.json_schema, vocabulary))
 
 
 def _limits_of_sampling(options: GenerationOptions) -> Iterable[NamedProcessor]:
