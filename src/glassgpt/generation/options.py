@@ -60,7 +60,7 @@ class GenerationOptions:
         choices: the output is one of these texts (extra: structured).
         json_schema: the output is JSON that follows this schema, itself JSON text (extra: structured).
         processors: functions of one's own, applied before temperature; Python only.
-        seed: of the sampling noise; the same seed gives the same text. None draws a fresh one.
+        seed: of the sampling noise; the same seed gives the same text. Without one, each call draws another.
         num_samples: continuations of each prompt, in one batch.
         stop: the text ends before the first of these strings.
         stop_tokens: the text ends before the first of these token ids.
