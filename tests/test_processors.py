@@ -8,6 +8,7 @@ import torch
 import transformers
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer, train_tokenizer
@@ -446,6 +447,30 @@ def test_a_token_that_does_not_exist_is_refused_before_anything_runs(pair):
         "logit_bias names the token 257; allowed are 0 to 256, the tokens of bytes",
         "stop_tokens names the token -1; allowed are 0 to 256, the tokens of bytes",
     ]
+
+
+def test_no_processor_waits_for_a_gpu_or_mixes_devices():
+    """On tensors that pretend to be on one: reading a value, or a tensor left on the CPU, raises."""
+    sampling = {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9}
+    penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25}
+    each = [
+        *build_processors(GenerationOptions(**EVERYTHING, **sampling, **penalties), BYTES),
+        *build_processors(GenerationOptions(temperature_schedule=((9, 1.0),), top_p=1.0), BYTES),
+    ]
+    histories = histories_of([97, 98, 97, 98], [100] * 4, [99, 98, 99, 97])
+    with FakeTensorMode():
+        logits = torch.empty(3, V, device="cuda")
+        for one in each:
+            if one.reads_history:
+                assert one.apply(logits, histories).device.type == "cuda", one.name
+        with pytest.raises(DataDependentOutputException):
+            bool(logits.any())
+    logits = torch.empty(3, V, device="meta")  # the other pretence knows no topk where PyTorch has no CUDA
+    for one in each:
+        if not one.reads_history:
+            assert one.apply(logits, []).device.type == "meta", one.name
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(logits.any())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -14,7 +14,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
@@ -270,9 +272,9 @@ def _completing(text: Sequence[int], n: int) -> list[int]:
     """What followed, earlier in the text, the n - 1 tokens that stand at its end."""
     if len(text) < n:
         return []
-    windows = torch.tensor(text).unfold(0, n, 1)  # (windows, n)
-    end = torch.tensor(text[len(text) - n + 1 :], dtype=torch.long)
-    return windows[(windows[:, :-1] == end).all(dim=1), -1].tolist()
+    windows = sliding_window_view(np.array(text), n)  # (windows, n)
+    end = np.array(text[len(text) - n + 1 :], dtype=windows.dtype)
+    return windows[(windows[:, :-1] == end).all(axis=1), -1].tolist()
 
 
 def apply_min_tokens(logits: Tensor, least: int, ends: Sequence[int], histories: Sequence[History]) -> Tensor:
@@ -302,7 +304,7 @@ def apply_temperature_schedule(
     """Divide each row by the temperature for the length of its output."""
     values = [temperature_at(len(history.output), temperature, points) for history in histories]
     divisors = torch.tensor(values, dtype=logits.dtype).to(logits.device, non_blocking=True)
-    return logits / divisors[:, None]
+    return logits / divisors.unsqueeze(1)
 
 
 def apply_top_k(logits: Tensor, k: int) -> Tensor:
