@@ -115,24 +115,24 @@ class StepwiseDecoder:
 def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """A token for each row by its own settings, seed and position: logits (B, V) float32."""
     tokens = [0] * len(rows)
-    for members in _by_request_settings(rows):
-        options = rows[members[0]].request.options
-        own = process(logits[members], options, [rows[i].history for i in members])
+    for members in _by_request(rows):
+        processors = rows[members[0]].request.processors
+        own = process(logits[members], processors, [rows[i].history for i in members])
         for i, token in zip(members, _draw(own, [rows[i] for i in members]), strict=True):
             tokens[i] = token
     return tokens
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    if rows[0].request.options.temperature == 0:
+    if rows[0].request.options.is_greedy:
         return sample(logits, None).tolist()
     seeds = [row.request.seed for row in rows]
     return draw(logits, seeds, [row.index for row in rows], [row.position for row in rows]).tolist()
 
 
-def _by_request_settings(rows: Sequence[Row]) -> Iterable[list[int]]:
-    """Which rows share their settings, and so their processors."""
+def _by_request(rows: Sequence[Row]) -> Iterable[list[int]]:
+    """Which rows belong together, and so share their processors."""
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(id(row.request.options), []).append(i)
+        groups.setdefault(id(row.request), []).append(i)
     return groups.values()

@@ -16,6 +16,7 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import StepwiseDecoder
 from glassgpt.generation.layout import FEW_ROWS, lay_out_for_decoding
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
 from glassgpt.generation.scheduler import Scheduler
 from glassgpt.generation.streaming import TextStream
@@ -35,8 +36,8 @@ class Sample:
     Attributes:
         index: which sample of its request it is.
         text: the continuation alone, cut before a stop string.
-        tokens: the ids it was decoded from: those that completed a stop string are among them, end-of-text
-            is not.
+        tokens: the ids it was decoded from: those that completed a stop string, or a stop token, are among
+            them, end-of-text is not.
         finish_reason: `length` (max_tokens or the context is used up), `stop` or `end_of_text`.
     """
 
@@ -127,14 +128,18 @@ class Engine:
         Args:
             prompt: tokens, as `encode_prompt` makes them.
             options: checked settings; without a seed, a fresh one is drawn.
+
+        Raises:
+            GenerationError: a setting does not fit the tokenizer.
         """
         seed = fresh_seed() if options.seed is None else options.seed
         limit = most_tokens(self._model, len(prompt), options)
-        request = Request(self._requests, tuple(prompt), options, seed, limit)
+        processors = tuple(build_processors(options, self._tokenizer))
+        request = Request(self._requests, tuple(prompt), options, processors, seed, limit)
         self._requests += 1
         for index in range(options.num_samples):
             row = Row(request, index)
-            self._texts[row] = TextStream(self._tokenizer, options.stop)
+            self._texts[row] = TextStream(self._tokenizer, options.stop, options.min_tokens)
             self._scheduler.add(row)
         return request.id
 
@@ -146,7 +151,9 @@ class Engine:
     def step(self) -> Iterator[Piece]:
         """Do a little of everything that there is to do; what became of it."""
         for row, token in self._scheduler.step():
-            text, reason = _read(self._texts[row], token, self._tokenizer.end_of_text, is_full=row.is_full)
+            ends: dict[int, FinishReason] = dict.fromkeys(row.request.options.stop_tokens, "stop")
+            ends[self._tokenizer.end_of_text] = "end_of_text"
+            text, reason = _read(self._texts[row], token, ends, is_full=row.is_full)
             if reason is not None:
                 self._finish(row)
             yield Piece(row.request.id, row.index, token, text, reason)
@@ -191,25 +198,25 @@ def stream_many(
     """
     options.check()
     encoded = [encode_prompt(model, tokenizer, prompt, options) for prompt in prompts]
-    return _run(model, tokenizer, encoded, options)
-
-
-def _run(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], options: GenerationOptions
-) -> Iterator[Piece]:
-    needed = max((len(prompt) + most_tokens(model, len(prompt), options) - 1 for prompt in prompts), default=1)
+    needed = max((len(prompt) + most_tokens(model, len(prompt), options) - 1 for prompt in encoded), default=1)
     rows = len(prompts) * options.num_samples
     engine = Engine(model, tokenizer, slots=max(1, min(rows, SLOTS)), capacity=needed)
-    for prompt in prompts:
+    for prompt in encoded:
         engine.submit(prompt, options)
+    return _until_idle(engine)
+
+
+def _until_idle(engine: Engine) -> Iterator[Piece]:
     while not engine.is_idle:
         yield from engine.step()
 
 
-def _read(text: TextStream, token: int, end_of_text: int, *, is_full: bool) -> tuple[str, FinishReason | None]:
+def _read(
+    text: TextStream, token: int, ends: dict[int, FinishReason], *, is_full: bool
+) -> tuple[str, FinishReason | None]:
     """What a token adds to a sample's text, and whether it is the sample's last."""
-    if token == end_of_text:
-        return text.finish(), "end_of_text"
+    if token in ends:
+        return text.finish(), ends[token]
     piece = text.push(token)
     if text.stopped:
         return piece, "stop"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import NamedProcessor
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +16,7 @@ class Request:
         id: what its results are told apart by.
         prompt: its tokens.
         options: how they are written.
+        processors: what the options make of logits.
         seed: of the noise.
         limit: most tokens a row may draw.
     """
@@ -22,6 +24,7 @@ class Request:
     id: int
     prompt: tuple[int, ...]
     options: GenerationOptions
+    processors: tuple[NamedProcessor, ...]
     seed: int
     limit: int
 
@@ -47,14 +50,14 @@ class Row:
     done: bool = False
 
     @property
-    def history(self) -> list[int]:
-        """Prompt and output."""
-        return [*self.request.prompt, *self.drawn]
+    def history(self) -> History:
+        """Prompt and output, as processors see them."""
+        return History(self.request.prompt, self.drawn)
 
     @property
     def visible(self) -> list[int]:
-        """What the model is to see: all of the history that is not forgotten."""
-        return self.history[self.forgotten :]
+        """What the model is to see: all of prompt and output that is not forgotten."""
+        return [*self.request.prompt, *self.drawn][self.forgotten :]
 
     @property
     def n_visible(self) -> int:
