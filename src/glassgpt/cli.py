@@ -246,6 +246,7 @@ def generate(
     json: Annotated[bool, Parameter(negative="")] = False,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
     """Let a run's model write, as it comes.
 
@@ -279,8 +280,12 @@ def generate(
         best, latest or step-NNNNNN.
     device:
         Where to run.
+    precision:
+        Of the weights on a CPU: auto is the fastest exact way; bfloat16 and int8 change the text a little, and say
+        how much.
     """
     from glassgpt import api
+    from glassgpt.evaluation.precision_cost import say_precision_cost
     from glassgpt.generation.engine import fresh_seed
     from glassgpt.generation.options import GenerationOptions
     from glassgpt.generation.show import print_json, print_stream
@@ -299,11 +304,13 @@ def generate(
         truncate=truncate,
     )
     options.check()
-    loaded = api.load(run, checkpoint=checkpoint, device=device)
+    loaded = api.load(run, checkpoint=checkpoint, device=device, precision=precision, rows=num_samples)
+    if precision in ("bfloat16", "int8"):
+        say_precision_cost(loaded.model, loaded.writer, precision, api.held_out_text(run, loaded.tokenizer))
     if json:
-        print_json(loaded.model, loaded.tokenizer, prompt, options)
+        print_json(loaded.writer, loaded.tokenizer, prompt, options)
     else:
-        print_stream(loaded.model, loaded.tokenizer, prompt, options)
+        print_stream(loaded.writer, loaded.tokenizer, prompt, options)
     if seed is None and temperature > 0:
         console.say(f"(the same text again: --seed {options.seed})")
 

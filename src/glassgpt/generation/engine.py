@@ -15,7 +15,6 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.layout import FEW_ROWS, lay_out_for_decoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import process
 from glassgpt.generation.sampling import draw, sample
@@ -144,8 +143,6 @@ class _Rows:
         self._slots: list[int] = []
         parameter = next(model.parameters())
         self._device = parameter.device
-        if self._device.type == "cpu" and options.num_samples <= FEW_ROWS:
-            lay_out_for_decoding(model)
         self._cache = KVCache(
             model.config, 1, len(prompt) + self._limit - 1, dtype=parameter.dtype, device=self._device
         )

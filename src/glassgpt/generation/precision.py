@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from glassgpt import console
 from glassgpt.errors import GenerationError
-from glassgpt.generation.layout import LARGE
 from glassgpt.generation.products import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import GPT2
@@ -32,10 +31,12 @@ from glassgpt.model.transformer import LanguageModel
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 """What may be asked for: `auto` is the fastest exact way."""
 
+LARGE = 2**18
+"""Numbers in a matrix from which it does not stay in a core's own cache: below, calls cost more than memory."""
 NUMBERS_TIMED = 2**24
 """Numbers in the matrices that kernels are timed on: more than a processor's own memory holds in float32."""
 MOST_MATRICES = 48
-ROUNDS = 3
+ROUNDS = 4
 WORTH_IT = 0.9
 """A kernel must take less than this share of the plainest one's time, else noise would choose."""
 
@@ -135,7 +136,7 @@ def prepare_with(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     if kernel is KERNELS[0]:
         return model
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)
+    twin = copy.deepcopy(model, shared).eval()
     for name, module in list(twin.named_modules()):
         if isinstance(module, nn.Linear):
             twin.set_submodule(name, _packed(module, kernel))
@@ -176,7 +177,7 @@ def choose_kernel(config: ModelConfig, precision: DecodingPrecision, rows: int) 
 
 @functools.cache
 def _time_kernels(kernels: Sequence[Kernel], width: int, rows: int, threads: int) -> dict[str, float]:
-    """Milliseconds, the least of some rounds, that each kernel takes for the same products."""
+    """Milliseconds that each kernel takes for the same products, each product's least of some rounds."""
     count = max(1, min(MOST_MATRICES, NUMBERS_TIMED // (4 * width**2)))
     matrix = torch.linspace(-1, 1, 4 * width**2).view(4 * width, width)
     x = torch.linspace(-1, 1, rows * width).view(rows, width)
@@ -185,10 +186,12 @@ def _time_kernels(kernels: Sequence[Kernel], width: int, rows: int, threads: int
 
 @torch.inference_mode()
 def _time(products: Sequence[Product], x: Tensor) -> float:
-    taken: list[float] = []
-    for _ in range(1 + ROUNDS):  # the first warms up
-        start = time.perf_counter()
-        for product in products:
-            product(x)
-        taken.append(1e3 * (time.perf_counter() - start))
-    return min(taken[1:])
+    # All products in each round: the same one again at once would find its matrix still in the processor.
+    rounds = [[_seconds(product, x) for product in products] for _ in range(ROUNDS)]
+    return 1e3 * sum(min(taken) for taken in zip(*rounds, strict=True))
+
+
+def _seconds(product: Product, x: Tensor) -> float:
+    start = time.perf_counter()
+    product(x)
+    return time.perf_counter() - start
