@@ -32,6 +32,9 @@ Pack = Callable[[Tensor, Tensor | None], Product]
 
 ALL_LEVELS, HALF_OF_THE_LEVELS = 127, 63
 """Steps on either side of zero that an activation is rounded to; see `_levels`."""
+ROWS_EXPECTED = 8
+"""What oneDNN orders a matrix for: from four rows on a third faster in float32 than ordered for one, and for one,
+columns are best anyway."""
 TINIEST = torch.finfo(torch.float32).tiny
 _ops: Any = torch.ops
 
@@ -70,7 +73,7 @@ def by_columns(weight: Tensor, bias: Tensor | None) -> Product:
 
 def packed(weight: Tensor, bias: Tensor | None) -> Product:
     """oneDNN's product, in the order in which its inner loop reads the matrix: a copy."""
-    ordered = _ops.mkldnn._reorder_linear_weight(weight, 1)
+    ordered = _ops.mkldnn._reorder_linear_weight(weight, ROWS_EXPECTED)
     return lambda x: _ops.mkldnn._linear_pointwise(x, ordered, bias, "none", [], "")
 
 
