@@ -102,8 +102,8 @@ def report(rows: Sequence[Row], settings: Settings, command: str) -> dict[str, A
         "reference's, the median over rounds in which the systems took turns; spread is its least and most",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": command,
-        "hardware": {"cpu": cpu_model(), "cores": len(_usable_cores())},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": {"cpu": cpu_model(), "cores": len(usable_cores())},
+        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         "settings": dataclasses.asdict(settings),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
@@ -119,13 +119,15 @@ def cpu_model() -> str:
     return next(names, platform.machine())
 
 
-def _usable_cores() -> Sequence[int]:
+def usable_cores() -> Sequence[int]:
+    """The cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """A package's version, or that it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -120,3 +120,25 @@ def test_text_of_ones_own_is_cut_at_blank_lines(cpu, tmp_path):
     documents = list(read_documents(tmp_path / "out.jsonl"))
     assert len(documents) > 1
     assert "".join(documents).strip() == text.strip()
+
+
+def test_reading_the_prompt_is_no_step(cpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cpu", cpu)
+    spec = importlib.util.spec_from_file_location("benchmarks_generate_cpu", BENCHMARKS / "generate_cpu.py")
+    decoding = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmarks_generate_cpu", decoding)
+    spec.loader.exec_module(decoding)
+    monkeypatch.setattr(decoding, "SETTLE_SECONDS", 0)
+    now = [100.0]
+
+    def write(new_tokens):
+        now[0] += 7.0 + 0.5 * new_tokens  # the prompt, then half a second a token
+
+    assert decoding._step_timer(write, 40, lambda: now[0])() == 0.5
+    figures = {"CTranslate2 int8": [2.0, 4.0], "glassgpt int8": [3.0, 4.0], "transformers float32": [1.0, 1.0]}
+    rows = decoding._beside_the_peer("decoding", figures)
+    assert [(row.system, row.ratio_to_reference, row.met) for row in rows][1] == ("glassgpt int8", 1.25, True)
+    del figures["CTranslate2 int8"]
+    assert decoding._beside_the_peer("decoding", figures) == []
+    with pytest.raises(SystemExit, match=r"texts of \[3, 2\] tokens, and 3 were asked for"):
+        decoding._require_all([[1, 2, 3], [1, 2]], 3)

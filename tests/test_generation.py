@@ -8,10 +8,8 @@ from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation import layout
 from glassgpt.generation.decoding import StepwiseDecoder
 from glassgpt.generation.engine import Engine, encode_prompt, generate, generate_many, stream
-from glassgpt.generation.layout import DecodingLinear, lay_out_for_decoding
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import gumbel_noise, sample
@@ -22,12 +20,6 @@ from glassgpt.model.config import ModelConfig
 BYTES = load_tokenizer("bytes")
 CONTEXT = 48
 ODD_PROMPTS = ["ROMEO:", "한국어", "e\u0301\u200d\U0001f469", "\x00\x85\u2028\ufeff", "  \n\n\t", "<|endoftext|>", "▁"]
-
-
-@pytest.fixture(autouse=True)
-def every_matrix_counts_as_large(monkeypatch):
-    """Small models would not take the path that large ones take."""
-    monkeypatch.setattr(layout, "LARGE", 0)
 
 
 def random_model(seed=0, vocab_size=257, std=0.4):
@@ -269,44 +261,6 @@ def test_the_padding_of_a_vocabulary_is_never_drawn():
     options = GenerationOptions(max_tokens=20, seed=1, num_samples=3)
     for one in generate(wide, BYTES, "x", options):
         assert one.tokens == uncached(wide, [ord("x")], options, one.index)
-
-
-def test_the_layout_changes_no_value():
-    model, same = random_model(), random_model()
-    lay_out_for_decoding(model)
-    assert isinstance(model.blocks[0].mlp.up, DecodingLinear)
-    assert not model.blocks[0].mlp.up.weight.is_contiguous()
-    assert not model.token_embedding.weight.is_contiguous()
-    moved = {name: p.data_ptr() for name, p in model.named_parameters()}
-    lay_out_for_decoding(model)  # a second time costs nothing
-    assert moved == {name: p.data_ptr() for name, p in model.named_parameters()}
-    for (name, ours), theirs in zip(model.state_dict().items(), same.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
-    tokens = torch.arange(20)[None]
-    torch.testing.assert_close(model(tokens), same(tokens), rtol=1e-5, atol=1e-5)
-    model.load_state_dict(same.state_dict())
-    torch.testing.assert_close(model(tokens), same(tokens), rtol=1e-5, atol=1e-5)
-
-
-def test_small_matrices_are_left_as_they_are(monkeypatch):
-    monkeypatch.undo()
-    model = random_model()
-    lay_out_for_decoding(model)
-    assert not any(isinstance(module, DecodingLinear) for module in model.modules())
-    assert all(p.is_contiguous() for p in model.parameters())
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (3, 1), (1, 9)])
-def test_a_decoding_linear_is_a_linear(bias, shape):
-    torch.manual_seed(0)
-    plain = torch.nn.Linear(24, 37, bias=bias)
-    decoding = DecodingLinear(24, 37, bias=bias)
-    decoding.load_state_dict(plain.state_dict())
-    x = torch.randn(*shape, 24)
-    torch.testing.assert_close(decoding(x), plain(x), rtol=1e-5, atol=1e-5)
-    with torch.inference_mode():
-        torch.testing.assert_close(decoding(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_can_be_trained_on_after_it_has_written(model):

@@ -12,6 +12,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.generation.engine import generate
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.transformer import LanguageModel
 
 REFERENCE, OURS = "transformers", "glassgpt"
@@ -25,6 +26,7 @@ SENTENCE = " The quick brown fox jumps over the lazy dog while a curious cat loo
 def measure_generation(rounds: int, new_tokens: int) -> list[Row]:
     """Rows of new tokens per second at batch 1, reading the prompt included."""
     ours, theirs = (model.eval() for model in same_models())
+    ours = prepare_for_decoding(ours)
     tokenizer = gpt2_tokenizer()
     prompt = prompt_of(PROMPT_TOKENS, tokenizer)
     require_equal_texts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, SHAPE
 from glassgpt.model.transformer import LanguageModel
@@ -51,11 +53,20 @@ class Loaded:
         model: in evaluation mode; `model(tokens)` gives logits.
         tokenizer: `tokenizer.encode(text)` and `tokenizer.decode(tokens)`.
         step: how many steps it was trained for.
+        precision: of the weights while it writes; see `prepare_for_decoding`.
+        rows: texts at once that writing is made fast for.
     """
 
     model: LanguageModel
     tokenizer: Tokenizer
     step: int
+    precision: Precision = "auto"
+    rows: int = 1
+
+    @functools.cached_property
+    def writer(self) -> LanguageModel:
+        """The model's twin that writes fastest on this machine, made when it is first needed."""
+        return prepare_for_decoding(self.model, self.precision, rows=self.rows)
 
     def generate(self, prompt: str | None = None, **options: Any) -> str:
         """The continuation of a prompt; see `GenerationOptions` for the options (`max_tokens`, `seed`, …).
@@ -67,7 +78,7 @@ class Loaded:
 
     def samples(self, prompt: str | None = None, **options: Any) -> list[Sample]:
         """Several continuations with their tokens and finish reasons; see `generate`."""
-        return generate(self.model, self.tokenizer, prompt, GenerationOptions(**options))
+        return generate(self.writer, self.tokenizer, prompt, GenerationOptions(**options))
 
     def stream(self, prompt: str | None = None, **options: Any) -> Iterator[str]:
         """The continuation piece by piece, as it comes; joined, the pieces are `generate`'s text."""
@@ -76,16 +87,20 @@ class Loaded:
 
     def pieces(self, prompt: str | None = None, **options: Any) -> Iterator[Piece]:
         """All samples piece by piece, with their tokens."""
-        return stream(self.model, self.tokenizer, prompt, GenerationOptions(**options))
+        return stream(self.writer, self.tokenizer, prompt, GenerationOptions(**options))
 
 
-def load(run: str | Path, *, checkpoint: str = "best", device: str = "auto") -> Loaded:
+def load(
+    run: str | Path, *, checkpoint: str = "best", device: str = "auto", precision: Precision = "auto", rows: int = 1
+) -> Loaded:
     """Load a run's model.
 
     Args:
         run: the run's folder.
         checkpoint: `best` (the newest, where none was validated), `latest`, or `step-NNNNNN`.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: of the weights while it writes: `auto`, `float32`, `bfloat16` or `int8`.
+        rows: texts at once that writing is made fast for.
 
     Raises:
         CheckpointError: there is no run, no such checkpoint, or it is damaged.
@@ -98,7 +113,16 @@ def load(run: str | Path, *, checkpoint: str = "best", device: str = "auto") -> 
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path).to(pick_device(device))
-    return Loaded(model, tokenizer, state.step)
+    return Loaded(model, tokenizer, state.step, precision, rows)
+
+
+def held_out_text(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | None:
+    """The data set that a run was trained on, if it is still there and speaks the same tokens."""
+    folder = load_config(Path(run)).data
+    if not folder or not Path(folder).is_dir():
+        return None
+    dataset = TokenDataset.open(Path(folder))
+    return dataset if dataset.tokenizer_fingerprint == tokenizer.fingerprint else None
 
 
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:

@@ -244,6 +244,7 @@ def generate(
     json: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
     """Let a run's model write, as it comes.
 
@@ -263,8 +264,12 @@ def generate(
         best, latest or step-NNNNNN.
     device:
         Where to run.
+    precision:
+        Of the weights on a CPU: auto is the fastest exact way; bfloat16 and int8 change the text a little, and say
+        how much.
     """
     from glassgpt import api
+    from glassgpt.evaluation.precision_cost import say_precision_cost
     from glassgpt.generation.engine import fresh_seed
     from glassgpt.generation.flags import options_from
     from glassgpt.generation.show import EXPLAINED_TOKENS, print_explained, print_json, print_stream
@@ -275,13 +280,15 @@ def generate(
     asked = options_from({"seed": fresh_seed()}, settings, given)
     if asked.logprobs and not (json or explain):
         raise UsageError("--logprobs are printed with --json or --explain; add one of them")
-    loaded = api.load(run, checkpoint=checkpoint, device=device)
+    loaded = api.load(run, checkpoint=checkpoint, device=device, precision=precision, rows=asked.num_samples)
+    if precision in ("bfloat16", "int8"):
+        say_precision_cost(loaded.model, loaded.writer, precision, api.held_out_text(run, loaded.tokenizer))
     if explain:
-        print_explained(loaded.model, loaded.tokenizer, prompt, asked, as_json=json)
+        print_explained(loaded.writer, loaded.tokenizer, prompt, asked, as_json=json)
     elif json:
-        print_json(loaded.model, loaded.tokenizer, prompt, asked)
+        print_json(loaded.writer, loaded.tokenizer, prompt, asked)
     else:
-        print_stream(loaded.model, loaded.tokenizer, prompt, asked)
+        print_stream(loaded.writer, loaded.tokenizer, prompt, asked)
     if "seed" not in given and not asked.is_greedy:
         console.say(f"(the same text again: --seed {asked.seed})")
 

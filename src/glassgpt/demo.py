@@ -47,7 +47,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     for voice in VOICES:
         options = GenerationOptions(seed=1)
         _heading(f"generate {out} --prompt {voice.strip()!r} --seed {options.seed}")
-        print_stream(loaded.model, loaded.tokenizer, voice, options)
+        print_stream(loaded.writer, loaded.tokenizer, voice, options)
     validation = evaluate_dataset(loaded.model, TokenDataset.open(data))
     console.say(f"\nthe run: {out}   its curve: {run.curve}")
     console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")

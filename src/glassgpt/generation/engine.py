@@ -14,7 +14,6 @@ from typing import Literal
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import StepwiseDecoder
-from glassgpt.generation.layout import FEW_ROWS, lay_out_for_decoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
@@ -109,8 +108,6 @@ class Engine:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
         on_cpu = next(model.parameters()).device.type == "cpu"
-        if on_cpu and slots <= FEW_ROWS:
-            lay_out_for_decoding(model)
         decoder = StepwiseDecoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
         # Filling up short prompts costs a CPU as much as reading them.
         self._scheduler = Scheduler(model, decoder, read_at_once=1 if on_cpu else READ_AT_ONCE)

@@ -1,0 +1,238 @@
+"""Decoding on the CPU beside its peers, in one run, as ratios.
+
+GPT-2 124M with random weights, a prompt of 64 tokens, tokens drawn among the 50 most probable, at several batch
+sizes. The figure is the time of one step: that of a long text less that of a short one, over the steps between, so
+that reading the prompt does not count. On one thread it is the process's own CPU time, which other programs on the
+machine do not touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
+
+transformers is always there; CTranslate2 where it is installed (pip install ctranslate2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import gc
+import importlib.util
+import json
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpu import cpu_model, package_version, show, usable_cores
+from cpu_parts.generation import (
+    GREEDY_TOKENS,
+    PROMPT_TOKENS,
+    TOP_K,
+    our_tokens,
+    prompt_of,
+    require_equal_texts,
+    their_tokens,
+)
+from cpu_parts.measure import Row, Samples, Target, compare, take_turns
+from cpu_parts.models import same_models
+from glassgpt import console
+from glassgpt.data.files import write_atomically
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
+from glassgpt.generation.engine import generate
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.precision import Precision, prepare_for_decoding
+from glassgpt.interchange.huggingface import export_model
+from glassgpt.model.transformer import LanguageModel
+
+RESULTS = Path(__file__).parent / "results" / "generate-cpu.json"
+REFERENCE = "transformers float32"
+PACKAGES = ("glassgpt", "torch", "transformers", "ctranslate2", "numpy")
+OURS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+THEIRS = ("float32", "int8")
+PEER = "CTranslate2 int8"
+UNIT = "tokens/s"
+TARGETS = {"glassgpt float32": Target(">=", 2), "glassgpt int8": Target(">=", 2)}
+SETTLE_SECONDS = 0.3
+"""Pause before each turn: threads of the system before wait for work for a while, busily."""
+SHORT = 8
+"""Tokens of the short text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How much is measured.
+
+    Attributes:
+        rounds: texts written by each system.
+        new_tokens: tokens of the long text.
+    """
+
+    rounds: int = 3
+    new_tokens: int = SHORT + 128
+
+
+QUICK = Settings(rounds=1, new_tokens=SHORT + 8)
+
+Write = Callable[[int], None]
+"""Writes so many tokens in every row of the batch."""
+
+
+def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path) -> list[Row]:
+    """Rows for one batch size: tokens per second of all texts together, once prompts are read."""
+    console.say(f"measuring: batch {batch}, {threads} thread(s) …")
+    systems = _systems(threads, batch, folder)
+    for write in systems.values():
+        write(2)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    timed = {name: _step_timer(write, settings.new_tokens, clock) for name, write in systems.items()}
+    taken = take_turns(timed, settings.rounds)
+    figures = {name: [batch / seconds for seconds in steps] for name, steps in taken.items()}
+    part = f"decoding, batch {batch}, {threads} thread{'s' * (threads > 1)}, {'CPU' if threads == 1 else 'wall'} time"
+    return compare(part, UNIT, figures, REFERENCE, TARGETS) + _beside_the_peer(part, figures)
+
+
+def _beside_the_peer(part: str, figures: Samples) -> list[Row]:
+    """The same figures of the two int8 systems, as their own ratio."""
+    if PEER not in figures:
+        return []
+    both = {name: figures[name] for name in (PEER, "glassgpt int8")}
+    return compare(f"{part}, int8", UNIT, both, PEER, {"glassgpt int8": Target(">=", 1)})
+
+
+def _step_timer(write: Write, new_tokens: int, clock: Callable[[], float]) -> Callable[[], float]:
+    def seconds() -> float:
+        gc.collect()
+        time.sleep(SETTLE_SECONDS)
+        start = clock()
+        write(SHORT)
+        middle = clock()
+        write(new_tokens)
+        return ((clock() - middle) - (middle - start)) / (new_tokens - SHORT)
+
+    return seconds
+
+
+def _systems(threads: int, batch: int, folder: Path) -> dict[str, Write]:
+    torch.set_num_threads(threads)
+    ours, theirs = (model.eval() for model in same_models())
+    tokenizer = gpt2_tokenizer()
+    prompt = prompt_of(PROMPT_TOKENS, tokenizer)
+    ids = tokenizer.encode(prompt)
+    require_equal_texts(
+        our_tokens(ours, tokenizer, prompt, GREEDY_TOKENS, temperature=0.0),
+        their_tokens(theirs, ids, GREEDY_TOKENS, do_sample=False),
+    )
+    systems: dict[str, Write] = {REFERENCE: _transformers(theirs, ids, batch)}
+    if importlib.util.find_spec("ctranslate2"):
+        for precision in THEIRS:
+            path = _converted(ours, precision, folder)
+            systems[f"CTranslate2 {precision}"] = _ctranslate2(path, precision, ids, batch, threads)
+    for precision in OURS:
+        systems[f"glassgpt {precision}"] = _glassgpt(ours, precision, tokenizer, prompt, batch)
+    return systems
+
+
+def _transformers(model: Any, prompt: list[int], batch: int) -> Write:
+    def write(new_tokens: int) -> None:
+        their_tokens(
+            model, prompt, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0, num_return_sequences=batch
+        )
+
+    return write
+
+
+def _glassgpt(model: LanguageModel, precision: Precision, tokenizer: Tokenizer, prompt: str, batch: int) -> Write:
+    writer = prepare_for_decoding(model, precision, rows=batch)
+
+    def write(new_tokens: int) -> None:
+        options = GenerationOptions(
+            max_tokens=new_tokens, temperature=1.0, top_k=TOP_K, top_p=1.0, seed=1, num_samples=batch
+        )
+        texts = generate(writer, tokenizer, prompt, options)
+        _require_all([text.tokens for text in texts], new_tokens)
+
+    return write
+
+
+def _ctranslate2(path: Path, precision: str, ids: list[int], batch: int, threads: int) -> Write:
+    import ctranslate2  # pyright: ignore[reportMissingImports] - measured where it is installed
+
+    names = json.loads((path / "vocabulary.json").read_text(encoding="utf-8"))
+    prompts = [[names[token] for token in ids]] * batch
+    generator: Any = ctranslate2.Generator(str(path), compute_type=precision, inter_threads=1, intra_threads=threads)  # pyright: ignore
+
+    def write(new_tokens: int) -> None:
+        texts = generator.generate_batch(
+            prompts, max_length=new_tokens, sampling_topk=TOP_K, include_prompt_in_result=False, end_token=[]
+        )
+        _require_all([text.sequences_ids[0] for text in texts], new_tokens)
+
+    return write
+
+
+def _converted(model: LanguageModel, precision: str, folder: Path) -> Path:
+    """The model in CTranslate2's format, converted once."""
+    from ctranslate2.converters import TransformersConverter  # pyright: ignore
+
+    path = folder / precision
+    if not path.exists():
+        export_model(model, gpt2_tokenizer(), folder / "hf")
+        converter: Any = TransformersConverter(str(folder / "hf"))
+        converter.convert(str(path), quantization=precision)
+    return path
+
+
+def _require_all(texts: Sequence[Sequence[int]], wanted: int) -> None:
+    lengths = [len(text) for text in texts]
+    if any(length != wanted for length in lengths):
+        raise SystemExit(f"texts of {lengths} tokens, and {wanted} were asked for")
+
+
+def report(rows: Sequence[Row], settings: Settings, command: str) -> dict[str, Any]:
+    """Everything that is needed to read the figures, and to take them again."""
+    return {
+        "what": "decoding of GPT-2 124M (random weights) on a CPU beside peers, reading the prompt of 64 tokens left "
+        "out; ratio_to_reference is this system's figure over the reference's, the median over rounds in which the "
+        "systems took turns; spread is its least and most",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": command,
+        "hardware": {
+            "cpu": cpu_model(),
+            "cores": len(usable_cores()),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        },
+        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
+        "settings": dataclasses.asdict(settings),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write the results."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(description="Decoding on this CPU beside peers, as ratios.")
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(usable_cores())}))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--quick", action="store_true", help="one short round: a smoke test, no measurement")
+    parser.add_argument("--out", type=Path, help="where the JSON goes; with --quick, nowhere by default")
+    chosen = parser.parse_args(given)
+    settings = QUICK if chosen.quick else Settings()
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [(threads, batch) for threads in chosen.threads for batch in chosen.batch]
+        rows = [row for threads, batch in pairs for row in measure_decoding(threads, batch, settings, Path(folder))]
+    show(rows)
+    out: Path | None = chosen.out or (None if chosen.quick else RESULTS)
+    if out is not None:
+        command = shlex.join(["python", "benchmarks/generate_cpu.py", *given])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, (json.dumps(report(rows, settings, command), indent=2) + "\n").encode())
+        console.say(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()
