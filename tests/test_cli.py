@@ -92,6 +92,54 @@ def test_stop_may_be_repeated(capsys, nano_run):
     assert "are " not in sample["text"]
 
 
+def test_settings_by_purpose_and_explicit_options_win(capsys, nano_run):
+    asked = ("generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 30)
+    texts = {
+        name: run_main(capsys, *asked, *arguments)[1]
+        for name, arguments in {
+            "creative": ("--settings", "creative"),
+            "same": ("--temperature", 1.1, "--top-p", 1, "--min-p", 0.05, "--frequency-penalty", 0.1),
+            "changed": ("--settings", "creative", "--temperature", 0),
+        }.items()
+    }
+    assert texts["creative"] == texts["same"] != texts["changed"]
+
+
+def test_every_generation_option_can_be_given(capsys, nano_run):
+    code, out, err = run_main(
+        capsys, "generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 12, "--min-tokens", 12,
+        "--temperature-schedule", "5=1.5", "--top-k", 50, "--typical-p", 0.99, "--presence-penalty", -0.1,
+        "--no-repeat-ngram", 5, "--logit-bias", "e=-2", "--logit-bias", "#97=-inf", "--ban", "the", "--ban", "is",
+        "--stop-token", 10, "--stop", "zz", "--logprobs", 2, "--truncate",
+    )  # fmt: skip
+    assert code == 0, err
+    line = json.loads(out)
+    assert len(line["tokens"]) == len(line["logprobs"]) == 12
+    assert "a" not in line["text"]
+    assert "the" not in line["text"]
+
+
+def test_constrained_output(capsys, nano_run):
+    def text(*arguments):
+        code, out, err = run_main(capsys, "generate", nano_run, "--prompt", "today ", "--json", *arguments)
+        assert code == 0, err
+        return json.loads(out)["text"]
+
+    assert re.fullmatch("[0-9]{2}[a-c]", text("--regex", "[0-9]{2}[a-c]"))
+    assert text("--choice", "yes", "--choice", "no way") in ("yes", "no way")
+    assert json.loads(text("--json-schema", '{"enum": [1, "x"]}')) in (1, "x")
+
+
+def test_explain(capsys, nano_run):
+    asked = ("generate", nano_run, "--prompt", "today ", "--seed", 1, "--explain", "--settings", "technical")
+    code, out, err = run_main(capsys, *asked)
+    assert code == 0, err
+    assert 1 <= out.count("▶") <= 20
+    code, out, _ = run_main(capsys, *asked, "--json", "--max-tokens", 2)
+    assert json.loads(out)["stages"][0] == "model"
+    assert len(json.loads(out)["steps"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -120,6 +168,16 @@ def test_stop_may_be_repeated(capsys, nano_run):
         ("generate {run} --prompt x --temperature -1 --top-p 0", 1, "top_p is 0.0; allowed is above 0"),
         ("generate {run} --prompt x --checkpoint step-9", 1, "it has: best, latest, step-"),
         ("generate {run} --prompt x --max-tokens many", 2, "many"),
+        ("generate {run} --prompt x --settings creatve", 2, "did you mean creative?"),
+        ("generate {run} --prompt x --logit-bias the", 2, "allowed is TEXT=NUMBER or #ID=NUMBER"),
+        ("generate {run} --prompt x --logit-bias #999=1", 1, "allowed are 0 to 256"),
+        ("generate {run} --prompt x --stop-token 257", 1, "allowed are 0 to 256"),
+        ("generate {run} --prompt x --regex [", 1, "regex cannot be used"),
+        ("generate {run} --prompt x --regex a --choice b", 1, "exclude each other"),
+        ("generate {run} --prompt x --min-tokens 300", 1, "allowed is between 0 and max_tokens"),
+        ("generate {run} --prompt x --logprobs 3", 2, "--json or --explain"),
+        ("generate {run} --prompt x --explain --max-tokens 500", 1, "allowed with --explain is 1 to 200"),
+        ("generate {run} --prompt x --temprature 1", 2, "Did you mean --temperature?"),
         ("generate {run} --train.max-steps 3", 2, "this command has no setting --train.max-steps"),
         ("evaluate {run} --context-length 65", 2, "allowed is 1 to 64"),
         ("model gtp2", 2, "did you mean gpt2"),

@@ -9,10 +9,11 @@ from transformers import GPT2LMHeadModel
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation import layout
-from glassgpt.generation.engine import generate, stream
+from glassgpt.generation.decoding import StepwiseDecoder
+from glassgpt.generation.engine import Engine, encode_prompt, generate, generate_many, stream
 from glassgpt.generation.layout import DecodingLinear, lay_out_for_decoding
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors import process
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import gumbel_noise, sample
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
@@ -82,10 +83,11 @@ def scripted(text, prompt="p", then="z"):
 def uncached(model, prompt, options, index=0, vocab_size=257):
     """The reference: the whole text through the model at each step, one row, no shortcut."""
     tokens = list(prompt)
+    processors = build_processors(options, BYTES)
     while len(tokens) - len(prompt) < options.max_tokens and len(tokens) <= CONTEXT:
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1, :vocab_size]
-        logits = process(logits, options, [tokens])
+        logits = process(logits, processors, [History(prompt, tokens[len(prompt) :])])
         noise = None
         if options.temperature > 0:
             noise = gumbel_noise(options.seed, [index], [len(tokens)], torch.arange(vocab_size))
@@ -182,7 +184,8 @@ def test_torchs_generators_are_left_alone(model):
 def test_the_prompt_is_read_once():
     model = scripted("hello", "prompt")
     generate(model, BYTES, "prompt", GenerationOptions(max_tokens=4, temperature=0, num_samples=5))
-    assert model.calls == [(1, 6), (5, 1), (5, 1), (5, 1)]
+    # All but its last token, which every sample's first step feeds.
+    assert model.calls == [(1, 5), (5, 1), (5, 1), (5, 1), (5, 1)]
 
 
 def test_nothing_is_computed_before_it_is_asked_for():
@@ -317,3 +320,73 @@ def test_a_model_can_be_trained_on_after_it_has_written(model):
         grads.append([p.grad for p in one.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+PROMPTS = ["a", "ROMEO: what", "xy", "a", "some longer words to read", None, "e"]
+
+
+def test_many_prompts_are_written_as_if_each_were_alone(model):
+    options = GenerationOptions(max_tokens=15, seed=8, num_samples=2, stop=LETTERS)
+    alone = [generate(model, BYTES, prompt, options) for prompt in PROMPTS]
+    assert generate_many(model, BYTES, PROMPTS, options) == alone
+    assert len({len(sample.tokens) for samples in alone for sample in samples}) > 3
+
+
+def test_rows_that_end_make_room_for_waiting_ones(model):
+    options = GenerationOptions(max_tokens=12, seed=8, stop=LETTERS)
+    engine = Engine(model, BYTES, slots=2)
+    ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
+    tokens = {request: [] for request in ids}
+    while not engine.is_idle:
+        for piece in engine.step():
+            tokens[piece.request].append(piece.token)
+    for request, prompt in zip(ids, PROMPTS, strict=True):
+        alone = [piece.token for piece in stream(model, BYTES, prompt, options)]
+        assert tokens[request] == alone
+
+
+def test_a_cancelled_request_writes_no_more(model):
+    options = GenerationOptions(max_tokens=30, seed=1)
+    engine = Engine(model, BYTES, slots=1)
+    first, second = (engine.submit([ord(c)], options) for c in "ab")
+    next(engine.step())
+    engine.cancel(first)
+    pieces = []
+    while not engine.is_idle:
+        pieces += engine.step()
+    assert {piece.request for piece in pieces} == {second}
+
+
+def test_a_full_context_can_be_read_anew(model):
+    prompt, options = "x" * (CONTEXT - 5), GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill")
+    model_tokens = BYTES.encode(prompt)
+    seen, expected = list(model_tokens), []
+    while len(expected) < 90:
+        if len(seen) > CONTEXT:
+            seen = seen[-(CONTEXT // 2) :]
+        with torch.no_grad():
+            token = int(model(torch.tensor([seen]))[0, -1, :257].argmax())
+        seen.append(token)
+        expected.append(token)
+    (one,) = generate(model, BYTES, prompt, options)
+    assert one.tokens == expected[: expected.index(256)] if 256 in expected else expected
+    assert len(one.tokens) > 10
+
+
+def test_memory_running_out_changes_no_text(model, monkeypatch, capsys):
+    options = GenerationOptions(max_tokens=10, seed=3)
+    calm = generate_many(model, BYTES, PROMPTS, options)
+    advance = StepwiseDecoder.advance
+
+    def cramped(self, rows):
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("pretended")
+        return advance(self, rows)
+
+    monkeypatch.setattr(StepwiseDecoder, "advance", cramped)
+    assert generate_many(model, BYTES, PROMPTS, options) == calm
+    assert "out of memory" in capsys.readouterr().err
+    monkeypatch.setattr(StepwiseDecoder, "advance", lambda self, rows: cramped(self, [*rows] * 4))
+    with pytest.raises(GenerationError, match="memory does not suffice"):
+        generate(model, BYTES, "a", options)

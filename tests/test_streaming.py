@@ -82,3 +82,11 @@ def test_gpt2_tokens_that_end_inside_a_character(text):
     joined, _ = pieces(gpt2.encode(text), (), gpt2)
     assert "".join(joined) == text
     assert "\ufffd" not in "".join(joined)
+
+
+@given(st.text("abc", max_size=12), st.integers(0, 8))
+@settings(max_examples=100, deadline=None)
+def test_no_stop_is_looked_for_in_the_first_tokens(text, least):
+    stream = TextStream(BYTES, ("ab", "c"), min_tokens=least)
+    joined = "".join([*(stream.push(token) for token in text.encode()), stream.finish()])
+    assert joined == text[:least] + before_first(text[least:], ("ab", "c"))

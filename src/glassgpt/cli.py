@@ -18,6 +18,7 @@ from cyclopts import App, Parameter
 import glassgpt
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, Interrupted, UsageError
+from glassgpt.generation.flags import PROMPT_AND_OUTPUT, Flags
 
 app = App(
     name="glassgpt",
@@ -34,6 +35,9 @@ Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Arguments without a name, among which - stands for standard input."""
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 """Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
+
+GivenOptions = Annotated[Flags, Parameter(name="*")]
+"""The settings of a generation that were given, each an option of its own."""
 
 
 @app.command
@@ -233,17 +237,11 @@ def _say_outcome(outcome: Any, out: Path) -> None:
 def generate(
     run: Path,
     *,
-    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    max_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 0.95,
-    repetition_penalty: float = 1.0,
-    seed: int | None = None,
-    num_samples: int = 1,
-    stop: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    truncate: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
+    settings: str | None = None,
+    options: GivenOptions | None = None,
+    explain: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
+    json: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> None:
@@ -255,26 +253,12 @@ def generate(
         Folder of the run.
     prompt:
         Text to continue; without it, a new document is begun. - reads standard input.
-    max_tokens:
-        Most new tokens.
-    temperature:
-        Below 1 is safer, above 1 wilder, 0 always takes the most probable token.
-    top_k:
-        Sample among the k most probable tokens; 0 is no limit.
-    top_p:
-        Sample among the fewest tokens that together have this probability; 1 is no limit.
-    repetition_penalty:
-        Above 1 weakens tokens that already occurred.
-    seed:
-        The same seed gives the same text; without it, each call gives another.
-    num_samples:
-        Continuations, in one batch.
-    stop:
-        End before this text; may be repeated.
-    truncate:
-        Cut a prompt longer than the context on the left instead of refusing it.
+    settings:
+        Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win.
+    explain:
+        Show, token by token, the candidates with their probabilities before and after each processor.
     json:
-        Print one JSON object a sample: text, tokens, finish_reason.
+        Print one JSON object a sample: text, tokens, finish_reason, and what --logprobs or --explain add.
     checkpoint:
         best, latest or step-NNNNNN.
     device:
@@ -282,30 +266,24 @@ def generate(
     """
     from glassgpt import api
     from glassgpt.generation.engine import fresh_seed
-    from glassgpt.generation.options import GenerationOptions
-    from glassgpt.generation.show import print_json, print_stream
+    from glassgpt.generation.flags import options_from
+    from glassgpt.generation.show import EXPLAINED_TOKENS, print_explained, print_json, print_stream
 
     if prompt == "-":
         prompt = sys.stdin.read()
-    options = GenerationOptions(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        seed=fresh_seed() if seed is None else seed,
-        num_samples=num_samples,
-        stop=stop,
-        truncate=truncate,
-    )
-    options.check()
+    given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
+    asked = options_from({"seed": fresh_seed()}, settings, given)
+    if asked.logprobs and not (json or explain):
+        raise UsageError("--logprobs are printed with --json or --explain; add one of them")
     loaded = api.load(run, checkpoint=checkpoint, device=device)
-    if json:
-        print_json(loaded.model, loaded.tokenizer, prompt, options)
+    if explain:
+        print_explained(loaded.model, loaded.tokenizer, prompt, asked, as_json=json)
+    elif json:
+        print_json(loaded.model, loaded.tokenizer, prompt, asked)
     else:
-        print_stream(loaded.model, loaded.tokenizer, prompt, options)
-    if seed is None and temperature > 0:
-        console.say(f"(the same text again: --seed {options.seed})")
+        print_stream(loaded.model, loaded.tokenizer, prompt, asked)
+    if "seed" not in given and not asked.is_greedy:
+        console.say(f"(the same text again: --seed {asked.seed})")
 
 
 @app.command

@@ -1,29 +1,32 @@
-"""The generation loop: prefill once, then one token a row and step, from the cache.
+"""The engine: requests in, pieces of text out, any number of them at once.
 
-`stream` gives the text of all samples as it comes, `generate` when it is complete; `_Rows` is the loop below both.
+`stream` and `generate` serve one prompt, `generate_many` several; all three are an `Engine` that runs until it
+is idle. A server keeps one and submits as requests come.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
+from glassgpt.generation.decoding import StepwiseDecoder
 from glassgpt.generation.layout import FEW_ROWS, lay_out_for_decoding
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors import process
-from glassgpt.generation.sampling import draw, sample
+from glassgpt.generation.processors import build_processors
+from glassgpt.generation.rows import Request, Row
+from glassgpt.generation.scheduler import Scheduler
 from glassgpt.generation.streaming import TextStream
-from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 FinishReason = Literal["length", "stop", "end_of_text"]
+SLOTS = 64
+"""Rows written at once unless told otherwise."""
+READ_AT_ONCE = 8192
+"""Tokens of prompts that a GPU reads together."""
 
 
 @dataclass
@@ -33,8 +36,8 @@ class Sample:
     Attributes:
         index: which sample of its request it is.
         text: the continuation alone, cut before a stop string.
-        tokens: the ids it was decoded from: those that completed a stop string are among them, end-of-text
-            is not.
+        tokens: the ids it was decoded from: those that completed a stop string, or a stop token, are among
+            them, end-of-text is not.
         finish_reason: `length` (max_tokens or the context is used up), `stop` or `end_of_text`.
     """
 
@@ -49,12 +52,14 @@ class Piece:
     """What one sample gained by one token.
 
     Attributes:
-        index: which sample.
+        request: which request, by the number that `Engine.submit` gave.
+        index: which of its samples.
         token: the token drawn.
         text: what became certain of the text; often a word, sometimes nothing.
         finish_reason: with the sample's last piece; None before.
     """
 
+    request: int
     index: int
     token: int
     text: str
@@ -88,6 +93,84 @@ def encode_prompt(
     return tokens[-context:]
 
 
+class Engine:
+    """Writes many texts at once: each row begins when there is room and ends when it is complete.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        slots: rows written at once, at most.
+        capacity: most tokens that a row may have in view; by default the model's context.
+    """
+
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, *, slots: int = SLOTS, capacity: int | None = None
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        context = model.config.context_length
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        if on_cpu and slots <= FEW_ROWS:
+            lay_out_for_decoding(model)
+        decoder = StepwiseDecoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
+        # Filling up short prompts costs a CPU as much as reading them.
+        self._scheduler = Scheduler(model, decoder, read_at_once=1 if on_cpu else READ_AT_ONCE)
+        self._texts: dict[Row, TextStream] = {}
+        self._requests = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request is complete."""
+        return self._scheduler.is_idle
+
+    def submit(self, prompt: Sequence[int], options: GenerationOptions) -> int:
+        """Ask for continuations; the number that their pieces will carry.
+
+        Args:
+            prompt: tokens, as `encode_prompt` makes them.
+            options: checked settings; without a seed, a fresh one is drawn.
+
+        Raises:
+            GenerationError: a setting does not fit the tokenizer.
+        """
+        seed = fresh_seed() if options.seed is None else options.seed
+        limit = most_tokens(self._model, len(prompt), options)
+        processors = tuple(build_processors(options, self._tokenizer))
+        request = Request(self._requests, tuple(prompt), options, processors, seed, limit)
+        self._requests += 1
+        for index in range(options.num_samples):
+            row = Row(request, index)
+            self._texts[row] = TextStream(self._tokenizer, options.stop, options.min_tokens)
+            self._scheduler.add(row)
+        return request.id
+
+    def cancel(self, request: int) -> None:
+        """Nobody waits for a request's text any more."""
+        for row in [row for row in self._texts if row.request.id == request]:
+            self._finish(row)
+
+    def step(self) -> Iterator[Piece]:
+        """Do a little of everything that there is to do; what became of it."""
+        for row, token in self._scheduler.step():
+            ends: dict[int, FinishReason] = dict.fromkeys(row.request.options.stop_tokens, "stop")
+            ends[self._tokenizer.end_of_text] = "end_of_text"
+            text, reason = _read(self._texts[row], token, ends, is_full=row.is_full)
+            if reason is not None:
+                self._finish(row)
+            yield Piece(row.request.id, row.index, token, text, reason)
+
+    def _finish(self, row: Row) -> None:
+        self._scheduler.finish(row)
+        del self._texts[row]
+
+
+def most_tokens(model: LanguageModel, prompt_tokens: int, options: GenerationOptions) -> int:
+    """How many tokens a sample may get: what was asked for, or what the context leaves."""
+    if options.overflow == "re-prefill":
+        return options.max_tokens
+    # The last token drawn is never fed, so a full context still yields one token more.
+    return min(options.max_tokens, model.config.context_length - prompt_tokens + 1)
+
+
 def stream(
     model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions
 ) -> Iterator[Piece]:
@@ -102,25 +185,38 @@ def stream(
     Raises:
         GenerationError: the prompt or a setting cannot be used.
     """
+    return stream_many(model, tokenizer, [prompt], options)
+
+
+def stream_many(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | None], options: GenerationOptions
+) -> Iterator[Piece]:
+    """All samples of several prompts, as their text comes; a piece's `request` is the prompt's number.
+
+    Raises:
+        GenerationError: a prompt or a setting cannot be used.
+    """
     options.check()
-    prompt_tokens = encode_prompt(model, tokenizer, prompt, options)
-    return _pieces(_Rows(model, prompt_tokens, options, tokenizer.vocab_size), tokenizer, options)
+    encoded = [encode_prompt(model, tokenizer, prompt, options) for prompt in prompts]
+    needed = max((len(prompt) + most_tokens(model, len(prompt), options) - 1 for prompt in encoded), default=1)
+    rows = len(prompts) * options.num_samples
+    engine = Engine(model, tokenizer, slots=max(1, min(rows, SLOTS)), capacity=needed)
+    for prompt in encoded:
+        engine.submit(prompt, options)
+    return _until_idle(engine)
 
 
-def _pieces(rows: _Rows, tokenizer: Tokenizer, options: GenerationOptions) -> Iterator[Piece]:
-    texts = [TextStream(tokenizer, options.stop) for _ in range(options.num_samples)]
-    while rows.active:
-        for index, token in rows.step():
-            text, reason = _read(texts[index], token, tokenizer.end_of_text, is_full=rows.is_full(index))
-            if reason is not None:
-                rows.finish(index)
-            yield Piece(index, token, text, reason)
+def _until_idle(engine: Engine) -> Iterator[Piece]:
+    while not engine.is_idle:
+        yield from engine.step()
 
 
-def _read(text: TextStream, token: int, end_of_text: int, *, is_full: bool) -> tuple[str, FinishReason | None]:
+def _read(
+    text: TextStream, token: int, ends: dict[int, FinishReason], *, is_full: bool
+) -> tuple[str, FinishReason | None]:
     """What a token adds to a sample's text, and whether it is the sample's last."""
-    if token == end_of_text:
-        return text.finish(), "end_of_text"
+    if token in ends:
+        return text.finish(), ends[token]
     piece = text.push(token)
     if text.stopped:
         return piece, "stop"
@@ -129,79 +225,24 @@ def _read(text: TextStream, token: int, end_of_text: int, *, is_full: bool) -> t
     return piece, None
 
 
-class _Rows:
-    """The samples still growing: one cache slot each."""
-
-    def __init__(self, model: LanguageModel, prompt: list[int], options: GenerationOptions, vocab_size: int) -> None:
-        self._model, self._options = model, options
-        self._vocab_size = vocab_size
-        self._prompt = prompt
-        # The last token drawn is never fed, so a full context still yields one token more.
-        self._limit = min(options.max_tokens, model.config.context_length - len(prompt) + 1)
-        self._seed = fresh_seed() if options.seed is None else options.seed
-        self._drawn: dict[int, list[int]] = {index: [] for index in range(options.num_samples)}
-        self.active = list(self._drawn)
-        self._slots: list[int] = []
-        parameter = next(model.parameters())
-        self._device = parameter.device
-        if self._device.type == "cpu" and options.num_samples <= FEW_ROWS:
-            lay_out_for_decoding(model)
-        self._cache = KVCache(
-            model.config, 1, len(prompt) + self._limit - 1, dtype=parameter.dtype, device=self._device
-        )
-
-    def is_full(self, index: int) -> bool:
-        return len(self._drawn[index]) >= self._limit
-
-    def finish(self, index: int) -> None:
-        self.active.remove(index)
-
-    @torch.inference_mode()
-    def step(self) -> list[tuple[int, int]]:
-        """Draw one token for each active sample: (index, token)."""
-        logits = self._prefill() if not self._slots else self._decode()
-        histories = [self._prompt + self._drawn[index] for index in self.active]
-        logits = process(logits, self._options, histories)
-        drawn = self._draw(logits).tolist()
-        for index, token in zip(self.active, drawn, strict=True):
-            self._drawn[index].append(token)
-        return list(zip(self.active, drawn, strict=True))
-
-    def _prefill(self) -> Tensor:
-        """Read the prompt once, whatever the number of samples: logits (B, V)."""
-        tokens = torch.tensor([self._prompt], device=self._device)
-        features = self._model.features(tokens, self._cache)[:, -1:]
-        if len(self.active) > 1:
-            self._cache.select([0] * len(self.active))
-        self._slots = list(self.active)
-        return self._known(self._model.head(features)).expand(len(self.active), -1)
-
-    def _decode(self) -> Tensor:
-        """Feed each active sample its last token: logits (B, V)."""
-        if self._slots != self.active:
-            self._cache.select([self._slots.index(index) for index in self.active])
-            self._slots = list(self.active)
-        last = torch.tensor([[self._drawn[index][-1]] for index in self.active], device=self._device)
-        return self._known(self._model(last, self._cache))
-
-    def _known(self, logits: Tensor) -> Tensor:
-        """(B, 1, V) -> (B, V) on the CPU, without the rows that pad a vocabulary to a round size."""
-        return logits[:, 0, : self._vocab_size].float().cpu()
-
-    def _draw(self, logits: Tensor) -> Tensor:
-        if self._options.temperature == 0:
-            return sample(logits, None)
-        positions = [len(self._prompt) + len(self._drawn[index]) for index in self.active]
-        return draw(logits, self._seed, self.active, positions)
-
-
 def generate(
     model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions
 ) -> list[Sample]:
     """All samples of one prompt, complete; see `stream`."""
-    samples = [Sample(index) for index in range(options.num_samples)]
-    for piece in stream(model, tokenizer, prompt, options):
-        sample = samples[piece.index]
+    return generate_many(model, tokenizer, [prompt], options)[0]
+
+
+def generate_many(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | None], options: GenerationOptions
+) -> list[list[Sample]]:
+    """All samples of each prompt, complete; written together, each as if it were alone.
+
+    Raises:
+        GenerationError: a prompt or a setting cannot be used.
+    """
+    samples = [[Sample(index) for index in range(options.num_samples)] for _ in prompts]
+    for piece in stream_many(model, tokenizer, prompts, options):
+        sample = samples[piece.request][piece.index]
         sample.text += piece.text
         if piece.finish_reason != "end_of_text":
             sample.tokens.append(piece.token)

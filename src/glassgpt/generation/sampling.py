@@ -22,18 +22,23 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def gumbel_noise(seed: int, rows: Sequence[int], positions: Sequence[int], tokens: Tensor) -> Tensor:
+def noise_keys(seed: int | Sequence[int], rows: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """What sets each row's noise apart: (B,) numbers of 32 bits in int64; see `gumbel_noise`."""
+    seeds = torch.tensor(seed)
+    key = _mix(_mix(seeds & _MASK) ^ (seeds >> 32))
+    return _mix(_mix(key ^ torch.tensor(list(rows))) ^ torch.tensor(list(positions)))
+
+
+def gumbel_noise(seed: int | Sequence[int], rows: Sequence[int], positions: Sequence[int], tokens: Tensor) -> Tensor:
     """Standard Gumbel noise for each row and token: (B, N) float32 on the CPU.
 
     Args:
-        seed: of the request.
-        rows: which sample each row is.
+        seed: of the request, or of each row's own.
+        rows: which sample of its request each row is.
         positions: index of the token that each row is about to draw.
         tokens: (N,) int64, the ids to make noise for.
     """
-    key = _mix(_mix(torch.tensor(seed & _MASK)) ^ (seed >> 32))
-    keys = _mix(_mix(key ^ torch.tensor(list(rows))) ^ torch.tensor(list(positions)))[:, None]  # (B, 1)
-    bits = _mix(_mix(tokens) ^ keys)  # (B, N)
+    bits = _mix(_mix(tokens) ^ noise_keys(seed, rows, positions)[:, None])  # (B, N)
     uniform = ((bits >> 8).float() + 0.5) / 2**24  # in (0, 1), never 0 or 1
     return -(-uniform.log()).log()
 
@@ -49,7 +54,7 @@ def sample(logits: Tensor, noise: Tensor | None) -> Tensor:
     return (logits if noise is None else logits + noise).argmax(dim=-1)
 
 
-def draw(logits: Tensor, seed: int, rows: Sequence[int], positions: Sequence[int]) -> Tensor:
+def draw(logits: Tensor, seed: int | Sequence[int], rows: Sequence[int], positions: Sequence[int]) -> Tensor:
     """A draw from softmax(logits) for each row, with noise made only for the tokens that are still possible.
 
     Top-k and top-p leave few of the vocabulary, and as each token's noise depends on nothing but its own id,

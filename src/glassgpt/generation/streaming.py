@@ -17,20 +17,26 @@ class TextStream:
     Args:
         tokenizer: whose tokens these are.
         stop: the text ends before the first of these.
+        min_tokens: in the text of so many tokens no stop string is looked for.
 
     Attributes:
         stopped: whether a stop string has come.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
         self._tokenizer, self._stop = tokenizer, stop
+        self._unstoppable = min_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; often a word, sometimes nothing."""
-        return self._release(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        new = self._decoder.decode(self._tokenizer.token_bytes(token))
+        if self._unstoppable > 0:
+            self._unstoppable -= 1
+            return new
+        return self._release(new)
 
     def finish(self) -> str:
         """What was still held back, when no more tokens come."""

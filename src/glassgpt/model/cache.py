@@ -7,6 +7,7 @@ What lies behind a row's length is never looked at and is overwritten by that ro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -37,16 +38,28 @@ class KVCache:
     ) -> None:
         self.capacity = config.context_length if capacity is None else capacity
         shape = (config.n_layer, slots, config.kv_heads, self.capacity, config.head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
-        self._rows = torch.arange(slots, device=device)[:, None]  # (B, 1)
-        self._lengths = [0] * slots
+        self._hold(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+        self._lengths = torch.zeros(slots, dtype=torch.long)  # on the CPU: the loop asks for them at every step
         self._pending = 0
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        self._keys, self._values = keys, values  # (n_layer, B, K, C, D)
+        self._rows = torch.arange(keys.size(1), device=keys.device)[:, None]  # (B, 1)
+
+    @property
+    def keys(self) -> Tensor:
+        """The memory of all keys, (n_layer, B, K, C, D); behind a row's length it holds anything."""
+        return self._keys
+
+    @property
+    def values(self) -> Tensor:
+        """The memory of all values; see `keys`."""
+        return self._values
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Tokens held by each slot."""
-        return tuple(self._lengths)
+        return tuple(self._lengths.tolist())
 
     @property
     def n_bytes(self) -> int:
@@ -60,13 +73,13 @@ class KVCache:
             IndexError: a slot would outgrow the capacity.
         """
         self._pending = n_tokens
-        longest = max(self._lengths)
+        longest = int(self._lengths.max())
         if longest + n_tokens > self.capacity:
             raise IndexError(f"{longest} cached + {n_tokens} new tokens exceed the cache of {self.capacity}")
-        self._uniform = min(self._lengths) == longest
+        self._uniform = int(self._lengths.min()) == longest
         self._extent = longest + n_tokens
         device = self._keys.device
-        starts = torch.tensor(self._lengths, device=device)[:, None]  # (B, 1)
+        starts = self._lengths[:, None].to(device)  # (B, 1)
         self._positions = starts + torch.arange(n_tokens, device=device)  # (B, T)
         self._masks: dict[int, Tensor | None] = {}
 
@@ -109,7 +122,7 @@ class KVCache:
 
     def commit(self) -> None:
         """Count the new tokens as held. Called by the model, after its last layer."""
-        self._lengths = [length + self._pending for length in self._lengths]
+        self._lengths += self._pending
         self._pending = 0
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -118,15 +131,34 @@ class KVCache:
         Raises:
             ValueError: a length is negative or above what the slot holds.
         """
-        if len(lengths) != len(self._lengths) or any(
-            not 0 <= new <= old for new, old in zip(lengths, self._lengths, strict=False)
-        ):
-            raise ValueError(f"cannot rewind slots of lengths {self._lengths} to {list(lengths)}")
-        self._lengths = list(lengths)
+        held = self.lengths
+        if len(lengths) != len(held) or any(not 0 <= new <= old for new, old in zip(lengths, held, strict=False)):
+            raise ValueError(f"cannot rewind slots of lengths {list(held)} to {list(lengths)}")
+        self._lengths.copy_(torch.tensor(list(lengths), dtype=torch.long))
 
     def select(self, slots: Sequence[int]) -> None:
         """Keep the given slots, in that order; one may be named several times (one prompt, many samples)."""
         index = torch.tensor(list(slots), device=self._keys.device)
-        self._keys, self._values = self._keys[:, index], self._values[:, index]
-        self._lengths = [self._lengths[slot] for slot in slots]
-        self._rows = torch.arange(len(self._lengths), device=self._keys.device)[:, None]
+        self._hold(self._keys[:, index], self._values[:, index])
+        self._lengths = self._lengths[list(slots)]
+
+    def first(self, count: int) -> KVCache:
+        """The first `count` slots as a cache of their own that shares this one's memory and lengths."""
+        view = copy.copy(self)
+        view._hold(self._keys[:, :count], self._values[:, :count])
+        view._lengths = self._lengths[:count]
+        return view
+
+    def put(self, slot: int, source: KVCache, row: int, length: int | None = None) -> None:
+        """Fill a slot with what a row of a cache holds (of this one, or of another of the same model).
+
+        Args:
+            slot: what it held is gone.
+            source: where the row lies.
+            row: which one.
+            length: only so many of its tokens; by default all.
+        """
+        held = source.lengths[row] if length is None else length
+        self._keys[:, slot, :, :held] = source._keys[:, row, :, :held]
+        self._values[:, slot, :, :held] = source._values[:, row, :, :held]
+        self._lengths[slot] = held

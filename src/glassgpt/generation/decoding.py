@@ -1,0 +1,138 @@
+"""One step for all rows that are being written, and how their prompts are read.
+
+`StepwiseDecoder` is the readable one: the model, the processors and the draw, called one after the other.
+Others do the same faster and are held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from glassgpt.generation.processors import process
+from glassgpt.generation.rows import Row
+from glassgpt.generation.sampling import draw, sample
+from glassgpt.model.cache import KVCache
+from glassgpt.model.transformer import LanguageModel
+
+PADDING = 0
+"""Any token: what stands behind a row's end is never looked at."""
+
+
+class Decoder(Protocol):
+    """Keeps rows in slots 0, 1, 2, … and draws their next tokens.
+
+    Attributes:
+        slots: how many rows fit.
+        capacity: tokens that fit into a slot.
+    """
+
+    slots: int
+    capacity: int
+
+    def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
+        """Begin a row whose visible tokens but the last have been read into a row of `source`."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a row to another slot."""
+        ...
+
+    def advance(self, rows: Sequence[Row]) -> Iterable[tuple[Row, int]]:
+        """Draw for the rows that lie in slots 0, 1, 2, …: pairs of row and token, in the order of the text.
+
+        Tokens may come late, with a later call, and a row may get several at once.
+        """
+        ...
+
+
+class Reading:
+    """Prompts on their way into a cache of their own, some tokens at a time.
+
+    Args:
+        model: reads.
+        prompts: tokens, at least one a prompt. Shorter ones are filled up on the right.
+        chunk: tokens of each prompt read at once.
+    """
+
+    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int) -> None:
+        self._model, self._chunk = model, chunk
+        self._lengths = [len(prompt) for prompt in prompts]
+        longest = max(self._lengths)
+        padded = [[*prompt, *[PADDING] * (longest - len(prompt))] for prompt in prompts]
+        parameter = next(model.parameters())
+        self._tokens = torch.tensor(padded, device=parameter.device)  # (B, T)
+        self.cache = KVCache(model.config, len(prompts), longest, dtype=parameter.dtype, device=parameter.device)
+        self._read = 0
+
+    def advance(self) -> bool:
+        """Read one more chunk; whether that was the last."""
+        chunk = self._tokens[:, self._read : self._read + self._chunk]
+        self._model.features(chunk, self.cache)  # without the head: nobody asks what comes after a prompt's middle
+        self._read += chunk.size(1)
+        if self._read < self._tokens.size(1):
+            return False
+        self.cache.rewind(self._lengths)
+        return True
+
+
+class StepwiseDecoder:
+    """One token a row and call, every part of the step called by its name.
+
+    Args:
+        model: in evaluation mode.
+        vocab_size: tokens that may be drawn; what a model has beyond it pads its tables.
+        slots: see `Decoder`.
+        capacity: see `Decoder`.
+    """
+
+    def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
+        self._model, self._vocab_size = model, vocab_size
+        self.slots, self.capacity = slots, capacity
+        parameter = next(model.parameters())
+        self._device = parameter.device
+        self._cache = KVCache(model.config, slots, capacity, dtype=parameter.dtype, device=self._device)
+
+    def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
+        """See `Decoder`."""
+        self._cache.put(slot, source, source_row, row.n_visible - 1)
+
+    def move(self, source: int, target: int) -> None:
+        """See `Decoder`."""
+        self._cache.put(target, self._cache, source)
+
+    def advance(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
+        """See `Decoder`."""
+        last = torch.tensor([[row.last] for row in rows], device=self._device)
+        logits = self._model(last, self._cache.first(len(rows)))[:, 0, : self._vocab_size]  # (B, V)
+        tokens = draw_tokens(logits.float().cpu(), rows)
+        return list(zip(rows, tokens, strict=True))
+
+
+def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    """A token for each row by its own settings, seed and position: logits (B, V) float32."""
+    tokens = [0] * len(rows)
+    for members in _by_request(rows):
+        processors = rows[members[0]].request.processors
+        own = process(logits[members], processors, [rows[i].history for i in members])
+        for i, token in zip(members, _draw(own, [rows[i] for i in members]), strict=True):
+            tokens[i] = token
+    return tokens
+
+
+def _draw(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    if rows[0].request.options.is_greedy:
+        return sample(logits, None).tolist()
+    seeds = [row.request.seed for row in rows]
+    return draw(logits, seeds, [row.index for row in rows], [row.position for row in rows]).tolist()
+
+
+def _by_request(rows: Sequence[Row]) -> Iterable[list[int]]:
+    """Which rows belong together, and so share their processors."""
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(id(row.request), []).append(i)
+    return groups.values()

@@ -1,0 +1,146 @@
+"""What a text's tokens were chosen from: probabilities before and after each processor.
+
+Nothing is recorded while a text is written. Its tokens are read once more, all at once, and the processors applied
+as they were: the same figures within float tolerance, at the price of one more pass and of none for those who do
+not ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.engine import Sample
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import NamedProcessor, build_processors
+from glassgpt.model.transformer import LanguageModel
+
+FIRST_STAGE = "model"
+"""Before any processor."""
+LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON does not know."""
+POSITIONS_AT_ONCE = 64
+"""Whose logits over the whole vocabulary are held in memory together."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that could have been drawn.
+
+    Attributes:
+        token: its id.
+        logprobs: its log-probability at each stage of the trace, `LEAST_LOGPROB` where it was impossible.
+    """
+
+    token: int
+    logprobs: tuple[float, ...]
+
+    @property
+    def raw(self) -> float:
+        """Before penalties and temperature: what the model thinks."""
+        return self.logprobs[0]
+
+    @property
+    def processed(self) -> float:
+        """After all processors: what was drawn from. In greedy text, after the penalties and rules."""
+        return self.logprobs[-1]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The choice of one token.
+
+    Attributes:
+        drawn: the token that was taken.
+        candidates: the most probable ones before and after the processors, the drawn one always among them; sorted
+            by their final probability, then by the model's.
+    """
+
+    drawn: Candidate
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a sample was chosen.
+
+    Attributes:
+        stages: `model`, then the names of the processors, in order.
+        steps: one for each token, end-of-text included.
+    """
+
+    stages: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def trace(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    sample: Sample,
+    options: GenerationOptions,
+    *,
+    top: int,
+) -> Trace:
+    """What each token of a sample was chosen from.
+
+    Args:
+        model: that wrote it.
+        tokenizer: the model's.
+        prompt: the prompt's tokens, as `encode_prompt` makes them.
+        sample: what was written.
+        options: with which it was written.
+        top: how many of the most probable tokens before and after the processors are candidates.
+
+    Raises:
+        GenerationError: prompt and sample together are longer than the context.
+    """
+    output = [*sample.tokens, *([tokenizer.end_of_text] if sample.finish_reason == "end_of_text" else [])]
+    processors = build_processors(options, tokenizer)
+    stages = _replay(model, prompt, output, processors, tokenizer.vocab_size)
+    steps = [_step(at, token, top) for at, token in zip(stages, output, strict=True)]
+    return Trace((FIRST_STAGE, *(processor.name for processor in processors)), tuple(steps))
+
+
+@torch.inference_mode()
+def _replay(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    processors: Sequence[NamedProcessor],
+    vocab_size: int,
+) -> Iterator[Tensor]:
+    """For each token of the output, the log-probabilities it was chosen from: (stages, V)."""
+    read = [*prompt, *output[:-1]]
+    if len(read) > model.config.context_length:
+        raise GenerationError(
+            f"prompt and text have {len(read):,} tokens, the model sees {model.config.context_length:,} at once: "
+            "their probabilities cannot be told; write less"
+        )
+    tokens = torch.tensor([read], device=next(model.parameters()).device)
+    features = model.features(tokens)[:, len(prompt) - 1 :]  # (1, T, C)
+    for start in range(0, len(output), POSITIONS_AT_ONCE):
+        logits = model.head(features[:, start : start + POSITIONS_AT_ONCE])[0, :, :vocab_size].float().cpu()
+        histories = [History(prompt, output[:at]) for at in range(start, start + logits.size(0))]
+        stages = [logits]
+        for processor in processors:
+            stages.append(processor.apply(stages[-1], histories))
+        yield from torch.stack(stages, dim=1).log_softmax(dim=-1)
+
+
+def _step(logprobs: Tensor, drawn: int, top: int) -> Step:
+    first, last = logprobs[0], logprobs[-1]
+    count = min(top, first.numel())
+    tokens = dict.fromkeys([*last.topk(count).indices.tolist(), *first.topk(count).indices.tolist(), drawn])
+    candidates = [Candidate(token, _clamped(logprobs[:, token])) for token in tokens]
+    candidates.sort(key=lambda one: (-one.processed, -one.raw, one.token))
+    return Step(next(one for one in candidates if one.token == drawn), tuple(candidates))
+
+
+def _clamped(logprobs: Tensor) -> tuple[float, ...]:
+    return tuple(logprobs.clamp(min=LEAST_LOGPROB).tolist())
