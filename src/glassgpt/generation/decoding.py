@@ -115,7 +115,7 @@ class StepwiseDecoder:
 def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """A token for each row by its own settings, seed and position: logits (B, V) float32."""
     tokens = [0] * len(rows)
-    for members in _by_request(rows):
+    for members in by_request(rows):
         processors = rows[members[0]].request.processors
         own = process(logits[members], processors, [rows[i].history for i in members])
         for i, token in zip(members, _draw(own, [rows[i] for i in members]), strict=True):
@@ -130,7 +130,7 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return draw(logits, seeds, [row.index for row in rows], [row.position for row in rows]).tolist()
 
 
-def _by_request(rows: Sequence[Row]) -> Iterable[list[int]]:
+def by_request(rows: Sequence[Row]) -> Iterable[list[int]]:
     """Which rows belong together, and so share their processors."""
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):

@@ -13,11 +13,12 @@ from typing import Literal
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.decoding import StepwiseDecoder
+from glassgpt.generation.decoding import Decoder, StepwiseDecoder
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
 from glassgpt.generation.scheduler import Scheduler
+from glassgpt.generation.speculative import Speculation, SpeculativeDecoder
 from glassgpt.generation.streaming import TextStream
 from glassgpt.model.transformer import LanguageModel
 
@@ -26,24 +27,6 @@ SLOTS = 64
 """Rows written at once unless told otherwise."""
 READ_AT_ONCE = 8192
 """Tokens of prompts that a GPU reads together."""
-
-
-@dataclass
-class Sample:
-    """One continuation.
-
-    Attributes:
-        index: which sample of its request it is.
-        text: the continuation alone, cut before a stop string.
-        tokens: the ids it was decoded from: those that completed a stop string, or a stop token, are among
-            them, end-of-text is not.
-        finish_reason: `length` (max_tokens or the context is used up), `stop` or `end_of_text`.
-    """
-
-    index: int
-    text: str = ""
-    tokens: list[int] = field(default_factory=list[int])
-    finish_reason: FinishReason = "length"
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,32 @@ class Piece:
     token: int
     text: str
     finish_reason: FinishReason | None
+
+
+@dataclass
+class Sample:
+    """One continuation.
+
+    Attributes:
+        index: which sample of its request it is.
+        text: the continuation alone, cut before a stop string.
+        tokens: the ids it was decoded from: those that completed a stop string, or a stop token, are among
+            them, end-of-text is not.
+        finish_reason: `length` (max_tokens or the context is used up), `stop` or `end_of_text`.
+    """
+
+    index: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list[int])
+    finish_reason: FinishReason = "length"
+
+    def add(self, piece: Piece) -> None:
+        """Take what came with one token."""
+        self.text += piece.text
+        if piece.finish_reason != "end_of_text":
+            self.tokens.append(piece.token)
+        if piece.finish_reason is not None:
+            self.finish_reason = piece.finish_reason
 
 
 def fresh_seed() -> int:
@@ -100,15 +109,22 @@ class Engine:
         tokenizer: the model's.
         slots: rows written at once, at most.
         capacity: most tokens that a row may have in view; by default the model's context.
+        speculation: guess tokens and check several in one pass; changes no text.
     """
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, *, slots: int = SLOTS, capacity: int | None = None
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = SLOTS,
+        capacity: int | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
         on_cpu = next(model.parameters()).device.type == "cpu"
-        decoder = StepwiseDecoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
+        decoder = _decoder(model, tokenizer.vocab_size, slots, min(capacity or context, context), speculation)
         # Filling up short prompts costs a CPU as much as reading them.
         self._scheduler = Scheduler(model, decoder, read_at_once=1 if on_cpu else READ_AT_ONCE)
         self._texts: dict[Row, TextStream] = {}
@@ -148,8 +164,7 @@ class Engine:
     def step(self) -> Iterator[Piece]:
         """Do a little of everything that there is to do; what became of it."""
         for row, token in self._scheduler.step():
-            ends: dict[int, FinishReason] = dict.fromkeys(row.request.options.stop_tokens, "stop")
-            ends[self._tokenizer.end_of_text] = "end_of_text"
+            ends = _ends(self._tokenizer, row.request.options)
             text, reason = _read(self._texts[row], token, ends, is_full=row.is_full)
             if reason is not None:
                 self._finish(row)
@@ -158,6 +173,14 @@ class Engine:
     def _finish(self, row: Row) -> None:
         self._scheduler.finish(row)
         del self._texts[row]
+
+
+def _decoder(
+    model: LanguageModel, vocab_size: int, slots: int, capacity: int, speculation: Speculation | None
+) -> Decoder:
+    if speculation is None:
+        return StepwiseDecoder(model, vocab_size, slots, capacity)
+    return SpeculativeDecoder(model, vocab_size, slots, capacity, speculation)
 
 
 def most_tokens(model: LanguageModel, prompt_tokens: int, options: GenerationOptions) -> int:
@@ -169,7 +192,11 @@ def most_tokens(model: LanguageModel, prompt_tokens: int, options: GenerationOpt
 
 
 def stream(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str | None,
+    options: GenerationOptions,
+    speculation: Speculation | None = None,
 ) -> Iterator[Piece]:
     """All samples of one prompt, as their text comes.
 
@@ -178,15 +205,20 @@ def stream(
         tokenizer: the model's.
         prompt: text to continue, or None to begin a document.
         options: the settings; without a seed, a fresh one is drawn.
+        speculation: guess tokens and check several in one pass; changes no text.
 
     Raises:
         GenerationError: the prompt or a setting cannot be used.
     """
-    return stream_many(model, tokenizer, [prompt], options)
+    return stream_many(model, tokenizer, [prompt], options, speculation)
 
 
 def stream_many(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | None], options: GenerationOptions
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    speculation: Speculation | None = None,
 ) -> Iterator[Piece]:
     """All samples of several prompts, as their text comes; a piece's `request` is the prompt's number.
 
@@ -197,7 +229,7 @@ def stream_many(
     encoded = [encode_prompt(model, tokenizer, prompt, options) for prompt in prompts]
     needed = max((len(prompt) + most_tokens(model, len(prompt), options) - 1 for prompt in encoded), default=1)
     rows = len(prompts) * options.num_samples
-    engine = Engine(model, tokenizer, slots=max(1, min(rows, SLOTS)), capacity=needed)
+    engine = Engine(model, tokenizer, slots=max(1, min(rows, SLOTS)), capacity=needed, speculation=speculation)
     for prompt in encoded:
         engine.submit(prompt, options)
     return _until_idle(engine)
@@ -206,6 +238,11 @@ def stream_many(
 def _until_idle(engine: Engine) -> Iterator[Piece]:
     while not engine.is_idle:
         yield from engine.step()
+
+
+def _ends(tokenizer: Tokenizer, options: GenerationOptions) -> dict[int, FinishReason]:
+    """Tokens that end a text, and with which reason."""
+    return {**dict.fromkeys(options.stop_tokens, "stop"), tokenizer.end_of_text: "end_of_text"}
 
 
 def _read(
@@ -223,14 +260,22 @@ def _read(
 
 
 def generate(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str | None,
+    options: GenerationOptions,
+    speculation: Speculation | None = None,
 ) -> list[Sample]:
     """All samples of one prompt, complete; see `stream`."""
-    return generate_many(model, tokenizer, [prompt], options)[0]
+    return generate_many(model, tokenizer, [prompt], options, speculation)[0]
 
 
 def generate_many(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | None], options: GenerationOptions
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    speculation: Speculation | None = None,
 ) -> list[list[Sample]]:
     """All samples of each prompt, complete; written together, each as if it were alone.
 
@@ -238,11 +283,19 @@ def generate_many(
         GenerationError: a prompt or a setting cannot be used.
     """
     samples = [[Sample(index) for index in range(options.num_samples)] for _ in prompts]
-    for piece in stream_many(model, tokenizer, prompts, options):
-        sample = samples[piece.request][piece.index]
-        sample.text += piece.text
-        if piece.finish_reason != "end_of_text":
-            sample.tokens.append(piece.token)
-        if piece.finish_reason is not None:
-            sample.finish_reason = piece.finish_reason
+    for piece in stream_many(model, tokenizer, prompts, options, speculation):
+        samples[piece.request][piece.index].add(piece)
     return samples
+
+
+def sample_of(tokenizer: Tokenizer, options: GenerationOptions, index: int, tokens: Sequence[int]) -> Sample:
+    """A sample whose tokens are all known, the one that ended it included."""
+    sample, text, ends = (
+        Sample(index),
+        TextStream(tokenizer, options.stop, options.min_tokens),
+        _ends(tokenizer, options),
+    )
+    for at, token in enumerate(tokens, start=1):
+        piece, reason = _read(text, token, ends, is_full=at == len(tokens))
+        sample.add(Piece(0, index, token, piece, reason))
+    return sample

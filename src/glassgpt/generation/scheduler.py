@@ -72,6 +72,8 @@ class Scheduler:
             self._make_room()
             return
         for row, token in self._drawn:
+            if row.done:  # it ended with an earlier one of several tokens
+                continue
             row.drawn.append(token)
             yield row, token
             if not row.done and row.n_visible > self._decoder.capacity:

@@ -1,0 +1,266 @@
+"""Speculative decoding against plain decoding: the same text, whoever guesses; and against the model's distribution."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassgpt.data import load_tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.engine import Engine, encode_prompt, generate, generate_many, stream
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.speculative import Speculation, SpeculativeDecoder, look_up
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+
+BYTES = load_tokenizer("bytes")
+CONTEXT = 48
+PROMPTS = ["a", "ROMEO: what", "xyxyxyxyxy", None, "some longer words to read", "abc abc abc abc ab"]
+
+
+def random_model(seed=0, std=0.3, **shape):
+    torch.manual_seed(seed)
+    shape = {"vocab_size": 257, "context_length": CONTEXT, "n_layer": 2, "n_head": 3, "n_embd": 24} | shape
+    model = build_model(ModelConfig(**shape)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model
+
+
+def disturbed(model, by, seed=1):
+    """A model that mostly says the same: how much less, `by` tells."""
+    twin = build_model(model.config).eval()
+    twin.load_state_dict(model.state_dict())
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter += by * torch.randn_like(parameter)
+    return twin
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+@pytest.fixture(scope="module")
+def drafts(model):
+    return {
+        "itself": model,
+        "alike": disturbed(model, 0.01),
+        "a stranger": random_model(seed=9, n_layer=1, n_head=2, n_embd=8),
+        "of a smaller context": random_model(seed=0, context_length=20),
+        "the text": None,
+    }
+
+
+SETTINGS = [
+    {"temperature": 0},
+    {"temperature": 1.0, "top_p": 1.0},
+    {"temperature": 0.8, "top_k": 7, "top_p": 0.9},
+    {"temperature": 0, "repetition_penalty": 1.5, "no_repeat_ngram": 3},
+    {"temperature": 0.9, "repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"temperature": 1.2, "ban": ("e", "th"), "min_tokens": 5, "stop": ("a", "\ufffd\ufffd"), "stop_tokens": (10, 98)},
+    {"temperature": 0.7, "regex": "([a-f]{1,3} ){1,9}!"},
+    {"temperature": 0.3, "temperature_schedule": ((3, 2.0),), "logit_bias": {"a": 2.0, "ab": -3.0}, "min_p": 0.01},
+]
+
+
+@pytest.mark.parametrize("asked", SETTINGS, ids=str)
+@pytest.mark.parametrize("who", ["itself", "alike", "a stranger", "of a smaller context", "the text"])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_the_text_is_that_of_plain_decoding(model, drafts, who, asked, tokens):
+    options = GenerationOptions(max_tokens=30, seed=3, num_samples=2, **asked)
+    speculation = Speculation(drafts[who], tokens)
+    assert generate_many(model, BYTES, PROMPTS, options, speculation) == generate_many(model, BYTES, PROMPTS, options)
+
+
+def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
+    letters = tuple("abcdefghijklmnopqrstuvwxyz")
+    options = GenerationOptions(max_tokens=25, seed=8, num_samples=3, stop=letters)
+    plain = generate_many(model, BYTES, PROMPTS, options)
+    assert len({len(sample.tokens) for samples in plain for sample in samples}) > 3
+    speculation = Speculation(drafts["alike"])
+    assert generate_many(model, BYTES, PROMPTS, options, speculation) == plain
+    assert 0.1 < speculation.tally.acceptance < 0.99
+
+
+@pytest.mark.parametrize("who", ["alike", "the text"])
+def test_rows_come_and_go_while_others_are_guessed_for(model, drafts, who):
+    options = GenerationOptions(max_tokens=14, seed=5, stop=("e", "a", "o"))
+    engine = Engine(model, BYTES, slots=2, speculation=Speculation(drafts[who]))
+    ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS * 2]
+    tokens = {request: [] for request in ids}
+    while not engine.is_idle:
+        for piece in engine.step():
+            tokens[piece.request].append(piece.token)
+    for request, prompt in zip(ids, PROMPTS * 2, strict=True):
+        assert tokens[request] == [piece.token for piece in stream(model, BYTES, prompt, options)]
+
+
+@pytest.mark.parametrize("who", ["itself", "alike", "of a smaller context", "the text"])
+def test_a_full_context_is_read_anew(model, drafts, who):
+    options = GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill", min_tokens=90)
+    prompts = ["x" * (CONTEXT - 5), "ab"]
+    speculation = Speculation(drafts[who])
+    assert generate_many(model, BYTES, prompts, options, speculation) == generate_many(model, BYTES, prompts, options)
+
+
+def test_the_context_is_used_to_its_end(model, drafts):
+    options = GenerationOptions(max_tokens=100, temperature=0, min_tokens=100)
+    for who in drafts:
+        one, two = generate_many(model, BYTES, ["x" * (CONTEXT - 7), "ab"], options, Speculation(drafts[who]))
+        assert [len(sample.tokens) for sample in (*one, *two)] == [8, CONTEXT - 1]
+
+
+def test_a_model_that_guesses_for_itself_is_always_right(model):
+    speculation = Speculation(model, 3)
+    (one,) = generate(model, BYTES, "ab", GenerationOptions(max_tokens=24, seed=1, min_tokens=24), speculation)
+    assert len(one.tokens) == 24
+    assert speculation.tally.acceptance == 1
+    assert speculation.tally.passes == 6
+    assert speculation.tally.tokens_per_pass == 4
+
+
+def test_memory_running_out_changes_no_text(model, drafts, monkeypatch):
+    options = GenerationOptions(max_tokens=12, seed=3, num_samples=3)
+    calm = generate_many(model, BYTES, PROMPTS, options)
+    failed = []
+    for method in ("advance", "_verify"):  # before the pass, and after it
+        with monkeypatch.context() as patch:
+            real = getattr(SpeculativeDecoder, method)
+
+            def cramped(self, *given, real=real):
+                rows = given[-2] if len(given) == 3 else given[0]
+                if len(rows) > 3:
+                    failed.append(real)
+                    raise torch.OutOfMemoryError("pretended")
+                return real(self, *given)
+
+            patch.setattr(SpeculativeDecoder, method, cramped)
+            assert generate_many(model, BYTES, PROMPTS, options, Speculation(drafts["alike"])) == calm
+    assert len(set(failed)) == 2
+
+
+def test_what_is_drawn_is_drawn_from_the_models_distribution(model, drafts):
+    """Chi-square over the pairs of the first two tokens, whose probabilities can be computed."""
+    prompt, count = "ab", 6000
+    options = GenerationOptions(max_tokens=2, seed=2024, num_samples=count, top_k=3, top_p=1.0, temperature=1.0)
+    speculation = Speculation(drafts["alike"], 2)
+    encoded = encode_prompt(model, BYTES, prompt, options)
+    engine = Engine(model, BYTES, slots=count, capacity=8, speculation=speculation)
+    engine.submit(encoded, options)
+    drawn = [[] for _ in range(count)]
+    while not engine.is_idle:
+        for piece in engine.step():
+            drawn[piece.index].append(piece.token)
+    expected = {}
+    processors = build_processors(options, BYTES)
+
+    def distribution(tokens):
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens]))[:, -1]
+        p = process(logits, processors, [History(encoded, tokens[len(encoded) :])]).softmax(-1)[0]
+        return {token: float(p[token]) for token in p.nonzero()[:, 0].tolist()}
+
+    for first, p in distribution(encoded).items():
+        assert first != BYTES.end_of_text
+        expected |= {(first, second): p * q for second, q in distribution([*encoded, first]).items()}
+    assert sum(expected.values()) == pytest.approx(1)
+    assert speculation.tally.accepted > 100
+    assert speculation.tally.acceptance < 0.99
+    seen = {pair: drawn.count(list(pair)) for pair in expected}
+    assert sum(seen.values()) == count
+    chi_square = sum((seen[pair] - count * p) ** 2 / (count * p) for pair, p in expected.items())
+    freedom = len(expected) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def naive_look_up(text, most):
+    for n in (3, 2, 1):
+        end = text[-n:]
+        places = [at + n for at in range(len(text) - n) if text[at : at + n] == end] if len(text) > n else []
+        whole = [at for at in places if at + most <= len(text)]
+        if places:
+            start = whole[-1] if whole else places[0]
+            return text[start : start + most]
+    return []
+
+
+@given(text=st.lists(st.integers(0, 3), min_size=1, max_size=30), most=st.integers(1, 6))
+@settings(max_examples=300, deadline=None)
+def test_prompt_lookup_is_what_it_says(text, most):
+    assert look_up(text, most) == naive_look_up(text, most)
+
+
+def test_prompt_lookup_by_hand():
+    assert look_up([1, 2, 3, 4, 5, 1, 2, 3], 2) == [4, 5]
+    assert look_up([7, 7], 3) == [7]
+    assert look_up([1, 2, 3], 3) == []
+    assert look_up([1], 3) == []
+
+
+def test_looking_into_a_text_that_repeats_saves_passes(model):
+    options = GenerationOptions(max_tokens=20, temperature=0, regex="(abcde ){6}")
+    speculation = Speculation(tokens=5)
+    generate(model, BYTES, "abcde abcde ", options, speculation)
+    assert speculation.tally.tokens_per_pass > 3
+
+
+@pytest.mark.parametrize("tokens", [0, -1])
+def test_no_guesses_are_refused(tokens):
+    with pytest.raises(GenerationError, match="draft_tokens is .*at least 1"):
+        Speculation(tokens=tokens)
+
+
+def test_a_draft_that_draws_nothing_possible_ends_its_guesses(model, drafts):
+    """The rule forbids everything after an x that the model never writes, and the draft always would."""
+
+    def rule(logits, histories):
+        forbidden = torch.tensor([[bool(h.output) and h.output[-1] == ord("x")] for h in histories])
+        return logits.masked_fill(forbidden, -torch.inf)
+
+    class Fond(torch.nn.Module):
+        def __init__(self, of):
+            super().__init__()
+            self.of, self.config = of, of.config
+
+        def features(self, tokens, cache):
+            return self.of.features(tokens, cache)
+
+        def head(self, features):
+            return self.of.head(features).index_fill(-1, torch.tensor([ord("x")]), 1e4)
+
+    options = GenerationOptions(max_tokens=10, temperature=0, processors=(rule,))
+    speculation = Speculation(Fond(drafts["alike"]), 3)
+    assert generate(model, BYTES, "ab", options, speculation) == generate(model, BYTES, "ab", options)
+    assert speculation.tally.guessed > speculation.tally.accepted
+
+
+def test_a_pass_reads_all_guesses_of_all_rows_at_once(model, drafts, monkeypatch):
+    shapes = []
+    real = type(model).features
+
+    def counted(self, tokens, cache=None):
+        if self is model:
+            shapes.append(tuple(tokens.shape))
+        return real(self, tokens, cache)
+
+    monkeypatch.setattr(type(model), "features", counted)
+    speculation = Speculation(drafts["alike"], 3)
+    generate(model, BYTES, "ab", GenerationOptions(max_tokens=12, seed=1, num_samples=4, min_tokens=12), speculation)
+    assert shapes[0] == (1, 1)  # the prompt but its last token
+    assert set(shapes[1:-1]) <= {(rows, 4) for rows in range(1, 5)} | {(rows, t) for rows, t in shapes if rows < 4}
+    assert speculation.tally.passes == sum(rows for rows, _ in shapes[1:])
+
+
+def test_modern_models_too():
+    shape = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
+    target = random_model(std=0.2, **shape)
+    options = GenerationOptions(max_tokens=30, seed=3, num_samples=2)
+    plain = generate_many(target, BYTES, PROMPTS, options)
+    for draft, tokens in itertools.product((disturbed(target, 0.01), None), (2, 5)):
+        assert generate_many(target, BYTES, PROMPTS, options, Speculation(draft, tokens)) == plain
