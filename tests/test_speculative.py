@@ -13,48 +13,31 @@ from glassgpt.generation.engine import Engine, encode_prompt, generate, generate
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.speculative import Speculation, SpeculativeDecoder, look_up
-from glassgpt.model.build import build_model
-from glassgpt.model.config import ModelConfig
+from small_models import CONTEXT, attentive_model, disturbed, share_that_depends_on_far_tokens
 
 BYTES = load_tokenizer("bytes")
-CONTEXT = 48
 PROMPTS = ["a", "ROMEO: what", "xyxyxyxyxy", None, "some longer words to read", "abc abc abc abc ab"]
-
-
-def random_model(seed=0, std=0.3, **shape):
-    torch.manual_seed(seed)
-    shape = {"vocab_size": 257, "context_length": CONTEXT, "n_layer": 2, "n_head": 3, "n_embd": 24} | shape
-    model = build_model(ModelConfig(**shape)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return model
-
-
-def disturbed(model, by, seed=1):
-    """A model that mostly says the same: how much less, `by` tells."""
-    twin = build_model(model.config).eval()
-    twin.load_state_dict(model.state_dict())
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter += by * torch.randn_like(parameter)
-    return twin
 
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model()
+    return attentive_model()
 
 
 @pytest.fixture(scope="module")
 def drafts(model):
     return {
         "itself": model,
-        "alike": disturbed(model, 0.01),
-        "a stranger": random_model(seed=9, n_layer=1, n_head=2, n_embd=8),
-        "of a smaller context": random_model(seed=0, context_length=20),
+        "alike": disturbed(model, 0.005),
+        "a stranger": attentive_model(seed=9, n_layer=1, n_head=2, n_embd=8),
+        "of a smaller context": attentive_model(seed=0, context_length=20),
         "the text": None,
     }
+
+
+def test_the_model_looks_at_the_whole_text(model):
+    """Else a wrong cache would show in no text."""
+    assert share_that_depends_on_far_tokens(model) > 0.3
 
 
 SETTINGS = [
@@ -259,8 +242,8 @@ def test_a_pass_reads_all_guesses_of_all_rows_at_once(model, drafts, monkeypatch
 
 def test_modern_models_too():
     shape = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
-    target = random_model(std=0.2, **shape)
+    target = attentive_model(**shape)
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2)
     plain = generate_many(target, BYTES, PROMPTS, options)
-    for draft, tokens in itertools.product((disturbed(target, 0.01), None), (2, 5)):
+    for draft, tokens in itertools.product((disturbed(target, 0.005), None), (2, 5)):
         assert generate_many(target, BYTES, PROMPTS, options, Speculation(draft, tokens)) == plain
