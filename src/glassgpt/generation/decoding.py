@@ -22,6 +22,12 @@ PADDING = 0
 """Any token: what stands behind a row's end is never looked at."""
 
 
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Texts of different length as (B, T), filled up on the right; at least one token wide."""
+    longest = max(1, *map(len, texts))
+    return torch.tensor([[*text, *[PADDING] * (longest - len(text))] for text in texts], device=device)
+
+
 class Decoder(Protocol):
     """Keeps rows in slots 0, 1, 2, … and draws their next tokens.
 
@@ -61,10 +67,9 @@ class Reading:
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int) -> None:
         self._model, self._chunk = model, chunk
         self._lengths = [len(prompt) for prompt in prompts]
-        longest = max(self._lengths)
-        padded = [[*prompt, *[PADDING] * (longest - len(prompt))] for prompt in prompts]
         parameter = next(model.parameters())
-        self._tokens = torch.tensor(padded, device=parameter.device)  # (B, T)
+        self._tokens = padded(prompts, parameter.device)  # (B, T)
+        longest = self._tokens.size(1)
         self.cache = KVCache(model.config, len(prompts), longest, dtype=parameter.dtype, device=parameter.device)
         self._read = 0
 
@@ -107,7 +112,9 @@ class StepwiseDecoder:
     def advance(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
         """See `Decoder`."""
         last = torch.tensor([[row.last] for row in rows], device=self._device)
-        logits = self._model(last, self._cache.first(len(rows)))[:, 0, : self._vocab_size]  # (B, V)
+        cache = self._cache.first(len(rows))
+        cache.rewind([row.n_visible - 1 for row in rows])  # longer only where memory ran out after the last pass
+        logits = self._model(last, cache)[:, 0, : self._vocab_size]  # (B, V)
         tokens = draw_tokens(logits.float().cpu(), rows)
         return list(zip(rows, tokens, strict=True))
 

@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.decoding import PADDING, Reading, by_request, draw_tokens
+from glassgpt.generation.decoding import Reading, by_request, draw_tokens, padded
 from glassgpt.generation.rows import Row
 from glassgpt.generation.search_options import DRAFT_TOKENS
 from glassgpt.model.cache import KVCache
@@ -259,12 +259,6 @@ def _agreeing(left: Sequence[int], right: Sequence[int]) -> int:
 def with_more(row: Row, tokens: Sequence[int]) -> Row:
     """The row as it would be, had it drawn these tokens too."""
     return dataclasses.replace(row, drawn=[*row.drawn, *tokens])
-
-
-def padded(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Texts of different length as (B, T), filled up on the right; at least one token wide."""
-    longest = max(1, *map(len, texts))
-    return torch.tensor([[*text, *[PADDING] * (longest - len(text))] for text in texts], device=device)
 
 
 class SpeculativeDecoder:

@@ -1,0 +1,136 @@
+"""What searches share: prompts read into a cache, log-probabilities of the next tokens, and when a text ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from glassgpt import console
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.decoding import Reading, padded
+from glassgpt.generation.engine import Sample, encode_prompt, most_tokens, sample_of
+from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.processors import build_processors
+from glassgpt.generation.scheduler import CHUNK
+from glassgpt.generation.search_options import require_nothing_drawn
+from glassgpt.generation.streaming import TextStream
+from glassgpt.model.cache import KVCache
+from glassgpt.model.transformer import LanguageModel
+
+T = TypeVar("T")
+Prompt = tuple[int, ...]
+
+
+class Searcher:
+    """A model, its tokenizer and the settings that a search goes by.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        options: length, penalties, words, form; nothing of sampling.
+        search: what the search is called, for errors.
+
+    Raises:
+        GenerationError: a setting is out of range or has no meaning in a search.
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, options: GenerationOptions, search: str) -> None:
+        options.check()
+        require_nothing_drawn(options, search)
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.processors = build_processors(options, tokenizer)
+        self._ends = {tokenizer.end_of_text, *options.stop_tokens}
+        self._parameter = next(model.parameters())
+
+    @property
+    def n_ends(self) -> int:
+        """How many different tokens end a text."""
+        return len(self._ends)
+
+    def encode(self, prompts: Sequence[str | None]) -> list[Prompt]:
+        """See `encode_prompt`."""
+        return [tuple(encode_prompt(self.model, self.tokenizer, prompt, self.options)) for prompt in prompts]
+
+    def limit(self, prompt: Prompt) -> int:
+        """Most tokens that may follow a prompt."""
+        return most_tokens(self.model, len(prompt), self.options)
+
+    def cache(self, rows: int, capacity: int) -> KVCache:
+        """An empty cache."""
+        weights = self._parameter
+        return KVCache(self.model.config, rows, capacity, dtype=weights.dtype, device=weights.device)
+
+    def read(self, prompts: Sequence[Prompt]) -> KVCache:
+        """A cache with all but the last token of each prompt, and room for what may follow."""
+        cache = self.cache(len(prompts), max(len(prompt) + self.limit(prompt) - 1 for prompt in prompts))
+        # Nothing to read in a prompt of one token: any token will do, none of it is taken over.
+        reading = Reading(self.model, [prompt[:-1] or prompt for prompt in prompts], CHUNK)
+        while not reading.advance():
+            pass
+        for row, prompt in enumerate(prompts):
+            cache.put(row, reading.cache, row, len(prompt) - 1)
+        return cache
+
+    def features(self, texts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """Read some tokens a row, shorter ones filled up on the right: (B, T, C)."""
+        return self.model.features(padded(texts, self._parameter.device), cache)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """What follows, of features (B, C): (B, V) float32 on the CPU."""
+        return self.model.head(features[:, None])[:, 0, : self.tokenizer.vocab_size].float().cpu()
+
+    def process(self, scores: Tensor, histories: Sequence[History]) -> Tensor:
+        """Apply the processors; unlike in sampling, a row may be left with nothing: it is followed no further."""
+        for processor in self.processors:
+            scores = processor.apply(scores, histories)
+        return scores
+
+    def is_end(self, output: Sequence[int]) -> bool:
+        """Whether a text ends with its last token."""
+        return output[-1] in self._ends or (bool(self.options.stop) and self._has_stopped(output))
+
+    def _has_stopped(self, output: Sequence[int]) -> bool:
+        text = TextStream(self.tokenizer, self.options.stop, self.options.min_tokens)
+        for token in output:
+            text.push(token)
+        return text.stopped
+
+    def sample(self, index: int, output: Sequence[int]) -> Sample:
+        """A finished text."""
+        return sample_of(self.tokenizer, self.options, index, output)
+
+    def dead_end(self) -> GenerationError:
+        """No text is left to be followed and none is complete."""
+        names = ", ".join(processor.name for processor in self.processors)
+        return GenerationError(f"the settings together ({names}) leave no text to be found; loosen one of them")
+
+
+def in_batches(prompts: Sequence[Prompt], at_once: int, search: Callable[[Sequence[Prompt]], list[T]]) -> list[T]:
+    """Search for some prompts at a time; where memory does not suffice, for half as many, with the same results.
+
+    Raises:
+        GenerationError: memory does not suffice for one prompt.
+    """
+    found: list[T] = []
+    while len(found) < len(prompts):
+        batch = prompts[len(found) : len(found) + at_once]
+        results = _unless_out_of_memory(search, batch)
+        if results is not None:
+            found += results
+            continue
+        if len(batch) == 1:
+            raise GenerationError("memory does not suffice for one prompt; use fewer beams or --device cpu")
+        at_once = len(batch) // 2
+        console.warn(f"out of memory with {len(batch)} prompts at once: going on with {at_once}; no text changes")
+    return found
+
+
+def _unless_out_of_memory(search: Callable[[Sequence[Prompt]], list[T]], batch: Sequence[Prompt]) -> list[T] | None:
+    try:
+        return search(batch)
+    except torch.OutOfMemoryError:
+        return None  # left first, because what is being handled keeps its tensors alive
