@@ -1,26 +1,31 @@
 """Beam search against transformers and against all texts there are; contrastive search against its formula."""
 
+import copy
 import itertools
 import math
+import re
 
 import pytest
 import torch
-from small_models import CONTEXT, attentive_model
 from transformers import GPT2LMHeadModel
 
-from glassgpt.data import load_tokenizer
+from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.beam import beam_search
+from glassgpt.generation.beam import Candidate, Hypothesis, beam_search, share
 from glassgpt.generation.contrastive import contrastive_search
 from glassgpt.generation.coverage import coverage_score, watched
 from glassgpt.generation.engine import generate, generate_many
-from glassgpt.generation.forced import wishes_for
+from glassgpt.generation.forced import Wishes, wishes_for
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions
+from glassgpt.generation.searching import Searcher
 from glassgpt.interchange.huggingface import export_model
+from glassgpt.model.attention import attention_weights
+from small_models import CONTEXT, attentive_model
 
 BYTES = load_tokenizer("bytes")
 END = BYTES.end_of_text
+STOPS = (62, 97, 155, 200, 220)
 PROMPTS = ["a", "ROMEO: what", "xy", None, "some longer words to read"]
 GREEDY = {"temperature": 0}
 
@@ -52,7 +57,7 @@ def transformers_beams(theirs, prompt, **asked):
         tokens,
         attention_mask=torch.ones_like(tokens),
         do_sample=False,
-        eos_token_id=END,
+        eos_token_id=asked.pop("eos_token_id", END),
         pad_token_id=END,
         return_dict_in_generate=True,
         output_scores=True,
@@ -121,17 +126,31 @@ def test_processors_act_on_log_probabilities_as_in_transformers(ending, theirs):
         assert [one.score for one in found] == pytest.approx(scores, rel=1e-4)
 
 
-def test_stop_tokens_and_stop_strings_complete_a_text(ending, theirs):
-    tokens = GenerationOptions(max_tokens=10, stop_tokens=(97, 200), **GREEDY)
-    strings = GenerationOptions(max_tokens=10, stop=("a",), stop_tokens=(200,), **GREEDY)
-    for prompt in PROMPTS[:3]:
-        one, other = (beam_search(ending, BYTES, [prompt], asked, BeamOptions(4, best=4))[0] for asked in (tokens, strings))
+def test_stop_tokens_are_more_ends(ending, theirs):
+    options = GenerationOptions(max_tokens=10, stop_tokens=STOPS, **GREEDY)
+    for prompt, found in zip(
+        PROMPTS, beam_search(ending, BYTES, PROMPTS, options, BeamOptions(4, best=4)), strict=True
+    ):
         texts, scores = transformers_beams(
-            theirs, prompt, num_beams=4, num_return_sequences=4, max_new_tokens=10, eos_token_id=[END, 97, 200]
-        ) if False else (None, None)
-        assert [found.score for found in one][:1] == pytest.approx([found.score for found in other][:1])
-        assert all("a" not in found.text for found in other)
-        assert {found.finish_reason for found in (*one, *other)} <= {"stop", "end_of_text", "length"}
+            theirs, prompt, num_beams=4, num_return_sequences=4, max_new_tokens=10, eos_token_id=[END, *STOPS]
+        )
+        cut = [[*itertools.takewhile(lambda token: token not in STOPS, text)] for text in texts]
+        assert [[token for token in one.tokens if token not in STOPS] for one in found] == cut
+        assert [one.score for one in found] == pytest.approx(scores, rel=1e-4)
+
+
+def test_stop_strings_complete_a_text_as_tokens_do(model):
+    """Were they not more than the candidates, all beams could end at once."""
+    letters = [chr(token) for token in range(32, 127)]
+    strings = GenerationOptions(max_tokens=10, stop=tuple(letters), **GREEDY)
+    tokens = GenerationOptions(max_tokens=10, stop_tokens=tuple(map(ord, letters)), **GREEDY)
+    search = BeamOptions(4, best=4)
+    ended, by_token = (beam_search(model, BYTES, PROMPTS, asked, search) for asked in (strings, tokens))
+    for one, other in zip(itertools.chain(*ended), itertools.chain(*by_token), strict=True):
+        assert (one.tokens, one.finish_reason) == (other.tokens, other.finish_reason)
+        assert one.score == pytest.approx(other.score)
+        assert not set(one.text) & set(letters)
+    assert {one.finish_reason for one in itertools.chain(*ended)} >= {"stop", "length"}
 
 
 def test_one_beam_is_greedy(ending):
@@ -179,10 +198,6 @@ def all_texts(model, prompt, longest):
     return found
 
 
-def shown(found):
-    return [(one.tokens, pytest.approx(one.score, rel=1e-4)) for one in found]
-
-
 def ranked(texts, length_penalty=1.0, best=5):
     scored = sorted(((total / len(text) ** length_penalty, text) for text, total in texts.items()), reverse=True)
     return [([token for token in text if token != END], score) for score, text in scored[:best]]
@@ -209,7 +224,7 @@ FORCED = [("ab",), ("a", "cb"), ("abc", "ca"), ("bb", "b"), ("aa", "ab"), ("cab"
 
 
 def holds(text, words):
-    return all(word in bytes(token for token in text if token != END).decode() for word in words)
+    return all(word.encode() in bytes(token for token in text if token != END) for word in words)
 
 
 @pytest.mark.parametrize("words", FORCED, ids=str)
@@ -236,10 +251,8 @@ def test_few_beams_hold_the_forced_words_too(ending, words, beams, early_stoppin
             assert all(holds(one.tokens, words) for one in found)
 
 
-def test_forced_words_with_several_tokens_and_a_tokenizer_that_joins_them(ending):
-    from glassgpt.data import train_tokenizer
-
-    tokenizer = train_tokenizer("bpe-300", ["the cat sat on the mat and the dog sat there too " * 20])
+def test_forced_words_with_a_tokenizer_that_joins_letters():
+    tokenizer = train_tokenizer("bpe:300", ["the cat sat on the mat and the dog sat there too " * 20])
     model = attentive_model(vocab_size=tokenizer.vocab_size)
     words = ("the dog", "cat")
     options = GenerationOptions(max_tokens=12, **GREEDY)
@@ -248,10 +261,8 @@ def test_forced_words_with_several_tokens_and_a_tokenizer_that_joins_them(ending
         assert len({one.text for one in found}) == 3
 
 
-def test_banks_share_the_beam(ending):
+def test_banks_share_the_beam():
     """A text that starts a forced word early is among the beams however unlikely it is."""
-    from glassgpt.generation.beam import Candidate, Hypothesis, share
-    from glassgpt.generation.forced import Wishes
 
     def candidate(merit, missing):
         wishes = Wishes(tuple((tuple(range(at, at + 1)),) for at in range(missing)))
@@ -293,11 +304,9 @@ def naive_groups(model, prompt, options, search, vocabulary):
     return [([token for token in text if token != END], score) for score, text in merged[: search.best]]
 
 
-@pytest.mark.parametrize(("beams", "groups"), [(2, 2), (6, 3), (4, 1), (6, 2)])
+@pytest.mark.parametrize(("beams", "groups"), [(2, 2), (6, 3), (8, 2), (6, 2)])
 @pytest.mark.parametrize("diversity", [0.0, 0.8, 5.0])
 def test_groups_are_the_algorithm_of_the_paper(ending, beams, groups, diversity):
-    if groups == 1 and diversity:
-        pytest.skip("refused; see below")
     search = BeamOptions(beams, groups=groups, diversity=diversity, best=beams, early_stopping=True)
     for prompt in PROMPTS[:3]:
         (found,) = beam_search(ending, BYTES, [prompt], EXHAUSTIVE, search)
@@ -331,14 +340,14 @@ def test_coverage_by_the_formula(model):
         got = attention[len(prompt) - 1 :, : len(prompt)].sum(dim=0)
         coverage = sum(math.log(min(float(weight), 1.0)) for weight in got)
         assert one.score == pytest.approx(one.log_probability / len(output) + beta * coverage, rel=1e-4)
-    plain = beam_search(model, BYTES, ["ROMEO: what"], options, BeamOptions(3, best=3))
-    strong = beam_search(model, BYTES, ["ROMEO: what"], options, BeamOptions(3, coverage_penalty=9.0, best=3))
-    assert [one.tokens for one in plain[0]] != [one.tokens for one in strong[0]]
+    plain, strong = (
+        beam_search(model, BYTES, ["ab cd ef"], options, BeamOptions(8, coverage_penalty=weight))
+        for weight in (0.0, 1.0)
+    )
+    assert plain[0][0].tokens != strong[0][0].tokens
 
 
 def full_attention(model, tokens):
-    from glassgpt.model.attention import attention_weights
-
     seen = []
 
     def around(attend):
@@ -347,8 +356,6 @@ def full_attention(model, tokens):
             return attend(q, k, v, mask, dropout, window)
 
         return reporting
-
-    import copy
 
     twin = copy.deepcopy(model)
     for block in twin.blocks:
@@ -367,8 +374,6 @@ def test_a_watched_model_shares_its_weights_and_leaves_the_model_alone(model):
 
 
 def test_memory_running_out_changes_no_text(ending, monkeypatch, capsys):
-    from glassgpt.generation.searching import Searcher
-
     options, search = GenerationOptions(max_tokens=6, **GREEDY), BeamOptions(3)
     calm = beam_search(ending, BYTES, PROMPTS, options, search)
     read = Searcher.read
@@ -389,8 +394,6 @@ def test_a_form_is_kept_in_beams(model):
     pytest.importorskip("llguidance")
     options = GenerationOptions(max_tokens=20, regex="([a-c]{2} ){2}[0-9]!", **GREEDY)
     (found,) = beam_search(model, BYTES, ["x"], options, BeamOptions(5, best=5))
-    import re
-
     assert len(found) == 5
     assert all(re.fullmatch("([a-c]{2} ){2}[0-9]!", one.text) for one in found)
 
@@ -423,14 +426,25 @@ def test_contrastive_search_is_its_formula(model, alpha, k):
     assert ([one.tokens for one in found] == greedy) == (alpha == 0 or k == 1)
 
 
-def test_contrastive_search_ends_where_texts_end(ending):
-    options = GenerationOptions(max_tokens=40, stop=("e",), stop_tokens=(97,), **GREEDY)
-    found = contrastive_search(ending, BYTES, PROMPTS, options, ContrastiveOptions())
-    assert {one.finish_reason for one in found} > {"length"} or {one.finish_reason for one in found} <= {"stop", "end_of_text"}
-    full = contrastive_search(ending, BYTES, ["x" * (CONTEXT - 3)], GenerationOptions(min_tokens=9, **GREEDY), ContrastiveOptions())
-    assert len(full[0].tokens) == 3
+def test_contrastive_search_ends_where_texts_end(model):
+    endless = contrastive_search(
+        model, BYTES, PROMPTS, GenerationOptions(max_tokens=20, **GREEDY), ContrastiveOptions()
+    )
+    stop = endless[1].tokens[4]
+    options = GenerationOptions(max_tokens=20, stop_tokens=(stop,), **GREEDY)
+    found = contrastive_search(model, BYTES, PROMPTS, options, ContrastiveOptions())
+    for one, whole in zip(found, endless, strict=True):
+        cut = whole.tokens[: whole.tokens.index(stop) + 1] if stop in whole.tokens else whole.tokens
+        assert one.tokens == cut
+    assert found[1].finish_reason == "stop"
+
+
+def test_contrastive_search_at_the_end_of_the_context(model):
+    options = GenerationOptions(min_tokens=9, max_tokens=9, **GREEDY)
+    (one,) = contrastive_search(model, BYTES, ["x" * (CONTEXT - 3)], options, ContrastiveOptions())
+    assert (len(one.tokens), one.finish_reason) == (3, "length")
     with pytest.raises(GenerationError, match="fills the context of 48"):
-        contrastive_search(ending, BYTES, ["x" * CONTEXT], options, ContrastiveOptions())
+        contrastive_search(model, BYTES, ["x" * CONTEXT], options, ContrastiveOptions())
 
 
 def test_contrastive_search_follows_a_form_with_fewer_ways_than_candidates(model):

@@ -238,15 +238,30 @@ class Group:
     def _candidates(
         self, log_probs: Tensor, first_row: int, chosen: Counter[int], attention: list[Tensor | None]
     ) -> list[Candidate]:
+        """The best that may come, best first: enough that all beams can go on, if there is so much."""
         totals = log_probs + torch.tensor([text.log_probability for text in self.running])[:, None]
         merits = self._less_what_was_chosen(totals, chosen)
-        found: list[Candidate] = []
-        for row, token in self._places(merits):
-            parent, total = self.running[row], float(totals[row, token])
-            tokens, wishes = (*parent.tokens, token), parent.wishes.after(token)
-            text = Hypothesis(tokens, total, first_row + row, wishes, attention[row])
-            found.append(Candidate(text, float(merits[row, token]), self._ends(tokens)))
-        return [one for one in found if self._is_possible(one)]
+        possible = int((merits > -math.inf).sum())
+        # A row ends by as many tokens as there are; stop strings may end it by any, and then more are looked at.
+        count = max(2, 1 + self._searcher.n_ends) * self._beams
+        while True:
+            found = [
+                Candidate(text, float(merits[row, text.tokens[-1]]), self._ends(text.tokens))
+                for row, token in self._places(merits, min(count, possible))
+                for text in [self._extend(row, token, totals, first_row, attention)]
+            ]
+            fit = [one for one in found if self._is_possible(one)]
+            is_last = len(self.running[0].tokens) + 1 == self._limit
+            if is_last or count >= possible or sum(not one.ends for one in fit) >= self._beams:
+                return fit
+            count *= 2
+
+    def _extend(
+        self, row: int, token: int, totals: Tensor, first_row: int, attention: list[Tensor | None]
+    ) -> Hypothesis:
+        parent = self.running[row]
+        tokens, wishes = (*parent.tokens, token), parent.wishes.after(token)
+        return Hypothesis(tokens, float(totals[row, token]), first_row + row, wishes, attention[row])
 
     def _less_what_was_chosen(self, totals: Tensor, chosen: Counter[int]) -> Tensor:
         """Hamming diversity: each beam of an earlier group that took a token makes it worth less (section 4)."""
@@ -255,12 +270,10 @@ class Group:
         tokens, times = torch.tensor(list(chosen)), torch.tensor([float(count) for count in chosen.values()])
         return totals.index_add(1, tokens, (-self._options.diversity * times).expand(len(totals), -1))
 
-    def _places(self, merits: Tensor) -> list[tuple[int, int]]:
+    def _places(self, merits: Tensor, count: int) -> list[tuple[int, int]]:
         """Row and token of what is looked at, best first: the best of all, and what forced words need."""
-        vocabulary = merits.size(1)
-        keep = max(2, 1 + self._searcher.n_ends) * self._beams
-        best = merits.flatten().topk(min(keep, merits.numel())).indices.tolist()
-        places = {divmod(at, vocabulary): None for at in best}
+        best = merits.flatten().topk(count).indices.tolist()
+        places = dict.fromkeys(divmod(at, merits.size(1)) for at in best)
         for row, text in enumerate(self.running):
             if text.wishes.missing:
                 wanted = [int(merits[row].argmax()), *sorted(text.wishes.next_tokens)]
