@@ -37,7 +37,7 @@ def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
     assert first.returncode == 0, first.stderr
     samples = [json.loads(line) for line in first.stdout.splitlines()]
     assert len(samples) == 2
-    assert set(samples[0]) == {"text", "tokens", "finish_reason"}
+    assert set(samples[0]) == {"prompt", "sample", "text", "tokens", "finish_reason"}
     assert bytes(samples[0]["tokens"]).decode(errors="replace") == samples[0]["text"]
     again = glassgpt_command(*asked, cwd=tmp_path)
     assert json.loads(again.stdout) == samples[0]

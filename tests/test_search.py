@@ -328,18 +328,24 @@ def test_diversity_makes_groups_differ(model):
     assert len(first_tokens(50.0)) == 4
 
 
-def test_coverage_by_the_formula(model):
+@pytest.mark.parametrize("text", ["ROMEO: what", "ab", None])
+@pytest.mark.parametrize("shape", [{}, {"arch": "modern", "bias": False, "window": 4}], ids=str)
+def test_coverage_by_the_formula(text, shape):
     """The mean of all layers' and heads' attention, from a model that writes attention out, without a cache."""
-    prompt, beta = BYTES.encode("ROMEO: what"), 0.4
+    model, beta = attentive_model(**shape), 0.4
+    prompt = [END] if text is None else BYTES.encode(text)
     options = GenerationOptions(max_tokens=6, **GREEDY)
-    search = BeamOptions(3, coverage_penalty=beta, best=3)
-    (found,) = beam_search(model, BYTES, ["ROMEO: what"], options, search)
+    (found,) = beam_search(model, BYTES, [text], options, BeamOptions(3, coverage_penalty=beta, best=3))
     for one in found:
         output = [*one.tokens, *([END] if one.finish_reason == "end_of_text" else [])]
         attention = full_attention(model, [*prompt, *output[:-1]])  # (T, T)
         got = attention[len(prompt) - 1 :, : len(prompt)].sum(dim=0)
-        coverage = sum(math.log(min(float(weight), 1.0)) for weight in got)
+        coverage = sum(math.log(min(max(float(weight), 1.2e-38), 1.0)) for weight in got)
         assert one.score == pytest.approx(one.log_probability / len(output) + beta * coverage, rel=1e-4)
+
+
+def test_coverage_changes_what_is_found(model):
+    options = GenerationOptions(max_tokens=6, **GREEDY)
     plain, strong = (
         beam_search(model, BYTES, ["ab cd ef"], options, BeamOptions(8, coverage_penalty=weight))
         for weight in (0.0, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
-from glassgpt.generation.engine import Piece, Sample, generate, stream
+from glassgpt.generation.engine import Piece, Sample, stream
+from glassgpt.generation.methods import Method, MethodOptions, defaults_of, rows_at_once, write
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
+from glassgpt.generation.search_options import DRAFT_TOKENS, SpeculativeOptions
+from glassgpt.generation.speculative import Speculation
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, SHAPE
 from glassgpt.model.transformer import LanguageModel
@@ -68,26 +71,72 @@ class Loaded:
         """The model's twin that writes fastest on this machine, made when it is first needed."""
         return prepare_for_decoding(self.model, self.precision, rows=self.rows)
 
-    def generate(self, prompt: str | None = None, **options: Any) -> str:
-        """The continuation of a prompt; see `GenerationOptions` for the options (`max_tokens`, `seed`, …).
+    def generate(self, prompt: str | None = None, *, method: Method | None = None, **options: Any) -> str:
+        """The continuation of a prompt.
+
+        Args:
+            prompt: text to continue; None begins a document.
+            method: `BeamOptions`, `ContrastiveOptions` or what `speculation` makes; None draws token by token.
+            options: of `GenerationOptions` (`max_tokens`, `seed`, …).
 
         Raises:
             GenerationError: the prompt or an option cannot be used.
         """
-        return self.samples(prompt, **{**options, "num_samples": 1})[0].text
+        return self.generate_many([prompt], method=method, **options)[0]
 
-    def samples(self, prompt: str | None = None, **options: Any) -> list[Sample]:
-        """Several continuations with their tokens and finish reasons; see `generate`."""
-        return generate(self.writer, self.tokenizer, prompt, GenerationOptions(**options))
+    def generate_many(
+        self, prompts: Sequence[str | None], *, method: Method | None = None, **options: Any
+    ) -> list[str]:
+        """The continuation of each prompt, written together, each as if it were alone; see `generate`."""
+        results = self.samples_many(prompts, method=method, **{**options, "num_samples": 1})
+        return [samples[0].text for samples in results]
 
-    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[str]:
+    def samples(self, prompt: str | None = None, *, method: Method | None = None, **options: Any) -> list[Sample]:
+        """Several continuations with their tokens and finish reasons; see `generate`.
+
+        By beam search the `best` that were found, each a `ScoredSample`.
+        """
+        return self.samples_many([prompt], method=method, **options)[0]
+
+    def samples_many(
+        self, prompts: Sequence[str | None], *, method: Method | None = None, **options: Any
+    ) -> list[list[Sample]]:
+        """Several continuations of each prompt; see `samples`."""
+        asked = GenerationOptions(**{**defaults_of(method), **options})
+        return list(write(self.writer, self.tokenizer, prompts, asked, method))
+
+    def stream(
+        self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
+    ) -> Iterator[str]:
         """The continuation piece by piece, as it comes; joined, the pieces are `generate`'s text."""
-        pieces = self.pieces(prompt, **{**options, "num_samples": 1})
+        pieces = self.pieces(prompt, speculation=speculation, **{**options, "num_samples": 1})
         return (piece.text for piece in pieces if piece.text)
 
-    def pieces(self, prompt: str | None = None, **options: Any) -> Iterator[Piece]:
+    def pieces(
+        self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
+    ) -> Iterator[Piece]:
         """All samples piece by piece, with their tokens."""
-        return stream(self.writer, self.tokenizer, prompt, GenerationOptions(**options))
+        return stream(self.writer, self.tokenizer, prompt, GenerationOptions(**options), speculation)
+
+    def speculation(self, draft: Loaded | None = None, *, tokens: int = DRAFT_TOKENS) -> Speculation:
+        """A method for `generate` that writes the same text in fewer passes of this model.
+
+        Args:
+            draft: a small model that guesses; None looks for guesses in the text itself.
+            tokens: guesses for each pass.
+
+        Returns:
+            Also counts, in its `tally`, how many guesses were right.
+
+        Raises:
+            TokenizerError: the small model speaks other tokens.
+        """
+        if draft is not None and draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise TokenizerError(
+                f"the draft model's tokenizer is another ({draft.tokenizer.name}) than the model's "
+                f"({self.tokenizer.name}), so it cannot guess tokens; train it on data that was prepared with the same one"
+            )
+        return Speculation(draft.writer if draft is not None else None, tokens)
 
 
 def load(
@@ -114,6 +163,34 @@ def load(
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path).to(pick_device(device))
     return Loaded(model, tokenizer, state.step, precision, rows)
+
+
+def load_writer(
+    run: str | Path,
+    options: GenerationOptions,
+    method: MethodOptions | None,
+    prompts: int,
+    checkpoint: str,
+    device: str,
+    precision: Precision,
+) -> tuple[Loaded, Method | None]:
+    """Load what a generation needs: the run's model, made fast for it, and the model that guesses, if one is to.
+
+    Args:
+        run: see `load`, as are `checkpoint`, `device` and `precision`.
+        options: of the generation.
+        method: how it is written.
+        prompts: how many.
+
+    Raises:
+        GlassGPTError: see `load` and `Loaded.speculation`.
+    """
+    rows = rows_at_once(prompts * options.num_samples, method)
+    loaded = load(run, checkpoint=checkpoint, device=device, precision=precision, rows=rows)
+    if not isinstance(method, SpeculativeOptions):
+        return loaded, method
+    draft = None if method.draft is None else load(method.draft, device=device, rows=prompts * options.num_samples)
+    return loaded, loaded.speculation(draft, tokens=method.draft_tokens)
 
 
 def held_out_text(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | None:

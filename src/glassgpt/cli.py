@@ -19,6 +19,7 @@ import glassgpt
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, Interrupted, UsageError
 from glassgpt.generation.flags import PROMPT_AND_OUTPUT, Flags
+from glassgpt.generation.search_flags import MethodFlags
 
 app = App(
     name="glassgpt",
@@ -38,6 +39,8 @@ Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 
 GivenOptions = Annotated[Flags, Parameter(name="*")]
 """The settings of a generation that were given, each an option of its own."""
+GivenMethod = Annotated[MethodFlags, Parameter(name="*")]
+"""The settings of a search or of speculation that were given."""
 
 
 @app.command
@@ -237,29 +240,36 @@ def _say_outcome(outcome: Any, out: Path) -> None:
 def generate(
     run: Path,
     *,
-    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
+    prompt: Annotated[
+        tuple[str, ...], Parameter(allow_leading_hyphen=True, negative="", show_default=False, group=PROMPT_AND_OUTPUT)
+    ] = (),
+    prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
     settings: str | None = None,
     options: GivenOptions | None = None,
+    method: GivenMethod | None = None,
     explain: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
     json: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: str = "best",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
-    """Let a run's model write, as it comes.
+    """Let a run's model write, as it comes. Options of a search ask for it; without any, tokens are drawn.
 
     Parameters
     ----------
     run:
         Folder of the run.
     prompt:
-        Text to continue; without it, a new document is begun. - reads standard input.
+        Text to continue; without it, a new document is begun. - reads standard input. May be repeated.
+    prompts:
+        File with a prompt on each line, all written together. - reads standard input.
     settings:
         Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win.
     explain:
         Show, token by token, the candidates with their probabilities before and after each processor.
     json:
-        Print one JSON object a sample: text, tokens, finish_reason, and what --logprobs or --explain add.
+        Print one JSON object a sample: prompt and sample by number, text, tokens, finish_reason, and what a search,
+        --logprobs or --explain add.
     checkpoint:
         best, latest or step-NNNNNN.
     device:
@@ -271,25 +281,25 @@ def generate(
     from glassgpt import api
     from glassgpt.evaluation.precision_cost import say_precision_cost
     from glassgpt.generation.engine import fresh_seed
-    from glassgpt.generation.flags import options_from
-    from glassgpt.generation.show import EXPLAINED_TOKENS, print_explained, print_json, print_stream
+    from glassgpt.generation.flags import options_from, prompts_from
+    from glassgpt.generation.search_flags import method_from
+    from glassgpt.generation.search_options import SpeculativeOptions
+    from glassgpt.generation.show import EXPLAINED_TOKENS, print_written
 
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    texts = prompts_from(prompt, prompts)
+    how = method_from(method or {})
+    draws = how is None or isinstance(how, SpeculativeOptions)
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
-    asked = options_from({"seed": fresh_seed()}, settings, given)
+    asked = options_from({"seed": fresh_seed()} if draws else {"temperature": 0}, settings, given)
     if asked.logprobs and not (json or explain):
         raise UsageError("--logprobs are printed with --json or --explain; add one of them")
-    loaded = api.load(run, checkpoint=checkpoint, device=device, precision=precision, rows=asked.num_samples)
+    if explain and not draws:
+        raise UsageError("--explain shows what tokens were drawn from, and a search draws none; leave one of them out")
+    loaded, ready = api.load_writer(run, asked, how, len(texts), checkpoint, device, precision)
     if precision in ("bfloat16", "int8"):
         say_precision_cost(loaded.model, loaded.writer, precision, api.held_out_text(run, loaded.tokenizer))
-    if explain:
-        print_explained(loaded.writer, loaded.tokenizer, prompt, asked, as_json=json)
-    elif json:
-        print_json(loaded.writer, loaded.tokenizer, prompt, asked)
-    else:
-        print_stream(loaded.writer, loaded.tokenizer, prompt, asked)
-    if "seed" not in given and not asked.is_greedy:
+    print_written(loaded.writer, loaded.tokenizer, texts, asked, ready, as_json=json, explain=explain)
+    if draws and "seed" not in given and not asked.is_greedy:
         console.say(f"(the same text again: --seed {asked.seed})")
 
 

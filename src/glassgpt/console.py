@@ -157,6 +157,7 @@ def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[M
     middle: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
     columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    with Progress(*columns, console=err, transient=True) as bar:
+    # Results are not the bar's to draw: it would send them to standard error.
+    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(escape(label), total=total, note="")
         yield _BarMeter(bar, task)

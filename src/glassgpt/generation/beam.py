@@ -20,7 +20,7 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.coverage import Watch, coverage_score, watched
-from glassgpt.generation.engine import SLOTS, Sample
+from glassgpt.generation.engine import Sample
 from glassgpt.generation.forced import Wishes, wishes_for
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.search_options import BeamOptions
@@ -106,8 +106,7 @@ def beam_search(
     encoded = searcher.encode(prompts)
     for prompt in encoded:
         _require_room(wishes, searcher.limit(prompt))
-    at_once = max(1, SLOTS // search.beams)
-    return in_batches(encoded, at_once, lambda batch: _Search(searcher, search, batch, wishes, watch).run())
+    return in_batches(encoded, search.beams, lambda batch: _Search(searcher, search, batch, wishes, watch).run())
 
 
 def _require_room(wishes: Wishes, limit: int) -> None:
@@ -143,6 +142,8 @@ class _Search:
     def run(self) -> list[list[ScoredSample]]:
         """Go on until every group of every prompt is done; the best texts of each prompt."""
         self._cache = self._searcher.read(self._prompts)
+        if self._watch is not None:
+            self._watch.forget()  # how prompts looked at themselves
         while any(group.running for groups in self._groups for group in groups):
             self._advance()
         return [self._best(groups) for groups in self._groups]

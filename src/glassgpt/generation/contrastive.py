@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import SLOTS, Sample
+from glassgpt.generation.engine import Sample
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import process
 from glassgpt.generation.search_options import ContrastiveOptions
@@ -40,8 +40,7 @@ def contrastive_search(
     """
     search.check()
     searcher = Searcher(model, tokenizer, options, "contrastive search")
-    at_once = max(1, SLOTS // search.k)
-    return in_batches(searcher.encode(prompts), at_once, lambda batch: _Search(searcher, search, batch).run())
+    return in_batches(searcher.encode(prompts), search.k, lambda batch: _Search(searcher, search, batch).run())
 
 
 @dataclass(eq=False)

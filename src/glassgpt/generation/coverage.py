@@ -35,6 +35,10 @@ class Watch:
 
         return reporting
 
+    def forget(self) -> None:
+        """Drop what was reported of passes that nobody asks about."""
+        self._weights = []
+
     def seen(self) -> Tensor:
         """The mean over the layers of the last pass: (B, S) float32 on the CPU, rows sum to 1."""
         weights, self._weights = self._weights, []

@@ -282,10 +282,26 @@ def generate_many(
     Raises:
         GenerationError: a prompt or a setting cannot be used.
     """
+    return list(complete_many(model, tokenizer, prompts, options, speculation))
+
+
+def complete_many(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    speculation: Speculation | None = None,
+) -> Iterator[list[Sample]]:
+    """All samples of each prompt, in the prompts' order, as soon as they are complete; see `generate_many`."""
     samples = [[Sample(index) for index in range(options.num_samples)] for _ in prompts]
+    missing = [options.num_samples for _ in prompts]
+    told = 0
     for piece in stream_many(model, tokenizer, prompts, options, speculation):
         samples[piece.request][piece.index].add(piece)
-    return samples
+        missing[piece.request] -= piece.finish_reason is not None
+        while told < len(prompts) and missing[told] == 0:
+            yield samples[told]
+            told += 1
 
 
 def sample_of(tokenizer: Tokenizer, options: GenerationOptions, index: int, tokens: Sequence[int]) -> Sample:

@@ -6,6 +6,7 @@ Names, types and help come from `GenerationOptions`; only what is spelled otherw
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -66,11 +67,17 @@ def _flag(name: str, help: str) -> Any:
     return Annotated[kind, parameter]
 
 
-def _flags() -> dict[str, Any]:
-    entries = parse_docstring(GenerationOptions.__doc__ or "").params
+def option_helps(kind: type) -> dict[str, str]:
+    """What a dataclass says of its attributes, by name, as help texts."""
+    entries = parse_docstring(kind.__doc__ or "").params
     helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in entries}
+    return {name: f"{help[0].upper()}{help[1:]}" for name, help in helps.items()}
+
+
+def _flags() -> dict[str, Any]:
+    helps = option_helps(GenerationOptions)
     names = [item.name for item in dataclasses.fields(GenerationOptions) if item.name in option_types()]
-    return {name: _flag(name, f"{helps[name][0].upper()}{helps[name][1:]}") for name in names}
+    return {name: _flag(name, helps[name]) for name in names}
 
 
 def options_from(defaults: Mapping[str, Any], settings: str | None, given: Mapping[str, Any]) -> GenerationOptions:
@@ -89,6 +96,31 @@ def options_from(defaults: Mapping[str, Any], settings: str | None, given: Mappi
     options = GenerationOptions(**{**defaults, **(load_settings(settings) if settings else {}), **asked})
     options.check()
     return options
+
+
+def prompts_from(given: Sequence[str], file: Path | None) -> list[str | None]:
+    """The prompts of a command: those given one by one, - for all of standard input, then a file's lines.
+
+    Blank lines of a file are passed over. Without any prompt there is one, None, which begins a document.
+
+    Raises:
+        UsageError: the file cannot be read or holds no prompt.
+    """
+    prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in given]
+    if file is not None:
+        prompts += _lines_of(file)
+    return [*prompts] or [None]
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompts is {str(file)!r}; allowed is a readable file, or - ({error})") from error
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise UsageError(f"{file} holds no prompt; write one on each line")
+    return lines
 
 
 def _bias(name: str, given: Sequence[str]) -> dict[int | str, float]:

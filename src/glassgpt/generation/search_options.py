@@ -1,4 +1,4 @@
-"""What may be asked of the searches, beam and contrastive. Free of torch."""
+"""What may be asked of the methods that write otherwise than token by token. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from glassgpt.errors import GenerationError
@@ -101,7 +102,35 @@ class ContrastiveOptions:
         _refuse(self, ((0 <= self.alpha <= 1, "alpha", "between 0 and 1"), (self.k >= 1, "k", "at least 1")))
 
 
-def _refuse(options: BeamOptions | ContrastiveOptions, rules: Iterable[Rule]) -> None:
+@dataclass(frozen=True)
+class SpeculativeOptions:
+    """How several tokens are got from one pass of the model; the text stays the same (Leviathan et al. 2023).
+
+    Attributes:
+        draft: run of a small model with the same tokenizer, which guesses the next tokens.
+        prompt_lookup: guess what followed where the text's last words stood before; needs no other model.
+        draft_tokens: guesses for each pass.
+    """
+
+    draft: Path | None = None
+    prompt_lookup: bool = False
+    draft_tokens: int = DRAFT_TOKENS
+
+    def check(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            GenerationError: lists every value out of range and what is allowed.
+        """
+        one = (self.draft is not None) != self.prompt_lookup
+        rules: tuple[Rule, ...] = (
+            (one, "draft", "the run of a model that guesses, or none and prompt_lookup; one of the two"),
+            (self.draft_tokens >= 1, "draft_tokens", "at least 1"),
+        )
+        _refuse(self, rules)
+
+
+def _refuse(options: BeamOptions | ContrastiveOptions | SpeculativeOptions, rules: Iterable[Rule]) -> None:
     wrong = [f"{name} is {getattr(options, name)}; allowed is {allowed}" for fine, name, allowed in rules if not fine]
     if wrong:
         raise GenerationError("\n".join(wrong))

@@ -12,7 +12,7 @@ from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import Reading, padded
-from glassgpt.generation.engine import Sample, encode_prompt, most_tokens, sample_of
+from glassgpt.generation.engine import SLOTS, Sample, encode_prompt, most_tokens, sample_of
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.scheduler import CHUNK
@@ -109,13 +109,24 @@ class Searcher:
         return GenerationError(f"the settings together ({names}) leave no text to be found; loosen one of them")
 
 
-def in_batches(prompts: Sequence[Prompt], at_once: int, search: Callable[[Sequence[Prompt]], list[T]]) -> list[T]:
+def prompts_at_once(rows: int) -> int:
+    """How many prompts are searched together, if each takes so many rows."""
+    return max(1, SLOTS // rows)
+
+
+def in_batches(prompts: Sequence[Prompt], rows: int, search: Callable[[Sequence[Prompt]], list[T]]) -> list[T]:
     """Search for some prompts at a time; where memory does not suffice, for half as many, with the same results.
+
+    Args:
+        prompts: tokens of each.
+        rows: that each prompt takes in the cache.
+        search: for some of them.
 
     Raises:
         GenerationError: memory does not suffice for one prompt.
     """
     found: list[T] = []
+    at_once = prompts_at_once(rows)
     while len(found) < len(prompts):
         batch = prompts[len(found) : len(found) + at_once]
         results = _unless_out_of_memory(search, batch)

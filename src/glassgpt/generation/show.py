@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from glassgpt import console
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import Sample, encode_prompt, generate, stream
+from glassgpt.generation.beam import ScoredSample
+from glassgpt.generation.engine import Sample, encode_prompt, stream
+from glassgpt.generation.methods import Method, write
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.speculative import Speculation, Tally
 from glassgpt.generation.trace import LEAST_LOGPROB, Candidate, Step, Trace, trace
 from glassgpt.model.transformer import LanguageModel
 
@@ -23,41 +27,115 @@ EXPLAINED_CANDIDATES = 5
 DRAWN = "▶"
 
 
-def print_json(model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions) -> None:
-    """One JSON object a sample: `text` (the continuation alone), `tokens` (its ids), `finish_reason`.
+Prompts = Sequence[str | None]
+Results = Iterable[list[Sample]]
+"""The samples of each prompt, in the prompts' order."""
 
-    With `logprobs` also a list of that name, an object for each token (end-of-text included) with its `raw` and
-    `processed` log-probability, and `top`, the candidates of which `trace` tells.
+
+def print_written(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    options: GenerationOptions,
+    method: Method | None,
+    *,
+    as_json: bool,
+    explain: bool,
+) -> None:
+    """Write, and print it as asked for: see the other functions here.
+
+    Raises:
+        GenerationError: a prompt or a setting cannot be used.
     """
-    for sample in generate(model, tokenizer, prompt, options):
-        line = _sample_json(sample)
+    speculation = method if isinstance(method, Speculation) else None
+    results = with_progress(write(model, tokenizer, prompts, options, method), len(prompts))
+    if explain:
+        print_explained(model, tokenizer, prompts, options, results, as_json=as_json)
+    elif as_json:
+        print_json(model, tokenizer, prompts, options, results)
+    elif len(prompts) == options.num_samples == 1 and (method is None or speculation is not None):
+        print_stream(model, tokenizer, prompts[0], options, speculation)
+    else:
+        print_texts(prompts, results)
+    if speculation is not None:
+        say_tally(speculation.tally)
+
+
+def print_json(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Prompts, options: GenerationOptions, results: Results
+) -> None:
+    """One JSON object a sample, on a line of its own.
+
+    `prompt` is the prompt's number, from 0 in the order given, `sample` the sample's; `text` (the continuation alone),
+    `tokens` (its ids), `finish_reason`; of what a search found, also `score` and `log_probability`. With `logprobs`
+    also a list of that name, an object for each token (end-of-text included) with its `raw` and `processed`
+    log-probability, and `top`, the candidates of which `trace` tells.
+    """
+    for number, sample in _each(prompts, results):
+        line = _sample_json(number, sample)
         if options.logprobs:
-            prompt_tokens = encode_prompt(model, tokenizer, prompt, options)
+            prompt_tokens = encode_prompt(model, tokenizer, prompts[number], options)
             told = trace(model, tokenizer, prompt_tokens, sample, options, top=options.logprobs)
             line["logprobs"] = [_logprobs_json(step, tokenizer) for step in told.steps]
         console.result(json.dumps(line, ensure_ascii=False))
 
 
-def print_stream(model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions) -> None:
-    """The prompt and its continuation as it comes; several samples each when it is complete, with a heading."""
-    if options.num_samples > 1:
-        for sample in generate(model, tokenizer, prompt, options):
-            _print_sample(sample, prompt, options.num_samples)
-        return
-    pieces = stream(model, tokenizer, prompt, options)
+def print_stream(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str | None,
+    options: GenerationOptions,
+    speculation: Speculation | None = None,
+) -> None:
+    """The prompt and its one continuation as it comes."""
+    pieces = stream(model, tokenizer, prompt, options, speculation)
     console.result(prompt or "", end="")
     for piece in pieces:
         console.result(piece.text, end="")
     console.result("")
 
 
-def _print_sample(sample: Sample, prompt: str | None, count: int) -> None:
-    console.result(f"── sample {sample.index + 1} of {count} ({sample.finish_reason}) ──")
-    console.result((prompt or "") + sample.text)
+def print_texts(prompts: Prompts, results: Results) -> None:
+    """Each prompt with its continuation, several under headings, when they are complete."""
+    for number, samples in enumerate(results):
+        for sample in samples:
+            if len(prompts) > 1 or len(samples) > 1:
+                console.result(_heading(number, len(prompts), sample, len(samples)))
+            console.result((prompts[number] or "") + sample.text)
+
+
+def _heading(number: int, prompts: int, sample: Sample, samples: int) -> str:
+    which = [f"prompt {number + 1} of {prompts}"] * (prompts > 1)
+    which += [f"sample {sample.index + 1} of {samples}"] * (samples > 1)
+    score = f"score {sample.score:.4f}, " if isinstance(sample, ScoredSample) else ""
+    return f"── {', '.join(which)} ({score}{sample.finish_reason}) ──"
+
+
+def with_progress(results: Results, prompts: int) -> Iterator[list[Sample]]:
+    """The results, and how many prompts are done; where they are not seen on the terminal as they come."""
+    if console.out.is_terminal or prompts == 1:
+        yield from results
+        return
+    with console.progress("writing", prompts, unit=" prompts") as meter:
+        for samples in results:
+            meter.advance(1)
+            yield samples
+
+
+def _each(prompts: Prompts, results: Results) -> Iterator[tuple[int, Sample]]:
+    for number, samples in zip(range(len(prompts)), results, strict=True):
+        for sample in samples:
+            yield number, sample
 
 
 def print_explained(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions, *, as_json: bool
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    options: GenerationOptions,
+    results: Results,
+    *,
+    as_json: bool,
 ) -> None:
     """Each sample, and token by token what it was chosen from: probabilities before and after each processor.
 
@@ -68,15 +146,23 @@ def print_explained(
         raise GenerationError(
             f"max_tokens is {options.max_tokens}; allowed with --explain is 1 to {MOST_EXPLAINED}, a table a token"
         )
-    prompt_tokens = encode_prompt(model, tokenizer, prompt, options)
-    for sample in generate(model, tokenizer, prompt, options):
+    for number, sample in _each(prompts, results):
+        prompt_tokens = encode_prompt(model, tokenizer, prompts[number], options)
         told = trace(model, tokenizer, prompt_tokens, sample, options, top=options.logprobs or EXPLAINED_CANDIDATES)
         if as_json:
-            console.result(json.dumps(_sample_json(sample) | _trace_json(told, tokenizer), ensure_ascii=False))
+            console.result(json.dumps(_sample_json(number, sample) | _trace_json(told, tokenizer), ensure_ascii=False))
         else:
-            _print_sample(sample, prompt, options.num_samples)
-            for number, step in enumerate(told.steps, start=1):
-                _print_step(number, step, told.stages, tokenizer)
+            print_texts([prompts[number]], [[sample]])
+            for position, step in enumerate(told.steps, start=1):
+                _print_step(position, step, told.stages, tokenizer)
+
+
+def say_tally(tally: Tally) -> None:
+    """How well guesses did, on standard error."""
+    console.say(
+        f"({tally.accepted:,} of {tally.guessed:,} guesses were right, {tally.acceptance:.0%}: "
+        f"{tally.tokens_per_pass:.2f} tokens a pass)"
+    )
 
 
 def _print_step(number: int, step: Step, stages: tuple[str, ...], tokenizer: Tokenizer) -> None:
@@ -115,8 +201,12 @@ def percent(logprob: float) -> str:
     return f"{share:.1f} %" if share >= 0.05 else "< 0.1 %"
 
 
-def _sample_json(sample: Sample) -> dict[str, Any]:
-    return {"text": sample.text, "tokens": sample.tokens, "finish_reason": sample.finish_reason}
+def _sample_json(number: int, sample: Sample) -> dict[str, Any]:
+    line: dict[str, Any] = {"prompt": number, "sample": sample.index}
+    line |= {"text": sample.text, "tokens": sample.tokens, "finish_reason": sample.finish_reason}
+    if isinstance(sample, ScoredSample):
+        line |= {"score": sample.score, "log_probability": sample.log_probability}
+    return line
 
 
 def _token_json(token: int, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""All ways to write behind one call: token by token, several tokens a pass, or by a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.generation.beam import beam_search
+from glassgpt.generation.contrastive import contrastive_search
+from glassgpt.generation.engine import SLOTS, Sample, complete_many
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
+from glassgpt.generation.searching import prompts_at_once
+from glassgpt.generation.speculative import Speculation
+from glassgpt.model.transformer import LanguageModel
+
+Method = BeamOptions | ContrastiveOptions | Speculation
+"""What `write` takes."""
+MethodOptions = BeamOptions | ContrastiveOptions | SpeculativeOptions
+"""The same as it is asked for, before a draft model is loaded."""
+Prompts = Sequence[str | None]
+
+
+def write(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    options: GenerationOptions,
+    method: Method | None = None,
+) -> Iterator[list[Sample]]:
+    """The texts of each prompt, in the prompts' order, as soon as they are complete.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        prompts: texts to continue; None begins a document.
+        options: the settings; a search takes none of sampling.
+        method: how; None draws token by token.
+
+    Raises:
+        GenerationError: a prompt or a setting cannot be used.
+    """
+    if isinstance(method, BeamOptions):
+        return _in_turn(prompts, method.beams, lambda some: beam_search(model, tokenizer, some, options, method))
+    if isinstance(method, ContrastiveOptions):
+        return _in_turn(
+            prompts,
+            method.k,
+            lambda some: [[one] for one in contrastive_search(model, tokenizer, some, options, method)],
+        )
+    return complete_many(model, tokenizer, prompts, options, method)
+
+
+def _in_turn(
+    prompts: Prompts, rows: int, search: Callable[[Prompts], Sequence[Sequence[Sample]]]
+) -> Iterator[list[Sample]]:
+    """Some prompts at a time, so that their texts need not wait for all others."""
+    count = prompts_at_once(rows)
+    for start in range(0, len(prompts), count):
+        for samples in search(prompts[start : start + count]):
+            yield list(samples)
+
+
+def defaults_of(method: Method | None) -> dict[str, Any]:
+    """Options of a generation that are otherwise where a method is used: a search draws nothing."""
+    return {"temperature": 0} if isinstance(method, BeamOptions | ContrastiveOptions) else {}
+
+
+def rows_at_once(texts: int, method: MethodOptions | None) -> int:
+    """How many tokens are read by one pass of the model: for that many it is to be fast.
+
+    Args:
+        texts: prompts times samples.
+        method: how they are written.
+    """
+    if isinstance(method, SpeculativeOptions):
+        return min(texts, SLOTS) * (1 + method.draft_tokens)
+    rows = method.beams if isinstance(method, BeamOptions) else method.k if method is not None else 1
+    return min(texts, prompts_at_once(rows)) * rows
