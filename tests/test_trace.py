@@ -13,7 +13,7 @@ from glassgpt.generation.engine import encode_prompt, generate
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import gumbel_noise, sample
-from glassgpt.generation.show import percent, print_explained, print_json, quoted
+from glassgpt.generation.show import percent, print_written, quoted
 from glassgpt.generation.trace import LEAST_LOGPROB, trace
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -114,7 +114,15 @@ def test_a_text_longer_than_the_context_cannot_be_told(model):
 
 
 def test_json_holds_log_probabilities(model, capsys):
-    print_json(model, BYTES, "x", GenerationOptions(max_tokens=6, seed=1, top_k=3, logprobs=4, num_samples=2))
+    print_written(
+        model,
+        BYTES,
+        ["x"],
+        GenerationOptions(max_tokens=6, seed=1, top_k=3, logprobs=4, num_samples=2),
+        None,
+        as_json=True,
+        explain=False,
+    )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 2
     for line in lines:
@@ -127,7 +135,9 @@ def test_json_holds_log_probabilities(model, capsys):
 
 
 def test_explained_as_tables(model, capsys):
-    print_explained(model, BYTES, "x", GenerationOptions(max_tokens=3, seed=1, ban=("e",)), as_json=False)
+    print_written(
+        model, BYTES, ["x"], GenerationOptions(max_tokens=3, seed=1, ban=("e",)), None, as_json=False, explain=True
+    )
     out = capsys.readouterr().out
     assert out.count("▶") == 3
     assert all(f"{number}. “" in out for number in (1, 2, 3))
@@ -138,7 +148,7 @@ def test_explained_as_tables(model, capsys):
 
 def test_explained_as_json(model, capsys):
     options = GenerationOptions(max_tokens=3, seed=1, logit_bias={101: -math.inf}, temperature=0)
-    print_explained(model, BYTES, "x", options, as_json=True)
+    print_written(model, BYTES, ["x"], options, None, as_json=True, explain=True)
     line = json.loads(capsys.readouterr().out)
     assert line["stages"] == ["model", "logit_bias"]
     assert [step["token"] for step in line["steps"]] == line["tokens"]
@@ -147,7 +157,7 @@ def test_explained_as_json(model, capsys):
 
 def test_too_much_to_explain_is_refused(model):
     with pytest.raises(GenerationError, match="max_tokens is 201; allowed with --explain is 1 to 200"):
-        print_explained(model, BYTES, "x", GenerationOptions(max_tokens=201), as_json=False)
+        print_written(model, BYTES, ["x"], GenerationOptions(max_tokens=201), None, as_json=False, explain=True)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,25 @@ if TYPE_CHECKING:
     from glassgpt import data
     from glassgpt.api import Loaded, load, train
     from glassgpt.config import RunConfig, load_config
+    from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions
 
 __version__ = "0.1.0"
-__all__ = ["GlassGPTError", "Loaded", "RunConfig", "__version__", "data", "load", "load_config", "train"]
+__all__ = [
+    "BeamOptions",
+    "ContrastiveOptions",
+    "GlassGPTError",
+    "Loaded",
+    "RunConfig",
+    "__version__",
+    "data",
+    "load",
+    "load_config",
+    "train",
+]
 
 _LAZY = {
+    "BeamOptions": "glassgpt.generation.search_options",
+    "ContrastiveOptions": "glassgpt.generation.search_options",
     "Loaded": "glassgpt.api",
     "load": "glassgpt.api",
     "train": "glassgpt.api",
