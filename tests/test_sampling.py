@@ -56,6 +56,15 @@ def test_noise_is_gumbel():
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
 
 
+def test_the_largest_noise_is_finite():
+    """The one hash of 2**24 whose number rounds to 1: with a large vocabulary, it comes every few hundred tokens."""
+    noise = gumbel_noise(54, [0], [7], torch.tensor([30170]))
+    assert noise.item() == pytest.approx(24 * math.log(2))
+    logits = torch.full((1, 30171), -1e4)
+    logits[0, 5] = 0
+    assert draw(logits, 54, [0], [7]).tolist() == [5]
+
+
 @given(seed=st.integers(0, 2**63 - 1), row=st.integers(0, 100), position=st.integers(0, 2000))
 @settings(max_examples=50, deadline=None)
 def test_noise_depends_on_nothing_else(seed, row, position):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+LARGEST_BELOW_ONE = 1 - 2**-24
+"""In float32."""
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -39,7 +41,8 @@ def gumbel_noise(seed: int | Sequence[int], rows: Sequence[int], positions: Sequ
         tokens: (N,) int64, the ids to make noise for.
     """
     bits = _mix(_mix(tokens) ^ noise_keys(seed, rows, positions)[:, None])  # (B, N)
-    uniform = ((bits >> 8).float() + 0.5) / 2**24  # in (0, 1), never 0 or 1
+    # In (0, 1): in float32 the largest of these would round to 1, whose noise is infinite and wins against any logit.
+    uniform = (((bits >> 8).float() + 0.5) / 2**24).clamp(max=LARGEST_BELOW_ONE)
     return -(-uniform.log()).log()
 
 
