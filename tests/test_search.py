@@ -7,6 +7,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer, train_tokenizer
@@ -259,6 +261,23 @@ def test_forced_words_with_a_tokenizer_that_joins_letters():
     for found in beam_search(model, tokenizer, ["the", "and"], options, BeamOptions(6, best=3, force=words)):
         assert all(word in one.text for one in found for word in words)
         assert len({one.text for one in found}) == 3
+
+
+@given(
+    words=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
+    text=st.text("ab ", max_size=12),
+)
+@settings(max_examples=200, deadline=None)
+def test_wishes_are_what_is_missing_and_can_always_be_neared(words, text):
+    wishes = wishes_for(words, BYTES)
+    for token in BYTES.encode(text):
+        wishes = wishes.after(token)
+    assert len(wishes.missing) == sum(word not in text for word in dict.fromkeys(words))
+    while wishes.missing:
+        nearer = min((wishes.after(token) for token in wishes.next_tokens), key=lambda after: after.needed)
+        assert nearer.needed < wishes.needed
+        wishes = nearer
+    assert wishes.needed == 0
 
 
 def test_banks_share_the_beam():

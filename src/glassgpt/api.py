@@ -19,10 +19,10 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from glassgpt.generation.engine import Piece, Sample, stream
-from glassgpt.generation.methods import Method, MethodOptions, defaults_of, rows_at_once, write
+from glassgpt.generation.methods import Method, defaults_of, rows_at_once, write
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
-from glassgpt.generation.search_options import DRAFT_TOKENS, SpeculativeOptions
+from glassgpt.generation.search_options import DRAFT_TOKENS, MethodOptions, SpeculativeOptions
 from glassgpt.generation.speculative import Speculation
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, SHAPE

@@ -200,6 +200,16 @@ class _Search:
         return ScoredSample(index, one.text, one.tokens, one.finish_reason, score, text.log_probability)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What a group chooses from: log-probabilities with each next token, merits, both (R, V); see `Group.advance`."""
+
+    totals: Tensor
+    merits: Tensor
+    first_row: int
+    attention: Sequence[Tensor | None]
+
+
 class Group:
     """Some beams of one prompt that compete with each other; without diversity, all of them.
 
@@ -220,7 +230,9 @@ class Group:
         self.running = [start]
         self.complete: list[tuple[float, Hypothesis]] = []
 
-    def advance(self, log_probs: Tensor, first_row: int, chosen: Counter[int], attention: list[Tensor | None]) -> None:
+    def advance(
+        self, log_probs: Tensor, first_row: int, chosen: Counter[int], attention: Sequence[Tensor | None]
+    ) -> None:
         """Give each text its next token.
 
         Args:
@@ -229,40 +241,34 @@ class Group:
             chosen: how many beams of earlier groups took which token in this step.
             attention: that each token of the prompt has got from each of these texts; see `Hypothesis`.
         """
-        candidates = self._candidates(log_probs, first_row, chosen, attention)
+        totals = log_probs + torch.tensor([text.log_probability for text in self.running])[:, None]
+        step = _Step(totals, self._less_what_was_chosen(totals, chosen), first_row, attention)
+        candidates = self._candidates(step)
         # An end counts only where it is among the best; others are kept so that enough texts go on.
         self._complete([one.text for one in share(candidates, self._beams) if one.ends])
         self.running = [one.text for one in share([one for one in candidates if not one.ends], self._beams)]
         if self.running and self._is_settled():
             self.running = []
 
-    def _candidates(
-        self, log_probs: Tensor, first_row: int, chosen: Counter[int], attention: list[Tensor | None]
-    ) -> list[Candidate]:
+    def _candidates(self, step: _Step) -> list[Candidate]:
         """The best that may come, best first: enough that all beams can go on, if there is so much."""
-        totals = log_probs + torch.tensor([text.log_probability for text in self.running])[:, None]
-        merits = self._less_what_was_chosen(totals, chosen)
-        possible = int((merits > -math.inf).sum())
+        possible = int((step.merits > -math.inf).sum())
         # A row ends by as many tokens as there are; stop strings may end it by any, and then more are looked at.
         count = max(2, 1 + self._searcher.n_ends) * self._beams
         while True:
-            found = [
-                Candidate(text, float(merits[row, text.tokens[-1]]), self._ends(text.tokens))
-                for row, token in self._places(merits, min(count, possible))
-                for text in [self._extend(row, token, totals, first_row, attention)]
-            ]
+            found = [self._candidate(step, *place) for place in self._places(step.merits, min(count, possible))]
             fit = [one for one in found if self._is_possible(one)]
             is_last = len(self.running[0].tokens) + 1 == self._limit
             if is_last or count >= possible or sum(not one.ends for one in fit) >= self._beams:
                 return fit
             count *= 2
 
-    def _extend(
-        self, row: int, token: int, totals: Tensor, first_row: int, attention: list[Tensor | None]
-    ) -> Hypothesis:
+    def _candidate(self, step: _Step, row: int, token: int) -> Candidate:
         parent = self.running[row]
-        tokens, wishes = (*parent.tokens, token), parent.wishes.after(token)
-        return Hypothesis(tokens, float(totals[row, token]), first_row + row, wishes, attention[row])
+        tokens, total = (*parent.tokens, token), float(step.totals[row, token])
+        text = Hypothesis(tokens, total, step.first_row + row, parent.wishes.after(token), step.attention[row])
+        ends = len(tokens) == self._limit or self._searcher.is_end(tokens)
+        return Candidate(text, float(step.merits[row, token]), ends)
 
     def _less_what_was_chosen(self, totals: Tensor, chosen: Counter[int]) -> Tensor:
         """Hamming diversity: each beam of an earlier group that took a token makes it worth less (section 4)."""
@@ -281,9 +287,6 @@ class Group:
                 places |= dict.fromkeys((row, token) for token in wanted)
         values = {place: float(merits[place]) for place in places}
         return sorted((place for place in places if values[place] > -math.inf), key=lambda place: -values[place])
-
-    def _ends(self, tokens: tuple[int, ...]) -> bool:
-        return len(tokens) == self._limit or self._searcher.is_end(tokens)
 
     def _is_possible(self, one: Candidate) -> bool:
         """Whether all forced words are there, or have room to come."""

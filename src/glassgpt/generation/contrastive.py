@@ -109,7 +109,7 @@ class _Search:
         features = self._searcher.features(tokens.view(-1, 1).tolist(), self._cache)[:, 0]  # (B k, C)
         candidates = features.view(len(texts), self._k, -1)
         chosen = [
-            choose(probabilities[at], _directions(candidates[at]) @ text.directions.T, self._alpha)
+            choose(probabilities[at], (_directions(candidates[at]) @ text.directions.T).cpu(), self._alpha)
             for at, text in enumerate(texts)
         ]
         taken = candidates[range(len(texts)), chosen]  # (B, C)
@@ -149,4 +149,4 @@ def choose(probabilities: Tensor, likeness: Tensor, alpha: float) -> int:
 
 
 def _directions(features: Tensor) -> Tensor:
-    return F.normalize(features, dim=-1)
+    return F.normalize(features.float(), dim=-1)

@@ -2,7 +2,7 @@
 
 A word has two spellings in tokens, with and without a space before it; either will do. What is still needed is
 counted in tokens: those that complete the word which stands half-written at the text's end, and the shortest
-spellings of all others. So there is always a token after which one less is needed.
+spellings of all others. So there is always a token after which less is needed.
 """
 
 from __future__ import annotations

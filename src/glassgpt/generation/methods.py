@@ -8,17 +8,15 @@ from typing import Any
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.generation.beam import beam_search
 from glassgpt.generation.contrastive import contrastive_search
-from glassgpt.generation.engine import SLOTS, Sample, complete_many
+from glassgpt.generation.engine import SLOTS, Sample, complete_many, encode_prompt
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
+from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, MethodOptions, SpeculativeOptions
 from glassgpt.generation.searching import prompts_at_once
 from glassgpt.generation.speculative import Speculation
 from glassgpt.model.transformer import LanguageModel
 
 Method = BeamOptions | ContrastiveOptions | Speculation
-"""What `write` takes."""
-MethodOptions = BeamOptions | ContrastiveOptions | SpeculativeOptions
-"""The same as it is asked for, before a draft model is loaded."""
+"""What `write` takes; `MethodOptions`, with the draft model loaded."""
 Prompts = Sequence[str | None]
 
 
@@ -41,15 +39,26 @@ def write(
     Raises:
         GenerationError: a prompt or a setting cannot be used.
     """
+    if isinstance(method, BeamOptions | ContrastiveOptions):
+        for prompt in prompts:
+            encode_prompt(
+                model, tokenizer, prompt, options
+            )  # what cannot be used is refused before anything is written
     if isinstance(method, BeamOptions):
         return _in_turn(prompts, method.beams, lambda some: beam_search(model, tokenizer, some, options, method))
     if isinstance(method, ContrastiveOptions):
-        return _in_turn(
-            prompts,
-            method.k,
-            lambda some: [[one] for one in contrastive_search(model, tokenizer, some, options, method)],
-        )
+        return _in_turn(prompts, method.k, lambda some: _contrasted(model, tokenizer, some, options, method))
     return complete_many(model, tokenizer, prompts, options, method)
+
+
+def _contrasted(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    options: GenerationOptions,
+    method: ContrastiveOptions,
+) -> list[list[Sample]]:
+    return [[one] for one in contrastive_search(model, tokenizer, prompts, options, method)]
 
 
 def _in_turn(

@@ -13,9 +13,7 @@ from cyclopts import Group, Parameter
 
 from glassgpt.errors import UsageError
 from glassgpt.generation.flags import OPTION_GROUPS, option_helps
-from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
-
-MethodOptions = BeamOptions | ContrastiveOptions | SpeculativeOptions
+from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, MethodOptions, SpeculativeOptions
 
 GROUPS: dict[type[MethodOptions], str] = {
     BeamOptions: "Beam search",

@@ -130,7 +130,11 @@ class SpeculativeOptions:
         _refuse(self, rules)
 
 
-def _refuse(options: BeamOptions | ContrastiveOptions | SpeculativeOptions, rules: Iterable[Rule]) -> None:
+MethodOptions = BeamOptions | ContrastiveOptions | SpeculativeOptions
+"""A way to write otherwise than token by token, as it is asked for."""
+
+
+def _refuse(options: MethodOptions, rules: Iterable[Rule]) -> None:
     wrong = [f"{name} is {getattr(options, name)}; allowed is {allowed}" for fine, name, allowed in rules if not fine]
     if wrong:
         raise GenerationError("\n".join(wrong))

@@ -226,7 +226,7 @@ class DraftModel:
         features = self._model.features(padded(texts, self._device), cache)
         cache.rewind(lengths)
         at = torch.tensor([max(len(text), 1) - 1 for text in texts], device=self._device)
-        last = features[torch.arange(len(texts), device=self._device), at]
+        last = features[torch.arange(len(texts), device=self._device), at]  # (B, C)
         return self._model.head(last[:, None])[:, 0, : self._vocab_size].float().cpu()
 
     def _draw(self, logits: Tensor, rows: Sequence[Row], guesses: list[Guesses], going: Sequence[int]) -> list[int]:
