@@ -327,7 +327,7 @@ def _pairs(train: NDArray[np.int64], text: NDArray[np.int64], vocab_size: int) -
     """How often each pair of `text` occurs in `train`; and for each token how many pairs, and kinds of, it begins."""
     pairs, counts = np.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
     first = pairs // vocab_size
-    totals = np.bincount(first, weights=counts, minlength=vocab_size)
+    totals = np.bincount(first, weights=counts, minlength=vocab_size).astype(np.float64)
     followers = np.bincount(first, minlength=vocab_size).astype(np.float64)
     asked = text[:-1] * vocab_size + text[1:]
     at = np.minimum(np.searchsorted(pairs, asked), len(pairs) - 1)
