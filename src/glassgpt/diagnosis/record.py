@@ -66,7 +66,8 @@ class Record:
 
     def column(self, name: str) -> list[float]:
         """A figure of each step; NaN where a line lacks it."""
-        return [float(line.get(name) or math.nan) for line in self.steps]
+        found = [line.get(name) for line in self.steps]
+        return [math.nan if value is None else float(value) for value in found]
 
     def evaluations(self) -> list[Validation]:
         """The validations, as detectors take them."""
@@ -98,7 +99,7 @@ class Record:
 
     def end(self, max_steps: int, now: Callable[[], float] = time.time) -> End:
         """How the run ended, or that it has not."""
-        said = [ENDINGS[line["event"]] for line in self._since_beginning() if line.get("event") in ENDINGS]
+        said: list[End] = [ENDINGS[line["event"]] for line in self._since_beginning() if line.get("event") in ENDINGS]
         if said:
             return said[-1]
         if self.last_step >= max_steps:
