@@ -23,13 +23,23 @@ from glassgpt.data.batches import Batches
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
-from glassgpt.diagnosis import data_checks, memory, model_checks, rate_range, run_checks, settings_checks
+from glassgpt.diagnosis import (
+    data_checks,
+    memory,
+    model_checks,
+    rate_range,
+    run_checks,
+    settings_checks,
+    text_checks,
+)
 from glassgpt.diagnosis.catalogue import LANGUAGES, describe, done, ruled_out
 from glassgpt.diagnosis.doctor import Plan, examine_quickly
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.series import Ladder
 from glassgpt.errors import TokenizerError, TrainingDivergedError
+from glassgpt.generation.engine import Sample
+from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.attention import attend, causal_mask
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -769,7 +779,7 @@ def test_the_command_on_a_preset_that_cannot_work(capsys, grammar_data):
 
 def test_the_command_on_data_and_without_data(capsys, grammar_data):
     assert run_main(capsys, "doctor", grammar_data)[0] == 0
-    code, out, _ = run_main(capsys, "doctor", "nano")
+    code, out, _ = run_main(capsys, "doctor", "nano", "--model.vocab-size", 300)
     assert code == 0
     assert "causality" in out
 
@@ -802,3 +812,130 @@ def test_fine_tuning_begins_with_what_is_known(grammar_data, nano_run):
     checks = list(api.doctor("nano", data=grammar_data, overrides=overrides))
     assert codes(*checks) == []
     assert any("loaded weights" in check.measured for check in checks)
+
+
+# --- generated text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "loop"),
+    [
+        ([1, 2, 3] * 6, [1, 2, 3]),
+        ([9, 8, 7, *[5] * 16], [5]),
+        ([9, 8, 7, *[5] * 15], []),
+        ([1, 2, 3, 4, 5] * 3, []),
+        (list(range(50)), []),
+        ([*[1, 2] * 20, 3], []),
+        ([], []),
+    ],
+)
+def test_a_loop_is_the_shortest_passage_that_repeats_to_the_end(tokens, loop):
+    assert text_checks.loop_of(tokens) == loop
+
+
+@given(st.lists(st.integers(0, 1), max_size=80))
+def test_a_loop_really_repeats(tokens):
+    loop = text_checks.loop_of(tokens)
+    times = max(4, math.ceil(16 / len(loop))) if loop else 0
+    assert tokens[len(tokens) - times * len(loop) :] == loop * times
+
+
+def texts_of(run, capsys, *options) -> list[str]:
+    code, out, _ = run_main(capsys, "doctor", run, "--text", "--json", *options)
+    assert code == 0
+    return [f["code"] for check in json.loads(out)["checks"] for f in check["findings"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), []),
+        (("--settings", "creative"), []),
+        (("--temperature", 3, "--top-p", 1), ["GG-TXT-003"]),
+        (("--stop", "e"), ["GG-TXT-004"]),
+        (("--repetition-penalty", 4), ["GG-TXT-003"]),
+    ],
+)
+def test_the_setting_that_spoils_a_good_models_text_is_found(nano_run, capsys, options, expected):
+    assert texts_of(nano_run, capsys, *options) == expected
+
+
+def test_an_undertrained_model_is_not_blamed_on_a_setting(grammar_data, tmp_path, capsys):
+    overrides = {"data": str(grammar_data), "train.max_steps": 3, "schedule.warmup_steps": 0}
+    api.train(load_config("nano", overrides), tmp_path / "run")
+    assert "GG-TXT-002" in texts_of(tmp_path / "run", capsys)
+
+
+def test_the_models_own_surprise_is_its_loss(nano_run):
+    """Against cross-entropy computed by hand."""
+    loaded = api.load(nano_run)
+    prompt, text = "today the", " cat is eating bread"
+    written = Sample(0, text, loaded.tokenizer.encode(text))
+    tokens = torch.tensor(loaded.tokenizer.encode(prompt + text))
+    loss = torch.nn.functional.cross_entropy(loaded.model(tokens[None, :-1])[0], tokens[1:], reduction="none")
+    found = text_checks.surprise(loaded.model, loaded.tokenizer, [prompt], [written])
+    assert found == pytest.approx(loss[-len(text) :].mean().item(), rel=1e-5)
+
+
+def written(loops=0.0, early=0.0, reason="length") -> text_checks.Written:
+    return text_checks.Written([Sample(0, "", [], reason)], loops, early, 1.0, "“x”")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (GenerationOptions(temperature=0.1), "--temperature"),
+        (GenerationOptions(top_p=0.1), "--top-p"),
+        (GenerationOptions(top_k=1), "--top-k"),
+        (GenerationOptions(top_k=3), "--top-k"),
+        (GenerationOptions(min_p=0.6), "--min-p"),
+        (GenerationOptions(), "--temperature"),
+    ],
+)
+def test_the_setting_behind_a_loop_is_named(options, named):
+    check = text_checks.check_loops(written(0.9), written(1.0), written(0.0), options, 1.0, is_trained=True)
+    assert codes(check) == ["GG-TXT-001"]
+    assert check.findings[0].seen["setting"] == named
+    GenerationOptions(**{named[2:].replace("-", "_"): check.findings[0].seen["wanted"]}).check()
+
+
+def test_a_model_that_always_loops_is_named_itself():
+    arguments = (written(0.9), written(1.0), written(0.9), GenerationOptions(), 1.0)
+    assert codes(text_checks.check_loops(*arguments, is_trained=True)) == ["GG-TXT-006"]
+    assert codes(text_checks.check_loops(*arguments, is_trained=False)) == []
+
+
+def test_a_model_that_ends_its_texts_is_named_itself():
+    one = written(early=0.9, reason="end_of_text")
+    assert codes(text_checks.check_ends(one, one, one, GenerationOptions())) == ["GG-TXT-005"]
+    stopped = written(early=0.9, reason="stop")
+    check = text_checks.check_ends(stopped, written(), written(), GenerationOptions(stop_tokens=(3,)))
+    assert codes(check) == ["GG-TXT-004"]
+    assert codes(text_checks.check_ends(written(), one, one, GenerationOptions())) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (GenerationOptions(temperature=1.5), "--temperature"),
+        (GenerationOptions(repetition_penalty=2.0), "--repetition-penalty"),
+        (GenerationOptions(frequency_penalty=3.0), "--frequency-penalty"),
+        (GenerationOptions(presence_penalty=3.0), "--presence-penalty"),
+        (GenerationOptions(), "--top-p"),
+    ],
+)
+def test_the_setting_behind_noise_is_named(options, named):
+    check = text_checks.check_noise(written(), options, -1.0, is_trained=True)
+    assert codes(check) == ["GG-TXT-003"]
+    assert check.findings[0].seen["setting"] == named
+
+
+def test_text_is_asked_of_runs_only(capsys, grammar_data, run):
+    assert run_main(capsys, "doctor", "nano", "--text")[0] == 2
+    assert run_main(capsys, "doctor", run.path, "--temperature", "1")[0] == 2
+    text = run.config.read_text().replace(str(grammar_data), str(run.path / "gone"))
+    run.config.write_text(text)
+    code, _, err = run_main(capsys, "doctor", run.path, "--text")
+    assert code == 2
+    assert "--data" in err
+    assert run_main(capsys, "doctor", run.path, "--text", "--data", grammar_data)[0] == 0

@@ -19,13 +19,16 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.catalogue import language_of_the_terminal
-from glassgpt.diagnosis.data_checks import check_tokenizer, ladder
+from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
 from glassgpt.diagnosis.findings import EVENT, Checked, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.run_checks import examine_run
+from glassgpt.diagnosis.series import Ladder
 from glassgpt.diagnosis.settings_checks import check_problems
 from glassgpt.diagnosis.show import warn_of
+from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
@@ -51,6 +54,9 @@ from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
 from glassgpt.training.ranks import Ranks, process_group, ranks_from_environment
 from glassgpt.training.run import RunFolder
 from glassgpt.training.step import Settings
+
+HELD_OUT_TOKENS = 16_384
+"""Held-out tokens that generated text is held against."""
 
 
 @dataclass(frozen=True)
@@ -335,6 +341,7 @@ def doctor(
     data: str | Path | None = None,
     overrides: dict[str, Any] | None = None,
     rate_range: bool = False,
+    text: GenerationOptions | None = None,
 ) -> Iterator[Checked]:
     """Look at a configuration before it is trained, at a run from its files, or at a data set.
 
@@ -343,19 +350,23 @@ def doctor(
         data: data set that a preset is to be trained on.
         overrides: settings by dotted name.
         rate_range: also find out which learning rates are stood.
+        text: also let a run write with these settings, and tell what is wrong with its text.
 
     Yields:
         Each check as it is made, with the figure that it measured and what is wrong.
 
     Raises:
         ConfigError: the target names nothing, or holds settings that do not exist.
+        UsageError: text is asked of something that is no run.
     """
+    if text is not None and (target is None or not RunFolder(Path(target)).exists()):
+        raise UsageError(f"--text looks at what a run writes; name a run instead of {target or 'nothing'}")
     if target is None and data is None and not overrides:
         return diagnosis.examine_machine()
     if target is None and data is not None and not overrides:
         return _doctor_data(Path(data))
     if target is not None and RunFolder(Path(target)).exists() and not rate_range:
-        return _doctor_run(RunFolder(Path(target)), Path(data) if data else None)
+        return _doctor_run(RunFolder(Path(target)), Path(data) if data else None, text)
     if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
         return _doctor_data(Path(target))
     named = {"data": str(data)} if data else {}
@@ -403,7 +414,7 @@ def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
     return []
 
 
-def _doctor_run(run: RunFolder, data: Path | None) -> Iterator[Checked]:
+def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[Checked]:
     config = load_config(run.config)
     folder = data or (Path(config.data) if config.data else None)
     dataset = diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
@@ -414,3 +425,15 @@ def _doctor_run(run: RunFolder, data: Path | None) -> Iterator[Checked]:
         yield check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
         known = ladder(dataset)
     yield from examine_run(Record.read(run), config.model, _settings(config), known)
+    if text is not None:
+        if dataset is None or known is None or isinstance(dataset, Checked):
+            raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
+        yield from _doctor_text(run, dataset, known, text)
+
+
+def _doctor_text(run: RunFolder, dataset: TokenDataset, known: Ladder, options: GenerationOptions) -> Iterator[Checked]:
+    loaded = load(run.path)
+    loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS).loss
+    held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
+    prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
+    yield from examine_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)

@@ -345,6 +345,9 @@ def doctor(
     *,
     data: Path | None = None,
     rate_range: Annotated[bool, Parameter(negative="")] = False,
+    text: Annotated[bool, Parameter(negative="")] = False,
+    settings: str | None = None,
+    options: GivenOptions | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     language: Literal["auto", "en", "ko"] = "auto",
     overrides: Overrides,
@@ -360,6 +363,10 @@ def doctor(
         Data set that a preset is to be trained on.
     rate_range:
         Also try learning rates from 1e-7 to 1, suggest one and draw rate-range.png.
+    text:
+        Also let a run write, and tell whether the model or a setting is at fault for poor text.
+    settings:
+        With --text: ready settings by purpose or a TOML file, as for generate; single options win.
     json:
         Print one JSON object.
     language:
@@ -369,12 +376,16 @@ def doctor(
     from glassgpt.diagnosis.catalogue import CODE, language_of_the_terminal
     from glassgpt.diagnosis.findings import is_fatal
     from glassgpt.diagnosis.show import show, show_page
+    from glassgpt.generation.flags import options_from
 
     spoken = language_of_the_terminal() if language == "auto" else language
     if target is not None and CODE.fullmatch(target):
         show_page(target, spoken)
         return
-    checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range)
+    if not text and (settings or options):
+        raise UsageError("settings of a generation are looked at with --text; add that")
+    writing = options_from({}, settings, dict(options or {})) if text else None
+    checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
     if is_fatal(show(checks, spoken, as_json=json)):
         sys.exit(1)
 

@@ -104,7 +104,7 @@ def message(finding: Finding, language: Language, indent: str = "") -> str:
         *(f"  {words['done']}: {line}" for line in done(finding, language)),
         *(f"  {words['ruled_out']}: {line}" for line in ruled_out(finding, language)),
         f"  {words['do']}: {text.do}",
-        f"  {words['page']}: {page(finding.code)}",
+        f"  {words['page']}: glassgpt doctor {finding.code} ({page(finding.code)})",
     ]
     return "\n".join(indent + line for line in lines)
 
