@@ -22,12 +22,13 @@ from glassgpt.diagnosis.catalogue import language_of_the_terminal
 from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
 from glassgpt.diagnosis.findings import EVENT, Checked, Finding
 from glassgpt.diagnosis.record import Record
-from glassgpt.diagnosis.run_checks import examine_run
+from glassgpt.diagnosis.report import write_report
+from glassgpt.diagnosis.run_checks import examine_curve, examine_run
 from glassgpt.diagnosis.series import Ladder
 from glassgpt.diagnosis.settings_checks import check_problems
 from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
-from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
@@ -38,8 +39,10 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import TrainingSpeed, measure_training
 from glassgpt.training.checkpoint import (
     TrainingState,
+    checkpoint_step,
     find_checkpoint,
     has_optimizer,
+    list_checkpoints,
     load_model,
     load_weights,
     newest_whole,
@@ -246,9 +249,25 @@ def _train(
     announce(trainer)
     with display(config.train.max_steps - trainer.state.step) as shown:
         trainer.observers += [files, *([TensorBoard(run)] if tensorboard else []), shown, *observers]
-        outcome = trainer.run()
+        try:
+            outcome = trainer.run()
+        except GlassGPTError:
+            _leave_report(run, config, dataset)
+            raise
     draw_loss_curve(run)
+    _leave_report(run, config, dataset)
     return outcome
+
+
+def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
+    """What the files tell of a run that has just ended, well or not, on one page in its folder."""
+    record, known = Record.read(run), ladder(dataset)
+    saved = [checkpoint_step(path) for path in list_checkpoints(run)]
+    checks = list(examine_curve(record, config.model, _settings(config), known, saved))
+    try:
+        write_report(record, checks, known)
+    except OSError as error:  # a full disk has ended the run; that is what the user must read
+        console.warn(f"{run.report} could not be written: {error.strerror}")
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
@@ -429,6 +448,23 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         if dataset is None or known is None or isinstance(dataset, Checked):
             raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
         yield from _doctor_text(run, dataset, known, text)
+
+
+def report(run: str | Path, checks: list[Checked]) -> Path:
+    """Write a run's `report.html` with these checks; where it is.
+
+    Raises:
+        CheckpointError: there is no run, or its folder cannot be written to.
+    """
+    folder = RunFolder(Path(run)).require()
+    config = load_config(folder.config)
+    dataset = diagnosis.open_dataset(Path(config.data)) if config.data and Path(config.data).is_dir() else None
+    known = ladder(dataset) if isinstance(dataset, TokenDataset) else None
+    try:
+        write_report(Record.read(folder), checks, known)
+    except OSError as error:
+        raise CheckpointError(f"{folder.report} cannot be written: {error.strerror}") from error
+    return folder.report
 
 
 def _doctor_text(run: RunFolder, dataset: TokenDataset, known: Ladder, options: GenerationOptions) -> Iterator[Checked]:

@@ -348,6 +348,7 @@ def doctor(
     text: Annotated[bool, Parameter(negative="")] = False,
     settings: str | None = None,
     options: GivenOptions | None = None,
+    report: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     language: Literal["auto", "en", "ko"] = "auto",
     overrides: Overrides,
@@ -367,6 +368,8 @@ def doctor(
         Also let a run write, and tell whether the model or a setting is at fault for poor text.
     settings:
         With --text: ready settings by purpose or a TOML file, as for generate; single options win.
+    report:
+        Also write a run's report.html: its curves with the events marked, and the findings.
     json:
         Print one JSON object.
     language:
@@ -386,7 +389,10 @@ def doctor(
         raise UsageError("settings of a generation are looked at with --text; add that")
     writing = options_from({}, settings, dict(options or {})) if text else None
     checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
-    if is_fatal(show(checks, spoken, as_json=json)):
+    made = show(checks, spoken, as_json=json)
+    if report:
+        console.say(f"the report is {api.report(target or '.', made)}")
+    if is_fatal(made):
         sys.exit(1)
 
 

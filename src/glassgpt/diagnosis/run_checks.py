@@ -53,7 +53,22 @@ def examine_run(record: Record, model: ModelConfig, settings: Settings, ladder: 
     whole, damaged = sort_checkpoints(record.run)
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
-    yield check_end(record, settings, whole)
+    yield from examine_curve(record, model, settings, ladder, whole)
+
+
+def examine_curve(
+    record: Record, model: ModelConfig, settings: Settings, ladder: Ladder | None, saved: list[int]
+) -> Iterator[Checked]:
+    """What can be told in a second, without reading the checkpoints.
+
+    Args:
+        record: what the run wrote.
+        model: its shape.
+        settings: its configuration.
+        ladder: of its data, or None.
+        saved: steps of the checkpoints that can be gone on from.
+    """
+    yield check_end(record, settings, saved)
     if not record.steps:
         return
     guessing = math.log(model.vocab_size) if model.vocab_size else math.nan

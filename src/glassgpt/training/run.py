@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "loss.png"
 
     @property
+    def report(self) -> Path:
+        """The run on one page."""
+        return self.path / "report.html"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
