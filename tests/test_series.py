@@ -277,5 +277,7 @@ def test_the_share_of_clipped_steps_leaves_warmup_out():
 def test_rungs_are_in_order():
     for low, high in pairwise((LADDER.bigram, LADDER.unigram, LADDER.uniform)):
         assert low < high
-    assert LADDER.rung(4.0) == ""
-    assert LADDER.rung(1.0) == ""
+    found = [LADDER.rung(loss) for loss in (9.0, 5.6, 5.0, 2.95, 2.7, 2.15, 2.0, 1.0)]
+    assert found == ["uniform", "uniform", "unigram", "unigram", "bigram", "bigram", "", ""]
+    assert Ladder(5.0, 5.0, 5.0).rung(5.02) == "bigram"  # nothing can be predicted in this text
+    assert Ladder(5.0, math.nan, math.nan).rung(4.0) == ""

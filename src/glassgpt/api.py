@@ -443,7 +443,14 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     elif dataset is not None:
         yield check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
         known = ladder(dataset)
-    yield from examine_run(Record.read(run), config.model, _settings(config), known)
+    yield from examine_run(
+        Record.read(run),
+        config.model,
+        _settings(config),
+        known,
+        train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
+        is_fresh=not config.init_from,
+    )
     if text is not None:
         if dataset is None or known is None or isinstance(dataset, Checked):
             raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")

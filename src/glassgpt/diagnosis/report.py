@@ -120,8 +120,9 @@ def _summary(record: Record) -> str:
 
 
 def _findings(record: Record, checks: Sequence[Checked]) -> str:
-    found: list[tuple[int | None, Finding]] = [(None, f) for check in checks for f in check.findings]
-    found += record.findings()
+    found: list[tuple[int | None, Finding]] = [*record.findings()]
+    told = [finding for _, finding in found]
+    found += [(None, finding) for check in checks for finding in check.findings if finding not in told]
     found.sort(key=lambda pair: SEVERITIES.index(pair[1].severity))
     items = "".join(_finding(step, finding) for step, finding in found)
     return f"<section><h2>{_word('findings')}</h2>{items or _word('none')}</section>"

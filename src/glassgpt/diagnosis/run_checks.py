@@ -10,14 +10,18 @@ from safetensors import safe_open
 from glassgpt.diagnosis.findings import Checked, Finding, Severity
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.series import (
+    RUNG_NATS,
     Ladder,
+    Stall,
     clipping,
     find_overfitting,
     find_plateau,
     find_slowdown,
     find_spikes,
     find_stall,
+    robust,
 )
+from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_epochs, check_rate, check_warmup
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import (
     STAGING_PREFIX,
@@ -29,18 +33,27 @@ from glassgpt.training.checkpoint import (
 from glassgpt.training.run import RunFolder
 from glassgpt.training.step import Settings
 
-CLIPPED_SHARE, CLIPPED_TIMES = 0.5, 3.0
-"""Clipping is questioned where more than half of the steps are, and the median norm is several times the clip: near
-it a clip changes little."""
+CLIPPED_SHARE, CLIPPED_TIMES = 0.5, 10.0
+"""Clipping is questioned where more than half of the steps are, and the median norm is ten times the clip: AdamW does
+not feel the length of gradients that are all scaled alike, and good runs were seen at three times."""
+LAST_STEPS = 50
 MANY_SPIKES = 3
 STALLS: dict[str, tuple[str, Severity]] = {
     "uniform": ("GG-LAD-001", "fatal"),
     "unigram": ("GG-LAD-002", "warning"),
-    "bigram": ("GG-LAD-003", "note"),
+    "bigram": ("GG-LAD-003", "warning"),
 }
 
 
-def examine_run(record: Record, model: ModelConfig, settings: Settings, ladder: Ladder | None) -> Iterator[Checked]:
+def examine_run(
+    record: Record,
+    model: ModelConfig,
+    settings: Settings,
+    ladder: Ladder | None,
+    *,
+    train_tokens: int = 0,
+    is_fresh: bool = True,
+) -> Iterator[Checked]:
     """Everything that a run's files tell.
 
     Args:
@@ -48,7 +61,13 @@ def examine_run(record: Record, model: ModelConfig, settings: Settings, ladder: 
         model: its shape.
         settings: its configuration.
         ladder: of its data, or None where they are gone: then guessing alone is known.
+        train_tokens: of its data, or 0.
+        is_fresh: whether it began with untrained weights.
     """
+    yield check_rate(model, settings, is_fresh=is_fresh)
+    yield check_warmup(model, settings, is_fresh=is_fresh)
+    if train_tokens:
+        yield check_epochs(model, settings, train_tokens)
     yield check_files(record)
     whole, damaged = sort_checkpoints(record.run)
     yield check_checkpoints(record, settings, whole, damaged)
@@ -68,7 +87,7 @@ def examine_curve(
         ladder: of its data, or None.
         saved: steps of the checkpoints that can be gone on from.
     """
-    yield check_end(record, settings, saved)
+    yield check_end(record, model, settings, saved)
     if not record.steps:
         return
     guessing = math.log(model.vocab_size) if model.vocab_size else math.nan
@@ -139,13 +158,13 @@ def _first_not_finite(run: RunFolder, step: int) -> tuple[str, int] | None:
     return (bad[0], sum(counts.values())) if bad else None
 
 
-def check_end(record: Record, settings: Settings, whole: list[int]) -> Checked:
+def check_end(record: Record, model: ModelConfig, settings: Settings, whole: list[int]) -> Checked:
     """How the run ended, and why where that can be known."""
     steps, last = settings.train.max_steps, record.last_step
     end = record.end(steps)
     line = f"{end} after step {last:,} of {steps:,}"
     if end == "diverged":
-        return Checked("end", line, (_diverged(record),))
+        return Checked("end", line, (_diverged(record, check_rate(model, settings, is_fresh=False)),))
     if end == "killed":
         lost = last - max(whole, default=0)
         seen = {"step": last, "steps": steps, "lost": max(0, lost)}
@@ -153,12 +172,17 @@ def check_end(record: Record, settings: Settings, whole: list[int]) -> Checked:
     return Checked("end", line)
 
 
-def _diverged(record: Record) -> Finding:
-    """The finding of a run that ended by a number that is not finite; spikes before it speak for the rate."""
+def _diverged(record: Record, rate_check: Checked) -> Finding:
+    """The finding of a run that ended by a number that is not finite.
+
+    A rate far above the usual speaks for the rate, and so do spikes before the end.
+    """
     event = record.event("diverged") or {}
     rates = [rate for rate in record.column("learning_rate") if math.isfinite(rate)]
     rate = rates[-1] if rates else math.nan
-    warned = find_spikes(record.numbers, record.column("loss"))
+    sure = 0.5 if rate_check.is_fine else 0.9
+    if find_spikes(record.numbers, record.column("loss")):
+        sure = max(sure, 0.8)
     seen = {
         "step": int(event.get("at", record.last_step)),
         "loss": str(event.get("loss", "nan")),
@@ -166,32 +190,47 @@ def _diverged(record: Record) -> Finding:
         "rate": rate,
         "half": rate / 2,
     }
-    return Finding("GG-NAN-002", "fatal", seen, confidence=0.8 if warned else 0.5)
+    return Finding("GG-NAN-002", "fatal", seen, confidence=sure)
 
 
 def check_ladder(record: Record, settings: Settings, ladder: Ladder) -> Checked:
-    """Whether the training loss stands on a rung of what knowing little costs."""
-    rates = record.column("learning_rate")
-    warmup = settings.schedule.fitted(settings.train.max_steps).warmup_steps
-    stall = find_stall(record.numbers, record.column("loss"), rates, ladder, warmup_steps=warmup)
-    rungs = ", ".join(
-        f"{name} {value:.2f}"
-        for name, value in (("guessing", ladder.uniform), ("by frequency", ladder.unigram), ("by pairs", ladder.bigram))
-        if math.isfinite(value)
-    )
-    line = f"training loss {record.column('loss')[-1]:.3f} nats; {rungs}"
-    if stall is None:
+    """Whether the loss stands on a rung of what knowing little costs, or ended above the frequencies of tokens.
+
+    The best validation must stand there too: dropout and averaged weights make the training loss look worse than the
+    model is.
+    """
+    last = robust(record.column("loss")[-LAST_STEPS:]).median
+    rungs = (("guessing", ladder.uniform), ("by frequency", ladder.unigram), ("by pairs", ladder.bigram))
+    told = ", ".join(f"{name} {value:.2f}" for name, value in rungs if math.isfinite(value))
+    line = f"training loss {last:.3f} nats; {told}"
+    stall = _stall(record, settings, ladder, last)
+    best = min((one.loss for one in record.evaluations()), default=math.inf)
+    if stall is None or ladder.rung(min(stall.loss, best)) != stall.rung:
         return Checked("entropy ladder", line)
     code, severity = STALLS[stall.rung]
+    rung = getattr(ladder, stall.rung)
+    if stall.rung == "bigram" and stall.loss <= rung + RUNG_NATS:
+        severity = "note"  # some texts hold no more than that
     seen = {
         "loss": stall.loss,
-        "rung": getattr(ladder, stall.rung),
+        "rung": rung,
         "step": record.last_step,
         "steps": stall.steps,
-        "rate": max(rates),
+        "rate": max(record.column("learning_rate")),
     }
     others = tuple(other for other, _ in STALLS.values() if other != code)
     return Checked("entropy ladder", line, (Finding(code, severity, seen, confidence=0.8, ruled_out=others),))
+
+
+def _stall(record: Record, settings: Settings, ladder: Ladder, last: float) -> Stall | None:
+    """A loss that stays on a rung; or a run that is over and knows less than how frequent tokens are."""
+    max_steps = settings.train.max_steps
+    warmup = settings.schedule.fitted(max_steps).warmup_steps
+    rates = record.column("learning_rate")
+    found = find_stall(record.numbers, record.column("loss"), rates, ladder, warmup_steps=warmup)
+    is_over = record.last_step >= max_steps >= LONG_ENOUGH
+    rung = ladder.rung(last)
+    return found or (Stall(rung, last, max_steps) if is_over and rung in ("uniform", "unigram") else None)
 
 
 def check_spikes(record: Record) -> Checked:

@@ -299,12 +299,16 @@ class Ladder:
     bigram: float
 
     def rung(self, loss: float) -> str:
-        """`uniform`, `unigram` or `bigram` where the loss is at most `RUNG_NATS` from it or not even there yet; else ``.
+        """The lowest rung that the loss has not passed: `uniform`, `unigram`, `bigram`, or `` below all of them.
 
-        Rungs that lie closer together than that cannot be told apart: then it is the lowest of them.
+        A loss counts as on a rung up to 0.1 nats above it and, because what a network makes of counts may be a little
+        better than smoothing them, 0.05 below. Rungs that lie so close together cannot be told apart: then it is the
+        lowest of them.
         """
-        near = [name for name in ("bigram", "unigram", "uniform") if abs(loss - getattr(self, name)) <= RUNG_NATS]
-        return near[0] if near else "uniform" if loss > self.uniform else ""
+        rungs = {name: getattr(self, name) for name in ("bigram", "unigram", "uniform")}
+        near = [name for name, value in rungs.items() if value - RUNG_NATS / 2 <= loss <= value + RUNG_NATS]
+        above = [name for name, value in rungs.items() if loss > value]
+        return near[0] if near else above[-1] if above else ""
 
 
 def ladder_of(train: NDArray[np.int64], validation: NDArray[np.int64], vocab_size: int) -> Ladder:
