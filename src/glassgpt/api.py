@@ -263,7 +263,8 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
     """What the files tell of a run that has just ended, well or not, on one page in its folder."""
     record, known = Record.read(run), ladder(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
-    checks = list(examine_curve(record, config.model, _settings(config), known, saved))
+    tokens = dataset.info.train.tokens
+    checks = list(examine_curve(record, config.model, _settings(config), known, saved, train_tokens=tokens))
     try:
         write_report(record, checks, known)
     except OSError as error:  # a full disk has ended the run; that is what the user must read

@@ -72,11 +72,17 @@ def examine_run(
     whole, damaged = sort_checkpoints(record.run)
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
-    yield from examine_curve(record, model, settings, ladder, whole)
+    yield from examine_curve(record, model, settings, ladder, whole, train_tokens=train_tokens)
 
 
 def examine_curve(
-    record: Record, model: ModelConfig, settings: Settings, ladder: Ladder | None, saved: list[int]
+    record: Record,
+    model: ModelConfig,
+    settings: Settings,
+    ladder: Ladder | None,
+    saved: list[int],
+    *,
+    train_tokens: int = 0,
 ) -> Iterator[Checked]:
     """What can be told in a second, without reading the checkpoints.
 
@@ -86,6 +92,7 @@ def examine_curve(
         settings: its configuration.
         ladder: of its data, or None.
         saved: steps of the checkpoints that can be gone on from.
+        train_tokens: of its data, or 0.
     """
     yield check_end(record, model, settings, saved)
     if not record.steps:
@@ -93,7 +100,7 @@ def examine_curve(
     guessing = math.log(model.vocab_size) if model.vocab_size else math.nan
     yield check_ladder(record, settings, ladder or Ladder(guessing, math.nan, math.nan))
     yield check_spikes(record)
-    yield check_plateau(record, settings)
+    yield check_plateau(record, settings, train_tokens)
     yield check_overfitting(record)
     yield check_clipping(record, settings)
     yield check_speed(record)
@@ -255,7 +262,7 @@ def check_spikes(record: Record) -> Checked:
     return Checked("spikes", line, (Finding("GG-SPK-001", severity, seen, confidence=0.7),))
 
 
-def check_plateau(record: Record, settings: Settings) -> Checked:
+def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> Checked:
     """Whether the loss stopped falling while the rate was high."""
     train = settings.train
     found = find_plateau(
@@ -264,6 +271,7 @@ def check_plateau(record: Record, settings: Settings) -> Checked:
         record.column("learning_rate"),
         max_steps=train.max_steps,
         warmup_steps=settings.schedule.fitted(train.max_steps).warmup_steps,
+        epoch_steps=train_tokens / train.batch_tokens if train_tokens else math.inf,
     )
     if found is None:
         return Checked("plateau", "none that the schedule does not explain")
