@@ -25,6 +25,7 @@ from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.diagnosis import (
     data_checks,
+    doctor,
     memory,
     model_checks,
     rate_range,
@@ -770,6 +771,24 @@ def test_the_quick_part_sees_a_leak_and_leaves_no_trace(grammar_dataset):
     assert codes(*examine_quickly(plan, model)) == []
     assert torch.equal(rng, torch.get_rng_state())
     assert codes(*examine_quickly(plan, build_model(plan.model, see_all))) == ["GG-CAU-001"]
+    resumed = dataclasses.replace(plan, weights=Path("somewhere"))
+    assert "causality" not in [check.name for check in examine_quickly(resumed, None)]
+
+
+def test_a_large_model_is_looked_at_with_its_first_blocks(monkeypatch):
+    monkeypatch.setattr(doctor, "LARGE_PARAMETERS", 1000)
+    shape = dataclasses.replace(SHAPES["gpt2"], n_layer=5)
+    checks = list(doctor.examine(Plan(shape, memory_settings(learning_rate=5e-3), None, Path("runs"))))
+    assert codes(*checks) == []
+    (told,) = [check.measured for check in checks if check.name == "model"]
+    assert "2 of 5 blocks" in told
+
+
+def test_a_resumed_run_is_looked_at_again(grammar_data, run, capsys):
+    api.train(
+        api.resumed_config(run.path, {"train.max_steps": "302", "train.learning_rate": "0.5"}), run.path, resume=True
+    )
+    assert "GG-CFG-003" in capsys.readouterr().err
 
 
 def run_main(capsys, *arguments):

@@ -221,11 +221,7 @@ def _train(
     found = newest_whole(run) if resume else None
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
-    noticed: list[Finding] = []
-    if ranks.is_first and found is None:
-        weights = Path(config.init_from) if config.init_from else None
-        plan = diagnosis.Plan(config.model, settings, dataset, run.path, weights)
-        noticed = warn_of(diagnosis.examine_quickly(plan, model), language_of_the_terminal())
+    noticed = _first_look(config, run, dataset, None if found else model) if ranks.is_first else []
     trainer = Trainer(model, dataset, settings, run, ranks=ranks)
     if ranks.rank > 0:
         torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
@@ -257,6 +253,13 @@ def _train(
     draw_loss_curve(run)
     _leave_report(run, config, dataset)
     return outcome
+
+
+def _first_look(config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None) -> list[Finding]:
+    """What is noticed at a start of training, and said; without a model where it goes on from a checkpoint."""
+    weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
+    plan = diagnosis.Plan(config.model, _settings(config), dataset, run.path, weights)
+    return warn_of(diagnosis.examine_quickly(plan, model), language_of_the_terminal())
 
 
 def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:

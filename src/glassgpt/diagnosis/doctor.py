@@ -120,12 +120,12 @@ def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
             yield _range(plan, hardware)
 
 
-def examine_quickly(plan: Plan, model: LanguageModel) -> Iterator[Checked]:
+def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked]:
     """What a second or two can tell at every start of training; changes nothing and no random generator.
 
     Args:
         plan: the training.
-        model: as it begins, on the CPU.
+        model: as it begins, on the CPU; None where it goes on from a checkpoint and was looked at before.
     """
     yield from _settings(plan)
     if plan.dataset is None:
@@ -133,7 +133,7 @@ def examine_quickly(plan: Plan, model: LanguageModel) -> Iterator[Checked]:
     yield data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
-    if count_parameters(plan.model) > LARGE_PARAMETERS:
+    if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
         return
     cpu = Hardware(torch.device("cpu"), "fp32", compile=False)
     inputs, targets = _first_batch(batches, QUICK_TOKENS)
@@ -150,6 +150,8 @@ def _settings(plan: Plan) -> Iterator[Checked]:
 
 def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
     model = _built(plan).to(hardware.device)
+    parameters = f"{count_parameters(plan.model):,} parameters"
+    yield Checked("model", f"{parameters}; looked at with {len(model.blocks)} of {plan.model.n_layer} blocks")
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,7 @@ def _peak(model: ModelConfig, settings: Settings, hardware: Hardware, rows: int)
     """Most bytes at once, weights included, in a step and an evaluation of so many sequences."""
     train = dataclasses.replace(settings.train, batch_tokens=rows * model.context_length, micro_batch_size=rows)
     on_gpu = hardware.device.type == "cuda"
+    gc.collect()  # what a measurement before has left in cycles
     with torch.random.fork_rng([hardware.device] if on_gpu else []):
         before = torch.cuda.memory_allocated(hardware.device) if on_gpu else 0
         text = random_text(model.vocab_size, 4 * train.batch_tokens + 1)

@@ -125,7 +125,7 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:
         model: anywhere.
         tokens: (1, T) to start from, T at least 2.
     """
-    twin = stirred(model).double().cpu().eval()
+    twin = stirred(model).cpu().double().eval()
     tokens = tokens[:1].cpu()
     position = tokens.size(1) // 2
     other = (tokens + 1) % twin.config.vocab_size

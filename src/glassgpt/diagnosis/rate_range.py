@@ -93,6 +93,7 @@ def find_rate_range(stepper: Stepper, hardware: Hardware, *, steps: int = STEPS,
     losses: list[float] = []
     with preserved(stepper), hardware.kernels(), console.progress("trying learning rates", steps, unit="step") as meter:
         stepper.model.train()
+        _step(stepper, LOWEST)  # compiles, where that is asked
         start = time.monotonic()
         _step(stepper, LOWEST)
         affordable = int(seconds / max(1e-9, time.monotonic() - start))
