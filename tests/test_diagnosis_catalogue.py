@@ -120,7 +120,7 @@ def test_figures_are_filled_in():
     )
     assert describe(finding).title == "the warmup of 1,000 steps does not end before training does (50 steps)"
     assert "1,000" in describe(finding, "ko").title
-    assert done(finding) == ["The warmup was shortened to 5 steps."]
+    assert done(finding) == ["Training takes a warmup of 5 steps instead."]
     assert ruled_out(finding) == [
         "GG-CFG-003 (the learning rate … is far above what this model and optimizer usually stand (…))"
     ]

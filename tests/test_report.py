@@ -121,6 +121,12 @@ def test_the_command_writes_it(capsys, run):
     Page(run.report.read_text())
 
 
+def test_a_report_is_asked_of_runs_only():
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "nano", "--report"])
+    assert stop.value.code == 2
+
+
 def test_an_empty_run_has_a_report(tmp_path):
     record = Record.read(RunFolder(tmp_path))
     Page(page(record, []))

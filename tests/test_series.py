@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassgpt.data.grammar import grammar_text, grammar_unigram_entropy
@@ -53,6 +53,7 @@ def test_robust_statistics_ignore_a_wild_value():
 
 
 @given(st.integers(0, 200), st.floats(0.005, 0.08))
+@settings(max_examples=40, deadline=None)
 def test_a_healthy_loss_has_no_spike(seed, noise):
     losses = curve(600, noise=noise, seed=seed)
     assert find_spikes(range(1, 601), losses) == []

@@ -388,6 +388,8 @@ def doctor(
     if not text and (settings or options):
         raise UsageError("settings of a generation are looked at with --text; add that")
     writing = options_from({}, settings, dict(options or {})) if text else None
+    if report and (target is None or not Path(target).is_dir()):
+        raise UsageError(f"--report is written into a run; name one instead of {target or 'nothing'}")
     checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
     made = show(checks, spoken, as_json=json)
     if report:

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from glassgpt.diagnosis.catalogue import entries
 from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.series import Validation
+from glassgpt.errors import DataError
 from glassgpt.training.run import RunFolder
 
 Line = dict[str, Any]
@@ -48,7 +50,9 @@ class Record:
     def read(cls, run: RunFolder) -> Record:
         """Read both files; what cannot be read of them is counted and left out."""
         metrics, torn_metrics = _lines(run.metrics)
-        events, torn_events = _lines(run.events)
+        told, torn_events = _lines(run.events)
+        events = [line for line in told if line.get("event") != EVENT or _can_be_told(line)]
+        torn_events += len(told) - len(events)
         torn = {run.metrics.name: torn_metrics, run.events.name: torn_events}
         return cls(
             run,
@@ -107,6 +111,16 @@ class Record:
         known = [seconds for seconds in self.durations() if math.isfinite(seconds)]
         patience = max(SILENT_SECONDS, SILENT_STEPS * float(np.median(known)) if known else 0.0)
         return "running" if now() - self.written < patience else "killed"
+
+
+def _can_be_told(line: Line) -> bool:
+    """Whether a finding is whole, of a code that is known here, and holds every figure that its text asks for."""
+    try:
+        finding = Finding.from_json(line)
+    except DataError:
+        return False
+    known = entries().get(finding.code)
+    return "step" in line and known is not None and known["en"].placeholders() <= finding.seen.keys()
 
 
 def _is_number(value: object) -> bool:

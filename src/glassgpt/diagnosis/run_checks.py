@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from safetensors import safe_open
 
@@ -24,8 +25,10 @@ from glassgpt.diagnosis.series import (
 from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_epochs, check_rate, check_warmup
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import (
+    AVERAGE,
     STAGING_PREFIX,
     WEIGHTS,
+    checkpoint_name,
     checkpoint_step,
     damage,
     list_checkpoints,
@@ -64,11 +67,14 @@ def examine_run(
         train_tokens: of its data, or 0.
         is_fresh: whether it began with untrained weights.
     """
-    yield check_rate(model, settings, is_fresh=is_fresh)
-    yield check_warmup(model, settings, is_fresh=is_fresh)
-    if train_tokens:
-        yield check_epochs(model, settings, train_tokens)
+    beforehand = [
+        check_rate(model, settings, is_fresh=is_fresh),
+        check_warmup(model, settings, is_fresh=is_fresh),
+        *([check_epochs(model, settings, train_tokens)] if train_tokens else []),
+    ]
+    yield from beforehand
     yield check_files(record)
+    yield check_noticed(record, [finding for check in beforehand for finding in check.findings])
     whole, damaged = sort_checkpoints(record.run)
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
@@ -115,6 +121,15 @@ def check_files(record: Record) -> Checked:
     return Checked("files", told, findings)
 
 
+def check_noticed(record: Record, told: list[Finding]) -> Checked:
+    """What the run itself noticed and wrote down, each once, without what is told already."""
+    findings: list[Finding] = []
+    for _, finding in record.findings():
+        if finding not in (*told, *findings):
+            findings.append(finding)
+    return Checked("noticed in training", f"{len(record.findings())} findings", tuple(findings))
+
+
 def sort_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
     """Steps of the checkpoints that are whole, and what is wrong with each of the others."""
     problems = {checkpoint_step(path): damage(path) for path in list_checkpoints(run)}
@@ -124,9 +139,9 @@ def sort_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
 
 def check_checkpoints(record: Record, settings: Settings, whole: list[int], damaged: dict[int, str]) -> Checked:
     """Which checkpoints can be used; one that is being written by a run that goes on is no fault."""
-    newest = f"step-{max(whole):06d}" if whole else "–"
+    newest = checkpoint_name(max(whole)) if whole else "–"
     findings = [
-        Finding("GG-CKP-001", "warning", {"checkpoint": f"step-{step:06d}", "problem": problem, "whole": newest})
+        Finding("GG-CKP-001", "warning", {"checkpoint": checkpoint_name(step), "problem": problem, "whole": newest})
         for step, problem in damaged.items()
     ]
     end = record.end(settings.train.max_steps)
@@ -143,12 +158,12 @@ def check_weights(run: RunFolder, whole: list[int]) -> Checked:
     """Whether every weight of every whole checkpoint is a finite number."""
     broken = {step: first for step in whole if (first := _first_not_finite(run, step))}
     good = [step for step in whole if step not in broken]
-    other = f"step-{max(good):06d}" if good else "–"
+    other = checkpoint_name(max(good)) if good else "–"
     findings = tuple(
         Finding(
             "GG-NAN-003",
             "fatal",
-            {"checkpoint": f"step-{step:06d}", "parameter": parameter, "count": count, "other": other},
+            {"checkpoint": checkpoint_name(step), "parameter": parameter, "count": count, "other": other},
         )
         for step, (parameter, count) in broken.items()
     )
@@ -158,11 +173,18 @@ def check_weights(run: RunFolder, whole: list[int]) -> Checked:
 def _first_not_finite(run: RunFolder, step: int) -> tuple[str, int] | None:
     """Name of the first parameter that is not finite and how many values in all are not; None where all are."""
     counts: dict[str, int] = {}
-    with safe_open(run.checkpoints / f"step-{step:06d}" / WEIGHTS, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - no mapping, it only has keys
-            counts[name] = int((~file.get_tensor(name).isfinite()).sum())
+    for path in (run.checkpoints / checkpoint_name(step) / name for name in (WEIGHTS, AVERAGE)):
+        if path.is_file():
+            counts |= {f"{name} ({path.stem})": count for name, count in _not_finite(path)}
     bad = [name for name, count in counts.items() if count]
     return (bad[0], sum(counts.values())) if bad else None
+
+
+def _not_finite(path: Path) -> Iterator[tuple[str, int]]:
+    """For each tensor of a file how many of its values are not finite; one tensor is in memory at a time."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping, it only has keys
+            yield name, int((~file.get_tensor(name).isfinite()).sum())
 
 
 def check_end(record: Record, model: ModelConfig, settings: Settings, whole: list[int]) -> Checked:
