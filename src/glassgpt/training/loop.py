@@ -81,6 +81,19 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What a run began with.
+
+    Attributes:
+        weights: this rank's part of each parameter, on the CPU.
+        start: of the first step.
+    """
+
+    weights: dict[str, Tensor]
+    start: StepStart
+
+
+@dataclass(frozen=True)
 class _PendingStep:
     """A step whose figures still lie on the device."""
 
@@ -107,6 +120,7 @@ class Trainer:
         stepper: what does a step.
         state: what a checkpoint holds besides weights and optimizer.
         hardware: what `auto` came to.
+        beginning: see `keep_beginning`.
     """
 
     def __init__(
@@ -137,7 +151,7 @@ class Trainer:
         self._pending: _PendingStep | None = None
         self._others_stop = False
         self._request = StopRequest()
-        self._beginning: dict[str, Tensor] | None = None
+        self.beginning: Beginning | None = None
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a verified checkpoint as if nothing had happened.
@@ -183,17 +197,14 @@ class Trainer:
 
     def keep_beginning(self) -> None:
         """Remember the weights as they are, in the host's memory, until a checkpoint is certified: to rewind to."""
-        self._beginning = {name: local_part(p).cpu().clone() for name, p in self.model.named_parameters()}
+        weights = {name: local_part(p).cpu().clone() for name, p in self.model.named_parameters()}
+        self.beginning = Beginning(weights, self.stepper.start())
 
     def certify(self, checkpoint: Path) -> None:
         """Let `healthy` name a checkpoint: it is kept until another one is certified."""
         if self.ranks.is_first:
             point(self.run_folder, "healthy", checkpoint)
-        self._beginning = None
-
-    def can_begin_again(self) -> bool:
-        """Whether `rewind(None, …)` can be done."""
-        return self._beginning is not None
+        self.beginning = None
 
     def rewind(self, checkpoint: Path | None, rate_factor: float, rewarmup_steps: int) -> None:
         """Go on from an earlier checkpoint, with the data that would have come next.
@@ -231,11 +242,18 @@ class Trainer:
         for observer in self.observers:
             observer.on_rewind(state.step)
 
+    def train_on(self, steps: int) -> None:
+        """So many steps without validating or saving; to see what happens in them."""
+        self.model.train()
+        for _ in range(steps):
+            self._step()
+        self._catch_up()
+
     def _load_beginning(self) -> None:
-        assert self._beginning is not None, "keep_beginning was not called, or a checkpoint was certified since"
+        assert self.beginning is not None, "keep_beginning was not called, or a checkpoint was certified since"
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                local_part(parameter).copy_(self._beginning[name])
+                local_part(parameter).copy_(self.beginning.weights[name])
         self.stepper.begin_again()
 
     def quarantine(self, spans: Sequence[tuple[int, int]]) -> None:
@@ -343,7 +361,7 @@ class Trainer:
         Where the step before turns out to have been refused, this one is undone, and `state.step` stays.
         """
         start = time.perf_counter()
-        learning_rate = self._learning_rate()
+        learning_rate = self.learning_rate(self.state.step)
         asked = self._request.signal_number is not None
         figures = PendingFigures(self.stepper.step(self.state.step + 1, learning_rate, asked_to_stop=asked))
         began = self.stepper.began
@@ -363,11 +381,12 @@ class Trainer:
             return self._request.signal_number
         return (self._request.signal_number or signal.SIGTERM) if self._others_stop else None
 
-    def _learning_rate(self) -> float:
+    def learning_rate(self, step: int) -> float:
+        """Of the step after `step` steps."""
         train, state = self.settings.train, self.state
-        scheduled = train.learning_rate * learning_rate_ratio(self.settings.schedule, state.step, train.max_steps)
+        scheduled = train.learning_rate * learning_rate_ratio(self.settings.schedule, step, train.max_steps)
         first, steps = state.rewarmup
-        rising = min(1.0, (state.step - first + 1) / (steps + 1))
+        rising = min(1.0, (step - first + 1) / (steps + 1))
         return scheduled * state.rate_scale * rising
 
     def _catch_up(self) -> None:

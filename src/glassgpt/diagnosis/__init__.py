@@ -1,0 +1,1 @@
+"""figures -> causes: checks, detectors, replay, recovery and the report."""
