@@ -17,6 +17,9 @@ from glassgpt.config import RunConfig, load_config, preflight, to_toml
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
@@ -205,6 +208,7 @@ def _train(
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
     trainer = Trainer(model, dataset, settings, run, ranks=ranks)
+    watch_over(trainer, config.diagnosis)
     if ranks.rank > 0:
         torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
     if found is not None:
@@ -230,6 +234,15 @@ def _train(
         outcome = trainer.run()
     draw_loss_curve(run)
     return outcome
+
+
+def watch_over(trainer: Trainer, config: DiagnosisConfig) -> None:
+    """Let a training be watched, and mended where that can be undone. Before it is resumed."""
+    watch = None
+    if config.watch != "off":
+        watch = Watch(trainer, config, trainer.run_folder.layers)
+        watch.attach()
+    trainer.guard = Recovery(config, watch)
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:

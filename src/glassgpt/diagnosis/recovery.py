@@ -28,10 +28,26 @@ LEAST_CHUNK_TOKENS = 64
 
 
 class Trouble(Protocol):
-    """Who knows of trouble that figures do not show at once: the watch."""
+    """Who knows of trouble that a single step does not show: the watch."""
+
+    def on_verdict(self, step: int, verdict: Verdict) -> None:
+        """A replay came to this."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """See `Guard`."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Guard`."""
+        ...
 
     def diverging(self) -> bool:
         """Whether the loss has left for good what it had reached, as far as is known now."""
+        ...
+
+    def is_calm(self) -> bool:
+        """Whether nothing speaks against certifying a checkpoint."""
         ...
 
     def forget_after(self, step: int) -> None:
@@ -85,6 +101,7 @@ class Recovery(Guard):
             "plain_attention": self._plain_attention,
             "roomy_since": self._roomy_since,
             "too_many_rows": self._too_many_rows,
+            "watch": self._trouble.state() if self._trouble else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -95,6 +112,8 @@ class Recovery(Guard):
         self._replays, self._rewinds = state["replays"], state["rewinds"]
         self._plain_attention = state["plain_attention"]
         self._roomy_since, self._too_many_rows = state["roomy_since"], state["too_many_rows"]
+        if self._trouble is not None:
+            self._trouble.restore(state["watch"])
 
     # A step that is not finite
 
@@ -135,6 +154,8 @@ class Recovery(Guard):
         verdict = replace(verdict, rows=tuple(row for part in found for row in part.rows))
         self.verdicts.append(verdict)
         trainer.tell("replay", {"at": refused.step, **verdict.as_json()})
+        if self._trouble is not None:
+            self._trouble.on_verdict(refused.step, verdict)
         return verdict
 
     def _rows_to_keep_out(self, trainer: Trainer, verdict: Verdict | None) -> list[tuple[int, int]]:
@@ -163,6 +184,8 @@ class Recovery(Guard):
         self._candidates.append(checkpoint)
 
     def _certify(self, trainer: Trainer) -> None:
+        if self._trouble is not None and not self._trouble.is_calm():
+            self._candidates.clear()
         # A step's figures come one step later.
         due = trainer.state.step - self._config.certify_steps - 1
         for path in [path for path in self._candidates if checkpoint_step(path) <= due]:

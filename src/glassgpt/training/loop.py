@@ -101,6 +101,7 @@ class _PendingStep:
     figures: PendingFigures
     learning_rate: float
     start: StepStart
+    data_seconds: float
 
 
 class Trainer:
@@ -364,7 +365,7 @@ class Trainer:
         learning_rate = self.learning_rate(self.state.step)
         asked = self._request.signal_number is not None
         figures = PendingFigures(self.stepper.step(self.state.step + 1, learning_rate, asked_to_stop=asked))
-        began = self.stepper.began
+        began, waited = self.stepper.began, self.stepper.data_seconds
         # Reading the step before only now keeps a GPU busy with this one.
         if not self._flush(began):
             return
@@ -373,7 +374,7 @@ class Trainer:
         self.state.step += 1
         self.state.windows = self.stepper.batches.position
         self.state.seconds += duration
-        self._pending = _PendingStep(self.state.step, figures, learning_rate, began)
+        self._pending = _PendingStep(self.state.step, figures, learning_rate, began, waited)
 
     def _stop_signal(self) -> int | None:
         """The signal to stop by; several ranks stop at the same step, one after any of them was asked."""
@@ -436,6 +437,7 @@ class Trainer:
             seconds=self.state.seconds,
             tokens_per_second=speed,
             mfu=speed * self._flops_per_token / peak / self.ranks.count if peak else None,
+            data_seconds=pending.data_seconds,
             skipped=figures.refused,
         )
         for observer in self.observers:

@@ -32,6 +32,7 @@ class StepMetrics:
         seconds: time trained so far.
         tokens_per_second: over the last steps.
         mfu: share of the hardware's peak arithmetic, or None where that is not known.
+        data_seconds: of the step, in which the host waited for its batch.
         skipped: whether the gradient scaler passed this step over because the gradient overflowed.
     """
 
@@ -43,6 +44,7 @@ class StepMetrics:
     seconds: float
     tokens_per_second: float
     mfu: float | None
+    data_seconds: float = 0.0
     skipped: bool = False
 
 

@@ -9,6 +9,7 @@ update is refused as well, so that it finds weights, optimizer and average exact
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Stepper:
         mark: told the name of each phase when it has been queued; for measuring.
         probes: who looks at gradients and updates.
         began: where the latest step began.
+        data_seconds: for which the latest step waited for its batches.
         micro_rows: sequences in a forward pass; see `adapt`.
         rows: sequences in a step, of this rank.
         on_out_of_memory: asked, outside of any handler and with the gradients dropped, whether room was made, so
@@ -111,6 +113,7 @@ class Stepper:
         self.micro_rows = train.micro_batch_size or self.rows
         self.on_out_of_memory: Callable[[str], bool] = lambda message: False
         self._clip_norm = train.clip_norm or math.inf
+        self.data_seconds = 0.0
         self._hardware, self._ranks = hardware, ranks
         self.began = self.start()
         # Kept, never replaced: the optimizers hold the first.
@@ -223,8 +226,11 @@ class Stepper:
         loss = torch.zeros((), device=self._hardware.device)
         bad = torch.zeros((), device=self._hardware.device)
         accumulation = self.rows // self.micro_rows
+        self.data_seconds = 0.0
         for i in range(accumulation):
+            asked = time.perf_counter()
             inputs, targets = self.feed.next(self.micro_rows)
+            self.data_seconds += time.perf_counter() - asked
             self.mark("data")
             is_last = i == accumulation - 1
             with nullcontext() if is_last else self.loss.without_sync():
