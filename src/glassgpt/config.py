@@ -26,8 +26,6 @@ from glassgpt.errors import ConfigError, GlassGPTError
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
-FLOAT32_BYTES = 4
-
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -361,11 +359,9 @@ def _hardware_problems(config: RunConfig) -> list[str]:
 
 
 def _disk_problems(config: RunConfig, out: Path) -> list[str]:
-    from glassgpt.model.accounting import count_parameters
+    from glassgpt.model.accounting import checkpoint_bytes
 
-    # Weights and AdamW's two means; the averaged weights, where there are any.
-    copies = 4 if config.train.ema_decay else 3
-    one = copies * FLOAT32_BYTES * count_parameters(config.model)
+    one = checkpoint_bytes(config.model, averaged=config.train.ema_decay > 0)
     needed = one * config.checkpoint.most_kept
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free

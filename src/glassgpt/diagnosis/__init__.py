@@ -1,1 +1,1 @@
-"""figures -> causes: checks, detectors, replay, recovery and the report."""
+"""figures -> causes: what went wrong, how that is known, and what to change."""
