@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,8 +30,8 @@ LEAST_CHUNK_TOKENS = 64
 class Trouble(Protocol):
     """Who knows of trouble that a single step does not show: the watch."""
 
-    def on_verdict(self, step: int, verdict: Verdict) -> None:
-        """A replay came to this."""
+    def on_verdict(self, step: int, verdict: Verdict, done: Sequence[str]) -> None:
+        """A replay came to this, and these actions of the catalogue were taken."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -124,8 +124,14 @@ class Recovery(Guard):
             TrainingDivergedError: recovery is off, or its budget is spent.
         """
         verdict = self._find_cause(trainer, refused)
-        if not self._config.recover:
+        done = self._mend(trainer, refused, verdict) if self._config.recover else ()
+        if verdict is not None and self._trouble is not None:
+            self._trouble.on_verdict(refused.step, verdict, done)
+        if not done:
             trainer.diverge(refused.step, refused.loss, refused.grad_norm)
+
+    def _mend(self, trainer: Trainer, refused: RefusedStep, verdict: Verdict | None) -> tuple[str, ...]:
+        """Do what can be undone; returns the catalogue's names of it, none where the budget is spent."""
         trainer.tell("step skipped", {"at": refused.step, **_figures(refused)})
         self._candidates.clear()  # what was saved just before may hold the seed of it
         self._skips.append(refused.step)
@@ -134,14 +140,16 @@ class Recovery(Guard):
         if rows:
             trainer.quarantine(rows)
             trainer.tell("rows quarantined", {"spans": rows})
-        elif cause == "kernel" and not self._plain_attention:
+            return "skipped-step", "quarantined-rows"
+        if cause == "kernel" and not self._plain_attention:
             self._plain_attention = True
             _attend_plainly(trainer)
             trainer.tell("attention replaced", {"by": "plain operations"})
-        elif cause in ("weights", "learning rate") or self._too_many_skips():
-            damaged = cause == "weights"
-            if not self._rewind(trainer, 1.0 if damaged else self._config.rewind_rate_factor, verdict):
-                trainer.diverge(refused.step, refused.loss, refused.grad_norm)
+            return "skipped-step", "replaced-attention"
+        if cause in ("weights", "learning rate") or self._too_many_skips():
+            factor = 1.0 if cause == "weights" else self._config.rewind_rate_factor
+            return ("rewound",) if self._rewind(trainer, factor, verdict) else ()
+        return ("skipped-step",)
 
     def _find_cause(self, trainer: Trainer, refused: RefusedStep) -> Verdict | None:
         """Replay the step; every rank its own part, and all take the first verdict that names a cause."""
@@ -154,8 +162,6 @@ class Recovery(Guard):
         verdict = replace(verdict, rows=tuple(row for part in found for row in part.rows))
         self.verdicts.append(verdict)
         trainer.tell("replay", {"at": refused.step, **verdict.as_json()})
-        if self._trouble is not None:
-            self._trouble.on_verdict(refused.step, verdict)
         return verdict
 
     def _rows_to_keep_out(self, trainer: Trainer, verdict: Verdict | None) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,10 @@ class Verdict:
     module: BadModule | None = None
     rows: tuple[BadRow, ...] = ()
     parameters: tuple[str, ...] = ()
+
+    def causes_ruled_out(self) -> list[Cause]:
+        """The causes that `ruled_out` speaks of: a sentence begins with one and a colon."""
+        return [cause for cause in get_args(Cause) if any(line.startswith(f"{cause}:") for line in self.ruled_out)]
 
     def as_json(self) -> dict[str, Any]:
         """For `events.jsonl`."""
@@ -348,7 +352,7 @@ class _Case:
         if changed:
             why = f"trained again from the last good weights, {changed[0]} comes out otherwise: it was changed by something else"
             return self._because("weights", 0.9, why, parameters=changed)
-        self._ruled_out.append("damaged weights: training again gives the same ones")
+        self._ruled_out.append("weights: training again gives the same ones, so they were not damaged")
         for factor in LOWER_RATES:
             slower = self._trained_again(factor)
             assert slower is not None, "the same steps were done just now"

@@ -1,6 +1,6 @@
 """Watches a run while it trains: listens to its figures and looks into its layers once in a while.
 
-It is silent on a healthy run. What it finds has a code (`signals`), is said in one line and written to
+It is silent on a healthy run. What it finds has a code of the catalogue, is said in one line and written to
 `events.jsonl`, each code once. First thresholds are from the literature, moved where healthy runs of ours crossed them.
 """
 
@@ -10,34 +10,53 @@ import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from glassgpt import console
+from glassgpt.diagnosis.catalogue import describe, language_of_the_terminal, page
 from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.findings import EVENT, Finding, Severity, Value
 from glassgpt.diagnosis.layers import LayerProbe, LayerSample
-from glassgpt.diagnosis.replay import Verdict
-from glassgpt.diagnosis.signals import CODES, SIGNALS
-from glassgpt.diagnosis.windows import LogWindow, slope_includes_zero, token_entropies
+from glassgpt.diagnosis.replay import Cause, Verdict
+from glassgpt.diagnosis.series import (
+    Ladder,
+    SpikeDetector,
+    Validation,
+    find_overfitting,
+    find_plateau,
+    find_stall,
+    ladder_of,
+)
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
 from glassgpt.training.schedule import learning_rate_ratio
 
-SPIKE_NATS = 0.3
+CODES: dict[Cause, str] = {
+    "data": "GG-NAN-011",
+    "precision": "GG-NAN-012",
+    "weights": "GG-NAN-013",
+    "learning rate": "GG-NAN-014",
+    "kernel": "GG-NAN-015",
+    "model": "GG-NAN-016",
+    "not reproduced": "GG-NAN-017",
+    "unknown": "GG-NAN-018",
+}
+"""Of a replay's verdict."""
 RECENT = 20
 """Steps whose median stands for now."""
 RUN_AWAY_NATS, RUN_AWAY_SHARE, RUN_AWAY_STEPS = 1.0, 0.25, 20
-STUCK_STEPS, STUCK_SHARE = 200, 0.1
-STUCK_NATS = 0.05
+STALL_STEPS, STALL_SHARE, STALL_EVERY = 200, 0.1, 100
 TOKENS_COUNTED = 2_000_000
-PLATEAU_STEPS, PLATEAU_SHARE, PLATEAU_EVERY = 500, 0.05, 100
-OVERFIT_VALIDATIONS, OVERFIT_NATS = 3, 0.02
+ABOVE_PAIRS = 0.05
+"""Nats above the rung of pairs from which on a loss that stays is a fault; below, the text may hold no more."""
+OVERFIT_NATS = 0.02
 CLIP_STEPS, CLIP_SHARE, CLIP_TIMES = 200, 0.95, 5.0
 BLOCK_RATIO = 100.0
 UPDATE_LARGEST, UPDATE_SMALLEST = 0.1, 1e-5
@@ -64,22 +83,21 @@ class Watch(Observer):
         layers_file: where samples of layers are written, for `watch = "full"`.
 
     Attributes:
-        found: code and figures of all findings of this process, in their order.
+        found: all findings of this process, in their order.
     """
 
     def __init__(self, trainer: Trainer, config: DiagnosisConfig, layers_file: Path | None = None) -> None:
-        self.found: list[tuple[str, dict[str, Any]]] = []
+        self.found: list[Finding] = []
         self._trainer, self._config, self._layers_file = trainer, config, layers_file
         self._said: set[str] = set()
-        self._loss, self._norm = LogWindow(), LogWindow(floor=math.log(3))
+        self._loss = SpikeDetector()
+        self._norms: deque[float] = deque(maxlen=CLIP_STEPS)
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._best_median = math.inf
         self._away, self._since_spike = 0, RECENT
         self._speed = _Speed(self._find)
-        self._stuck = _Stuck(trainer, self._find)
-        self._overfitting = _Overfitting(self._find)
+        self._curve = _Curve(trainer, self._find)
         self._scaler: deque[bool] = deque(maxlen=SCALER_STEPS)
-        self._clipped: deque[bool] = deque(maxlen=CLIP_STEPS)
         self._first_log_z: float | None = None
         self._sample: LayerSample | None = None
 
@@ -94,8 +112,7 @@ class Watch(Observer):
         """What a resumed run must remember, as JSON."""
         return {
             "said": sorted(self._said),
-            "loss": list(self._loss.values),
-            "norm": list(self._norm.values),
+            "loss": self._loss.state_dict(),
             "recent": list(self._recent),
             "best_median": self._best_median if math.isfinite(self._best_median) else None,
             "away": self._away,
@@ -107,8 +124,7 @@ class Watch(Observer):
         if not state:
             return
         self._said = set(state["said"])
-        self._loss.values.extend(state["loss"])
-        self._norm.values.extend(state["norm"])
+        self._loss.load_state_dict(state["loss"])
         self._recent.extend(state["recent"])
         self._best_median = math.inf if state["best_median"] is None else state["best_median"]
         self._away, self._since_spike = state["away"], state["since_spike"]
@@ -123,25 +139,28 @@ class Watch(Observer):
             return
         self._watch_loss(metrics)
         self._watch_norm(metrics)
-        self._stuck.look(metrics)
+        self._curve.on_step(metrics)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Ask whether it overfits."""
-        self._overfitting.look(validation.loss, self._loss.median())
+        self._curve.on_validation(step, validation)
 
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
-        """Say what recovery did, with its code."""
+        """Give what recovery did with memory its code."""
         if event == "out of memory":
-            self._find("GG-MEMORY-003", {"at": details["at"]}, again=True)
+            seen = {"step": details["at"], "micro_rows": self._trainer.stepper.micro_rows}
+            done = ("less-memory",) if details["recovered"] else ()
+            self._say(Finding("GG-MEM-012", "warning" if done else "fatal", seen, done=done))
 
-    def on_verdict(self, step: int, verdict: Verdict) -> None:
-        """Say what a replay came to."""
-        figures: dict[str, Any] = {"at": step, "why": verdict.why, "confidence": verdict.confidence}
+    def on_verdict(self, step: int, verdict: Verdict, done: Sequence[str]) -> None:
+        """Say what a replay came to, and what was done."""
+        seen: dict[str, Value] = {"step": step, "why": verdict.why}
+        seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
         if verdict.rows:
-            figures["text"] = verdict.rows[0].text
-        if verdict.module:
-            figures["module"] = verdict.module.name
-        self._find(CODES[verdict.cause], figures, again=True)
+            seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
+        others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
+        severity: Severity = "warning" if done else "fatal"
+        self._say(Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done)))
 
     def close(self) -> None:
         """Print the table of the last look, where layers are watched in full."""
@@ -162,20 +181,19 @@ class Watch(Observer):
         """After a rewind, what was reached before is to be reached again; windows begin anew."""
         self._away, self._since_spike = 0, RECENT
         self._recent.clear()
-        self._loss.values.clear()
-        self._norm.values.clear()
+        self._loss = SpikeDetector()
         self._best_median = math.inf
-        self._said.discard("GG-LOSS-002")
+        self._said.discard("GG-DIV-001")
+        self._curve.forget_after(step)
 
     # Detectors
 
     def _watch_loss(self, metrics: StepMetrics) -> None:
-        if self._loss.is_spike(metrics.loss) and metrics.loss > self._loss.median() + SPIKE_NATS:
+        usual = self._loss.usual
+        self._since_spike += 1
+        if self._loss.see(metrics.loss):
             self._since_spike = 0
-            self._find("GG-LOSS-001", {"loss": metrics.loss, "median": self._loss.median()})
-        else:
-            self._since_spike += 1
-            self._loss.accept(metrics.loss)
+            self._find("GG-SPK-002", "warning", {"peak": metrics.loss, "usual": usual})
         self._recent.append(metrics.loss)
         if len(self._recent) < RECENT:
             return
@@ -184,28 +202,25 @@ class Watch(Observer):
         far = median > self._best_median + max(RUN_AWAY_NATS, RUN_AWAY_SHARE * self._best_median)
         self._away = self._away + 1 if far else 0
         if self.diverging():
-            self._find("GG-LOSS-002", {"median": median, "best": self._best_median})
+            self._find("GG-DIV-001", "fatal", {"median": median, "best": self._best_median})
 
     def _watch_norm(self, metrics: StepMetrics) -> None:
-        if self._norm.is_spike(metrics.grad_norm):
-            if metrics.loss > self._loss.median() + SPIKE_NATS:
-                self._find("GG-GRAD-001", {"norm": metrics.grad_norm, "median": self._norm.median()})
-        else:
-            self._norm.accept(metrics.grad_norm)
         limit = self._trainer.settings.train.clip_norm
         if not limit or metrics.step <= self._trainer.settings.schedule.warmup_steps:
             return
-        self._clipped.append(metrics.grad_norm > limit)
-        share = sum(self._clipped) / CLIP_STEPS
-        if share >= CLIP_SHARE and self._norm.median() > CLIP_TIMES * limit:
-            self._find("GG-GRAD-002", {"share": share, "median": self._norm.median(), "limit": limit})
+        self._norms.append(metrics.grad_norm)
+        share = sum(norm > limit for norm in self._norms) / CLIP_STEPS
+        median = statistics.median(self._norms)
+        if share >= CLIP_SHARE and median > CLIP_TIMES * limit:
+            seen = {"share": 100 * share, "clip_norm": limit, "median": median, "wanted": float(f"{2 * median:.1g}")}
+            self._find("GG-CLP-001", "note", seen)
 
     def _watch_scaler(self, metrics: StepMetrics) -> None:
         if not self._trainer.stepper.scaler.is_enabled():
             return
         self._scaler.append(metrics.skipped)
         if sum(self._scaler) >= SCALER_SHARE * SCALER_STEPS:
-            self._find("GG-FP16-001", {"count": sum(self._scaler), "steps": len(self._scaler)})
+            self._find("GG-SCL-001", "warning", {"count": sum(self._scaler), "steps": len(self._scaler)})
 
     def on_layers(self, sample: LayerSample) -> None:
         """Ask every detector that lives on a look into the layers."""
@@ -221,124 +236,136 @@ class Watch(Observer):
     def _watch_gradients(self, sample: LayerSample) -> None:
         cut_off = [name for name, norm in sample.gradients.items() if not norm]
         if cut_off:
-            self._find("GG-GRAD-004", {"names": ", ".join(cut_off[:3]) + (" …" if len(cut_off) > 3 else "")})
+            self._find("GG-GRD-001", "warning", {"count": len(cut_off), "parameter": cut_off[0]})
             return
         norms = sample.block_gradients()
         large, small = max(norms), min(norms)
         if large > BLOCK_RATIO * small:
-            names = {"large": f"block {norms.index(large)}", "small": f"block {norms.index(small)}"}
-            self._find("GG-GRAD-003", {**names, "ratio": large / small})
+            seen = {"large": norms.index(large), "small": norms.index(small), "ratio": large / small}
+            self._find("GG-GRD-005", "warning", seen)
 
     def _watch_updates(self, sample: LayerSample) -> None:
         ratio, train = sample.median_update(), self._trainer.settings
         scheduled = learning_rate_ratio(train.schedule, sample.step, train.train.max_steps)
         if ratio > UPDATE_LARGEST:
-            self._find("GG-UPDATE-001", {"ratio": ratio})
+            self._find("GG-UPD-001", "warning", {"ratio": ratio})
         elif 0 < ratio < UPDATE_SMALLEST * scheduled:
-            self._find("GG-UPDATE-002", {"ratio": ratio})
+            self._find("GG-UPD-002", "warning", {"ratio": ratio})
         stale = statistics.median(sample.staleness.values()) if sample.staleness else 0.0
         if stale > STALE:
-            self._find("GG-UPDATE-003", {"ratio": stale})
+            self._find("GG-UPD-003", "note", {"ratio": stale})
 
     def _watch_activations(self, sample: LayerSample) -> None:
         heads = [entropy for block in sample.entropies for entropy in block]
         narrow = sum(entropy < ENTROPY_LEAST for entropy in heads)
         if narrow > ENTROPY_HEADS * len(heads):
-            self._find("GG-ATTENTION-001", {"share": narrow / len(heads), "limit": ENTROPY_LEAST})
-        self._largest(sample.scores, SCORE_MOST, "GG-ATTENTION-002", "score")
-        self._largest(sample.dead, DEAD_SHARE, "GG-LAYER-001", "share")
+            self._find("GG-ATT-001", "warning", {"share": 100 * narrow / len(heads)})
+        self._largest(sample.scores, SCORE_MOST, "GG-ATT-002", "score")
+        self._largest([100 * share for share in sample.dead], 100 * DEAD_SHARE, "GG-LAY-001", "share")
         growth = [after / before for before, after in pairwise(sample.residual[1:])]
-        self._largest([0.0, *growth], RESIDUAL_GROWTH, "GG-LAYER-002", "ratio")
+        self._largest([0.0, *growth], RESIDUAL_GROWTH, "GG-LAY-002", "ratio")
         if sample.log_z is not None:
             self._first_log_z = sample.log_z if self._first_log_z is None else self._first_log_z
             if abs(sample.log_z - self._first_log_z) > LOG_Z_DRIFT:
-                self._find("GG-LAYER-003", {"now": sample.log_z, "before": self._first_log_z})
+                self._find("GG-LAY-003", "note", {"now": sample.log_z, "before": self._first_log_z})
 
     def _largest(self, by_block: list[float], limit: float, code: str, name: str) -> None:
         if by_block and max(by_block) > limit:
-            self._find(code, {name: max(by_block), "block": by_block.index(max(by_block))})
+            self._find(code, "warning", {name: max(by_block), "block": by_block.index(max(by_block))})
 
-    def _find(self, code: str, figures: Mapping[str, Any], *, again: bool = False) -> None:
-        """Say and write a finding; each code once, unless what it tells happens anew each time."""
-        if code in self._said and not again:
-            return
-        self._said.add(code)
-        self.found.append((code, dict(figures)))
-        signal = SIGNALS[code]
-        line = signal.line.format(**figures)
-        self._trainer.tell("finding", {"code": code, "severity": signal.severity, "seen": line, **figures})
-        say: Callable[[str], None] = console.say if signal.severity == "note" else console.warn
-        say(f"{code} step {self._trainer.state.step:,}: {line}; {signal.advice}")
+    def _find(self, code: str, severity: Severity, seen: Mapping[str, Value]) -> None:
+        """Say a finding, once."""
+        if code not in self._said:
+            self._said.add(code)
+            self._say(Finding(code, severity, seen))
+
+    def _say(self, finding: Finding) -> None:
+        """Write a finding, and say it in one line."""
+        self.found.append(finding)
+        self._trainer.tell(EVENT, finding.to_json())
+        title = describe(finding, language_of_the_terminal()).title
+        say: Callable[[str], None] = console.say if finding.severity == "note" else console.warn
+        say(f"{finding.code} step {self._trainer.state.step:,}: {title} ({page(finding.code)})")
 
 
-class _Stuck:
-    """Whether the loss stays on a rung: ln V, the entropy of tokens, that of pairs; or simply stays."""
+class _Find(Protocol):
+    def __call__(self, code: str, severity: Severity, seen: Mapping[str, Value]) -> None: ...
 
-    def __init__(self, trainer: Trainer, find: Callable[[str, Mapping[str, Any]], None]) -> None:
+
+class _Curve:
+    """The curves so far: whether the loss stays where it is, and whether it overfits."""
+
+    def __init__(self, trainer: Trainer, find: _Find) -> None:
         self._trainer, self._find = trainer, find
-        train = trainer.settings.train
-        self._long = max(STUCK_STEPS, round(STUCK_SHARE * train.max_steps))
-        self._losses: deque[float] = deque(
-            maxlen=max(self._long, PLATEAU_STEPS, round(PLATEAU_SHARE * train.max_steps))
-        )
-        self._rungs: tuple[float, float, float] | None = None
+        self._steps: list[int] = []
+        self._losses: list[float] = []
+        self._rates: list[float] = []
+        self._validations: list[Validation] = []
+        self._ladder: Ladder | None = None
 
-    def look(self, metrics: StepMetrics) -> None:
-        """At intervals, over the steps since warmup."""
-        settings = self._trainer.settings
-        if metrics.step <= settings.schedule.warmup_steps:
-            return
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Take a step in; at intervals, look at all of them."""
+        self._steps.append(metrics.step)
         self._losses.append(metrics.loss)
-        if metrics.step % PLATEAU_EVERY or len(self._losses) < self._long:
+        self._rates.append(metrics.learning_rate)
+        train, warmup = self._trainer.settings.train, self._trainer.settings.schedule.warmup_steps
+        long_enough = warmup + max(STALL_STEPS, STALL_SHARE * train.max_steps)
+        if metrics.step % STALL_EVERY or metrics.step < long_enough:
             return
-        last = list(self._losses)[-self._long :]
-        early, late = statistics.median(last[: len(last) // 2]), statistics.median(last[len(last) // 2 :])
-        if abs(early - late) < STUCK_NATS:
-            self._on_a_rung(late)
-        ending = learning_rate_ratio(settings.schedule, metrics.step, settings.train.max_steps) < 0.5
-        if len(self._losses) < (self._losses.maxlen or 0) or ending or late < self.rungs[2] + STUCK_NATS:
-            return
-        if slope_includes_zero([math.log(loss) for loss in self._losses]):
-            self._find("GG-LOSS-006", {"steps": len(self._losses)})
+        stall = find_stall(self._steps, self._losses, self._rates, self.ladder, warmup_steps=warmup)
+        if stall is not None:
+            code = {"uniform": "GG-LAD-001", "unigram": "GG-LAD-002", "bigram": "GG-LAD-003"}[stall.rung]
+            severity: Severity = "note" if stall.rung == "bigram" else "warning"
+            seen = {"loss": stall.loss, "rung": getattr(self.ladder, stall.rung), "steps": stall.steps}
+            self._find(code, severity, {**seen, "step": metrics.step, "rate": metrics.learning_rate})
+        self._plateau()
 
-    def _on_a_rung(self, loss: float) -> None:
-        uniform, unigram, bigram = self.rungs
-        if uniform - unigram > 4 * STUCK_NATS and abs(loss - uniform) < STUCK_NATS:
-            self._find("GG-LOSS-003", {"level": uniform})
-        elif unigram - bigram > 4 * STUCK_NATS and abs(loss - unigram) < STUCK_NATS:
-            self._find("GG-LOSS-004", {"level": unigram})
+    def _plateau(self) -> None:
+        train, warmup = self._trainer.settings.train, self._trainer.settings.schedule.warmup_steps
+        epoch = self._trainer.stepper.batches.windows_per_epoch * self._trainer.model.config.context_length
+        found = find_plateau(
+            self._steps,
+            self._losses,
+            self._rates,
+            max_steps=train.max_steps,
+            warmup_steps=warmup,
+            epoch_steps=epoch / train.batch_tokens,
+        )
+        if found is not None and found.loss > self.ladder.bigram + ABOVE_PAIRS:
+            fall = found.slope
+            seen = {"slope": 1000 * fall.value, "low": 1000 * fall.low, "high": 1000 * fall.high}
+            steps = found.last - found.first + 1
+            self._find("GG-PLT-001", "note", {**seen, "loss": found.loss, "steps": steps})
+
+    def on_validation(self, step: int, validation: ValidationLoss) -> None:
+        """Take a validation in, and ask whether it overfits."""
+        self._validations.append(Validation(step, validation.loss, validation.tokens))
+        found = find_overfitting(self._validations, self._steps, self._losses)
+        if found is not None and found.last.loss > found.best.loss + OVERFIT_NATS:
+            seen = {"best_step": found.best.step, "best": found.best.loss, "last": found.last.loss}
+            self._find("GG-OVF-001", "warning", {**seen, "evaluations": found.evaluations})
+
+    def forget_after(self, step: int) -> None:
+        """After a rewind."""
+        kept = sum(one <= step for one in self._steps)
+        for series in (self._steps, self._losses, self._rates):
+            del series[kept:]
+        self._validations = [one for one in self._validations if one.step <= step]
 
     @property
-    def rungs(self) -> tuple[float, float, float]:
-        """ln V and the entropies of tokens and of pairs, counted when first needed."""
-        if self._rungs is None:
-            text = self._trainer.stepper.batches.tokens
-            counted = token_entropies(text.read(0, min(len(text), TOKENS_COUNTED)))
-            self._rungs = (math.log(self._trainer.model.config.vocab_size), *counted)
-        return self._rungs
-
-
-class _Overfitting:
-    def __init__(self, find: Callable[[str, Mapping[str, Any]], None]) -> None:
-        self._find = find
-        self._best, self._train_then, self._count = math.inf, math.inf, 0
-
-    def look(self, validation: float, training: float) -> None:
-        """After each validation, with the median of the last training losses."""
-        if validation < self._best:
-            self._best, self._train_then, self._count = validation, training, 0
-            return
-        worse = validation > self._best + OVERFIT_NATS and training < self._train_then - OVERFIT_NATS
-        self._count = self._count + 1 if worse else 0
-        if self._count >= OVERFIT_VALIDATIONS:
-            figures = {"count": self._count, "validation": validation, "best": self._best}
-            self._find("GG-LOSS-007", figures)
+    def ladder(self) -> Ladder:
+        """Of the training text and the held-out one; counted when first needed."""
+        if self._ladder is None:
+            texts = (self._trainer.dataset.split("train"), self._trainer.dataset.split("validation"))
+            train, held_out = (text.read(0, min(len(text), TOKENS_COUNTED)) for text in texts)
+            self._ladder = ladder_of(train, held_out, self._trainer.model.config.vocab_size)
+        return self._ladder
 
 
 class _Speed:
     """Time and memory: what costs, without endangering the run."""
 
-    def __init__(self, find: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(self, find: _Find) -> None:
         self._find = find
         self._last: StepMetrics | None = None
         self._first: list[float] = []
@@ -363,7 +390,7 @@ class _Speed:
 
     def _starved(self) -> None:
         if len(self._waits) == WAIT_STEPS and sum(self._waits) > WAIT_SHARE * sum(self._seconds):
-            self._find("GG-SPEED-001", {"share": sum(self._waits) / sum(self._seconds)})
+            self._find("GG-SPD-002", "note", {"share": 100 * sum(self._waits) / sum(self._seconds)})
 
     def _slower(self, seconds: float) -> None:
         if len(self._first) < SLOW_AFTER + SLOW_STEPS:
@@ -371,7 +398,7 @@ class _Speed:
             return
         usual, now = statistics.median(self._first[SLOW_AFTER:]), statistics.median(self._seconds)
         if now > SLOW_RATIO * usual and now > usual + SLOW_SECONDS:
-            self._find("GG-SPEED-002", {"ratio": now / usual, "now": 1e3 * now})
+            self._find("GG-SPD-001", "note", {"ratio": now / usual, "now": 1e3 * now, "before": 1e3 * usual})
 
     def _recompiles(self) -> None:
         from torch._dynamo.utils import counters
@@ -380,7 +407,7 @@ class _Speed:
         if self._compiled_at_first is None:
             self._compiled_at_first = compiled
         elif compiled - self._compiled_at_first >= RECOMPILES:
-            self._find("GG-SPEED-003", {"count": compiled - self._compiled_at_first})
+            self._find("GG-SPD-003", "note", {"count": compiled - self._compiled_at_first})
 
     def _grows(self) -> None:
         self._memory.append(_memory_in_use())
@@ -388,11 +415,11 @@ class _Speed:
         rises = all(after > before for before, after in pairwise(memory))
         grown = memory[-1] - memory[0]
         if len(memory) == MEMORY_SAMPLES and rises and grown > max(MEMORY_LEAST, (MEMORY_GROWTH - 1) * memory[0]):
-            self._find("GG-MEMORY-001", {"before": memory[0] / 1e9, "now": memory[-1] / 1e9})
+            self._find("GG-MEM-010", "warning", {"before": memory[0] / 1e9, "now": memory[-1] / 1e9})
         if torch.cuda.is_available():
             reserved, used = torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated()
             if torch.cuda.memory_stats().get("num_alloc_retries", 0) > 0 and reserved > PIECES_RATIO * used:
-                self._find("GG-MEMORY-002", {"reserved": reserved / 1e9, "used": used / 1e9})
+                self._find("GG-MEM-011", "note", {"reserved": reserved / 1e9, "used": used / 1e9})
 
 
 def show_layers(sample: LayerSample) -> None:
