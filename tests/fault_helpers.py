@@ -1,9 +1,11 @@
 """Faults that are put into a training from outside, for the tests of diagnosis."""
 
 import math
+from pathlib import Path
 
 import torch
 
+from glassgpt.data.batches import Batches
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -34,7 +36,7 @@ class Told(Observer):
         return [details for name, details in self.events if name == event]
 
 
-def trainer_for(dataset, path, guard=None, *, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
+def trainer_for(dataset, path, guard=None, *, ranks=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
     defaults = {"max_steps": 12, "batch_tokens": 256, "learning_rate": 1e-3, "eval_every_steps": 0, "eval_tokens": 512}
     settings = Settings(
         train=TrainConfig(**{**defaults, **train}),
@@ -44,17 +46,19 @@ def trainer_for(dataset, path, guard=None, *, model=TINY, optimizer=None, every_
     )
     torch.manual_seed(3)
     told = Told()
-    return Trainer(build_model(model), dataset, settings, RunFolder(path), [told], guard=guard), told
+    return Trainer(build_model(model), dataset, settings, RunFolder(Path(path)), [told], ranks, guard), told
 
 
 def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def poison_window(trainer, step, row):
+def poison_window(trainer, step, row, rank=0):
     """Make the tokens of one row of one batch, wherever they come again, give an embedding that is no number."""
     batches = trainer.stepper.batches
-    start = int(batches.starts_at((step - 1) * trainer.stepper.rows, trainer.stepper.rows)[row])
+    twin = Batches(batches.tokens, batches.context_length, trainer.settings.seed)
+    every = trainer.stepper.rows * batches.world_size
+    start = int(twin.starts_at((step - 1) * every, every)[rank * trainer.stepper.rows + row])
     bad = torch.from_numpy(batches.tokens.read(start, batches.context_length))
 
     def hook(module, inputs, output):

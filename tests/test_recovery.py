@@ -3,6 +3,10 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,3 +307,48 @@ def test_all_rows_bad_is_refused(grammar_dataset, tmp_path):
     trainer, _ = trainer_for(grammar_dataset, tmp_path)
     with pytest.raises(DataError, match="every window"):
         trainer.quarantine([(0, 10**9)])
+
+
+RANKS = """
+import os
+import sys
+import torch
+from pathlib import Path
+from fault_helpers import poison_window, trainer_for, weights
+from glassgpt.data import TokenDataset
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.training.ranks import gathered, process_group
+
+data, out, sharding = sys.argv[1:]
+torch.set_num_threads(1)
+with process_group(torch.device("cpu")) as ranks:
+    guard = Recovery(DiagnosisConfig(certify_steps=1))
+    trainer, told = trainer_for(
+        TokenDataset.open(Path(data)), out, guard, ranks=ranks, sharding=sharding, every_steps=3, max_steps=14
+    )
+    for step in (5, 9, 10):
+        poison_window(trainer, step, 2, rank=1)
+    trainer.run()
+    whole = torch.cat([gathered(p.detach()).flatten() for p in trainer.model.parameters()])
+    line = [[name for name, _ in told.events], trainer.stepper.batches.quarantined, whole.double().sum().item().hex()]
+    os.write(1, f"{line}\\n".encode())  # at once, so that two lines do not mix
+"""
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_decide_the_same(grammar_data, tmp_path, sharding):
+    """A row of the second is bad; both skip, and keep it out or rewind together."""
+    (tmp_path / "run.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [*command, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.count("step skipped") == 3
+    assert first.count("rows quarantined") == (3 if sharding == "none" else 0)
+    assert first.count("rewind") == (0 if sharding == "none" else 1)

@@ -167,14 +167,25 @@ def test_clipping_all_the_time(quiet_watch):
     assert codes(watch) == ["GG-CLP-001"]
 
 
-def test_a_slow_loader_and_a_machine_that_slows_down(quiet_watch):
+def test_a_slow_loader_and_steps_that_take_longer(quiet_watch, monkeypatch):
     _, watch = quiet_watch
+    worked = iter([*(0.1 * i for i in range(198)), *(20 + 0.3 * i for i in range(100))])
+    monkeypatch.setattr("glassgpt.diagnosis.watch.time.process_time", lambda: next(worked))
     for step in range(1, 200):
         watch.on_step(metrics(step, data_seconds=0.04))
     assert codes(watch) == ["GG-SPD-002"]
     for step in range(200, 260):
         watch.on_step(metrics(step, seconds=20 + (step - 200) * 0.3))
     assert codes(watch) == ["GG-SPD-002", "GG-SPD-001"]
+
+
+def test_a_cpu_that_others_use_is_no_fault(quiet_watch, monkeypatch):
+    _, watch = quiet_watch
+    worked = iter(0.1 * i for i in range(1000))
+    monkeypatch.setattr("glassgpt.diagnosis.watch.time.process_time", lambda: next(worked))
+    for step in range(1, 300):
+        watch.on_step(metrics(step, seconds=step * 0.1 if step < 150 else 15 + (step - 150) * 0.3))
+    assert watch.found == []
 
 
 def test_a_leak(quiet_watch, monkeypatch):

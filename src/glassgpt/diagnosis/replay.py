@@ -38,6 +38,8 @@ Cause = Literal["data", "precision", "weights", "learning rate", "kernel", "mode
 
 MOST_STEPS_DONE_AGAIN = 100
 """From the last good weights to the fault, to tell a rate that is too high from weights that were damaged."""
+STEPS_AHEAD = (1, 3, 7)
+"""Where rows are taken from to see whether others fail too."""
 LOWER_RATES = (0.1, 1e-3, 1e-6)
 TEXT_CHARACTERS = 200
 SAME_WEIGHTS = 1e-3
@@ -248,7 +250,7 @@ class _Case:
             )
         number, batch, way = found
         self._module = way.trace(batch)
-        others_fail = not way.is_finite(self._other_batch())
+        others_fail = not any(way.is_finite(other) for other in self._other_batches())
         if not others_fail:
             self._ruled_out.append("weights: other rows are finite with the same weights")
         return (
@@ -280,8 +282,10 @@ class _Case:
         inputs, targets = batches.read(batches.starts_at(position, self._stepper.micro_rows))
         return inputs.to(self._hardware.device), targets.to(self._hardware.device)
 
-    def _other_batch(self) -> Batch:
-        return self._batch(self._refused.start.windows + self._stepper.rows * self._trainer.ranks.count)
+    def _other_batches(self) -> list[Batch]:
+        """Of later steps; several, because a bad row may stand in one of them as well."""
+        step = self._stepper.rows * self._trainer.ranks.count
+        return [self._batch(self._refused.start.windows + ahead * step) for ahead in STEPS_AHEAD]
 
     def _blame_kernel(self, batch: Batch, way: _Way) -> Verdict | None:
         with plain_attention(way.model):

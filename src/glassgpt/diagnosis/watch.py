@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -95,7 +96,7 @@ class Watch(Observer):
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._best_median = math.inf
         self._away, self._since_spike = 0, RECENT
-        self._speed = _Speed(self._find)
+        self._speed = _Speed(self._find, on_cpu=trainer.hardware.device.type == "cpu")
         self._curve = _Curve(trainer, self._find)
         self._scaler: deque[bool] = deque(maxlen=SCALER_STEPS)
         self._first_log_z: float | None = None
@@ -365,8 +366,9 @@ class _Curve:
 class _Speed:
     """Time and memory: what costs, without endangering the run."""
 
-    def __init__(self, find: _Find) -> None:
-        self._find = find
+    def __init__(self, find: _Find, *, on_cpu: bool) -> None:
+        self._find, self._on_cpu = find, on_cpu
+        self._work: list[float] = []
         self._last: StepMetrics | None = None
         self._first: list[float] = []
         self._seconds: deque[float] = deque(maxlen=SLOW_STEPS)
@@ -380,6 +382,7 @@ class _Speed:
         if last is None or metrics.step != last.step + 1:
             return
         seconds = metrics.seconds - last.seconds
+        self._work.append(time.process_time())
         self._seconds.append(seconds)
         self._waits.append(metrics.data_seconds)
         self._starved()
@@ -397,8 +400,17 @@ class _Speed:
             self._first.append(seconds)
             return
         usual, now = statistics.median(self._first[SLOW_AFTER:]), statistics.median(self._seconds)
-        if now > SLOW_RATIO * usual and now > usual + SLOW_SECONDS:
+        if now > SLOW_RATIO * usual and now > usual + SLOW_SECONDS and not self._others_work():
             self._find("GG-SPD-001", "note", {"ratio": now / usual, "now": 1e3 * now, "before": 1e3 * usual})
+
+    def _others_work(self) -> bool:
+        """Whether this process does no more than before: it only waits for a CPU that others use as well."""
+        work = [after - before for before, after in pairwise(self._work)]
+        usual, now = (
+            statistics.median(work[SLOW_AFTER : SLOW_AFTER + SLOW_STEPS]),
+            statistics.median(work[-SLOW_STEPS:]),
+        )
+        return self._on_cpu and now < SLOW_RATIO * usual
 
     def _recompiles(self) -> None:
         from torch._dynamo.utils import counters
