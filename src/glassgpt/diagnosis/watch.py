@@ -368,7 +368,9 @@ class _Speed:
 
     def __init__(self, find: _Find, *, on_cpu: bool) -> None:
         self._find, self._on_cpu = find, on_cpu
-        self._work: list[float] = []
+        self._worked = time.process_time()
+        self._first_work: list[float] = []
+        self._work: deque[float] = deque(maxlen=SLOW_STEPS)
         self._last: StepMetrics | None = None
         self._first: list[float] = []
         self._seconds: deque[float] = deque(maxlen=SLOW_STEPS)
@@ -382,7 +384,8 @@ class _Speed:
         if last is None or metrics.step != last.step + 1:
             return
         seconds = metrics.seconds - last.seconds
-        self._work.append(time.process_time())
+        before, self._worked = self._worked, time.process_time()
+        self._work.append(self._worked - before)
         self._seconds.append(seconds)
         self._waits.append(metrics.data_seconds)
         self._starved()
@@ -398,6 +401,7 @@ class _Speed:
     def _slower(self, seconds: float) -> None:
         if len(self._first) < SLOW_AFTER + SLOW_STEPS:
             self._first.append(seconds)
+            self._first_work.append(self._work[-1])
             return
         usual, now = statistics.median(self._first[SLOW_AFTER:]), statistics.median(self._seconds)
         if now > SLOW_RATIO * usual and now > usual + SLOW_SECONDS and not self._others_work():
@@ -405,12 +409,8 @@ class _Speed:
 
     def _others_work(self) -> bool:
         """Whether this process does no more than before: it only waits for a CPU that others use as well."""
-        work = [after - before for before, after in pairwise(self._work)]
-        usual, now = (
-            statistics.median(work[SLOW_AFTER : SLOW_AFTER + SLOW_STEPS]),
-            statistics.median(work[-SLOW_STEPS:]),
-        )
-        return self._on_cpu and now < SLOW_RATIO * usual
+        usual = statistics.median(self._first_work[SLOW_AFTER:])
+        return self._on_cpu and statistics.median(self._work) < SLOW_RATIO * usual
 
     def _recompiles(self) -> None:
         from torch._dynamo.utils import counters
