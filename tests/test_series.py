@@ -64,7 +64,7 @@ def test_a_spike_is_found_with_its_height_and_end():
     (spike,) = find_spikes(range(1, 601), losses)
     assert (spike.step, spike.steps, spike.lasting) == (301, 4, False)
     assert spike.peak == losses[300:304].max()
-    assert spike.usual == pytest.approx(np.median(losses[172:300]), rel=0.02)
+    assert spike.usual == pytest.approx(np.median(losses[268:300]), rel=0.001)
 
 
 def test_a_second_spike_does_not_hide_behind_a_first():
@@ -89,6 +89,13 @@ def test_what_stays_up_is_the_new_level():
     (spike,) = find_spikes(range(1, 601), losses)
     assert spike.lasting
     assert spike.steps == LASTING_STEPS
+
+
+def test_a_jump_on_a_loss_that_falls_fast_is_found():
+    losses = np.exp(np.linspace(1.5, -1, 200)) * np.exp(np.random.default_rng(0).normal(0, 0.05, 200))
+    assert find_spikes(range(200), losses) == []
+    losses[150] += 1.5
+    assert [spike.step for spike in find_spikes(range(200), losses)] == [150]
 
 
 def test_a_small_bump_on_a_quiet_loss_is_no_spike():

@@ -17,8 +17,16 @@ from glassgpt.config import RunConfig, load_config, preflight, to_toml
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.diagnosis import doctor as diagnosis
+from glassgpt.diagnosis.catalogue import language_of_the_terminal
 from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.data_checks import check_tokenizer, ladder
+from glassgpt.diagnosis.findings import EVENT, Checked, Finding
+from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.diagnosis.run_checks import examine_run
+from glassgpt.diagnosis.settings_checks import check_problems
+from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
 from glassgpt.generation.engine import Piece, Sample, generate, stream
@@ -207,6 +215,11 @@ def _train(
     found = newest_whole(run) if resume else None
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
+    noticed: list[Finding] = []
+    if ranks.is_first and found is None:
+        weights = Path(config.init_from) if config.init_from else None
+        plan = diagnosis.Plan(config.model, settings, dataset, run.path, weights)
+        noticed = warn_of(diagnosis.examine_quickly(plan, model), language_of_the_terminal())
     trainer = Trainer(model, dataset, settings, run, ranks=ranks)
     watch_over(trainer, config.diagnosis)
     if ranks.rank > 0:
@@ -227,7 +240,7 @@ def _train(
     run.path.mkdir(parents=True, exist_ok=True)
     _write_run_files(run, config, dataset.tokenizer)
     files = RunFiles(run, trainer.state.step)
-    _note_start(files, trainer, found.refused if found else [])
+    _note_start(files, trainer, found.refused if found else [], noticed)
     announce(trainer)
     with display(config.train.max_steps - trainer.state.step) as shown:
         trainer.observers += [files, *([TensorBoard(run)] if tensorboard else []), shown, *observers]
@@ -319,9 +332,98 @@ def _write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) ->
     tokenizer.save(run.tokenizer)
 
 
-def _note_start(files: RunFiles, trainer: Trainer, refused: list[str]) -> None:
+def _note_start(files: RunFiles, trainer: Trainer, refused: list[str], noticed: list[Finding]) -> None:
     step = trainer.state.step
     for line in refused:
         files.on_event(step, "checkpoint refused", {"why": line})
     how = {"hardware": trainer.hardware.describe(), **versions()}
     files.on_event(step, "resume" if step else "start", how)
+    for finding in noticed:
+        files.on_event(step, EVENT, finding.to_json())
+
+
+def doctor(
+    target: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    rate_range: bool = False,
+) -> Iterator[Checked]:
+    """Look at a configuration before it is trained, at a run from its files, or at a data set.
+
+    Args:
+        target: a preset's name or TOML file, a run's folder, a data set's folder; None looks at this machine.
+        data: data set that a preset is to be trained on.
+        overrides: settings by dotted name.
+        rate_range: also find out which learning rates are stood.
+
+    Yields:
+        Each check as it is made, with the figure that it measured and what is wrong.
+
+    Raises:
+        ConfigError: the target names nothing, or holds settings that do not exist.
+    """
+    if target is None and data is None and not overrides:
+        return diagnosis.examine_machine()
+    if target is None and data is not None and not overrides:
+        return _doctor_data(Path(data))
+    if target is not None and RunFolder(Path(target)).exists() and not rate_range:
+        return _doctor_run(RunFolder(Path(target)), Path(data) if data else None)
+    if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
+        return _doctor_data(Path(target))
+    named = {"data": str(data)} if data else {}
+    config = load_config(target, {**(overrides or {}), **named})
+    out = Path(target) if target is not None and Path(target).is_dir() else Path("runs")
+    return _doctor_config(config, out, rate_range=rate_range)
+
+
+def _doctor_data(folder: Path) -> Iterator[Checked]:
+    dataset = diagnosis.open_dataset(folder)
+    if isinstance(dataset, Checked):
+        yield dataset
+    else:
+        yield from diagnosis.examine_data(dataset)
+
+
+def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[Checked]:
+    dataset = diagnosis.open_dataset(Path(config.data)) if config.data else None
+    if isinstance(dataset, Checked):
+        yield dataset
+        return
+    problems = check_problems(_problems(config, dataset))
+    yield problems
+    if not problems.is_fine:
+        return
+    weights: Path | None = None
+    if config.init_from:
+        source = RunFolder(Path(config.init_from)).require()
+        weights = find_checkpoint(source, "best")
+        if dataset is not None:
+            yield check_tokenizer(read_state(weights).tokenizer_fingerprint, dataset)
+    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCABULARY)
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    yield from diagnosis.examine(diagnosis.Plan(model, _settings(config), dataset, out, weights), rate_range=rate_range)
+
+
+def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
+    """What `preflight` would refuse; without data, what can be known without."""
+    if dataset is None:
+        return config.problems()
+    try:
+        preflight(config, None)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _doctor_run(run: RunFolder, data: Path | None) -> Iterator[Checked]:
+    config = load_config(run.config)
+    folder = data or (Path(config.data) if config.data else None)
+    dataset = diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
+    known = None
+    if isinstance(dataset, Checked):
+        yield dataset
+    elif dataset is not None:
+        yield check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
+        known = ladder(dataset)
+    yield from examine_run(Record.read(run), config.model, _settings(config), known)

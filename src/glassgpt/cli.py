@@ -347,6 +347,46 @@ def evaluate(
     show_validation(evaluate_dataset(loaded.model, dataset, context_length=context_length), as_json=json)
 
 
+@app.command
+def doctor(
+    target: str | None = None,
+    *,
+    data: Path | None = None,
+    rate_range: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    language: Literal["auto", "en", "ko"] = "auto",
+    overrides: Overrides,
+) -> None:
+    """Find out what is wrong, or would go wrong, and what to change. Exit code 1: it breaks the run.
+
+    Parameters
+    ----------
+    target:
+        A preset's name or TOML file, before training; a run, also a dead one; a data set; or a finding's code
+        (GG-NAN-002), to be explained. Without it, this machine is looked at.
+    data:
+        Data set that a preset is to be trained on.
+    rate_range:
+        Also try learning rates from 1e-7 to 1, suggest one and draw rate-range.png.
+    json:
+        Print one JSON object.
+    language:
+        Of findings; auto takes the terminal's.
+    """
+    from glassgpt import api
+    from glassgpt.diagnosis.catalogue import CODE, language_of_the_terminal
+    from glassgpt.diagnosis.findings import is_fatal
+    from glassgpt.diagnosis.show import show, show_page
+
+    spoken = language_of_the_terminal() if language == "auto" else language
+    if target is not None and CODE.fullmatch(target):
+        show_page(target, spoken)
+        return
+    checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range)
+    if is_fatal(show(checks, spoken, as_json=json)):
+        sys.exit(1)
+
+
 @app.command(name="import")
 def import_(source: str, *, out: Path) -> None:
     """Make a run of a GPT-2 or NanoChat in Hugging Face's layout.

@@ -283,12 +283,12 @@ def to_toml(config: RunConfig, *, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def preflight(config: RunConfig, out: Path, ranks: int = 1) -> RunConfig:
+def preflight(config: RunConfig, out: Path | None, ranks: int = 1) -> RunConfig:
     """Check a configuration as a whole, against its data and the machine, before anything starts.
 
     Args:
         config: as loaded.
-        out: where the run is to be written; it need not exist.
+        out: where the run is to be written; it need not exist. None does not ask for room on the disk.
         ranks: processes that will train together.
 
     Returns:
@@ -301,7 +301,7 @@ def preflight(config: RunConfig, out: Path, ranks: int = 1) -> RunConfig:
     problems = config.problems(ranks)
     config = _with_data(config, problems)
     if not problems:
-        problems += _hardware_problems(config) + _disk_problems(config, out)
+        problems += _hardware_problems(config) + (_disk_problems(config, out) if out else [])
     if problems:
         raise ConfigError(problems)
     return _with_fitting_warmup(config)

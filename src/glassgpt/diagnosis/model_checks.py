@@ -62,10 +62,10 @@ def check_initial_loss(
         return Checked("initial loss", f"{loss}", (Finding("GG-NAN-001", "fatal", seen),))
     seen = {"loss": loss, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
     findings: tuple[Finding, ...] = ()
-    if is_fresh and (loss > expected + INITIAL_NATS or sigma > HOT_SIGMA):
-        findings = (Finding("GG-INI-001", "warning", seen, confidence=0.9, ruled_out=("GG-INI-002",)),)
-    elif is_fresh and loss < expected - INITIAL_NATS:
+    if is_fresh and loss < guessing - INITIAL_NATS:
         findings = (Finding("GG-INI-002", "fatal", seen, confidence=0.8, ruled_out=("GG-INI-001",)),)
+    elif is_fresh and (loss > expected + INITIAL_NATS or sigma > HOT_SIGMA):
+        findings = (Finding("GG-INI-001", "warning", seen, confidence=0.9, ruled_out=("GG-INI-002",)),)
     elif not is_fresh and loss > guessing - INITIAL_NATS:
         findings = (Finding("GG-INI-003", "fatal", seen, confidence=0.8),)
     what = f"ln V + σ²/2 = {expected:.3f}" if is_fresh else f"loaded weights; guessing costs {guessing:.3f}"
@@ -155,7 +155,7 @@ def check_kernel(attend: Attend, hardware: Hardware) -> Checked:
     formula = attend_readable(q.double().cpu(), k.double().cpu(), v.double().cpu(), None, 0.0)
     difference = (fast.cpu().double() - formula).abs().max().item()
     # The largest value is about 4; a result rounded to the precision is off by half of its last bit, and sums add up.
-    allowed = 16 * torch.finfo(dtype).eps
+    allowed = 64 * torch.finfo(dtype).eps
     # TF32 rounds the factors of float32 products to 10 bits.
     allowed = max(allowed, 2e-2 if hardware.device.type == "cuda" and dtype == torch.float32 else 0.0)
     findings: tuple[Finding, ...] = ()

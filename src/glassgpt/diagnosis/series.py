@@ -21,7 +21,7 @@ SPIKE_WINDOW = 128
 SPIKE_SIGMAS = 6.0
 SPIKE_NATS = 0.3
 LEAST_FOR_SPIKES = 32
-"""Accepted steps before the first judgement: a median of fewer is chance."""
+"""Accepted steps before the first judgement, and those whose median is the level: a median of fewer is chance."""
 LASTING_STEPS = 64
 """Steps in a row above the threshold after which it is no spike any more but the new level."""
 HIGH_RATE = 0.5
@@ -72,8 +72,10 @@ def _finite(values: Sequence[float] | Floats) -> Floats:
 class SpikeDetector:
     """Tells whether a loss stands out from the accepted ones before it.
 
-    A spike is not accepted, so that a second one cannot hide behind a first; but what stays up for
-    `LASTING_STEPS` steps is the new level, and the window begins again there.
+    The level is the median of the last 32 accepted log-losses, the spread 1.4826 times the median absolute deviation
+    of all 128 from the line through them: without the line, a loss that falls fast would count as widely spread, and
+    a jump on it as usual. A spike is not accepted, so that a second one cannot hide behind a first; but what stays up
+    for `LASTING_STEPS` steps is the new level, and the window begins again there.
 
     Args:
         window: accepted steps that are remembered.
@@ -85,17 +87,17 @@ class SpikeDetector:
 
     @property
     def usual(self) -> float:
-        """Median of the accepted losses in nats; NaN before there are any."""
-        return math.exp(float(np.median(self._accepted))) if self._accepted else math.nan
+        """Median of the newest accepted losses in nats; NaN before there are any."""
+        recent = list(self._accepted)[-LEAST_FOR_SPIKES:]
+        return math.exp(float(np.median(recent))) if recent else math.nan
 
     @property
     def threshold(self) -> float:
         """Nats above which the next loss is a spike; infinite while too little is known."""
         if len(self._accepted) < LEAST_FOR_SPIKES:
             return math.inf
-        known = robust(self._accepted)
-        high = math.exp(min(known.median + SPIKE_SIGMAS * known.sigma, 700.0))
-        return max(high, math.exp(known.median) + SPIKE_NATS)
+        spread = robust(_without_trend(np.array(self._accepted))).sigma
+        return max(self.usual * math.exp(min(SPIKE_SIGMAS * spread, 500.0)), self.usual + SPIKE_NATS)
 
     def see(self, loss: float) -> bool:
         """Whether this loss (nats, of the next step) is a spike; one that is not finite is, and never accepted."""
@@ -120,6 +122,13 @@ class SpikeDetector:
         """Undo `state_dict`."""
         self._accepted = deque(state["accepted"], maxlen=self._accepted.maxlen)
         self._refused = list(state["refused"])
+
+
+def _without_trend(values: Floats) -> Floats:
+    """What is left of a series beside the straight line through it."""
+    at = np.arange(len(values)) - (len(values) - 1) / 2
+    centred = values - values.mean()
+    return centred - at * (at @ centred) / (at @ at)
 
 
 def _log(loss: float) -> float:
