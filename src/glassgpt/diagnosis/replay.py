@@ -40,7 +40,8 @@ MOST_STEPS_DONE_AGAIN = 100
 """From the last good weights to the fault, to tell a rate that is too high from weights that were damaged."""
 STEPS_AHEAD = (1, 3, 7)
 """Where rows are taken from to see whether others fail too."""
-LOWER_RATES = (0.1, 1e-3, 1e-6)
+LOWER_RATE, SAFE_RATE = 0.1, 1e-5
+"""A share of the rate, and a rate that no model of this kind fails at."""
 TEXT_CHARACTERS = 200
 SAME_WEIGHTS = 1e-3
 """Relative distance up to which weights that were trained again count as the same."""
@@ -357,12 +358,13 @@ class _Case:
             why = f"trained again from the last good weights, {changed[0]} comes out otherwise: it was changed by something else"
             return self._because("weights", 0.9, why, parameters=changed)
         self._ruled_out.append("weights: training again gives the same ones, so they were not damaged")
-        for factor in LOWER_RATES:
-            slower = self._trained_again(factor)
+        rate = self._refused.learning_rate
+        for lower in (LOWER_RATE * rate, SAFE_RATE):
+            slower = self._trained_again(lower / rate)
             assert slower is not None, "the same steps were done just now"
             way = _Way(slower.model, self._hardware.autocast, self._refused.start)
             if way.is_finite(self._batch(self._refused.start.windows)):
-                return self._because("learning rate", 0.9, f"with {factor:g} times the rate, the same steps are finite")
+                return self._because("learning rate", 0.9, f"at a rate of {lower:.2g} the same steps are finite")
         return self._because("model", 0.5, "the same steps fail with a lower rate as well")
 
     def _trained_again(self, rate_factor: float) -> Stepper | None:
@@ -371,9 +373,11 @@ class _Case:
         if self._last_good is not None:
             state = read_state(self._last_good)
         steps = self._refused.step - 1 - state.step
-        # After a rewind the data went on elsewhere: those steps are not in the files.
-        in_a_row = state.windows + steps * self._stepper.rows == self._refused.start.windows
-        if trainer.ranks.count > 1 or not in_a_row or not 0 <= steps <= MOST_STEPS_DONE_AGAIN:
+        first = self._refused.start.windows - steps * self._stepper.rows
+        since, warmup = trainer.state.rewarmup
+        rewound = since == state.step and warmup > 0  # then the data went on elsewhere
+        known = first == state.windows or rewound
+        if trainer.ranks.count > 1 or not known or not 0 <= steps <= MOST_STEPS_DONE_AGAIN:
             return None
         model = self._good_model()
         assert model is not None
@@ -381,6 +385,7 @@ class _Case:
         copied = Stepper(model, trainer.dataset.split("train"), trainer.settings, hardware, trainer.ranks)
         with _forked(hardware):
             self._set_back(copied, state)
+            copied.seek(first)
             for step in range(state.step, state.step + steps):
                 copied.step(step + 1, trainer.learning_rate(step) * rate_factor)
                 copied.release()
@@ -392,7 +397,6 @@ class _Case:
         copied.adapt(self._stepper.memory)
         copied.batches.quarantine(self._stepper.batches.quarantined)
         if self._last_good is not None:
-            copied.seek(state.windows)
             load_optimizers(copied.optimizers, self._last_good)
             restore_rng(state.rng[0])
             if state.scaler:

@@ -256,6 +256,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters():
                 local_part(parameter).copy_(self.beginning.weights[name])
         self.stepper.begin_again()
+        self.stepper.go_back(self.beginning.start)
 
     def quarantine(self, spans: Sequence[tuple[int, int]]) -> None:
         """Keep spans of training tokens out from the next batch on, besides those that are kept out already.
