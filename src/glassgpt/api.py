@@ -19,15 +19,18 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.catalogue import language_of_the_terminal
+from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
 from glassgpt.diagnosis.findings import EVENT, Checked, Finding
 from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.recovery import Recovery
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_checks import examine_curve, examine_run
 from glassgpt.diagnosis.series import Ladder
 from glassgpt.diagnosis.settings_checks import check_problems
 from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
+from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.engine import Piece, Sample, generate, stream
@@ -223,6 +226,7 @@ def _train(
         _initialise_from(model, config.init_from, dataset)
     noticed = _first_look(config, run, dataset, None if found else model) if ranks.is_first else []
     trainer = Trainer(model, dataset, settings, run, ranks=ranks)
+    watch_over(trainer, config.diagnosis)
     if ranks.rank > 0:
         torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
     if found is not None:
@@ -272,6 +276,15 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
         write_report(record, checks, known)
     except OSError as error:  # a full disk has ended the run; that is what the user must read
         console.warn(f"{run.report} could not be written: {error.strerror}")
+
+
+def watch_over(trainer: Trainer, config: DiagnosisConfig) -> None:
+    """Let a training be watched, and mended where that can be undone. Before it is resumed."""
+    watch = None
+    if config.watch != "off":
+        watch = Watch(trainer, config, trainer.run_folder.layers)
+        watch.attach()
+    trainer.guard = Recovery(config, watch)
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:

@@ -168,6 +168,8 @@ def train(
     init_from: Path | None = None,
     gpus: int = 1,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
+    watch: Annotated[bool, Parameter(negative="")] = False,
+    no_recover: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
 ) -> None:
     """Train a model. Ctrl-C saves at the next step and says how to go on; a second one leaves at once.
@@ -191,6 +193,11 @@ def train(
         torchrun --standalone --nproc-per-node=N -m glassgpt train, which also spans machines.
     tensorboard:
         Also write TensorBoard events (extra: tensorboard).
+    watch:
+        Look into every layer every --diagnosis.sample-every-steps and write it to layers.jsonl; a table of gradients
+        and updates is printed.
+    no_recover:
+        Stop at a step that is not finite, and say why, instead of skipping it; take no other remedy either.
     """
     from glassgpt import api
     from glassgpt.config import load_config
@@ -202,6 +209,7 @@ def train(
     resume = resume or is_restart()
 
     named = {"data": data, "seed": seed, "init_from": init_from}
+    named |= {"diagnosis.watch": "full" if watch else None, "diagnosis.recover": "false" if no_recover else None}
     overrides = overrides | {name: str(value) for name, value in named.items() if value is not None}
     if preset is None and not resume:
         raise UsageError("no preset is named; see them with: glassgpt config list")

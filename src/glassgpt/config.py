@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from glassgpt import console
+from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -39,6 +40,7 @@ class RunConfig:
         optimizer: the optimizer.
         schedule: the learning rate over the steps.
         checkpoint: what is kept.
+        diagnosis: what is watched, and what is mended by itself.
     """
 
     data: str = ""
@@ -49,6 +51,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
 
     def problems(self, ranks: int = 1) -> list[str]:
         """Everything that cannot work with so many processes, in all components together, a line each."""
@@ -61,6 +64,7 @@ class RunConfig:
             *self.optimizer.problems(),
             *self.schedule.problems(),
             *self.checkpoint.problems(),
+            *self.diagnosis.problems(),
         ]
 
 

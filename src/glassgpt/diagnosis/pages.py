@@ -16,12 +16,14 @@ HEADINGS: dict[Language, tuple[str, str, str]] = {
 }
 LANGUAGE_NAMES: dict[Language, str] = {"en": "English", "ko": "한국어"}
 FAMILIES = {
+    "ATT": "Attention, 어텐션",
     "BAT": "One batch, 한 배치",
     "CAU": "Causality, 인과성",
     "CFG": "Configuration, 설정",
     "CKP": "Checkpoints, 체크포인트",
     "CLP": "Clipping, 기울기 자르기",
     "DAT": "Data, 데이터",
+    "DIV": "Divergence, 발산",
     "DSK": "Disk, 디스크",
     "END": "How a run ended, 실행의 끝",
     "GRD": "Gradients, 기울기",
@@ -29,14 +31,17 @@ FAMILIES = {
     "INI": "Initial loss, 초기 손실",
     "KER": "Kernels, 커널",
     "LAD": "Entropy ladder, 엔트로피 사다리",
+    "LAY": "Layers, 층",
     "LRT": "Learning rate, 학습률",
     "MEM": "Memory, 메모리",
     "NAN": "Not a number, NaN",
     "OVF": "Overfitting, 과적합",
     "PLT": "Plateau, 정체",
+    "SCL": "Gradient scaler, 기울기 스케일러",
     "SPD": "Speed, 속도",
     "SPK": "Spikes, 급등",
     "TXT": "Generated text, 생성된 글",
+    "UPD": "Updates, 갱신",
 }
 
 

@@ -112,7 +112,7 @@ def find_rate_range(stepper: Stepper, hardware: Hardware, *, steps: int = STEPS,
 
 
 def _step(stepper: Stepper, rate: float) -> float:
-    loss, _ = stepper.step(1, rate)
+    loss = stepper.step(1, rate).loss
     return loss.item()
 
 
