@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help pages demo test test-slow check format bench clean
 
 help:           ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -35,6 +35,9 @@ check: $(READY) ## lint, formatting, types
 format: $(READY) ## apply the formatter and the safe mends of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pages: $(READY) ## make docs/diagnosis of the catalogue anew
+	$(BIN)/python -m glassgpt.diagnosis.pages docs/diagnosis
 
 bench: $(READY) ## preparing, training step and generation beside their peers, on this CPU
 	$(BIN)/python benchmarks/cpu.py

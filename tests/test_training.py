@@ -22,7 +22,7 @@ from glassgpt.training import loop
 from glassgpt.training.bench import measure_training
 from glassgpt.training.config import OptimizerConfig, TrainConfig
 from glassgpt.training.curve import smooth
-from glassgpt.training.figures import Figures, PendingFigures
+from glassgpt.training.figures import Figures, PendingFigures, StepFigures
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import TrainingLoss, ValidationLoss, cross_entropy, validation_loss
@@ -474,8 +474,8 @@ def test_the_kernel_of_attention_is_found_out():
 
 
 def test_figures_are_read_as_they_were():
-    pending = PendingFigures(torch.tensor(1.5), torch.tensor(2.5), torch.tensor(1.0))
-    assert pending.read() == Figures(1.5, 2.5, 1)
+    pending = PendingFigures(StepFigures(*(torch.tensor(x) for x in (1.5, 2.5, 1.0, 3.0, 0.0))))
+    assert pending.read() == Figures(1.5, 2.5, 1, 3, False)
 
 
 def test_a_validation_that_is_no_number_is_never_the_best(grammar_dataset, tmp_path, monkeypatch):

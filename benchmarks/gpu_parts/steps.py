@@ -177,6 +177,7 @@ def _build(switches: Switches, rows: int, data: Path | None) -> _Built:
         compiled = torch.compile(stepper.model)
         stepper.loss.train = lambda inputs, targets: cross_entropy(compiled(inputs), targets)  # type: ignore[method-assign]
     if not switches.fused:
+        stepper.optimizers[-1].found_inf = None  # type: ignore[attr-defined] - only fused ones know it
         for group in stepper.optimizers[-1].param_groups:
             group["fused"], group["foreach"] = False, True
     if not switches.resident:
@@ -189,11 +190,11 @@ def _step_of(built: _Built, switches: Switches) -> Callable[[], None]:
     waiting: list[PendingFigures] = []
 
     def step() -> None:
-        loss, norm = stepper.step(1, 6e-4 if switches.preset == "gpt2" else 0.01)
+        figures = stepper.step(1, 6e-4 if switches.preset == "gpt2" else 0.01)
         if not switches.late:
-            loss.item(), norm.item()
+            figures.loss.item(), figures.grad_norm.item()
             return
-        waiting.append(PendingFigures(loss, norm, torch.zeros_like(loss)))
+        waiting.append(PendingFigures(figures))
         if len(waiting) > 1:
             waiting.pop(0).read()
 

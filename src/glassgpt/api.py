@@ -17,7 +17,22 @@ from glassgpt.config import RunConfig, load_config, preflight, to_toml
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
-from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from glassgpt.diagnosis import doctor as diagnosis
+from glassgpt.diagnosis.catalogue import language_of_the_terminal
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
+from glassgpt.diagnosis.findings import EVENT, Checked, Finding
+from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.diagnosis.report import write_report
+from glassgpt.diagnosis.run_checks import examine_curve, examine_run
+from glassgpt.diagnosis.series import Ladder
+from glassgpt.diagnosis.settings_checks import check_problems
+from glassgpt.diagnosis.show import warn_of
+from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
+from glassgpt.diagnosis.watch import Watch
+from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
+from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.engine import Piece, Sample, stream
 from glassgpt.generation.methods import Method, defaults_of, rows_at_once, write
 from glassgpt.generation.options import GenerationOptions
@@ -30,8 +45,10 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import TrainingSpeed, measure_training
 from glassgpt.training.checkpoint import (
     TrainingState,
+    checkpoint_step,
     find_checkpoint,
     has_optimizer,
+    list_checkpoints,
     load_model,
     load_weights,
     newest_whole,
@@ -46,6 +63,9 @@ from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
 from glassgpt.training.ranks import Ranks, process_group, ranks_from_environment
 from glassgpt.training.run import RunFolder
 from glassgpt.training.step import Settings
+
+HELD_OUT_TOKENS = 16_384
+"""Held-out tokens that generated text is held against."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +301,9 @@ def _train(
     found = newest_whole(run) if resume else None
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
+    noticed = _first_look(config, run, dataset, None if found else model) if ranks.is_first else []
     trainer = Trainer(model, dataset, settings, run, ranks=ranks)
+    watch_over(trainer, config.diagnosis)
     if ranks.rank > 0:
         torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
     if found is not None:
@@ -300,13 +322,46 @@ def _train(
     run.path.mkdir(parents=True, exist_ok=True)
     _write_run_files(run, config, dataset.tokenizer)
     files = RunFiles(run, trainer.state.step)
-    _note_start(files, trainer, found.refused if found else [])
+    _note_start(files, trainer, found.refused if found else [], noticed)
     announce(trainer)
     with display(config.train.max_steps - trainer.state.step) as shown:
         trainer.observers += [files, *([TensorBoard(run)] if tensorboard else []), shown, *observers]
-        outcome = trainer.run()
+        try:
+            outcome = trainer.run()
+        except GlassGPTError:
+            _leave_report(run, config, dataset)
+            raise
     draw_loss_curve(run)
+    _leave_report(run, config, dataset)
     return outcome
+
+
+def _first_look(config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None) -> list[Finding]:
+    """What is noticed at a start of training, and said; without a model where it goes on from a checkpoint."""
+    weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
+    plan = diagnosis.Plan(config.model, _settings(config), dataset, run.path, weights)
+    return warn_of(diagnosis.examine_quickly(plan, model), language_of_the_terminal())
+
+
+def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
+    """What the files tell of a run that has just ended, well or not, on one page in its folder."""
+    record, known = Record.read(run), ladder(dataset)
+    saved = [checkpoint_step(path) for path in list_checkpoints(run)]
+    tokens = dataset.info.train.tokens
+    checks = list(examine_curve(record, config.model, _settings(config), known, saved, train_tokens=tokens))
+    try:
+        write_report(record, checks, known)
+    except OSError as error:  # a full disk has ended the run; that is what the user must read
+        console.warn(f"{run.report} could not be written: {error.strerror}")
+
+
+def watch_over(trainer: Trainer, config: DiagnosisConfig) -> None:
+    """Let a training be watched, and mended where that can be undone. Before it is resumed."""
+    watch = None
+    if config.watch != "off":
+        watch = Watch(trainer, config, trainer.run_folder.layers)
+        watch.attach()
+    trainer.guard = Recovery(config, watch)
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
@@ -383,9 +438,139 @@ def _write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) ->
     tokenizer.save(run.tokenizer)
 
 
-def _note_start(files: RunFiles, trainer: Trainer, refused: list[str]) -> None:
+def _note_start(files: RunFiles, trainer: Trainer, refused: list[str], noticed: list[Finding]) -> None:
     step = trainer.state.step
     for line in refused:
         files.on_event(step, "checkpoint refused", {"why": line})
     how = {"hardware": trainer.hardware.describe(), **versions()}
     files.on_event(step, "resume" if step else "start", how)
+    for finding in noticed:
+        files.on_event(step, EVENT, finding.to_json())
+
+
+def doctor(
+    target: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    rate_range: bool = False,
+    text: GenerationOptions | None = None,
+) -> Iterator[Checked]:
+    """Look at a configuration before it is trained, at a run from its files, or at a data set.
+
+    Args:
+        target: a preset's name or TOML file, a run's folder, a data set's folder; None looks at this machine.
+        data: data set that a preset is to be trained on.
+        overrides: settings by dotted name.
+        rate_range: also find out which learning rates are stood.
+        text: also let a run write with these settings, and tell what is wrong with its text.
+
+    Yields:
+        Each check as it is made, with the figure that it measured and what is wrong.
+
+    Raises:
+        ConfigError: the target names nothing, or holds settings that do not exist.
+        UsageError: text is asked of something that is no run.
+    """
+    if text is not None and (target is None or not RunFolder(Path(target)).exists()):
+        raise UsageError(f"--text looks at what a run writes; name a run instead of {target or 'nothing'}")
+    if target is None and data is None and not overrides:
+        return diagnosis.examine_machine()
+    if target is None and data is not None and not overrides:
+        return _doctor_data(Path(data))
+    if target is not None and RunFolder(Path(target)).exists() and not rate_range:
+        return _doctor_run(RunFolder(Path(target)), Path(data) if data else None, text)
+    if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
+        return _doctor_data(Path(target))
+    named = {"data": str(data)} if data else {}
+    config = load_config(target, {**(overrides or {}), **named})
+    out = Path(target) if target is not None and Path(target).is_dir() else Path("runs")
+    return _doctor_config(config, out, rate_range=rate_range)
+
+
+def _doctor_data(folder: Path) -> Iterator[Checked]:
+    dataset = diagnosis.open_dataset(folder)
+    if isinstance(dataset, Checked):
+        yield dataset
+    else:
+        yield from diagnosis.examine_data(dataset)
+
+
+def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[Checked]:
+    dataset = diagnosis.open_dataset(Path(config.data)) if config.data else None
+    if isinstance(dataset, Checked):
+        yield dataset
+        return
+    problems = check_problems(_problems(config, dataset))
+    yield problems
+    if not problems.is_fine:
+        return
+    weights: Path | None = None
+    if config.init_from:
+        source = RunFolder(Path(config.init_from)).require()
+        weights = find_checkpoint(source, "best")
+        if dataset is not None:
+            yield check_tokenizer(read_state(weights).tokenizer_fingerprint, dataset)
+    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCABULARY)
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    yield from diagnosis.examine(diagnosis.Plan(model, _settings(config), dataset, out, weights), rate_range=rate_range)
+
+
+def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
+    """What `preflight` would refuse; without data, what can be known without."""
+    if dataset is None:
+        return config.problems()
+    try:
+        preflight(config, None)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[Checked]:
+    config = load_config(run.config)
+    folder = data or (Path(config.data) if config.data else None)
+    dataset = diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
+    known = None
+    if isinstance(dataset, Checked):
+        yield dataset
+    elif dataset is not None:
+        yield check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
+        known = ladder(dataset)
+    yield from examine_run(
+        Record.read(run),
+        config.model,
+        _settings(config),
+        known,
+        train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
+        is_fresh=not config.init_from,
+    )
+    if text is not None:
+        if dataset is None or known is None or isinstance(dataset, Checked):
+            raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
+        yield from _doctor_text(run, dataset, known, text)
+
+
+def report(run: str | Path, checks: list[Checked]) -> Path:
+    """Write a run's `report.html` with these checks; where it is.
+
+    Raises:
+        CheckpointError: there is no run, or its folder cannot be written to.
+    """
+    folder = RunFolder(Path(run)).require()
+    config = load_config(folder.config)
+    dataset = diagnosis.open_dataset(Path(config.data)) if config.data and Path(config.data).is_dir() else None
+    known = ladder(dataset) if isinstance(dataset, TokenDataset) else None
+    try:
+        write_report(Record.read(folder), checks, known)
+    except OSError as error:
+        raise CheckpointError(f"{folder.report} cannot be written: {error.strerror}") from error
+    return folder.report
+
+
+def _doctor_text(run: RunFolder, dataset: TokenDataset, known: Ladder, options: GenerationOptions) -> Iterator[Checked]:
+    loaded = load(run.path)
+    loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS).loss
+    held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
+    prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
+    yield from examine_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)

@@ -171,6 +171,8 @@ def train(
     init_from: Path | None = None,
     gpus: int = 1,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
+    watch: Annotated[bool, Parameter(negative="")] = False,
+    no_recover: Annotated[bool, Parameter(negative="")] = False,
     overrides: Overrides,
 ) -> None:
     """Train a model. Ctrl-C saves at the next step and says how to go on; a second one leaves at once.
@@ -194,6 +196,11 @@ def train(
         torchrun --standalone --nproc-per-node=N -m glassgpt train, which also spans machines.
     tensorboard:
         Also write TensorBoard events (extra: tensorboard).
+    watch:
+        Look into every layer every --diagnosis.sample-every-steps and write it to layers.jsonl; a table of gradients
+        and updates is printed.
+    no_recover:
+        Stop at a step that is not finite, and say why, instead of skipping it; take no other remedy either.
     """
     from glassgpt import api
     from glassgpt.config import load_config
@@ -205,6 +212,7 @@ def train(
     resume = resume or is_restart()
 
     named = {"data": data, "seed": seed, "init_from": init_from}
+    named |= {"diagnosis.watch": "full" if watch else None, "diagnosis.recover": "false" if no_recover else None}
     overrides = overrides | {name: str(value) for name, value in named.items() if value is not None}
     if preset is None and not resume:
         raise UsageError("no preset is named; see them with: glassgpt config list")
@@ -347,6 +355,65 @@ def evaluate(
             f"--context-length is {context_length}; allowed is 1 to {loaded.model.config.context_length}, or 0 for all"
         )
     show_validation(evaluate_dataset(loaded.model, dataset, context_length=context_length), as_json=json)
+
+
+@app.command
+def doctor(
+    target: str | None = None,
+    *,
+    data: Path | None = None,
+    rate_range: Annotated[bool, Parameter(negative="")] = False,
+    text: Annotated[bool, Parameter(negative="")] = False,
+    settings: str | None = None,
+    options: GivenOptions | None = None,
+    report: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    language: Literal["auto", "en", "ko"] = "auto",
+    overrides: Overrides,
+) -> None:
+    """Find out what is wrong, or would go wrong, and what to change. Exit code 1: it breaks the run.
+
+    Parameters
+    ----------
+    target:
+        A preset's name or TOML file, before training; a run, also a dead one; a data set; or a finding's code
+        (GG-NAN-002), to be explained. Without it, this machine is looked at.
+    data:
+        Data set that a preset is to be trained on.
+    rate_range:
+        Also try learning rates from 1e-7 to 1, suggest one and draw rate-range.png.
+    text:
+        Also let a run write, and tell whether the model or a setting is at fault for poor text.
+    settings:
+        With --text: ready settings by purpose or a TOML file, as for generate; single options win.
+    report:
+        Also write a run's report.html: its curves with the events marked, and the findings.
+    json:
+        Print one JSON object.
+    language:
+        Of findings; auto takes the terminal's.
+    """
+    from glassgpt import api
+    from glassgpt.diagnosis.catalogue import CODE, language_of_the_terminal
+    from glassgpt.diagnosis.findings import is_fatal
+    from glassgpt.diagnosis.show import show, show_page
+    from glassgpt.generation.flags import options_from
+
+    spoken = language_of_the_terminal() if language == "auto" else language
+    if target is not None and CODE.fullmatch(target):
+        show_page(target, spoken)
+        return
+    if not text and (settings or options):
+        raise UsageError("settings of a generation are looked at with --text; add that")
+    writing = options_from({}, settings, dict(options or {})) if text else None
+    if report and (target is None or not Path(target).is_dir()):
+        raise UsageError(f"--report is written into a run; name one instead of {target or 'nothing'}")
+    checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
+    made = show(checks, spoken, as_json=json)
+    if report:
+        console.say(f"the report is {api.report(target or '.', made)}")
+    if is_fatal(made):
+        sys.exit(1)
 
 
 @app.command(name="import")

@@ -21,11 +21,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from glassgpt import console
+from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-
-FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class RunConfig:
         optimizer: the optimizer.
         schedule: the learning rate over the steps.
         checkpoint: what is kept.
+        diagnosis: what is watched, and what is mended by itself.
     """
 
     data: str = ""
@@ -51,6 +51,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
 
     def problems(self, ranks: int = 1) -> list[str]:
         """Everything that cannot work with so many processes, in all components together, a line each."""
@@ -63,6 +64,7 @@ class RunConfig:
             *self.optimizer.problems(),
             *self.schedule.problems(),
             *self.checkpoint.problems(),
+            *self.diagnosis.problems(),
         ]
 
 
@@ -281,12 +283,12 @@ def to_toml(config: RunConfig, *, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def preflight(config: RunConfig, out: Path, ranks: int = 1) -> RunConfig:
+def preflight(config: RunConfig, out: Path | None, ranks: int = 1) -> RunConfig:
     """Check a configuration as a whole, against its data and the machine, before anything starts.
 
     Args:
         config: as loaded.
-        out: where the run is to be written; it need not exist.
+        out: where the run is to be written; it need not exist. None does not ask for room on the disk.
         ranks: processes that will train together.
 
     Returns:
@@ -299,7 +301,7 @@ def preflight(config: RunConfig, out: Path, ranks: int = 1) -> RunConfig:
     problems = config.problems(ranks)
     config = _with_data(config, problems)
     if not problems:
-        problems += _hardware_problems(config) + _disk_problems(config, out)
+        problems += _hardware_problems(config) + (_disk_problems(config, out) if out else [])
     if problems:
         raise ConfigError(problems)
     return _with_fitting_warmup(config)
@@ -357,11 +359,9 @@ def _hardware_problems(config: RunConfig) -> list[str]:
 
 
 def _disk_problems(config: RunConfig, out: Path) -> list[str]:
-    from glassgpt.model.accounting import count_parameters
+    from glassgpt.model.accounting import checkpoint_bytes
 
-    # Weights and AdamW's two means; the averaged weights, where there are any.
-    copies = 4 if config.train.ema_decay else 3
-    one = copies * FLOAT32_BYTES * count_parameters(config.model)
+    one = checkpoint_bytes(config.model, averaged=config.train.ema_decay > 0)
     needed = one * config.checkpoint.most_kept
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free

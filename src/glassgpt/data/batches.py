@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ class Batches:
 
     Window `i` belongs to epoch `i // windows_per_epoch`. Each epoch has its own permutation and its own
     phase, so that windows begin elsewhere; within an epoch they do not overlap: each token is a target
-    at most once. The whole state is `position`.
+    at most once. The whole state is `position`, and `quarantined` where rows were found to be bad: in the place of
+    a window that touches one of these spans comes the next of the epoch that does not.
 
     Args:
         tokens: the text.
@@ -42,6 +43,7 @@ class Batches:
         self._position = 0
         self._planned_epoch = -1
         self._starts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._quarantined: list[tuple[int, int]] = []
         # Constant over epochs, so that a window's epoch needs no table: what fits at the largest phase.
         self.windows_per_epoch = max(1, (len(tokens) - context_length) // context_length)
 
@@ -58,6 +60,21 @@ class Batches:
     def seek(self, windows: int) -> None:
         """Go to where `position` was `windows`, forwards or backwards."""
         self._position = windows
+
+    @property
+    def quarantined(self) -> list[tuple[int, int]]:
+        """Spans of tokens that are kept out, each from its first token up to but without its last."""
+        return list(self._quarantined)
+
+    def quarantine(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Keep these spans of tokens out, and no others.
+
+        Raises:
+            DataError: no window of an epoch would be left.
+        """
+        self._quarantined = sorted({(int(first), int(end)) for first, end in spans})
+        if self._quarantined and not any(self._is_clean(start) for start in self._plan(0)):
+            raise DataError("every window of the training text is in quarantine; look at its data set")
 
     def next(self, rows: int) -> tuple[Tensor, Tensor]:
         """The next batch of this rank: inputs and targets, each (rows, context_length) int64 on the CPU.
@@ -89,7 +106,13 @@ class Batches:
         if epoch != self._planned_epoch:
             self._starts = self._plan(epoch)
             self._planned_epoch = epoch
+        while self._quarantined and not self._is_clean(self._starts[index]):
+            index = (index + 1) % self.windows_per_epoch
         return int(self._starts[index])
+
+    def _is_clean(self, start: int | np.int64) -> bool:
+        after = start + self.context_length + 1
+        return not any(start < end and first < after for first, end in self._quarantined)
 
     def _plan(self, epoch: int) -> NDArray[np.int64]:
         """First token of each window of an epoch, in the order in which they come."""

@@ -106,6 +106,12 @@ def training_memory(config: ModelConfig, rows: int) -> MemoryEstimate:
     )
 
 
+def checkpoint_bytes(config: ModelConfig, *, averaged: bool) -> int:
+    """A checkpoint on disk: the weights, AdamW's two means, and the averaged weights where there are any."""
+    copies = 4 if averaged else 3
+    return copies * FLOAT32_BYTES * count_parameters(config)
+
+
 def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:
     """Keys and values of one token in all layers."""
     return 2 * config.n_layer * config.kv_heads * config.head_dim * bytes_per_value

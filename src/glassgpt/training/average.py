@@ -27,11 +27,17 @@ class WeightAverage:
         self._tensors = [parameter.detach().clone() for parameter in model.parameters()]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after the step with number `step` (1 is the first)."""
-        decay = min(self._decay, step / (step + 9))
+    def update(self, step: int, blocked: Tensor | None = None) -> None:
+        """Take in the weights after the step with number `step` (1 is the first).
+
+        Args:
+            step: the step.
+            blocked: a scalar on the device, 1 where the step was refused and nothing is to be taken in.
+        """
+        share = 1 - min(self._decay, step / (step + 9))
+        taken = share if blocked is None else torch.where(blocked > 0, 0.0, share)
         for average, parameter in zip(self._tensors, self._model.parameters(), strict=True):
-            average.lerp_(parameter, 1 - decay)
+            average.lerp_(parameter, taken)
 
     @contextmanager
     def in_place(self) -> Generator[None]:

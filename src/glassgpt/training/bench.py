@@ -108,9 +108,9 @@ def _measure(
         torch.cuda.reset_peak_memory_stats(hardware.device)
 
     def step() -> float:
-        loss, _ = stepper.step(1, settings.train.learning_rate)
+        figures = stepper.step(1, settings.train.learning_rate)
         wait()
-        return loss.item()
+        return figures.loss.item()
 
     first = _seconds(step)
     for _ in range(warmup_steps - 1):

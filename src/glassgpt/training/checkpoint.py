@@ -44,10 +44,11 @@ FORMAT_VERSION = 1
 WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
 STATE, MANIFEST = "state.json", "manifest.json"
 STAGING_PREFIX = ".staging-"
+ABANDONED_PREFIX = "abandoned-"
 NOT_SETTINGS = ("params", "steps")
 """Of an optimizer's group: what is state, not configuration."""
 
-Pointer = Literal["latest", "best"]
+Pointer = Literal["latest", "best", "healthy"]
 
 
 @dataclass
@@ -65,6 +66,11 @@ class TrainingState:
         scaler: state of the gradient scaler; empty when it is not at work.
         rng: every random generator, for each rank; see `capture_rng`.
         model: the model's shape, so that a checkpoint can be loaded by itself.
+        quarantined: spans of training tokens that are kept out; see `Batches.quarantine`.
+        rate_scale: what the scheduled learning rate is multiplied with, below 1 after a rewind.
+        rewarmup: step after which the rate rises anew, and over how many steps; (0, 0) where it does not.
+        memory: what was changed to fit into memory; see `Memory`.
+        guard: what the guard remembers; see `Guard.state`.
     """
 
     step: int = 0
@@ -77,6 +83,11 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
     rng: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     model: dict[str, Any] = field(default_factory=dict[str, Any])
+    quarantined: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    rate_scale: float = 1.0
+    rewarmup: tuple[int, int] = (0, 0)
+    memory: dict[str, Any] = field(default_factory=dict[str, Any])
+    guard: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def capture_rng() -> dict[str, Any]:
@@ -214,12 +225,12 @@ def _seal(folder: Path) -> None:
 
 
 def point(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
-    """Let `latest` or `best` name a checkpoint."""
+    """Let a pointer name a checkpoint."""
     write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
 
 
 def pointed(run: RunFolder, pointer: Pointer) -> Path | None:
-    """The checkpoint that `latest` or `best` names, or None."""
+    """The checkpoint that a pointer names, or None."""
     file = run.checkpoints / pointer
     name = file.read_text(errors="replace").strip() if file.is_file() else ""
     path = run.checkpoints / name
@@ -227,14 +238,23 @@ def pointed(run: RunFolder, pointer: Pointer) -> Path | None:
 
 
 def prune(run: RunFolder, keep_last: int, step: int) -> None:
-    """Delete all but the best and the newest `keep_last` of the checkpoints up to `step`.
+    """Delete all but the best, the one certified healthy and the newest `keep_last` of the checkpoints up to `step`.
 
     Later ones are damaged, or the run would have gone on from them; they must not count as kept.
     """
-    best = pointed(run, "best")
+    kept = (pointed(run, "best"), pointed(run, "healthy"))
     for path in [path for path in list_checkpoints(run) if checkpoint_step(path) <= step][:-keep_last]:
-        if path != best:
+        if path not in kept:
             shutil.rmtree(path)
+
+
+def abandon_after(run: RunFolder, step: int) -> None:
+    """Put the checkpoints after `step` aside: the run was rewound, and goes on without them. Earlier ones go."""
+    for path in run.checkpoints.glob(f"{ABANDONED_PREFIX}*"):
+        shutil.rmtree(path)
+    for path in list_checkpoints(run):
+        if checkpoint_step(path) > step:
+            path.rename(path.with_name(ABANDONED_PREFIX + path.name))
 
 
 def clean_staging(run: RunFolder) -> None:

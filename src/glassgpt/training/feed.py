@@ -31,6 +31,10 @@ class Feed(Protocol):
         """The next inputs and targets, each (rows, context_length) int64 on the device."""
         ...
 
+    def restart(self) -> None:
+        """Forget what was read ahead: the position in the data or the size of batches is about to change."""
+        ...
+
     def close(self) -> None:
         """End what works in the background."""
         ...
@@ -57,6 +61,9 @@ class DirectFeed:
         inputs, targets = self._batches.next(rows)
         return inputs.to(self._device), targets.to(self._device)
 
+    def restart(self) -> None:
+        """Nothing was read ahead."""
+
     def close(self) -> None:
         """Nothing to end."""
 
@@ -77,6 +84,9 @@ class ResidentFeed:
             starts = starts.pin_memory().to(self._device, non_blocking=True)
         window = self._tokens[starts[:, None] + self._offsets].long()  # (rows, context_length + 1)
         return window[:, :-1], window[:, 1:]
+
+    def restart(self) -> None:
+        """Nothing was read ahead."""
 
     def close(self) -> None:
         """Nothing to end."""
@@ -105,6 +115,12 @@ class AheadFeed:
         inputs, targets = reading.result()
         self._batches.seek(after)
         return inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+
+    def restart(self) -> None:
+        """See `Feed`; `batches.position` is that of what was handed out, so nothing is lost."""
+        for _, _, reading in self._ahead:
+            reading.cancel()
+        self._ahead.clear()
 
     def close(self) -> None:
         """End the thread."""

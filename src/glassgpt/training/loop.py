@@ -12,11 +12,12 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
     TrainingState,
+    abandon_after,
     capture_rng,
     clean_staging,
     load_average,
@@ -41,14 +43,16 @@ from glassgpt.training.checkpoint import (
     save_checkpoint,
 )
 from glassgpt.training.figures import PendingFigures
+from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.interrupt import StopRequest, stop_requests
 from glassgpt.training.loss import ValidationLoss, validation_loss
 from glassgpt.training.observers import Observer, StepMetrics
-from glassgpt.training.ranks import Ranks
+from glassgpt.training.parallel import Memory
+from glassgpt.training.ranks import Ranks, local_part
 from glassgpt.training.run import RunFolder
 from glassgpt.training.schedule import learning_rate_ratio
-from glassgpt.training.step import Settings, Stepper
+from glassgpt.training.step import Settings, Stepper, StepStart
 
 SPEED_WINDOW_STEPS = 20
 COLLECT_EVERY_STEPS = 100
@@ -77,12 +81,27 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What a run began with.
+
+    Attributes:
+        weights: this rank's part of each parameter, on the CPU.
+        start: of the first step.
+    """
+
+    weights: dict[str, Tensor]
+    start: StepStart
+
+
+@dataclass(frozen=True)
 class _PendingStep:
     """A step whose figures still lie on the device."""
 
     step: int
     figures: PendingFigures
     learning_rate: float
+    start: StepStart
+    data_seconds: float
 
 
 class Trainer:
@@ -95,10 +114,14 @@ class Trainer:
         run: where checkpoints go.
         observers: who is told what happens, in this order.
         ranks: the processes that train together, this one among them.
+        guard: who decides when a step is refused or memory runs out; the plain one stops.
 
     Attributes:
+        dataset: the data set.
+        stepper: what does a step.
         state: what a checkpoint holds besides weights and optimizer.
         hardware: what `auto` came to.
+        beginning: see `keep_beginning`.
     """
 
     def __init__(
@@ -109,11 +132,14 @@ class Trainer:
         run: RunFolder,
         observers: Sequence[Observer] = (),
         ranks: Ranks | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        self.dataset, self.guard = dataset, guard or Guard()
         self.settings, self.run_folder, self.observers = settings, run, list(observers)
         self.ranks = ranks or Ranks()
         self.hardware: Hardware = resolve_hardware(settings.train)
         self.stepper = Stepper(model, dataset.split("train"), settings, self.hardware, self.ranks)
+        self.stepper.on_out_of_memory = lambda message: self.guard.on_out_of_memory(self, message)
         self.model = self.stepper.model
         self.state = TrainingState(
             train_tokens=len(dataset.split("train")), tokenizer_fingerprint=dataset.tokenizer_fingerprint
@@ -126,6 +152,7 @@ class Trainer:
         self._pending: _PendingStep | None = None
         self._others_stop = False
         self._request = StopRequest()
+        self.beginning: Beginning | None = None
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a verified checkpoint as if nothing had happened.
@@ -142,6 +169,16 @@ class Trainer:
                 f"{self.state.train_tokens:,}: it was exchanged, so the run cannot go on exactly; start a new "
                 f"run from these weights with --init-from {self.run_folder.path}"
             )
+        self._load(checkpoint, state)
+        self.stepper.batches.quarantine(state.quarantined)
+        self.stepper.seek(state.windows)
+        if state.memory:
+            self.stepper.adapt(Memory(**state.memory))
+        self.guard.restore(state.guard)
+        self.state = state
+
+    def _load(self, checkpoint: Path, state: TrainingState) -> None:
+        """Weights, optimizer, average, scaler and generators of a verified checkpoint."""
         load_weights(self.model, checkpoint)
         load_optimizers(self.stepper.optimizers, checkpoint)
         if self.stepper.average is not None:
@@ -151,8 +188,6 @@ class Trainer:
         if state.scaler:
             self.stepper.scaler.load_state_dict(state.scaler)
         self._restore_rng(state)
-        self.stepper.batches.seek(state.windows)
-        self.state = state
 
     def _restore_rng(self, state: TrainingState) -> None:
         if len(state.rng) == self.ranks.count:
@@ -160,6 +195,83 @@ class Trainer:
             return
         # Another number of ranks draws its dropout otherwise; what remains is that no two draw the same.
         torch.manual_seed(hash((self.settings.seed, state.step, self.ranks.rank)))
+
+    def keep_beginning(self) -> None:
+        """Remember the weights as they are, in the host's memory, until a checkpoint is certified: to rewind to."""
+        weights = {name: local_part(p).cpu().clone() for name, p in self.model.named_parameters()}
+        self.beginning = Beginning(weights, self.stepper.start())
+
+    def certify(self, checkpoint: Path) -> None:
+        """Let `healthy` name a checkpoint: it is kept until another one is certified."""
+        if self.ranks.is_first:
+            point(self.run_folder, "healthy", checkpoint)
+        self.beginning = None
+
+    def rewind(self, checkpoint: Path | None, rate_factor: float, rewarmup_steps: int) -> None:
+        """Go on from an earlier checkpoint, with the data that would have come next.
+
+        Checkpoints after it are put aside, so that a resumed run does not find them.
+
+        Args:
+            checkpoint: a verified one of this run; None for the beginning, see `keep_beginning`.
+            rate_factor: what the learning rate is multiplied with from now on.
+            rewarmup_steps: over which it rises.
+        """
+        before, windows = self.state, self.stepper.batches.position
+        self._pending = None
+        state = TrainingState(
+            train_tokens=before.train_tokens, tokenizer_fingerprint=before.tokenizer_fingerprint, model=before.model
+        )
+        if checkpoint is None:
+            self._load_beginning()
+        else:
+            state = read_state(checkpoint)
+            self._load(checkpoint, state)
+        if self.ranks.is_first:
+            abandon_after(self.run_folder, state.step)
+        self.stepper.seek(windows)
+        self.stepper.release()
+        self.state = replace(
+            state,
+            windows=windows,
+            seconds=before.seconds,
+            quarantined=before.quarantined,
+            rate_scale=before.rate_scale * rate_factor,
+            rewarmup=(state.step, rewarmup_steps),
+            memory=before.memory,
+        )
+        for observer in self.observers:
+            observer.on_rewind(state.step)
+
+    def train_on(self, steps: int) -> None:
+        """So many steps without validating or saving; to see what happens in them."""
+        self.model.train()
+        for _ in range(steps):
+            self._step()
+        self._catch_up()
+
+    def _load_beginning(self) -> None:
+        assert self.beginning is not None, "keep_beginning was not called, or a checkpoint was certified since"
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                local_part(parameter).copy_(self.beginning.weights[name])
+        self.stepper.begin_again()
+        self.stepper.go_back(self.beginning.start)
+
+    def quarantine(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Keep spans of training tokens out from the next batch on, besides those that are kept out already.
+
+        Raises:
+            DataError: nothing would be left.
+        """
+        self.stepper.batches.quarantine([*self.stepper.batches.quarantined, *spans])
+        self.stepper.feed.restart()
+        self.state.quarantined = self.stepper.batches.quarantined
+
+    def adapt(self, memory: Memory) -> None:
+        """Take less memory, or more, from the next step on; the batch and its gradient stay the same."""
+        self.stepper.adapt(memory)
+        self.state.memory = asdict(memory)
 
     def run(self) -> Outcome:
         """Train until `max_steps`, or until early stopping or the user ends it.
@@ -171,6 +283,7 @@ class Trainer:
         """
         if self.ranks.is_first:
             clean_staging(self.run_folder)
+        self.guard.begin(self)
         try:
             with stop_requests(aloud=self.ranks.is_first) as self._request, self.hardware.kernels(), _quiet_collector():
                 return self._run()
@@ -208,14 +321,22 @@ class Trainer:
         validation: ValidationLoss | None = None
         stopped_early = self._has_stopped_early()
         while self.state.step < train.max_steps and not stopped_early:
+            before = self.state.step
             self._step()
+            if self.state.step > before:
+                self.guard.after_step(self)
             step = self.state.step
+            if step != before + 1:
+                continue  # a refused step came to light, or the guard has rewound
             is_last = step == train.max_steps
             is_best = False
             if _is_due(step, COLLECT_EVERY_STEPS):
                 gc.collect()
-            if is_last or _is_due(step, train.eval_every_steps):
+            if is_last or _is_due(step, train.eval_every_steps) or _is_due(step, checkpoint.every_steps):
                 self._catch_up()
+                if self.state.step != step:
+                    continue
+            if is_last or _is_due(step, train.eval_every_steps):
                 validation = self.validate()
                 is_best = self._record(validation)
                 stopped_early = self._has_stopped_early()
@@ -227,7 +348,7 @@ class Trainer:
             if asked is not None:
                 self._stop(asked)
         if stopped_early:
-            self._tell("early stop", {"evaluations_since_best": self.state.evaluations_since_best})
+            self.tell("early stop", {"evaluations_since_best": self.state.evaluations_since_best})
         best = self.state.best_loss
         if validation is None:
             # Resumed after the last step: everything is saved, only the closing words are missing.
@@ -237,24 +358,24 @@ class Trainer:
         )
 
     def _step(self) -> None:
-        """One optimizer step over `batch_tokens`, accumulated from micro-batches."""
+        """One optimizer step over `batch_tokens`, accumulated from micro-batches.
+
+        Where the step before turns out to have been refused, this one is undone, and `state.step` stays.
+        """
         start = time.perf_counter()
-        learning_rate = self._learning_rate()
-        loss, grad_norm = self.stepper.step(self.state.step + 1, learning_rate)
-        figures = self._figures(loss, grad_norm)
+        learning_rate = self.learning_rate(self.state.step)
+        asked = self._request.signal_number is not None
+        figures = PendingFigures(self.stepper.step(self.state.step + 1, learning_rate, asked_to_stop=asked))
+        began, waited = self.stepper.began, self.stepper.data_seconds
         # Reading the step before only now keeps a GPU busy with this one.
-        self._flush()
+        if not self._flush(began):
+            return
         duration = time.perf_counter() - start
         self._durations.append(duration)
         self.state.step += 1
         self.state.windows = self.stepper.batches.position
         self.state.seconds += duration
-        self._pending = _PendingStep(self.state.step, figures, learning_rate)
-
-    def _figures(self, loss: Tensor, grad_norm: Tensor) -> PendingFigures:
-        asked = torch.full_like(loss, float(self._request.signal_number is not None))
-        mean, all_asked = self.ranks.sum(torch.stack([loss / self.ranks.count, asked])).unbind()
-        return PendingFigures(mean, grad_norm, all_asked)
+        self._pending = _PendingStep(self.state.step, figures, learning_rate, began, waited)
 
     def _stop_signal(self) -> int | None:
         """The signal to stop by; several ranks stop at the same step, one after any of them was asked."""
@@ -262,9 +383,13 @@ class Trainer:
             return self._request.signal_number
         return (self._request.signal_number or signal.SIGTERM) if self._others_stop else None
 
-    def _learning_rate(self) -> float:
-        train = self.settings.train
-        return train.learning_rate * learning_rate_ratio(self.settings.schedule, self.state.step, train.max_steps)
+    def learning_rate(self, step: int) -> float:
+        """Of the step after `step` steps."""
+        train, state = self.settings.train, self.state
+        scheduled = train.learning_rate * learning_rate_ratio(self.settings.schedule, step, train.max_steps)
+        first, steps = state.rewarmup
+        rising = min(1.0, (step - first + 1) / (steps + 1))
+        return scheduled * state.rate_scale * rising
 
     def _catch_up(self) -> None:
         """Wait for the last step, on the clock of training, and pass its figures on."""
@@ -274,21 +399,34 @@ class Trainer:
             self.state.seconds += time.perf_counter() - start
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, behind: StepStart | None = None) -> bool:
         """Read the figures of the step before and pass them on.
 
+        Args:
+            behind: where a step began that was queued since; it is undone if the step before was refused.
+
+        Returns:
+            Whether the step before was applied; if not, the guard has dealt with it.
+
         Raises:
-            TrainingDivergedError: they are not finite.
+            TrainingDivergedError: it was not, and the guard stops.
         """
         pending, self._pending = self._pending, None
         if pending is None:
-            return
+            return True
         figures = pending.figures.read()
         loss, grad_norm = figures.loss, figures.grad_norm
         self._others_stop = figures.stop_requests > 0
         # With a scaler, an overflowing gradient is its everyday business: it skips that step by itself.
-        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.stepper.scaler.is_enabled()):
-            self._diverged(pending.step, loss, grad_norm)
+        if figures.refused and not (self.stepper.scaler.is_enabled() and math.isfinite(loss)):
+            if behind is not None:
+                self.stepper.go_back(behind)
+            self.stepper.release()
+            refused = RefusedStep(
+                pending.step, loss, grad_norm, figures.bad_micro_steps, pending.learning_rate, pending.start
+            )
+            self.guard.on_refused(self, refused)
+            return False
         speed = self._tokens_per_second()
         peak = self.hardware.peak_flops
         metrics = StepMetrics(
@@ -300,16 +438,19 @@ class Trainer:
             seconds=self.state.seconds,
             tokens_per_second=speed,
             mfu=speed * self._flops_per_token / peak / self.ranks.count if peak else None,
+            data_seconds=pending.data_seconds,
+            skipped=figures.refused,
         )
         for observer in self.observers:
             observer.on_step(metrics)
+        return True
 
     def _tokens_per_second(self) -> float:
         return len(self._durations) * self.settings.train.batch_tokens / sum(self._durations)
 
     def _record(self, validation: ValidationLoss) -> bool:
         if not math.isfinite(validation.loss):
-            self._diverged(self.state.step, validation.loss, math.nan)
+            self.diverge(self.state.step, validation.loss, math.nan)
         best = self.state.best_loss
         is_best = best is None or validation.loss < best
         self.state.best_loss = validation.loss if is_best else best
@@ -322,6 +463,7 @@ class Trainer:
         self._catch_up()  # what has diverged must not be saved
         self.state.rng = self.ranks.gather_objects(capture_rng())
         self.state.scaler = self.stepper.scaler.state_dict()
+        self.state.guard = self.guard.state()
         average = self.stepper.average.named() if self.stepper.average else None
         path = save_checkpoint(
             self.run_folder, self.model, self.stepper.optimizers, self.state, average=average, ranks=self.ranks
@@ -333,27 +475,34 @@ class Trainer:
         self.ranks.wait()
         for observer in self.observers:
             observer.on_checkpoint(self.state.step, path)
+        self.guard.on_saved(self, path)
 
     def _has_stopped_early(self) -> bool:
         return 0 < self.settings.train.early_stop_evaluations <= self.state.evaluations_since_best
 
     def _stop(self, signal_number: int) -> None:
-        self._tell("interrupted", {"signal": signal_number})
+        self.tell("interrupted", {"signal": signal_number})
         raise Interrupted(
             f"stopped and saved after step {self.state.step:,}; go on with: "
             f"glassgpt train --resume --out {self.run_folder.path}",
             signal_number,
         )
 
-    def _diverged(self, step: int, loss: float, grad_norm: float) -> None:
-        self._tell("diverged", {"at": step, "loss": str(loss), "grad_norm": str(grad_norm)})
+    def diverge(self, step: int, loss: float, grad_norm: float) -> NoReturn:
+        """Stop because a step's figures are not finite.
+
+        Raises:
+            TrainingDivergedError: always.
+        """
+        self.tell("diverged", {"at": step, "loss": str(loss), "grad_norm": str(grad_norm)})
         raise TrainingDivergedError(
             f"step {step:,}: the loss is {loss:g} and the gradient norm {grad_norm:g}; nothing of it was saved. "
             f"Go on from the last checkpoint with a lower rate: glassgpt train --resume --out "
             f"{self.run_folder.path} --train.learning-rate {self.settings.train.learning_rate / 2:g}"
         )
 
-    def _tell(self, event: str, details: dict[str, object]) -> None:
+    def tell(self, event: str, details: Mapping[str, object]) -> None:
+        """Let all observers know that something happened."""
         for observer in self.observers:
             observer.on_event(self.state.step, event, details)
 

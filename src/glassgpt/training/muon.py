@@ -55,10 +55,17 @@ def orthogonalise(matrices: Tensor, coefficients: Sequence[tuple[float, float, f
     return x.mT if is_tall else x
 
 
-def _look_ahead(averages: list[Tensor], gradients: list[Tensor], momentum: Tensor) -> list[Tensor]:
-    """Move the running averages, in place; returns a step further towards the newest gradient (Nesterov)."""
+def _look_ahead(
+    averages: list[Tensor], gradients: list[Tensor], momentum: Tensor, blocked: Tensor | None
+) -> list[Tensor]:
+    """Move the running averages, in place; returns a step further towards the newest gradient (Nesterov).
+
+    Where `blocked` is 1, the average is taken for the gradient: it stays as it is, and what is not finite is gone.
+    """
     ahead: list[Tensor] = []
     for average, gradient in zip(averages, gradients, strict=True):
+        if blocked is not None:
+            gradient = torch.where(blocked > 0, average, gradient)
         average.lerp_(gradient, 1 - momentum)
         ahead.append(gradient.lerp(average, momentum))
     return ahead
@@ -84,6 +91,10 @@ class Muon(torch.optim.Optimizer):
             quickly.
         ranks: processes that share the work; each ends with the same weights.
         compiled: whether to compile the update (worth it on a GPU only).
+
+    Attributes:
+        found_inf: scalar on the device, or None. Where it is 1, a step changes nothing; PyTorch's fused optimizers
+            have it by the same name.
     """
 
     FIRST_MOMENTUM = 0.85
@@ -108,6 +119,7 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self._ranks = ranks or Ranks()
+        self.found_inf: Tensor | None = None
         self._orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
         self._look_ahead, self._apply = _look_ahead, _apply
         if compiled:
@@ -117,7 +129,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on every matrix that has a gradient."""
+        """One step on every matrix that has a gradient; on none, where the scalar `found_inf` is 1."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -139,11 +151,13 @@ class Muon(torch.optim.Optimizer):
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         averages = [local_part(self.state[parameter]["momentum"]) for parameter in parameters]
         gradients = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
-        ahead = self._look_ahead(averages, gradients, torch.tensor(momentum))
+        ahead = self._look_ahead(averages, gradients, torch.tensor(momentum), self.found_inf)
         updates = self._orthogonal_parts(wholes_of(ahead, parameters))
         rows, columns = parameters[0].shape
         # Tensors, because a compiled function would be compiled again for each new number.
         rate = torch.tensor(float(group["lr"]) * max(1.0, rows / columns) ** 0.5)
+        if self.found_inf is not None:
+            rate = torch.where(self.found_inf > 0, 0.0, rate)
         decay = torch.tensor(float(group["weight_decay"]))
         self._apply([local_part(parameter) for parameter in parameters], parts_of(updates, parameters), rate, decay)
 

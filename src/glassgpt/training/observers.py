@@ -32,6 +32,8 @@ class StepMetrics:
         seconds: time trained so far.
         tokens_per_second: over the last steps.
         mfu: share of the hardware's peak arithmetic, or None where that is not known.
+        data_seconds: of the step, in which the host waited for its batch.
+        skipped: whether the gradient scaler passed this step over because the gradient overflowed.
     """
 
     step: int
@@ -42,6 +44,8 @@ class StepMetrics:
     seconds: float
     tokens_per_second: float
     mfu: float | None
+    data_seconds: float = 0.0
+    skipped: bool = False
 
 
 class Observer:
@@ -59,6 +63,9 @@ class Observer:
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
         """When something happened that a reader of the run should know."""
 
+    def on_rewind(self, step: int) -> None:
+        """When training goes on from an earlier step; what was told of later ones no longer holds."""
+
     def close(self) -> None:
         """When the loop ends, however it ends."""
 
@@ -73,9 +80,8 @@ class RunFiles(Observer):
     """
 
     def __init__(self, run: RunFolder, step: int) -> None:
-        kept = [line for line in read_jsonl(run.metrics) if line["step"] <= step]
-        write_atomically(run.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._metrics = open(run.metrics, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._run = run
+        self._metrics = self._cut_back(step)
         self._events = open(run.events, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def on_step(self, metrics: StepMetrics) -> None:
@@ -97,6 +103,20 @@ class RunFiles(Observer):
         """Write a line."""
         self._write(self._events, {"step": step, "event": event, **details})
 
+    def on_rewind(self, step: int) -> None:
+        """Cut the metrics back to this step; what is cut off goes to `abandoned.jsonl`."""
+        self._metrics.close()
+        dropped = [line for line in read_jsonl(self._run.metrics) if line["step"] > step]
+        with open(self._run.abandoned, "a", encoding="utf-8") as file:
+            for line in dropped:
+                self._write(file, line)
+        self._metrics = self._cut_back(step)
+
+    def _cut_back(self, step: int) -> TextIO:
+        kept = [line for line in read_jsonl(self._run.metrics) if line["step"] <= step]
+        write_atomically(self._run.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        return open(self._run.metrics, "a", encoding="utf-8")
+
     def close(self) -> None:
         """Close both files."""
         self._metrics.close()
@@ -116,6 +136,7 @@ class Display(Observer):
 
     def __init__(self, meter: console.Meter) -> None:
         self._meter = meter
+        self._last = self._ahead = 0
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Move the bar."""
@@ -126,7 +147,11 @@ class Display(Observer):
         if metrics.mfu is not None:
             note += f"  mfu {metrics.mfu:.1%}"
         self._meter.note(note)
-        self._meter.advance(1)
+        # After a rewind, the bar waits until training is where it was.
+        if self._ahead == 0:
+            self._meter.advance(1)
+        self._last = metrics.step
+        self._ahead = max(0, self._ahead - 1)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Leave a line above the bar."""
@@ -134,6 +159,10 @@ class Display(Observer):
         console.say(
             f"step {step:>6,}  validation loss {validation.loss:.4f}  {validation.bits_per_byte:.4f} bits per byte{mark}"
         )
+
+    def on_rewind(self, step: int) -> None:
+        """Say so by standing still."""
+        self._ahead += max(0, self._last - step)
 
 
 @contextmanager

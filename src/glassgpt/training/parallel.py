@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,21 @@ from glassgpt.training.config import TrainConfig
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What memory is traded for; the gradient is the same whatever stands here.
+
+    Attributes:
+        micro_rows: sequences in a forward pass.
+        loss_chunk_tokens: see `TrainConfig`.
+        recompute_activations: see `TrainConfig`.
+    """
+
+    micro_rows: int
+    loss_chunk_tokens: int
+    recompute_activations: bool
 
 
 class ParallelLoss:
@@ -37,9 +53,9 @@ class ParallelLoss:
         self.is_sharded = ranks.count > 1 and train.sharding == "full"
         self._loss = TrainingLoss(model, train.loss_chunk_tokens)
         self._wrapped: nn.Module = self._loss
+        self._blocks, self._recomputes = model.blocks, False
         if train.recompute_activations:
-            for block in model.blocks:
-                _recompute(block)
+            self._recompute()
         if self.is_sharded:
             self._shard(model, hardware)
         elif ranks.count > 1:
@@ -66,6 +82,29 @@ class ParallelLoss:
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
         return _unsynchronised(self._loss) if self.is_sharded else nullcontext()
+
+    @property
+    def memory(self) -> tuple[int, bool]:
+        """Tokens whose logits are held at once, and whether activations are computed again; see `Memory`."""
+        return self._loss.chunk_tokens, self._recomputes
+
+    def adapt(self, loss_chunk_tokens: int, recompute_activations: bool) -> None:
+        """Trade time for memory, or back."""
+        if (loss_chunk_tokens, recompute_activations) == self.memory:
+            return
+        self._loss.chunk_tokens = loss_chunk_tokens
+        if recompute_activations and not self._recomputes:
+            self._recompute()
+        elif self._recomputes and not recompute_activations:
+            for block in self._blocks:
+                del block.forward  # the class's own comes to light again
+            self._recomputes = False
+        torch.compiler.reset()  # what was compiled holds the old way
+
+    def _recompute(self) -> None:
+        for block in self._blocks:
+            _recompute(block)
+        self._recomputes = True
 
     def _shard(self, model: LanguageModel, hardware: Hardware) -> None:
         policy = MixedPrecisionPolicy()

@@ -36,6 +36,16 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def abandoned(self) -> Path:
+        """Lines of `metrics.jsonl` whose steps were taken back by a rewind."""
+        return self.path / "abandoned.jsonl"
+
+    @property
+    def layers(self) -> Path:
+        """One JSON object a line: what a look into every layer showed, where that was asked for."""
+        return self.path / "layers.jsonl"
+
+    @property
     def events(self) -> Path:
         """One JSON object a line: what happened to the run."""
         return self.path / "events.jsonl"
@@ -44,6 +54,11 @@ class RunFolder:
     def curve(self) -> Path:
         """The loss curve as a picture."""
         return self.path / "loss.png"
+
+    @property
+    def report(self) -> Path:
+        """The run on one page."""
+        return self.path / "report.html"
 
     @property
     def tensorboard(self) -> Path:

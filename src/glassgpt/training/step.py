@@ -1,11 +1,19 @@
-"""One optimizer step: gradients of a whole batch, then the update. `Stepper.step` reads like what it does."""
+"""One optimizer step: gradients of a whole batch, then the update. `Stepper.step` reads like what it does.
+
+An update whose loss or gradient is not finite is refused *on the device*: optimizers select, by a flag that they
+find in `found_inf`, between new and old weights (PyTorch's convention, which its fused kernels follow and Muon of
+ours too). The host learns of it later, when it reads the step's figures; until it has said `release`, every further
+update is refused as well, so that it finds weights, optimizer and average exactly as the refused step found them.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +24,10 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.feed import build_feed
+from glassgpt.training.figures import StepFigures
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
-from glassgpt.training.parallel import ParallelLoss
+from glassgpt.training.parallel import Memory, ParallelLoss
 from glassgpt.training.ranks import Ranks, gathered
 
 
@@ -31,6 +40,33 @@ class Settings:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 1337
+
+
+class Probe(Protocol):
+    """Looks at weights and gradients from within a step; must change neither, nor draw random numbers."""
+
+    def before_update(self, step: int) -> None:
+        """Gradients are whole and clipped, and weights as they were in the forward pass."""
+        ...
+
+    def after_update(self, step: int) -> None:
+        """Weights are updated; there are no gradients any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """What decides a step besides weights and optimizer: enough to do it again.
+
+    Attributes:
+        windows: position in the data.
+        rng: of the generators that dropout draws from.
+        counters: steps that optimizers count on the host.
+    """
+
+    windows: int
+    rng: dict[str, Tensor]
+    counters: tuple[int, ...]
 
 
 class Stepper:
@@ -51,6 +87,13 @@ class Stepper:
         average: of the weights, or None.
         batches: the position in the data.
         mark: told the name of each phase when it has been queued; for measuring.
+        probes: who looks at gradients and updates.
+        began: where the latest step began.
+        data_seconds: for which the latest step waited for its batches.
+        micro_rows: sequences in a forward pass; see `adapt`.
+        rows: sequences in a step, of this rank.
+        on_out_of_memory: asked, outside of any handler and with the gradients dropped, whether room was made, so
+            that the whole step can be done again.
     """
 
     def __init__(
@@ -65,56 +108,183 @@ class Stepper:
         self.batches = Batches(tokens, context, settings.seed, rank=ranks.rank, world_size=ranks.count)
         self.feed = build_feed(self.batches, hardware.device)
         self.mark: Callable[[str], None] = lambda phase: None
-        rows = train.batch_tokens // context // ranks.count
-        self.micro_rows = train.micro_batch_size or rows
-        self._accumulation = rows // self.micro_rows
+        self.probes: list[Probe] = []
+        self.rows = train.batch_tokens // context // ranks.count
+        self.micro_rows = train.micro_batch_size or self.rows
+        self.on_out_of_memory: Callable[[str], bool] = lambda message: False
         self._clip_norm = train.clip_norm or math.inf
-        self._hardware = hardware
+        self.data_seconds = 0.0
+        self._hardware, self._ranks = hardware, ranks
+        self.began = self.start()
+        # Kept, never replaced: the optimizers hold the first.
+        self._blocked = torch.zeros((), device=hardware.device)
+        self._halted = torch.zeros((), device=hardware.device, dtype=torch.bool)
+        for optimizer in self.optimizers:
+            optimizer.found_inf = self._blocked  # type: ignore[attr-defined]
 
-    def step(self, number: int, learning_rate: float) -> tuple[Tensor, Tensor]:
+    def step(self, number: int, learning_rate: float, *, asked_to_stop: bool = False) -> StepFigures:
         """The step with this number, 1 being the first.
 
-        Returns:
-            This rank's mean loss before the update, and the global gradient norm before clipping; both still on
-            the device.
+        Args:
+            number: of the step.
+            learning_rate: for the update.
+            asked_to_stop: whether this rank's user wants to stop; it travels with the figures to the other ranks.
+
+        Raises:
+            torch.OutOfMemoryError: memory ran out, and `on_out_of_memory` could make no room.
         """
         set_learning_rate(self.optimizers, learning_rate)
-        loss = self._accumulate()
-        grad_norm = self._update()
-        if self.average is not None:
-            self.average.update(number)
+        local = self._accumulate_with_room()
+        asked = torch.full_like(local[0], float(asked_to_stop))
+        loss, bad_micro_steps, stop_requests = self._ranks.sum(torch.stack([*local, asked])).unbind()
+        grad_norm = self._gradient_norm()
+        refused = self._refuse(loss, grad_norm)
+        self._update(number)
         self.mark("optimizer")
-        return loss, grad_norm
+        return StepFigures(loss, grad_norm, stop_requests, bad_micro_steps, refused)
 
-    def _accumulate(self) -> Tensor:
-        """Gradients of the whole batch, micro-batch by micro-batch; returns their mean loss."""
+    def start(self) -> StepStart:
+        """Where the next step will begin."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self._hardware.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self._hardware.device)
+        if self._hardware.device.type == "mps":
+            rng["mps"] = torch.mps.get_rng_state()
+        counters = tuple(group["steps"] for optimizer in self.optimizers for group in _counting(optimizer))
+        return StepStart(self.batches.position, rng, counters)
+
+    def go_back(self, start: StepStart) -> None:
+        """Undo what steps have changed on the host since `start`; for steps whose updates were refused."""
+        self.seek(start.windows)
+        torch.set_rng_state(start.rng["cpu"])
+        if "cuda" in start.rng:
+            torch.cuda.set_rng_state(start.rng["cuda"], self._hardware.device)
+        if "mps" in start.rng:
+            torch.mps.set_rng_state(start.rng["mps"])
+        groups = [group for optimizer in self.optimizers for group in _counting(optimizer)]
+        for group, steps in zip(groups, start.counters, strict=True):
+            group["steps"] = steps
+
+    def seek(self, windows: int) -> None:
+        """Go to a position in the data."""
+        self.feed.restart()
+        self.batches.seek(windows)
+
+    def release(self) -> None:
+        """Let updates be applied again after one was refused."""
+        self._halted.zero_()
+
+    @property
+    def memory(self) -> Memory:
+        """What memory is traded for now."""
+        return Memory(self.micro_rows, *self.loss.memory)
+
+    def adapt(self, memory: Memory) -> None:
+        """Trade otherwise; the step's batch and gradient stay the same.
+
+        Raises:
+            ValueError: the micro-batch does not divide the step's rows.
+        """
+        if self.rows % memory.micro_rows:
+            raise ValueError(f"{memory.micro_rows} sequences do not divide the {self.rows} of a step")
+        self.feed.restart()
+        self.micro_rows = memory.micro_rows
+        self.loss.adapt(memory.loss_chunk_tokens, memory.recompute_activations)
+
+    def begin_again(self) -> None:
+        """As before the first step, with the weights that the model has now."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+            for group in _counting(optimizer):
+                group["steps"] = 0
+        self.scaler = self._hardware.scaler()
+        if self.average is not None:
+            for name, parameter in self.model.named_parameters():
+                self.average.named()[name].copy_(parameter.detach())
+
+    def _accumulate_with_room(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the whole batch, again from its beginning for as long as room for it can be made."""
+        self.began = self.start()
+        while True:
+            message = ""
+            try:
+                return self._accumulate()
+            except torch.OutOfMemoryError as error:
+                message = str(error)
+            # Only out here is nothing of the failed step alive any more: the exception held its frames.
+            self._forget_gradients()
+            self.go_back(self.began)
+            if not self.on_out_of_memory(message):
+                raise torch.OutOfMemoryError(message)
+
+    def _accumulate(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the whole batch, micro-batch by micro-batch.
+
+        Returns:
+            This rank's part of the mean loss over all ranks, and how many micro-steps had a loss that is not finite.
+        """
         loss = torch.zeros((), device=self._hardware.device)
-        for i in range(self._accumulation):
+        bad = torch.zeros((), device=self._hardware.device)
+        accumulation = self.rows // self.micro_rows
+        self.data_seconds = 0.0
+        for i in range(accumulation):
+            asked = time.perf_counter()
             inputs, targets = self.feed.next(self.micro_rows)
+            self.data_seconds += time.perf_counter() - asked
             self.mark("data")
-            is_last = i == self._accumulation - 1
+            is_last = i == accumulation - 1
             with nullcontext() if is_last else self.loss.without_sync():
                 with self._hardware.autocast():
                     micro_loss = self.loss.train(inputs, targets)
                 self.mark("forward")
                 # Micro-batches are equally long, so the mean of their means is the mean of the whole batch.
-                self.scaler.scale(micro_loss / self._accumulation).backward()
+                self.scaler.scale(micro_loss / accumulation).backward()
                 self.mark("backward")
-            loss += micro_loss.detach() / self._accumulation
-        return loss
+            micro_loss = micro_loss.detach()
+            loss += micro_loss / accumulation
+            bad += ~micro_loss.isfinite()
+        return loss / self._ranks.count, bad
 
-    def _update(self) -> Tensor:
-        """Clip, step, forget the gradients; returns their global norm before clipping."""
+    def _gradient_norm(self) -> Tensor:
+        """Unscale and clip the gradients; returns their global norm before clipping."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
+        return gathered(nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm))
+
+    def _refuse(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Set the flag by which optimizers keep the old weights; returns whether it is this step's doing, as 0 or 1.
+
+        Loss and norm are the same on all ranks, so that all decide the same.
+        """
+        finite = loss.isfinite() & grad_norm.isfinite()
+        self._blocked.copy_(~finite | self._halted)
+        # With a scaler, an overflowing gradient is everyday business: the scale shrinks, and training goes on.
+        self._halted |= ~loss.isfinite() if self.scaler.is_enabled() else ~finite
+        return (~finite).float()
+
+    def _update(self, number: int) -> None:
+        """Step with all optimizers, or with none of them; then forget the gradients."""
+        for probe in self.probes:
+            probe.before_update(number)
         for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+            # Not scaler.step, which asks for each optimizer by itself: half an update would be applied.
+            optimizer.step()
         self.scaler.update()
+        self._forget_gradients()
+        if self.average is not None:
+            self.average.update(number, self._blocked)
+        for probe in self.probes:
+            probe.after_update(number)
+
+    def _forget_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        return gathered(norm)
 
     def close(self) -> None:
         """End what works in the background."""
         self.feed.close()
+
+
+def _counting(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The groups of an optimizer that count their steps on the host."""
+    return [group for group in optimizer.param_groups if "steps" in group]

@@ -1,0 +1,1 @@
+"""figures -> causes: what went wrong, how that is known, and what to change."""

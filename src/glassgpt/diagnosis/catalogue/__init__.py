@@ -1,0 +1,128 @@
+"""The catalogue: for each code what it means, its cause and what to do, in English and Korean.
+
+The TOML files beside this one are the only source; the terminal, the report and the pages in `docs/diagnosis` are
+made of them. In a text `{name}` is filled with the figure of that name from `Finding.seen`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, get_args
+
+from glassgpt.diagnosis.findings import Finding, Value
+from glassgpt.errors import UsageError
+
+Language = Literal["en", "ko"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+ACTIONS = "actions.toml"
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+CODE = re.compile(r"GG-[A-Z]{2,4}-\d{3}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One entry in one language.
+
+    Attributes:
+        title: what was seen, in a line.
+        means: what that is, for somebody who meets it for the first time.
+        cause: where it usually comes from.
+        do: what to change, most likely remedy first.
+    """
+
+    title: str
+    means: str
+    cause: str
+    do: str
+
+    def filled(self, seen: Mapping[str, Value]) -> Text:
+        """The same with the figures in it."""
+        return Text(*(fill(part, seen) for part in (self.title, self.means, self.cause, self.do)))
+
+    def placeholders(self) -> set[str]:
+        """The names of all figures that the text asks for."""
+        return set(PLACEHOLDER.findall(f"{self.title} {self.means} {self.cause} {self.do}"))
+
+
+@cache
+def entries() -> dict[str, dict[Language, Text]]:
+    """Every entry by its code, in the order of the codes."""
+    found = {code: _texts(table) for name, file in _files().items() if name != ACTIONS for code, table in file.items()}
+    return dict(sorted(found.items()))
+
+
+@cache
+def actions() -> dict[str, dict[Language, str]]:
+    """What a finding's `done` may name, in each language."""
+    return {name: {language: table[language] for language in LANGUAGES} for name, table in _files()[ACTIONS].items()}
+
+
+def _files() -> dict[str, dict[str, Any]]:
+    folder = resources.files("glassgpt") / "diagnosis" / "catalogue"
+    files = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return {entry.name: tomllib.loads(entry.read_text(encoding="utf-8")) for entry in files}
+
+
+def _texts(table: Mapping[str, Mapping[str, str]]) -> dict[Language, Text]:
+    return {language: Text(**{part: text.strip() for part, text in table[language].items()}) for language in LANGUAGES}
+
+
+def entry(code: str, language: Language = "en") -> Text:
+    """The text of a code.
+
+    Raises:
+        UsageError: there is no such code.
+    """
+    if code not in entries():
+        raise UsageError(f"there is no finding {code}; the codes are {', '.join(entries())}")
+    return entries()[code][language]
+
+
+def describe(finding: Finding, language: Language = "en") -> Text:
+    """The text of a finding, its figures filled in."""
+    return entry(finding.code, language).filled(finding.seen)
+
+
+def done(finding: Finding, language: Language = "en") -> list[str]:
+    """What was done already, a sentence each."""
+    return [fill(actions()[name][language], finding.seen) for name in finding.done]
+
+
+def ruled_out(finding: Finding, language: Language = "en") -> list[str]:
+    """The causes that were looked for and are not it: their codes and titles, the figures left out."""
+    return [f"{code} ({PLACEHOLDER.sub('…', entry(code, language).title)})" for code in finding.ruled_out]
+
+
+def fill(text: str, seen: Mapping[str, Value]) -> str:
+    """The text with its figures; one that was not seen is a programming error.
+
+    Raises:
+        KeyError: the figure that is missing.
+    """
+    return PLACEHOLDER.sub(lambda match: figure(seen[match[1]]), text)
+
+
+def figure(value: Value) -> str:
+    """A figure as a person reads it: four digits that count, thousands apart."""
+    if isinstance(value, str):
+        return value
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def page(code: str) -> str:
+    """Where a code's page lies in the repository."""
+    return f"docs/diagnosis/{code}.md"
+
+
+def language_of_the_terminal() -> Language:
+    """Korean where the environment asks for it, else English."""
+    wanted = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return "ko" if wanted.startswith("ko") else "en"

@@ -1,0 +1,196 @@
+"""What `glassgpt doctor` looks at, in order. Each check is a function elsewhere; here they are only put in a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glassgpt.data.batches import Batches
+from glassgpt.data.shards import TokenArray, TokenDataset
+from glassgpt.diagnosis import data_checks, model_checks, settings_checks
+from glassgpt.diagnosis.findings import Checked, Finding, is_fatal
+from glassgpt.diagnosis.memory import check_memory
+from glassgpt.diagnosis.rate_range import check_rate_range
+from glassgpt.errors import DataError, TokenizerError
+from glassgpt.model.accounting import count_parameters
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.bench import random_text
+from glassgpt.training.checkpoint import load_weights
+from glassgpt.training.hardware import Hardware, resolve_hardware
+from glassgpt.training.optimizers import build_optimizers
+from glassgpt.training.ranks import Ranks
+from glassgpt.training.step import Settings, Stepper
+
+LARGE_PARAMETERS = 200_000_000
+"""A model with more is looked at with its first layers alone: they are all built alike."""
+LAYERS_OF_A_LARGE_MODEL = 2
+LOOKED_AT_TOKENS = 512
+QUICK_TOKENS = 128
+CAUSALITY_TOKENS = 64
+RANGE_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that is about to begin.
+
+    Attributes:
+        model: the shape, its vocabulary filled in.
+        settings: of the training.
+        dataset: what it learns from, or None where none is named: random tokens then stand for it.
+        out: where the run is to be written.
+        weights: checkpoint whose weights it begins with, or None for fresh ones.
+    """
+
+    model: ModelConfig
+    settings: Settings
+    dataset: TokenDataset | None
+    out: Path
+    weights: Path | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the weights are untrained."""
+        return self.weights is None
+
+    def text(self) -> TokenArray:
+        """The training text, or what stands for it."""
+        if self.dataset is not None:
+            return self.dataset.split("train")
+        return random_text(self.model.vocab_size, 64 * (self.model.context_length + 1))
+
+
+def open_dataset(folder: Path) -> TokenDataset | Checked:
+    """The data set, or what is wrong with it."""
+    try:
+        dataset = TokenDataset.open(folder)
+        _ = dataset.tokenizer
+    except DataError as error:
+        return Checked("data", "cannot be opened", (Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
+    except TokenizerError as error:
+        return Checked("data", "has a wrong tokenizer", (Finding("GG-DAT-010", "fatal", {"problem": str(error)}),))
+    return dataset
+
+
+def examine_machine() -> Iterator[Checked]:
+    """Where nothing is named: what this machine would train with."""
+    settings, model = Settings(), ModelConfig(n_layer=1, vocab_size=512, context_length=128)
+    hardware = resolve_hardware(settings.train)
+    yield settings_checks.check_hardware(model, settings.train, hardware)
+    yield model_checks.check_kernel(build_model(model).blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+
+
+def examine_data(dataset: TokenDataset) -> Iterator[Checked]:
+    """A data set by itself."""
+    yield data_checks.check_shards(dataset)
+    yield data_checks.check_ids(dataset, dataset.vocab_size)
+    yield data_checks.check_fit(dataset)
+    yield data_checks.check_copies(dataset)
+    yield data_checks.check_overlap(dataset)
+    yield data_checks.check_likeness(dataset)
+
+
+def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
+    """A training before it begins: settings, machine, data, memory, model; the learning rates where asked.
+
+    Args:
+        plan: the training.
+        rate_range: also try learning rates; the picture goes beside the run.
+    """
+    hardware = resolve_hardware(plan.settings.train)
+    yield from _settings(plan)
+    yield settings_checks.check_hardware(plan.model, plan.settings.train, hardware)
+    yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
+    if plan.dataset is not None:
+        yield from examine_data(plan.dataset)
+    memory = check_memory(plan.model, plan.settings, hardware)
+    yield memory
+    if is_fatal([memory]):
+        return
+    with torch.random.fork_rng([hardware.device] if hardware.device.type == "cuda" else []):
+        yield from _model(plan, hardware)
+        if rate_range:
+            yield _range(plan, hardware)
+
+
+def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked]:
+    """What a second or two can tell at every start of training; changes nothing and no random generator.
+
+    Args:
+        plan: the training.
+        model: as it begins, on the CPU; None where it goes on from a checkpoint and was looked at before.
+    """
+    yield from _settings(plan)
+    if plan.dataset is None:
+        return
+    yield data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
+    yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
+    if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
+        return
+    cpu = Hardware(torch.device("cpu"), "fp32", compile=False)
+    inputs, targets = _first_batch(batches, QUICK_TOKENS)
+    yield model_checks.check_initial_loss(model, inputs, targets, cpu, is_fresh=plan.is_fresh)
+    yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
+
+
+def _settings(plan: Plan) -> Iterator[Checked]:
+    yield settings_checks.check_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
+    yield settings_checks.check_warmup(plan.model, plan.settings, is_fresh=plan.is_fresh)
+    if plan.dataset is not None:
+        yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.text()))
+
+
+def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
+    model = _built(plan).to(hardware.device)
+    parameters = f"{count_parameters(plan.model):,} parameters"
+    yield Checked("model", f"{parameters}; looked at with {len(model.blocks)} of {plan.model.n_layer} blocks")
+    batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
+    yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
+    inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
+    train, optimizer = plan.settings.train, plan.settings.optimizer
+    yield model_checks.check_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+    yield model_checks.check_initial_loss(model, inputs, targets, hardware, is_fresh=plan.is_fresh)
+    yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
+    yield model_checks.check_gradients(model, inputs, targets, hardware)
+    yield model_checks.check_groups(model, build_optimizers(model, optimizer))
+    yield model_checks.check_one_batch(model, inputs, targets, optimizer, train.learning_rate)
+
+
+def _built(plan: Plan) -> LanguageModel:
+    """The model as training would begin with it; of a large fresh one the first layers."""
+    shape = plan.model
+    if plan.is_fresh and count_parameters(shape) > LARGE_PARAMETERS:
+        shape = dataclasses.replace(shape, n_layer=min(shape.n_layer, LAYERS_OF_A_LARGE_MODEL))
+    torch.manual_seed(plan.settings.seed)
+    model = build_model(shape)
+    if plan.weights is not None:
+        load_weights(model, plan.weights, averaged=True)
+    return model
+
+
+def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
+    """At least a row of the first batch, and about so many tokens; the position stays."""
+    rows = max(1, tokens // batches.context_length)
+    inputs, targets = batches.read(batches.starts_at(batches.position, rows))
+    most = max(2, tokens // rows)
+    return inputs[:, :most], targets[:, :most]
+
+
+def _range(plan: Plan, hardware: Hardware) -> Checked:
+    rows = plan.settings.train.micro_batch_size or plan.settings.train.batch_tokens // plan.model.context_length
+    rows = max(1, min(rows, RANGE_TOKENS // plan.model.context_length))
+    train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
+    stepper = Stepper(_built(plan), plan.text(), dataclasses.replace(plan.settings, train=train), hardware, Ranks())
+    folder = plan.out if plan.out.is_dir() else Path()
+    try:
+        return check_rate_range(stepper, hardware, train.learning_rate, folder / "rate-range.png")
+    finally:
+        stepper.close()

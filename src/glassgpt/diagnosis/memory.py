@@ -1,0 +1,215 @@
+"""Memory to train: predicted by component, measured at two sizes, and held against what is free."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from glassgpt.data.batches import validation_windows
+from glassgpt.data.shards import TokenArray
+from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_memory
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.bench import random_text
+from glassgpt.training.hardware import Hardware
+from glassgpt.training.loss import validation_loss
+from glassgpt.training.ranks import Ranks
+from glassgpt.training.step import Settings, Stepper
+
+USABLE = 0.92
+"""Share of the free memory that may be filled; the rest is fragmentation and other programs."""
+MOST_CPU_FLOPS = 1e12
+"""What is not measured on a CPU because nobody would wait for it: about 20 s on two cores."""
+GIGA = 1e9
+UNLIMITED = 1 << 60
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process may still take on a device, or None where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    known = [n for n in (_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup"))) if n is not None]
+    return min(known, default=None)
+
+
+def _available(meminfo: Path) -> int | None:
+    if not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return 1024 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None
+
+
+def _left_in_group(group: Path) -> int | None:
+    """What a container may still take; its limit, where it has one, is not the machine's."""
+    limit, used = group / "memory.max", group / "memory.current"
+    if not limit.is_file() or not used.is_file():
+        return None
+    most = limit.read_text().strip()
+    return None if most == "max" or int(most) > UNLIMITED else int(most) - int(used.read_text())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, on any device; what kernels take inside is not seen.
+
+    Args:
+        present: tensors that are there already.
+
+    Attributes:
+        peak: most bytes at once so far.
+    """
+
+    def __init__(self, present: list[Tensor]) -> None:
+        super().__init__()
+        self._known: dict[int, int] = {}
+        self._now = self.peak = 0
+        self._see(present)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self._see(output)
+        return output
+
+    def _see(self, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._count(output.untyped_storage())
+        elif isinstance(output, (list, tuple)):
+            for part in output:  # type: ignore[reportUnknownVariableType]
+                self._see(part)
+
+    def _count(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known[key] = storage.nbytes()
+        self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._known.pop(key, 0)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that training takes, as a line over the sequences in a micro-batch.
+
+    Attributes:
+        fixed: bytes whatever the micro-batch is.
+        per_row: bytes for each sequence.
+        is_measured: whether it was; else it is predicted.
+    """
+
+    fixed: float
+    per_row: float
+    is_measured: bool
+
+    def at(self, rows: int) -> float:
+        """Bytes with so many sequences at once."""
+        return self.fixed + self.per_row * rows
+
+    def fitting(self, free: float, rows: int) -> int:
+        """The most sequences at once that fit and divide `rows`; 0 where not even one fits."""
+        return max((n for n in range(1, rows + 1) if rows % n == 0 and self.at(n) <= free), default=0)
+
+
+def predicted(model: ModelConfig) -> Need:
+    """From the model's shape alone; see `training_memory`."""
+    one, two = training_memory(model, 1).total, training_memory(model, 2).total
+    return Need(2 * one - two, two - one, is_measured=False)
+
+
+def measured(model: ModelConfig, settings: Settings, hardware: Hardware) -> Need:
+    """From a whole step and an evaluation with one and with two sequences.
+
+    Not compiled: what is fused by compiling needs less, never more.
+    """
+    one, two = (_peak(model, settings, dataclasses.replace(hardware, compile=False), rows) for rows in (1, 2))
+    return Need(2 * one - two, two - one, is_measured=True)
+
+
+def _peak(model: ModelConfig, settings: Settings, hardware: Hardware, rows: int) -> float:
+    """Most bytes at once, weights included, in a step and an evaluation of so many sequences."""
+    train = dataclasses.replace(settings.train, batch_tokens=rows * model.context_length, micro_batch_size=rows)
+    on_gpu = hardware.device.type == "cuda"
+    gc.collect()  # what a measurement before has left in cycles
+    with torch.random.fork_rng([hardware.device] if on_gpu else []):
+        before = torch.cuda.memory_allocated(hardware.device) if on_gpu else 0
+        text = random_text(model.vocab_size, 4 * train.batch_tokens + 1)
+        stepper = Stepper(build_model(model), text, dataclasses.replace(settings, train=train), hardware, Ranks())
+        try:
+            if not on_gpu:
+                return _counted(stepper, hardware, text, rows)
+            torch.cuda.reset_peak_memory_stats(hardware.device)
+            _step_and_evaluate(stepper, hardware, text, rows)
+            return torch.cuda.max_memory_allocated(hardware.device) - before
+        finally:
+            stepper.close()
+
+
+def _counted(stepper: Stepper, hardware: Hardware, text: TokenArray, rows: int) -> int:
+    with LiveBytes([*stepper.model.parameters(), *stepper.model.buffers()]) as counter:
+        _step_and_evaluate(stepper, hardware, text, rows)
+    return counter.peak
+
+
+def _step_and_evaluate(stepper: Stepper, hardware: Hardware, text: TokenArray, rows: int) -> None:
+    config = stepper.model.config
+    windows = validation_windows(text, config.context_length, rows=rows, limit=rows * config.context_length)
+    lengths = np.ones(config.vocab_size, dtype=np.int64)
+    with hardware.kernels():
+        stepper.model.train()
+        for number in (1, 2):  # with the second the optimizer's averages are there from the beginning
+            stepper.step(number, 0.0)
+        validation_loss(stepper.model, windows, lengths, device=hardware.device, autocast=hardware.autocast())
+
+
+def check_memory(model: ModelConfig, settings: Settings, hardware: Hardware, *, measure: bool = True) -> Checked:
+    """What training takes against what is free, by component; measured where that takes seconds."""
+    train = settings.train
+    batch_rows = max(1, train.batch_tokens // model.context_length)
+    rows = train.micro_batch_size or batch_rows
+    free, parts = free_memory(hardware.device), training_memory(model, rows)
+    if free is None:
+        return Checked("memory", f"{parts.total / GIGA:.3g} GB predicted; what is free is not known on this machine")
+    need = predicted(model)
+    if measure and need.at(2) < free / 2 and _is_quick(model, hardware):
+        need = measured(model, settings, hardware)
+    fits, needed = need.fitting(USABLE * free, batch_rows), need.at(rows)
+    how = "measured at two sizes" if need.is_measured else "predicted"
+    line = f"{needed / GIGA:.3g} GB {how} for {rows} sequences at once, {free / GIGA:.3g} GB are free"
+    if needed <= USABLE * free:
+        return Checked("memory", f"{line}; {_by_component(parts)}")
+    seen = {
+        "needed": needed / GIGA,
+        "free": free / GIGA,
+        **{
+            name: getattr(parts, name) / GIGA for name in ("weights", "gradients", "optimizer", "activations", "logits")
+        },
+        "rows": rows,
+        "context": model.context_length,
+        "fits": max(1, fits),
+    }
+    confidence = 0.95 if need.is_measured else 0.7
+    return Checked("memory", line, (Finding("GG-MEM-001", "fatal", seen, confidence),))
+
+
+def _by_component(parts: MemoryEstimate) -> str:
+    names = ("weights", "gradients", "optimizer", "activations", "logits")
+    return ", ".join(f"{name} {getattr(parts, name) / 1e6:,.0f}" for name in names) + " MB predicted"
+
+
+def _is_quick(model: ModelConfig, hardware: Hardware) -> bool:
+    tokens = 2 * 3 * model.context_length  # two steps and an evaluation, with one sequence and with two
+    return hardware.device.type != "cpu" or flops_per_token(model) * tokens < MOST_CPU_FLOPS

@@ -1,0 +1,552 @@
+"""Why a step was not finite: it is done again, watched, and then done otherwise.
+
+Lowering the rate after a NaN is often the wrong remedy: as often the cause is one row of the data, the precision, a
+kernel, or weights that were damaged. So the step is replayed from where it began, with hooks on every module, forward
+and backward, which name the first one whose result is not finite; its micro-batch is bisected to the row; and it is
+run again with one thing changed at a time. What makes the fault go away is the cause, what does not is ruled out.
+
+`replay` works inside a run that is still alive, because a refused step has changed nothing; `replay_run` on the files of
+a dead one, whose steps are the same bits when they are done again from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from glassgpt.errors import GlassGPTError
+from glassgpt.model.attention import Attend, attend_readable
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint import TrainingState, load_optimizers, load_weights, read_state, restore_rng
+from glassgpt.training.guard import Guard, RefusedStep
+from glassgpt.training.hardware import Hardware
+from glassgpt.training.loop import Trainer
+from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.step import Stepper, StepStart
+
+Cause = Literal["data", "precision", "weights", "learning rate", "kernel", "model", "not reproduced", "unknown"]
+
+MOST_STEPS_DONE_AGAIN = 100
+"""From the last good weights to the fault, to tell a rate that is too high from weights that were damaged."""
+STEPS_AHEAD = (1, 3, 7)
+"""Where rows are taken from to see whether others fail too."""
+LOWER_RATE, SAFE_RATE = 0.1, 1e-5
+"""A share of the rate, and a rate that no model of this kind fails at."""
+TEXT_CHARACTERS = 200
+SAME_WEIGHTS = 1e-3
+"""Relative distance up to which weights that were trained again count as the same."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class BadModule:
+    """The first module whose result was not finite.
+
+    Attributes:
+        name: as in `named_modules`; of the parent, where what happened lies between its parts.
+        direction: of the pass in which it happened.
+        input_range: largest magnitude that went in, or None where that was not finite already.
+        last_good: the modules just before, each with the largest magnitude that came out of it.
+    """
+
+    name: str
+    direction: Literal["forward", "backward"]
+    input_range: float | None
+    last_good: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row of the batch that is not finite by itself.
+
+    Attributes:
+        micro_step: in which it came, 0 being the first.
+        row: of the micro-batch.
+        start: its first token in the training text.
+        end: behind its last target.
+        text: the beginning of it, decoded.
+    """
+
+    micro_step: int
+    row: int
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a replay came to.
+
+    Attributes:
+        cause: what the fault goes away with.
+        confidence: between 0 and 1.
+        why: one sentence.
+        ruled_out: what was tried and left the fault as it was, a sentence each.
+        module: where it began, where that was seen.
+        rows: that are bad by themselves.
+        parameters: weights that are not finite.
+    """
+
+    cause: Cause
+    confidence: float
+    why: str
+    ruled_out: tuple[str, ...] = ()
+    module: BadModule | None = None
+    rows: tuple[BadRow, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+    def causes_ruled_out(self) -> list[Cause]:
+        """The causes that `ruled_out` speaks of: a sentence begins with one and a colon."""
+        return [cause for cause in get_args(Cause) if any(line.startswith(f"{cause}:") for line in self.ruled_out)]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `events.jsonl`."""
+        return dataclasses.asdict(self)
+
+
+@dataclass
+class _Way:
+    """A way to run a micro-batch: what a counterfactual changes one part of.
+
+    Attributes:
+        model: with which weights.
+        autocast: in which precision.
+        rng: from where dropout is drawn; None without dropout.
+        chunk_tokens: of the loss.
+    """
+
+    model: LanguageModel
+    autocast: Callable[[], AbstractContextManager[object]]
+    rng: StepStart | None
+    chunk_tokens: int = 0
+
+    def is_finite(self, batch: Batch) -> bool:
+        """Whether loss and gradient norm of a micro-batch are finite; leaves every generator as it was."""
+        with _as_found(self.model, self.rng):
+            loss = self._loss(batch)
+            return bool(loss.isfinite()) and math.isfinite(_gradient_norm(self.model, loss))
+
+    def trace(self, batch: Batch) -> BadModule | None:
+        """Where the first value that is not finite arises, or None."""
+        with _as_found(self.model, self.rng), _Watched(self.model) as watched:
+            loss = self._loss(batch)
+            if not loss.isfinite():
+                return watched.first_bad or watched.between("loss")
+            gradients = _gradients(self.model, loss)
+        names = [name for name, _ in self.model.named_parameters()]
+        bad = [name for name, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
+        if watched.first_bad is None and bad:
+            return BadModule(bad[-1].rpartition(".")[0], "backward", None, watched.last_good())
+        return watched.first_bad
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with self.autocast():
+            return TrainingLoss(self.model, self.chunk_tokens)(*batch)
+
+
+class _Watched:
+    """Hooks on every module that note the magnitudes of what goes in, comes out, and comes back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.first_bad: BadModule | None = None
+        self._seen: list[tuple[str, float]] = []
+        self._backwards: list[tuple[str, float]] = []
+        self._handles: list[Any] = []
+        self._model = model
+
+    def __enter__(self) -> _Watched:
+        for name, module in self._model.named_modules():
+            if name:
+                self._handles.append(module.register_forward_hook(partial(self._forward, name)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def last_good(self) -> tuple[tuple[str, float], ...]:
+        """The last few finite results."""
+        return tuple(self._seen[-3:])
+
+    def between(self, name: str) -> BadModule:
+        """What happened after the last module."""
+        return BadModule(name, "forward", self._seen[-1][1] if self._seen else None, self.last_good())
+
+    def _forward(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self.first_bad is not None or not isinstance(output, Tensor):
+            return
+        size = _magnitude(output)
+        if size is None:
+            given = [x for x in inputs if isinstance(x, Tensor)]
+            fed = _magnitude(given[0]) if given else None
+            # A part that was fed a bad value although no part before made one: it arose in their parent.
+            culprit = name if fed is not None else name.rpartition(".")[0] or name
+            self.first_bad = BadModule(culprit, "forward", fed, self.last_good())
+            return
+        self._seen.append((name, size))
+        if output.requires_grad:
+            output.register_hook(partial(self._backward, name))
+
+    def _backward(self, name: str, gradient: Tensor) -> None:
+        if self.first_bad is not None:
+            return
+        size = _magnitude(gradient)
+        if size is None:
+            # It was fed by the gradient seen last, so it arose in the backward pass of that one's module.
+            fed = self._backwards[-1] if self._backwards else ("loss", None)
+            self.first_bad = BadModule(fed[0], "backward", fed[1], self.last_good())
+        else:
+            self._backwards.append((name, size))
+            self._seen.append((f"gradient of {name}", size))
+
+
+def replay(trainer: Trainer, refused: RefusedStep, last_good: Path | None = None) -> Verdict:
+    """Find out why a step of a living run was refused. Changes nothing, whatever it tries.
+
+    Args:
+        trainer: a run whose weights and optimizer are as the step found them; its model must not be sharded.
+        refused: the step.
+        last_good: a checkpoint whose weights are known to be good.
+    """
+    trainer.stepper.feed.restart()
+    position = trainer.stepper.batches.position
+    try:
+        return _Case(trainer, refused, last_good).verdict()
+    finally:
+        trainer.stepper.batches.seek(position)
+
+
+class _Case:
+    """One refused step and what is tried on it."""
+
+    def __init__(self, trainer: Trainer, refused: RefusedStep, last_good: Path | None) -> None:
+        self._trainer, self._refused, self._last_good = trainer, refused, last_good
+        self._stepper, self._hardware = trainer.stepper, trainer.hardware
+        self._ruled_out: list[str] = []
+        self._module: BadModule | None = None
+
+    def verdict(self) -> Verdict:
+        """Try one thing after the other, the most telling first."""
+        bad = [name for name, p in self._stepper.model.named_parameters() if not p.isfinite().all()]
+        if bad:
+            return self._because("weights", 0.95, f"{bad[0]} holds values that are not finite", parameters=bad)
+        found = self._find_micro_step()
+        if found is None:
+            return self._because(
+                "not reproduced",
+                0.6,
+                "the same step, done again from the same state, is finite: what caused it is gone",
+            )
+        number, batch, way = found
+        self._module = way.trace(batch)
+        others_fail = not any(way.is_finite(other) for other in self._other_batches())
+        if not others_fail:
+            self._ruled_out.append("weights: other rows are finite with the same weights")
+        return (
+            # Weights before the kernel: a fused kernel is the first to fail where weights have run away.
+            (self._blame_weights(batch, way) if others_fail else None)
+            or self._blame_kernel(batch, way)
+            or self._blame_precision(batch, way)
+            or (None if others_fail else self._blame_rows(number, batch, way))
+            or self._blame_model(others_fail)
+        )
+
+    def _find_micro_step(self) -> tuple[int, Batch, _Way] | None:
+        """The first micro-batch that is not finite, with the generators as they stood before it."""
+        stepper, start = self._stepper, self._refused.start
+        with _forked(self._hardware):
+            _restore(start)
+            for number in range(stepper.rows // stepper.micro_rows):
+                before = dataclasses.replace(start, rng=_rng(self._hardware))
+                batch = self._batch(start.windows + number * stepper.micro_rows * self._trainer.ranks.count)
+                way = _Way(stepper.model, self._hardware.autocast, before, stepper.memory.loss_chunk_tokens)
+                if not way.is_finite(batch):
+                    return number, batch, way
+                with torch.no_grad(), self._hardware.autocast():  # so that the next finds the generators as it did
+                    TrainingLoss(stepper.model)(*batch)
+        return None
+
+    def _batch(self, position: int) -> Batch:
+        batches = self._stepper.batches
+        inputs, targets = batches.read(batches.starts_at(position, self._stepper.micro_rows))
+        return inputs.to(self._hardware.device), targets.to(self._hardware.device)
+
+    def _other_batches(self) -> list[Batch]:
+        """Of later steps; several, because a bad row may stand in one of them as well."""
+        step = self._stepper.rows * self._trainer.ranks.count
+        return [self._batch(self._refused.start.windows + ahead * step) for ahead in STEPS_AHEAD]
+
+    def _blame_kernel(self, batch: Batch, way: _Way) -> Verdict | None:
+        with plain_attention(way.model):
+            if way.is_finite(batch):
+                return self._because("kernel", 0.9, "with attention written out in plain operations it is finite")
+        self._ruled_out.append("kernel: attention written out in plain operations fails the same way")
+        return None
+
+    def _blame_precision(self, batch: Batch, way: _Way) -> Verdict | None:
+        given = self._hardware.precision
+        if given == "fp32":
+            model, better = copy.deepcopy(way.model).double(), "float64"
+        else:
+            model, better = way.model, "float32"
+        if dataclasses.replace(way, model=model, autocast=nullcontext).is_finite(batch):
+            return self._because("precision", 0.85, f"in {better} it is finite, in {given} it is not")
+        self._ruled_out.append(f"precision: it fails in {better} as well")
+        return None
+
+    def _blame_rows(self, number: int, batch: Batch, way: _Way) -> Verdict | None:
+        calm = dataclasses.replace(way, rng=None)
+        bad = _failing(range(len(batch[0])), lambda rows: not calm.is_finite((batch[0][rows], batch[1][rows])))
+        if not bad:
+            return None
+        rows = [self._row(number, row) for row in bad]
+        why = f"row {rows[0].row} of micro-step {number} is not finite by itself; other rows are"
+        return self._because("data", 0.9, why, rows=rows)
+
+    def _row(self, number: int, row: int) -> BadRow:
+        batches, stepper = self._stepper.batches, self._stepper
+        position = self._refused.start.windows + number * stepper.micro_rows * self._trainer.ranks.count
+        start = int(batches.starts_at(position, stepper.micro_rows)[row])
+        end = start + batches.context_length + 1
+        text = _decoded(self._trainer, start, end)
+        return BadRow(number, row, start, end, text)
+
+    def _blame_weights(self, batch: Batch, way: _Way) -> Verdict | None:
+        good = self._good_model()
+        if good is None:
+            self._ruled_out.append("data: every row fails")
+            return None
+        if not dataclasses.replace(way, model=good).is_finite(batch):
+            self._ruled_out.append("weights: the last good ones fail on the same rows")
+            return None
+        self._ruled_out.append("data: the last good weights are finite on the same rows")
+        return self._damaged_or_driven()
+
+    def _good_model(self) -> LanguageModel | None:
+        """A copy of the model with the last weights that are known to be good."""
+        model = copy.deepcopy(self._stepper.model)
+        if self._last_good is not None:
+            load_weights(model, self._last_good)
+            return model
+        if self._trainer.beginning is None:
+            return None
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self._trainer.beginning.weights[name])
+        return model
+
+    def _damaged_or_driven(self) -> Verdict:
+        """Train again from the last good weights: do the same weights come out, and with a lower rate better ones?"""
+        again = self._trained_again(1.0)
+        if again is None:
+            return self._because("weights", 0.6, "the last good weights are finite on the same rows, these are not")
+        now = dict(self._stepper.model.named_parameters())
+        changed = [name for name, p in again.model.named_parameters() if _differs(p, now[name])]
+        if changed:
+            why = f"trained again from the last good weights, {changed[0]} comes out otherwise: it was changed by something else"
+            return self._because("weights", 0.9, why, parameters=changed)
+        self._ruled_out.append("weights: training again gives the same ones, so they were not damaged")
+        rate = self._refused.learning_rate
+        for lower in (LOWER_RATE * rate, SAFE_RATE):
+            slower = self._trained_again(lower / rate)
+            assert slower is not None, "the same steps were done just now"
+            way = _Way(slower.model, self._hardware.autocast, self._refused.start)
+            if way.is_finite(self._batch(self._refused.start.windows)):
+                return self._because("learning rate", 0.9, f"at a rate of {lower:.2g} the same steps are finite")
+        return self._because("model", 0.5, "the same steps fail with a lower rate as well")
+
+    def _trained_again(self, rate_factor: float) -> Stepper | None:
+        """A copy of the run, trained from the last good state to the refused step; None where that is too far."""
+        trainer, state = self._trainer, TrainingState()
+        if self._last_good is not None:
+            state = read_state(self._last_good)
+        steps = self._refused.step - 1 - state.step
+        first = self._refused.start.windows - steps * self._stepper.rows
+        since, warmup = trainer.state.rewarmup
+        rewound = since == state.step and warmup > 0  # then the data went on elsewhere
+        known = first == state.windows or rewound
+        if trainer.ranks.count > 1 or not known or not 0 <= steps <= MOST_STEPS_DONE_AGAIN:
+            return None
+        model = self._good_model()
+        assert model is not None
+        hardware = dataclasses.replace(self._hardware, compile=False)
+        copied = Stepper(model, trainer.dataset.split("train"), trainer.settings, hardware, trainer.ranks)
+        with _forked(hardware):
+            self._set_back(copied, state)
+            copied.seek(first)
+            for step in range(state.step, state.step + steps):
+                copied.step(step + 1, trainer.learning_rate(step) * rate_factor)
+                copied.release()
+        copied.close()
+        return copied
+
+    def _set_back(self, copied: Stepper, state: TrainingState) -> None:
+        copied.model.train()
+        copied.adapt(self._stepper.memory)
+        copied.batches.quarantine(self._stepper.batches.quarantined)
+        if self._last_good is not None:
+            load_optimizers(copied.optimizers, self._last_good)
+            restore_rng(state.rng[0])
+            if state.scaler:
+                copied.scaler.load_state_dict(state.scaler)
+        elif self._trainer.beginning is not None:
+            copied.go_back(self._trainer.beginning.start)
+
+    def _blame_model(self, others_fail: bool) -> Verdict:
+        if others_fail:
+            where = f": {self._module.name} makes it of finite values" if self._module else ""
+            return self._because("model", 0.7, f"every batch fails whatever is changed{where}")
+        return self._because("unknown", 0.3, "only this batch fails, and none of its rows by itself")
+
+    def _because(
+        self,
+        cause: Cause,
+        confidence: float,
+        why: str,
+        rows: Sequence[BadRow] = (),
+        parameters: Sequence[str] = (),
+    ) -> Verdict:
+        return Verdict(cause, confidence, why, tuple(self._ruled_out), self._module, tuple(rows), tuple(parameters))
+
+
+class _Collect(Guard):
+    """Keeps the first refused step instead of stopping with an error."""
+
+    def __init__(self) -> None:
+        self.refused: RefusedStep | None = None
+
+    def on_refused(self, trainer: Trainer, refused: RefusedStep) -> None:
+        self.refused = refused
+        raise _FoundError
+
+
+class _FoundError(GlassGPTError):
+    pass
+
+
+def replay_run(trainer: Trainer, checkpoint: Path, steps: int = MOST_STEPS_DONE_AGAIN) -> Verdict | None:
+    """Find out why a dead run failed, from its files: go on from a checkpoint until it fails again.
+
+    Args:
+        trainer: built as the run was, on the same data; its folder is not written to.
+        checkpoint: the last verified one.
+        steps: after which it gives up.
+
+    Returns:
+        The verdict, or None where no step failed.
+    """
+    trainer.resume(checkpoint)
+    trainer.guard = guard = _Collect()
+    try:
+        with trainer.hardware.kernels():
+            trainer.train_on(steps)
+    except _FoundError:
+        assert guard.refused is not None
+        return replay(trainer, guard.refused, checkpoint)
+    finally:
+        trainer.stepper.close()
+    return None
+
+
+@contextmanager
+def plain_attention(model: LanguageModel) -> Generator[None]:
+    """Let attention be computed by its readable twin as long as the context lasts."""
+    kept = [(module, module.attend) for module in attentions(model)]
+    use_attention(model, attend_readable)
+    try:
+        yield
+    finally:
+        for module, attend in kept:
+            module.attend = attend
+
+
+def use_attention(model: LanguageModel, attend: Attend) -> None:
+    """Let every block attend by this function."""
+    for module in attentions(model):
+        module.attend = attend
+
+
+def attentions(model: LanguageModel) -> list[Any]:
+    """The modules that attend, in the order of the blocks."""
+    return [module for module in model.modules() if hasattr(module, "attend")]
+
+
+def _failing(rows: Sequence[int], fails: Callable[[list[int]], bool]) -> list[int]:
+    """The rows that fail by themselves, by halving."""
+    if not fails(list(rows)):
+        return []
+    if len(rows) == 1:
+        return [rows[0]]
+    middle = len(rows) // 2
+    return _failing(rows[:middle], fails) + _failing(rows[middle:], fails)
+
+
+def _gradients(model: nn.Module, loss: Tensor) -> Sequence[Tensor | None]:
+    # Not backward(): what is wrapped for several ranks would begin to talk to the others.
+    return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+
+
+def _gradient_norm(model: nn.Module, loss: Tensor) -> float:
+    return nn.utils.get_total_norm([g for g in _gradients(model, loss) if g is not None]).item()
+
+
+def _magnitude(tensor: Tensor) -> float | None:
+    """Largest absolute value, or None where not all are finite."""
+    size = tensor.detach().abs().max().float().item() if tensor.numel() else 0.0
+    return size if math.isfinite(size) else None
+
+
+def _differs(a: Tensor, b: Tensor) -> bool:
+    a, b = a.detach().double(), b.detach().double()  # the norm of large weights would overflow
+    return not bool((a - b).norm() <= SAME_WEIGHTS * b.norm())
+
+
+def _decoded(trainer: Trainer, start: int, end: int) -> str:
+    tokens = trainer.dataset.split("train").read(start, end - start).tolist()
+    try:
+        return trainer.dataset.tokenizer.decode(tokens)[:TEXT_CHARACTERS]
+    except (GlassGPTError, IndexError, KeyError):
+        return f"tokens that the tokenizer does not know: {tokens[:20]}"
+
+
+@contextmanager
+def _as_found(model: LanguageModel, start: StepStart | None) -> Generator[None]:
+    """Run with the generators of `start` (without dropout where None); all is as before afterwards."""
+    was_training, device = model.training, next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.train(start is not None)
+        if start is not None:
+            _restore(start)
+        try:
+            yield
+        finally:
+            model.train(was_training)
+
+
+def _forked(hardware: Hardware) -> AbstractContextManager[object]:
+    return torch.random.fork_rng([hardware.device] if hardware.device.type == "cuda" else [])
+
+
+def _restore(start: StepStart) -> None:
+    torch.set_rng_state(start.rng["cpu"])
+    if "cuda" in start.rng:
+        torch.cuda.set_rng_state(start.rng["cuda"])
+
+
+def _rng(hardware: Hardware) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if hardware.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(hardware.device)
+    return states

@@ -1,0 +1,237 @@
+"""`report.html`: a run on one page, in one file that asks the network for nothing.
+
+Both languages stand in the page; which is seen, and in which colours, is decided by two groups of buttons and the
+style sheet alone: there is no script, and a policy in the page forbids any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib import resources
+from typing import Any
+
+from glassgpt import console
+from glassgpt.data.files import write_atomically
+from glassgpt.diagnosis.catalogue import LANGUAGES, Language, describe, done, ruled_out
+from glassgpt.diagnosis.chart import Curve, Level, Mark, draw
+from glassgpt.diagnosis.findings import EVENT, SEVERITIES, Checked, Finding
+from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.series import Ladder, find_spikes
+from glassgpt.diagnosis.show import LABELS, verdict
+from glassgpt.training.curve import smooth
+from glassgpt.training.run import RunFolder
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+WORDS: dict[Language, dict[str, str]] = {
+    "en": {
+        "findings": "Findings", "none": "Nothing was found.", "curves": "Curves", "checks": "Checks",
+        "events": "Events", "config": "Configuration", "steps": "steps", "best": "best validation",
+        "bits": "bits per byte", "time": "time", "last": "last training loss", "step": "step", "event": "event",
+        "details": "details", "check": "check", "measured": "measured", "loss": "Loss, nats per token",
+        "rate": "Learning rate", "norm": "Gradient norm before clipping", "speed": "Tokens per second",
+        "training": "training", "smoothed": "smoothed", "validation": "validation", "light": "light",
+        "dark": "dark", "auto": "auto", "more": "Explained by", "tokens": "tokens read",
+    },
+    "ko": {
+        "findings": "진단", "none": "문제를 찾지 못했습니다.", "curves": "곡선", "checks": "검사",
+        "events": "사건", "config": "설정", "steps": "스텝", "best": "최저 검증 손실",
+        "bits": "바이트당 비트", "time": "시간", "last": "마지막 학습 손실", "step": "스텝", "event": "사건",
+        "details": "내용", "check": "검사", "measured": "측정값", "loss": "손실(토큰당 nat)",
+        "rate": "학습률", "norm": "자르기 전 기울기 크기", "speed": "초당 토큰",
+        "training": "학습", "smoothed": "평활", "validation": "검증", "light": "밝게",
+        "dark": "어둡게", "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰",
+    },
+}  # fmt: skip
+
+
+def write_report(record: Record, checks: Sequence[Checked], ladder: Ladder | None = None) -> None:
+    """Write `report.html` into the run's folder.
+
+    Args:
+        record: what the run wrote.
+        checks: what was looked at.
+        ladder: of its data, drawn beside the loss.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    write_atomically(record.run.report, page(record, checks, ladder).encode())
+
+
+def page(record: Record, checks: Sequence[Checked], ladder: Ladder | None = None) -> str:
+    """The whole page."""
+    name = escape(record.run.path.absolute().name)
+    style = (resources.files("glassgpt") / "diagnosis" / "report.css").read_text(encoding="utf-8")
+    body = "".join(
+        (
+            f"<header><h1>{name}</h1>{_both(lambda language: escape(verdict(list(checks), language)))}</header>",
+            _summary(record),
+            _findings(record, checks),
+            _curves(record, ladder),
+            _checks(checks),
+            _events(record),
+            _configuration(record.run),
+        )
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style}</style></head><body>{_switches()}<main>{body}</main></body></html>\n"
+    )
+
+
+def _both(text: Callable[[Language], str], tag: str = "span") -> str:
+    """A text in both languages, of which the style sheet shows one; `text` makes it, escaped, for a language."""
+    return "".join(f'<{tag} class="{language}" lang="{language}">{text(language)}</{tag}>' for language in LANGUAGES)
+
+
+def _word(name: str) -> str:
+    return _both(lambda language: escape(WORDS[language][name]))
+
+
+def _switches() -> str:
+    languages = [
+        f'<input type="radio" name="language" id="{id}" {"checked" if id == "en" else ""}><label for="{id}">{label}</label>'
+        for id, label in (("en", "English"), ("ko", "한국어"))
+    ]
+    themes = [
+        f'<input type="radio" name="theme" id="{id}" {"checked" if id == "auto" else ""}><label for="{id}">{_word(id)}</label>'
+        for id in ("auto", "light", "dark")
+    ]
+    return "".join(languages) + '<span class="gap"></span>' + "".join(themes)
+
+
+def _summary(record: Record) -> str:
+    figures: list[tuple[str, str]] = [("steps", f"{record.last_step:,}")]
+    if record.steps:
+        last = record.steps[-1]
+        figures += [("last", f"{last['loss']:.4f}"), ("time", console.duration(float(last.get("seconds") or 0)))]
+        figures.append(("tokens", console.amount(float(last.get("tokens") or 0))))
+    if record.validations:
+        best = min(record.validations, key=lambda line: line["validation_loss"])
+        figures.append(("best", f"{best['validation_loss']:.4f}"))
+        if "validation_bits_per_byte" in best:
+            figures.append(("bits", f"{best['validation_bits_per_byte']:.4f}"))
+    items = "".join(f"<div><dt>{_word(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures)
+    return f'<dl class="figures">{items}</dl>'
+
+
+def _findings(record: Record, checks: Sequence[Checked]) -> str:
+    found: list[tuple[int | None, Finding]] = [*record.findings()]
+    told = [finding for _, finding in found]
+    found += [(None, finding) for check in checks for finding in check.findings if finding not in told]
+    found.sort(key=lambda pair: SEVERITIES.index(pair[1].severity))
+    items = "".join(_finding(step, finding) for step, finding in found)
+    return f"<section><h2>{_word('findings')}</h2>{items or _word('none')}</section>"
+
+
+def _finding(step: int | None, finding: Finding) -> str:
+    def text(language: Language) -> str:
+        words, told = LABELS[language], describe(finding, language)
+        rows = [(words["cause"], told.cause), *((words["done"], line) for line in done(finding, language))]
+        rows += [(words["ruled_out"], line) for line in ruled_out(finding, language)]
+        rows.append((words["do"], told.do))
+        when = f"{WORDS[language]['step']} {step:,} · " if step is not None else ""
+        sure = f" · {words['sure']} {finding.confidence:.0%}" if finding.confidence < 1 else ""
+        head = f"{when}{words[finding.severity]} · {finding.code}{sure}"
+        body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+        more = f"{WORDS[language]['more']}: glassgpt doctor {finding.code}"
+        return (
+            f'<p class="head">{escape(head)}</p><h3>{escape(told.title)}</h3><p>{escape(told.means)}</p>'
+            f'<dl>{body}</dl><p class="head">{escape(more)}</p>'
+        )
+
+    return f'<article class="{finding.severity}">{_both(text, "div")}</article>'
+
+
+def _curves(record: Record, ladder: Ladder | None) -> str:
+    marks = _marks(record)
+    numbers = record.numbers
+    losses, rates = record.column("loss"), record.column("learning_rate")
+    evaluations = record.evaluations()
+    loss_curves = [
+        Curve(numbers, losses, "faint", "training"),
+        Curve(numbers, smooth_finite(losses), "line", "training"),
+        Curve([one.step for one in evaluations], [one.loss for one in evaluations], "points", "validation"),
+    ]
+    pictures = [
+        ("loss", draw("loss", loss_curves, marks, _levels(ladder))),
+        ("rate", draw("learning rate", [Curve(numbers, rates, "line", "rate")], marks)),
+        ("norm", draw("gradient norm", [Curve(numbers, record.column("grad_norm"), "line", "norm")], marks, log=True)),
+        ("speed", draw("speed", [Curve(numbers, record.column("tokens_per_second"), "line", "speed")], marks)),
+    ]
+    legend = "".join(f'<span class="key {name}">{_word(name)}</span>' for name in ("training", "validation"))
+    shown = "".join(
+        f"<figure><figcaption>{_word(name)} {legend if name == 'loss' else ''}</figcaption>{svg}</figure>"
+        for name, svg in pictures
+        if svg
+    )
+    return f"<section><h2>{_word('curves')}</h2>{shown}</section>" if shown else ""
+
+
+def smooth_finite(values: Sequence[float]) -> list[float]:
+    """The series averaged; one that is not finite takes the value before, or the average would be lost for good."""
+    kept: list[float] = []
+    for value in values:
+        kept.append(value if abs(value) < float("inf") else kept[-1] if kept else 0.0)
+    return smooth(kept)
+
+
+def _levels(ladder: Ladder | None) -> list[Level]:
+    if ladder is None:
+        return []
+    return [Level(ladder.uniform, "ln V"), Level(ladder.unigram, "unigram"), Level(ladder.bigram, "bigram")]
+
+
+def _marks(record: Record) -> list[Mark]:
+    """Events, findings and spikes, each at its step."""
+    marks = [
+        Mark(int(line.get("step", 0)), str(line.get("code", line.get("event", "?"))), "event") for line in record.events
+    ]
+    spikes = find_spikes(record.numbers, record.column("loss"))
+    return marks + [Mark(spike.step, f"spike to {spike.peak:.3f}", "spike") for spike in spikes]
+
+
+def _checks(checks: Sequence[Checked]) -> str:
+    rows = [(check.name, check.measured, _worst(check)) for check in checks]
+    body = "".join(
+        f'<tr class="{worst}"><td>{_both(lambda language, worst=worst: escape(LABELS[language][worst]))}</td>'
+        f"<td>{escape(name)}</td><td>{escape(measured)}</td></tr>"
+        for name, measured, worst in rows
+    )
+    head = f"<tr><th></th><th>{_word('check')}</th><th>{_word('measured')}</th></tr>"
+    return f"<section><h2>{_word('checks')}</h2><table>{head}{body}</table></section>" if rows else ""
+
+
+def _worst(check: Checked) -> str:
+    found = {finding.severity for finding in check.findings}
+    return next((severity for severity in SEVERITIES if severity in found), "fine")
+
+
+def _events(record: Record) -> str:
+    told = [line for line in record.events if line.get("event") != EVENT]
+    rows = "".join(_row(line) for line in told)
+    head = f"<tr><th>{_word('step')}</th><th>{_word('event')}</th><th>{_word('details')}</th></tr>"
+    return f"<section><h2>{_word('events')}</h2><table>{head}{rows}</table></section>" if rows else ""
+
+
+def _row(line: dict[str, Any]) -> str:
+    details = {name: value for name, value in line.items() if name not in ("step", "event")}
+    cells: Iterable[str] = (
+        str(line.get("step", "")),
+        str(line.get("event", "")),
+        ", ".join(
+            f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()
+        ),
+    )
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _configuration(run: RunFolder) -> str:
+    if not run.exists():
+        return ""
+    text = escape(run.config.read_text(encoding="utf-8", errors="replace"))
+    return f"<section><details><summary>{_word('config')}</summary><pre>{text}</pre></details></section>"

@@ -1,0 +1,116 @@
+"""Checks of a configuration as a whole, of the machine and of the disk. Nothing is computed with the model yet."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.model.accounting import checkpoint_bytes
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.hardware import Hardware
+from glassgpt.training.step import Settings
+
+ADAMW_RATE_TIMES_WIDTH = 0.32
+"""AdamW's usual peak rate falls with the width: 3e-4 at 1,024 (Brown et al. 2020), 5e-3 at 64 (measured here)."""
+MUON_RATE = 0.02
+FAR_ABOVE, FAR_BELOW = 10.0, 1 / 30
+"""Times the usual rate, beyond which a configuration is questioned; every preset lies between 0.2 and 2."""
+LEAST_WARMUP = 10
+LONG_ENOUGH = 100
+"""Steps of a run that is more than a trial."""
+MANY_EPOCHS = 40
+"""Readings of a text after which more of them teach next to nothing (Muennighoff et al. 2023)."""
+GIGA = 1e9
+
+
+def check_problems(problems: Sequence[str]) -> Checked:
+    """Everything that cannot work, as the configuration itself says it."""
+    findings = tuple(Finding("GG-CFG-001", "fatal", {"problem": problem}) for problem in problems)
+    return Checked("configuration", f"{len(problems)} problems" if problems else "can work as a whole", findings)
+
+
+def usual_rate(model: ModelConfig, settings: Settings) -> float:
+    """The peak rate that such a model usually takes with its optimizer."""
+    return MUON_RATE if settings.optimizer.name == "muon" else ADAMW_RATE_TIMES_WIDTH / model.n_embd
+
+
+def check_rate(model: ModelConfig, settings: Settings, *, is_fresh: bool) -> Checked:
+    """The learning rate beside the usual one. Loaded weights may be trained with as low a rate as one likes."""
+    rate, usual = settings.train.learning_rate, usual_rate(model, settings)
+    seen = {"rate": rate, "usual": f"{usual:.1g}", "steps": settings.train.max_steps}
+    findings: list[Finding] = []
+    if rate > FAR_ABOVE * usual:
+        findings.append(Finding("GG-CFG-003", "warning", seen, confidence=0.8))
+    if is_fresh and rate < FAR_BELOW * usual:
+        findings.append(Finding("GG-CFG-004", "warning", seen, confidence=0.8))
+    return Checked("learning rate", f"{rate:g}, {rate / usual:.2g} times the usual one for this width", tuple(findings))
+
+
+def check_warmup(model: ModelConfig, settings: Settings, *, is_fresh: bool) -> Checked:
+    """Whether warmup ends before training does, and whether AdamW has one where it needs one."""
+    schedule, train = settings.schedule, settings.train
+    fitted = schedule.fitted(train.max_steps)
+    findings: list[Finding] = []
+    if fitted != schedule:
+        seen = {"warmup": schedule.warmup_steps, "steps": train.max_steps, "taken": fitted.warmup_steps}
+        findings.append(Finding("GG-CFG-002", "note", seen, done=("shortened-warmup",)))
+    elif _lacks_warmup(model, settings) and is_fresh:
+        wanted = max(LEAST_WARMUP, train.max_steps // 20)
+        seen = {"rate": train.learning_rate, "warmup": schedule.warmup_steps, "wanted": wanted}
+        findings.append(Finding("GG-CFG-005", "warning", seen, confidence=0.6))
+    return Checked("warmup", f"{fitted.warmup_steps:,} of {train.max_steps:,} steps", tuple(findings))
+
+
+def _lacks_warmup(model: ModelConfig, settings: Settings) -> bool:
+    return (
+        settings.optimizer.name == "adamw"
+        and settings.schedule.warmup_steps < LEAST_WARMUP
+        and settings.train.max_steps >= LONG_ENOUGH
+        and settings.train.learning_rate > usual_rate(model, settings) / 2
+    )
+
+
+def check_epochs(model: ModelConfig, settings: Settings, train_tokens: int) -> Checked:
+    """How often the text is read; often is no mistake where dropout or early stopping guards against it."""
+    asked = settings.train.max_steps * settings.train.batch_tokens
+    epochs = asked / max(1, train_tokens)
+    is_guarded = model.dropout >= 0.1 or settings.train.early_stop_evaluations > 0
+    findings: tuple[Finding, ...] = ()
+    if epochs > MANY_EPOCHS and not is_guarded:
+        seen = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
+        findings = (Finding("GG-CFG-006", "warning", seen, confidence=0.7),)
+    return Checked("readings of the text", f"{epochs:.2g} of {train_tokens:,} tokens", findings)
+
+
+def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -> Checked:
+    """Device, precision and the kernel that attention runs with."""
+    kernel = hardware.attention_kernel(model)
+    findings: list[Finding] = []
+    if hardware.device.type == "cpu" and hardware.precision != "fp32" and not cpu_has_16_bit_products():
+        findings.append(Finding("GG-HW-001", "note", {"precision": train.precision}))
+    if hardware.device.type == "cuda" and kernel == "math":
+        seen = {"precision": hardware.precision, "head_dim": model.head_dim}
+        findings.append(Finding("GG-HW-002", "warning", seen))
+    return Checked("hardware", f"{hardware.describe()}, attention by {kernel}", tuple(findings))
+
+
+def cpu_has_16_bit_products(description: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies 16-bit matrices itself; unknown counts as yes."""
+    if not description.is_file():
+        return True
+    return bool(re.search(r"\b(amx_bf16|avx512_bf16|bf16)\b", description.read_text(errors="replace")))
+
+
+def check_disk(model: ModelConfig, settings: Settings, folder: Path) -> Checked:
+    """Space for the checkpoints where the run is to be written; the folder need not exist."""
+    kept = settings.checkpoint.most_kept
+    needed = kept * checkpoint_bytes(model, averaged=settings.train.ema_decay > 0)
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    seen = {"needed": needed / GIGA, "free": free / GIGA, "kept": kept}
+    findings = (Finding("GG-DSK-001", "fatal", seen),) if needed > free else ()
+    return Checked("disk", f"checkpoints need {needed / GIGA:.3g} GB, {free / GIGA:,.3g} GB are free", findings)

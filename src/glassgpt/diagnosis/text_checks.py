@@ -1,0 +1,245 @@
+"""Generated text: does it loop, is it noise, does it end early; and is the model at fault or a setting?
+
+The same prompts, from held-out text, are continued three times: with the settings in question, greedily, and freely
+(temperature 1, nothing cut). What goes wrong with the settings alone is theirs; what goes wrong freely is the model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from glassgpt.data.show import visible
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.diagnosis.series import Ladder
+from glassgpt.generation.engine import Sample, generate_many
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+
+PROMPTS = 8
+PROMPT_TOKENS = 24
+NEW_TOKENS = 96
+SEED = 1
+LOOP_TIMES = 4
+LOOP_TOKENS = 16
+"""A loop is the same tokens four times over at the end of a text, and at least so many tokens together."""
+OFTEN = 0.25
+"""Share of the texts from which on something is a property and no accident."""
+CLEARLY_MORE = 0.25
+EARLY_TOKENS = 8
+WILD_NATS = 1.0
+FREE = GenerationOptions(temperature=1.0, top_p=1.0, max_tokens=NEW_TOKENS, seed=SEED)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Texts that were written with the same settings.
+
+    Attributes:
+        samples: one for each prompt.
+        loops: share that ends in a loop.
+        early: share that ends within `EARLY_TOKENS`, by itself.
+        surprise: what the model pays for a token of them, in nats; NaN where there are none.
+        example: a passage that is repeated, to be shown.
+    """
+
+    samples: list[Sample]
+    loops: float
+    early: float
+    surprise: float
+    example: str
+
+
+def loop_of(tokens: Sequence[int]) -> list[int]:
+    """The shortest passage that a text repeats to its end, or nothing.
+
+    It must stand there four times, and fill 16 tokens together; a few blanks in a row are no loop.
+    """
+    for period in range(1, len(tokens) // LOOP_TIMES + 1):
+        span = max(LOOP_TIMES, math.ceil(LOOP_TOKENS / period)) * period
+        if span <= len(tokens) and all(tokens[-i] == tokens[-i - period] for i in range(1, span - period + 1)):
+            return list(tokens[-period:])
+    return []
+
+
+def write(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationOptions) -> Written:
+    """Continue the prompts, and look at what comes."""
+    samples = [found[0] for found in generate_many(model, tokenizer, prompts, replace(options, num_samples=1))]
+    loops = [loop for sample in samples if (loop := loop_of(sample.tokens))]
+    early = [s for s in samples if s.finish_reason != "length" and len(s.tokens) <= EARLY_TOKENS]
+    example = "".join(visible(tokenizer.token_bytes(token)) for token in loops[0]) if loops else ""
+    return Written(
+        samples,
+        len(loops) / len(samples),
+        len(early) / len(samples),
+        surprise(model, tokenizer, prompts, samples),
+        f"“{example[:40]}”",
+    )
+
+
+@torch.no_grad()
+def surprise(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Sample]) -> float:
+    """Mean nats per token that the model pays for the continuations, by itself: no setting is in it."""
+    nats, count = 0.0, 0
+    device = next(model.parameters()).device
+    for prompt, sample in zip(prompts, samples, strict=True):
+        before = tokenizer.encode(prompt)
+        tokens = torch.tensor([*before, *sample.tokens][: model.config.context_length + 1], device=device)
+        written = len(tokens) - len(before)
+        if written > 0:
+            logprobs = model(tokens[None, :-1])[0].float().log_softmax(dim=-1)
+            nats -= logprobs.gather(1, tokens[1:, None])[-written:].sum().item()
+            count += written
+    return nats / count if count else math.nan
+
+
+def held_out_prompts(tokens: Sequence[int], tokenizer: Tokenizer, context_length: int) -> list[str]:
+    """Beginnings from held-out text, evenly spread, that leave room to write; none holds an end of text."""
+    length = max(1, min(PROMPT_TOKENS, context_length // 4))
+    starts = range(0, max(1, len(tokens) - length), max(1, (len(tokens) - length) // PROMPTS))
+    pieces = [[t for t in tokens[start : start + length] if t != tokenizer.end_of_text] for start in starts]
+    texts = [tokenizer.decode(piece).replace("\ufffd", "") for piece in pieces]
+    return [text for text in texts if text.strip()][:PROMPTS]
+
+
+def examine_text(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: GenerationOptions,
+    *,
+    validation_loss: float,
+    ladder: Ladder,
+) -> Iterator[Checked]:
+    """What is wrong with the text that these settings give, and who is at fault.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        prompts: from held-out text.
+        options: the settings in question.
+        validation_loss: nats per token, on held-out text.
+        ladder: of the same text.
+    """
+    asked = replace(
+        options, max_tokens=min(options.max_tokens, NEW_TOKENS), seed=SEED if options.seed is None else options.seed
+    )
+    ours = write(model, tokenizer, prompts, asked)
+    greedy = write(model, tokenizer, prompts, GenerationOptions(temperature=0.0, max_tokens=NEW_TOKENS))
+    free = write(model, tokenizer, prompts, FREE)
+    trained = check_training(validation_loss, ladder)
+    yield trained
+    yield check_loops(ours, greedy, free, asked, validation_loss, is_trained=trained.is_fine)
+    yield check_noise(ours, asked, validation_loss, is_trained=trained.is_fine)
+    yield check_ends(ours, greedy, free, asked)
+
+
+def check_training(validation_loss: float, ladder: Ladder) -> Checked:
+    """Whether the model knows more than pairs of tokens; below that no setting gives good text."""
+    line = f"validation loss {validation_loss:.3f} nats; by pairs {ladder.bigram:.3f}"
+    if validation_loss < ladder.bigram:
+        return Checked("model", line)
+    seen = {"loss": validation_loss, "rung": ladder.bigram}
+    return Checked("model", line, (Finding("GG-TXT-002", "warning", seen, confidence=0.9),))
+
+
+def check_loops(
+    ours: Written,
+    greedy: Written,
+    free: Written,
+    options: GenerationOptions,
+    validation_loss: float,
+    *,
+    is_trained: bool,
+) -> Checked:
+    """Whether texts end in a loop: by a setting, if the model loops less when it may choose freely."""
+    line = f"{ours.loops:.0%} of {len(ours.samples)} texts; greedily {greedy.loops:.0%}, freely {free.loops:.0%}"
+    if ours.loops < OFTEN:
+        return Checked("loops", line)
+    if ours.loops - free.loops >= CLEARLY_MORE:
+        setting, value, wanted = narrow_setting(options)
+        seen = {
+            "setting": setting,
+            "value": value,
+            "wanted": wanted,
+            "share": round(100 * ours.loops),
+            "free": round(100 * free.loops),
+            "example": ours.example,
+        }
+        return Checked("loops", line, (Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",)),))
+    if not is_trained:  # said already, and reason enough
+        return Checked("loops", line)
+    seen = {"share": round(100 * ours.loops), "free": round(100 * free.loops), "loss": validation_loss}
+    return Checked(
+        "loops", line, (Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002")),)
+    )
+
+
+def narrow_setting(options: GenerationOptions) -> tuple[str, float, float]:
+    """The setting that leaves the fewest candidates: its option, its value, and a better one."""
+    if options.top_k == 1:
+        return "--top-k", 1, 50
+    if options.temperature < 0.5:
+        return "--temperature", options.temperature, 0.8
+    if options.top_p < 0.5:
+        return "--top-p", options.top_p, 0.95
+    if 0 < options.top_k < 10:
+        return "--top-k", options.top_k, 50
+    if options.min_p > 0.3:
+        return "--min-p", options.min_p, 0.05
+    return "--temperature", options.temperature, 1.0
+
+
+def check_noise(ours: Written, options: GenerationOptions, validation_loss: float, *, is_trained: bool) -> Checked:
+    """Whether the model itself finds its text far less probable than human text."""
+    line = f"{ours.surprise:.2f} nats a token of its own text, {validation_loss:.2f} of human text"
+    if not ours.surprise > validation_loss + WILD_NATS:
+        return Checked("noise", line)
+    setting, value, wanted = wild_setting(options)
+    seen = {
+        "setting": setting,
+        "value": value,
+        "wanted": wanted,
+        "surprise": ours.surprise,
+        "loss": validation_loss,
+    }
+    others = ("GG-TXT-002",) if is_trained else ()
+    return Checked("noise", line, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),))
+
+
+def wild_setting(options: GenerationOptions) -> tuple[str, float, float]:
+    """The setting that lets improbable tokens through: its option, its value, and a better one."""
+    penalties = (
+        ("--repetition-penalty", options.repetition_penalty, 1.3, 1.1),
+        ("--frequency-penalty", options.frequency_penalty, 1.0, 0.2),
+        ("--presence-penalty", options.presence_penalty, 1.0, 0.2),
+    )
+    if options.temperature > 1:
+        return "--temperature", options.temperature, 0.8
+    for setting, value, most, wanted in penalties:
+        if value > most:
+            return setting, value, wanted
+    return "--top-p", options.top_p, 0.9
+
+
+def check_ends(ours: Written, greedy: Written, free: Written, options: GenerationOptions) -> Checked:
+    """Whether texts end after a few tokens: by a stop string or token, or because the model ends them."""
+    line = f"{ours.early:.0%} end within {EARLY_TOKENS} tokens; greedily {greedy.early:.0%}, freely {free.early:.0%}"
+    if ours.early < OFTEN:
+        return Checked("early ends", line)
+    seen = {"share": round(100 * ours.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
+    stopped = [sample for sample in ours.samples if sample.finish_reason == "stop"]
+    if stopped and ours.early - free.early >= CLEARLY_MORE:
+        setting, value = (
+            ("--stop", repr(list(options.stop))) if options.stop else ("--stop-token", str(options.stop_tokens))
+        )
+        more = {"setting": setting, "value": value, "free": round(100 * free.early)}
+        return Checked(
+            "early ends", line, (Finding("GG-TXT-004", "warning", seen | more, 0.95, ruled_out=("GG-TXT-005",)),)
+        )
+    more = {"greedy": round(100 * greedy.early)}
+    return Checked("early ends", line, (Finding("GG-TXT-005", "warning", seen | more, 0.8, ruled_out=("GG-TXT-004",)),))

@@ -1,0 +1,139 @@
+"""Findings and the catalogue that explains them: one source, two languages, no code that nobody raises."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import glassgpt
+from glassgpt.diagnosis import pages
+from glassgpt.diagnosis.catalogue import CODE, LANGUAGES, actions, describe, done, entries, entry, figure, ruled_out
+from glassgpt.diagnosis.findings import Checked, Finding, is_fatal
+from glassgpt.errors import DataError, UsageError
+
+SOURCE = Path(glassgpt.__file__).parent
+PAGES = Path(__file__).parent.parent / "docs" / "diagnosis"
+values = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+findings = st.builds(
+    Finding,
+    code=st.sampled_from(sorted(entries())),
+    severity=st.sampled_from(["fatal", "warning", "note"]),
+    seen=st.dictionaries(st.text(), values),
+    confidence=st.floats(0.01, 1),
+    ruled_out=st.lists(st.sampled_from(sorted(entries()))).map(tuple),
+    done=st.lists(st.sampled_from(sorted(actions()))).map(tuple),
+)
+
+
+def codes_in_source() -> set[str]:
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    return set(re.findall(rf'"({CODE.pattern})"', text))
+
+
+@given(findings, st.integers(0))
+def test_a_finding_survives_the_file(finding, step):
+    line = json.dumps(finding.to_event(step), allow_nan=False)
+    assert "\n" not in line
+    assert json.loads(line)["step"] == step
+    assert Finding.from_json(json.loads(line)) == finding
+
+
+def test_figures_that_are_not_finite_are_text_in_the_file():
+    finding = Finding("GG-NAN-002", "fatal", {"loss": math.nan, "grad_norm": math.inf})
+    assert finding.seen == {"loss": "nan", "grad_norm": "inf"}
+    assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
+
+
+@pytest.mark.parametrize(
+    "line", [{}, {"code": "GG-NAN-002"}, {**Finding("GG-NAN-002", "fatal").to_json(), "severity": "bad"}]
+)
+def test_what_is_no_finding_is_refused(line):
+    with pytest.raises(DataError, match="no finding"):
+        Finding.from_json(line)
+
+
+def test_severity_and_confidence_are_checked():
+    with pytest.raises(ValueError, match="severity"):
+        Finding("GG-NAN-002", "bad")
+    with pytest.raises(ValueError, match="confidence"):
+        Finding("GG-NAN-002", "note", confidence=0)
+
+
+def test_only_a_fatal_finding_is_fatal():
+    note, fatal = (Checked("x", "", (Finding("GG-NAN-002", severity),)) for severity in ("note", "fatal"))
+    assert not is_fatal([note, Checked("y", "1")])
+    assert is_fatal([note, fatal])
+
+
+@pytest.mark.parametrize("code", entries())
+def test_an_entry_is_whole_in_both_languages(code):
+    assert CODE.fullmatch(code)
+    english, korean = (entries()[code][language] for language in LANGUAGES)
+    assert all((english.title, english.means, english.cause, english.do))
+    assert all((korean.title, korean.means, korean.cause, korean.do))
+    assert english.placeholders() == korean.placeholders()
+    assert re.search("[가-힣]", korean.title)
+    assert re.search("[가-힣]", korean.do)
+    assert not re.search("[가-힣]", f"{english.title}{english.means}{english.cause}{english.do}")
+
+
+def test_every_code_is_raised_and_every_raised_code_is_explained():
+    assert codes_in_source() == set(entries())
+
+
+def test_a_mentioned_code_exists():
+    for texts in entries().values():
+        for text in texts.values():
+            assert set(CODE.findall(f"{text.means}{text.cause}{text.do}")) <= set(entries())
+
+
+def test_every_action_is_taken_somewhere():
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    for name in actions():
+        assert f'"{name}"' in text
+
+
+def test_the_committed_pages_are_the_catalogues(tmp_path):
+    pages.write_pages(tmp_path)
+    committed = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.md") if path.name != "README.md"}
+    assert committed == {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+
+
+def test_writing_pages_removes_those_of_codes_that_are_no_more(tmp_path):
+    (tmp_path / "GG-OLD-001.md").write_text("")
+    (tmp_path / "README.md").write_text("kept")
+    pages.write_pages(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*pages.pages(), "README.md"}
+
+
+def test_figures_are_filled_in():
+    finding = Finding(
+        "GG-CFG-002",
+        "note",
+        {"warmup": 1000, "steps": 50, "taken": 5},
+        ruled_out=("GG-CFG-003",),
+        done=("shortened-warmup",),
+    )
+    assert describe(finding).title == "the warmup of 1,000 steps does not end before training does (50 steps)"
+    assert "1,000" in describe(finding, "ko").title
+    assert done(finding) == ["Training takes a warmup of 5 steps instead."]
+    assert ruled_out(finding) == [
+        "GG-CFG-003 (the learning rate … is far above what this model and optimizer usually stand (…))"
+    ]
+    with pytest.raises(KeyError, match="warmup"):
+        describe(Finding("GG-CFG-002", "note"))
+
+
+def test_a_figure_reads_well():
+    assert [figure(value) for value in (12345, 0.123456, 3e-5, 2.0, 1e9, "nan")] == [
+        "12,345", "0.1235", "3e-05", "2", "1,000,000,000", "nan",
+    ]  # fmt: skip
+
+
+def test_an_unknown_code_names_the_known_ones():
+    with pytest.raises(UsageError, match="GG-NAN-002"):
+        entry("GG-XXX-999")

@@ -1,0 +1,354 @@
+"""What is mended by itself: the run goes on, to the end it would have had, and says what was done."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fault_helpers import TINY, at_step, poison_window, trainer_for, weights
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.recovery import Recovery, fitting_rows, less_memory
+from glassgpt.errors import DataError, TrainingDivergedError
+from glassgpt.training.checkpoint import list_checkpoints, newest_whole, pointed, read_state
+from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.observers import RunFiles
+from glassgpt.training.parallel import Memory
+from glassgpt.training.run import RunFolder, read_jsonl
+from glassgpt.training.step import Stepper
+
+
+def recovery(**changes):
+    return Recovery(DiagnosisConfig(**changes))
+
+
+def gradients(stepper):
+    """Of the next step's batch, before clipping."""
+    stepper._accumulate()
+    flat = torch.cat([p.grad.flatten() for p in stepper.model.parameters()])
+    stepper._forget_gradients()
+    return flat
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_refused_step_leaves_no_trace(grammar_dataset, tmp_path, name):
+    """Weights, momentum, average: as if the step had not been; the bits of a run that never took it."""
+    optimizer = OptimizerConfig(name=name, momentum_warmup_steps=9)
+    trainer, _ = trainer_for(grammar_dataset, tmp_path, optimizer=optimizer, ema_decay=0.9)
+    trainer.train_on(3)
+    before = [weights(trainer.model), *(t.clone() for t in tensors_of(trainer.stepper))]
+    start = trainer.stepper.start()
+    handle = trainer.model.norm.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    figures = trainer.stepper.step(4, 1e-3)
+    handle.remove()
+    assert figures.refused == 1
+    assert figures.bad_micro_steps == 1
+    good = trainer.stepper.step(5, 1e-3)  # queued before anybody knew
+    assert good.refused == 0
+    after = [weights(trainer.model), *tensors_of(trainer.stepper)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    trainer.stepper.go_back(start)
+    trainer.stepper.release()
+    trainer.stepper.step(4, 1e-3)
+    assert not torch.equal(weights(trainer.model), before[0])
+
+
+def tensors_of(stepper: Stepper):
+    states = [state for optimizer in stepper.optimizers for state in optimizer.state.values()]
+    return [t for state in states for t in state.values()] + list(stepper.average.named().values())
+
+
+def test_a_healthy_run_is_bit_equal_with_and_without(grammar_dataset, tmp_path):
+    trained = []
+    model = dataclasses.replace(TINY, dropout=0.1)
+    for number, guard in enumerate((None, recovery())):
+        trainer, told = trainer_for(grammar_dataset, tmp_path / str(number), guard, model=model, every_steps=3)
+        trainer.run()
+        assert told.events == []
+        trained.append(weights(trainer.model))
+    assert torch.equal(*trained)
+
+
+def test_a_bad_row_is_kept_out_and_the_run_ends_well(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), every_steps=6)
+    start = poison_window(trainer, 5, 3)
+    outcome = trainer.run()
+    assert outcome.step == 12
+    assert [step.step for step in told.steps] == [1, 2, 3, 4, *range(6, 13)]
+    assert told.of("step skipped")[0]["at"] == 5
+    assert told.of("rows quarantined") == [{"spans": [(start, start + 33)]}]
+    state = read_state(newest_whole(RunFolder(tmp_path)).path)
+    assert state.quarantined == [[start, start + 33]]
+    batches = trainer.stepper.batches
+    everything = batches.starts_at(0, batches.windows_per_epoch)
+    assert all(not (start - 33 < first < start + 33) for first in everything)
+    assert len(everything) == batches.windows_per_epoch
+    json.dumps(told.events)
+    undisturbed, _ = trainer_for(grammar_dataset, tmp_path / "undisturbed")
+    assert outcome.validation.loss == pytest.approx(undisturbed.run().validation.loss, rel=0.02)
+
+
+def test_a_run_with_a_row_kept_out_resumes_bit_equal(grammar_dataset, tmp_path):
+    whole, _ = trainer_for(grammar_dataset, tmp_path / "whole", recovery())
+    poison_window(whole, 5, 3)
+    whole.run()
+    first, _ = trainer_for(grammar_dataset, tmp_path / "run", recovery(), every_steps=8, max_steps=8)
+    poison_window(first, 5, 3)
+    first.run()
+    guard = recovery()
+    second, _ = trainer_for(grammar_dataset, tmp_path / "run", guard)
+    second.resume(newest_whole(RunFolder(tmp_path / "run")).path)
+    second.run()
+    assert torch.equal(weights(whole.model), weights(second.model))
+    assert guard.state()["skips"] == [5]
+
+
+def test_damaged_weights_are_thrown_away_at_once(grammar_dataset, tmp_path):
+    guard = recovery(certify_steps=1)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, every_steps=2, max_steps=16)
+
+    def damage():
+        with torch.no_grad():
+            trainer.model.blocks[0].mlp.up.weight[0, 0] = math.nan
+
+    at_step(trainer, 8, damage)
+    outcome = trainer.run()
+    (rewind,) = told.of("rewind")
+    assert (rewind["to"], rewind["because"], rewind["rate_scale"]) == (6, "weights", 1.0)
+    assert outcome.step == 16
+    assert math.isfinite(outcome.validation.loss)
+    assert told.rewinds == [6]
+
+
+def test_many_skips_rewind_with_a_lower_rate_and_a_new_warmup(grammar_dataset, tmp_path):
+    guard = recovery(certify_steps=1, most_replays=0, rewarmup_steps=3)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, every_steps=3, max_steps=16)
+    for step in (8, 9, 10):
+        poison_window(trainer, step, 0)
+    outcome = trainer.run()
+    (rewind,) = told.of("rewind")
+    assert (rewind["from"], rewind["to"], rewind["rate_scale"]) == (10, 6, 0.5)
+    assert len(told.of("step skipped")) == 3
+    rates = {step.step: step.learning_rate for step in told.steps}
+    assert rates[7] == pytest.approx(1e-3 * 0.5 / 4)
+    assert rates[16] == pytest.approx(1e-3 * 0.5)
+    assert outcome.step == 16
+    state = read_state(newest_whole(RunFolder(tmp_path)).path)
+    # The data went on: ten steps before the rewind, ten after it.
+    assert (state.windows, state.rate_scale) == (20 * 8, 0.5)
+
+
+def test_before_the_first_checkpoint_it_rewinds_to_the_beginning(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(most_replays=0), max_steps=8)
+    for step in (2, 3, 4):
+        poison_window(trainer, step, 0)
+    trainer.run()
+    assert told.of("rewind")[0]["to"] == 0
+    assert [step.step for step in told.steps] == [1, *range(1, 9)]
+
+
+def test_a_budget_ends_in_a_stop(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(most_replays=1), max_steps=40)
+    trainer.model.norm.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    with pytest.raises(TrainingDivergedError):
+        trainer.run()
+    assert len(told.of("rewind")) == 3
+    assert [name for name, _ in told.events][-2:] == ["recovery ended", "diverged"]
+    assert list_checkpoints(RunFolder(tmp_path)) == []
+
+
+def test_without_recovery_it_stops_and_says_why(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(recover=False))
+    poison_window(trainer, 5, 3)
+    with pytest.raises(TrainingDivergedError):
+        trainer.run()
+    assert [name for name, _ in told.events] == ["replay", "diverged"]
+
+
+def test_a_healthy_checkpoint_is_kept_until_another_is_certified(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(certify_steps=3, most_replays=0), every_steps=2)
+    run = RunFolder(tmp_path)
+    seen = {}
+    trainer.observers.append(told)
+    original = trainer.guard.after_step
+
+    def looking(one):
+        original(one)
+        path = pointed(run, "healthy")
+        seen[one.state.step] = path and path.name
+        assert path is None or path.is_dir()
+
+    trainer.guard.after_step = looking
+    trainer.run()
+    assert seen[5] is None
+    assert (seen[6], seen[7], seen[8]) == ("step-000002", "step-000002", "step-000004")
+
+
+def test_abandoned_steps_leave_the_metrics_and_the_checkpoints(grammar_dataset, tmp_path):
+    run = RunFolder(tmp_path)
+    guard = recovery(certify_steps=1, most_replays=0)
+    trainer, _ = trainer_for(grammar_dataset, tmp_path, guard, every_steps=3, max_steps=12)
+    trainer.observers.append(RunFiles(run, 0))
+    for step in (8, 10, 11):
+        poison_window(trainer, step, 0)
+    trainer.run()
+    assert [line["step"] for line in read_jsonl(run.metrics) if "loss" in line] == list(range(1, 13))
+    assert [line["step"] for line in read_jsonl(run.abandoned)] == [7, 9]
+    assert [path.name for path in run.checkpoints.glob("abandoned-*")] == ["abandoned-step-000009"]
+    events = [line["event"] for line in read_jsonl(run.events)]
+    assert events == ["step skipped"] * 3 + ["rewind"]
+
+
+def test_an_overflow_that_the_scaler_passes_over_is_no_trouble(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), precision="fp16")
+    trainer.stepper.scaler._init_scale = 2.0**40
+    trainer.run()
+    assert any(step.skipped for step in told.steps)
+    assert told.events == []
+
+
+class Memoryless:
+    """A device that has room for so many sequences in a forward pass."""
+
+    def __init__(self, stepper, rows, from_call=1):
+        self._train, self.rows, self._from, self._calls = stepper.loss.train, rows, from_call, 0
+        stepper.loss.train = self
+
+    def __call__(self, inputs, targets):
+        self._calls += 1
+        if len(inputs) > self.rows and self._calls >= self._from:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self._train(inputs, targets)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_out_of_memory_redoes_the_whole_step_with_the_same_gradient(grammar_dataset, tmp_path, dropout):
+    model = dataclasses.replace(TINY, dropout=dropout)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), model=model, micro_batch_size=4)
+    Memoryless(trainer.stepper, 2, from_call=2)
+    trainer.run()
+    plain, _ = trainer_for(grammar_dataset, tmp_path / "plain", model=model, micro_batch_size=2)
+    plain.run()
+    (event,) = told.of("out of memory")
+    assert (event["before"]["micro_rows"], event["after"]["micro_rows"], event["recovered"]) == (4, 2, True)
+    # The second of its micro-batches failed; done again, the step is that of a run that began with two rows.
+    assert torch.equal(weights(trainer.model), weights(plain.model))
+    assert read_state(newest_whole(RunFolder(tmp_path)).path).memory["micro_rows"] == 2
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [Memory(8, 0, False), Memory(4, 0, False), Memory(1, 0, False), Memory(1, 8, False), Memory(2, 16, True)],
+)
+def test_the_gradient_is_the_same_however_memory_is_saved(grammar_dataset, tmp_path, memory):
+    trainer, _ = trainer_for(grammar_dataset, tmp_path)
+    expected = gradients(trainer.stepper)
+    trainer.stepper.seek(0)
+    trainer.stepper.adapt(memory)
+    assert trainer.stepper.memory == memory
+    torch.testing.assert_close(gradients(trainer.stepper), expected, rtol=1e-4, atol=1e-6)
+    trainer.stepper.seek(0)
+    trainer.stepper.adapt(Memory(8, 0, False))
+    assert torch.equal(gradients(trainer.stepper), expected)
+
+
+def test_memory_is_saved_in_the_order_of_its_price():
+    memory: Memory | None = Memory(6, 0, False)
+    ladder = []
+    while memory is not None:
+        ladder.append((memory.micro_rows, memory.loss_chunk_tokens, memory.recompute_activations))
+        memory = less_memory(memory, 12, 1024)
+    assert ladder == [(6, 0, False), (3, 0, False), (1, 0, False), (1, 128, False), (1, 128, True)]
+
+
+def test_where_no_room_can_be_made_the_error_goes_on(grammar_dataset, tmp_path):
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery())
+
+    def never(inputs, targets):
+        raise torch.OutOfMemoryError("out of memory")
+
+    trainer.stepper.loss.train = never
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        trainer.run()
+    assert [event["recovered"] for event in told.of("out of memory")] == [True] * 4 + [False]
+
+
+def test_the_micro_batch_that_fits_by_measure():
+    assert fitting_rows({1: 300, 4: 600}, 32, 0, 1000) == 8
+    assert fitting_rows({2: 500}, 32, 300, 1000) == 4
+    assert fitting_rows({2: 500}, 32, 300, 200) == 0
+
+
+def test_the_micro_batch_grows_again_but_not_to_what_failed(grammar_dataset, tmp_path):
+    guard = Recovery(DiagnosisConfig(grow_after_steps=3), measured=lambda: (100, 10**9))
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard)
+    shortage = Memoryless(trainer.stepper, 1)
+    at_step(trainer, 3, lambda: setattr(shortage, "rows", 2))
+    trainer.run()
+    assert [event["after"]["micro_rows"] for event in told.of("out of memory")] == [4, 2, 1]
+    assert told.of("micro-batch grown") == []  # 2 failed, and nothing lies between
+
+
+def test_the_micro_batch_grows_where_there_is_room(grammar_dataset, tmp_path):
+    guard = Recovery(DiagnosisConfig(grow_after_steps=3), measured=lambda: (10**6, 10**9))
+    guard.restore({**guard.state(), "too_many_rows": 8})
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, micro_batch_size=1)
+    trainer.run()
+    assert told.of("micro-batch grown") == [{"before": 1, "after": 4}]
+    assert trainer.stepper.micro_rows == 4
+
+
+def test_all_rows_bad_is_refused(grammar_dataset, tmp_path):
+    trainer, _ = trainer_for(grammar_dataset, tmp_path)
+    with pytest.raises(DataError, match="every window"):
+        trainer.quarantine([(0, 10**9)])
+
+
+RANKS = """
+import os
+import sys
+import torch
+from pathlib import Path
+from fault_helpers import poison_window, trainer_for, weights
+from glassgpt.data import TokenDataset
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.training.ranks import gathered, process_group
+
+data, out, sharding = sys.argv[1:]
+torch.set_num_threads(1)
+with process_group(torch.device("cpu")) as ranks:
+    guard = Recovery(DiagnosisConfig(certify_steps=1))
+    trainer, told = trainer_for(
+        TokenDataset.open(Path(data)), out, guard, ranks=ranks, sharding=sharding, every_steps=3, max_steps=14
+    )
+    for step in (5, 9, 10):
+        poison_window(trainer, step, 2, rank=1)
+    trainer.run()
+    whole = torch.cat([gathered(p.detach()).flatten() for p in trainer.model.parameters()])
+    line = [[name for name, _ in told.events], trainer.stepper.batches.quarantined, whole.double().sum().item().hex()]
+    os.write(1, f"{line}\\n".encode())  # at once, so that two lines do not mix
+"""
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_decide_the_same(grammar_data, tmp_path, sharding):
+    """A row of the second is bad; both skip, and keep it out or rewind together."""
+    (tmp_path / "run.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [*command, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.count("step skipped") == 3
+    assert first.count("rows quarantined") == (3 if sharding == "none" else 0)
+    assert first.count("rewind") == (0 if sharding == "none" else 1)

@@ -1,0 +1,210 @@
+"""The report: whole, offline, escaped, in both languages; its pictures lose no spike."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glassgpt import api
+from glassgpt.cli import main
+from glassgpt.config import load_config
+from glassgpt.diagnosis.catalogue import LANGUAGES
+from glassgpt.diagnosis.chart import MOST_POINTS, Curve, Level, Mark, draw, ticks
+from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.report import WORDS, page, smooth_finite
+from glassgpt.diagnosis.series import Ladder
+from glassgpt.diagnosis.show import LABELS
+from glassgpt.errors import TrainingDivergedError
+from glassgpt.training.run import RunFolder
+
+VOID = {"meta", "input", "br", "path", "circle"}
+NASTY = "<script>alert('\"&')</script>"
+
+
+class Page(HTMLParser):
+    """Refuses tags that do not nest, and remembers what is there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def run(nano_run, tmp_path) -> RunFolder:
+    shutil.copytree(nano_run, tmp_path / NASTY.replace("/", "_"))
+    return RunFolder(tmp_path / NASTY.replace("/", "_"))
+
+
+FINDING = Finding("GG-CFG-001", "fatal", {"problem": NASTY}, confidence=0.5, ruled_out=("GG-NAN-002",), done=())
+
+
+def test_the_report_is_whole_offline_and_escaped(run):
+    with run.events.open("a") as file:
+        file.write(json.dumps({"step": 120, "event": NASTY, "why": NASTY}) + "\n")
+        file.write(json.dumps(FINDING.to_event(150)) + "\n")
+    run.config.write_text(run.config.read_text() + f"# {NASTY}\n")
+    checks = [Checked(NASTY, NASTY, (FINDING,)), Checked("x", "1")]
+    text = page(Record.read(run), checks, Ladder(5.5, 2.9, 2.1))
+    found = Page(text)
+    assert "script" not in found.tags
+    assert not {"link", "img", "iframe", "object"} & set(found.tags)
+    assert not [a for a in found.attributes if a[0] in ("src", "href") or a[0].startswith("on")]
+    assert "url(" not in text
+    assert "@import" not in text
+    assert text.count("default-src 'none'") == 1
+    assert NASTY in "".join(found.text)  # as text
+    assert found.tags.count("article") == 1  # the same finding, from a check and from the run itself
+    assert found.tags.count("svg") == 4
+
+
+def test_both_languages_are_in_the_page(run):
+    text = page(Record.read(run), [Checked("x", "1", (FINDING,))])
+    shown = "".join(Page(text).text)
+    for language in LANGUAGES:
+        assert LABELS[language]["do"] in shown
+        assert WORDS[language]["curves"] in shown
+        assert text.count(f'lang="{language}"') >= text.count('lang="ko"')
+    assert WORDS["en"].keys() == WORDS["ko"].keys()
+    assert LABELS["en"].keys() == LABELS["ko"].keys()
+
+
+def test_a_trained_run_has_its_report(nano_run):
+    found = Page((nano_run / "report.html").read_text())
+    assert found.tags.count("svg") == 4
+    assert "bits per byte" in "".join(found.text)
+
+
+def test_a_run_that_diverged_has_its_report_too(grammar_data, tmp_path):
+    overrides = {"data": str(grammar_data), "train.learning_rate": 1e30, "train.max_steps": 40}
+    with pytest.raises(TrainingDivergedError):
+        api.train(load_config("nano", overrides), tmp_path / "run")
+    shown = "".join(Page((tmp_path / "run" / "report.html").read_text()).text)
+    assert "GG-NAN-002" in shown
+    assert "GG-CFG-003" in shown  # noticed before the first step
+
+
+def test_the_command_writes_it(capsys, run):
+    run.report.unlink()
+    main(["doctor", str(run.path), "--report"])
+    assert str(run.report) in capsys.readouterr().err
+    Page(run.report.read_text())
+
+
+def test_a_report_is_asked_of_runs_only():
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "nano", "--report"])
+    assert stop.value.code == 2
+
+
+def test_an_empty_run_has_a_report(tmp_path):
+    record = Record.read(RunFolder(tmp_path))
+    Page(page(record, []))
+
+
+def test_a_report_that_cannot_be_written_spoils_no_training(grammar_data, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(api, "write_report", full)
+    overrides = {"data": str(grammar_data), "train.max_steps": 2, "schedule.warmup_steps": 0}
+    assert api.train(load_config("nano", overrides), tmp_path / "run").step == 2
+    assert "No space left" in capsys.readouterr().err
+
+
+def places(svg: str) -> np.ndarray:
+    """The points of the first curve."""
+    path = re.search(r'class="curve [^"]*" d="M([^"]*)"', svg)[1]
+    return np.array([[float(n) for n in point.split()] for point in path.split("L")])
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_spike():
+    values = np.ones(100_000)
+    values[77_777] = 50
+    svg = draw("x", [Curve(range(100_000), values, "line", "training")])
+    points = places(svg)
+    assert len(points) <= 2 * MOST_POINTS + 2
+    assert points[:, 1].min() == 12  # the top
+    assert (np.diff(points[:, 0]) >= 0).all()
+
+
+def test_a_curve_is_drawn_to_scale():
+    points = places(draw("x", [Curve([0, 50, 100], [1.0, 2.0, 5.0], "line", "training")]))
+    x, y = ((points - points[0]) / (points[-1] - points[0])).T
+    assert x == pytest.approx([0, 0.5, 1], abs=1e-3)
+    assert y == pytest.approx([0, 0.25, 1], abs=1e-3)
+    logarithmic = places(draw("x", [Curve([0, 1, 2], [1.0, 10.0, 100.0], "line", "norm")], log=True))
+    assert np.diff(logarithmic[:, 1])[0] == pytest.approx(np.diff(logarithmic[:, 1])[1], abs=0.2)
+
+
+@given(
+    st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=30),
+    st.booleans(),
+    st.text(max_size=10),
+)
+def test_any_series_can_be_drawn(values, log, label):
+    svg = draw(
+        label, [Curve(range(len(values)), values, "line", "norm")], [Mark(3, label)], [Level(1.0, label)], log=log
+    )
+    if svg:
+        Page(svg)
+        assert "nan" not in svg.replace(label, "").lower()
+    else:
+        assert not any(math.isfinite(v) and (v > 0 or not log) for v in values)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_lie_between_the_ends(low, span):
+    high = low + span
+    found = ticks(low, high)
+    assert all(low - 1e-6 * span <= tick <= high + 1e-6 * span for tick in found)
+    assert 1 <= len(found) <= 12
+
+
+def test_marks_and_levels_outside_are_left_out():
+    curve = Curve([0, 10], [1.0, 2.0], "line", "training")
+    svg = draw("x", [curve], [Mark(5, "in"), Mark(50, "out")], [Level(1.5, "in"), Level(9.0, "out")])
+    assert "out" not in svg
+    assert svg.count("in<") == 2
+
+
+def test_an_average_survives_what_is_not_finite():
+    smoothed = smooth_finite([2.0, math.nan, 2.0, math.inf, 2.0])
+    assert smoothed == pytest.approx([2.0] * 5)
+    assert smooth_finite([math.nan])[0] == 0
+
+
+def test_the_style_sheet_is_part_of_the_package():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert "diagnosis/*.css" in text
+    assert "diagnosis/catalogue/*.toml" in text
