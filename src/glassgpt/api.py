@@ -21,6 +21,7 @@ from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageE
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
+from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, SHAPE
 from glassgpt.model.transformer import LanguageModel
@@ -88,6 +89,19 @@ class Loaded:
     def pieces(self, prompt: str | None = None, **options: Any) -> Iterator[Piece]:
         """All samples piece by piece, with their tokens."""
         return stream(self.writer, self.tokenizer, prompt, GenerationOptions(**options))
+
+    def trace(self, text: str | None = None, **options: Any) -> Trace:
+        """Everything that the model computes between a text and its next token, by name; see `inspection.trace`.
+
+        Args:
+            text: without one, the token that begins a document.
+            options: those of `GenerationOptions`, whose processors the next token passes.
+
+        Raises:
+            InspectionError: the text is empty or too long.
+            GenerationError: an option cannot be used.
+        """
+        return trace(self.model, self.tokenizer, text, GenerationOptions(**options))
 
 
 def load(
