@@ -31,11 +31,13 @@ class Port:
         side: whether it is what the module takes or what it gives.
         view: from what passes, (1, T, …), to the tensor as it is spoken of; a view, so that writing into the one
             writes into the other.
+        only_seen: whether others read the same tensor past this port, so that a change here would not reach them.
     """
 
     module: str
     side: Side
     view: Callable[[Tensor], Tensor]
+    only_seen: bool = False
 
     @property
     def passage(self) -> Passage:

@@ -121,7 +121,7 @@ def _gpt2(model: LanguageModel) -> dict[str, Site]:
         found |= _block(model, layer, block, _gpt2_queries(model.config, layer, block), "gelu(mlp.up), tanh form")
     return {
         **found,
-        "norm": _passing("norm", "output", "(x - mean) / sqrt(var + 1e-5) · gain + bias", LanguageModel.features),
+        "norm": _seen("norm", "output", "(x - mean) / sqrt(var + 1e-5) · gain + bias", LanguageModel.features),
         "logits": _logits(lambda read: model.head(read("norm")), "norm · token embeddingᵀ", GPT2.head),
     }
 
@@ -160,7 +160,7 @@ def _modern(model: LanguageModel) -> dict[str, Site]:
         found |= _block(model, layer, block, _modern_queries(model.config, layer, block), "relu(mlp.up)²")
     return {
         **found,
-        "norm": _passing("norm", "output", "x / sqrt(mean x² + 1e-6)", LanguageModel.features),
+        "norm": _seen("norm", "output", "x / sqrt(mean x² + 1e-6)", LanguageModel.features),
         "logits.uncapped": _logits(
             lambda read: LOGIT_CAP * model.lm_head(read("norm") / LOGIT_CAP), "norm · headᵀ", Modern.head
         ),
@@ -218,7 +218,7 @@ def _block(
         **queries,
         **_attention(model.config, layer),
         f"{at}.attention.output": _passing(f"{at}.attention", "output", "heads side by side · Woᵀ", Block.forward),
-        f"{at}.middle": _passing(f"{at}.norm2", "input", "input + attention.output", Block.forward),
+        f"{at}.middle": _seen(f"{at}.norm2", "input", "input + attention.output", Block.forward),
         f"{at}.norm2": _passing(f"{at}.norm2", "output", "middle, normalised", Block.forward),
         f"{at}.mlp.up": _passing(f"{at}.mlp.up", "output", "norm2 · Wᵀ", mlp, "hidden"),
         f"{at}.mlp.hidden": _passing(f"{at}.mlp.down", "input", activation, mlp, "hidden"),
@@ -272,6 +272,11 @@ def _passing(
     module: str, side: Literal["input", "output"], formula: str, source: Callable[..., Any], last: Axis = "channel"
 ) -> Site:
     return Site(("position", last), NUMBER, formula, source, Port(module, side, row))
+
+
+def _seen(module: str, side: Literal["input", "output"], formula: str, source: Callable[..., Any]) -> Site:
+    """Like `_passing`, but the residual stream goes on beside the module, or the module is used twice."""
+    return Site(("position", "channel"), NUMBER, formula, source, Port(module, side, row, only_seen=True))
 
 
 def _stream(formula: str, origin: Derive) -> Site:
