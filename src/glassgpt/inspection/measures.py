@@ -151,28 +151,19 @@ def _share(weights: Tensor, pattern: Tensor) -> Tensor:
     return (weights * pattern).sum(dim=-1)[:, there].mean(dim=-1)
 
 
-def probe(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    *,
-    length: int = PROBE_TOKENS,
-    seed: int = 0,
-    among: Sequence[int] | None = None,
-) -> Trace:
+def probe(model: LanguageModel, tokenizer: Tokenizer, *, length: int = PROBE_TOKENS, seed: int = 0) -> Trace:
     """A trace of random tokens said twice, on which a head's kind shows whatever the model was trained on.
 
     Args:
         model: its context holds two tokens at least.
         tokenizer: the model's.
-        length: tokens before they are repeated; at most half the context and as many as there are.
+        length: tokens before they are repeated; at most half the context and as many as the vocabulary has. Each is
+            drawn once, so that it has one earlier occurrence and not several.
         seed: of the tokens.
-        among: the ids to draw from; by default all but end-of-text. Each is drawn once, so that it has one earlier
-            occurrence and not several.
 
     Raises:
-        InspectionError: there is no token to draw from.
+        InspectionError: the context holds a single token.
     """
-    ids = torch.arange(tokenizer.end_of_text) if among is None else torch.tensor(list(among))
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-    tokens = ids[order][: min(length, model.config.context_length // 2)].tolist()
+    order = torch.randperm(tokenizer.end_of_text, generator=torch.Generator().manual_seed(seed))
+    tokens = order[: min(length, model.config.context_length // 2)].tolist()
     return trace_tokens(model, tokenizer, tokens * 2)
