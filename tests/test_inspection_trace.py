@@ -79,7 +79,7 @@ def test_the_parts_add_up(config):
         assert torch.equal(traced[f"{at}.input"] + traced[f"{at}.attention.output"], traced[f"{at}.middle"])
         assert torch.equal(traced[f"{at}.middle"] + traced[f"{at}.mlp.output"], traced[f"{at}.output"])
         weights = traced[f"{at}.attention.weights"]
-        assert torch.equal(weights > 0, traced[f"{at}.attention.mask"].expand_as(weights) & (weights > 0))
+        assert not weights[~traced[f"{at}.attention.mask"].expand_as(weights)].any()
         mixed = weights @ share(traced[f"{at}.attention.v"], config.n_head)
         torch.testing.assert_close(mixed, traced[f"{at}.attention.mixed"], rtol=1e-5, atol=1e-5)
         scores = traced[f"{at}.attention.scores"].masked_fill(~traced[f"{at}.attention.mask"], -torch.inf)
@@ -178,3 +178,14 @@ def test_without_a_text_a_document_begins():
     traced = trace(shaken(GPT2), BYTES, None)
     assert traced.tokens == [BYTES.end_of_text]
     assert traced.pretokens == []
+
+
+def test_little_is_kept_of_what_is_computed(monkeypatch):
+    traced = trace(shaken(GPT2), BYTES, TEXT)
+    assert traced["logits"] is traced["logits"]
+    monkeypatch.setattr("glassgpt.inspection.trace.MOST_KEPT", traced["blocks.0.attention.weights"].nbytes * 2)
+    first = traced["blocks.0.attention.weights"]
+    assert traced["blocks.1.attention.weights"] is traced["blocks.1.attention.weights"]
+    assert traced["blocks.2.attention.weights"] is not first
+    assert traced["blocks.0.attention.weights"] is not first
+    assert torch.equal(traced["blocks.0.attention.weights"], first)

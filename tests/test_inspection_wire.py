@@ -68,7 +68,7 @@ def test_arrays_are_the_tensors(config):
 
 def test_too_much_or_nothing_is_refused_before_it_is_computed(monkeypatch):
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    monkeypatch.setattr(type(traced), "__getitem__", lambda self, name: self._known[name])
+    monkeypatch.setattr(type(traced), "__getitem__", lambda self, name: self._given[name])
     with pytest.raises(InspectionError, match=r"holds 1,083 numbers, one answer at most 500; ask for a part"):
         array(traced, "blocks.0.attention.weights", most=500)
     for index in ((9,), (-1,), (0, 0, 0, 0)):

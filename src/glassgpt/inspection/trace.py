@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,9 @@ MOST_BYTES = 100_000
 """A longer text is refused before it is cut; no model here sees as much at once."""
 MODEL_STAGE = "model"
 """Before any processor."""
+MOST_KEPT = 256 << 20
+"""Bytes of computed tensors that a trace keeps: the logits of 1,024 tokens over GPT-2's vocabulary, or the weights of
+five of its blocks. What passed in the run is kept whole."""
 _HOUSE = Path(glassgpt.errors.__file__).parent.parent
 
 
@@ -113,28 +116,25 @@ class Trace:
         interventions: tuple[Intervention, ...] = (),
         base: Trace | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.text, self.options = model, tokenizer, text, options
+        self.model, self.tokenizer, self.text = model, tokenizer, text
         self.interventions, self.base = interventions, base
-        self._processors = build_processors(options, tokenizer)
-        self._sites = {**sites_of(model), **_choice(self._stages, tokenizer.vocab_size)}
-        self._known = _given(tokenizer, tokens, next(model.parameters()).device)
-        self._chances: dict[str, Tensor] = {}  # apart, as they depend on the options too
+        self._sites = sites_of(model)
+        self._stand_before(options)
+        self._given = _given(tokenizer, tokens, next(model.parameters()).device)
+        self._derived = _Recent()
         edits = [edit for intervention in interventions for edit in intervention.edits(base or self)]
         passages = {port.passage for _, port in ports(self._sites)}
-        self._heard = record(model, self._known["tokens"][None], passages, edits)
+        self._heard = record(model, self._given["tokens"][None], passages, edits)
 
-    @property
-    def _stages(self) -> dict[str, Sequence[NamedProcessor]]:
-        """The names of the distributions, each with the processors before it."""
-        found: dict[str, Sequence[NamedProcessor]] = {f"next.{MODEL_STAGE}": ()}
-        for count, processor in enumerate(self._processors, start=1):
-            name = f"next.{processor.name}"
-            found[name if name not in found else f"{name}.{count}"] = self._processors[:count]
-        return found
+    def _stand_before(self, options: GenerationOptions) -> None:
+        """Take the distributions behind the processors of these options."""
+        self.options = options
+        self._choices = _choices(build_processors(options, self.tokenizer), self.tokenizer.vocab_size)
+        self._chosen = _Recent()
 
     def names(self) -> list[str]:
         """Everything that can be asked for, in the order in which the data passes it."""
-        return list(self._sites)
+        return [*self._sites, *self._choices]
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
@@ -143,13 +143,13 @@ class Trace:
         Raises:
             InspectionError: there is none of this name.
         """
-        known = self._chances if name in self._stages else self._known
-        if name not in known:
-            origin = self.site(name).origin
-            assert origin is not None
-            passing = isinstance(origin, Port)
-            known[name] = origin.view(self._heard[origin.passage]) if passing else origin(self.__getitem__)
-        return known[name]
+        origin = self.site(name).origin
+        if origin is None:
+            return self._given[name]
+        if isinstance(origin, Port):
+            return origin.view(self._heard[origin.passage])
+        recent = self._chosen if name in self._choices else self._derived
+        return recent.get(name, lambda: origin(self.__getitem__))
 
     def site(self, name: str) -> Site:
         """How a tensor comes about.
@@ -157,11 +157,12 @@ class Trace:
         Raises:
             InspectionError: there is none of this name.
         """
-        if name not in self._sites:
-            nearest = difflib.get_close_matches(name, self._sites, 1)
+        found = self._sites.get(name) or self._choices.get(name)
+        if found is None:
+            nearest = difflib.get_close_matches(name, self.names(), 1)
             hint = f"did you mean {nearest[0]}?" if nearest else "trace.names() lists them"
             raise InspectionError(f"a trace of this model has no {name}; {hint}")
-        return self._sites[name]
+        return found
 
     def describe(self, name: str) -> Description:
         """What a tensor is, without computing it.
@@ -171,7 +172,7 @@ class Trace:
         """
         site = self.site(name)
         lengths = sizes(self.model.config, len(self["bytes"]), len(self))
-        lengths["vocabulary"] = self.tokenizer.vocab_size if name in self._stages else lengths["vocabulary"]
+        lengths["vocabulary"] = self.tokenizer.vocab_size if name in self._choices else lengths["vocabulary"]
         shape = tuple(lengths[axis] for axis in site.axes)
         return Description(name, site.axes, shape, site.unit, site.formula, source_of(site.source))
 
@@ -191,7 +192,7 @@ class Trace:
 
     def stages(self) -> list[str]:
         """The names of the next token's distributions: the model's own, then after each processor."""
-        return list(self._stages)
+        return list(self._choices)
 
     def with_options(self, options: GenerationOptions) -> Trace:
         """The same run before other processors; the model does not run again.
@@ -201,10 +202,7 @@ class Trace:
         """
         options.check()
         other = copy.copy(self)
-        other.options, other._processors = options, build_processors(options, self.tokenizer)
-        kept = {name: site for name, site in self._sites.items() if name not in self._stages}
-        other._sites = {**kept, **_choice(other._stages, self.tokenizer.vocab_size)}
-        other._chances = {}
+        other._stand_before(options)
         return other
 
     def intervene(self, *interventions: Intervention) -> Trace:
@@ -294,24 +292,40 @@ def _given(tokenizer: Tokenizer, tokens: Sequence[int], device: torch.device) ->
     return {"bytes": values.to(device), "tokens": torch.tensor(list(tokens), device=device)}
 
 
-def _choice(stages: Mapping[str, Sequence[NamedProcessor]], vocab_size: int) -> dict[str, Site]:
-    """The distributions of the next token, after each processor: (V,), V those of the tokenizer."""
+class _Recent:
+    """Computed tensors: the last ones that fit into `MOST_KEPT` together, and always the very last."""
 
-    def after(processors: Sequence[NamedProcessor]) -> Callable[[Read], Tensor]:
-        def probabilities(read: Read) -> Tensor:
-            logits = read("logits")[-1:, :vocab_size].float()
-            history = History(read("tokens").tolist(), [])
-            for processor in processors:
-                logits = processor.apply(logits, [history])
-            return logits.softmax(dim=-1)[0]
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
 
-        return probabilities
+    def get(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        found = self._tensors.pop(name, None)
+        found = compute() if found is None else found
+        self._tensors[name] = found
+        while len(self._tensors) > 1 and sum(tensor.nbytes for tensor in self._tensors.values()) > MOST_KEPT:
+            del self._tensors[next(iter(self._tensors))]
+        return found
 
-    def site(name: str, processors: Sequence[NamedProcessor]) -> Site:
-        formula = f"softmax({processors[-1].name}(…))" if processors else "softmax(last row of logits)"
-        return Site(("vocabulary",), "probability", formula, build_processors, after(processors))
 
-    return {name: site(name, processors) for name, processors in stages.items()}
+def _choices(processors: Sequence[NamedProcessor], vocab_size: int) -> dict[str, Site]:
+    """The distributions of the next token: the model's own, then after each processor; (V,), V the tokenizer's."""
+    found = {f"next.{MODEL_STAGE}": _choice((), vocab_size)}
+    for count, processor in enumerate(processors, start=1):
+        name = f"next.{processor.name}"
+        found[name if name not in found else f"{name}.{count}"] = _choice(processors[:count], vocab_size)
+    return found
+
+
+def _choice(processors: Sequence[NamedProcessor], vocab_size: int) -> Site:
+    def probabilities(read: Read) -> Tensor:
+        logits = read("logits")[-1:, :vocab_size].float()
+        history = History(read("tokens").tolist(), [])
+        for processor in processors:
+            logits = processor.apply(logits, [history])
+        return logits.softmax(dim=-1)[0]
+
+    formula = f"softmax({processors[-1].name}(…))" if processors else "softmax(last row of logits)"
+    return Site(("vocabulary",), "probability", formula, build_processors, probabilities)
 
 
 def source_of(function: Callable[..., object]) -> Source:
