@@ -178,6 +178,8 @@ def test_without_a_text_a_document_begins():
     traced = trace(shaken(GPT2), BYTES, None)
     assert traced.tokens == [BYTES.end_of_text]
     assert traced.pretokens == []
+    assert len(traced["bytes"]) == 0
+    assert bytes(trace(shaken(GPT2), BYTES, "añ")["bytes"].tolist()) == "añ".encode()
 
 
 def test_little_is_kept_of_what_is_computed(monkeypatch):

@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 import glassgpt
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, Interrupted, UsageError
-from glassgpt.generation.flags import PROMPT_AND_OUTPUT, Flags
+from glassgpt.generation.flags import PROMPT_AND_OUTPUT, Flags, ProcessorFlags
 
 app = App(
     name="glassgpt",
@@ -38,6 +38,8 @@ Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 
 GivenOptions = Annotated[Flags, Parameter(name="*")]
 """The settings of a generation that were given, each an option of its own."""
+GivenProcessors = Annotated[ProcessorFlags, Parameter(name="*")]
+"""Those of them that shape the probabilities of a single token."""
 
 
 @app.command
@@ -291,6 +293,55 @@ def generate(
         print_stream(loaded.writer, loaded.tokenizer, prompt, asked)
     if "seed" not in given and not asked.is_greedy:
         console.say(f"(the same text again: --seed {asked.seed})")
+
+
+@app.command
+def inspect(
+    run: Path,
+    *,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    text: Annotated[bool, Parameter(negative="")] = False,
+    head: str | None = None,
+    ablate: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    settings: str | None = None,
+    options: GivenProcessors | None = None,
+    checkpoint: str = "best",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Follow a text through a run's model, from its bytes to the next token.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    prompt:
+        Text to look at; without it, the token that begins a document. - reads standard input.
+    text:
+        Print the essentials: merges, logit lens, kinds of heads, one head's attention, the next token's candidates.
+    head:
+        LAYER.HEAD whose attention is drawn; by default the one with the clearest pattern.
+    ablate:
+        Switch a part off and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or
+        position:NUMBER; scaled instead with =NUMBER; may be repeated.
+    settings:
+        Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    device:
+        Where to run.
+    """
+    from glassgpt import api
+    from glassgpt.generation.flags import options_from
+    from glassgpt.inspection.show import show_trace
+    from glassgpt.inspection.trace import trace
+
+    if not text:
+        raise UsageError("say how it is to be shown: --text prints the essentials")
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    asked = options_from({}, settings, options or {})
+    loaded = api.load(run, checkpoint=checkpoint, device=device)
+    show_trace(trace(loaded.model, loaded.tokenizer, prompt, asked), ablate=ablate, head=head)
 
 
 @app.command

@@ -10,6 +10,7 @@ not changed: an intervention says what passes through a twin that shares its wei
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassgpt.errors import InspectionError
+from glassgpt.errors import InspectionError, UsageError
 from glassgpt.inspection.capture import Edit, Port
 from glassgpt.inspection.trace import Intervention, Trace
 
@@ -201,6 +202,34 @@ def from_json(value: Mapping[str, Any]) -> Intervention:
         allowed = ", ".join(f"{name} ({field.type})" for name, field in fields.items())
         raise InspectionError(f"the intervention {kind} has {', '.join(given) or 'nothing'}; allowed are {allowed}")
     return KINDS[kind](**given)
+
+
+def parse_intervention(words: str) -> Intervention:
+    """An intervention as the command line spells it: `head:3.1`, `mlp:3`, `position:5`, each with `=SCALE` if not 0.
+
+    Raises:
+        UsageError: it is spelled otherwise.
+    """
+    found = _SPELLING.fullmatch(words)
+    scale = _number(found[3] or "0") if found else None
+    if found is None or scale is None:
+        raise UsageError(
+            f"{words!r} is no intervention; allowed are head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER and "
+            "position:NUMBER, each switched off, or scaled with =NUMBER"
+        )
+    kind, _, layer = found[1].removesuffix(".").partition(":")
+    numbers = [int(number) for number in (layer, found[2]) if number]
+    return KINDS[kind](*numbers, scale=scale)
+
+
+_SPELLING = re.compile(r"(head:[0-9]{1,6}\.|attention:|mlp:|block:|position:)([0-9]{1,6})(?:=(.+))?")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {

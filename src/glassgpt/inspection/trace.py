@@ -287,7 +287,8 @@ def _refuse_size(text: str) -> None:
 
 
 def _given(tokenizer: Tokenizer, tokens: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-    text = b"".join(tokenizer.token_bytes(token) for token in tokens)
+    pieces = {token: tokenizer.token_bytes(token) for token in tokens}  # all are asked for, to refuse unknown ones
+    text = b"".join(pieces[token] for token in tokens if token != tokenizer.end_of_text)  # which is no text
     values = torch.from_numpy(np.frombuffer(text, np.uint8).copy())
     return {"bytes": values.to(device), "tokens": torch.tensor(list(tokens), device=device)}
 
