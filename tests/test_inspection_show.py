@@ -110,7 +110,9 @@ def test_the_command(nano_run, glassgpt_command):
         (["--prompt", "a", "--text", "--ablate", "heat:1"], 2, "is no intervention"),
         (["--prompt", "a", "--text", "--top-k", "-1"], 1, "top_k"),
         (["--prompt", "a", "--text", "--max-tokens", "3"], 2, "--max-tokens"),
-        (["--prompt", "a"], 2, "--text"),
+        (["--prompt", "a", "--head", "0.0"], 2, "are of --text"),
+        (["--prompt", "a", "--text", "--save", "x.html"], 2, "exclude each other"),
+        (["--prompt", "a", "--port", "70000"], 2, "--port is 70000"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -133,9 +133,11 @@ Flags = TypedDict("Flags", _flags(), total=False)  # type: ignore[misc]  # pyrig
 """What `glassgpt generate` takes, as a type that cyclopts reads."""
 
 _PROCESSING = {*GROUPS["Sampling"], *GROUPS["Against repetition"], *GROUPS["Words and form"], "min_tokens"}
-ProcessorFlags = TypedDict(
-    "ProcessorFlags",
-    {name: kind for name, kind in _flags().items() if name in _PROCESSING - NOT_OF_ONE_TOKEN},
-    total=False,
-)  # type: ignore[misc]  # pyright: ignore
+
+
+def _processor_flags() -> dict[str, Any]:
+    return {name: kind for name, kind in _flags().items() if name in _PROCESSING - NOT_OF_ONE_TOKEN}
+
+
+ProcessorFlags = TypedDict("ProcessorFlags", _processor_flags(), total=False)  # type: ignore[misc]  # pyright: ignore
 """What shapes the probabilities of a single token, which is all that `glassgpt inspect` draws."""

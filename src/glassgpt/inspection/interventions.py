@@ -222,6 +222,11 @@ def parse_intervention(words: str) -> Intervention:
     return KINDS[kind](*numbers, scale=scale)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float holds as it is written: no truth value, NaN or infinity."""
+    return type(value) in (int, float) and abs(value) < 2**53
+
+
 _SPELLING = re.compile(r"(head:[0-9]{1,6}\.|attention:|mlp:|block:|position:)([0-9]{1,6})(?:=(.+))?")
 
 
@@ -234,7 +239,7 @@ def _number(text: str) -> float | None:
 
 _FITS: dict[str, Callable[[Any], bool]] = {
     "int": lambda item: type(item) is int,
-    "float": lambda item: type(item) in (int, float) and abs(item) < 2**53,
+    "float": is_number,
     "str": lambda item: isinstance(item, str),
     "int | None": lambda item: item is None or type(item) is int,
     "tuple[int, ...]": lambda item: isinstance(item, tuple) and all(type(each) is int for each in item),
