@@ -163,6 +163,11 @@ def test_a_page_that_would_be_too_large_is_not_saved(model, tmp_path, monkeypatc
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_folder_that_is_not_there_is_said(model, tmp_path):
+    with pytest.raises(InspectionError, match="cannot be written .*--save"):
+        room.save_page(trace(model, BYTES, "a"), tmp_path / "nowhere" / "page.html")
+
+
 def test_a_taken_port_is_said(model, address):
     port = int(re.search(r":(\d+)/", address)[1])
     with pytest.raises(InspectionError, match="choose another with --port"):

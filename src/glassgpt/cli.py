@@ -305,7 +305,7 @@ def inspect(
     port: int = 0,
     browser: bool = True,
     head: str | None = None,
-    ablate: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    ablate: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     settings: str | None = None,
     options: GivenProcessors | None = None,
     checkpoint: str = "best",

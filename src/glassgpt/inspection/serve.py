@@ -255,7 +255,7 @@ def save_page(found: Trace, file: Path) -> None:
     """Write one file that shows a trace without the program and without a network.
 
     Raises:
-        InspectionError: its attention weights are too many for a file.
+        InspectionError: its attention weights are too many for a file, or it cannot be written.
     """
     config = found.model.config
     count = config.n_layer * config.n_head * len(found) ** 2
@@ -263,7 +263,12 @@ def save_page(found: Trace, file: Path) -> None:
         raise InspectionError(f"the page would hold {count:,} numbers, at most {MOST_SAVED:,}; give a shorter text")
     names = [f"blocks.{layer}.attention.weights" for layer in range(config.n_layer)]
     held = {"id": "saved", "overview": overview(found), "arrays": {name: _saved(found, name) for name in names}}
-    write_atomically(file, _standalone(json.dumps(held)).encode())
+    try:
+        write_atomically(file, _standalone(json.dumps(held)).encode())
+    except OSError as error:
+        raise InspectionError(
+            f"{file} cannot be written ({error.strerror}); choose another file with --save"
+        ) from error
 
 
 def _saved(found: Trace, name: str) -> dict[str, Any]:
