@@ -6,6 +6,7 @@ import { cellAt, drawMatrix } from "./matrix.js";
 const SLIDERS = { temperature: [0.05, 2, 0.05, 0.8], top_k: [0, 100, 1, 0], top_p: [0.05, 1, 0.05, 0.95], min_p: [0, 0.5, 0.01, 0] };
 const COLOURS = ["#7fd1de", "#f5d76e", "#a8d99a", "#e3a9dc"];
 const MOST_TOLD = 10; // candidates of a stage, as the program sends them
+const MOST_LABELS = 30; // rows of the large map that are labelled
 const root = document.getElementById("page");
 const state = { block: 0, head: 0, text: null, interventions: [], options: {}, language: navigator.language, ...fromAddress() };
 let words = wordsFor(state.language);
@@ -178,7 +179,13 @@ function drawLarge(large, values, rows, columns, name) {
     tell(cell.row, cell.column);
   };
   const off = make("button", { textContent: words.off, id: "off", onclick: () => switchOff({ kind: "head", layer: state.block, head: state.head }) });
-  large.replaceChildren(make("div", { className: "scroll" }, canvas), told, ...(isSaved ? [] : [off]), sourceLine(name));
+  large.replaceChildren(make("div", { className: "labelled" }, ...labels(rows), canvas), told, ...(isSaved ? [] : [off]), sourceLine(name));
+}
+
+// The tokens beside the rows, where there is room for them.
+function labels(rows) {
+  if (rows > MOST_LABELS) return [];
+  return [make("div", { className: "labels", "aria-hidden": "true" }, ...trace.overview.tokens.map(({ piece }) => make("span", { textContent: piece })))];
 }
 
 function switchOff(intervention) {
@@ -194,7 +201,7 @@ function norms() {
 }
 
 function percent(chance) {
-  return `${(100 * chance).toFixed(1)} %`;
+  return chance < 0.0005 ? "< 0.1 %" : `${(100 * chance).toFixed(1)} %`;
 }
 
 // Of each stage the likeliest are told; what is not among them is less likely than the last, or impossible.
@@ -202,7 +209,7 @@ function chanceOf(from, stage, id) {
   const told = from.overview.next[stage];
   const found = told.find((each) => each.id === id);
   if (found) return percent(found.probability);
-  return told.length < MOST_TOLD ? "–" : `< ${percent(told.at(-1).probability)}`;
+  return told.length < MOST_TOLD ? "–" : `< ${percent(told.at(-1).probability).replace("< ", "")}`;
 }
 
 function table(heading, rows) {
