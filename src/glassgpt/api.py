@@ -39,6 +39,7 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.generation.search_options import DRAFT_TOKENS, MethodOptions, SpeculativeOptions
 from glassgpt.generation.speculative import Speculation
+from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, SHAPE
 from glassgpt.model.transformer import LanguageModel
@@ -157,6 +158,19 @@ class Loaded:
                 f"({self.tokenizer.name}), so it cannot guess tokens; train it on data that was prepared with the same one"
             )
         return Speculation(draft.writer if draft is not None else None, tokens)
+
+    def trace(self, text: str | None = None, **options: Any) -> Trace:
+        """Everything that the model computes between a text and its next token, by name; see `inspection.trace`.
+
+        Args:
+            text: without one, the token that begins a document.
+            options: those of `GenerationOptions`, whose processors the next token passes.
+
+        Raises:
+            InspectionError: the text is empty or too long.
+            GenerationError: an option cannot be used.
+        """
+        return trace(self.model, self.tokenizer, text, GenerationOptions(**options))
 
 
 def load(

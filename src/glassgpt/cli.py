@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 import glassgpt
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, Interrupted, UsageError
-from glassgpt.generation.flags import PROMPT_AND_OUTPUT, Flags
+from glassgpt.generation.flags import PROMPT_AND_OUTPUT, Flags, ProcessorFlags
 from glassgpt.generation.search_flags import MethodFlags
 
 app = App(
@@ -41,6 +41,8 @@ GivenOptions = Annotated[Flags, Parameter(name="*")]
 """The settings of a generation that were given, each an option of its own."""
 GivenMethod = Annotated[MethodFlags, Parameter(name="*")]
 """The settings of a search or of speculation that were given."""
+GivenProcessors = Annotated[ProcessorFlags, Parameter(name="*")]
+"""Those of them that shape the probabilities of a single token."""
 
 
 @app.command
@@ -309,6 +311,76 @@ def generate(
     print_written(loaded.writer, loaded.tokenizer, texts, asked, ready, as_json=json, explain=explain)
     if draws and "seed" not in given and not asked.is_greedy:
         console.say(f"(the same text again: --seed {asked.seed})")
+
+
+@app.command
+def inspect(
+    run: Path,
+    *,
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    text: Annotated[bool, Parameter(negative="")] = False,
+    save: Path | None = None,
+    port: int = 0,
+    browser: bool = True,
+    head: str | None = None,
+    ablate: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    settings: str | None = None,
+    options: GivenProcessors | None = None,
+    checkpoint: str = "best",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Follow a text through a run's model, from its bytes to the next token: in the browser, or printed.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    prompt:
+        Text to look at; without it, the token that begins a document. - reads standard input.
+    text:
+        Print the essentials: merges, logit lens, kinds of heads, one head's attention, the next token's candidates.
+    save:
+        Write one HTML file that shows it without a network, instead of serving a page.
+    port:
+        Of the page, on this machine alone; 0 takes a free one (extra: serve).
+    browser:
+        Open the page in the browser.
+    head:
+        With --text: LAYER.HEAD whose attention is drawn; by default the one with the clearest pattern.
+    ablate:
+        With --text: switch a part off and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or
+        position:NUMBER; scaled instead with =NUMBER; may be repeated.
+    settings:
+        Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    device:
+        Where to run.
+    """
+    from glassgpt import api
+    from glassgpt.generation.flags import options_from
+    from glassgpt.inspection.serve import save_page, serve_page
+    from glassgpt.inspection.show import show_trace
+    from glassgpt.inspection.trace import trace
+
+    if (ablate or head) and not text:
+        raise UsageError("--ablate and --head are of --text; on the page, one clicks")
+    if text and save:
+        raise UsageError("--text and --save exclude each other")
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port is {port}; allowed is 1 to 65535, or 0 for a free one")
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    asked = options_from({}, settings, options or {})
+    loaded = api.load(run, checkpoint=checkpoint, device=device)
+    found = trace(loaded.model, loaded.tokenizer, prompt, asked)
+    if text:
+        show_trace(found, ablate=ablate, head=head)
+    elif save:
+        save_page(found, save)
+        console.say(f"wrote {save}; open it in any browser")
+    else:
+        serve_page(found, port=port, browser=browser)
 
 
 @app.command

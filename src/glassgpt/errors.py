@@ -45,6 +45,10 @@ class GenerationError(GlassGPTError):
     """A prompt or sampling setting with which no text can be generated."""
 
 
+class InspectionError(GlassGPTError):
+    """A text, a tensor's name or an intervention that a model cannot be looked into with."""
+
+
 class TrainingDivergedError(GlassGPTError):
     """The loss or the gradient is no longer a finite number."""
 

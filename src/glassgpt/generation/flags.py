@@ -46,6 +46,8 @@ SPELLED = {
     "choices": "; may be repeated",
 }
 """What the help of an option says more on the command line."""
+NOT_OF_ONE_TOKEN = {"seed", "num_samples"}
+"""Of the groups that shape a choice: what decides between choices that are made already."""
 NAMED = {"choices": "--choice", "stop_tokens": "--stop-token"}
 """Options that take one thing a time and are named for it."""
 
@@ -161,3 +163,13 @@ _READ: dict[str, Callable[[str, Any], Any]] = {**_PAIRS, "json_schema": _schema}
 # Not total: what was not given is not there, so that settings can be told from defaults.
 Flags = TypedDict("Flags", _flags(), total=False)  # type: ignore[misc]  # pyright: ignore
 """What `glassgpt generate` takes, as a type that cyclopts reads."""
+
+_PROCESSING = {*GROUPS["Sampling"], *GROUPS["Against repetition"], *GROUPS["Words and form"], "min_tokens"}
+
+
+def _processor_flags() -> dict[str, Any]:
+    return {name: kind for name, kind in _flags().items() if name in _PROCESSING - NOT_OF_ONE_TOKEN}
+
+
+ProcessorFlags = TypedDict("ProcessorFlags", _processor_flags(), total=False)  # type: ignore[misc]  # pyright: ignore
+"""What shapes the probabilities of a single token, which is all that `glassgpt inspect` draws."""
