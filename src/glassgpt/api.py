@@ -18,10 +18,13 @@ from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, UsageError
+from glassgpt.evaluation.held_out import PromptOptions, human_continuations
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.evaluation.pictures import check_picture, draw_comparison
 from glassgpt.evaluation.report import Questions, Report, report_json, show_report
 from glassgpt.evaluation.report import evaluate as measure
+from glassgpt.evaluation.sweep import Sweep, sweep
+from glassgpt.evaluation.sweep_show import settings_toml
 from glassgpt.generation.engine import Piece, Sample, generate, stream
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
@@ -194,6 +197,30 @@ def evaluate(
     else:
         show_report(report, dataset, samples)
     return report
+
+
+def sweep_decoding(
+    loaded: Loaded, dataset: TokenDataset, purpose: str, prompts: PromptOptions, *, budget: int, out: Path, run: str
+) -> Sweep:
+    """Find a setting for a purpose and write it into a file that `--settings` reads.
+
+    Args:
+        loaded: the model.
+        dataset: made with its tokenizer.
+        purpose: one of the ready settings' names.
+        prompts: what to go on from.
+        budget: texts to be written in all, about.
+        out: the file.
+        run: what the file calls the model.
+
+    Raises:
+        GlassGPTError: see `glassgpt.evaluation.sweep.sweep`.
+    """
+    prompts = prompts.fitted(loaded.model.config.context_length)
+    human = human_continuations(dataset, prompts)
+    found = sweep(loaded.model, loaded.tokenizer, human, purpose, prompts, budget, writer=loaded.writer)
+    write_atomically(out, settings_toml(found, run).encode())
+    return found
 
 
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:

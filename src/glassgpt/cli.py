@@ -309,7 +309,7 @@ def evaluate(
     generate: Annotated[bool, Parameter(negative="", group=WRITTEN)] = False,
     compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
     prompts: Annotated[int, Parameter(group=WRITTEN)] = 32,
-    prompt_tokens: Annotated[int, Parameter(group=WRITTEN)] = 32,
+    prompt_tokens: Annotated[int, Parameter(group=WRITTEN)] = 0,
     new_tokens: Annotated[int, Parameter(group=WRITTEN)] = 128,
     seed: Annotated[int, Parameter(group=WRITTEN)] = 0,
     embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
@@ -345,7 +345,7 @@ def evaluate(
     prompts:
         How many prompts: beginnings of held-out documents, then stretches from inside.
     prompt_tokens:
-        Tokens of a prompt.
+        Tokens of a prompt; 0 takes 32, or half of a smaller context.
     new_tokens:
         Most tokens of a text.
     seed:
@@ -379,6 +379,74 @@ def evaluate(
     )
     loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
     api.evaluate(loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture)
+
+
+@app.command(name="sweep-decoding")
+def sweep_decoding(
+    run: Path,
+    *,
+    purpose: Annotated[str, Parameter(name="--for")],
+    out: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    budget: int = 1500,
+    prompts: int = 64,
+    prompt_tokens: int = 0,
+    new_tokens: int = 96,
+    seed: int = 0,
+    samples: int = 1,
+    data: Path | None = None,
+    checkpoint: str = "best",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Search temperature, top-p or min-p and repetition penalty for a purpose, by what people wrote on the same prompts.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    purpose:
+        creative, technical, chat or code: decides what is better, and whose other settings are kept.
+    out:
+        Settings file to write, for generate --settings; by default decoding-PURPOSE.toml in the run.
+    force:
+        Write over a file that is there.
+    budget:
+        Texts to write in all, about; more is slower and surer.
+    prompts:
+        Held-out prompts that the last settings are compared on, at most.
+    prompt_tokens:
+        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+    new_tokens:
+        Most tokens of a text.
+    seed:
+        Decides which prompts, and each text; the same seed finds the same setting.
+    samples:
+        Prompts whose texts are printed below the ranking.
+    data:
+        Data set; by default the one that the run was trained on.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    device:
+        Where to run.
+    """
+    from glassgpt import api
+    from glassgpt.evaluation.held_out import PromptOptions
+    from glassgpt.evaluation.objectives import objective_for
+    from glassgpt.evaluation.sweep_show import show_sweep
+
+    objective_for(purpose)
+    if samples < 0:
+        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    path = out or run / f"decoding-{purpose}.toml"
+    if path.suffix != ".toml" or (out is not None and not path.absolute().parent.is_dir()):
+        raise UsageError(f"--out is {path}; allowed is a name that ends in .toml, in a folder that exists")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; write over it with --force, or choose another --out")
+    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+    options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
+    found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)
+    show_sweep(found, loaded.tokenizer, samples)
+    console.say(f"wrote {path}; use it with: glassgpt generate {run} --settings {path}")
 
 
 @app.command(name="import")

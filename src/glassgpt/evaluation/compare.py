@@ -96,15 +96,9 @@ def comparable(settings: dict[str, Any], prompts: PromptOptions, context: int) -
     Raises:
         GenerationError: a value is out of range.
     """
-    options = GenerationOptions(
-        **{
-            **settings,
-            "max_tokens": prompts.new_tokens,
-            "num_samples": 1,
-            "logprobs": 0,
-            "overflow": "re-prefill" if overflows(prompts, context) else "stop",
-        }
-    )
+    fixed: dict[str, Any] = {"max_tokens": prompts.new_tokens, "num_samples": 1, "logprobs": 0}
+    fixed["overflow"] = "re-prefill" if overflows(prompts, context) else "stop"
+    options = GenerationOptions(**{**settings, **fixed})
     options.check()
     return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,18 +40,18 @@ class PromptOptions:
 
     Attributes:
         count: how many.
-        prompt_tokens: tokens given.
+        prompt_tokens: tokens given; 0 takes 32, or half of a smaller context.
         new_tokens: tokens that follow, at most.
         seed: decides which.
     """
 
     count: int = 32
-    prompt_tokens: int = 32
+    prompt_tokens: int = 0
     new_tokens: int = 128
     seed: int = 0
 
-    def check(self, context: int) -> None:
-        """Refuse what no model with such a context can do.
+    def fitted(self, context: int) -> PromptOptions:
+        """The same with nothing left open, for a model with such a context.
 
         Raises:
             UsageError: lists what is out of range and what is allowed.
@@ -58,10 +59,10 @@ class PromptOptions:
         rules = (
             (self.count >= 1, "--prompts", self.count, "at least 1"),
             (
-                1 <= self.prompt_tokens <= context,
+                0 <= self.prompt_tokens <= context,
                 "--prompt-tokens",
                 self.prompt_tokens,
-                f"1 to {context:,}, the model's context",
+                f"1 to {context:,}, the model's context, or 0 for 32 or half of it",
             ),
             (self.new_tokens >= 1, "--new-tokens", self.new_tokens, "at least 1"),
             (0 <= self.seed < 2**62, "--seed", self.seed, "between 0 and 2**62 - 1"),
@@ -69,6 +70,7 @@ class PromptOptions:
         wrong = [f"{name} is {value:,}; allowed is {allowed}" for fine, name, value, allowed in rules if not fine]
         if wrong:
             raise UsageError("\n".join(wrong))
+        return dataclasses.replace(self, prompt_tokens=self.prompt_tokens or max(1, min(32, context // 2)))
 
 
 def human_continuations(dataset: TokenDataset, options: PromptOptions) -> list[Continuation]:
@@ -79,7 +81,7 @@ def human_continuations(dataset: TokenDataset, options: PromptOptions) -> list[C
 
     Args:
         dataset: its `validation` split is read.
-        options: checked settings.
+        options: from `fitted`.
 
     Returns:
         `options.count` of them, or as many as there are, and that is said.

@@ -17,8 +17,9 @@ from glassgpt.evaluation.quality import FIGURES, Figure
 PEOPLE = "#D55E00"
 SETTINGS = "#0072B2"
 COLUMNS = 5
-TEXT_CHARACTERS = 330
-LINE_CHARACTERS = 118
+TEXT_CHARACTERS = 420
+LINE_CHARACTERS = 150
+_BEHIND_LABELS = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
 PICTURES = (".png", ".svg", ".pdf")
 
 
@@ -74,7 +75,7 @@ def _draw_figure(axes: Any, figure: Figure, comparison: Comparison, names: list[
     for place, value, each in zip(places, values, comparison.settings, strict=True):
         if not math.isnan(value):
             axes.annotate(figure.cell(each.quality), (value, place), xytext=(0, 6), textcoords="offset points",
-                          ha="center", fontsize=8)  # fmt: skip
+                          ha="center", fontsize=8, bbox=_BEHIND_LABELS)  # fmt: skip
     title = figure.heading
     if not math.isnan(people):
         axes.axvline(people, color=PEOPLE, linestyle="--", linewidth=1.4)
@@ -94,7 +95,10 @@ def _draw_figure(axes: Any, figure: Figure, comparison: Comparison, names: list[
 def _text_blocks(comparison: Comparison, tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """The first prompt, and what became of it, each wrapped."""
     prompt = tokenizer.decode(comparison.human.texts[0].prompt)
-    parts = [("prompt", prompt), *((each.name, each.texts[0].text) for each in (comparison.human, *comparison.settings))]
+    parts = [
+        ("prompt", prompt),
+        *((each.name, each.texts[0].text) for each in (comparison.human, *comparison.settings)),
+    ]
     return [(name, textwrap.fill(_drawable(text), LINE_CHARACTERS)) for name, text in parts]
 
 

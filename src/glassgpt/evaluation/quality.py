@@ -29,11 +29,11 @@ class Variety:
     distinct_3: float
     repeated_4: float
 
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Variety:
+    @staticmethod
+    def of(texts: Sequence[str]) -> Variety:
         """Measure texts."""
         cut = [words(text) for text in texts]
-        return cls(*(distinct(cut, n) for n in (1, 2, 3)), mean_repeated(cut, 4))
+        return Variety(distinct(cut, 1), distinct(cut, 2), distinct(cut, 3), mean_repeated(cut, 4))
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Quality(Variety):
 
     @property
     def perplexity(self) -> float:
-        """e to the surprisal."""
-        return math.exp(self.surprisal)
+        """e to the surprisal; infinite where that overflows."""
+        return math.inf if self.surprisal > 700 else math.exp(self.surprisal)
 
     def to_json(self) -> dict[str, float | None]:
         """By name; null for what could not be measured."""
         figures = {**asdict(self), "perplexity": self.perplexity}
-        return {name: None if math.isnan(value) else value for name, value in figures.items()}
+        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def mean_surprisal(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Continuation]) -> float:
@@ -127,7 +127,8 @@ class Figure:
         return "–" if math.isnan(value) else self.show(value)
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """A share as a person reads it: `12.3 %`."""
     return f"{100 * value:.1f} %"
 
 
@@ -136,15 +137,17 @@ def _short(value: float) -> str:
 
 
 FIGURES = (
-    Figure("perplexity", "own perplexity", _short, "lower: safer; higher: wilder. People: what the model expects of text"),
-    Figure("distinct_1", "distinct-1", _share, "higher: more different words"),
-    Figure("distinct_2", "distinct-2", _share, "higher: more different pairs of words"),
-    Figure("distinct_3", "distinct-3", _share, "higher: more different triples"),
-    Figure("repeated_4", "repeated 4-grams", _share, "lower: fewer loops inside a text"),
-    Figure("self_bleu", "self-BLEU", _short, "lower: texts differ more from each other"),
-    Figure("bleu", "BLEU", _short, "higher: more of the true text's words; low for all open-ended text"),
-    Figure("coherence", "coherence", "{:.3f}".format, "higher: neighbouring sentences are closer"),
-    Figure("tokens", "tokens", _short, "mean length; the figures above fall or rise with it"),
-    Figure("ended", "came to an end", _share, "share of texts with an end of their own"),
+    Figure(
+        "perplexity", "perplexity", _short, "of the text under the model itself; low is safe and dull, high is wild"
+    ),
+    Figure("distinct_1", "distinct-1", share, "different words; higher is more varied"),
+    Figure("distinct_2", "distinct-2", share, "different pairs of words; higher is more varied"),
+    Figure("distinct_3", "distinct-3", share, "different triples of words; higher is more varied"),
+    Figure("repeated_4", "repeated-4", share, "four words that stood in the same text before; lower is fewer loops"),
+    Figure("self_bleu", "self-BLEU", _short, "how alike the texts are, 0 to 100; lower is more varied"),
+    Figure("bleu", "BLEU", _short, "likeness to the true text, 0 to 100; low for all free text"),
+    Figure("coherence", "coherence", "{:.3f}".format, "of neighbouring sentences, -1 to 1; a loop is coherent too"),
+    Figure("tokens", "tokens", _short, "mean length; compare the others at equal length only"),
+    Figure("ended", "ended", share, "texts that came to an end of their own"),
 )
 """In the order in which they are shown."""

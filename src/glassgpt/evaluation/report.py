@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,20 +48,17 @@ class Questions:
     prompts: PromptOptions = field(default_factory=PromptOptions)
     embedding_model: Path | None = None
 
-    def check(self, context: int) -> None:
-        """Refuse what cannot work with a model of this context.
+    def fitted(self, context: int) -> Questions:
+        """The same with nothing left open, for a model of this context.
 
         Raises:
             UsageError: says what is allowed.
         """
         if not 0 <= self.context_length <= context:
-            raise UsageError(
-                f"--context-length is {self.context_length}; allowed is 1 to {context}, or 0 for all"
-            )
+            raise UsageError(f"--context-length is {self.context_length}; allowed is 1 to {context}, or 0 for all")
         if self.stride:
             check_stride(self.stride, self.context_length or context)
-        if self.settings:
-            self.prompts.check(context)
+        return dataclasses.replace(self, prompts=self.prompts.fitted(context))
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def evaluate(
         DataError: there is no held-out text for it.
         MissingExtraError: it needs a package that is not installed.
     """
-    questions.check(model.config.context_length)
+    questions = questions.fitted(model.config.context_length)
     held_out_tokens(dataset)
     context, stride = questions.context_length, questions.stride
     embedder = embedder_for(model, dataset, questions.embedding_model)  # a wrong path is told at once

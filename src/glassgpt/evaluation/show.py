@@ -46,7 +46,7 @@ def _figure(value: float) -> float | None:
 def show_documents(documents: Sequence[DocumentLoss]) -> None:
     """Print the documents that the model finds hardest and easiest, by perplexity."""
     ranked = sorted(documents, key=lambda document: document.loss.loss, reverse=True)
-    columns = ("no.", "tokens", "loss", "perplexity", "bits per byte", "begins")
+    columns = ("document", "tokens", "loss", "perplexity", "bits per byte")
     if len(ranked) <= 2 * EXTREMES:
         console.table(f"all {len(ranked)} held-out documents, the hardest first", columns, _rows(ranked))
     else:
@@ -58,12 +58,11 @@ def show_documents(documents: Sequence[DocumentLoss]) -> None:
 def _rows(documents: Sequence[DocumentLoss]) -> list[list[str]]:
     return [
         [
-            str(one.number),
+            f"{one.number}. {one.excerpt}",
             f"{one.loss.tokens:,}",
             f"{one.loss.loss:.4f}",
             f"{one.loss.perplexity:.2f}",
             f"{one.loss.bits_per_byte:.3f}",
-            one.excerpt,
         ]
         for one in documents
     ]
@@ -71,22 +70,22 @@ def _rows(documents: Sequence[DocumentLoss]) -> list[list[str]]:
 
 def documents_json(documents: Sequence[DocumentLoss]) -> list[dict[str, Any]]:
     """Each document by number, in the text's order."""
-    return [
-        {"number": one.number, "excerpt": one.excerpt, **validation_json(one.loss)} for one in documents
-    ]
+    return [{"number": one.number, "excerpt": one.excerpt, **validation_json(one.loss)} for one in documents]
 
 
 def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) -> None:
     """Print the figures, a column for each setting and one for people, then some texts beside each other."""
     columns = [comparison.human, *comparison.settings]
-    rows = [[one.heading, *(one.cell(each.quality) for each in columns), one.reading] for one in FIGURES]
+    rows = [[one.heading, *(one.cell(each.quality) for each in columns)] for one in FIGURES]
     title = (
         f"{comparison.prompts.count} held-out prompts of {comparison.prompts.prompt_tokens} tokens, "
         f"up to {comparison.prompts.new_tokens} new ones (seed {comparison.prompts.seed})"
     )
-    console.table(title, ["", *(each.name for each in columns), "how to read it"], rows)
-    console.result("The nearer to people, the better, unless you want something else: no figure knows what a text means.")
-    console.result(f"Coherence by {comparison.embedder}; 0 is two sentences that have nothing to do with each other.")
+    console.table(title, ["", *(each.name for each in columns)], rows)
+    for one in FIGURES:
+        console.result(f"  {one.heading:<11} {one.reading}")
+    console.result(f"  coherence by {comparison.embedder}")
+    console.result("As a rule, the nearer to people the better; what a text means, none of these figures knows.")
     for at in range(min(samples, comparison.prompts.count)):
         _show_texts(at, columns, tokenizer)
 

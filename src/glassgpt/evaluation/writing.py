@@ -73,9 +73,7 @@ def write(
     return [Continuation(job.prompt, tuple(tokens[at]), texts[at], ended[at]) for at, job in enumerate(jobs)]
 
 
-def surprisals(
-    model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Continuation]
-) -> list[tuple[float, int]]:
+def surprisals(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Continuation]) -> list[tuple[float, int]]:
     """Nats that each continuation costs after its prompt, and for how many tokens, end-of-text included if it ended.
 
     Raw: of the model's own probabilities, before any setting. Texts longer than the context are read by a window
@@ -83,7 +81,9 @@ def surprisals(
     """
     rows = [[*text.prompt, *text.tokens, *([tokenizer.end_of_text] if text.ended else [])] for text in texts]
     starts = np.cumsum([0, *map(len, rows)])
-    spans = [Span(int(start), len(row), len(text.prompt)) for start, row, text in zip(starts, rows, texts, strict=False)]
+    spans = [
+        Span(int(start), len(row), len(text.prompt)) for start, row, text in zip(starts, rows, texts, strict=False)
+    ]
     array = TokenArray([np.array([token for row in rows for token in row], dtype=np.int64)])
     context = model.config.context_length
     nats = span_nats(model, array, spans, context=context, stride=max(1, context // 2))
