@@ -6,13 +6,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glassgpt.data import load_tokenizer
 from glassgpt.data.prepare import PrepareOptions, prepare
-from glassgpt.data.shards import TokenDataset
-from glassgpt.errors import TokenizerError
+from glassgpt.data.shards import TokenArray, TokenDataset
+from glassgpt.errors import DataError, TokenizerError, UsageError
+from glassgpt.evaluation.documents import DocumentLoss, document_losses, document_spans
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
-from glassgpt.evaluation.show import show_validation
+from glassgpt.evaluation.perplexity import Span, sliding_loss, windows_of
+from glassgpt.evaluation.show import documents_json, show_documents, show_validation, validation_json
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.loss import ValidationLoss
@@ -121,10 +125,154 @@ def test_figures_are_finite_where_they_can_be():
 
 def test_what_is_shown(capsys):
     figures = ValidationLoss(nats=20 * math.log(2), tokens=10, n_bytes=8)
-    show_validation(figures, as_json=True)
-    shown = json.loads(capsys.readouterr().out)
+    shown = validation_json(figures)
     assert shown["bits_per_byte"] == pytest.approx(2.5)
     assert shown["perplexity"] == pytest.approx(4.0)
     assert (shown["tokens"], shown["bytes"]) == (10, 8)
-    show_validation(figures, as_json=False)
+    unknown = validation_json(ValidationLoss(1e6, 10, 0))
+    assert unknown["perplexity"] is unknown["bits_per_byte"] is None  # JSON has no infinity
+    show_validation(figures)
     assert capsys.readouterr().out.splitlines()[-1].startswith("validation: 2.5000 bits per byte")
+
+
+def nats_one_by_one(model, tokens, context, stride):
+    """The formula, token by token: in windows that move on by a stride, each token where it is first reached."""
+    nats = {}
+    for begin in range(0, len(tokens) - 1, stride):
+        window = tokens[begin : begin + context]
+        for at in range(len(window)):
+            target = begin + at + 1
+            if target < len(tokens) and target not in nats:
+                with torch.no_grad():
+                    logits = model(torch.tensor(window[None, : at + 1]))[0, -1].double()
+                nats[target] = -float(logits.log_softmax(-1)[tokens[target]])
+    assert sorted(nats) == list(range(1, len(tokens)))
+    return sum(nats.values())
+
+
+@pytest.mark.parametrize(("context", "stride"), [(0, 1), (0, 5), (0, 16), (7, 3)])
+def test_a_sliding_window_is_the_formula_token_by_token(model, dataset, context, stride):
+    tokens = dataset.split("validation")
+    tokens = tokens.read(0, len(tokens))
+    found = sliding_loss(model, dataset, stride=stride, context_length=context)
+    assert found.nats == pytest.approx(nats_one_by_one(model, tokens, context or CONTEXT, stride), rel=1e-5)
+    assert found.tokens == len(tokens) - 1
+    assert found.n_bytes == int((tokens[1:] != BYTES.end_of_text).sum())
+
+
+def transformers_recipe(model, tokens, max_length, stride):
+    """As on transformers' page on perplexity: labels of what was seen before are -100, labels are shifted inside."""
+    nats, scored, previous = 0.0, 0, 0
+    for begin in range(0, len(tokens), stride):
+        end = min(begin + max_length, len(tokens))
+        inputs = torch.tensor(tokens[None, begin:end])
+        labels = inputs.clone()
+        labels[:, : -(end - previous)] = -100
+        with torch.no_grad():
+            logits = model(inputs)[:, :-1]
+        shifted = labels[:, 1:]
+        nats += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), shifted.flatten(), reduction="sum"))
+        scored += int((shifted != -100).sum())
+        previous = end
+        if end == len(tokens):
+            break
+    return nats, scored
+
+
+@pytest.mark.parametrize("stride", [1, 4, 15])
+def test_a_sliding_window_is_transformers_recipe(model, dataset, stride):
+    """Theirs feeds a window's last token too, and wastes its prediction: one token of context less."""
+    tokens = dataset.split("validation")
+    tokens = tokens.read(0, len(tokens))
+    nats, scored = transformers_recipe(model, tokens, CONTEXT, stride)
+    found = sliding_loss(model, dataset, stride=stride, context_length=CONTEXT - 1)
+    assert (found.nats, found.tokens) == (pytest.approx(nats, rel=1e-5), scored)
+
+
+def test_a_stride_of_the_context_is_no_overlap(model, dataset):
+    plain, sliding = evaluate_dataset(model, dataset), sliding_loss(model, dataset, stride=CONTEXT)
+    assert sliding.nats == pytest.approx(plain.nats, rel=1e-6)
+    assert (sliding.tokens, sliding.n_bytes) == (plain.tokens, plain.n_bytes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20), st.integers(1, 70))
+def test_each_token_is_scored_once_with_enough_before_it(tokens, context, stride, given_tokens):
+    stride = min(stride, context)
+    span = Span(100, tokens, given_tokens)
+    scored = []
+    for window in windows_of(0, span, context, stride):
+        assert window.inputs <= context
+        for target in range(window.inputs - window.scored, window.inputs):
+            position = window.start + target + 1  # in the array
+            scored.append(position - 100)
+            in_view = target + 1
+            assert in_view >= min(position - 100, context - stride)
+    assert scored == list(range(given_tokens, tokens))
+
+
+@pytest.mark.parametrize("stride", [0, -1, 17])
+def test_a_stride_that_skips_or_stands_still_is_refused(model, dataset, stride):
+    with pytest.raises(UsageError, match=f"--stride is {stride}; allowed is 1 .* to 16"):
+        sliding_loss(model, dataset, stride=stride)
+
+
+@pytest.mark.parametrize("stride", [0, 4])
+def test_documents_are_read_alone_and_add_up(model, dataset, stride):
+    tokens = dataset.split("validation")
+    tokens = tokens.read(0, len(tokens))
+    found = document_losses(model, dataset, stride=stride)
+    starts = np.flatnonzero(tokens == BYTES.end_of_text)
+    assert len(found) == len(starts) >= 3
+    assert sum(one.loss.tokens for one in found) == len(tokens) - 1
+    for one, begin, end in zip(found, starts, [*(starts[1:] + 1), len(tokens)], strict=True):
+        text = tokens[begin:end]
+        assert one.loss.nats == pytest.approx(nats_one_by_one(model, text, CONTEXT, stride or CONTEXT), rel=1e-5)
+        whole = " ".join(BYTES.decode(text[text != BYTES.end_of_text].tolist()).split())
+        assert whole.startswith(one.excerpt.rstrip("…\N{REPLACEMENT CHARACTER}"))
+
+
+def written(folder, tokens):
+    """A data set whose held-out text is exactly these tokens."""
+    source = folder / "text.txt"
+    source.write_text("training text, and some of it held out " * 5)
+    prepare(PrepareOptions(sources=(str(source),), out=folder / "data", tokenizer="bytes", workers=1))
+    dataset = TokenDataset.open(folder / "data")
+    dataset.split = lambda name: TokenArray([np.array(tokens, dtype=np.int64)])
+    return dataset
+
+
+def test_empty_documents_are_passed_over_and_that_is_said(model, tmp_path, capsys):
+    end = BYTES.end_of_text
+    found = document_losses(model, written(tmp_path, [end, end, *b"abc", end, end, *b"d", end]))
+    assert [one.number for one in found] == [2, 4]
+    assert [one.excerpt for one in found] == ["abc", "d"]
+    assert "passed over 3 held-out documents without text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [([], "holds out no text"), ([BYTES.end_of_text] * 4, "every held-out document is empty")],
+)
+def test_without_held_out_text_there_is_one_clear_line(model, tmp_path, tokens, message):
+    with pytest.raises(DataError, match=message):
+        document_losses(model, written(tmp_path, tokens))
+
+
+def test_documents_before_the_first_end_of_text_count_too():
+    assert document_spans(np.array([5, 6, 256, 7]), 256) == [Span(0, 3), Span(2, 2)]
+    assert document_spans(np.array([256, 7, 256, 256, 8]), 256) == [Span(0, 3), Span(2, 2), Span(3, 2)]
+
+
+def test_the_hardest_and_the_easiest_documents_are_shown(capsys):
+    many = [DocumentLoss(n, ValidationLoss(float(n), 1, 1), f"text {n}") for n in range(1, 14)]
+    show_documents(many)
+    out = capsys.readouterr().out
+    assert out.index("13. text 13") < out.index("9. text 9") < out.index("the easiest") < out.index("│ 1. text 1")
+    assert "6. text 6" not in out
+    show_documents(many[:3])
+    assert "all 3 held-out documents" in capsys.readouterr().out
+    assert documents_json(many)[0] == {
+        "number": 1, "excerpt": "text 1", "validation_loss": 1.0, "perplexity": pytest.approx(math.e),
+        "bits_per_byte": pytest.approx(1 / math.log(2)), "tokens": 1, "bytes": 1,
+    }  # fmt: skip

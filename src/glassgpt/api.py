@@ -32,7 +32,13 @@ from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
 from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
-from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.evaluation.held_out import PromptOptions, human_continuations
+from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
+from glassgpt.evaluation.pictures import check_picture, draw_comparison
+from glassgpt.evaluation.report import Questions, Report, report_json, show_report
+from glassgpt.evaluation.report import evaluate as measure
+from glassgpt.evaluation.sweep import Sweep, sweep
+from glassgpt.evaluation.sweep_show import settings_toml
 from glassgpt.generation.engine import Piece, Sample, stream
 from glassgpt.generation.methods import Method, defaults_of, rows_at_once, write
 from glassgpt.generation.options import GenerationOptions
@@ -234,6 +240,97 @@ def held_out_text(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | None:
         return None
     dataset = TokenDataset.open(Path(folder))
     return dataset if dataset.tokenizer_fingerprint == tokenizer.fingerprint else None
+
+
+def load_with_data(
+    run: str | Path, data: Path | None = None, *, checkpoint: str = "best", device: str = "auto", rows: int = 1
+) -> tuple[Loaded, TokenDataset]:
+    """A run's model, and a data set to measure it on.
+
+    Args:
+        run: the run's folder.
+        data: the data set; None takes the one that the run was trained on.
+        checkpoint: see `load`, as are `device` and `rows`.
+
+    Raises:
+        UsageError: the run names no data.
+        TokenizerError: the data set was made with another tokenizer than the model's.
+        GlassGPTError: see `load` and `TokenDataset.open`.
+    """
+    loaded = load(run, checkpoint=checkpoint, device=device, rows=rows)
+    folder = data or load_config(Path(run)).data
+    if not folder:
+        raise UsageError(f"{run} was not trained here and names no data; give a data set with --data DIR")
+    dataset = TokenDataset.open(Path(folder))
+    require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
+    return loaded, dataset
+
+
+def evaluate(
+    loaded: Loaded,
+    dataset: TokenDataset,
+    questions: Questions,
+    *,
+    as_json: bool = False,
+    samples: int = 2,
+    json_file: Path | None = None,
+    picture: Path | None = None,
+) -> Report:
+    """Find out, print and write down what is asked about a model.
+
+    Args:
+        loaded: the model.
+        dataset: made with its tokenizer.
+        questions: what to find out.
+        as_json: print one JSON object instead of tables.
+        samples: prompts whose texts are printed.
+        json_file: where to write the JSON too.
+        picture: where to draw the comparison.
+
+    Raises:
+        GlassGPTError: see `glassgpt.evaluation.report.evaluate`.
+    """
+    if samples < 0:
+        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    if picture is not None:
+        check_picture(picture)
+    writer = loaded.writer if questions.settings else None
+    report = measure(loaded.model, dataset, questions, writer=writer)
+    text = report_json(report, dataset)
+    if json_file is not None:
+        write_atomically(json_file, f"{text}\n".encode())
+    if picture is not None and report.comparison is not None:
+        draw_comparison(report.comparison, dataset.tokenizer, picture)
+        console.say(f"drew {picture}")
+    if as_json:
+        console.result(text)
+    else:
+        show_report(report, dataset, samples)
+    return report
+
+
+def sweep_decoding(
+    loaded: Loaded, dataset: TokenDataset, purpose: str, prompts: PromptOptions, *, budget: int, out: Path, run: str
+) -> Sweep:
+    """Find a setting for a purpose and write it into a file that `--settings` reads.
+
+    Args:
+        loaded: the model.
+        dataset: made with its tokenizer.
+        purpose: one of the ready settings' names.
+        prompts: what to go on from.
+        budget: texts to be written in all, about.
+        out: the file.
+        run: what the file calls the model.
+
+    Raises:
+        GlassGPTError: see `glassgpt.evaluation.sweep.sweep`.
+    """
+    prompts = prompts.fitted(loaded.model.config.context_length)
+    human = human_continuations(dataset, prompts)
+    found = sweep(loaded.model, loaded.tokenizer, human, purpose, prompts, budget, writer=loaded.writer)
+    write_atomically(out, settings_toml(found, run).encode())
+    return found
 
 
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 import glassgpt
 from glassgpt import console
@@ -36,6 +36,9 @@ Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Arguments without a name, among which - stands for standard input."""
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 """Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
+
+HELD_OUT = Group("Held-out text", sort_key=1)
+WRITTEN = Group("Generated text", sort_key=2)
 
 GivenOptions = Annotated[Flags, Parameter(name="*")]
 """The settings of a generation that were given, each an option of its own."""
@@ -389,11 +392,23 @@ def evaluate(
     *,
     data: Path | None = None,
     checkpoint: str = "best",
-    context_length: int = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    context_length: Annotated[int, Parameter(group=HELD_OUT)] = 0,
+    stride: Annotated[int, Parameter(group=HELD_OUT)] = 0,
+    per_document: Annotated[bool, Parameter(negative="", group=HELD_OUT)] = False,
+    generate: Annotated[bool, Parameter(negative="", group=WRITTEN)] = False,
+    compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
+    prompts: Annotated[int, Parameter(group=WRITTEN)] = 32,
+    prompt_tokens: Annotated[int, Parameter(group=WRITTEN)] = 0,
+    new_tokens: Annotated[int, Parameter(group=WRITTEN)] = 128,
+    seed: Annotated[int, Parameter(group=WRITTEN)] = 0,
+    embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
+    samples: Annotated[int, Parameter(group=WRITTEN)] = 2,
+    picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
+    json_file: Path | None = None,
 ) -> None:
-    """Validation loss, perplexity and bits per byte of a run, over the whole held-out text.
+    """How well a run's model predicts held-out text, and how good the text is that it writes.
 
     Parameters
     ----------
@@ -403,30 +418,125 @@ def evaluate(
         Data set; by default the one that the run was trained on.
     checkpoint:
         best, latest or step-NNNNNN.
-    context_length:
-        Tokens the model sees at once; 0 takes its whole context.
     device:
         Where to run.
+    context_length:
+        Tokens the model sees at once; 0 takes its whole context.
+    stride:
+        Slide the window by so many tokens, each token scored once with at least context - stride before it; 0 cuts
+        the text into windows without overlap.
+    per_document:
+        Loss and perplexity of each held-out document too, read alone: the hardest and the easiest.
+    generate:
+        Let the model go on from held-out prompts and measure the texts beside what people wrote there.
+    compare:
+        The same for several settings, separated by commas: ready settings, greedy, pure, default, files that end in
+        .toml, or like temperature=0.7+top_p=0.9.
+    prompts:
+        How many prompts: beginnings of held-out documents, then stretches from inside.
+    prompt_tokens:
+        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+    new_tokens:
+        Most tokens of a text.
+    seed:
+        Decides which prompts, and each text.
+    embedding_model:
+        Folder of a sentence-embedding model on this machine, for coherence; by default the model's own hidden states.
+    samples:
+        Prompts whose texts are printed below the figures.
+    picture:
+        Draw the comparison into this .png, .svg or .pdf.
     json:
-        Print one JSON object.
+        Print one JSON object instead.
+    json_file:
+        Write the JSON object into this file too.
     """
     from glassgpt import api
-    from glassgpt.config import load_config
-    from glassgpt.data.shards import TokenDataset
-    from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
-    from glassgpt.evaluation.show import show_validation
+    from glassgpt.evaluation.compare import named_settings
+    from glassgpt.evaluation.held_out import PromptOptions
+    from glassgpt.evaluation.report import Questions
 
-    loaded = api.load(run, checkpoint=checkpoint, device=device)
-    folder = data or Path(load_config(run).data)
-    if data is None and not load_config(run).data:
-        raise UsageError(f"{run} was not trained here and names no data; give a data set with --data DIR")
-    dataset = TokenDataset.open(folder)
-    require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
-    if not 0 <= context_length <= loaded.model.config.context_length:
-        raise UsageError(
-            f"--context-length is {context_length}; allowed is 1 to {loaded.model.config.context_length}, or 0 for all"
-        )
-    show_validation(evaluate_dataset(loaded.model, dataset, context_length=context_length), as_json=json)
+    given = named_settings(compare) if compare is not None else {"default": {}} if generate else {}
+    if picture is not None and not given:
+        raise UsageError("--picture draws a comparison; add --compare SETTINGS or --generate")
+    questions = Questions(
+        context_length=context_length,
+        stride=stride,
+        per_document=per_document,
+        settings=given,
+        prompts=PromptOptions(prompts, prompt_tokens, new_tokens, seed),
+        embedding_model=embedding_model,
+    )
+    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+    api.evaluate(loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture)
+
+
+@app.command(name="sweep-decoding")
+def sweep_decoding(
+    run: Path,
+    *,
+    purpose: Annotated[str, Parameter(name="--for")],
+    out: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    budget: int = 1500,
+    prompts: int = 64,
+    prompt_tokens: int = 0,
+    new_tokens: int = 96,
+    seed: int = 0,
+    samples: int = 1,
+    data: Path | None = None,
+    checkpoint: str = "best",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Search temperature, top-p or min-p and repetition penalty for a purpose, by what people wrote on the same prompts.
+
+    Parameters
+    ----------
+    run:
+        Folder of the run.
+    purpose:
+        creative, technical, chat or code: decides what is better, and whose other settings are kept.
+    out:
+        Settings file to write, for generate --settings; by default decoding-PURPOSE.toml in the run.
+    force:
+        Write over a file that is there.
+    budget:
+        Texts to write in all, about; more is slower and surer.
+    prompts:
+        Held-out prompts that the last settings are compared on, at most.
+    prompt_tokens:
+        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+    new_tokens:
+        Most tokens of a text.
+    seed:
+        Decides which prompts, and each text; the same seed finds the same setting.
+    samples:
+        Prompts whose texts are printed below the ranking.
+    data:
+        Data set; by default the one that the run was trained on.
+    checkpoint:
+        best, latest or step-NNNNNN.
+    device:
+        Where to run.
+    """
+    from glassgpt import api
+    from glassgpt.evaluation.held_out import PromptOptions
+    from glassgpt.evaluation.objectives import objective_for
+    from glassgpt.evaluation.sweep_show import show_sweep
+
+    objective_for(purpose)
+    if samples < 0:
+        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    path = out or run / f"decoding-{purpose}.toml"
+    if path.suffix != ".toml" or (out is not None and not path.absolute().parent.is_dir()):
+        raise UsageError(f"--out is {path}; allowed is a name that ends in .toml, in a folder that exists")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; write over it with --force, or choose another --out")
+    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+    options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
+    found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)
+    show_sweep(found, loaded.tokenizer, samples)
+    console.say(f"wrote {path}; use it with: glassgpt generate {run} --settings {path}")
 
 
 @app.command

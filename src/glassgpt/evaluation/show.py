@@ -2,24 +2,115 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from glassgpt import console
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.evaluation.compare import Comparison, Written
+from glassgpt.evaluation.documents import DocumentLoss, shorten
+from glassgpt.evaluation.quality import FIGURES
 from glassgpt.training.loss import ValidationLoss
 
+EXTREMES = 5
+"""Documents shown at either end."""
+PROMPT_CHARACTERS = 200
+SAMPLE_CHARACTERS = 400
 
-def show_validation(validation: ValidationLoss, *, as_json: bool) -> None:
-    """Print a validation, for a person or as one JSON object."""
-    if as_json:
-        figures = {
-            "validation_loss": validation.loss,
-            "perplexity": validation.perplexity,
-            "bits_per_byte": validation.bits_per_byte,
-            "tokens": validation.tokens,
-            "bytes": validation.n_bytes,
-        }
-        console.result(json.dumps(figures))
-        return
+
+def show_validation(validation: ValidationLoss) -> None:
+    """Print a validation."""
     console.result(f"validation loss: {validation.loss:.4f} nats per token ({validation.tokens:,} tokens)")
     console.result(f"perplexity: {validation.perplexity:.2f}")
     console.result(f"validation: {validation.bits_per_byte:.4f} bits per byte ({validation.n_bytes:,} bytes)")
+
+
+def validation_json(validation: ValidationLoss) -> dict[str, Any]:
+    """A validation by name."""
+    return {
+        "validation_loss": validation.loss,
+        "perplexity": _figure(validation.perplexity),
+        "bits_per_byte": _figure(validation.bits_per_byte),
+        "tokens": validation.tokens,
+        "bytes": validation.n_bytes,
+    }
+
+
+def _figure(value: float) -> float | None:
+    """JSON knows neither nan nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def show_documents(documents: Sequence[DocumentLoss]) -> None:
+    """Print the documents that the model finds hardest and easiest, by perplexity."""
+    ranked = sorted(documents, key=lambda document: document.loss.loss, reverse=True)
+    columns = ("document", "tokens", "loss", "perplexity", "bits per byte")
+    if len(ranked) <= 2 * EXTREMES:
+        console.table(f"all {len(ranked)} held-out documents, the hardest first", columns, _rows(ranked))
+    else:
+        console.table(f"the hardest of {len(ranked):,} held-out documents", columns, _rows(ranked[:EXTREMES]))
+        console.table("the easiest", columns, _rows(ranked[-EXTREMES:]))
+    console.result("Each document is read alone. Lower is better understood; short documents vary most.")
+
+
+def _rows(documents: Sequence[DocumentLoss]) -> list[list[str]]:
+    return [
+        [
+            f"{one.number}. {one.excerpt}",
+            f"{one.loss.tokens:,}",
+            f"{one.loss.loss:.4f}",
+            f"{one.loss.perplexity:.2f}",
+            f"{one.loss.bits_per_byte:.3f}",
+        ]
+        for one in documents
+    ]
+
+
+def documents_json(documents: Sequence[DocumentLoss]) -> list[dict[str, Any]]:
+    """Each document by number, in the text's order."""
+    return [{"number": one.number, "excerpt": one.excerpt, **validation_json(one.loss)} for one in documents]
+
+
+def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) -> None:
+    """Print the figures, a column for each setting and one for people, then some texts beside each other."""
+    columns = [comparison.human, *comparison.settings]
+    rows = [[one.heading, *(one.cell(each.quality) for each in columns)] for one in FIGURES]
+    title = (
+        f"{comparison.prompts.count} held-out prompts of {comparison.prompts.prompt_tokens} tokens, "
+        f"up to {comparison.prompts.new_tokens} new ones (seed {comparison.prompts.seed})"
+    )
+    console.table(title, ["", *(each.name for each in columns)], rows)
+    for one in FIGURES:
+        console.result(f"  {one.heading:<11} {one.reading}")
+    console.result(f"  coherence by {comparison.embedder}")
+    console.result("As a rule, the nearer to people the better; what a text means, none of these figures knows.")
+    for at in range(min(samples, comparison.prompts.count)):
+        _show_texts(at, columns, tokenizer)
+
+
+def _show_texts(at: int, columns: Sequence[Written], tokenizer: Tokenizer) -> None:
+    prompt = tokenizer.decode(columns[0].texts[at].prompt)
+    console.result(f"\n── prompt {at + 1}: …{shorten(prompt[-PROMPT_CHARACTERS:], PROMPT_CHARACTERS)}")
+    for each in columns:
+        console.result(f"{each.name}: {shorten(each.texts[at].text, SAMPLE_CHARACTERS) or '(nothing)'}")
+
+
+def comparison_json(comparison: Comparison, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Figures and texts by setting; `people` is the yardstick."""
+    return {
+        "prompts": asdict(comparison.prompts),
+        "coherence_by": comparison.embedder,
+        "settings": {
+            each.name: {"figures": each.quality.to_json(), "texts": _texts_json(each, tokenizer)}
+            for each in (comparison.human, *comparison.settings)
+        },
+    }
+
+
+def _texts_json(written: Written, tokenizer: Tokenizer) -> list[Mapping[str, Any]]:
+    return [
+        {"prompt": tokenizer.decode(one.prompt), "text": one.text, "tokens": len(one.tokens), "ended": one.ended}
+        for one in written.texts
+    ]

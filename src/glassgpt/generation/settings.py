@@ -54,7 +54,19 @@ def load_settings(source: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such purpose or file, or it holds an unknown name or a value of the wrong type.
     """
-    text = _text_of(source)
+    return parse_settings(_text_of(source), source)
+
+
+def parse_settings(text: str, source: str) -> dict[str, Any]:
+    """Arguments for `GenerationOptions`, of TOML text.
+
+    Args:
+        text: the TOML.
+        source: what messages call it.
+
+    Raises:
+        ConfigError: it is no TOML, or holds an unknown name or a value of the wrong type.
+    """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

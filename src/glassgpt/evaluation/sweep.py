@@ -1,0 +1,220 @@
+"""Finding a setting for a purpose: many are tried on a few held-out prompts, the better ones on more.
+
+Grid and search are small enough to be read here; what is better is said in `objectives`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import UsageError
+from glassgpt.evaluation.compare import comparable
+from glassgpt.evaluation.held_out import Continuation, PromptOptions
+from glassgpt.evaluation.objectives import Figures, Objective, objective_for
+from glassgpt.evaluation.quality import Variety, mean_surprisal
+from glassgpt.evaluation.writing import Job, jobs_for, write
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.settings import load_settings
+from glassgpt.model.transformer import LanguageModel
+
+TEMPERATURES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
+TRUNCATIONS: tuple[dict[str, float], ...] = (
+    {"top_p": 0.8, "min_p": 0.0},
+    {"top_p": 0.9, "min_p": 0.0},
+    {"top_p": 0.95, "min_p": 0.0},
+    {"top_p": 1.0, "min_p": 0.0},
+    {"top_p": 1.0, "min_p": 0.05},
+    {"top_p": 1.0, "min_p": 0.1},
+)
+"""top-p or min-p: both cut the improbable tail, and one is enough."""
+REPETITION_PENALTIES = (1.0, 1.1, 1.2)
+SEARCHED = ("temperature", "top_p", "min_p", "repetition_penalty")
+KEPT = 3
+"""One in so many goes on to the next round."""
+FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with its texts.
+
+    Attributes:
+        settings: the values searched for.
+        texts: one for each of the first prompts.
+        figures: of these texts.
+        score: lower is better.
+    """
+
+    settings: dict[str, float]
+    texts: list[Continuation]
+    figures: Figures
+    score: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """A step of the search: so many candidates, each on so many prompts."""
+
+    candidates: int
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a search found.
+
+    Attributes:
+        purpose: what for.
+        ranking: finalists first, the best at the head; then those that fell out, the last round's before earlier ones'.
+        human: people's figures on the prompts of the last round.
+        kept: what the ready setting of that purpose says otherwise, and the search left alone.
+        rounds: as they went.
+        prompts: how they were cut.
+    """
+
+    purpose: str
+    ranking: list[Tried]
+    human: Figures
+    kept: dict[str, Any]
+    rounds: list[Round]
+    prompts: PromptOptions
+
+    @property
+    def winner(self) -> Tried:
+        """The best."""
+        return self.ranking[0]
+
+
+def candidates_for(purpose: str) -> list[dict[str, float]]:
+    """The ready setting's own values, then the grid: temperature × top-p or min-p × repetition penalty."""
+    grid = [
+        {"temperature": temperature, **truncation, "repetition_penalty": penalty}
+        for temperature, truncation, penalty in itertools.product(TEMPERATURES, TRUNCATIONS, REPETITION_PENALTIES)
+    ]
+    ready = ready_values(purpose)
+    return [ready, *(candidate for candidate in grid if candidate != ready)]
+
+
+def ready_values(purpose: str) -> dict[str, float]:
+    """What the ready setting says of the values that are searched for."""
+    given = load_settings(purpose)
+    return {name: given.get(name, getattr(GenerationOptions(), name)) for name in SEARCHED}
+
+
+def plan(candidates: int, prompts: int, budget: int) -> list[Round]:
+    """Successive halving (Karnin et al. 2013; Jamieson and Talwalkar 2016), here by thirds.
+
+    Each round may write an equal share of the budget, so that the fewer candidates are left, the more prompts each
+    gets; texts of earlier rounds are kept, so that only the difference is written.
+
+    Args:
+        candidates: in the first round.
+        prompts: how many there are.
+        budget: texts to be written in all, about.
+
+    Raises:
+        UsageError: the budget is below one text for each candidate.
+    """
+    if budget < candidates:
+        raise UsageError(f"--budget is {budget:,} texts; allowed is at least {candidates:,}, one for each candidate")
+    counts = [candidates]
+    while counts[-1] > FINALISTS:
+        counts.append(math.ceil(counts[-1] / KEPT))
+    share = budget // len(counts)
+    return [Round(count, min(prompts, max(1, share // count))) for count in counts]
+
+
+def sweep(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    human: Sequence[Continuation],
+    purpose: str,
+    prompts: PromptOptions,
+    budget: int,
+    *,
+    writer: LanguageModel | None = None,
+) -> Sweep:
+    """Search the grid for the setting that serves a purpose best with this model.
+
+    All candidates get the same prompts in the same order and the same noise, so that they differ by nothing but
+    their values; the same seed gives the same result.
+
+    Args:
+        model: in evaluation mode; surprisal is under it.
+        tokenizer: the model's.
+        human: prompts with their true continuations.
+        purpose: one of `OBJECTIVES`.
+        prompts: how they were cut.
+        budget: texts to be written in all, about.
+        writer: the model's twin that writes faster, if there is one.
+
+    Raises:
+        ConfigError: there is no such purpose.
+        UsageError: the budget is too small.
+    """
+    objective, kept = objective_for(purpose), _kept(purpose)
+    candidates = candidates_for(purpose)
+    rounds = plan(len(candidates), len(human), budget)
+    race = _Race(model, writer or model, tokenizer, human, kept, prompts, objective)
+    alive = [Tried(candidate, [], _NOTHING, math.inf) for candidate in candidates]
+    fallen: list[Tried] = []
+    for number, stage in enumerate(rounds, start=1):
+        fallen = alive[stage.candidates :] + fallen
+        label = f"round {number} of {len(rounds)}: {stage.candidates} settings on {stage.prompts} prompts"
+        alive = race.run(alive[: stage.candidates], stage.prompts, label)
+    yardstick = race.figures(list(human[: rounds[-1].prompts]))
+    return Sweep(purpose, alive + fallen, yardstick, kept, rounds, dataclasses.replace(prompts, count=len(human)))
+
+
+def _kept(purpose: str) -> dict[str, Any]:
+    """The rest of the ready setting: where to stop, how long, and rules that are not searched for."""
+    return {name: value for name, value in load_settings(purpose).items() if name not in SEARCHED}
+
+
+_NOTHING = Figures(math.nan, Variety(math.nan, math.nan, math.nan, math.nan))
+
+
+@dataclass(frozen=True)
+class _Race:
+    """Lets candidates write and ranks them."""
+
+    model: LanguageModel
+    writer: LanguageModel
+    tokenizer: Tokenizer
+    human: Sequence[Continuation]
+    kept: dict[str, Any]
+    prompts: PromptOptions
+    objective: Objective
+
+    def run(self, candidates: Sequence[Tried], count: int, label: str) -> list[Tried]:
+        """Each candidate on the first `count` prompts, the best first; of equals, the first of the grid."""
+        jobs = [self._jobs(candidate, count) for candidate in candidates]
+        written = iter(self._write([job for part in jobs for job in part], label))
+        human = self.figures(list(self.human[:count]))
+        tried = [
+            self._judge(candidate, [*candidate.texts, *itertools.islice(written, len(part))], human)
+            for candidate, part in zip(candidates, jobs, strict=True)
+        ]
+        return sorted(tried, key=lambda one: one.score)
+
+    def _jobs(self, candidate: Tried, count: int) -> list[Job]:
+        done = len(candidate.texts)
+        options = comparable({**self.kept, **candidate.settings}, self.prompts, self.model.config.context_length)
+        return jobs_for(self.human[done:count], options, self.prompts.seed, first=done)
+
+    def _write(self, jobs: Sequence[Job], label: str) -> list[Continuation]:
+        return write(self.writer, self.tokenizer, jobs, label=label) if jobs else []
+
+    def _judge(self, candidate: Tried, texts: list[Continuation], human: Figures) -> Tried:
+        figures = self.figures(texts)
+        return Tried(candidate.settings, texts, figures, self.objective.score(figures, human))
+
+    def figures(self, texts: list[Continuation]) -> Figures:
+        """What the score is made of."""
+        return Figures(mean_surprisal(self.model, self.tokenizer, texts), Variety.of([text.text for text in texts]))

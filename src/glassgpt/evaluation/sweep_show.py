@@ -1,0 +1,90 @@
+"""What `glassgpt sweep-decoding` prints and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from glassgpt import console
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.evaluation.documents import shorten
+from glassgpt.evaluation.objectives import OBJECTIVES, Figures
+from glassgpt.evaluation.quality import share
+from glassgpt.evaluation.show import PROMPT_CHARACTERS, SAMPLE_CHARACTERS
+from glassgpt.evaluation.sweep import REPETITION_PENALTIES, TEMPERATURES, Sweep, Tried, ready_values
+
+SHOWN = 10
+"""Settings of the ranking that are printed."""
+WHY = {
+    "temperature": f"tried: {', '.join(map(str, TEMPERATURES))}",
+    "top_p": "1 is no limit; tried: 0.8 to 1, or min_p instead",
+    "min_p": "0 is none; tried: 0.05 and 0.1",
+    "repetition_penalty": f"1 is none; tried: {', '.join(map(str, REPETITION_PENALTIES))}",
+}
+
+
+def settings_toml(found: Sweep, run: str) -> str:
+    """The winner as a settings file for `--settings`: what was found, on what, and what the ready setting adds."""
+    best, human = found.winner, found.human
+    heading = [
+        f"For {found.purpose} text by {shorten(run, 60)}: {OBJECTIVES[found.purpose].why}.",
+        f"The best of {found.rounds[0].candidates} settings on {len(best.texts)} held-out prompts by "
+        f"glassgpt sweep-decoding (score {best.score:.3f}, seed {found.prompts.seed}).",
+        f"Here and in what people wrote there: surprisal {best.figures.surprisal:.2f} and {human.surprisal:.2f} nats per "
+        f"token,",
+        f"distinct-2 {share(best.figures.variety.distinct_2)} and {share(human.variety.distinct_2)}, "
+        f"repeated 4-grams {share(best.figures.variety.repeated_4)} and {share(human.variety.repeated_4)}.",
+    ]
+    values = [(name, value, WHY[name]) for name, value in best.settings.items()]
+    values += [(name, value, f"as in the ready settings {found.purpose}") for name, value in found.kept.items()]
+    # JSON's spelling of text, numbers and lists is also TOML's.
+    lines = [f"{f'{name} = {json.dumps(value, ensure_ascii=False)}':<28}# {why}" for name, value, why in values]
+    return "\n".join([*(f"# {line}" for line in heading), "", *lines, ""])
+
+
+def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
+    """Print the ranking with people at its head, what the score means, and texts by the best three."""
+    objective = OBJECTIVES[found.purpose]
+    columns = ("", "score", "surprisal", "distinct-2", "repeated-4", "texts")
+    rows = [["people", "", *_cells(found.human), str(found.rounds[-1].prompts)]]
+    ready = ready_values(found.purpose)
+    ranked = list(enumerate(found.ranking, start=1))
+    rows += [_row(at, tried, ready) for at, tried in ranked if at <= SHOWN or tried.settings == ready]
+    console.table(f"settings for {found.purpose} text, the best first", columns, rows)
+    console.result(f"Wanted: {objective.why}.")
+    console.result(
+        f"score = |surprisal / people's - {objective.surprisal:g}| + {objective.variety:g} · |distinct-2 - people's| + "
+        f"{objective.repetition:g} · (repeated-4 beyond people's); lower is better."
+    )
+    console.result("Scores are comparable among settings with equally many texts only.")
+    for at in range(min(samples, found.rounds[-1].prompts)):
+        _show_texts(at, found, tokenizer)
+
+
+def _row(at: int, tried: Tried, ready: Mapping[str, float]) -> list[str]:
+    mark = " (ready)" if tried.settings == ready else ""
+    name = f"{at}. {describe(tried)}{mark}"
+    return [name, f"{tried.score:.3f}", *_cells(tried.figures), str(len(tried.texts))]
+
+
+def _cells(figures: Figures) -> list[str]:
+    return [f"{figures.surprisal:.2f}", share(figures.variety.distinct_2), share(figures.variety.repeated_4)]
+
+
+def describe(tried: Tried) -> str:
+    """A setting in few words: `t 0.85, top-p 0.9, rep 1.1`; what does nothing is left out."""
+    values = tried.settings
+    parts = [f"t {values['temperature']:g}"]
+    parts += [f"top-p {values['top_p']:g}"] if values["top_p"] < 1 else []
+    parts += [f"min-p {values['min_p']:g}"] if values["min_p"] > 0 else []
+    parts += [f"rep {values['repetition_penalty']:g}"] if values["repetition_penalty"] != 1 else []
+    return ", ".join(parts)
+
+
+def _show_texts(at: int, found: Sweep, tokenizer: Tokenizer) -> None:
+    best: Sequence[Tried] = [tried for tried in found.ranking if len(tried.texts) > at][:3]
+    prompt = tokenizer.decode(best[0].texts[at].prompt)
+    console.result(f"\n── prompt {at + 1}: …{shorten(prompt[-PROMPT_CHARACTERS:], PROMPT_CHARACTERS)}")
+    for rank, tried in enumerate(best, start=1):
+        text = shorten(tried.texts[at].text, SAMPLE_CHARACTERS) or "(nothing)"
+        console.result(f"{rank}. {describe(tried)}: {text}")

@@ -1,0 +1,90 @@
+"""A model goes on from held-out prompts, and says how surprising the results are to itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glassgpt import console
+from glassgpt.data.shards import TokenArray
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.evaluation.held_out import Continuation
+from glassgpt.evaluation.perplexity import Span, span_nats
+from glassgpt.generation.engine import SLOTS, Engine, most_tokens
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """A text to be written.
+
+    Attributes:
+        prompt: tokens to go on from.
+        options: with the seed of this text.
+    """
+
+    prompt: tuple[int, ...]
+    options: GenerationOptions
+
+
+def jobs_for(prompts: Sequence[Continuation], options: GenerationOptions, seed: int, first: int = 0) -> list[Job]:
+    """One text for each prompt.
+
+    The prompt with number i (from `first`) has the seed `seed + i`: with one seed for all, the same words would be
+    favoured at the same places of every text, and the texts would be more alike than the model makes them.
+    """
+    return [
+        Job(prompt.prompt, dataclasses.replace(options, seed=seed + first + at)) for at, prompt in enumerate(prompts)
+    ]
+
+
+def write(
+    model: LanguageModel, tokenizer: Tokenizer, jobs: Sequence[Job], *, label: str = "writing"
+) -> list[Continuation]:
+    """Write all texts, together in one engine, each as `generate` would alone.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        jobs: prompts that fit the context, with settings for one sample each.
+        label: what the progress bar says.
+
+    Raises:
+        GenerationError: a setting cannot be used.
+    """
+    limits = [most_tokens(model, len(job.prompt), job.options) for job in jobs]
+    needed = max(len(job.prompt) + limit - 1 for job, limit in zip(jobs, limits, strict=True))
+    engine = Engine(model, tokenizer, slots=min(len(jobs), SLOTS), capacity=needed)
+    numbers = {engine.submit(job.prompt, job.options): at for at, job in enumerate(jobs)}
+    texts, tokens = [""] * len(jobs), [list[int]() for _ in jobs]
+    ended = [False] * len(jobs)
+    with console.progress(label, len(jobs), unit="texts") as meter:
+        while not engine.is_idle:
+            for piece in engine.step():
+                at = numbers[piece.request]
+                texts[at] += piece.text
+                ended[at] = piece.finish_reason == "end_of_text"
+                tokens[at] += [] if ended[at] else [piece.token]
+                meter.advance(piece.finish_reason is not None)
+    return [Continuation(job.prompt, tuple(tokens[at]), texts[at], ended[at]) for at, job in enumerate(jobs)]
+
+
+def surprisals(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Continuation]) -> list[tuple[float, int]]:
+    """Nats that each continuation costs after its prompt, and for how many tokens, end-of-text included if it ended.
+
+    Raw: of the model's own probabilities, before any setting. Texts longer than the context are read by a window
+    that moves on by half of it.
+    """
+    rows = [[*text.prompt, *text.tokens, *([tokenizer.end_of_text] if text.ended else [])] for text in texts]
+    starts = np.cumsum([0, *map(len, rows)])
+    spans = [
+        Span(int(start), len(row), len(text.prompt)) for start, row, text in zip(starts, rows, texts, strict=False)
+    ]
+    array = TokenArray([np.array([token for row in rows for token in row], dtype=np.int64)])
+    context = model.config.context_length
+    nats = span_nats(model, array, spans, context=context, stride=max(1, context // 2))
+    return [(float(cost), span.targets) for cost, span in zip(nats, spans, strict=True)]
