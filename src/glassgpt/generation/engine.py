@@ -7,13 +7,14 @@ is idle. A server keeps one and submits as requests come.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.decoding import StepwiseDecoder
+from glassgpt.generation.decoding import Decoder, StepwiseDecoder
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
@@ -92,6 +93,17 @@ def encode_prompt(
     return tokens[-context:]
 
 
+def fastest_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> Decoder:
+    """CUDA graphs of hand-written kernels where there are a GPU, Triton and a model that they know."""
+    if next(model.parameters()).device.type == "cuda" and find_spec("triton"):
+        from glassgpt.generation.fused import can_fuse  # Triton is there with PyTorch for GPUs only
+        from glassgpt.generation.graphs import GraphDecoder
+
+        if can_fuse(model):
+            return GraphDecoder(model, vocab_size, slots, capacity)
+    return StepwiseDecoder(model, vocab_size, slots, capacity)
+
+
 class Engine:
     """Writes many texts at once: each row begins when there is room and ends when it is complete.
 
@@ -100,17 +112,24 @@ class Engine:
         tokenizer: the model's.
         slots: rows written at once, at most.
         capacity: most tokens that a row may have in view; by default the model's context.
+        decoder: what draws, made of model, vocabulary size, slots and capacity.
     """
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, *, slots: int = SLOTS, capacity: int | None = None
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = SLOTS,
+        capacity: int | None = None,
+        decoder: Callable[[LanguageModel, int, int, int], Decoder] = fastest_decoder,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
         on_cpu = next(model.parameters()).device.type == "cpu"
-        decoder = StepwiseDecoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
+        draws = decoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
         # Filling up short prompts costs a CPU as much as reading them.
-        self._scheduler = Scheduler(model, decoder, read_at_once=1 if on_cpu else READ_AT_ONCE)
+        self._scheduler = Scheduler(model, draws, read_at_once=1 if on_cpu else READ_AT_ONCE)
         self._texts: dict[Row, TextStream] = {}
         self._requests = 0
 
