@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 from glassgpt.errors import GenerationError
 from glassgpt.generation import fused, graphs
 from glassgpt.generation.decoding import StepwiseDecoder
-from glassgpt.generation.fused import FusedStep, SlotState, can_fuse
+from glassgpt.generation.fused import FusedStep, Limits, SlotState, can_fuse
 from glassgpt.generation.graphs import GraphDecoder
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
@@ -115,6 +115,7 @@ def test_rows_have_lengths_of_their_own(model):
         torch.cat([texts[:1, :4], texts[1:, 4:]], 1))[0, -1], atol=1e-5, rtol=1e-5)  # fmt: skip
 
 
+EVERYTHING = Limits(penalties=True, top_k=True, top_p=True)
 DRAWS = [
     {"temperature": 0.0},
     {},
@@ -132,7 +133,7 @@ DRAWS = [
 ]
 
 
-def drawn_by_kernel(model, logits, rows):
+def drawn_by_kernel(model, logits, rows, limits=EVERYTHING):
     """What the draw kernel makes of given logits."""
     cache, state = KVCache(model.config, len(rows), 24), SlotState(len(rows), V, CPU)
     step = FusedStep(model, cache, state, V)
@@ -140,7 +141,7 @@ def drawn_by_kernel(model, logits, rows):
         state.place(slot, row)
     step.logits.copy_(logits)
     drawn = torch.full((len(rows),), -1, dtype=torch.int32)
-    step.draw(len(rows), drawn, counted=True)
+    step._draw(len(rows), drawn, limits)
     return drawn.tolist(), state
 
 
@@ -159,7 +160,7 @@ def drawn_by_twin(logits, rows):
 @pytest.mark.parametrize("chunk", [16, 64])
 @pytest.mark.parametrize("ties", [False, True])
 def test_draws_are_those_of_processors_and_noise(model, ties, chunk, monkeypatch):
-    monkeypatch.setattr(fused, "MOST_AT_ONCE", chunk)
+    monkeypatch.setattr(fused, "PART", chunk)
     torch.manual_seed(1)
     rows = []
     for number, settings in enumerate(DRAWS * 2):

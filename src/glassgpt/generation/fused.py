@@ -25,10 +25,12 @@ from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.modern import Modern
 from glassgpt.model.transformer import LanguageModel
 
-MOST_AT_ONCE = 8192
-"""Logits that a program holds in registers."""
 N_INTS = 5
 N_FLOATS = 6
+MOST_SPLITS = 4
+"""Programs that may share one output's product."""
+PART = 1024
+"""Logits that a program of the draw looks at."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Tiles:
         depth: of the product that is loaded at once.
         warps: of 32 threads.
         stages: loads under way at once.
+        splits: programs that share one output's product, where its parts are added up later.
     """
 
     rows: int
@@ -48,54 +51,56 @@ class Tiles:
     depth: int
     warps: int = 4
     stages: int = 4
+    splits: int = 1
 
 
-def tiles_for(rows: int, width_out: int) -> Tiles:
-    """What was fastest on an H100 (benchmarks/results/generate-gpu.json): few rows want many small programs."""
+def tiles_for(rows: int, width: int, width_out: int) -> Tiles:
+    """What was fastest on an H100 (docs/log.md): few rows want many small programs."""
+    splits = 4 if width >= 4 * width_out else 1
     if width_out > 16 * 1024:  # the head
-        return Tiles(16 if rows <= 16 else 32, 64, 128)
+        return Tiles(16, 64, 128, warps=2) if rows <= 16 else Tiles(64, 128, 64, stages=3)
     if rows <= 16:
-        return Tiles(16, 16, 256)
-    return Tiles(32, 32 if width_out > 1024 else 16, 128)
+        return Tiles(16, 16, 256, splits=splits)
+    return Tiles(32, 32 if width_out > 1024 else 16, 128, splits=splits)
 
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """A linear layer with the norm before it and the activation after it.
+    """A linear layer with the activation after it.
 
     Attributes:
         weight: (N, C).
-        bias: (N,) float32 with the norm's bias in it, or None.
-        norm: which, as `kernels` names it.
-        gain: of the norm, (C,), or None.
-        sums: of the rows of gain·weight, (N,) float32, where the norm takes the mean off.
-        eps: of the norm.
+        bias: (N,) or None.
         activation: which, as `kernels` names it.
         cap: of the soft cap.
     """
 
     weight: Tensor
     bias: Tensor | None = None
-    norm: int = kernels.NO_NORM.value
-    gain: Tensor | None = None
-    sums: Tensor | None = None
-    eps: float = 0.0
     activation: int = kernels.NO_ACTIVATION.value
     cap: float = 1.0
 
-    def __call__(self, x: Tensor, y: Tensor, *, add: bool = False) -> None:
-        """y (M, N) = the layer's outputs for x (M, C), or y += them."""
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """y (M, N) = the layer's outputs for x (M, C)."""
+        self._launch(x, y, 1, self.bias)
+
+    def in_parts(self, x: Tensor, parts: Tensor) -> Tensor:
+        """The product alone, to be summed over the first dimension: (splits, M, N) in the memory of `parts`."""
         (rows, width), width_out = x.shape, self.weight.size(0)
-        tiles = tiles_for(rows, width_out)
-        grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows))
-        nothing = self.weight
+        splits = tiles_for(rows, width, width_out).splits
+        used = parts.view(-1)[: splits * rows * width_out].view(splits, rows, width_out)
+        self._launch(x, used, splits, None)
+        return used
+
+    def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
+        (rows, width), width_out = x.shape, self.weight.size(0)
+        tiles, share = tiles_for(rows, width, width_out), width // splits
+        grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
         _launch(kernels.linear_kernel, grid, tiles.warps, tiles.stages)(
-            x, nothing if self.gain is None else self.gain, self.weight, nothing if self.sums is None else self.sums,
-            nothing if self.bias is None else self.bias, y, rows, width_out, y.stride(0), self.eps, self.cap,
-            WIDTH=width, NORM=self.norm, ACTIVATION=self.activation, HAS_GAIN=self.gain is not None,
-            HAS_BIAS=self.bias is not None, ADD=add,
-            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(width)),
-            LINES=max(1, triton.next_power_of_2(width * self.weight.element_size()) // 128),
+            x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
+            WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
+            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share)),
+            LINES=max(1, triton.next_power_of_2(share * self.weight.element_size()) // 128),
         )  # fmt: skip
 
 
@@ -112,62 +117,74 @@ def _can_overlap() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 
 
-def after_layer_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None, activation: int = 0) -> FusedLinear:
-    """A linear layer behind a LayerNorm; see `kernels.linear_kernel` for the algebra."""
-    gain = cast(Tensor, norm.weight)
-    # The sums are of what the kernel multiplies with: the weights as they are stored.
-    sums = torch.mv(weight.float(), gain.float())
-    own = cast("Tensor | None", norm.bias)
-    whole = torch.zeros_like(sums) if bias is None else bias.float()
-    if own is not None:
-        whole = whole + torch.mv(weight.float(), own.float())
-    return FusedLinear(weight, whole, kernels.LAYER_NORM.value, gain, sums, norm.eps, activation)
+@dataclass(frozen=True)
+class FusedNorm:
+    """A norm: `LayerNorm`, or `RMSNorm`, which has neither gain nor shift.
+
+    Attributes:
+        gain: (C,) or None.
+        shift: LayerNorm's bias, (C,) or None.
+        eps: added to the variance, or to the mean square.
+    """
+
+    gain: Tensor | None
+    shift: Tensor | None
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.Module) -> FusedNorm:
+        """The norm of a model."""
+        if isinstance(norm, nn.LayerNorm):
+            return cls(norm.weight, cast("Tensor | None", norm.bias), norm.eps)
+        return cls(None, None, modern.NORM_EPS)
 
 
 @dataclass(frozen=True)
 class FusedBlock:
-    """The four products of a block."""
+    """The two norms and four products of a block."""
 
+    norm1: FusedNorm
     qkv: FusedLinear
     out: FusedLinear
+    norm2: FusedNorm
     up: FusedLinear
     down: FusedLinear
 
 
 def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
     """GPT-2's blocks and head; the weights are the model's own, not copies."""
-    gelu = kernels.TANH_GELU.value
     blocks: list[FusedBlock] = []
     for block in model.blocks:
         attention, mlp = block.attention, block.mlp
         blocks.append(
             FusedBlock(
-                after_layer_norm(block.norm1, attention.qkv.weight, attention.qkv.bias),
+                FusedNorm.of(block.norm1),
+                FusedLinear(attention.qkv.weight, attention.qkv.bias),
                 FusedLinear(attention.out.weight, attention.out.bias),
-                after_layer_norm(block.norm2, mlp.up.weight, mlp.up.bias, gelu),
+                FusedNorm.of(block.norm2),
+                FusedLinear(mlp.up.weight, mlp.up.bias, kernels.TANH_GELU.value),
                 FusedLinear(mlp.down.weight, mlp.down.bias),
             )
         )
-    return blocks, after_layer_norm(cast(nn.LayerNorm, model.norm), model.token_embedding.weight, None)
+    return blocks, FusedLinear(model.token_embedding.weight)
 
 
 def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
     """Modern's blocks and head; queries, keys and values become one matrix."""
-    rms, eps = kernels.RMS_NORM.value, modern.NORM_EPS
     blocks: list[FusedBlock] = []
     for block in model.blocks:
         attention, mlp = block.attention, block.mlp
-        qkv = torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])
         blocks.append(
             FusedBlock(
-                FusedLinear(qkv, norm=rms, eps=eps),
+                FusedNorm.of(block.norm1),
+                FusedLinear(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])),
                 FusedLinear(attention.out.weight),
-                FusedLinear(mlp.up.weight, norm=rms, eps=eps, activation=kernels.SQUARED_RELU.value),
+                FusedNorm.of(block.norm2),
+                FusedLinear(mlp.up.weight, activation=kernels.SQUARED_RELU.value),
                 FusedLinear(mlp.down.weight),
             )
         )
-    cap = kernels.SOFT_CAP.value
-    return blocks, FusedLinear(model.lm_head.weight, norm=rms, eps=eps, activation=cap, cap=modern.LOGIT_CAP)
+    return blocks, FusedLinear(model.lm_head.weight, None, kernels.SOFT_CAP.value, modern.LOGIT_CAP)
 
 
 def can_fuse(model: LanguageModel) -> bool:
@@ -255,50 +272,66 @@ class FusedStep:
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, state: SlotState, vocab_size: int) -> None:
-        self._model, self._cache, self._state, self._vocab_size = model, cache, state, vocab_size
+        self._model, self._cache, self._state = model, cache, state
         self._blocks, self._head = fuse_modern(model) if isinstance(model, Modern) else fuse_gpt2(cast(GPT2, model))
-        config, slots = model.config, cache.keys.size(1)
-        like = {"dtype": cache.keys.dtype, "device": cache.keys.device}
-        self._x = torch.empty(slots, config.n_embd, device=cache.keys.device)  # the residual stream
+        self._norm = FusedNorm.of(model.norm)
+        slots, width, device = cache.keys.size(1), model.config.n_embd, cache.keys.device
+        like = {"dtype": cache.keys.dtype, "device": device}
+        self._x = torch.empty(slots, width, device=device)  # the residual stream
+        self._normed = torch.empty(slots, width, **like)
         self._qkv = torch.empty(slots, self._blocks[0].qkv.weight.size(0), **like)
-        self._mixed = torch.empty(slots, config.n_embd, **like)
+        self._mixed = torch.empty(slots, width, **like)
         self._hidden = torch.empty(slots, self._blocks[0].up.weight.size(0), **like)
+        self._parts = torch.empty(MOST_SPLITS * slots * width, device=device)
         # Rows begin at whole lines of memory, so that they can be loaded 16 bytes at a time.
-        width = -(-self._head.weight.size(0) // 32) * 32
-        self.logits = torch.empty(slots, width, device=cache.keys.device)[:, : self._head.weight.size(0)]
+        padded = -(-self._head.weight.size(0) // 32) * 32
+        self.logits = torch.empty(slots, padded, device=device)[:, : self._head.weight.size(0)]
+        self._draw = FusedDraw(state, vocab_size, self.logits)
 
-    def __call__(self, rows: int, drawn: Tensor, *, counted: bool) -> None:
+    def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:
         """Feed each row's newest token, and write its next one into `drawn` (M or more,) int32.
 
         Args:
             rows: M, from slot 0 on.
             drawn: where to.
-            counted: whether a row has penalties, so that what stands in the texts must be counted.
+            limits: what any of the rows asks for.
         """
         self.feed(rows)
-        self.draw(rows, drawn, counted=counted)
+        self._draw(rows, drawn, limits)
 
     def feed(self, rows: int) -> None:
         """The newest tokens into the cache, and `logits` of what comes after them; lengths are left to the draw."""
-        x, qkv = self._x[:rows], self._qkv[:rows]
+        x, normed, qkv = self._x[:rows], self._normed[:rows], self._qkv[:rows]
         mixed, hidden = self._mixed[:rows], self._hidden[:rows]
-        self._embed(x)
+        norms = [*(block.norm1 for block in self._blocks), self._norm]
+        self._embed(x, normed, norms[0])
         for layer, block in enumerate(self._blocks):
-            block.qkv(x, qkv)
+            block.qkv(normed, qkv)
             self._attend(layer, qkv, mixed)
-            block.out(mixed, x, add=True)
-            block.up(x, hidden)
-            block.down(hidden, x, add=True)
-        self._head(x, self.logits[:rows])
+            self._add(block.out, mixed, x, normed, block.norm2)
+            block.up(normed, hidden)
+            self._add(block.down, hidden, x, normed, norms[layer + 1])
+        self._head(normed, self.logits[:rows])
 
-    def _embed(self, x: Tensor) -> None:
+    def _embed(self, x: Tensor, normed: Tensor, norm: FusedNorm) -> None:
         model, width = self._model, x.size(1)
-        learned = isinstance(model, GPT2)
         tokens = cast(Tensor, cast(nn.Embedding, model.token_embedding).weight)
         positions = model.position_embedding.weight if isinstance(model, GPT2) else tokens
         _launch(kernels.embed_kernel, (x.size(0),), 4)(
-            self._state.ints, tokens, positions, x, self._slots, model.config.context_length, modern.NORM_EPS,
-            WIDTH=width, BLOCK=triton.next_power_of_2(width), LEARNED_POSITIONS=learned,
+            self._state.ints, tokens, positions, x, _or(norm.gain, tokens), _or(norm.shift, tokens), normed,
+            self._slots, model.config.context_length, norm.eps, modern.NORM_EPS,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), MODERN=isinstance(model, Modern),
+            HAS_GAIN=norm.gain is not None, HAS_SHIFT=norm.shift is not None,
+        )  # fmt: skip
+
+    def _add(self, linear: FusedLinear, y: Tensor, x: Tensor, normed: Tensor, norm: FusedNorm) -> None:
+        """x += linear(y), and the norm of that."""
+        parts, width = linear.in_parts(y, self._parts), x.size(1)
+        _launch(kernels.add_norm_kernel, (x.size(0),), 4)(
+            x, parts, _or(linear.bias, x), _or(norm.gain, x), _or(norm.shift, x), normed, x.size(0), norm.eps,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), SPLITS=parts.size(0),
+            MODERN=isinstance(self._model, Modern), HAS_BIAS=linear.bias is not None,
+            HAS_GAIN=norm.gain is not None, HAS_SHIFT=norm.shift is not None,
         )  # fmt: skip
 
     def _attend(self, layer: int, qkv: Tensor, mixed: Tensor) -> None:
@@ -313,13 +346,100 @@ class FusedStep:
             HALF=triton.next_power_of_2(config.head_dim // 2), BLOCK_S=64, MODERN=is_modern,
         )  # fmt: skip
 
-    def draw(self, rows: int, drawn: Tensor, *, counted: bool) -> None:
-        """A token for each row from `logits`; see `__call__`."""
-        state, chunk = self._state, min(MOST_AT_ONCE, triton.next_power_of_2(self._vocab_size))
-        _launch(kernels.draw_kernel, (rows,), max(4, chunk // 256))(
-            self.logits, state.ints, state.floats, state.counts, drawn,
-            self._slots, self._vocab_size, self.logits.stride(0), CHUNK=chunk, WITH_COUNTS=counted,
+    @property
+    def _slots(self) -> int:
+        return self._state.ints.size(1)
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """Something to point to, where a kernel is told that there is nothing."""
+    return other if tensor is None else tensor
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the draw of some rows has to do; what no row asks for costs nothing.
+
+    Attributes:
+        penalties: whether it depends on what stands in the texts.
+        top_k: whether a row has that limit.
+        top_p: whether a row has that limit.
+    """
+
+    penalties: bool
+    top_k: bool
+    top_p: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Limits:
+        """Of all rows together."""
+        options = [row.request.options for row in rows]
+        return cls(
+            any(has_penalties(row) for row in rows), any(o.top_k > 0 for o in options), any(o.top_p < 1 for o in options)
+        )
+
+
+class FusedDraw:
+    """The draw kernels, one after the other; see `kernels`.
+
+    Args:
+        state: of the slots.
+        vocab_size: tokens that may be drawn.
+        logits: (S, V) float32, which are changed.
+    """
+
+    def __init__(self, state: SlotState, vocab_size: int, logits: Tensor) -> None:
+        self._state, self._vocab_size, self._logits = state, vocab_size, logits
+        slots, digits, base = logits.size(0), kernels.DIGITS.value, kernels.BASE.value
+        self._part = min(PART, triton.next_power_of_2(vocab_size))
+        self._n_parts = triton.cdiv(vocab_size, self._part)
+        floats = {"device": logits.device, "dtype": torch.float32}
+        ints = {"device": logits.device, "dtype": torch.int32}
+        self._largest = torch.empty(slots * self._n_parts, **floats)
+        self._scores = torch.empty(slots * self._n_parts, **floats)
+        self._winners = torch.empty(slots * self._n_parts, **ints)
+        self._histogram = torch.empty(2, digits * slots * self._n_parts * 2 * base, **floats)
+        self._found = torch.empty(2, (digits + 1) * slots * 3, **ints)
+        self._bound = torch.zeros(slots, **ints)
+        self._no_bound = torch.zeros(slots, **ints)
+
+    def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:
+        """A token for each of the first rows from their logits; see `FusedStep`."""
+        state, shape = self._state, {"PART": self._part}
+        sizes = (self._slots, self._vocab_size, self._logits.stride(0))
+        everywhere, warps = (rows, self._n_parts), max(1, self._part // 128)
+        _launch(kernels.prepare_kernel, everywhere, warps)(
+            self._logits, state.floats, state.counts, self._largest, *sizes, **shape, WITH_COUNTS=limits.penalties
+        )
+        if limits.top_k:
+            self._select(rows, kernels.DIGITS.value + 1, by_mass=False)
+        bound = self._bound if limits.top_k else self._no_bound
+        if limits.top_p:
+            self._select(rows, kernels.DIGITS.value, by_mass=True, bound=bound)
+        shape |= {"PARTS": self._parts}
+        _launch(kernels.choose_kernel, everywhere, warps)(
+            self._logits, state.ints, state.floats, self._largest, bound, self._histogram[1], self._found[1],
+            self._scores, self._winners, self._vocab_size, self._slots, self._logits.stride(0), self._n_parts,
+            **shape, WITH_TOP_P=limits.top_p,
         )  # fmt: skip
+        _launch(kernels.finish_kernel, (rows,), 1)(
+            state.ints, state.counts, self._scores, self._winners, drawn, self._slots, self._vocab_size,
+            self._n_parts, PARTS=self._parts, WITH_COUNTS=limits.penalties,
+        )  # fmt: skip
+
+    def _select(self, rows: int, digits: int, *, by_mass: bool, bound: Tensor | None = None) -> None:
+        for digit in range(digits):
+            parts = self._n_parts if digit < kernels.DIGITS.value else 1
+            _launch(kernels.select_kernel, (rows, parts), max(1, self._part // 128))(
+                self._logits, self._state.ints, self._state.floats, self._largest, _or(bound, self._bound),
+                self._histogram[int(by_mass)], self._found[int(by_mass)], self._vocab_size, self._slots,
+                self._logits.stride(0), self._n_parts, digit,
+                PART=self._part, PARTS=self._parts, BY_MASS=by_mass,
+            )  # fmt: skip
+
+    @property
+    def _parts(self) -> int:
+        return triton.next_power_of_2(self._n_parts)
 
     @property
     def _slots(self) -> int:

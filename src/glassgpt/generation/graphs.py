@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from glassgpt.generation.decoding import draw_tokens
-from glassgpt.generation.fused import FusedStep, SlotState, has_penalties
+from glassgpt.generation.fused import FusedStep, Limits, SlotState
 from glassgpt.generation.rows import Row
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
@@ -75,7 +75,7 @@ class GraphDecoder:
         self._state = SlotState(self._room, vocab_size, self._device)
         self._step = FusedStep(model, self._cache, self._state, vocab_size)
         self._drawn = torch.zeros(STEPS, self._room, dtype=torch.int32, device=self._device)
-        self._bursts: dict[tuple[int, bool], Callable[[], None]] = {}
+        self._bursts: dict[tuple[int, Limits], Callable[[], None]] = {}
         self._feeds: dict[int, Callable[[], None]] = {}
         self._pending: Burst | None = None
 
@@ -112,16 +112,16 @@ class GraphDecoder:
         return len(row.drawn) + under_way < row.request.limit
 
     def _launch(self, rows: Sequence[Row]) -> Burst:
-        size, counted = _bucket(len(rows)), any(has_penalties(row) for row in rows)
-        if (size, counted) not in self._bursts:
-            self._bursts[size, counted] = self._prepare(lambda: self._burst(size, counted))
-        self._bursts[size, counted]()
+        size, limits = _bucket(len(rows)), Limits.of(rows)
+        if (size, limits) not in self._bursts:
+            self._bursts[size, limits] = self._prepare(lambda: self._burst(size, limits))
+        self._bursts[size, limits]()
         tokens, ready = self._send(self._drawn[:, : len(rows)])
         return Burst({row: row.stay for row in rows}, tokens, ready)
 
-    def _burst(self, size: int, counted: bool) -> None:
+    def _burst(self, size: int, limits: Limits) -> None:
         for step in range(STEPS):
-            self._step(size, self._drawn[step], counted=counted)
+            self._step(size, self._drawn[step], limits)
 
     def _send(self, tokens: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
         if self._device.type == "cpu":
