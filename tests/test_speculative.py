@@ -74,7 +74,7 @@ def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
 @pytest.mark.parametrize("who", ["alike", "the text"])
 def test_rows_come_and_go_while_others_are_guessed_for(model, drafts, who):
     options = GenerationOptions(max_tokens=14, seed=5, stop=("e", "a", "o"))
-    engine = Engine(model, BYTES, slots=2, speculation=Speculation(drafts[who]))
+    engine = Engine(model, BYTES, slots=2, decoder=Speculation(drafts[who]).decoder)
     ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS * 2]
     tokens = {request: [] for request in ids}
     while not engine.is_idle:
@@ -134,7 +134,7 @@ def test_what_is_drawn_is_drawn_from_the_models_distribution(model, drafts):
     options = GenerationOptions(max_tokens=2, seed=2024, num_samples=count, top_k=3, top_p=1.0, temperature=1.0)
     speculation = Speculation(drafts["alike"], 2)
     encoded = encode_prompt(model, BYTES, prompt, options)
-    engine = Engine(model, BYTES, slots=count, capacity=8, speculation=speculation)
+    engine = Engine(model, BYTES, slots=count, capacity=8, decoder=speculation.decoder)
     engine.submit(encoded, options)
     drawn = [[] for _ in range(count)]
     while not engine.is_idle:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from itertools import pairwise
 
 import matplotlib.image
 import numpy as np
@@ -488,7 +489,7 @@ def test_the_plan_thins_out_and_keeps_to_the_budget():
     rounds = plan(127, 64, 1500)
     assert [one.candidates for one in rounds] == [127, 43, 15, 5, 2]
     assert [one.prompts for one in rounds] == [2, 6, 20, 60, 64]
-    new = [one.candidates * (one.prompts - before.prompts) for before, one in zip(rounds, rounds[1:], strict=False)]
+    new = [one.candidates * (one.prompts - before.prompts) for before, one in pairwise(rounds)]
     assert rounds[0].candidates * rounds[0].prompts + sum(new) <= 1500
     assert plan(3, 8, 100)[0].prompts == 8
     with pytest.raises(UsageError, match="--budget is 126 texts; allowed is at least 127"):
@@ -499,7 +500,7 @@ def test_the_plan_thins_out_and_keeps_to_the_budget():
 @given(st.integers(1, 300), st.integers(1, 100), st.integers(0, 3000))
 def test_any_plan_gives_the_fewer_the_more(candidates, prompts, extra):
     rounds = plan(candidates, prompts, candidates + extra)
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    for before, after in pairwise(rounds):
         assert after.candidates < before.candidates
         assert after.prompts >= before.prompts
     assert all(1 <= one.prompts <= prompts for one in rounds)

@@ -7,8 +7,9 @@ is idle. A server keeps one and submits as requests come.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 from glassgpt.data.tokenizers import Tokenizer
@@ -18,7 +19,7 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
 from glassgpt.generation.scheduler import Scheduler
-from glassgpt.generation.speculative import Speculation, SpeculativeDecoder
+from glassgpt.generation.speculative import Speculation
 from glassgpt.generation.streaming import TextStream
 from glassgpt.model.transformer import LanguageModel
 
@@ -101,6 +102,17 @@ def encode_prompt(
     return tokens[-context:]
 
 
+def fastest_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> Decoder:
+    """CUDA graphs of hand-written kernels where there are a GPU, Triton and a model that they know."""
+    if next(model.parameters()).device.type == "cuda" and find_spec("triton"):
+        from glassgpt.generation.fused import can_fuse  # Triton is there with PyTorch for GPUs only
+        from glassgpt.generation.graphs import GraphDecoder
+
+        if can_fuse(model):
+            return GraphDecoder(model, vocab_size, slots, capacity)
+    return StepwiseDecoder(model, vocab_size, slots, capacity)
+
+
 class Engine:
     """Writes many texts at once: each row begins when there is room and ends when it is complete.
 
@@ -109,7 +121,7 @@ class Engine:
         tokenizer: the model's.
         slots: rows written at once, at most.
         capacity: most tokens that a row may have in view; by default the model's context.
-        speculation: guess tokens and check several in one pass; changes no text.
+        decoder: what draws, made of model, vocabulary size, slots and capacity.
     """
 
     def __init__(
@@ -119,14 +131,14 @@ class Engine:
         *,
         slots: int = SLOTS,
         capacity: int | None = None,
-        speculation: Speculation | None = None,
+        decoder: Callable[[LanguageModel, int, int, int], Decoder] = fastest_decoder,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
         on_cpu = next(model.parameters()).device.type == "cpu"
-        decoder = _decoder(model, tokenizer.vocab_size, slots, min(capacity or context, context), speculation)
+        draws = decoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
         # Filling up short prompts costs a CPU as much as reading them.
-        self._scheduler = Scheduler(model, decoder, read_at_once=1 if on_cpu else READ_AT_ONCE)
+        self._scheduler = Scheduler(model, draws, read_at_once=1 if on_cpu else READ_AT_ONCE)
         self._texts: dict[Row, TextStream] = {}
         self._requests = 0
 
@@ -175,14 +187,6 @@ class Engine:
         del self._texts[row]
 
 
-def _decoder(
-    model: LanguageModel, vocab_size: int, slots: int, capacity: int, speculation: Speculation | None
-) -> Decoder:
-    if speculation is None:
-        return StepwiseDecoder(model, vocab_size, slots, capacity)
-    return SpeculativeDecoder(model, vocab_size, slots, capacity, speculation)
-
-
 def most_tokens(model: LanguageModel, prompt_tokens: int, options: GenerationOptions) -> int:
     """How many tokens a sample may get: what was asked for, or what the context leaves."""
     if options.overflow == "re-prefill":
@@ -229,7 +233,8 @@ def stream_many(
     encoded = [encode_prompt(model, tokenizer, prompt, options) for prompt in prompts]
     needed = max((len(prompt) + most_tokens(model, len(prompt), options) - 1 for prompt in encoded), default=1)
     rows = len(prompts) * options.num_samples
-    engine = Engine(model, tokenizer, slots=max(1, min(rows, SLOTS)), capacity=needed, speculation=speculation)
+    decoder = speculation.decoder if speculation else fastest_decoder
+    engine = Engine(model, tokenizer, slots=max(1, min(rows, SLOTS)), capacity=needed, decoder=decoder)
     for prompt in encoded:
         engine.submit(prompt, options)
     return _until_idle(engine)

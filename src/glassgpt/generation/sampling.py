@@ -24,11 +24,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def noise_keys(seed: int | Sequence[int], rows: Sequence[int], positions: Sequence[int]) -> Tensor:
-    """What sets each row's noise apart: (B,) numbers of 32 bits in int64; see `gumbel_noise`."""
+def row_keys(seed: int | Sequence[int], rows: Sequence[int]) -> Tensor:
+    """What sets the noise of a sample apart from that of others: (B,) numbers of 32 bits in int64."""
     seeds = torch.tensor(seed)
     key = _mix(_mix(seeds & _MASK) ^ (seeds >> 32))
-    return _mix(_mix(key ^ torch.tensor(list(rows))) ^ torch.tensor(list(positions)))
+    return _mix(key ^ torch.tensor(list(rows)))
+
+
+def noise_keys(seed: int | Sequence[int], rows: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """What sets each row's noise at a position apart: (B,) numbers of 32 bits in int64; see `gumbel_noise`."""
+    return _mix(row_keys(seed, rows) ^ torch.tensor(list(positions)))
 
 
 def gumbel_noise(seed: int | Sequence[int], rows: Sequence[int], positions: Sequence[int], tokens: Tensor) -> Tensor:

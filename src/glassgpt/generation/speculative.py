@@ -80,6 +80,10 @@ class Speculation:
         if self.tokens < 1:
             raise GenerationError(f"draft_tokens is {self.tokens}; allowed is at least 1")
 
+    def decoder(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> SpeculativeDecoder:
+        """What writes so; see `SpeculativeDecoder`."""
+        return SpeculativeDecoder(model, vocab_size, slots, capacity, self)
+
 
 class Guesser(Protocol):
     """Says what a row's next tokens may be; any answer is allowed, a good one saves time."""

@@ -1,0 +1,448 @@
+"""A model's decoding step by the kernels of `kernels`: what `model(tokens, cache)` and the draw do for one token a row.
+
+Residual stream and logits are float32 whatever the weights are, so a step is nearer to the float32 model than its
+readable twin in bfloat16.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import triton
+from torch import Tensor, nn
+
+from glassgpt.generation import kernels
+from glassgpt.generation.rows import Row
+from glassgpt.generation.sampling import row_keys
+from glassgpt.model import modern
+from glassgpt.model.cache import KVCache
+from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.modern import Modern
+from glassgpt.model.transformer import LanguageModel
+
+N_INTS = 5
+N_FLOATS = 6
+MOST_SPLITS = 4
+"""Programs that may share one output's product."""
+PART = 1024
+"""Logits that a program of the draw looks at."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a product is cut into programs.
+
+    Attributes:
+        rows: of x that a program does; at least 16, as the chip's matrix units want it.
+        outputs: that a program does.
+        depth: of the product that is loaded at once.
+        warps: of 32 threads.
+        stages: loads under way at once.
+        splits: programs that share one output's product, where its parts are added up later.
+    """
+
+    rows: int
+    outputs: int
+    depth: int
+    warps: int = 4
+    stages: int = 4
+    splits: int = 1
+
+
+def tiles_for(rows: int, width: int, width_out: int) -> Tiles:
+    """What was fastest on an H100 (docs/log.md): few rows want many small programs."""
+    splits = 4 if width >= 4 * width_out else 1
+    if width_out > 16 * 1024:  # the head
+        return Tiles(16, 64, 128, warps=2) if rows <= 16 else Tiles(64, 128, 64, stages=3)
+    if rows <= 16:
+        return Tiles(16, 16, 256, splits=splits)
+    return Tiles(32, 32 if width_out > 1024 else 16, 128, splits=splits)
+
+
+@dataclass(frozen=True)
+class FusedLinear:
+    """A linear layer with the activation after it.
+
+    Attributes:
+        weight: (N, C).
+        bias: (N,) or None.
+        activation: which, as `kernels` names it.
+        cap: of the soft cap.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    activation: int = kernels.NO_ACTIVATION.value
+    cap: float = 1.0
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """y (M, N) = the layer's outputs for x (M, C)."""
+        self._launch(x, y, 1, self.bias)
+
+    def in_parts(self, x: Tensor, parts: Tensor) -> Tensor:
+        """The product alone, to be summed over the first dimension: (splits, M, N) in the memory of `parts`."""
+        (rows, width), width_out = x.shape, self.weight.size(0)
+        splits = tiles_for(rows, width, width_out).splits
+        used = parts.view(-1)[: splits * rows * width_out].view(splits, rows, width_out)
+        self._launch(x, used, splits, None)
+        return used
+
+    def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
+        (rows, width), width_out = x.shape, self.weight.size(0)
+        tiles, share = tiles_for(rows, width, width_out), width // splits
+        grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
+        _launch(kernels.linear_kernel, grid, tiles.warps, tiles.stages)(
+            x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
+            WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
+            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share)),
+            LINES=max(1, triton.next_power_of_2(share * self.weight.element_size()) // 128),
+        )  # fmt: skip
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], warps: int, stages: int = 1) -> Callable[..., None]:
+    how: dict[str, Any] = {"num_warps": warps, "num_stages": stages, "OVERLAP": _can_overlap()}
+    if how["OVERLAP"]:
+        how["launch_pdl"] = True
+    return lambda *arguments, **constants: kernel[grid](*arguments, **constants, **how)
+
+
+@functools.cache
+def _can_overlap() -> bool:
+    """Whether a kernel may start before the one before it has ended: since Hopper (compute capability 9)."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+
+
+@dataclass(frozen=True)
+class FusedNorm:
+    """A norm: `LayerNorm`, or `RMSNorm`, which has neither gain nor shift.
+
+    Attributes:
+        gain: (C,) or None.
+        shift: LayerNorm's bias, (C,) or None.
+        eps: added to the variance, or to the mean square.
+    """
+
+    gain: Tensor | None
+    shift: Tensor | None
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.Module) -> FusedNorm:
+        """The norm of a model."""
+        if isinstance(norm, nn.LayerNorm):
+            return cls(norm.weight, cast("Tensor | None", norm.bias), norm.eps)
+        return cls(None, None, modern.NORM_EPS)
+
+
+@dataclass(frozen=True)
+class FusedBlock:
+    """The two norms and four products of a block."""
+
+    norm1: FusedNorm
+    qkv: FusedLinear
+    out: FusedLinear
+    norm2: FusedNorm
+    up: FusedLinear
+    down: FusedLinear
+
+
+def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
+    """GPT-2's blocks and head; the weights are the model's own, not copies."""
+    blocks: list[FusedBlock] = []
+    for block in model.blocks:
+        attention, mlp = block.attention, block.mlp
+        blocks.append(
+            FusedBlock(
+                FusedNorm.of(block.norm1),
+                FusedLinear(attention.qkv.weight, attention.qkv.bias),
+                FusedLinear(attention.out.weight, attention.out.bias),
+                FusedNorm.of(block.norm2),
+                FusedLinear(mlp.up.weight, mlp.up.bias, kernels.TANH_GELU.value),
+                FusedLinear(mlp.down.weight, mlp.down.bias),
+            )
+        )
+    return blocks, FusedLinear(model.token_embedding.weight)
+
+
+def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
+    """Modern's blocks and head; queries, keys and values become one matrix."""
+    blocks: list[FusedBlock] = []
+    for block in model.blocks:
+        attention, mlp = block.attention, block.mlp
+        blocks.append(
+            FusedBlock(
+                FusedNorm.of(block.norm1),
+                FusedLinear(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])),
+                FusedLinear(attention.out.weight),
+                FusedNorm.of(block.norm2),
+                FusedLinear(mlp.up.weight, activation=kernels.SQUARED_RELU.value),
+                FusedLinear(mlp.down.weight),
+            )
+        )
+    return blocks, FusedLinear(model.lm_head.weight, None, kernels.SOFT_CAP.value, modern.LOGIT_CAP)
+
+
+def can_fuse(model: LanguageModel) -> bool:
+    """Whether the kernels know this model: its class itself, and heads of even width."""
+    return type(model) in (GPT2, Modern) and model.config.head_dim % 2 == 0
+
+
+class SlotState:
+    """What the kernels know of each slot's row besides its cache: on the device, a few bytes a row.
+
+    Args:
+        slots: how many.
+        vocab_size: tokens that may be drawn.
+        device: where.
+    """
+
+    def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
+        self.ints = torch.zeros(N_INTS, slots, dtype=torch.int32, device=device)
+        self.floats = torch.zeros(N_FLOATS, slots, device=device)
+        self.counts = torch.zeros(slots, vocab_size, dtype=torch.int32, device=device)  # for penalties
+        self._vocab_size = vocab_size
+
+    def place(self, slot: int, row: Row) -> None:
+        """Begin a row: its newest token is fed first."""
+        request, options = row.request, row.request.options
+        key = _as_int32(int(row_keys(request.seed, [row.index])))
+        whole = [row.last, row.n_visible - 1, row.position, key, options.top_k]
+        other = [
+            options.temperature, options.top_p, math.log(options.min_p) if options.min_p else -math.inf,
+            options.repetition_penalty, options.presence_penalty, options.frequency_penalty,
+        ]  # fmt: skip
+        self.ints[:, slot] = torch.tensor(whole, dtype=torch.int32).to(self.ints.device, non_blocking=True)
+        self.floats[:, slot] = torch.tensor(other).to(self.floats.device, non_blocking=True)
+        if has_penalties(row):
+            self._count(slot, row)
+
+    def _count(self, slot: int, row: Row) -> None:
+        counts = torch.bincount(torch.tensor(row.drawn, dtype=torch.long), minlength=self._vocab_size)
+        counts[torch.tensor(row.request.prompt)] += kernels.IN_PROMPT.value
+        self.counts[slot] = counts.int().to(self.counts.device, non_blocking=True)
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a row's state to another slot."""
+        for state in (self.ints.T, self.floats.T, self.counts):
+            state[target] = state[source]
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """The first rows have drawn these tokens, by other means than the draw kernel."""
+        rows = len(tokens)
+        drawn = torch.tensor(tokens, dtype=torch.int32).to(self.ints.device, non_blocking=True)
+        self.ints[kernels.TOKEN.value, :rows] = drawn
+        self.ints[kernels.LENGTH.value, :rows] += 1
+        self.ints[kernels.POSITION.value, :rows] += 1
+        self.counts[torch.arange(rows, device=drawn.device), drawn.long()] += 1
+
+    def snapshot(self) -> tuple[Tensor, Tensor]:
+        """All that a step changes."""
+        return self.ints.clone(), self.counts.clone()
+
+    def restore(self, kept: tuple[Tensor, Tensor]) -> None:
+        """Undo the steps since then; what they wrote into the cache lies behind the rows' ends."""
+        self.ints.copy_(kept[0])
+        self.counts.copy_(kept[1])
+
+
+def has_penalties(row: Row) -> bool:
+    """Whether a row's draw depends on what stands in its text."""
+    options = row.request.options
+    return (options.repetition_penalty, options.presence_penalty, options.frequency_penalty) != (1, 0, 0)
+
+
+def _as_int32(bits: int) -> int:
+    """The int32 with these 32 bits."""
+    return bits - 2**32 if bits >= 2**31 else bits
+
+
+class FusedStep:
+    """One token for each of the first rows of a cache, and whatever else a step does, without the host.
+
+    Args:
+        model: `can_fuse` it.
+        cache: the slots. Its own lengths are not looked at; `state` has them.
+        state: of the slots.
+        vocab_size: tokens that may be drawn.
+    """
+
+    def __init__(self, model: LanguageModel, cache: KVCache, state: SlotState, vocab_size: int) -> None:
+        self._model, self._cache, self._state = model, cache, state
+        self._blocks, self._head = fuse_modern(model) if isinstance(model, Modern) else fuse_gpt2(cast(GPT2, model))
+        self._norm = FusedNorm.of(model.norm)
+        slots, width, device = cache.keys.size(1), model.config.n_embd, cache.keys.device
+        like = {"dtype": cache.keys.dtype, "device": device}
+        self._x = torch.empty(slots, width, device=device)  # the residual stream
+        self._normed = torch.empty(slots, width, **like)
+        self._qkv = torch.empty(slots, self._blocks[0].qkv.weight.size(0), **like)
+        self._mixed = torch.empty(slots, width, **like)
+        self._hidden = torch.empty(slots, self._blocks[0].up.weight.size(0), **like)
+        self._parts = torch.empty(MOST_SPLITS * slots * width, device=device)
+        # Rows begin at whole lines of memory, so that they can be loaded 16 bytes at a time.
+        padded = -(-self._head.weight.size(0) // 32) * 32
+        self.logits = torch.empty(slots, padded, device=device)[:, : self._head.weight.size(0)]
+        self._draw = FusedDraw(state, vocab_size, self.logits)
+
+    def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:
+        """Feed each row's newest token, and write its next one into `drawn` (M or more,) int32.
+
+        Args:
+            rows: M, from slot 0 on.
+            drawn: where to.
+            limits: what any of the rows asks for.
+        """
+        self.feed(rows)
+        self._draw(rows, drawn, limits)
+
+    def feed(self, rows: int) -> None:
+        """The newest tokens into the cache, and `logits` of what comes after them; lengths are left to the draw."""
+        x, normed, qkv = self._x[:rows], self._normed[:rows], self._qkv[:rows]
+        mixed, hidden = self._mixed[:rows], self._hidden[:rows]
+        norms = [*(block.norm1 for block in self._blocks), self._norm]
+        self._embed(x, normed, norms[0])
+        for layer, block in enumerate(self._blocks):
+            block.qkv(normed, qkv)
+            self._attend(layer, qkv, mixed)
+            self._add(block.out, mixed, x, normed, block.norm2)
+            block.up(normed, hidden)
+            self._add(block.down, hidden, x, normed, norms[layer + 1])
+        self._head(normed, self.logits[:rows])
+
+    def _embed(self, x: Tensor, normed: Tensor, norm: FusedNorm) -> None:
+        model, width = self._model, x.size(1)
+        tokens = cast(Tensor, cast(nn.Embedding, model.token_embedding).weight)
+        positions = model.position_embedding.weight if isinstance(model, GPT2) else tokens
+        _launch(kernels.embed_kernel, (x.size(0),), 4)(
+            self._state.ints, tokens, positions, x, _or(norm.gain, tokens), _or(norm.shift, tokens), normed,
+            self._slots, model.config.context_length, norm.eps, modern.NORM_EPS,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), MODERN=isinstance(model, Modern),
+            HAS_GAIN=norm.gain is not None, HAS_SHIFT=norm.shift is not None,
+        )  # fmt: skip
+
+    def _add(self, linear: FusedLinear, y: Tensor, x: Tensor, normed: Tensor, norm: FusedNorm) -> None:
+        """x += linear(y), and the norm of that."""
+        parts, width = linear.in_parts(y, self._parts), x.size(1)
+        _launch(kernels.add_norm_kernel, (x.size(0),), 4)(
+            x, parts, _or(linear.bias, x), _or(norm.gain, x), _or(norm.shift, x), normed, x.size(0), norm.eps,
+            WIDTH=width, BLOCK=triton.next_power_of_2(width), SPLITS=parts.size(0),
+            MODERN=isinstance(self._model, Modern), HAS_BIAS=linear.bias is not None,
+            HAS_GAIN=norm.gain is not None, HAS_SHIFT=norm.shift is not None,
+        )  # fmt: skip
+
+    def _attend(self, layer: int, qkv: Tensor, mixed: Tensor) -> None:
+        config, keys = self._model.config, self._cache.keys[layer]
+        is_modern = isinstance(self._model, Modern)
+        cos, sin = (self._model.rotary.cos, self._model.rotary.sin) if isinstance(self._model, Modern) else (keys, keys)
+        window = config.window_of(layer) if is_modern else 0
+        _launch(kernels.attention_kernel, (qkv.size(0), config.n_head), 4, 2)(
+            self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
+            self._slots, self._cache.capacity, window, config.head_dim**-0.5, modern.NORM_EPS,
+            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim,
+            HALF=triton.next_power_of_2(config.head_dim // 2), BLOCK_S=64, MODERN=is_modern,
+        )  # fmt: skip
+
+    @property
+    def _slots(self) -> int:
+        return self._state.ints.size(1)
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """Something to point to, where a kernel is told that there is nothing."""
+    return other if tensor is None else tensor
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the draw of some rows has to do; what no row asks for costs nothing.
+
+    Attributes:
+        penalties: whether it depends on what stands in the texts.
+        top_k: whether a row has that limit.
+        top_p: whether a row has that limit.
+    """
+
+    penalties: bool
+    top_k: bool
+    top_p: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Limits:
+        """Of all rows together."""
+        options = [row.request.options for row in rows]
+        return cls(
+            any(has_penalties(row) for row in rows),
+            any(o.top_k > 0 for o in options),
+            any(o.top_p < 1 for o in options),
+        )
+
+
+class FusedDraw:
+    """The draw kernels, one after the other; see `kernels`.
+
+    Args:
+        state: of the slots.
+        vocab_size: tokens that may be drawn.
+        logits: (S, V) float32, which are changed.
+    """
+
+    def __init__(self, state: SlotState, vocab_size: int, logits: Tensor) -> None:
+        self._state, self._vocab_size, self._logits = state, vocab_size, logits
+        slots, digits, base = logits.size(0), kernels.DIGITS.value, kernels.BASE.value
+        self._part = min(PART, triton.next_power_of_2(vocab_size))
+        self._n_parts = triton.cdiv(vocab_size, self._part)
+        floats = {"device": logits.device, "dtype": torch.float32}
+        ints = {"device": logits.device, "dtype": torch.int32}
+        self._largest = torch.empty(slots * self._n_parts, **floats)
+        self._scores = torch.empty(slots * self._n_parts, **floats)
+        self._winners = torch.empty(slots * self._n_parts, **ints)
+        self._histogram = torch.empty(2, digits * slots * self._n_parts * 2 * base, **floats)
+        self._found = torch.empty(2, (digits + 1) * slots * 3, **ints)
+        self._bound = torch.zeros(slots, **ints)
+        self._no_bound = torch.zeros(slots, **ints)
+
+    def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:
+        """A token for each of the first rows from their logits; see `FusedStep`."""
+        state, shape = self._state, {"PART": self._part}
+        sizes = (self._slots, self._vocab_size, self._logits.stride(0))
+        everywhere, warps = (rows, self._n_parts), max(1, self._part // 128)
+        _launch(kernels.prepare_kernel, everywhere, warps)(
+            self._logits, state.floats, state.counts, self._largest, *sizes, **shape, WITH_COUNTS=limits.penalties
+        )
+        if limits.top_k:
+            self._select(rows, kernels.DIGITS.value + 1, by_mass=False)
+        bound = self._bound if limits.top_k else self._no_bound
+        if limits.top_p:
+            self._select(rows, kernels.DIGITS.value, by_mass=True, bound=bound)
+        shape |= {"PARTS": self._parts}
+        _launch(kernels.choose_kernel, everywhere, warps)(
+            self._logits, state.ints, state.floats, self._largest, bound, self._histogram[1], self._found[1],
+            self._scores, self._winners, self._vocab_size, self._slots, self._logits.stride(0), self._n_parts,
+            **shape, WITH_TOP_P=limits.top_p,
+        )  # fmt: skip
+        _launch(kernels.finish_kernel, (rows,), 1)(
+            state.ints, state.counts, self._scores, self._winners, drawn, self._slots, self._vocab_size,
+            self._n_parts, PARTS=self._parts, WITH_COUNTS=limits.penalties,
+        )  # fmt: skip
+
+    def _select(self, rows: int, digits: int, *, by_mass: bool, bound: Tensor | None = None) -> None:
+        for digit in range(digits):
+            parts = self._n_parts if digit < kernels.DIGITS.value else 1
+            _launch(kernels.select_kernel, (rows, parts), max(1, self._part // 128))(
+                self._logits, self._state.ints, self._state.floats, self._largest, _or(bound, self._bound),
+                self._histogram[int(by_mass)], self._found[int(by_mass)], self._vocab_size, self._slots,
+                self._logits.stride(0), self._n_parts, digit,
+                PART=self._part, PARTS=self._parts, BY_MASS=by_mass,
+            )  # fmt: skip
+
+    @property
+    def _parts(self) -> int:
+        return triton.next_power_of_2(self._n_parts)
+
+    @property
+    def _slots(self) -> int:
+        return self._state.ints.size(1)

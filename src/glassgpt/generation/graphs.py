@@ -1,0 +1,163 @@
+"""Decoding without the host: several steps are one launch, and tokens are read while the next steps run.
+
+A CUDA graph is captured for each number of rows out of a few; a graph holds `STEPS` steps of the kernels of `fused`.
+The host learns of a burst's tokens when the next burst is already under way, so the GPU never waits for it. What a
+row draws behind its end is thrown away; as noise knows only seed and position, nothing else changes.
+
+`StepwiseDecoder` is the readable twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glassgpt.generation.decoding import draw_tokens
+from glassgpt.generation.fused import FusedStep, Limits, SlotState
+from glassgpt.generation.rows import Row
+from glassgpt.model.cache import KVCache
+from glassgpt.model.transformer import LanguageModel
+
+STEPS = 8
+"""Steps of a burst: more would save launches, and let rows that have ended go on for longer."""
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+"""Numbers of rows that graphs are captured for; more rows than these come in multiples of the last."""
+ON_DEVICE = frozenset(
+    {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_k", "top_p", "min_p"}
+)
+"""Processors that the draw kernel does itself; with any other, logits come to the host at each step."""
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Tokens on their way to the host.
+
+    Attributes:
+        rows: in the order of their slots, with the stay that each was in.
+        tokens: (steps, M) int32, on the host once `ready`.
+        ready: None on a CPU, where they are at once.
+    """
+
+    rows: dict[Row, int]
+    tokens: Tensor
+    ready: torch.cuda.Event | None
+
+    def read(self) -> Iterable[tuple[Row, int]]:
+        """Wait for the tokens: pairs of row and token, but for rows that have ended or moved out meanwhile."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        for step in self.tokens.tolist():
+            for (row, stay), token in zip(self.rows.items(), step, strict=True):
+                if not row.done and row.stay == stay:
+                    yield row, token
+
+
+class GraphDecoder:
+    """Several tokens a row and call, a call late; see `Decoder`.
+
+    Args:
+        model: one that `can_fuse` knows, in evaluation mode.
+        vocab_size: tokens that may be drawn.
+        slots: see `Decoder`.
+        capacity: see `Decoder`.
+    """
+
+    def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
+        self.slots, self.capacity = slots, capacity
+        self._vocab_size = vocab_size
+        parameter = next(model.parameters())
+        self._device = parameter.device
+        self._room = _bucket(slots)
+        self._cache = KVCache(model.config, self._room, capacity, dtype=parameter.dtype, device=self._device)
+        self._state = SlotState(self._room, vocab_size, self._device)
+        self._step = FusedStep(model, self._cache, self._state, vocab_size)
+        self._drawn = torch.zeros(STEPS, self._room, dtype=torch.int32, device=self._device)
+        self._bursts: dict[tuple[int, Limits], Callable[[], None]] = {}
+        self._feeds: dict[int, Callable[[], None]] = {}
+        self._pending: Burst | None = None
+
+    def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
+        """See `Decoder`."""
+        self._cache.put(slot, source, source_row, row.n_visible - 1)
+        self._state.place(slot, row)
+
+    def move(self, source: int, target: int) -> None:
+        """See `Decoder`."""
+        # How much of the slot is in use is known on the device only.
+        self._cache.put(target, self._cache, source, self.capacity)
+        self._state.move(source, target)
+
+    def advance(self, rows: Sequence[Row]) -> Iterable[tuple[Row, int]]:
+        """See `Decoder`."""
+        before, self._pending = self._pending, None
+        if all(self._is_quick(row) for row in rows):
+            if any(self._wants_more(row, before) for row in rows):
+                self._pending = self._launch(rows)
+            return before.read() if before else ()
+        # Processors on the host look at histories, so what is under way must be known first.
+        return before.read() if before else self._advance_on_host(rows)
+
+    @staticmethod
+    def _is_quick(row: Row) -> bool:
+        names = {processor.name for processor in row.request.processors}
+        return names <= ON_DEVICE and not row.request.options.temperature_schedule
+
+    @staticmethod
+    def _wants_more(row: Row, before: Burst | None) -> bool:
+        """Whether the tokens under way are not all that it may have."""
+        under_way = STEPS if before and before.rows.get(row) == row.stay else 0
+        return len(row.drawn) + under_way < row.request.limit
+
+    def _launch(self, rows: Sequence[Row]) -> Burst:
+        size, limits = _bucket(len(rows)), Limits.of(rows)
+        if (size, limits) not in self._bursts:
+            self._bursts[size, limits] = self._prepare(lambda: self._burst(size, limits))
+        self._bursts[size, limits]()
+        tokens, ready = self._send(self._drawn[:, : len(rows)])
+        return Burst({row: row.stay for row in rows}, tokens, ready)
+
+    def _burst(self, size: int, limits: Limits) -> None:
+        for step in range(STEPS):
+            self._step(size, self._drawn[step], limits)
+
+    def _send(self, tokens: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        if self._device.type == "cpu":
+            return tokens.clone(), None
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return host, ready
+
+    def _advance_on_host(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
+        """One step whose tokens are drawn here, by any processor there is."""
+        size = _bucket(len(rows))
+        if size not in self._feeds:
+            self._feeds[size] = self._prepare(lambda: self._step.feed(size))
+        self._feeds[size]()
+        tokens = draw_tokens(self._step.logits[: len(rows), : self._vocab_size].cpu(), rows)
+        self._state.take(tokens)
+        return list(zip(rows, tokens, strict=True))
+
+    def _prepare(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The same work as a graph, where there are graphs."""
+        if self._device.type == "cpu":
+            return work
+        kept = self._state.snapshot()
+        work()  # compiles the kernels; what it drew is undone
+        self._state.restore(kept)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        return graph.replay
+
+
+def _bucket(rows: int) -> int:
+    """The fewest rows, not below these, that a graph is captured for."""
+    for size in BUCKETS:
+        if rows <= size:
+            return size
+    return -(-rows // BUCKETS[-1]) * BUCKETS[-1]

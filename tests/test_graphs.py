@@ -1,0 +1,253 @@
+"""The GPU's decoder against its readable twins, on a CPU: its kernels run in Triton's interpreter."""
+
+import dataclasses
+import math
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined
+pytest.importorskip("triton", reason="Triton is for Linux")
+
+from glassgpt.errors import GenerationError
+from glassgpt.generation import fused, graphs
+from glassgpt.generation.decoding import StepwiseDecoder
+from glassgpt.generation.fused import FusedStep, Limits, SlotState, can_fuse
+from glassgpt.generation.graphs import GraphDecoder
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors import build_processors
+from glassgpt.generation.rows import Request, Row
+from glassgpt.generation.sampling import gumbel_noise, sample
+from glassgpt.generation.scheduler import Scheduler
+from glassgpt.model.build import build_model
+from glassgpt.model.cache import KVCache
+from glassgpt.model.config import ModelConfig
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="checked on the device by benchmarks/gpu_generate.py")
+
+CPU = torch.device("cpu")
+V = 41  # tokens that may be drawn; the model's tables are padded to 48
+GPT2_SHAPE = ModelConfig(vocab_size=48, context_length=24, n_layer=1, n_head=2, n_embd=12)
+MODERN_SHAPE = ModelConfig(
+    arch="modern", vocab_size=48, context_length=24, n_layer=5, n_head=4, n_kv_head=2, n_embd=24, window=3, bias=False
+)
+SHAPES = {
+    "gpt2": GPT2_SHAPE,
+    "without biases": dataclasses.replace(GPT2_SHAPE, bias=False),
+    "modern, grouped keys, sliding window": MODERN_SHAPE,
+    "wide heads": dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, window=0),
+}
+
+
+def random_model(config):
+    torch.manual_seed(3)
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(GPT2_SHAPE)
+
+
+class Vocabulary:
+    """As much of a tokenizer as processors ask for."""
+
+    vocab_size, end_of_text, name = V, V - 1, "numbers"
+
+
+def row_of(prompt, index=0, limit=6, **settings):
+    options = GenerationOptions(**{"top_p": 1.0, "seed": 5, "num_samples": index + 1, **settings})
+    options.check()
+    processors = tuple(build_processors(options, Vocabulary()))
+    return Row(Request(0, tuple(prompt), options, processors, options.seed, limit), index)
+
+
+@torch.inference_mode()
+def written(model, rows, decoder, slots=4, capacity=24, end=None):
+    """What each row draws under continuous batching; a row ends with its limit or with the token `end`."""
+    scheduler = Scheduler(model, decoder(model, V, slots, capacity))
+    for row in rows:
+        scheduler.add(row)
+    while not scheduler.is_idle:
+        for row, token in scheduler.step():
+            if row.is_full or token == end:
+                scheduler.finish(row)
+    return [row.drawn for row in rows]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@torch.inference_mode()
+def test_the_kernels_compute_the_model(shape):
+    model = random_model(shape)
+    assert can_fuse(model)
+    cache, plain = KVCache(shape, 3, 8), KVCache(shape, 3, 8)
+    state = SlotState(3, V, CPU)
+    step = FusedStep(model, cache, state, V)
+    tokens = torch.randint(0, V, (3, 6))
+    for position in range(6):
+        state.take(tokens[:, position].tolist())
+        state.ints[1] = position  # lengths
+        step.logits.fill_(math.nan)
+        step.feed(3)
+        wanted = model(tokens[:, position : position + 1], plain)[:, 0]
+        torch.testing.assert_close(step.logits, wanted, atol=2e-5, rtol=2e-5)
+    for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
+        torch.testing.assert_close(ours[..., :6, :], theirs[..., :6, :], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_rows_have_lengths_of_their_own(model):
+    texts = torch.randint(0, V, (2, 5))
+    cache, state = KVCache(model.config, 2, 8), SlotState(2, V, CPU)
+    plain = KVCache(model.config, 1, 8)
+    model(texts[:1, :4], plain)
+    cache.put(1, plain, 0)
+    state.take(texts[:, 4].tolist())
+    state.ints[1] = torch.tensor([0, 4])
+    step = FusedStep(model, cache, state, V)
+    step.feed(2)
+    torch.testing.assert_close(step.logits[0], model(texts[:1, 4:])[0, -1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(step.logits[1], model(texts[1:, 4:], plain)[0, -1] * 0 + model(
+        torch.cat([texts[:1, :4], texts[1:, 4:]], 1))[0, -1], atol=1e-5, rtol=1e-5)  # fmt: skip
+
+
+EVERYTHING = Limits(penalties=True, top_k=True, top_p=True)
+DRAWS = [
+    {"temperature": 0.0},
+    {},
+    {"temperature": 1.7, "top_k": 5},
+    {"top_k": 1},
+    {"top_k": V + 3},
+    {"top_p": 0.6},
+    {"top_p": 0.01},
+    {"top_p": 0.999},
+    {"min_p": 0.2},
+    {"top_k": 7, "top_p": 0.7, "min_p": 0.05, "temperature": 1.3},
+    {"repetition_penalty": 1.8},
+    {"presence_penalty": 1.5, "frequency_penalty": 0.7, "temperature": 1.2},
+    {"repetition_penalty": 0.5, "presence_penalty": -1.0, "top_k": 6, "temperature": 0.0},
+]
+
+
+def drawn_by_kernel(model, logits, rows, limits=EVERYTHING):
+    """What the draw kernel makes of given logits."""
+    cache, state = KVCache(model.config, len(rows), 24), SlotState(len(rows), V, CPU)
+    step = FusedStep(model, cache, state, V)
+    for slot, row in enumerate(rows):
+        state.place(slot, row)
+    step.logits.copy_(logits)
+    drawn = torch.full((len(rows),), -1, dtype=torch.int32)
+    step._draw(len(rows), drawn, limits)
+    return drawn.tolist(), state
+
+
+def drawn_by_twin(logits, rows):
+    """The same by processors and noise, written out."""
+    out = []
+    for one, row in zip(logits, rows, strict=True):
+        left = one[None, :V]
+        for processor in row.request.processors:
+            left = processor.apply(left, [row.history])
+        noise = gumbel_noise(row.request.seed, [row.index], [row.position], torch.arange(V))
+        out.append(int(sample(left, None if row.request.options.is_greedy else noise)))
+    return out
+
+
+@pytest.mark.parametrize("chunk", [16, 64])
+@pytest.mark.parametrize("ties", [False, True])
+def test_draws_are_those_of_processors_and_noise(model, ties, chunk, monkeypatch):
+    monkeypatch.setattr(fused, "PART", chunk)
+    torch.manual_seed(1)
+    rows = []
+    for number, settings in enumerate(DRAWS * 2):
+        row = row_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": number * 7_919_333_777})
+        row.drawn = [2, 9, 9, 9, 30][: number % 6]
+        rows.append(row)
+    logits = torch.randn(len(rows), 48) * 3
+    if ties:
+        logits = logits.round()  # -0.0 and 0.0 among them
+    logits[:, V:] = 1e4  # padding, never to be drawn
+    ours, state = drawn_by_kernel(model, logits, rows)
+    assert ours == drawn_by_twin(logits, rows)
+    assert state.ints[0].tolist() == ours
+    assert state.ints[1].tolist() == [row.n_visible for row in rows]
+    assert state.ints[2].tolist() == [row.position + 1 for row in rows]
+
+
+def test_forbidden_tokens_and_infinities(model):
+    logits = torch.full((3, 48), -math.inf)
+    logits[0, 4] = 1.0
+    logits[1, 3:9] = 0.5
+    logits[2, :V] = -1e30
+    rows = [row_of([0], top_k=2), row_of([0], top_p=0.45), row_of([0], top_p=0.45, temperature=1.0)]
+    ours, _ = drawn_by_kernel(model, logits, rows)
+    assert ours[0] == 4
+    assert ours[1] in (3, 4, 5)  # the lower ids of equal ones
+    assert ours == drawn_by_twin(logits, rows)
+
+
+def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 3)
+
+    def rows():
+        return [
+            row_of([4], limit=1),
+            row_of([4, 5, 6], limit=7, temperature=1.5),
+            row_of([1] * 9, limit=4, top_k=3, seed=9),
+            row_of([4, 5, 6], index=1, limit=5, temperature=1.5),
+            row_of([9, 8], limit=2, temperature=0.0),
+            row_of([9, 8], limit=6, repetition_penalty=1.4, frequency_penalty=0.3),
+        ]
+
+    assert written(model, rows(), GraphDecoder, slots=2) == written(model, rows(), StepwiseDecoder, slots=2)
+    # rows that end where nobody expects it
+    end = written(model, rows(), StepwiseDecoder)[1][2]
+    assert written(model, rows(), GraphDecoder, end=end) == written(model, rows(), StepwiseDecoder, end=end)
+
+
+def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
+    def rows():
+        return [
+            row_of([1, 2, 1], limit=5, no_repeat_ngram=2, temperature=1.2),
+            row_of([3], limit=2),
+            row_of([1, 2], limit=6, frequency_penalty=0.8),
+            row_of([5], limit=3, temperature_schedule=((2, 2.0),)),
+        ]
+
+    assert written(model, rows(), GraphDecoder, slots=3) == written(model, rows(), StepwiseDecoder, slots=3)
+
+
+def test_a_full_context_is_read_anew(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 3)
+
+    def rows():
+        return [row_of([1, 2, 3], limit=9, overflow="re-prefill"), row_of([7], limit=4)]
+
+    assert written(model, rows(), GraphDecoder, capacity=6) == written(model, rows(), StepwiseDecoder, capacity=6)
+
+
+def test_nothing_is_launched_for_rows_that_need_no_more(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    launches = []
+    launch = GraphDecoder._launch
+    monkeypatch.setattr(GraphDecoder, "_launch", lambda self, rows: launches.append(1) or launch(self, rows))
+    written(model, [row_of([1], limit=4)], GraphDecoder)
+    assert len(launches) == 2
+
+
+def test_models_that_the_kernels_do_not_know():
+    assert not can_fuse(random_model(dataclasses.replace(GPT2_SHAPE, n_embd=6)))  # heads of width 3
+    assert not can_fuse(torch.nn.Identity())
+
+
+def test_forbidding_everything_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    row = row_of([1], limit=4, no_repeat_ngram=1, logit_bias=dict.fromkeys(range(1, V), -math.inf))
+    with pytest.raises(GenerationError, match="every token is forbidden"):
+        written(model, [row], GraphDecoder)
