@@ -160,7 +160,7 @@ def drawn_by_twin(logits, rows):
 @pytest.mark.parametrize("chunk", [16, 64])
 @pytest.mark.parametrize("ties", [False, True])
 def test_draws_are_those_of_processors_and_noise(model, ties, chunk, monkeypatch):
-    monkeypatch.setattr(fused, "PART", chunk)
+    monkeypatch.setattr(fused, "DRAW_CHUNK", chunk)
     torch.manual_seed(1)
     rows = []
     for number, settings in enumerate(DRAWS * 2):

@@ -29,8 +29,13 @@ N_INTS = 5
 N_FLOATS = 6
 MOST_SPLITS = 4
 """Programs that may share one output's product."""
-PART = 1024
-"""Logits that a program of the draw looks at."""
+DRAW_CHUNK = 8192
+"""Logits that the draw looks at together."""
+DRAW_TOKENS_A_WARP = 256
+"""Of those, what a warp does."""
+ATTENTION_KEYS = 256
+"""Keys that a program of attention looks at together, at most."""
+ATTENTION_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,28 @@ class Tiles:
     splits: int = 1
 
 
-def tiles_for(rows: int, width: int, width_out: int) -> Tiles:
-    """What was fastest on an H100 (docs/log.md): few rows want many small programs."""
-    splits = 4 if width >= 4 * width_out else 1
+def tiles_for(rows: int, width: int, width_out: int, splits: int = 1) -> Tiles:
+    """What was fastest on an H100 (docs/log.md): few rows want many small programs.
+
+    The order in which a product is summed up is that of its columns, whatever the tiles; `splits` must not depend on
+    the number of rows, so that a row gives the same bits in any batch.
+    """
     if width_out > 16 * 1024:  # the head
-        return Tiles(16, 64, 128, warps=2) if rows <= 16 else Tiles(64, 128, 64, stages=3)
-    if rows <= 16:
-        return Tiles(16, 16, 256, splits=splits)
-    return Tiles(32, 32 if width_out > 1024 else 16, 128, splits=splits)
+        return Tiles(16, 32, 256) if rows <= 16 else Tiles(_up_to_64(rows), 128, 128)
+    if splits == 1:
+        return Tiles(16, 16, 256, warps=1) if rows <= 16 else Tiles(_up_to_64(rows), 16, 128)
+    if width <= 1024:
+        return Tiles(16, 16, 64, warps=1, splits=splits) if rows <= 16 else Tiles(_up_to_64(rows), 32, 64, stages=3, splits=splits)
+    return Tiles(16, 16, 128, warps=2, splits=splits) if rows <= 16 else Tiles(_up_to_64(rows), 16, 128, splits=splits)
+
+
+def _up_to_64(rows: int) -> int:
+    return 32 if rows <= 32 else 64
+
+
+def splits_for(width: int) -> int:
+    """Programs that share one output's product: each gets whole steps of the matrix units, 16 columns."""
+    return next(splits for splits in (MOST_SPLITS, 2, 1) if width % (16 * splits) == 0 or splits == 1)
 
 
 @dataclass(frozen=True)
@@ -87,14 +106,14 @@ class FusedLinear:
     def in_parts(self, x: Tensor, parts: Tensor) -> Tensor:
         """The product alone, to be summed over the first dimension: (splits, M, N) in the memory of `parts`."""
         (rows, width), width_out = x.shape, self.weight.size(0)
-        splits = tiles_for(rows, width, width_out).splits
+        splits = splits_for(width)
         used = parts.view(-1)[: splits * rows * width_out].view(splits, rows, width_out)
         self._launch(x, used, splits, None)
         return used
 
     def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
         (rows, width), width_out = x.shape, self.weight.size(0)
-        tiles, share = tiles_for(rows, width, width_out), width // splits
+        tiles, share = tiles_for(rows, width, width_out, splits), width // splits
         grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
         _launch(kernels.linear_kernel, grid, tiles.warps, tiles.stages)(
             x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
@@ -276,7 +295,7 @@ class FusedStep:
         self._blocks, self._head = fuse_modern(model) if isinstance(model, Modern) else fuse_gpt2(cast(GPT2, model))
         self._norm = FusedNorm.of(model.norm)
         slots, width, device = cache.keys.size(1), model.config.n_embd, cache.keys.device
-        like = {"dtype": cache.keys.dtype, "device": device}
+        like: dict[str, Any] = {"dtype": cache.keys.dtype, "device": device}
         self._x = torch.empty(slots, width, device=device)  # the residual stream
         self._normed = torch.empty(slots, width, **like)
         self._qkv = torch.empty(slots, self._blocks[0].qkv.weight.size(0), **like)
@@ -339,11 +358,11 @@ class FusedStep:
         is_modern = isinstance(self._model, Modern)
         cos, sin = (self._model.rotary.cos, self._model.rotary.sin) if isinstance(self._model, Modern) else (keys, keys)
         window = config.window_of(layer) if is_modern else 0
-        _launch(kernels.attention_kernel, (qkv.size(0), config.n_head), 4, 2)(
+        _launch(kernels.attention_kernel, (qkv.size(0), config.n_head), ATTENTION_WARPS, 2)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
             self._slots, self._cache.capacity, window, config.head_dim**-0.5, modern.NORM_EPS,
             N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim,
-            HALF=triton.next_power_of_2(config.head_dim // 2), BLOCK_S=64, MODERN=is_modern,
+            HALF=triton.next_power_of_2(config.head_dim // 2), BLOCK_S=ATTENTION_KEYS, MODERN=is_modern,
         )  # fmt: skip
 
     @property
@@ -382,7 +401,7 @@ class Limits:
 
 
 class FusedDraw:
-    """The draw kernels, one after the other; see `kernels`.
+    """The draw kernel; see `kernels`.
 
     Args:
         state: of the slots.
@@ -392,57 +411,13 @@ class FusedDraw:
 
     def __init__(self, state: SlotState, vocab_size: int, logits: Tensor) -> None:
         self._state, self._vocab_size, self._logits = state, vocab_size, logits
-        slots, digits, base = logits.size(0), kernels.DIGITS.value, kernels.BASE.value
-        self._part = min(PART, triton.next_power_of_2(vocab_size))
-        self._n_parts = triton.cdiv(vocab_size, self._part)
-        floats = {"device": logits.device, "dtype": torch.float32}
-        ints = {"device": logits.device, "dtype": torch.int32}
-        self._largest = torch.empty(slots * self._n_parts, **floats)
-        self._scores = torch.empty(slots * self._n_parts, **floats)
-        self._winners = torch.empty(slots * self._n_parts, **ints)
-        self._histogram = torch.empty(2, digits * slots * self._n_parts * 2 * base, **floats)
-        self._found = torch.empty(2, (digits + 1) * slots * 3, **ints)
-        self._bound = torch.zeros(slots, **ints)
-        self._no_bound = torch.zeros(slots, **ints)
+        self._chunk = min(DRAW_CHUNK, triton.next_power_of_2(vocab_size))
 
     def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:
         """A token for each of the first rows from their logits; see `FusedStep`."""
-        state, shape = self._state, {"PART": self._part}
-        sizes = (self._slots, self._vocab_size, self._logits.stride(0))
-        everywhere, warps = (rows, self._n_parts), max(1, self._part // 128)
-        _launch(kernels.prepare_kernel, everywhere, warps)(
-            self._logits, state.floats, state.counts, self._largest, *sizes, **shape, WITH_COUNTS=limits.penalties
-        )
-        if limits.top_k:
-            self._select(rows, kernels.DIGITS.value + 1, by_mass=False)
-        bound = self._bound if limits.top_k else self._no_bound
-        if limits.top_p:
-            self._select(rows, kernels.DIGITS.value, by_mass=True, bound=bound)
-        shape |= {"PARTS": self._parts}
-        _launch(kernels.choose_kernel, everywhere, warps)(
-            self._logits, state.ints, state.floats, self._largest, bound, self._histogram[1], self._found[1],
-            self._scores, self._winners, self._vocab_size, self._slots, self._logits.stride(0), self._n_parts,
-            **shape, WITH_TOP_P=limits.top_p,
+        state = self._state
+        _launch(kernels.draw_kernel, (rows,), max(1, self._chunk // DRAW_TOKENS_A_WARP))(
+            self._logits, state.ints, state.floats, state.counts, drawn, state.ints.size(1), self._vocab_size,
+            self._logits.stride(0), CHUNK=self._chunk, WITH_COUNTS=limits.penalties, WITH_TOP_K=limits.top_k,
+            WITH_TOP_P=limits.top_p,
         )  # fmt: skip
-        _launch(kernels.finish_kernel, (rows,), 1)(
-            state.ints, state.counts, self._scores, self._winners, drawn, self._slots, self._vocab_size,
-            self._n_parts, PARTS=self._parts, WITH_COUNTS=limits.penalties,
-        )  # fmt: skip
-
-    def _select(self, rows: int, digits: int, *, by_mass: bool, bound: Tensor | None = None) -> None:
-        for digit in range(digits):
-            parts = self._n_parts if digit < kernels.DIGITS.value else 1
-            _launch(kernels.select_kernel, (rows, parts), max(1, self._part // 128))(
-                self._logits, self._state.ints, self._state.floats, self._largest, _or(bound, self._bound),
-                self._histogram[int(by_mass)], self._found[int(by_mass)], self._vocab_size, self._slots,
-                self._logits.stride(0), self._n_parts, digit,
-                PART=self._part, PARTS=self._parts, BY_MASS=by_mass,
-            )  # fmt: skip
-
-    @property
-    def _parts(self) -> int:
-        return triton.next_power_of_2(self._n_parts)
-
-    @property
-    def _slots(self) -> int:
-        return self._state.ints.size(1)

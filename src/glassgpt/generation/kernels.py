@@ -277,195 +277,143 @@ def _normalise_and_turn(first, second, cosine, sine, eps, HEAD_DIM: tl.constexpr
     return first * cosine + second * sine, second * cosine - first * sine
 
 
-# The draw. A row's tokens are cut into parts, each a program; the bounds of top-k and top-p are found digit by digit
-# (radix selection): the logits as whole numbers of DIGITS digits in the same order, counted by their digit among those
-# that agree with what is known of the bound. No step of it depends on the data, so that all of it can be captured.
-DIGITS: tl.constexpr = tl.constexpr(8)
-BASE: tl.constexpr = tl.constexpr(16)
-
-
 @triton.jit
-def prepare_kernel(
-    logits, floats, counts, largest, slots, vocab_size, stride,
-    PART: tl.constexpr, WITH_COUNTS: tl.constexpr, OVERLAP: tl.constexpr,
+def draw_kernel(
+    logits, ints, floats, counts, drawn, slots, vocab_size, stride,
+    CHUNK: tl.constexpr, WITH_COUNTS: tl.constexpr, WITH_TOP_K: tl.constexpr, WITH_TOP_P: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Penalties and temperature, in place, and each part's largest logit. Program (row, part)."""
-    _wait(OVERLAP)
-    row, part = tl.program_id(0), tl.program_id(1)
-    ids = part * PART + tl.arange(0, PART)
-    inside = ids < vocab_size
-    x = tl.load(logits + row.to(tl.int64) * stride + ids, inside, float("-inf"))
-    if WITH_COUNTS:
-        x = _penalise(x, tl.load(counts + row.to(tl.int64) * vocab_size + ids, inside, 0), floats, slots, row)
-    temperature = tl.load(floats + TEMPERATURE * slots + row)
-    x = x / tl.where(temperature == 0, 1.0, temperature) + 0.0  # -0.0 becomes 0.0: equal numbers have equal bits
-    tl.store(logits + row.to(tl.int64) * stride + ids, x, inside)
-    tl.store(largest + row * tl.num_programs(1) + part, tl.max(x, 0))
+    """The next token of each row, and the row's state for the next step. Program (row).
 
-
-@triton.jit(do_not_specialize=["digit"])
-def select_kernel(
-    logits, ints, floats, largest, bound, histogram, found, vocab_size, slots, stride, n_parts, digit,
-    PART: tl.constexpr, PARTS: tl.constexpr, BY_MASS: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """One more digit of a bound: of the k-th largest logit, or, by mass, of the last one of the nucleus.
-
-    `histogram[digit, row, part, 0 or 1]` gets the part's tokens, by count and by mass, for each value of this digit;
-    `found[digit, row]` what is known before it; see `_known`. Program (row, part). By count, the call with
-    digit = DIGITS and a single part writes down the bound: 0 for rows without top-k.
+    Nothing is sorted. The largest sum of logit and noise over *all* tokens is the draw if its token is among those
+    that top-k and top-p leave, which counting the tokens above it tells. If it is not, none at or below it in the order of
+    the logits is, and the search goes on among those above. The mass of what is left is halved by each round, on
+    average, so there are few (Chen et al. 2025, FlashInfer, do so with fresh noise; here each token keeps its own).
     """
-    _wait(OVERLAP)
-    row, part = tl.program_id(0), tl.program_id(1)
-    rows = tl.num_programs(0)
-    top = _largest(largest, row, n_parts, PARTS)
-    prefix, count, mass = _known(ints, floats, histogram, found, rows, row, slots, n_parts, digit, PARTS, BY_MASS)
-    if part == 0:
-        here = found + (digit * rows + row) * 3
-        tl.store(here, prefix.to(tl.int32, bitcast=True))
-        tl.store(here + 1, count)
-        tl.store(here + 2, mass.to(tl.int32, bitcast=True))
-    if digit < DIGITS:
-        ids = part * PART + tl.arange(0, PART)
-        inside = ids < vocab_size
-        x = tl.load(logits + row.to(tl.int64) * stride + ids, inside, float("-inf"))
-        order = _order(x)
-        shift = (DIGITS - 1 - digit) * 4
-        agrees = inside & (((order ^ prefix) >> shift) < BASE)
-        if BY_MASS:
-            agrees &= order >= tl.load(bound + row).to(tl.uint32, bitcast=True)
-        at = histogram + ((digit * rows + row) * n_parts + part) * 2 * BASE + tl.arange(0, BASE)
-        counts = tl.zeros((BASE,), tl.float32)
-        masses = tl.zeros((BASE,), tl.float32)
-        if tl.max(agrees.to(tl.int32), 0) > 0:  # after two or three digits, hardly any part has such a token
-            value = ((order >> shift) & (BASE - 1)).to(tl.int32)
-            is_value = agrees[:, None] & (value[:, None] == tl.arange(0, BASE)[None, :])
-            counts = tl.sum(is_value.to(tl.float32), 0)
-            if BY_MASS:
-                masses = tl.sum(tl.where(is_value, tl.exp(x - top)[:, None], 0.0), 0)
-        tl.store(at, counts)
-        tl.store(at + BASE, masses)
-    if not BY_MASS:
-        if digit == DIGITS:
-            top_k = tl.load(ints + TOP_K * slots + row)
-            limits = (top_k > 0) & (top_k < vocab_size)
-            tl.store(bound + row, tl.where(limits, prefix, 0).to(tl.int32, bitcast=True))
-
-
-@triton.jit
-def _largest(largest, row, n_parts, PARTS: tl.constexpr):
-    parts = tl.arange(0, PARTS)
-    return tl.max(tl.load(largest + row * n_parts + parts, parts < n_parts, float("-inf")), 0)
-
-
-@triton.jit
-def _sums(histogram, rows, row, n_parts, digit, which, PARTS: tl.constexpr):
-    """(BASE,) a digit's histogram over all parts; counts stay exact in float32, as no vocabulary has 2^24 tokens."""
-    parts = tl.arange(0, PARTS)
-    at = ((digit * rows + row) * n_parts + parts[:, None]) * 2 * BASE + which * BASE + tl.arange(0, BASE)[None, :]
-    return tl.sum(tl.load(histogram + at, (parts < n_parts)[:, None], 0.0), 0)
-
-
-@triton.jit
-def _known(
-    ints, floats, histogram, found, rows, row, slots, n_parts, digit, PARTS: tl.constexpr, BY_MASS: tl.constexpr
-):
-    """The bound's first `digit` digits (the others 0), and count and mass of the tokens above all that begin so."""
-    prefix = tl.zeros((), tl.uint32)
-    count = tl.zeros((), tl.int32)
-    mass = tl.zeros((), tl.float32)
-    if digit > 0:
-        last = digit - 1
-        here = found + (last * rows + row) * 3
-        prefix = tl.load(here).to(tl.uint32, bitcast=True)
-        count = tl.load(here + 1)
-        mass = tl.load(here + 2).to(tl.float32, bitcast=True)
-        counts = _sums(histogram, rows, row, n_parts, last, 0, PARTS)
-        masses = _sums(histogram, rows, row, n_parts, last, 1, PARTS)
-        values = tl.arange(0, BASE)
-        if BY_MASS:
-            reached = mass + tl.cumsum(masses, 0, reverse=True)
-            enough = reached >= _wanted(floats, histogram, rows, row, slots, n_parts, PARTS)
-        else:
-            reached = count + tl.cumsum(counts, 0, reverse=True)
-            enough = reached >= tl.load(ints + TOP_K * slots + row)
-        # The largest value from which on enough is reached, among those that occur: rounding must not invent one.
-        value = tl.max(tl.where(enough & (counts > 0), values, -1), 0)
-        value = tl.where(value < 0, tl.min(tl.where(counts > 0, values, BASE - 1), 0), value)
-        above = values > value
-        prefix = prefix | (value << ((DIGITS - 1 - last) * 4)).to(tl.uint32)
-        count += tl.sum(tl.where(above, counts, 0.0), 0).to(tl.int32)
-        mass += tl.sum(tl.where(above, masses, 0.0), 0)
-    return prefix, count, mass
-
-
-@triton.jit
-def _wanted(floats, histogram, rows, row, slots, n_parts, PARTS: tl.constexpr):
-    """Mass of the nucleus: its share of the first digit's histogram, which holds all tokens that top-k has left."""
-    everything = tl.sum(_sums(histogram, rows, row, n_parts, 0, 1, PARTS), 0)
-    return everything * tl.load(floats + TOP_P * slots + row)
-
-
-@triton.jit
-def choose_kernel(
-    logits, ints, floats, largest, bound, histogram, found, scores, winners, vocab_size, slots, stride, n_parts,
-    PART: tl.constexpr, PARTS: tl.constexpr, WITH_TOP_P: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """The token with the largest sum of logit and noise in each part, among those that the limits leave.
-
-    Program (row, part).
-    """
-    _wait(OVERLAP)
-    row, part = tl.program_id(0), tl.program_id(1)
-    rows = tl.num_programs(0)
-    ids = part * PART + tl.arange(0, PART)
-    inside = ids < vocab_size
-    x = tl.load(logits + row.to(tl.int64) * stride + ids, inside, float("-inf"))
-    order = _order(x)
-    top = _largest(largest, row, n_parts, PARTS)
-    keep = inside & (x >= top + tl.load(floats + LOG_MIN_P * slots + row))
-    keep &= order >= tl.load(bound + row).to(tl.uint32, bitcast=True)
-    if WITH_TOP_P:
-        if tl.load(floats + TOP_P * slots + row) < 1:
-            last, _, before = _known(
-                ints, floats, histogram, found, rows, row, slots, n_parts, DIGITS, PARTS, BY_MASS=True
-            )
-            # Of equal ones at the border those with the lower ids come first, as many as are needed.
-            equal = (inside & (order == last)).to(tl.int32)
-            digit = (last & (BASE - 1)).to(tl.int32)
-            parts = tl.arange(0, PARTS)
-            at = (((DIGITS - 1) * rows + row) * n_parts + parts) * 2 * BASE + digit
-            earlier = tl.sum(tl.load(histogram + at, parts < part, 0.0), 0)
-            ranks = earlier + (tl.cumsum(equal, 0) - 1).to(tl.float32)
-            wanted = _wanted(floats, histogram, rows, row, slots, n_parts, PARTS)
-            keep &= (order > last) | ((equal > 0) & (before + ranks * tl.exp(x - top) < wanted))
-    position = tl.load(ints + POSITION * slots + row)
-    noise = _gumbel_noise(tl.load(ints + NOISE_KEY * slots + row), position, ids)
-    is_greedy = tl.load(floats + TEMPERATURE * slots + row) == 0
-    score = tl.where(keep, x + tl.where(is_greedy, 0.0, noise), float("-inf"))
-    best = tl.max(score, 0)
-    tl.store(scores + row * n_parts + part, best)
-    tl.store(winners + row * n_parts + part, tl.min(tl.where(score == best, ids, vocab_size - 1), 0))
-
-
-@triton.jit
-def finish_kernel(
-    ints, counts, scores, winners, drawn, slots, vocab_size, n_parts,
-    PARTS: tl.constexpr, WITH_COUNTS: tl.constexpr, OVERLAP: tl.constexpr,
-):  # fmt: skip
-    """The best of all parts is the row's next token; its state for the next step. Program (row)."""
     _wait(OVERLAP)
     row = tl.program_id(0)
-    parts = tl.arange(0, PARTS)
-    score = tl.load(scores + row * n_parts + parts, parts < n_parts, float("-inf"))
-    winner = tl.load(winners + row * n_parts + parts, parts < n_parts, vocab_size - 1)
-    token = tl.min(tl.where(score == tl.max(score, 0), winner, vocab_size - 1), 0)
+    mine = logits + row.to(tl.int64) * stride
+    top = _prepare(mine, counts + row.to(tl.int64) * vocab_size, floats, slots, row, vocab_size, CHUNK, WITH_COUNTS)
+    tl.debug_barrier()
+    top_k = tl.load(ints + TOP_K * slots + row)
+    top_k = tl.where(top_k > 0, top_k, vocab_size)
+    wanted = float("inf")
+    if WITH_TOP_P:
+        bound = _order(float("-inf") + top * 0)
+        if WITH_TOP_K:
+            bound = _kth_largest(mine, top_k, top, vocab_size, CHUNK)
+        top_p = tl.load(floats + TOP_P * slots + row)
+        wanted = tl.where(top_p < 1, top_p * _mass(mine, bound, top, vocab_size, CHUNK), float("inf"))
+    floor = top + tl.load(floats + LOG_MIN_P * slots + row)
+    is_greedy = tl.load(floats + TEMPERATURE * slots + row) == 0
+    position = tl.load(ints + POSITION * slots + row)
+    key = _mix(tl.load(ints + NOISE_KEY * slots + row).to(tl.uint32, bitcast=True) ^ position.to(tl.uint32, bitcast=True))
+    token, x = _best(mine, key, is_greedy, floor, float("-inf") + top * 0, vocab_size + row * 0, vocab_size, CHUNK)
+    if WITH_TOP_K or WITH_TOP_P:
+        count, mass = _above(mine, x, token, top, vocab_size, CHUNK, WITH_TOP_P)
+        while (count >= top_k) | (mass >= wanted):
+            token, x = _best(mine, key, is_greedy, floor, x, token, vocab_size, CHUNK)
+            count, mass = _above(mine, x, token, top, vocab_size, CHUNK, WITH_TOP_P)
     tl.store(drawn + row, token)
     tl.store(ints + TOKEN * slots + row, token)
     tl.store(ints + LENGTH * slots + row, tl.load(ints + LENGTH * slots + row) + 1)
-    tl.store(ints + POSITION * slots + row, tl.load(ints + POSITION * slots + row) + 1)
+    tl.store(ints + POSITION * slots + row, position + 1)
     if WITH_COUNTS:
-        count = counts + row.to(tl.int64) * vocab_size + token
-        tl.store(count, tl.load(count) + 1)
+        times = counts + row.to(tl.int64) * vocab_size + token
+        tl.store(times, tl.load(times) + 1)
+
+
+@triton.jit
+def _prepare(mine, counts, floats, slots, row, vocab_size, CHUNK: tl.constexpr, WITH_COUNTS: tl.constexpr):
+    """Penalties and temperature, in place; the largest logit."""
+    temperature = tl.load(floats + TEMPERATURE * slots + row)
+    temperature = tl.where(temperature == 0, 1.0, temperature)
+    largest = tl.full((CHUNK,), float("-inf"), tl.float32)
+    for start in tl.range(0, vocab_size, CHUNK):
+        ids = start + tl.arange(0, CHUNK)
+        inside = ids < vocab_size
+        x = tl.load(mine + ids, inside, float("-inf"))
+        if WITH_COUNTS:
+            x = _penalise(x, tl.load(counts + ids, inside, 0), floats, slots, row)
+        x = x / temperature + 0.0  # -0.0 becomes 0.0: equal numbers have equal bits
+        tl.store(mine + ids, x, inside)
+        largest = tl.maximum(largest, x)
+    return tl.max(largest, 0)
+
+
+@triton.jit
+def _best(mine, key, is_greedy, floor, last_x, last, vocab_size, CHUNK: tl.constexpr):
+    """The token with the largest sum of logit and noise, and its logit.
+
+    Of those with a logit from `floor` on that stand above token `last` with logit `last_x`: in the order of the
+    logits, and of the ids where logits are equal.
+    """
+    best = tl.full((CHUNK,), float("-inf"), tl.float32)
+    best_x = tl.full((CHUNK,), float("-inf"), tl.float32)
+    winner = tl.full((CHUNK,), 0, tl.int32) + vocab_size - 1
+    for start in tl.range(0, vocab_size, CHUNK):
+        ids = start + tl.arange(0, CHUNK)
+        x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
+        left = (ids < vocab_size) & (x >= floor) & ((x > last_x) | ((x == last_x) & (ids < last)))
+        if tl.max(left.to(tl.int32), 0) > 0:
+            score = tl.where(left, x + tl.where(is_greedy, 0.0, _gumbel_noise(key, ids)), float("-inf"))
+            better = score > best
+            best = tl.where(better, score, best)
+            best_x = tl.where(better, x, best_x)
+            winner = tl.where(better, ids, winner)
+    score = tl.max(best, 0)
+    token = tl.min(tl.where(best == score, winner, vocab_size - 1), 0)
+    return token, tl.max(tl.where((best == score) & (winner == token), best_x, float("-inf")), 0)
+
+
+@triton.jit
+def _above(mine, x_of, token, top, vocab_size, CHUNK: tl.constexpr, WITH_MASS: tl.constexpr):
+    """How many tokens have a larger logit than this, and the mass of all that stand above it, in units of the top's."""
+    counts = tl.zeros((CHUNK,), tl.int32)
+    masses = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.range(0, vocab_size, CHUNK):
+        ids = start + tl.arange(0, CHUNK)
+        x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
+        counts += (x > x_of).to(tl.int32)
+        if WITH_MASS:
+            masses += tl.where((x > x_of) | ((x == x_of) & (ids < token)), tl.exp(x - top), 0.0)
+    return tl.sum(counts, 0), tl.sum(masses, 0)
+
+
+@triton.jit
+def _mass(mine, bound, top, vocab_size, CHUNK: tl.constexpr):
+    """Of all tokens whose `_order` is at least `bound`, in units of the top's."""
+    masses = tl.zeros((CHUNK,), tl.float32)
+    for start in tl.range(0, vocab_size, CHUNK):
+        ids = start + tl.arange(0, CHUNK)
+        x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
+        masses += tl.where(_order(x) >= bound, tl.exp(x - top), 0.0)
+    return tl.sum(masses, 0)
+
+
+@triton.jit
+def _kth_largest(mine, k, top, vocab_size, CHUNK: tl.constexpr):
+    """`_order` of the k-th largest logit: two bits a pass, from the highest on, by counting what reaches each value."""
+    bound = _order(top) & 0
+    one = tl.full((), 1 << 30, tl.uint32)
+    for _ in tl.range(0, 16):
+        reach1 = tl.zeros((CHUNK,), tl.int32)
+        reach2 = tl.zeros((CHUNK,), tl.int32)
+        reach3 = tl.zeros((CHUNK,), tl.int32)
+        for start in tl.range(0, vocab_size, CHUNK):
+            ids = start + tl.arange(0, CHUNK)
+            x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
+            # What stands behind the vocabulary has the order of minus infinity, not above that of any token.
+            order = _order(x)
+            reach1 += (order >= bound + one).to(tl.int32)
+            reach2 += (order >= bound + 2 * one).to(tl.int32)
+            reach3 += (order >= bound + 3 * one).to(tl.int32)
+        digit = (tl.sum(reach1, 0) >= k).to(tl.uint32)
+        digit += (tl.sum(reach2, 0) >= k).to(tl.uint32)
+        digit += (tl.sum(reach3, 0) >= k).to(tl.uint32)
+        bound += digit * one
+        one = one >> 2
+    return bound
 
 
 @triton.jit
@@ -494,9 +442,9 @@ def _mix(x):
 
 
 @triton.jit
-def _gumbel_noise(key, position, ids):
-    """`sampling.gumbel_noise` of a row whose key of seed and sample is known."""
-    row_key = _mix(key.to(tl.uint32, bitcast=True) ^ position.to(tl.uint32, bitcast=True))
+def _gumbel_noise(row_key, ids):
+    """`sampling.gumbel_noise` of a row whose noise key at this position is known."""
     bits = _mix(_mix(ids.to(tl.uint32, bitcast=True)) ^ row_key)
     uniform = ((bits >> 8).to(tl.int32).to(tl.float32) + 0.5) / 16777216.0
+    uniform = tl.minimum(uniform, 1.0 - 1.0 / 16777216.0)  # the largest would be rounded to 1, its noise infinite
     return -tl.log(-tl.log(uniform))
