@@ -115,7 +115,7 @@ def test_rows_have_lengths_of_their_own(model):
         torch.cat([texts[:1, :4], texts[1:, 4:]], 1))[0, -1], atol=1e-5, rtol=1e-5)  # fmt: skip
 
 
-EVERYTHING = Limits(penalties=True, top_k=True, top_p=True)
+EVERYTHING = Limits(penalties=True, top_k=True, top_p=True, none=True)
 DRAWS = [
     {"temperature": 0.0},
     {},
@@ -157,10 +157,18 @@ def drawn_by_twin(logits, rows):
     return out
 
 
-@pytest.mark.parametrize("chunk", [16, 64])
+DRAW_SIZES = {
+    "one part": {"PART": 64, "GROUP": 16, "DRAW_CHUNK": 64},
+    "some groups": {"PART": 16, "GROUP": 2, "FEW_GROUPS": 4, "MANY_GROUPS": 8, "DRAW_CHUNK": 16},
+    "never enough groups": {"PART": 32, "GROUP": 2, "FEW_GROUPS": 1, "MANY_GROUPS": 1, "DRAW_CHUNK": 32},
+}
+
+
+@pytest.mark.parametrize("sizes", DRAW_SIZES.values(), ids=DRAW_SIZES)
 @pytest.mark.parametrize("ties", [False, True])
-def test_draws_are_those_of_processors_and_noise(model, ties, chunk, monkeypatch):
-    monkeypatch.setattr(fused, "DRAW_CHUNK", chunk)
+def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch):
+    for name, size in sizes.items():
+        monkeypatch.setattr(fused, name, size)
     torch.manual_seed(1)
     rows = []
     for number, settings in enumerate(DRAWS * 2):

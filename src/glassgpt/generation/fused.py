@@ -29,10 +29,14 @@ N_INTS = 5
 N_FLOATS = 6
 MOST_SPLITS = 4
 """Programs that may share one output's product."""
+PART, GROUP = 1024, 16
+"""Tokens that one program of the draw's first kernels does, and that share a maximum."""
+PREPARE_TOKENS_A_WARP = 256
+FEW_GROUPS, MANY_GROUPS = 64, 256
+"""Groups that the draw of a row looks at: the fewer where its top-k is not larger."""
+DRAW_WARPS = 8
 DRAW_CHUNK = 8192
-"""Logits that the draw looks at together."""
-DRAW_TOKENS_A_WARP = 256
-"""Of those, what a warp does."""
+"""Tokens looked at together where groups do not suffice."""
 ATTENTION_KEYS = 256
 """Keys that a program of attention looks at together, at most."""
 ATTENTION_WARPS = 4
@@ -70,7 +74,11 @@ def tiles_for(rows: int, width: int, width_out: int, splits: int = 1) -> Tiles:
     if splits == 1:
         return Tiles(16, 16, 256, warps=1) if rows <= 16 else Tiles(_up_to_64(rows), 16, 128)
     if width <= 1024:
-        return Tiles(16, 16, 64, warps=1, splits=splits) if rows <= 16 else Tiles(_up_to_64(rows), 32, 64, stages=3, splits=splits)
+        return (
+            Tiles(16, 16, 64, warps=1, splits=splits)
+            if rows <= 16
+            else Tiles(_up_to_64(rows), 32, 64, stages=3, splits=splits)
+        )
     return Tiles(16, 16, 128, warps=2, splits=splits) if rows <= 16 else Tiles(_up_to_64(rows), 16, 128, splits=splits)
 
 
@@ -383,11 +391,13 @@ class Limits:
         penalties: whether it depends on what stands in the texts.
         top_k: whether a row has that limit.
         top_p: whether a row has that limit.
+        none: whether a row has neither of them.
     """
 
     penalties: bool
     top_k: bool
     top_p: bool
+    none: bool
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Limits:
@@ -397,11 +407,12 @@ class Limits:
             any(has_penalties(row) for row in rows),
             any(o.top_k > 0 for o in options),
             any(o.top_p < 1 for o in options),
+            any(o.top_k == 0 and o.top_p == 1 for o in options),
         )
 
 
 class FusedDraw:
-    """The draw kernel; see `kernels`.
+    """The kernels of the draw; see `kernels`.
 
     Args:
         state: of the slots.
@@ -411,13 +422,35 @@ class FusedDraw:
 
     def __init__(self, state: SlotState, vocab_size: int, logits: Tensor) -> None:
         self._state, self._vocab_size, self._logits = state, vocab_size, logits
-        self._chunk = min(DRAW_CHUNK, triton.next_power_of_2(vocab_size))
+        slots, device = logits.size(0), logits.device
+        self._n_parts = triton.cdiv(vocab_size, PART)
+        self._n_groups = self._n_parts * PART // GROUP
+        self._maxima = torch.empty(slots * self._n_groups, device=device)
+        self._largest, self._masses, self._scores = torch.empty(3, slots * self._n_parts, device=device)
+        self._winners = torch.empty(slots * self._n_parts, dtype=torch.int32, device=device)
+        self._chosen = torch.empty(slots * self._groups(MANY_GROUPS), dtype=torch.int32, device=device)
 
     def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:
         """A token for each of the first rows from their logits; see `FusedStep`."""
-        state = self._state
-        _launch(kernels.draw_kernel, (rows,), max(1, self._chunk // DRAW_TOKENS_A_WARP))(
-            self._logits, state.ints, state.floats, state.counts, drawn, state.ints.size(1), self._vocab_size,
-            self._logits.stride(0), CHUNK=self._chunk, WITH_COUNTS=limits.penalties, WITH_TOP_K=limits.top_k,
-            WITH_TOP_P=limits.top_p,
+        state, logits = self._state, self._logits
+        sizes = (state.ints.size(1), self._vocab_size, logits.stride(0))
+        parts, has_limits = triton.next_power_of_2(self._n_parts), limits.top_k or limits.top_p
+        _launch(kernels.prepare_kernel, (rows, self._n_parts), max(1, PART // PREPARE_TOKENS_A_WARP))(
+            logits, state.floats, state.counts, self._maxima, self._largest, self._masses, *sizes,
+            GROUPS=PART // GROUP, GROUP=GROUP, WITH_COUNTS=limits.penalties, WITH_MASS=limits.top_p,
         )  # fmt: skip
+        if limits.none:
+            _launch(kernels.choose_kernel, (rows, self._n_parts), max(1, PART // PREPARE_TOKENS_A_WARP))(
+                logits, state.ints, state.floats, self._largest, self._scores, self._winners, *sizes,
+                PART=PART, PARTS=parts,
+            )  # fmt: skip
+        _launch(kernels.draw_kernel, (rows,), DRAW_WARPS if has_limits else 1)(
+            logits, state.ints, state.floats, state.counts, self._maxima, self._largest, self._masses,
+            self._scores, self._winners, self._chosen, drawn, *sizes, self._n_parts, self._n_groups,
+            GROUPS=triton.next_power_of_2(self._n_groups), GROUP=GROUP, PARTS=parts,
+            FEW=self._groups(FEW_GROUPS), MANY=self._groups(MANY_GROUPS), CHUNK=DRAW_CHUNK,
+            WITH_COUNTS=limits.penalties, WITH_LIMITS=has_limits,
+        )  # fmt: skip
+
+    def _groups(self, most: int) -> int:
+        return min(most, triton.next_power_of_2(self._n_groups))

@@ -278,74 +278,207 @@ def _normalise_and_turn(first, second, cosine, sine, eps, HEAD_DIM: tl.constexpr
 
 
 @triton.jit
-def draw_kernel(
-    logits, ints, floats, counts, drawn, slots, vocab_size, stride,
-    CHUNK: tl.constexpr, WITH_COUNTS: tl.constexpr, WITH_TOP_K: tl.constexpr, WITH_TOP_P: tl.constexpr,
+def prepare_kernel(
+    logits, floats, counts, maxima, largest, masses, slots, vocab_size, stride,
+    GROUPS: tl.constexpr, GROUP: tl.constexpr, WITH_COUNTS: tl.constexpr, WITH_MASS: tl.constexpr,
     OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Penalties and temperature, in place; of each group of tokens and of each part the largest logit, and its mass.
+
+    A part is GROUPS groups of GROUP tokens; its mass is in units of its largest token's. Program (row, part).
+    """
+    _wait(OVERLAP)
+    row, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    group = part * GROUPS + tl.arange(0, GROUPS)
+    ids = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    inside = ids < vocab_size
+    at = row.to(tl.int64) * stride + ids
+    x = tl.load(logits + at, inside, float("-inf"))
+    if WITH_COUNTS:
+        x = _penalise(x, tl.load(counts + row.to(tl.int64) * vocab_size + ids, inside, 0), floats, slots, row)
+    temperature = tl.load(floats + TEMPERATURE * slots + row)
+    x = x / tl.where(temperature == 0, 1.0, temperature) + 0.0  # -0.0 becomes 0.0: equal numbers have equal bits
+    tl.store(logits + at, x, inside)
+    of_group = tl.max(x, 1)
+    tl.store(maxima + row * n_parts * GROUPS + group, of_group)
+    top = tl.max(of_group, 0)
+    tl.store(largest + row * n_parts + part, top)
+    if WITH_MASS:
+        tl.store(masses + row * n_parts + part, tl.sum(tl.where(x > float("-inf"), tl.exp(x - top), 0.0)))
+
+
+@triton.jit
+def choose_kernel(
+    logits, ints, floats, largest, scores, winners, slots, vocab_size, stride,
+    PART: tl.constexpr, PARTS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """The best token of each part, by the sum of logit and noise, for rows without top-k and top-p.
+
+    Program (row, part).
+    """
+    _wait(OVERLAP)
+    row, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    parts = tl.arange(0, PARTS)
+    top = tl.max(tl.load(largest + row * n_parts + parts, parts < n_parts, float("-inf")), 0)
+    ids = part * PART + tl.arange(0, PART)
+    x = tl.load(logits + row.to(tl.int64) * stride + ids, ids < vocab_size, float("-inf"))
+    keep = (ids < vocab_size) & (x >= top + tl.load(floats + LOG_MIN_P * slots + row))
+    score = tl.where(keep, x + _noise(ints, floats, slots, row, ids), float("-inf"))
+    best = tl.max(score, 0)
+    tl.store(scores + row * n_parts + part, best)
+    tl.store(winners + row * n_parts + part, tl.min(tl.where(score == best, ids, vocab_size - 1), 0))
+
+
+@triton.jit
+def draw_kernel(
+    logits, ints, floats, counts, maxima, largest, masses, scores, winners, chosen, drawn,
+    slots, vocab_size, stride, n_parts, n_groups,
+    GROUPS: tl.constexpr, GROUP: tl.constexpr, PARTS: tl.constexpr, FEW: tl.constexpr, MANY: tl.constexpr,
+    CHUNK: tl.constexpr, WITH_COUNTS: tl.constexpr, WITH_LIMITS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """The next token of each row, and the row's state for the next step. Program (row).
 
-    Nothing is sorted. The largest sum of logit and noise over *all* tokens is the draw if its token is among those
-    that top-k and top-p leave, which counting the tokens above it tells. If it is not, none at or below it in the order of
-    the logits is, and the search goes on among those above. The mass of what is left is halved by each round, on
-    average, so there are few (Chen et al. 2025, FlashInfer, do so with fresh noise; here each token keeps its own).
+    With top-k or top-p, only the groups with the largest maxima are looked at: k tokens at least are as large as the
+    k-th largest maximum, so what top-k leaves is in groups whose maximum is. Where that does not suffice (a flat
+    distribution, a large k), the whole row is searched; the token is the same.
     """
     _wait(OVERLAP)
     row = tl.program_id(0)
-    mine = logits + row.to(tl.int64) * stride
-    top = _prepare(mine, counts + row.to(tl.int64) * vocab_size, floats, slots, row, vocab_size, CHUNK, WITH_COUNTS)
-    tl.debug_barrier()
+    parts = tl.arange(0, PARTS)
+    of_part = tl.load(largest + row * n_parts + parts, parts < n_parts, float("-inf"))
+    top = tl.max(of_part, 0)
+    token = row * 0 + vocab_size - 1
     top_k = tl.load(ints + TOP_K * slots + row)
-    top_k = tl.where(top_k > 0, top_k, vocab_size)
-    wanted = float("inf")
-    if WITH_TOP_P:
-        bound = _order(float("-inf") + top * 0)
-        if WITH_TOP_K:
-            bound = _kth_largest(mine, top_k, top, vocab_size, CHUNK)
-        top_p = tl.load(floats + TOP_P * slots + row)
-        wanted = tl.where(top_p < 1, top_p * _mass(mine, bound, top, vocab_size, CHUNK), float("inf"))
-    floor = top + tl.load(floats + LOG_MIN_P * slots + row)
-    is_greedy = tl.load(floats + TEMPERATURE * slots + row) == 0
-    position = tl.load(ints + POSITION * slots + row)
-    key = _mix(tl.load(ints + NOISE_KEY * slots + row).to(tl.uint32, bitcast=True) ^ position.to(tl.uint32, bitcast=True))
-    token, x = _best(mine, key, is_greedy, floor, float("-inf") + top * 0, vocab_size + row * 0, vocab_size, CHUNK)
-    if WITH_TOP_K or WITH_TOP_P:
-        count, mass = _above(mine, x, token, top, vocab_size, CHUNK, WITH_TOP_P)
-        while (count >= top_k) | (mass >= wanted):
-            token, x = _best(mine, key, is_greedy, floor, x, token, vocab_size, CHUNK)
-            count, mass = _above(mine, x, token, top, vocab_size, CHUNK, WITH_TOP_P)
+    has_top_k = (top_k > 0) & (top_k < vocab_size)
+    has_top_p = tl.load(floats + TOP_P * slots + row) < 1
+    if WITH_LIMITS:
+        if has_top_k | has_top_p:
+            shares = tl.load(masses + row * n_parts + parts, parts < n_parts, 0.0)
+            mass = tl.sum(shares * tl.where(of_part > float("-inf"), tl.exp(of_part - top), 0.0), 0)
+            if has_top_k & (top_k <= FEW):
+                token, found = _among_groups(
+                    logits, ints, floats, maxima, chosen, row, top, mass, top_k, slots, vocab_size, stride,
+                    n_groups, GROUPS, GROUP, FEW, MANY,
+                )  # fmt: skip
+            else:
+                token, found = _among_groups(
+                    logits, ints, floats, maxima, chosen, row, top, mass, top_k, slots, vocab_size, stride,
+                    n_groups, GROUPS, GROUP, MANY, MANY,
+                )  # fmt: skip
+            if found == 0:
+                token = _among_all(logits, ints, floats, row, top, mass, slots, vocab_size, stride, CHUNK)
+    if not (has_top_k | has_top_p):
+        score = tl.load(scores + row * n_parts + parts, parts < n_parts, float("-inf"))
+        winner = tl.load(winners + row * n_parts + parts, parts < n_parts, vocab_size - 1)
+        token = tl.min(tl.where(score == tl.max(score, 0), winner, vocab_size - 1), 0)
     tl.store(drawn + row, token)
     tl.store(ints + TOKEN * slots + row, token)
     tl.store(ints + LENGTH * slots + row, tl.load(ints + LENGTH * slots + row) + 1)
-    tl.store(ints + POSITION * slots + row, position + 1)
+    tl.store(ints + POSITION * slots + row, tl.load(ints + POSITION * slots + row) + 1)
     if WITH_COUNTS:
         times = counts + row.to(tl.int64) * vocab_size + token
         tl.store(times, tl.load(times) + 1)
 
 
 @triton.jit
-def _prepare(mine, counts, floats, slots, row, vocab_size, CHUNK: tl.constexpr, WITH_COUNTS: tl.constexpr):
-    """Penalties and temperature, in place; the largest logit."""
-    temperature = tl.load(floats + TEMPERATURE * slots + row)
-    temperature = tl.where(temperature == 0, 1.0, temperature)
-    largest = tl.full((CHUNK,), float("-inf"), tl.float32)
-    for start in tl.range(0, vocab_size, CHUNK):
-        ids = start + tl.arange(0, CHUNK)
-        inside = ids < vocab_size
-        x = tl.load(mine + ids, inside, float("-inf"))
-        if WITH_COUNTS:
-            x = _penalise(x, tl.load(counts + ids, inside, 0), floats, slots, row)
-        x = x / temperature + 0.0  # -0.0 becomes 0.0: equal numbers have equal bits
-        tl.store(mine + ids, x, inside)
-        largest = tl.maximum(largest, x)
-    return tl.max(largest, 0)
+def _among_groups(
+    logits, ints, floats, maxima, chosen, row, top, mass, top_k, slots, vocab_size, stride, n_groups,
+    GROUPS: tl.constexpr, GROUP: tl.constexpr, MOST: tl.constexpr, ROOM: tl.constexpr,
+):  # fmt: skip
+    """The draw, looking at up to MOST groups; and whether they suffice.
+
+    top-p takes away tokens from the bottom, so a draw from more tokens than it leaves is the draw if it is among them;
+    if it is not, none at or below it in the order of the logits is, and the search goes on above it. That halves the mass
+    in question each time, on average (Chen et al. 2025, FlashInfer, with fresh noise; here a token keeps its own).
+    """
+    group = tl.arange(0, GROUPS)
+    of_group = _order(tl.load(maxima + row * n_groups + group, group < n_groups, float("-inf")))
+    has_top_k = (top_k > 0) & (top_k < vocab_size)
+    reach = _kth_largest(of_group, tl.where(has_top_k, tl.minimum(top_k, MOST), MOST))
+    is_chosen = of_group >= reach
+    n_chosen = tl.sum(is_chosen.to(tl.int32), 0)
+    place = tl.cumsum(is_chosen.to(tl.int32), 0) - 1
+    tl.store(chosen + row * ROOM + place, group, is_chosen & (place < MOST))
+    tl.debug_barrier()  # what one thread has stored, another loads
+    which = tl.arange(0, MOST)
+    first = tl.load(chosen + row * ROOM + which, which < n_chosen, 0) * GROUP
+    ids = first[:, None] + tl.arange(0, GROUP)[None, :]
+    inside = (which < n_chosen)[:, None] & (ids < vocab_size)
+    x = tl.load(logits + row.to(tl.int64) * stride + ids, inside, float("-inf"))
+    order = tl.where(inside, _order(x), 0)
+    if has_top_k & (top_k <= MOST):
+        reach = _kth_largest(order, top_k)
+    keep = inside & (order >= reach)
+    weight = tl.where(keep, tl.exp(x - top), 0.0)
+    kept_mass = tl.sum(weight)
+    top_p = tl.load(floats + TOP_P * slots + row)
+    wanted = tl.where(top_p < 1, top_p * tl.where(has_top_k, kept_mass, mass), float("inf"))
+    suffices = (n_chosen <= MOST) & (top > float("-inf"))
+    suffices &= tl.where(has_top_k, top_k <= MOST, kept_mass >= wanted)
+    token = row * 0
+    if suffices:
+        keep &= x >= top + tl.load(floats + LOG_MIN_P * slots + row)
+        score = tl.where(keep, x + _noise(ints, floats, slots, row, ids), float("-inf"))
+        token = _winner(score, ids, vocab_size)
+        at_token = tl.max(tl.where(keep & (ids == token), x, float("-inf")))
+        above = (x > at_token) | ((x == at_token) & (ids < token))
+        while tl.sum(tl.where(above, weight, 0.0)) >= wanted:
+            token = _winner(tl.where(above, score, float("-inf")), ids, vocab_size)
+            at_token = tl.max(tl.where(keep & (ids == token), x, float("-inf")))
+            above = (x > at_token) | ((x == at_token) & (ids < token))
+    return token, suffices
 
 
 @triton.jit
-def _best(mine, key, is_greedy, floor, last_x, last, vocab_size, CHUNK: tl.constexpr):
+def _winner(score, ids, vocab_size):
+    """The token with the largest score; of equal ones the lowest."""
+    return tl.min(tl.where(score == tl.max(score), ids, vocab_size - 1))
+
+
+@triton.jit
+def _kth_largest(order, k):
+    """The k-th largest of these: two bits a time, from the highest on, by counting what reaches each value."""
+    found = tl.zeros((), tl.uint32)
+    one = tl.full((), 1 << 30, tl.uint32)
+    for _ in tl.range(0, 16):
+        digit = (tl.sum((order >= found + one).to(tl.int32)) >= k).to(tl.uint32)
+        digit += (tl.sum((order >= found + 2 * one).to(tl.int32)) >= k).to(tl.uint32)
+        digit += (tl.sum((order >= found + 3 * one).to(tl.int32)) >= k).to(tl.uint32)
+        found += digit * one
+        one = one >> 2
+    return found
+
+
+@triton.jit
+def _among_all(logits, ints, floats, row, top, mass, slots, vocab_size, stride, CHUNK: tl.constexpr):
+    """`_among_groups` for all tokens, in chunks: slower by far, and as good for any row."""
+    mine = logits + row.to(tl.int64) * stride
+    top_k = tl.load(ints + TOP_K * slots + row)
+    has_top_k = (top_k > 0) & (top_k < vocab_size)
+    top_p = tl.load(floats + TOP_P * slots + row)
+    wanted = tl.full((), float("inf"), tl.float32)
+    if top_p < 1:
+        if has_top_k:
+            mass = _mass_of_largest(mine, top_k, top, vocab_size, CHUNK)
+        wanted = top_p * mass
+    floor = top + tl.load(floats + LOG_MIN_P * slots + row)
+    most = tl.where(has_top_k, top_k, vocab_size)
+    token = row * 0 + vocab_size
+    at_token = tl.full((), float("-inf"), tl.float32)
+    count, above = most, wanted
+    is_first = row * 0 + 1
+    while (is_first > 0) | (count >= most) | (above >= wanted):
+        token, at_token = _best(mine, ints, floats, slots, row, floor, at_token, token, vocab_size, CHUNK)
+        count, above = _above(mine, at_token, token, top, vocab_size, CHUNK)
+        is_first = row * 0
+    return token
+
+
+@triton.jit
+def _best(mine, ints, floats, slots, row, floor, last_x, last, vocab_size, CHUNK: tl.constexpr):
     """The token with the largest sum of logit and noise, and its logit.
 
-    Of those with a logit from `floor` on that stand above token `last` with logit `last_x`: in the order of the
+    Of those with a logit from `floor` on that stand above token `last`, whose logit is `last_x`: in the order of the
     logits, and of the ids where logits are equal.
     """
     best = tl.full((CHUNK,), float("-inf"), tl.float32)
@@ -355,65 +488,47 @@ def _best(mine, key, is_greedy, floor, last_x, last, vocab_size, CHUNK: tl.const
         ids = start + tl.arange(0, CHUNK)
         x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
         left = (ids < vocab_size) & (x >= floor) & ((x > last_x) | ((x == last_x) & (ids < last)))
-        if tl.max(left.to(tl.int32), 0) > 0:
-            score = tl.where(left, x + tl.where(is_greedy, 0.0, _gumbel_noise(key, ids)), float("-inf"))
-            better = score > best
-            best = tl.where(better, score, best)
-            best_x = tl.where(better, x, best_x)
-            winner = tl.where(better, ids, winner)
-    score = tl.max(best, 0)
-    token = tl.min(tl.where(best == score, winner, vocab_size - 1), 0)
-    return token, tl.max(tl.where((best == score) & (winner == token), best_x, float("-inf")), 0)
+        score = tl.where(left, x + _noise(ints, floats, slots, row, ids), float("-inf"))
+        better = score > best
+        best = tl.where(better, score, best)
+        best_x = tl.where(better, x, best_x)
+        winner = tl.where(better, ids, winner)
+    token = _winner(best, winner, vocab_size)
+    return token, tl.max(tl.where(winner == token, best_x, float("-inf")))
 
 
 @triton.jit
-def _above(mine, x_of, token, top, vocab_size, CHUNK: tl.constexpr, WITH_MASS: tl.constexpr):
-    """How many tokens have a larger logit than this, and the mass of all that stand above it, in units of the top's."""
+def _above(mine, at_token, token, top, vocab_size, CHUNK: tl.constexpr):
+    """How many tokens have a larger logit than this one, and the mass of all that stand above it."""
     counts = tl.zeros((CHUNK,), tl.int32)
     masses = tl.zeros((CHUNK,), tl.float32)
     for start in tl.range(0, vocab_size, CHUNK):
         ids = start + tl.arange(0, CHUNK)
         x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
-        counts += (x > x_of).to(tl.int32)
-        if WITH_MASS:
-            masses += tl.where((x > x_of) | ((x == x_of) & (ids < token)), tl.exp(x - top), 0.0)
-    return tl.sum(counts, 0), tl.sum(masses, 0)
+        counts += (x > at_token).to(tl.int32)
+        masses += tl.where((x > at_token) | ((x == at_token) & (ids < token)), tl.exp(x - top), 0.0)
+    return tl.sum(counts), tl.sum(masses)
 
 
 @triton.jit
-def _mass(mine, bound, top, vocab_size, CHUNK: tl.constexpr):
-    """Of all tokens whose `_order` is at least `bound`, in units of the top's."""
+def _mass_of_largest(mine, k, top, vocab_size, CHUNK: tl.constexpr):
+    """The mass of the k largest logits, and of all that are equal to the last of them; see `_kth_largest`."""
+    reach = tl.zeros((), tl.uint32)
+    one = tl.full((), 0x80000000, tl.uint32)
+    for _ in tl.range(0, 32):
+        counts = tl.zeros((CHUNK,), tl.int32)
+        for start in tl.range(0, vocab_size, CHUNK):
+            ids = start + tl.arange(0, CHUNK)
+            x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
+            counts += ((ids < vocab_size) & (_order(x) >= reach + one)).to(tl.int32)
+        reach += tl.where(tl.sum(counts) >= k, one, 0).to(tl.uint32)
+        one = one >> 1
     masses = tl.zeros((CHUNK,), tl.float32)
     for start in tl.range(0, vocab_size, CHUNK):
         ids = start + tl.arange(0, CHUNK)
         x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
-        masses += tl.where(_order(x) >= bound, tl.exp(x - top), 0.0)
-    return tl.sum(masses, 0)
-
-
-@triton.jit
-def _kth_largest(mine, k, top, vocab_size, CHUNK: tl.constexpr):
-    """`_order` of the k-th largest logit: two bits a pass, from the highest on, by counting what reaches each value."""
-    bound = _order(top) & 0
-    one = tl.full((), 1 << 30, tl.uint32)
-    for _ in tl.range(0, 16):
-        reach1 = tl.zeros((CHUNK,), tl.int32)
-        reach2 = tl.zeros((CHUNK,), tl.int32)
-        reach3 = tl.zeros((CHUNK,), tl.int32)
-        for start in tl.range(0, vocab_size, CHUNK):
-            ids = start + tl.arange(0, CHUNK)
-            x = tl.load(mine + ids, ids < vocab_size, float("-inf"))
-            # What stands behind the vocabulary has the order of minus infinity, not above that of any token.
-            order = _order(x)
-            reach1 += (order >= bound + one).to(tl.int32)
-            reach2 += (order >= bound + 2 * one).to(tl.int32)
-            reach3 += (order >= bound + 3 * one).to(tl.int32)
-        digit = (tl.sum(reach1, 0) >= k).to(tl.uint32)
-        digit += (tl.sum(reach2, 0) >= k).to(tl.uint32)
-        digit += (tl.sum(reach3, 0) >= k).to(tl.uint32)
-        bound += digit * one
-        one = one >> 2
-    return bound
+        masses += tl.where((ids < vocab_size) & (_order(x) >= reach), tl.exp(x - top), 0.0)
+    return tl.sum(masses)
 
 
 @triton.jit
@@ -442,9 +557,12 @@ def _mix(x):
 
 
 @triton.jit
-def _gumbel_noise(row_key, ids):
-    """`sampling.gumbel_noise` of a row whose noise key at this position is known."""
+def _noise(ints, floats, slots, row, ids):
+    """`sampling.gumbel_noise` of a row at its position; none where temperature is 0."""
+    position = tl.load(ints + POSITION * slots + row).to(tl.uint32, bitcast=True)
+    row_key = _mix(tl.load(ints + NOISE_KEY * slots + row).to(tl.uint32, bitcast=True) ^ position)
     bits = _mix(_mix(ids.to(tl.uint32, bitcast=True)) ^ row_key)
     uniform = ((bits >> 8).to(tl.int32).to(tl.float32) + 0.5) / 16777216.0
     uniform = tl.minimum(uniform, 1.0 - 1.0 / 16777216.0)  # the largest would be rounded to 1, its noise infinite
-    return -tl.log(-tl.log(uniform))
+    is_greedy = tl.load(floats + TEMPERATURE * slots + row) == 0
+    return tl.where(is_greedy, 0.0, -tl.log(-tl.log(uniform)))
