@@ -137,8 +137,7 @@ def drawn_by_kernel(model, logits, rows, limits=EVERYTHING):
     """What the draw kernel makes of given logits."""
     cache, state = KVCache(model.config, len(rows), 24), SlotState(len(rows), V, CPU)
     step = FusedStep(model, cache, state, V)
-    for slot, row in enumerate(rows):
-        state.place(slot, row)
+    state.place(range(len(rows)), rows)
     step.logits.copy_(logits)
     drawn = torch.full((len(rows),), -1, dtype=torch.int32)
     step._draw(len(rows), drawn, limits)

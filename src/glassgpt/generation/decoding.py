@@ -18,6 +18,8 @@ from glassgpt.generation.sampling import draw, sample
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
+CHUNK = 512
+"""Tokens of a prompt that are read at once."""
 PADDING = 0
 """Any token: what stands behind a row's end is never looked at."""
 
@@ -39,6 +41,10 @@ class Decoder(Protocol):
     slots: int
     capacity: int
 
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """Begin to read prompts."""
+        ...
+
     def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
         """Begin a row whose visible tokens but the last have been read into a row of `source`."""
         ...
@@ -55,8 +61,22 @@ class Decoder(Protocol):
         ...
 
 
-class Reading:
-    """Prompts on their way into a cache of their own, some tokens at a time.
+class Reading(Protocol):
+    """Prompts on their way into a cache of their own.
+
+    Attributes:
+        cache: where they are when all has been read, a row each.
+    """
+
+    cache: KVCache
+
+    def advance(self) -> bool:
+        """Read a part of what is left; whether that was the last."""
+        ...
+
+
+class ChunkedReading:
+    """Prompts are read some tokens at a time, so that a long one does not hold up the rows that are being written.
 
     Args:
         model: reads.
@@ -64,7 +84,7 @@ class Reading:
         chunk: tokens of each prompt read at once.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int) -> None:
+    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int = CHUNK) -> None:
         self._model, self._chunk = model, chunk
         self._lengths = [len(prompt) for prompt in prompts]
         parameter = next(model.parameters())
@@ -100,6 +120,10 @@ class StepwiseDecoder:
         parameter = next(model.parameters())
         self._device = parameter.device
         self._cache = KVCache(model.config, slots, capacity, dtype=parameter.dtype, device=self._device)
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """See `Decoder`."""
+        return ChunkedReading(self._model, prompts)
 
     def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
         """See `Decoder`."""

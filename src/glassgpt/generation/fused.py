@@ -6,9 +6,10 @@ readable twin in bfloat16.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,9 +22,9 @@ from glassgpt.generation.rows import Row
 from glassgpt.generation.sampling import row_keys
 from glassgpt.model import modern
 from glassgpt.model.cache import KVCache
-from glassgpt.model.gpt2 import GPT2
-from glassgpt.model.modern import Modern
-from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
+from glassgpt.model.modern import Modern, ModernAttention, SquaredReLU
+from glassgpt.model.transformer import Block, LanguageModel
 
 N_INTS = 5
 N_FLOATS = 6
@@ -40,6 +41,8 @@ DRAW_CHUNK = 8192
 ATTENTION_KEYS = 256
 """Keys that a program of attention looks at together, at most."""
 ATTENTION_WARPS = 4
+SHARED_PERCENT_FEW_ROWS, SHARED_PERCENT = 30, 60
+"""How much of a multiprocessor's memory all kernels agree to use as shared memory; see `_divide_memory`."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class FusedLinear:
         (rows, width), width_out = x.shape, self.weight.size(0)
         tiles, share = tiles_for(rows, width, width_out, splits), width // splits
         grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
-        _launch(kernels.linear_kernel, grid, tiles.warps, tiles.stages)(
+        _launch(kernels.linear_kernel, rows, grid, tiles.warps, tiles.stages)(
             x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
             WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
             BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share)),
@@ -131,11 +134,28 @@ class FusedLinear:
         )  # fmt: skip
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], warps: int, stages: int = 1) -> Callable[..., None]:
+def _launch(kernel: Any, rows: int, grid: tuple[int, ...], warps: int, stages: int = 1) -> Callable[..., None]:
     how: dict[str, Any] = {"num_warps": warps, "num_stages": stages, "OVERLAP": _can_overlap()}
     if how["OVERLAP"]:
         how["launch_pdl"] = True
-    return lambda *arguments, **constants: kernel[grid](*arguments, **constants, **how)
+
+    def launch(*arguments: Any, **constants: Any) -> None:
+        compiled = kernel[grid](*arguments, **constants, **how)
+        if how["OVERLAP"]:
+            _divide_memory(compiled.function, SHARED_PERCENT_FEW_ROWS if rows <= 16 else SHARED_PERCENT)
+
+    return launch
+
+
+def _divide_memory(function: int, percent: int) -> None:
+    """Ask that a multiprocessor use so much of its memory as shared memory in later launches, the rest as cache.
+
+    Left alone, the driver chooses it for each kernel by itself, and one that wants another division than the one before
+    it cannot begin before that has ended everywhere. Neither Triton nor PyTorch passes this on.
+    """
+    status = ctypes.CDLL("libcuda.so.1").cuFuncSetAttribute(ctypes.c_void_p(function), 9, percent)
+    if status:
+        raise RuntimeError(f"cuFuncSetAttribute failed with status {status}")
 
 
 @functools.cache
@@ -181,8 +201,8 @@ class FusedBlock:
 def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
     """GPT-2's blocks and head; the weights are the model's own, not copies."""
     blocks: list[FusedBlock] = []
-    for block in model.blocks:
-        attention, mlp = block.attention, block.mlp
+    for block in cast("Iterable[Block]", model.blocks):
+        attention, mlp = cast(CausalSelfAttention, block.attention), cast(MLP, block.mlp)
         blocks.append(
             FusedBlock(
                 FusedNorm.of(block.norm1),
@@ -199,8 +219,8 @@ def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
 def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
     """Modern's blocks and head; queries, keys and values become one matrix."""
     blocks: list[FusedBlock] = []
-    for block in model.blocks:
-        attention, mlp = block.attention, block.mlp
+    for block in cast("Iterable[Block]", model.blocks):
+        attention, mlp = cast(ModernAttention, block.attention), cast(SquaredReLU, block.mlp)
         blocks.append(
             FusedBlock(
                 FusedNorm.of(block.norm1),
@@ -234,19 +254,20 @@ class SlotState:
         self.counts = torch.zeros(slots, vocab_size, dtype=torch.int32, device=device)  # for penalties
         self._vocab_size = vocab_size
 
-    def place(self, slot: int, row: Row) -> None:
-        """Begin a row: its newest token is fed first."""
-        request, options = row.request, row.request.options
-        key = _as_int32(int(row_keys(request.seed, [row.index])))
-        whole = [row.last, row.n_visible - 1, row.position, key, options.top_k]
-        other = [
-            options.temperature, options.top_p, math.log(options.min_p) if options.min_p else -math.inf,
-            options.repetition_penalty, options.presence_penalty, options.frequency_penalty,
-        ]  # fmt: skip
-        self.ints[:, slot] = torch.tensor(whole, dtype=torch.int32).to(self.ints.device, non_blocking=True)
-        self.floats[:, slot] = torch.tensor(other).to(self.floats.device, non_blocking=True)
-        if has_penalties(row):
-            self._count(slot, row)
+    def place(self, slots: Sequence[int], rows: Sequence[Row]) -> None:
+        """Begin rows: their newest tokens are fed first."""
+        device = self.ints.device
+        here = torch.tensor(list(slots), device=device)
+        keys = row_keys([row.request.seed for row in rows], [row.index for row in rows]).tolist()
+        whole = [
+            [row.last, row.n_visible - 1, row.position, _as_int32(key), row.request.options.top_k]
+            for row, key in zip(rows, keys, strict=True)
+        ]
+        self.ints[:, here] = torch.tensor(whole, dtype=torch.int32).T.to(device)
+        self.floats[:, here] = torch.tensor([_floats_of(row) for row in rows]).T.to(device)
+        for slot, row in zip(slots, rows, strict=True):
+            if has_penalties(row):
+                self._count(slot, row)
 
     def _count(self, slot: int, row: Row) -> None:
         counts = torch.bincount(torch.tensor(row.drawn, dtype=torch.long), minlength=self._vocab_size)
@@ -275,6 +296,14 @@ class SlotState:
         """Undo the steps since then; what they wrote into the cache lies behind the rows' ends."""
         self.ints.copy_(kept[0])
         self.counts.copy_(kept[1])
+
+
+def _floats_of(row: Row) -> list[float]:
+    options = row.request.options
+    return [
+        options.temperature, options.top_p, math.log(options.min_p) if options.min_p else -math.inf,
+        options.repetition_penalty, options.presence_penalty, options.frequency_penalty,
+    ]  # fmt: skip
 
 
 def has_penalties(row: Row) -> bool:
@@ -342,9 +371,9 @@ class FusedStep:
 
     def _embed(self, x: Tensor, normed: Tensor, norm: FusedNorm) -> None:
         model, width = self._model, x.size(1)
-        tokens = cast(Tensor, cast(nn.Embedding, model.token_embedding).weight)
+        tokens = cast(nn.Embedding, model.token_embedding).weight
         positions = model.position_embedding.weight if isinstance(model, GPT2) else tokens
-        _launch(kernels.embed_kernel, (x.size(0),), 4)(
+        _launch(kernels.embed_kernel, x.size(0), (x.size(0),), 4)(
             self._state.ints, tokens, positions, x, _or(norm.gain, tokens), _or(norm.shift, tokens), normed,
             self._slots, model.config.context_length, norm.eps, modern.NORM_EPS,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), MODERN=isinstance(model, Modern),
@@ -354,7 +383,7 @@ class FusedStep:
     def _add(self, linear: FusedLinear, y: Tensor, x: Tensor, normed: Tensor, norm: FusedNorm) -> None:
         """x += linear(y), and the norm of that."""
         parts, width = linear.in_parts(y, self._parts), x.size(1)
-        _launch(kernels.add_norm_kernel, (x.size(0),), 4)(
+        _launch(kernels.add_norm_kernel, x.size(0), (x.size(0),), 4)(
             x, parts, _or(linear.bias, x), _or(norm.gain, x), _or(norm.shift, x), normed, x.size(0), norm.eps,
             WIDTH=width, BLOCK=triton.next_power_of_2(width), SPLITS=parts.size(0),
             MODERN=isinstance(self._model, Modern), HAS_BIAS=linear.bias is not None,
@@ -366,7 +395,7 @@ class FusedStep:
         is_modern = isinstance(self._model, Modern)
         cos, sin = (self._model.rotary.cos, self._model.rotary.sin) if isinstance(self._model, Modern) else (keys, keys)
         window = config.window_of(layer) if is_modern else 0
-        _launch(kernels.attention_kernel, (qkv.size(0), config.n_head), ATTENTION_WARPS, 2)(
+        _launch(kernels.attention_kernel, qkv.size(0), (qkv.size(0), config.n_head), ATTENTION_WARPS, 2)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
             self._slots, self._cache.capacity, window, config.head_dim**-0.5, modern.NORM_EPS,
             N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim,
@@ -435,16 +464,16 @@ class FusedDraw:
         state, logits = self._state, self._logits
         sizes = (state.ints.size(1), self._vocab_size, logits.stride(0))
         parts, has_limits = triton.next_power_of_2(self._n_parts), limits.top_k or limits.top_p
-        _launch(kernels.prepare_kernel, (rows, self._n_parts), max(1, PART // PREPARE_TOKENS_A_WARP))(
+        _launch(kernels.prepare_kernel, rows, (rows, self._n_parts), max(1, PART // PREPARE_TOKENS_A_WARP))(
             logits, state.floats, state.counts, self._maxima, self._largest, self._masses, *sizes,
             GROUPS=PART // GROUP, GROUP=GROUP, WITH_COUNTS=limits.penalties, WITH_MASS=limits.top_p,
         )  # fmt: skip
         if limits.none:
-            _launch(kernels.choose_kernel, (rows, self._n_parts), max(1, PART // PREPARE_TOKENS_A_WARP))(
+            _launch(kernels.choose_kernel, rows, (rows, self._n_parts), max(1, PART // PREPARE_TOKENS_A_WARP))(
                 logits, state.ints, state.floats, self._largest, self._scores, self._winners, *sizes,
                 PART=PART, PARTS=parts,
             )  # fmt: skip
-        _launch(kernels.draw_kernel, (rows,), DRAW_WARPS if has_limits else 1)(
+        _launch(kernels.draw_kernel, rows, (rows,), DRAW_WARPS if has_limits else 1)(
             logits, state.ints, state.floats, state.counts, self._maxima, self._largest, self._masses,
             self._scores, self._winners, self._chosen, drawn, *sizes, self._n_parts, self._n_groups,
             GROUPS=triton.next_power_of_2(self._n_groups), GROUP=GROUP, PARTS=parts,

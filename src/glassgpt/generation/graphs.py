@@ -9,13 +9,15 @@ row draws behind its end is thrown away; as noise knows only seed and position, 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from glassgpt.generation.decoding import draw_tokens
+from glassgpt.generation.decoding import ChunkedReading, Reading, draw_tokens, padded
 from glassgpt.generation.fused import FusedStep, Limits, SlotState
 from glassgpt.generation.rows import Row
 from glassgpt.model.cache import KVCache
@@ -25,6 +27,10 @@ STEPS = 8
 """Steps of a burst: more would save launches, and let rows that have ended go on for longer."""
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
 """Numbers of rows that graphs are captured for; more rows than these come in multiples of the last."""
+PROMPT_ROWS = (1, 2, 4, 8, 16, 32, 64)
+PROMPT_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Shapes of prompts that graphs are captured for."""
+MOST_PROMPT_TOKENS = 8192
 ON_DEVICE = frozenset(
     {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_k", "top_p", "min_p"}
 )
@@ -77,21 +83,36 @@ class GraphDecoder:
         self._drawn = torch.zeros(STEPS, self._room, dtype=torch.int32, device=self._device)
         self._bursts: dict[tuple[int, Limits], Callable[[], None]] = {}
         self._feeds: dict[int, Callable[[], None]] = {}
+        self._prompts = PromptGraphs(model)
         self._pending: Burst | None = None
+        self._arrivals: dict[KVCache, list[tuple[int, Row, int]]] = {}
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """See `Decoder`."""
+        return self._prompts.read(prompts)
 
     def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
         """See `Decoder`."""
-        self._cache.put(slot, source, source_row, row.n_visible - 1)
-        self._state.place(slot, row)
+        self._arrivals.setdefault(source, []).append((slot, row, source_row))
+
+    def _settle(self) -> None:
+        """Copy into their slots all rows that have arrived, together: launches cost more than the bytes."""
+        for source, arrivals in self._arrivals.items():
+            slots, rows, source_rows = zip(*arrivals, strict=True)
+            self._cache.put_many(slots, source, source_rows, [row.n_visible - 1 for row in rows])
+            self._state.place(slots, rows)
+        self._arrivals.clear()
 
     def move(self, source: int, target: int) -> None:
         """See `Decoder`."""
+        self._settle()
         # How much of the slot is in use is known on the device only.
         self._cache.put(target, self._cache, source, self.capacity)
         self._state.move(source, target)
 
     def advance(self, rows: Sequence[Row]) -> Iterable[tuple[Row, int]]:
         """See `Decoder`."""
+        self._settle()
         before, self._pending = self._pending, None
         if all(self._is_quick(row) for row in rows):
             if any(self._wants_more(row, before) for row in rows):
@@ -153,6 +174,80 @@ class GraphDecoder:
         with torch.cuda.graph(graph):
             work()
         return graph.replay
+
+
+class PromptGraphs:
+    """Prompts read by CUDA graphs: for few tokens, launching a model's operators takes longer than running them.
+
+    A graph is captured when a shape comes for the second time, as that takes some ten times as long as reading.
+
+    Args:
+        model: reads.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        parameter = next(model.parameters())
+        self._dtype, self._device = parameter.dtype, parameter.device
+        self._seen: set[tuple[int, int]] = set()
+        self._graphs: dict[tuple[int, int], PromptGraph] = {}
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """Begin to read; see `Decoder`."""
+        shape = _rounded(len(prompts), PROMPT_ROWS), _rounded(max(map(len, prompts)), PROMPT_TOKENS)
+        if shape in self._graphs:
+            return self._graphs[shape].read(prompts)
+        is_usual = shape[1] in PROMPT_TOKENS and shape[0] * shape[1] <= MOST_PROMPT_TOKENS
+        if self._device.type == "cpu" or not is_usual or shape not in self._seen:
+            self._seen.add(shape)
+            return ChunkedReading(self._model, prompts)
+        self._graphs[shape] = PromptGraph(self._model, self._view(*shape), self._device)
+        return self._graphs[shape].read(prompts)
+
+    def _view(self, rows: int, tokens: int) -> KVCache:
+        """A cache in the memory that all shapes share: what is read has been copied before the next is."""
+        config = self._model.config
+        shape = (config.n_layer, rows, config.kv_heads, tokens, config.head_dim)
+        return KVCache.over(*(memory[: math.prod(shape)].view(shape) for memory in self._memory))
+
+    @functools.cached_property
+    def _memory(self) -> Tensor:
+        config = self._model.config
+        most = config.n_layer * config.kv_heads * config.head_dim * MOST_PROMPT_TOKENS
+        return torch.empty(2, most, dtype=self._dtype, device=self._device)
+
+
+class PromptGraph:
+    """Prompts of one shape, read by one graph.
+
+    Args:
+        model: reads.
+        cache: into this, whose shape is that of the prompts.
+        device: where.
+    """
+
+    def __init__(self, model: LanguageModel, cache: KVCache, device: torch.device) -> None:
+        self.cache = cache
+        self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long, device=device)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            model.features(self._tokens, cache)
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> PromptGraph:
+        """Read these, all at once."""
+        texts = padded(prompts, torch.device("cpu"))
+        self._tokens[: texts.size(0), : texts.size(1)] = texts.to(self._tokens.device)
+        self._graph.replay()
+        return self
+
+    def advance(self) -> bool:
+        """See `Reading`: nothing is left."""
+        return True
+
+
+def _rounded(number: int, sizes: Sequence[int]) -> int:
+    """The smallest size that is enough, or the number itself."""
+    return next((size for size in sizes if number <= size), number)
 
 
 def _bucket(rows: int) -> int:

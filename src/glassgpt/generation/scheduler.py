@@ -18,9 +18,6 @@ from glassgpt.generation.rows import Row
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
-CHUNK = 512
-"""Tokens of a prompt that are read at once."""
-
 
 class Scheduler:
     """Feeds a decoder with rows and takes their tokens.
@@ -61,7 +58,6 @@ class Scheduler:
         elif row in self._waiting:
             self._waiting.remove(row)
 
-    @torch.inference_mode()
     def step(self) -> Iterator[tuple[Row, int]]:
         """Read a part of the waiting prompts, and draw for the active rows: (row, token), each row's in order.
 
@@ -79,6 +75,7 @@ class Scheduler:
             if not row.done and row.n_visible > self._decoder.capacity:
                 self._forget(row)
 
+    @torch.inference_mode()  # not around `step`, which would enter and leave it for every token
     def _fits(self) -> bool:
         try:
             self._admit()
@@ -129,7 +126,7 @@ class Scheduler:
             return None, list(groups.values())
         # Nothing to read in a prompt of one token: any token will do, none of it is taken over.
         prompts = [prompt[:-1] or prompt for prompt in groups]
-        return Reading(self._model, prompts, CHUNK), list(groups.values())
+        return self._decoder.read(prompts), list(groups.values())
 
     def _place(self, reading: Reading | None, groups: list[list[Row]]) -> None:
         cache = reading.cache if reading else KVCache(self._model.config, len(groups), 1)

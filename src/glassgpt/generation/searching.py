@@ -11,11 +11,10 @@ from torch import Tensor
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.decoding import Reading, padded
+from glassgpt.generation.decoding import ChunkedReading, padded
 from glassgpt.generation.engine import SLOTS, Sample, encode_prompt, most_tokens, sample_of
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors
-from glassgpt.generation.scheduler import CHUNK
 from glassgpt.generation.search_options import require_nothing_drawn
 from glassgpt.generation.streaming import TextStream
 from glassgpt.model.cache import KVCache
@@ -68,7 +67,7 @@ class Searcher:
         """A cache with all but the last token of each prompt, and room for what may follow."""
         cache = self.cache(len(prompts), max(len(prompt) + self.limit(prompt) - 1 for prompt in prompts))
         # Nothing to read in a prompt of one token: any token will do, none of it is taken over.
-        reading = Reading(self.model, [prompt[:-1] or prompt for prompt in prompts], CHUNK)
+        reading = ChunkedReading(self.model, [prompt[:-1] or prompt for prompt in prompts])
         while not reading.advance():
             pass
         for row, prompt in enumerate(prompts):

@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.decoding import Reading, by_request, draw_tokens, padded
+from glassgpt.generation.decoding import ChunkedReading, Reading, by_request, draw_tokens, padded
 from glassgpt.generation.rows import Row
 from glassgpt.generation.search_options import DRAFT_TOKENS
 from glassgpt.model.cache import KVCache
@@ -173,7 +173,7 @@ class DraftModel:
 
     def _reading(self, text: list[int]) -> KVCache:
         if self._last is None or self._last[0] != text:
-            reading = Reading(self._model, [text], READ_AT_ONCE)
+            reading = ChunkedReading(self._model, [text], READ_AT_ONCE)
             while not reading.advance():
                 pass
             self._last = text, reading.cache
@@ -290,6 +290,10 @@ class SpeculativeDecoder:
         self._guesser: Guesser = (
             PromptLookup() if draft is None else DraftModel(draft, vocab_size, slots, capacity, self._most)
         )
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+        """See `Decoder`."""
+        return ChunkedReading(self._model, prompts)
 
     def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
         """See `Decoder`."""

@@ -42,6 +42,15 @@ class KVCache:
         self._lengths = torch.zeros(slots, dtype=torch.long)  # on the CPU: the loop asks for them at every step
         self._pending = 0
 
+    @classmethod
+    def over(cls, keys: Tensor, values: Tensor) -> KVCache:
+        """An empty cache in the memory of these two, (n_layer, B, K, C, D) each."""
+        cache = cls.__new__(cls)
+        cache.capacity, cache._pending = keys.size(3), 0
+        cache._hold(keys, values)
+        cache._lengths = torch.zeros(keys.size(1), dtype=torch.long)
+        return cache
+
     def _hold(self, keys: Tensor, values: Tensor) -> None:
         self._keys, self._values = keys, values  # (n_layer, B, K, C, D)
         self._rows = torch.arange(keys.size(1), device=keys.device)[:, None]  # (B, 1)
@@ -79,8 +88,11 @@ class KVCache:
         self._uniform = int(self._lengths.min()) == longest
         self._extent = longest + n_tokens
         device = self._keys.device
-        starts = self._lengths[:, None].to(device)  # (B, 1)
-        self._positions = starts + torch.arange(n_tokens, device=device)  # (B, T)
+        if self._uniform:  # made on the device: a CUDA graph cannot copy from the host
+            new = torch.arange(longest, self._extent, device=device)
+            self._positions = new.expand(self._keys.size(1), n_tokens)  # (B, T)
+        else:
+            self._positions = self._lengths[:, None].to(device) + torch.arange(n_tokens, device=device)
         self._masks: dict[int, Tensor | None] = {}
 
     def positions(self) -> Tensor:
@@ -162,3 +174,14 @@ class KVCache:
         self._keys[:, slot, :, :held] = source._keys[:, row, :, :held]
         self._values[:, slot, :, :held] = source._values[:, row, :, :held]
         self._lengths[slot] = held
+
+    def put_many(self, slots: Sequence[int], source: KVCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """`put` for several slots at once: slot i gets the first tokens, `lengths[i]` many, of row i of `source`."""
+        self._lengths[list(slots)] = torch.tensor(list(lengths))
+        device, longest = self._keys.device, max(lengths)
+        if longest == 0:
+            return
+        there, here = torch.tensor(list(rows), device=device), torch.tensor(list(slots), device=device)
+        for layer in range(self._keys.size(0)):  # one after the other: what is gathered takes memory meanwhile
+            self._keys[layer, here, :, :longest] = source._keys[layer, there, :, :longest]
+            self._values[layer, here, :, :longest] = source._values[layer, there, :, :longest]
