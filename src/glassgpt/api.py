@@ -39,6 +39,7 @@ from glassgpt.evaluation.report import Questions, Report, report_json, show_repo
 from glassgpt.evaluation.report import evaluate as measure
 from glassgpt.evaluation.sweep import Sweep, sweep
 from glassgpt.evaluation.sweep_show import settings_toml
+from glassgpt.generation.bench import GenerationSpeed, Load, measure_generation
 from glassgpt.generation.engine import Piece, Sample, stream
 from glassgpt.generation.methods import Method, defaults_of, rows_at_once, write
 from glassgpt.generation.options import GenerationOptions
@@ -497,6 +498,41 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
         torch.manual_seed(config.seed)
         model = build_model(model_config)
         return measure_training(model, _settings(config), tokens=tokens, steps=steps, ranks=ranks)
+
+
+def bench_generate(
+    model: str,
+    batches: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    rounds: int,
+    *,
+    top_k: int,
+    top_p: float,
+    device: str,
+    precision: Precision,
+    overrides: dict[str, Any],
+) -> tuple[list[GenerationSpeed], dict[str, Any]]:
+    """How fast a run's model, or one of a preset's shape, writes here; see `measure_generation`.
+
+    Raises:
+        UsageError: what is asked for cannot be measured.
+        GlassGPTError: there is no such model, or not such a device or precision.
+    """
+    options = GenerationOptions(temperature=1.0, top_k=top_k, top_p=top_p)
+    options.check()
+    try:
+        load_of_it = Load(tuple(int(b) for b in batches.split(",")), prompt_tokens, new_tokens, rounds, options)
+    except ValueError:
+        raise UsageError(f"--batch is {batches!r}; allowed are numbers separated by commas, like 1,8,64") from None
+    if RunFolder(Path(model)).config.is_file():
+        return measure_generation(load(model, device=device).model, load_of_it, precision=precision)
+    config = load_config(model, overrides).model
+    if config.vocab_size == 0:
+        config = dataclasses.replace(config, vocab_size=GPT2_VOCABULARY)
+    torch.manual_seed(0)
+    built = build_model(config).eval().to(pick_device(device))
+    return measure_generation(built, load_of_it, precision=precision)
 
 
 def _settings(config: RunConfig) -> Settings:

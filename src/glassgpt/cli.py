@@ -704,6 +704,53 @@ def bench_train(
     show_speed(config.train.batch_tokens, api.bench_train(config, steps=steps), json)
 
 
+@bench_app.command(name="generate")
+def bench_generate(
+    model: str,
+    *,
+    batch: str = "1,8,64",
+    prompt_tokens: int = 64,
+    new_tokens: int = 256,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    rounds: int = 5,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    overrides: Overrides,
+) -> None:
+    """Write texts and tell the speed: time to the first token and for each, tokens per second, memory, and its limit.
+
+    Parameters
+    ----------
+    model:
+        A run, or a preset whose model is made with random weights.
+    batch:
+        Numbers of texts written at once, separated by commas.
+    prompt_tokens:
+        Tokens of each prompt.
+    new_tokens:
+        Tokens of each text.
+    top_k:
+        Draw among so many; 0 is all.
+    top_p:
+        Draw among the most probable tokens that have this probability together.
+    rounds:
+        How often each is timed.
+    device:
+        Where to run.
+    precision:
+        Of the weights.
+    """
+    from glassgpt import api
+    from glassgpt.generation.bench import show_generation_speed
+
+    speeds, about = api.bench_generate(
+        model, batch, prompt_tokens, new_tokens, rounds, top_k=top_k, top_p=top_p, device=device, precision=precision,
+        overrides=overrides,
+    )  # fmt: skip
+    show_generation_speed(speeds, about)
+
+
 @config_app.command(name="list")
 def config_list() -> None:
     """List the presets."""

@@ -1,4 +1,4 @@
-"""A model made ready to write on this machine's CPU: in which precision, and multiplied by which kernel.
+"""A model made ready to write on this machine: in which precision, and on a CPU, multiplied by which kernel.
 
 Writing few texts at once reads every weight once a token. In float32 that is half a gigabyte for GPT-2's smallest,
 in int8 an eighth of a gigabyte; which kernel reads it fastest differs from processor to processor and with the
@@ -6,7 +6,8 @@ number of texts. So the kernels of the wanted precision are timed, once, on matr
 model's twin is built with the best: it shares embeddings and norms with the model, its large matrices are packed.
 
 `auto` chooses among exact kernels only. int8 and bfloat16 change the model a little, so they are used where asked
-for; what they cost is measured by `evaluation.precision_cost`.
+for; what they cost is measured by `evaluation.precision_cost`. A GPU is the exception: it was trained in bfloat16
+there (`training.step`), and writes in it unless float32 is asked for.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from glassgpt.model.transformer import LanguageModel
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 """What may be asked for: `auto` is the fastest exact way."""
 
+ON_OTHER_DEVICES: dict[str, tuple[Precision, ...]] = {"cuda": ("auto", "float32", "bfloat16")}
 LARGE = 2**18
 """Numbers in a matrix from which it does not stay in a core's own cache: below, calls cost more than memory."""
 NUMBERS_TIMED = 2**24
@@ -88,11 +90,11 @@ def prepare_for_decoding(model: LanguageModel, precision: Precision = "auto", *,
     """A twin of the model for writing, and a line on standard error that says which kernel it uses and why.
 
     The twin computes what the model did when this was called; it is not trained, and does not follow training.
-    It shares embeddings and norms with the model. Drop the model to free the matrices that were packed.
+    On a CPU it shares embeddings and norms with the model. Drop the model to free the matrices that were packed.
 
     Args:
-        model: float32, on the CPU; elsewhere only `auto` is possible, and changes nothing.
-        precision: of the weights.
+        model: float32. On Apple's GPU only `auto` is possible, and changes nothing.
+        precision: of the weights; `auto` is float32 on a CPU, bfloat16 on a CUDA GPU that computes with it.
         rows: texts that will be written at once.
 
     Returns:
@@ -102,12 +104,23 @@ def prepare_for_decoding(model: LanguageModel, precision: Precision = "auto", *,
         GenerationError: there is no such precision, or not for this model's weights or device.
     """
     _require_possible(model, precision)
-    if is_prepared(model) or next(model.parameters()).device.type != "cpu":
+    device = next(model.parameters()).device.type
+    if device == "cuda" and precision != "float32" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return in_bfloat16(model)
+    if is_prepared(model) or device != "cpu":
         return model
     choice = choose_kernel(model.config, "float32" if precision == "auto" else precision, rows)
     if choice.milliseconds:
         console.say(choice.describe())
     return prepare_with(model, choice.kernel)
+
+
+def in_bfloat16(model: LanguageModel) -> LanguageModel:
+    """The model's twin with its parameters rounded to bfloat16; tables that are computed stay as they are."""
+    twin = copy.deepcopy(model).eval()
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return twin
 
 
 def is_prepared(model: nn.Module) -> bool:
@@ -119,10 +132,11 @@ def _require_possible(model: LanguageModel, precision: str) -> None:
     if precision not in get_args(Precision):
         raise GenerationError(f"precision is {precision}; allowed is {', '.join(get_args(Precision))}")
     parameter = next(model.parameters())
-    if precision != "auto" and parameter.device.type != "cpu":
+    possible = ON_OTHER_DEVICES.get(parameter.device.type, ("auto",))
+    if parameter.device.type != "cpu" and precision not in possible:
         raise GenerationError(
-            f"precision is {precision}, which is for decoding on the CPU, and the model is on {parameter.device.type}; "
-            f"leave it at auto, or add --device cpu"
+            f"precision is {precision}, and the model is on {parameter.device.type}, where it may be "
+            f"{' or '.join(possible)}; add --device cpu for {precision}"
         )
     if parameter.device.type == "cpu" and parameter.dtype != torch.float32:
         raise GenerationError(

@@ -1,0 +1,179 @@
+"""Writing on a GPU beside transformers, in one run: GPT-2 124M with random weights in bfloat16, top-k 50.
+
+Tokens per second are over the whole call, reading the prompts included, after two calls that do not count. The mixed part
+asks for 64 texts of different length: continuous batching against static batches, where all prompts are padded to the
+longest and all texts are written to the length of the longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import triton
+
+from cpu_parts.measure import Row, Target, compare
+from glassgpt.data.files import write_atomically
+from glassgpt.generation.bench import TOP_50, Load, endless, measure_generation
+from glassgpt.generation.engine import Engine
+from glassgpt.generation.precision import in_bfloat16
+from glassgpt.model.build import build_model
+from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
+
+RESULTS = Path(__file__).parent / "results" / "generate-gpu.json"
+PROMPT_TOKENS, NEW_TOKENS, TOP_K = 64, 256, 50
+ROUNDS = 3
+REQUESTS, PROMPTS, OUTPUTS = 64, (16, 900), (16, 400)
+TARGETS = {1: 2800, 64: 80_000}
+DEFAULT, STATIC = "transformers", "transformers, static cache, compiled"
+
+
+def ours(batches: tuple[int, ...], rounds: int) -> tuple[dict[int, Any], dict[str, Any]]:
+    """Figures of each batch size, and what they hold for."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(vocab_size=GPT2_VOCABULARY)).eval().cuda()
+    load = Load(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, TOP_50)
+    speeds, about = measure_generation(model, load)
+    return {speed.batch: speed for speed in speeds}, about
+
+
+def their_model(context: int) -> Any:
+    """GPT-2 124M as transformers has it."""
+    config = transformers.GPT2Config(n_positions=context, bos_token_id=None, eos_token_id=None)
+    return transformers.GPT2LMHeadModel(config).eval().to("cuda", torch.bfloat16)
+
+
+def their_rates(model: Any, batch: int, rounds: int, **how: Any) -> list[float]:
+    """Tokens per second of each round."""
+    rates: list[float] = []
+    for seed in range(2 + rounds):
+        prompts = torch.randint(
+            GPT2_VOCABULARY, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(seed)
+        ).cuda()
+        seconds = timed(lambda prompts=prompts: their_texts(model, prompts, NEW_TOKENS, **how))
+        rates.append(batch * NEW_TOKENS / seconds)
+    return rates[2:]
+
+
+def their_texts(model: Any, prompts: torch.Tensor, new_tokens: int, **how: Any) -> torch.Tensor:
+    """What transformers writes."""
+    texts = model.generate(
+        prompts, attention_mask=torch.ones_like(prompts), do_sample=True, top_k=TOP_K, temperature=1.0,
+        max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0, **how,
+    )  # fmt: skip
+    if texts.shape[1] != prompts.shape[1] + new_tokens:
+        raise SystemExit(f"transformers wrote {texts.shape[1] - prompts.shape[1]} tokens instead of {new_tokens}")
+    return texts
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds, to the end of what is under way on the GPU."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def mixed_requests() -> list[tuple[list[int], int]]:
+    """Prompts, and how many tokens are asked for after each."""
+    dice = random.Random(0)
+    sizes = [(dice.randint(*PROMPTS), dice.randint(*OUTPUTS)) for _ in range(REQUESTS)]
+    return [([dice.randrange(GPT2_VOCABULARY) for _ in range(prompt)], output) for prompt, output in sizes]
+
+
+def mixed(rounds: int) -> dict[str, list[float]]:
+    """Useful tokens per second of each way to serve the mixed requests."""
+    requests, context = mixed_requests(), PROMPTS[1] + OUTPUTS[1]
+    useful = sum(output for _, output in requests)
+    longest, most = max(len(prompt) for prompt, _ in requests), max(output for _, output in requests)
+    padded = [([0] * (longest - len(prompt)) + prompt, most) for prompt, _ in requests]
+    torch.manual_seed(0)
+    model = in_bfloat16(build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context)).eval().cuda())
+    engine = Engine(model, endless(model), slots=REQUESTS)
+    rates = {
+        "glassgpt, continuous": [useful / timed(lambda: serve(engine, requests)) for _ in range(2 + rounds)][2:],
+        "glassgpt, static": [useful / timed(lambda: serve(engine, padded)) for _ in range(2 + rounds)][2:],
+    }
+    prompts, peer = torch.tensor([prompt for prompt, _ in padded]).cuda(), their_model(context)
+    rates[DEFAULT] = [useful / timed(lambda: their_texts(peer, prompts, most)) for _ in range(1 + rounds)][1:]
+    return rates
+
+
+def serve(engine: Engine, requests: list[tuple[list[int], int]]) -> None:
+    """Submit all and wait for all."""
+    for prompt, output in requests:
+        engine.submit(prompt, replace(TOP_50, max_tokens=output, seed=0))
+    written = 0
+    while not engine.is_idle:
+        written += sum(1 for _ in engine.step())
+    if written != sum(output for _, output in requests):
+        raise SystemExit(f"{written} tokens were written")
+
+
+def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
+    """Everything, as it is written down."""
+    rows: list[Row] = []
+    speeds, about = ours((1, 8, 64), rounds)
+    print({batch: round(speed.tokens_per_second) for batch, speed in speeds.items()}, flush=True)
+    peer = their_model(1024)
+    for batch, target in TARGETS.items():
+        rates = {DEFAULT: their_rates(peer, batch, rounds)}
+        if compiled:
+            rates[STATIC] = their_rates(peer, batch, rounds, cache_implementation="static")
+        speed = speeds[batch]
+        rates["glassgpt"] = [speed.spread[0], speed.tokens_per_second, speed.spread[1]]
+        part = f"batch {batch}, prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens"
+        rows += compare(part, "tokens/s", rates, DEFAULT, {})
+        print(part, {name: [round(rate) for rate in of] for name, of in rates.items()}, "target", target, flush=True)
+    rates = mixed(rounds)
+    print("mixed", {name: [round(rate) for rate in of] for name, of in rates.items()}, flush=True)
+    rows += compare(
+        "64 requests of mixed length, useful tokens",
+        "tokens/s",
+        rates,
+        DEFAULT,
+        {"glassgpt, continuous": Target(">=", 3)},
+    )
+    return {
+        "what": __doc__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": {"gpu": torch.cuda.get_device_name(), "cpu_cores": len(os.sched_getaffinity(0))},
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+            "triton": triton.__version__,
+        },
+        "settings": {"rounds": rounds, "targets_tokens_per_second": TARGETS, **about},
+        "glassgpt": [asdict(speed) for speed in speeds.values()],
+        "rows": [asdict(row) for row in rows],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure, and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out transformers' compiled way, which takes minutes"
+    )
+    chosen = parser.parse_args()
+    result = measure(ROUNDS, compiled=not chosen.no_compile)
+    write_atomically(chosen.out, (json.dumps(result, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
