@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
+import torch
+
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import Decoder, StepwiseDecoder
@@ -30,7 +32,7 @@ READ_AT_ONCE = 8192
 """Tokens of prompts that a GPU reads together."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Piece:
     """What one sample gained by one token.
 
@@ -103,8 +105,12 @@ def encode_prompt(
 
 
 def fastest_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> Decoder:
-    """CUDA graphs of hand-written kernels where there are a GPU, Triton and a model that they know."""
-    if next(model.parameters()).device.type == "cuda" and find_spec("triton"):
+    """CUDA graphs of hand-written kernels where there are a GPU, Triton and a model that they know.
+
+    In float32 their products would not use the chip's matrix units, so that is left to PyTorch.
+    """
+    parameter = next(model.parameters())
+    if parameter.device.type == "cuda" and parameter.dtype != torch.float32 and find_spec("triton"):
         from glassgpt.generation.fused import can_fuse  # Triton is there with PyTorch for GPUs only
         from glassgpt.generation.graphs import GraphDecoder
 
@@ -139,7 +145,7 @@ class Engine:
         draws = decoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
         # Filling up short prompts costs a CPU as much as reading them.
         self._scheduler = Scheduler(model, draws, read_at_once=1 if on_cpu else READ_AT_ONCE)
-        self._texts: dict[Row, TextStream] = {}
+        self._texts: dict[Row, tuple[TextStream, dict[int, FinishReason]]] = {}
         self._requests = 0
 
     @property
@@ -162,9 +168,10 @@ class Engine:
         processors = tuple(build_processors(options, self._tokenizer))
         request = Request(self._requests, tuple(prompt), options, processors, seed, limit)
         self._requests += 1
+        ends = _ends(self._tokenizer, options)
         for index in range(options.num_samples):
             row = Row(request, index)
-            self._texts[row] = TextStream(self._tokenizer, options.stop, options.min_tokens)
+            self._texts[row] = TextStream(self._tokenizer, options.stop, options.min_tokens), ends
             self._scheduler.add(row)
         return request.id
 
@@ -176,8 +183,8 @@ class Engine:
     def step(self) -> Iterator[Piece]:
         """Do a little of everything that there is to do; what became of it."""
         for row, token in self._scheduler.step():
-            ends = _ends(self._tokenizer, row.request.options)
-            text, reason = _read(self._texts[row], token, ends, is_full=row.is_full)
+            stream, ends = self._texts[row]
+            text, reason = _read(stream, token, ends, is_full=row.is_full)
             if reason is not None:
                 self._finish(row)
             yield Piece(row.request.id, row.index, token, text, reason)

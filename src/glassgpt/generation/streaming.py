@@ -45,6 +45,8 @@ class TextStream:
         return piece + rest
 
     def _release(self, new: str) -> str:
+        if not self._stop:
+            return new
         if self.stopped:
             return ""
         text = self._held + new
