@@ -10,9 +10,6 @@ and `processors`. Triton's interpreter runs them on a CPU, which is how the test
 Shapes: M rows (one token each), C model width, H query heads, K key heads, D head width, S slots' capacity, V tokens.
 """
 
-# Kernels are a language of their own, without types; pyright can say nothing of them.
-# pyright: basic, reportMissingTypeStubs=false, reportArgumentType=false, reportOperatorIssue=false
-
 from __future__ import annotations
 
 import triton
@@ -37,6 +34,9 @@ LOG_MIN_P: tl.constexpr = tl.constexpr(2)
 REPETITION: tl.constexpr = tl.constexpr(3)
 PRESENCE: tl.constexpr = tl.constexpr(4)
 FREQUENCY: tl.constexpr = tl.constexpr(5)
+
+# Triton compiles a kernel anew for numbers that are 1 or divisible by 16, but not for those in `do_not_specialize`: what
+# differs from batch to batch must not cost seconds each time.
 
 IN_PROMPT: tl.constexpr = tl.constexpr(1 << 24)
 """Added to a token's count where it stands in the prompt; below are the times that it was drawn."""
@@ -72,7 +72,7 @@ def _fetch(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def embed_kernel(
     ints, tokens_table, positions_table, x, gain, shift, normed, slots, context, eps, norm_eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, MODERN: tl.constexpr,
@@ -98,7 +98,7 @@ def embed_kernel(
     _norm(y, normed, gain, shift, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def add_norm_kernel(
     x, parts, bias, gain, shift, normed, rows, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, MODERN: tl.constexpr,
@@ -139,7 +139,7 @@ def _norm(
     tl.store(normed + row * WIDTH + columns, y.to(normed.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def linear_kernel(
     x, weight, bias, y, rows, width_out, stride_out, cap,
     WIDTH: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -198,7 +198,7 @@ def _tanh(x):
     return tl.where(x < 0, -size, size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "capacity"])
 def attention_kernel(
     ints, qkv, keys, values, cos, sin, y, slots, capacity, window, scale, eps,
     N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
@@ -277,7 +277,7 @@ def _normalise_and_turn(first, second, cosine, sine, eps, HEAD_DIM: tl.constexpr
     return first * cosine + second * sine, second * cosine - first * sine
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def prepare_kernel(
     logits, floats, counts, maxima, largest, masses, slots, vocab_size, stride,
     GROUPS: tl.constexpr, GROUP: tl.constexpr, WITH_COUNTS: tl.constexpr, WITH_MASS: tl.constexpr,
@@ -307,7 +307,7 @@ def prepare_kernel(
         tl.store(masses + row * n_parts + part, tl.sum(tl.where(x > float("-inf"), tl.exp(x - top), 0.0)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def choose_kernel(
     logits, ints, floats, largest, scores, winners, slots, vocab_size, stride,
     PART: tl.constexpr, PARTS: tl.constexpr, OVERLAP: tl.constexpr,
@@ -329,7 +329,7 @@ def choose_kernel(
     tl.store(winners + row * n_parts + part, tl.min(tl.where(score == best, ids, vocab_size - 1), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def draw_kernel(
     logits, ints, floats, counts, maxima, largest, masses, scores, winners, chosen, drawn,
     slots, vocab_size, stride, n_parts, n_groups,
