@@ -11,7 +11,7 @@ from glassgpt.generation.sampling import draw
 from glassgpt.inspection.desk import Desk, Subject
 from glassgpt.inspection.details import DETAILS, UNITS, detail, sources
 from glassgpt.inspection.interventions import ScaleHead
-from glassgpt.inspection.measures import divergence, promoted_tokens, strongest_units, token_losses
+from glassgpt.inspection.measures import divergence, head_scores, promoted_tokens, strongest_units, token_losses
 from glassgpt.inspection.trace import trace
 from glassgpt.model.cache import KVCache
 from glassgpt.training.run import RunFolder
@@ -74,6 +74,15 @@ def test_lengths_of_the_stream(config):
     assert lengths["norms"][2][5] == pytest.approx(float(traced["blocks.1.output"][5].norm()), rel=1e-5)
     assert lengths["attention"][1][5] == pytest.approx(float(traced["blocks.1.attention.output"][5].norm()), rel=1e-5)
     assert lengths["mlp"][2][0] == pytest.approx(float(traced["blocks.2.mlp.output"][0].norm()), rel=1e-5)
+
+
+@BOTH
+def test_kinds_of_heads(config):
+    traced = trace(shaken(config), BYTES, TEXT)
+    expected = head_scores(traced).named()
+    for kind, found in told(traced, "heads").items():
+        torch.testing.assert_close(torch.tensor(found), expected[kind])
+    assert told(trace(shaken(config), BYTES, "abc"), "heads")["induction"] == [[None] * config.n_head] * 3
 
 
 def test_losses_and_changes():

@@ -306,7 +306,7 @@ def test_the_lines_that_compute_are_shown(page, address):
 
     opened(page, address)
     panel(page, "block")
-    page.locator("#block summary").click()
+    page.locator("#block summary").first.click()
     shown = page.locator("#block pre")
     shown.wait_for()
     assert shown.inner_text() == inspect.getsource(attention_weights)
@@ -390,7 +390,7 @@ def test_a_saved_page_needs_neither_program_nor_network(browser, tmp_path, trace
     assert page.locator("#weight span").last.inner_text() == f"= {figure(weight)}"
     z = next(row for row in rows(panel(page, "next")) if row[0] == "z")
     assert z[2] == percent(float(traced["next.model"][Z]))
-    page.locator("#block summary").click()
+    page.locator("#block summary").first.click()
     page.locator("#block pre", has_text="def attention_weights").wait_for()
     assert page.locator("#prompt, #sample, #off-head, #top_k").count() == 0
     assert logged == []

@@ -17,6 +17,7 @@ from glassgpt.errors import InspectionError
 from glassgpt.generation.processors import build_processors
 from glassgpt.inspection.measures import (
     divergence,
+    head_scores,
     logit_lens,
     nearest_tokens,
     part_norms,
@@ -78,6 +79,11 @@ def units(trace: Trace, layer: int, position: int) -> dict[str, Any]:
             for unit, value, length, tokens in told
         ]
     }
+
+
+def heads(trace: Trace) -> dict[str, Any]:
+    """What the heads do on this text, by kind: (L, H) each, None where the text has nothing of the kind."""
+    return {name: numbers(score) for name, score in head_scores(trace).named().items()}
 
 
 def stream(trace: Trace) -> dict[str, Any]:
@@ -177,6 +183,7 @@ DETAILS = {
     "lens": Detail(lens, logit_lens, {"depth": _depths}),
     "nearest": Detail(nearest, nearest_tokens, {"position": len}),
     "units": Detail(units, strongest_units, {"layer": _layers, "position": len}),
+    "heads": Detail(heads, head_scores, {}),
     "stream": Detail(stream, residual_norms, {}),
     "losses": Detail(losses, token_losses, {}),
     "choice": Detail(choice, build_processors, {}),

@@ -86,7 +86,7 @@ def _cut(found: Trace) -> list[int]:
 
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
-    yield from ((what, {}) for what in ("stream", "losses", "choice", "cache", "sources"))
+    yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache", "sources"))
     yield from (("lens", {"depth": depth}) for depth in range(layers + 1))
     yield from (("nearest", {"position": position}) for position in range(len(found)))
     if len(found) * layers <= MOST_UNITS:

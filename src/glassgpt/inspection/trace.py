@@ -16,7 +16,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -338,6 +338,7 @@ def _choice(processors: Sequence[NamedProcessor], vocab_size: int) -> Site:
     return Site(("vocabulary",), "probability", formula, build_processors, probabilities)
 
 
+@cache
 def source_of(function: Callable[..., object]) -> Source:
     """Where a function or class of ours is written."""
     lines, first = inspect.getsourcelines(function)

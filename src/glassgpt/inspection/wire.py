@@ -17,7 +17,6 @@ from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.interventions import to_json
-from glassgpt.inspection.measures import head_scores
 from glassgpt.inspection.merges import PreToken
 from glassgpt.inspection.trace import Trace
 
@@ -29,8 +28,8 @@ def overview(trace: Trace) -> dict[str, Any]:
     """What a page shows first, and the names of all that it may ask for: JSON values only, NaN as None.
 
     Keys: `text`, `model` (its shape), `tokenizer` (its fingerprint), `tokens` (id, piece, bytes), `pretokens` (start,
-    bytes, merges, tokens), `tensors` (see `Description`), `replaceable` (names that a patch can replace), `heads` (by
-    kind, (L, H)), `interventions`. What takes longer is a `detail`.
+    bytes, merges, tokens), `tensors` (see `Description`), `replaceable` (names that a patch can replace),
+    `interventions`. What takes longer is a `detail`.
     """
     return {
         "text": trace.text,
@@ -40,7 +39,6 @@ def overview(trace: Trace) -> dict[str, Any]:
         "pretokens": [_pretoken_json(part) for part in trace.pretokens],
         "tensors": [_description_json(trace, name) for name in trace.names()],
         "replaceable": trace.replaceable(),
-        "heads": {name: numbers(score) for name, score in head_scores(trace).named().items()},
         "interventions": [to_json(intervention) for intervention in trace.interventions],
     }
 

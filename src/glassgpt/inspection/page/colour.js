@@ -24,19 +24,24 @@ function between(stops, share) {
   return stops[low].map((from, channel) => Math.round(from + (stops[low + 1][channel] - from) * (at - low)));
 }
 
-// From a figure to red, green and blue. A magnitude's share is drawn by its root, so that small ones show.
+// How far along its ramp a figure is, 0 … 1. A magnitude is drawn by its root, so that small ones show.
+function shareOf(kind, value, largest) {
+  const share = value / (largest || 1);
+  return Math.min(1, Math.max(0, kind === "signed" ? 0.5 + share / 2 : Math.sqrt(Math.max(0, share))));
+}
+
+const SHADES = 512;
+
+// From figures to pixels: red, green, blue and opacity in one number, looked up because pictures have many.
 export function painter(kind, largest) {
   const ramps = RAMPS[isDark() ? "dark" : "light"];
-  const scale = largest || 1;
-  const paint = kind === "signed"
-    ? (value) => between(ramps.signed, 0.5 + value / scale / 2)
-    : (value) => between(ramps.magnitude, Math.sqrt(Math.max(0, value / scale)));
-  return { paint, unseen: ramps.unseen };
+  const pixels = new Uint32Array(new Uint8Array([...Array.from({ length: SHADES }, (_, at) => [...between(ramps[kind], at / (SHADES - 1)), 255]).flat(), ...ramps.unseen, 255]).buffer);
+  return { paint: (value) => pixels[Math.round(shareOf(kind, value, largest) * (SHADES - 1))], unseen: pixels[SHADES] };
 }
 
 // A background and an ink that is readable on it.
 export function backed(kind, value, largest) {
-  const [red, green, blue] = painter(kind, largest).paint(value);
+  const [red, green, blue] = between(RAMPS[isDark() ? "dark" : "light"][kind], shareOf(kind, value, largest));
   const isBright = 0.299 * red + 0.587 * green + 0.114 * blue > 140;
   return { background: `rgb(${red} ${green} ${blue})`, color: isBright ? "#111" : "#fff" };
 }

@@ -9,20 +9,25 @@ export const lensPanel = {
   id: "lens",
   needs: ["position", "depth"],
   figures: () => ["lens", "norm", "logits"],
-  async draw(view) {
+  async draw(view, show) {
     const { trace, base, state, words } = view;
-    const depths = Array.from({ length: trace.overview.model.n_layer + 1 }, (_, depth) => depth);
-    const lens = (from) => Promise.all(depths.map((depth) => fetchDetail(from, "lens", { depth })));
-    const rows = await lens(trace);
     const isComparable = base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
-    const others = isComparable ? await lens(base) : null;
+    const others = isComparable ? [] : null;
+    const rows = [];
+    // One depth after the other, the last first, so that something is seen soon and the program is free in between.
+    for (let depth = trace.overview.model.n_layer; depth >= 0; depth -= 1) {
+      rows[depth] = await fetchDetail(trace, "lens", { depth });
+      if (others) others[depth] = await fetchDetail(base, "lens", { depth });
+      if (depth) show([lensTable(view, rows, others)]);
+    }
     return [lensTable(view, rows, others), ...(others ? [note(words.lensChanged)] : []), cell(view, rows[state.depth], state.depth)];
   },
 };
 
 function lensTable(view, rows, others) {
   const heading = [view.words.after, ...view.trace.overview.tokens.map(({ piece: text }, at) => make("th", { className: at === view.state.position ? "chosen" : "" }, make("small", { textContent: at }), piece(text)))];
-  const body = rows.map((row, depth) => [after(view.words, depth), ...row.likeliest.map((likeliest, position) => lensCell(view, row, others?.[depth], depth, position, likeliest[0]))]).reverse();
+  const lineOf = (row, depth) => [after(view.words, depth), ...row.likeliest.map((likeliest, position) => lensCell(view, row, others?.[depth], depth, position, likeliest[0]))];
+  const body = Object.entries(rows).map(([depth, row]) => lineOf(row, Number(depth))).reverse();
   const shown = table(heading, body, { className: "lens" });
   shown.onkeydown = (event) => move(view, event);
   return shown;

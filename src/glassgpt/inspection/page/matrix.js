@@ -17,10 +17,10 @@ export function drawMatrix(canvas, { values, rows, columns, kind = "magnitude", 
   canvas.height = rows;
   const context = canvas.getContext("2d");
   const picture = context.createImageData(columns, rows);
+  const pixels = new Uint32Array(picture.data.buffer);
   const { paint, unseen } = painter(kind, largest);
-  for (let at = 0; at < rows * columns; at += 1) {
-    const colour = isSeen(Math.floor(at / columns), at % columns) ? paint(values[at]) : unseen;
-    picture.data.set([...colour, 255], 4 * at);
+  for (let row = 0, at = 0; row < rows; row += 1) {
+    for (let column = 0; column < columns; column += 1, at += 1) pixels[at] = isSeen(row, column) ? paint(values[at]) : unseen;
   }
   context.putImageData(picture, 0, 0);
 }

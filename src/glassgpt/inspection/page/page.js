@@ -182,7 +182,7 @@ function frame(panel) {
     ask.setAttribute("aria-expanded", String(!help.hidden));
   }, { className: "ask", "aria-label": `${words.title}?`, "aria-expanded": "false", "aria-controls": help.id });
   const section = make("section", { id: panel.id, "aria-labelledby": `${panel.id}-title` },
-    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, textContent: words.title }), ask), help, make("div", { className: "body" }), make("div", { className: "figures" }));
+    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, textContent: words.title }), ask), help, make("div", { className: "body empty" }), make("div", { className: "figures" }));
   frames.set(panel, { section, isSeen: false, isDrawn: false, turn: frames.get(panel)?.turn ?? 0 });
   watcher.observe(section);
   return section;
@@ -190,37 +190,60 @@ function frame(panel) {
 
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    const panel = PANELS.find(({ id }) => id === target.id);
-    const known = frames.get(panel);
-    if (known.section !== target) continue;
-    known.isSeen = isIntersecting;
-    if (isIntersecting && !known.isDrawn) draw(panel);
+    const known = frames.get(PANELS.find(({ id }) => id === target.id));
+    if (known.section === target) known.isSeen = isIntersecting;
   }
+  drawSeen();
 }, { rootMargin: AHEAD });
 
 function spoil(panel) {
   const known = frames.get(panel);
   known.isDrawn = false;
+  known.turn += 1;
   delete known.section.dataset.ready;
-  if (known.isSeen) draw(panel);
+  drawSeen();
+}
+
+let isDrawing = false;
+
+// One panel after the other, from above, so that the first is not kept waiting for what the others ask.
+async function drawSeen() {
+  if (isDrawing) return;
+  isDrawing = true;
+  await null; // until all that belongs to one change is spoilt
+  for (let panel = nextToDraw(); panel; panel = nextToDraw()) await begun(panel);
+  isDrawing = false;
+}
+
+// Over as soon as there is something to see of it.
+function begun(panel) {
+  return new Promise((resolve) => draw(panel, resolve).then(resolve));
+}
+
+function nextToDraw() {
+  return PANELS.find((panel) => frames.get(panel).isSeen && !frames.get(panel).isDrawn);
 }
 
 function redraw(id) {
   return draw(PANELS.find((panel) => panel.id === id));
 }
 
-async function draw(panel) {
+async function draw(panel, seen = () => {}) {
   const known = frames.get(panel);
   const { section } = known;
   const mine = ++known.turn;
   known.isDrawn = true;
-  const isLate = () => mine !== known.turn || known.section !== section;
-  const nodes = await panel.draw(view).catch((error) => [failed(error)]);
-  if (isLate()) return;
-  keepingFocus(() => {
-    section.querySelector(".body").replaceChildren(...nodes);
-    section.querySelector(".figures").replaceChildren(...panel.figures(view).map(described));
-  });
+  const show = (nodes) => {
+    if (mine !== known.turn || known.section !== section) return false; // something else is to be shown by now
+    keepingFocus(() => {
+      section.querySelector(".body").classList.remove("empty");
+      section.querySelector(".body").replaceChildren(...nodes);
+    });
+    seen();
+    return true;
+  };
+  if (!show(await panel.draw(view, show).catch((error) => [failed(error)]))) return;
+  section.querySelector(".figures").replaceChildren(...panel.figures(view).map(described));
   section.dataset.ready = "true";
 }
 

@@ -7,6 +7,8 @@ export const leftOut = isSaved ? saved.left_out : [];
 
 const MOST_KEPT = 64 << 20; // bytes of arrays that are kept here; the oldest go first
 const kept = new Map();
+const MOST_TOLD = 500; // details that are kept
+const told = new Map();
 
 export class NotSavedError extends Error {}
 
@@ -81,8 +83,18 @@ async function letGo() {
 }
 
 // Figures of a trace that the program computes when they are asked for; see the program's `details`.
-export async function fetchDetail(trace, what, args = {}, options = {}) {
-  if (!isSaved) return patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
+export function fetchDetail(trace, what, args = {}, options = {}) {
+  const key = JSON.stringify([trace.id, what, args, options]);
+  if (!told.has(key)) {
+    const asked = isSaved ? savedDetail(what, args) : patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
+    told.set(key, asked);
+    asked.catch(() => told.delete(key));
+    if (told.size > MOST_TOLD) told.delete(told.keys().next().value);
+  }
+  return told.get(key);
+}
+
+async function savedDetail(what, args) {
   const found = saved.details[[what, ...Object.values(args)].join("/")];
   if (!found) throw new NotSavedError(what);
   return found;

@@ -10,19 +10,21 @@ export const tokensPanel = {
   id: "tokens",
   needs: ["position", "key", "merges"],
   figures: () => ["bytes", "tokens", "losses"],
-  async draw(view) {
+  async draw(view, show) {
     const { trace, words, state } = view;
-    const { losses } = await fetchDetail(trace, "losses");
     const title = (at) => `${at} · ${trace.overview.tokens[at].id}`;
     const paint = (at) => ({ background: COLOURS[at % COLOURS.length] });
-    return [...merging(view), tokenButtons("token", view, { paint, title }), note(about(trace, words, state.position, losses))];
+    const nodes = [...merging(view), tokenButtons("token", view, { paint, title })];
+    show([...nodes, note(about(trace, words, state.position, null))]);
+    const { losses } = await fetchDetail(trace, "losses");
+    return [...nodes, note(about(trace, words, state.position, losses))];
   },
 };
 
 function about(trace, words, at, losses) {
   const { id, bytes } = trace.overview.tokens[at];
   const parts = [`${words.token} ${at} ${quoted(pieceOf(trace, at))}`, `id ${id}`, `${words.bytes} ${bytes.match(/../g)?.join(" ") ?? "–"}`];
-  if (at) parts.push(`${words.loss} ${figure(losses[at - 1], 3)} ${words.nats}`);
+  if (at && losses) parts.push(`${words.loss} ${figure(losses[at - 1], 3)} ${words.nats}`);
   return parts.join(" · ");
 }
 
