@@ -11,14 +11,17 @@ from urllib.parse import quote
 import pytest
 import torch
 
+import glassgpt
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection import serve as room
 from glassgpt.inspection.desk import Desk, Subject
 from glassgpt.inspection.details import detail
+from glassgpt.inspection.history import history, model_after, steps_of
 from glassgpt.inspection.interventions import Patch, ScaleHead
 from glassgpt.inspection.measures import divergence, logit_lens, nearest_tokens, token_losses, token_vectors
 from glassgpt.inspection.saved import save_page
 from glassgpt.inspection.trace import trace
+from glassgpt.training.run import RunFolder
 from planted import LETTERS, planted
 from test_inspection_trace import BYTES, MODERN
 from test_model import shaken
@@ -297,6 +300,62 @@ def test_an_activation_is_patched_from_another_text(page, address, traced):
     changed = traced.intervene(Patch("blocks.1.output", other, (11,)))
     assert page.locator("#divergence").inner_text().endswith(f"{figure(float(divergence(changed)[-1]))} nats")
     assert page.locator(".chip").inner_text() == f"blocks.1.output @ 11 ← “{other}” ✕"
+
+
+def test_the_same_text_as_the_model_learned(page, nano_run):
+    loaded = glassgpt.load(nano_run, device="cpu")
+    text = "the old king"
+    page.goto(address_of(("nano", loaded.model, loaded.tokenizer, RunFolder(nano_run)), text=text))
+    told = history(nano_run, text)
+    panel(page, "history").locator("#follow").click()
+    last = len(told.steps)
+    page.locator("#learned tbody tr").nth(last - 1).wait_for()
+    for row, step in zip(rows(page.locator("#learned")), told.steps, strict=True):
+        best = float(told[step]["next.model"].max())
+        assert row[0] == f"{step:,}"
+        assert float(row[1]) == pytest.approx(float(token_losses(told[step]).mean()), abs=1e-3)
+        assert row[3] == percent(best)
+    page.locator("#step").focus()
+    page.keyboard.press("Home")
+    page.wait_for_url(f"**step={told.steps[0]}**")
+    first = told[told.steps[0]]
+    assert rows(panel(page, "next"))[0][2] == percent(float(first["next.model"].max()))
+    page.reload()
+    panel(page, "history").locator("output", has_text=f"step {told.steps[0]:,}").wait_for()
+
+
+def test_two_runs_side_by_side(page, nano_run):
+    loaded = glassgpt.load(nano_run, device="cpu")
+    folder = RunFolder(nano_run)
+    earlier = model_after(folder, loaded.tokenizer, steps_of(folder)[0])
+    text = "the old king"
+    runs = [("nano", loaded.model, loaded.tokenizer, folder), ("earlier", earlier, loaded.tokenizer)]
+    page.goto(address_of(*runs, text=text))
+    panel(page, "history").locator("#compare").check()
+    page.locator("#runs table").wait_for()
+    both = [trace(model, loaded.tokenizer, text, OPTIONS) for model in (loaded.model, earlier)]
+    for row, (name, *_), found in zip(rows(page.locator("#runs")), runs, both, strict=True):
+        losses, n_bytes = token_losses(found), len(found["bytes"]) - len(found.tokenizer.token_bytes(found.tokens[0]))
+        assert row[:2] == [name, str(len(found))]
+        assert [float(each) for each in row[2:4]] == pytest.approx(
+            [float(losses.mean()), float(losses.sum()) / n_bytes], abs=1e-3
+        )
+    best = int(both[0]["next.model"].argmax())
+    chances = [percent(float(each["next.model"][best])) for each in reversed(both)]
+    assert rows(panel(page, "next"))[0][1:4] == [str(best), *chances]
+    panel(page, "head")
+    difference = both[0]["blocks.0.attention.weights"][0] - both[1]["blocks.0.attention.weights"][0]
+    assert page.locator("#weight-change span").inner_text() == f"= {figure(float(difference[-1, 0]))}"
+
+
+def test_a_run_with_other_tokens_beside_it(page, traced):
+    page.goto(address_of(("planted", *planted()), ("bytes", shaken(MODERN), BYTES)) + "#compare=true&written=[25]")
+    panel(page, "history")
+    assert [row[:2] for row in rows(page.locator("#runs"))] == [["planted", "13"], ["bytes", "12"]]
+    assert len(rows(panel(page, "next"))[0]) == 2 + len(traced.stages())
+    for name in ("head", "lens"):
+        panel(page, name)
+        assert page.locator(f"#{name} .failed").count() == 0
 
 
 def test_the_lines_that_compute_are_shown(page, address):

@@ -9,6 +9,7 @@ export const lensPanel = {
   id: "lens",
   needs: ["position", "depth"],
   figures: () => ["lens", "norm", "logits"],
+  shown: showColumn,
   async draw(view, show) {
     const { trace, base, state, words } = view;
     const isComparable = base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
@@ -23,6 +24,14 @@ export const lensPanel = {
     return [lensTable(view, rows, others), ...(others ? [note(words.lensChanged)] : []), cell(view, rows[state.depth], state.depth)];
   },
 };
+
+// Brings the chosen column into sight, beside the one of labels, which stands still.
+function showColumn(body) {
+  const [scroll, chosen, label] = [".scroll", "th.chosen", "th"].map((selector) => body.querySelector(selector));
+  const left = chosen.offsetLeft - label.offsetWidth;
+  const right = chosen.offsetLeft + chosen.offsetWidth - scroll.clientWidth;
+  scroll.scrollLeft = Math.min(left, Math.max(right, scroll.scrollLeft));
+}
 
 function lensTable(view, rows, others) {
   const heading = [view.words.after, ...view.trace.overview.tokens.map(({ piece: text }, at) => make("th", { className: at === view.state.position ? "chosen" : "" }, make("small", { textContent: at }), piece(text)))];

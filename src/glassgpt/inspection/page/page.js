@@ -235,10 +235,10 @@ async function draw(panel, seen = () => {}) {
   known.isDrawn = true;
   const show = (nodes) => {
     if (mine !== known.turn || known.section !== section) return false; // something else is to be shown by now
-    keepingFocus(() => {
-      section.querySelector(".body").classList.remove("empty");
-      section.querySelector(".body").replaceChildren(...nodes);
-    });
+    const body = section.querySelector(".body");
+    body.classList.remove("empty");
+    keepingFocus(() => keepingScroll(body, () => body.replaceChildren(...nodes)));
+    panel.shown?.(body);
     seen();
     return true;
   };
@@ -270,6 +270,13 @@ function keepingFocus(change) {
   const { id } = document.activeElement ?? {};
   change();
   if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
+}
+
+// What is wider than the page stays where it was pushed.
+function keepingScroll(body, change) {
+  const before = [...body.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
+  change();
+  body.querySelectorAll(".scroll").forEach((each, at) => { each.scrollLeft = before[at] ?? 0; });
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));
