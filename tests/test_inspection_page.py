@@ -282,7 +282,7 @@ def test_a_head_is_switched_off_and_on(page, address, traced):
     token = int((changed["next.model"] - traced["next.model"]).abs().argmax())
     assert first[1:4] == [str(token), *(percent(float(each["next.model"][token])) for each in (traced, changed))]
     losses = [f"{float(token_losses(each).mean()):.3f}" for each in (traced, changed)]
-    assert page.locator("#mean-loss").inner_text().endswith(f"{losses[0]} → {losses[1]} nats")
+    assert page.locator("#mean-loss").inner_text().endswith(f"{losses[0]} → {losses[1]}")
     z = next(row for row in rows(panel(page, "next")) if row[0] == "z")
     assert z[2:4] == [percent(float(each["next.model"][Z])) for each in (traced, changed)]
     page.reload()  # what was chosen is in the address
@@ -427,6 +427,12 @@ def test_what_cannot_be_followed_is_said(browser, address):
         page.locator("#run").click()
         page.locator("#error", has_text=message).wait_for()
         assert page.locator("#tokens .token").count() == len(TEXT)  # what was there stays
+    page.goto("about:blank")
+    page.goto(f"{address}#text={'a' * 99}&layer=1")
+    page.locator("#error", has_text="99 tokens").wait_for()
+    panel(page, "tokens")
+    assert page.locator("#prompt").input_value() == TEXT
+    assert page.locator("#at-layer").inner_text() == "block 1"
     panel(page, "changes").locator("#patch-text").fill("k")
     page.locator("#patch").click()
     page.locator("#error", has_text="there is no position 11").wait_for()

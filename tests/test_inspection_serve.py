@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -222,3 +224,20 @@ def test_a_taken_port_is_said(model, address):
     port = int(re.search(r":(\d+)/", address)[1])
     with pytest.raises(InspectionError, match="choose another with --port"):
         room.serve(desk_of(model), print, port)
+
+
+def test_the_command_serves_two_runs(nano_run):
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-m", "glassgpt", "inspect", nano_run, "--compare", nano_run, "--no-browser"]
+    with subprocess.Popen([*command, "--prompt", "the king"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            lines = []
+            while not (found := re.search(r"http://127\S+", "".join(lines).replace("\n", ""))):
+                lines.append(process.stderr.readline())
+                assert lines[-1], lines
+            told = json.loads(answered(found[0], "trace", {"run": 1})[2])["overview"]
+        finally:
+            process.terminate()
+    assert told["text"] == "the king"
+    assert told["runs"] == [str(nano_run)] * 2
+    assert len(told["steps"]) >= 2

@@ -26,8 +26,8 @@ function switches(view) {
   const parts = { head: { layer, head }, attention: { layer }, mlp: { layer }, block: { layer }, position: { position } };
   const buttons = Object.entries(parts).map(([kind, at]) =>
     button(`${words.parts[kind]} ${Object.values(at).join(".")}`, () => add(view, { kind, ...at, scale: form.scale }), { id: `off-${kind}` }));
-  const told = (scale) => (scale === 0 ? words.off : `× ${scale}`);
-  return make("div", {}, slider("scale", words.scale, [0, 2, 0.1], form.scale, told, (scale) => { form.scale = scale; }), row(...buttons));
+  const told = (scale) => (scale === 0 ? `0 (${words.off})` : String(scale));
+  return make("div", {}, slider("scale", words.scale, [0, 2, 0.1], form.scale, told, (scale) => { form.scale = scale; }), row(make("span", { textContent: words.applyTo }), ...buttons));
 }
 
 function patching(view) {
@@ -75,7 +75,7 @@ function perToken(view, before, after) {
   const largest = Math.max(0.5, ...change.map(Math.abs));
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const title = (at) => (at ? `${quoted(trace.overview.tokens[at].piece)}: ${figure(before[at - 1], 3)} → ${figure(after[at - 1], 3)} ${words.nats}` : "");
-  const summary = note(`${words.meanLoss}: ${figure(mean(before), 3)} → ${figure(mean(after), 3)} ${words.nats}`);
+  const summary = note(`${words.meanLoss}: ${figure(mean(before), 3)} → ${figure(mean(after), 3)}`);
   summary.id = "mean-loss";
   return [make("h3", { textContent: words.lossChange }), tokenButtons("loss", view, { title, paint: (at) => backed("signed", change[at], largest) }), summary];
 }

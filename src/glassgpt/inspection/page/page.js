@@ -1,7 +1,7 @@
 // The page, from top to bottom as the data flows: each panel draws itself when it can be seen and what it shows has changed.
 import { wordsFor } from "./words.js";
 import { button, make, note, row } from "./dom.js";
-import { QUESTIONS, readAddress, state, writeAddress } from "./state.js";
+import { QUESTIONS, forgetQuestion, readAddress, state, writeAddress } from "./state.js";
 import { NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted } from "./token.js";
 import { tokensPanel } from "./tokens.js";
@@ -25,6 +25,7 @@ const root = document.getElementById("page");
 const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, baseName: "", choose, redraw, say };
 const frames = new Map(); // by panel: its section, and whether it is seen and drawn
 let asked = 0;
+let draft = null; // of a text that is being typed
 
 // Everything that changes what is seen goes through here.
 function choose(change) {
@@ -74,6 +75,10 @@ async function ask(before) {
   } catch (error) {
     if (mine !== asked) return;
     if (before) Object.assign(state, before);
+    else if (!view.trace) {
+      forgetQuestion(); // an address that cannot be followed leads to where the program began
+      await ask({});
+    }
     if (view.trace) PANELS.forEach(spoil);
     say(error);
   } finally {
@@ -138,9 +143,13 @@ function offline() {
 }
 
 function prompting() {
-  const text = make("textarea", { id: "prompt", value: state.text ?? "", rows: 2, dir: "auto", "aria-label": view.words.follow });
+  const text = make("textarea", { id: "prompt", value: draft ?? state.text ?? "", rows: 2, dir: "auto", "aria-label": view.words.follow });
   const form = make("form", { className: "prompting" }, text, make("button", { className: "main", id: "run", textContent: view.words.followText }));
-  const send = () => choose({ text: text.value, written: [], interventions: [], position: null, depth: null, key: 0 });
+  text.oninput = () => { draft = text.value; };
+  const send = () => {
+    draft = null;
+    choose({ text: text.value, written: [], interventions: [], position: null, depth: null, key: 0 });
+  };
   form.onsubmit = (event) => {
     event.preventDefault();
     send();
@@ -281,8 +290,9 @@ function keepingScroll(body, change) {
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));
 window.addEventListener("hashchange", () => {
+  const before = { ...state };
   readAddress();
-  ask();
+  ask(before);
 });
 listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 readAddress();

@@ -46,6 +46,11 @@ export function readAddress() {
   }
 }
 
+// Back to the text that the program began with.
+export function forgetQuestion() {
+  for (const name of QUESTIONS) state[name] = FIELDS[name][0];
+}
+
 export function writeAddress() {
   const given = new URLSearchParams();
   for (const [name, [first]] of Object.entries(FIELDS)) {
