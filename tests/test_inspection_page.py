@@ -1,5 +1,6 @@
 """The page in a real browser: what it shows is the model's, no error is logged, and no text becomes markup."""
 
+import itertools
 import json
 import math
 import re
@@ -300,6 +301,70 @@ def test_an_activation_is_patched_from_another_text(page, address, traced):
     changed = traced.intervene(Patch("blocks.1.output", other, (11,)))
     assert page.locator("#divergence").inner_text().endswith(f"{figure(float(divergence(changed)[-1]))} nats")
     assert page.locator(".chip").inner_text() == f"blocks.1.output @ 11 ← “{other}” ✕"
+
+
+def test_one_head_is_patched_everywhere(page, address, traced):
+    other = "zqbmfkxzqbmf"
+    opened(page, address, layer=1, head=1)
+    panel(page, "changes")
+    page.locator("#patch-name").select_option("blocks.1.attention.mixed")
+    page.locator("#patch-head").select_option("one")
+    page.locator("#patch-where").select_option("all")
+    page.locator("#patch-text").fill(other)
+    page.keyboard.press("Enter")
+    page.locator("#divergence").wait_for()
+    changed = traced.intervene(Patch("blocks.1.attention.mixed", other, head=1))
+    assert page.locator("#divergence").inner_text().endswith(f"{figure(float(divergence(changed)[-1]))} nats")
+    assert page.locator(".chip").inner_text() == f"blocks.1.attention.mixed[1] ← “{other}” ✕"
+
+
+def test_nothing_is_fetched_before_it_is_needed(page, address):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
+    page.goto(address)
+    panel(page, "tokens")
+    assert not [url for url in asked if "attention" in url]
+    panel(page, "head")
+    page.locator("#head-more").click()
+    page.locator("#at-head", has_text="head 1").wait_for()
+    panel(page, "head")
+    heads = [url for url in asked if "attention.scores" in url]
+    assert [url.split("index=")[1] for url in heads] == ["0", "1"]
+    assert all(not url.startswith("http") for url in asked)
+    count = len(asked)
+    page.locator("#head-less").click()
+    page.locator("#at-head", has_text="head 0").wait_for()
+    panel(page, "head")
+    assert len(asked) == count  # what was seen once is kept
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_brightness_alone_tells_the_figures_apart(page, address, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address)
+    code = """async () => {
+        const { backed } = await import("./colour.js");
+        const at = (kind) => (value) => backed(kind, value, 1).background.match(/[0-9]+/g).map(Number);
+        const shares = Array.from({ length: 21 }, (_, step) => step / 20);
+        return [shares.map(at("magnitude")), shares.map(at("signed")), shares.map((share) => at("signed")(-share))];
+    }"""
+    for colours in page.evaluate(code):
+        brightness = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colours]
+        steps = [after - before for before, after in itertools.pairwise(brightness)]
+        assert all(step * (1 if scheme == "dark" else -1) > 0 for step in steps)
+
+
+def test_the_beginning_of_a_document(page):
+    model = shaken(MODERN)
+    page.goto(address_of(("shaken", model, BYTES), text=None))
+    panel(page, "tokens")
+    for name in page.locator("section").evaluate_all("all => all.map(each => each.id)"):
+        panel(page, name)
+        assert page.locator(f"#{name} .failed").count() == 0
+    chance = float(trace(model, BYTES, None, OPTIONS)["next.model"].max())
+    assert rows(panel(page, "next"))[0][2] == percent(chance)
+    panel(page, "changes").locator("#off-block").click()
+    page.locator("#divergence").wait_for()
 
 
 def test_the_same_text_as_the_model_learned(page, nano_run):

@@ -126,7 +126,12 @@ def test_nobody_else_is_answered(address):
         ({"text": "a", "written": ["b"]}, "list of token ids"),
         ({"text": "a", "written": [1] * 48}, "49 tokens"),
         ({"text": "a", "run": 1}, "no run 1"),
+        ({"text": "a", "run": [1] * 100_000}, "no run [1, 1, 1, 1, 1, 1, ...]"),
+        ({"x" * 100_000: 1}, "a question has no 'xxx"),
         ({"text": "a", "step": 3}, "no checkpoints"),
+        ({"text": "a", "step": True}, "a step is a number"),
+        ({"text": "a", "written": [10**30]}, "outside the vocabulary"),
+        ({"text": "a", "interventions": [{"kind": "head", "layer": 0, "head": [[[]]]}]}, "head (int)"),
         ({"text": "a", "interventions": [3]}, "list of interventions"),
         ({"text": "a", "interventions": [{"kind": "head", "layer": 9, "head": 0}]}, "no block 9"),
     ],
@@ -136,6 +141,7 @@ def test_what_cannot_be_answered_is_said(address, question, message):
     status, _, body = answered(address, "trace", question)
     assert status == 400
     assert message in json.loads(body)["error"]
+    assert len(body) < 1000
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.sampling import draw
-from glassgpt.inspection.details import detail, sources
+from glassgpt.inspection.details import detail, shortened, sources
 from glassgpt.inspection.history import model_after, steps_of
-from glassgpt.inspection.interventions import from_json, is_number
+from glassgpt.inspection.interventions import from_json, is_number, to_json
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.inspection.wire import array, overview, token_json
 from glassgpt.model.transformer import LanguageModel
@@ -169,7 +169,9 @@ class Desk:
             raise InspectionError("options are a JSON object")
         wrong = [name for name, value in given.items() if name not in SLIDERS or not is_number(value)]
         if wrong:
-            raise InspectionError(f"{wrong[0]!r} cannot be set here; allowed are numbers for {', '.join(SLIDERS)}")
+            raise InspectionError(
+                f"{shortened(wrong[0])} cannot be set here; allowed are numbers for {', '.join(SLIDERS)}"
+            )
         values: dict[str, Any] = {name: SLIDERS[name](value) for name, value in given.items()}
         options = dataclasses.replace(self._options, **values)
         options.check()
@@ -185,18 +187,18 @@ def _keep(kept: dict[Key, Kept], key: Key, value: Kept, most: int) -> None:
 
 
 def _understood(question: Mapping[str, Any], n_runs: int) -> dict[str, Any]:
-    """A question with everything in it."""
-    wrong = question.keys() - QUESTION
+    """A question with everything in it, spelled in one way, so that the same question has the same id."""
+    wrong = sorted(set(question) - QUESTION)
     if wrong:
-        raise InspectionError(f"a question has no {min(wrong)!r}; allowed are {', '.join(sorted(QUESTION))}")
-    asked = {"run": 0, "step": None, "text": None, "written": [], "interventions": [], **question}
+        raise InspectionError(f"a question has no {shortened(wrong[0])}; allowed are {', '.join(sorted(QUESTION))}")
+    asked: dict[str, Any] = {"run": 0, "step": None, "text": None, "written": [], "interventions": [], **question}
     if not isinstance(asked["text"], str | None) or not _is_list_of(asked["interventions"], dict):
         raise InspectionError("a question has a text and a list of interventions")
-    if not _is_list_of(asked["written"], int) or not isinstance(asked["step"], int | None):
+    if not _is_list_of(asked["written"], int) or type(asked["step"]) not in (int, type(None)):
         raise InspectionError("what was written is a list of token ids, and a step is a number")
     if type(asked["run"]) is not int or not 0 <= asked["run"] < n_runs:
-        raise InspectionError(f"there is no run {asked['run']!r}; there are {n_runs}")
-    return asked
+        raise InspectionError(f"there is no run {shortened(asked['run'])}; there are {n_runs}")
+    return {**asked, "interventions": [to_json(from_json(each)) for each in asked["interventions"]]}
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

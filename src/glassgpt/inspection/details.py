@@ -6,6 +6,7 @@ What is large and regular travels as an array instead; see `wire.array`.
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -201,21 +202,27 @@ def detail(trace: Trace, what: str, arguments: Mapping[str, Any]) -> dict[str, A
     """
     found = DETAILS.get(what)
     if found is None:
-        raise InspectionError(f"there is no detail {what!r}; allowed are {', '.join(DETAILS)}")
+        raise InspectionError(f"there is no detail {shortened(what)}; allowed are {', '.join(DETAILS)}")
     if arguments.keys() != found.arguments.keys():
-        raise InspectionError(f"{what} takes {_listed(found.arguments)}, not {_listed(arguments)}")
+        allowed = ", ".join(found.arguments) or "no arguments"
+        raise InspectionError(f"{what} takes {allowed}, not {_listed(arguments)}")
     for name, counted in found.arguments.items():
         _require_number(what, name, arguments[name], counted(trace))
     return found.tell(trace, **arguments)
 
 
 def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(names) or "no arguments"
+    return shortened(", ".join(names))[1:-1] or "no arguments"
+
+
+def shortened(given: Any) -> str:
+    """What was given, as a message repeats it: not more than one can read."""
+    return reprlib.repr(given)
 
 
 def _require_number(what: str, name: str, given: Any, count: int) -> None:
     if type(given) is not int or not 0 <= given < count:
-        raise InspectionError(f"the {name} of {what} is {given!r}; allowed is 0 to {count - 1}")
+        raise InspectionError(f"the {name} of {what} is {shortened(given)}; allowed is 0 to {count - 1}")
 
 
 def sources(trace: Trace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import { barCell, button, figure, make, note, percent, row, select, slider, tabl
 import { fetchDetail, isSaved } from "./source.js";
 import { piece, quoted, tokenButtons } from "./token.js";
 
-const form = { scale: 0, name: null, text: "", everywhere: false }; // what is filled in but not yet done
+const form = { scale: 0, name: null, text: "", everywhere: false, oneHead: false }; // what is filled in but not yet done
 
 export const changesPanel = {
   id: "changes",
@@ -31,18 +31,23 @@ function switches(view) {
 }
 
 function patching(view) {
-  const { trace, state, words } = view;
+  const { trace, state, words, redraw } = view;
   const names = trace.overview.replaceable;
   form.name = names.includes(form.name) ? form.name : `blocks.${state.layer}.output`;
-  const name = select("patch-name", words.patchWhat, names.map((each) => [each, each]), form.name, (value) => { form.name = value; });
+  const hasHeads = trace.overview.tensors.find(({ name }) => name === form.name).axes[0] === "head";
+  const name = select("patch-name", words.patchWhat, names.map((each) => [each, each]), form.name, (value) => {
+    form.name = value;
+    redraw("changes"); // whether it has heads
+  });
   const text = make("input", { type: "text", id: "patch-text", value: form.text, placeholder: words.otherText, "aria-label": words.otherText, oninput: () => { form.text = text.value; } });
   const where = select("patch-where", words.patchWhere, [["here", `${words.token} ${state.position}`], ["all", words.everywhere]], form.everywhere ? "all" : "here", (value) => { form.everywhere = value === "all"; });
-  const patch = () => add(view, { kind: "patch", name: form.name, text: form.text, positions: form.everywhere ? [] : [state.position] });
-  return make("form", { className: "row", id: "patching", onsubmit: (event) => { event.preventDefault(); patch(); } }, make("span", { textContent: words.patch }), name, where, text, make("button", { id: "patch", textContent: words.patchDo }));
+  const head = hasHeads ? select("patch-head", words.head, [["all", words.allHeads], ["one", `${words.head} ${state.head}`]], form.oneHead ? "one" : "all", (value) => { form.oneHead = value === "one"; }) : null;
+  const patch = () => add(view, { kind: "patch", name: form.name, text: form.text, positions: form.everywhere ? [] : [state.position], head: hasHeads && form.oneHead ? state.head : null });
+  return make("form", { className: "row", id: "patching", onsubmit: (event) => { event.preventDefault(); patch(); } }, make("span", { textContent: words.patch }), name, head, where, text, make("button", { id: "patch", textContent: words.patchDo }));
 }
 
 export function spelled(words, { kind, layer, head, position, scale, name, text, positions }) {
-  if (kind === "patch") return `${name}${positions?.length ? ` @ ${positions.join(", ")}` : ""} ← ${quoted(text)}`;
+  if (kind === "patch") return `${name}${Number.isInteger(head) ? `[${head}]` : ""}${positions?.length ? ` @ ${positions.join(", ")}` : ""} ← ${quoted(text)}`;
   const where = [layer, head, position].filter((each) => each !== undefined && each !== null).join(".");
   return `${words.parts[kind] ?? kind} ${where} ${scale ? `× ${scale}` : words.off}`;
 }
