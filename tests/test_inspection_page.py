@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -92,9 +93,14 @@ def traced():
 
 
 def panel(page, name):
-    """A panel, once it is drawn."""
-    page.locator(f"#{name}").scroll_into_view_if_needed()
-    return page.wait_for_selector(f"#{name}[data-ready] > .body") and page.locator(f"#{name} > .body")
+    """A panel, once it is drawn; those above it may push it out of sight meanwhile."""
+    section, end = page.locator(f"#{name}"), time.monotonic() + 20
+    while section.get_attribute("data-ready") is None:
+        assert time.monotonic() < end, f"{name} is not drawn"
+        section.scroll_into_view_if_needed()
+        page.wait_for_timeout(20)
+    section.scroll_into_view_if_needed()
+    return section.locator(".body")
 
 
 def rows(found):
@@ -530,7 +536,7 @@ def test_a_saved_page_needs_neither_program_nor_network(browser, tmp_path, trace
 def test_a_saved_page_says_what_it_leaves_out(browser, tmp_path, traced, monkeypatch):
     from glassgpt.inspection import saved
 
-    monkeypatch.setattr(saved, "MOST_SAVED", 4 * len(traced) ** 2)
+    monkeypatch.setattr(saved, "MOST_SAVED", 6 * len(traced) ** 2)
     monkeypatch.setattr(saved, "MOST_UNITS", 1)
     save_page(traced, tmp_path / "page.html")
     context = browser.new_context(locale="en-US", offline=True)
@@ -541,6 +547,24 @@ def test_a_saved_page_says_what_it_leaves_out(browser, tmp_path, traced, monkeyp
     for name in ("head", "mlp"):
         assert "Left out of this file" in panel(page, name).inner_text()
     assert panel(page, "block").locator(".map").count() == 2
+    assert logged == []
+    context.close()
+
+
+def test_a_saved_head_without_its_scores(browser, tmp_path, monkeypatch):
+    from glassgpt.inspection import saved
+
+    found = trace(shaken(MODERN), BYTES, "the cat saw it")
+    with monkeypatch.context() as patched:
+        patched.setattr(saved, "GROUPS", saved.GROUPS[:2])
+        save_page(found, tmp_path / "page.html")
+    context = browser.new_context(locale="en-US", offline=True)
+    page, logged = listened(context)
+    page.goto(f"{(tmp_path / 'page.html').as_uri()}#layer=2&head=3&position=9&key=6")
+    shown = panel(page, "head")
+    assert "Left out of this file" in shown.inner_text()
+    weight = float(found["blocks.2.attention.weights"][3, 9, 6])
+    assert shown.locator("#weight span").all_inner_texts() == [f"= {figure(weight)}"]
     assert logged == []
     context.close()
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -96,6 +97,23 @@ def test_the_pages_files(address, name):
     assert status == 200
     assert body.decode() == saved.page_file(name or "index.html")
     assert headers["Content-Type"].startswith(("text/html", "text/css", "text/javascript"))
+
+
+def test_modules_import_earlier_ones_and_use_what_they_import():
+    """What `saved` relies on when it joins them."""
+    folder = resources.files("glassgpt.inspection") / "page"
+    assert sorted(saved.MODULES) == sorted(file.name for file in folder.iterdir() if file.name.endswith(".js"))
+    exported = {}
+    for name in saved.MODULES:
+        code = saved.page_file(name)
+        imports = re.findall(r'^import \{ (.*) \} from "\./(.*)";$', code, re.MULTILINE)
+        assert len(imports) == code.count("import ")
+        for names, module in imports:
+            for each in names.split(", "):
+                assert each in exported[module], (name, each)
+                assert len(re.findall(rf"\b{each}\b", code)) > 1, (name, each)
+        exported[name] = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", code, re.MULTILINE)
+        assert len(exported[name]) == code.count("export ")
 
 
 def test_nobody_else_is_answered(address):
@@ -212,7 +230,7 @@ def test_a_page_that_would_be_too_large_is_not_saved(model, tmp_path, monkeypatc
 
 def test_what_is_left_out_of_a_saved_page_is_told(model, tmp_path, monkeypatch):
     traced = trace(model, BYTES, TEXT)
-    attention = 9 * len(traced) ** 2
+    attention = (9 + 3) * len(traced) ** 2  # of nine heads, and three masks
     monkeypatch.setattr(saved, "MOST_SAVED", attention + 3 * len(traced) * 24)
     saved.save_page(traced, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -102,7 +102,7 @@ def _key(what: str, arguments: dict[str, int]) -> str:
 
 
 GROUPS = (
-    ("attention.weights",),
+    ("attention.weights", "attention.mask"),
     ("attention.mixed", "attention.q", "attention.k", "attention.v"),
     ("attention.scores",),
     ("mlp.hidden", "output"),

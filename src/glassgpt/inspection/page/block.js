@@ -13,9 +13,10 @@ export const blockPanel = {
     const { n_layer: layers, n_head: heads } = trace.overview.model;
     const kinds = await fetchDetail(trace, "heads");
     const weights = await Promise.all(Array.from({ length: heads }, (_, head) => fetchArray(trace, `blocks.${state.layer}.attention.weights`, head)));
+    const mask = await fetchArray(trace, `blocks.${state.layer}.attention.mask`);
     const maps = weights.map(({ values, shape: [rows, columns] }, head) => {
       const canvas = make("canvas");
-      drawMatrix(canvas, { values, rows, columns, isSeen: (query, key) => key <= query });
+      drawMatrix(canvas, { values, rows, columns, isSeen: (query, key) => mask.values[query * columns + key] > 0 });
       return make("span", { className: "map" }, canvas, make("b", { textContent: `${state.layer}.${head}` }), make("small", { textContent: kindOf(kinds, words, state.layer, head) }));
     });
     const blocks = Array.from({ length: layers }, (_, layer) => String(layer));

@@ -2,7 +2,7 @@
 import { barCell, figure, make, note, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
-import { piece, pieceOf, quoted } from "./token.js";
+import { piece, pieceOf, quoted, stepper } from "./token.js";
 
 const HEIGHT = [120, 12]; // pixels of a picture at least, and of a row
 
@@ -14,7 +14,7 @@ export const embeddingsPanel = {
     const { trace, state, words } = view;
     const strips = await Promise.all(stripes(trace).map((name) => strip(view, name)));
     const [near, alike] = await Promise.all([fetchDetail(trace, "nearest", { position: state.position }), cosines(view)]);
-    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, neighbours(view, near), make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), alike))];
+    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, neighbours(view, near), make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), stepper(view, "other", "key", trace.overview.tokens.length, `${state.key} ${quoted(pieceOf(trace, state.key))}`), alike))];
   },
 };
 

@@ -1,11 +1,12 @@
 // One head large: scores, mask, softmax, mixed values, each with its formula and the figures of the chosen cell in it.
-import { barCell, figure, make, note, percent, table } from "./dom.js";
+import { barCell, figure, make, percent, row, table } from "./dom.js";
 import { dot } from "./embeddings.js";
 import { largestOf, matrix } from "./matrix.js";
-import { fetchArray } from "./source.js";
-import { piece, pieceOf, quoted } from "./token.js";
+import { NotSavedError, fetchArray } from "./source.js";
+import { piece, pieceOf, quoted, stepper } from "./token.js";
 
 const TERMS = 3; // of a sum, those that are written out
+const MOST_IN_A_ROW = 64; // tokens, for four pictures side by side
 const LOOKS = 6; // tokens told that a query looks at
 
 export const headPanel = {
@@ -16,9 +17,11 @@ export const headPanel = {
     const { trace, base, state, words } = view;
     const parts = await headOf(trace, state);
     const other = base && base.overview.model.n_head > state.head && base.overview.model.n_layer > state.layer ? await headOf(base, state) : null;
-    const pictures = [scoresOf(view, parts), maskOf(view, parts), weightsOf(view, parts), mixedOf(view, parts), ...(other ? comparedWith(view, parts, other) : [])];
-    const pair = `${words.token} ${state.position} ${quoted(pieceOf(trace, state.position))} → ${state.key} ${quoted(pieceOf(trace, state.key))}`;
-    return [note(`${words.head} ${state.layer}.${state.head} · ${pair}`), make("div", { className: "grid" }, ...pictures), looks(view, parts)];
+    const before = parts.scores ? [scoresOf(view, parts), maskOf(view, parts)] : [make("p", { className: "note", textContent: words.notSaved })];
+    const pictures = [...before, weightsOf(view, parts), mixedOf(view, parts), ...(other ? comparedWith(view, parts, other) : [])];
+    const step = (name, id) => stepper(view, id, name, parts.length, `${state[name]} ${quoted(pieceOf(trace, state[name]))}`);
+    const cell = row(make("b", { textContent: `${words.head} ${state.layer}.${state.head}` }), step("position", "query"), "→", step("key", "seen"));
+    return [cell, make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures), looks(view, parts)];
   },
 };
 
@@ -28,9 +31,15 @@ async function headOf(trace, { layer, head }) {
   const at = (part, number) => fetchArray(trace, `blocks.${layer}.attention.${part}`, number);
   const kv = Math.floor(head / (heads / shared));
   const [scores, weights, mixed, q, k, v, mask] = await Promise.all([
-    at("scores", head).catch(() => null), at("weights", head), at("mixed", head), at("q", head), at("k", kv), at("v", kv), fetchArray(trace, `blocks.${layer}.attention.mask`).catch(() => null),
+    at("scores", head).catch(unlessLeftOut), at("weights", head), at("mixed", head), at("q", head), at("k", kv), at("v", kv), fetchArray(trace, `blocks.${layer}.attention.mask`),
   ]);
   return { scores, weights, mixed, q, k, v, mask, length: weights.shape[0], width: q.shape[1] };
+}
+
+// Scores are the first that a saved page does without.
+function unlessLeftOut(error) {
+  if (error instanceof NotSavedError) return null;
+  throw error;
 }
 
 function rowOf({ values, shape: [, width] }, at) {
@@ -54,7 +63,7 @@ function cellOf({ values, shape: [, columns] }, { position, key }) {
 }
 
 function isSeenBy({ mask }) {
-  return mask ? (query, key) => mask.values[query * mask.shape[1] + key] > 0 : (query, key) => key <= query;
+  return (query, key) => mask.values[query * mask.shape[1] + key] > 0;
 }
 
 function scoresOf(view, parts) {
@@ -80,10 +89,16 @@ function weightsOf(view, parts) {
   const { state, words } = view;
   const isSeen = isSeenBy(parts);
   const shown = { ...square(view, "weights", words.weights, parts.weights.values, parts.length), isSeen };
+  const lines = parts.scores ? shareOf(parts, state, isSeen) : [];
+  return picture(`3 · ${words.weights}`, "aᵢⱼ = exp sᵢⱼ / Σⱼ exp sᵢⱼ", shown, "weight", [...lines, `= ${figure(cellOf(parts.weights, state))}`]);
+}
+
+// A score, raised, and what it is divided by.
+function shareOf(parts, state, isSeen) {
   const scores = rowOf(parts.scores, state.position);
   const sum = scores.reduce((total, score, key) => total + (isSeen(state.position, key) ? Math.exp(score) : 0), 0);
   const raised = isSeen(state.position, state.key) ? Math.exp(scores[state.key]) : 0;
-  return picture(`3 · ${words.weights}`, "aᵢⱼ = exp sᵢⱼ / Σⱼ exp sᵢⱼ", shown, "weight", [`exp ${raised ? figure(scores[state.key]) : "−∞"} / Σ`, `= ${short(raised)} / ${short(sum)}`, `= ${figure(cellOf(parts.weights, state))}`]);
+  return [`exp ${raised ? figure(scores[state.key]) : "−∞"} / Σ`, `= ${short(raised)} / ${short(sum)}`];
 }
 
 function mixedOf({ trace, state, words, choose }, parts) {

@@ -1,7 +1,7 @@
 // The next token's distribution, from the model through each processor, and one token drawn and appended.
 import { barCell, button, figure, make, note, percent, row, slider, table } from "./dom.js";
 import { fetchArray, fetchDetail, isSaved } from "./source.js";
-import { piece, quoted } from "./token.js";
+import { piece } from "./token.js";
 
 // Least, most and step.
 const SLIDERS = { temperature: [0.05, 2, 0.05], top_k: [0, 100, 1], top_p: [0.05, 1, 0.05], min_p: [0, 0.5, 0.01], repetition_penalty: [1, 2, 0.05] };

@@ -3,7 +3,7 @@ import { wordsFor } from "./words.js";
 import { button, make, note, row } from "./dom.js";
 import { QUESTIONS, forgetQuestion, readAddress, state, writeAddress } from "./state.js";
 import { NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
-import { pieceOf, quoted } from "./token.js";
+import { pieceOf, quoted, stepper } from "./token.js";
 import { tokensPanel } from "./tokens.js";
 import { embeddingsPanel } from "./embeddings.js";
 import { blockPanel } from "./block.js";
@@ -133,7 +133,7 @@ function heading() {
   const size = `${model.arch} · ${model.n_layer} × ${model.n_head} · ${words.width} ${model.n_embd} · ${words.vocabulary} ${model.vocab_size.toLocaleString("en")}`;
   const title = make("div", { className: "title" }, make("h1", { textContent: words.title }), make("p", { className: "note", textContent: `${runs[0] ? `${runs[0]} · ` : ""}${size}` }));
   const other = state.language === "ko" ? ["en", "English"] : ["ko", "한국어"];
-  const tools = row(button(other[1], () => choose({ language: other[0] }), { id: "language", lang: other[0] }), button(words.themes[state.theme], nextTheme, { id: "theme", title: words.theme }), button("?", openHelp, { id: "open-help", "aria-label": words.keyboard }));
+  const tools = row(button(other[1], () => choose({ language: other[0] }), { id: "language", lang: other[0] }), button(`◐ ${words.themes[state.theme]}`, nextTheme, { id: "theme", title: words.theme }), button("?", openHelp, { id: "open-help", "aria-label": words.keyboard }));
   return [make("div", { className: "top" }, title, tools), isSaved ? offline() : prompting()];
 }
 
@@ -175,12 +175,9 @@ function openHelp() {
 function fillBar() {
   const { words, trace } = view;
   const { model, tokens } = trace.overview;
-  const stepper = (name, count, told) => make("span", { className: "stepper" },
-    button("‹", () => choose({ [name]: Math.max(0, state[name] - 1) }), { id: `${name}-less`, "aria-label": `${words.previous}: ${words[name]}` }),
-    make("span", { id: `at-${name}`, dir: "auto", textContent: `${words[name]} ${told}` }),
-    button("›", () => choose({ [name]: Math.min(count - 1, state[name] + 1) }), { id: `${name}-more`, "aria-label": `${words.following}: ${words[name]}` }));
+  const step = (name, count, told) => stepper(view, name, name, count, told);
   keepingFocus(() => root.children[1].replaceChildren(
-    stepper("layer", model.n_layer, state.layer), stepper("head", model.n_head, state.head), stepper("position", tokens.length, `${state.position} ${quoted(pieceOf(trace, state.position))}`)));
+    step("layer", model.n_layer, state.layer), step("head", model.n_head, state.head), step("position", tokens.length, `${state.position} ${quoted(pieceOf(trace, state.position))}`)));
 }
 
 function frame(panel) {
@@ -226,7 +223,7 @@ async function drawSeen() {
 
 // Over as soon as there is something to see of it.
 function begun(panel) {
-  return new Promise((resolve) => draw(panel, resolve).then(resolve));
+  return new Promise((resolve) => { draw(panel, resolve).finally(resolve); });
 }
 
 function nextToDraw() {

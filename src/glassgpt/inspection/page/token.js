@@ -1,5 +1,5 @@
 // Tokens as they are shown everywhere.
-import { make } from "./dom.js";
+import { button, make } from "./dom.js";
 
 const BLANK = "␣";
 
@@ -30,4 +30,13 @@ export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } 
       onclick: (event) => choose(event.shiftKey ? { key: at } : { position: at }),
     }));
   return make("div", { className: "tokens" }, ...buttons);
+}
+
+// One back, what is chosen, one on.
+export function stepper(view, id, name, count, told) {
+  const { state, words, choose } = view;
+  return make("span", { className: "stepper" },
+    button("‹", () => choose({ [name]: Math.max(0, state[name] - 1) }), { id: `${id}-less`, "aria-label": `${words.previous}: ${words[name]}` }),
+    make("span", { id: `at-${id}`, dir: "auto", textContent: `${words[name]} ${told}` }),
+    button("›", () => choose({ [name]: Math.min(count - 1, state[name] + 1) }), { id: `${id}-more`, "aria-label": `${words.following}: ${words[name]}` }));
 }
