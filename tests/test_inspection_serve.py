@@ -229,14 +229,16 @@ def test_a_page_that_would_be_too_large_is_not_saved(model, tmp_path, monkeypatc
 
 
 def test_what_is_left_out_of_a_saved_page_is_told(model, tmp_path, monkeypatch):
-    traced = trace(model, BYTES, TEXT)
+    traced = trace(model, BYTES, TEXT, GenerationOptions(top_k=3))
     attention = (9 + 3) * len(traced) ** 2  # of nine heads, and three masks
     monkeypatch.setattr(saved, "MOST_SAVED", attention + 3 * len(traced) * 24)
     saved.save_page(traced, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     held = json.loads(re.search(r'id="saved">(.*?)</script>', page, re.DOTALL)[1])
-    assert held["left_out"] == ["attention.mixed", "attention.scores", "mlp.hidden"]
+    assert held["left_out"] == [", ".join(group) for group in saved.GROUPS[1:]]
     assert "embedding.token" in held["arrays"]
+    assert held["overview"]["options"]["top_k"] == 3
+    assert held["overview"]["written"] == 0
 
 
 def test_a_folder_that_is_not_there_is_said(model, tmp_path):

@@ -100,10 +100,9 @@ class Desk:
         with self._lock:
             found = self._trace_of(asked)
             subject = self._subjects[asked["run"]]
-            runs = [each.name for each in self._subjects]
-            options = {name: getattr(self._options, name) for name in SLIDERS}
-            more = {"runs": runs, "steps": subject.steps(), "written": len(asked["written"]), "options": options}
-            return {"id": _id_of(asked), "overview": {**overview(found), **more}}
+            names = [each.name for each in self._subjects]
+            told = page_overview(found, len(asked["written"]), self._options, names, subject.steps())
+            return {"id": _id_of(asked), "overview": told}
 
     def array(self, key: str, name: str, *index: int) -> tuple[bytes, tuple[int, ...]]:
         """A tensor of a trace that was asked for, or a part of it; see `wire.array`.
@@ -176,6 +175,18 @@ class Desk:
         options = dataclasses.replace(self._options, **values)
         options.check()
         return options
+
+
+def page_overview(
+    found: Trace, written: int, options: GenerationOptions, runs: Sequence[str] = ("",), steps: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The `overview`, and what else a page has to know from the beginning.
+
+    Keys besides those of `overview`: `written`, how many of the tokens are not of the text; `options`, those of
+    `SLIDERS` to begin with; `runs`, the names of what can be compared; `steps`, for which there are checkpoints.
+    """
+    sliders = {name: getattr(options, name) for name in SLIDERS}
+    return {**overview(found), "written": written, "options": sliders, "runs": [*runs], "steps": [*steps]}
 
 
 def _keep(kept: dict[Key, Kept], key: Key, value: Kept, most: int) -> None:

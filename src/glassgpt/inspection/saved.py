@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Iterator
 from importlib import resources
@@ -12,7 +13,8 @@ from typing import Any
 
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import InspectionError
-from glassgpt.inspection.desk import Desk, Subject
+from glassgpt.inspection.desk import page_overview
+from glassgpt.inspection.details import detail, sources
 from glassgpt.inspection.trace import Trace
 from glassgpt.inspection.wire import array
 
@@ -68,28 +70,30 @@ def save_page(found: Trace, file: Path) -> None:
 
 def _held(found: Trace) -> dict[str, Any]:
     """Everything that the page can ask for, in the form in which it would be answered."""
-    desk = Desk([Subject("", found.model, found.tokenizer)], found.text, found.options)
-    answer = desk.ask({"written": found.tokens[len(_cut(found)) :]})
     arrays, left_out = _arrays(found)
-    details = {
-        _key(what, arguments): desk.detail({"id": answer["id"], "what": what, "arguments": arguments})
-        for what, arguments in _details(found)
-    }
-    if len(found) * found.model.config.n_layer > MOST_UNITS:
+    if not _has_room_for_units(found):
         left_out.append("mlp units")
-    return {**answer, "arrays": arrays, "details": details, "left_out": left_out}
+    details = {_key(what, arguments): detail(found, what, arguments) for what, arguments in _details(found)}
+    details["sources"] = sources(found)
+    text = page_overview(found, _written(found), found.options)
+    return {"id": "saved", "overview": text, "arrays": arrays, "details": details, "left_out": left_out}
 
 
-def _cut(found: Trace) -> list[int]:
-    return found.tokens[:1] if found.text is None else found.tokenizer.encode(found.text)
+def _written(found: Trace) -> int:
+    """Tokens behind those of the text, or behind the one that begins a document."""
+    return len(found) - (1 if found.text is None else len(found.tokenizer.encode(found.text)))
+
+
+def _has_room_for_units(found: Trace) -> bool:
+    return len(found) * found.model.config.n_layer <= MOST_UNITS
 
 
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
-    yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache", "sources"))
+    yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
     yield from (("lens", {"depth": depth}) for depth in range(layers + 1))
     yield from (("nearest", {"position": position}) for position in range(len(found)))
-    if len(found) * layers <= MOST_UNITS:
+    if _has_room_for_units(found):
         yield from (
             ("units", {"layer": layer, "position": position})
             for layer in range(layers)
@@ -111,29 +115,30 @@ GROUPS = (
 
 
 def _arrays(found: Trace) -> tuple[dict[str, Any], list[str]]:
-    layers = found.model.config.n_layer
-    groups = [[f"blocks.{layer}.{part}" for layer in range(layers) for part in group] for group in GROUPS]
-    first = [name for name in found.names() if name.startswith(("embedding", "rotary"))]
-    room, kept, left_out = MOST_SAVED, {}, []
-    for names in [groups[0], first, *groups[1:]]:
-        size = sum(_size(found, name) for name in names)
+    """The tensors that there is room for, and the names of those that are left out."""
+    room, kept, left_out = MOST_SAVED, dict[str, Any](), list[str]()
+    for told, names in _groups(found).items():
+        size = sum(math.prod(found.describe(name).shape) for name in names)
         if size > room:
-            left_out.append(names[0].removeprefix("blocks.0."))
-            continue
-        room -= size
-        kept |= {name: _saved(found, name) for name in names}
-    if left_out[:1] == ["attention.weights"]:
+            left_out.append(told)
+        else:
+            room -= size
+            kept |= {name: _saved(found, name) for name in names}
+    if next(iter(_groups(found))) in left_out:
         raise InspectionError(
             f"the page would hold more than {MOST_SAVED:,} numbers of attention alone; give a shorter text"
         )
     return kept, left_out
 
 
-def _size(found: Trace, name: str) -> int:
-    shape, size = found.describe(name).shape, 1
-    for length in shape:
-        size *= length
-    return size
+def _groups(found: Trace) -> dict[str, list[str]]:
+    """Names that are kept together, under the one by which a person is told of them; the most needed first."""
+    layers = range(found.model.config.n_layer)
+    weights, *others = [
+        (", ".join(group), [f"blocks.{layer}.{part}" for layer in layers for part in group]) for group in GROUPS
+    ]
+    embeddings = [name for name in found.names() if name.startswith(("embedding", "rotary"))]
+    return dict([weights, (", ".join(embeddings), embeddings), *others])
 
 
 def _saved(found: Trace, name: str) -> dict[str, Any]:
