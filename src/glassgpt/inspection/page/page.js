@@ -227,7 +227,8 @@ function begun(panel) {
 }
 
 function nextToDraw() {
-  return PANELS.find((panel) => frames.get(panel).isSeen && !frames.get(panel).isDrawn);
+  const due = PANELS.filter((panel) => frames.get(panel).isSeen && !frames.get(panel).isDrawn);
+  return due.find((panel) => frames.get(panel).section.contains(document.activeElement)) ?? due[0]; // first where one is at work
 }
 
 function redraw(id) {

@@ -5,7 +5,7 @@ const saved = element && JSON.parse(element.textContent);
 export const isSaved = saved !== null;
 export const leftOut = isSaved ? saved.left_out : [];
 
-const MOST_KEPT = 64 << 20; // bytes of arrays that are kept here; the oldest go first
+const MOST_KEPT = 128 << 20; // bytes of arrays that are kept here; the oldest go first
 const kept = new Map();
 const MOST_TOLD = 500; // details that are kept
 const told = new Map();
