@@ -1,6 +1,7 @@
 """What the page's panels are told is what the model computed, by another way."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import draw
-from glassgpt.inspection.desk import Desk, Subject
+from glassgpt.inspection.desk import Desk, Subject, page_overview
 from glassgpt.inspection.details import DETAILS, UNITS, detail, sources
 from glassgpt.inspection.interventions import ScaleHead
 from glassgpt.inspection.measures import divergence, head_scores, promoted_tokens, strongest_units, token_losses
@@ -122,11 +123,13 @@ def test_the_cache_is_the_one_that_writing_fills(config):
 
 def test_every_figure_has_its_lines():
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    told = sources(traced)
-    assert told["places"].keys() == {*traced.names(), *DETAILS}
-    place = told["places"]["blocks.1.attention.weights"]
-    assert place.startswith("glassgpt/model/attention.py:")
-    assert told["texts"][place].startswith("def attention_weights(")
+    told = page_overview(traced, 0, traced.options)
+    named = {tensor["name"]: tensor["place"] for tensor in told["tensors"]} | told["places"]
+    assert named.keys() == {*traced.names(), *DETAILS}
+    texts = sources(traced)["texts"]
+    assert {*named.values()} == texts.keys()
+    assert re.fullmatch(r"glassgpt/model/attention\.py:\d+–\d+", named["blocks.1.attention.weights"])
+    assert texts[named["blocks.1.attention.weights"]].startswith("def attention_weights(")
 
 
 def test_a_drawn_token_is_the_samplers_and_is_followed():

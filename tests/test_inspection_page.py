@@ -49,7 +49,7 @@ def browser():
 def listened(context):
     """A new page, and what it logs or fails to load."""
     opened, logged = context.new_page(), []
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(30_000)
     opened.on("console", lambda message: logged.append(message.text))
     opened.on("pageerror", lambda error: logged.append(str(error)))
     # What is still under way when a page is left is broken off, which is no failure.
@@ -94,7 +94,7 @@ def traced():
 
 def panel(page, name):
     """A panel, once it is drawn; those above it may push it out of sight meanwhile."""
-    section, end = page.locator(f"#{name}"), time.monotonic() + 20
+    section, end = page.locator(f"#{name}"), time.monotonic() + 30
     while section.get_attribute("data-ready") is None:
         assert time.monotonic() < end, f"{name} is not drawn"
         section.scroll_into_view_if_needed()
@@ -440,7 +440,7 @@ def test_the_lines_that_compute_are_shown(page, address):
     shown = page.locator("#block pre")
     shown.wait_for()
     assert shown.inner_text() == inspect.getsource(attention_weights)
-    assert "glassgpt/model/attention.py:" in page.locator("#block .place").inner_text()
+    assert "glassgpt/model/attention.py:" in page.locator("#block .place").first.inner_text()
     page.locator("#block .ask").click()
     assert page.locator("#block-help").is_visible()
     page.locator("h1").click()

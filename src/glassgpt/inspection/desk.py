@@ -16,7 +16,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.sampling import draw
-from glassgpt.inspection.details import detail, shortened, sources
+from glassgpt.inspection.details import detail, places, shortened, sources
 from glassgpt.inspection.history import model_after, steps_of
 from glassgpt.inspection.interventions import from_json, is_number, to_json
 from glassgpt.inspection.trace import Trace, trace
@@ -183,10 +183,12 @@ def page_overview(
     """The `overview`, and what else a page has to know from the beginning.
 
     Keys besides those of `overview`: `written`, how many of the tokens are not of the text; `options`, those of
-    `SLIDERS` to begin with; `runs`, the names of what can be compared; `steps`, for which there are checkpoints.
+    `SLIDERS` to begin with; `runs`, the names of what can be compared; `steps`, for which there are checkpoints; `places`, the lines
+    of ours that compute the details.
     """
     sliders = {name: getattr(options, name) for name in SLIDERS}
-    return {**overview(found), "written": written, "options": sliders, "runs": [*runs], "steps": [*steps]}
+    more = {"written": written, "options": sliders, "runs": [*runs], "steps": [*steps], "places": places()}
+    return {**overview(found), **more}
 
 
 def _keep(kept: dict[Key, Kept], key: Key, value: Kept, most: int) -> None:

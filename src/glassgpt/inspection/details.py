@@ -28,8 +28,8 @@ from glassgpt.inspection.measures import (
     token_losses,
     token_vectors,
 )
-from glassgpt.inspection.trace import Trace, source_of
-from glassgpt.inspection.wire import numbers, token_json
+from glassgpt.inspection.trace import Trace
+from glassgpt.inspection.wire import numbers, place_of, token_json
 from glassgpt.model.cache import KVCache
 
 CANDIDATES = 12
@@ -226,14 +226,11 @@ def _require_number(what: str, name: str, given: Any, count: int) -> None:
 
 
 def sources(trace: Trace) -> dict[str, Any]:
-    """The lines of ours that compute each tensor and detail: `places` by name, and the `texts` of the places."""
-    functions = {name: trace.site(name).source for name in trace.names()}
-    functions |= {what: each.source for what, each in DETAILS.items()}
-    places = {name: _place(function) for name, function in functions.items()}
-    texts = {places[name]: inspect.getsource(function) for name, function in functions.items()}
-    return {"places": places, "texts": texts}
+    """The text of our lines that compute the tensors and details of a trace, by their place."""
+    functions = {trace.site(name).source for name in trace.names()} | {each.source for each in DETAILS.values()}
+    return {"texts": {place_of(function): inspect.getsource(function) for function in functions}}
 
 
-def _place(function: Callable[..., Any]) -> str:
-    source = source_of(function)
-    return f"{source.file}:{source.first}–{source.last}"
+def places() -> dict[str, str]:
+    """Where the details are computed."""
+    return {what: place_of(each.source) for what, each in DETAILS.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.interventions import to_json
 from glassgpt.inspection.merges import PreToken
-from glassgpt.inspection.trace import Trace
+from glassgpt.inspection.trace import Trace, source_of
 
 MOST_VALUES = 1 << 22
 """Numbers in one answer: 16 MiB. All weights of one block of GPT-2 at its full context are three times that."""
@@ -95,4 +95,11 @@ def _pretoken_json(part: PreToken) -> dict[str, Any]:
 def _description_json(trace: Trace, name: str) -> dict[str, Any]:
     description = trace.describe(name)
     plain = {key: getattr(description, key) for key in ("name", "unit", "formula")}
-    return {**plain, "axes": list(description.axes), "shape": list(description.shape)}
+    lists = {"axes": list(description.axes), "shape": list(description.shape)}
+    return {**plain, **lists, "place": place_of(trace.site(name).source)}
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function of ours is written, as a page names it: `glassgpt/model/attention.py:78–82`."""
+    source = source_of(function)
+    return f"{source.file}:{source.first}–{source.last}"

@@ -31,12 +31,11 @@ let draft = null; // of a text that is being typed
 function choose(change) {
   const names = Object.keys(change).filter((name) => JSON.stringify(change[name]) !== JSON.stringify(state[name]));
   if (!names.length) return;
-  const before = { ...state };
-  Object.assign(state, change);
   if (names.some((name) => QUESTIONS.includes(name))) {
-    ask(before);
+    ask(change);
     return;
   }
+  Object.assign(state, change);
   fitState();
   if (names.some((name) => EVERYTHING.includes(name))) build();
   else shown(names);
@@ -60,44 +59,50 @@ function fitState() {
   if (!steps.includes(state.step)) state.step = null;
 }
 
-// Follows the text anew; what cannot be followed is said, and everything stays as it was.
-async function ask(before) {
+// Follows the text anew with a change, which is made once it is answered: until then everything stays as it was, and for
+// good where it cannot be followed, which is said.
+async function ask(change = {}) {
   const mine = ++asked;
+  const wanted = { ...state, ...change };
   root.setAttribute("aria-busy", "true");
   try {
-    const found = await traces();
+    const found = await traces(wanted);
     if (mine !== asked) return; // somebody has asked for something else meanwhile
     Object.assign(view, found);
-    state.text = view.trace.overview.text;
+    Object.assign(state, change, { text: view.trace.overview.text });
     say(null);
     fitState();
     build();
   } catch (error) {
     if (mine !== asked) return;
-    if (before) Object.assign(state, before);
-    else if (!view.trace) {
-      forgetQuestion(); // an address that cannot be followed leads to where the program began
-      await ask({});
-    }
     if (view.trace) PANELS.forEach(spoil);
     say(error);
+    return error;
   } finally {
     if (mine === asked) root.removeAttribute("aria-busy");
   }
 }
 
-async function traces() {
-  const { text, written, interventions, step } = state;
+// An address that cannot be followed leads to where the program began.
+async function begin() {
+  const error = await ask();
+  if (!error) return;
+  forgetQuestion();
+  await ask();
+  say(error);
+}
+
+async function traces({ text, written, interventions, step, compare }) {
   const undisturbed = await fetchTrace({ step, text, written });
   const trace = interventions.length && !isSaved ? await fetchTrace({ step, text, written, interventions }) : undisturbed;
-  if (state.compare && undisturbed.overview.runs.length > 1) return { trace, undisturbed, base: await compared(undisturbed), baseName: undisturbed.overview.runs[1] };
-  return { trace, undisturbed, base: trace === undisturbed ? null : undisturbed, baseName: view.words.before };
+  if (compare && undisturbed.overview.runs.length > 1) return { trace, undisturbed, base: await compared(undisturbed, written) };
+  return { trace, undisturbed, base: trace === undisturbed ? null : undisturbed };
 }
 
 // Tokens that were written mean something only to the same tokenizer.
-async function compared({ overview }) {
+async function compared({ overview }, written) {
   const base = await fetchTrace({ run: 1, text: overview.text });
-  return state.written.length && base.overview.tokenizer === overview.tokenizer ? fetchTrace({ run: 1, text: overview.text, written: state.written }) : base;
+  return written.length && base.overview.tokenizer === overview.tokenizer ? fetchTrace({ run: 1, text: overview.text, written }) : base;
 }
 
 function say(error) {
@@ -109,6 +114,7 @@ function say(error) {
 // Header, bar and empty panels, which are then drawn as they come to be seen.
 function build() {
   view.words = wordsFor(state.language);
+  view.baseName = view.base === view.undisturbed ? view.words.before : view.trace.overview.runs[1];
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
@@ -263,11 +269,12 @@ function failed(error) {
 function described(name) {
   const tensor = view.trace.overview.tensors.find((each) => each.name === name);
   const told = tensor ? `[${tensor.shape.join(", ")}] ${tensor.unit} = ${tensor.formula}` : view.words.measures[name] ?? "";
-  const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told}`));
+  const place = tensor ? tensor.place : view.trace.overview.places[name];
+  const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told} `, make("span", { className: "place", textContent: place })));
   details.ontoggle = async () => {
     if (!details.open || details.children.length > 1) return;
-    const { places, texts } = await fetchDetail(view.trace, "sources");
-    details.append(make("p", { className: "place", textContent: places[name] }), make("pre", { tabIndex: 0, textContent: texts[places[name]] }));
+    const { texts } = await fetchDetail(view.trace, "sources");
+    details.append(make("pre", { tabIndex: 0, textContent: texts[place] }));
   };
   return details;
 }
@@ -290,9 +297,11 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANE
 window.addEventListener("hashchange", () => {
   const before = { ...state };
   readAddress();
-  ask(before);
+  const wanted = { ...state };
+  Object.assign(state, before);
+  ask(wanted);
 });
 listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 readAddress();
 document.documentElement.dataset.theme = state.theme;
-ask();
+begin();
