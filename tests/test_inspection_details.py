@@ -164,3 +164,9 @@ def test_a_run_is_seen_as_it_learned(nano_run):
         then = glassgpt.load(nano_run, checkpoint=f"step-{step:06d}", device="cpu").trace("the king")
         found = desk.detail({"id": key, "what": "losses"})["losses"]
         assert found == pytest.approx(token_losses(then).tolist(), abs=1e-5)
+
+
+def test_the_pages_first_question_is_the_one_that_was_asked_before_it_opened():
+    desk = Desk([Subject("", shaken(GPT2), BYTES)], TEXT, GenerationOptions())
+    assert desk.ask({})["id"] == desk.ask({"step": None, "text": None, "written": []})["id"]
+    assert len(desk._traces) == 1

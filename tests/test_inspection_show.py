@@ -135,6 +135,7 @@ def test_the_command(nano_run, glassgpt_command):
         (["--prompt", "a", "--text", "--compare", "x"], 2, "--compare is of the page"),
         (["--prompt", "a", "--text", "--save", "x.html"], 2, "exclude each other"),
         (["--prompt", "a", "--port", "70000"], 2, "--port is 70000"),
+        (["--prompt", ""], 1, "the text is empty"),
     ],
     ids=lambda value: str(value)[:30],
 )

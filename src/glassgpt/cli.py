@@ -388,11 +388,10 @@ def inspect(
         prompt = sys.stdin.read()
     asked = options_from({}, settings, options or {})
     loaded = api.load(run, checkpoint=checkpoint, device=device)
-    found = trace(loaded.model, loaded.tokenizer, prompt, asked)
     if text:
-        show_trace(found, ablate=ablate, patch=patch, head=head)
+        show_trace(trace(loaded.model, loaded.tokenizer, prompt, asked), ablate=ablate, patch=patch, head=head)
     elif save:
-        save_page(found, save)
+        save_page(trace(loaded.model, loaded.tokenizer, prompt, asked), save)
         console.say(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])

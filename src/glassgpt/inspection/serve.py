@@ -156,7 +156,12 @@ def serve(desk: Desk, announce: Callable[[str], None], port: int = 0) -> None:
 
 
 def serve_page(desk: Desk, *, port: int = 0, browser: bool = True) -> None:
-    """Serve a page until interrupted, and open the browser; see `serve`."""
+    """Serve a page until interrupted, and open the browser; see `serve`.
+
+    Raises:
+        InspectionError: the text to begin with cannot be followed.
+    """
+    desk.ask({})  # says so before a browser opens, and is what the page asks first
 
     def announce(address: str) -> None:
         console.say(f"look inside at {address} (Ctrl-C ends it)")
