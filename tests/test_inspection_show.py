@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import InspectionError, UsageError
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection.interventions import ScaleHead, ScalePosition, parse_intervention
+from glassgpt.inspection.interventions import Patch, ScaleHead, ScalePosition, parse_intervention, parse_patch
 from glassgpt.inspection.show import show_trace
 from glassgpt.inspection.trace import trace
 from glassgpt.model.config import ModelConfig
@@ -79,6 +79,24 @@ def test_words_are_interventions():
             parse_intervention(words)
 
 
+def test_words_are_patches():
+    assert parse_patch("blocks.3.output=a = b\n") == Patch("blocks.3.output", "a = b\n")
+    assert parse_patch("embedding@5,-1=x") == Patch("embedding", "x", (5, -1))
+    for words in ("embedding", "embedding=", "=x", "embedding@=x", "embedding@1.5=x", "Embedding=x"):
+        with pytest.raises(UsageError, match="is no patch; allowed are NAME=TEXT and NAME@POSITION=TEXT"):
+            parse_patch(words)
+
+
+def test_a_patch_shows_what_it_changes(capsys):
+    model, tokenizer = planted()
+    traced = trace(model, tokenizer, "kfmbqzxkfmbq")
+    out = shown(capsys, traced, patch=["blocks.1.output@-1=zqbmfkxzqbmf"])
+    other = traced.intervene(Patch("blocks.1.output", "zqbmfkxzqbmf", (-1,)))
+    assert not torch.equal(other["next.model"], traced["next.model"])
+    assert "Changed  by blocks.1.output@-1=" in out
+    assert f"{100 * float(other['next.model'][25]):.1f} %" in out
+
+
 def test_a_head_that_is_not_there_is_refused():
     traced = trace(shaken(GPT2), BYTES, "ab")
     for words in ("3.0", "0.3", "x", "1", "-1.0"):
@@ -111,8 +129,13 @@ def test_the_command(nano_run, glassgpt_command):
         (["--prompt", "a", "--text", "--top-k", "-1"], 1, "top_k"),
         (["--prompt", "a", "--text", "--max-tokens", "3"], 2, "--max-tokens"),
         (["--prompt", "a", "--head", "0.0"], 2, "are of --text"),
+        (["--prompt", "a", "--patch", "embedding=b"], 2, "are of --text"),
+        (["--prompt", "a", "--text", "--patch", "embedding"], 2, "is no patch; allowed are NAME=TEXT"),
+        (["--prompt", "a", "--text", "--patch", "logits@0=b"], 1, "cannot be replaced"),
+        (["--prompt", "a", "--text", "--compare", "x"], 2, "--compare is of the page"),
         (["--prompt", "a", "--text", "--save", "x.html"], 2, "exclude each other"),
         (["--prompt", "a", "--port", "70000"], 2, "--port is 70000"),
+        (["--prompt", ""], 1, "the text is empty"),
     ],
     ids=lambda value: str(value)[:30],
 )

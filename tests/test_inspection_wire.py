@@ -10,7 +10,6 @@ from glassgpt.errors import CheckpointError, InspectionError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection.history import TRACES_KEPT, history
 from glassgpt.inspection.interventions import ScaleHead
-from glassgpt.inspection.measures import divergence, residual_norms
 from glassgpt.inspection.trace import trace
 from glassgpt.inspection.wire import array, overview
 from test_inspection_trace import BOTH, BYTES, GPT2, TEXT
@@ -26,25 +25,14 @@ def test_the_overview_is_json_and_true(config):
     assert told["text"] == TEXT
     assert [token["id"] for token in told["tokens"]] == traced.tokens
     assert [tensor["name"] for tensor in told["tensors"]] == traced.names()
-    np.testing.assert_allclose(told["norms"], residual_norms(traced).numpy(), rtol=1e-6)
-    assert np.shape(told["heads"]["induction"]) == (config.n_layer, config.n_head)
-    assert [row[0]["id"] for row in told["lens"]][-1] == int(traced["next.model"].argmax())
-    assert list(told["next"]) == traced.stages()
-    assert len(told["next"]["next.top_k"]) == 3
+    assert told["replaceable"] == [name for name in traced.names() if name in traced.replaceable()]
     assert told["interventions"] == []
-    assert "divergence" not in told
 
 
 def test_the_overview_of_an_intervention_says_what_was_done():
     changed = trace(shaken(GPT2), BYTES, TEXT).intervene(ScaleHead(1, 1))
     told = json.loads(json.dumps(overview(changed), allow_nan=False))
     assert told["interventions"] == [{"kind": "head", "layer": 1, "head": 1, "scale": 0.0}]
-    np.testing.assert_allclose(told["divergence"], divergence(changed).numpy(), rtol=1e-5, atol=1e-7)
-
-
-def test_what_does_not_repeat_is_null():
-    told = json.loads(json.dumps(overview(trace(shaken(GPT2), BYTES, "abc")), allow_nan=False))
-    assert told["heads"]["induction"] == [[None] * 3] * 3
 
 
 def test_a_hostile_text_travels_as_data():

@@ -323,10 +323,12 @@ def inspect(
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     text: Annotated[bool, Parameter(negative="")] = False,
     save: Path | None = None,
+    compare: Path | None = None,
     port: int = 0,
     browser: bool = True,
     head: str | None = None,
     ablate: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    patch: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     settings: str | None = None,
     options: GivenProcessors | None = None,
     checkpoint: str = "best",
@@ -344,6 +346,8 @@ def inspect(
         Print the essentials: merges, logit lens, kinds of heads, one head's attention, the next token's candidates.
     save:
         Write one HTML file that shows it without a network, instead of serving a page.
+    compare:
+        Folder of another run, to put beside this one on the page.
     port:
         Of the page, on this machine alone; 0 takes a free one (extra: serve).
     browser:
@@ -353,6 +357,9 @@ def inspect(
     ablate:
         With --text: switch a part off and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or
         position:NUMBER; scaled instead with =NUMBER; may be repeated.
+    patch:
+        With --text: put in place of an activation that of another text, NAME=TEXT everywhere or NAME@POSITION=TEXT
+        (several with commas), as blocks.0.output@5=the old queen; may be repeated.
     settings:
         Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win.
     checkpoint:
@@ -362,12 +369,17 @@ def inspect(
     """
     from glassgpt import api
     from glassgpt.generation.flags import options_from
-    from glassgpt.inspection.serve import save_page, serve_page
+    from glassgpt.inspection.desk import Desk, Subject
+    from glassgpt.inspection.saved import save_page
+    from glassgpt.inspection.serve import serve_page
     from glassgpt.inspection.show import show_trace
     from glassgpt.inspection.trace import trace
+    from glassgpt.training.run import RunFolder
 
-    if (ablate or head) and not text:
-        raise UsageError("--ablate and --head are of --text; on the page, one clicks")
+    if (ablate or head or patch) and not text:
+        raise UsageError("--ablate, --patch and --head are of --text; on the page, one clicks")
+    if compare and (text or save):
+        raise UsageError("--compare is of the page; leave --text and --save out")
     if text and save:
         raise UsageError("--text and --save exclude each other")
     if not 0 <= port < 1 << 16:
@@ -376,14 +388,15 @@ def inspect(
         prompt = sys.stdin.read()
     asked = options_from({}, settings, options or {})
     loaded = api.load(run, checkpoint=checkpoint, device=device)
-    found = trace(loaded.model, loaded.tokenizer, prompt, asked)
     if text:
-        show_trace(found, ablate=ablate, head=head)
+        show_trace(trace(loaded.model, loaded.tokenizer, prompt, asked), ablate=ablate, patch=patch, head=head)
     elif save:
-        save_page(found, save)
+        save_page(trace(loaded.model, loaded.tokenizer, prompt, asked), save)
         console.say(f"wrote {save}; open it in any browser")
     else:
-        serve_page(found, port=port, browser=browser)
+        runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
+        subjects = [Subject(str(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
+        serve_page(Desk(subjects, prompt, asked), port=port, browser=browser)
 
 
 @app.command

@@ -10,6 +10,7 @@ from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection.trace import Trace, trace
+from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
     checkpoint_name,
     checkpoint_step,
@@ -39,7 +40,7 @@ class History:
 
     def __init__(self, run: RunFolder, tokenizer: Tokenizer, text: str | None, options: GenerationOptions) -> None:
         self.run, self.tokenizer, self.text, self.options = run, tokenizer, text, options
-        self.steps = [checkpoint_step(path) for path in list_checkpoints(run)]
+        self.steps = steps_of(run)
         self._traces: dict[int, Trace] = {}
 
     def __getitem__(self, step: int) -> Trace:
@@ -61,13 +62,28 @@ class History:
         return ((step, figure(self[step])) for step in self.steps)
 
     def _load(self, step: int) -> Trace:
-        checkpoint = find_checkpoint(self.run, checkpoint_name(step))
-        if read_state(checkpoint).tokenizer_fingerprint != self.tokenizer.fingerprint:
-            raise TokenizerError(
-                f"{self.run.tokenizer} is not the tokenizer that {checkpoint.name} was trained with; put back the "
-                "file that the run began with"
-            )
-        return trace(load_model(checkpoint), self.tokenizer, self.text, self.options)
+        return trace(model_after(self.run, self.tokenizer, step), self.tokenizer, self.text, self.options)
+
+
+def model_after(run: RunFolder, tokenizer: Tokenizer, step: int) -> LanguageModel:
+    """A run's model after so many steps of training, verified.
+
+    Raises:
+        CheckpointError: there is no checkpoint of that step, or it is damaged.
+        TokenizerError: it was trained with another tokenizer than the run has now.
+    """
+    checkpoint = find_checkpoint(run, checkpoint_name(step))
+    if read_state(checkpoint).tokenizer_fingerprint != tokenizer.fingerprint:
+        raise TokenizerError(
+            f"{run.tokenizer} is not the tokenizer that {checkpoint.name} was trained with; put back the "
+            "file that the run began with"
+        )
+    return load_model(checkpoint)
+
+
+def steps_of(run: RunFolder) -> list[int]:
+    """The steps of training for which a run has checkpoints, in order."""
+    return [checkpoint_step(path) for path in list_checkpoints(run)]
 
 
 def history(run: str | Path, text: str | None, options: GenerationOptions | None = None) -> History:

@@ -222,12 +222,30 @@ def parse_intervention(words: str) -> Intervention:
     return KINDS[kind](*numbers, scale=scale)
 
 
+def parse_patch(words: str) -> Patch:
+    """A patch as the command line spells it: `blocks.3.output=TEXT`, or `blocks.3.output@5,-1=TEXT` at positions.
+
+    Raises:
+        UsageError: it is spelled otherwise.
+    """
+    found = _PATCH.fullmatch(words)
+    if found is None:
+        raise UsageError(
+            f"{words!r} is no patch; allowed are NAME=TEXT and NAME@POSITION=TEXT, several positions with commas, such "
+            "as blocks.0.output@-1=the old queen"
+        )
+    positions = tuple(int(number) for number in (found[2] or "").split(",") if number)
+    return Patch(found[1], found[3], positions)
+
+
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a number that a float holds as it is written: no truth value, NaN or infinity."""
     return type(value) in (int, float) and abs(value) < 2**53
 
 
 _SPELLING = re.compile(r"(head:[0-9]{1,6}\.|attention:|mlp:|block:|position:)([0-9]{1,6})(?:=(.+))?")
+
+_PATCH = re.compile(r"([a-z0-9_.]+)(?:@(-?[0-9]{1,6}(?:,-?[0-9]{1,6})*))?=(.+)", re.DOTALL)
 
 
 def _number(text: str) -> float | None:

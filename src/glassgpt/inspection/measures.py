@@ -86,6 +86,41 @@ def nearest_tokens(model: LanguageModel, vector: Tensor, count: int = 10) -> lis
     return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
 
+@torch.no_grad()
+def part_norms(trace: Trace) -> dict[str, Tensor]:
+    """Euclidean length of what attention and MLP add to the residual stream, block by block: (L, T) by part."""
+    layers = range(trace.model.config.n_layer)
+    return {
+        part: torch.stack([trace[f"blocks.{layer}.{part}.output"].float().norm(dim=-1) for layer in layers])
+        for part in ("attention", "mlp")
+    }
+
+
+@torch.no_grad()
+def strongest_units(trace: Trace, layer: int, position: int, count: int = 10) -> tuple[Tensor, Tensor]:
+    """The hidden units of an MLP that add most to a token's residual stream.
+
+    Returns:
+        Their numbers (n,), those that write the longest vectors first, and these vectors (n, C). Together with
+        those of all other units, and the bias where there is one, they are the MLP's output.
+    """
+    hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()  # (M,)
+    writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()  # (C, M)
+    units = (hidden.abs() * writes.norm(dim=0)).topk(min(count, len(hidden))).indices
+    return units, (writes[:, units] * hidden[units]).T
+
+
+@torch.no_grad()
+def promoted_tokens(trace: Trace, vectors: Tensor, count: int = 5) -> Tensor:
+    """Which tokens become likelier when a vector is added to the residual stream: (n, C) -> (n, count), best first.
+
+    The vectors are read by the head alone (Geva et al. 2022): the last normalisation, which depends on the rest of
+    the stream, is left out.
+    """
+    head = trace.model.head(vectors.to(token_vectors(trace.model).dtype))
+    return head[:, : trace.tokenizer.vocab_size].topk(min(count, trace.tokenizer.vocab_size)).indices
+
+
 def divergence(trace: Trace) -> Tensor:
     """How far interventions moved the model's prediction at each position: KL(before ‖ after) in nats, (T,).
 

@@ -12,7 +12,7 @@ from glassgpt import console
 from glassgpt.data.show import COLOURS, visible
 from glassgpt.errors import UsageError
 from glassgpt.generation.show import percent, quoted
-from glassgpt.inspection.interventions import parse_intervention
+from glassgpt.inspection.interventions import parse_intervention, parse_patch
 from glassgpt.inspection.measures import (
     HeadScores,
     attention_entropy,
@@ -44,19 +44,20 @@ UNSEEN, LEAST_SEEN = "·", 0.05
 JOINT, ARROW, GAP, BLANK = "·", " → ", "…", "␣"
 
 
-def show_trace(trace: Trace, *, ablate: Sequence[str] = (), head: str | None = None) -> None:
+def show_trace(trace: Trace, *, ablate: Sequence[str] = (), patch: Sequence[str] = (), head: str | None = None) -> None:
     """Print the essentials of a trace, and what interventions change.
 
     Args:
         trace: of an undisturbed run.
         ablate: interventions as `parse_intervention` reads them; everything shown is then of the run with them.
+        patch: patches as `parse_patch` reads them, after those.
         head: `LAYER.HEAD` whose attention is drawn; by default the one that has the clearest pattern.
 
     Raises:
         UsageError: a head or an intervention is not spelled as it must be.
         InspectionError: it is not there in this model.
     """
-    changes = [parse_intervention(words) for words in ablate]
+    changes = [*map(parse_intervention, ablate), *map(parse_patch, patch)]
     chosen = None if head is None else _parse_head(trace, head)
     shown = trace.intervene(*changes) if changes else trace
     _show_tokens(trace)
@@ -66,7 +67,7 @@ def show_trace(trace: Trace, *, ablate: Sequence[str] = (), head: str | None = N
     _show_attention(shown, *(chosen or _clearest(kinds)), kinds)
     _show_choice(shown)
     if changes:
-        _show_change(shown, ablate)
+        _show_change(shown, [*ablate, *patch])
 
 
 def _heading(title: str, remark: str) -> None:

@@ -16,7 +16,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -194,6 +194,10 @@ class Trace:
         """The names of the next token's distributions: the model's own, then after each processor."""
         return list(self._choices)
 
+    def replaceable(self) -> list[str]:
+        """The names of what a patch can replace: others read it, and only there."""
+        return [name for name, port in ports(self._sites) if not port.only_seen]
+
     def with_options(self, options: GenerationOptions) -> Trace:
         """The same run before other processors; the model does not run again.
 
@@ -234,7 +238,11 @@ class Trace:
 
 
 def trace(
-    model: LanguageModel, tokenizer: Tokenizer, text: str | None, options: GenerationOptions | None = None
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    text: str | None,
+    options: GenerationOptions | None = None,
+    written: Sequence[int] = (),
 ) -> Trace:
     """Run a model on a text and keep what it computed.
 
@@ -243,16 +251,17 @@ def trace(
         tokenizer: the model's.
         text: at most as many tokens as the model sees at once; None is the token that begins a document.
         options: whose processors stand between the logits and the next token; by default `GenerationOptions()`.
+        written: tokens after those of the text, as a model writes them: it does not cut its own words anew.
 
     Raises:
         InspectionError: the text is empty or too long.
         GenerationError: the options cannot work.
-        TokenizerError: the text holds a lone surrogate.
+        TokenizerError: the text holds a lone surrogate, or a token is outside the vocabulary.
     """
     if text is not None:
         _refuse_size(text)
     tokens = [tokenizer.end_of_text] if text is None else tokenizer.encode(text)
-    return trace_tokens(model, tokenizer, tokens, options, text=text)
+    return trace_tokens(model, tokenizer, [*tokens, *written], options, text=text)
 
 
 def trace_tokens(
@@ -329,8 +338,9 @@ def _choice(processors: Sequence[NamedProcessor], vocab_size: int) -> Site:
     return Site(("vocabulary",), "probability", formula, build_processors, probabilities)
 
 
+@cache
 def source_of(function: Callable[..., object]) -> Source:
     """Where a function or class of ours is written."""
     lines, first = inspect.getsourcelines(function)
-    file = Path(inspect.getfile(function)).relative_to(_HOUSE).as_posix()
+    file = Path(inspect.getfile(inspect.unwrap(function))).relative_to(_HOUSE).as_posix()
     return Source(file, first, first + len(lines) - 1)

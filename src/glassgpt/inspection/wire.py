@@ -8,46 +8,39 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.interventions import to_json
-from glassgpt.inspection.measures import divergence, head_scores, logit_lens, residual_norms
 from glassgpt.inspection.merges import PreToken
-from glassgpt.inspection.trace import Trace
+from glassgpt.inspection.trace import Trace, source_of
 
 MOST_VALUES = 1 << 22
 """Numbers in one answer: 16 MiB. All weights of one block of GPT-2 at its full context are three times that."""
-CANDIDATES = 10
-"""Tokens told of each distribution."""
 
 
 def overview(trace: Trace) -> dict[str, Any]:
     """What a page shows first, and the names of all that it may ask for: JSON values only, NaN as None.
 
-    Keys: `text`, `tokens` (id, piece, bytes), `pretokens` (start, bytes, merges, tokens), `tensors` (see
-    `Description`), `norms` (L + 1, T), `heads` (by kind, (L, H)), `lens` (after 0 … L blocks, the likeliest tokens
-    to come), `next` (by stage, the likeliest tokens), `interventions`, and where there are any `divergence` (T,).
+    Keys: `text`, `model` (its shape), `tokenizer` (its fingerprint), `tokens` (id, piece, bytes), `pretokens` (start,
+    bytes, merges, tokens), `tensors` (see `Description`), `replaceable` (names that a patch can replace),
+    `interventions`. What takes longer is a `detail`.
     """
-    found: dict[str, Any] = {
+    return {
         "text": trace.text,
-        "model": {**vars(trace.model.config)},
+        "model": {**vars(trace.model.config), "kv_heads": trace.model.config.kv_heads},
+        "tokenizer": trace.tokenizer.fingerprint,
         "tokens": [token_json(trace.tokenizer, token) for token in trace.tokens],
         "pretokens": [_pretoken_json(part) for part in trace.pretokens],
         "tensors": [_description_json(trace, name) for name in trace.names()],
-        "norms": numbers(residual_norms(trace)),
-        "heads": {name: numbers(score) for name, score in head_scores(trace).named().items()},
-        "lens": [_likeliest(trace.tokenizer, row) for row in _lens_at_the_end(trace)],
-        "next": {stage: _likeliest(trace.tokenizer, trace[stage]) for stage in trace.stages()},
+        "replaceable": trace.replaceable(),
         "interventions": [to_json(intervention) for intervention in trace.interventions],
     }
-    return found if trace.base is None else {**found, "divergence": numbers(divergence(trace))}
 
 
 def array(trace: Trace, name: str, *index: int, most: int = MOST_VALUES) -> tuple[bytes, tuple[int, ...]]:
@@ -103,16 +96,10 @@ def _description_json(trace: Trace, name: str) -> dict[str, Any]:
     description = trace.describe(name)
     plain = {key: getattr(description, key) for key in ("name", "unit", "formula")}
     lists = {"axes": list(description.axes), "shape": list(description.shape)}
-    return {**plain, **lists, "source": vars(description.source)}
+    return {**plain, **lists, "place": place_of(trace.site(name).source)}
 
 
-def _lens_at_the_end(trace: Trace) -> Tensor:
-    lens = logit_lens(trace, positions=[-1])[:, 0, : trace.tokenizer.vocab_size]
-    return lens.float().softmax(dim=-1)
-
-
-@torch.no_grad()
-def _likeliest(tokenizer: Tokenizer, probabilities: Tensor) -> list[dict[str, Any]]:
-    found = probabilities.topk(min(CANDIDATES, len(probabilities)))
-    pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-    return [{**token_json(tokenizer, token), "probability": chance} for token, chance in pairs if chance > 0]
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function of ours is written, as a page names it: `glassgpt/model/attention.py:78–82`."""
+    source = source_of(function)
+    return f"{source.file}:{source.first}–{source.last}"

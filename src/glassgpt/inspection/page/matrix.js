@@ -1,28 +1,66 @@
-// A matrix as a picture: one pixel a number, from paper to a blue that the colour-blind can tell from it.
-const FULL = [0, 74, 142];
+// A matrix as a picture: one pixel a number, a frame around the chosen cell, and its figure below.
+import { painter, ramp } from "./colour.js";
+import { make } from "./dom.js";
 
-export function drawMatrix(canvas, values, rows, columns, offset, largest, size) {
+const MOST_LABELS = 32; // rows that are labelled
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+export function largestOf(values) {
+  let largest = 0;
+  for (const value of values) if (Math.abs(value) > largest) largest = Math.abs(value);
+  return largest;
+}
+
+// kind: "magnitude" or "signed"; isSeen(row, column): whether there is anything to see.
+export function drawMatrix(canvas, { values, rows, columns, kind = "magnitude", largest = 1, isSeen = () => true }) {
   canvas.width = columns;
   canvas.height = rows;
-  canvas.style.width = `${size}px`;
-  canvas.style.aspectRatio = `${columns} / ${rows}`;
   const context = canvas.getContext("2d");
   const picture = context.createImageData(columns, rows);
-  for (let at = 0; at < rows * columns; at += 1) {
-    const share = Math.min(1, Math.sqrt(Math.max(0, values[offset + at]) / largest));
-    FULL.forEach((full, channel) => {
-      picture.data[4 * at + channel] = Math.round(250 + (full - 250) * share);
-    });
-    picture.data[4 * at + 3] = 255;
+  const pixels = new Uint32Array(picture.data.buffer);
+  const { paint, unseen } = painter(kind, largest);
+  for (let row = 0, at = 0; row < rows; row += 1) {
+    for (let column = 0; column < columns; column += 1, at += 1) pixels[at] = isSeen(row, column) ? paint(values[at]) : unseen;
   }
   context.putImageData(picture, 0, 0);
 }
 
-export function cellAt(canvas, event) {
+function cellAt(canvas, event) {
   const box = canvas.getBoundingClientRect();
   const within = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
-  return {
-    row: within((event.clientY - box.top) / box.height, canvas.height),
-    column: within((event.clientX - box.left) / box.width, canvas.width),
+  return [within((event.clientY - box.top) / box.height, canvas.height), within((event.clientX - box.left) / box.width, canvas.width)];
+}
+
+// shown: what drawMatrix takes, and: id, label; cell [row, column]; tell(row, column) -> text; choose(row, column);
+// names, of the rows; height, in pixels, of a matrix that is not square.
+export function matrix(shown) {
+  const { id, label, rows, columns, cell, tell, choose, names = [], height = null } = shown;
+  const canvas = make("canvas", { id, tabIndex: 0, role: "img", "aria-label": label });
+  drawMatrix(canvas, shown);
+  canvas.style.setProperty("aspect-ratio", height ? "auto" : `${columns} / ${rows}`);
+  if (height) canvas.style.setProperty("height", `${height}px`);
+  const frame = make("span", { className: "frame", style: place(cell, rows, columns) });
+  const told = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite", textContent: tell(...cell) });
+  canvas.onpointermove = (event) => { told.textContent = tell(...cellAt(canvas, event)); };
+  canvas.onpointerleave = () => { told.textContent = tell(...cell); };
+  canvas.onclick = (event) => choose(...cellAt(canvas, event));
+  canvas.onkeydown = (event) => {
+    const step = STEPS[event.key];
+    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    choose(Math.min(rows - 1, Math.max(0, cell[0] + step[0])), Math.min(columns - 1, Math.max(0, cell[1] + step[1])));
   };
+  const labels = names.length && names.length <= MOST_LABELS
+    ? make("div", { className: "labels", "aria-hidden": "true" }, ...names.map((textContent, at) => make("span", { textContent, className: at === cell[0] ? "chosen" : "" })))
+    : null;
+  return make("div", { className: "matrix" }, make("div", { className: "labelled" }, labels, make("div", { className: "picture" }, canvas, frame)), scaleOf(shown), told);
+}
+
+function scaleOf({ kind = "magnitude", largest = 1 }) {
+  const most = largest.toFixed(2);
+  return make("div", { className: "ramp", "aria-hidden": "true" }, kind === "signed" ? `−${most}` : "0", make("i", { style: { background: ramp(kind) } }), most);
+}
+
+function place([row, column], rows, columns) {
+  return { top: `${(100 * row) / rows}%`, left: `${(100 * column) / columns}%`, height: `${100 / rows}%`, width: `${100 / columns}%` };
 }

@@ -1,253 +1,307 @@
-// The page, from top to bottom as the data flows. What a person typed is only ever set as text, never as markup.
+// The page, from top to bottom as the data flows: each panel draws itself when it can be seen and what it shows has changed.
 import { wordsFor } from "./words.js";
-import { fetchArray, fetchTrace, isSaved } from "./source.js";
-import { cellAt, drawMatrix } from "./matrix.js";
+import { button, make, note, row } from "./dom.js";
+import { QUESTIONS, forgetQuestion, readAddress, state, writeAddress } from "./state.js";
+import { NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
+import { pieceOf, quoted, stepper } from "./token.js";
+import { tokensPanel } from "./tokens.js";
+import { embeddingsPanel } from "./embeddings.js";
+import { blockPanel } from "./block.js";
+import { headPanel } from "./head.js";
+import { mlpPanel } from "./mlp.js";
+import { streamPanel } from "./stream.js";
+import { lensPanel } from "./lens.js";
+import { nextPanel } from "./next.js";
+import { cachePanel } from "./cache.js";
+import { changesPanel } from "./changes.js";
+import { historyPanel } from "./history.js";
+import { helpDialog, listenToKeys } from "./keys.js";
 
-const SLIDERS = { temperature: [0.05, 2, 0.05, 0.8], top_k: [0, 100, 1, 0], top_p: [0.05, 1, 0.05, 0.95], min_p: [0, 0.5, 0.01, 0] };
-const COLOURS = ["#7fd1de", "#f5d76e", "#a8d99a", "#e3a9dc"];
-const MOST_TOLD = 10; // candidates of a stage, as the program sends them
-const MOST_LABELS = 30; // rows of the large map that are labelled
+const PANELS = [tokensPanel, embeddingsPanel, blockPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
+const EVERYTHING = ["language", "theme"]; // what every panel needs
+const AHEAD = "300px"; // a panel is drawn when it is this near to being seen
+
 const root = document.getElementById("page");
-const state = { block: 0, head: 0, text: null, interventions: [], options: {}, language: navigator.language, ...fromAddress() };
-let words = wordsFor(state.language);
-let base = null;
-let trace = null;
-let turn = 0;
+const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, baseName: "", choose, redraw, say };
+const frames = new Map(); // by panel: its section, and whether it is seen and drawn
+let asked = 0;
+let draft = null; // of a text that is being typed
 
-function fromAddress() {
-  try {
-    return JSON.parse(decodeURIComponent(location.hash.slice(1)));
-  } catch {
-    return {};
+// Everything that changes what is seen goes through here.
+function choose(change) {
+  const names = Object.keys(change).filter((name) => JSON.stringify(change[name]) !== JSON.stringify(state[name]));
+  if (!names.length) return;
+  if (names.some((name) => QUESTIONS.includes(name))) {
+    ask(change);
+    return;
   }
+  Object.assign(state, change);
+  fitState();
+  if (names.some((name) => EVERYTHING.includes(name))) build();
+  else shown(names);
 }
 
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("aria-")) element.setAttribute(name, value);
-    else element[name] = value;
-  }
-  element.append(...children);
-  return element;
+function shown(names) {
+  writeAddress();
+  fillBar();
+  for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) spoil(panel);
 }
 
-function section(title, about, ...children) {
-  return make("section", {}, make("h2", { textContent: title }), make("p", { className: "about", textContent: about }), ...children);
+// What is chosen has to be there in the trace that is shown.
+function fitState() {
+  const { tokens, model, steps } = view.trace.overview;
+  const fitted = (value, count) => Math.min(value, count - 1);
+  state.position = fitted(state.position ?? tokens.length - 1, tokens.length);
+  state.key = fitted(state.key, tokens.length);
+  state.layer = fitted(state.layer, model.n_layer);
+  state.head = fitted(state.head, model.n_head);
+  state.depth = fitted(state.depth ?? model.n_layer, model.n_layer + 1);
+  if (!steps.includes(state.step)) state.step = null;
 }
 
-function tensor(name) {
-  return trace.overview.tensors.find((each) => each.name === name);
-}
-
-function sourceLine(name) {
-  const { source, shape, unit, formula } = tensor(name);
-  const text = `${name} [${shape.join(", ")}], ${unit} = ${formula} · ${words.source} ${source.file}:${source.first}–${source.last}`;
-  return make("p", { className: "about", textContent: text });
-}
-
-async function ask() {
-  const mine = ++turn;
-  const { text, options, interventions } = state;
+// Follows the text anew with a change, which is made once it is answered: until then everything stays as it was, and for
+// good where it cannot be followed, which is said.
+async function ask(change = {}) {
+  const mine = ++asked;
+  const wanted = { ...state, ...change };
+  root.setAttribute("aria-busy", "true");
   try {
-    const undisturbed = await fetchTrace({ text, options, interventions: [] });
-    const found = interventions.length && !isSaved ? await fetchTrace({ text, options, interventions }) : undisturbed;
-    if (mine !== turn) return; // somebody has asked for something else meanwhile
-    [base, trace] = [undisturbed, found];
-    state.text = trace.overview.text;
-    state.block = Math.min(state.block, trace.overview.model.n_layer - 1);
-    state.head = Math.min(state.head, trace.overview.model.n_head - 1);
-    render();
+    const found = await traces(wanted);
+    if (mine !== asked) return; // somebody has asked for something else meanwhile
+    Object.assign(view, found);
+    Object.assign(state, change, { text: view.trace.overview.text });
+    say(null);
+    fitState();
+    build();
   } catch (error) {
-    root.querySelector(".error")?.remove();
-    root.prepend(make("p", { className: "error", role: "alert", textContent: error.message }));
+    if (mine !== asked) return;
+    if (view.trace) PANELS.forEach(spoil);
+    say(error);
+    return error;
+  } finally {
+    if (mine === asked) root.removeAttribute("aria-busy");
   }
 }
 
-function render() {
-  if (!isSaved) history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(state))}`);
-  document.documentElement.lang = words === wordsFor("ko") ? "ko" : "en";
-  root.replaceChildren(header(), tokens(), attention(), norms(), lens(), next());
+// An address that cannot be followed leads to where the program began.
+async function begin() {
+  const error = await ask();
+  if (!error) return;
+  forgetQuestion();
+  await ask();
+  say(error);
 }
 
-function header() {
-  const other = document.documentElement.lang === "ko" ? ["en", "English"] : ["ko", "한국어"];
-  const change = () => {
-    state.language = other[0];
-    words = wordsFor(other[0]);
-    render();
+async function traces({ text, written, interventions, step, compare }) {
+  const undisturbed = await fetchTrace({ step, text, written });
+  const trace = interventions.length && !isSaved ? await fetchTrace({ step, text, written, interventions }) : undisturbed;
+  if (compare && undisturbed.overview.runs.length > 1) return { trace, undisturbed, base: await compared(undisturbed, written) };
+  return { trace, undisturbed, base: trace === undisturbed ? null : undisturbed };
+}
+
+// Tokens that were written mean something only to the same tokenizer.
+async function compared({ overview }, written) {
+  const base = await fetchTrace({ run: 1, text: overview.text });
+  return written.length && base.overview.tokenizer === overview.tokenizer ? fetchTrace({ run: 1, text: overview.text, written }) : base;
+}
+
+function say(error) {
+  let told = document.getElementById("error");
+  told ??= document.body.appendChild(make("p", { id: "error", role: "alert" }));
+  told.replaceChildren(...(error ? [error.message, button("✕", () => say(null), { "aria-label": view.words.close })] : []));
+}
+
+// Header, bar and empty panels, which are then drawn as they come to be seen.
+function build() {
+  view.words = wordsFor(state.language);
+  view.baseName = view.base === view.undisturbed ? view.words.before : view.trace.overview.runs[1];
+  document.documentElement.lang = state.language;
+  document.documentElement.dataset.theme = state.theme;
+  writeAddress();
+  if (!root.firstChild) root.append(make("header"), make("nav"), make("main"), make("footer"));
+  const [header, nav, main, footer] = root.children;
+  keepingFocus(() => {
+    header.replaceChildren(...heading());
+    nav.setAttribute("aria-label", view.words.chosen);
+    fillBar();
+  });
+  if (main.dataset.language !== state.language) {
+    main.dataset.language = state.language;
+    main.replaceChildren(...PANELS.map(frame));
+    footer.replaceChildren(note(view.words.foot), helpDialog(view.words));
+  }
+  PANELS.forEach(spoil);
+}
+
+function heading() {
+  const { words } = view;
+  const { model, runs } = view.trace.overview;
+  const size = `${model.arch} · ${model.n_layer} × ${model.n_head} · ${words.width} ${model.n_embd} · ${words.vocabulary} ${model.vocab_size.toLocaleString("en")}`;
+  const title = make("div", { className: "title" }, make("h1", { textContent: words.title }), make("p", { className: "note", textContent: `${runs[0] ? `${runs[0]} · ` : ""}${size}` }));
+  const other = state.language === "ko" ? ["en", "English"] : ["ko", "한국어"];
+  const tools = row(button(other[1], () => choose({ language: other[0] }), { id: "language", lang: other[0] }), button(`◐ ${words.themes[state.theme]}`, nextTheme, { id: "theme", title: words.theme }), button("?", openHelp, { id: "open-help", "aria-label": words.keyboard }));
+  return [make("div", { className: "top" }, title, tools), isSaved ? offline() : prompting()];
+}
+
+function offline() {
+  const missing = leftOut.length ? ` ${view.words.leftOut}: ${leftOut.join(", ")}.` : "";
+  return make("p", { className: "banner", id: "offline", textContent: view.words.offline + missing });
+}
+
+function prompting() {
+  const text = make("textarea", { id: "prompt", value: draft ?? state.text ?? "", rows: 2, dir: "auto", "aria-label": view.words.follow });
+  const form = make("form", { className: "prompting" }, text, make("button", { className: "main", id: "run", textContent: view.words.followText }));
+  text.oninput = () => { draft = text.value; };
+  const send = () => {
+    draft = null;
+    choose({ text: text.value, written: [], interventions: [], position: null, depth: null, key: 0 });
   };
-  const line = make("div", { className: "row" }, make("h1", { textContent: words.title }), make("button", { textContent: other[1], onclick: change }));
-  if (isSaved) return make("header", {}, line, make("p", { className: "about", textContent: words.offline }));
-  const text = make("textarea", { value: state.text ?? "", "aria-label": words.run });
-  const form = make("form", {}, text, make("button", { textContent: words.run }));
   form.onsubmit = (event) => {
     event.preventDefault();
-    Object.assign(state, { text: text.value, interventions: [] });
-    ask();
+    send();
   };
-  return make("header", {}, line, form);
-}
-
-function tokens() {
-  const chips = trace.overview.tokens.map(({ id, piece, bytes }, at) => {
-    const chip = make("span", { className: "token", textContent: piece, title: `${at}: ${id} = ${bytes}` });
-    chip.style.cssText = `background: ${COLOURS[at % COLOURS.length]}; color: #111`;
-    return chip;
-  });
-  const merging = trace.overview.pretokens.filter((part) => part.merges.length);
-  const most = Math.max(0, ...merging.map((part) => part.merges.length));
-  const pieces = make("div", { className: "pieces" });
-  const show = (count) => pieces.replaceChildren(...merging.map((part) => make("div", { textContent: mergedPieces(part, count).join(" · ") })));
-  const slider = make("input", { type: "range", min: 0, max: most, value: most, "aria-label": words.tokens });
-  slider.oninput = () => show(Number(slider.value));
-  show(most);
-  return section(words.tokens, words.aboutTokens, make("p", {}, ...chips), ...(most ? [slider, pieces] : []));
-}
-
-// The pieces of a pre-token after so many merges, by their bytes.
-function mergedPieces(part, count) {
-  const raw = Uint8Array.from(part.bytes.match(/../g), (pair) => parseInt(pair, 16));
-  const ends = new Map(Array.from(raw, (_, at) => [at, at + 1]));
-  for (const [start, left, right] of part.merges.slice(0, count)) {
-    ends.delete(start + left);
-    ends.set(start, start + left + right);
-  }
-  return [...ends].map(([start, end]) => shownBytes(raw.slice(start, end)));
-}
-
-function shownBytes(bytes) {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes).replaceAll(" ", "␣").replace(/[\p{C}]/gu, "�");
-  } catch {
-    return Array.from(bytes, (byte) => `<${byte.toString(16).toUpperCase().padStart(2, "0")}>`).join("");
-  }
-}
-
-function attention() {
-  const { n_layer: layers, n_head: heads } = trace.overview.model;
-  const buttons = Array.from({ length: layers }, (_, block) =>
-    make("button", { textContent: block, "aria-pressed": block === state.block, "aria-label": `${words.block} ${block}`, onclick: () => choose({ block }) }));
-  const many = make("div", { className: "row" });
-  const large = make("div");
-  drawHeads(many, large, `blocks.${state.block}.attention.weights`, heads);
-  return section(words.blocks, words.aboutBlocks, make("div", { className: "row" }, `${words.block} `, ...buttons), many, large);
-}
-
-function choose(change) {
-  Object.assign(state, change);
-  render();
-}
-
-async function drawHeads(many, large, name, heads) {
-  const { values, shape } = await fetchArray(trace, name);
-  const [, rows, columns] = shape;
-  for (let head = 0; head < heads; head += 1) {
-    const canvas = make("canvas");
-    drawMatrix(canvas, values, rows, columns, head * rows * columns, 1, 90);
-    many.append(make("button", { className: "map", "aria-pressed": head === state.head, onclick: () => choose({ head }) }, canvas, kindOf(state.block, head)));
-  }
-  drawLarge(large, values, rows, columns, name);
-}
-
-function kindOf(block, head) {
-  const scores = Object.entries(trace.overview.heads).map(([kind, all]) => [kind, all[block][head] ?? 0]);
-  const [kind, score] = scores.reduce((best, each) => (each[1] > best[1] ? each : best));
-  return score >= 0.3 ? `${block}.${head} ${words[kind]} ${score.toFixed(2)}` : `${block}.${head}`;
-}
-
-function drawLarge(large, values, rows, columns, name) {
-  const canvas = make("canvas", { tabIndex: 0, id: "large", "aria-label": `${words.head} ${state.block}.${state.head}` });
-  const offset = state.head * rows * columns;
-  drawMatrix(canvas, values, rows, columns, offset, 1, 420);
-  const told = make("p", { id: "cell", className: "pieces", textContent: "\u00a0" });
-  const tell = (row, column) => {
-    const [query, key] = [row, column].map((at) => trace.overview.tokens[at].piece);
-    told.textContent = `${row} “${query}” → ${column} “${key}”: ${values[offset + row * columns + column].toFixed(4)}`;
-  };
-  const cell = { row: rows - 1, column: 0 };
-  canvas.onpointermove = canvas.onclick = (event) => {
-    Object.assign(cell, cellAt(canvas, event));
-    tell(cell.row, cell.column);
-  };
-  canvas.onkeydown = (event) => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!step) return;
+  text.onkeydown = (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    cell.row = Math.min(rows - 1, Math.max(0, cell.row + step[0]));
-    cell.column = Math.min(columns - 1, Math.max(0, cell.column + step[1]));
-    tell(cell.row, cell.column);
+    send();
   };
-  const off = make("button", { textContent: words.off, id: "off", onclick: () => switchOff({ kind: "head", layer: state.block, head: state.head }) });
-  large.replaceChildren(make("div", { className: "labelled" }, ...labels(rows), canvas), told, ...(isSaved ? [] : [off]), sourceLine(name));
+  return form;
 }
 
-// The tokens beside the rows, where there is room for them.
-function labels(rows) {
-  if (rows > MOST_LABELS) return [];
-  return [make("div", { className: "labels", "aria-hidden": "true" }, ...trace.overview.tokens.map(({ piece }) => make("span", { textContent: piece })))];
+function nextTheme() {
+  const order = ["auto", "light", "dark"];
+  choose({ theme: order[(order.indexOf(state.theme) + 1) % order.length] });
 }
 
-function switchOff(intervention) {
-  state.interventions = [...state.interventions, intervention];
-  ask();
+function openHelp() {
+  document.getElementById("help").showModal();
 }
 
-function norms() {
-  const rows = trace.overview.norms;
-  const canvas = make("canvas", { "aria-label": words.norms });
-  drawMatrix(canvas, rows.flat(), rows.length, rows[0].length, 0, Math.max(...rows.flat()), 420);
-  return section(words.norms, words.aboutNorms, make("div", { className: "scroll" }, canvas));
+// What is chosen, always in sight.
+function fillBar() {
+  const { words, trace } = view;
+  const { model, tokens } = trace.overview;
+  const step = (name, count, told) => stepper(view, name, name, count, told);
+  keepingFocus(() => root.children[1].replaceChildren(
+    step("layer", model.n_layer, state.layer), step("head", model.n_head, state.head), step("position", tokens.length, `${state.position} ${quoted(pieceOf(trace, state.position))}`)));
 }
 
-function percent(chance) {
-  return chance < 0.0005 ? "< 0.1 %" : `${(100 * chance).toFixed(1)} %`;
+function frame(panel) {
+  const words = view.words.panels[panel.id];
+  const help = make("p", { className: "help", hidden: true, id: `${panel.id}-help`, textContent: words.help });
+  const ask = button("?", () => {
+    help.hidden = !help.hidden;
+    ask.setAttribute("aria-expanded", String(!help.hidden));
+  }, { className: "ask", "aria-label": `${words.title}?`, "aria-expanded": "false", "aria-controls": help.id });
+  const section = make("section", { id: panel.id, "aria-labelledby": `${panel.id}-title` },
+    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, textContent: words.title }), ask), help, make("div", { className: "body empty" }), make("div", { className: "figures" }));
+  frames.set(panel, { section, isSeen: false, isDrawn: false, turn: frames.get(panel)?.turn ?? 0 });
+  watcher.observe(section);
+  return section;
 }
 
-// Of each stage the likeliest are told; what is not among them is less likely than the last, or impossible.
-function chanceOf(from, stage, id) {
-  const told = from.overview.next[stage];
-  const found = told.find((each) => each.id === id);
-  if (found) return percent(found.probability);
-  return told.length < MOST_TOLD ? "–" : `< ${percent(told.at(-1).probability).replace("< ", "")}`;
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const known = frames.get(PANELS.find(({ id }) => id === target.id));
+    if (known.section === target) known.isSeen = isIntersecting;
+  }
+  drawSeen();
+}, { rootMargin: AHEAD });
+
+function spoil(panel) {
+  const known = frames.get(panel);
+  known.isDrawn = false;
+  known.turn += 1;
+  delete known.section.dataset.ready;
+  drawSeen();
 }
 
-function table(heading, rows) {
-  const line = (tag, cells) => make("tr", {}, ...cells.map((textContent) => make(tag, { textContent })));
-  return make("div", { className: "scroll" }, make("table", {}, line("th", heading), ...rows.map((cells) => line("td", cells))));
+let isDrawing = false;
+
+// One panel after the other, from above, so that the first is not kept waiting for what the others ask.
+async function drawSeen() {
+  if (isDrawing) return;
+  isDrawing = true;
+  await null; // until all that belongs to one change is spoilt
+  for (let panel = nextToDraw(); panel; panel = nextToDraw()) await begun(panel);
+  isDrawing = false;
 }
 
-function lens() {
-  const rows = trace.overview.lens.map((likeliest, depth) =>
-    [depth ? `${words.block} ${depth - 1}` : words.embedding, ...likeliest.slice(0, 3).map(({ piece, probability }) => `${piece} ${percent(probability)}`)]);
-  return section(words.lens, words.aboutLens, table([words.after, "1", "2", "3"], rows));
+// Over as soon as there is something to see of it.
+function begun(panel) {
+  return new Promise((resolve) => { draw(panel, resolve).finally(resolve); });
 }
 
-function next() {
-  const stages = Object.keys(trace.overview.next);
-  const rows = trace.overview.next[stages[0]].map(({ id, piece }) =>
-    [piece, ...(trace === base ? [] : [chanceOf(base, stages[0], id)]), ...stages.map((stage) => chanceOf(trace, stage, id))]);
-  const heading = [words.piece, ...(trace === base ? [] : [words.before]), ...stages.map((stage) => stage.slice("next.".length))];
-  return section(words.next, words.aboutNext, ...(isSaved ? [] : sliders()), ...changes(), table(heading, rows));
+function nextToDraw() {
+  const due = PANELS.filter((panel) => frames.get(panel).isSeen && !frames.get(panel).isDrawn);
+  return due.find((panel) => frames.get(panel).section.contains(document.activeElement)) ?? due[0]; // first where one is at work
 }
 
-function sliders() {
-  return Object.entries(SLIDERS).map(([name, [min, max, step, usual]]) => {
-    const input = make("input", { type: "range", id: name, min, max, step, value: state.options[name] ?? usual });
-    input.onchange = () => {
-      state.options = { ...state.options, [name]: Number(input.value) };
-      ask();
-    };
-    return make("label", {}, name, input, make("output", { textContent: input.value }));
-  });
+function redraw(id) {
+  return draw(PANELS.find((panel) => panel.id === id));
 }
 
-function changes() {
-  if (trace === base) return [];
-  const names = trace.overview.interventions.map(({ kind, layer, head }) => `${kind} ${layer}.${head}`).join(", ");
-  const far = trace.overview.divergence.at(-1).toFixed(3);
-  const undo = make("button", { textContent: words.undo, id: "undo", onclick: () => { state.interventions = []; ask(); } });
-  return [make("p", { id: "changes" }, `${words.changed}: ${names}; ${words.divergence}: ${far} `, undo)];
+async function draw(panel, seen = () => {}) {
+  const known = frames.get(panel);
+  const { section } = known;
+  const mine = ++known.turn;
+  known.isDrawn = true;
+  const show = (nodes) => {
+    if (mine !== known.turn || known.section !== section) return false; // something else is to be shown by now
+    const body = section.querySelector(".body");
+    body.classList.remove("empty");
+    keepingFocus(() => keepingScroll(body, () => body.replaceChildren(...nodes)));
+    panel.shown?.(body);
+    seen();
+    return true;
+  };
+  if (!show(await panel.draw(view, show).catch((error) => [failed(error)]))) return;
+  section.querySelector(".figures").replaceChildren(...panel.figures(view).map(described));
+  section.dataset.ready = "true";
 }
 
-ask();
+function failed(error) {
+  if (error instanceof NotSavedError) return note(view.words.notSaved);
+  return make("p", { className: "failed", role: "alert", textContent: error.message });
+}
+
+// Shape, unit and formula of a tensor, or the name of a measure, and our lines that compute it.
+function described(name) {
+  const tensor = view.trace.overview.tensors.find((each) => each.name === name);
+  const told = tensor ? `[${tensor.shape.join(", ")}] ${tensor.unit} = ${tensor.formula}` : view.words.measures[name] ?? "";
+  const place = tensor ? tensor.place : view.trace.overview.places[name];
+  const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told} `, make("span", { className: "place", textContent: place })));
+  details.ontoggle = async () => {
+    if (!details.open || details.children.length > 1) return;
+    const { texts } = await fetchDetail(view.trace, "sources");
+    details.append(make("pre", { tabIndex: 0, textContent: texts[place] }));
+  };
+  return details;
+}
+
+// Whoever had the focus by its id has it again afterwards.
+function keepingFocus(change) {
+  const { id } = document.activeElement ?? {};
+  change();
+  if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
+}
+
+// What is wider than the page stays where it was pushed.
+function keepingScroll(body, change) {
+  const before = [...body.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
+  change();
+  body.querySelectorAll(".scroll").forEach((each, at) => { each.scrollLeft = before[at] ?? 0; });
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));
+window.addEventListener("hashchange", () => {
+  const before = { ...state };
+  readAddress();
+  const wanted = { ...state };
+  Object.assign(state, before);
+  ask(wanted);
+});
+listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
+readAddress();
+document.documentElement.dataset.theme = state.theme;
+begin();

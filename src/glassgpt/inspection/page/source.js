@@ -1,12 +1,16 @@
 // Where the figures come from: the running program, or what a saved page carries with it.
-const saved = document.getElementById("saved");
+const element = document.getElementById("saved");
+const saved = element && JSON.parse(element.textContent);
 
 export const isSaved = saved !== null;
+export const leftOut = isSaved ? saved.left_out : [];
 
-function decoded(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  return readFloats(bytes.buffer);
-}
+const MOST_KEPT = 128 << 20; // bytes of arrays that are kept here; the oldest go first
+const kept = new Map();
+const MOST_TOLD = 500; // details that are kept
+const told = new Map();
+
+export class NotSavedError extends Error {}
 
 // The wire is little-endian, whatever this machine is.
 function readFloats(buffer) {
@@ -14,23 +18,84 @@ function readFloats(buffer) {
   return Float32Array.from({ length: buffer.byteLength / 4 }, (_, at) => view.getFloat32(4 * at, true));
 }
 
-async function answer(response) {
+async function answered(path, options) {
+  const response = await fetch(path, options);
   if (response.ok) return response;
   const told = await response.json().catch(() => ({ error: response.statusText }));
-  throw new Error(told.error);
+  throw Object.assign(new Error(told.error), { isOld: response.status === 410 });
 }
 
-export async function fetchTrace(asked) {
-  if (isSaved) return JSON.parse(saved.textContent);
-  const response = await fetch("trace", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) });
-  return (await answer(response)).json();
+async function posted(path, asked) {
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked) };
+  return (await answered(path, options)).json();
 }
 
-export async function fetchArray(trace, name) {
-  if (isSaved) {
-    const kept = JSON.parse(saved.textContent).arrays[name];
-    return { values: decoded(kept.values), shape: kept.shape };
+// Once more after the program has forgotten a trace and followed the text anew.
+async function patiently(trace, ask) {
+  try {
+    return await ask();
+  } catch (error) {
+    if (!error.isOld) throw error;
+    await posted("trace", trace.question);
+    return ask();
   }
-  const response = await answer(await fetch(`array?${new URLSearchParams({ id: trace.id, name })}`));
+}
+
+export async function fetchTrace(question) {
+  if (isSaved) return { id: saved.id, overview: saved.overview, question };
+  return { ...(await posted("trace", question)), question };
+}
+
+// The values and shape of a tensor, or of the part of it that an index names: fetchArray(trace, "….weights", 3) is head 3.
+export function fetchArray(trace, name, ...index) {
+  const key = [trace.id, name, ...index].join("/");
+  if (!kept.has(key)) {
+    const asked = isSaved ? savedArray(name, index) : askedArray(trace, name, index);
+    kept.set(key, asked);
+    asked.then(letGo, () => kept.delete(key));
+  }
+  return kept.get(key);
+}
+
+async function askedArray(trace, name, index) {
+  const response = await patiently(trace, () => answered(`array?${new URLSearchParams({ id: trace.id, name, index })}`));
   return { values: readFloats(await response.arrayBuffer()), shape: JSON.parse(response.headers.get("X-Shape")) };
+}
+
+async function savedArray(name, index) {
+  const found = saved.arrays[name];
+  if (!found) throw new NotSavedError(name);
+  found.decoded ??= readFloats(Uint8Array.from(atob(found.values), (character) => character.charCodeAt(0)).buffer);
+  const shape = found.shape.slice(index.length);
+  const size = shape.reduce((product, length) => product * length, 1);
+  const first = index.reduce((at, number, axis) => at * found.shape[axis] + number, 0) * size;
+  return { values: found.decoded.subarray(first, first + size), shape };
+}
+
+async function letGo() {
+  const sizes = await Promise.all([...kept.values()].map((each) => each.then(({ values }) => values.byteLength, () => 0)));
+  let total = sizes.reduce((sum, size) => sum + size, 0);
+  for (const [at, key] of [...kept.keys()].slice(0, -1).entries()) {
+    if (total <= MOST_KEPT) return;
+    total -= sizes[at];
+    kept.delete(key);
+  }
+}
+
+// Figures of a trace that the program computes when they are asked for; see the program's `details`.
+export function fetchDetail(trace, what, args = {}, options = {}) {
+  const key = JSON.stringify([trace.id, what, args, options]);
+  if (!told.has(key)) {
+    const asked = isSaved ? savedDetail(what, args) : patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
+    told.set(key, asked);
+    asked.catch(() => told.delete(key));
+    if (told.size > MOST_TOLD) told.delete(told.keys().next().value);
+  }
+  return told.get(key);
+}
+
+async function savedDetail(what, args) {
+  const found = saved.details[[what, ...Object.values(args)].join("/")];
+  if (!found) throw new NotSavedError(what);
+  return found;
 }

@@ -1,0 +1,53 @@
+// Colours that the colour-blind can tell apart: brightness alone orders them. Magnitudes go from paper through blue-green
+// to ink (in the dark from ink to yellow); signed figures from blue through paper to orange.
+const RAMPS = {
+  light: {
+    magnitude: [[255, 255, 250], [199, 233, 190], [78, 184, 193], [34, 94, 168], [8, 29, 88]],
+    signed: [[5, 80, 174], [110, 170, 226], [250, 250, 248], [246, 163, 90], [184, 76, 0]],
+    unseen: [228, 228, 232],
+  },
+  dark: {
+    magnitude: [[26, 28, 38], [59, 70, 135], [33, 140, 141], [94, 201, 98], [253, 231, 37]],
+    signed: [[110, 184, 255], [33, 92, 158], [28, 29, 36], [156, 82, 20], [255, 166, 84]],
+    unseen: [52, 54, 64],
+  },
+};
+
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen === "dark" || (chosen !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+}
+
+function between(stops, share) {
+  const at = Math.min(1, Math.max(0, share)) * (stops.length - 1);
+  const low = Math.min(stops.length - 2, Math.floor(at));
+  return stops[low].map((from, channel) => Math.round(from + (stops[low + 1][channel] - from) * (at - low)));
+}
+
+// How far along its ramp a figure is, 0 … 1. A magnitude is drawn by its root, so that small ones show.
+function shareOf(kind, value, largest) {
+  const share = value / (largest || 1);
+  return Math.min(1, Math.max(0, kind === "signed" ? 0.5 + share / 2 : Math.sqrt(Math.max(0, share))));
+}
+
+const SHADES = 512;
+
+// From figures to pixels: red, green, blue and opacity in one number, looked up because pictures have many.
+export function painter(kind, largest) {
+  const ramps = RAMPS[isDark() ? "dark" : "light"];
+  const pixels = new Uint32Array(new Uint8Array([...Array.from({ length: SHADES }, (_, at) => [...between(ramps[kind], at / (SHADES - 1)), 255]).flat(), ...ramps.unseen, 255]).buffer);
+  return { paint: (value) => pixels[Math.round(shareOf(kind, value, largest) * (SHADES - 1))], unseen: pixels[SHADES] };
+}
+
+// A background and an ink that is readable on it.
+export function backed(kind, value, largest) {
+  const [red, green, blue] = between(RAMPS[isDark() ? "dark" : "light"][kind], shareOf(kind, value, largest));
+  const isBright = 0.299 * red + 0.587 * green + 0.114 * blue > 140;
+  return { background: `rgb(${red} ${green} ${blue})`, color: isBright ? "#111" : "#fff" };
+}
+
+// What the colours mean: a strip from the least to the largest.
+export function ramp(kind) {
+  const stops = RAMPS[isDark() ? "dark" : "light"][kind].map(([red, green, blue]) => `rgb(${red} ${green} ${blue})`);
+  return `linear-gradient(to right, ${stops.join(", ")})`;
+}

@@ -1,0 +1,86 @@
+// Elements. What a person typed, or a model said, is only ever set as text, never as markup.
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role") element.setAttribute(name, value);
+    else if (name === "style") Object.entries(value).forEach(([key, each]) => element.style.setProperty(key, each));
+    else element[name] = value;
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function row(...children) {
+  return make("div", { className: "row" }, ...children);
+}
+
+export function note(...children) {
+  return make("p", { className: "note" }, ...children);
+}
+
+export function button(textContent, onclick, properties = {}) {
+  return make("button", { type: "button", textContent, onclick, ...properties });
+}
+
+// Buttons of which one is chosen; the arrow keys go from one to the next.
+export function choices(id, label, names, chosen, choose) {
+  const pick = (at) => choose(Math.min(names.length - 1, Math.max(0, at)));
+  const buttons = names.map((name, at) =>
+    make("button", { type: "button", role: "radio", id: `${id}-${at}`, "aria-checked": at === chosen, tabIndex: at === chosen ? 0 : -1, onclick: () => pick(at) }, name));
+  const group = make("div", { className: "choices", role: "radiogroup", "aria-label": label }, ...buttons);
+  group.onkeydown = (event) => {
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const next = Math.min(names.length - 1, Math.max(0, chosen + step));
+    buttons[next].focus(); // the redrawn one of the same name takes the focus over
+    pick(next);
+  };
+  return group;
+}
+
+export function table(heading, rows, properties = {}) {
+  const line = (tag, cells) => make("tr", {}, ...cells.map((cell) => (cell instanceof HTMLTableCellElement ? cell : make(tag, {}, cell))));
+  return make("div", { className: "scroll" }, make("table", properties, make("thead", {}, line("th", heading)), make("tbody", {}, ...rows.map((cells) => line("td", cells)))));
+}
+
+// A cell with a bar behind its figure.
+export function barCell(text, share) {
+  return make("td", { className: "bar", style: { "--share": `${100 * Math.min(1, Math.max(0, share))}%` } }, text);
+}
+
+export function slider(id, label, [min, max, step], value, told, oninput, onchange = () => {}) {
+  const output = make("output", { textContent: told(value) });
+  const input = make("input", { type: "range", id, min, max, step });
+  input.value = value; // after its limits, which would cut it
+  input.oninput = () => {
+    output.textContent = told(Number(input.value));
+    oninput(Number(input.value));
+  };
+  input.onchange = () => onchange(Number(input.value));
+  return make("label", { className: "slider" }, make("span", { textContent: label }), input, output);
+}
+
+export function select(id, label, options, chosen, onchange) {
+  const element = make("select", { id, "aria-label": label, onchange: () => onchange(element.value) }, ...options.map(([value, textContent]) => make("option", { value, textContent })));
+  element.value = chosen;
+  return element;
+}
+
+export function percent(chance) {
+  if (chance === 0) return "–";
+  return chance < 0.0005 ? "< 0.1 %" : `${(100 * chance).toFixed(1)} %`;
+}
+
+// A figure as it is read: four places, and a true minus.
+export function figure(value, places = 4) {
+  return value.toFixed(places).replace("-", "−");
+}
+
+export function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let at = 0;
+  let size = count;
+  for (; size >= 1024 && at < units.length - 1; at += 1) size /= 1024;
+  return `${at ? size.toFixed(1) : size} ${units[at]}`;
+}

@@ -1,0 +1,60 @@
+// What each token is, and where it stands, as rows of numbers; which tokens are near it.
+import { barCell, figure, make, note, table } from "./dom.js";
+import { largestOf, matrix } from "./matrix.js";
+import { fetchArray, fetchDetail } from "./source.js";
+import { piece, pieceOf, quoted, stepper } from "./token.js";
+
+const HEIGHT = [120, 12]; // pixels of a picture at least, and of a row
+
+export const embeddingsPanel = {
+  id: "embeddings",
+  needs: ["position", "key", "channel", "layer"],
+  figures: (view) => [...stripes(view.trace), "nearest"],
+  async draw(view) {
+    const { trace, state, words } = view;
+    const strips = await Promise.all(stripes(trace).map((name) => strip(view, name)));
+    const [near, alike] = await Promise.all([fetchDetail(trace, "nearest", { position: state.position }), cosines(view)]);
+    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, neighbours(view, near), make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), stepper(view, "other", "key", trace.overview.tokens.length, `${state.key} ${quoted(pieceOf(trace, state.key))}`), alike))];
+  },
+};
+
+function stripes(trace) {
+  const names = trace.overview.tensors.map(({ name }) => name);
+  return ["embedding.token", "embedding.position", "rotary.cos", "embedding"].filter((name) => names.includes(name));
+}
+
+async function strip({ trace, state, words, choose }, name) {
+  const { values, shape: [rows, columns] } = await fetchArray(trace, name);
+  const channel = Math.min(state.channel, columns - 1);
+  const tell = (at, column) => `${quoted(pieceOf(trace, at))} [${column}] = ${figure(values[at * columns + column])}`;
+  const shown = {
+    id: `strip-${name.replace(".", "-")}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
+    cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: Math.max(HEIGHT[0], Math.min(240, HEIGHT[1] * rows)),
+  };
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${rows} × ${columns}`), matrix(shown));
+}
+
+function neighbours({ trace, state, words }, { tokens }) {
+  const rows = tokens.map(({ piece: text, id, cosine }) => [piece(text), String(id), barCell(figure(cosine), cosine)]);
+  return make("div", { id: "nearest" }, make("h3", { textContent: `${words.nearestTo} ${quoted(pieceOf(trace, state.position))}` }), table([words.piece, "id", words.cosine], rows));
+}
+
+// How alike the two chosen tokens are: as embeddings, and after the block that is open.
+async function cosines({ trace, state, words }) {
+  const names = ["embedding.token", "embedding", `blocks.${state.layer}.output`];
+  const rows = await Promise.all(names.map(async (name) => {
+    const [one, other] = await Promise.all([state.position, state.key].map((at) => fetchArray(trace, name, at)));
+    const value = cosine(one.values, other.values);
+    return [make("code", { textContent: name }), barCell(figure(value), Math.abs(value))];
+  }));
+  const pair = [state.position, state.key].map((at) => quoted(pieceOf(trace, at)));
+  return make("div", { id: "alike" }, table([pair.join(" · "), words.cosine], rows));
+}
+
+export function dot(one, other) {
+  return one.reduce((sum, value, at) => sum + value * other[at], 0);
+}
+
+function cosine(one, other) {
+  return dot(one, other) / Math.sqrt(dot(one, one) * dot(other, other));
+}

@@ -1,0 +1,147 @@
+// One head large: scores, mask, softmax, mixed values, each with its formula and the figures of the chosen cell in it.
+import { barCell, figure, make, percent, row, table } from "./dom.js";
+import { dot } from "./embeddings.js";
+import { largestOf, matrix } from "./matrix.js";
+import { NotSavedError, fetchArray } from "./source.js";
+import { piece, pieceOf, quoted, stepper } from "./token.js";
+
+const TERMS = 3; // of a sum, those that are written out
+const MOST_IN_A_ROW = 64; // tokens, for four pictures side by side
+const LOOKS = 6; // tokens told that a query looks at
+
+export const headPanel = {
+  id: "head",
+  needs: ["layer", "head", "position", "key", "channel"],
+  figures: ({ state }) => ["q", "k", "scores", "mask", "weights", "v", "mixed"].map((part) => `blocks.${state.layer}.attention.${part}`),
+  async draw(view) {
+    const { trace, base, state, words } = view;
+    const parts = await headOf(trace, state);
+    const other = base && base.overview.model.n_head > state.head && base.overview.model.n_layer > state.layer ? await headOf(base, state) : null;
+    const before = parts.scores ? [scoresOf(view, parts), maskOf(view, parts)] : [make("p", { className: "note", textContent: words.notSaved })];
+    const pictures = [...before, weightsOf(view, parts), mixedOf(view, parts), ...(other ? comparedWith(view, parts, other) : [])];
+    const step = (name, id) => stepper(view, id, name, parts.length, `${state[name]} ${quoted(pieceOf(trace, state[name]))}`);
+    const cell = row(make("b", { textContent: `${words.head} ${state.layer}.${state.head}` }), step("position", "query"), "→", step("key", "seen"));
+    return [cell, make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures), looks(view, parts)];
+  },
+};
+
+// What one head computed; keys and values may be shared by several heads.
+async function headOf(trace, { layer, head }) {
+  const { n_head: heads, kv_heads: shared } = trace.overview.model;
+  const at = (part, number) => fetchArray(trace, `blocks.${layer}.attention.${part}`, number);
+  const kv = Math.floor(head / (heads / shared));
+  const [scores, weights, mixed, q, k, v, mask] = await Promise.all([
+    at("scores", head).catch(unlessLeftOut), at("weights", head), at("mixed", head), at("q", head), at("k", kv), at("v", kv), fetchArray(trace, `blocks.${layer}.attention.mask`),
+  ]);
+  return { scores, weights, mixed, q, k, v, mask, length: weights.shape[0], width: q.shape[1] };
+}
+
+// Scores are the first that a saved page does without.
+function unlessLeftOut(error) {
+  if (error instanceof NotSavedError) return null;
+  throw error;
+}
+
+function rowOf({ values, shape: [, width] }, at) {
+  return values.subarray(at * width, (at + 1) * width);
+}
+
+function picture(title, formula, shown, id, filled) {
+  const lines = filled.map((line) => make("span", { textContent: line }));
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: title }), make("span", { className: "formula", textContent: formula })), matrix(shown), make("p", { className: "filled", id }, ...lines));
+}
+
+// What the pictures of queries by keys have in common.
+function square({ trace, state, choose }, id, label, values, length) {
+  const tell = (query, key) => `${quoted(pieceOf(trace, query))} → ${quoted(pieceOf(trace, key))} ${figure(values[query * length + key])}`;
+  const names = trace.overview.tokens.map(({ piece: text }) => text);
+  return { id, label, values, rows: length, columns: length, cell: [state.position, state.key], tell, names, choose: (position, key) => choose({ position, key }) };
+}
+
+function cellOf({ values, shape: [, columns] }, { position, key }) {
+  return values[position * columns + key];
+}
+
+function isSeenBy({ mask }) {
+  return (query, key) => mask.values[query * mask.shape[1] + key] > 0;
+}
+
+function scoresOf(view, parts) {
+  const { state, words } = view;
+  const root = Math.sqrt(parts.width);
+  const product = dot(rowOf(parts.q, state.position), rowOf(parts.k, state.key));
+  const { values } = parts.scores;
+  const shown = { ...square(view, "scores", words.scores, values, parts.length), kind: "signed", largest: largestOf(values) };
+  return picture(`1 · ${words.scores}`, "sᵢⱼ = qᵢ · kⱼ / √D", shown, "score", [`q${sub(state.position)} · k${sub(state.key)} / √${parts.width}`, `= ${figure(product)} / ${figure(root)}`, `= ${figure(cellOf(parts.scores, state))}`]);
+}
+
+function maskOf(view, parts) {
+  const { state, words } = view;
+  const isSeen = isSeenBy(parts);
+  const { values } = parts.scores;
+  const shown = { ...square(view, "masked", words.mask, values, parts.length), kind: "signed", largest: largestOf(values), isSeen };
+  const seen = isSeen(state.position, state.key);
+  const lines = seen ? [`${state.key} ≤ ${state.position}: ${words.seen}`, `s = ${figure(cellOf(parts.scores, state))}`] : [state.key > state.position ? `${state.key} > ${state.position}: ${words.unseen}` : words.outside, "s = −∞"];
+  return picture(`2 · ${words.mask}`, "sᵢⱼ = −∞, j > i", shown, "mask", lines);
+}
+
+function weightsOf(view, parts) {
+  const { state, words } = view;
+  const isSeen = isSeenBy(parts);
+  const shown = { ...square(view, "weights", words.weights, parts.weights.values, parts.length), isSeen };
+  const lines = parts.scores ? shareOf(parts, state, isSeen) : [];
+  return picture(`3 · ${words.weights}`, "aᵢⱼ = exp sᵢⱼ / Σⱼ exp sᵢⱼ", shown, "weight", [...lines, `= ${figure(cellOf(parts.weights, state))}`]);
+}
+
+// A score, raised, and what it is divided by.
+function shareOf(parts, state, isSeen) {
+  const scores = rowOf(parts.scores, state.position);
+  const sum = scores.reduce((total, score, key) => total + (isSeen(state.position, key) ? Math.exp(score) : 0), 0);
+  const raised = isSeen(state.position, state.key) ? Math.exp(scores[state.key]) : 0;
+  return [`exp ${raised ? figure(scores[state.key]) : "−∞"} / Σ`, `= ${short(raised)} / ${short(sum)}`];
+}
+
+function mixedOf({ trace, state, words, choose }, parts) {
+  const channel = Math.min(state.channel, parts.width - 1);
+  const { values, shape: [rows, columns] } = parts.mixed;
+  const tell = (at, column) => `${quoted(pieceOf(trace, at))} [${column}] ${figure(values[at * columns + column])}`;
+  const shown = {
+    id: "mixed", label: words.mixed, values, rows, columns, kind: "signed", largest: largestOf(values), tell, names: [],
+    cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: 240,
+  };
+  const weights = rowOf(parts.weights, state.position);
+  const terms = strongest(weights, TERMS).map((key) => `${figure(weights[key])} · ${figure(parts.v.values[key * columns + channel])}`);
+  const lines = [`z${sub(state.position)}[${channel}] = ${terms.join(" + ")}${parts.length > TERMS ? " + …" : ""}`, `= ${figure(values[state.position * columns + channel])}`];
+  return picture(`4 · ${words.mixed}`, "zᵢ = Σⱼ aᵢⱼ vⱼ", shown, "mix", lines);
+}
+
+function comparedWith(view, parts, other) {
+  const { words, baseName } = view;
+  const theirs = { ...square(view, "weights-other", baseName, other.weights.values, other.length), isSeen: isSeenBy(other) };
+  if (other.length !== parts.length) return [];
+  const change = parts.weights.values.map((value, at) => value - other.weights.values[at]);
+  const moved = { ...square(view, "weights-change", words.difference, change, parts.length), kind: "signed", largest: largestOf(change), isSeen: isSeenBy(parts) };
+  const at = (values) => figure(values[view.state.position * parts.length + view.state.key]);
+  return [picture(baseName, words.weights, theirs, "weight-other", [`= ${at(other.weights.values)}`]), picture(words.difference, "a − a′", moved, "weight-change", [`= ${at(change)}`])];
+}
+
+function looks({ trace, state, words, choose }, parts) {
+  const weights = rowOf(parts.weights, state.position);
+  const rows = strongest(weights, LOOKS).filter((key) => weights[key] > 0).map((key) => {
+    const name = make("button", { type: "button", className: "link", onclick: () => choose({ key }) }, `${key} `, piece(pieceOf(trace, key)));
+    return [name, barCell(percent(weights[key]), weights[key])];
+  });
+  return make("div", { id: "looks" }, make("h3", { textContent: `${quoted(pieceOf(trace, state.position))} ${words.looksAt}` }), table([words.token, words.weights], rows));
+}
+
+function strongest(values, count) {
+  return Array.from(values.keys()).sort((one, other) => values[other] - values[one]).slice(0, count);
+}
+
+function short(value) {
+  return value >= 1e4 || (value > 0 && value < 1e-3) ? value.toExponential(3) : figure(value, 3);
+}
+
+function sub(number) {
+  return [...String(number)].map((digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]).join("");
+}

@@ -1,0 +1,74 @@
+// The run's checkpoints: the same text as the model learned it; and another run beside it.
+import { barCell, button, figure, make, note, percent, slider, table } from "./dom.js";
+import { fetchDetail, fetchTrace, isSaved } from "./source.js";
+import { piece } from "./token.js";
+
+const learned = { key: "", rows: [] }; // what was followed through the checkpoints, and for which text
+
+export const historyPanel = {
+  id: "history",
+  needs: [],
+  figures: () => ["losses", "choice"],
+  async draw(view) {
+    if (isSaved) return [note(view.words.needsProgram)];
+    const { trace, words } = view;
+    const { steps } = trace.overview;
+    const parts = steps.length ? [scrubber(view, steps), followed(view, steps)] : [note(words.noSteps)];
+    return [...parts, await comparison(view)];
+  },
+};
+
+function scrubber({ state, words, choose }, steps) {
+  const at = state.step === null ? steps.length : Math.max(0, steps.indexOf(state.step));
+  const told = (number) => (number === steps.length ? words.loaded : `${words.step} ${steps[number].toLocaleString("en")}`);
+  return slider("step", words.checkpoint, [0, steps.length, 1], at, told, () => {}, (number) => choose({ step: number === steps.length ? null : steps[number] }));
+}
+
+function followed(view, steps) {
+  const { state, words, redraw, say } = view;
+  const key = JSON.stringify([state.text, state.written]);
+  const follow = async () => {
+    Object.assign(learned, { key, rows: [] });
+    try {
+      for (const step of steps) {
+        const rows = [...learned.rows, await figuresAt(step, state)];
+        if (learned.key !== key) return; // another text is followed meanwhile
+        learned.rows = rows;
+        await redraw("history");
+      }
+    } catch (error) {
+      say(error);
+    }
+  };
+  const start = button(words.follow, follow, { id: "follow" });
+  if (learned.key !== key || !learned.rows.length) return make("div", {}, start);
+  const largest = Math.max(...learned.rows.map(({ loss }) => loss ?? 0));
+  const rows = learned.rows.map(({ step, loss, token, chance }) =>
+    [button(step.toLocaleString("en"), () => view.choose({ step }), { className: "link" }), loss === null ? "–" : barCell(figure(loss, 3), loss / largest), piece(token.piece), barCell(percent(chance), chance)]);
+  return make("div", { id: "learned" }, start, table([words.step, words.meanLoss, words.wouldSay, words.chance], rows));
+}
+
+async function figuresAt(step, { text, written }) {
+  const trace = await fetchTrace({ step, text, written });
+  const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
+  const loss = losses.length ? losses.reduce((sum, each) => sum + each, 0) / losses.length : null;
+  return { step, loss, token: tokens[0], chance: chances[0][0] };
+}
+
+// Both runs' figures of this text. Nats per byte compare also where the tokenizers differ.
+async function comparison({ trace, base, state, words, choose }) {
+  const { runs } = trace.overview;
+  if (runs.length < 2) return note(words.noCompare);
+  const toggle = make("label", { className: "check" }, make("input", { type: "checkbox", id: "compare", checked: state.compare, onchange: (event) => choose({ compare: event.target.checked }) }), ` ${words.compareWith} ${runs[1]}`);
+  if (!state.compare) return toggle;
+  const both = await Promise.all([trace, base].map(async (each, run) => [runs[run], ...(await summary(each))]));
+  return make("div", { id: "runs" }, toggle, table([words.run, words.tokens, words.meanLoss, words.perByte, words.wouldSay, words.chance], both));
+}
+
+async function summary(trace) {
+  const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
+  const sum = losses.reduce((total, each) => total + each, 0);
+  const foreseen = trace.overview.tokens.slice(1).reduce((total, { bytes }) => total + bytes.length / 2, 0);
+  const figures = losses.length ? [figure(sum / losses.length, 3), figure(sum / Math.max(1, foreseen), 3)] : ["–", "–"];
+  return [String(trace.overview.tokens.length), ...figures, piece(tokens[0].piece), percent(chances[0][0])];
+}

@@ -1,0 +1,28 @@
+// The keyboard: letters choose what is looked at, wherever nothing is being typed; "?" tells them.
+import { button, make, table } from "./dom.js";
+
+const TYPED = "input:not([type=range]):not([type=checkbox]), textarea, select";
+
+// By key: what it changes, by how much.
+const MOVES = { j: ["layer", 1], k: ["layer", -1], h: ["head", -1], l: ["head", 1], n: ["position", 1], p: ["position", -1], "]": ["key", 1], "[": ["key", -1] };
+
+export function listenToKeys(view, { help, theme, typing }) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(TYPED) || !view.trace) return;
+    const actions = { "?": help, t: theme, "/": typing, ...Object.fromEntries(Object.entries(MOVES).map(([key, move]) => [key, () => go(view, ...move)])) };
+    if (!actions[event.key]) return;
+    event.preventDefault();
+    actions[event.key]();
+  });
+}
+
+function go({ state, choose }, name, step) {
+  choose({ [name]: Math.max(0, state[name] + step) }); // the page keeps it below the most there is
+}
+
+export function helpDialog(words) {
+  const rows = words.keys.map(([keys, does]) => [make("kbd", { textContent: keys }), does]);
+  const dialog = make("dialog", { id: "help" }, make("h2", { textContent: words.keyboard }), table(["", ""], rows), make("p", { textContent: words.shared }));
+  dialog.append(button(words.close, () => dialog.close(), { autofocus: true }));
+  return dialog;
+}

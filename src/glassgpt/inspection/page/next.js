@@ -1,0 +1,54 @@
+// The next token's distribution, from the model through each processor, and one token drawn and appended.
+import { barCell, button, figure, make, note, percent, row, slider, table } from "./dom.js";
+import { fetchArray, fetchDetail, isSaved } from "./source.js";
+import { piece } from "./token.js";
+
+// Least, most and step.
+const SLIDERS = { temperature: [0.05, 2, 0.05], top_k: [0, 100, 1], top_p: [0.05, 1, 0.05], min_p: [0, 0.5, 0.01], repetition_penalty: [1, 2, 0.05] };
+const MOST_ROWS = 14;
+
+export const nextPanel = {
+  id: "next",
+  needs: ["options"],
+  figures: ({ trace }) => ["logits", ...trace.overview.tensors.map(({ name }) => name).filter((name) => name === "next.model"), "choice"],
+  async draw(view) {
+    const { trace, base, state } = view;
+    const told = await fetchDetail(trace, "choice", {}, state.options);
+    const other = base && base.overview.tokenizer === trace.overview.tokenizer ? (await fetchArray(base, "next.model")).values : null;
+    return [...(isSaved ? [] : [sliders(view)]), distribution(view, told, other), ...(isSaved ? [] : [writing(view)])];
+  },
+};
+
+function sliders({ trace, state, words, choose }) {
+  const all = Object.entries(SLIDERS).map(([name, limits]) =>
+    slider(name, words.options[name], limits, state.options[name] ?? trace.overview.options[name], String, () => {}, (value) => choose({ options: { ...state.options, [name]: value } })));
+  return make("div", { className: "sliders" }, ...all, button(words.asGiven, () => choose({ options: {} }), { id: "as-given" }));
+}
+
+function distribution({ words, baseName }, { stages, tokens, chances, possible, entropy }, other) {
+  const heading = [words.piece, "id", ...(other ? [baseName] : []), ...stages.map((stage) => words.stages[stage] ?? stage)];
+  const figuresOf = (values) => values.map((chance) => barCell(percent(chance), chance));
+  const rows = tokens.slice(0, MOST_ROWS).map(({ id, piece: text }, at) => [piece(text), String(id), ...figuresOf([...(other ? [other[id]] : []), ...chances[at]])]);
+  const gap = other ? ["", ""] : [""];
+  const sums = [[words.possible, ...gap, ...possible.map((count) => count.toLocaleString("en"))], [words.entropy, ...gap, ...entropy.map((nats) => figure(nats, 3))]];
+  return make("div", { id: "distribution" }, table(heading, [...rows, ...sums]));
+}
+
+// Draws a token by the program, puts it behind the text, and follows both.
+function writing({ trace, state, words, choose, say }) {
+  const draw = async () => {
+    const [seed] = crypto.getRandomValues(new Uint32Array(1));
+    try {
+      const { token } = await fetchDetail(trace, "sample", { seed }, state.options);
+      choose({ written: [...state.written, token.id], position: null });
+    } catch (error) {
+      say(error);
+    }
+  };
+  const back = () => choose({ written: state.written.slice(0, -1), position: null });
+  const written = trace.overview.written ? trace.overview.tokens.slice(-trace.overview.written) : [];
+  const isFull = trace.overview.tokens.length >= trace.overview.model.context_length;
+  return make("div", {},
+    row(button(words.sample, draw, { id: "sample", className: "main", disabled: isFull }), button(words.takeBack, back, { id: "take-back", disabled: !written.length })),
+    note(...(isFull ? [words.full] : written.length ? [`${words.written}: `, ...written.map((token) => piece(token.piece))] : [words.notWritten])));
+}

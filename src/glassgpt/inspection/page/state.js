@@ -1,0 +1,61 @@
+// What is chosen, and the address, which holds all of it, so that a view can be kept and shared.
+const isCount = (value) => Number.isInteger(value) && value >= 0;
+const isText = (value) => typeof value === "string";
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const orNothing = (fits) => (value) => value === null || fits(value);
+const listOf = (fits) => (value) => Array.isArray(value) && value.every(fits);
+
+// By name: what it is to begin with, and what it may be.
+const FIELDS = {
+  text: [null, orNothing(isText)],
+  written: [[], listOf(isCount)],
+  layer: [0, isCount],
+  head: [0, isCount],
+  position: [null, orNothing(isCount)],
+  key: [0, isCount],
+  channel: [0, isCount],
+  depth: [null, orNothing(isCount)],
+  merges: [null, orNothing(isCount)],
+  options: [{}, (value) => isObject(value) && Object.values(value).every(Number.isFinite)],
+  interventions: [[], listOf(isObject)],
+  step: [null, orNothing(isCount)],
+  compare: [false, (value) => typeof value === "boolean"],
+  language: [navigator.language.startsWith("ko") ? "ko" : "en", (value) => ["en", "ko"].includes(value)],
+  theme: ["auto", (value) => ["auto", "light", "dark"].includes(value)],
+};
+
+// A change of one of these is another question to the model.
+export const QUESTIONS = ["text", "written", "interventions", "step", "compare"];
+
+export const state = Object.fromEntries(Object.entries(FIELDS).map(([name, [first]]) => [name, first]));
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+// Takes from the address what fits, and leaves the rest as it was to begin with.
+export function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const [name, [first, fits]] of Object.entries(FIELDS)) {
+    const value = name === "text" ? given.get(name) : parsed(given.get(name) ?? "");
+    state[name] = value !== undefined && value !== null && fits(value) ? value : first;
+  }
+}
+
+// Back to the text that the program began with.
+export function forgetQuestion() {
+  for (const name of QUESTIONS) state[name] = FIELDS[name][0];
+}
+
+export function writeAddress() {
+  const given = new URLSearchParams();
+  for (const [name, [first]] of Object.entries(FIELDS)) {
+    const value = state[name];
+    if (JSON.stringify(value) !== JSON.stringify(first)) given.set(name, name === "text" ? value : JSON.stringify(value));
+  }
+  history.replaceState(null, "", `${location.pathname}${location.search}#${given}`);
+}

@@ -1,0 +1,34 @@
+// How long the residual stream is, and how much each part of each block adds to it.
+import { figure, make, note, table } from "./dom.js";
+import { largestOf, matrix } from "./matrix.js";
+import { fetchDetail } from "./source.js";
+import { pieceOf, quoted } from "./token.js";
+
+export const streamPanel = {
+  id: "stream",
+  needs: ["position", "layer"],
+  figures: ({ state }) => ["stream", `blocks.${state.layer}.middle`, `blocks.${state.layer}.output`],
+  async draw({ trace, state, words, choose }) {
+    const { norms, attention, mlp } = await fetchDetail(trace, "stream");
+    const values = norms.flat();
+    const [rows, columns] = [norms.length, norms[0].length];
+    const tell = (depth, at) => `${after(words, depth)} · ${quoted(pieceOf(trace, at))}: ${figure(norms[depth][at], 3)}`;
+    const choosing = (depth, position) => choose({ position, ...(depth ? { layer: depth - 1 } : {}) });
+    const shown = { id: "norms", label: words.norms, values, rows, columns, largest: largestOf(values), tell, cell: [state.layer + 1, state.position], choose: choosing, height: Math.max(80, 18 * rows), names: norms.map((_, depth) => after(words, depth)) };
+    return [matrix(shown), note(`${words.token} ${state.position} ${quoted(pieceOf(trace, state.position))}`), lengths({ norms, attention, mlp }, state, words)];
+  },
+};
+
+export function after(words, depth) {
+  return depth ? `${words.block} ${depth - 1}` : words.embedding;
+}
+
+// Bars of one token from the embedding to the last block.
+function lengths({ norms, attention, mlp }, { position }, words) {
+  const largest = Math.max(...norms.map((each) => each[position]), ...attention.map((each) => each[position]), ...mlp.map((each) => each[position]));
+  const bar = (value, kind) => make("td", { className: `bar ${kind}`, style: { "--share": `${(100 * value) / largest}%` }, textContent: figure(value, 2) });
+  const rows = norms.map((each, depth) => [
+    after(words, depth), ...(depth ? [bar(attention[depth - 1][position], "attention"), bar(mlp[depth - 1][position], "mlp")] : ["", ""]), bar(each[position], "norm"),
+  ]);
+  return make("div", { id: "lengths" }, table([words.after, words.attentionAdds, words.mlpAdds, words.length], rows));
+}

@@ -1,0 +1,42 @@
+// Tokens as they are shown everywhere.
+import { button, make } from "./dom.js";
+
+const BLANK = "␣";
+
+export function pieceOf(trace, at) {
+  return trace.overview.tokens[at].piece;
+}
+
+export function spaced(piece) {
+  return piece.replaceAll(" ", BLANK);
+}
+
+export function quoted(piece) {
+  return `“${piece}”`;
+}
+
+export function piece(text) {
+  return make("code", { className: "piece", dir: "auto", textContent: spaced(text) });
+}
+
+// A button for each token: a click chooses the one that is looked at, with Shift the one that it is compared with.
+export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } = {}) {
+  const { state, trace, choose } = view;
+  const first = trace.overview.tokens.length - trace.overview.written;
+  const buttons = trace.overview.tokens.map(({ piece: text }, at) =>
+    make("button", {
+      type: "button", id: `${id}-${at}`, className: `token${at >= first ? " written" : ""}${at === state.key ? " other" : ""}`, dir: "auto",
+      textContent: spaced(text), title: title(at), "aria-pressed": at === state.position, style: paint(at),
+      onclick: (event) => choose(event.shiftKey ? { key: at } : { position: at }),
+    }));
+  return make("div", { className: "tokens" }, ...buttons);
+}
+
+// One back, what is chosen, one on.
+export function stepper(view, id, name, count, told) {
+  const { state, words, choose } = view;
+  return make("span", { className: "stepper" },
+    button("‹", () => choose({ [name]: Math.max(0, state[name] - 1) }), { id: `${id}-less`, "aria-label": `${words.previous}: ${words[name]}` }),
+    make("span", { id: `at-${id}`, dir: "auto", textContent: `${words[name]} ${told}` }),
+    button("›", () => choose({ [name]: Math.min(count - 1, state[name] + 1) }), { id: `${id}-more`, "aria-label": `${words.following}: ${words[name]}` }));
+}

@@ -1,0 +1,169 @@
+"""The page as one file that needs neither the program nor a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from glassgpt.data.files import write_atomically
+from glassgpt.errors import InspectionError
+from glassgpt.inspection.desk import page_overview
+from glassgpt.inspection.details import detail, sources
+from glassgpt.inspection.trace import Trace
+from glassgpt.inspection.wire import array
+
+MODULES = (
+    "words.js",
+    "dom.js",
+    "state.js",
+    "source.js",
+    "colour.js",
+    "matrix.js",
+    "token.js",
+    "tokens.js",
+    "embeddings.js",
+    "block.js",
+    "head.js",
+    "mlp.js",
+    "stream.js",
+    "lens.js",
+    "next.js",
+    "cache.js",
+    "changes.js",
+    "history.js",
+    "keys.js",
+    "page.js",
+)
+"""Each after those that it imports."""
+MOST_SAVED = 6 << 20
+"""Numbers in a saved page: 24 MiB, a third more as text."""
+MOST_UNITS = 256
+"""Tokens, times blocks, whose strongest hidden units are saved."""
+
+
+def page_file(name: str) -> str:
+    """The text of one of the page's files."""
+    return (resources.files("glassgpt.inspection") / "page" / name).read_text(encoding="utf-8")
+
+
+def save_page(found: Trace, file: Path) -> None:
+    """Write one file that shows a trace without the program and without a network.
+
+    What would make it too large is left out, the least needed first, and the page says what.
+
+    Raises:
+        InspectionError: its attention weights alone are too many for a file, or it cannot be written.
+    """
+    try:
+        write_atomically(file, _standalone(json.dumps(_held(found))).encode())
+    except OSError as error:
+        raise InspectionError(
+            f"{file} cannot be written ({error.strerror}); choose another file with --save"
+        ) from error
+
+
+def _held(found: Trace) -> dict[str, Any]:
+    """Everything that the page can ask for, in the form in which it would be answered."""
+    arrays, left_out = _arrays(found)
+    if not _has_room_for_units(found):
+        left_out.append("mlp units")
+    details = {_key(what, arguments): detail(found, what, arguments) for what, arguments in _details(found)}
+    details["sources"] = sources(found)
+    text = page_overview(found, _written(found), found.options)
+    return {"id": "saved", "overview": text, "arrays": arrays, "details": details, "left_out": left_out}
+
+
+def _written(found: Trace) -> int:
+    """Tokens behind those of the text, or behind the one that begins a document."""
+    return len(found) - (1 if found.text is None else len(found.tokenizer.encode(found.text)))
+
+
+def _has_room_for_units(found: Trace) -> bool:
+    return len(found) * found.model.config.n_layer <= MOST_UNITS
+
+
+def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
+    layers = found.model.config.n_layer
+    yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
+    yield from (("lens", {"depth": depth}) for depth in range(layers + 1))
+    yield from (("nearest", {"position": position}) for position in range(len(found)))
+    if _has_room_for_units(found):
+        yield from (
+            ("units", {"layer": layer, "position": position})
+            for layer in range(layers)
+            for position in range(len(found))
+        )
+
+
+def _key(what: str, arguments: dict[str, int]) -> str:
+    return "/".join([what, *map(str, arguments.values())])
+
+
+GROUPS = (
+    ("attention.weights", "attention.mask"),
+    ("attention.mixed", "attention.q", "attention.k", "attention.v"),
+    ("attention.scores",),
+    ("mlp.hidden", "output"),
+)
+"""What the page asks of each block, the most needed first."""
+
+
+def _arrays(found: Trace) -> tuple[dict[str, Any], list[str]]:
+    """The tensors that there is room for, and the names of those that are left out."""
+    room, kept, left_out = MOST_SAVED, dict[str, Any](), list[str]()
+    for told, names in _groups(found).items():
+        size = sum(math.prod(found.describe(name).shape) for name in names)
+        if size > room:
+            left_out.append(told)
+        else:
+            room -= size
+            kept |= {name: _saved(found, name) for name in names}
+    if next(iter(_groups(found))) in left_out:
+        raise InspectionError(
+            f"the page would hold more than {MOST_SAVED:,} numbers of attention alone; give a shorter text"
+        )
+    return kept, left_out
+
+
+def _groups(found: Trace) -> dict[str, list[str]]:
+    """Names that are kept together, under the one by which a person is told of them; the most needed first."""
+    layers = range(found.model.config.n_layer)
+    weights, *others = [
+        (", ".join(group), [f"blocks.{layer}.{part}" for layer in layers for part in group]) for group in GROUPS
+    ]
+    embeddings = [name for name in found.names() if name.startswith(("embedding", "rotary"))]
+    return dict([weights, (", ".join(embeddings), embeddings), *others])
+
+
+def _saved(found: Trace, name: str) -> dict[str, Any]:
+    raw, shape = array(found, name, most=MOST_SAVED)
+    return {"values": base64.b64encode(raw).decode(), "shape": shape}
+
+
+def _standalone(data: str) -> str:
+    # Inside a script element only "<" could end it; JSON may spell it otherwise.
+    held = f'<script type="application/json" id="saved">{data.replace("<", chr(92) + "u003c")}</script>'
+    style = f"<style>{page_file('page.css')}</style>"
+    page = page_file("index.html").replace('<link rel="stylesheet" href="page.css">', style)
+    return page.replace(
+        '<script type="module" src="page.js"></script>', f'{held}\n<script type="module">{_joined()}</script>'
+    )
+
+
+def _joined() -> str:
+    """The modules as one script, each in a scope of its own that gives back what it exports."""
+    return "\n".join(["const modules = {};", *map(_scope, MODULES)])
+
+
+def _scope(name: str) -> str:
+    code = page_file(name)
+    exported = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", code, re.MULTILINE)
+    code = re.sub(r'^import (\{.*\}) from "\./(.*)";$', r'const \1 = modules["\2"];', code, flags=re.MULTILINE)
+    code = re.sub(r"^export ", "", code, flags=re.MULTILINE)
+    return f'modules["{name}"] = (() => {{\n{code}\nreturn {{ {", ".join(exported)} }};\n}})();'
