@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def look_at(name: str) -> Row:
         if isinstance(case, Healthy):
             return healthy_row(case, seen)
         assert isinstance(case, Fault)
-        sound = undisturbed(case, folder / "undisturbed") if case.recovery else None
+        sound = undisturbed(case.preset, tuple(sorted(case.settings.items()))) if case.recovery else None
         return fault_row(case, seen, sound)
 
 

@@ -24,20 +24,22 @@ Patch = tuple[str, str, Any]
 PRESET = "nano"
 BASE: Mapping[str, Any] = MappingProxyType(
     {
-        "model.context_length": 48,
+        "model.context_length": 32,
         "model.n_head": 3,
         "model.n_embd": 48,
-        "train.max_steps": 400,
-        "train.batch_tokens": 768,
-        "train.eval_every_steps": 50,
+        "train.max_steps": 300,
+        "train.batch_tokens": 384,
+        "train.learning_rate": 0.01,
+        "train.eval_every_steps": 40,
         "train.eval_tokens": 9600,
-        "schedule.warmup_steps": 40,
-        "checkpoint.every_steps": 50,
+        "schedule.warmup_steps": 30,
+        "checkpoint.every_steps": 40,
         # A look into the layers each 20 steps instead of 100, because these runs are a tenth as long as usual ones.
         "diagnosis.sample_every_steps": 20,
     }
 )
-"""Another shape than those on which thresholds were calibrated: `nano` is 64 wide with a context of 64."""
+"""Another shape than those on which thresholds were calibrated: `nano` is 64 wide with a context of 64. It ends where
+three seeds differ by half a percent, so that two percent mean something."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from fault_helpers import poison_window
 from glassgpt.data.batches import Batches
 from glassgpt.training.loop import Trainer
-from numpy.typing import NDArray
-from torch import Tensor
 
 from . import texts
 from .case import Fault, Patch
@@ -151,13 +152,13 @@ DATA_FAULTS: Sequence[Fault] = (
     Fault(
         name="nan-rows-two-micro-batches", kind="a row that gives no number", fatal=True, recovery="automatic",
         what="two rows of one batch, in different micro-batches of an accumulated step", at=120, stays=True,
-        station="while", settings={"train.micro_batch_size": 4}, arm=bad_rows((120, 2), (120, 13)),
+        station="while", settings={"train.micro_batch_size": 4}, arm=bad_rows((120, 2), (120, 9)),
         expects=("GG-NAN-011",),
     ),
     Fault(
         name="nan-row-with-dropout-late", kind="a row that gives no number", fatal=True, recovery="automatic",
-        what="one row of a late batch, in a training with dropout", at=371, stays=True, station="while",
-        settings={"model.dropout": 0.1}, arm=bad_rows((371, 0)), expects=("GG-NAN-011",),
+        what="one row of a late batch, in a training with dropout", at=281, stays=True, station="while",
+        settings={"model.dropout": 0.1}, arm=bad_rows((281, 0)), expects=("GG-NAN-011",),
     ),
     Fault(
         name="targets-two-ahead", kind="mislabeled targets", fatal=True, station="before",

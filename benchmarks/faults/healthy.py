@@ -11,7 +11,7 @@ from . import texts
 from .case import Healthy
 from .training_faults import MUON
 
-WIDTH, CONTEXT, STEPS, ROWS = 64, 64, 300, 16
+WIDTH, CONTEXT, STEPS, ROWS = 64, 32, 240, 16
 
 
 def scaled_down(preset: str) -> dict[str, Any]:
@@ -59,8 +59,8 @@ HEALTHY: Sequence[Healthy] = (
     *(_preset(name) for name in preset_names()),
     _odd("constant-rate", "a constant rate to the end", AT_A_CONSTANT_RATE),
     _odd("no-warmup-low-rate", "no warmup, at a low rate", {"schedule.warmup_steps": 0, "train.learning_rate": 1e-3}),
-    _odd("tiny-batch", "one sequence a step", {"train.batch_tokens": 48, "train.learning_rate": 1e-3}),
-    _odd("big-batch", "64 sequences a step", {"train.batch_tokens": 64 * 48, "train.max_steps": 200}),
+    _odd("tiny-batch", "one sequence a step", {"train.batch_tokens": 32, "train.learning_rate": 1e-3}),
+    _odd("big-batch", "64 sequences a step", {"train.batch_tokens": 64 * 32, "train.max_steps": 200}),
     _odd("dropout", "a dropout of 0.3", {"model.dropout": 0.3}),
     _odd("modern-adamw", "Modern with AdamW alone", MODERN),
     _odd("modern-muon", "Modern with Muon at a constant rate", {**MUON, **AT_A_CONSTANT_RATE}),
@@ -68,16 +68,16 @@ HEALTHY: Sequence[Healthy] = (
         "modern-shared-keys-window", "Modern with shared keys and a window",
         {**MUON, "model.n_head": 4, "model.n_kv_head": 2, "model.window": 16, "model.n_layer": 3},
     ),
-    _odd("context-16", "a context of 16", {"model.context_length": 16, "train.batch_tokens": 768}),
-    _odd("context-256", "a context of 256", {"model.context_length": 256, "train.batch_tokens": 1024}),
-    _odd("long-accumulation", "16 micro-batches a step", {"train.micro_batch_size": 1, "train.max_steps": 250}),
-    _odd("resumed", "interrupted in the middle and gone on with", {}, stop_at=170),
+    _odd("context-16", "a context of 16", {"model.context_length": 16}),
+    _odd("context-192", "a context of 192", {"model.context_length": 192, "train.batch_tokens": 768, "train.max_steps": 200}),
+    _odd("long-accumulation", "12 micro-batches a step", {"train.micro_batch_size": 1, "train.max_steps": 200}),
+    _odd("resumed", "interrupted in the middle and gone on with", {}, stop_at=130),
     _odd(
         "several-epochs", "ten readings of a small text with dropout",
-        {"model.dropout": 0.1}, text=texts.grammar(900),
+        {"model.dropout": 0.1}, text=texts.grammar(400),
     ),
-    _odd("bf16", "bfloat16", {"train.precision": "bf16", "train.max_steps": 250}),
-    _odd("fp16", "float16 with a scaler", {"train.precision": "fp16", "train.max_steps": 250}),
+    _odd("bf16", "bfloat16", {"train.precision": "bf16", "train.max_steps": 200}),
+    _odd("fp16", "float16 with a scaler", {"train.precision": "fp16", "train.max_steps": 200}),
     _odd("linear-to-zero", "a rate that falls in a line to zero", {"schedule.kind": "linear", "schedule.final_ratio": 0.0}),
     _odd("wsd", "warmup, stable, decay", {"schedule.kind": "wsd"}),
     _odd("rate-in-steps", "a rate that is halved every 100 steps", {"schedule.kind": "step", "schedule.step_every": 100}),
@@ -86,15 +86,15 @@ HEALTHY: Sequence[Healthy] = (
     _odd("average", "averaged weights", {"train.ema_decay": 0.98}),
     _odd("deep-and-narrow", "12 blocks of width 24", {"model.n_layer": 12, "model.n_embd": 24, "train.max_steps": 200}),
     _odd("one-block", "a single block with a single head", {"model.n_layer": 1, "model.n_head": 1}),
-    _odd("rate-three-times", "three times the preset's rate", {"train.learning_rate": 0.015}),
-    _odd("rate-a-tenth", "a tenth of the preset's rate", {"train.learning_rate": 5e-4}),
+    _odd("rate-three-times", "three times the usual rate", {"train.learning_rate": 0.02}),
+    _odd("rate-a-tenth", "a tenth of the usual rate", {"train.learning_rate": 7e-4}),
     _odd("no-decay", "no weight decay", {"optimizer.weight_decay": 0.0}),
     _odd("decay-fivefold", "a weight decay of 0.5", {"optimizer.weight_decay": 0.5}),
     _odd("chunked-and-recomputed", "the loss in chunks, activations computed again",
-         {"train.loss_chunk_tokens": 128, "train.recompute_activations": True, "train.max_steps": 250}),
+         {"train.loss_chunk_tokens": 128, "train.recompute_activations": True, "train.max_steps": 200}),
     _odd("bpe-tokens", "tokens of 500 pieces", {}, text=texts.grammar(8000, "bpe:500")),
-    _odd("plays", "Shakespeare, which nobody can foresee", {"train.max_steps": 600}, text=texts.plays),
+    _odd("plays", "Shakespeare, which nobody can foresee", {"train.max_steps": 450}, text=texts.plays),
     _odd("plays-constant-muon", "Shakespeare at a constant rate by Muon",
-         {**MUON, **AT_A_CONSTANT_RATE, "train.max_steps": 600}, text=texts.plays),
+         {**MUON, **AT_A_CONSTANT_RATE, "train.max_steps": 450}, text=texts.plays),
     _odd("openai-init", "OpenAI's small first weights at this width", {"model.init_std": 0.02}),
 )  # fmt: skip

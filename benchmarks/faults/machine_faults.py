@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from fault_helpers import at_step
 from glassgpt.training import checkpoint
 from glassgpt.training.checkpoint import WEIGHTS, _seal, list_checkpoints
 from glassgpt.training.loop import Trainer
 from glassgpt.training.run import RunFolder
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from .case import Fault, Patch
 
@@ -108,7 +109,7 @@ def full_from(step: int) -> Callable[[Trainer], None]:
 def _killed_in_the_middle_of_saving(trainer: Trainer) -> None:
     import os
 
-    at_step(trainer, 240, lambda: setattr(checkpoint, "_seal", lambda folder: os.kill(os.getpid(), 9)))
+    at_step(trainer, 200, lambda: setattr(checkpoint, "_seal", lambda folder: os.kill(os.getpid(), 9)))
 
 
 def _newest(run: RunFolder) -> Path:
@@ -151,7 +152,6 @@ def _torn_lines(run: RunFolder) -> None:
     run.metrics.write_bytes(raw[: len(raw) // 2] + b'\x00\x00{"step": 12\nnonsense' + raw[len(raw) // 2 :])
 
 
-
 NO_ROOM: tuple[Patch, ...] = (("glassgpt.diagnosis.memory", "free_memory", _little_memory),)
 NO_DISK: tuple[Patch, ...] = (("glassgpt.diagnosis.settings_checks.shutil", "disk_usage", _full_disk),)
 
@@ -179,11 +179,11 @@ MACHINE_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="out-of-memory-at-once", kind="out of memory", fatal=True, station="while", recovery="automatic",
-        what="there is room for 4 of 16 sequences at once", at=1, arm=short_of_memory(4), expects=("GG-MEM-012",),
+        what="there is room for 4 of 12 sequences at once", at=1, arm=short_of_memory(4), expects=("GG-MEM-012",),
     ),
     Fault(
         name="out-of-memory-later", kind="out of memory", fatal=True, station="while", recovery="automatic",
-        what="in the middle room is left for 2 of 16 sequences at once", at=200, arm=short_of_memory(2, 200),
+        what="in the middle room is left for 2 of 12 sequences at once", at=200, arm=short_of_memory(2, 200),
         expects=("GG-MEM-012",),
     ),
     Fault(
@@ -208,13 +208,13 @@ MACHINE_FAULTS: Sequence[Fault] = (
         what="the process is killed before its first checkpoint", kill_at=20, expects=("GG-END-001", "GG-CKP-002"),
     ),
     Fault(
-        name="killed-while-saving", kind="process killed", fatal=True, station="after", recovery="resume", at=250,
+        name="killed-while-saving", kind="process killed", fatal=True, station="after", recovery="resume", at=200,
         what="the process is killed while it writes a checkpoint", arm=_killed_in_the_middle_of_saving,
         expects=("GG-END-001", "GG-CKP-003"),
     ),
     Fault(
         name="checkpoint-bit-flipped", kind="damaged checkpoint", fatal=True, station="after", recovery="resume",
-        what="a bit of the newest weights is another, and the process was killed", at=310, kill_at=310,
+        what="a bit of the newest weights is another, and the process was killed", at=255, kill_at=255,
         damage=_flip_in_newest, expects=("GG-CKP-001",),
     ),
     Fault(

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from fault_helpers import at_step
 from glassgpt.model.attention import Attend, attend, causal_mask
 from glassgpt.model.build import build_model
@@ -15,7 +17,6 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loop import Trainer
 from glassgpt.training.optimizers import build_optimizers
-from torch import Tensor, nn
 
 from .case import Fault, Patch
 

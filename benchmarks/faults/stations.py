@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +19,6 @@ from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
-from glassgpt.errors import Interrupted
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer, StepMetrics
@@ -24,6 +26,7 @@ from glassgpt.training.run import RunFolder
 
 from .case import Case, Fault, Healthy, Station
 from .peers import Series
+from .texts import sound_text
 
 INTERVENTIONS = (
     "step skipped",
@@ -132,7 +135,7 @@ def examine(case: Case, folder: Path) -> Seen:
         in_child(_train, case, folder / "earlier", settings, log=folder / "log")
         settings |= {"init_from": str(folder / "earlier"), "train.learning_rate": 5e-4}
     seen = Seen()
-    seen.found += in_child(_look_before, case, settings, log=folder / "log") or []
+    seen.found += _before(case, settings, folder / "log")
     seen.trained = in_child(_train, case, run.path, settings, log=folder / "log") or Trained()
     if isinstance(case, Healthy) and case.stop_at:
         seen.resumed = in_child(_train, case, run.path, settings, log=folder / "log", resume=True)
@@ -149,12 +152,36 @@ def examine(case: Case, folder: Path) -> Seen:
     return seen
 
 
-def undisturbed(case: Case, folder: Path) -> float:
-    """Validation loss that the same training ends with where nothing is wrong."""
-    sound = Healthy(name=case.name, what=case.what, preset=case.preset, settings=case.settings)
-    data = in_child(sound.text, folder / "text", log=folder / "log")
-    trained = in_child(_train, sound, folder / "run", {**case.overrides(), "data": str(data)}, log=folder / "log")
-    return trained.loss
+@cache
+def undisturbed(preset: str, settings: tuple[tuple[str, Any], ...]) -> float:
+    """Validation loss that a training ends with where nothing is wrong.
+
+    Args:
+        preset: that it begins with.
+        settings: that differ from `BASE`, by name.
+    """
+    sound = Healthy(name="undisturbed", what="the same without the fault", preset=preset, settings=dict(settings))
+    with tempfile.TemporaryDirectory(prefix="glassgpt-faults-") as made:
+        log = Path(made) / "log"
+        data = in_child(sound.text, Path(made) / "text", log=log)
+        return in_child(_train, sound, Path(made) / "run", {**sound.overrides(), "data": str(data)}, log=log).loss
+
+
+def _before(case: Case, settings: Mapping[str, Any], log: Path) -> list[Found]:
+    """The doctor before; of the same sound configuration, program and text once."""
+    is_sound = case.text is sound_text and not (isinstance(case, Fault) and case.world)
+    if is_sound and "init_from" not in settings:
+        return list(_of_sound_program(case.preset, tuple(sorted(case.settings.items()))))
+    return in_child(_look_before, case, settings, log=log)
+
+
+@cache
+def _of_sound_program(preset: str, settings: tuple[tuple[str, Any], ...]) -> tuple[Found, ...]:
+    sound = Healthy(name="sound", what="the same without the fault", preset=preset, settings=dict(settings))
+    with tempfile.TemporaryDirectory(prefix="glassgpt-faults-") as made:
+        log = Path(made) / "log"
+        data = in_child(sound.text, Path(made) / "text", log=log)
+        return tuple(in_child(_look_before, sound, {**sound.overrides(), "data": str(data)}, log=log))
 
 
 def _look_before(case: Case, settings: Mapping[str, Any]) -> list[Found]:
@@ -173,13 +200,15 @@ def _look_after(case: Case, run: RunFolder) -> list[Found]:
 
 
 def _from_checks(station: Station, checks: Iterable[Checked]) -> list[Found]:
-    """Findings of a doctor; what the run itself noticed is told under its own station."""
-    return [
-        Found(station, 0, finding)
-        for check in checks
-        if check.name != "noticed in training"
-        for finding in check.findings
-    ]
+    """Findings of a doctor, up to where it breaks down, if it does; what the run noticed has a station of its own."""
+    found: list[Found] = []
+    try:
+        for check in checks:
+            if check.name != "noticed in training":
+                found += [Found(station, 0, finding) for finding in check.findings]
+    except Exception:  # noqa: BLE001 - a doctor that dies of the patient has still said what it said
+        traceback.print_exc()
+    return found
 
 
 def _noticed(run: RunFolder) -> list[Found]:
@@ -264,7 +293,9 @@ def in_child(function: Callable[..., Any], *arguments: Any, log: Path, **more: A
     return result
 
 
-def _answer(function: Callable[..., Any], arguments: Sequence[Any], more: Mapping[str, Any], log: Path, to: Path) -> None:
+def _answer(
+    function: Callable[..., Any], arguments: Sequence[Any], more: Mapping[str, Any], log: Path, to: Path
+) -> None:
     """In the child: work, write the answer, and go without the parent's clearing up."""
     status = 1
     try:
@@ -274,8 +305,6 @@ def _answer(function: Callable[..., Any], arguments: Sequence[Any], more: Mappin
         to.write_bytes(pickle.dumps(function(*arguments, **more)))
         status = 0
     except BaseException:  # noqa: BLE001 - the parent is told by the exit status
-        import traceback
-
         traceback.print_exc()
     finally:
         os._exit(status)

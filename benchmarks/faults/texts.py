@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shakespeare import installed_plays
 from glassgpt.data.shards import HEADER, ShardHeader
-from numpy.typing import NDArray
 
 SENTENCES, HELD_OUT = 8000, 800
 SEED = 2026

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from fault_helpers import at_step
 from glassgpt.training.loop import Trainer
-from torch import Tensor, nn
 
 from .case import Fault
 from .model_faults import built, enlarging, later, scaled
@@ -112,11 +113,11 @@ WEIGHTS = ("GG-NAN-013",)
 TRAINING_FAULTS: Sequence[Fault] = (
     Fault(
         name="rate-30-times", kind="learning rate", fatal=True, station="before",
-        what="a learning rate thirty times too high", settings={"train.learning_rate": 0.15}, expects=("GG-CFG-003",),
+        what="a learning rate thirty times too high", settings={"train.learning_rate": 0.3}, expects=("GG-CFG-003",),
     ),
     Fault(
         name="rate-a-million-times", kind="learning rate", fatal=True, station="before",
-        what="a learning rate a million times too high", settings={"train.learning_rate": 5e3},
+        what="a learning rate a million times too high", settings={"train.learning_rate": 1e4},
         expects=("GG-CFG-003", "GG-NAN-014"),
     ),
     Fault(
@@ -126,7 +127,7 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="rate-a-thousandth", kind="learning rate", fatal=True, station="before",
-        what="a learning rate a thousand times too low", settings={"train.learning_rate": 5e-6},
+        what="a learning rate a thousand times too low", settings={"train.learning_rate": 1e-5},
         expects=("GG-CFG-004",),
     ),
     Fault(
@@ -141,12 +142,12 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="no-warmup-at-high-rate", kind="warmup", fatal=False, station="before",
-        what="AdamW at six times the rate of the preset without a warmup",
+        what="AdamW at three times the rate without a warmup",
         settings={"train.learning_rate": 0.03, "schedule.warmup_steps": 0}, expects=("GG-CFG-005", "GG-CFG-003"),
     ),
     Fault(
         name="warmup-longer-than-training", kind="warmup", fatal=False, station="before",
-        what="a warmup of 2,000 steps in a training of 400", settings={"schedule.warmup_steps": 2000},
+        what="a warmup of 2,000 steps in a training of 300", settings={"schedule.warmup_steps": 2000},
         expects=("GG-CFG-002",),
     ),
     Fault(
@@ -156,8 +157,8 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="weight-inf-last-block-late", kind="damaged weights", fatal=True, station="while", recovery="automatic",
-        what="a weight of the last MLP becomes infinite late", at=330,
-        arm=later(330, damaged("blocks.1.mlp.down.weight", math.inf)), expects=WEIGHTS,
+        what="a weight of the last MLP becomes infinite late", at=255,
+        arm=later(255, damaged("blocks.1.mlp.down.weight", math.inf)), expects=WEIGHTS,
     ),
     Fault(
         name="weight-bit-flipped", kind="damaged weights", fatal=True, station="while", recovery="automatic",
@@ -171,8 +172,8 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="norm-gain-nan-muon", kind="damaged weights", fatal=True, station="while", recovery="automatic",
-        what="a value of the head becomes no number, in a Modern trained by Muon", at=250, settings=MUON,
-        arm=later(250, lambda model: list(model.parameters())[-1].flatten()[:1].fill_(math.nan)), expects=WEIGHTS,
+        what="a value of the head becomes no number, in a Modern trained by Muon", at=215, settings=MUON,
+        arm=later(215, lambda model: list(model.parameters())[-1].flatten()[:1].fill_(math.nan)), expects=WEIGHTS,
     ),
     Fault(
         name="optimizer-state-nan", kind="damaged weights", fatal=True, station="while", recovery="automatic",
@@ -185,8 +186,8 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="activation-inf-once-head", kind="a value that is lost once", fatal=True, station="while",
-        recovery="automatic", what="the last normalisation gives infinities in one forward pass", at=260,
-        arm=output_once("norm", 260, lambda x: x / 0), expects=("GG-NAN-017",),
+        recovery="automatic", what="the last normalisation gives infinities in one forward pass", at=210,
+        arm=output_once("norm", 210, lambda x: x / 0), expects=("GG-NAN-017",),
     ),
     Fault(
         name="gradient-nan-once", kind="a value that is lost once", fatal=True, station="while",

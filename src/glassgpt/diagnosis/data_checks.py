@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from glassgpt.data.batches import Batches
@@ -76,10 +77,13 @@ def check_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -
 
 
 def check_batches(batches: Batches, rows: int) -> Checked:
-    """Whether targets are the next token, windows differ, and their order is shuffled; the position stays."""
-    rows = max(2, min(rows, 64, batches.windows_per_epoch))
+    """Whether targets are the next token, windows differ, and their order is shuffled; the position stays.
+
+    Two batches are looked at, because each may be sound and the second the first again.
+    """
+    rows = max(2, min(2 * rows, 64, batches.windows_per_epoch))
     position = batches.position
-    inputs, targets = batches.next(rows)
+    inputs, targets = (torch.cat(parts) for parts in zip(*(batches.next(n) for n in _halves(rows)), strict=True))
     starts = batches.starts_at(position, rows)
     batches.seek(position)
     shifted = (targets[:, :-1] == inputs[:, 1:]).float().mean().item() if inputs.size(1) > 1 else 1.0
@@ -94,6 +98,10 @@ def check_batches(batches: Batches, rows: int) -> Checked:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
     measured = f"targets shifted by one; {distinct} of {rows} windows differ, {following:.0%} in the file's order"
     return Checked("batches", measured, tuple(findings))
+
+
+def _halves(rows: int) -> tuple[int, int]:
+    return rows // 2, rows - rows // 2
 
 
 def passage_length(dataset: TokenDataset) -> int:

@@ -109,7 +109,10 @@ def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
     yield settings_checks.check_hardware(plan.model, plan.settings.train, hardware)
     yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
     if plan.dataset is not None:
-        yield from examine_data(plan.dataset)
+        data = list(examine_data(plan.dataset))
+        yield from data
+        if _cannot_be_read(data):
+            return
     memory = check_memory(plan.model, plan.settings, hardware)
     yield memory
     if is_fatal([memory]):
@@ -130,7 +133,10 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
     yield from _settings(plan)
     if plan.dataset is None:
         return
-    yield data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    ids = data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    yield ids
+    if not ids.is_fine:
+        return
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
@@ -139,6 +145,11 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
     inputs, targets = _first_batch(batches, QUICK_TOKENS)
     yield model_checks.check_initial_loss(model, inputs, targets, cpu, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
+
+
+def _cannot_be_read(checks: list[Checked]) -> bool:
+    """Whether there are ids without a row in the embedding: no batch can be computed with."""
+    return any(finding.code == "GG-DAT-001" for check in checks for finding in check.findings)
 
 
 def _settings(plan: Plan) -> Iterator[Checked]:

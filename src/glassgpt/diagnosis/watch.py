@@ -100,6 +100,7 @@ class Watch(Observer):
         self._curve = _Curve(trainer, self._find)
         self._scaler: deque[bool] = deque(maxlen=SCALER_STEPS)
         self._first_log_z: float | None = None
+        self._stood_still = False
         self._sample: LayerSample | None = None
 
     def attach(self) -> None:
@@ -155,13 +156,7 @@ class Watch(Observer):
 
     def on_verdict(self, step: int, verdict: Verdict, done: Sequence[str]) -> None:
         """Say what a replay came to, and what was done."""
-        seen: dict[str, Value] = {"step": step, "why": verdict.why}
-        seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
-        if verdict.rows:
-            seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
-        others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
-        severity: Severity = "warning" if done else "fatal"
-        self._say(Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done)))
+        self._say(finding_of(step, verdict, done))
 
     def close(self) -> None:
         """Print the table of the last look, where layers are watched in full."""
@@ -250,8 +245,9 @@ class Watch(Observer):
         scheduled = learning_rate_ratio(train.schedule, sample.step, train.train.max_steps)
         if ratio > UPDATE_LARGEST:
             self._find("GG-UPD-001", "warning", {"ratio": ratio})
-        elif 0 < ratio < UPDATE_SMALLEST * scheduled:
+        elif ratio < UPDATE_SMALLEST * scheduled and (ratio > 0 or self._stood_still):
             self._find("GG-UPD-002", "warning", {"ratio": ratio})
+        self._stood_still = ratio == 0  # once is no sign: a step that was queued behind a refused one moves nothing
         stale = statistics.median(sample.staleness.values()) if sample.staleness else 0.0
         if stale > STALE:
             self._find("GG-UPD-003", "note", {"ratio": stale})
@@ -287,6 +283,17 @@ class Watch(Observer):
         title = describe(finding, language_of_the_terminal()).title
         say: Callable[[str], None] = console.say if finding.severity == "note" else console.warn
         say(f"{finding.code} step {self._trainer.state.step:,}: {title} ({page(finding.code)})")
+
+
+def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding:
+    """What a replay of a step came to, with its code; no longer fatal where something was done about it."""
+    seen: dict[str, Value] = {"step": step, "why": verdict.why}
+    seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
+    if verdict.rows:
+        seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
+    others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
+    severity: Severity = "warning" if done else "fatal"
+    return Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done))
 
 
 class _Find(Protocol):
