@@ -356,3 +356,12 @@ def test_settings_are_checked():
         "diagnosis.most_rewinds is -1; it must be at least 0",
         "diagnosis.rewind_rate_factor is 0.0; it must be above 0, at most 1",
     ]
+
+
+def test_a_rate_of_zero_is_told_but_not_a_step_behind_a_refused_one(quiet_watch):
+    _, watch = quiet_watch
+    for step, ratio in ((100, 0.0), (110, 0.01), (120, 0.0)):
+        watch.on_layers(LayerSample(step, gradients={"blocks.0.norm1.weight": 1.0}, updates={"a": ratio}))
+        assert watch.found == []
+    watch.on_layers(LayerSample(130, gradients={"blocks.0.norm1.weight": 1.0}, updates={"a": 0.0}))
+    assert codes(watch) == ["GG-UPD-002"]

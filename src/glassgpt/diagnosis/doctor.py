@@ -155,6 +155,7 @@ def _cannot_be_read(checks: list[Checked]) -> bool:
 def _settings(plan: Plan) -> Iterator[Checked]:
     yield settings_checks.check_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_warmup(plan.model, plan.settings, is_fresh=plan.is_fresh)
+    yield settings_checks.check_decay(plan.model, plan.settings)
     if plan.dataset is not None:
         yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.text()))
 

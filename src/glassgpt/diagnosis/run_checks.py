@@ -22,7 +22,7 @@ from glassgpt.diagnosis.series import (
     find_stall,
     robust,
 )
-from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_epochs, check_rate, check_warmup
+from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_decay, check_epochs, check_rate, check_warmup
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import (
     AVERAGE,
@@ -70,6 +70,7 @@ def examine_run(
     beforehand = [
         check_rate(model, settings, is_fresh=is_fresh),
         check_warmup(model, settings, is_fresh=is_fresh),
+        check_decay(model, settings),
         *([check_epochs(model, settings, train_tokens)] if train_tokens else []),
     ]
     yield from beforehand
