@@ -507,6 +507,14 @@ def test_a_batch_that_is_not_learned(batch, rate):
     assert codes(model_checks.check_one_batch(model, *batch, OptimizerConfig(), rate)) == ["GG-BAT-001"]
 
 
+@pytest.mark.parametrize(("rate", "code"), [(1e-6, "GG-CFG-004"), (1e3, "GG-CFG-003")])
+def test_a_batch_that_is_learned_at_the_usual_rate_blames_the_rate(grammar_dataset, rate, code):
+    plan = Plan(SHAPES["gpt2"], memory_settings(learning_rate=rate), grammar_dataset, Path("runs"))
+    (check,) = [check for check in doctor.examine(plan) if check.name == "one batch"]
+    assert codes(check) == [code]
+    assert (check.findings[0].severity, check.findings[0].ruled_out) == ("fatal", ("GG-BAT-001",))
+
+
 def test_one_batch_is_bounded_in_time(batch):
     model = build_model(SHAPES["gpt2"])
     start = time.monotonic()

@@ -167,13 +167,27 @@ def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
-    train, optimizer = plan.settings.train, plan.settings.optimizer
+    optimizer = plan.settings.optimizer
     yield model_checks.check_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
     yield model_checks.check_initial_loss(model, inputs, targets, hardware, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
     yield model_checks.check_gradients(model, inputs, targets, hardware)
     yield model_checks.check_groups(model, build_optimizers(model, optimizer))
-    yield model_checks.check_one_batch(model, inputs, targets, optimizer, train.learning_rate)
+    yield _one_batch(plan, model, inputs, targets)
+
+
+def _one_batch(plan: Plan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> Checked:
+    """Whether one batch is learned; where it is not, whether the rate is to blame: it is, if the usual one does it."""
+    optimizer, rate = plan.settings.optimizer, plan.settings.train.learning_rate
+    found = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
+    questioned = settings_checks.check_rate(plan.model, plan.settings, is_fresh=True)
+    if found.is_fine or questioned.is_fine:
+        return found
+    usual = settings_checks.usual_rate(plan.model, plan.settings)
+    if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).is_fine:
+        return found
+    blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
+    return Checked(found.name, f"{found.measured}; it is learned at a rate of {usual:.1g}", (blamed,))
 
 
 def _built(plan: Plan) -> LanguageModel:

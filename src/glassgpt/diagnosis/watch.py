@@ -101,6 +101,7 @@ class Watch(Observer):
         self._scaler: deque[bool] = deque(maxlen=SCALER_STEPS)
         self._first_log_z: float | None = None
         self._stood_still = False
+        self._ran_away: dict[str, Value] = {}
         self._sample: LayerSample | None = None
 
     def attach(self) -> None:
@@ -158,6 +159,17 @@ class Watch(Observer):
         """Say what a replay came to, and what was done."""
         self._say(finding_of(step, verdict, done))
 
+    def on_run_away(self, step: int, verdict: Verdict | None, done: Sequence[str]) -> None:
+        """Say that the loss ran away, from what if that is known, and what was done."""
+        severity: Severity = "warning" if done else "fatal"
+        if verdict is None or verdict.cause != "weights":
+            sure = verdict.confidence if verdict else 0.6
+            ruled_out = ("GG-DIV-002",) if verdict else ()
+            self._say(Finding("GG-DIV-001", severity, self._ran_away, sure, ruled_out, tuple(done)))
+            return
+        seen = {**self._ran_away, "parameter": verdict.parameters[0], "count": len(verdict.parameters)}
+        self._say(Finding("GG-DIV-002", severity, seen, verdict.confidence, ("GG-DIV-001",), tuple(done)))
+
     def close(self) -> None:
         """Print the table of the last look, where layers are watched in full."""
         if self._sample is not None and self._config.watch == "full" and self._trainer.ranks.is_first:
@@ -197,8 +209,9 @@ class Watch(Observer):
         self._best_median = min(self._best_median, median)
         far = median > self._best_median + max(RUN_AWAY_NATS, RUN_AWAY_SHARE * self._best_median)
         self._away = self._away + 1 if far else 0
-        if self.diverging():
-            self._find("GG-DIV-001", "fatal", {"median": median, "best": self._best_median})
+        self._ran_away = {"median": median, "best": self._best_median}
+        if self.diverging() and not self._config.recover:
+            self._find("GG-DIV-001", "fatal", self._ran_away)
 
     def _watch_norm(self, metrics: StepMetrics) -> None:
         limit = self._trainer.settings.train.clip_norm
@@ -230,7 +243,7 @@ class Watch(Observer):
             self._watch_activations(sample)
 
     def _watch_gradients(self, sample: LayerSample) -> None:
-        cut_off = [name for name, norm in sample.gradients.items() if not norm]
+        cut_off = [name for name, norm in sample.gradients.items() if not norm and not _is_dead(name, sample)]
         if cut_off:
             self._find("GG-GRD-001", "warning", {"count": len(cut_off), "parameter": cut_off[0]})
             return
@@ -294,6 +307,12 @@ def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding
     others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
     severity: Severity = "warning" if done else "fatal"
     return Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done))
+
+
+def _is_dead(name: str, sample: LayerSample) -> bool:
+    """Whether a parameter has no gradient because the units that it feeds are dead, which is found by itself."""
+    place = name.split(".")
+    return place[0] == "blocks" and place[2] in ("norm2", "mlp") and sample.dead[int(place[1])] > DEAD_SHARE
 
 
 class _Find(Protocol):
