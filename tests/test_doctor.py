@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import shutil
 import time
 from pathlib import Path
@@ -310,6 +311,22 @@ def test_validation_text_of_another_kind_is_found(prepared):
     assert codes(data_checks.check_likeness(dataset)) == ["GG-DAT-011"]
 
 
+def test_noise_is_known_from_text(prepared):
+    """Pairs of tokens say nothing in it, in whatever tokens it is; in a small text little, which is not held against it."""
+    chance = random.Random(0)
+    noise = "".join(chance.choice("abcdefghijklmnop ") for _ in range(50_000))
+    assert codes(data_checks.check_likeness(prepared(noise[5000:], noise[:5000]))) == ["GG-DAT-012"]
+    assert codes(data_checks.check_likeness(prepared(noise[:9000], noise[9000:10_000]))) == []
+    speech = grammar_text(2000, seed=9)
+    for tokenizer in ("bytes", "bpe:400"):
+        assert codes(data_checks.check_likeness(prepared(speech, grammar_text(300, seed=8), tokenizer))) == []
+
+
+def test_a_text_that_repeats_one_passage_is_told_from_a_reader_that_stands_still(prepared):
+    batches = Batches(prepared(" " * 5000, grammar_text(20, seed=1)).split("train"), 32, seed=0)
+    assert codes(data_checks.check_batches(batches, 8)) == ["GG-DAT-006"]
+
+
 class Shifted(Batches):
     def next(self, rows):
         inputs, targets = super().next(rows)
@@ -449,6 +466,23 @@ def see_nothing(q, k, v, mask, dropout, window=0):
 def test_a_wrong_mask_is_found_even_where_blocks_begin_as_identity(arch, wrong, code, batch):
     model = build_model(SHAPES[arch], wrong)
     assert codes(model_checks.check_causality(model, batch[0])) == [code]
+
+
+def same_everywhere(model):
+    for parameter in model.parameters():
+        parameter.fill_(0.03)
+
+
+def without_gain(model):
+    model.norm.weight.zero_()
+
+
+@pytest.mark.parametrize("spoil", [same_everywhere, without_gain])
+def test_logits_that_depend_on_nothing_are_no_matter_of_the_mask(spoil, batch):
+    model = build_model(SHAPES["gpt2"])
+    with torch.no_grad():
+        spoil(model)
+    assert codes(model_checks.check_causality(model, batch[0])) == ["GG-INI-004"]
 
 
 def slightly_off(q, k, v, mask, dropout, window=0):

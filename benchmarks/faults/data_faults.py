@@ -192,7 +192,7 @@ DATA_FAULTS: Sequence[Fault] = (
     Fault(
         name="tokens-scrambled", kind="order of the data", fatal=True, station="while",
         what="the tokens of each window are in an order of chance", world=cut_by(_Scrambled),
-        expects=("GG-LAD-002",),
+        expects=("GG-LAD-002", "GG-DAT-012"),
     ),
     Fault(
         name="shard-bit-flipped", kind="damaged data set", fatal=True, station="before",
@@ -238,7 +238,7 @@ DATA_FAULTS: Sequence[Fault] = (
     Fault(
         name="text-is-noise", kind="unsuitable text", fatal=True, station="before",
         what="the training text is random bytes, sealed as if it were right", text=texts.with_tokens(_noise),
-        expects=("GG-DAT-011",),
+        expects=("GG-DAT-012", "GG-DAT-011"),
     ),
     Fault(
         name="text-mostly-padding", kind="unsuitable text", fatal=True, station="before",

@@ -197,7 +197,7 @@ MACHINE_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="disk-full-later", kind="disk", fatal=True, station="after", recovery="resume", at=220,
-        what="the disk is full when a checkpoint is to be written", arm=full_from(220), expects=("GG-DSK-001",),
+        what="the disk is full when a checkpoint is to be written", arm=full_from(220), expects=("GG-DSK-002", "GG-DSK-001"),
     ),
     Fault(
         name="killed-in-the-middle", kind="process killed", fatal=True, station="after", recovery="resume", at=235,

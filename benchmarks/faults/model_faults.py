@@ -32,7 +32,8 @@ def built(change: Change) -> tuple[Patch, ...]:
             change(model)
         return model
 
-    return (("glassgpt.api", "build_model", build), ("glassgpt.diagnosis.doctor", "build_model", build))
+    modules = ("glassgpt.api", "glassgpt.diagnosis.doctor", "glassgpt.diagnosis.autopsy")
+    return tuple((module, "build_model", build) for module in modules)
 
 
 def attending(kernel: Attend, *, last_block_only: bool = False) -> Change:
@@ -259,12 +260,12 @@ MODEL_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="init-all-zero", kind="wrong initialisation", fatal=True, station="before",
-        what="all matrices begin at zero", world=built(scaled(0)), expects=("GG-BAT-001", "GG-GRD-001"),
+        what="all matrices begin at zero", world=built(scaled(0)), expects=("GG-INI-004", "GG-BAT-001", "GG-GRD-001"),
     ),
     Fault(
         name="init-all-equal", kind="wrong initialisation", fatal=True, station="before",
         what="all matrices begin with one value", world=built(filled(0.02, "weight")),
-        expects=("GG-BAT-001", "GG-GRD-001"),
+        expects=("GG-INI-004", "GG-BAT-001", "GG-GRD-001"),
     ),
     Fault(
         name="init-residual-not-scaled", kind="wrong initialisation", fatal=False, station="before",
@@ -274,7 +275,7 @@ MODEL_FAULTS: Sequence[Fault] = (
     Fault(
         name="init-gain-zero", kind="wrong initialisation", fatal=True, station="before",
         what="the gain of the last normalisation begins at zero", world=built(filled(0.0, "norm.weight")),
-        expects=("GG-GRD-001", "GG-BAT-001"),
+        expects=("GG-INI-004", "GG-GRD-001", "GG-BAT-001"),
     ),
     Fault(
         name="head-exploding-at-start", kind="exploding values", fatal=False, station="before",
@@ -284,17 +285,17 @@ MODEL_FAULTS: Sequence[Fault] = (
     Fault(
         name="head-exploding-later", kind="exploding values", fatal=True, station="while", recovery="automatic",
         what="the gain before the head becomes a hundred times too large", at=160,
-        arm=later(160, lambda model: model.norm.weight.mul_(100)), expects=("GG-LAY-003",),
+        arm=later(160, lambda model: model.norm.weight.mul_(100)), expects=("GG-DIV-002", "GG-LAY-003"),
     ),
     Fault(
         name="attention-exploding-later", kind="exploding values", fatal=True, station="while", recovery="automatic",
         what="queries and keys become a thousand times too large", at=130,
-        arm=later(130, scaled(1000, "qkv.weight")), expects=("GG-ATT-001", "GG-ATT-002"),
+        arm=later(130, scaled(1000, "qkv.weight")), expects=("GG-DIV-002", "GG-ATT-001", "GG-ATT-002"),
     ),
     Fault(
         name="residual-exploding-later", kind="exploding values", fatal=True, station="while", recovery="automatic",
         what="what the last MLP adds becomes two thousand times too large", at=140,
-        arm=later(140, scaled(2000, "blocks.1.mlp.down.weight")), expects=("GG-LAY-002",),
+        arm=later(140, scaled(2000, "blocks.1.mlp.down.weight")), expects=("GG-DIV-002", "GG-LAY-002"),
     ),
     Fault(
         name="block-frozen", kind="layers that do not learn", fatal=False, station="before",
@@ -326,7 +327,7 @@ MODEL_FAULTS: Sequence[Fault] = (
     Fault(
         name="decay-a-hundredfold", kind="weight decay", fatal=True, station="before",
         what="a weight decay of 20: weights are forgotten within ten steps", settings={"optimizer.weight_decay": 20.0},
-        expects=(),
+        expects=("GG-CFG-007",),
     ),
     Fault(
         name="fp16-overflow-mlp", kind="overflow in float16", fatal=True, station="before", settings=HALF,

@@ -17,6 +17,7 @@ from unittest import mock
 
 from glassgpt import api
 from glassgpt.config import load_config
+from glassgpt.diagnosis import autopsy
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.generation.options import GenerationOptions
@@ -235,7 +236,8 @@ def _in_force(case: Case, *, resume: bool) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         for module, name, replacement in case.world if isinstance(case, Fault) else ():
             stack.enter_context(mock.patch(f"{module}.{name}", replacement))
-        stack.enter_context(mock.patch.object(api, "Trainer", _armed(case, resume=resume)))
+        for module in (api, autopsy):
+            stack.enter_context(mock.patch.object(module, "Trainer", _armed(case, resume=resume)))
         yield
 
 

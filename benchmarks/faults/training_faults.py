@@ -235,11 +235,11 @@ TRAINING_FAULTS: Sequence[Fault] = (
     Fault(
         name="rate-spike-of-one-step", kind="loss spike", fatal=False, station="while", at=240,
         what="a single step is done at thirty times its rate",
-        arm=lambda trainer: _one_step_at(trainer, 240, 30.0), expects=("GG-SPK-002", "GG-SPK-001"),
+        arm=lambda trainer: _one_step_at(trainer, 240, 30.0), expects=("GG-UPD-001", "GG-SPK-002", "GG-SPK-001"),
     ),
     Fault(
         name="weights-shrunk-later", kind="damaged weights", fatal=True, station="while", recovery="automatic", at=230,
-        what="all matrices become a hundredth", arm=later(230, scaled(0.01)), expects=("GG-DIV-001", "GG-NAN-013"),
+        what="all matrices become a hundredth", arm=later(230, scaled(0.01)), expects=("GG-DIV-002", "GG-NAN-013"),
     ),
 )  # fmt: skip
 
