@@ -133,7 +133,7 @@ TRAINING_FAULTS: Sequence[Fault] = (
     Fault(
         name="rate-jumps-later", kind="learning rate", fatal=True, station="while", recovery="automatic",
         what="in the middle the schedule gives three hundred times the rate", at=200,
-        arm=rate_from(200, 300, once=True), expects=("GG-DIV-001", "GG-NAN-014"),
+        arm=rate_from(200, 300, once=True), expects=("GG-DIV-001", "GG-NAN-014", "GG-UPD-001"),
     ),
     Fault(
         name="rate-zero-later", kind="learning rate", fatal=True, station="while",

@@ -57,6 +57,8 @@ STALL_STEPS, STALL_SHARE, STALL_EVERY = 200, 0.1, 100
 TOKENS_COUNTED = 2_000_000
 ABOVE_PAIRS = 0.05
 """Nats above the rung of pairs from which on a loss that stays is a fault; below, the text may hold no more."""
+SURE_OF_SPIKE = 0.7
+"""A jump is seen for certain; where it comes from is not, as the doctor says of it too."""
 OVERFIT_NATS = 0.02
 CLIP_STEPS, CLIP_SHARE, CLIP_TIMES = 200, 0.95, 5.0
 BLOCK_RATIO = 100.0
@@ -201,7 +203,7 @@ class Watch(Observer):
         self._since_spike += 1
         if self._loss.see(metrics.loss):
             self._since_spike = 0
-            self._find("GG-SPK-002", "warning", {"peak": metrics.loss, "usual": usual})
+            self._find("GG-SPK-002", "warning", {"peak": metrics.loss, "usual": usual}, SURE_OF_SPIKE)
         self._recent.append(metrics.loss)
         if len(self._recent) < RECENT:
             return
@@ -283,11 +285,11 @@ class Watch(Observer):
         if by_block and max(by_block) > limit:
             self._find(code, "warning", {name: max(by_block), "block": by_block.index(max(by_block))})
 
-    def _find(self, code: str, severity: Severity, seen: Mapping[str, Value]) -> None:
+    def _find(self, code: str, severity: Severity, seen: Mapping[str, Value], confidence: float = 1.0) -> None:
         """Say a finding, once."""
         if code not in self._said:
             self._said.add(code)
-            self._say(Finding(code, severity, seen))
+            self._say(Finding(code, severity, seen, confidence))
 
     def _say(self, finding: Finding) -> None:
         """Write a finding, and say it in one line."""
