@@ -43,7 +43,7 @@ bench: $(READY) ## preparing, training step and generation beside their peers, o
 	$(BIN)/python benchmarks/cpu.py
 
 faults: $(READY) ## put faults into real trainings, see what is said of them: about ten minutes on two cores
-	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.faults --jobs $(JOBS)
 
 clean:          ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data
