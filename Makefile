@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help pages demo test test-slow check format bench clean
+.PHONY: help pages demo test test-slow check format bench faults clean
 
 help:           ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -41,6 +41,9 @@ pages: $(READY) ## make docs/diagnosis of the catalogue anew
 
 bench: $(READY) ## preparing, training step and generation beside their peers, on this CPU
 	$(BIN)/python benchmarks/cpu.py
+
+faults: $(READY) ## put faults into real trainings, see what is said of them: about ten minutes on two cores
+	$(BIN)/python -m benchmarks.faults --jobs $(JOBS)
 
 clean:          ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data

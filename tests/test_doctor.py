@@ -2,9 +2,12 @@
 
 import copy
 import dataclasses
+import errno
+import hashlib
 import json
 import math
 import os
+import random
 import shutil
 import time
 from pathlib import Path
@@ -22,7 +25,7 @@ from glassgpt.config import load_config, preset_names
 from glassgpt.data.batches import Batches
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
-from glassgpt.data.shards import TokenArray, TokenDataset
+from glassgpt.data.shards import HEADER, ShardHeader, TokenArray, TokenDataset
 from glassgpt.diagnosis import (
     data_checks,
     doctor,
@@ -38,7 +41,7 @@ from glassgpt.diagnosis.doctor import Plan, examine_quickly
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.series import Ladder
-from glassgpt.errors import TokenizerError, TrainingDivergedError
+from glassgpt.errors import CheckpointError, TokenizerError, TrainingDivergedError
 from glassgpt.generation.engine import Sample
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.attention import attend, causal_mask
@@ -97,6 +100,7 @@ def test_no_preset_raises_an_alarm(preset, tmp_path):
     assert codes(
         settings_checks.check_rate(model, settings, is_fresh=fresh),
         settings_checks.check_warmup(model, settings, is_fresh=fresh),
+        settings_checks.check_decay(model, settings),
         settings_checks.check_epochs(model, settings, settings.train.max_steps * settings.train.batch_tokens // 30),
     ) == []  # fmt: skip
 
@@ -139,6 +143,15 @@ def test_reading_a_text_too_often_is_noticed_unless_something_guards():
     assert codes(settings_checks.check_epochs(dataclasses.replace(model, dropout=0.2), settings, asked // 50)) == []
     stopping = with_train(settings, early_stop_evaluations=3)
     assert codes(settings_checks.check_epochs(model, stopping, asked // 50)) == []
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(0.0, []), (0.1, []), (1.0, []), (10.0, ["GG-CFG-007"])])
+def test_a_decay_that_makes_weights_forget_is_noticed(decay, expected):
+    model, settings = settings_of("nano")
+    decayed = dataclasses.replace(settings, optimizer=OptimizerConfig(weight_decay=decay))
+    assert codes(settings_checks.check_decay(model, decayed)) == expected
+    # A rate that is too high is said to be that.
+    assert codes(settings_checks.check_decay(model, with_train(decayed, learning_rate=1.0))) == expected
 
 
 def test_a_full_disk_is_noticed(tmp_path, monkeypatch):
@@ -270,6 +283,22 @@ def test_an_id_without_a_row_is_found(grammar_dataset):
     assert codes(data_checks.check_ids(grammar_dataset, 100)) == ["GG-DAT-001"]
 
 
+def test_ids_without_a_row_end_the_examination(prepared, capsys):
+    """A model cannot be computed with them; the doctor says so instead of failing at it."""
+    dataset = prepared(grammar_text(400, seed=1), grammar_text(100, seed=2))
+    shard = dataset.folder / "train-00000.bin"
+    header = ShardHeader.read(shard)
+    tokens = np.frombuffer(shard.read_bytes(), "<u2", offset=HEADER.size).copy()
+    tokens[100] = 300
+    checksum = hashlib.sha256(tokens.tobytes()).digest()
+    shard.write_bytes(dataclasses.replace(header, checksum=checksum).pack() + tokens.tobytes())
+    found = list(api.doctor("nano", data=dataset.folder))
+    assert codes(*found) == ["GG-DAT-001"]
+    assert "model" not in [check.name for check in found]
+    plan = Plan(SHAPES["gpt2"], memory_settings(), TokenDataset.open(dataset.folder), Path("runs"))
+    assert codes(*examine_quickly(plan, build_model(plan.model))) == ["GG-DAT-001"]
+
+
 def test_a_tokenizer_for_other_text_is_found(prepared):
     korean = "글을 배우는 아이는 누구나 아무도 다시 닫을 수 없는 문을 연다. " * 50
     dataset = prepared(korean, korean[:400], tokenizer="gpt2")
@@ -280,6 +309,22 @@ def test_a_tokenizer_for_other_text_is_found(prepared):
 def test_validation_text_of_another_kind_is_found(prepared):
     dataset = prepared(grammar_text(500, seed=1), "0123456789 %&/() " * 300)
     assert codes(data_checks.check_likeness(dataset)) == ["GG-DAT-011"]
+
+
+def test_noise_is_known_from_text(prepared):
+    """Pairs of tokens say nothing in it, in whatever tokens it is; in a small text little, which is not held against it."""
+    chance = random.Random(0)
+    noise = "".join(chance.choice("abcdefghijklmnop ") for _ in range(50_000))
+    assert codes(data_checks.check_likeness(prepared(noise[5000:], noise[:5000]))) == ["GG-DAT-012"]
+    assert codes(data_checks.check_likeness(prepared(noise[:9000], noise[9000:10_000]))) == []
+    speech = grammar_text(2000, seed=9)
+    for tokenizer in ("bytes", "bpe:400"):
+        assert codes(data_checks.check_likeness(prepared(speech, grammar_text(300, seed=8), tokenizer))) == []
+
+
+def test_a_text_that_repeats_one_passage_is_told_from_a_reader_that_stands_still(prepared):
+    batches = Batches(prepared(" " * 5000, grammar_text(20, seed=1)).split("train"), 32, seed=0)
+    assert codes(data_checks.check_batches(batches, 8)) == ["GG-DAT-006"]
 
 
 class Shifted(Batches):
@@ -299,9 +344,22 @@ class Unshuffled(Batches):
         return np.sort(super()._plan(epoch))
 
 
+class StandingStill(Batches):
+    """Each batch is sound, and the first one again."""
+
+    def starts_at(self, position, rows):
+        return super().starts_at(0, rows)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [(Batches, []), (Shifted, ["GG-DAT-002"]), (Unmoving, ["GG-DAT-003"]), (Unshuffled, ["GG-DAT-004"])],
+    [
+        (Batches, []),
+        (Shifted, ["GG-DAT-002"]),
+        (Unmoving, ["GG-DAT-003"]),
+        (StandingStill, ["GG-DAT-003"]),
+        (Unshuffled, ["GG-DAT-004"]),
+    ],
 )
 def test_batches(grammar_dataset, kind, expected):
     batches = kind(grammar_dataset.split("train"), 32, seed=0)
@@ -410,6 +468,23 @@ def test_a_wrong_mask_is_found_even_where_blocks_begin_as_identity(arch, wrong, 
     assert codes(model_checks.check_causality(model, batch[0])) == [code]
 
 
+def same_everywhere(model):
+    for parameter in model.parameters():
+        parameter.fill_(0.03)
+
+
+def without_gain(model):
+    model.norm.weight.zero_()
+
+
+@pytest.mark.parametrize("spoil", [same_everywhere, without_gain])
+def test_logits_that_depend_on_nothing_are_no_matter_of_the_mask(spoil, batch):
+    model = build_model(SHAPES["gpt2"])
+    with torch.no_grad():
+        spoil(model)
+    assert codes(model_checks.check_causality(model, batch[0])) == ["GG-INI-004"]
+
+
 def slightly_off(q, k, v, mask, dropout, window=0):
     return attend(q * 1.01, k, v, mask, dropout, window)
 
@@ -464,6 +539,14 @@ def test_weight_decay_on_everything_is_found(model):
 def test_a_batch_that_is_not_learned(batch, rate):
     model = build_model(SHAPES["gpt2"])
     assert codes(model_checks.check_one_batch(model, *batch, OptimizerConfig(), rate)) == ["GG-BAT-001"]
+
+
+@pytest.mark.parametrize(("rate", "code"), [(1e-6, "GG-CFG-004"), (1e3, "GG-CFG-003")])
+def test_a_batch_that_is_learned_at_the_usual_rate_blames_the_rate(grammar_dataset, rate, code):
+    plan = Plan(SHAPES["gpt2"], memory_settings(learning_rate=rate), grammar_dataset, Path("runs"))
+    (check,) = [check for check in doctor.examine(plan) if check.name == "one batch"]
+    assert codes(check) == [code]
+    assert (check.findings[0].severity, check.findings[0].ruled_out) == ("fatal", ("GG-BAT-001",))
 
 
 def test_one_batch_is_bounded_in_time(batch):
@@ -642,6 +725,33 @@ def test_a_real_run_that_diverges_is_explained(grammar_data, tmp_path):
     noticed = [Finding.from_json(event).code for event in events if event["event"] == "finding"]
     assert noticed[0] == "GG-CFG-003"  # before its first step
     assert set(noticed[1:]) == {"GG-NAN-014"}  # three rewinds did not help
+
+
+def test_a_full_disk_is_written_down(grammar_data, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("glassgpt.training.checkpoint.save_file", refuse)
+    config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 12, "checkpoint.every_steps": 8})
+    with pytest.raises(CheckpointError):
+        api.train(config, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert {"GG-DSK-002", "GG-CKP-002"} <= set(doctored(run))
+    assert "GG-END-001" not in doctored(run)
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_an_error_that_ended_a_run_is_named(grammar_data, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr("glassgpt.training.step.Stepper._accumulate", fail)
+    config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 12})
+    with pytest.raises(IndexError):
+        api.train(config, tmp_path / "run")
+    (end,) = [check for check in api.doctor(tmp_path / "run") if check.name == "end"]
+    assert codes(end) == ["GG-END-003"]
+    assert end.findings[0].seen == {"step": 0, "error": "IndexError", "problem": "index out of range in self"}
 
 
 def newest(run: RunFolder) -> Path:

@@ -1,11 +1,15 @@
 """A fault is put into a real training; the replay must name it, and rule the others out."""
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
 
 from fault_helpers import at_step, poison_window, trainer_for, weights
+from glassgpt import api
+from glassgpt.config import load_config
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.recovery import Recovery
 from glassgpt.diagnosis.replay import replay_run
@@ -13,6 +17,7 @@ from glassgpt.errors import TrainingDivergedError
 from glassgpt.model.attention import attend
 from glassgpt.training.checkpoint import newest_whole
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.loop import Trainer
 from glassgpt.training.run import RunFolder
 
 
@@ -181,3 +186,81 @@ def test_a_dead_run_is_replayed_from_its_files(grammar_dataset, tmp_path):
     assert verdict.rows[0].start == start
     healthy, _ = trainer_for(grammar_dataset, tmp_path)
     assert replay_run(healthy, newest_whole(RunFolder(tmp_path)).path, steps=5) is None
+
+
+# --- the doctor on a dead run
+
+
+@pytest.fixture
+def bad_row(monkeypatch):
+    """Every training of this process has a row in its fifth batch that gives no number; also one that is done again."""
+
+    def build(*arguments, **more):
+        trainer = Trainer(*arguments, **more)
+        poison_window(trainer, 5, 6)
+        return trainer
+
+    monkeypatch.setattr("glassgpt.api.Trainer", build)
+    monkeypatch.setattr("glassgpt.diagnosis.autopsy.Trainer", build)
+
+
+def dead_run(grammar_data, out, **changes):
+    """A run that stopped at its fifth step, without a replay of its own."""
+    overrides = {
+        "data": str(grammar_data), "model.context_length": 32, "model.n_embd": 16, "train.batch_tokens": 256,
+        "train.max_steps": 12, "schedule.warmup_steps": 2, "checkpoint.every_steps": 3, "diagnosis.recover": False,
+        "diagnosis.most_replays": 0, **changes,
+    }  # fmt: skip
+    with pytest.raises(TrainingDivergedError):
+        api.train(load_config("nano", overrides), out)
+
+
+def replay_check(run, **more):
+    return next((check for check in api.doctor(run, **more) if check.name == "replay"), None)
+
+
+def test_the_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, bad_row):
+    dead_run(grammar_data, tmp_path / "run")
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    check = replay_check(tmp_path / "run")
+    assert check.measured == "step 5 done again from step-000003: data"
+    (finding,) = check.findings
+    assert (finding.code, finding.severity) == ("GG-NAN-011", "fatal")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
+
+
+def test_what_the_run_replayed_itself_is_not_done_again(grammar_data, tmp_path, bad_row):
+    dead_run(grammar_data, tmp_path / "run", **{"diagnosis.most_replays": 1})
+    assert replay_check(tmp_path / "run").measured == "step 5 was replayed when it happened: data"
+
+
+def test_what_does_not_happen_again_is_said_of_a_dead_run(grammar_data, tmp_path, bad_row, monkeypatch):
+    dead_run(grammar_data, tmp_path / "run")
+    monkeypatch.setattr("glassgpt.diagnosis.autopsy.Trainer", Trainer)
+    (finding,) = replay_check(tmp_path / "run").findings
+    assert finding.code == "GG-NAN-017"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda run: shutil.rmtree(run.checkpoints), "there is no checkpoint to begin from"),
+        (lambda run: next(run.checkpoints.glob("step-*/manifest.json")).unlink(), "is whole"),
+        (lambda run: run.events.open("a").write(json.dumps(EVENT) + "\n"), "the run was changed (rewind)"),
+        (lambda run: run.config.write_text(run.config.read_text().replace("grammar", "gone")), "its data set is gone"),
+    ],
+)
+def test_why_a_step_cannot_be_done_again_is_said(grammar_data, tmp_path, bad_row, spoil, why):
+    dead_run(grammar_data, tmp_path / "run")
+    spoil(RunFolder(tmp_path / "run"))
+    check = replay_check(tmp_path / "run")
+    assert check.is_fine
+    assert check.measured.startswith("step 5 cannot be done again: ")
+    assert why in check.measured
+
+
+def test_a_run_that_ended_well_is_not_replayed(nano_run):
+    assert replay_check(nano_run) is None
+
+
+EVENT = {"step": 3, "event": "rewind"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fault_helpers import TINY, poison_window, trainer_for, weights
+from fault_helpers import TINY, at_step, poison_window, trainer_for, weights
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.data.grammar import grammar_unigram_entropy
@@ -96,10 +96,37 @@ def test_a_rate_that_is_too_high_runs_away_and_is_rewound(grammar_dataset, tmp_p
 
     trainer.learning_rate = rate
     outcome = trainer.run()
-    assert "GG-DIV-001" in codes(watch)
+    (finding,) = [finding for finding in watch.found if finding.code.startswith("GG-DIV")]
+    assert (finding.code, finding.ruled_out, finding.done) == ("GG-DIV-001", ("GG-DIV-002",), ("rewound",))
     assert told.of("rewind")[0]["to"] <= 120
     undisturbed, _ = trainer_for(grammar_dataset, tmp_path / "undisturbed", **options)
     assert outcome.validation.loss == pytest.approx(undisturbed.run().validation.loss, rel=0.1)
+
+
+def test_weights_that_were_changed_are_told_from_a_rate_that_is_too_high(grammar_dataset, tmp_path):
+    """All of them finite: nothing is refused, the loss only runs away. Back at the same rate."""
+    options = {"max_steps": 160, "learning_rate": 1e-2, "warmup": 5, "every_steps": 20}
+    trainer, watch, told = watched(grammar_dataset, tmp_path / "run", recover=True, **options)
+
+    def damage():
+        with torch.no_grad():
+            trainer.model.norm.weight *= 100
+
+    at_step(trainer, 90, damage)
+    outcome = trainer.run()
+    (finding,) = [finding for finding in watch.found if finding.code.startswith("GG-DIV")]
+    assert (finding.code, finding.severity, finding.done) == ("GG-DIV-002", "warning", ("rewound",))
+    assert finding.seen["parameter"] == "norm.weight"
+    assert told.of("rewind")[0]["rate_scale"] == 1.0
+    undisturbed, _ = trainer_for(grammar_dataset, tmp_path / "undisturbed", **options)
+    assert outcome.validation.loss == pytest.approx(undisturbed.run().validation.loss, rel=0.05)
+
+
+def test_without_recovery_a_run_that_runs_away_is_told_of(quiet_watch):
+    _, watch = quiet_watch
+    tell(watch, [2.0] * 60 + [6.0] * 60)
+    finding = watch.found[-1]
+    assert (finding.code, finding.severity) == ("GG-DIV-001", "fatal")
 
 
 def test_a_spike_is_told_once_and_does_not_spoil_the_window(quiet_watch):
@@ -249,7 +276,8 @@ def test_dead_units(grammar_dataset, tmp_path):
     with torch.no_grad():
         trainer.model.blocks[1].mlp.up.bias.fill_(-50.0)
     trainer.run()
-    (finding,) = [finding for finding in watch.found if finding.code == "GG-LAY-001"]
+    (finding,) = watch.found  # that their weights get no gradient follows from it, and is not told as well
+    assert finding.code == "GG-LAY-001"
     assert finding.seen == {"block": 1, "share": 100.0}
 
 
@@ -356,3 +384,12 @@ def test_settings_are_checked():
         "diagnosis.most_rewinds is -1; it must be at least 0",
         "diagnosis.rewind_rate_factor is 0.0; it must be above 0, at most 1",
     ]
+
+
+def test_a_rate_of_zero_is_told_but_not_a_step_behind_a_refused_one(quiet_watch):
+    _, watch = quiet_watch
+    for step, ratio in ((100, 0.0), (110, 0.01), (120, 0.0)):
+        watch.on_layers(LayerSample(step, gradients={"blocks.0.norm1.weight": 1.0}, updates={"a": ratio}))
+        assert watch.found == []
+    watch.on_layers(LayerSample(130, gradients={"blocks.0.norm1.weight": 1.0}, updates={"a": 0.0}))
+    assert codes(watch) == ["GG-UPD-002"]

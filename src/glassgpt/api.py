@@ -18,6 +18,7 @@ from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
+from glassgpt.diagnosis.autopsy import check_replay
 from glassgpt.diagnosis.catalogue import language_of_the_terminal
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
@@ -692,6 +693,10 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
         is_fresh=not config.init_from,
     )
+    replayed = check_replay(
+        Record.read(run), config.model, _settings(config), dataset if isinstance(dataset, TokenDataset) else None
+    )
+    yield from [replayed] if replayed else []
     if text is not None:
         if dataset is None or known is None or isinstance(dataset, Checked):
             raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")

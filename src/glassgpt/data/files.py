@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Generator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 THREADS_VARIABLE = "RAYON_NUM_THREADS"
 """The variable that the Rust libraries read; ours go by it too, so that one number rules them all."""
 
@@ -37,6 +39,16 @@ def limited_threads(count: int) -> Generator[None, None, None]:
             os.environ[THREADS_VARIABLE] = before
         elif count:
             del os.environ[THREADS_VARIABLE]
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, is the system's word for a full disk or a used-up quota."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return "No space left on device" in str(error)  # libraries in other languages say it in words alone
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -13,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from glassgpt.data.files import sync_folder
+from glassgpt.data.files import DISK_FULL, sync_folder
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.errors import DataError, Interrupted, UsageError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

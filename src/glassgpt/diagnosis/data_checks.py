@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from glassgpt.data.batches import Batches
@@ -30,6 +31,8 @@ LEAST_BYTES_PER_TOKEN = 2.0
 LARGE_VOCABULARY = 1000
 LEAST_USED = 0.1
 MOST_EXCESS_NATS = 1.0
+LEAST_FROM_PAIRS, LEAST_FOR_PAIRS = 0.05, 20_000
+"""Nats that knowing the token before must save in a text that says something, of at least so many tokens."""
 EXAMPLE_CHARACTERS = 60
 
 
@@ -76,10 +79,13 @@ def check_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -
 
 
 def check_batches(batches: Batches, rows: int) -> Checked:
-    """Whether targets are the next token, windows differ, and their order is shuffled; the position stays."""
-    rows = max(2, min(rows, 64, batches.windows_per_epoch))
+    """Whether targets are the next token, windows differ, and their order is shuffled; the position stays.
+
+    Two batches are looked at, because each may be sound and the second the first again.
+    """
+    rows = max(2, min(2 * rows, 64, batches.windows_per_epoch))
     position = batches.position
-    inputs, targets = batches.next(rows)
+    inputs, targets = (torch.cat(parts) for parts in zip(*(batches.next(n) for n in _halves(rows)), strict=True))
     starts = batches.starts_at(position, rows)
     batches.seek(position)
     shifted = (targets[:, :-1] == inputs[:, 1:]).float().mean().item() if inputs.size(1) > 1 else 1.0
@@ -89,11 +95,24 @@ def check_batches(batches: Batches, rows: int) -> Checked:
     if shifted < 1:
         findings.append(Finding("GG-DAT-002", "fatal", {"share": round(100 * shifted, 1)}))
     if batches.windows_per_epoch >= 2 and 2 * distinct <= rows:
-        findings.append(Finding("GG-DAT-003", "fatal", {"same": rows - distinct + 1, "rows": rows}))
+        findings.append(_same_windows(batches, starts, inputs, distinct))
     if rows >= 8 and batches.windows_per_epoch >= 4 * rows and following > 0.5:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
     measured = f"targets shifted by one; {distinct} of {rows} windows differ, {following:.0%} in the file's order"
     return Checked("batches", measured, tuple(findings))
+
+
+def _same_windows(batches: Batches, starts: Tokens, inputs: torch.Tensor, distinct: int) -> Finding:
+    """The text is to blame where it says the same at different places, else the reading of it."""
+    written, _ = batches.read(starts)
+    if len(np.unique(starts)) == len(starts) and torch.equal(written, inputs):
+        share = round(100 * (1 - distinct / len(starts)), 1)
+        return Finding("GG-DAT-006", "fatal", {"share": share, "n": batches.context_length}, 0.9, ("GG-DAT-003",))
+    return Finding("GG-DAT-003", "fatal", {"same": len(starts) - distinct + 1, "rows": len(starts)})
+
+
+def _halves(rows: int) -> tuple[int, int]:
+    return rows // 2, rows - rows // 2
 
 
 def passage_length(dataset: TokenDataset) -> int:
@@ -218,5 +237,7 @@ def check_likeness(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Check
     findings: tuple[Finding, ...] = ()
     if excess > MOST_EXCESS_NATS:
         findings = (Finding("GG-DAT-011", "warning", {"excess": excess}, confidence=0.8),)
+    if len(train) >= LEAST_FOR_PAIRS and own.unigram - own.bigram < LEAST_FROM_PAIRS:
+        findings += (Finding("GG-DAT-012", "fatal", {"unigram": own.unigram, "bigram": own.bigram}, confidence=0.9),)
     rungs = f"guessing {known.uniform:.2f}, by frequency {known.unigram:.2f}, by pairs {known.bigram:.2f} nats"
     return Checked("likeness", f"validation costs {excess:+.2f} nats against training text; {rungs}", findings)

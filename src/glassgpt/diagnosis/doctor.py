@@ -109,7 +109,10 @@ def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
     yield settings_checks.check_hardware(plan.model, plan.settings.train, hardware)
     yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
     if plan.dataset is not None:
-        yield from examine_data(plan.dataset)
+        data = list(examine_data(plan.dataset))
+        yield from data
+        if _cannot_be_read(data):
+            return
     memory = check_memory(plan.model, plan.settings, hardware)
     yield memory
     if is_fatal([memory]):
@@ -130,7 +133,10 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
     yield from _settings(plan)
     if plan.dataset is None:
         return
-    yield data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    ids = data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    yield ids
+    if not ids.is_fine:
+        return
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
@@ -141,9 +147,15 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
 
 
+def _cannot_be_read(checks: list[Checked]) -> bool:
+    """Whether there are ids without a row in the embedding: no batch can be computed with."""
+    return any(finding.code == "GG-DAT-001" for check in checks for finding in check.findings)
+
+
 def _settings(plan: Plan) -> Iterator[Checked]:
     yield settings_checks.check_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_warmup(plan.model, plan.settings, is_fresh=plan.is_fresh)
+    yield settings_checks.check_decay(plan.model, plan.settings)
     if plan.dataset is not None:
         yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.text()))
 
@@ -155,13 +167,27 @@ def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
-    train, optimizer = plan.settings.train, plan.settings.optimizer
+    optimizer = plan.settings.optimizer
     yield model_checks.check_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
     yield model_checks.check_initial_loss(model, inputs, targets, hardware, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
     yield model_checks.check_gradients(model, inputs, targets, hardware)
     yield model_checks.check_groups(model, build_optimizers(model, optimizer))
-    yield model_checks.check_one_batch(model, inputs, targets, optimizer, train.learning_rate)
+    yield _one_batch(plan, model, inputs, targets)
+
+
+def _one_batch(plan: Plan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> Checked:
+    """Whether one batch is learned; where it is not, whether the rate is to blame: it is, if the usual one does it."""
+    optimizer, rate = plan.settings.optimizer, plan.settings.train.learning_rate
+    found = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
+    questioned = settings_checks.check_rate(plan.model, plan.settings, is_fresh=True)
+    if found.is_fine or questioned.is_fine:
+        return found
+    usual = settings_checks.usual_rate(plan.model, plan.settings)
+    if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).is_fine:
+        return found
+    blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
+    return Checked(found.name, f"{found.measured}; it is learned at a rate of {usual:.1g}", (blamed,))
 
 
 def _built(plan: Plan) -> LanguageModel:

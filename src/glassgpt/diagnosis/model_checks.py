@@ -27,6 +27,8 @@ HOT_SIGMA = 1.5
 """Spread of the logits from which a fresh model is sure of things it cannot know."""
 LEAK = 1e-5
 """Share of the movement after the changed token that may show before it; computed in float64."""
+NOTHING = 1e-12
+"""Share of the logits up to which a movement is the rounding of float64."""
 STIRRED_STD = 0.02
 LEARNED_NATS = 0.1
 BATCH_STEPS = 200
@@ -136,6 +138,8 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:
         by_future, by_past = (twin(later) - logits).abs(), (twin(earlier) - logits).abs()
     moved, scale = by_future[:, :position].max().item(), by_future[:, position:].max().item()
     felt = by_past[:, position:].max().item()
+    if max(scale, felt) <= NOTHING * logits.abs().max().item():
+        return Checked("causality", "nothing moves whatever is read", (Finding("GG-INI-004", "fatal"),))
     findings: list[Finding] = []
     if moved > LEAK * scale:
         findings.append(Finding("GG-CAU-001", "fatal", {"position": position, "moved": moved}))

@@ -19,9 +19,14 @@ from glassgpt.errors import DataError
 from glassgpt.training.run import RunFolder
 
 Line = dict[str, Any]
-End = Literal["finished", "stopped early", "interrupted", "diverged", "killed", "running"]
+End = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running"]
 BEGINNINGS = ("start", "resume")
-ENDINGS: dict[str, End] = {"interrupted": "interrupted", "diverged": "diverged", "early stop": "stopped early"}
+ENDINGS: dict[str, End] = {
+    "interrupted": "interrupted",
+    "diverged": "diverged",
+    "failed": "failed",
+    "early stop": "stopped early",
+}
 SILENT_SECONDS, SILENT_STEPS = 60.0, 20.0
 """A run that wrote nothing for so long, and for the time of so many steps, runs no more."""
 

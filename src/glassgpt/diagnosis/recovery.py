@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.diagnosis.replay import Verdict, replay, use_attention
+from glassgpt.diagnosis.replay import Verdict, replay, use_attention, why_it_ran_away
 from glassgpt.model.attention import attend_readable
 from glassgpt.training.checkpoint import checkpoint_step, damage, pointed
 from glassgpt.training.guard import Guard, RefusedStep
@@ -32,6 +32,10 @@ class Trouble(Protocol):
 
     def on_verdict(self, step: int, verdict: Verdict, done: Sequence[str]) -> None:
         """A replay came to this, and these actions of the catalogue were taken."""
+        ...
+
+    def on_run_away(self, step: int, verdict: Verdict | None, done: Sequence[str]) -> None:
+        """The loss left for good what it had reached; why, where that could be found out, and what was done."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -199,9 +203,22 @@ class Recovery(Guard):
             trainer.certify(path)
 
     def _rewind_or_stop(self, trainer: Trainer) -> None:
+        assert self._trouble is not None, "who else said so"
         step = trainer.state.step
-        if not self._rewind(trainer, self._config.rewind_rate_factor, None):
+        verdict = self._why_it_ran_away(trainer)
+        # Weights that were damaged say nothing against the rate; a second time that is no longer believed.
+        was_damaged = verdict is not None and verdict.cause == "weights" and self._rewinds == 0
+        rewound = self._rewind(trainer, 1.0 if was_damaged else self._config.rewind_rate_factor, verdict)
+        self._trouble.on_run_away(step, verdict, ("rewound",) if rewound else ())
+        if not rewound:
             trainer.diverge(step, math.nan, math.nan)
+
+    def _why_it_ran_away(self, trainer: Trainer) -> Verdict | None:
+        """Costs up to a hundred steps, as a replay does, and counts as one."""
+        if self._replays >= self._config.most_replays or trainer.ranks.count > 1:
+            return None
+        self._replays += 1
+        return why_it_ran_away(trainer, self._last_healthy(trainer))
 
     def _rewind(self, trainer: Trainer, rate_factor: float, verdict: Verdict | None) -> bool:
         target = self._last_healthy(trainer)

@@ -228,6 +228,29 @@ def replay(trainer: Trainer, refused: RefusedStep, last_good: Path | None = None
         trainer.stepper.batches.seek(position)
 
 
+def why_it_ran_away(trainer: Trainer, last_good: Path | None = None) -> Verdict | None:
+    """Whether training itself led to where a run is now, or its weights were changed by something else.
+
+    The steps from the last good weights are done again, in a copy: only what training makes comes out again.
+
+    Args:
+        trainer: a living run whose loss is finite but has left what it had reached.
+        last_good: a checkpoint whose weights are known to be good.
+
+    Returns:
+        A verdict of `weights` or `learning rate`; None where the way is too far, or several processes share it.
+    """
+    trainer.stepper.feed.restart()
+    step = trainer.state.step
+    rate = trainer.learning_rate(step)
+    here = RefusedStep(step + 1, math.nan, math.nan, 0, rate, trainer.stepper.start())
+    position = trainer.stepper.batches.position
+    try:
+        return _Case(trainer, here, last_good).compared_with_itself()
+    finally:
+        trainer.stepper.batches.seek(position)
+
+
 class _Case:
     """One refused step and what is tried on it."""
 
@@ -261,6 +284,17 @@ class _Case:
             or self._blame_precision(batch, way)
             or (None if others_fail else self._blame_rows(number, batch, way))
             or self._blame_model(others_fail)
+        )
+
+    def compared_with_itself(self) -> Verdict | None:
+        """Train again from the last good weights, and look whether the same come out; None where that cannot be."""
+        if self._stepper.loss.is_sharded or (self._last_good is None and self._trainer.beginning is None):
+            return None
+        again = self._trained_again(1.0)
+        if again is None:
+            return None
+        return self._changed_from_outside(again) or self._because(
+            "learning rate", 0.8, "the same steps, done again, lead to the same weights"
         )
 
     def _find_micro_step(self) -> tuple[int, Batch, _Way] | None:
@@ -352,12 +386,9 @@ class _Case:
         again = self._trained_again(1.0)
         if again is None:
             return self._because("weights", 0.6, "the last good weights are finite on the same rows, these are not")
-        now = dict(self._stepper.model.named_parameters())
-        changed = [name for name, p in again.model.named_parameters() if _differs(p, now[name])]
-        if changed:
-            why = f"trained again from the last good weights, {changed[0]} comes out otherwise: it was changed by something else"
-            return self._because("weights", 0.9, why, parameters=changed)
-        self._ruled_out.append("weights: training again gives the same ones, so they were not damaged")
+        changed = self._changed_from_outside(again)
+        if changed is not None:
+            return changed
         rate = self._refused.learning_rate
         for lower in (LOWER_RATE * rate, SAFE_RATE):
             slower = self._trained_again(lower / rate)
@@ -366,6 +397,19 @@ class _Case:
             if way.is_finite(self._batch(self._refused.start.windows)):
                 return self._because("learning rate", 0.9, f"at a rate of {lower:.2g} the same steps are finite")
         return self._because("model", 0.5, "the same steps fail with a lower rate as well")
+
+    def _changed_from_outside(self, again: Stepper) -> Verdict | None:
+        """The verdict on weights that training, done again, does not make."""
+        now = dict(self._stepper.model.named_parameters())
+        trained = dict(again.model.named_parameters())
+        changed = [name for name, p in trained.items() if _differs(p, now[name])]
+        if not changed:
+            self._ruled_out.append("weights: training again gives the same ones, so they were not damaged")
+            return None
+        # What was changed spoils the steps after it too, so the rest moves as well, but less.
+        first = max(changed, key=lambda name: _distance(trained[name], now[name]))
+        why = f"trained again from the last good weights, {first} comes out otherwise: it was changed by something else"
+        return self._because("weights", 0.9, why, parameters=(first, *(name for name in changed if name != first)))
 
     def _trained_again(self, rate_factor: float) -> Stepper | None:
         """A copy of the run, trained from the last good state to the refused step; None where that is too far."""
@@ -509,8 +553,15 @@ def _magnitude(tensor: Tensor) -> float | None:
 
 
 def _differs(a: Tensor, b: Tensor) -> bool:
+    return not _distance(a, b) <= SAME_WEIGHTS
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Of b from a, relative to the smaller of them: what was multiplied stands out, up or down."""
     a, b = a.detach().double(), b.detach().double()  # the norm of large weights would overflow
-    return not bool((a - b).norm() <= SAME_WEIGHTS * b.norm())
+    least = min(a.norm().item(), b.norm().item())
+    difference = (a - b).norm().item()
+    return difference / least if least else math.inf if difference else 0.0
 
 
 def _decoded(trainer: Trainer, start: int, end: int) -> str:

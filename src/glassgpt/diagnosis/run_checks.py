@@ -22,7 +22,7 @@ from glassgpt.diagnosis.series import (
     find_stall,
     robust,
 )
-from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_epochs, check_rate, check_warmup
+from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_decay, check_epochs, check_rate, check_warmup
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import (
     AVERAGE,
@@ -70,6 +70,7 @@ def examine_run(
     beforehand = [
         check_rate(model, settings, is_fresh=is_fresh),
         check_warmup(model, settings, is_fresh=is_fresh),
+        check_decay(model, settings),
         *([check_epochs(model, settings, train_tokens)] if train_tokens else []),
     ]
     yield from beforehand
@@ -194,11 +195,22 @@ def check_end(record: Record, model: ModelConfig, settings: Settings, whole: lis
     line = f"{end} after step {last:,} of {steps:,}"
     if end == "diverged":
         return Checked("end", line, (_diverged(record, check_rate(model, settings, is_fresh=False)),))
+    if end == "failed":
+        return Checked("end", line, (_failed(record),))
     if end == "killed":
         lost = last - max(whole, default=0)
         seen = {"step": last, "steps": steps, "lost": max(0, lost)}
         return Checked("end", line, (Finding("GG-END-001", "warning", seen, confidence=0.8),))
     return Checked("end", line)
+
+
+def _failed(record: Record) -> Finding:
+    """The finding of a run that an error ended, which it wrote down."""
+    event = record.event("failed") or {}
+    seen = {"step": record.last_step, "problem": str(event.get("message", "")).strip().partition("\n")[0]}
+    if event.get("disk_full"):
+        return Finding("GG-DSK-002", "fatal", seen)
+    return Finding("GG-END-003", "fatal", {**seen, "error": str(event.get("error", "?"))})
 
 
 def _diverged(record: Record, rate_check: Checked) -> Finding:
@@ -354,4 +366,4 @@ def check_speed(record: Record) -> Checked:
     if slow is None:
         return Checked("speed", line)
     seen = {"ratio": f"{slow.ratio:.1f}", "before": 1000 * slow.before, "now": 1000 * slow.now}
-    return Checked("speed", line, (Finding("GG-SPD-001", "warning", seen, confidence=0.8),))
+    return Checked("speed", line, (Finding("GG-SPD-001", "note", seen, confidence=0.8),))

@@ -57,6 +57,8 @@ STALL_STEPS, STALL_SHARE, STALL_EVERY = 200, 0.1, 100
 TOKENS_COUNTED = 2_000_000
 ABOVE_PAIRS = 0.05
 """Nats above the rung of pairs from which on a loss that stays is a fault; below, the text may hold no more."""
+SURE_OF_SPIKE = 0.7
+"""A jump is seen for certain; where it comes from is not, as the doctor says of it too."""
 OVERFIT_NATS = 0.02
 CLIP_STEPS, CLIP_SHARE, CLIP_TIMES = 200, 0.95, 5.0
 BLOCK_RATIO = 100.0
@@ -100,6 +102,8 @@ class Watch(Observer):
         self._curve = _Curve(trainer, self._find)
         self._scaler: deque[bool] = deque(maxlen=SCALER_STEPS)
         self._first_log_z: float | None = None
+        self._stood_still = False
+        self._ran_away: dict[str, Value] = {}
         self._sample: LayerSample | None = None
 
     def attach(self) -> None:
@@ -155,13 +159,18 @@ class Watch(Observer):
 
     def on_verdict(self, step: int, verdict: Verdict, done: Sequence[str]) -> None:
         """Say what a replay came to, and what was done."""
-        seen: dict[str, Value] = {"step": step, "why": verdict.why}
-        seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
-        if verdict.rows:
-            seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
-        others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
+        self._say(finding_of(step, verdict, done))
+
+    def on_run_away(self, step: int, verdict: Verdict | None, done: Sequence[str]) -> None:
+        """Say that the loss ran away, from what if that is known, and what was done."""
         severity: Severity = "warning" if done else "fatal"
-        self._say(Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done)))
+        if verdict is None or verdict.cause != "weights":
+            sure = verdict.confidence if verdict else 0.6
+            ruled_out = ("GG-DIV-002",) if verdict else ()
+            self._say(Finding("GG-DIV-001", severity, self._ran_away, sure, ruled_out, tuple(done)))
+            return
+        seen = {**self._ran_away, "parameter": verdict.parameters[0], "count": len(verdict.parameters)}
+        self._say(Finding("GG-DIV-002", severity, seen, verdict.confidence, ("GG-DIV-001",), tuple(done)))
 
     def close(self) -> None:
         """Print the table of the last look, where layers are watched in full."""
@@ -194,7 +203,7 @@ class Watch(Observer):
         self._since_spike += 1
         if self._loss.see(metrics.loss):
             self._since_spike = 0
-            self._find("GG-SPK-002", "warning", {"peak": metrics.loss, "usual": usual})
+            self._find("GG-SPK-002", "warning", {"peak": metrics.loss, "usual": usual}, SURE_OF_SPIKE)
         self._recent.append(metrics.loss)
         if len(self._recent) < RECENT:
             return
@@ -202,8 +211,9 @@ class Watch(Observer):
         self._best_median = min(self._best_median, median)
         far = median > self._best_median + max(RUN_AWAY_NATS, RUN_AWAY_SHARE * self._best_median)
         self._away = self._away + 1 if far else 0
-        if self.diverging():
-            self._find("GG-DIV-001", "fatal", {"median": median, "best": self._best_median})
+        self._ran_away = {"median": median, "best": self._best_median}
+        if self.diverging() and not self._config.recover:
+            self._find("GG-DIV-001", "fatal", self._ran_away)
 
     def _watch_norm(self, metrics: StepMetrics) -> None:
         limit = self._trainer.settings.train.clip_norm
@@ -235,7 +245,7 @@ class Watch(Observer):
             self._watch_activations(sample)
 
     def _watch_gradients(self, sample: LayerSample) -> None:
-        cut_off = [name for name, norm in sample.gradients.items() if not norm]
+        cut_off = [name for name, norm in sample.gradients.items() if not norm and not _is_dead(name, sample)]
         if cut_off:
             self._find("GG-GRD-001", "warning", {"count": len(cut_off), "parameter": cut_off[0]})
             return
@@ -250,8 +260,9 @@ class Watch(Observer):
         scheduled = learning_rate_ratio(train.schedule, sample.step, train.train.max_steps)
         if ratio > UPDATE_LARGEST:
             self._find("GG-UPD-001", "warning", {"ratio": ratio})
-        elif 0 < ratio < UPDATE_SMALLEST * scheduled:
+        elif ratio < UPDATE_SMALLEST * scheduled and (ratio > 0 or self._stood_still):
             self._find("GG-UPD-002", "warning", {"ratio": ratio})
+        self._stood_still = ratio == 0  # once is no sign: a step that was queued behind a refused one moves nothing
         stale = statistics.median(sample.staleness.values()) if sample.staleness else 0.0
         if stale > STALE:
             self._find("GG-UPD-003", "note", {"ratio": stale})
@@ -274,11 +285,11 @@ class Watch(Observer):
         if by_block and max(by_block) > limit:
             self._find(code, "warning", {name: max(by_block), "block": by_block.index(max(by_block))})
 
-    def _find(self, code: str, severity: Severity, seen: Mapping[str, Value]) -> None:
+    def _find(self, code: str, severity: Severity, seen: Mapping[str, Value], confidence: float = 1.0) -> None:
         """Say a finding, once."""
         if code not in self._said:
             self._said.add(code)
-            self._say(Finding(code, severity, seen))
+            self._say(Finding(code, severity, seen, confidence))
 
     def _say(self, finding: Finding) -> None:
         """Write a finding, and say it in one line."""
@@ -287,6 +298,23 @@ class Watch(Observer):
         title = describe(finding, language_of_the_terminal()).title
         say: Callable[[str], None] = console.say if finding.severity == "note" else console.warn
         say(f"{finding.code} step {self._trainer.state.step:,}: {title} ({page(finding.code)})")
+
+
+def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding:
+    """What a replay of a step came to, with its code; no longer fatal where something was done about it."""
+    seen: dict[str, Value] = {"step": step, "why": verdict.why}
+    seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
+    if verdict.rows:
+        seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
+    others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
+    severity: Severity = "warning" if done else "fatal"
+    return Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done))
+
+
+def _is_dead(name: str, sample: LayerSample) -> bool:
+    """Whether a parameter has no gradient because the units that it feeds are dead, which is found by itself."""
+    place = name.split(".")
+    return place[0] == "blocks" and place[2] in ("norm2", "mlp") and sample.dead[int(place[1])] > DEAD_SHARE
 
 
 class _Find(Protocol):

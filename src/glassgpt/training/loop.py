@@ -13,7 +13,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,8 +24,9 @@ from torch import Tensor
 
 from glassgpt import console
 from glassgpt.data.batches import validation_windows
+from glassgpt.data.files import is_disk_full
 from glassgpt.data.shards import TokenDataset
-from glassgpt.errors import CheckpointError, Interrupted, TrainingDivergedError
+from glassgpt.errors import CheckpointError, GlassGPTError, Interrupted, TrainingDivergedError
 from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
@@ -287,6 +288,11 @@ class Trainer:
         try:
             with stop_requests(aloud=self.ranks.is_first) as self._request, self.hardware.kernels(), _quiet_collector():
                 return self._run()
+        except (Interrupted, TrainingDivergedError):  # told already
+            raise
+        except Exception as error:
+            self._tell_failure(error)
+            raise
         finally:
             self.stepper.close()
             for observer in self.observers:
@@ -500,6 +506,12 @@ class Trainer:
             f"Go on from the last checkpoint with a lower rate: glassgpt train --resume --out "
             f"{self.run_folder.path} --train.learning-rate {self.settings.train.learning_rate / 2:g}"
         )
+
+    def _tell_failure(self, error: Exception) -> None:
+        """Write down what ended the run, for whoever looks at its files later."""
+        details = {"error": type(error).__name__, "message": str(error), "disk_full": is_disk_full(error)}
+        with suppress(GlassGPTError):  # on a full disk not even this; the error itself is on its way to the user
+            self.tell("failed", details)
 
     def tell(self, event: str, details: Mapping[str, object]) -> None:
         """Let all observers know that something happened."""

@@ -1,0 +1,119 @@
+"""The data sets of the suite, sound and damaged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.data.grammar import grammar_text
+from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.shakespeare import installed_plays
+from glassgpt.data.shards import HEADER, ShardHeader
+
+SENTENCES, HELD_OUT = 8000, 800
+SEED = 2026
+"""Another text than the one on which thresholds were calibrated (seeds 1 to 3)."""
+Text = Callable[[Path], Path]
+
+
+def prepared(folder: Path, train: str, validation: str, tokenizer: str = "bytes") -> Path:
+    """A data set of two texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.txt").write_text(train)
+    (folder / "validation.txt").write_text(validation)
+    options = PrepareOptions(
+        sources=(str(folder / "train.txt"),),
+        validation_sources=(str(folder / "validation.txt"),),
+        out=folder / "data",
+        tokenizer=tokenizer,
+        workers=1,
+        deduplicate=False,
+        force=True,
+    )
+    prepare(options)
+    return options.out
+
+
+def training_text() -> str:
+    """Sentences of the grammar."""
+    return grammar_text(SENTENCES, seed=SEED)
+
+
+def held_out_text() -> str:
+    """Others of them."""
+    return grammar_text(HELD_OUT, seed=SEED + 1)
+
+
+def sound_text(folder: Path) -> Path:
+    """The grammar in bytes."""
+    return prepared(folder, training_text(), held_out_text())
+
+
+def grammar(sentences: int, tokenizer: str = "bytes", seed: int = SEED) -> Text:
+    """The grammar, more or less of it, in other tokens."""
+    return lambda folder: prepared(folder, grammar_text(sentences, seed), grammar_text(HELD_OUT, seed + 1), tokenizer)
+
+
+def plays(folder: Path) -> Path:
+    """Shakespeare in bytes: a text that is not foreseeable."""
+    texts = [document.text for document, _ in zip(installed_plays(), range(6), strict=False)]
+    return prepared(folder, "".join(texts[:-1])[:500_000], texts[-1][:60_000])
+
+
+def with_tokens(change: Callable[[NDArray[np.int64]], NDArray[np.int64]], split: str = "train") -> Text:
+    """The sound text with other tokens in one split, sealed again: damage that no checksum tells."""
+
+    def make(folder: Path) -> Path:
+        data = sound_text(folder)
+        shard = data / f"{split}-00000.bin"
+        header = ShardHeader.read(shard)
+        dtype = np.dtype(f"<u{header.token_bytes}")
+        tokens = np.frombuffer(shard.read_bytes(), dtype, offset=HEADER.size).astype(np.int64)
+        _reseal(shard, header, change(tokens).astype(dtype).tobytes())
+        return data
+
+    return make
+
+
+def _reseal(shard: Path, header: ShardHeader, payload: bytes) -> None:
+    import dataclasses
+    import hashlib
+
+    sealed = dataclasses.replace(header, checksum=hashlib.sha256(payload).digest())
+    shard.write_bytes(sealed.pack() + payload)
+
+
+def with_files(change: Callable[[Path], None]) -> Text:
+    """The sound text with something done to the files of its data set."""
+
+    def make(folder: Path) -> Path:
+        data = sound_text(folder)
+        change(data)
+        return data
+
+    return make
+
+
+def flip_a_bit(data: Path) -> None:
+    """In the middle of a shard."""
+    shard = data / "train-00000.bin"
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+
+
+def cut_off(data: Path) -> None:
+    """The last third of a shard."""
+    shard = data / "train-00000.bin"
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[: 2 * len(raw) // 3])
+
+
+def swap_tokenizer(data: Path) -> None:
+    """For one that was trained on another text."""
+    other = prepared(data.parent / "other", grammar_text(300, SEED + 5).upper(), held_out_text(), "bpe:257")
+    shutil.copy(other / "tokenizer.json", data)

@@ -1,0 +1,103 @@
+"""The step that ended a run, done again from the run's files: what `replay` tells of a living run, told of a dead one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from glassgpt.data.shards import TokenDataset
+from glassgpt.diagnosis.findings import Checked
+from glassgpt.diagnosis.record import Line, Record
+from glassgpt.diagnosis.replay import MOST_STEPS_DONE_AGAIN, Verdict, replay_run
+from glassgpt.diagnosis.watch import finding_of
+from glassgpt.errors import GlassGPTError
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.checkpoint import checkpoint_step, has_optimizer, newest_whole, read_state
+from glassgpt.training.loop import Trainer
+from glassgpt.training.step import Settings
+
+MOST_SECONDS = 120.0
+"""What going on from the checkpoint to the fault may take, by the time that the run's own steps took."""
+NAME = "replay"
+CHANGES = ("step skipped", "rows quarantined", "attention replaced", "rewind", "out of memory")
+"""Events after which a run no longer is what its last checkpoint makes of it."""
+
+
+def check_replay(
+    record: Record, model: ModelConfig, settings: Settings, dataset: TokenDataset | None
+) -> Checked | None:
+    """Do the step that a run ended with again; None where it did not end by a number that is not finite.
+
+    Args:
+        record: what the run wrote.
+        model: its shape.
+        settings: its configuration.
+        dataset: what it learned from, or None where that is gone.
+    """
+    event = record.event("diverged")
+    if event is None:
+        return None
+    step = int(event.get("at", record.last_step))
+    known = _known_already(record, step)
+    if known is not None:
+        return Checked(NAME, f"step {step:,} was replayed when it happened: {known}")
+    hindrance = _hindrance(record, step, settings, dataset)
+    if hindrance is not None:
+        return Checked(NAME, f"step {step:,} cannot be done again: {hindrance}")
+    assert dataset is not None
+    return _done_again(record, step, model, settings, dataset)
+
+
+def _known_already(record: Record, step: int) -> str | None:
+    """The cause that a replay in the living run came to."""
+    replays = [line for line in record.events if line.get("event") == "replay" and line.get("at") == step]
+    return str(replays[-1].get("cause", "?")) if replays else None
+
+
+def _hindrance(record: Record, step: int, settings: Settings, dataset: TokenDataset | None) -> str | None:
+    """Why a step cannot be reached again with the same bits, in a few words."""
+    if dataset is None:
+        return "its data set is gone; name it with --data"
+    try:
+        found = newest_whole(record.run)
+    except GlassGPTError as error:
+        return str(error)
+    if found is None or not has_optimizer(found.path):
+        return "there is no checkpoint to begin from"
+    state, steps = read_state(found.path), step - checkpoint_step(found.path)
+    if not 0 < steps <= MOST_STEPS_DONE_AGAIN:
+        return f"it is {steps:,} steps from {found.path.name}, and at most {MOST_STEPS_DONE_AGAIN} are done again"
+    if len(state.rng) != 1:
+        return f"{len(state.rng)} processes trained it together"
+    changed = [line for line in record.events if _changed_the_way(line, checkpoint_step(found.path), step)]
+    if changed:
+        return f"since {found.path.name} the run was changed ({changed[-1]['event']}), and no checkpoint holds that"
+    began = record.event("resume") or record.event("start") or {}
+    trained_on_cpu = str(began.get("hardware", "cpu")).startswith("cpu")
+    if trained_on_cpu != (settings.train.device == "cpu" or not torch.cuda.is_available()):
+        return f"it was trained on {began['hardware']}, and this machine computes otherwise"
+    each = float(np.median([s for s in record.durations() if math.isfinite(s)] or [0.0]))
+    return f"that would take {each * steps:.0f} s" if each * steps > MOST_SECONDS else None
+
+
+def _changed_the_way(line: Line, since: int, step: int) -> bool:
+    """Whether an event tells of something that a replay from an older checkpoint would not do."""
+    is_that_step = line.get("event") == "step skipped" and line.get("at") == step
+    return line.get("event") in CHANGES and int(line.get("step", 0)) >= since and not is_that_step
+
+
+def _done_again(record: Record, step: int, model: ModelConfig, settings: Settings, dataset: TokenDataset) -> Checked:
+    found = newest_whole(record.run)
+    assert found is not None, "asked for just now"
+    with torch.random.fork_rng():
+        trainer = Trainer(build_model(model), dataset, settings, record.run)
+        try:
+            verdict = replay_run(trainer, found.path, step - checkpoint_step(found.path) + 1)
+        except GlassGPTError as error:
+            return Checked(NAME, f"step {step:,} cannot be done again: {error}")
+    verdict = verdict or Verdict("not reproduced", 0.6, f"done again from {found.path.name}, every step is finite")
+    line = f"step {step:,} done again from {found.path.name}: {verdict.cause}"
+    return Checked(NAME, line, (finding_of(step, verdict),))
