@@ -521,14 +521,13 @@ def swept(loaded, grammar_dataset):
     prompts = PromptOptions(4, 12, 16, seed=2).fitted(64)
     human = human_continuations(grammar_dataset, prompts)
 
-    def once():
-        return sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
-
-    return once
+    return sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
 
 
-def test_the_same_seed_finds_the_same(swept):
-    first, second = swept(), swept()
+def test_the_same_seed_finds_the_same(swept, loaded, grammar_dataset):
+    prompts = PromptOptions(4, 12, 16, seed=2).fitted(64)
+    human = human_continuations(grammar_dataset, prompts)
+    first, second = swept, sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
     assert first == second
     finals = [one for one in first.ranking if len(one.texts) == first.rounds[-1].prompts]
     assert [one.score for one in finals] == sorted(one.score for one in finals)
@@ -537,7 +536,7 @@ def test_the_same_seed_finds_the_same(swept):
 
 
 def test_the_winner_is_a_settings_file(swept, tmp_path, capsys):
-    found = swept()
+    found = swept
     path = tmp_path / "winner.toml"
     path.write_text(settings_toml(found, "a\nrun"), encoding="utf-8")
     read = load_settings(str(path))
@@ -558,7 +557,7 @@ def test_the_winner_is_a_settings_file(swept, tmp_path, capsys):
 @pytest.mark.parametrize("purpose", ["chat", "creative", "code"])
 def test_what_the_ready_settings_hold_can_be_written_again(purpose, swept, tmp_path):
     kept = {name: value for name, value in load_settings(purpose).items() if name not in ready_values(purpose)}
-    found = dataclasses.replace(swept(), purpose=purpose, kept=kept)
+    found = dataclasses.replace(swept, purpose=purpose, kept=kept)
     path = tmp_path / "winner.toml"
     path.write_text(settings_toml(found, "run"), encoding="utf-8")
     assert load_settings(str(path)) == {**found.winner.settings, **kept}
