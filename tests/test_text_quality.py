@@ -17,7 +17,7 @@ from glassgpt import api
 from glassgpt.data import load_tokenizer
 from glassgpt.data.shards import TokenArray
 from glassgpt.errors import ConfigError, DataError, GenerationError, MissingExtraError, UsageError
-from glassgpt.evaluation.bleu import reference_bleu, self_bleu
+from glassgpt.evaluation.bleu import MOST_COMPARED, reference_bleu, self_bleu
 from glassgpt.evaluation.coherence import Coherence, EmbeddingModel, ModelStates, neighbour_cosine, sentences
 from glassgpt.evaluation.compare import comparable, compare, named_settings
 from glassgpt.evaluation.held_out import Continuation, PromptOptions, continuation_of, human_continuations
@@ -25,7 +25,7 @@ from glassgpt.evaluation.objectives import OBJECTIVES, Figures, Objective, objec
 from glassgpt.evaluation.pictures import check_picture, draw_comparison
 from glassgpt.evaluation.quality import FIGURES, Quality, Variety, mean_surprisal, measure
 from glassgpt.evaluation.show import comparison_json, show_comparison
-from glassgpt.evaluation.sweep import candidates_for, plan, ready_values, sweep
+from glassgpt.evaluation.sweep import candidates_for, plan, ready_values, set_aside, sweep, with_check
 from glassgpt.evaluation.sweep_show import describe, settings_toml, show_sweep
 from glassgpt.evaluation.text_quality import distinct, mean_repeated, ngrams, repeated, words
 from glassgpt.evaluation.writing import jobs_for, surprisals, write
@@ -128,6 +128,7 @@ def test_bleu_against_the_truth_is_the_formula():
 def test_ends_of_the_scale():
     assert self_bleu([TEXTS[0]] * 3) == pytest.approx(100)
     assert self_bleu(["one two three four five", "six seven eight nine ten"]) < 15
+    assert self_bleu([TEXTS[0]] * MOST_COMPARED + ["something else"]) == pytest.approx(100)  # the last is not read
     assert math.isnan(self_bleu(["alone"]))
     assert math.isnan(self_bleu([]))
     assert math.isnan(reference_bleu([], []))
@@ -439,12 +440,13 @@ def test_a_comparison_as_table_and_json(comparison, capsys):
     assert found["prompts"] == {"count": 4, "prompt_tokens": 16, "new_tokens": 40, "seed": 1}
 
 
-def test_a_comparison_as_a_picture(comparison, tmp_path):
+def test_a_comparison_as_a_picture(comparison, tmp_path, capsys):
     awkward = Continuation((65,), (), "costs $5 or $x_$ \x00 \n 👍", True)
     first = dataclasses.replace(comparison.settings[0], texts=[awkward] * 4)
     unknown = dataclasses.replace(comparison.settings[1], quality=Quality(*[math.nan] * 10))
     path = tmp_path / "picture.png"
     draw_comparison(dataclasses.replace(comparison, settings=[first, unknown]), BYTES, path)
+    assert capsys.readouterr().err.count("the font lacks some characters") == 1
     pixels = matplotlib.image.imread(path)
     assert pixels.shape[1] > 1000
     assert pixels[..., :3].std() > 0.05  # not blank
@@ -521,14 +523,13 @@ def swept(loaded, grammar_dataset):
     prompts = PromptOptions(4, 12, 16, seed=2).fitted(64)
     human = human_continuations(grammar_dataset, prompts)
 
-    def once():
-        return sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
-
-    return once
+    return sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
 
 
-def test_the_same_seed_finds_the_same(swept):
-    first, second = swept(), swept()
+def test_the_same_seed_finds_the_same(swept, loaded, grammar_dataset):
+    prompts = PromptOptions(4, 12, 16, seed=2).fitted(64)
+    human = human_continuations(grammar_dataset, prompts)
+    first, second = swept, sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
     assert first == second
     finals = [one for one in first.ranking if len(one.texts) == first.rounds[-1].prompts]
     assert [one.score for one in finals] == sorted(one.score for one in finals)
@@ -536,8 +537,46 @@ def test_the_same_seed_finds_the_same(swept):
     assert first.winner is first.ranking[0]
 
 
+def test_the_winner_is_checked_on_prompts_that_the_search_did_not_use(swept, loaded, grammar_dataset):
+    prompts = PromptOptions(4, 12, 16, seed=2).fitted(64)
+    human = human_continuations(grammar_dataset, prompts)
+    searched, aside = set_aside(human)
+    assert (searched, aside) == ([human[0], human[1], human[3]], [human[2]])
+    assert [one.prompt for one in swept.winner.texts] == [one.prompt for one in searched]
+    assert (swept.prompts.count, swept.check.prompts) == (3, 1)
+    assert [one.name for one in swept.check.settings] == ["found", "ready", "default"]
+    taken = {"found": {**swept.kept, **swept.winner.settings}, "ready": load_settings("technical"), "default": {}}
+    for one in swept.check.settings:
+        options = comparable(taken[one.name], prompts, 64)
+        text = write(loaded.model, BYTES, jobs_for(aside, options, seed=2, first=3))
+        assert one.figures.surprisal == pytest.approx(mean_surprisal(loaded.model, BYTES, text))
+        assert one.score == objective_for("technical").score(one.figures, swept.check.human)
+
+
+@pytest.mark.parametrize(("found", "searched", "aside"), [(1, 1, 0), (2, 2, 0), (3, 2, 1), (96, 64, 32)])
+def test_a_third_is_set_aside_where_there_are_three(found, searched, aside):
+    parts = set_aside([Continuation((at,), (1,), "x", False) for at in range(found)])
+    assert [len(part) for part in parts] == [searched, aside]
+    assert {one.prompt for part in parts for one in part} == {(at,) for at in range(found)}
+    assert with_check(64) == 96
+
+
+def test_with_one_prompt_there_is_no_check_and_that_is_said(swept, capsys):
+    found = dataclasses.replace(swept, check=None)
+    show_sweep(found, BYTES, samples=0)
+    assert "too few held-out prompts to check the winner" in capsys.readouterr().out
+    assert "other prompts" not in settings_toml(found, "run")
+
+
+def test_texts_too_short_for_a_score_are_told(loaded, grammar_dataset):
+    prompts = PromptOptions(2, 12, 1).fitted(64)
+    human = human_continuations(grammar_dataset, prompts)
+    with pytest.raises(UsageError, match="texts of up to 1 tokens are too short .* --new-tokens"):
+        sweep(loaded.model, BYTES, human, "creative", prompts, budget=130)
+
+
 def test_the_winner_is_a_settings_file(swept, tmp_path, capsys):
-    found = swept()
+    found = swept
     path = tmp_path / "winner.toml"
     path.write_text(settings_toml(found, "a\nrun"), encoding="utf-8")
     read = load_settings(str(path))
@@ -552,13 +591,14 @@ def test_the_winner_is_a_settings_file(swept, tmp_path, capsys):
     assert f"1. {describe(found.winner)}" in " ".join(out.replace("│", " ").split())
     assert "lower is better" in out
     assert "(ready)" in out
+    assert "the same on 1 prompts that the search did not use" in out
     assert out.count("── prompt") == 1
 
 
 @pytest.mark.parametrize("purpose", ["chat", "creative", "code"])
 def test_what_the_ready_settings_hold_can_be_written_again(purpose, swept, tmp_path):
     kept = {name: value for name, value in load_settings(purpose).items() if name not in ready_values(purpose)}
-    found = dataclasses.replace(swept(), purpose=purpose, kept=kept)
+    found = dataclasses.replace(swept, purpose=purpose, kept=kept)
     path = tmp_path / "winner.toml"
     path.write_text(settings_toml(found, "run"), encoding="utf-8")
     assert load_settings(str(path)) == {**found.winner.settings, **kept}

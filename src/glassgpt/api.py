@@ -38,7 +38,7 @@ from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
 from glassgpt.evaluation.pictures import check_picture, draw_comparison
 from glassgpt.evaluation.report import Questions, Report, report_json, show_report
 from glassgpt.evaluation.report import evaluate as measure
-from glassgpt.evaluation.sweep import Sweep, sweep
+from glassgpt.evaluation.sweep import Sweep, sweep, with_check
 from glassgpt.evaluation.sweep_show import settings_toml
 from glassgpt.generation.bench import GenerationSpeed, Load, measure_generation
 from glassgpt.generation.engine import Piece, Sample, stream
@@ -320,8 +320,8 @@ def sweep_decoding(
         loaded: the model.
         dataset: made with its tokenizer.
         purpose: one of the ready settings' names.
-        prompts: what to go on from.
-        budget: texts to be written in all, about.
+        prompts: what to search on; half as many again are cut to check the winner on.
+        budget: texts to be written by the search, about.
         out: the file.
         run: what the file calls the model.
 
@@ -329,7 +329,7 @@ def sweep_decoding(
         GlassGPTError: see `glassgpt.evaluation.sweep.sweep`.
     """
     prompts = prompts.fitted(loaded.model.config.context_length)
-    human = human_continuations(dataset, prompts)
+    human = human_continuations(dataset, dataclasses.replace(prompts, count=with_check(prompts.count)))
     found = sweep(loaded.model, loaded.tokenizer, human, purpose, prompts, budget, writer=loaded.writer)
     write_atomically(out, settings_toml(found, run).encode())
     return found

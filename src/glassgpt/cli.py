@@ -514,9 +514,10 @@ def sweep_decoding(
     force:
         Write over a file that is there.
     budget:
-        Texts to write in all, about; more is slower and surer.
+        Texts that the search may write, about; more is slower and surer.
     prompts:
-        Held-out prompts that the last settings are compared on, at most.
+        Held-out prompts that the last settings are compared on, at most; half as many again are set aside to check
+        the winner beside the ready setting and generate's default.
     prompt_tokens:
         Tokens of a prompt; 0 takes 32, or half of a smaller context.
     new_tokens:

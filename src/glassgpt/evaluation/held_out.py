@@ -114,12 +114,17 @@ def _stretches(tokens: NDArray[np.int64], end_of_text: int, options: PromptOptio
     for span in document_spans(tokens, end_of_text):
         first = span.start + int(tokens[span.start] == end_of_text)
         end = span.start + span.tokens
-        beginnings += [(first, end)] if end - first > options.prompt_tokens else []
+        beginnings += [(first, end)] if _text_tokens(tokens, first, end, end_of_text) > options.prompt_tokens else []
         inside += [(begin, end) for begin in range(first + size, end - size + 1, size)]
     chance = np.random.Generator(np.random.Philox(options.seed))
     for group in (beginnings, inside):
         for at in chance.permutation(len(group)):
             yield group[at]
+
+
+def _text_tokens(tokens: NDArray[np.int64], first: int, end: int, end_of_text: int) -> int:
+    """Tokens of a document without the end-of-text after it: a prompt needs a word of text to follow, not its end."""
+    return end - first - int(end > first and tokens[end - 1] == end_of_text)
 
 
 def _cut(
@@ -129,7 +134,8 @@ def _cut(
     ids: list[int] = tokens[begin : min(end, begin + options.prompt_tokens + options.new_tokens)].tolist()
     while ids and not _begins_character(tokenizer, ids[0]):
         ids = ids[1:]
-    border = min(options.prompt_tokens, len(ids) - 1)
+    follows = 1 + int(bool(ids) and ids[-1] == tokenizer.end_of_text)  # at least a token of text, then perhaps its end
+    border = min(options.prompt_tokens, len(ids) - follows)
     while border > 0 and not _begins_character(tokenizer, ids[border]):
         border -= 1
     if border < 1:

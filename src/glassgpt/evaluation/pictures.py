@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
+from glassgpt import console
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.compare import Comparison
 from glassgpt.evaluation.documents import shorten
-from glassgpt.evaluation.quality import FIGURES, Figure
+from glassgpt.evaluation.quality import FIGURES, Figure, share
 
 PEOPLE = "#D55E00"
 SETTINGS = "#0072B2"
 COLUMNS = 5
 TEXT_CHARACTERS = 420
-LINE_CHARACTERS = 150
+LINE_CHARACTERS = 165
+TICKS = 4
+LINE_HEIGHT = 0.19
+"""Inches."""
 _BEHIND_LABELS = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -49,7 +54,7 @@ def draw_comparison(comparison: Comparison, tokenizer: Tokenizer, path: Path) ->
     names = [each.name for each in comparison.settings]
     panel_height = 0.9 + 0.3 * len(names)
     blocks = _text_blocks(comparison, tokenizer)
-    text_height = 0.19 * (sum(block.count("\n") + 1 for _, block in blocks) + len(blocks)) + 0.3
+    text_height = LINE_HEIGHT * (sum(_lines(block) for _, block in blocks)) + 0.3
     canvas = Canvas(figsize=(15, rows * panel_height + text_height + 0.6), layout="constrained")
     canvas.suptitle(
         f"{comparison.prompts.count} held-out prompts of {comparison.prompts.prompt_tokens} tokens, "
@@ -61,7 +66,19 @@ def draw_comparison(comparison: Comparison, tokenizer: Tokenizer, path: Path) ->
         axes = canvas.add_subplot(grid[at // COLUMNS, at % COLUMNS])
         _draw_figure(axes, figure, comparison, names if at % COLUMNS == 0 else None)
     _draw_texts(canvas.add_subplot(grid[rows, :]), blocks, text_height)
-    canvas.savefig(path, dpi=110)
+    _save(canvas, path)
+
+
+def _save(canvas: Any, path: Path) -> None:
+    """Write the file; that the font lacks some of the texts' characters is told once, not for each of them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        canvas.savefig(path, dpi=110)
+    missing = [warning for warning in caught if "missing from font" in str(warning.message)]
+    if missing:
+        console.warn(f"{path}: the font lacks some characters, they stand as boxes; --json-file keeps the texts whole")
+    for other in (warning for warning in caught if warning not in missing):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
 
 
 def _draw_figure(axes: Any, figure: Figure, comparison: Comparison, names: list[str] | None) -> None:
@@ -84,12 +101,21 @@ def _draw_figure(axes: Any, figure: Figure, comparison: Comparison, names: list[
     axes.set_xlabel(textwrap.fill(figure.reading, 42), fontsize=7.5, color="#555555", loc="left")
     axes.set_ylim(len(values) - 0.5, -0.7)
     axes.set_yticks(list(places), names or [""] * len(values), fontsize=10)
-    axes.margins(x=0.22)
-    axes.tick_params(axis="x", labelsize=8)
+    _set_scale(axes, figure, [value for value in (*values, people) if not math.isnan(value)])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _set_scale(axes: Any, figure: Figure, known: list[float]) -> None:
+    """From 0, or below it where a value is, with room for labels at both ends."""
+    low, high = min([0.0, *known]), max([0.0, *known])
+    width = (high - low) or 1.0
+    axes.set_xlim(low - 0.1 * width, high + 0.18 * width)
+    axes.locator_params(axis="x", nbins=TICKS)
+    ticks = [tick for tick in axes.get_xticks() if low - 1e-9 <= tick <= high + 0.18 * width]
+    axes.set_xticks(ticks, [f"{100 * tick:g} %" if figure.show is share else f"{tick:g}" for tick in ticks], fontsize=8)
 
 
 def _text_blocks(comparison: Comparison, tokenizer: Tokenizer) -> list[tuple[str, str]]:
@@ -115,5 +141,10 @@ def _draw_texts(axes: Any, blocks: list[tuple[str, str]], height: float) -> None
         color = PEOPLE if name == "people" else "black" if name == "prompt" else SETTINGS
         # No mathematics: a text may hold dollar signs.
         axes.text(0.0, line, name, va="top", fontsize=9.5, fontweight="bold", color=color, parse_math=False)
-        axes.text(0.12, line, text, va="top", fontsize=9.5, linespacing=1.25, parse_math=False)
-        line += 0.19 * (text.count("\n") + 2)
+        axes.text(0.0, line + LINE_HEIGHT, text, va="top", fontsize=9.5, linespacing=1.25, parse_math=False)
+        line += LINE_HEIGHT * _lines(text)
+
+
+def _lines(text: str) -> float:
+    """Lines that a text takes, with its name above it and half of one free below."""
+    return text.count("\n") + 2.5

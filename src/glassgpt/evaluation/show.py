@@ -11,6 +11,7 @@ from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.compare import Comparison, Written
 from glassgpt.evaluation.documents import DocumentLoss, shorten
+from glassgpt.evaluation.held_out import Continuation
 from glassgpt.evaluation.quality import FIGURES
 from glassgpt.training.loss import ValidationLoss
 
@@ -90,9 +91,15 @@ def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) 
         _show_texts(at, columns, tokenizer)
 
 
+def prompt_line(at: int, text: Continuation, tokenizer: Tokenizer) -> str:
+    """The heading of texts that go on from one prompt: its end, on one line."""
+    prompt = " ".join(tokenizer.decode(text.prompt).split())
+    cut = "…" if len(prompt) > PROMPT_CHARACTERS else ""
+    return f"\n── prompt {at + 1}: {cut}{prompt[-PROMPT_CHARACTERS:]}"
+
+
 def _show_texts(at: int, columns: Sequence[Written], tokenizer: Tokenizer) -> None:
-    prompt = tokenizer.decode(columns[0].texts[at].prompt)
-    console.result(f"\n── prompt {at + 1}: …{shorten(prompt[-PROMPT_CHARACTERS:], PROMPT_CHARACTERS)}")
+    console.result(prompt_line(at, columns[0].texts[at], tokenizer))
     for each in columns:
         console.result(f"{each.name}: {shorten(each.texts[at].text, SAMPLE_CHARACTERS) or '(nothing)'}")
 

@@ -66,6 +66,38 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A setting on prompts that the search did not use.
+
+    Attributes:
+        name: `found`, `ready` (the purpose's ready setting) or `default` (what `generate` takes without any).
+        figures: of its texts.
+        score: lower is better.
+    """
+
+    name: str
+    figures: Figures
+    score: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """The winner beside what one would have taken without a search, on prompts that the search did not use.
+
+    The best of many on some prompts is partly the luckiest; only other prompts tell how good it is.
+
+    Attributes:
+        human: people's figures on these prompts.
+        settings: the winner first.
+        prompts: how many.
+    """
+
+    human: Figures
+    settings: list[Checked]
+    prompts: int
+
+
+@dataclass(frozen=True)
 class Sweep:
     """What a search found.
 
@@ -76,6 +108,7 @@ class Sweep:
         kept: what the ready setting of that purpose says otherwise, and the search left alone.
         rounds: as they went.
         prompts: how they were cut.
+        check: the winner on other prompts; None where there were too few to set some aside.
     """
 
     purpose: str
@@ -84,6 +117,7 @@ class Sweep:
     kept: dict[str, Any]
     rounds: list[Round]
     prompts: PromptOptions
+    check: Check | None
 
     @property
     def winner(self) -> Tried:
@@ -130,6 +164,16 @@ def plan(candidates: int, prompts: int, budget: int) -> list[Round]:
     return [Round(count, min(prompts, max(1, share // count))) for count in counts]
 
 
+def with_check(count: int) -> int:
+    """Prompts to cut for a search on `count` of them: half as many again are set aside."""
+    return count + count // 2
+
+
+def set_aside(human: Sequence[Continuation]) -> tuple[list[Continuation], list[Continuation]]:
+    """Prompts to search on, and every third to check on: beginnings and insides of documents are in both alike."""
+    return [one for at, one in enumerate(human) if at % 3 != 2], list(human[2::3])
+
+
 def sweep(
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -148,28 +192,36 @@ def sweep(
     Args:
         model: in evaluation mode; surprisal is under it.
         tokenizer: the model's.
-        human: prompts with their true continuations.
+        human: prompts with their true continuations; see `with_check`.
         purpose: one of `OBJECTIVES`.
         prompts: how they were cut.
-        budget: texts to be written in all, about.
+        budget: texts to be written by the search, about; the check comes on top.
         writer: the model's twin that writes faster, if there is one.
 
     Raises:
         ConfigError: there is no such purpose.
-        UsageError: the budget is too small.
+        UsageError: the budget is too small, or the texts are too short to be scored.
     """
     objective, kept = objective_for(purpose), _kept(purpose)
     candidates = candidates_for(purpose)
-    rounds = plan(len(candidates), len(human), budget)
-    race = _Race(model, writer or model, tokenizer, human, kept, prompts, objective)
+    searched, aside = set_aside(human)
+    rounds = plan(len(candidates), len(searched), budget)
+    race = _Race(model, writer or model, tokenizer, searched, kept, prompts, objective)
     alive = [Tried(candidate, [], _NOTHING, math.inf) for candidate in candidates]
     fallen: list[Tried] = []
     for number, stage in enumerate(rounds, start=1):
         fallen = alive[stage.candidates :] + fallen
         label = f"round {number} of {len(rounds)}: {stage.candidates} settings on {stage.prompts} prompts"
         alive = race.run(alive[: stage.candidates], stage.prompts, label)
-    yardstick = race.figures(list(human[: rounds[-1].prompts]))
-    return Sweep(purpose, alive + fallen, yardstick, kept, rounds, dataclasses.replace(prompts, count=len(human)))
+    if math.isinf(alive[0].score):
+        raise UsageError(
+            f"no setting could be scored: texts of up to {prompts.new_tokens} tokens are too short to tell their "
+            f"variety; give more with --new-tokens"
+        )
+    yardstick = race.figures(searched[: rounds[-1].prompts])
+    check = race.check({"found": {**kept, **alive[0].settings}, "ready": load_settings(purpose), "default": {}}, aside)
+    counted = dataclasses.replace(prompts, count=len(searched))
+    return Sweep(purpose, alive + fallen, yardstick, kept, rounds, counted, check)
 
 
 def _kept(purpose: str) -> dict[str, Any]:
@@ -187,7 +239,7 @@ class _Race:
     model: LanguageModel
     writer: LanguageModel
     tokenizer: Tokenizer
-    human: Sequence[Continuation]
+    human: list[Continuation]
     kept: dict[str, Any]
     prompts: PromptOptions
     objective: Objective
@@ -196,12 +248,24 @@ class _Race:
         """Each candidate on the first `count` prompts, the best first; of equals, the first of the grid."""
         jobs = [self._jobs(candidate, count) for candidate in candidates]
         written = iter(self._write([job for part in jobs for job in part], label))
-        human = self.figures(list(self.human[:count]))
+        human = self.figures(self.human[:count])
         tried = [
             self._judge(candidate, [*candidate.texts, *itertools.islice(written, len(part))], human)
             for candidate, part in zip(candidates, jobs, strict=True)
         ]
         return sorted(tried, key=lambda one: one.score)
+
+    def check(self, settings: dict[str, dict[str, Any]], aside: list[Continuation]) -> Check | None:
+        """Settings, as `GenerationOptions` take them, on prompts that are not the race's, with other noise."""
+        if not aside:
+            return None
+        human, context = self.figures(aside), self.model.config.context_length
+        asked = [comparable(given, self.prompts, context) for given in settings.values()]
+        jobs = [job for one in asked for job in jobs_for(aside, one, self.prompts.seed, first=len(self.human))]
+        written = iter(self._write(jobs, f"check: {len(settings)} settings on {len(aside)} other prompts"))
+        found = [self.figures(list(itertools.islice(written, len(aside)))) for _ in settings]
+        scored = zip(settings, found, strict=True)
+        return Check(human, [Checked(name, one, self.objective.score(one, human)) for name, one in scored], len(aside))
 
     def _jobs(self, candidate: Tried, count: int) -> list[Job]:
         done = len(candidate.texts)

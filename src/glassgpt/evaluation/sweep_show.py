@@ -10,11 +10,12 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.documents import shorten
 from glassgpt.evaluation.objectives import OBJECTIVES, Figures
 from glassgpt.evaluation.quality import share
-from glassgpt.evaluation.show import PROMPT_CHARACTERS, SAMPLE_CHARACTERS
+from glassgpt.evaluation.show import SAMPLE_CHARACTERS, prompt_line
 from glassgpt.evaluation.sweep import REPETITION_PENALTIES, TEMPERATURES, Sweep, Tried, ready_values
 
 SHOWN = 10
 """Settings of the ranking that are printed."""
+NAMES = {"found": "the found setting", "ready": "the ready setting", "default": "generate's default"}
 WHY = {
     "temperature": f"tried: {', '.join(map(str, TEMPERATURES))}",
     "top_p": "1 is no limit; tried: 0.8 to 1, or min_p instead",
@@ -34,12 +35,21 @@ def settings_toml(found: Sweep, run: str) -> str:
         f"token,",
         f"distinct-2 {share(best.figures.variety.distinct_2)} and {share(human.variety.distinct_2)}, "
         f"repeated 4-grams {share(best.figures.variety.repeated_4)} and {share(human.variety.repeated_4)}.",
+        *_check_lines(found),
     ]
     values = [(name, value, WHY[name]) for name, value in best.settings.items()]
     values += [(name, value, f"as in the ready settings {found.purpose}") for name, value in found.kept.items()]
     # JSON's spelling of text, numbers and lists is also TOML's.
     lines = [f"{f'{name} = {json.dumps(value, ensure_ascii=False)}':<28}# {why}" for name, value, why in values]
     return "\n".join([*(f"# {line}" for line in heading), "", *lines, ""])
+
+
+def _check_lines(found: Sweep) -> list[str]:
+    """The check in a line; none where there was none."""
+    if found.check is None:
+        return []
+    scores = ", ".join(f"{NAMES[one.name]} {one.score:.3f}" for one in found.check.settings)
+    return [f"Scores on {found.check.prompts} other prompts: {scores}."]
 
 
 def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
@@ -57,8 +67,19 @@ def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
         f"{objective.repetition:g} · (repeated-4 beyond people's); lower is better."
     )
     console.result("Scores are comparable among settings with equally many texts only.")
+    _show_check(found)
     for at in range(min(samples, found.rounds[-1].prompts)):
         _show_texts(at, found, tokenizer)
+
+
+def _show_check(found: Sweep) -> None:
+    if found.check is None:
+        console.result("There were too few held-out prompts to check the winner on others.")
+        return
+    rows = [["people", "", *_cells(found.check.human)]]
+    rows += [[NAMES[one.name], f"{one.score:.3f}", *_cells(one.figures)] for one in found.check.settings]
+    title = f"the same on {found.check.prompts} prompts that the search did not use"
+    console.table(title, ("", "score", "surprisal", "distinct-2", "repeated-4"), rows)
 
 
 def _row(at: int, tried: Tried, ready: Mapping[str, float]) -> list[str]:
@@ -83,8 +104,7 @@ def describe(tried: Tried) -> str:
 
 def _show_texts(at: int, found: Sweep, tokenizer: Tokenizer) -> None:
     best: Sequence[Tried] = [tried for tried in found.ranking if len(tried.texts) > at][:3]
-    prompt = tokenizer.decode(best[0].texts[at].prompt)
-    console.result(f"\n── prompt {at + 1}: …{shorten(prompt[-PROMPT_CHARACTERS:], PROMPT_CHARACTERS)}")
+    console.result(prompt_line(at, best[0].texts[at], tokenizer))
     for rank, tried in enumerate(best, start=1):
         text = shorten(tried.texts[at].text, SAMPLE_CHARACTERS) or "(nothing)"
         console.result(f"{rank}. {describe(tried)}: {text}")
