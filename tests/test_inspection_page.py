@@ -1,7 +1,6 @@
 """The page in a real browser: what it shows is the model's, no error is logged, and no text becomes markup."""
 
 import json
-import shutil
 import threading
 from pathlib import Path
 
@@ -15,34 +14,14 @@ from planted import LETTERS, planted
 from test_inspection_trace import BYTES, MODERN
 from test_model import shaken
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TEXT = "kfmbqzxkfmbq"
 HOSTILE = "<img src=x onerror=hurt=1>\u202eא\x00\x1b\U0001f469"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture
-def page(browser):
-    """A page in English; whatever it logs, or fails to load, is an error."""
-    context = browser.new_context(locale="en-US", viewport={"width": 390, "height": 800})
-    opened = context.new_page()
-    logged = []
-    opened.on("console", lambda message: logged.append(message.text))
-    opened.on("pageerror", lambda error: logged.append(str(error)))
-    opened.on("requestfailed", lambda request: logged.append(request.url))
-    yield opened
-    assert logged == []
-    context.close()
+def page(open_page):
+    """A page in English, at a telephone's width."""
+    return open_page(locale="en-US", viewport={"width": 390, "height": 800})
 
 
 def address_of(model, tokenizer, text):
@@ -133,14 +112,10 @@ def test_what_cannot_be_followed_is_said(browser, address):
     page.close()
 
 
-def test_a_saved_page_needs_neither_program_nor_network(browser, tmp_path):
+def test_a_saved_page_needs_neither_program_nor_network(open_page, tmp_path):
     file = Path(tmp_path) / "page.html"
     room.save_page(trace(*planted(), TEXT), file)
-    context = browser.new_context(locale="ko-KR", offline=True)
-    page = context.new_page()
-    logged = []
-    page.on("console", lambda message: logged.append(message.text))
-    page.on("pageerror", lambda error: logged.append(str(error)))
+    page = open_page(locale="ko-KR", offline=True)
     page.goto(file.as_uri())
     page.wait_for_selector("#large")
     assert page.locator("h1").inner_text() == "안을 들여다보기"
@@ -150,5 +125,3 @@ def test_a_saved_page_needs_neither_program_nor_network(browser, tmp_path):
     weight = float(trace(*planted(), TEXT)["blocks.1.attention.weights"][0, 11, 1])
     assert page.locator("#cell").inner_text().endswith(f": {weight:.4f}")
     assert page.locator("textarea, #off, #top_k").count() == 0
-    assert logged == []
-    context.close()
