@@ -80,7 +80,7 @@ def prepare(
     validation_source:
         A source that is the held-out text, the others then being for training alone; may be repeated.
     split:
-        Hold out whole documents, or the tail of each.
+        Hold out whole documents, or the tail of each; of fewer than ten documents always the tail of each.
     seed:
         Decides which documents are held out.
     workers:
