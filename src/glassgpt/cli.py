@@ -23,7 +23,7 @@ from glassgpt.generation.search_flags import MethodFlags
 
 app = App(
     name="glassgpt",
-    help="A complete GPT-2 that one can see through: prepare text, train, generate, evaluate, import, export.",
+    help="A complete GPT-2 that one can see through: prepare text, train, generate, evaluate, look inside, diagnose.",
     version=glassgpt.__version__,
     help_epilogue="Every command takes --debug for a full traceback. Start with: glassgpt demo",
 )
