@@ -3,9 +3,13 @@
     python benchmarks/inspect_cpu.py
 
 Every round is a process of its own for each system, as a user's first look is; the clock runs from when the model is
-loaded, and waits for a quiet moment before (--patience). The weights are random, which costs the same. BertViz is measured where it is installed (pip install bertviz
-ipython); of Transformer Explainer, which runs in the browser and takes eleven words at most, the sizes of what it
-sends are told. With Chromium and playwright our page is also opened.
+loaded, and waits for a quiet moment before (--patience). On one thread it is the process's own CPU time, which other
+programs on the machine hardly touch; on several, and in the browser, it is the wall's. The weights are random, which
+costs the same.
+
+BertViz is measured where it is installed (pip install bertviz ipython); of Transformer Explainer, which runs in the
+browser and takes eleven words at most, the sizes of what it sends are told. With Chromium and playwright our page is
+also opened.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ class Row:
     Attributes:
         what: was asked for.
         system: that was asked.
+        threads: of the computation; None where only sizes are known.
+        clock: processor time or wall time; None where only sizes are known.
         seconds: median over the rounds; None where only sizes are known.
         least: seconds.
         most: seconds.
@@ -58,6 +64,8 @@ class Row:
 
     what: str
     system: str
+    threads: int | None
+    clock: str | None
     seconds: float | None
     least: float | None
     most: float | None
@@ -73,14 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="How long one waits to see something, beside peers.")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(usable_cores())}))
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for rest before each round")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args(given)
-    turns = [system for _ in range(asked.rounds) for system in systems()]
-    busy, rounds = zip(*((rest(asked.patience), measure(system, asked)) for system in turns), strict=True)
+    turns = [
+        (system, threads) for _ in range(asked.rounds) for system in systems() for threads in sorted(set(asked.threads))
+    ]
+    busy, rounds = zip(*((rest(asked.patience), measure(*turn, asked.tokens)) for turn in turns), strict=True)
     rows = [*rows_of(rounds), *(Row(**row) for row in explainer_rows())]
-    show(rows, f"GPT-2's size, {asked.tokens} tokens, {asked.threads} threads")
+    show(rows, f"GPT-2's size, {asked.tokens} tokens")
     command = shlex.join(["python", "benchmarks/inspect_cpu.py", *given])
     write_atomically(asked.out, (json.dumps(report(rows, asked, command, busy), indent=2) + "\n").encode())
     console.say(f"written to {asked.out}")
@@ -117,10 +127,10 @@ def _cores_at_work(seconds: float = 1.0) -> float:
     return max(0.0, (os.cpu_count() or 1) - (idle() - before) / (time.monotonic() - start))
 
 
-def measure(system: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(system: str, threads: int, tokens: int) -> list[dict[str, Any]]:
     """One round of one system, in a process of its own: what, seconds and bytes."""
-    console.say(f"measuring: {system} …")
-    command = [sys.executable, "-m", "inspect_parts.worker", system, str(asked.tokens), str(asked.threads)]
+    console.say(f"measuring: {system}, {threads} thread(s) …")
+    command = [sys.executable, "-m", "inspect_parts.worker", system, str(tokens), str(threads)]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, check=True, text=True, stdout=subprocess.PIPE
@@ -130,23 +140,24 @@ def measure(system: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
 
 def rows_of(rounds: Sequence[Sequence[dict[str, Any]]]) -> list[Row]:
     """A row for each thing that was measured, in the order in which they first come."""
-    figures: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    figures: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
     for figure in (figure for one in rounds for figure in one):
-        figures.setdefault((figure["what"], figure["system"]), []).append(figure)
-    return [_row(what, system, taken) for (what, system), taken in figures.items()]
+        key = (figure["what"], figure["system"], figure["threads"], figure["clock"])
+        figures.setdefault(key, []).append(figure)
+    return [_row(*key, taken) for key, taken in figures.items()]
 
 
-def _row(what: str, system: str, taken: Sequence[dict[str, Any]]) -> Row:
+def _row(what: str, system: str, threads: int, clock: str, taken: Sequence[dict[str, Any]]) -> Row:
     spread = Spread.of([figure["seconds"] for figure in taken])
     target = MOST_SECONDS.get(what) if system == "glassgpt" else None
     met = None if target is None else spread.median < target
-    return Row(what, system, spread.median, spread.least, spread.most, taken[0]["bytes"], target, met)
+    return Row(what, system, threads, clock, spread.median, spread.least, spread.most, taken[0]["bytes"], target, met)
 
 
 def show(rows: Sequence[Row], title: str) -> None:
     """Print a table."""
-    head = ["what", "system", "ms", "least-most", "bytes", "promised"]
-    console.table(title, head, [_cells(row) for row in rows], numeric_from=2)
+    head = ["what", "system", "clock", "ms", "least-most", "bytes", "promised"]
+    console.table(title, head, [_cells(row) for row in rows], numeric_from=3)
 
 
 def _cells(row: Row) -> list[str]:
@@ -154,7 +165,8 @@ def _cells(row: Row) -> list[str]:
     if row.seconds is not None and row.least is not None and row.most is not None:
         times = [_ms(row.seconds), f"{_ms(row.least)}-{_ms(row.most)}"]
     promised = "" if row.target is None else f"< {_ms(row.target)}: {'yes' if row.met else 'NO'}"
-    return [row.what, row.system, *times, f"{row.bytes:,}", promised]
+    clock = f"{row.threads} × {row.clock}" if row.clock else ""
+    return [row.what, row.system, clock, *times, f"{row.bytes:,}", promised]
 
 
 def _ms(seconds: float) -> str:

@@ -158,7 +158,7 @@ def inspect_cpu(cpu, monkeypatch):
 
 def test_only_ours_is_held_against_what_was_promised(inspect_cpu):
     def taken(seconds, what, system):
-        return [{"what": what, "system": system, "seconds": seconds, "bytes": 7}]
+        return [{"what": what, "system": system, "threads": 2, "clock": "wall time", "seconds": seconds, "bytes": 7}]
 
     promised = inspect_cpu.MOST_SECONDS[inspect_cpu.HEAD]
     slow = [taken(seconds * promised, inspect_cpu.HEAD, "glassgpt") for seconds in (0.5, 1.5, 2)]

@@ -22,6 +22,6 @@ def explainer_rows() -> list[dict[str, Any]]:
 
 
 def _row(what: str, size: int, settings: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("seconds", "least", "most"))
+    nothing = dict.fromkeys(("threads", "clock", "seconds", "least", "most"))
     told = f"commit {COMMIT}; {settings}"
     return {"what": what, "system": "Transformer Explainer", "bytes": size, "settings": told, **nothing}
