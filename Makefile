@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help pages demo test test-slow check format bench faults clean
+.PHONY: help pages demo test test-slow browser test-browser check format bench faults clean
 
 help:           ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -23,6 +23,12 @@ demo: $(READY)  ## prepare Shakespeare, train, write: about three minutes on two
 
 test: $(READY)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -n $(JOBS)
+
+browser:        ## install Chromium for the tests of pages (Debian, Ubuntu), unless there is one
+	sh tests/install_chromium.sh
+
+test-browser: browser $(READY) ## the tests of pages, in Chromium
+	$(BIN)/python -m pytest -m 'browser and not slow'
 
 test-slow: $(READY) ## the tests that take minutes (compiling, longer training)
 	$(BIN)/python -m pytest -m slow

@@ -1,6 +1,7 @@
 """What several test files need: a small data set of known entropy, and the command line as a user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,22 @@ import torch
 from glassgpt.data import TokenDataset
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
+from pages import listened
 
 # Workers share the cores; more threads than that make small models slower, not faster.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Triton's own functions are defined when it is first imported, be it by torch, and only then asks whether to interpret.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what needs a browser, so that it can be asked for alone."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +66,34 @@ def nano_run(grammar_data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "nano"
     train(load_config("nano", {"data": str(grammar_data)}), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window; the machine's own, or the one that playwright has fetched."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        named = os.environ.get("CHROMIUM")
+        path = named or shutil.which("chromium") or shutil.which("chromium-browser") or driver.chromium.executable_path
+        if not named and not Path(path).exists():
+            pytest.skip("there is no Chromium; install it with: make browser")
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Make a page with the given options of a context; whatever it logs, or fails to load, is an error."""
+    contexts, complaints = [], []
+
+    def make(**options):
+        contexts.append(browser.new_context(**options))
+        page, logged = listened(contexts[-1])
+        complaints.append(logged)
+        return page
+
+    yield make
+    assert not any(complaints), complaints
+    for context in contexts:
+        context.close()

@@ -142,3 +142,38 @@ def test_reading_the_prompt_is_no_step(cpu, monkeypatch):
     assert decoding._beside_the_peer("decoding", figures) == []
     with pytest.raises(SystemExit, match=r"texts of \[3, 2\] tokens, and 3 were asked for"):
         decoding._require_all([[1, 2, 3], [1, 2]], 3)
+
+
+@pytest.fixture
+def inspect_cpu(cpu, monkeypatch):
+    """`benchmarks/inspect_cpu.py` as a module."""
+    monkeypatch.setitem(sys.modules, "cpu", cpu)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("benchmarks_inspect_cpu", BENCHMARKS / "inspect_cpu.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmarks_inspect_cpu", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_only_ours_is_held_against_what_was_promised(inspect_cpu):
+    def taken(seconds, what, system):
+        return [{"what": what, "system": system, "threads": 2, "clock": "wall time", "seconds": seconds, "bytes": 7}]
+
+    promised = inspect_cpu.MOST_SECONDS[inspect_cpu.HEAD]
+    slow = [taken(seconds * promised, inspect_cpu.HEAD, "glassgpt") for seconds in (0.5, 1.5, 2)]
+    rows = inspect_cpu.rows_of([*slow, taken(99.0, inspect_cpu.HEAD, "BertViz")])
+    assert [(row.system, row.seconds, row.target, row.met) for row in rows] == [
+        ("glassgpt", 1.5 * promised, promised, False),
+        ("BertViz", 99.0, None, None),
+    ]
+    assert (rows[0].least, rows[0].most) == (0.5 * promised, 2 * promised)
+
+
+def test_a_measured_text_has_the_tokens_that_were_asked_for(inspect_cpu):
+    from glassgpt.data import load_tokenizer
+    from inspect_parts.worker import text_of
+
+    texts = [text_of(50, seed) for seed in (1, 2)]
+    assert [len(load_tokenizer("gpt2").encode(text)) for text in texts] == [50, 50]
+    assert texts[0] != texts[1]

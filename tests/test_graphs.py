@@ -2,12 +2,10 @@
 
 import dataclasses
 import math
-import os
 
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined
 pytest.importorskip("triton", reason="Triton is for Linux")
 
 from glassgpt.errors import GenerationError

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -24,48 +23,21 @@ from glassgpt.inspection.measures import divergence, logit_lens, nearest_tokens,
 from glassgpt.inspection.saved import save_page
 from glassgpt.inspection.trace import trace
 from glassgpt.training.run import RunFolder
+from pages import listened
 from planted import LETTERS, planted
 from test_inspection_trace import BYTES, MODERN
 from test_model import shaken
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TEXT = "kfmbqzxkfmbq"
 Z = LETTERS.index("z")
 HOSTILE = "<img src=x onerror=hurt=1>\u202eא\x00\x1b\U0001f469"
 OPTIONS = GenerationOptions(top_k=5)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-def listened(context):
-    """A new page, and what it logs or fails to load."""
-    opened, logged = context.new_page(), []
-    opened.set_default_timeout(30_000)
-    opened.on("console", lambda message: logged.append(message.text))
-    opened.on("pageerror", lambda error: logged.append(str(error)))
-    # What is still under way when a page is left is broken off, which is no failure.
-    failed = "requestfailed"
-    opened.on(failed, lambda request: logged.append(request.url) if request.failure != "net::ERR_ABORTED" else None)
-    return opened, logged
-
-
 @pytest.fixture
-def page(browser):
-    """A page in English, as wide as a phone; whatever it logs, or fails to load, is an error."""
-    context = browser.new_context(locale="en-US", viewport={"width": 390, "height": 800})
-    opened, logged = listened(context)
-    yield opened
-    assert logged == []
-    context.close()
+def page(open_page):
+    """A page in English, at a telephone's width."""
+    return open_page(locale="en-US", viewport={"width": 390, "height": 800})
 
 
 def address_of(*subjects, text=TEXT):
@@ -511,11 +483,10 @@ def test_what_cannot_be_followed_is_said(browser, address):
     context.close()
 
 
-def test_a_saved_page_needs_neither_program_nor_network(browser, tmp_path, traced):
+def test_a_saved_page_needs_neither_program_nor_network(open_page, tmp_path, traced):
     file = Path(tmp_path) / "page.html"
     save_page(traced, file)
-    context = browser.new_context(locale="ko-KR", offline=True)
-    page, logged = listened(context)
+    page = open_page(locale="ko-KR", offline=True)
     page.goto(f"{file.as_uri()}#layer=1&key=5")
     panel(page, "tokens")
     assert page.locator("h1").inner_text() == "안을 들여다보기"
@@ -529,44 +500,36 @@ def test_a_saved_page_needs_neither_program_nor_network(browser, tmp_path, trace
     page.locator("#block summary").first.click()
     page.locator("#block pre", has_text="def attention_weights").wait_for()
     assert page.locator("#prompt, #sample, #off-head, #top_k").count() == 0
-    assert logged == []
-    context.close()
 
 
-def test_a_saved_page_says_what_it_leaves_out(browser, tmp_path, traced, monkeypatch):
+def test_a_saved_page_says_what_it_leaves_out(open_page, tmp_path, traced, monkeypatch):
     from glassgpt.inspection import saved
 
     monkeypatch.setattr(saved, "MOST_SAVED", 6 * len(traced) ** 2)
     monkeypatch.setattr(saved, "MOST_UNITS", 1)
     save_page(traced, tmp_path / "page.html")
-    context = browser.new_context(locale="en-US", offline=True)
-    page, logged = listened(context)
+    page = open_page(locale="en-US", offline=True)
     page.goto((tmp_path / "page.html").as_uri())
     panel(page, "tokens")
     assert "Left out, as it would be too large: embedding.token, " in page.locator("#offline").inner_text()
     for name in ("head", "mlp"):
         assert "Left out of this file" in panel(page, name).inner_text()
     assert panel(page, "block").locator(".map").count() == 2
-    assert logged == []
-    context.close()
 
 
-def test_a_saved_head_without_its_scores(browser, tmp_path, monkeypatch):
+def test_a_saved_head_without_its_scores(open_page, tmp_path, monkeypatch):
     from glassgpt.inspection import saved
 
     found = trace(shaken(MODERN), BYTES, "the cat saw it")
     with monkeypatch.context() as patched:
         patched.setattr(saved, "GROUPS", saved.GROUPS[:2])
         save_page(found, tmp_path / "page.html")
-    context = browser.new_context(locale="en-US", offline=True)
-    page, logged = listened(context)
+    page = open_page(locale="en-US", offline=True)
     page.goto(f"{(tmp_path / 'page.html').as_uri()}#layer=2&head=3&position=9&key=6")
     shown = panel(page, "head")
     assert "Left out of this file" in shown.inner_text()
     weight = float(found["blocks.2.attention.weights"][3, 9, 6])
     assert shown.locator("#weight span").all_inner_texts() == [f"= {figure(weight)}"]
-    assert logged == []
-    context.close()
 
 
 def test_torch_is_not_disturbed(address, traced):

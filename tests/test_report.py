@@ -16,10 +16,10 @@ from glassgpt import api
 from glassgpt.cli import main
 from glassgpt.config import load_config
 from glassgpt.diagnosis.catalogue import LANGUAGES
-from glassgpt.diagnosis.chart import MOST_POINTS, Curve, Level, Mark, draw, ticks
+from glassgpt.diagnosis.chart import MOST_POINTS, Curve, Level, Mark, draw, number, ticks
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
-from glassgpt.diagnosis.report import WORDS, page, smooth_finite
+from glassgpt.diagnosis.report import WORDS, page, smooth_finite, write_report
 from glassgpt.diagnosis.series import Ladder
 from glassgpt.diagnosis.show import LABELS
 from glassgpt.errors import TrainingDivergedError
@@ -88,6 +88,78 @@ def test_the_report_is_whole_offline_and_escaped(run):
     assert found.tags.count("svg") == 4
 
 
+HOSTILE = "<img src=x onerror=hurt=1><script>hurt=1</script>\u202eא" + "long" * 99
+
+
+@pytest.fixture
+def hostile_report(run) -> str:
+    """The address of a report in which nothing is meant well."""
+    with run.events.open("a") as file:
+        file.write(json.dumps({"step": 120, "event": HOSTILE, "why": [HOSTILE, {HOSTILE: 0.123456}]}) + "\n")
+    finding = Finding("GG-CFG-001", "fatal", {"problem": HOSTILE})
+    checks = [Checked(HOSTILE, HOSTILE, (finding,)), Checked("x", "1")]
+    run.report.write_text(page(Record.read(run), checks, Ladder(5.5, 2.9, 2.1)))
+    return run.report.absolute().as_uri()
+
+
+def test_in_a_browser_a_hostile_text_is_only_text(open_page, hostile_report):
+    opened = open_page(viewport={"width": 390, "height": 800}, offline=True)
+    opened.goto(hostile_report)
+    assert opened.evaluate("window.hurt") is None
+    assert opened.locator("img, script").count() == 0
+    assert HOSTILE in opened.locator("article").inner_text()
+    assert HOSTILE in opened.locator("table").last.inner_text()
+    assert opened.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+
+
+def test_in_a_browser_language_and_colours_are_switched(open_page, hostile_report):
+    opened = open_page(color_scheme="dark", offline=True)
+    opened.goto(hostile_report)
+    colours = []
+    for label in ("auto", "light", "dark"):
+        opened.get_by_label(label).check()
+        colours.append(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours[0] == colours[2] != colours[1]
+    assert opened.locator("h2").first.inner_text() == WORDS["en"]["findings"]
+    opened.get_by_label("한국어").check()
+    assert opened.locator("h2").first.inner_text() == WORDS["ko"]["findings"]
+
+
+CONTRASTS = """() => {
+    const light = text => text.match(/[0-9.]+/g).slice(0, 3).map(Number).map(
+        value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4
+    ).reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0.05);
+    const behind = element => {
+        const colour = getComputedStyle(element).backgroundColor;
+        return colour === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : colour;
+    };
+    return [...document.querySelectorAll("body *")].filter(element => element.innerText && element.checkVisibility())
+        .map(element => [getComputedStyle(element).color, behind(element)].map(light))
+        .map(([a, b]) => Math.max(a, b) / Math.min(a, b));
+}"""
+"""Of every visible text against what is behind it, by WCAG 2.2's formula, in which 4.5 is enough."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_every_text_can_be_read(open_page, hostile_report, scheme):
+    opened = open_page(color_scheme=scheme, viewport={"width": 390, "height": 800}, offline=True)
+    opened.goto(hostile_report)
+    found = opened.evaluate(CONTRASTS)
+    assert len(found) > 50
+    assert min(found) >= 4.5
+    sizes = "[...document.querySelectorAll('.plot span')].map(e => e.getBoundingClientRect().height)"
+    assert min(opened.evaluate(sizes)) >= 12  # not shrunk with the picture
+
+
+def test_a_finding_that_was_made_again_is_told_once(run):
+    with run.events.open("a") as file:
+        for step in (150, 150, 151):
+            file.write(json.dumps(FINDING.to_event(step)) + "\n")
+    found = Page(page(Record.read(run), []))
+    assert found.tags.count("article") == 1
+    assert "step 150 (×2), 151 · " in "".join(found.text)
+
+
 def test_both_languages_are_in_the_page(run):
     text = page(Record.read(run), [Checked("x", "1", (FINDING,))])
     shown = "".join(Page(text).text)
@@ -97,6 +169,13 @@ def test_both_languages_are_in_the_page(run):
         assert text.count(f'lang="{language}"') >= text.count('lang="ko"')
     assert WORDS["en"].keys() == WORDS["ko"].keys()
     assert LABELS["en"].keys() == LABELS["ko"].keys()
+
+
+@pytest.mark.parametrize(("spoken", "opens"), [("ko_KR.UTF-8", "ko"), ("C", "en")])
+def test_it_opens_in_the_terminals_language(monkeypatch, run, spoken, opens):
+    monkeypatch.setenv("LC_ALL", spoken)
+    write_report(Record.read(run), [])
+    assert f'id="{opens}" checked' in run.report.read_text()
 
 
 def test_a_trained_run_has_its_report(nano_run):
@@ -154,7 +233,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_spike():
     svg = draw("x", [Curve(range(100_000), values, "line", "training")])
     points = places(svg)
     assert len(points) <= 2 * MOST_POINTS + 2
-    assert points[:, 1].min() == 12  # the top
+    assert points[:, 1].min() == 0  # the top
     assert (np.diff(points[:, 0]) >= 0).all()
 
 
@@ -191,6 +270,10 @@ def test_ticks_lie_between_the_ends(low, span):
     assert 1 <= len(found) <= 12
 
 
+def test_a_figure_at_an_axis_is_written_as_one_reads_it():
+    assert [number(v) for v in (55_000, 0.02, 1e-5, 3e9, 0, -1.5)] == ["55,000", "0.02", "1e-05", "3e+09", "0", "-1.5"]
+
+
 def test_marks_and_levels_outside_are_left_out():
     curve = Curve([0, 10], [1.0, 2.0], "line", "training")
     svg = draw("x", [curve], [Mark(5, "in"), Mark(50, "out")], [Level(1.5, "in"), Level(9.0, "out")])
@@ -202,6 +285,11 @@ def test_an_average_survives_what_is_not_finite():
     smoothed = smooth_finite([2.0, math.nan, 2.0, math.inf, 2.0])
     assert smoothed == pytest.approx([2.0] * 5)
     assert smooth_finite([math.nan])[0] == 0
+
+
+def test_an_average_does_not_lag_behind_a_falling_loss():
+    falling = np.linspace(9.0, 1.0, 400)
+    assert smooth_finite(falling.tolist())[100:300] == pytest.approx(falling[100:300], abs=0.01)
 
 
 def test_the_style_sheet_is_part_of_the_package():

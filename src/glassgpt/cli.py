@@ -23,7 +23,7 @@ from glassgpt.generation.search_flags import MethodFlags
 
 app = App(
     name="glassgpt",
-    help="A complete GPT-2 that one can see through: prepare text, train, generate, evaluate, import, export.",
+    help="A complete GPT-2 that one can see through: prepare text, train, generate, evaluate, look inside, diagnose.",
     version=glassgpt.__version__,
     help_epilogue="Every command takes --debug for a full traceback. Start with: glassgpt demo",
 )
@@ -80,7 +80,7 @@ def prepare(
     validation_source:
         A source that is the held-out text, the others then being for training alone; may be repeated.
     split:
-        Hold out whole documents, or the tail of each.
+        Hold out whole documents, or the tail of each; of fewer than ten documents always the tail of each.
     seed:
         Decides which documents are held out.
     workers:
@@ -632,7 +632,7 @@ def import_(source: str, *, out: Path) -> None:
     model, tokenizer = import_model(folder)
     run = api.save_as_run(model, tokenizer, out)
     count = sum(p.numel() for p in model.parameters())
-    console.say(f"imported {console.amount(count)}parameters and the tokenizer {tokenizer.name} into {run.path}")
+    console.say(f"imported {console.count(count, 'parameters')} and the tokenizer {tokenizer.name} into {run.path}")
     console.say(f"let it write with: glassgpt generate {run.path} --prompt TEXT")
     console.say(f"train it on with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
 
@@ -770,12 +770,10 @@ def config_list() -> None:
     """List the presets."""
     from glassgpt.config import load_config, preset_names, preset_summary
 
-    rows = [
-        (name, f"{m.n_layer}", f"{m.n_head}", f"{m.n_embd}", f"{m.context_length}", preset_summary(name))
-        for name in preset_names()
-        for m in [load_config(name).model]
-    ]
-    console.table("", ("preset", "layers", "heads", "width", "context", "what it is for"), rows, numeric_from=1)
+    for name in preset_names():
+        model = load_config(name).model
+        shape = f"{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, context {model.context_length}"
+        console.result(f"{name:20} {shape}\n    {preset_summary(name)}")
 
 
 @config_app.command(name="show")

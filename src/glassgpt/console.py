@@ -93,6 +93,11 @@ def amount(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def count(value: float, what: str) -> str:
+    """A count of things: 124439808 parameters -> `124 M parameters`."""
+    return f"{amount(value).rstrip()} {what}"
+
+
 class Meter(Protocol):
     """What `progress` hands out."""
 
@@ -135,11 +140,15 @@ class _LineMeter:
 
     def _print(self, elapsed: float) -> None:
         rate = self._done / elapsed
-        line = f"{self._label}: {amount(self._done, self._unit)}"
+        line = f"{self._label}: {self._in_units(self._done)}"
         if self._total:
             left = max(0.0, self._total - self._done) / rate if rate else 0.0
-            line += f" of {amount(self._total, self._unit)}, {duration(left)} left"
-        say(f"{line}, {amount(rate, self._unit)}/s {self._note}".rstrip())
+            share = f"{amount(self._done).rstrip()} of {self._in_units(self._total)}"
+            line = f"{self._label}: {share}, {duration(left)} left"
+        say(f"{line}, {self._in_units(rate)}/s {self._note}".rstrip())
+
+    def _in_units(self, value: float) -> str:
+        return amount(value, self._unit) if self._unit == "B" else count(value, self._unit)
 
 
 @contextmanager
@@ -149,7 +158,7 @@ def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[M
     Args:
         label: what is being done.
         total: units in all, or None where that is not known.
-        unit: "B" shows bytes; anything else is a count of that.
+        unit: "B" shows bytes; anything else is a count of that: "steps".
     """
     if not err.is_terminal:
         yield _LineMeter(label, total, unit)

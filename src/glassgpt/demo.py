@@ -46,10 +46,11 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     loaded = load(out)
     for voice in VOICES:
         options = GenerationOptions(seed=1)
-        _heading(f"generate {out} --prompt {voice.strip()!r} --seed {options.seed}")
+        _heading(f"generate {out} --prompt ${voice!r} --seed {options.seed}")
         print_stream(loaded.writer, loaded.tokenizer, voice, options)
     validation = evaluate_dataset(loaded.model, TokenDataset.open(data))
-    console.say(f"\nthe run: {out}   its curve: {run.curve}")
+    console.say(f"\nthe run: {out}   its curve: {run.curve}   its report: {run.report}")
+    console.say(f"look inside with: glassgpt inspect {out} --prompt {VOICES[0].strip()}")
     console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")
 
 

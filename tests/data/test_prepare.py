@@ -107,9 +107,9 @@ def test_folders_and_patterns(tmp_path):
     (tmp_path / "in" / "c.jsonl.gz").write_bytes(gzip.compress(as_jsonl(["text c"])))
     (tmp_path / "in" / "picture.png").write_bytes(b"\x89PNG")
     make(tmp_path / "set", tmp_path / "in")
-    assert everything(tmp_path / "set") == ["text a", "text b", "text c"]
+    assert everything(tmp_path / "set") == sorted([*["text "] * 3, "a", "b", "c"])
     make(tmp_path / "set2", tmp_path / "in" / "**" / "*.md", tmp_path / "in" / "a.txt")
-    assert everything(tmp_path / "set2") == ["text a", "text b"]
+    assert everything(tmp_path / "set2") == sorted([*["text "] * 2, "a", "b"])
 
 
 def test_standard_input(tmp_path, monkeypatch):
@@ -249,18 +249,35 @@ def test_the_number_of_workers_changes_nothing(tmp_path, monkeypatch, tokenizer)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_two_documents_always_fill_both_sides(tmp_path, seed):
+def test_ten_documents_always_fill_both_sides(tmp_path, seed):
     source = tmp_path / "data.jsonl"
-    source.write_bytes(as_jsonl(["first", "second"]))
+    source.write_bytes(as_jsonl([f"text {i}" for i in range(10)]))
     for fraction in (0.01, 0.99):
         make(tmp_path / "set", source, seed=seed, validation_fraction=fraction, force=True)
-        assert sorted(map(len, stored(tmp_path / "set").values())) == [1, 1]
+        assert sum(len(texts) for texts in stored(tmp_path / "set").values()) == 10
+        assert all(stored(tmp_path / "set").values())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_book_and_a_note_are_cut_each(tmp_path, seed):
+    """Divided whole, the book could be the validation text, and the note all that is learned from."""
+    (tmp_path / "book.txt").write_text("b" * 1000)
+    (tmp_path / "note.txt").write_text("n" * 10)
+    summary = make(tmp_path / "set", tmp_path, seed=seed)
+    assert stored(tmp_path / "set") == {"train": ["b" * 900, "n" * 9], "validation": ["b" * 100, "n"]}
+    assert "only 2 documents" in summary.split_rule
 
 
 def test_plan_prefers_the_lowest_score():
-    rule = splitting.plan(range(5), 1e-12, seed=1)
-    lowest = min(range(5), key=rule.score)
-    assert [rule.side(digest) == "validation" for digest in range(5)] == [digest == lowest for digest in range(5)]
+    rule = splitting.plan(range(10), 1e-12, seed=1)
+    lowest = min(range(10), key=rule.score)
+    assert [rule.side(digest) == "validation" for digest in range(10)] == [digest == lowest for digest in range(10)]
+
+
+def test_plan_reads_no_more_than_it_needs():
+    read = []
+    splitting.plan((read.append(n) or n for n in range(1000)), 0.5, seed=1)
+    assert splitting.ENOUGH <= len(read) <= splitting.ENOUGH + 2
 
 
 def test_tail_of_each_document(tmp_path):

@@ -10,6 +10,8 @@ from typing import Protocol
 from glassgpt.errors import DataError
 
 TRAIN, VALIDATION = "train", "validation"
+ENOUGH = 10
+"""Documents that can be divided whole. Of fewer, one may be nearly all of the text, and chance would decide everything."""
 Part = tuple[str, str]
 """A split's name and a text that belongs to it."""
 
@@ -103,24 +105,29 @@ class Tail:
 def plan(digests: Iterable[int], fraction: float, seed: int) -> Rule:
     """The rule by document, or what replaces it where there are too few documents for chance to divide.
 
-    Reads `digests` only until both sides have a document.
+    Reads `digests` only until enough are there and both sides have one.
 
     Raises:
         DataError: there is no document at all.
     """
     rule = ByDocument(fraction, seed)
-    seen: dict[str, tuple[float, int]] = {}
+    seen: set[str] = set()
+    first: set[int] = set()
     lowest = highest = None
     for digest in digests:
         scored = (rule.score(digest), digest)
-        lowest = min(lowest or scored, scored)
-        highest = max(highest or scored, scored)
-        seen[rule.side(digest)] = scored
-        if len(seen) == 2:
+        lowest, highest = min(lowest or scored, scored), max(highest or scored, scored)
+        seen.add(rule.side(digest))
+        if len(first) < ENOUGH:
+            first.add(digest)
+        elif len(seen) == 2:
             return rule
     if lowest is None or highest is None:
         raise DataError("the sources hold no text")
-    if lowest == highest:
-        return Tail(fraction, "there is only one document")
+    if len(first) < ENOUGH:
+        count = "only one document" if len(first) == 1 else f"only {len(first)} documents"
+        return Tail(fraction, f"there {'is' if len(first) == 1 else 'are'} {count}")
+    if len(seen) == 2:
+        return rule
     moved = (lowest[1], VALIDATION) if VALIDATION not in seen else (highest[1], TRAIN)
     return ByDocument(fraction, seed, moved)

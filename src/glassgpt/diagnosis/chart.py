@@ -1,4 +1,9 @@
-"""Curves as SVG, drawn by hand: a few hundred bytes of text that every browser shows without asking anybody."""
+"""Curves drawn by hand, as SVG with its labels beside it: a few kilobytes of text that every browser shows without
+asking anybody.
+
+The picture is stretched to the place it is given, in a telephone as on a desk; figures and names are not part of it,
+but stand at their share of its width and height, so that they keep their size.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-WIDTH, HEIGHT = 860, 260
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 26
+SIDE = 1000
+"""Units that the picture is wide, and high."""
 MOST_POINTS = 600
 """Columns that a curve is drawn with: of each, its lowest and its highest value, so that no spike is lost."""
 TICKS = 5
@@ -69,7 +74,7 @@ class _Scale:
 def draw(
     title: str, curves: Sequence[Curve], marks: Sequence[Mark] = (), levels: Sequence[Level] = (), *, log: bool = False
 ) -> str:
-    """The picture as an `<svg>` element; empty where no curve has a value to show.
+    """The picture with its labels as one element; empty where no curve has a value to show.
 
     Args:
         title: read by those who cannot see it.
@@ -83,13 +88,15 @@ def draw(
     if not everything:
         return ""
     x, y = _scales(everything, log=log)
-    parts = [_grid(x, y)]
-    parts += [_level(level, y) for level in levels if y.low <= level.value <= y.high]
+    parts = [_grid(y)]
+    parts += [_line("level", y(level.value)) for level in _within(levels, y)]
     parts += [_mark(mark, x) for mark in marks if x.low <= mark.step <= x.high]
     parts += [_curve(curve, points, x, y) for curve, points in shown]
-    name = escape(title)
-    head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}"><title>{name}</title>'
-    return head + "".join(parts) + "</svg>"
+    labels = [_label("y", "top", y(v), number(v)) for v in ticks(y.low, y.high, log=y.is_log)]
+    labels += [_label("x", "left", x(v), number(v)) for v in ticks(x.low, x.high) if v == int(v)]
+    labels += [_label("level", "top", y(level.value), level.label) for level in _within(levels, y)]
+    svg = f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none">{"".join(parts)}</svg>'
+    return f'<div class="plot" role="img" aria-label="{escape(title)}">{svg}{"".join(labels)}</div>'
 
 
 def _points(curve: Curve, *, log: bool) -> list[tuple[float, float]]:
@@ -115,8 +122,8 @@ def _scales(points: Sequence[tuple[float, float]], *, log: bool) -> tuple[_Scale
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5)
     return (
-        _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT),
-        _Scale(low, high, HEIGHT - BOTTOM, TOP, is_log=log),
+        _Scale(min(xs), max(xs), 0, SIDE),
+        _Scale(low, high, SIDE, 0, is_log=log),
     )
 
 
@@ -136,32 +143,33 @@ def ticks(low: float, high: float, *, log: bool = False) -> list[float]:
     return [n * step for n in range(first, first + 4 * TICKS) if n * step <= high]
 
 
-def _grid(x: _Scale, y: _Scale) -> str:
-    lines = [
-        f'<path class="grid" d="M{LEFT} {y(v):.1f}H{WIDTH - RIGHT}"/>'
-        f'<text class="tick" x="{LEFT - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.4g}</text>'
-        for v in ticks(y.low, y.high, log=y.is_log)
-    ]
-    lines += [
-        f'<text class="tick" x="{x(v):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{v:,.0f}</text>'
-        for v in ticks(x.low, x.high)
-        if v == int(v)
-    ]
-    return "".join(lines)
+def number(value: float) -> str:
+    """A figure as one reads it: 1,500, 0.02, 3e-08."""
+    digits = f"{value:.4g}"
+    return f"{float(digits):,.10g}" if 1e-4 <= abs(value) < 1e7 else digits
 
 
-def _level(level: Level, y: _Scale) -> str:
-    at, label = y(level.value), escape(level.label)
-    return (
-        f'<path class="level" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>'
-        f'<text class="tick" x="{WIDTH - RIGHT - 4}" y="{at - 4:.1f}" text-anchor="end">{label}</text>'
-    )
+def _within(levels: Sequence[Level], y: _Scale) -> list[Level]:
+    return [level for level in levels if y.low <= level.value <= y.high]
+
+
+def _label(kind: str, side: str, at: float, text: str) -> str:
+    return f'<span class="{kind}" style="{side}:{100 * at / SIDE:.2f}%">{escape(text)}</span>'
+
+
+def _line(name: str, at: float) -> str:
+    return f'<path class="{name}" d="M0 {at:.1f}H{SIDE}"/>'
+
+
+def _grid(y: _Scale) -> str:
+    return "".join(_line("grid", y(value)) for value in ticks(y.low, y.high, log=y.is_log))
 
 
 def _mark(mark: Mark, x: _Scale) -> str:
     label = escape(f"{mark.step:,.0f}: {mark.label}")
-    path = f"M{x(mark.step):.1f} {TOP}V{HEIGHT - BOTTOM}"
-    return f'<path class="mark {escape(mark.colour)}" d="{path}"><title>{label}</title></path>'
+    path = f'd="M{x(mark.step):.1f} 0V{SIDE}"/>'
+    wide = f'<path class="near" {path}'  # two pixels are hard to point at
+    return f'<g class="mark {escape(mark.colour)}"><title>{label}</title>{wide}<path {path}</g>'
 
 
 def _curve(curve: Curve, points: Sequence[tuple[float, float]], x: _Scale, y: _Scale) -> str:
@@ -169,6 +177,5 @@ def _curve(curve: Curve, points: Sequence[tuple[float, float]], x: _Scale, y: _S
     colour = escape(curve.colour)
     path = f'<path class="curve {curve.style} {colour}" d="M{"L".join(places)}"/>' if len(places) > 1 else ""
     if curve.style == "points" or len(places) == 1:
-        dots = [place.split() for place in places]
-        path += "".join(f'<circle class="dot {colour}" cx="{a}" cy="{b}" r="3"/>' for a, b in dots)
+        path += f'<path class="dot {colour}" d="{"".join(f"M{place}h0" for place in places)}"/>'
     return path

@@ -91,7 +91,11 @@ def find_rate_range(stepper: Stepper, hardware: Hardware, *, steps: int = STEPS,
         seconds: how long it may take.
     """
     losses: list[float] = []
-    with preserved(stepper), hardware.kernels(), console.progress("trying learning rates", steps, unit="step") as meter:
+    with (
+        preserved(stepper),
+        hardware.kernels(),
+        console.progress("trying learning rates", steps, unit="steps") as meter,
+    ):
         stepper.model.train()
         _step(stepper, LOWEST)  # compiles, where that is asked
         start = time.monotonic()

@@ -7,14 +7,16 @@ style sheet alone: there is no script, and a policy in the page forbids any.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib import resources
+from itertools import groupby
 from typing import Any
 
 from glassgpt import console
 from glassgpt.data.files import write_atomically
-from glassgpt.diagnosis.catalogue import LANGUAGES, Language, describe, done, ruled_out
+from glassgpt.diagnosis.catalogue import LANGUAGES, Language, describe, done, language_of_the_terminal, ruled_out
 from glassgpt.diagnosis.chart import Curve, Level, Mark, draw
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, Checked, Finding
 from glassgpt.diagnosis.record import Record
@@ -26,22 +28,22 @@ from glassgpt.training.run import RunFolder
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 WORDS: dict[Language, dict[str, str]] = {
     "en": {
-        "findings": "Findings", "none": "Nothing was found.", "curves": "Curves", "checks": "Checks",
+        "findings": "Findings", "none": "Nothing was found.", "curves": "Curves by step", "checks": "Checks",
         "events": "Events", "config": "Configuration", "steps": "steps", "best": "best validation",
         "bits": "bits per byte", "time": "time", "last": "last training loss", "step": "step", "event": "event",
         "details": "details", "check": "check", "measured": "measured", "loss": "Loss, nats per token",
         "rate": "Learning rate", "norm": "Gradient norm before clipping", "speed": "Tokens per second",
-        "training": "training", "smoothed": "smoothed", "validation": "validation", "light": "light",
-        "dark": "dark", "auto": "auto", "more": "Explained by", "tokens": "tokens read",
+        "training": "training", "validation": "validation", "spike": "spike", "light": "light", "dark": "dark",
+        "auto": "auto", "more": "Explained by", "tokens": "tokens read", "language": "Language", "colours": "Colours",
     },
     "ko": {
-        "findings": "진단", "none": "문제를 찾지 못했습니다.", "curves": "곡선", "checks": "검사",
+        "findings": "진단", "none": "문제를 찾지 못했습니다.", "curves": "스텝별 곡선", "checks": "검사",
         "events": "사건", "config": "설정", "steps": "스텝", "best": "최저 검증 손실",
         "bits": "바이트당 비트", "time": "시간", "last": "마지막 학습 손실", "step": "스텝", "event": "사건",
         "details": "내용", "check": "검사", "measured": "측정값", "loss": "손실(토큰당 nat)",
         "rate": "학습률", "norm": "자르기 전 기울기 크기", "speed": "초당 토큰",
-        "training": "학습", "smoothed": "평활", "validation": "검증", "light": "밝게",
-        "dark": "어둡게", "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰",
+        "training": "학습", "validation": "검증", "spike": "급등", "light": "밝게", "dark": "어둡게",
+        "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰", "language": "언어", "colours": "색",
     },
 }  # fmt: skip
 
@@ -57,11 +59,13 @@ def write_report(record: Record, checks: Sequence[Checked], ladder: Ladder | Non
     Raises:
         OSError: the folder cannot be written to.
     """
-    write_atomically(record.run.report, page(record, checks, ladder).encode())
+    write_atomically(record.run.report, page(record, checks, ladder, language_of_the_terminal()).encode())
 
 
-def page(record: Record, checks: Sequence[Checked], ladder: Ladder | None = None) -> str:
-    """The whole page."""
+def page(
+    record: Record, checks: Sequence[Checked], ladder: Ladder | None = None, language: Language = LANGUAGES[0]
+) -> str:
+    """The whole page; `language` is the one that it opens in."""
     name = escape(record.run.path.absolute().name)
     style = (resources.files("glassgpt") / "diagnosis" / "report.css").read_text(encoding="utf-8")
     body = "".join(
@@ -76,10 +80,10 @@ def page(record: Record, checks: Sequence[Checked], ladder: Ladder | None = None
         )
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{name}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{style}</style></head><body>{_switches()}<main>{body}</main></body></html>\n"
+        f"<style>{style}</style></head><body>{_switches(language)}<main>{body}</main></body></html>\n"
     )
 
 
@@ -92,16 +96,18 @@ def _word(name: str) -> str:
     return _both(lambda language: escape(WORDS[language][name]))
 
 
-def _switches() -> str:
-    languages = [
-        f'<input type="radio" name="language" id="{id}" {"checked" if id == "en" else ""}><label for="{id}">{label}</label>'
-        for id, label in (("en", "English"), ("ko", "한국어"))
-    ]
-    themes = [
-        f'<input type="radio" name="theme" id="{id}" {"checked" if id == "auto" else ""}><label for="{id}">{_word(id)}</label>'
-        for id in ("auto", "light", "dark")
-    ]
-    return "".join(languages) + '<span class="gap"></span>' + "".join(themes)
+def _switches(language: Language) -> str:
+    names: dict[Language, str] = {"en": "English", "ko": "한국어"}
+    languages = [_switch("language", id, names[id], is_on=id == language) for id in LANGUAGES]
+    themes = [_switch("colours", id, _word(id), is_on=id == "auto") for id in ("auto", "light", "dark")]
+    groups = {"language": languages, "colours": themes}
+    return "".join(
+        f"<fieldset><legend>{_word(name)}</legend>{''.join(switches)}</fieldset>" for name, switches in groups.items()
+    )
+
+
+def _switch(group: str, id: str, label: str, *, is_on: bool) -> str:
+    return f'<label><input type="radio" name="{group}" id="{id}"{" checked" if is_on else ""}>{label}</label>'
 
 
 def _summary(record: Record) -> str:
@@ -120,24 +126,39 @@ def _summary(record: Record) -> str:
 
 
 def _findings(record: Record, checks: Sequence[Checked]) -> str:
-    found: list[tuple[int | None, Finding]] = [*record.findings()]
-    told = [finding for _, finding in found]
-    found += [(None, finding) for check in checks for finding in check.findings if finding not in told]
-    found.sort(key=lambda pair: SEVERITIES.index(pair[1].severity))
-    items = "".join(_finding(step, finding) for step, finding in found)
+    found = sorted(_once(record, checks), key=lambda pair: SEVERITIES.index(pair[0].severity))
+    items = "".join(_finding(finding, steps) for finding, steps in found)
     return f"<section><h2>{_word('findings')}</h2>{items or _word('none')}</section>"
 
 
-def _finding(step: int | None, finding: Finding) -> str:
+def _once(record: Record, checks: Sequence[Checked]) -> list[tuple[Finding, list[int]]]:
+    """Each finding once, with the steps at which the run wrote it down."""
+    found: list[tuple[Finding, list[int]]] = []
+    for step, finding in record.findings():
+        known = next((steps for told, steps in found if told == finding), None)
+        if known is None:
+            found.append((finding, [step]))
+        else:
+            known.append(step)
+    told = [finding for finding, _ in found]
+    return found + [(finding, []) for check in checks for finding in check.findings if finding not in told]
+
+
+def _finding(finding: Finding, steps: list[int]) -> str:
+    at = ", ".join(f"{step:,} (×{count})" if count > 1 else f"{step:,}" for step, count in Counter(steps).items())
+
     def text(language: Language) -> str:
         words, told = LABELS[language], describe(finding, language)
         rows = [(words["cause"], told.cause), *((words["done"], line) for line in done(finding, language))]
         rows += [(words["ruled_out"], line) for line in ruled_out(finding, language)]
         rows.append((words["do"], told.do))
-        when = f"{WORDS[language]['step']} {step:,} · " if step is not None else ""
+        when = f"{WORDS[language]['step']} {at} · " if at else ""
         sure = f" · {words['sure']} {finding.confidence:.0%}" if finding.confidence < 1 else ""
         head = f"{when}{words[finding.severity]} · {finding.code}{sure}"
-        body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+        body = "".join(
+            f"<dt>{escape(name)}</dt>" + "".join(f"<dd>{escape(value)}</dd>" for _, value in values)
+            for name, values in groupby(rows, key=lambda row: row[0])
+        )
         more = f"{WORDS[language]['more']}: glassgpt doctor {finding.code}"
         return (
             f'<p class="head">{escape(head)}</p><h3>{escape(told.title)}</h3><p>{escape(told.means)}</p>'
@@ -163,21 +184,27 @@ def _curves(record: Record, ladder: Ladder | None) -> str:
         ("norm", draw("gradient norm", [Curve(numbers, record.column("grad_norm"), "line", "norm")], marks, log=True)),
         ("speed", draw("speed", [Curve(numbers, record.column("tokens_per_second"), "line", "speed")], marks)),
     ]
-    legend = "".join(f'<span class="key {name}">{_word(name)}</span>' for name in ("training", "validation"))
+    keys = {"training": "training", "validation": "validation", "event": "event", "spike": "spike"}
+    drawn = {curve.colour for curve in loss_curves if curve.xs} | {mark.colour for mark in marks}
+    legend = "".join(f'<span class="key {key}">{_word(word)}</span>' for key, word in keys.items() if key in drawn)
     shown = "".join(
-        f"<figure><figcaption>{_word(name)} {legend if name == 'loss' else ''}</figcaption>{svg}</figure>"
-        for name, svg in pictures
-        if svg
+        f"<figure><figcaption>{_word(name)} {legend if name == 'loss' else ''}</figcaption>{picture}</figure>"
+        for name, picture in pictures
+        if picture
     )
     return f"<section><h2>{_word('curves')}</h2>{shown}</section>" if shown else ""
 
 
 def smooth_finite(values: Sequence[float]) -> list[float]:
-    """The series averaged; one that is not finite takes the value before, or the average would be lost for good."""
+    """The series averaged from both ends, so that it does not lag behind a loss that falls.
+
+    A value that is not finite is replaced by the one before, or the average would be lost for good.
+    """
     kept: list[float] = []
     for value in values:
         kept.append(value if abs(value) < float("inf") else kept[-1] if kept else 0.0)
-    return smooth(kept)
+    forward, backward = smooth(kept), smooth(kept[::-1])[::-1]
+    return [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
 
 
 def _levels(ladder: Ladder | None) -> list[Level]:
@@ -223,11 +250,20 @@ def _row(line: dict[str, Any]) -> str:
     cells: Iterable[str] = (
         str(line.get("step", "")),
         str(line.get("event", "")),
-        ", ".join(
-            f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in details.items()
-        ),
+        ", ".join(f"{name}: {_told(value)}" for name, value in details.items()),
     )
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _told(value: Any) -> str:
+    """A detail of an event in words; figures to four digits, the file has them all."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_told, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_told(one)}' for name, one in value.items())}}}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _configuration(run: RunFolder) -> str:

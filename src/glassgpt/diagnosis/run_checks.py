@@ -128,7 +128,8 @@ def check_noticed(record: Record, told: list[Finding]) -> Checked:
     for _, finding in record.findings():
         if finding not in (*told, *findings):
             findings.append(finding)
-    return Checked("noticed in training", f"{len(record.findings())} findings", tuple(findings))
+    count = len(record.findings())
+    return Checked("noticed in training", f"{count} finding{'' if count == 1 else 's'}", tuple(findings))
 
 
 def sort_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:

@@ -86,7 +86,7 @@ def document_losses(
     if len(kept) < len(numbered):
         console.say(f"passed over {len(numbered) - len(kept):,} held-out documents without text")
     spans = [span for _, span in kept]
-    with console.progress("documents", sum(span.targets for span in spans), unit="tok") as meter:
+    with console.progress("documents", sum(span.targets for span in spans), unit="tokens") as meter:
         nats = span_nats(model, array, spans, context=context, stride=stride or context, meter=meter)
     return _losses(array, dataset.tokenizer, kept, nats)
 

@@ -48,7 +48,7 @@ def evaluate_dataset(
     total = min(limit or len(tokens), len(tokens) - 1)
     rows = max(1, TOKENS_A_BATCH // context)
     device = next(model.parameters()).device
-    with console.progress("evaluating", total, unit="tok") as meter:
+    with console.progress("evaluating", total, unit="tokens") as meter:
         windows = _watched(validation_windows(tokens, context, rows=rows, limit=total), meter)
         return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device)
 

@@ -113,7 +113,7 @@ def sliding_loss(
     check_stride(stride, context)
     tokens = held_out_tokens(dataset)
     whole = Span(0, len(tokens))
-    with console.progress("evaluating", whole.targets, unit="tok") as meter:
+    with console.progress("evaluating", whole.targets, unit="tokens") as meter:
         nats = span_nats(model, tokens, [whole], context=context, stride=stride, meter=meter)
     n_bytes = dataset.tokenizer.byte_lengths()[tokens.read(1, whole.targets)].sum()
     return ValidationLoss(float(nats[0]), whole.targets, int(n_bytes))

@@ -116,7 +116,7 @@ def with_progress(results: Results, prompts: int) -> Iterator[list[Sample]]:
     if console.out.is_terminal or prompts == 1:
         yield from results
         return
-    with console.progress("writing", prompts, unit=" prompts") as meter:
+    with console.progress("writing", prompts, unit="prompts") as meter:
         for samples in results:
             meter.advance(1)
             yield samples

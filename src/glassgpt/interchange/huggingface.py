@@ -127,7 +127,10 @@ def download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(DOWNLOADED)))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InterchangeError(f"could not fetch {hub_id} from the hub: {reason}") from error
+        raise InterchangeError(
+            f"could not fetch {hub_id} from the hub: {reason}. Without a network, name a folder with its files: "
+            f"glassgpt import FOLDER --out RUN"
+        ) from error
 
 
 def _read_config(folder: Path) -> ModelConfig:

@@ -548,8 +548,8 @@ def announce(trainer: Trainer) -> None:
     kernel = trainer.hardware.attention_kernel(model.config)
     processes = f", {trainer.ranks.count} processes" if trainer.ranks.count > 1 else ""
     console.say(
-        f"{model.config.arch} with {console.amount(parameters)}parameters on {trainer.hardware.describe()}, "
+        f"{model.config.arch} with {console.count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
         f"attention by {kernel}{processes}; "
-        f"{console.amount(trainer.state.train_tokens)}tokens of text, "
+        f"{console.count(trainer.state.train_tokens, 'tokens')} of text, "
         f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
     )

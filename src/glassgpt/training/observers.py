@@ -142,7 +142,7 @@ class Display(Observer):
         """Move the bar."""
         note = (
             f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  norm {metrics.grad_norm:.2f}  "
-            f"{console.amount(metrics.tokens_per_second)}tok/s"
+            f"{console.count(metrics.tokens_per_second, 'tokens')}/s"
         )
         if metrics.mfu is not None:
             note += f"  mfu {metrics.mfu:.1%}"
@@ -168,7 +168,7 @@ class Display(Observer):
 @contextmanager
 def display(steps: int) -> Generator[Display]:
     """A `Display` for so many steps."""
-    with console.progress("training", steps, unit="step") as meter:
+    with console.progress("training", steps, unit="steps") as meter:
         yield Display(meter)
 
 

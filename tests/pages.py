@@ -1,0 +1,13 @@
+"""Pages in a browser that say what goes wrong with them."""
+
+
+def listened(context):
+    """A new page, and what it logs or fails to load."""
+    opened, logged = context.new_page(), []
+    opened.set_default_timeout(30_000)
+    opened.on("console", lambda message: logged.append(message.text))
+    opened.on("pageerror", lambda error: logged.append(str(error)))
+    # What is still under way when a page is left is broken off, which is no failure.
+    failed = "requestfailed"
+    opened.on(failed, lambda request: logged.append(request.url) if request.failure != "net::ERR_ABORTED" else None)
+    return opened, logged
