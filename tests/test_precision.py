@@ -292,7 +292,7 @@ def test_what_is_not_there_is_refused(monkeypatch):
     with torch.device("meta"):
         elsewhere = build_model(model.config)
     assert prepare_for_decoding(elsewhere) is elsewhere
-    with pytest.raises(GenerationError, match="the model is on meta; leave it at auto, or add --device cpu"):
+    with pytest.raises(GenerationError, match="the model is on meta, where it may be auto; add --device cpu for int8"):
         prepare_for_decoding(elsewhere, "int8")
     none = Kernel("none", "int8", products.by_rows, lambda: False)
     monkeypatch.setattr(precision, "KERNELS", (KERNELS[0], none))

@@ -130,7 +130,7 @@ def _text_tokens(tokens: NDArray[np.int64], first: int, end: int, end_of_text: i
 def _cut(
     tokenizer: Tokenizer, tokens: NDArray[np.int64], begin: int, end: int, options: PromptOptions
 ) -> Continuation | None:
-    """Prompt and continuation from `begin` on; None where no character begins at the right places."""
+    """Prompt and continuation from `begin` on; None where no character begins at the right places, or no text follows."""
     ids: list[int] = tokens[begin : min(end, begin + options.prompt_tokens + options.new_tokens)].tolist()
     while ids and not _begins_character(tokenizer, ids[0]):
         ids = ids[1:]
@@ -140,7 +140,8 @@ def _cut(
         border -= 1
     if border < 1:
         return None
-    return continuation_of(tokenizer, ids[:border], ids[border:])
+    cut = continuation_of(tokenizer, ids[:border], ids[border:])
+    return cut if cut.tokens else None
 
 
 def _begins_character(tokenizer: Tokenizer, token: int) -> bool:
