@@ -215,7 +215,7 @@ def test_a_report_that_cannot_be_written_spoils_no_training(grammar_data, tmp_pa
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(api, "write_report", full)
+    monkeypatch.setattr("glassgpt.api.training.write_report", full)
     overrides = {"data": str(grammar_data), "train.max_steps": 2, "schedule.warmup_steps": 0}
     assert api.train(load_config("nano", overrides), tmp_path / "run").step == 2
     assert "No space left" in capsys.readouterr().err

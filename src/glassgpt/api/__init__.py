@@ -1,0 +1,33 @@
+"""The library's face, as `cli` is the command line's: a file for each station on the way of the data.
+
+Each name can be had from here; what is behind it stands in the file of its station.
+"""
+
+from __future__ import annotations
+
+from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
+from glassgpt.api.evaluation import evaluate, sweep_decoding
+from glassgpt.api.generation import bench_generate
+from glassgpt.api.loading import Loaded, held_out_text, load, load_with_data, load_writer
+from glassgpt.api.runs import resumed_config, save_as_run
+from glassgpt.api.training import bench_train, check, train, watch_over
+
+__all__ = [
+    "HELD_OUT_TOKENS",
+    "Loaded",
+    "bench_generate",
+    "bench_train",
+    "check",
+    "doctor",
+    "evaluate",
+    "held_out_text",
+    "load",
+    "load_with_data",
+    "load_writer",
+    "report",
+    "resumed_config",
+    "save_as_run",
+    "sweep_decoding",
+    "train",
+    "watch_over",
+]

@@ -1,0 +1,167 @@
+"""What is wrong, or would go wrong: of a configuration, a run, a data set, a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from glassgpt.api.loading import load
+from glassgpt.api.runs import settings_of
+from glassgpt.config import RunConfig, load_config, preflight
+from glassgpt.data.shards import TokenDataset
+from glassgpt.data.tokenizers import load_tokenizer
+from glassgpt.diagnosis import doctor as diagnosis
+from glassgpt.diagnosis.autopsy import check_replay
+from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
+from glassgpt.diagnosis.findings import Checked
+from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.report import write_report
+from glassgpt.diagnosis.run_checks import examine_run
+from glassgpt.diagnosis.series import Ladder
+from glassgpt.diagnosis.settings_checks import check_problems
+from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
+from glassgpt.errors import CheckpointError, ConfigError, UsageError
+from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.config import GPT2_VOCABULARY
+from glassgpt.training.checkpoint import find_checkpoint, read_state
+from glassgpt.training.run import RunFolder
+
+HELD_OUT_TOKENS = 16_384
+"""Held-out tokens that generated text is held against."""
+
+
+def doctor(
+    target: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    rate_range: bool = False,
+    text: GenerationOptions | None = None,
+) -> Iterator[Checked]:
+    """Look at a configuration before it is trained, at a run from its files, or at a data set.
+
+    Args:
+        target: a preset's name or TOML file, a run's folder, a data set's folder; None looks at this machine.
+        data: data set that a preset is to be trained on.
+        overrides: settings by dotted name.
+        rate_range: also find out which learning rates are stood.
+        text: also let a run write with these settings, and tell what is wrong with its text.
+
+    Yields:
+        Each check as it is made, with the figure that it measured and what is wrong.
+
+    Raises:
+        ConfigError: the target names nothing, or holds settings that do not exist.
+        UsageError: text is asked of something that is no run.
+    """
+    if text is not None and (target is None or not RunFolder(Path(target)).exists()):
+        raise UsageError(f"--text looks at what a run writes; name a run instead of {target or 'nothing'}")
+    if target is None and data is None and not overrides:
+        return diagnosis.examine_machine()
+    if target is None and data is not None and not overrides:
+        return _doctor_data(Path(data))
+    if target is not None and RunFolder(Path(target)).exists() and not rate_range:
+        return _doctor_run(RunFolder(Path(target)), Path(data) if data else None, text)
+    if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
+        return _doctor_data(Path(target))
+    named = {"data": str(data)} if data else {}
+    config = load_config(target, {**(overrides or {}), **named})
+    out = Path(target) if target is not None and Path(target).is_dir() else Path("runs")
+    return _doctor_config(config, out, rate_range=rate_range)
+
+
+def _doctor_data(folder: Path) -> Iterator[Checked]:
+    dataset = diagnosis.open_dataset(folder)
+    if isinstance(dataset, Checked):
+        yield dataset
+    else:
+        yield from diagnosis.examine_data(dataset)
+
+
+def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[Checked]:
+    dataset = diagnosis.open_dataset(Path(config.data)) if config.data else None
+    if isinstance(dataset, Checked):
+        yield dataset
+        return
+    problems = check_problems(_problems(config, dataset))
+    yield problems
+    if not problems.is_fine:
+        return
+    weights: Path | None = None
+    if config.init_from:
+        source = RunFolder(Path(config.init_from)).require()
+        weights = find_checkpoint(source, "best")
+        if dataset is not None:
+            yield check_tokenizer(read_state(weights).tokenizer_fingerprint, dataset)
+    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCABULARY)
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
+    yield from diagnosis.examine(
+        diagnosis.Plan(model, settings_of(config), dataset, out, weights), rate_range=rate_range
+    )
+
+
+def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
+    """What `preflight` would refuse; without data, what can be known without."""
+    if dataset is None:
+        return config.problems()
+    try:
+        preflight(config, None)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[Checked]:
+    config = load_config(run.config)
+    folder = data or (Path(config.data) if config.data else None)
+    dataset = diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
+    known = None
+    if isinstance(dataset, Checked):
+        yield dataset
+    elif dataset is not None:
+        yield check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
+        known = ladder(dataset)
+    yield from examine_run(
+        Record.read(run),
+        config.model,
+        settings_of(config),
+        known,
+        train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
+        is_fresh=not config.init_from,
+    )
+    replayed = check_replay(
+        Record.read(run), config.model, settings_of(config), dataset if isinstance(dataset, TokenDataset) else None
+    )
+    yield from [replayed] if replayed else []
+    if text is not None:
+        if dataset is None or known is None or isinstance(dataset, Checked):
+            raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
+        yield from _doctor_text(run, dataset, known, text)
+
+
+def report(run: str | Path, checks: list[Checked]) -> Path:
+    """Write a run's `report.html` with these checks; where it is.
+
+    Raises:
+        CheckpointError: there is no run, or its folder cannot be written to.
+    """
+    folder = RunFolder(Path(run)).require()
+    config = load_config(folder.config)
+    dataset = diagnosis.open_dataset(Path(config.data)) if config.data and Path(config.data).is_dir() else None
+    known = ladder(dataset) if isinstance(dataset, TokenDataset) else None
+    try:
+        write_report(Record.read(folder), checks, known)
+    except OSError as error:
+        raise CheckpointError(f"{folder.report} cannot be written: {error.strerror}") from error
+    return folder.report
+
+
+def _doctor_text(run: RunFolder, dataset: TokenDataset, known: Ladder, options: GenerationOptions) -> Iterator[Checked]:
+    loaded = load(run.path)
+    loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS).loss
+    held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
+    prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
+    yield from examine_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)

@@ -1,0 +1,85 @@
+"""How good a model is, and which settings suit it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from glassgpt import console
+from glassgpt.api.loading import Loaded
+from glassgpt.data.files import write_atomically
+from glassgpt.data.shards import TokenDataset
+from glassgpt.errors import UsageError
+from glassgpt.evaluation.held_out import PromptOptions, human_continuations
+from glassgpt.evaluation.pictures import check_picture, draw_comparison
+from glassgpt.evaluation.report import Questions, Report, report_json, show_report
+from glassgpt.evaluation.report import evaluate as measure
+from glassgpt.evaluation.sweep import Sweep, sweep, with_check
+from glassgpt.evaluation.sweep_show import settings_toml
+
+
+def evaluate(
+    loaded: Loaded,
+    dataset: TokenDataset,
+    questions: Questions,
+    *,
+    as_json: bool = False,
+    samples: int = 2,
+    json_file: Path | None = None,
+    picture: Path | None = None,
+) -> Report:
+    """Find out, print and write down what is asked about a model.
+
+    Args:
+        loaded: the model.
+        dataset: made with its tokenizer.
+        questions: what to find out.
+        as_json: print one JSON object instead of tables.
+        samples: prompts whose texts are printed.
+        json_file: where to write the JSON too.
+        picture: where to draw the comparison.
+
+    Raises:
+        GlassGPTError: see `glassgpt.evaluation.report.evaluate`.
+    """
+    if samples < 0:
+        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    if picture is not None:
+        check_picture(picture)
+    writer = loaded.writer if questions.settings else None
+    report = measure(loaded.model, dataset, questions, writer=writer)
+    text = report_json(report, dataset)
+    if json_file is not None:
+        write_atomically(json_file, f"{text}\n".encode())
+    if picture is not None and report.comparison is not None:
+        draw_comparison(report.comparison, dataset.tokenizer, picture)
+        console.say(f"drew {picture}")
+    if as_json:
+        console.result(text)
+    else:
+        show_report(report, dataset, samples)
+    return report
+
+
+def sweep_decoding(
+    loaded: Loaded, dataset: TokenDataset, purpose: str, prompts: PromptOptions, *, budget: int, out: Path, run: str
+) -> Sweep:
+    """Find a setting for a purpose and write it into a file that `--settings` reads.
+
+    Args:
+        loaded: the model.
+        dataset: made with its tokenizer.
+        purpose: one of the ready settings' names.
+        prompts: what to search on; half as many again are cut to check the winner on.
+        budget: texts to be written by the search, about.
+        out: the file.
+        run: what the file calls the model.
+
+    Raises:
+        GlassGPTError: see `glassgpt.evaluation.sweep.sweep`.
+    """
+    prompts = prompts.fitted(loaded.model.config.context_length)
+    human = human_continuations(dataset, dataclasses.replace(prompts, count=with_check(prompts.count)))
+    found = sweep(loaded.model, loaded.tokenizer, human, purpose, prompts, budget, writer=loaded.writer)
+    write_atomically(out, settings_toml(found, run).encode())
+    return found

@@ -1,0 +1,82 @@
+"""From the words on the command line to a command, and from its end to an exit code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+
+from glassgpt import console
+from glassgpt.cli.commands import app
+from glassgpt.errors import GlassGPTError, Interrupted, UsageError
+
+
+def take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate `--section.name value` and `--section.name=value` from all other arguments.
+
+    Raises:
+        UsageError: a setting has no value, or stands twice with different values.
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument == "--":
+            return [*rest, argument, *queue], overrides
+        match = re.fullmatch(r"--([a-z][\w-]*(?:\.[\w-]+)+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            rest.append(argument)
+            continue
+        name, value = match[1].replace("-", "_"), match[2]
+        if value is None:
+            if not queue:
+                raise UsageError(f"--{match[1]} needs a value")
+            value = queue.pop(0)
+        if overrides.get(name, value) != value:
+            raise UsageError(f"--{match[1]} is given twice, as {overrides[name]} and as {value}")
+        overrides[name] = value
+    return rest, overrides
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    rest, overrides = take_overrides(arguments)
+    command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    extra = {"overrides": overrides} if "overrides" in ignored else {}
+    if overrides and not extra:
+        raise UsageError(f"this command has no setting --{next(iter(overrides)).replace('_', '-')}")
+    command(*bound.args, **bound.kwargs, **extra)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    if debug:
+        given.remove("--debug")
+    try:
+        _dispatch(given)
+    except cyclopts.CycloptsError as error:
+        if debug:
+            raise
+        console.fail(f"{' '.join(str(error).split())} See: glassgpt --help")
+        sys.exit(UsageError.exit_code)
+    except Interrupted as stop:
+        console.say(str(stop))
+        sys.exit(stop.exit_code)
+    except GlassGPTError as error:
+        if debug:
+            raise
+        console.fail(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        console.say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted; nothing is left to be said.
+        sys.stderr.close()
+        sys.exit(0)

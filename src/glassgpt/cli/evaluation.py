@@ -1,0 +1,155 @@
+"""How good a model and its texts are, and which settings suit it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from glassgpt import console
+from glassgpt.cli.shared import Checkpoint, Device, Run
+from glassgpt.errors import UsageError
+
+HELD_OUT = Group("Held-out text", sort_key=1)
+WRITTEN = Group("Generated text", sort_key=2)
+
+
+def evaluate(
+    run: Run,
+    *,
+    data: Path | None = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+    context_length: Annotated[int, Parameter(group=HELD_OUT)] = 0,
+    stride: Annotated[int, Parameter(group=HELD_OUT)] = 0,
+    per_document: Annotated[bool, Parameter(negative="", group=HELD_OUT)] = False,
+    generate: Annotated[bool, Parameter(negative="", group=WRITTEN)] = False,
+    compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
+    prompts: Annotated[int, Parameter(group=WRITTEN)] = 32,
+    prompt_tokens: Annotated[int, Parameter(group=WRITTEN)] = 0,
+    new_tokens: Annotated[int, Parameter(group=WRITTEN)] = 128,
+    seed: Annotated[int, Parameter(group=WRITTEN)] = 0,
+    embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
+    samples: Annotated[int, Parameter(group=WRITTEN)] = 2,
+    picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    json_file: Path | None = None,
+) -> None:
+    """How well a run's model predicts held-out text, and how good the text is that it writes.
+
+    Parameters
+    ----------
+    data:
+        Data set; by default the one that the run was trained on.
+    context_length:
+        Tokens the model sees at once; 0 takes its whole context.
+    stride:
+        Slide the window by so many tokens, each token scored once with at least context - stride before it; 0 cuts
+        the text into windows without overlap.
+    per_document:
+        Loss and perplexity of each held-out document too, read alone: the hardest and the easiest.
+    generate:
+        Let the model go on from held-out prompts and measure the texts beside what people wrote there.
+    compare:
+        The same for several settings, separated by commas: ready settings, greedy, pure, default, files that end in
+        .toml, or like temperature=0.7+top_p=0.9.
+    prompts:
+        How many prompts: beginnings of held-out documents, then stretches from inside.
+    prompt_tokens:
+        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+    new_tokens:
+        Most tokens of a text.
+    seed:
+        Decides which prompts, and each text.
+    embedding_model:
+        Folder of a sentence-embedding model on this machine, for coherence; by default the model's own hidden states.
+    samples:
+        Prompts whose texts are printed below the figures.
+    picture:
+        Draw the comparison into this .png, .svg or .pdf.
+    json:
+        Print one JSON object instead.
+    json_file:
+        Write the JSON object into this file too.
+    """
+    from glassgpt import api
+    from glassgpt.evaluation.compare import named_settings
+    from glassgpt.evaluation.held_out import PromptOptions
+    from glassgpt.evaluation.report import Questions
+
+    given = named_settings(compare) if compare is not None else {"default": {}} if generate else {}
+    if picture is not None and not given:
+        raise UsageError("--picture draws a comparison; add --compare SETTINGS or --generate")
+    questions = Questions(
+        context_length=context_length,
+        stride=stride,
+        per_document=per_document,
+        settings=given,
+        prompts=PromptOptions(prompts, prompt_tokens, new_tokens, seed),
+        embedding_model=embedding_model,
+    )
+    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+    api.evaluate(loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture)
+
+
+def sweep_decoding(
+    run: Run,
+    *,
+    purpose: Annotated[str, Parameter(name="--for")],
+    out: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    budget: int = 1500,
+    prompts: int = 64,
+    prompt_tokens: int = 0,
+    new_tokens: int = 96,
+    seed: int = 0,
+    samples: int = 1,
+    data: Path | None = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+) -> None:
+    """Search temperature, top-p or min-p and repetition penalty for a purpose, by what people wrote on the same prompts.
+
+    Parameters
+    ----------
+    purpose:
+        creative, technical, chat or code: decides what is better, and whose other settings are kept.
+    out:
+        Settings file to write, for generate --settings; by default decoding-PURPOSE.toml in the run.
+    force:
+        Write over a file that is there.
+    budget:
+        Texts that the search may write, about; more is slower and surer.
+    prompts:
+        Held-out prompts that the last settings are compared on, at most; half as many again are set aside to check
+        the winner beside the ready setting and generate's default.
+    prompt_tokens:
+        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+    new_tokens:
+        Most tokens of a text.
+    seed:
+        Decides which prompts, and each text; the same seed finds the same setting.
+    samples:
+        Prompts whose texts are printed below the ranking.
+    data:
+        Data set; by default the one that the run was trained on.
+    """
+    from glassgpt import api
+    from glassgpt.evaluation.held_out import PromptOptions
+    from glassgpt.evaluation.objectives import objective_for
+    from glassgpt.evaluation.sweep_show import show_sweep
+
+    objective_for(purpose)
+    if samples < 0:
+        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    path = out or run / f"decoding-{purpose}.toml"
+    if path.suffix != ".toml" or (out is not None and not path.absolute().parent.is_dir()):
+        raise UsageError(f"--out is {path}; allowed is a name that ends in .toml, in a folder that exists")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; write over it with --force, or choose another --out")
+    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+    options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
+    found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)
+    show_sweep(found, loaded.tokenizer, samples)
+    console.say(f"wrote {path}; use it with: glassgpt generate {run} --settings {path}")

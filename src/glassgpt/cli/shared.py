@@ -1,0 +1,41 @@
+"""What the arguments of several commands share. Free of torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from glassgpt.errors import UsageError
+from glassgpt.generation.flags import Flags, ProcessorFlags
+from glassgpt.generation.search_flags import MethodFlags
+
+Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""Arguments without a name, among which - stands for standard input."""
+Overrides = Annotated[dict[str, str], Parameter(parse=False)]
+"""Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
+GivenOptions = Annotated[Flags, Parameter(name="*")]
+"""The settings of a generation that were given, each an option of its own."""
+GivenMethod = Annotated[MethodFlags, Parameter(name="*")]
+"""The settings of a search or of speculation that were given."""
+GivenProcessors = Annotated[ProcessorFlags, Parameter(name="*")]
+"""Those of them that shape the probabilities of a single token."""
+Run = Annotated[Path, Parameter(help="Folder of the run.")]
+Checkpoint = Annotated[str, Parameter(help="best, latest or step-NNNNNN.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to run.")]
+ReadySettings = Annotated[
+    str | None,
+    Parameter(
+        help="Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win."
+    ),
+]
+
+
+def refuse_options(words: Sequence[str]) -> None:
+    """Words that begin like an option are none: who wrote them meant an option that does not exist."""
+    for word in words:
+        if re.match(r"--?[a-zA-Z]", word):
+            raise UsageError(f"unknown option {word}; see: glassgpt --help")
