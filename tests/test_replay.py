@@ -200,7 +200,7 @@ def bad_row(monkeypatch):
         poison_window(trainer, 5, 6)
         return trainer
 
-    monkeypatch.setattr("glassgpt.api.Trainer", build)
+    monkeypatch.setattr("glassgpt.api.training.Trainer", build)
     monkeypatch.setattr("glassgpt.diagnosis.autopsy.Trainer", build)
 
 

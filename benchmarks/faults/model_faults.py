@@ -32,7 +32,7 @@ def built(change: Change) -> tuple[Patch, ...]:
             change(model)
         return model
 
-    modules = ("glassgpt.api", "glassgpt.diagnosis.doctor", "glassgpt.diagnosis.autopsy")
+    modules = ("glassgpt.api.training", "glassgpt.diagnosis.doctor", "glassgpt.diagnosis.autopsy")
     return tuple((module, "build_model", build) for module in modules)
 
 

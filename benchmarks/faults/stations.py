@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from glassgpt import api
+from glassgpt.api import training
 from glassgpt.config import load_config
 from glassgpt.diagnosis import autopsy
 from glassgpt.diagnosis.findings import Checked, Finding
@@ -236,7 +237,7 @@ def _in_force(case: Case, *, resume: bool) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         for module, name, replacement in case.world if isinstance(case, Fault) else ():
             stack.enter_context(mock.patch(f"{module}.{name}", replacement))
-        for module in (api, autopsy):
+        for module in (training, autopsy):
             stack.enter_context(mock.patch.object(module, "Trainer", _armed(case, resume=resume)))
         yield
 
