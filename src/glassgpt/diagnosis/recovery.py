@@ -59,7 +59,7 @@ class Trouble(Protocol):
         ...
 
 
-class Recovery(Guard):
+class Recovery(Guard[Trainer]):
     """Skips, quarantines, rewinds and takes less memory, or stops where its budget ends.
 
     Args:

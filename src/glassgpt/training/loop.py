@@ -133,9 +133,9 @@ class Trainer:
         run: RunFolder,
         observers: Sequence[Observer] = (),
         ranks: Ranks | None = None,
-        guard: Guard | None = None,
+        guard: Guard[Trainer] | None = None,
     ) -> None:
-        self.dataset, self.guard = dataset, guard or Guard()
+        self.dataset, self.guard = dataset, guard or Guard[Trainer]()
         self.settings, self.run_folder, self.observers = settings, run, list(observers)
         self.ranks = ranks or Ranks()
         self.hardware: Hardware = resolve_hardware(settings.train)
