@@ -211,7 +211,7 @@ def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def _range(plan: Plan, hardware: Hardware) -> Checked:
-    rows = plan.settings.train.micro_batch_size or plan.settings.train.batch_tokens // plan.model.context_length
+    rows = plan.settings.train.micro_rows(plan.settings.train.batch_tokens // plan.model.context_length)
     rows = max(1, min(rows, RANGE_TOKENS // plan.model.context_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
     stepper = Stepper(_built(plan), plan.text(), dataclasses.replace(plan.settings, train=train), hardware, Ranks())
