@@ -42,6 +42,14 @@ def test_toml_and_back(tmp_path, comments):
     assert load_config(tmp_path) == config  # a run folder stands for its config
 
 
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("4", 4), ("0", 0)])
+def test_a_setting_may_be_a_number_or_a_word(tmp_path, text, value):
+    config = load_config("nano", {"train.micro_batch_size": text})
+    assert (config.train.micro_batch_size, config.problems()) == (value, [])
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert load_config(tmp_path) == config
+
+
 def test_every_setting_has_help():
     assert all(len(setting.help) > 10 for setting in settings().values())
     assert {"train.learning_rate", "model.n_head", "schedule.warmup_steps", "seed"} <= set(settings())
@@ -72,6 +80,8 @@ def test_an_unknown_preset_names_the_nearest():
         ("[train]\nmax_steps = '7'", "train.max_steps is '7'; allowed is a whole number"),
         ("[train]\nmax_steps = true", "train.max_steps is True"),
         ("[train]\nmax_steps = 1.5", "train.max_steps is 1.5"),
+        ("[train]\nmicro_batch_size = 'aut'", "allowed is a whole number, or auto; did you mean auto?"),
+        ("[train]\nmicro_batch_size = '4'", "micro_batch_size is '4'; allowed is a whole number, or auto"),
         ("[model]\nbias = 1", "model.bias is 1; allowed is true or false"),
         ("[modle]\nn_layer = 1", "there is no setting modle.n_layer; did you mean model.n_layer?"),
         ("max_steps =", "is not valid TOML"),
@@ -97,6 +107,8 @@ def test_a_missing_file_is_named(tmp_path):
         ({"model.n_head": 5}, "the nearest that does is 4"),
         ({"train.batch_tokens": 1000}, "the nearest is 1024"),
         ({"train.micro_batch_size": 3}, "does not divide the 16 sequences"),
+        ({"train.micro_batch_size": -1}, "must be at least 0, or auto"),
+        ({"train.micro_batch_size": "auto", "train.sharding": "full"}, "auto does not go with train.sharding full"),
         ({"train.early_stop_evaluations": 2, "train.eval_every_steps": 0}, "needs validations"),
         ({"optimizer.beta1": 1.0}, "optimizer.beta1 is 1.0"),
         ({"train.learning_rate": -1.0}, "train.learning_rate is -1.0"),

@@ -39,6 +39,23 @@ def test_imports_run_downward_only(path):
     assert imported_parts(path) <= allowed
 
 
+def imported_files(path: Path) -> set[str]:
+    """Every module of ours that a file imports from, at its top or inside functions, for types too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("glassgpt."):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_circles_within_a_room():
+    names = {".".join(("glassgpt", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in room_files()}
+    waiting = {name: imported_files(path) & names.keys() for name, path in names.items()}
+    while ready := {name for name, needs in waiting.items() if not needs & waiting.keys()}:
+        waiting = {name: needs for name, needs in waiting.items() if name not in ready}
+    assert waiting == {}
+
+
 def test_the_ground_floor_imports_nothing_of_ours():
     for name in GROUND:
         assert imported_parts(SOURCE / f"{name}.py") == set()

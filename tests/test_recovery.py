@@ -1,5 +1,6 @@
 """What is mended by itself: the run goes on, to the end it would have had, and says what was done."""
 
+import ast
 import dataclasses
 import json
 import math
@@ -11,16 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from fault_helpers import TINY, at_step, poison_window, trainer_for, weights
+from fault_helpers import TINY, Memoryless, at_step, poison_window, trainer_for, weights
+from glassgpt.diagnosis import memory
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.recovery import Recovery, fitting_rows, less_memory
-from glassgpt.errors import DataError, TrainingDivergedError
+from glassgpt.errors import DataError, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.training.checkpoint import list_checkpoints, newest_whole, pointed, read_state
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.observers import RunFiles
 from glassgpt.training.parallel import Memory
 from glassgpt.training.run import RunFolder, read_jsonl
-from glassgpt.training.step import Stepper
+from glassgpt.training.step import Stepper, is_shortage
 
 
 def recovery(**changes):
@@ -212,20 +214,6 @@ def test_an_overflow_that_the_scaler_passes_over_is_no_trouble(grammar_dataset, 
     assert told.events == []
 
 
-class Memoryless:
-    """A device that has room for so many sequences in a forward pass."""
-
-    def __init__(self, stepper, rows, from_call=1):
-        self._train, self.rows, self._from, self._calls = stepper.loss.train, rows, from_call, 0
-        stepper.loss.train = self
-
-    def __call__(self, inputs, targets):
-        self._calls += 1
-        if len(inputs) > self.rows and self._calls >= self._from:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self._train(inputs, targets)
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_out_of_memory_redoes_the_whole_step_with_the_same_gradient(grammar_dataset, tmp_path, dropout):
     model = dataclasses.replace(TINY, dropout=dropout)
@@ -273,7 +261,7 @@ def test_where_no_room_can_be_made_the_error_goes_on(grammar_dataset, tmp_path):
         raise torch.OutOfMemoryError("out of memory")
 
     trainer.stepper.loss.train = never
-    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+    with pytest.raises(MemoryExhaustedError, match=r"step 1: ran out of memory with 1 sequences .* Nothing is left"):
         trainer.run()
     assert [event["recovered"] for event in told.of("out of memory")] == [True] * 4 + [False]
 
@@ -297,16 +285,122 @@ def test_the_micro_batch_grows_again_but_not_to_what_failed(grammar_dataset, tmp
 def test_the_micro_batch_grows_where_there_is_room(grammar_dataset, tmp_path):
     guard = Recovery(DiagnosisConfig(grow_after_steps=3), measured=lambda: (10**6, 10**9))
     guard.restore({**guard.state(), "too_many_rows": 8})
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, micro_batch_size=1)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard)
+    trainer.adapt(Memory(1, 0, False))
     trainer.run()
     assert told.of("micro-batch grown") == [{"before": 1, "after": 4}]
     assert trainer.stepper.micro_rows == 4
+
+
+def test_it_never_grows_beyond_what_was_asked_for(grammar_dataset, tmp_path):
+    guard = Recovery(DiagnosisConfig(grow_after_steps=3), measured=lambda: (10**6, 10**9))
+    guard.restore({**guard.state(), "too_many_rows": 8})
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, micro_batch_size=2)
+    trainer.adapt(Memory(1, 0, False))
+    trainer.run()
+    assert told.of("micro-batch grown") == [{"before": 1, "after": 2}]
+
+
+def test_the_host_runs_out_of_memory_too(grammar_dataset, tmp_path):
+    """As PyTorch itself says it: a RuntimeError without a class of its own."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 47, dtype=torch.int8)
+    assert is_shortage(caught.value)
+    assert not is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    trainer, told = trainer_for(grammar_dataset, tmp_path, recovery())
+    Memoryless(trainer.stepper, 4, error=caught.value)
+    trainer.run()
+    assert [event["after"]["micro_rows"] for event in told.of("out of memory")] == [4]
+
+
+def test_the_micro_batch_is_fitted_by_measure_at_the_start(grammar_dataset, tmp_path):
+    guard = Recovery(DiagnosisConfig(), fitted=lambda trainer: 4)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, micro_batch_size="auto", every_steps=6)
+    trainer.run()
+    assert told.of("micro-batch fitted") == [{"rows": 4, "of": 8}]
+    plain, _ = trainer_for(grammar_dataset, tmp_path / "plain", micro_batch_size=4)
+    plain.run()
+    assert torch.equal(weights(trainer.model), weights(plain.model))
+
+    def never(trainer):
+        raise AssertionError("a resumed run knows it")
+
+    resumed, told = trainer_for(
+        grammar_dataset, tmp_path, Recovery(DiagnosisConfig(), fitted=never), micro_batch_size="auto"
+    )
+    resumed.resume(list_checkpoints(RunFolder(tmp_path))[0])
+    resumed.run()
+    assert torch.equal(weights(resumed.model), weights(plain.model))
+
+
+@pytest.mark.parametrize(("spare", "rows"), [(0.5, 1), (2.5, 2), (7.9, 4), (8.5, 8), (1000, 8)])
+def test_what_fits_is_measured(grammar_dataset, tmp_path, monkeypatch, spare, rows):
+    trainer, _ = trainer_for(grammar_dataset, tmp_path, micro_batch_size="auto")
+    need = memory.measured(trainer.model.config, trainer.settings, trainer.hardware)
+    held = 4 * sum(p.numel() for p in trainer.model.parameters())
+    free = (need.at(max(1.0, spare)) - held) / memory.USABLE + 1
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(free))
+    monkeypatch.setattr(memory, "needed_for", lambda *_: need)
+    assert memory.fitted_rows(trainer) == rows
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    with pytest.raises(MemoryExhaustedError, match="with one sequence at a time"):
+        memory.fitted_rows(trainer)
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    assert memory.fitted_rows(trainer) is None
+
+
+def test_a_resumed_run_takes_less_memory_where_that_is_asked(grammar_dataset, tmp_path):
+    first, _ = trainer_for(grammar_dataset, tmp_path, recovery())
+    first.adapt(Memory(4, 0, False))
+    first.run()
+    for asked, expected in ((0, 4), (8, 4), (2, 2), ("auto", 4)):
+        again, _ = trainer_for(grammar_dataset, tmp_path, recovery(), micro_batch_size=asked)
+        again.resume(newest_whole(RunFolder(tmp_path)).path)
+        assert again.stepper.micro_rows == expected
+    again, _ = trainer_for(grammar_dataset, tmp_path, recovery(), loss_chunk_tokens=32, recompute_activations=True)
+    again.resume(newest_whole(RunFolder(tmp_path)).path)
+    assert again.stepper.memory == Memory(4, 32, True)
+    # More ranks have fewer rows each, which what is remembered may not divide.
+    assert again._remembered(Memory(5, 0, False)).micro_rows == 4
 
 
 def test_all_rows_bad_is_refused(grammar_dataset, tmp_path):
     trainer, _ = trainer_for(grammar_dataset, tmp_path)
     with pytest.raises(DataError, match="every window"):
         trainer.quarantine([(0, 10**9)])
+
+
+SHORTAGE = """
+import dataclasses
+import os
+import sys
+import torch
+from pathlib import Path
+from fault_helpers import TINY, Memoryless, at_step, trainer_for, weights
+from glassgpt.data import TokenDataset
+from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.errors import MemoryExhaustedError
+from glassgpt.training.ranks import process_group
+
+data, out, arch, step, rows, micro_batch = sys.argv[1:]
+torch.set_num_threads(1)
+with process_group(torch.device("cpu")) as ranks:
+    model = dataclasses.replace(TINY, arch=arch, bias=arch == "gpt2")
+    guard = Recovery(DiagnosisConfig(recover=rows != "off"), measured=lambda: (10**6, 10**9))
+    trainer, told = trainer_for(
+        TokenDataset.open(Path(data)), out, guard, ranks=ranks, model=model, micro_batch_size=int(micro_batch)
+    )
+    if ranks.rank == 1 and rows.isdigit():
+        at_step(trainer, int(step), lambda: Memoryless(trainer.stepper, int(rows)))
+    try:
+        trainer.run()
+    except MemoryExhaustedError as error:
+        os.write(1, f"{ranks.rank}: {error}\\n".encode())
+        os._exit(7)
+    line = [told.events, trainer.stepper.micro_rows, weights(trainer.model).double().sum().item().hex()]
+    os.write(1, f"{line}\\n".encode())
+"""
 
 
 RANKS = """
@@ -336,16 +430,46 @@ with process_group(torch.device("cpu")) as ranks:
 """
 
 
+def two_processes(code, script, *arguments):
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, *arguments]
+    paths = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+def test_memory_runs_out_on_one_of_two_processes_and_both_take_less(grammar_data, tmp_path, arch):
+    """In its first step the second has room for one sequence; both end with the bits of a run that began so."""
+    short, plain = (
+        two_processes(SHORTAGE, tmp_path / "run.py", grammar_data, tmp_path / name, arch, 1, rows, micro_batch)
+        for name, rows, micro_batch in (("short", "1", 4), ("plain", "enough", 1))
+    )
+    assert (short.returncode, plain.returncode) == (0, 0), short.stderr + plain.stderr
+    first, second = (ast.literal_eval(line) for line in short.stdout.splitlines())
+    assert first == second
+    events, micro_rows, weights_sum = first
+    assert [(told["before"]["micro_rows"], told["after"]["micro_rows"]) for _, told in events] == [(4, 2), (2, 1)]
+    assert micro_rows == 1
+    assert weights_sum == ast.literal_eval(plain.stdout.splitlines()[0])[2]
+
+
+@pytest.mark.parametrize(("step", "rows", "why"), [(9, "1", "the others wait"), (1, "0", "Nothing is left")])
+def test_where_the_others_cannot_be_asked_it_says_so(grammar_data, tmp_path, step, rows, why):
+    out = RunFolder(tmp_path / "run")
+    out.path.mkdir()
+    done = two_processes(SHORTAGE, tmp_path / "run.py", grammar_data, out.path, "gpt2", step, rows, 4)
+    assert done.returncode != 0
+    assert f"1: step {step}: " in done.stdout
+    assert why in done.stdout
+    failures = [line for line in read_jsonl(out.events) if line["event"] == "failed"]
+    assert [line["error"] for line in failures] == ["MemoryExhaustedError"]
+
+
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_decide_the_same(grammar_data, tmp_path, sharding):
     """A row of the second is bad; both skip, and keep it out or rewind together."""
-    (tmp_path / "run.py").write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    done = subprocess.run(
-        [*command, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = two_processes(RANKS, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == second

@@ -270,7 +270,7 @@ MODEL_FAULTS: Sequence[Fault] = (
     Fault(
         name="init-residual-not-scaled", kind="wrong initialisation", fatal=False, station="before",
         what="projections into the residual stream of 12 blocks are not scaled down", settings=DEEP,
-        world=built(_residual_not_scaled), expects=("GG-LAY-002",),
+        world=built(_residual_not_scaled), expects=("GG-INI-005", "GG-LAY-002"),
     ),
     Fault(
         name="init-gain-zero", kind="wrong initialisation", fatal=True, station="before",

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
@@ -74,7 +75,7 @@ class Setting:
 
     Attributes:
         name: dotted, as in `train.learning_rate`.
-        type: int, float, bool, str or a Literal of strings.
+        type: int, float, bool, str, a Literal of strings, or several of these.
         default: its value when nobody says otherwise.
         help: its line in the component's docstring.
     """
@@ -92,9 +93,19 @@ class Setting:
     @property
     def allowed(self) -> str:
         """What may stand there, for an error message."""
-        if get_origin(self.type) is Literal:
-            return " | ".join(get_args(self.type))
-        return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[self.type]
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        kinds = [" | ".join(get_args(kind)) if get_origin(kind) is Literal else words[kind] for kind in self.kinds]
+        return ", or ".join(kinds)
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that are allowed: one, or several."""
+        return get_args(self.type) if get_origin(self.type) in (Union, UnionType) else (self.type,)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that are allowed, where only certain ones are."""
+        return tuple(word for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind))
 
 
 @cache
@@ -222,16 +233,17 @@ def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 def _nearest_choice(value: Any, setting: Setting) -> str:
-    return _nearest(str(value), get_args(setting.type)) if get_origin(setting.type) is Literal else ""
+    return _nearest(str(value), setting.choices)
 
 
 def _convert(value: Any, setting: Setting, *, from_text: bool) -> Any:
     """The value in the setting's type, or ValueError. TOML is taken strictly, text from the command line read."""
-    kind = setting.type
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ValueError
+    if value in setting.choices:
         return value
+    kinds = [kind for kind in setting.kinds if get_origin(kind) is not Literal]
+    if not kinds:
+        raise ValueError
+    kind = kinds[0]
     if from_text and isinstance(value, str) and kind is not str:
         return _parse_text(value, kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

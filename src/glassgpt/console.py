@@ -7,6 +7,7 @@ standard error. Where standard error is no terminal, progress becomes plain line
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -50,8 +51,10 @@ def warn(message: str) -> None:
     err.print(f"[yellow]warning:[/yellow] {escape(message)}")
 
 
-def fail(message: str) -> None:
-    """Print an error as the command line shows it: `error:` and the message."""
+def fail(message: str, *, aloud: bool = False) -> None:
+    """Print an error as the command line shows it: `error:` and the message; `aloud` also where all else is muted."""
+    if aloud:
+        err.quiet, err.file = False, sys.stderr
     err.print(f"[bold red]error:[/bold red] {escape(message)}")
 
 

@@ -53,6 +53,18 @@ class TrainingDivergedError(GlassGPTError):
     """The loss or the gradient is no longer a finite number."""
 
 
+class MemoryExhaustedError(GlassGPTError):
+    """A training does not fit into memory, whatever was traded for it.
+
+    Attributes:
+        alone: whether this is one of several processes, and the others do not know of it.
+    """
+
+    def __init__(self, message: str, *, alone: bool = False) -> None:
+        super().__init__(message)
+        self.alone = alone
+
+
 class LostRankError(GlassGPTError):
     """One of several processes that trained together is gone."""
 

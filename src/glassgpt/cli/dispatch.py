@@ -10,7 +10,7 @@ import cyclopts
 
 from glassgpt import console
 from glassgpt.cli.commands import app
-from glassgpt.errors import GlassGPTError, Interrupted, UsageError
+from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 
 
 def take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except GlassGPTError as error:
         if debug:
             raise
-        console.fail(str(error))
+        console.fail(str(error), aloud=isinstance(error, MemoryExhaustedError) and error.alone)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if debug:

@@ -22,7 +22,7 @@ from glassgpt.training.step import Settings
 MOST_SECONDS = 120.0
 """What going on from the checkpoint to the fault may take, by the time that the run's own steps took."""
 NAME = "replay"
-CHANGES = ("step skipped", "rows quarantined", "attention replaced", "rewind", "out of memory")
+CHANGES = ("step skipped", "rows quarantined", "attention replaced", "rewind", "out of memory", "micro-batch grown")
 """Events after which a run no longer is what its last checkpoint makes of it."""
 
 

@@ -143,6 +143,8 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
         return
     cpu = Hardware(torch.device("cpu"), "fp32", compile=False)
     inputs, targets = _first_batch(batches, QUICK_TOKENS)
+    if plan.is_fresh:
+        yield model_checks.check_spread(model)
     yield model_checks.check_initial_loss(model, inputs, targets, cpu, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
 
@@ -169,6 +171,8 @@ def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
     optimizer = plan.settings.optimizer
     yield model_checks.check_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+    if plan.is_fresh:
+        yield model_checks.check_spread(model)
     yield model_checks.check_initial_loss(model, inputs, targets, hardware, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
     yield model_checks.check_gradients(model, inputs, targets, hardware)
@@ -211,7 +215,7 @@ def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def _range(plan: Plan, hardware: Hardware) -> Checked:
-    rows = plan.settings.train.micro_batch_size or plan.settings.train.batch_tokens // plan.model.context_length
+    rows = plan.settings.train.micro_rows(plan.settings.train.batch_tokens // plan.model.context_length)
     rows = max(1, min(rows, RANGE_TOKENS // plan.model.context_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
     stepper = Stepper(_built(plan), plan.text(), dataclasses.replace(plan.settings, train=train), hardware, Ranks())

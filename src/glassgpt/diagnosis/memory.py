@@ -17,11 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenArray
 from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.errors import MemoryExhaustedError
 from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.bench import random_text
 from glassgpt.training.hardware import Hardware
+from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import validation_loss
 from glassgpt.training.ranks import Ranks
 from glassgpt.training.step import Settings, Stepper
@@ -175,18 +177,50 @@ def _step_and_evaluate(stepper: Stepper, hardware: Hardware, text: TokenArray, r
         validation_loss(stepper.model, windows, lengths, device=hardware.device, autocast=hardware.autocast())
 
 
+def needed_for(model: ModelConfig, settings: Settings, hardware: Hardware, free: int) -> Need:
+    """What training takes: measured where that takes seconds and surely fits, else predicted."""
+    need = predicted(model)
+    if need.at(2) < free / 2 and _is_quick(model, hardware):
+        return measured(model, settings, hardware)
+    return need
+
+
+def fitted_rows(trainer: Trainer) -> int | None:
+    """The most sequences at once that fit beside what is there already; None where it is not known what is free.
+
+    Several ranks, each with other neighbours on its device, take the least of what each of them could.
+
+    Raises:
+        MemoryExhaustedError: not even one fits.
+    """
+    model, hardware = trainer.model.config, trainer.hardware
+    free = free_memory(hardware.device)
+    if free is None:
+        return None
+    need = needed_for(model, trainer.settings, hardware, free)
+    held = sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # and part of the need
+    rows = min(trainer.ranks.gather_objects(need.fitting(USABLE * free + held, trainer.stepper.rows)))
+    if rows == 0:
+        raise MemoryExhaustedError(
+            f"training needs {need.at(1) / GIGA:.3g} GB with one sequence at a time, and {free / GIGA:.3g} GB are free; "
+            "take a smaller model or a shorter context (glassgpt doctor shows what takes how much)"
+        )
+    return rows
+
+
 def check_memory(model: ModelConfig, settings: Settings, hardware: Hardware, *, measure: bool = True) -> Checked:
     """What training takes against what is free, by component; measured where that takes seconds."""
     train = settings.train
     batch_rows = max(1, train.batch_tokens // model.context_length)
-    rows = train.micro_batch_size or batch_rows
-    free, parts = free_memory(hardware.device), training_memory(model, rows)
+    rows, free = train.micro_rows(batch_rows), free_memory(hardware.device)
     if free is None:
-        return Checked("memory", f"{parts.total / GIGA:.3g} GB predicted; what is free is not known on this machine")
-    need = predicted(model)
-    if measure and need.at(2) < free / 2 and _is_quick(model, hardware):
-        need = measured(model, settings, hardware)
-    fits, needed = need.fitting(USABLE * free, batch_rows), need.at(rows)
+        total = training_memory(model, rows).total
+        return Checked("memory", f"{total / GIGA:.3g} GB predicted; what is free is not known on this machine")
+    need = needed_for(model, settings, hardware, free) if measure else predicted(model)
+    fits = need.fitting(USABLE * free, batch_rows)
+    if train.micro_batch_size == "auto":
+        rows = max(1, fits)
+    needed, parts = need.at(rows), training_memory(model, rows)
     how = "measured at two sizes" if need.is_measured else "predicted"
     line = f"{needed / GIGA:.3g} GB {how} for {rows} sequences at once, {free / GIGA:.3g} GB are free"
     if needed <= USABLE * free:

@@ -25,6 +25,9 @@ from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 INITIAL_NATS = 0.3
 HOT_SIGMA = 1.5
 """Spread of the logits from which a fresh model is sure of things it cannot know."""
+WIDER, DEVIATIONS = 1.2, 5.0
+"""Times the standard deviation that is due, from which on a weight is drawn otherwise; small ones also scatter by chance,
+by 1/sqrt(2N), of which so many times are allowed."""
 LEAK = 1e-5
 """Share of the movement after the changed token that may show before it; computed in float64."""
 NOTHING = 1e-12
@@ -116,6 +119,38 @@ def stirred(model: LanguageModel) -> LanguageModel:
             noise = torch.randn(parameter.shape, generator=generator) * STIRRED_STD
             parameter.data.copy_(noise)
     return twin
+
+
+def check_spread(model: LanguageModel) -> Checked:
+    """The standard deviation of each fresh matrix against what the initialisation should give it.
+
+    Projections into the residual stream that are not scaled down with the depth are seen nowhere else: the first loss
+    is as it should be, because a normalisation hides how large the stream has become.
+
+    Args:
+        model: with untrained weights.
+    """
+    matrices = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
+    found = {name: matrix.float().std(correction=0).item() for name, matrix in matrices.items()}
+    off = [name for name, std in found.items() if _is_off(std, model.initial_std(name), matrices[name].numel())]
+    findings: tuple[Finding, ...] = ()
+    if off:
+        worst = max(off, key=lambda name: _ratio(found[name], model.initial_std(name)))
+        std, due = found[worst], model.initial_std(worst)
+        seen = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
+        findings = (Finding("GG-INI-005", "warning", seen, confidence=0.8),)
+    return Checked("initial weights", f"{len(found) - len(off)} of {len(found)} matrices as wide as is due", findings)
+
+
+def _is_off(std: float, due: float, count: int) -> bool:
+    return _ratio(std, due) > max(WIDER, 1 + DEVIATIONS / math.sqrt(2 * count))
+
+
+def _ratio(std: float, due: float) -> float:
+    """How far apart two deviations are, whichever is the larger; 1 where they are the same."""
+    if std == due:
+        return 1.0
+    return max(std, due) / min(std, due) if min(std, due) > 0 else math.inf
 
 
 def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:

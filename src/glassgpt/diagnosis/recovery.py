@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
+from glassgpt import console
 from glassgpt.diagnosis.config import DiagnosisConfig
+from glassgpt.diagnosis.memory import USABLE, fitted_rows
 from glassgpt.diagnosis.replay import Verdict, replay, use_attention, why_it_ran_away
 from glassgpt.model.attention import attend_readable
 from glassgpt.training.checkpoint import checkpoint_step, damage, pointed
@@ -22,8 +24,6 @@ from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.loop import Trainer
 from glassgpt.training.parallel import Memory
 
-SHARE_OF_MEMORY = 0.92
-"""Of the device's memory, what a micro-batch may be predicted to take."""
 LEAST_CHUNK_TOKENS = 64
 
 
@@ -59,7 +59,7 @@ class Trouble(Protocol):
         ...
 
 
-class Recovery(Guard):
+class Recovery(Guard[Trainer]):
     """Skips, quarantines, rewinds and takes less memory, or stops where its budget ends.
 
     Args:
@@ -67,6 +67,7 @@ class Recovery(Guard):
         trouble: who else may call for a rewind.
         measured: most bytes that were in use since it was last asked, and how many there are; None where the device
             does not tell.
+        fitted: finds by measure how many sequences at once fit, where the configuration leaves that open.
 
     Attributes:
         verdicts: of the replays of this process.
@@ -77,7 +78,9 @@ class Recovery(Guard):
         config: DiagnosisConfig,
         trouble: Trouble | None = None,
         measured: Callable[[], tuple[int, int]] | None = None,
+        fitted: Callable[[Trainer], int | None] = fitted_rows,
     ) -> None:
+        self._fitted = fitted
         self._config, self._trouble = config, trouble
         self._measured = measured or (_cuda_memory if torch.cuda.is_available() else None)
         self.verdicts: list[Verdict] = []
@@ -90,7 +93,9 @@ class Recovery(Guard):
         self._too_many_rows: int | None = None
 
     def begin(self, trainer: Trainer) -> None:
-        """Remember the beginning, so that there is something to rewind to before the first checkpoint."""
+        """Fit the micro-batch where that is asked; remember the beginning, to rewind to before the first checkpoint."""
+        if trainer.settings.train.micro_batch_size == "auto" and not trainer.state.memory:
+            self._fit(trainer)
         if self._config.recover and trainer.state.step == 0:
             trainer.keep_beginning()
         if self._plain_attention:
@@ -249,16 +254,19 @@ class Recovery(Guard):
 
     # Memory
 
+    def _fit(self, trainer: Trainer) -> None:
+        rows, before = self._fitted(trainer), trainer.stepper.memory
+        if rows is not None:
+            trainer.adapt(replace(before, micro_rows=rows))
+            trainer.tell("micro-batch fitted", {"rows": rows, "of": trainer.stepper.rows})
+            console.say(f"{rows} of {trainer.stepper.rows} sequences at once, by what fits into memory")
+
     def on_out_of_memory(self, trainer: Trainer, message: str) -> bool:
         """Halve the micro-batch, then chunk the loss, then compute activations again; whatever comes first."""
-        if not self._config.recover or trainer.ranks.count > 1:
-            # The other ranks wait for this one in the middle of their step; it cannot begin again alone.
-            trainer.tell("out of memory", {"at": trainer.state.step + 1, "message": message, "recovered": False})
-            return False
         before = trainer.stepper.memory
         after = less_memory(before, trainer.stepper.rows, trainer.model.config.context_length)
         details = {"at": trainer.state.step + 1, "message": message, "before": asdict(before)}
-        if after is None:
+        if after is None or not self._config.recover:
             trainer.tell("out of memory", {**details, "recovered": False})
             return False
         self._too_many_rows = before.micro_rows
@@ -277,8 +285,10 @@ class Recovery(Guard):
         assert self._measured is not None
         self._roomy_since = trainer.state.step
         self._peaks[memory.micro_rows], total = self._measured()
-        rows = fitting_rows(self._peaks, trainer.stepper.rows, _fixed_bytes(trainer), SHARE_OF_MEMORY * total)
-        rows = max((n for n in _divisors(trainer.stepper.rows) if n <= rows and n < self._too_many_rows), default=0)
+        rows = fitting_rows(self._peaks, trainer.stepper.rows, _fixed_bytes(trainer), USABLE * total)
+        rows = min(trainer.ranks.gather_objects(rows))  # each may have other neighbours on its device
+        most = min(rows, self._too_many_rows - 1, trainer.settings.train.micro_rows(trainer.stepper.rows))
+        rows = max((n for n in _divisors(trainer.stepper.rows) if n <= most), default=0)
         if rows > memory.micro_rows:
             trainer.adapt(replace(memory, micro_rows=rows))
             trainer.tell("micro-batch grown", {"before": memory.micro_rows, "after": rows})

@@ -465,7 +465,7 @@ class _Case:
         return Verdict(cause, confidence, why, tuple(self._ruled_out), self._module, tuple(rows), tuple(parameters))
 
 
-class _Collect(Guard):
+class _Collect(Guard[Trainer]):
     """Keeps the first refused step instead of stopping with an error."""
 
     def __init__(self) -> None:

@@ -211,6 +211,8 @@ def _failed(record: Record) -> Finding:
     seen = {"step": record.last_step, "problem": str(event.get("message", "")).strip().partition("\n")[0]}
     if event.get("disk_full"):
         return Finding("GG-DSK-002", "fatal", seen)
+    if "micro_rows" in event:
+        return Finding("GG-MEM-012", "fatal", {"step": record.last_step + 1, "micro_rows": int(event["micro_rows"])})
     return Finding("GG-END-003", "fatal", {**seen, "error": str(event.get("error", "?"))})
 
 

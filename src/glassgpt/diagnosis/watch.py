@@ -153,7 +153,7 @@ class Watch(Observer):
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
         """Give what recovery did with memory its code."""
         if event == "out of memory":
-            seen = {"step": details["at"], "micro_rows": self._trainer.stepper.micro_rows}
+            seen = {"step": details["at"], "micro_rows": details["before"]["micro_rows"]}
             done = ("less-memory",) if details["recovered"] else ()
             self._say(Finding("GG-MEM-012", "warning" if done else "fatal", seen, done=done))
 

@@ -105,14 +105,16 @@ class GPT2(LanguageModel):
                 kinds[name] = "vector" if parameter.ndim < 2 else kind
         return kinds
 
-    def _initialise(self) -> None:
+    def initial_std(self, name: str) -> float:
+        """See `LanguageModel.initial_std` (Radford et al. 2019, section 2.3)."""
         # Each block adds two projections to the residual stream; their scale keeps its variance at depth.
-        std = self.config.init_std
-        residual_std = std / math.sqrt(2 * self.config.n_layer)
+        into_residual = name.endswith((".out.weight", ".down.weight"))
+        return self.config.init_std / (math.sqrt(2 * self.config.n_layer) if into_residual else 1.0)
+
+    def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 if name.endswith("bias"):
                     nn.init.zeros_(parameter)
             else:
-                into_residual = name.endswith((".out.weight", ".down.weight"))
-                nn.init.normal_(parameter, std=residual_std if into_residual else std)
+                nn.init.normal_(parameter, std=self.initial_std(name))

@@ -144,12 +144,19 @@ class Modern(LanguageModel):
         outside: dict[str, ParameterKind] = {"token_embedding.weight": "embedding", "lm_head.weight": "head"}
         return {name: outside.get(name, "matrix") for name, _ in self.named_parameters()}
 
+    def initial_std(self, name: str) -> float:
+        """See `LanguageModel.initial_std`."""
+        if name == "token_embedding.weight":
+            return 1.0  # normalised before anything sees it, so that its scale only sets how fast it turns
+        if name == "lm_head.weight":
+            return 0.0  # every token is as probable as any other: the loss begins at ln V
+        # Each block begins as the identity.
+        return 0.0 if name.endswith((".out.weight", ".down.weight")) else self.config.init_std
+
     def _initialise(self) -> None:
-        # The embedding is normalised before anything sees it, so its scale only sets how fast it turns.
-        nn.init.normal_(self.token_embedding.weight, std=1.0)
-        for name, parameter in self.blocks.named_parameters():
-            if name.endswith((".out.weight", ".down.weight")):
-                nn.init.zeros_(parameter)  # each block begins as the identity
+        for name, parameter in self.named_parameters():
+            std = self.initial_std(name)
+            if std:
+                nn.init.normal_(parameter, std=std)
             else:
-                nn.init.normal_(parameter, std=self.config.init_std)
-        nn.init.zeros_(self.lm_head.weight)  # every token is as probable as any other: the loss begins at ln V
+                nn.init.zeros_(parameter)

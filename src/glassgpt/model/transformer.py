@@ -57,6 +57,10 @@ class LanguageModel(nn.Module, ABC):
         """Features (B, T, C) -> logits (B, T, V)."""
 
     @abstractmethod
+    def initial_std(self, name: str) -> float:
+        """Standard deviation that a fresh embedding or matrix is drawn with, by its name; 0 where it begins at zero."""
+
+    @abstractmethod
     def parameter_kinds(self) -> dict[str, ParameterKind]:
         """The kind of every parameter, by its name in `named_parameters`."""
 

@@ -14,7 +14,7 @@ class TrainConfig:
         max_steps: optimizer steps in all.
         batch_tokens: tokens for one optimizer step; a multiple of the context length.
         micro_batch_size: sequences per forward pass and process, the rest is accumulated; 0 takes the whole batch at
-            once.
+            once, auto measures at the start how many fit into memory.
         learning_rate: highest rate, reached after warmup.
         clip_norm: largest global gradient norm, larger ones are scaled down; 0 switches clipping off.
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere.
@@ -35,7 +35,7 @@ class TrainConfig:
 
     max_steps: int = 1000
     batch_tokens: int = 16384
-    micro_batch_size: int = 0
+    micro_batch_size: int | Literal["auto"] = 0
     learning_rate: float = 6e-4
     clip_norm: float = 1.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -56,7 +56,6 @@ class TrainConfig:
             for name, least in (
                 ("max_steps", 1),
                 ("batch_tokens", 1),
-                ("micro_batch_size", 0),
                 ("loss_chunk_tokens", 0),
                 ("eval_every_steps", 0),
                 ("eval_tokens", 0),
@@ -64,6 +63,8 @@ class TrainConfig:
             )
             if getattr(self, name) < least
         ]
+        if self.micro_batch_size != "auto" and self.micro_batch_size < 0:
+            found.append(f"train.micro_batch_size is {self.micro_batch_size}; it must be at least 0, or auto")
         if not 0 < self.learning_rate < float("inf"):
             found.append(f"train.learning_rate is {self.learning_rate}; it must be positive and finite")
         if not 0 <= self.clip_norm < float("inf"):
@@ -72,15 +73,21 @@ class TrainConfig:
             found.append(f"train.ema_decay is {self.ema_decay}; it must be at least 0 (no average) and below 1")
         if self.sharding == "full" and self.precision == "fp16":
             found.append("train.precision fp16 does not go with train.sharding full; take bf16")
+        if self.sharding == "full" and self.micro_batch_size == "auto":
+            found.append("train.micro_batch_size auto does not go with train.sharding full; name a number")
         if self.sharding == "full" and self.ema_decay:
             found.append("train.ema_decay does not go with train.sharding full; set one of them to 0 or none")
         if self.early_stop_evaluations > 0 and self.eval_every_steps == 0:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
         return found
 
+    def micro_rows(self, rows: int) -> int:
+        """Sequences of a forward pass where a process has so many a step; all of them where they are yet to be fitted."""
+        return rows if self.micro_batch_size in (0, "auto") else int(self.micro_batch_size)
+
     def batch_problems(self, context_length: int, ranks: int = 1) -> list[str]:
         """Whether the batch divides into ranks, sequences and micro-batches."""
-        if min(self.batch_tokens, context_length) < 1 or self.micro_batch_size < 0:
+        if min(self.batch_tokens, context_length) < 1:
             return []
         rows, rest = divmod(self.batch_tokens, context_length)
         if rest:
@@ -96,9 +103,10 @@ class TrainConfig:
                 f"evenly; the nearest that they can is {nearest}"
             ]
         rows //= ranks
-        if self.micro_batch_size and rows % self.micro_batch_size:
+        asked = self.micro_rows(rows)
+        if asked > 0 and rows % asked:
             divisors = [n for n in range(1, rows + 1) if rows % n == 0]
-            nearest = min(divisors, key=lambda n: abs(n - self.micro_batch_size))
+            nearest = min(divisors, key=lambda n: abs(n - asked))
             return [
                 f"train.micro_batch_size is {self.micro_batch_size}, which does not divide the {rows} sequences "
                 f"of a batch{f' on each of {ranks} processes' if ranks > 1 else ''}; the nearest that does is {nearest}"

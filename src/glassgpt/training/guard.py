@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from glassgpt.training.step import StepStart
 
-if TYPE_CHECKING:
-    from glassgpt.training.loop import Trainer
+
+class Run(Protocol):
+    """What the plain guard needs of a training; it is the `Trainer`, which is defined after its guard."""
+
+    def diverge(self, step: int, loss: float, grad_norm: float) -> NoReturn:
+        """See `Trainer.diverge`."""
+        ...
+
+
+RunT = TypeVar("RunT", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -38,13 +46,13 @@ class RefusedStep:
     start: StepStart
 
 
-class Guard:
+class Guard(Generic[RunT]):
     """Stops a run that diverges or runs out of memory; override what you can mend."""
 
-    def begin(self, trainer: Trainer) -> None:
+    def begin(self, trainer: RunT) -> None:
         """Before the first step, also of a resumed run."""
 
-    def on_refused(self, trainer: Trainer, refused: RefusedStep) -> None:
+    def on_refused(self, trainer: RunT, refused: RefusedStep) -> None:
         """After a refused step; training goes on from wherever the trainer is when this returns.
 
         Raises:
@@ -52,13 +60,13 @@ class Guard:
         """
         trainer.diverge(refused.step, refused.loss, refused.grad_norm)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: RunT) -> None:
         """After each step that was not refused; its figures come one step later."""
 
-    def on_saved(self, trainer: Trainer, checkpoint: Path) -> None:
+    def on_saved(self, trainer: RunT, checkpoint: Path) -> None:
         """After each checkpoint."""
 
-    def on_out_of_memory(self, trainer: Trainer, message: str) -> bool:
+    def on_out_of_memory(self, trainer: RunT, message: str) -> bool:
         """Whether room was made, so that the step can be done again; nothing of it is in memory any more."""
         return False
 

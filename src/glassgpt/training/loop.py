@@ -26,7 +26,7 @@ from glassgpt import console
 from glassgpt.data.batches import validation_windows
 from glassgpt.data.files import is_disk_full
 from glassgpt.data.shards import TokenDataset
-from glassgpt.errors import CheckpointError, GlassGPTError, Interrupted, TrainingDivergedError
+from glassgpt.errors import CheckpointError, GlassGPTError, Interrupted, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
@@ -48,7 +48,7 @@ from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.interrupt import StopRequest, stop_requests
 from glassgpt.training.loss import ValidationLoss, validation_loss
-from glassgpt.training.observers import Observer, StepMetrics
+from glassgpt.training.observers import Observer, StepMetrics, append_event
 from glassgpt.training.parallel import Memory
 from glassgpt.training.ranks import Ranks, local_part
 from glassgpt.training.run import RunFolder
@@ -133,9 +133,9 @@ class Trainer:
         run: RunFolder,
         observers: Sequence[Observer] = (),
         ranks: Ranks | None = None,
-        guard: Guard | None = None,
+        guard: Guard[Trainer] | None = None,
     ) -> None:
-        self.dataset, self.guard = dataset, guard or Guard()
+        self.dataset, self.guard = dataset, guard or Guard[Trainer]()
         self.settings, self.run_folder, self.observers = settings, run, list(observers)
         self.ranks = ranks or Ranks()
         self.hardware: Hardware = resolve_hardware(settings.train)
@@ -174,9 +174,20 @@ class Trainer:
         self.stepper.batches.quarantine(state.quarantined)
         self.stepper.seek(state.windows)
         if state.memory:
-            self.stepper.adapt(Memory(**state.memory))
+            self.stepper.adapt(self._remembered(Memory(**state.memory)))
         self.guard.restore(state.guard)
         self.state = state
+
+    def _remembered(self, memory: Memory) -> Memory:
+        """What a checkpoint says of memory, for as many ranks as there are now; less where less is asked for."""
+        rows = self.stepper.rows
+        train, chunks = self.settings.train, [memory.loss_chunk_tokens, self.settings.train.loss_chunk_tokens]
+        most = min(memory.micro_rows, train.micro_rows(rows))
+        return Memory(
+            micro_rows=max(n for n in range(1, most + 1) if rows % n == 0),
+            loss_chunk_tokens=min((tokens for tokens in chunks if tokens), default=0),
+            recompute_activations=memory.recompute_activations or train.recompute_activations,
+        )
 
     def _load(self, checkpoint: Path, state: TrainingState) -> None:
         """Weights, optimizer, average, scaler and generators of a verified checkpoint."""
@@ -281,6 +292,7 @@ class Trainer:
             Interrupted: Ctrl-C or SIGTERM; the run was saved and can be resumed.
             TrainingDivergedError: the loss is no longer finite; nothing of it was saved.
             CheckpointError: a checkpoint could not be written.
+            MemoryExhaustedError: memory ran out, and no room could be made.
         """
         if self.ranks.is_first:
             clean_staging(self.run_folder)
@@ -290,6 +302,10 @@ class Trainer:
                 return self._run()
         except (Interrupted, TrainingDivergedError):  # told already
             raise
+        except torch.OutOfMemoryError as error:
+            exhausted = self._exhausted(str(error))
+            self._tell_failure(exhausted)
+            raise exhausted from error
         except Exception as error:
             self._tell_failure(error)
             raise
@@ -507,11 +523,33 @@ class Trainer:
             f"{self.run_folder.path} --train.learning-rate {self.settings.train.learning_rate / 2:g}"
         )
 
+    def _exhausted(self, shortage: str) -> MemoryExhaustedError:
+        """What to say where memory ran out for good, or where the other ranks wait and cannot be asked."""
+        memory, step = self.stepper.memory, self.state.step + 1
+        alone = self.ranks.count > 1 and not self.stepper.is_careful
+        who = f"process {self.ranks.rank} of {self.ranks.count} " if alone else ""
+        why = "; the others wait in the middle of the step, so that it cannot be done again" if alone else ""
+        smaller = [n for n in range(1, memory.micro_rows // 2 + 1) if self.stepper.rows % n == 0]
+        less = f"--train.micro-batch-size {smaller[-1]}" if smaller else "--train.recompute-activations true"
+        way_out = f"Go on with less: glassgpt train --resume --out {self.run_folder.path} {less}"
+        if not smaller and memory.recompute_activations:
+            way_out = "Nothing is left to be traded: take a smaller model, a shorter context, or more processes"
+        return MemoryExhaustedError(
+            f"step {step:,}: {who}ran out of memory with {memory.micro_rows} sequences at once ({shortage}){why}. "
+            f"{way_out}",
+            alone=alone,
+        )
+
     def _tell_failure(self, error: Exception) -> None:
         """Write down what ended the run, for whoever looks at its files later."""
-        details = {"error": type(error).__name__, "message": str(error), "disk_full": is_disk_full(error)}
+        details: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
+        details["disk_full"] = is_disk_full(error)
+        if isinstance(error, MemoryExhaustedError):
+            details["micro_rows"] = self.stepper.micro_rows
         with suppress(GlassGPTError):  # on a full disk not even this; the error itself is on its way to the user
             self.tell("failed", details)
+            if not self.ranks.is_first:  # whose files are not written
+                append_event(self.run_folder, self.state.step, "failed", details)
 
     def tell(self, event: str, details: Mapping[str, object]) -> None:
         """Let all observers know that something happened."""

@@ -131,6 +131,19 @@ class RunFiles(Observer):
             raise CheckpointError(f"{file.name} cannot be written: {error.strerror}") from error
 
 
+def append_event(run: RunFolder, step: int, event: str, details: Mapping[str, Any]) -> None:
+    """A line of `events.jsonl` by somebody who does not keep the file open.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        with open(run.events, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "event": event, **details}) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"{run.events} cannot be written: {error.strerror}") from error
+
+
 class Display(Observer):
     """The terminal: a bar with loss, rate, norm, speed and time left; plain lines where there is none."""
 

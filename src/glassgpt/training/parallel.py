@@ -65,6 +65,7 @@ class ParallelLoss:
                 compiled,  # type: ignore[arg-type]
                 device_ids=devices,
                 gradient_as_bucket_view=True,
+                broadcast_buffers=False,  # they are tables, the same everywhere
             )
         elif hardware.compile:
             self._wrapped = torch.compile(self._loss)  # type: ignore[assignment]

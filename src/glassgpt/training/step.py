@@ -30,6 +30,10 @@ from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 from glassgpt.training.parallel import Memory, ParallelLoss
 from glassgpt.training.ranks import Ranks, gathered
 
+CAREFUL_STEPS = 3
+"""Steps of several ranks in which gradients travel only when all know that all have theirs: memory runs out by size in
+the first two (with the second, the optimizer's averages are there from the beginning), or after a change of memory."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -93,7 +97,7 @@ class Stepper:
         micro_rows: sequences in a forward pass; see `adapt`.
         rows: sequences in a step, of this rank.
         on_out_of_memory: asked, outside of any handler and with the gradients dropped, whether room was made, so
-            that the whole step can be done again.
+            that the whole step can be done again; on all ranks with the same words.
     """
 
     def __init__(
@@ -110,11 +114,12 @@ class Stepper:
         self.mark: Callable[[str], None] = lambda phase: None
         self.probes: list[Probe] = []
         self.rows = train.batch_tokens // context // ranks.count
-        self.micro_rows = train.micro_batch_size or self.rows
+        self.micro_rows = train.micro_rows(self.rows)
         self.on_out_of_memory: Callable[[str], bool] = lambda message: False
         self._clip_norm = train.clip_norm or math.inf
         self.data_seconds = 0.0
         self._hardware, self._ranks = hardware, ranks
+        self._careful_steps = CAREFUL_STEPS
         self.began = self.start()
         # Kept, never replaced: the optimizers hold the first.
         self._blocked = torch.zeros((), device=hardware.device)
@@ -131,7 +136,8 @@ class Stepper:
             asked_to_stop: whether this rank's user wants to stop; it travels with the figures to the other ranks.
 
         Raises:
-            torch.OutOfMemoryError: memory ran out, and `on_out_of_memory` could make no room.
+            torch.OutOfMemoryError: memory ran out, and `on_out_of_memory` could make no room; or it ran out in a step
+                of several ranks in which the others cannot be asked, because they wait for gradients.
         """
         set_learning_rate(self.optimizers, learning_rate)
         local = self._accumulate_with_room()
@@ -188,6 +194,7 @@ class Stepper:
         if self.rows % memory.micro_rows:
             raise ValueError(f"{memory.micro_rows} sequences do not divide the {self.rows} of a step")
         self.feed.restart()
+        self._careful_steps = CAREFUL_STEPS
         self.micro_rows = memory.micro_rows
         self.loss.adapt(memory.loss_chunk_tokens, memory.recompute_activations)
 
@@ -202,20 +209,53 @@ class Stepper:
             for name, parameter in self.model.named_parameters():
                 self.average.named()[name].copy_(parameter.detach())
 
+    @property
+    def is_careful(self) -> bool:
+        """Whether ranks ask each other, in the next step, if memory ran out anywhere, before gradients travel.
+
+        Where weights are sharded they cannot: all ranks compute every layer together.
+        """
+        return self._ranks.count > 1 and self._careful_steps > 0 and not self.loss.is_sharded
+
     def _accumulate_with_room(self) -> tuple[Tensor, Tensor]:
         """Gradients of the whole batch, again from its beginning for as long as room for it can be made."""
         self.began = self.start()
         while True:
-            message = ""
-            try:
-                return self._accumulate()
-            except torch.OutOfMemoryError as error:
-                message = str(error)
+            figures = self._attempt()
+            if not isinstance(figures, str):
+                return figures
             # Only out here is nothing of the failed step alive any more: the exception held its frames.
             self._forget_gradients()
             self.go_back(self.began)
-            if not self.on_out_of_memory(message):
-                raise torch.OutOfMemoryError(message)
+            is_known = self._ranks.count == 1 or self.is_careful
+            if not is_known or not self.on_out_of_memory(figures):
+                raise torch.OutOfMemoryError(figures)
+
+    def _attempt(self) -> tuple[Tensor, Tensor] | str:
+        """Accumulate once; returns the words of it where memory ran out, here or on a rank that can tell."""
+        shortage = ""
+        try:
+            figures = self._accumulate()
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            figures = shortage = str(error).strip().partition("\n")[0]
+        if not self.is_careful:
+            return figures
+        if shortage:
+            self._forget_gradients()  # to tell the others takes memory too
+        told = next((words for words in self._ranks.gather_objects(shortage) if words), "")
+        if told:
+            return told
+        self._average_gradients()
+        self._careful_steps -= 1
+        return figures
+
+    def _average_gradients(self) -> None:
+        """What DDP does while it computes, done afterwards."""
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                self._ranks.sum(parameter.grad.mul_(1 / self._ranks.count))
 
     def _accumulate(self) -> tuple[Tensor, Tensor]:
         """Gradients of the whole batch, micro-batch by micro-batch.
@@ -232,8 +272,8 @@ class Stepper:
             inputs, targets = self.feed.next(self.micro_rows)
             self.data_seconds += time.perf_counter() - asked
             self.mark("data")
-            is_last = i == accumulation - 1
-            with nullcontext() if is_last else self.loss.without_sync():
+            travels = i == accumulation - 1 and not self.is_careful
+            with nullcontext() if travels else self.loss.without_sync():
                 with self._hardware.autocast():
                     micro_loss = self.loss.train(inputs, targets)
                 self.mark("forward")
@@ -283,6 +323,11 @@ class Stepper:
     def close(self) -> None:
         """End what works in the background."""
         self.feed.close()
+
+
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether memory ran out; PyTorch has no class of its own for that of the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _counting(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
