@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ import glassgpt
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection import serve as room
 from glassgpt.inspection.desk import Desk, Subject
-from glassgpt.inspection.details import detail
+from glassgpt.inspection.details import LENS_TOKENS, detail
 from glassgpt.inspection.history import history, model_after, steps_of
 from glassgpt.inspection.interventions import Patch, ScaleHead
 from glassgpt.inspection.measures import divergence, logit_lens, nearest_tokens, token_losses, token_vectors
@@ -206,6 +207,27 @@ def test_the_stream_and_the_lens(page, address, traced):
     page.locator("#lens-2-11[aria-pressed=true]").wait_for()
     best = rows(page.locator("#lens-cell"))[0]
     assert best == ["z", str(Z), percent(float(traced["next.model"][Z]))]
+
+
+def test_a_long_text_has_its_lens_in_pieces(page):
+    model = shaken(replace(MODERN, context_length=160))
+    found = trace(model, BYTES, "the cat sat. " * 11)
+    page.goto(address_of(("shaken", model, BYTES), text=found.text) + "#position=63")
+    panel(page, "lens")
+    assert page.locator("table.lens th").count() == 1 + LENS_TOKENS
+    page.locator(f"#lens-{model.config.n_layer}-63").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#lens-shown", has_text="tokens 64 to 127 of 143").wait_for()
+    panel(page, "lens")
+    assert page.evaluate("document.activeElement.id") == f"lens-{model.config.n_layer}-64"
+    page.locator("#lens-later").click()
+    page.locator("#lens-later:disabled").wait_for()
+    panel(page, "lens")
+    assert page.locator("table.lens th").count() == 1 + 143 - 2 * LENS_TOKENS
+    best = found["logits"][128, : BYTES.vocab_size].softmax(-1).max(dim=-1)
+    assert rows(page.locator("#lens-cell"))[0][1:] == [str(int(best.indices)), percent(float(best.values))]
+    page.locator("#lens-earlier").click()
+    page.locator("#lens-shown", has_text="tokens 64 to 127 of 143").wait_for()
 
 
 def test_the_next_token_through_its_processors(page, address, traced):

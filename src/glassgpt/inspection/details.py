@@ -35,23 +35,23 @@ from glassgpt.model.cache import KVCache
 CANDIDATES = 12
 """Tokens told of each distribution."""
 LENS_TOLD = 5
-LENS_ROWS = 128
-"""Positions whose logits are in memory at once: 26 MB with GPT-2's vocabulary."""
+LENS_TOKENS = 64
+"""Positions of one answer; the page shows as many. At GPT-2's size each depth of them is 5 GFLOP and 13 MB of logits."""
 NEAREST = 10
 UNITS = 10
 PROMOTED = 6
 
 
-def lens(trace: Trace, depth: int) -> dict[str, Any]:
-    """What the model would say after so many blocks, at every position.
+def lens(trace: Trace, depth: int, first: int) -> dict[str, Any]:
+    """What the model would say after so many blocks, at the positions from `first` on, `LENS_TOKENS` at most.
 
-    `likeliest`: (T, LENS_TOLD) pairs of id and probability; `pieces`: the tokens by their ids.
+    `likeliest`: for each position LENS_TOLD pairs of id and probability; `pieces`: the tokens by their ids.
     """
-    rows: list[list[tuple[int, float]]] = []
-    for first in range(0, len(trace), LENS_ROWS):
-        positions = range(first, min(first + LENS_ROWS, len(trace)))
-        logits = logit_lens(trace, [depth], positions)[0, :, : trace.tokenizer.vocab_size]
-        rows += [_pairs(row, LENS_TOLD) for row in logits.float().softmax(dim=-1)]
+    positions = range(first, min(first + LENS_TOKENS, len(trace)))
+    logits = logit_lens(trace, [depth], positions)[0, :, : trace.tokenizer.vocab_size].float()
+    best = logits.topk(min(LENS_TOLD, logits.size(-1)))
+    chances = (best.values - logits.logsumexp(dim=-1, keepdim=True)).exp()  # softmax, of the few that are told
+    rows = [list(zip(*pair, strict=True)) for pair in zip(best.indices.tolist(), chances.tolist(), strict=True)]
     ids = {token for row in rows for token, _ in row}
     return {"likeliest": rows, "pieces": {token: token_json(trace.tokenizer, token)["piece"] for token in ids}}
 
@@ -181,7 +181,7 @@ class Detail:
 
 
 DETAILS = {
-    "lens": Detail(lens, logit_lens, {"depth": _depths}),
+    "lens": Detail(lens, logit_lens, {"depth": _depths, "first": len}),
     "nearest": Detail(nearest, nearest_tokens, {"position": len}),
     "units": Detail(units, strongest_units, {"layer": _layers, "position": len}),
     "heads": Detail(heads, head_scores, {}),

@@ -14,7 +14,7 @@ from typing import Any
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.desk import page_overview
-from glassgpt.inspection.details import detail, sources
+from glassgpt.inspection.details import LENS_TOKENS, detail, sources
 from glassgpt.inspection.trace import Trace
 from glassgpt.inspection.wire import array
 
@@ -91,7 +91,11 @@ def _has_room_for_units(found: Trace) -> bool:
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
     yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
-    yield from (("lens", {"depth": depth}) for depth in range(layers + 1))
+    yield from (
+        ("lens", {"depth": depth, "first": first})
+        for depth in range(layers + 1)
+        for first in range(0, len(found), LENS_TOKENS)
+    )
     yield from (("nearest", {"position": position}) for position in range(len(found)))
     if _has_room_for_units(found):
         yield from (
