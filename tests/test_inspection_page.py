@@ -42,6 +42,10 @@ def page(open_page):
 
 
 def address_of(*subjects, text=TEXT):
+    return address_of_desk(Desk([Subject(*subject) for subject in subjects], text, OPTIONS))
+
+
+def address_of_desk(desk):
     pytest.importorskip("uvicorn")
     found, ready = [], threading.Event()
 
@@ -49,7 +53,6 @@ def address_of(*subjects, text=TEXT):
         found.append(where)
         ready.set()
 
-    desk = Desk([Subject(*subject) for subject in subjects], text, OPTIONS)
     threading.Thread(target=room.serve, args=(desk, announce), daemon=True).start()
     assert ready.wait(30)
     return found[0]
@@ -336,6 +339,49 @@ def test_nothing_is_fetched_before_it_is_needed(page, address):
     page.locator("#at-head", has_text="head 0").wait_for()
     panel(page, "head")
     assert len(asked) == count  # what was seen once is kept
+
+
+class Listening(Desk):
+    """A desk that keeps what it was asked, the id of the trace left out."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.asked = []
+
+    def detail(self, question):
+        self.asked.append((question["what"], *question["arguments"].values()))
+        return super().detail(question)
+
+    def array(self, key, name, *index):
+        self.asked.append((name, *index))
+        return super().array(key, name, *index)
+
+    def heard(self):
+        found, self.asked = self.asked, []
+        return found
+
+
+def test_the_benchmark_asks_what_the_page_asks(page, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    from inspect_parts.worker import Questions
+
+    desks = [Listening([Subject("planted", *planted())], TEXT, OPTIONS) for _ in range(2)]
+    page.goto(address_of_desk(desks[0]))
+    for name in ("lens", "head"):  # in whose sight are all those above
+        panel(page, name)
+    page.wait_for_load_state("networkidle")
+    heard, asked = desks[0].heard(), Questions(desks[1])
+    assert asked.first_picture(None) > 0
+    first = desks[1].heard()
+    assert sorted(map(str, first)) == sorted(map(str, heard[: len(first)]))
+    assert asked.block(0) > 0
+    assert asked.lens() > 0
+    assert set(desks[1].heard()) <= set(heard)
+    page.locator("#head-more").click()
+    page.locator("#at-head", has_text="head 1").wait_for()
+    panel(page, "head")
+    assert asked.head(0, 1) > 0
+    assert sorted(map(str, desks[0].heard())) == sorted(map(str, desks[1].heard()))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -21,6 +21,8 @@ from glassgpt.model.transformer import LanguageModel
 
 PROBE_TOKENS = 50
 """Random tokens that a probe repeats once (Olsson et al. 2022 take sequences of this kind)."""
+SHORTEST = 1e-8
+"""Length below which a vector has no direction."""
 NAMED_FROM = 0.3
 """A head that gives less of its attention to a pattern than this is not named after it."""
 
@@ -82,7 +84,10 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def nearest_tokens(model: LanguageModel, vector: Tensor, count: int = 10) -> list[tuple[int, float]]:
     """The tokens whose embeddings point most nearly where a vector (C,) does, with the cosine; best first."""
-    found = cosine(token_vectors(model), vector).topk(min(count, model.config.vocab_size))
+    vectors, direction = token_vectors(model).float(), F.normalize(vector.float(), dim=0)
+    # `cosine`, without the (V, C) of products that it would write into memory.
+    cosines = (vectors @ direction) / vectors.norm(dim=-1).clamp_min(SHORTEST)
+    found = cosines.topk(min(count, model.config.vocab_size))
     return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
 
