@@ -124,6 +124,19 @@ def test_the_choice_is_the_processors_own():
     assert choice["entropy"][-1] == pytest.approx(float(torch.special.entr(chances).sum()), abs=1e-5)
 
 
+def test_processors_tell_what_was_written_from_the_prompt():
+    options = GenerationOptions(presence_penalty=1.5, frequency_penalty=0.5, temperature=1.0, top_p=1.0)
+    model, wrote = shaken(GPT2), [65, 66, 65]
+    traced = trace(model, BYTES, TEXT, options, wrote)
+    logits = traced["logits"][-1].clone()
+    logits[65] -= 1.5 + 2 * 0.5
+    logits[66] -= 1.5 + 0.5
+    expected = logits.softmax(dim=-1)
+    torch.testing.assert_close(traced[traced.stages()[-1]], expected)
+    changed = traced.intervene(ScaleHead(1, 1, scale=1.0))
+    torch.testing.assert_close(changed[changed.stages()[-1]], expected)
+
+
 @BOTH
 def test_the_cache_is_the_one_that_writing_fills(config):
     model = shaken(config)
@@ -135,7 +148,7 @@ def test_the_cache_is_the_one_that_writing_fills(config):
 
 def test_every_figure_has_its_lines():
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    told = page_overview(traced, 0, traced.options)
+    told = page_overview(traced, traced.options)
     named = {tensor["name"]: tensor["place"] for tensor in told["tensors"]} | told["places"]
     assert named.keys() == {*traced.names(), *DETAILS}
     texts = sources(traced)["texts"]

@@ -132,7 +132,7 @@ def test_embeddings_their_neighbours_and_cosines(page, address, traced):
         )
     body.locator("#strip-embedding").focus()
     page.keyboard.press("ArrowRight")
-    page.locator("#strip-embedding-told", has_text=f"[1] = {figure(float(traced['embedding'][3, 1]))}").wait_for()
+    page.locator("#strip-embedding-told", has_text=f"channel 1 = {figure(float(traced['embedding'][3, 1]))}").wait_for()
 
 
 def test_heads_side_by_side_and_the_induction_head(page, address):

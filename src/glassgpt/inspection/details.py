@@ -27,6 +27,7 @@ from glassgpt.inspection.measures import (
     strongest_units,
     token_losses,
     token_vectors,
+    unit_vectors,
 )
 from glassgpt.inspection.trace import Trace
 from glassgpt.inspection.wire import numbers, place_of, token_json
@@ -65,21 +66,24 @@ def nearest(trace: Trace, position: int) -> dict[str, Any]:
 
 def units(trace: Trace, layer: int, position: int) -> dict[str, Any]:
     """The hidden units that add most to a token: their value, the length of what they write, what they promote."""
-    found, vectors = strongest_units(trace, layer, position, UNITS)
+    found, _ = strongest_units(trace, layer, position, UNITS)
+    return {"units": _units(trace, layer, position, found)}
+
+
+def unit(trace: Trace, layer: int, position: int, unit: int) -> dict[str, Any]:
+    """The same of one hidden unit."""
+    return {"units": _units(trace, layer, position, torch.tensor([unit], device=trace["tokens"].device))}
+
+
+def _units(trace: Trace, layer: int, position: int, found: Tensor) -> list[dict[str, Any]]:
+    vectors = unit_vectors(trace, layer, position, found)
     values = trace[f"blocks.{layer}.mlp.hidden"][position, found].tolist()
     promoted = promoted_tokens(trace, vectors, PROMOTED).tolist()
     told = zip(found.tolist(), values, vectors.norm(dim=-1).tolist(), promoted, strict=True)
-    return {
-        "units": [
-            {
-                "unit": unit,
-                "value": value,
-                "length": length,
-                "promotes": [token_json(trace.tokenizer, t) for t in tokens],
-            }
-            for unit, value, length, tokens in told
-        ]
-    }
+    return [
+        {"unit": unit, "value": value, "length": length, "promotes": [token_json(trace.tokenizer, t) for t in tokens]}
+        for unit, value, length, tokens in told
+    ]
 
 
 def heads(trace: Trace) -> dict[str, Any]:
@@ -165,6 +169,10 @@ def _depths(trace: Trace) -> int:
     return trace.model.config.n_layer + 1
 
 
+def _hidden(trace: Trace) -> int:
+    return trace.describe("blocks.0.mlp.hidden").shape[1]
+
+
 @dataclass(frozen=True)
 class Detail:
     """One of the things that can be asked for.
@@ -184,6 +192,7 @@ DETAILS = {
     "lens": Detail(lens, logit_lens, {"depth": _depths, "first": len}),
     "nearest": Detail(nearest, nearest_tokens, {"position": len}),
     "units": Detail(units, strongest_units, {"layer": _layers, "position": len}),
+    "unit": Detail(unit, unit_vectors, {"layer": _layers, "position": len, "unit": _hidden}),
     "heads": Detail(heads, head_scores, {}),
     "stream": Detail(stream, residual_norms, {}),
     "losses": Detail(losses, token_losses, {}),

@@ -112,7 +112,15 @@ def strongest_units(trace: Trace, layer: int, position: int, count: int = 10) ->
     hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()  # (M,)
     writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()  # (C, M)
     units = (hidden.abs() * writes.norm(dim=0)).topk(min(count, len(hidden))).indices
-    return units, (writes[:, units] * hidden[units]).T
+    return units, unit_vectors(trace, layer, position, units)
+
+
+@torch.no_grad()
+def unit_vectors(trace: Trace, layer: int, position: int, units: Tensor) -> Tensor:
+    """What hidden units (n,) of an MLP add to a token's residual stream: (n, C)."""
+    hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()
+    writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()
+    return (writes[:, units] * hidden[units]).T
 
 
 @torch.no_grad()

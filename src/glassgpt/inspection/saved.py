@@ -75,13 +75,8 @@ def _held(found: Trace) -> dict[str, Any]:
         left_out.append("mlp units")
     details = {_key(what, arguments): detail(found, what, arguments) for what, arguments in _details(found)}
     details["sources"] = sources(found)
-    text = page_overview(found, _written(found), found.options)
+    text = page_overview(found, found.options)
     return {"id": "saved", "overview": text, "arrays": arrays, "details": details, "left_out": left_out}
-
-
-def _written(found: Trace) -> int:
-    """Tokens behind those of the text, or behind the one that begins a document."""
-    return len(found) - (1 if found.text is None else len(found.tokenizer.encode(found.text)))
 
 
 def _has_room_for_units(found: Trace) -> bool:

@@ -26,12 +26,12 @@ function stripes(trace) {
 async function strip({ trace, state, words, choose }, name) {
   const { values, shape: [rows, columns] } = await fetchArray(trace, name);
   const channel = Math.min(state.channel, columns - 1);
-  const tell = (at, column) => `${quoted(pieceOf(trace, at))} [${column}] = ${figure(values[at * columns + column])}`;
+  const tell = (at, column) => `${quoted(pieceOf(trace, at))} · ${words.channel} ${column} = ${figure(values[at * columns + column])}`;
   const shown = {
     id: `strip-${name.replace(".", "-")}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
     cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: Math.max(HEIGHT[0], Math.min(240, HEIGHT[1] * rows)),
   };
-  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${rows} × ${columns}`), matrix(shown));
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${words.tokens} ${rows} × ${words.channel} ${columns}`), matrix(shown));
 }
 
 function neighbours({ trace, state, words }, { tokens }) {

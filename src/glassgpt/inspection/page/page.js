@@ -22,7 +22,7 @@ const EVERYTHING = ["language", "theme"]; // what every panel needs
 const AHEAD = "300px"; // a panel is drawn when it is this near to being seen
 
 const root = document.getElementById("page");
-const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, baseName: "", choose, redraw, say };
+const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, name: "", baseName: "", choose, redraw, say };
 const frames = new Map(); // by panel: its section, and whether it is seen and drawn
 let asked = 0;
 let draft = null; // of a text that is being typed
@@ -114,7 +114,9 @@ function say(error) {
 // Header, bar and empty panels, which are then drawn as they come to be seen.
 function build() {
   view.words = wordsFor(state.language);
-  view.baseName = view.base === view.undisturbed ? view.words.before : view.trace.overview.runs[1];
+  const isOtherRun = view.base && view.base !== view.undisturbed;
+  view.baseName = isOtherRun ? view.trace.overview.runs[1] : view.words.before;
+  view.name = isOtherRun ? view.trace.overview.runs[0] : view.words.changed;
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
@@ -268,7 +270,7 @@ function failed(error) {
 // Shape, unit and formula of a tensor, or the name of a measure, and our lines that compute it.
 function described(name) {
   const tensor = view.trace.overview.tensors.find((each) => each.name === name);
-  const told = tensor ? `[${tensor.shape.join(", ")}] ${tensor.unit} = ${tensor.formula}` : view.words.measures[name] ?? "";
+  const told = tensor ? spelled(tensor, view.words) : view.words.measures[name];
   const place = tensor ? tensor.place : view.trace.overview.places[name];
   const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told} `, make("span", { className: "place", textContent: place })));
   details.ontoggle = async () => {
@@ -277,6 +279,12 @@ function described(name) {
     details.append(make("pre", { tabIndex: 0, textContent: texts[place] }));
   };
   return details;
+}
+
+function spelled({ axes, shape, unit, formula }, words) {
+  const lengths = axes.map((axis, at) => `${words.axes[axis]} ${shape[at]}`).join(" × ");
+  const inWords = words.formulas.reduce((text, [from, to]) => text.replace(from, to), formula);
+  return `[${lengths}] ${words.units[unit] ?? unit} = ${inWords}`;
 }
 
 // Whoever had the focus by its id has it again afterwards.
