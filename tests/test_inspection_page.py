@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -598,6 +599,47 @@ def test_a_saved_head_without_its_scores(open_page, tmp_path, monkeypatch):
     assert "Left out of this file" in shown.inner_text()
     weight = float(found["blocks.2.attention.weights"][3, 9, 6])
     assert shown.locator("#weight span").all_inner_texts() == [f"= {figure(weight)}"]
+
+
+def test_a_saved_page_holds_the_checkpoints_that_find_room(open_page, tmp_path, nano_run, monkeypatch):
+    from glassgpt.inspection import saved
+
+    text, loaded = "the old king", glassgpt.load(nano_run, device="cpu")
+    told, found = history(nano_run, text), trace(loaded.model, loaded.tokenizer, text)
+    first = told[told.steps[0]]
+    save_page(found, tmp_path / "all.html", told)
+    page = open_page(locale="en-US", offline=True)
+    page.goto((tmp_path / "all.html").as_uri())
+    panel(page, "history").locator("#step").focus()
+    page.keyboard.press("Home")
+    page.locator("#history output", has_text=f"step {told.steps[0]:,}").wait_for()
+    assert rows(panel(page, "next"))[0][2] == percent(float(first["next.model"].max()))
+    panel(page, "head")
+    weight = float(first["blocks.0.attention.weights"][0, -1, 0])
+    assert page.locator("#weight span").last.inner_text() == f"= {figure(weight)}"
+    panel(page, "history").locator("#follow").click()
+    page.locator("#learned tbody tr").nth(len(told.steps) - 1).wait_for()
+    page.locator("#block summary").first.click()
+    page.locator("#block pre", has_text="def attention_weights").wait_for()
+    size = sum(math.prod(each["shape"]) for each in saved._arrays(found)[0].values())
+    monkeypatch.setattr(saved, "MOST_SAVED", size * (1 + len(told.steps)) - 1)
+    save_page(found, tmp_path / "one.html", told)
+    page.goto((tmp_path / "one.html").as_uri())
+    assert "holds no checkpoints" in panel(page, "history").inner_text()
+    assert page.locator("#offline").inner_text().endswith("too large: checkpoints.")
+
+
+def test_a_saved_page_tells_of_a_damaged_checkpoint(open_page, tmp_path, nano_run):
+    shutil.copytree(nano_run, tmp_path / "run", symlinks=True)
+    loaded, run = glassgpt.load(nano_run, device="cpu"), tmp_path / "run"
+    told = history(run, "the king")
+    weights = next((run / "checkpoints").glob(f"*{told.steps[0]}/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    save_page(trace(loaded.model, loaded.tokenizer, "the king"), tmp_path / "page.html", told)
+    page = open_page(locale="en-US", offline=True)
+    page.goto((tmp_path / "page.html").as_uri())
+    assert f"checkpoint {told.steps[0]} (" in page.locator("#offline").inner_text()
+    assert panel(page, "history").locator("#step").get_attribute("max") == str(len(told.steps) - 1)
 
 
 def test_torch_is_not_disturbed(address, traced):

@@ -1,5 +1,5 @@
 // What each token is, and where it stands, as rows of numbers; which tokens are near it.
-import { barCell, figure, make, note, table } from "./dom.js";
+import { barCell, figure, lengthsOf, make, note, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 import { piece, pieceOf, quoted, stepper } from "./token.js";
@@ -31,7 +31,7 @@ async function strip({ trace, state, words, choose }, name) {
     id: `strip-${name.replace(".", "-")}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
     cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: Math.max(HEIGHT[0], Math.min(240, HEIGHT[1] * rows)),
   };
-  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${words.tokens} ${rows} × ${words.channel} ${columns}`), matrix(shown));
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words)}`), matrix(shown));
 }
 
 function neighbours({ trace, state, words }, { tokens }) {

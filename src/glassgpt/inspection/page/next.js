@@ -15,7 +15,7 @@ export const nextPanel = {
     const { trace, base, state } = view;
     const told = await fetchDetail(trace, "choice", {}, state.options);
     const other = base && base.overview.tokenizer === trace.overview.tokenizer ? (await fetchArray(base, "next.model")).values : null;
-    return [...(isSaved ? [] : [sliders(view)]), distribution(view, told, other), ...(isSaved ? [] : [writing(view)])];
+    return [...(isSaved ? [] : [sliders(view)]), distribution(view, told, other), isSaved ? note(view.words.notDrawnSaved) : writing(view)];
   },
 };
 

@@ -1,6 +1,6 @@
 // The page, from top to bottom as the data flows: each panel draws itself when it can be seen and what it shows has changed.
 import { wordsFor } from "./words.js";
-import { button, make, note, row } from "./dom.js";
+import { button, lengthsOf, make, note, row } from "./dom.js";
 import { QUESTIONS, forgetQuestion, readAddress, state, writeAddress } from "./state.js";
 import { NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
@@ -281,10 +281,9 @@ function described(name) {
   return details;
 }
 
-function spelled({ axes, shape, unit, formula }, words) {
-  const lengths = axes.map((axis, at) => `${words.axes[axis]} ${shape[at]}`).join(" × ");
-  const inWords = words.formulas.reduce((text, [from, to]) => text.replace(from, to), formula);
-  return `[${lengths}] ${words.units[unit] ?? unit} = ${inWords}`;
+function spelled(tensor, words) {
+  const formula = words.formulas.reduce((text, [from, to]) => text.replace(from, to), tensor.formula);
+  return `[${lengthsOf(tensor, words)}] ${words.units[tensor.unit] ?? tensor.unit} = ${formula}`;
 }
 
 // Whoever had the focus by its id has it again afterwards.
@@ -294,11 +293,12 @@ function keepingFocus(change) {
   if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
 }
 
-// What is wider than the page stays where it was pushed.
+// What is larger than its box stays where it was pushed.
 function keepingScroll(body, change) {
-  const before = [...body.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
+  const boxes = () => [...body.querySelectorAll(".scroll, .tokens")];
+  const before = boxes().map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
   change();
-  body.querySelectorAll(".scroll").forEach((each, at) => { each.scrollLeft = before[at] ?? 0; });
+  boxes().forEach((box, at) => box.scrollTo(...(before[at] ?? [0, 0])));
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));
