@@ -9,6 +9,7 @@ import torch
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import draw
+from glassgpt.inspection import details
 from glassgpt.inspection.desk import Desk, Subject, page_overview
 from glassgpt.inspection.details import DETAILS, UNITS, detail, sources
 from glassgpt.inspection.interventions import ScaleHead
@@ -27,13 +28,24 @@ def told(traced, what, **arguments):
 @BOTH
 def test_the_lens_is_the_models_at_its_end(config):
     traced = trace(shaken(config), BYTES, TEXT)
-    rows = told(traced, "lens", depth=config.n_layer)
+    rows = told(traced, "lens", depth=config.n_layer, first=0)
     chances = traced["logits"][:, : BYTES.vocab_size].softmax(dim=-1)
     for row, expected in zip(rows["likeliest"], chances, strict=True):
         assert [token for token, _ in row] == expected.topk(5).indices.tolist()
         torch.testing.assert_close(torch.tensor([chance for _, chance in row]), expected.topk(5).values)
         assert all(str(token) in rows["pieces"] for token, _ in row)
-    assert told(traced, "lens", depth=0) != rows
+    assert told(traced, "lens", depth=0, first=0) != rows
+
+
+def test_a_long_text_has_its_lens_in_pieces(monkeypatch):
+    traced = trace(shaken(GPT2), BYTES, TEXT)
+    whole = told(traced, "lens", depth=2, first=0)["likeliest"]
+    monkeypatch.setattr(details, "LENS_TOKENS", 5)
+    pieces = [told(traced, "lens", depth=2, first=first)["likeliest"] for first in range(0, len(traced), 5)]
+    assert len(pieces[0]) == 5
+    assert [[token for token, _ in row] for piece in pieces for row in piece] == [
+        [token for token, _ in row] for row in whole
+    ]
 
 
 @BOTH
@@ -112,6 +124,19 @@ def test_the_choice_is_the_processors_own():
     assert choice["entropy"][-1] == pytest.approx(float(torch.special.entr(chances).sum()), abs=1e-5)
 
 
+def test_processors_tell_what_was_written_from_the_prompt():
+    options = GenerationOptions(presence_penalty=1.5, frequency_penalty=0.5, temperature=1.0, top_p=1.0)
+    model, wrote = shaken(GPT2), [65, 66, 65]
+    traced = trace(model, BYTES, TEXT, options, wrote)
+    logits = traced["logits"][-1].clone()
+    logits[65] -= 1.5 + 2 * 0.5
+    logits[66] -= 1.5 + 0.5
+    expected = logits.softmax(dim=-1)
+    torch.testing.assert_close(traced[traced.stages()[-1]], expected)
+    changed = traced.intervene(ScaleHead(1, 1, scale=1.0))
+    torch.testing.assert_close(changed[changed.stages()[-1]], expected)
+
+
 @BOTH
 def test_the_cache_is_the_one_that_writing_fills(config):
     model = shaken(config)
@@ -123,7 +148,7 @@ def test_the_cache_is_the_one_that_writing_fills(config):
 
 def test_every_figure_has_its_lines():
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    told = page_overview(traced, 0, traced.options)
+    told = page_overview(traced, traced.options)
     named = {tensor["name"]: tensor["place"] for tensor in told["tensors"]} | told["places"]
     assert named.keys() == {*traced.names(), *DETAILS}
     texts = sources(traced)["texts"]

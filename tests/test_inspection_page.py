@@ -4,8 +4,10 @@ import itertools
 import json
 import math
 import re
+import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +18,7 @@ import glassgpt
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection import serve as room
 from glassgpt.inspection.desk import Desk, Subject
-from glassgpt.inspection.details import detail
+from glassgpt.inspection.details import LENS_TOKENS, detail
 from glassgpt.inspection.history import history, model_after, steps_of
 from glassgpt.inspection.interventions import Patch, ScaleHead
 from glassgpt.inspection.measures import divergence, logit_lens, nearest_tokens, token_losses, token_vectors
@@ -41,6 +43,10 @@ def page(open_page):
 
 
 def address_of(*subjects, text=TEXT):
+    return address_of_desk(Desk([Subject(*subject) for subject in subjects], text, OPTIONS))
+
+
+def address_of_desk(desk):
     pytest.importorskip("uvicorn")
     found, ready = [], threading.Event()
 
@@ -48,7 +54,6 @@ def address_of(*subjects, text=TEXT):
         found.append(where)
         ready.set()
 
-    desk = Desk([Subject(*subject) for subject in subjects], text, OPTIONS)
     threading.Thread(target=room.serve, args=(desk, announce), daemon=True).start()
     assert ready.wait(30)
     return found[0]
@@ -128,7 +133,7 @@ def test_embeddings_their_neighbours_and_cosines(page, address, traced):
         )
     body.locator("#strip-embedding").focus()
     page.keyboard.press("ArrowRight")
-    page.locator("#strip-embedding-told", has_text=f"[1] = {figure(float(traced['embedding'][3, 1]))}").wait_for()
+    page.locator("#strip-embedding-told", has_text=f"channel 1 = {figure(float(traced['embedding'][3, 1]))}").wait_for()
 
 
 def test_heads_side_by_side_and_the_induction_head(page, address):
@@ -206,6 +211,27 @@ def test_the_stream_and_the_lens(page, address, traced):
     page.locator("#lens-2-11[aria-pressed=true]").wait_for()
     best = rows(page.locator("#lens-cell"))[0]
     assert best == ["z", str(Z), percent(float(traced["next.model"][Z]))]
+
+
+def test_a_long_text_has_its_lens_in_pieces(page):
+    model = shaken(replace(MODERN, context_length=160))
+    found = trace(model, BYTES, "the cat sat. " * 11)
+    page.goto(address_of(("shaken", model, BYTES), text=found.text) + "#position=63")
+    panel(page, "lens")
+    assert page.locator("table.lens th").count() == 1 + LENS_TOKENS
+    page.locator(f"#lens-{model.config.n_layer}-63").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#lens-shown", has_text="tokens 64 to 127 of 143").wait_for()
+    panel(page, "lens")
+    assert page.evaluate("document.activeElement.id") == f"lens-{model.config.n_layer}-64"
+    page.locator("#lens-later").click()
+    page.locator("#lens-later:disabled").wait_for()
+    panel(page, "lens")
+    assert page.locator("table.lens th").count() == 1 + 143 - 2 * LENS_TOKENS
+    best = found["logits"][128, : BYTES.vocab_size].softmax(-1).max(dim=-1)
+    assert rows(page.locator("#lens-cell"))[0][1:] == [str(int(best.indices)), percent(float(best.values))]
+    page.locator("#lens-earlier").click()
+    page.locator("#lens-shown", has_text="tokens 64 to 127 of 143").wait_for()
 
 
 def test_the_next_token_through_its_processors(page, address, traced):
@@ -314,6 +340,49 @@ def test_nothing_is_fetched_before_it_is_needed(page, address):
     page.locator("#at-head", has_text="head 0").wait_for()
     panel(page, "head")
     assert len(asked) == count  # what was seen once is kept
+
+
+class Listening(Desk):
+    """A desk that keeps what it was asked, the id of the trace left out."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.asked = []
+
+    def detail(self, question):
+        self.asked.append((question["what"], *question["arguments"].values()))
+        return super().detail(question)
+
+    def array(self, key, name, *index):
+        self.asked.append((name, *index))
+        return super().array(key, name, *index)
+
+    def heard(self):
+        found, self.asked = self.asked, []
+        return found
+
+
+def test_the_benchmark_asks_what_the_page_asks(page, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    from inspect_parts.worker import Questions
+
+    desks = [Listening([Subject("planted", *planted())], TEXT, OPTIONS) for _ in range(2)]
+    page.goto(address_of_desk(desks[0]))
+    for name in ("lens", "head"):  # in whose sight are all those above
+        panel(page, name)
+    page.wait_for_load_state("networkidle")
+    heard, asked = desks[0].heard(), Questions(desks[1])
+    assert asked.first_picture(None) > 0
+    first = desks[1].heard()
+    assert sorted(map(str, first)) == sorted(map(str, heard[: len(first)]))
+    assert asked.block(0) > 0
+    assert asked.lens() > 0
+    assert set(desks[1].heard()) <= set(heard)
+    page.locator("#head-more").click()
+    page.locator("#at-head", has_text="head 1").wait_for()
+    panel(page, "head")
+    assert asked.head(0, 1) > 0
+    assert sorted(map(str, desks[0].heard())) == sorted(map(str, desks[1].heard()))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -530,6 +599,47 @@ def test_a_saved_head_without_its_scores(open_page, tmp_path, monkeypatch):
     assert "Left out of this file" in shown.inner_text()
     weight = float(found["blocks.2.attention.weights"][3, 9, 6])
     assert shown.locator("#weight span").all_inner_texts() == [f"= {figure(weight)}"]
+
+
+def test_a_saved_page_holds_the_checkpoints_that_find_room(open_page, tmp_path, nano_run, monkeypatch):
+    from glassgpt.inspection import saved
+
+    text, loaded = "the old king", glassgpt.load(nano_run, device="cpu")
+    told, found = history(nano_run, text), trace(loaded.model, loaded.tokenizer, text)
+    first = told[told.steps[0]]
+    save_page(found, tmp_path / "all.html", told)
+    page = open_page(locale="en-US", offline=True)
+    page.goto((tmp_path / "all.html").as_uri())
+    panel(page, "history").locator("#step").focus()
+    page.keyboard.press("Home")
+    page.locator("#history output", has_text=f"step {told.steps[0]:,}").wait_for()
+    assert rows(panel(page, "next"))[0][2] == percent(float(first["next.model"].max()))
+    panel(page, "head")
+    weight = float(first["blocks.0.attention.weights"][0, -1, 0])
+    assert page.locator("#weight span").last.inner_text() == f"= {figure(weight)}"
+    panel(page, "history").locator("#follow").click()
+    page.locator("#learned tbody tr").nth(len(told.steps) - 1).wait_for()
+    page.locator("#block summary").first.click()
+    page.locator("#block pre", has_text="def attention_weights").wait_for()
+    size = sum(math.prod(each["shape"]) for each in saved._arrays(found)[0].values())
+    monkeypatch.setattr(saved, "MOST_SAVED", size * (1 + len(told.steps)) - 1)
+    save_page(found, tmp_path / "one.html", told)
+    page.goto((tmp_path / "one.html").as_uri())
+    assert "holds no checkpoints" in panel(page, "history").inner_text()
+    assert page.locator("#offline").inner_text().endswith("too large: checkpoints.")
+
+
+def test_a_saved_page_tells_of_a_damaged_checkpoint(open_page, tmp_path, nano_run):
+    shutil.copytree(nano_run, tmp_path / "run", symlinks=True)
+    loaded, run = glassgpt.load(nano_run, device="cpu"), tmp_path / "run"
+    told = history(run, "the king")
+    weights = next((run / "checkpoints").glob(f"*{told.steps[0]}/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    save_page(trace(loaded.model, loaded.tokenizer, "the king"), tmp_path / "page.html", told)
+    page = open_page(locale="en-US", offline=True)
+    page.goto((tmp_path / "page.html").as_uri())
+    assert f"checkpoint {told.steps[0]} (" in page.locator("#offline").inner_text()
+    assert panel(page, "history").locator("#step").get_attribute("max") == str(len(told.steps) - 1)
 
 
 def test_torch_is_not_disturbed(address, traced):

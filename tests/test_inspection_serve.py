@@ -173,9 +173,9 @@ def test_what_cannot_be_answered_is_said(address, question, message):
         ({"options": {"top_k": 10**400}}, "'top_k' cannot be set here"),
         ({"what": "weather"}, "no detail 'weather'; allowed are lens,"),
         ({"what": None}, "has a what"),
-        ({"what": "lens"}, "lens takes depth, not no arguments"),
-        ({"what": "lens", "arguments": {"depth": 4}}, "allowed is 0 to 3"),
-        ({"what": "lens", "arguments": {"depth": True}}, "allowed is 0 to 3"),
+        ({"what": "lens"}, "lens takes depth, first, not no arguments"),
+        ({"what": "lens", "arguments": {"depth": 4, "first": 0}}, "allowed is 0 to 3"),
+        ({"what": "lens", "arguments": {"depth": True, "first": 0}}, "allowed is 0 to 3"),
         ({"what": "sample", "arguments": {"seed": -1}}, "takes a seed"),
         ({"what": "change"}, "undisturbed run"),
     ],
@@ -218,7 +218,7 @@ def test_a_saved_page_carries_the_figures(model, tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert not re.search(r"^(import|export) ", page, re.MULTILINE)
     assert told["left_out"] == []
-    assert told["details"]["lens/2"]["likeliest"]
+    assert told["details"]["lens/2/0"]["likeliest"]
 
 
 def test_a_page_that_would_be_too_large_is_not_saved(model, tmp_path, monkeypatch):

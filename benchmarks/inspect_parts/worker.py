@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,27 @@ from cpu_parts.models import same_models
 from glassgpt.api import save_as_run
 from glassgpt.data import load_tokenizer
 from glassgpt.data.grammar import grammar_text
-from glassgpt.inspection.trace import trace
-from glassgpt.inspection.wire import array, overview
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.inspection.desk import Desk, Subject
+from glassgpt.inspection.details import LENS_TOKENS
 
 FIRST = "first picture"
 AGAIN = "first picture of another text"
+BLOCK = "all heads of a block, side by side"
 HEAD = "one further head"
+LENS = "logit lens, all depths"
 IN_BROWSER = "first picture, in the browser"
+HEAD_IN_BROWSER = "one further head, in the browser"
 DRAWN = """() => [...document.querySelectorAll("canvas")].some(canvas => canvas.width && canvas.height && canvas
     .getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(value => value))"""
 """Whether a page shows a matrix."""
+NEXT_HEAD = """async () => {
+    const isReady = () => document.querySelector("#head").dataset.ready;
+    document.querySelector("#head-more").click();
+    while (isReady()) await new Promise(requestAnimationFrame); // until the press has been taken notice of
+    while (!isReady()) await new Promise(requestAnimationFrame);
+}"""
+"""Presses the button and waits until the next head is drawn."""
 
 Figure = dict[str, Any]
 
@@ -57,31 +68,87 @@ def figure(what: str, system: str, work: Callable[[], int], *, is_wall: bool = F
 
 
 def measure_ours(count: int) -> list[Figure]:
-    """What the page is sent, made as the server makes it: the overview and one head; then a further one."""
+    """What the page is sent, asked in its own words and answered as the server answers."""
     model, _ = same_models()
-    model.eval()
-    tokenizer = load_tokenizer("gpt2")
     texts = [text_of(count, seed) for seed in (1, 2)]
-    kept: list[Any] = []
-
-    def first(text: str) -> int:
-        kept.append(trace(model, tokenizer, text))
-        told = json.dumps(overview(kept[-1])).encode()
-        return len(told) + len(array(kept[-1], "blocks.0.attention.weights", 0)[0])
-
-    def head(name: str, *index: int) -> int:
-        return len(array(kept[-1], name, *index)[0])
-
+    questions = Questions(Desk([Subject("", model.eval(), load_tokenizer("gpt2"))], texts[0], GenerationOptions()))
+    system = "glassgpt"
     return [
-        figure(FIRST, "glassgpt", lambda: first(texts[0])),
-        figure(AGAIN, "glassgpt", lambda: first(texts[1])),
-        figure(HEAD, "glassgpt", lambda: head("blocks.7.attention.weights", 3)),
-        figure("logits of a token", "glassgpt", lambda: head("logits", 7)),
+        figure(FIRST, system, lambda: questions.first_picture(None)),
+        figure(AGAIN, system, lambda: questions.first_picture(texts[1])),
+        figure(BLOCK, system, lambda: questions.block(7)),
+        figure(HEAD, system, lambda: questions.head(7, 3)),
+        figure(LENS, system, questions.lens),
     ]
 
 
+class Questions:
+    """A page's questions to a desk, panel by panel; each gives the bytes of its answers.
+
+    A test holds them against what a browser asks.
+
+    Args:
+        desk: that answers.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._trace = desk, dict[str, Any]()
+
+    def first_picture(self, text: str | None) -> int:
+        """The run itself, bytes and tokens, and the embeddings: what comes before the first matrix is drawn."""
+        self._trace = self._desk.ask({} if text is None else {"text": text})
+        told = self._trace["overview"]
+        last, names = len(told["tokens"]) - 1, {each["name"] for each in told["tensors"]}
+        pictures = ("embedding.token", "embedding.position", "rotary.cos", "embedding")
+        return (
+            _n_bytes(self._trace)
+            + self._detail("losses")
+            + sum(self._array(name) for name in pictures if name in names)
+            + self._detail("nearest", position=last)
+            + sum(
+                self._array(name, at)
+                for name in ("embedding.token", "embedding", "blocks.0.output")
+                for at in (last, 0)
+            )
+        )
+
+    def block(self, layer: int) -> int:
+        """Another block opened: what its heads are, and where they look."""
+        at = f"blocks.{layer}.attention"
+        heads = range(self._trace["overview"]["model"]["n_head"])
+        return (
+            self._detail("heads")
+            + self._array(f"{at}.mask")
+            + sum(self._array(f"{at}.weights", head) for head in heads)
+        )
+
+    def head(self, layer: int, head: int) -> int:
+        """A head of the open block made large; its weights are there, beside the others'."""
+        model = self._trace["overview"]["model"]
+        shared = head // (model["n_head"] // model["kv_heads"])
+        parts = {"scores": head, "mixed": head, "q": head, "k": shared, "v": shared}
+        return sum(self._array(f"blocks.{layer}.attention.{part}", number) for part, number in parts.items())
+
+    def lens(self) -> int:
+        """What the model would say after each block, at the tokens that are shown side by side."""
+        told = self._trace["overview"]
+        first = (len(told["tokens"]) - 1) // LENS_TOKENS * LENS_TOKENS
+        return sum(self._detail("lens", depth=depth, first=first) for depth in range(told["model"]["n_layer"] + 1))
+
+    def _detail(self, what: str, **arguments: int) -> int:
+        return _n_bytes(self._desk.detail({"id": self._trace["id"], "what": what, "arguments": arguments}))
+
+    def _array(self, name: str, *index: int) -> int:
+        return len(self._desk.array(self._trace["id"], name, *index)[0])
+
+
+def _n_bytes(answer: dict[str, Any]) -> int:
+    """As the server writes JSON."""
+    return len(json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode())
+
+
 def measure_page(count: int, threads: int) -> list[Figure]:
-    """From the address to a drawn matrix, in Chromium; the page's own files and their requests are in it."""
+    """In Chromium: from the address to a drawn matrix, the page's own files in it; then from one head to the next."""
     from playwright.sync_api import sync_playwright
 
     text = text_of(count)
@@ -98,14 +165,30 @@ def measure_page(count: int, threads: int) -> list[Figure]:
                 page.wait_for_function(DRAWN)
                 return 0
 
-            found = figure(IN_BROWSER, "glassgpt", opened, is_wall=True)
+            first = figure(IN_BROWSER, "glassgpt", opened, is_wall=True)
+            page.wait_for_load_state("networkidle")
+            first["bytes"] = sum(sizes)
+            page.goto(f"{address}#layer=7")
+            _scroll_to(page, "head")
+            sizes.clear()
+            head = figure(HEAD_IN_BROWSER, "glassgpt", lambda: page.evaluate(NEXT_HEAD) or 0, is_wall=True)
             page.wait_for_load_state("networkidle")
         browser.close()
-    return [{**found, "bytes": sum(sizes)}]
+    return [first, {**head, "bytes": sum(sizes)}]
+
+
+def _scroll_to(page: Any, panel: str) -> None:
+    """Until a panel stands drawn in sight, and those around it, which push it about, are drawn too."""
+    section = page.locator(f"#{panel}")
+    while section.get_attribute("data-ready") is None:
+        section.scroll_into_view_if_needed()
+        page.wait_for_timeout(20)
+    page.wait_for_load_state("networkidle")
+    section.scroll_into_view_if_needed()
 
 
 @contextmanager
-def _served(run: Path, text: str, threads: int) -> Iterator[str]:
+def _served(run: Path, text: str, threads: int) -> Generator[str]:
     """The page's address, served by the command line as for a user."""
     command = [sys.executable, "-m", "glassgpt", "inspect", str(run), "--prompt", text, "--no-browser"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -58,6 +58,7 @@ def inspect(
     from glassgpt import api
     from glassgpt.generation.flags import options_from
     from glassgpt.inspection.desk import Desk, Subject
+    from glassgpt.inspection.history import History
     from glassgpt.inspection.saved import save_page
     from glassgpt.inspection.serve import serve_page
     from glassgpt.inspection.show import show_trace
@@ -79,7 +80,8 @@ def inspect(
     if text:
         show_trace(trace(loaded.model, loaded.tokenizer, prompt, asked), ablate=ablate, patch=patch, head=head)
     elif save:
-        save_page(trace(loaded.model, loaded.tokenizer, prompt, asked), save)
+        told = History(RunFolder(run), loaded.tokenizer, prompt, asked)
+        save_page(trace(loaded.model, loaded.tokenizer, prompt, asked), save, told)
         console.say(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])

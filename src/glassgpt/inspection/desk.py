@@ -30,6 +30,8 @@ SLIDERS: dict[str, type[int] | type[float]] = {
     "top_p": float,
     "min_p": float,
     "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
 }
 """The options that a page may set."""
 TRACES_KEPT = 4
@@ -101,7 +103,7 @@ class Desk:
             found = self._trace_of(asked)
             subject = self._subjects[asked["run"]]
             names = [each.name for each in self._subjects]
-            told = page_overview(found, len(asked["written"]), self._options, names, subject.steps())
+            told = page_overview(found, self._options, names, subject.steps())
             return {"id": _id_of(asked), "overview": told}
 
     def array(self, key: str, name: str, *index: int) -> tuple[bytes, tuple[int, ...]]:
@@ -178,7 +180,7 @@ class Desk:
 
 
 def page_overview(
-    found: Trace, written: int, options: GenerationOptions, runs: Sequence[str] = ("",), steps: Sequence[int] = ()
+    found: Trace, options: GenerationOptions, runs: Sequence[str] = ("",), steps: Sequence[int] = ()
 ) -> dict[str, Any]:
     """The `overview`, and what else a page has to know from the beginning.
 
@@ -187,7 +189,7 @@ def page_overview(
     of ours that compute the details.
     """
     sliders = {name: getattr(options, name) for name in SLIDERS}
-    more = {"written": written, "options": sliders, "runs": [*runs], "steps": [*steps], "places": places()}
+    more = {"written": found.written, "options": sliders, "runs": [*runs], "steps": [*steps], "places": places()}
     return {**overview(found), **more}
 
 

@@ -27,6 +27,7 @@ from glassgpt.inspection.measures import (
     strongest_units,
     token_losses,
     token_vectors,
+    unit_vectors,
 )
 from glassgpt.inspection.trace import Trace
 from glassgpt.inspection.wire import numbers, place_of, token_json
@@ -35,23 +36,23 @@ from glassgpt.model.cache import KVCache
 CANDIDATES = 12
 """Tokens told of each distribution."""
 LENS_TOLD = 5
-LENS_ROWS = 128
-"""Positions whose logits are in memory at once: 26 MB with GPT-2's vocabulary."""
+LENS_TOKENS = 64
+"""Positions of one answer; the page shows as many. At GPT-2's size each depth of them is 5 GFLOP and 13 MB of logits."""
 NEAREST = 10
 UNITS = 10
 PROMOTED = 6
 
 
-def lens(trace: Trace, depth: int) -> dict[str, Any]:
-    """What the model would say after so many blocks, at every position.
+def lens(trace: Trace, depth: int, first: int) -> dict[str, Any]:
+    """What the model would say after so many blocks, at the positions from `first` on, `LENS_TOKENS` at most.
 
-    `likeliest`: (T, LENS_TOLD) pairs of id and probability; `pieces`: the tokens by their ids.
+    `likeliest`: for each position LENS_TOLD pairs of id and probability; `pieces`: the tokens by their ids.
     """
-    rows: list[list[tuple[int, float]]] = []
-    for first in range(0, len(trace), LENS_ROWS):
-        positions = range(first, min(first + LENS_ROWS, len(trace)))
-        logits = logit_lens(trace, [depth], positions)[0, :, : trace.tokenizer.vocab_size]
-        rows += [_pairs(row, LENS_TOLD) for row in logits.float().softmax(dim=-1)]
+    positions = range(first, min(first + LENS_TOKENS, len(trace)))
+    logits = logit_lens(trace, [depth], positions)[0, :, : trace.tokenizer.vocab_size].float()
+    best = logits.topk(min(LENS_TOLD, logits.size(-1)))
+    chances = (best.values - logits.logsumexp(dim=-1, keepdim=True)).exp()  # softmax, of the few that are told
+    rows = [list(zip(*pair, strict=True)) for pair in zip(best.indices.tolist(), chances.tolist(), strict=True)]
     ids = {token for row in rows for token, _ in row}
     return {"likeliest": rows, "pieces": {token: token_json(trace.tokenizer, token)["piece"] for token in ids}}
 
@@ -65,21 +66,24 @@ def nearest(trace: Trace, position: int) -> dict[str, Any]:
 
 def units(trace: Trace, layer: int, position: int) -> dict[str, Any]:
     """The hidden units that add most to a token: their value, the length of what they write, what they promote."""
-    found, vectors = strongest_units(trace, layer, position, UNITS)
+    found, _ = strongest_units(trace, layer, position, UNITS)
+    return {"units": _units(trace, layer, position, found)}
+
+
+def unit(trace: Trace, layer: int, position: int, unit: int) -> dict[str, Any]:
+    """The same of one hidden unit."""
+    return {"units": _units(trace, layer, position, torch.tensor([unit], device=trace["tokens"].device))}
+
+
+def _units(trace: Trace, layer: int, position: int, found: Tensor) -> list[dict[str, Any]]:
+    vectors = unit_vectors(trace, layer, position, found)
     values = trace[f"blocks.{layer}.mlp.hidden"][position, found].tolist()
     promoted = promoted_tokens(trace, vectors, PROMOTED).tolist()
     told = zip(found.tolist(), values, vectors.norm(dim=-1).tolist(), promoted, strict=True)
-    return {
-        "units": [
-            {
-                "unit": unit,
-                "value": value,
-                "length": length,
-                "promotes": [token_json(trace.tokenizer, t) for t in tokens],
-            }
-            for unit, value, length, tokens in told
-        ]
-    }
+    return [
+        {"unit": unit, "value": value, "length": length, "promotes": [token_json(trace.tokenizer, t) for t in tokens]}
+        for unit, value, length, tokens in told
+    ]
 
 
 def heads(trace: Trace) -> dict[str, Any]:
@@ -165,6 +169,10 @@ def _depths(trace: Trace) -> int:
     return trace.model.config.n_layer + 1
 
 
+def _hidden(trace: Trace) -> int:
+    return trace.describe("blocks.0.mlp.hidden").shape[1]
+
+
 @dataclass(frozen=True)
 class Detail:
     """One of the things that can be asked for.
@@ -181,9 +189,10 @@ class Detail:
 
 
 DETAILS = {
-    "lens": Detail(lens, logit_lens, {"depth": _depths}),
+    "lens": Detail(lens, logit_lens, {"depth": _depths, "first": len}),
     "nearest": Detail(nearest, nearest_tokens, {"position": len}),
     "units": Detail(units, strongest_units, {"layer": _layers, "position": len}),
+    "unit": Detail(unit, unit_vectors, {"layer": _layers, "position": len, "unit": _hidden}),
     "heads": Detail(heads, head_scores, {}),
     "stream": Detail(stream, residual_norms, {}),
     "losses": Detail(losses, token_losses, {}),

@@ -21,6 +21,8 @@ from glassgpt.model.transformer import LanguageModel
 
 PROBE_TOKENS = 50
 """Random tokens that a probe repeats once (Olsson et al. 2022 take sequences of this kind)."""
+SHORTEST = 1e-8
+"""Length below which a vector has no direction."""
 NAMED_FROM = 0.3
 """A head that gives less of its attention to a pattern than this is not named after it."""
 
@@ -82,7 +84,10 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 def nearest_tokens(model: LanguageModel, vector: Tensor, count: int = 10) -> list[tuple[int, float]]:
     """The tokens whose embeddings point most nearly where a vector (C,) does, with the cosine; best first."""
-    found = cosine(token_vectors(model), vector).topk(min(count, model.config.vocab_size))
+    vectors, direction = token_vectors(model).float(), F.normalize(vector.float(), dim=0)
+    # `cosine`, without the (V, C) of products that it would write into memory.
+    cosines = (vectors @ direction) / vectors.norm(dim=-1).clamp_min(SHORTEST)
+    found = cosines.topk(min(count, model.config.vocab_size))
     return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
 
@@ -107,7 +112,15 @@ def strongest_units(trace: Trace, layer: int, position: int, count: int = 10) ->
     hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()  # (M,)
     writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()  # (C, M)
     units = (hidden.abs() * writes.norm(dim=0)).topk(min(count, len(hidden))).indices
-    return units, (writes[:, units] * hidden[units]).T
+    return units, unit_vectors(trace, layer, position, units)
+
+
+@torch.no_grad()
+def unit_vectors(trace: Trace, layer: int, position: int, units: Tensor) -> Tensor:
+    """What hidden units (n,) of an MLP add to a token's residual stream: (n, C)."""
+    hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()
+    writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()
+    return (writes[:, units] * hidden[units]).T
 
 
 @torch.no_grad()

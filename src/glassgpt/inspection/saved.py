@@ -6,15 +6,16 @@ import base64
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from glassgpt.data.files import write_atomically
-from glassgpt.errors import InspectionError
+from glassgpt.errors import CheckpointError, InspectionError
 from glassgpt.inspection.desk import page_overview
-from glassgpt.inspection.details import detail, sources
+from glassgpt.inspection.details import LENS_TOKENS, detail, sources
+from glassgpt.inspection.history import History
 from glassgpt.inspection.trace import Trace
 from glassgpt.inspection.wire import array
 
@@ -52,36 +53,64 @@ def page_file(name: str) -> str:
     return (resources.files("glassgpt.inspection") / "page" / name).read_text(encoding="utf-8")
 
 
-def save_page(found: Trace, file: Path) -> None:
+def save_page(found: Trace, file: Path, told: History | None = None) -> None:
     """Write one file that shows a trace without the program and without a network.
 
     What would make it too large is left out, the least needed first, and the page says what.
+
+    Args:
+        found: the trace.
+        file: that is written.
+        told: the same text through the run's checkpoints, which are held too if all of them find room.
 
     Raises:
         InspectionError: its attention weights alone are too many for a file, or it cannot be written.
     """
     try:
-        write_atomically(file, _standalone(json.dumps(_held(found))).encode())
+        write_atomically(file, _standalone(json.dumps(_held(found, told))).encode())
     except OSError as error:
         raise InspectionError(
             f"{file} cannot be written ({error.strerror}); choose another file with --save"
         ) from error
 
 
-def _held(found: Trace) -> dict[str, Any]:
+def _held(found: Trace, told: History | None) -> dict[str, Any]:
     """Everything that the page can ask for, in the form in which it would be answered."""
     arrays, left_out = _arrays(found)
+    earlier, too_many = _earlier(told, arrays, left_out)
     if not _has_room_for_units(found):
         left_out.append("mlp units")
+    main = _view("saved", found, arrays)
+    main["details"]["sources"] = sources(found)
+    for view in (main, *earlier.values()):
+        view["overview"]["steps"] = [int(step) for step in earlier]
+    return {**main, "left_out": left_out + too_many, "earlier": earlier}
+
+
+def _view(key: str, found: Trace, arrays: dict[str, Any]) -> dict[str, Any]:
+    """One trace under the id by which the page knows it."""
     details = {_key(what, arguments): detail(found, what, arguments) for what, arguments in _details(found)}
-    details["sources"] = sources(found)
-    text = page_overview(found, _written(found), found.options)
-    return {"id": "saved", "overview": text, "arrays": arrays, "details": details, "left_out": left_out}
+    return {"id": key, "overview": page_overview(found, found.options), "arrays": arrays, "details": details}
 
 
-def _written(found: Trace) -> int:
-    """Tokens behind those of the text, or behind the one that begins a document."""
-    return len(found) - (1 if found.text is None else len(found.tokenizer.encode(found.text)))
+def _earlier(
+    told: History | None, arrays: Mapping[str, Any], left_out: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The views of the checkpoints by their steps, and what is left out: all where not each finds room."""
+    if told is None or not told.steps:
+        return {}, []
+    size = sum(math.prod(each["shape"]) for each in arrays.values())
+    if left_out or size * (1 + len(told.steps)) > MOST_SAVED:
+        return {}, ["checkpoints"]
+    earlier, missing = dict[str, Any](), list[str]()
+    for step in told.steps:
+        try:
+            found = told[step]
+        except CheckpointError as error:  # the page says which and why
+            missing.append(f"checkpoint {step} ({error})")
+        else:
+            earlier[str(step)] = _view(str(step), found, _arrays(found)[0])
+    return earlier, missing
 
 
 def _has_room_for_units(found: Trace) -> bool:
@@ -91,7 +120,11 @@ def _has_room_for_units(found: Trace) -> bool:
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
     yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
-    yield from (("lens", {"depth": depth}) for depth in range(layers + 1))
+    yield from (
+        ("lens", {"depth": depth, "first": first})
+        for depth in range(layers + 1)
+        for first in range(0, len(found), LENS_TOKENS)
+    )
     yield from (("nearest", {"position": position}) for position in range(len(found)))
     if _has_room_for_units(found):
         yield from (

@@ -162,7 +162,7 @@ def _modern(model: LanguageModel) -> dict[str, Site]:
         **found,
         "norm": _seen("norm", "output", "x / sqrt(mean x² + 1e-6)", LanguageModel.features),
         "logits.uncapped": _logits(
-            lambda read: LOGIT_CAP * model.lm_head(read("norm") / LOGIT_CAP), "norm · headᵀ", Modern.head
+            lambda read: LOGIT_CAP * model.lm_head(read("norm") / LOGIT_CAP), "norm · lm_headᵀ", Modern.head
         ),
         "logits": _logits(
             lambda read: model.head(read("norm")), f"{LOGIT_CAP:g} tanh(logits.uncapped / {LOGIT_CAP:g})", Modern.head

@@ -102,6 +102,7 @@ class Trace:
         tokenizer: the model's.
         text: that was traced, or None where tokens were given.
         options: whose processors stand between the logits and the next token.
+        written: how many of the last tokens the model wrote itself; processors tell them from those of a prompt.
         interventions: what was changed in the run.
         base: the trace that was intervened in, or None.
     """
@@ -115,8 +116,9 @@ class Trace:
         options: GenerationOptions,
         interventions: tuple[Intervention, ...] = (),
         base: Trace | None = None,
+        written: int = 0,
     ) -> None:
-        self.model, self.tokenizer, self.text = model, tokenizer, text
+        self.model, self.tokenizer, self.text, self.written = model, tokenizer, text, written
         self.interventions, self.base = interventions, base
         self._sites = sites_of(model)
         self._stand_before(options)
@@ -129,7 +131,8 @@ class Trace:
     def _stand_before(self, options: GenerationOptions) -> None:
         """Take the distributions behind the processors of these options."""
         self.options = options
-        self._choices = _choices(build_processors(options, self.tokenizer), self.tokenizer.vocab_size)
+        processors = build_processors(options, self.tokenizer)
+        self._choices = _choices(processors, self.tokenizer.vocab_size, self.written)
         self._chosen = _Recent()
 
     def names(self) -> list[str]:
@@ -216,7 +219,7 @@ class Trace:
             InspectionError: one of them does not fit the model or the text.
         """
         everything = (*self.interventions, *interventions)
-        return Trace(self.model, self.tokenizer, self.tokens, self.text, self.options, everything, self)
+        return Trace(self.model, self.tokenizer, self.tokens, self.text, self.options, everything, self, self.written)
 
     def difference(self, name: str) -> Tensor:
         """What the interventions changed: this trace's tensor less the base's, in float32.
@@ -261,7 +264,7 @@ def trace(
     if text is not None:
         _refuse_size(text)
     tokens = [tokenizer.end_of_text] if text is None else tokenizer.encode(text)
-    return trace_tokens(model, tokenizer, [*tokens, *written], options, text=text)
+    return trace_tokens(model, tokenizer, [*tokens, *written], options, text=text, written=len(written))
 
 
 def trace_tokens(
@@ -271,8 +274,17 @@ def trace_tokens(
     options: GenerationOptions | None = None,
     *,
     text: str | None = None,
+    written: int = 0,
 ) -> Trace:
     """The trace of given tokens, which need not be those that any text is cut into; see `trace`.
+
+    Args:
+        model: see `trace`.
+        tokenizer: the model's.
+        tokens: those of a prompt, and what was written after it.
+        options: see `trace`.
+        text: that the first tokens are of, if they are of one.
+        written: how many of the last tokens the model wrote itself.
 
     Raises:
         InspectionError: there is no token, or there are more than the model sees at once.
@@ -284,7 +296,7 @@ def trace_tokens(
     context = model.config.context_length
     if not 0 < len(tokens) <= context:
         raise InspectionError(f"the text has {len(tokens):,} tokens; allowed are 1 to {context:,}, the model's context")
-    return Trace(model, tokenizer, tokens, text, options)
+    return Trace(model, tokenizer, tokens, text, options, written=written)
 
 
 def _refuse_size(text: str) -> None:
@@ -317,19 +329,20 @@ class _Recent:
         return found
 
 
-def _choices(processors: Sequence[NamedProcessor], vocab_size: int) -> dict[str, Site]:
+def _choices(processors: Sequence[NamedProcessor], vocab_size: int, written: int) -> dict[str, Site]:
     """The distributions of the next token: the model's own, then after each processor; (V,), V the tokenizer's."""
-    found = {f"next.{MODEL_STAGE}": _choice((), vocab_size)}
+    found = {f"next.{MODEL_STAGE}": _choice((), vocab_size, written)}
     for count, processor in enumerate(processors, start=1):
         name = f"next.{processor.name}"
-        found[name if name not in found else f"{name}.{count}"] = _choice(processors[:count], vocab_size)
+        found[name if name not in found else f"{name}.{count}"] = _choice(processors[:count], vocab_size, written)
     return found
 
 
-def _choice(processors: Sequence[NamedProcessor], vocab_size: int) -> Site:
+def _choice(processors: Sequence[NamedProcessor], vocab_size: int, written: int) -> Site:
     def probabilities(read: Read) -> Tensor:
         logits = read("logits")[-1:, :vocab_size].float()
-        history = History(read("tokens").tolist(), [])
+        tokens = read("tokens").tolist()
+        history = History(tokens[: len(tokens) - written], tokens[len(tokens) - written :])
         for processor in processors:
             logits = processor.apply(logits, [history])
         return logits.softmax(dim=-1)[0]

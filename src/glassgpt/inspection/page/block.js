@@ -1,6 +1,6 @@
 // One block, and its heads side by side.
 import { isDark } from "./colour.js";
-import { choices, make, row } from "./dom.js";
+import { choices, make, note, row } from "./dom.js";
 import { drawMatrix } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 
@@ -10,24 +10,45 @@ export const blockPanel = {
   id: "block",
   needs: ["layer", "head"],
   figures: ({ state }) => [`blocks.${state.layer}.attention.weights`, "heads"],
-  async draw({ trace, state, words, choose }) {
-    const kinds = await fetchDetail(trace, "heads");
-    const maps = (await pictures(trace, state.layer)).map((canvas, head) =>
-      make("span", { className: "map" }, canvas, make("b", { textContent: `${state.layer}.${head}` }), make("small", { textContent: kindOf(kinds, words, state.layer, head) })));
+  async draw(view) {
+    const { trace, state, words, choose } = view;
+    const sides = await Promise.all(besideEachOther(view).map((each) => side(each, words, state.layer)));
+    const maps = Array.from({ length: trace.overview.model.n_head }, (_, head) => map(sides, state.layer, head));
     const blocks = Array.from({ length: trace.overview.model.n_layer }, (_, layer) => String(layer));
     return [
       row(make("span", { textContent: words.block }), choices("layer", words.block, blocks, state.layer, (layer) => choose({ layer }))),
-      choices("head", words.head, maps, state.head, (head) => choose({ head })),
+      note(words.axesHint, ...(sides.length > 1 ? [make("br"), words.leftAndRight(view.name, view.baseName)] : [])),
+      make("div", { className: sides.length > 1 ? "maps two" : "maps" }, choices("head", words.head, maps, state.head, (head) => choose({ head }))),
     ];
   },
 };
 
-const last = { key: "", canvases: [] }; // the pictures of one block, which stay when another of its heads is chosen
+function besideEachOther({ trace, base, state }) {
+  return base && base.overview.model.n_layer > state.layer ? [trace, base] : [trace];
+}
+
+async function side(trace, words, layer) {
+  const [canvases, kinds] = await Promise.all([pictures(trace, layer), fetchDetail(trace, "heads")]);
+  return { canvases, told: canvases.map((_, head) => kindOf(kinds, words, layer, head)) };
+}
+
+// A head's picture, with the other run's where that has such a head.
+function map(sides, layer, head) {
+  const those = sides.filter(({ canvases }) => canvases[head]);
+  return make("span", { className: "map" },
+    make("span", { className: "pair" }, ...those.map(({ canvases }) => canvases[head])), make("b", { textContent: `${layer}.${head}` }),
+    ...those.map(({ told }) => make("small", { textContent: told[head] })));
+}
+
+const last = new Map(); // the pictures of a block, which stay when another of its heads is chosen; of two runs at most
 
 async function pictures(trace, layer) {
   const key = [trace.id, layer, isDark()].join("/");
-  if (last.key !== key) Object.assign(last, { key, canvases: await drawn(trace, layer) });
-  return last.canvases;
+  const found = last.get(key) ?? (await drawn(trace, layer));
+  last.delete(key);
+  last.set(key, found);
+  if (last.size > 2) last.delete(last.keys().next().value);
+  return found;
 }
 
 async function drawn(trace, layer) {

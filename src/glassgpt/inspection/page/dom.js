@@ -77,6 +77,11 @@ export function figure(value, places = 4) {
   return value.toFixed(places).replace("-", "−");
 }
 
+// How long each axis of a tensor is.
+export function lengthsOf({ axes, shape }, words) {
+  return axes.map((axis, at) => `${words.axes[axis]} ${shape[at]}`).join(" × ");
+}
+
 export function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB"];
   let at = 0;

@@ -1,5 +1,5 @@
 // What each token is, and where it stands, as rows of numbers; which tokens are near it.
-import { barCell, figure, make, note, table } from "./dom.js";
+import { barCell, figure, lengthsOf, make, note, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 import { piece, pieceOf, quoted, stepper } from "./token.js";
@@ -26,12 +26,12 @@ function stripes(trace) {
 async function strip({ trace, state, words, choose }, name) {
   const { values, shape: [rows, columns] } = await fetchArray(trace, name);
   const channel = Math.min(state.channel, columns - 1);
-  const tell = (at, column) => `${quoted(pieceOf(trace, at))} [${column}] = ${figure(values[at * columns + column])}`;
+  const tell = (at, column) => `${quoted(pieceOf(trace, at))} · ${words.channel} ${column} = ${figure(values[at * columns + column])}`;
   const shown = {
     id: `strip-${name.replace(".", "-")}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
     cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: Math.max(HEIGHT[0], Math.min(240, HEIGHT[1] * rows)),
   };
-  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${rows} × ${columns}`), matrix(shown));
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words)}`), matrix(shown));
 }
 
 function neighbours({ trace, state, words }, { tokens }) {

@@ -21,7 +21,7 @@ export const headPanel = {
     const pictures = [...before, weightsOf(view, parts), mixedOf(view, parts), ...(other ? comparedWith(view, parts, other) : [])];
     const step = (name, id) => stepper(view, id, name, parts.length, `${state[name]} ${quoted(pieceOf(trace, state[name]))}`);
     const cell = row(make("b", { textContent: `${words.head} ${state.layer}.${state.head}` }), step("position", "query"), "→", step("key", "seen"));
-    return [cell, make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures), looks(view, parts)];
+    return [cell, make("p", { className: "note", textContent: words.axesHint }), make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures), looks(view, parts)];
   },
 };
 
@@ -82,7 +82,13 @@ function maskOf(view, parts) {
   const shown = { ...square(view, "masked", words.mask, values, parts.length), kind: "signed", largest: largestOf(values), isSeen };
   const seen = isSeen(state.position, state.key);
   const lines = seen ? [`${state.key} ≤ ${state.position}: ${words.seen}`, `s = ${figure(cellOf(parts.scores, state))}`] : [state.key > state.position ? `${state.key} > ${state.position}: ${words.unseen}` : words.outside, "s = −∞"];
-  return picture(`2 · ${words.mask}`, "sᵢⱼ = −∞, j > i", shown, "mask", lines);
+  return picture(`2 · ${words.mask}`, maskFormula(parts), shown, "mask", lines);
+}
+
+// With a sliding window, how far back it reaches: the last token sees no more.
+function maskFormula({ mask, length }) {
+  const window = rowOf(mask, length - 1).reduce((count, seen) => count + (seen > 0 ? 1 : 0), 0);
+  return window < length ? `sᵢⱼ = −∞, j > i, j ≤ i − ${window}` : "sᵢⱼ = −∞, j > i";
 }
 
 function weightsOf(view, parts) {
@@ -104,7 +110,7 @@ function shareOf(parts, state, isSeen) {
 function mixedOf({ trace, state, words, choose }, parts) {
   const channel = Math.min(state.channel, parts.width - 1);
   const { values, shape: [rows, columns] } = parts.mixed;
-  const tell = (at, column) => `${quoted(pieceOf(trace, at))} [${column}] ${figure(values[at * columns + column])}`;
+  const tell = (at, column) => `${quoted(pieceOf(trace, at))} · ${words.channel} ${column}: ${figure(values[at * columns + column])}`;
   const shown = {
     id: "mixed", label: words.mixed, values, rows, columns, kind: "signed", largest: largestOf(values), tell, names: [],
     cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: 240,

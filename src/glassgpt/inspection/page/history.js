@@ -10,11 +10,10 @@ export const historyPanel = {
   needs: [],
   figures: () => ["losses", "choice"],
   async draw(view) {
-    if (isSaved) return [note(view.words.needsProgram)];
     const { trace, words } = view;
     const { steps } = trace.overview;
-    const parts = steps.length ? [scrubber(view, steps), followed(view, steps)] : [note(words.noSteps)];
-    return [...parts, await comparison(view)];
+    const parts = steps.length ? [scrubber(view, steps), followed(view, steps)] : [note(isSaved ? words.noStepsSaved : words.noSteps)];
+    return [...parts, isSaved ? note(words.noCompareSaved) : await comparison(view)];
   },
 };
 

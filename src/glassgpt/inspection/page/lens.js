@@ -1,9 +1,11 @@
 // What the model would say if it stopped after each block, at every position.
-import { barCell, make, note, percent, table } from "./dom.js";
+import { barCell, button, make, note, percent, row, table } from "./dom.js";
 import { backed } from "./colour.js";
 import { fetchDetail } from "./source.js";
 import { after } from "./stream.js";
 import { piece, pieceOf, quoted, spaced } from "./token.js";
+
+const SHOWN = 64; // tokens side by side: as many as one answer of the program holds
 
 export const lensPanel = {
   id: "lens",
@@ -13,17 +15,29 @@ export const lensPanel = {
   async draw(view, show) {
     const { trace, base, state, words } = view;
     const isComparable = base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
-    const others = isComparable ? [] : null;
-    const rows = [];
+    const first = SHOWN * Math.floor(state.position / SHOWN);
+    const told = { first, rows: [], others: isComparable ? [] : null };
+    const parts = pages(view, first);
     // One depth after the other, the last first, so that something is seen soon and the program is free in between.
     for (let depth = trace.overview.model.n_layer; depth >= 0; depth -= 1) {
-      rows[depth] = await fetchDetail(trace, "lens", { depth });
-      if (others) others[depth] = await fetchDetail(base, "lens", { depth });
-      if (depth) show([lensTable(view, rows, others)]);
+      told.rows[depth] = await fetchDetail(trace, "lens", { depth, first });
+      if (isComparable) told.others[depth] = await fetchDetail(base, "lens", { depth, first });
+      if (depth) show([...parts, lensTable(view, told)]);
     }
-    return [lensTable(view, rows, others), ...(others ? [note(words.lensChanged)] : []), cell(view, rows[state.depth], state.depth)];
+    return [...parts, lensTable(view, told), ...(isComparable ? [note(words.lensChanged)] : []), cell(view, told.rows[state.depth], state.position - first)];
   },
 };
+
+// Of a long text, which tokens are shown, and the way to the others.
+function pages({ trace, state, words, choose }, first) {
+  const count = trace.overview.tokens.length;
+  if (count <= SHOWN) return [];
+  const end = Math.min(first + SHOWN, count);
+  const to = (position) => () => choose({ position });
+  return [row(
+    button(`‹ ${words.earlier}`, to(first - 1), { id: "lens-earlier", disabled: first === 0 }), make("span", { id: "lens-shown", textContent: words.tokensOf(first, end - 1, count) }),
+    button(`${words.later} ›`, to(end), { id: "lens-later", disabled: end === count }))];
+}
 
 // Brings the chosen column into sight, beside the one of labels, which stands still.
 function showColumn(body) {
@@ -31,26 +45,34 @@ function showColumn(body) {
   const left = chosen.offsetLeft - label.offsetWidth;
   const right = chosen.offsetLeft + chosen.offsetWidth - scroll.clientWidth;
   scroll.scrollLeft = Math.min(left, Math.max(right, scroll.scrollLeft));
+  const pressed = isMoving && body.querySelector("[aria-pressed=true]");
+  if (!pressed) return;
+  pressed.focus({ preventScroll: true });
+  isMoving = false;
 }
 
-function lensTable(view, rows, others) {
-  const heading = [view.words.after, ...view.trace.overview.tokens.map(({ piece: text }, at) => make("th", { className: at === view.state.position ? "chosen" : "" }, make("small", { textContent: at }), piece(text)))];
-  const lineOf = (row, depth) => [after(view.words, depth), ...row.likeliest.map((likeliest, position) => lensCell(view, row, others?.[depth], depth, position, likeliest[0]))];
-  const body = Object.entries(rows).map(([depth, row]) => lineOf(row, Number(depth))).reverse();
+function lensTable(view, told) {
+  const { trace, state, words, choose } = view;
+  const chosen = (at) => (at === state.position ? "chosen" : "");
+  const tokens = trace.overview.tokens.slice(told.first, told.first + SHOWN).map(({ piece: text }, at) => [text, told.first + at]);
+  const heading = [words.after, ...tokens.map(([text, at]) => make("th", { className: chosen(at), onclick: () => choose({ position: at }) }, make("small", { textContent: at }), piece(text)))];
+  const lineOf = (answer, depth) => [after(words, depth), ...answer.likeliest.map((likeliest, at) => lensCell(view, answer, told.others?.[depth]?.likeliest[at], depth, told.first + at, likeliest[0]))];
+  const body = Object.entries(told.rows).map(([depth, answer]) => lineOf(answer, Number(depth))).reverse();
   const shown = table(heading, body, { className: "lens" });
   shown.onkeydown = (event) => move(view, event);
   return shown;
 }
 
-function lensCell({ state, choose }, row, other, depth, position, [id, chance]) {
+function lensCell({ state, choose }, answer, other, depth, position, [id, chance]) {
   const isChosen = depth === state.depth && position === state.position;
-  const hasChanged = other && other.likeliest[position][0][0] !== id;
   const inner = make("button", {
-    type: "button", id: `lens-${depth}-${position}`, dir: "auto", textContent: spaced(row.pieces[id]), title: percent(chance), className: hasChanged ? "changed" : "",
+    type: "button", id: `lens-${depth}-${position}`, dir: "auto", textContent: spaced(answer.pieces[id]), title: percent(chance), className: other && other[0][0] !== id ? "changed" : "",
     "aria-pressed": isChosen, tabIndex: isChosen ? 0 : -1, style: backed("magnitude", chance, 1), onclick: () => choose({ depth, position }),
   });
   return make("td", {}, inner);
 }
+
+let isMoving = false; // by arrow keys: the cell that is chosen takes the focus once it is there
 
 // The deepest block is the uppermost row.
 function move({ trace, state, choose }, event) {
@@ -59,12 +81,12 @@ function move({ trace, state, choose }, event) {
   event.preventDefault();
   const depth = Math.min(trace.overview.model.n_layer, Math.max(0, state.depth + step[0]));
   const position = Math.min(trace.overview.tokens.length - 1, Math.max(0, state.position + step[1]));
-  document.getElementById(`lens-${depth}-${position}`).focus();
+  isMoving = true;
   choose({ depth, position });
 }
 
-function cell({ trace, state, words }, row, depth) {
-  const rows = row.likeliest[state.position].map(([id, chance]) => [piece(row.pieces[id]), String(id), barCell(percent(chance), chance)]);
-  const title = `${words.after} ${after(words, depth)}, ${words.at} ${state.position} ${quoted(pieceOf(trace, state.position))}`;
+function cell({ trace, state, words }, answer, at) {
+  const rows = answer.likeliest[at].map(([id, chance]) => [piece(answer.pieces[id]), String(id), barCell(percent(chance), chance)]);
+  const title = words.lensAt(after(words, state.depth), state.position, quoted(pieceOf(trace, state.position)));
   return make("div", { id: "lens-cell" }, make("h3", { textContent: title }), table([words.piece, "id", words.chance], rows));
 }

@@ -1,13 +1,13 @@
 // The hidden units that add most to a token, and the tokens that each of them makes likelier.
-import { figure, make, note, row, table } from "./dom.js";
+import { button, figure, make, note, row, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { NotSavedError, fetchArray, fetchDetail } from "./source.js";
 import { piece, pieceOf, quoted } from "./token.js";
 
 export const mlpPanel = {
   id: "mlp",
-  needs: ["layer", "position"],
-  figures: ({ state }) => [`blocks.${state.layer}.mlp.up`, `blocks.${state.layer}.mlp.hidden`, `blocks.${state.layer}.mlp.output`, "units"],
+  needs: ["layer", "position", "unit"],
+  figures: ({ state }) => [`blocks.${state.layer}.mlp.up`, `blocks.${state.layer}.mlp.hidden`, `blocks.${state.layer}.mlp.output`, "units", "unit"],
   async draw(view) {
     const { trace, state, words } = view;
     const where = note(`${words.block} ${state.layer} · ${words.token} ${state.position} ${quoted(pieceOf(trace, state.position))}`);
@@ -21,18 +21,40 @@ function missing(words, error) {
   return note(words.notSaved);
 }
 
-async function strip({ trace, state, words }) {
+async function strip({ trace, state, words, choose }) {
   const { values, shape: [units] } = await fetchArray(trace, `blocks.${state.layer}.mlp.hidden`, state.position);
   const largest = largestOf(values);
   const strongest = values.reduce((best, value, at) => (Math.abs(value) > Math.abs(values[best]) ? at : best), 0);
   const active = values.reduce((count, value) => count + (Math.abs(value) > 0.1 * largest ? 1 : 0), 0);
   const tell = (_, unit) => `${words.unit} ${unit} = ${figure(values[unit])}`;
-  const shown = { id: "hidden", label: words.hidden, values, rows: 1, columns: units, kind: "signed", largest, tell, cell: [0, strongest], choose: () => {}, height: 44 };
+  const shown = { id: "hidden", label: words.hidden, values, rows: 1, columns: units, kind: "signed", largest, tell, cell: [0, chosenOf(trace, state) ?? strongest], choose: (_, unit) => choose({ unit }), height: 44 };
   return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.hidden }), ` ${units} · ${active} ${words.active}`), matrix(shown));
 }
 
-async function strongest({ trace, state, words }) {
-  const { units } = await fetchDetail(trace, "units", { layer: state.layer, position: state.position });
-  const rows = units.map(({ unit, value, length, promotes }) => [String(unit), figure(value), figure(length), row(...promotes.map((token) => piece(token.piece)))]);
+function chosenOf(trace, { unit }) {
+  const { shape: [, count] } = trace.overview.tensors.find(({ name }) => name === "blocks.0.mlp.hidden");
+  return unit === null ? null : Math.min(unit, count - 1);
+}
+
+// The strongest, and before them the one that was chosen.
+async function strongest({ trace, state, words, choose }) {
+  const { layer, position } = state;
+  const { units } = await fetchDetail(trace, "units", { layer, position });
+  const chosen = chosenOf(trace, state);
+  const others = chosen === null || units.some(({ unit }) => unit === chosen) ? [] : await unitAlone(trace, { layer, position, unit: chosen });
+  const rows = [...others, ...units].map(({ unit, value, length, promotes }) => {
+    const name = button(String(unit), () => choose({ unit }), { className: "link", id: `unit-${unit}`, "aria-pressed": unit === chosen });
+    return [name, figure(value), figure(length), row(...promotes.map((token) => piece(token.piece)))];
+  });
   return make("div", { id: "units" }, table([words.unit, words.value, words.adds, words.promotes], rows));
+}
+
+// A saved page holds the strongest alone.
+async function unitAlone(trace, where) {
+  try {
+    return (await fetchDetail(trace, "unit", where)).units;
+  } catch (error) {
+    if (error instanceof NotSavedError) return [];
+    throw error;
+  }
 }

@@ -4,7 +4,7 @@ import { fetchArray, fetchDetail, isSaved } from "./source.js";
 import { piece } from "./token.js";
 
 // Least, most and step.
-const SLIDERS = { temperature: [0.05, 2, 0.05], top_k: [0, 100, 1], top_p: [0.05, 1, 0.05], min_p: [0, 0.5, 0.01], repetition_penalty: [1, 2, 0.05] };
+const SLIDERS = { temperature: [0.05, 2, 0.05], top_k: [0, 100, 1], top_p: [0.05, 1, 0.05], min_p: [0, 0.5, 0.01], repetition_penalty: [1, 2, 0.05], presence_penalty: [0, 2, 0.05], frequency_penalty: [0, 2, 0.05] };
 const MOST_ROWS = 14;
 
 export const nextPanel = {
@@ -15,7 +15,7 @@ export const nextPanel = {
     const { trace, base, state } = view;
     const told = await fetchDetail(trace, "choice", {}, state.options);
     const other = base && base.overview.tokenizer === trace.overview.tokenizer ? (await fetchArray(base, "next.model")).values : null;
-    return [...(isSaved ? [] : [sliders(view)]), distribution(view, told, other), ...(isSaved ? [] : [writing(view)])];
+    return [...(isSaved ? [] : [sliders(view)]), distribution(view, told, other), isSaved ? note(view.words.notDrawnSaved) : writing(view)];
   },
 };
 

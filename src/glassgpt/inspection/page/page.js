@@ -1,6 +1,6 @@
 // The page, from top to bottom as the data flows: each panel draws itself when it can be seen and what it shows has changed.
 import { wordsFor } from "./words.js";
-import { button, make, note, row } from "./dom.js";
+import { button, lengthsOf, make, note, row } from "./dom.js";
 import { QUESTIONS, forgetQuestion, readAddress, state, writeAddress } from "./state.js";
 import { NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
@@ -22,7 +22,7 @@ const EVERYTHING = ["language", "theme"]; // what every panel needs
 const AHEAD = "300px"; // a panel is drawn when it is this near to being seen
 
 const root = document.getElementById("page");
-const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, baseName: "", choose, redraw, say };
+const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, name: "", baseName: "", choose, redraw, say };
 const frames = new Map(); // by panel: its section, and whether it is seen and drawn
 let asked = 0;
 let draft = null; // of a text that is being typed
@@ -114,7 +114,9 @@ function say(error) {
 // Header, bar and empty panels, which are then drawn as they come to be seen.
 function build() {
   view.words = wordsFor(state.language);
-  view.baseName = view.base === view.undisturbed ? view.words.before : view.trace.overview.runs[1];
+  const isOtherRun = view.base && view.base !== view.undisturbed;
+  view.baseName = isOtherRun ? view.trace.overview.runs[1] : view.words.before;
+  view.name = isOtherRun ? view.trace.overview.runs[0] : view.words.changed;
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
@@ -268,7 +270,7 @@ function failed(error) {
 // Shape, unit and formula of a tensor, or the name of a measure, and our lines that compute it.
 function described(name) {
   const tensor = view.trace.overview.tensors.find((each) => each.name === name);
-  const told = tensor ? `[${tensor.shape.join(", ")}] ${tensor.unit} = ${tensor.formula}` : view.words.measures[name] ?? "";
+  const told = tensor ? spelled(tensor, view.words) : view.words.measures[name];
   const place = tensor ? tensor.place : view.trace.overview.places[name];
   const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told} `, make("span", { className: "place", textContent: place })));
   details.ontoggle = async () => {
@@ -279,6 +281,11 @@ function described(name) {
   return details;
 }
 
+function spelled(tensor, words) {
+  const formula = words.formulas.reduce((text, [from, to]) => text.replace(from, to), tensor.formula);
+  return `[${lengthsOf(tensor, words)}] ${words.units[tensor.unit] ?? tensor.unit} = ${formula}`;
+}
+
 // Whoever had the focus by its id has it again afterwards.
 function keepingFocus(change) {
   const { id } = document.activeElement ?? {};
@@ -286,11 +293,12 @@ function keepingFocus(change) {
   if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
 }
 
-// What is wider than the page stays where it was pushed.
+// What is larger than its box stays where it was pushed.
 function keepingScroll(body, change) {
-  const before = [...body.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
+  const boxes = () => [...body.querySelectorAll(".scroll, .tokens")];
+  const before = boxes().map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
   change();
-  body.querySelectorAll(".scroll").forEach((each, at) => { each.scrollLeft = before[at] ?? 0; });
+  boxes().forEach((box, at) => box.scrollTo(...(before[at] ?? [0, 0])));
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));

@@ -42,7 +42,10 @@ async function patiently(trace, ask) {
 }
 
 export async function fetchTrace(question) {
-  if (isSaved) return { id: saved.id, overview: saved.overview, question };
+  if (isSaved) {
+    const { id, overview } = saved.earlier[question.step] ?? saved;
+    return { id, overview, question };
+  }
   return { ...(await posted("trace", question)), question };
 }
 
@@ -50,7 +53,7 @@ export async function fetchTrace(question) {
 export function fetchArray(trace, name, ...index) {
   const key = [trace.id, name, ...index].join("/");
   if (!kept.has(key)) {
-    const asked = isSaved ? savedArray(name, index) : askedArray(trace, name, index);
+    const asked = isSaved ? savedArray(trace, name, index) : askedArray(trace, name, index);
     kept.set(key, asked);
     asked.then(letGo, () => kept.delete(key));
   }
@@ -62,8 +65,13 @@ async function askedArray(trace, name, index) {
   return { values: readFloats(await response.arrayBuffer()), shape: JSON.parse(response.headers.get("X-Shape")) };
 }
 
-async function savedArray(name, index) {
-  const found = saved.arrays[name];
+// The trace as it is held here: the one that was saved, or that of an earlier checkpoint.
+function heldOf({ id }) {
+  return saved.earlier[id] ?? saved;
+}
+
+async function savedArray(trace, name, index) {
+  const found = heldOf(trace).arrays[name];
   if (!found) throw new NotSavedError(name);
   found.decoded ??= readFloats(Uint8Array.from(atob(found.values), (character) => character.charCodeAt(0)).buffer);
   const shape = found.shape.slice(index.length);
@@ -86,7 +94,7 @@ async function letGo() {
 export function fetchDetail(trace, what, args = {}, options = {}) {
   const key = JSON.stringify([trace.id, what, args, options]);
   if (!told.has(key)) {
-    const asked = isSaved ? savedDetail(what, args) : patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
+    const asked = isSaved ? savedDetail(trace, what, args) : patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
     told.set(key, asked);
     asked.catch(() => told.delete(key));
     if (told.size > MOST_TOLD) told.delete(told.keys().next().value);
@@ -94,8 +102,9 @@ export function fetchDetail(trace, what, args = {}, options = {}) {
   return told.get(key);
 }
 
-async function savedDetail(what, args) {
-  const found = saved.details[[what, ...Object.values(args)].join("/")];
+async function savedDetail(trace, what, args) {
+  const key = [what, ...Object.values(args)].join("/");
+  const found = heldOf(trace).details[key] ?? (what === "sources" ? saved.details[key] : undefined);
   if (!found) throw new NotSavedError(what);
   return found;
 }

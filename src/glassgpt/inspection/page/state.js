@@ -14,6 +14,7 @@ const FIELDS = {
   position: [null, orNothing(isCount)],
   key: [0, isCount],
   channel: [0, isCount],
+  unit: [null, orNothing(isCount)],
   depth: [null, orNothing(isCount)],
   merges: [null, orNothing(isCount)],
   options: [{}, (value) => isObject(value) && Object.values(value).every(Number.isFinite)],

@@ -32,6 +32,14 @@ export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } 
   return make("div", { className: "tokens" }, ...buttons);
 }
 
+// Brings the chosen token into sight where there are more than their box shows.
+export function showChosen(body) {
+  const [box, chosen] = [body.querySelector(".tokens"), body.querySelector(".tokens [aria-pressed=true]")];
+  if (!chosen) return;
+  const top = chosen.offsetTop - box.offsetTop;
+  box.scrollTop = Math.min(top, Math.max(top + chosen.offsetHeight - box.clientHeight + 8, box.scrollTop));
+}
+
 // One back, what is chosen, one on.
 export function stepper(view, id, name, count, told) {
   const { state, words, choose } = view;

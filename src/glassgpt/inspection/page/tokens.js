@@ -1,14 +1,16 @@
 // The text as bytes, merging into tokens step by step.
 import { figure, make, note, slider } from "./dom.js";
 import { fetchDetail } from "./source.js";
-import { pieceOf, quoted, spaced, tokenButtons } from "./token.js";
+import { pieceOf, quoted, showChosen, spaced, tokenButtons } from "./token.js";
 
 const COLOURS = ["var(--token-1)", "var(--token-2)", "var(--token-3)", "var(--token-4)"];
 const PARTS_SHOWN = 120;
+const SIGNS = { "\n": "⏎", "\t": "→", "\r": "␍" }; // of controls, as the program writes them
 
 export const tokensPanel = {
   id: "tokens",
   needs: ["position", "key", "merges"],
+  shown: showChosen,
   figures: () => ["bytes", "tokens", "losses"],
   async draw(view, show) {
     const { trace, words, state } = view;
@@ -57,9 +59,13 @@ function mergedPieces(part, steps) {
   return [...ends].map(([start, end]) => [start, shownBytes(raw.slice(start, end))]);
 }
 
+function codeOf(sign) {
+  return `<U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`;
+}
+
 function shownBytes(raw) {
   try {
-    return spaced(new TextDecoder("utf-8", { fatal: true }).decode(raw)).replace(/[\p{C}]/gu, "�");
+    return spaced(new TextDecoder("utf-8", { fatal: true }).decode(raw)).replace(/[\p{C}\u2028\u2029]/gu, (sign) => SIGNS[sign] ?? codeOf(sign));
   } catch {
     return Array.from(raw, (byte) => `<${byte.toString(16).toUpperCase().padStart(2, "0")}>`).join("");
   }
