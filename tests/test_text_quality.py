@@ -1,5 +1,6 @@
 """Figures of generated text against the same counted by hand, and every way in which they may be asked for."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -360,6 +361,27 @@ def test_each_text_is_what_generate_writes_alone(loaded, grammar_dataset):
         sample = generate_many(loaded.model, BYTES, [BYTES.decode(one.prompt)], alone)[0][0]
         assert (one.text, list(one.tokens)) == (sample.text, sample.tokens)
         assert one.ended == (sample.finish_reason == "end_of_text")
+
+
+class Counter:
+    done = 0
+
+    def advance(self, amount):
+        self.done += amount
+
+
+def test_the_bar_is_full_when_all_is_written(small, monkeypatch):
+    totals, counter = [], Counter()
+
+    def progress(label, total, *, unit):
+        totals.append(total)
+        return contextlib.nullcontext(counter)
+
+    monkeypatch.setattr(console, "progress", progress)
+    prompts = [continuation_of(BYTES, [at], []) for at in range(40)]
+    found = write(small, BYTES, jobs_for(prompts, GenerationOptions(max_tokens=20), seed=0))
+    assert 0 < sum(one.ended for one in found) < 40
+    assert totals == [40 * 20] == [counter.done]
 
 
 def test_surprisal_is_added_up_token_by_token(small):
