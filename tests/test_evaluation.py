@@ -2,21 +2,26 @@
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import DataError, TokenizerError, UsageError
 from glassgpt.evaluation.documents import DocumentLoss, document_losses, document_spans
+from glassgpt.evaluation.held_out import continuation_of
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
 from glassgpt.evaluation.perplexity import Span, sliding_loss, windows_of
 from glassgpt.evaluation.show import documents_json, show_documents, show_validation, validation_json
+from glassgpt.evaluation.writing import surprisals
+from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.loss import ValidationLoss
@@ -160,8 +165,8 @@ def test_a_sliding_window_is_the_formula_token_by_token(model, dataset, context,
     assert found.n_bytes == int((tokens[1:] != BYTES.end_of_text).sum())
 
 
-def transformers_recipe(model, tokens, max_length, stride):
-    """As on transformers' page on perplexity: labels of what was seen before are -100, labels are shifted inside."""
+def transformers_recipe(theirs, tokens, max_length, stride):
+    """The loop of transformers' page on perplexity, with its model: what was seen before is -100 in the labels."""
     nats, scored, previous = 0.0, 0, 0
     for begin in range(0, len(tokens), stride):
         end = min(begin + max_length, len(tokens))
@@ -169,24 +174,80 @@ def transformers_recipe(model, tokens, max_length, stride):
         labels = inputs.clone()
         labels[:, : -(end - previous)] = -100
         with torch.no_grad():
-            logits = model(inputs)[:, :-1]
-        shifted = labels[:, 1:]
-        nats += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), shifted.flatten(), reduction="sum"))
-        scored += int((shifted != -100).sum())
+            loss = theirs(inputs, labels=labels).loss
+        count = int((labels[:, 1:] != -100).sum())  # labels are shifted inside the model
+        nats += float(loss) * count
+        scored += count
         previous = end
         if end == len(tokens):
             break
     return nats, scored
 
 
+@pytest.fixture(scope="module")
+def theirs(model, tmp_path_factory):
+    """transformers' GPT2LMHeadModel with the same weights."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_model(model, BYTES, folder)
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
 @pytest.mark.parametrize("stride", [1, 4, 15])
-def test_a_sliding_window_is_transformers_recipe(model, dataset, stride):
+def test_a_sliding_window_is_transformers_recipe_and_model(model, theirs, dataset, stride):
     """Theirs feeds a window's last token too, and wastes its prediction: one token of context less."""
+    assert type(theirs) is GPT2LMHeadModel
     tokens = dataset.split("validation")
     tokens = tokens.read(0, len(tokens))
-    nats, scored = transformers_recipe(model, tokens, CONTEXT, stride)
+    nats, scored = transformers_recipe(theirs, tokens, CONTEXT, stride)
     found = sliding_loss(model, dataset, stride=stride, context_length=CONTEXT - 1)
     assert (found.nats, found.tokens) == (pytest.approx(nats, rel=1e-5), scored)
+    assert found.perplexity == pytest.approx(math.exp(nats / scored), rel=1e-5)
+    n_bytes = len(BYTES.decode(tokens[tokens != BYTES.end_of_text].tolist()).encode())
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
+
+
+def test_a_text_costs_what_it_costs_transformers(model, theirs):
+    """The surprisal of generated text: their loss with the prompt left out of the labels."""
+    texts = [
+        continuation_of(BYTES, b"thou", [*b" art \xc3\xa9"]),
+        continuation_of(BYTES, b"1", [*b"6.", BYTES.end_of_text]),
+    ]
+    for one, (nats, count) in zip(texts, surprisals(model, BYTES, texts), strict=True):
+        row = [*one.prompt, *one.tokens, *[BYTES.end_of_text] * one.ended]
+        scored = len(row) - len(one.prompt)
+        labels = [*[-100] * len(one.prompt), *row[-scored:]]
+        with torch.no_grad():
+            loss = theirs(torch.tensor([row]), labels=torch.tensor([labels])).loss
+        assert (nats, count) == (pytest.approx(float(loss) * scored, rel=1e-5), scored)
+
+
+def word_counter(vocabulary):
+    """A GPT-2 whose logits are the same vector at every place, whatever the text is, and that vector in float64."""
+    torch.manual_seed(1)
+    model = build_model(ModelConfig(vocab_size=vocabulary, context_length=8, n_layer=1, n_head=1, n_embd=4)).eval()
+    with torch.no_grad():
+        model.norm.weight.zero_()
+        model.norm.bias.copy_(torch.tensor([3.0, -2.0, 1.0, 0.5]))
+        model.token_embedding.weight.normal_()
+    return model, (model.token_embedding.weight.double() @ model.norm.bias.double()).detach().numpy()
+
+
+@pytest.mark.parametrize("stride", [0, 3])
+def test_bits_per_byte_of_a_model_that_only_counts_words(tmp_path, stride):
+    """All figures follow from how often each token stands there, in a vocabulary whose tokens have many lengths."""
+    (tmp_path / "text.txt").write_text("Grüße, Hello world, 한국어 👍 and so on. " * 400, encoding="utf-8")
+    prepare(PrepareOptions(sources=(str(tmp_path / "text.txt"),), out=tmp_path / "data", tokenizer="gpt2", workers=1))
+    dataset = TokenDataset.open(tmp_path / "data")
+    tokens = dataset.split("validation")
+    targets = tokens.read(1, len(tokens) - 1)
+    model, logits = word_counter(dataset.tokenizer.vocab_size)
+    log_shares = logits - np.log(np.exp(logits).sum())
+    nats = -sum(count * log_shares[token] for token, count in Counter(targets.tolist()).items())
+    text = dataset.tokenizer.decode([token for token in targets.tolist() if token != dataset.tokenizer.end_of_text])
+    found = sliding_loss(model, dataset, stride=stride) if stride else evaluate_dataset(model, dataset)
+    assert found.perplexity == pytest.approx(math.exp(nats / len(targets)), rel=1e-4)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-5)
+    assert len(targets) < len(text.encode())
 
 
 def test_a_stride_of_the_context_is_no_overlap(model, dataset):

@@ -1,5 +1,6 @@
 """Figures of generated text against the same counted by hand, and every way in which they may be asked for."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -9,22 +10,25 @@ from itertools import pairwise
 import matplotlib.image
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glassgpt import api
+from glassgpt import api, console
 from glassgpt.data import load_tokenizer
+from glassgpt.data.files import check_output
 from glassgpt.data.shards import TokenArray
 from glassgpt.errors import ConfigError, DataError, GenerationError, MissingExtraError, UsageError
 from glassgpt.evaluation.bleu import MOST_COMPARED, reference_bleu, self_bleu
 from glassgpt.evaluation.coherence import Coherence, EmbeddingModel, ModelStates, neighbour_cosine, sentences
-from glassgpt.evaluation.compare import comparable, compare, named_settings
+from glassgpt.evaluation.compare import Written, comparable, compare, named_settings
 from glassgpt.evaluation.held_out import Continuation, PromptOptions, continuation_of, human_continuations
 from glassgpt.evaluation.objectives import OBJECTIVES, Figures, Objective, objective_for
-from glassgpt.evaluation.pictures import check_picture, draw_comparison
+from glassgpt.evaluation.pictures import PICTURES, draw_comparison
 from glassgpt.evaluation.quality import FIGURES, Quality, Variety, mean_surprisal, measure
-from glassgpt.evaluation.show import comparison_json, show_comparison
+from glassgpt.evaluation.report import Questions
+from glassgpt.evaluation.show import comparison_json, show_comparison, side_by_side
 from glassgpt.evaluation.sweep import candidates_for, plan, ready_values, set_aside, sweep, with_check
 from glassgpt.evaluation.sweep_show import describe, settings_toml, show_sweep
 from glassgpt.evaluation.text_quality import distinct, mean_repeated, ngrams, repeated, words
@@ -88,6 +92,27 @@ def test_shares_are_shares(texts, n):
         assert math.isnan(repeated(part, n)) or 0 <= repeated(part, n) < 1
 
 
+def naive_stretches(items, n):
+    """Joined by a mark that no word holds."""
+    found, at = [], 0
+    while at + n <= len(items):
+        found.append("\0".join(items[at : at + n]))
+        at += 1
+    return found
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "ab"]), max_size=12), max_size=4), st.integers(1, 4))
+def test_shares_are_those_of_a_naive_count(texts, n):
+    """Each stretch is looked for among those before it, one by one."""
+    every = [gram for text in texts for gram in naive_stretches(text, n)]
+    new = sum(gram not in every[:at] for at, gram in enumerate(every))
+    assert distinct(texts, n) == pytest.approx(new / len(every) if every else math.nan, nan_ok=True)
+    for text in texts:
+        grams = naive_stretches(text, n)
+        again = sum(gram in grams[:at] for at, gram in enumerate(grams))
+        assert repeated(text, n) == pytest.approx(again / len(grams) if grams else math.nan, nan_ok=True)
+
+
 # BLEU.
 
 
@@ -123,6 +148,17 @@ def test_self_bleu_is_the_formula():
 def test_bleu_against_the_truth_is_the_formula():
     assert reference_bleu(TEXTS[:1], TEXTS[1:2]) == pytest.approx(bleu_by_formula(TEXTS[0], TEXTS[1:2]))
     assert reference_bleu(TEXTS, TEXTS) == pytest.approx(100)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text("ab .,", min_size=1, max_size=60) | FREE_TEXT, min_size=2, max_size=5))
+def test_both_are_sacrebleus_own_figures(texts):
+    each = [
+        sacrebleu.sentence_bleu(text, [*texts[:at], *texts[at + 1 :]], smooth_method="exp", use_effective_order=True)
+        for at, text in enumerate(texts)
+    ]
+    assert self_bleu(texts) == pytest.approx(sum(one.score for one in each) / len(each))
+    assert reference_bleu(texts, texts[::-1]) == pytest.approx(sacrebleu.corpus_bleu(texts, [texts[::-1]]).score)
 
 
 def test_ends_of_the_scale():
@@ -327,6 +363,27 @@ def test_each_text_is_what_generate_writes_alone(loaded, grammar_dataset):
         assert one.ended == (sample.finish_reason == "end_of_text")
 
 
+class Counter:
+    done = 0
+
+    def advance(self, amount):
+        self.done += amount
+
+
+def test_the_bar_is_full_when_all_is_written(small, monkeypatch):
+    totals, counter = [], Counter()
+
+    def progress(label, total, *, unit):
+        totals.append(total)
+        return contextlib.nullcontext(counter)
+
+    monkeypatch.setattr(console, "progress", progress)
+    prompts = [continuation_of(BYTES, [at], []) for at in range(40)]
+    found = write(small, BYTES, jobs_for(prompts, GenerationOptions(max_tokens=20), seed=0))
+    assert 0 < sum(one.ended for one in found) < 40
+    assert totals == [40 * 20] == [counter.done]
+
+
 def test_surprisal_is_added_up_token_by_token(small):
     end = BYTES.end_of_text
     texts = [
@@ -387,7 +444,8 @@ def test_settings_by_name_file_and_value(tmp_path):
         ("gredy", ConfigError, "there are no settings gredy; did you mean greedy?; allowed are chat"),
         (" , ", UsageError, "--compare names no settings"),
         ("temprature=1", ConfigError, "did you mean temperature?"),
-        ("temperature=warm", ConfigError, "temperature=warm"),
+        ("temperature=warm", ConfigError, "--compare cannot read temperature=warm; allowed is NAME=VALUE"),
+        ("temperature=1+top_p", ConfigError, "--compare cannot read top_p; allowed is NAME=VALUE"),
         ("temperature='warm'", ConfigError, "allowed is a number"),
         ("none.toml", ConfigError, "none.toml cannot be read"),
     ],
@@ -452,11 +510,89 @@ def test_a_comparison_as_a_picture(comparison, tmp_path, capsys):
     assert pixels[..., :3].std() > 0.05  # not blank
 
 
-def test_a_picture_that_cannot_be_is_refused_before_the_work(tmp_path):
-    with pytest.raises(UsageError, match=r"allowed is a name that ends in .png"):
-        check_picture(tmp_path / "x.jpg.txt")
-    with pytest.raises(UsageError, match="does not exist"):
-        check_picture(tmp_path / "none" / "x.png")
+def test_a_picture_is_there_whole_or_not_at_all(comparison, tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"an older one")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        draw_comparison(comparison, BYTES, path)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("picture.png", b"an older one")]
+
+
+def stopped(self, file, **_):
+    file.write(b"half of it")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("ending", PICTURES)
+def test_every_allowed_ending_can_be_drawn(comparison, tmp_path, ending):
+    path = tmp_path / f"picture{ending}"
+    draw_comparison(comparison, BYTES, path)
+    assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml", b"%PDF-")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    there = tmp_path / "there.png"
+    there.write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for path, message in (
+        (tmp_path / "x.jpg.txt", "--picture is .*; allowed is a name that ends in .png, .svg, .pdf"),
+        (tmp_path / "none" / "x.png", "the folder .*none does not exist or cannot be written to"),
+        (tmp_path / "folder.png", "which is a folder; give a file's name"),
+        (there, "there.png is there already; write over it with --force, or choose another --picture"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_output("--picture", path, PICTURES)
+    check_output("--picture", there, PICTURES, force=True)
+    check_output("--json-file", tmp_path / "any.ending")
+
+
+@pytest.mark.parametrize("option", ["json_file", "picture"])
+def test_what_is_there_is_kept_and_nothing_is_measured(loaded, grammar_dataset, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("glassgpt.api.evaluation.measure", None)  # a call would raise another error
+    path = tmp_path / "there.png"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        api.evaluate(loaded, grammar_dataset, Questions(), **{option: path})
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        (Questions(settings={"wild": {"temperature": -1.0}}), "settings wild: temperature is -1"),
+        (Questions(settings={"greedy": {}}, prompts=PromptOptions(prompt_tokens=64)), "no held-out document has more"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_model_reads(
+    loaded, grammar_dataset, monkeypatch, questions, message
+):
+    monkeypatch.setattr("glassgpt.evaluation.report.evaluate_dataset", None)
+    dataset = held_out(grammar_dataset, documents("only this"))
+    with pytest.raises((GenerationError, DataError), match=message):
+        api.evaluate(loaded, dataset, questions)
+
+
+@given(st.lists(st.text("ab+=", min_size=1, max_size=30), min_size=1, max_size=12), st.integers(40, 140))
+def test_tables_hold_every_setting_once_in_order(names, width):
+    settings = [Written(name, None, []) for name in names]
+    tables = side_by_side(settings, width)
+    assert [one for table in tables for one in table] == settings
+    assert all(tables)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_tables_are_no_wider_than_the_terminal(comparison, capsys, monkeypatch, width):
+    monkeypatch.setattr(console.out, "_width", width)
+    one = comparison.settings[0]
+    names = ["greedy", "technical", "temperature=0.8+top_p=0.95+repetition_penalty=1.1", "pure", "chat", "creative"]
+    many = [dataclasses.replace(one, name=name) for name in names]
+    show_comparison(dataclasses.replace(comparison, settings=many), BYTES, samples=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("repeated-4 │" in line for line in lines) == 2  # two tables, no name or figure broken in two
+    for word in ("technical", "+repetition_penalty=1.1", "creative"):
+        assert sum(word in line for line in lines) == 1
 
 
 # Sweeping.
@@ -494,7 +630,7 @@ def test_the_plan_thins_out_and_keeps_to_the_budget():
     new = [one.candidates * (one.prompts - before.prompts) for before, one in pairwise(rounds)]
     assert rounds[0].candidates * rounds[0].prompts + sum(new) <= 1500
     assert plan(3, 8, 100)[0].prompts == 8
-    with pytest.raises(UsageError, match="--budget is 126 texts; allowed is at least 127"):
+    with pytest.raises(UsageError, match="--budget is 126; allowed is at least 127, one text for each"):
         plan(127, 64, 126)
 
 
@@ -564,8 +700,21 @@ def test_a_third_is_set_aside_where_there_are_three(found, searched, aside):
 def test_with_one_prompt_there_is_no_check_and_that_is_said(swept, capsys):
     found = dataclasses.replace(swept, check=None)
     show_sweep(found, BYTES, samples=0)
-    assert "too few held-out prompts to check the winner" in capsys.readouterr().out
+    assert "too few prompts to check the winner" in capsys.readouterr().out
     assert "other prompts" not in settings_toml(found, "run")
+
+
+@pytest.mark.parametrize(
+    ("scores", "verdict"),
+    [
+        ((0.1, 0.2, 0.3), "the found setting is the best of the three"),
+        ((0.3, 0.2, 0.25), "the ready setting does better"),
+    ],
+)
+def test_whether_the_search_was_worth_it_is_said(swept, capsys, scores, verdict):
+    settings = [dataclasses.replace(one, score=score) for one, score in zip(swept.check.settings, scores, strict=True)]
+    show_sweep(dataclasses.replace(swept, check=dataclasses.replace(swept.check, settings=settings)), BYTES, samples=0)
+    assert verdict in capsys.readouterr().out
 
 
 def test_texts_too_short_for_a_score_are_told(loaded, grammar_dataset):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from glassgpt import console
 from glassgpt.api.loading import Loaded
-from glassgpt.data.files import write_atomically
+from glassgpt.data.files import check_output, write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.held_out import PromptOptions, human_continuations
-from glassgpt.evaluation.pictures import check_picture, draw_comparison
+from glassgpt.evaluation.pictures import PICTURES, draw_comparison
 from glassgpt.evaluation.report import Questions, Report, report_json, show_report
 from glassgpt.evaluation.report import evaluate as measure
 from glassgpt.evaluation.sweep import Sweep, sweep, with_check
@@ -27,6 +27,7 @@ def evaluate(
     samples: int = 2,
     json_file: Path | None = None,
     picture: Path | None = None,
+    force: bool = False,
 ) -> Report:
     """Find out, print and write down what is asked about a model.
 
@@ -38,27 +39,35 @@ def evaluate(
         samples: prompts whose texts are printed.
         json_file: where to write the JSON too.
         picture: where to draw the comparison.
+        force: whether files that are there may be written over.
 
     Raises:
+        UsageError: a file could not be written.
         GlassGPTError: see `glassgpt.evaluation.report.evaluate`.
     """
     if samples < 0:
         raise UsageError(f"--samples is {samples}; allowed is 0 or more")
     if picture is not None:
-        check_picture(picture)
+        check_output("--picture", picture, PICTURES, force=force)
+    if json_file is not None:
+        check_output("--json-file", json_file, force=force)
     writer = loaded.writer if questions.settings else None
     report = measure(loaded.model, dataset, questions, writer=writer)
-    text = report_json(report, dataset)
+    if as_json:
+        console.result(report_json(report, dataset))
+    else:
+        show_report(report, dataset, samples)
+    _write_down(report, dataset, json_file, picture)
+    return report
+
+
+def _write_down(report: Report, dataset: TokenDataset, json_file: Path | None, picture: Path | None) -> None:
     if json_file is not None:
-        write_atomically(json_file, f"{text}\n".encode())
+        write_atomically(json_file, f"{report_json(report, dataset)}\n".encode())
+        console.say(f"wrote {json_file}")
     if picture is not None and report.comparison is not None:
         draw_comparison(report.comparison, dataset.tokenizer, picture)
         console.say(f"drew {picture}")
-    if as_json:
-        console.result(text)
-    else:
-        show_report(report, dataset, samples)
-    return report
 
 
 def sweep_decoding(

@@ -35,6 +35,7 @@ def evaluate(
     picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     json_file: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """How well a run's model predicts held-out text, and how good the text is that it writes.
 
@@ -72,6 +73,8 @@ def evaluate(
         Print one JSON object instead.
     json_file:
         Write the JSON object into this file too.
+    force:
+        Write over files that are there.
     """
     from glassgpt import api
     from glassgpt.evaluation.compare import named_settings
@@ -81,6 +84,8 @@ def evaluate(
     given = named_settings(compare) if compare is not None else {"default": {}} if generate else {}
     if picture is not None and not given:
         raise UsageError("--picture draws a comparison; add --compare SETTINGS or --generate")
+    if embedding_model is not None and not given:
+        raise UsageError("--embedding-model is for generated text; add --compare SETTINGS or --generate")
     questions = Questions(
         context_length=context_length,
         stride=stride,
@@ -90,7 +95,9 @@ def evaluate(
         embedding_model=embedding_model,
     )
     loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
-    api.evaluate(loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture)
+    api.evaluate(
+        loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture, force=force
+    )
 
 
 def sweep_decoding(
@@ -136,6 +143,7 @@ def sweep_decoding(
         Data set; by default the one that the run was trained on.
     """
     from glassgpt import api
+    from glassgpt.data.files import check_output
     from glassgpt.evaluation.held_out import PromptOptions
     from glassgpt.evaluation.objectives import objective_for
     from glassgpt.evaluation.sweep_show import show_sweep
@@ -144,10 +152,8 @@ def sweep_decoding(
     if samples < 0:
         raise UsageError(f"--samples is {samples}; allowed is 0 or more")
     path = out or run / f"decoding-{purpose}.toml"
-    if path.suffix != ".toml" or (out is not None and not path.absolute().parent.is_dir()):
-        raise UsageError(f"--out is {path}; allowed is a name that ends in .toml, in a folder that exists")
-    if path.exists() and not force:
-        raise UsageError(f"{path} is there already; write over it with --force, or choose another --out")
+    if out is not None or run.is_dir():  # a run that is not there is told by name, not by its folder
+        check_output("--out", path, (".toml",), force=force)
     loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
     options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
     found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from glassgpt.errors import UsageError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 THREADS_VARIABLE = "RAYON_NUM_THREADS"
@@ -64,6 +66,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_output(option: str, path: Path, endings: Sequence[str] = (), *, force: bool = False) -> None:
+    """Refuse a file that could not be written, or would be written over, before the work for it begins.
+
+    Args:
+        option: that names the file, for the message.
+        path: the file.
+        endings: allowed ones, in small letters with their dots; none allows any.
+        force: whether a file that is there may be written over.
+
+    Raises:
+        UsageError: says what is allowed.
+    """
+    folder = path.absolute().parent
+    if endings and path.suffix.lower() not in endings:
+        raise UsageError(f"{option} is {path}; allowed is a name that ends in {', '.join(endings)}")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{option} is {path}; the folder {path.parent} does not exist or cannot be written to")
+    if path.is_dir():
+        raise UsageError(f"{option} is {path}, which is a folder; give a file's name")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; write over it with --force, or choose another {option}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import ConfigError, UsageError
+from glassgpt.errors import ConfigError, GenerationError, UsageError
 from glassgpt.evaluation.bleu import bleu_metric
 from glassgpt.evaluation.coherence import Coherence, Embedder
 from glassgpt.evaluation.held_out import Continuation, PromptOptions
@@ -78,10 +79,24 @@ def _settings_of(name: str) -> dict[str, Any]:
     if name.endswith(".toml") or name in setting_names():
         return load_settings(name)
     if "=" in name:
-        lines = [part.partition("=") for part in name.split("+")]
-        return parse_settings("\n".join(f"{key.strip().replace('-', '_')} = {value}" for key, _, value in lines), name)
+        return parse_settings("\n".join(_toml_line(part) for part in name.split("+")), name)
     known = [*setting_names(), *SIMPLE]
     raise ConfigError([f"there are no settings {name}{nearest(name, known)}; {_allowed()}"])
+
+
+def _toml_line(part: str) -> str:
+    """`top-p=0.9` as a line of a settings file.
+
+    Raises:
+        ConfigError: it is no name with a value.
+    """
+    key, _, value = part.partition("=")
+    line = f"{key.strip().replace('-', '_')} = {value}"
+    try:
+        tomllib.loads(line)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"--compare cannot read {part}; allowed is NAME=VALUE, like top_p=0.9"]) from error
+    return line
 
 
 def _allowed() -> str:
@@ -101,6 +116,25 @@ def comparable(settings: dict[str, Any], prompts: PromptOptions, context: int) -
     options = GenerationOptions(**{**settings, **fixed})
     options.check()
     return options
+
+
+def asked_options(
+    settings: dict[str, dict[str, Any]], prompts: PromptOptions, context: int
+) -> dict[str, GenerationOptions]:
+    """Settings as `comparable` makes them, by name: what can be known to fail fails here, before minutes of work.
+
+    Raises:
+        MissingExtraError: sacrebleu is not installed.
+        GenerationError: a value is out of range; says in which setting.
+    """
+    bleu_metric(sentence=True)
+    asked: dict[str, GenerationOptions] = {}
+    for name, given in settings.items():
+        try:
+            asked[name] = comparable(given, prompts, context)
+        except GenerationError as error:
+            raise GenerationError(f"settings {name}: {error}") from error
+    return asked
 
 
 def overflows(prompts: PromptOptions, context: int) -> bool:
@@ -133,9 +167,8 @@ def compare(
         MissingExtraError: sacrebleu is not installed.
         GenerationError: a setting cannot be used.
     """
-    bleu_metric(sentence=True)  # before minutes of writing, not after
     context = model.config.context_length
-    asked = {name: comparable(given, prompts, context) for name, given in settings.items()}
+    asked = asked_options(settings, prompts, context)
     if overflows(prompts, context):
         console.say(
             f"prompt and new tokens together exceed the context of {context:,}: texts are written with "

@@ -2,149 +2,158 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from glassgpt import console
+from glassgpt.data.files import write_atomically
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import UsageError
 from glassgpt.evaluation.compare import Comparison
 from glassgpt.evaluation.documents import shorten
 from glassgpt.evaluation.quality import FIGURES, Figure, share
+from glassgpt.evaluation.show import heading
 
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings that a picture's name may have."""
 PEOPLE = "#D55E00"
 SETTINGS = "#0072B2"
+"""Two colours of Okabe and Ito (2008), which the colour-blind tell apart."""
 COLUMNS = 5
-TEXT_CHARACTERS = 420
-LINE_CHARACTERS = 165
+TEXT_CHARACTERS = 410
+LINE_CHARACTERS = 210
 TICKS = 4
+DOTS_AN_INCH = 100
+
+# Inches.
+WIDTH = 15.0
 LINE_HEIGHT = 0.19
-"""Inches."""
-_BEHIND_LABELS = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
-PICTURES = (".png", ".svg", ".pdf")
-
-
-def check_picture(path: Path) -> None:
-    """Refuse a name that no picture can have.
-
-    Raises:
-        UsageError: says what is allowed.
-    """
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(f"--picture is {path}; allowed is a name that ends in {', '.join(PICTURES)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--picture is {path}; the folder {path.parent} does not exist, make it first")
+ROW_HEIGHT = 0.27
+AROUND_A_PANEL = 1.0
 
 
 def draw_comparison(comparison: Comparison, tokenizer: Tokenizer, path: Path) -> None:
-    """Draw a comparison into a file.
+    """Draw a comparison into a file, which is there whole or not at all.
 
     Args:
         comparison: the figures and texts.
         tokenizer: reads the prompts.
-        path: a .png, .svg or .pdf; see `check_picture`.
+        path: ends in one of `PICTURES`.
     """
     from matplotlib.figure import Figure as Canvas  # imported only when a picture is drawn
 
-    rows = math.ceil(len(FIGURES) / COLUMNS)
-    names = [each.name for each in comparison.settings]
-    panel_height = 0.9 + 0.3 * len(names)
     blocks = _text_blocks(comparison, tokenizer)
-    text_height = LINE_HEIGHT * (sum(_lines(block) for _, block in blocks)) + 0.3
-    canvas = Canvas(figsize=(15, rows * panel_height + text_height + 0.6), layout="constrained")
-    canvas.suptitle(
-        f"{comparison.prompts.count} held-out prompts of {comparison.prompts.prompt_tokens} tokens, "
-        f"up to {comparison.prompts.new_tokens} new ones",
-        fontweight="bold", x=0.01, ha="left",
-    )  # fmt: skip
-    grid = canvas.add_gridspec(rows + 1, COLUMNS, height_ratios=[*[panel_height] * rows, text_height])
-    for at, figure in enumerate(FIGURES):
-        axes = canvas.add_subplot(grid[at // COLUMNS, at % COLUMNS])
-        _draw_figure(axes, figure, comparison, names if at % COLUMNS == 0 else None)
-    _draw_texts(canvas.add_subplot(grid[rows, :]), blocks, text_height)
+    rows = math.ceil(len(FIGURES) / COLUMNS)
+    panels_height = rows * (AROUND_A_PANEL + ROW_HEIGHT * len(comparison.settings)) + 0.4
+    texts_height = LINE_HEIGHT * sum(_lines(text) for _, text in blocks) + 0.2
+    canvas = Canvas(figsize=(WIDTH, panels_height + texts_height), layout="constrained")
+    # Two parts with margins of their own: the texts begin at the left edge, the panels right of the settings' names.
+    parts: Any = canvas.subfigures(2, 1, height_ratios=[panels_height, texts_height])
+    _draw_panels(parts[0], comparison, rows)
+    _draw_texts(parts[1].add_subplot(), blocks, texts_height)
     _save(canvas, path)
 
 
-def _save(canvas: Any, path: Path) -> None:
-    """Write the file; that the font lacks some of the texts' characters is told once, not for each of them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        canvas.savefig(path, dpi=110)
-    missing = [warning for warning in caught if "missing from font" in str(warning.message)]
-    if missing:
-        console.warn(f"{path}: the font lacks some characters, they stand as boxes; --json-file keeps the texts whole")
-    for other in (warning for warning in caught if warning not in missing):
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+def _draw_panels(part: Any, comparison: Comparison, rows: int) -> None:
+    """A panel for each figure; the settings' names stand left of the first column only."""
+    prompts = comparison.prompts
+    part.suptitle(
+        f"{prompts.count} held-out prompts of {prompts.prompt_tokens} tokens, up to {prompts.new_tokens} new ones; "
+        f"the dashed line is what people wrote",
+        fontweight="bold", fontsize=11, x=0.005, ha="left",
+    )  # fmt: skip
+    names = [heading(each.name) for each in comparison.settings]
+    for at, (figure, axes) in enumerate(zip(FIGURES, part.subplots(rows, COLUMNS).flat, strict=False)):
+        _draw_figure(axes, figure, comparison)
+        axes.set_yticks(range(len(names)), names if at % COLUMNS == 0 else [""] * len(names), fontsize=9)
 
 
-def _draw_figure(axes: Any, figure: Figure, comparison: Comparison, names: list[str] | None) -> None:
-    """Points on a line for each setting, and people as a line across."""
-    places = range(len(comparison.settings))
+def _draw_figure(axes: Any, figure: Figure, comparison: Comparison) -> None:
+    """A point on a line for each setting, its value at the right edge, and people as a line across."""
     values = [getattr(each.quality, figure.name) for each in comparison.settings]
     people = getattr(comparison.human.quality, figure.name)
-    origin = 0.0 if math.isnan(people) else people
-    axes.hlines(places, origin, values, color=SETTINGS, alpha=0.35, linewidth=3)
-    axes.plot(values, places, "o", color=SETTINGS, markersize=7)
-    for place, value, each in zip(places, values, comparison.settings, strict=True):
-        if not math.isnan(value):
-            axes.annotate(figure.cell(each.quality), (value, place), xytext=(0, 6), textcoords="offset points",
-                          ha="center", fontsize=8, bbox=_BEHIND_LABELS)  # fmt: skip
-    title = figure.heading
-    if not math.isnan(people):
-        axes.axvline(people, color=PEOPLE, linestyle="--", linewidth=1.4)
-        title += f"   (people {figure.cell(comparison.human.quality)})"
-    axes.set_title(title, fontsize=10, loc="left", color="black")
-    axes.set_xlabel(textwrap.fill(figure.reading, 42), fontsize=7.5, color="#555555", loc="left")
-    axes.set_ylim(len(values) - 0.5, -0.7)
-    axes.set_yticks(list(places), names or [""] * len(values), fontsize=10)
-    _set_scale(axes, figure, [value for value in (*values, people) if not math.isnan(value)])
+    known_people = [] if math.isnan(people) else [people]
+    places = range(len(values))
+    axes.hlines(places, *(known_people or [0.0]), values, color=SETTINGS, alpha=0.35, linewidth=3)
+    axes.plot(values, places, "o", color=SETTINGS, markersize=6)
+    for place, each in zip(places, comparison.settings, strict=True):
+        axes.text(
+            1.0, place, figure.cell(each.quality), transform=axes.get_yaxis_transform(),
+            ha="right", va="center", fontsize=8.5,
+        )  # fmt: skip
+    for value in known_people:
+        axes.axvline(value, color=PEOPLE, linestyle="--", linewidth=1.4)
+    _label(axes, figure, figure.cell(comparison.human.quality) if known_people else "")
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    _set_scale(axes, figure, [value for value in (*values, *known_people) if math.isfinite(value)])
+
+
+def _label(axes: Any, figure: Figure, people: str) -> None:
+    title = f"{figure.heading}   (people {people})" if people else figure.heading
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel(textwrap.fill(figure.reading, 44), fontsize=8, color="#444444", loc="left")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 
 
-def _set_scale(axes: Any, figure: Figure, known: list[float]) -> None:
-    """From 0, or below it where a value is, with room for labels at both ends."""
-    low, high = min([0.0, *known]), max([0.0, *known])
-    width = (high - low) or 1.0
-    axes.set_xlim(low - 0.1 * width, high + 0.18 * width)
+def _set_scale(axes: Any, figure: Figure, known: Sequence[float]) -> None:
+    """From 0, or below it where a value is, with room for the values' column at the right."""
+    low = min([0.0, *known])
+    width = (max([0.0, *known]) - low) or 1.0
+    axes.set_xlim(low - 0.05 * width, low + 1.38 * width)
     axes.locator_params(axis="x", nbins=TICKS)
-    ticks = [tick for tick in axes.get_xticks() if low - 1e-9 <= tick <= high + 0.18 * width]
+    ticks = [tick for tick in axes.get_xticks() if low - 1e-9 <= tick <= low + 1.1 * width]
     axes.set_xticks(ticks, [f"{100 * tick:g} %" if figure.show is share else f"{tick:g}" for tick in ticks], fontsize=8)
 
 
 def _text_blocks(comparison: Comparison, tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """The first prompt, and what became of it, each wrapped."""
+    """The first prompt, and what became of it, each with its name and wrapped."""
     prompt = tokenizer.decode(comparison.human.texts[0].prompt)
-    parts = [
-        ("prompt", prompt),
-        *((each.name, each.texts[0].text) for each in (comparison.human, *comparison.settings)),
+    written = [(each.name, each.texts[0].text) for each in (comparison.human, *comparison.settings)]
+    return [
+        (name, textwrap.fill(_drawable(text), LINE_CHARACTERS)) for name, text in [("first prompt", prompt), *written]
     ]
-    return [(name, textwrap.fill(_drawable(text), LINE_CHARACTERS)) for name, text in parts]
 
 
 def _drawable(text: str) -> str:
     return visible(shorten(text, TEXT_CHARACTERS).encode()) or "(nothing)"
 
 
-def _draw_texts(axes: Any, blocks: list[tuple[str, str]], height: float) -> None:
+def _draw_texts(axes: Any, blocks: Sequence[tuple[str, str]], height: float) -> None:
+    """The blocks below each other: the prompt, people, then the settings."""
     axes.set_axis_off()
     axes.set_ylim(height, 0)
     axes.set_xlim(0, 1)
-    line = 0.1
-    for name, text in blocks:
-        color = PEOPLE if name == "people" else "black" if name == "prompt" else SETTINGS
+    colors = ["black", PEOPLE, *[SETTINGS] * (len(blocks) - 2)]
+    top = 0.0
+    for color, (name, text) in zip(colors, blocks, strict=True):
         # No mathematics: a text may hold dollar signs.
-        axes.text(0.0, line, name, va="top", fontsize=9.5, fontweight="bold", color=color, parse_math=False)
-        axes.text(0.0, line + LINE_HEIGHT, text, va="top", fontsize=9.5, linespacing=1.25, parse_math=False)
-        line += LINE_HEIGHT * _lines(text)
+        axes.text(0.0, top, name, va="top", fontsize=9.5, fontweight="bold", color=color, parse_math=False)
+        axes.text(0.0, top + LINE_HEIGHT, text, va="top", fontsize=9.5, linespacing=1.25, parse_math=False)
+        top += LINE_HEIGHT * _lines(text)
 
 
 def _lines(text: str) -> float:
     """Lines that a text takes, with its name above it and half of one free below."""
     return text.count("\n") + 2.5
+
+
+def _save(canvas: Any, path: Path) -> None:
+    """Write the file; that the font lacks some of the texts' characters is told once, not for each of them."""
+    drawn = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        canvas.savefig(drawn, dpi=DOTS_AN_INCH, format=path.suffix[1:].lower())
+    write_atomically(path, drawn.getvalue())
+    missing = [warning for warning in caught if "missing from font" in str(warning.message)]
+    if missing:
+        console.warn(f"{path}: the font lacks some characters, they stand as boxes; --json-file keeps the texts whole")
+    for other in (warning for warning in caught if warning not in missing):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)

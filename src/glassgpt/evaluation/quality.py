@@ -137,13 +137,11 @@ def _short(value: float) -> str:
 
 
 FIGURES = (
-    Figure(
-        "perplexity", "perplexity", _short, "of the text under the model itself; low is safe and dull, high is wild"
-    ),
+    Figure("perplexity", "perplexity", _short, "of the text under the model; low is safe and dull, high is wild"),
     Figure("distinct_1", "distinct-1", share, "different words; higher is more varied"),
     Figure("distinct_2", "distinct-2", share, "different pairs of words; higher is more varied"),
     Figure("distinct_3", "distinct-3", share, "different triples of words; higher is more varied"),
-    Figure("repeated_4", "repeated-4", share, "four words that stood in the same text before; lower is fewer loops"),
+    Figure("repeated_4", "repeated-4", share, "four words that stood in the text before; lower is fewer loops"),
     Figure("self_bleu", "self-BLEU", _short, "how alike the texts are, 0 to 100; lower is more varied"),
     Figure("bleu", "BLEU", _short, "likeness to the true text, 0 to 100; low for all free text"),
     Figure("coherence", "coherence", "{:.3f}".format, "of neighbouring sentences, -1 to 1; a loop is coherent too"),

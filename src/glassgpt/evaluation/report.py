@@ -11,7 +11,7 @@ from typing import Any
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.coherence import Embedder, EmbeddingModel, ModelStates
-from glassgpt.evaluation.compare import Comparison, compare
+from glassgpt.evaluation.compare import Comparison, asked_options, compare
 from glassgpt.evaluation.documents import DocumentLoss, document_losses
 from glassgpt.evaluation.held_out import PromptOptions, human_continuations
 from glassgpt.evaluation.loss import evaluate_dataset
@@ -53,12 +53,17 @@ class Questions:
 
         Raises:
             UsageError: says what is allowed.
+            GenerationError: a setting cannot be used.
+            MissingExtraError: texts cannot be measured without a package that is not installed.
         """
         if not 0 <= self.context_length <= context:
             raise UsageError(f"--context-length is {self.context_length}; allowed is 1 to {context}, or 0 for all")
         if self.stride:
             check_stride(self.stride, self.context_length or context)
-        return dataclasses.replace(self, prompts=self.prompts.fitted(context))
+        prompts = self.prompts.fitted(context)
+        if self.settings:
+            asked_options(self.settings, prompts, context)
+        return dataclasses.replace(self, prompts=prompts)
 
 
 @dataclass(frozen=True)
@@ -86,29 +91,40 @@ def evaluate(
         DataError: there is no held-out text for it.
         MissingExtraError: it needs a package that is not installed.
     """
+    # What can fail comes first: nobody should wait minutes for an error.
     questions = questions.fitted(model.config.context_length)
     held_out_tokens(dataset)
-    context, stride = questions.context_length, questions.stride
-    embedder = embedder_for(model, dataset, questions.embedding_model)  # a wrong path is told at once
-    validation = (
-        sliding_loss(model, dataset, stride=stride, context_length=context)
-        if stride
-        else evaluate_dataset(model, dataset, context_length=context)
-    )
-    documents = (
-        document_losses(model, dataset, stride=stride, context_length=context) if questions.per_document else None
-    )
+    human = human_continuations(dataset, questions.prompts) if questions.settings else []
+    embedder = embedder_for(model, dataset, questions.embedding_model)
+    validation, documents = _prediction(model, dataset, questions)
     if not questions.settings:
         return Report(validation, documents)
-    human = human_continuations(dataset, questions.prompts)
-    comparison = compare(
-        model, dataset.tokenizer, human, questions.settings, questions.prompts, embedder, writer=writer
-    )
+    settings, prompts = questions.settings, questions.prompts
+    comparison = compare(model, dataset.tokenizer, human, settings, prompts, embedder, writer=writer)
     return Report(validation, documents, comparison)
 
 
+def _prediction(
+    model: LanguageModel, dataset: TokenDataset, questions: Questions
+) -> tuple[ValidationLoss, list[DocumentLoss] | None]:
+    """How well held-out text is predicted: all together, and each document if that is asked."""
+    context, stride = questions.context_length, questions.stride
+    if stride:
+        validation = sliding_loss(model, dataset, stride=stride, context_length=context)
+    else:
+        validation = evaluate_dataset(model, dataset, context_length=context)
+    if not questions.per_document:
+        return validation, None
+    return validation, document_losses(model, dataset, stride=stride, context_length=context)
+
+
 def embedder_for(model: LanguageModel, dataset: TokenDataset, folder: Path | None) -> Embedder:
-    """What coherence is measured with."""
+    """What coherence is measured with.
+
+    Raises:
+        UsageError: there is no embedding model in the folder, or it cannot be loaded.
+        MissingExtraError: transformers is not installed.
+    """
     return ModelStates(model, dataset.tokenizer) if folder is None else EmbeddingModel(folder)
 
 

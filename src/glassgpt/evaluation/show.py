@@ -19,6 +19,13 @@ EXTREMES = 5
 """Documents shown at either end."""
 PROMPT_CHARACTERS = 200
 SAMPLE_CHARACTERS = 400
+LEAST_EXCERPT = 20
+DOCUMENT_FIGURES = 51
+"""Characters that a row of documents takes beside the document's beginning, borders and blanks included."""
+FIGURE_NAMES = 14
+FIGURE_CELLS = 8
+"""Characters of a comparison's first column and of a figure, border and blanks aside."""
+BORDERS = 3
 
 
 def show_validation(validation: ValidationLoss) -> None:
@@ -53,13 +60,14 @@ def show_documents(documents: Sequence[DocumentLoss]) -> None:
     else:
         console.table(f"the hardest of {len(ranked):,} held-out documents", columns, _rows(ranked[:EXTREMES]))
         console.table("the easiest", columns, _rows(ranked[-EXTREMES:]))
-    console.result("Each document is read alone. Lower is better understood; short documents vary most.")
+    console.result("Each document is read alone. Lower is better; short documents vary most.")
 
 
 def _rows(documents: Sequence[DocumentLoss]) -> list[list[str]]:
+    room = max(LEAST_EXCERPT, console.out.width - DOCUMENT_FIGURES)
     return [
         [
-            f"{one.number}. {one.excerpt}",
+            shorten(f"{one.number}. {one.excerpt}", room),
             f"{one.loss.tokens:,}",
             f"{one.loss.loss:.4f}",
             f"{one.loss.perplexity:.2f}",
@@ -76,19 +84,39 @@ def documents_json(documents: Sequence[DocumentLoss]) -> list[dict[str, Any]]:
 
 def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) -> None:
     """Print the figures, a column for each setting and one for people, then some texts beside each other."""
-    columns = [comparison.human, *comparison.settings]
-    rows = [[one.heading, *(one.cell(each.quality) for each in columns)] for one in FIGURES]
     title = (
         f"{comparison.prompts.count} held-out prompts of {comparison.prompts.prompt_tokens} tokens, "
         f"up to {comparison.prompts.new_tokens} new ones (seed {comparison.prompts.seed})"
     )
-    console.table(title, ["", *(each.name for each in columns)], rows)
+    for part in side_by_side(comparison.settings, console.out.width):
+        columns = [comparison.human, *part]
+        rows = [[one.heading, *(one.cell(each.quality) for each in columns)] for one in FIGURES]
+        console.table(title, ["", *(heading(each.name) for each in columns)], rows)
     for one in FIGURES:
         console.result(f"  {one.heading:<11} {one.reading}")
     console.result(f"  coherence by {comparison.embedder}")
-    console.result("As a rule, the nearer to people the better; what a text means, none of these figures knows.")
+    console.result("As a rule, the nearer to people the better. What a text means, no figure knows.")
     for at in range(min(samples, comparison.prompts.count)):
-        _show_texts(at, columns, tokenizer)
+        _show_texts(at, [comparison.human, *comparison.settings], tokenizer)
+
+
+def heading(name: str) -> str:
+    """A setting's name in lines that are not long: `temperature=0.7` over `+top_p=0.9`."""
+    return name.replace("+", "\n+") if "=" in name else name
+
+
+def side_by_side(settings: Sequence[Written], width: int) -> list[list[Written]]:
+    """Settings in as many tables as it takes for each, people beside them, to be no wider than a terminal."""
+    tables: list[list[Written]] = [[]]
+    room = free = width - FIGURE_NAMES - (FIGURE_CELLS + BORDERS)
+    for one in settings:
+        taken = max(FIGURE_CELLS, *map(len, heading(one.name).split("\n"))) + BORDERS
+        if tables[-1] and taken > free:
+            tables.append([])
+            free = room
+        tables[-1].append(one)
+        free -= taken
+    return tables
 
 
 def prompt_line(at: int, text: Continuation, tokenizer: Tokenizer) -> str:

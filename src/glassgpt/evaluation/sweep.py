@@ -156,7 +156,7 @@ def plan(candidates: int, prompts: int, budget: int) -> list[Round]:
         UsageError: the budget is below one text for each candidate.
     """
     if budget < candidates:
-        raise UsageError(f"--budget is {budget:,} texts; allowed is at least {candidates:,}, one for each candidate")
+        raise UsageError(f"--budget is {budget:,}; allowed is at least {candidates:,}, one text for each candidate")
     counts = [candidates]
     while counts[-1] > FINALISTS:
         counts.append(math.ceil(counts[-1] / KEPT))

@@ -11,7 +11,7 @@ from glassgpt.evaluation.documents import shorten
 from glassgpt.evaluation.objectives import OBJECTIVES, Figures
 from glassgpt.evaluation.quality import share
 from glassgpt.evaluation.show import SAMPLE_CHARACTERS, prompt_line
-from glassgpt.evaluation.sweep import REPETITION_PENALTIES, TEMPERATURES, Sweep, Tried, ready_values
+from glassgpt.evaluation.sweep import REPETITION_PENALTIES, TEMPERATURES, Check, Sweep, Tried, ready_values
 
 SHOWN = 10
 """Settings of the ranking that are printed."""
@@ -63,10 +63,10 @@ def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
     console.table(f"settings for {found.purpose} text, the best first", columns, rows)
     console.result(f"Wanted: {objective.why}.")
     console.result(
-        f"score = |surprisal / people's - {objective.surprisal:g}| + {objective.variety:g} · |distinct-2 - people's| + "
-        f"{objective.repetition:g} · (repeated-4 beyond people's); lower is better."
+        f"score = |surprisal / people's - {objective.surprisal:g}| + {objective.variety:g} · |distinct-2 - people's|\n"
+        f"        + {objective.repetition:g} · (repeated-4 beyond people's); lower is better, and comparable\n"
+        f"        among settings with equally many texts only."
     )
-    console.result("Scores are comparable among settings with equally many texts only.")
     _show_check(found)
     for at in range(min(samples, found.rounds[-1].prompts)):
         _show_texts(at, found, tokenizer)
@@ -74,12 +74,21 @@ def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
 
 def _show_check(found: Sweep) -> None:
     if found.check is None:
-        console.result("There were too few held-out prompts to check the winner on others.")
+        console.result("There were too few prompts to check the winner on others; 3 are needed.")
         return
     rows = [["people", "", *_cells(found.check.human)]]
     rows += [[NAMES[one.name], f"{one.score:.3f}", *_cells(one.figures)] for one in found.check.settings]
     title = f"the same on {found.check.prompts} prompts that the search did not use"
     console.table(title, ("", "score", "surprisal", "distinct-2", "repeated-4"), rows)
+    console.result(_verdict(found.check))
+
+
+def _verdict(check: Check) -> str:
+    """Whether the search was worth it, in a line."""
+    found, best = check.settings[0], min(check.settings, key=lambda one: one.score)
+    if best.score < found.score:
+        return f"There {NAMES[best.name]} does better: take that, or search on more --prompts."
+    return f"There, too, {NAMES[found.name]} is the best of the three."
 
 
 def _row(at: int, tried: Tried, ready: Mapping[str, float]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from glassgpt.data.shards import TokenArray
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.held_out import Continuation
 from glassgpt.evaluation.perplexity import Span, span_nats
-from glassgpt.generation.engine import SLOTS, Engine, most_tokens
+from glassgpt.generation.engine import SLOTS, Engine, Piece, most_tokens
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
@@ -60,17 +60,44 @@ def write(
     needed = max(len(job.prompt) + limit - 1 for job, limit in zip(jobs, limits, strict=True))
     engine = Engine(model, tokenizer, slots=min(len(jobs), SLOTS), capacity=needed)
     numbers = {engine.submit(job.prompt, job.options): at for at, job in enumerate(jobs)}
-    texts, tokens = [""] * len(jobs), [list[int]() for _ in jobs]
-    ended = [False] * len(jobs)
-    with console.progress(label, len(jobs), unit="texts") as meter:
+    growing = [_Growing(limit) for limit in limits]
+    # In tokens: texts of one length all come to their end together, and nothing would move until then.
+    with console.progress(label, sum(limits), unit="tokens") as meter:
         while not engine.is_idle:
             for piece in engine.step():
-                at = numbers[piece.request]
-                texts[at] += piece.text
-                ended[at] = piece.finish_reason == "end_of_text"
-                tokens[at] += [] if ended[at] else [piece.token]
-                meter.advance(piece.finish_reason is not None)
-    return [Continuation(job.prompt, tuple(tokens[at]), texts[at], ended[at]) for at, job in enumerate(jobs)]
+                meter.advance(growing[numbers[piece.request]].add(piece))
+    written = zip(jobs, growing, strict=True)
+    return [Continuation(job.prompt, tuple(one.tokens), one.text, one.ended) for job, one in written]
+
+
+@dataclass
+class _Growing:
+    """A text while it is written.
+
+    Attributes:
+        left: tokens that it may still get.
+        tokens: so far, without end-of-text.
+        text: what they stand for, as far as it is certain.
+        ended: whether end-of-text came.
+    """
+
+    left: int
+    tokens: list[int] = field(default_factory=list[int])
+    text: str = ""
+    ended: bool = False
+
+    def add(self, piece: Piece) -> int:
+        """Take a piece.
+
+        Returns:
+            How many tokens fewer there are to wait for: one, and with the last piece all that will not come any more.
+        """
+        self.text += piece.text
+        self.ended = piece.finish_reason == "end_of_text"
+        self.tokens += [] if self.ended else [piece.token]
+        done = 1 if piece.finish_reason is None else self.left
+        self.left -= done
+        return done
 
 
 def surprisals(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[Continuation]) -> list[tuple[float, int]]:
