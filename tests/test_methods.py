@@ -6,7 +6,6 @@ import pytest
 
 import glassgpt
 from glassgpt import BeamOptions, ContrastiveOptions, api
-from glassgpt.cli import main
 from glassgpt.data import train_tokenizer
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.generation.beam import ScoredSample
@@ -20,20 +19,6 @@ PROMPTS = ["today ", "the", "now it"]
 @pytest.fixture(scope="module")
 def loaded(nano_run):
     return glassgpt.load(nano_run)
-
-
-@pytest.fixture
-def run_main(capsys):
-    def run(*arguments):
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def lines(out):
