@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from glassgpt.cli import main
 from glassgpt.data import TokenDataset
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
@@ -53,6 +54,22 @@ def glassgpt_command():
     def run(*arguments, cwd=None, stdin=None, timeout=120):
         command = [sys.executable, "-m", "glassgpt", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, input=stdin, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture
+def run_main(capsys):
+    """Run `glassgpt …` in this process, much faster than in a new one: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 

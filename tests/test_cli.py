@@ -11,17 +11,6 @@ from glassgpt.data.grammar import grammar_text
 from glassgpt.errors import UsageError
 
 
-def run_main(capsys, *arguments):
-    """Run in this process (much faster than a new one): exit code, stdout, stderr."""
-    try:
-        main([str(argument) for argument in arguments])
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
     """prepare, train, generate, evaluate, export and import, each as a process of its own."""
     (tmp_path / "text.txt").write_text(grammar_text(1500, seed=3))
@@ -64,27 +53,23 @@ def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
     assert tuned.returncode == 0, tuned.stderr
 
 
-def test_text_streams_and_prompt_stands_first(capsys, nano_run):
-    code, out, err = run_main(
-        capsys, "generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0
-    )
+def test_text_streams_and_prompt_stands_first(run_main, nano_run):
+    code, out, err = run_main("generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0)
     assert code == 0, err
     assert out.startswith("today the")
     assert len(out.strip()) > len("today the") + 10
 
 
-def test_several_samples_have_headings(capsys, nano_run):
-    code, out, _ = run_main(
-        capsys, "generate", nano_run, "--prompt", "now", "--num-samples", 2, "--seed", 4, "--max-tokens", 5
-    )
+def test_several_samples_have_headings(run_main, nano_run):
+    code, out, _ = run_main("generate", nano_run, "--prompt", "now", "--num-samples", 2, "--seed", 4, "--max-tokens", 5)
     assert code == 0
     assert "sample 1 of 2 (length)" in out
     assert "sample 2 of 2" in out
 
 
-def test_stop_may_be_repeated(capsys, nano_run):
+def test_stop_may_be_repeated(run_main, nano_run):
     code, out, _ = run_main(
-        capsys, "generate", nano_run, "--prompt", "today ", "--stop", "is ", "--stop", "are ", "--seed", 1, "--json"
+        "generate", nano_run, "--prompt", "today ", "--stop", "is ", "--stop", "are ", "--seed", 1, "--json"
     )
     sample = json.loads(out)
     assert (code, sample["finish_reason"]) == (0, "stop")
@@ -92,10 +77,10 @@ def test_stop_may_be_repeated(capsys, nano_run):
     assert "are " not in sample["text"]
 
 
-def test_settings_by_purpose_and_explicit_options_win(capsys, nano_run):
+def test_settings_by_purpose_and_explicit_options_win(run_main, nano_run):
     asked = ("generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 30)
     texts = {
-        name: run_main(capsys, *asked, *arguments)[1]
+        name: run_main(*asked, *arguments)[1]
         for name, arguments in {
             "creative": ("--settings", "creative"),
             "same": ("--temperature", 1.1, "--top-p", 1, "--min-p", 0.05, "--frequency-penalty", 0.1),
@@ -105,9 +90,9 @@ def test_settings_by_purpose_and_explicit_options_win(capsys, nano_run):
     assert texts["creative"] == texts["same"] != texts["changed"]
 
 
-def test_every_generation_option_can_be_given(capsys, nano_run):
+def test_every_generation_option_can_be_given(run_main, nano_run):
     code, out, err = run_main(
-        capsys, "generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 12, "--min-tokens", 12,
+        "generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 12, "--min-tokens", 12,
         "--temperature-schedule", "5=1.5", "--top-k", 50, "--typical-p", 0.99, "--presence-penalty", -0.1,
         "--no-repeat-ngram", 5, "--logit-bias", "e=-2", "--logit-bias", "#97=-inf", "--ban", "the", "--ban", "is",
         "--stop-token", 10, "--stop", "zz", "--logprobs", 2, "--truncate",
@@ -119,9 +104,9 @@ def test_every_generation_option_can_be_given(capsys, nano_run):
     assert "the" not in line["text"]
 
 
-def test_constrained_output(capsys, nano_run):
+def test_constrained_output(run_main, nano_run):
     def text(*arguments):
-        code, out, err = run_main(capsys, "generate", nano_run, "--prompt", "today ", "--json", *arguments)
+        code, out, err = run_main("generate", nano_run, "--prompt", "today ", "--json", *arguments)
         assert code == 0, err
         return json.loads(out)["text"]
 
@@ -130,12 +115,12 @@ def test_constrained_output(capsys, nano_run):
     assert json.loads(text("--json-schema", '{"enum": [1, "x"]}')) in (1, "x")
 
 
-def test_explain(capsys, nano_run):
+def test_explain(run_main, nano_run):
     asked = ("generate", nano_run, "--prompt", "today ", "--seed", 1, "--explain", "--settings", "technical")
-    code, out, err = run_main(capsys, *asked)
+    code, out, err = run_main(*asked)
     assert code == 0, err
     assert 1 <= out.count("▶") <= 20
-    code, out, _ = run_main(capsys, *asked, "--json", "--max-tokens", 2)
+    code, out, _ = run_main(*asked, "--json", "--max-tokens", 2)
     assert json.loads(out)["stages"][0] == "model"
     assert len(json.loads(out)["steps"]) == 2
 
@@ -194,10 +179,10 @@ def test_explain(capsys, nano_run):
     ],
 )
 def test_a_mistake_gets_a_clear_line_and_its_exit_code(
-    capsys, grammar_data, nano_run, tmp_path, arguments, code, message
+    run_main, grammar_data, nano_run, tmp_path, arguments, code, message
 ):
     words = {"data": grammar_data, "run": nano_run, "tmp": tmp_path, "empty": "", "long": "x" * 65}
-    got, out, err = run_main(capsys, *[part.format(**words) for part in arguments.split(" ")])
+    got, out, err = run_main(*[part.format(**words) for part in arguments.split(" ")])
     assert got == code, err
     assert message in err
     assert "Traceback" not in err
@@ -211,24 +196,24 @@ def test_debug_shows_the_traceback(nano_run):
         main(["--debug", "export", str(nano_run), str(nano_run)])
 
 
-def test_model_prints_openais_figures(capsys):
-    code, out, _ = run_main(capsys, "model", "gpt2")
+def test_model_prints_openais_figures(run_main):
+    code, out, _ = run_main("model", "gpt2")
     assert code == 0
     assert "total: 124,439,808 parameters" in out
     assert "38,597,376" in out
     assert "FLOP per token to train" in out
 
 
-def test_config_list_and_show(capsys):
-    code, out, _ = run_main(capsys, "config", "list")
+def test_config_list_and_show(run_main):
+    code, out, _ = run_main("config", "list")
     assert code == 0
     assert all(name in out for name in ("nano", "demo", "gpt2-xl"))
-    code, out, _ = run_main(capsys, "config", "show", "nano", "--train.learning-rate", "0.5")
+    code, out, _ = run_main("config", "show", "nano", "--train.learning-rate", "0.5")
     assert code == 0
     assert "learning_rate = 0.5" in out
 
 
-def test_every_command_has_help(capsys):
+def test_every_command_has_help(run_main):
     for command in [
         "prepare",
         "tokenize",
@@ -241,7 +226,7 @@ def test_every_command_has_help(capsys):
         "demo",
         "config",
     ]:
-        code, out, _ = run_main(capsys, command, "--help")
+        code, out, _ = run_main(command, "--help")
         assert code in (0, None)
         assert f"glassgpt {command}" in out
 
@@ -265,7 +250,7 @@ def test_a_setting_given_twice_is_refused():
         take_overrides(["--a.b", "1", "--a.b", "2"])
 
 
-def test_the_demo_goes_the_whole_way_and_can_be_begun_again(capsys, tmp_path, monkeypatch):
+def test_the_demo_goes_the_whole_way_and_can_be_begun_again(run_main, tmp_path, monkeypatch):
     """The plays, prepared whole; few steps instead of the preset's, so that nobody waits."""
     from glassgpt import demo
     from glassgpt.config import load_config
@@ -274,17 +259,17 @@ def test_the_demo_goes_the_whole_way_and_can_be_begun_again(capsys, tmp_path, mo
     short = {"train.max_steps": 3, "train.eval_tokens": 640, "model.n_embd": 8, "model.n_layer": 1}
     monkeypatch.setattr(demo, "load_config", lambda name, given: load_config(name, given | short))
     out = tmp_path / "run"
-    code, printed, err = run_main(capsys, "demo", "--out", out)
+    code, printed, err = run_main("demo", "--out", out)
     assert code == 0, err
     assert re.fullmatch(r"validation: \d+\.\d\d bits per byte", printed.splitlines()[-1])
     assert all(voice.strip() in printed for voice in demo.VOICES)
     assert RunFolder(out).curve.is_file()
-    assert "begin again with --force" in run_main(capsys, "demo", "--out", out)[2]
-    assert run_main(capsys, "demo", "--out", out, "--force")[0] == 0
+    assert "begin again with --force" in run_main("demo", "--out", out)[2]
+    assert run_main("demo", "--out", out, "--force")[0] == 0
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    code, _, err = run_main(capsys, "demo", "--out", mine, "--force")
+    code, _, err = run_main("demo", "--out", mine, "--force")
     assert (code, "not a run, so it will not be thrown away" in err) == (2, True)
     assert (mine / "thesis.txt").read_text() == "years of work"
 
@@ -301,7 +286,7 @@ def test_a_hyphen_is_standard_input(glassgpt_command, nano_run, tmp_path):
     assert (tmp_path / "data" / "dataset.json").is_file()
 
 
-def test_a_prompt_may_begin_with_hyphens(capsys, nano_run):
-    code, out, err = run_main(capsys, "generate", nano_run, "--prompt", "-- is", "--max-tokens", 3)
+def test_a_prompt_may_begin_with_hyphens(run_main, nano_run):
+    code, out, err = run_main("generate", nano_run, "--prompt", "-- is", "--max-tokens", 3)
     assert code == 0, err
     assert out.startswith("-- is")

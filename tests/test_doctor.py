@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 
 from glassgpt import api
 from glassgpt.api import runs
-from glassgpt.cli import main
 from glassgpt.config import load_config, preset_names
 from glassgpt.data.batches import Batches
 from glassgpt.data.grammar import grammar_text
@@ -985,18 +984,8 @@ def test_a_resumed_run_is_looked_at_again(grammar_data, run, capsys):
     assert "GG-CFG-003" in capsys.readouterr().err
 
 
-def run_main(capsys, *arguments):
-    try:
-        main([str(argument) for argument in arguments])
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_the_command_on_a_preset(capsys, grammar_data):
-    code, out, err = run_main(capsys, "doctor", "nano", "--data", grammar_data, "--json")
+def test_the_command_on_a_preset(run_main, grammar_data):
+    code, out, err = run_main("doctor", "nano", "--data", grammar_data, "--json")
     assert code == 0
     found = json.loads(out)
     assert found["verdict"] == "fine"
@@ -1004,38 +993,38 @@ def test_the_command_on_a_preset(capsys, grammar_data):
     assert "initial loss" in err  # lines about the work
 
 
-def test_the_command_on_a_preset_that_cannot_work(capsys, grammar_data):
-    code, out, _ = run_main(capsys, "doctor", "nano", "--data", grammar_data, "--model.n-head", "7", "--language", "ko")
+def test_the_command_on_a_preset_that_cannot_work(run_main, grammar_data):
+    code, out, _ = run_main("doctor", "nano", "--data", grammar_data, "--model.n-head", "7", "--language", "ko")
     assert code == 1
     assert "GG-CFG-001" in out
     assert "해결 방법" in out
 
 
-def test_the_command_on_data_and_without_data(capsys, grammar_data):
-    assert run_main(capsys, "doctor", grammar_data)[0] == 0
-    code, out, _ = run_main(capsys, "doctor", "nano", "--model.vocab-size", 300)
+def test_the_command_on_data_and_without_data(run_main, grammar_data):
+    assert run_main("doctor", grammar_data)[0] == 0
+    code, out, _ = run_main("doctor", "nano", "--model.vocab-size", 300)
     assert code == 0
     assert "causality" in out
 
 
-def test_the_command_on_a_dead_run(capsys, run):
+def test_the_command_on_a_dead_run(run_main, run):
     for manifest in run.checkpoints.glob("*/manifest.json"):
         manifest.unlink()
-    code, out, _ = run_main(capsys, "doctor", run.path)
+    code, out, _ = run_main("doctor", run.path)
     assert code == 1
     assert "GG-CKP-002" in out
     assert "what to do" in out
 
 
-def test_the_command_explains_a_code(capsys):
-    code, out, _ = run_main(capsys, "doctor", "GG-CAU-001")
+def test_the_command_explains_a_code(run_main):
+    code, out, _ = run_main("doctor", "GG-CAU-001")
     assert code == 0
     assert out.startswith("GG-CAU-001: the model sees the future")
-    assert run_main(capsys, "doctor", "GG-XXX-999")[0] == 2
+    assert run_main("doctor", "GG-XXX-999")[0] == 2
 
 
-def test_the_command_on_nothing_that_exists(capsys):
-    code, _, err = run_main(capsys, "doctor", "nanoo")
+def test_the_command_on_nothing_that_exists(run_main):
+    code, _, err = run_main("doctor", "nanoo")
     assert code == 2
     assert "did you mean nano" in err
 
@@ -1074,8 +1063,8 @@ def test_a_loop_really_repeats(tokens):
     assert tokens[len(tokens) - times * len(loop) :] == loop * times
 
 
-def texts_of(run, capsys, *options) -> list[str]:
-    code, out, _ = run_main(capsys, "doctor", run, "--text", "--json", *options)
+def texts_of(run, run_main, *options) -> list[str]:
+    code, out, _ = run_main("doctor", run, "--text", "--json", *options)
     assert code == 0
     codes = [f["code"] for check in json.loads(out)["checks"] for f in check["findings"]]
     return [code for code in codes if "-SPD-" not in code]  # the machine is shared
@@ -1091,14 +1080,14 @@ def texts_of(run, capsys, *options) -> list[str]:
         (("--repetition-penalty", 4), ["GG-TXT-003"]),
     ],
 )
-def test_the_setting_that_spoils_a_good_models_text_is_found(nano_run, capsys, options, expected):
-    assert texts_of(nano_run, capsys, *options) == expected
+def test_the_setting_that_spoils_a_good_models_text_is_found(nano_run, run_main, options, expected):
+    assert texts_of(nano_run, run_main, *options) == expected
 
 
-def test_an_undertrained_model_is_not_blamed_on_a_setting(grammar_data, tmp_path, capsys):
+def test_an_undertrained_model_is_not_blamed_on_a_setting(grammar_data, tmp_path, run_main):
     overrides = {"data": str(grammar_data), "train.max_steps": 3, "schedule.warmup_steps": 0}
     api.train(load_config("nano", overrides), tmp_path / "run")
-    assert "GG-TXT-002" in texts_of(tmp_path / "run", capsys)
+    assert "GG-TXT-002" in texts_of(tmp_path / "run", run_main)
 
 
 def test_the_models_own_surprise_is_its_loss(nano_run):
@@ -1165,12 +1154,12 @@ def test_the_setting_behind_noise_is_named(options, named):
     assert check.findings[0].seen["setting"] == named
 
 
-def test_text_is_asked_of_runs_only(capsys, grammar_data, run):
-    assert run_main(capsys, "doctor", "nano", "--text")[0] == 2
-    assert run_main(capsys, "doctor", run.path, "--temperature", "1")[0] == 2
+def test_text_is_asked_of_runs_only(run_main, grammar_data, run):
+    assert run_main("doctor", "nano", "--text")[0] == 2
+    assert run_main("doctor", run.path, "--temperature", "1")[0] == 2
     text = run.config.read_text().replace(str(grammar_data), str(run.path / "gone"))
     run.config.write_text(text)
-    code, _, err = run_main(capsys, "doctor", run.path, "--text")
+    code, _, err = run_main("doctor", run.path, "--text")
     assert code == 2
     assert "--data" in err
-    assert run_main(capsys, "doctor", run.path, "--text", "--data", grammar_data)[0] == 0
+    assert run_main("doctor", run.path, "--text", "--data", grammar_data)[0] == 0

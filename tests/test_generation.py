@@ -235,9 +235,21 @@ def test_a_prompt_longer_than_the_context(model):
     options = GenerationOptions(max_tokens=5, temperature=0)
     with pytest.raises(GenerationError, match=r"53 tokens.*48.*--truncate"):
         stream(model, BYTES, "ab" * 24 + "xxxxx", options)
-    cut = generate(model, BYTES, "ab" * 24 + "xxxxx", dataclasses.replace(options, truncate=True))
-    same = generate(model, BYTES, ("ab" * 24 + "xxxxx")[-CONTEXT:], options)
-    assert cut[0].tokens == same[0].tokens
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [({"max_tokens": 5}, 43), ({"max_tokens": 200}, 24), ({"max_tokens": 200, "overflow": "re-prefill"}, 48)],
+    ids=str,
+)
+def test_a_prompt_that_is_cut_leaves_room_for_what_is_to_come(model, asked, kept):
+    prompt = "".join(map(chr, range(40, 93)))
+    options = GenerationOptions(temperature=0, truncate=True, **asked)
+    assert encode_prompt(model, BYTES, prompt, options) == BYTES.encode(prompt[-kept:])
+    cut = generate(model, BYTES, prompt, options)
+    assert cut == generate(model, BYTES, prompt[-kept:], options)
+    assert len(cut[0].tokens) >= min(asked["max_tokens"], 25)
+    assert encode_prompt(model, BYTES, prompt[:CONTEXT], options) == BYTES.encode(prompt[:CONTEXT])
 
 
 def test_an_empty_prompt_is_refused_and_none_begins_a_document(model):
@@ -326,6 +338,14 @@ def test_a_full_context_can_be_read_anew(model):
     (one,) = generate(model, BYTES, prompt, options)
     assert one.tokens == expected[: expected.index(256)] if 256 in expected else expected
     assert len(one.tokens) > 10
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_spoilt_model_is_named(temperature):
+    spoilt = random_model()
+    spoilt.norm.weight.data.fill_(torch.nan)
+    with pytest.raises(GenerationError, match=r"no numbers \(NaN\).*doctor"):
+        generate(spoilt, BYTES, "a", GenerationOptions(temperature=temperature, seed=1))
 
 
 def test_memory_running_out_changes_no_text(model, monkeypatch, capsys):

@@ -2,11 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import glassgpt
 from glassgpt import BeamOptions, ContrastiveOptions, api
-from glassgpt.cli import main
 from glassgpt.data import train_tokenizer
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.generation.beam import ScoredSample
@@ -20,20 +20,6 @@ PROMPTS = ["today ", "the", "now it"]
 @pytest.fixture(scope="module")
 def loaded(nano_run):
     return glassgpt.load(nano_run)
-
-
-@pytest.fixture
-def run_main(capsys):
-    def run(*arguments):
-        try:
-            main([str(argument) for argument in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def lines(out):
@@ -59,6 +45,46 @@ def test_searches_from_python(loaded):
     assert "zebra" in loaded.generate("today ", method=BeamOptions(force=("zebra",)), max_tokens=20)
     with pytest.raises(GenerationError, match="temperature is 0.8"):
         loaded.generate("today ", method=search, temperature=0.8)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.generate("a", temprature=1), "no option temprature; did you mean temperature"),
+        (lambda m: m.generate("a", beams=3), r"no option beams\n.*method=BeamOptions"),
+        (lambda m: m.stream("a", method=BeamOptions()), "no option method"),
+        (lambda m: m.trace("a", stopp="b"), "no option stopp; did you mean stop"),
+        (lambda m: m.generate("a", num_samples=3), "num_samples is 3, and one text is given back"),
+        (lambda m: m.stream("a", num_samples=3), "num_samples is 3, and one text is given back"),
+        (lambda m: m.generate("a", stop="that"), "stop is 'that'; allowed is a list of text"),
+        (lambda m: m.generate("a", ban="that"), "ban is 'that'; allowed is a list of text"),
+        (lambda m: m.generate("a", choices="yes"), "choices is 'yes'; allowed is a list of text"),
+        (lambda m: m.generate("a", stop_tokens=3), "stop_tokens is 3; allowed is a list of whole numbers"),
+        (lambda m: m.generate("a", max_tokens="5"), "max_tokens is '5'; allowed is a whole number"),
+        (lambda m: m.generate("a", top_k=True), "top_k is True; allowed is a whole number"),
+        (lambda m: m.generate("a", temperature=None), "temperature is None; allowed is a number"),
+        (lambda m: m.generate("a", logit_bias=[1]), r"logit_bias is \[1\]; allowed is a table"),
+        (lambda m: m.generate("a", processors=len), "processors is .*; allowed is a list of functions"),
+        (lambda m: m.generate("a", processors=(3,)), "processors is .*; allowed is a list of functions"),
+        (lambda m: m.generate("a", method=BeamOptions(force="love")), "force is 'love'; allowed is a list of text"),
+        (lambda m: m.generate("a", method=BeamOptions(beams="3")), "beams is '3'; allowed is a whole number"),
+        (lambda m: m.generate("a", method=BeamOptions(beams=0)), "beams is 0; allowed is at least 1"),
+        (lambda m: m.generate("a", method=ContrastiveOptions(k=0)), "k is 0; allowed is at least 1"),
+        (lambda m: m.generate("a", method="beam"), r"method is 'beam'; allowed are BeamOptions\(…\)"),
+        (lambda m: m.generate("a", method=SpeculativeOptions(prompt_lookup=True)), r"speculation\(…\)"),
+        (lambda m: m.generate_many("abc"), "prompts is the text 'abc'; give a list"),
+        (lambda m: m.generate(5), "the prompt is 5; allowed is text"),
+    ],
+)
+def test_mistakes_from_python(loaded, call, message):
+    with pytest.raises(GenerationError, match=message):
+        call(loaded)
+
+
+def test_lists_and_numbers_of_other_kinds_are_taken(loaded):
+    plain = loaded.generate("today ", stop=("is",), temperature=1, seed=3, max_tokens=12)
+    odd = {"stop": ["is"], "temperature": np.float32(1), "seed": np.int64(3), "max_tokens": np.int32(12)}
+    assert loaded.generate("today ", **odd) == plain
 
 
 def test_speculation_from_python(loaded):

@@ -366,6 +366,31 @@ def test_one_s_own_processor_is_applied(pair):
         assert one.text.islower()
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (lambda logits, _: None, "processor <lambda> gave None; it must give logits, \\(1, 257\\) of torch.float32"),
+        (lambda logits, _: logits[0], r"gave a tensor \(257,\) of torch.float32"),
+        (lambda logits, _: logits[:, :5], r"gave a tensor \(1, 5\)"),
+        (lambda logits, _: logits.long(), "of torch.int64; it must"),
+        (lambda logits, _: logits * math.nan, "gave a logit that is no number"),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_one_s_own_processor_gives_is_looked_at(pair, own, message, temperature):
+    options = GenerationOptions(max_tokens=3, temperature=temperature, seed=1, processors=(own,))
+    with pytest.raises(GenerationError, match=message):
+        generate(pair[0], BYTES, "a", options)
+
+
+def test_one_s_own_processor_may_write_into_its_logits(pair):
+    texts = [
+        generate(pair[0], BYTES, "ab", GenerationOptions(max_tokens=9, seed=1, logprobs=1, processors=(own,)))[0]
+        for own in (lambda logits, _: logits.mul_(0.3), lambda logits, _: logits * 0.3)
+    ]
+    assert texts[0] == texts[1]
+
+
 def test_stop_tokens_end_the_text_before_themselves(pair):
     model, _ = pair
     free = generate(model, BYTES, "ROMEO:", GenerationOptions(temperature=0, max_tokens=20))[0].tokens

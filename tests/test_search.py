@@ -486,7 +486,7 @@ def test_contrastive_search_follows_a_form_with_fewer_ways_than_candidates(model
         (BeamOptions(beams=4, groups=3), r"groups is 3; allowed is a divisor of beams \(4\)"),
         (BeamOptions(beams=2, best=3), "best is 3; allowed is between 1 and beams"),
         (BeamOptions(length_penalty=math.inf), "length_penalty is inf"),
-        (BeamOptions(early_stopping="always"), "early_stopping is always; allowed is true, false or never"),
+        (BeamOptions(early_stopping="always"), "early_stopping is 'always'; allowed is true or false or never"),
         (BeamOptions(diversity=0.5), "diversity is 0.5.*add groups"),
         (BeamOptions(coverage_penalty=-1), "coverage_penalty is -1"),
         (BeamOptions(force=(" ",)), "force is .*not blank"),
@@ -516,6 +516,31 @@ def test_settings_of_sampling_have_no_meaning(model, asked):
 def test_bad_contrasts_are_refused(model, search, message):
     with pytest.raises(GenerationError, match=message):
         contrastive_search(model, BYTES, ["a"], GenerationOptions(**GREEDY), search)
+
+
+def test_a_text_that_tokens_spell_twice_is_found_once():
+    """Of "ab" as one token and as two, the more probable spelling is given."""
+    tokenizer = train_tokenizer("bpe:260", ["abab " * 50])
+    model = attentive_model(vocab_size=tokenizer.vocab_size)
+    options = GenerationOptions(max_tokens=6, choices=("abab", "ba"), **GREEDY)
+    (found,) = beam_search(model, tokenizer, ["b"], options, BeamOptions(beams=6, best=6))
+    assert sorted(one.text for one in found) == ["abab", "ba"]
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+def test_a_forced_word_that_rules_forbid_is_named(model):
+    options = GenerationOptions(max_tokens=6, ban=("zz",), **GREEDY)
+    with pytest.raises(GenerationError, match=r"settings together \(ban, force\) leave no text"):
+        beam_search(model, BYTES, ["a"], options, BeamOptions(force=("zz",)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [({"overflow": "re-prefill"}, "none of them may be forgotten"), ({"logprobs": 1}, "draws no token")],
+)
+def test_it_is_said_why_a_search_has_no_use_for_a_setting(model, asked, why):
+    with pytest.raises(GenerationError, match=why):
+        beam_search(model, BYTES, ["a"], GenerationOptions(**GREEDY, **asked), BeamOptions())
 
 
 def test_rules_that_leave_nothing_are_named(model):

@@ -8,8 +8,8 @@ from docstring_parser import parse as parse_docstring
 
 from glassgpt.errors import ConfigError, GenerationError, UsageError
 from glassgpt.generation.flags import GROUPS, options_from
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.settings import load_settings, option_types, setting_names, settings_summary
+from glassgpt.generation.options import GenerationOptions, option_types
+from glassgpt.generation.settings import load_settings, setting_names, settings_summary
 
 
 def test_there_are_settings_for_each_purpose():

@@ -113,6 +113,23 @@ def test_a_text_longer_than_the_context_cannot_be_told(model):
         trace(model, BYTES, [1] * 50, one, options, top=1)
 
 
+@pytest.mark.parametrize("length", [3, 20, 47, 48])
+def test_a_text_whose_beginning_was_forgotten_is_told_as_it_was_seen(model, length):
+    prompt, one, _, told = traced(model, "x" * length, temperature=1.3, max_tokens=110, overflow="re-prefill")
+    output = [*one.tokens, *([256] if one.finish_reason == "end_of_text" else [])]
+    assert len(output) == len(told.steps)
+    assert len(output) > 60
+    seen = list(prompt)
+    for token, step in zip(output, told.steps, strict=True):
+        if len(seen) > CONTEXT:
+            seen = seen[-(CONTEXT // 2) :]
+        with torch.no_grad():
+            raw = model(torch.tensor([seen]))[0, -1].log_softmax(-1)
+        assert step.drawn.token == token
+        assert step.drawn.raw == pytest.approx(float(raw[token]), abs=1e-4)
+        seen.append(token)
+
+
 def test_json_holds_log_probabilities(model, capsys):
     print_written(
         model,
@@ -144,6 +161,15 @@ def test_explained_as_tables(model, capsys):
     assert "model" in out
     assert "top_p" in out
     assert " %" in out
+
+
+def test_explained_texts_are_told_apart(model, capsys):
+    options = GenerationOptions(max_tokens=2, seed=1, num_samples=2)
+    print_written(model, BYTES, ["x", "y"], options, None, as_json=False, explain=True)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("──")] == [
+        f"── prompt {prompt} of 2, sample {sample} of 2 (length) ──" for prompt in (1, 2) for sample in (1, 2)
+    ]
 
 
 def test_explained_as_json(model, capsys):

@@ -11,11 +11,11 @@ from typing import Any
 from glassgpt.config import load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
-from glassgpt.errors import TokenizerError, UsageError
+from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.generation.engine import Piece, Sample, stream
 from glassgpt.generation.methods import Method, defaults_of, rows_at_once, write
-from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.options import GenerationOptions, options_of
 from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.generation.search_options import DRAFT_TOKENS, MethodOptions, SpeculativeOptions
 from glassgpt.generation.speculative import Speculation
@@ -66,7 +66,7 @@ class Loaded:
         self, prompts: Sequence[str | None], *, method: Method | None = None, **options: Any
     ) -> list[str]:
         """The continuation of each prompt, written together, each as if it were alone; see `generate`."""
-        results = self.samples_many(prompts, method=method, **{**options, "num_samples": 1})
+        results = self.samples_many(prompts, method=method, **_of_one_sample(options))
         return [samples[0].text for samples in results]
 
     def samples(self, prompt: str | None = None, *, method: Method | None = None, **options: Any) -> list[Sample]:
@@ -80,21 +80,22 @@ class Loaded:
         self, prompts: Sequence[str | None], *, method: Method | None = None, **options: Any
     ) -> list[list[Sample]]:
         """Several continuations of each prompt; see `samples`."""
-        asked = GenerationOptions(**{**defaults_of(method), **options})
+        _require_list(prompts)
+        asked = options_of({**defaults_of(method), **options})
         return list(write(self.writer, self.tokenizer, prompts, asked, method))
 
     def stream(
         self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
     ) -> Iterator[str]:
         """The continuation piece by piece, as it comes; joined, the pieces are `generate`'s text."""
-        pieces = self.pieces(prompt, speculation=speculation, **{**options, "num_samples": 1})
+        pieces = self.pieces(prompt, speculation=speculation, **_of_one_sample(options))
         return (piece.text for piece in pieces if piece.text)
 
     def pieces(
         self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
     ) -> Iterator[Piece]:
         """All samples piece by piece, with their tokens."""
-        return stream(self.writer, self.tokenizer, prompt, GenerationOptions(**options), speculation)
+        return stream(self.writer, self.tokenizer, prompt, options_of(options), speculation)
 
     def speculation(self, draft: Loaded | None = None, *, tokens: int = DRAFT_TOKENS) -> Speculation:
         """A method for `generate` that writes the same text in fewer passes of this model.
@@ -127,7 +128,22 @@ class Loaded:
             InspectionError: the text is empty or too long.
             GenerationError: an option cannot be used.
         """
-        return trace(self.model, self.tokenizer, text, GenerationOptions(**options))
+        return trace(self.model, self.tokenizer, text, options_of(options))
+
+
+def _of_one_sample(options: dict[str, Any]) -> dict[str, Any]:
+    if (asked := options.get("num_samples", 1)) != 1:
+        raise GenerationError(
+            f"num_samples is {asked}, and one text is given back here; ask for several with samples(…) or pieces(…)"
+        )
+    return options
+
+
+def _require_list(prompts: object) -> None:
+    if isinstance(prompts, str):
+        raise GenerationError(
+            f"prompts is the text {prompts!r}; give a list of texts, or use the method for one prompt"
+        )
 
 
 def load(

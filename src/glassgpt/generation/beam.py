@@ -188,11 +188,12 @@ class _Search:
         ]
 
     def _best(self, groups: Sequence[Group]) -> list[ScoredSample]:
-        """Of all groups, each text once."""
-        found = {text.tokens: (score, text) for group in groups for score, text in group.complete}
+        """Of all groups, each text once, by its most probable tokens."""
+        complete = sorted((one for group in groups for one in group.complete), key=lambda one: one[0])
+        found = {self._searcher.spelling(text.tokens): (score, text) for score, text in complete}  # the best comes last
         best = sorted(found.values(), key=lambda one: -one[0])[: self._options.best]
         if not best:
-            raise self._searcher.dead_end()
+            raise self._searcher.dead_end(["force"] if self._options.force else [])
         return [self._sample(index, score, text) for index, (score, text) in enumerate(best)]
 
     def _sample(self, index: int, score: float, text: Hypothesis) -> ScoredSample:

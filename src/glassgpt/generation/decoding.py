@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from glassgpt.errors import GenerationError
 from glassgpt.generation.processors import process
 from glassgpt.generation.rows import Row
 from glassgpt.generation.sampling import draw, sample
@@ -144,7 +145,16 @@ class StepwiseDecoder:
 
 
 def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """A token for each row by its own settings, seed and position: logits (B, V) float32."""
+    """A token for each row by its own settings, seed and position: logits (B, V) float32.
+
+    Raises:
+        GenerationError: the model's logits are no numbers, or the settings leave a row no token.
+    """
+    if bool(logits.isnan().any()):
+        raise GenerationError(
+            "the model gives logits that are no numbers (NaN): its weights were spoilt in training; use an earlier "
+            "checkpoint, and see: glassgpt doctor RUN"
+        )
     tokens = [0] * len(rows)
     for members in by_request(rows):
         processors = rows[members[0]].request.processors

@@ -92,6 +92,7 @@ def encode_prompt(
     """
     if prompt is None:
         return [tokenizer.end_of_text]
+    _require_text(prompt)
     if not prompt:
         raise GenerationError("the prompt is empty; give it some text, or leave it out to begin a new document")
     tokens = tokenizer.encode(prompt)
@@ -101,7 +102,19 @@ def encode_prompt(
             f"the prompt has {len(tokens):,} tokens, the model sees {context:,} at once; shorten it, or keep only "
             f"its end with --truncate"
         )
-    return tokens[-context:]
+    return tokens if len(tokens) <= context else tokens[-_room_for_prompt(context, options) :]
+
+
+def _room_for_prompt(context: int, options: GenerationOptions) -> int:
+    """How much is left of a prompt that is cut: a full context would leave room for one new token only."""
+    if options.overflow == "re-prefill":
+        return context
+    return max(1, context // 2, context - options.max_tokens)
+
+
+def _require_text(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise GenerationError(f"the prompt is {prompt!r}; allowed is text, or None to begin a new document")
 
 
 def fastest_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> Decoder:

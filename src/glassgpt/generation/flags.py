@@ -15,8 +15,8 @@ from cyclopts import Group, Parameter
 from docstring_parser import parse as parse_docstring
 
 from glassgpt.errors import UsageError
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.settings import load_settings, option_types, token_key
+from glassgpt.generation.options import GenerationOptions, option_types
+from glassgpt.generation.settings import load_settings, token_key
 
 GROUPS = {
     "Length and end": ("max_tokens", "min_tokens", "stop", "stop_tokens"),

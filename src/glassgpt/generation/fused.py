@@ -200,38 +200,43 @@ class FusedBlock:
 
 def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
     """GPT-2's blocks and head; the weights are the model's own, not copies."""
-    blocks: list[FusedBlock] = []
-    for block in cast("Iterable[Block]", model.blocks):
-        attention, mlp = cast(CausalSelfAttention, block.attention), cast(MLP, block.mlp)
-        blocks.append(
-            FusedBlock(
-                FusedNorm.of(block.norm1),
-                FusedLinear(attention.qkv.weight, attention.qkv.bias),
-                FusedLinear(attention.out.weight, attention.out.bias),
-                FusedNorm.of(block.norm2),
-                FusedLinear(mlp.up.weight, mlp.up.bias, kernels.TANH_GELU.value),
-                FusedLinear(mlp.down.weight, mlp.down.bias),
-            )
-        )
+    blocks = [
+        _fuse_block(block, _fuse(cast(CausalSelfAttention, block.attention).qkv), kernels.TANH_GELU.value)
+        for block in cast("Iterable[Block]", model.blocks)
+    ]
     return blocks, FusedLinear(model.token_embedding.weight)
 
 
 def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
     """Modern's blocks and head; queries, keys and values become one matrix."""
-    blocks: list[FusedBlock] = []
-    for block in cast("Iterable[Block]", model.blocks):
-        attention, mlp = cast(ModernAttention, block.attention), cast(SquaredReLU, block.mlp)
-        blocks.append(
-            FusedBlock(
-                FusedNorm.of(block.norm1),
-                FusedLinear(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight])),
-                FusedLinear(attention.out.weight),
-                FusedNorm.of(block.norm2),
-                FusedLinear(mlp.up.weight, activation=kernels.SQUARED_RELU.value),
-                FusedLinear(mlp.down.weight),
-            )
-        )
+    blocks = [
+        _fuse_block(block, _join(cast(ModernAttention, block.attention)), kernels.SQUARED_RELU.value)
+        for block in cast("Iterable[Block]", model.blocks)
+    ]
     return blocks, FusedLinear(model.lm_head.weight, None, kernels.SOFT_CAP.value, modern.LOGIT_CAP)
+
+
+def _join(attention: ModernAttention) -> FusedLinear:
+    return FusedLinear(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight]))
+
+
+def _fuse_block(block: Block, qkv: FusedLinear, activation: int) -> FusedBlock:
+    attention, mlp = (
+        cast("CausalSelfAttention | ModernAttention", block.attention),
+        cast("MLP | SquaredReLU", block.mlp),
+    )
+    return FusedBlock(
+        FusedNorm.of(block.norm1),
+        qkv,
+        _fuse(attention.out),
+        FusedNorm.of(block.norm2),
+        _fuse(mlp.up, activation),
+        _fuse(mlp.down),
+    )
+
+
+def _fuse(linear: nn.Linear, activation: int = kernels.NO_ACTIVATION.value) -> FusedLinear:
+    return FusedLinear(linear.weight, cast("Tensor | None", linear.bias), activation)
 
 
 def can_fuse(model: LanguageModel) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError
 from glassgpt.generation.beam import beam_search
 from glassgpt.generation.contrastive import contrastive_search
 from glassgpt.generation.engine import SLOTS, Sample, complete_many, encode_prompt
@@ -37,18 +38,27 @@ def write(
         method: how; None draws token by token.
 
     Raises:
-        GenerationError: a prompt or a setting cannot be used.
+        GenerationError: a prompt or a setting cannot be used, or it is no method.
     """
+    _require_method(method)
     if isinstance(method, BeamOptions | ContrastiveOptions):
+        method.check()
         for prompt in prompts:
-            encode_prompt(
-                model, tokenizer, prompt, options
-            )  # what cannot be used is refused before anything is written
+            # What cannot be used is refused before anything is written.
+            encode_prompt(model, tokenizer, prompt, options)
     if isinstance(method, BeamOptions):
         return _in_turn(prompts, method.beams, lambda some: beam_search(model, tokenizer, some, options, method))
     if isinstance(method, ContrastiveOptions):
         return _in_turn(prompts, method.k, lambda some: _contrasted(model, tokenizer, some, options, method))
     return complete_many(model, tokenizer, prompts, options, method)
+
+
+def _require_method(method: object) -> None:
+    if method is not None and not isinstance(method, Method):
+        raise GenerationError(
+            f"method is {method!r}; allowed are BeamOptions(…), ContrastiveOptions(…), what the model's speculation(…) "
+            "makes, or None"
+        )
 
 
 def _contrasted(

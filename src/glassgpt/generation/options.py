@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from glassgpt.errors import GenerationError
+from glassgpt.generation.kinds import misfits, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_LOGPROBS = 100
 """Candidates whose log-probabilities may be asked for at each token; more is a file, not an answer."""
+NOT_IN_FILES = {"processors"}
+"""Options that no text can give."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class GenerationOptions:
             `re-prefill` forgets the first half of it and goes on.
         stop_tokens: the text ends before the first of these token ids.
         logprobs: report the log-probability of each token and of so many of the most probable ones; 0 is none.
-        truncate: whether a prompt longer than the context is cut on the left instead of refused.
+        truncate: whether a prompt longer than the context is cut on the left instead of refused: so far that
+            `max_tokens` may follow, but not below half of the context; with `re-prefill` only to the context.
     """
 
     max_tokens: int = 200
@@ -105,14 +111,18 @@ class GenerationOptions:
         """Refuse what has no meaning.
 
         Raises:
-            GenerationError: lists every value out of range and what is allowed.
+            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
         """
+        # Kinds first: a single string where several are meant would be taken letter by letter.
+        if wrong := misfits(self, option_types()) or self._wrong_values():
+            raise GenerationError("\n".join(wrong))
+
+    def _wrong_values(self) -> list[str]:
         rules = (*self._rules_of_length(), *self._rules_of_choice(), *self._rules_of_words())
-        wrong = [f"{name} is {getattr(self, name)}; allowed is {allowed}" for fine, name, allowed in rules if not fine]
+        wrong = [f"{name} is {getattr(self, name)}; allowed is {meaning}" for fine, name, meaning in rules if not fine]
         if sum(map(bool, (self.regex is not None, self.choices, self.json_schema is not None))) > 1:
             wrong.append("regex, choices and json_schema exclude each other; give one of them")
-        if wrong:
-            raise GenerationError("\n".join(wrong))
+        return wrong
 
     def _rules_of_length(self) -> tuple[tuple[bool, str, str], ...]:
         return (
@@ -120,7 +130,6 @@ class GenerationOptions:
             (0 <= self.min_tokens <= max(1, self.max_tokens), "min_tokens", "between 0 and max_tokens"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed", "between 0 and 2**63 - 1"),
             (self.num_samples >= 1, "num_samples", "at least 1"),
-            (self.overflow in ("stop", "re-prefill"), "overflow", "stop or re-prefill"),
             (0 <= self.logprobs <= MOST_LOGPROBS, "logprobs", f"between 0 and {MOST_LOGPROBS}"),
         )
 
@@ -155,4 +164,32 @@ class GenerationOptions:
                 "texts that are not empty or ids, each with a finite number or -inf",
             ),
             (all(self.choices), "choices", "texts that are not empty"),
+            (_are_functions(self.processors), "processors", "a list of functions"),
         )
+
+
+def _are_functions(processors: Any) -> bool:
+    return isinstance(processors, (list, tuple)) and all(map(callable, processors))  # pyright: ignore[reportUnknownArgumentType]
+
+
+@cache
+def option_types() -> dict[str, Any]:
+    """The type of each option that a file or the command line may give, by name."""
+    # Tensor, in the type of a processor, is known to type checkers only.
+    hints = get_type_hints(GenerationOptions, localns={"Tensor": object})
+    names = [item.name for item in dataclasses.fields(GenerationOptions)]
+    return {name: hints[name] for name in names if name not in NOT_IN_FILES}
+
+
+def options_of(given: Mapping[str, Any]) -> GenerationOptions:
+    """Options by name, as a caller wrote them.
+
+    Raises:
+        GenerationError: there is no option of such a name.
+    """
+    known = [item.name for item in dataclasses.fields(GenerationOptions)]
+    wrong = [f"there is no option {name}{nearest(name, known)}" for name in given if name not in known]
+    if wrong:
+        wrong.append(f"there are {', '.join(known)}; a search takes its own as method=BeamOptions(…)")
+        raise GenerationError("\n".join(wrong))
+    return GenerationOptions(**given)

@@ -59,7 +59,7 @@ def build_processors(options: GenerationOptions, vocabulary: Tokenizer) -> list[
     _refuse_unknown_ids(options, vocabulary)
     built = [*_penalties(options, vocabulary), *_limits_of_content(options, vocabulary)]
     built += _form(options, vocabulary)
-    built += [NamedProcessor(getattr(own, "__name__", "own"), own) for own in options.processors]
+    built += [_own(function) for function in options.processors]
     return built if options.is_greedy else [*built, *_limits_of_sampling(options)]
 
 
@@ -89,6 +89,28 @@ def _require_something_left(logits: Tensor, processors: Sequence[NamedProcessor]
         raise GenerationError(
             f"after {after} new tokens every token is forbidden by the settings together ({names}); loosen one of them"
         )
+
+
+def _own(function: Processor) -> NamedProcessor:
+    """A function of the user's, whose result is looked at before it does harm."""
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def apply(logits: Tensor, histories: Sequence[History]) -> Tensor:
+        given = function(logits.clone(), histories)  # it may write into what it gets
+        _require_logits(name, given, logits)
+        return given
+
+    return NamedProcessor(name, apply)
+
+
+def _require_logits(name: str, given: object, logits: Tensor) -> None:
+    if not isinstance(given, Tensor) or given.shape != logits.shape or not given.is_floating_point():
+        what = f"a tensor {tuple(given.shape)} of {given.dtype}" if isinstance(given, Tensor) else repr(given)
+        raise GenerationError(
+            f"the processor {name} gave {what}; it must give logits, {tuple(logits.shape)} of {logits.dtype}"
+        )
+    if bool(given.isnan().any()):
+        raise GenerationError(f"the processor {name} gave a logit that is no number (NaN)")
 
 
 def _penalties(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[NamedProcessor]:

@@ -78,3 +78,14 @@ class Row:
     def is_full(self) -> bool:
         """Whether it has drawn all that it may."""
         return len(self.drawn) >= self.request.limit
+
+
+def forgotten_at(position: int, forgotten: int, capacity: int) -> int:
+    """How many tokens at a text's beginning are not seen any more when the one at `position` is drawn.
+
+    Args:
+        position: how long the text is.
+        forgotten: how many were not seen when the one before was drawn.
+        capacity: most tokens in view; where there would be more, half of that is kept.
+    """
+    return forgotten if position - forgotten <= capacity else position - capacity // 2

@@ -14,7 +14,7 @@ import torch
 from glassgpt import console
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import Decoder, Reading
-from glassgpt.generation.rows import Row
+from glassgpt.generation.rows import Row, forgotten_at
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -72,7 +72,7 @@ class Scheduler:
                 continue
             row.drawn.append(token)
             yield row, token
-            if not row.done and row.n_visible > self._decoder.capacity:
+            if not row.done:
                 self._forget(row)
 
     @torch.inference_mode()  # not around `step`, which would enter and leave it for every token
@@ -150,6 +150,8 @@ class Scheduler:
         self._waiting.appendleft(row)
 
     def _forget(self, row: Row) -> None:
-        """The context is full: keep its second half and read that anew."""
-        row.forgotten = row.position - self._decoder.capacity // 2
-        self._put_off(row)
+        """Where the context is full, keep its second half and read that anew."""
+        forgotten = forgotten_at(row.position, row.forgotten, self._decoder.capacity)
+        if forgotten != row.forgotten:
+            row.forgotten = forgotten
+            self._put_off(row)

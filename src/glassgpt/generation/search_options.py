@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from glassgpt.errors import GenerationError
+from glassgpt.generation.kinds import misfits
 from glassgpt.generation.options import GenerationOptions
 
 DRAFT_TOKENS = 4
@@ -30,6 +31,12 @@ NOT_SEARCHED = {
     "logprobs": "0",
 }
 """Options of a generation that a search has no use for, and the only value that they may have."""
+WHY_NOT = {
+    "num_samples": "a search gives the best text; beam search gives several with best",
+    "overflow": "a search compares whole texts, so none of them may be forgotten; it ends where the context does",
+    "logprobs": "a search draws no token, so there is nothing that one was drawn from; beam search gives scores",
+}
+NOTHING_DRAWN = "nothing is drawn there"
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,9 @@ class BeamOptions:
         """Refuse what has no meaning.
 
         Raises:
-            GenerationError: lists every value out of range and what is allowed.
+            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
         """
+        _require_kinds(self)
         divides = self.groups >= 1 and self.beams % self.groups == 0
         rules: tuple[Rule, ...] = (
             (self.beams >= 1, "beams", "at least 1"),
@@ -97,8 +105,9 @@ class ContrastiveOptions:
         """Refuse what has no meaning.
 
         Raises:
-            GenerationError: lists every value out of range and what is allowed.
+            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
         """
+        _require_kinds(self)
         _refuse(self, ((0 <= self.alpha <= 1, "alpha", "between 0 and 1"), (self.k >= 1, "k", "at least 1")))
 
 
@@ -120,8 +129,9 @@ class SpeculativeOptions:
         """Refuse what has no meaning.
 
         Raises:
-            GenerationError: lists every value out of range and what is allowed.
+            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
         """
+        _require_kinds(self)
         one = (self.draft is not None) != self.prompt_lookup
         rules: tuple[Rule, ...] = (
             (one, "draft", "the run of a model that guesses, or none and prompt_lookup; one of the two"),
@@ -132,6 +142,11 @@ class SpeculativeOptions:
 
 MethodOptions = BeamOptions | ContrastiveOptions | SpeculativeOptions
 """A way to write otherwise than token by token, as it is asked for."""
+
+
+def _require_kinds(options: MethodOptions) -> None:
+    if wrong := misfits(options, get_type_hints(type(options))):
+        raise GenerationError("\n".join(wrong))
 
 
 def _refuse(options: MethodOptions, rules: Iterable[Rule]) -> None:
@@ -152,7 +167,7 @@ def require_nothing_drawn(options: GenerationOptions, search: str) -> None:
     """
     plain = dataclasses.replace(GenerationOptions(), temperature=0)
     wrong = [
-        f"{name} is {getattr(options, name)}, which has no meaning in {search}: nothing is drawn there; "
+        f"{name} is {getattr(options, name)}, which has no meaning in {search}: {WHY_NOT.get(name, NOTHING_DRAWN)}; "
         f"leave it out (it must be {allowed})"
         for name, allowed in NOT_SEARCHED.items()
         if getattr(options, name) != getattr(plain, name)

@@ -102,9 +102,19 @@ class Searcher:
         """A finished text."""
         return sample_of(self.tokenizer, self.options, index, output)
 
-    def dead_end(self) -> GenerationError:
-        """No text is left to be followed and none is complete."""
-        names = ", ".join(processor.name for processor in self.processors)
+    def spelling(self, output: Sequence[int]) -> tuple[bytes, int]:
+        """What is the same for texts that differ in their tokens only: their bytes, and the token that ended them."""
+        end = output[-1] if output[-1] in self._ends else -1
+        inner = output[:-1] if end >= 0 else output
+        return b"".join(map(self.tokenizer.token_bytes, inner)), end
+
+    def dead_end(self, more: Sequence[str] = ()) -> GenerationError:
+        """No text is left to be followed and none is complete.
+
+        Args:
+            more: settings of the search that have a part in it.
+        """
+        names = ", ".join([*(processor.name for processor in self.processors), *more])
         return GenerationError(f"the settings together ({names}) leave no text to be found; loosen one of them")
 
 

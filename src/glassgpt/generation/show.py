@@ -99,9 +99,13 @@ def print_texts(prompts: Prompts, results: Results) -> None:
     """Each prompt with its continuation, several under headings, when they are complete."""
     for number, samples in enumerate(results):
         for sample in samples:
-            if len(prompts) > 1 or len(samples) > 1:
-                console.result(_heading(number, len(prompts), sample, len(samples)))
-            console.result((prompts[number] or "") + sample.text)
+            _print_text(prompts, number, sample, len(samples))
+
+
+def _print_text(prompts: Prompts, number: int, sample: Sample, samples: int) -> None:
+    if len(prompts) > 1 or samples > 1:
+        console.result(_heading(number, len(prompts), sample, samples))
+    console.result((prompts[number] or "") + sample.text)
 
 
 def _heading(number: int, prompts: int, sample: Sample, samples: int) -> str:
@@ -152,7 +156,7 @@ def print_explained(
         if as_json:
             console.result(json.dumps(_sample_json(number, sample) | _trace_json(told, tokenizer), ensure_ascii=False))
         else:
-            print_texts([prompts[number]], [[sample]])
+            _print_text(prompts, number, sample, options.num_samples)
             for position, step in enumerate(told.steps, start=1):
                 _print_step(position, step, told.stages, tokenizer)
 

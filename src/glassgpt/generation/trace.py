@@ -7,6 +7,7 @@ not ask.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.engine import Sample
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import NamedProcessor, build_processors
+from glassgpt.generation.rows import forgotten_at
 from glassgpt.model.transformer import LanguageModel
 
 FIRST_STAGE = "model"
@@ -98,9 +100,11 @@ def trace(
         top: how many of the most probable tokens before and after the processors are candidates.
 
     Raises:
-        GenerationError: prompt and sample together are longer than the context.
+        GenerationError: prompt and sample together are longer than the context, and nothing was forgotten.
     """
     output = [*sample.tokens, *([tokenizer.end_of_text] if sample.finish_reason == "end_of_text" else [])]
+    if options.overflow == "stop":
+        _require_all_in_view(len(prompt) + len(output) - 1, model.config.context_length)
     processors = build_processors(options, tokenizer)
     stages = _replay(model, prompt, output, processors, tokenizer.vocab_size)
     steps = [_step(at, token, top) for at, token in zip(stages, output, strict=True)]
@@ -116,21 +120,46 @@ def _replay(
     vocab_size: int,
 ) -> Iterator[Tensor]:
     """For each token of the output, the log-probabilities it was chosen from: (stages, V)."""
-    read = [*prompt, *output[:-1]]
-    if len(read) > model.config.context_length:
+    text, device = [*prompt, *output], next(model.parameters()).device
+    for forgotten, first, behind in _views(len(prompt), len(output), model.config.context_length):
+        seen = torch.tensor([text[forgotten : len(prompt) + behind - 1]], device=device)
+        features = model.features(seen)[:, first - behind :]  # (1, T, C)
+        for start in range(first, behind, POSITIONS_AT_ONCE):
+            some = features[:, start - first : start - first + POSITIONS_AT_ONCE]
+            logits = model.head(some)[0, :, :vocab_size].float().cpu()
+            histories = [History(prompt, output[:at]) for at in range(start, start + logits.size(0))]
+            yield from _stages(logits, processors, histories)
+
+
+def _stages(logits: Tensor, processors: Sequence[NamedProcessor], histories: Sequence[History]) -> Tensor:
+    """Log-probabilities before and after each processor: (T, stages, V)."""
+    stages = [logits]
+    for processor in processors:
+        stages.append(processor.apply(stages[-1], histories))
+    return torch.stack(stages, dim=1).log_softmax(dim=-1)
+
+
+def _views(prompt: int, output: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """Tokens of an output that were drawn after the same beginning was forgotten: (forgotten, first, behind the last).
+
+    Args:
+        prompt: its tokens.
+        output: its tokens.
+        context: most tokens in view.
+    """
+    positions = range(prompt, prompt + output)
+    forgotten = [*itertools.accumulate(positions, lambda seen, at: forgotten_at(at, seen, context), initial=0)][1:]
+    for seen, same in itertools.groupby(range(output), key=forgotten.__getitem__):
+        members = list(same)
+        yield seen, members[0], members[-1] + 1
+
+
+def _require_all_in_view(tokens: int, context: int) -> None:
+    if tokens > context:
         raise GenerationError(
-            f"prompt and text have {len(read):,} tokens, the model sees {model.config.context_length:,} at once: "
-            "their probabilities cannot be told; write less"
+            f"prompt and text have {tokens:,} tokens, the model sees {context:,} at once: their probabilities cannot "
+            "be told; write less"
         )
-    tokens = torch.tensor([read], device=next(model.parameters()).device)
-    features = model.features(tokens)[:, len(prompt) - 1 :]  # (1, T, C)
-    for start in range(0, len(output), POSITIONS_AT_ONCE):
-        logits = model.head(features[:, start : start + POSITIONS_AT_ONCE])[0, :, :vocab_size].float().cpu()
-        histories = [History(prompt, output[:at]) for at in range(start, start + logits.size(0))]
-        stages = [logits]
-        for processor in processors:
-            stages.append(processor.apply(stages[-1], histories))
-        yield from torch.stack(stages, dim=1).log_softmax(dim=-1)
 
 
 def _step(logprobs: Tensor, drawn: int, top: int) -> Step:
