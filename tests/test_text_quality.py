@@ -68,6 +68,14 @@ def test_words_are_words_marks_and_emoji():
     assert words("한국어 글 日本語x") == ["한국어", "글", "日", "本", "語", "x"]
     assert words("ok👍👍") == ["ok", "👍", "👍"]
     assert words(" \n") == []
+    assert words("किताब, e\u0301té がか\u3099") == [
+        "किताब",
+        ",",
+        "e\u0301té",
+        "が",
+        "か\u3099",
+    ]  # marks stay with their letters
+    assert words("👍🏽 👨‍👩‍👧 ❤️ok") == ["👍🏽", "👨‍👩‍👧", "❤️", "ok"]
 
 
 def test_distinct_and_repeated_by_hand():
@@ -90,6 +98,11 @@ def test_shares_are_shares(texts, n):
     for part in cut:
         assert len(ngrams(part, n)) == max(0, len(part) - n + 1)
         assert math.isnan(repeated(part, n)) or 0 <= repeated(part, n) < 1
+
+
+@given(FREE_TEXT | st.text("aé가日が。! \n\u0301\u200d👍🏽_1", max_size=20))
+def test_no_character_is_lost_between_words(text):
+    assert "".join(words(text)) == "".join(text.casefold().split())
 
 
 def naive_stretches(items, n):

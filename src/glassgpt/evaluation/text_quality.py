@@ -7,16 +7,18 @@ what people wrote. Words are what `words` cuts, whatever the tokenizer, so that 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
+
+import regex
 
 # Scripts that are written without blanks count by the character.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[^\W{_UNSPACED}]+|[{_UNSPACED}]|[^\w\s]")
+# Letters with the marks on them; what else is seen as one character (\X), an emoji of several parts for one, stays one.
+_WORD = regex.compile(rf"[^\W{_UNSPACED}]+|(?![\s\x1c-\x1f])\X")
 
 
 def words(text: str) -> list[str]:
-    """Words, and each punctuation mark or emoji for itself; case is ignored."""
+    """Words, and each punctuation mark or emoji, whatever it is made of, for itself; case is ignored."""
     return _WORD.findall(text.casefold())
 
 
