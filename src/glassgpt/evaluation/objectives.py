@@ -48,10 +48,10 @@ class Objective:
 
         Infinite where something could not be measured: a setting that writes nothing is no candidate.
         """
-        shares = abs(found.surprisal / human.surprisal - self.surprisal)
+        surprise = abs(found.surprisal / human.surprisal - self.surprisal)
         variety = self.variety * abs(found.variety.distinct_2 - human.variety.distinct_2)
         excess = max(0.0, found.variety.repeated_4 - _known(human.variety.repeated_4))
-        total = shares + variety + self.repetition * excess
+        total = surprise + variety + self.repetition * excess
         return total if math.isfinite(total) else math.inf
 
 

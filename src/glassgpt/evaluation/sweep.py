@@ -207,21 +207,16 @@ def sweep(
     searched, aside = set_aside(human)
     rounds = plan(len(candidates), len(searched), budget)
     race = _Race(model, writer or model, tokenizer, searched, kept, prompts, objective)
-    alive = [Tried(candidate, [], _NOTHING, math.inf) for candidate in candidates]
-    fallen: list[Tried] = []
-    for number, stage in enumerate(rounds, start=1):
-        fallen = alive[stage.candidates :] + fallen
-        label = f"round {number} of {len(rounds)}: {stage.candidates} settings on {stage.prompts} prompts"
-        alive = race.run(alive[: stage.candidates], stage.prompts, label)
-    if math.isinf(alive[0].score):
+    ranking = race.all_rounds(candidates, rounds)
+    if math.isinf(ranking[0].score):
         raise UsageError(
             f"no setting could be scored: texts of up to {prompts.new_tokens} tokens are too short to tell their "
             f"variety; give more with --new-tokens"
         )
     yardstick = race.figures(searched[: rounds[-1].prompts])
-    check = race.check({"found": {**kept, **alive[0].settings}, "ready": load_settings(purpose), "default": {}}, aside)
+    rivals = {"found": {**kept, **ranking[0].settings}, "ready": load_settings(purpose), "default": {}}
     counted = dataclasses.replace(prompts, count=len(searched))
-    return Sweep(purpose, alive + fallen, yardstick, kept, rounds, counted, check)
+    return Sweep(purpose, ranking, yardstick, kept, rounds, counted, race.check(rivals, aside))
 
 
 def _kept(purpose: str) -> dict[str, Any]:
@@ -243,6 +238,16 @@ class _Race:
     kept: dict[str, Any]
     prompts: PromptOptions
     objective: Objective
+
+    def all_rounds(self, candidates: Sequence[dict[str, float]], rounds: Sequence[Round]) -> list[Tried]:
+        """All candidates ranked: those of the last round first, then those that fell out, the last to fall first."""
+        alive = [Tried(candidate, [], _NOTHING, math.inf) for candidate in candidates]
+        fallen: list[Tried] = []
+        for number, stage in enumerate(rounds, start=1):
+            fallen = alive[stage.candidates :] + fallen
+            label = f"round {number} of {len(rounds)}: {stage.candidates} settings on {stage.prompts} prompts"
+            alive = self.run(alive[: stage.candidates], stage.prompts, label)
+        return alive + fallen
 
     def run(self, candidates: Sequence[Tried], count: int, label: str) -> list[Tried]:
         """Each candidate on the first `count` prompts, the best first; of equals, the first of the grid."""

@@ -26,8 +26,17 @@ WHY = {
 
 def settings_toml(found: Sweep, run: str) -> str:
     """The winner as a settings file for `--settings`: what was found, on what, and what the ready setting adds."""
+    values = [(name, value, WHY[name]) for name, value in found.winner.settings.items()]
+    values += [(name, value, f"as in the ready settings {found.purpose}") for name, value in found.kept.items()]
+    # JSON's spelling of text, numbers and lists is also TOML's.
+    lines = [f"{f'{name} = {json.dumps(value, ensure_ascii=False)}':<28}# {why}" for name, value, why in values]
+    return "\n".join([*(f"# {line}" for line in _origin(found, run)), "", *lines, ""])
+
+
+def _origin(found: Sweep, run: str) -> list[str]:
+    """How the setting was found and how good it is, in lines."""
     best, human = found.winner, found.human
-    heading = [
+    return [
         f"For {found.purpose} text by {shorten(run, 60)}: {OBJECTIVES[found.purpose].why}.",
         f"The best of {found.rounds[0].candidates} settings on {len(best.texts)} held-out prompts by "
         f"glassgpt sweep-decoding (score {best.score:.3f}, seed {found.prompts.seed}).",
@@ -37,11 +46,6 @@ def settings_toml(found: Sweep, run: str) -> str:
         f"repeated 4-grams {share(best.figures.variety.repeated_4)} and {share(human.variety.repeated_4)}.",
         *_check_lines(found),
     ]
-    values = [(name, value, WHY[name]) for name, value in best.settings.items()]
-    values += [(name, value, f"as in the ready settings {found.purpose}") for name, value in found.kept.items()]
-    # JSON's spelling of text, numbers and lists is also TOML's.
-    lines = [f"{f'{name} = {json.dumps(value, ensure_ascii=False)}':<28}# {why}" for name, value, why in values]
-    return "\n".join([*(f"# {line}" for line in heading), "", *lines, ""])
 
 
 def _check_lines(found: Sweep) -> list[str]:
