@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import sys
 from itertools import pairwise
 
@@ -434,6 +435,18 @@ def test_any_texts_can_be_measured_shown_and_written_down(small, texts):
 
 
 # Comparing settings.
+
+
+def test_a_run_whose_data_moved_says_where_it_was(nano_run, grammar_data, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(nano_run, moved)
+    config = moved / "config.toml"
+    config.write_text(config.read_text().replace(str(grammar_data), "gone"))
+    with pytest.raises(
+        UsageError, match="was trained on gone, which is not there any more; say where it is with --data"
+    ):
+        api.load_with_data(moved)
+    assert api.load_with_data(moved, grammar_data)[1].folder == grammar_data
 
 
 def test_settings_by_name_file_and_value(tmp_path):

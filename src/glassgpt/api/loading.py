@@ -220,7 +220,7 @@ def load_with_data(
         checkpoint: see `load`, as are `device` and `rows`.
 
     Raises:
-        UsageError: the run names no data.
+        UsageError: the run names no data, or one that is not there any more.
         TokenizerError: the data set was made with another tokenizer than the model's.
         GlassGPTError: see `load` and `TokenDataset.open`.
     """
@@ -228,6 +228,8 @@ def load_with_data(
     folder = data or load_config(Path(run)).data
     if not folder:
         raise UsageError(f"{run} was not trained here and names no data; give a data set with --data DIR")
+    if data is None and not Path(folder).is_dir():
+        raise UsageError(f"{run} was trained on {folder}, which is not there any more; say where it is with --data DIR")
     dataset = TokenDataset.open(Path(folder))
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
     return loaded, dataset
