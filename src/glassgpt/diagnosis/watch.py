@@ -302,7 +302,7 @@ class Watch(Observer):
 
 def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding:
     """What a replay of a step came to, with its code; no longer fatal where something was done about it."""
-    seen: dict[str, Value] = {"step": step, "why": verdict.why}
+    seen: dict[str, Value] = {"step": step, "why": verdict.why.key, **verdict.why.seen}
     seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
     if verdict.rows:
         seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
