@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,24 @@ from hypothesis import strategies as st
 
 import glassgpt
 from glassgpt.diagnosis import pages
-from glassgpt.diagnosis.catalogue import CODE, LANGUAGES, actions, describe, done, entries, entry, figure, ruled_out
+from glassgpt.diagnosis.catalogue import (
+    CODE,
+    LANGUAGES,
+    actions,
+    check_name,
+    checks,
+    describe,
+    done,
+    entries,
+    entry,
+    figure,
+    measured,
+    reasons,
+    ruled_out,
+    words,
+)
 from glassgpt.diagnosis.findings import Checked, Finding, is_fatal
+from glassgpt.diagnosis.replay import Cause
 from glassgpt.errors import DataError, UsageError
 
 SOURCE = Path(glassgpt.__file__).parent
@@ -64,8 +81,10 @@ def test_severity_and_confidence_are_checked():
 
 
 def test_only_a_fatal_finding_is_fatal():
-    note, fatal = (Checked("x", "", (Finding("GG-NAN-002", severity),)) for severity in ("note", "fatal"))
-    assert not is_fatal([note, Checked("y", "1")])
+    note, fatal = (
+        Checked("end", "killed", findings=(Finding("GG-NAN-002", severity),)) for severity in ("note", "fatal")
+    )
+    assert not is_fatal([note, Checked("weight decay", "none")])
     assert is_fatal([note, fatal])
 
 
@@ -95,6 +114,66 @@ def test_every_action_is_taken_somewhere():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     for name in actions():
         assert f'"{name}"' in text
+
+
+def outcomes() -> list[tuple[str, str]]:
+    return [(name, outcome) for name, table in checks().items() for outcome in table if outcome not in LANGUAGES]
+
+
+def test_every_check_is_made_somewhere_and_every_one_made_has_its_words():
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    for name, outcome in outcomes():
+        assert f'"{name}"' in text
+        assert f'"{outcome}"' in text
+    made = re.findall(r'Checked\(\s*"([^"]+)",\s*"([^"]+)"', text)
+    assert len(made) > 30
+    assert set(made) <= set(outcomes())
+
+
+@pytest.mark.parametrize(("name", "outcome"), outcomes())
+def test_what_was_measured_is_said_in_both_languages(name, outcome):
+    english, korean = (checks()[name][outcome][language] for language in LANGUAGES)
+    figures = [set(re.findall(r"\{[^}]+\}", text)) for text in (english, korean)]
+    assert figures[0] == figures[1]
+    assert not re.search("[가-힣]", english)
+    assert re.search("[가-힣]", checks()[name]["ko"])
+    assert re.search("[가-힣]", korean) or (name, outcome) in (
+        ("initial loss", "not finite"),
+        ("initial loss", "fresh"),
+        ("speed", "typical"),
+    )
+
+
+def test_a_figure_is_put_into_its_sentence():
+    check = Checked("learning rate", "beside the usual", {"rate": 3e-4, "ratio": 0.5})
+    assert (check_name(check), measured(check)) == ("learning rate", "0.0003, 0.5 times the usual one for this width")
+    assert (check_name(check, "ko"), measured(check, "ko")) == ("학습률", "0.0003, 이 너비에서 흔한 값의 0.5배")
+    known = Checked("replay", "known already", {"step": 5, "cause": "data"})
+    assert measured(known, "ko").endswith(": 데이터")
+    with pytest.raises(KeyError):
+        measured(Checked("learning rate", "beside the usual"))
+
+
+def test_every_reason_is_given_somewhere_in_both_languages():
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    for key, lines in reasons().items():
+        assert f'"{key}"' in text
+        assert set(re.findall(r"\{\w+\}", lines["en"])) == set(re.findall(r"\{\w+\}", lines["ko"]))
+        assert re.search("[가-힣]", lines["ko"])
+    finding = Finding(
+        "GG-NAN-014", "fatal", {"step": 9, "module": "x", "why": "finite-at-a-lower-rate", "lower": "1e-05"}
+    )
+    assert "at a rate of 1e-05 the same steps are finite" in describe(finding).title
+    assert "학습률 1e-05에서는 같은 스텝들이 유한합니다" in describe(finding, "ko").title
+    older = Finding("GG-NAN-014", "fatal", {"step": 9, "module": "x", "why": "at a rate of 1 it is"})
+    assert "at a rate of 1 it is" in describe(older, "ko").title
+
+
+def test_every_event_that_is_told_has_a_word():
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    told = set(re.findall(r'\.tell\(\s*"([^"]+)"', text))
+    assert len(told) > 10
+    assert told | set(get_args(Cause)) <= set(words())
 
 
 def test_the_committed_pages_are_the_catalogues(tmp_path):

@@ -74,7 +74,7 @@ def test_the_report_is_whole_offline_and_escaped(run):
         file.write(json.dumps({"step": 120, "event": NASTY, "why": NASTY}) + "\n")
         file.write(json.dumps(FINDING.to_event(150)) + "\n")
     run.config.write_text(run.config.read_text() + f"# {NASTY}\n")
-    checks = [Checked(NASTY, NASTY, (FINDING,)), Checked("x", "1")]
+    checks = [Checked("shards", "whole", {"count": 1, "tokenizer": NASTY}, (FINDING,)), Checked("weight decay", "none")]
     text = page(Record.read(run), checks, Ladder(5.5, 2.9, 2.1))
     found = Page(text)
     assert "script" not in found.tags
@@ -97,7 +97,10 @@ def hostile_report(run) -> str:
     with run.events.open("a") as file:
         file.write(json.dumps({"step": 120, "event": HOSTILE, "why": [HOSTILE, {HOSTILE: 0.123456}]}) + "\n")
     finding = Finding("GG-CFG-001", "fatal", {"problem": HOSTILE})
-    checks = [Checked(HOSTILE, HOSTILE, (finding,)), Checked("x", "1")]
+    checks = [
+        Checked("shards", "whole", {"count": 1, "tokenizer": HOSTILE}, (finding,)),
+        Checked("weight decay", "none"),
+    ]
     run.report.write_text(page(Record.read(run), checks, Ladder(5.5, 2.9, 2.1)))
     return run.report.absolute().as_uri()
 
@@ -161,7 +164,7 @@ def test_a_finding_that_was_made_again_is_told_once(run):
 
 
 def test_both_languages_are_in_the_page(run):
-    text = page(Record.read(run), [Checked("x", "1", (FINDING,))])
+    text = page(Record.read(run), [Checked("weight decay", "none", findings=(FINDING,))])
     shown = "".join(Page(text).text)
     for language in LANGUAGES:
         assert LABELS[language]["do"] in shown

@@ -271,6 +271,17 @@ def test_an_exploding_attention(grammar_dataset, tmp_path):
     assert {"GG-ATT-001", "GG-ATT-002"} <= set(codes(watch))
 
 
+def test_a_residual_stream_and_gradients_of_nothing(quiet_watch):
+    """A model that begins at zero adds nothing to its stream; the watch must not fall over it."""
+    _, watch = quiet_watch
+    still = {"blocks.0.norm1.weight": 1.0, "blocks.1.norm1.weight": 1.0}
+    watch.on_layers(LayerSample(100, gradients=still, updates={"a": 0.01}, residual=[0.0, 0.0, 0.0]))
+    assert watch.found == []
+    watch.on_layers(LayerSample(200, gradients=still, updates={"a": 0.01}, residual=[0.0, 0.0, 1.0]))
+    assert codes(watch) == ["GG-LAY-002"]
+    assert watch.found[0].seen["ratio"] == "inf"
+
+
 def test_dead_units(grammar_dataset, tmp_path):
     trainer, watch, _ = watched(grammar_dataset, tmp_path, max_steps=30, learning_rate=1e-6)
     with torch.no_grad():

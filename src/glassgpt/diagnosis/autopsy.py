@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from glassgpt.data.shards import TokenDataset
-from glassgpt.diagnosis.findings import Checked
+from glassgpt.diagnosis.findings import Checked, Value
 from glassgpt.diagnosis.record import Line, Record
-from glassgpt.diagnosis.replay import MOST_STEPS_DONE_AGAIN, Verdict, replay_run
+from glassgpt.diagnosis.replay import MOST_STEPS_DONE_AGAIN, Reason, Verdict, replay_run
 from glassgpt.diagnosis.watch import finding_of
 from glassgpt.errors import GlassGPTError
 from glassgpt.model.build import build_model
@@ -22,6 +22,7 @@ from glassgpt.training.step import Settings
 MOST_SECONDS = 120.0
 """What going on from the checkpoint to the fault may take, by the time that the run's own steps took."""
 NAME = "replay"
+Hindrance = tuple[str, dict[str, Value]]
 CHANGES = ("step skipped", "rows quarantined", "attention replaced", "rewind", "out of memory", "micro-batch grown")
 """Events after which a run no longer is what its last checkpoint makes of it."""
 
@@ -43,10 +44,10 @@ def check_replay(
     step = int(event.get("at", record.last_step))
     known = _known_already(record, step)
     if known is not None:
-        return Checked(NAME, f"step {step:,} was replayed when it happened: {known}")
+        return Checked(NAME, "known already", {"step": step, "cause": known})
     hindrance = _hindrance(record, step, settings, dataset)
     if hindrance is not None:
-        return Checked(NAME, f"step {step:,} cannot be done again: {hindrance}")
+        return Checked(NAME, *hindrance)
     assert dataset is not None
     return _done_again(record, step, model, settings, dataset)
 
@@ -57,30 +58,32 @@ def _known_already(record: Record, step: int) -> str | None:
     return str(replays[-1].get("cause", "?")) if replays else None
 
 
-def _hindrance(record: Record, step: int, settings: Settings, dataset: TokenDataset | None) -> str | None:
-    """Why a step cannot be reached again with the same bits, in a few words."""
+def _hindrance(record: Record, step: int, settings: Settings, dataset: TokenDataset | None) -> Hindrance | None:
+    """Why a step cannot be reached again with the same bits: the outcome of the check, and its figures."""
+    seen: dict[str, Value] = {"step": step}
     if dataset is None:
-        return "its data set is gone; name it with --data"
+        return "no data", seen
     try:
         found = newest_whole(record.run)
     except GlassGPTError as error:
-        return str(error)
+        return "failed", {**seen, "problem": str(error)}
     if found is None or not has_optimizer(found.path):
-        return "there is no checkpoint to begin from"
+        return "no checkpoint", seen
     state, steps = read_state(found.path), step - checkpoint_step(found.path)
+    seen |= {"checkpoint": found.path.name, "steps": steps, "most": MOST_STEPS_DONE_AGAIN}
     if not 0 < steps <= MOST_STEPS_DONE_AGAIN:
-        return f"it is {steps:,} steps from {found.path.name}, and at most {MOST_STEPS_DONE_AGAIN} are done again"
+        return "too far", seen
     if len(state.rng) != 1:
-        return f"{len(state.rng)} processes trained it together"
+        return "several processes", {**seen, "count": len(state.rng)}
     changed = [line for line in record.events if _changed_the_way(line, checkpoint_step(found.path), step)]
     if changed:
-        return f"since {found.path.name} the run was changed ({changed[-1]['event']}), and no checkpoint holds that"
+        return "changed since", {**seen, "event": str(changed[-1]["event"])}
     began = record.event("resume") or record.event("start") or {}
     trained_on_cpu = str(began.get("hardware", "cpu")).startswith("cpu")
     if trained_on_cpu != (settings.train.device == "cpu" or not torch.cuda.is_available()):
-        return f"it was trained on {began['hardware']}, and this machine computes otherwise"
+        return "other machine", {**seen, "hardware": str(began["hardware"])}
     each = float(np.median([s for s in record.durations() if math.isfinite(s)] or [0.0]))
-    return f"that would take {each * steps:.0f} s" if each * steps > MOST_SECONDS else None
+    return ("too long", {**seen, "seconds": each * steps}) if each * steps > MOST_SECONDS else None
 
 
 def _changed_the_way(line: Line, since: int, step: int) -> bool:
@@ -97,7 +100,8 @@ def _done_again(record: Record, step: int, model: ModelConfig, settings: Setting
         try:
             verdict = replay_run(trainer, found.path, step - checkpoint_step(found.path) + 1)
         except GlassGPTError as error:
-            return Checked(NAME, f"step {step:,} cannot be done again: {error}")
-    verdict = verdict or Verdict("not reproduced", 0.6, f"done again from {found.path.name}, every step is finite")
-    line = f"step {step:,} done again from {found.path.name}: {verdict.cause}"
-    return Checked(NAME, line, (finding_of(step, verdict),))
+            return Checked(NAME, "failed", {"step": step, "problem": str(error)})
+    seen = {"step": step, "checkpoint": found.path.name}
+    calm = Reason("every-step-is-finite", "not reproduced", {"checkpoint": found.path.name})
+    verdict = verdict or Verdict("not reproduced", 0.6, calm)
+    return Checked(NAME, "done again", {**seen, "cause": verdict.cause}, (finding_of(step, verdict),))

@@ -51,20 +51,21 @@ def check_shards(dataset: TokenDataset) -> Checked:
     try:
         dataset.verify()
     except GlassGPTError as error:
-        return Checked("shards", "damaged", (Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
+        return Checked("shards", "damaged", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
     try:
         name = dataset.tokenizer.name
     except GlassGPTError as error:
-        return Checked("shards", "another tokenizer", (Finding("GG-DAT-010", "fatal", {"problem": str(error)}),))
-    return Checked("shards", f"{shards} whole, by checksum; tokenizer {name}")
+        finding = Finding("GG-DAT-010", "fatal", {"problem": str(error)})
+        return Checked("shards", "another tokenizer", findings=(finding,))
+    return Checked("shards", "whole", {"count": shards, "tokenizer": name})
 
 
 def check_tokenizer(expected_fingerprint: str, dataset: TokenDataset) -> Checked:
     """Whether the data speak the tokens of a run."""
     if dataset.tokenizer_fingerprint == expected_fingerprint:
-        return Checked("tokenizer", "the run's and the data's are the same")
+        return Checked("tokenizer", "the same")
     problem = f"{dataset.folder} was made with {dataset.info.tokenizer_name}."
-    return Checked("tokenizer", "two different ones", (Finding("GG-DAT-010", "fatal", {"problem": problem}),))
+    return Checked("tokenizer", "different", findings=(Finding("GG-DAT-010", "fatal", {"problem": problem}),))
 
 
 def check_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -> Checked:
@@ -74,8 +75,8 @@ def check_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -
     findings: tuple[Finding, ...] = ()
     if highest >= vocab_size:
         findings = (Finding("GG-DAT-001", "fatal", {"token": highest, "vocab_size": vocab_size}),)
-    looked = sum(map(len, texts))
-    return Checked("ids", f"highest {highest:,} of {vocab_size:,}, {looked:,} tokens looked at", findings)
+    seen = {"highest": highest, "vocab_size": vocab_size, "looked": sum(map(len, texts))}
+    return Checked("ids", "highest", seen, findings)
 
 
 def check_batches(batches: Batches, rows: int) -> Checked:
@@ -98,8 +99,9 @@ def check_batches(batches: Batches, rows: int) -> Checked:
         findings.append(_same_windows(batches, starts, inputs, distinct))
     if rows >= 8 and batches.windows_per_epoch >= 4 * rows and following > 0.5:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
-    measured = f"targets shifted by one; {distinct} of {rows} windows differ, {following:.0%} in the file's order"
-    return Checked("batches", measured, tuple(findings))
+    outcome = "sound" if shifted == 1 else "not shifted"
+    seen = {"shifted": shifted, "distinct": distinct, "rows": rows, "following": following}
+    return Checked("batches", outcome, seen, tuple(findings))
 
 
 def _same_windows(batches: Batches, starts: Tokens, inputs: torch.Tensor, distinct: int) -> Finding:
@@ -127,7 +129,7 @@ def check_overlap(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
     validation = sample(dataset.split("validation"), most)
     passages = _apart(passage_hashes(validation, n), n)
     if not len(passages):
-        return Checked("overlap", f"the validation text is shorter than {n} tokens")
+        return Checked("overlap", "too short", {"n": n})
     known = passage_hashes(sample(dataset.split("train"), most), n)
     found = np.isin(passages, known)
     share = float(found.mean())
@@ -143,7 +145,7 @@ def check_overlap(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
             "example": _shown(dataset, validation[start : start + n]),
         }
         findings = (Finding("GG-DAT-005", severity, seen),)
-    return Checked("overlap", f"{share:.2%} of {len(passages):,} validation passages are in training text", findings)
+    return Checked("overlap", "share", {"share": share, "passages": len(passages)}, findings)
 
 
 def check_copies(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
@@ -151,12 +153,12 @@ def check_copies(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
     n = passage_length(dataset)
     hashes = passage_hashes(sample(dataset.split("train"), most), n)
     if not len(hashes):
-        return Checked("copies", f"the training text is shorter than {n} tokens")
+        return Checked("copies", "too short", {"n": n})
     share = 1 - len(np.unique(hashes)) / len(hashes)
     findings: tuple[Finding, ...] = ()
     if share > COPIES_WARNING:
         findings = (Finding("GG-DAT-006", "warning", {"share": round(100 * share, 1), "n": n}),)
-    return Checked("copies", f"{share:.2%} of the training text occurs twice, by passages of {n} tokens", findings)
+    return Checked("copies", "share", {"share": share, "n": n}, findings)
 
 
 def passage_hashes(tokens: Tokens, n: int) -> Hashes:
@@ -215,8 +217,8 @@ def check_fit(dataset: TokenDataset) -> Checked:
     if info.vocab_size > LARGE_VOCABULARY and info.vocabulary_used < LEAST_USED * info.vocab_size:
         seen = {"used": info.vocabulary_used, "vocab_size": info.vocab_size}
         findings.append(Finding("GG-DAT-009", "note", seen))
-    used = f"{info.vocabulary_used:,} of {info.vocab_size:,} tokens used"
-    return Checked("tokenizer fit", f"{bytes_per_token:.2f} bytes a token, {used}", tuple(findings))
+    measured = {"bytes": bytes_per_token, "used": info.vocabulary_used, "all": info.vocab_size}
+    return Checked("tokenizer fit", "used", measured, tuple(findings))
 
 
 def ladder(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Ladder:
@@ -230,7 +232,7 @@ def check_likeness(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Check
     train = sample(dataset.split("train"), most)
     half = len(train) // 2
     if half < 2 or len(dataset.split("validation")) < 2:
-        return Checked("likeness", "too little text to compare")
+        return Checked("likeness", "too little")
     own = ladder_of(train[:half], train[half:], dataset.vocab_size)
     known = ladder(dataset, most)
     excess = known.unigram - own.unigram
@@ -239,5 +241,5 @@ def check_likeness(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Check
         findings = (Finding("GG-DAT-011", "warning", {"excess": excess}, confidence=0.8),)
     if len(train) >= LEAST_FOR_PAIRS and own.unigram - own.bigram < LEAST_FROM_PAIRS:
         findings += (Finding("GG-DAT-012", "fatal", {"unigram": own.unigram, "bigram": own.bigram}, confidence=0.9),)
-    rungs = f"guessing {known.uniform:.2f}, by frequency {known.unigram:.2f}, by pairs {known.bigram:.2f} nats"
-    return Checked("likeness", f"validation costs {excess:+.2f} nats against training text; {rungs}", findings)
+    rungs = {"uniform": known.uniform, "unigram": known.unigram, "bigram": known.bigram}
+    return Checked("likeness", "excess", {"excess": excess, **rungs}, findings)

@@ -73,9 +73,9 @@ def open_dataset(folder: Path) -> TokenDataset | Checked:
         dataset = TokenDataset.open(folder)
         _ = dataset.tokenizer
     except DataError as error:
-        return Checked("data", "cannot be opened", (Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
+        return Checked("data", "not opened", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
     except TokenizerError as error:
-        return Checked("data", "has a wrong tokenizer", (Finding("GG-DAT-010", "fatal", {"problem": str(error)}),))
+        return Checked("data", "wrong tokenizer", findings=(Finding("GG-DAT-010", "fatal", {"problem": str(error)}),))
     return dataset
 
 
@@ -164,8 +164,8 @@ def _settings(plan: Plan) -> Iterator[Checked]:
 
 def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
     model = _built(plan).to(hardware.device)
-    parameters = f"{count_parameters(plan.model):,} parameters"
-    yield Checked("model", f"{parameters}; looked at with {len(model.blocks)} of {plan.model.n_layer} blocks")
+    size = {"parameters": count_parameters(plan.model), "blocks": len(model.blocks), "all": plan.model.n_layer}
+    yield Checked("model", "size", size)
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
@@ -191,7 +191,7 @@ def _one_batch(plan: Plan, model: LanguageModel, inputs: Tensor, targets: Tensor
     if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).is_fine:
         return found
     blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
-    return Checked(found.name, f"{found.measured}; it is learned at a rate of {usual:.1g}", (blamed,))
+    return Checked(found.name, "learned at the usual rate", {**found.seen, "usual": usual}, (blamed,))
 
 
 def _built(plan: Plan) -> LanguageModel:

@@ -87,16 +87,18 @@ def _as_json(value: Value) -> Value:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check came to.
+    """What a check came to. What it measured is put into words by the catalogue, also where all is fine.
 
     Attributes:
-        name: what was checked, in a few words.
-        measured: the figure that was found, for a line that a person reads; also where all is fine.
+        name: what was checked, by its English name.
+        outcome: which of the catalogue's sentences about this check tells what was measured.
+        seen: the figures that this sentence asks for.
         findings: what is wrong; empty when nothing is.
     """
 
     name: str
-    measured: str
+    outcome: str
+    seen: Mapping[str, Value] = field(default_factory=dict[str, Value], hash=False)
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -107,7 +109,8 @@ class Checked:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         findings = [finding.to_json() for finding in self.findings]
-        return {"check": self.name, "measured": self.measured, "findings": findings}
+        seen = {name: _as_json(value) for name, value in self.seen.items()}
+        return {"check": self.name, "outcome": self.outcome, "seen": seen, "findings": findings}
 
 
 def is_fatal(checks: list[Checked]) -> bool:

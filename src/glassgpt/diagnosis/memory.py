@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenArray
-from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.diagnosis.findings import Checked, Finding, Value
 from glassgpt.errors import MemoryExhaustedError
 from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_memory
 from glassgpt.model.build import build_model
@@ -32,7 +32,7 @@ USABLE = 0.92
 """Share of the free memory that may be filled; the rest is fragmentation and other programs."""
 MOST_CPU_FLOPS = 1e12
 """What is not measured on a CPU because nobody would wait for it: about 20 s on two cores."""
-GIGA = 1e9
+GIGA, MEGA = 1e9, 1e6
 UNLIMITED = 1 << 60
 
 
@@ -215,33 +215,25 @@ def check_memory(model: ModelConfig, settings: Settings, hardware: Hardware, *, 
     rows, free = train.micro_rows(batch_rows), free_memory(hardware.device)
     if free is None:
         total = training_memory(model, rows).total
-        return Checked("memory", f"{total / GIGA:.3g} GB predicted; what is free is not known on this machine")
+        return Checked("memory", "unknown", {"needed": total / GIGA})
     need = needed_for(model, settings, hardware, free) if measure else predicted(model)
     fits = need.fitting(USABLE * free, batch_rows)
     if train.micro_batch_size == "auto":
         rows = max(1, fits)
     needed, parts = need.at(rows), training_memory(model, rows)
-    how = "measured at two sizes" if need.is_measured else "predicted"
-    line = f"{needed / GIGA:.3g} GB {how} for {rows} sequences at once, {free / GIGA:.3g} GB are free"
-    if needed <= USABLE * free:
-        return Checked("memory", f"{line}; {_by_component(parts)}")
-    seen = {
-        "needed": needed / GIGA,
-        "free": free / GIGA,
-        **{
-            name: getattr(parts, name) / GIGA for name in ("weights", "gradients", "optimizer", "activations", "logits")
-        },
-        "rows": rows,
-        "context": model.context_length,
-        "fits": max(1, fits),
-    }
-    confidence = 0.95 if need.is_measured else 0.7
-    return Checked("memory", line, (Finding("GG-MEM-001", "fatal", seen, confidence),))
+    seen: dict[str, Value] = {"needed": needed / GIGA, "free": free / GIGA, "rows": rows}
+    how = "measured" if need.is_measured else "predicted"
+    findings: tuple[Finding, ...] = ()
+    if needed > USABLE * free:
+        more = {"context": model.context_length, "fits": max(1, fits)}
+        confidence = 0.95 if need.is_measured else 0.7
+        findings = (Finding("GG-MEM-001", "fatal", seen | _by_component(parts, GIGA) | more, confidence),)
+    return Checked("memory", how, seen | _by_component(parts, MEGA), findings)
 
 
-def _by_component(parts: MemoryEstimate) -> str:
+def _by_component(parts: MemoryEstimate, unit: float) -> dict[str, Value]:
     names = ("weights", "gradients", "optimizer", "activations", "logits")
-    return ", ".join(f"{name} {getattr(parts, name) / 1e6:,.0f}" for name in names) + " MB predicted"
+    return {name: getattr(parts, name) / unit for name in names}
 
 
 def _is_quick(model: ModelConfig, hardware: Hardware) -> bool:

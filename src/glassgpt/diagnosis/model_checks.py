@@ -25,9 +25,9 @@ from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 INITIAL_NATS = 0.3
 HOT_SIGMA = 1.5
 """Spread of the logits from which a fresh model is sure of things it cannot know."""
-WIDER, DEVIATIONS = 1.2, 5.0
+WIDER, DEVIATIONS = 1.2, 6.0
 """Times the standard deviation that is due, from which on a weight is drawn otherwise; small ones also scatter by chance,
-by 1/sqrt(2N), of which so many times are allowed."""
+by a share of 1/sqrt(2N), of which so many times are allowed."""
 LEAK = 1e-5
 """Share of the movement after the changed token that may show before it; computed in float64."""
 NOTHING = 1e-12
@@ -64,7 +64,7 @@ def check_initial_loss(
     if not math.isfinite(loss):
         where = first_bad_module(model, inputs, hardware)
         seen = {"what": "loss", "module": where, "precision": hardware.precision}
-        return Checked("initial loss", f"{loss}", (Finding("GG-NAN-001", "fatal", seen),))
+        return Checked("initial loss", "not finite", {"loss": loss}, (Finding("GG-NAN-001", "fatal", seen),))
     seen = {"loss": loss, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
     findings: tuple[Finding, ...] = ()
     if is_fresh and loss < guessing - INITIAL_NATS:
@@ -73,8 +73,7 @@ def check_initial_loss(
         findings = (Finding("GG-INI-001", "warning", seen, confidence=0.9, ruled_out=("GG-INI-002",)),)
     elif not is_fresh and loss > guessing - INITIAL_NATS:
         findings = (Finding("GG-INI-003", "fatal", seen, confidence=0.8),)
-    what = f"ln V + σ²/2 = {expected:.3f}" if is_fresh else f"loaded weights; guessing costs {guessing:.3f}"
-    return Checked("initial loss", f"{loss:.3f} nats; {what}", findings)
+    return Checked("initial loss", "fresh" if is_fresh else "loaded", seen, findings)
 
 
 class _evaluating:  # noqa: N801 - a context, used like a function
@@ -139,11 +138,11 @@ def check_spread(model: LanguageModel) -> Checked:
         std, due = found[worst], model.initial_std(worst)
         seen = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
         findings = (Finding("GG-INI-005", "warning", seen, confidence=0.8),)
-    return Checked("initial weights", f"{len(found) - len(off)} of {len(found)} matrices as wide as is due", findings)
+    return Checked("initial weights", "as due", {"fine": len(found) - len(off), "all": len(found)}, findings)
 
 
 def _is_off(std: float, due: float, count: int) -> bool:
-    return _ratio(std, due) > max(WIDER, 1 + DEVIATIONS / math.sqrt(2 * count))
+    return _ratio(std, due) > max(WIDER, math.exp(DEVIATIONS / math.sqrt(2 * count)))
 
 
 def _ratio(std: float, due: float) -> float:
@@ -174,14 +173,13 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:
     moved, scale = by_future[:, :position].max().item(), by_future[:, position:].max().item()
     felt = by_past[:, position:].max().item()
     if max(scale, felt) <= NOTHING * logits.abs().max().item():
-        return Checked("causality", "nothing moves whatever is read", (Finding("GG-INI-004", "fatal"),))
+        return Checked("causality", "nothing moves", findings=(Finding("GG-INI-004", "fatal"),))
     findings: list[Finding] = []
     if moved > LEAK * scale:
         findings.append(Finding("GG-CAU-001", "fatal", {"position": position, "moved": moved}))
     if felt <= LEAK**2 * scale:
         findings.append(Finding("GG-CAU-002", "fatal"))
-    measured = f"the future moves the past by {moved:.1g}, the past the future by {felt:.1g}"
-    return Checked("causality", measured, tuple(findings))
+    return Checked("causality", "moved", {"moved": moved, "felt": felt}, tuple(findings))
 
 
 def check_kernel(attend: Attend, hardware: Hardware) -> Checked:
@@ -197,12 +195,9 @@ def check_kernel(attend: Attend, hardware: Hardware) -> Checked:
     allowed = 64 * torch.finfo(dtype).eps
     # TF32 rounds the factors of float32 products to 10 bits.
     allowed = max(allowed, 2e-2 if hardware.device.type == "cuda" and dtype == torch.float32 else 0.0)
-    findings: tuple[Finding, ...] = ()
-    if not difference <= allowed:
-        findings = (Finding("GG-KER-001", "fatal", {"difference": difference, "allowed": allowed}),)
-    return Checked(
-        "attention kernel", f"differs from the formula by {difference:.1g} (allowed {allowed:.1g})", findings
-    )
+    seen = {"difference": difference, "allowed": allowed}
+    findings = () if difference <= allowed else (Finding("GG-KER-001", "fatal", seen),)
+    return Checked("attention kernel", "differs", seen, findings)
 
 
 def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> Checked:
@@ -224,7 +219,7 @@ def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardw
     if frozen:
         findings.append(Finding("GG-GRD-002", "warning", {"count": len(frozen), "parameter": frozen[0]}))
     reached = len(named) - len(empty) - len(frozen)
-    return Checked("gradients", f"reach {reached} of {len(named)} parameters", tuple(findings))
+    return Checked("gradients", "reach", {"reached": reached, "all": len(named)}, tuple(findings))
 
 
 def check_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> Checked:
@@ -249,7 +244,7 @@ def check_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) 
         seen = {"decay": decay, "count": len(decayed), "parameter": name}
         findings.append(Finding("GG-GRD-004", "warning", seen))
     groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
-    return Checked("optimizer", f"{len(held)} parameters in {groups} groups", tuple(findings))
+    return Checked("optimizer", "groups", {"parameters": len(held), "groups": groups}, tuple(findings))
 
 
 def check_one_batch(
@@ -275,11 +270,10 @@ def check_one_batch(
             break
     first, last = losses[0], losses[-1]
     wanted = first * max(SHOULD_FALL_TO, 1 - SHOULD_FALL_A_STEP * len(losses))
-    findings: tuple[Finding, ...] = ()
-    if not last < max(wanted, LEARNED_NATS):
-        seen = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
-        findings = (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
-    return Checked("one batch", f"{first:.3f} to {last:.3f} nats in {len(losses)} steps", findings)
+    seen = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
+    is_learned = last < max(wanted, LEARNED_NATS)
+    findings = () if is_learned else (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
+    return Checked("one batch", "learned", seen, findings)
 
 
 def _learn(model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:

@@ -135,16 +135,12 @@ def check_rate_range(stepper: Stepper, hardware: Hardware, learning_rate: float,
         picture: where to draw the curve.
     """
     found = find_rate_range(stepper, hardware)
-    drawn = ""
     if picture is not None:
         draw_rate_range(found, learning_rate, picture)
-        drawn = f"; {picture}"
     seen = {"rate": learning_rate, "limit": found.limit, "suggested": f"{found.suggested:.1g}"}
     findings = (Finding("GG-LRT-001", "warning", seen, confidence=0.7),) if learning_rate > found.limit else ()
-    line = (
-        f"the loss falls up to {found.limit:.1g}; about {found.suggested:.1g} is safe, {learning_rate:g} is set{drawn}"
-    )
-    return Checked("learning-rate range", line, findings)
+    measured = {"limit": found.limit, "suggested": found.suggested, "rate": learning_rate, "picture": str(picture)}
+    return Checked("learning-rate range", "drawn" if picture else "found", measured, findings)
 
 
 def draw_rate_range(found: RateRange, learning_rate: float, picture: Path) -> None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from glassgpt.diagnosis.findings import Value
 from glassgpt.errors import GlassGPTError
 from glassgpt.model.attention import Attend, attend_readable
 from glassgpt.model.transformer import LanguageModel
@@ -86,14 +87,29 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why something is the cause, or is not; the catalogue has the words.
+
+    Attributes:
+        key: of the catalogue's reasons, such as `finite-at-a-lower-rate`.
+        cause: that it speaks of.
+        seen: the figures that its words ask for.
+    """
+
+    key: str
+    cause: Cause
+    seen: Mapping[str, Value] = field(default_factory=dict[str, Value], hash=False)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a replay came to.
 
     Attributes:
         cause: what the fault goes away with.
         confidence: between 0 and 1.
-        why: one sentence.
-        ruled_out: what was tried and left the fault as it was, a sentence each.
+        why: the reason.
+        ruled_out: what was tried and left the fault as it was.
         module: where it began, where that was seen.
         rows: that are bad by themselves.
         parameters: weights that are not finite.
@@ -101,15 +117,15 @@ class Verdict:
 
     cause: Cause
     confidence: float
-    why: str
-    ruled_out: tuple[str, ...] = ()
+    why: Reason
+    ruled_out: tuple[Reason, ...] = ()
     module: BadModule | None = None
     rows: tuple[BadRow, ...] = ()
     parameters: tuple[str, ...] = ()
 
     def causes_ruled_out(self) -> list[Cause]:
-        """The causes that `ruled_out` speaks of: a sentence begins with one and a colon."""
-        return [cause for cause in get_args(Cause) if any(line.startswith(f"{cause}:") for line in self.ruled_out)]
+        """The causes that `ruled_out` speaks of."""
+        return [cause for cause in get_args(Cause) if any(reason.cause == cause for reason in self.ruled_out)]
 
     def as_json(self) -> dict[str, Any]:
         """For `events.jsonl`."""
@@ -257,26 +273,23 @@ class _Case:
     def __init__(self, trainer: Trainer, refused: RefusedStep, last_good: Path | None) -> None:
         self._trainer, self._refused, self._last_good = trainer, refused, last_good
         self._stepper, self._hardware = trainer.stepper, trainer.hardware
-        self._ruled_out: list[str] = []
+        self._ruled_out: list[Reason] = []
         self._module: BadModule | None = None
 
     def verdict(self) -> Verdict:
         """Try one thing after the other, the most telling first."""
         bad = [name for name, p in self._stepper.model.named_parameters() if not p.isfinite().all()]
         if bad:
-            return self._because("weights", 0.95, f"{bad[0]} holds values that are not finite", parameters=bad)
+            seen = {"parameter": bad[0]}
+            return self._because("weights", 0.95, "weights-not-finite", seen, parameters=bad)
         found = self._find_micro_step()
         if found is None:
-            return self._because(
-                "not reproduced",
-                0.6,
-                "the same step, done again from the same state, is finite: what caused it is gone",
-            )
+            return self._because("not reproduced", 0.6, "finite-when-done-again")
         number, batch, way = found
         self._module = way.trace(batch)
         others_fail = not any(way.is_finite(other) for other in self._other_batches())
         if not others_fail:
-            self._ruled_out.append("weights: other rows are finite with the same weights")
+            self._rule_out("weights", "other-rows-are-finite")
         return (
             # Weights before the kernel: a fused kernel is the first to fail where weights have run away.
             (self._blame_weights(batch, way) if others_fail else None)
@@ -293,9 +306,7 @@ class _Case:
         again = self._trained_again(1.0)
         if again is None:
             return None
-        return self._changed_from_outside(again) or self._because(
-            "learning rate", 0.8, "the same steps, done again, lead to the same weights"
-        )
+        return self._changed_from_outside(again) or self._because("learning rate", 0.8, "same-weights-when-done-again")
 
     def _find_micro_step(self) -> tuple[int, Batch, _Way] | None:
         """The first micro-batch that is not finite, with the generators as they stood before it."""
@@ -325,8 +336,8 @@ class _Case:
     def _blame_kernel(self, batch: Batch, way: _Way) -> Verdict | None:
         with plain_attention(way.model):
             if way.is_finite(batch):
-                return self._because("kernel", 0.9, "with attention written out in plain operations it is finite")
-        self._ruled_out.append("kernel: attention written out in plain operations fails the same way")
+                return self._because("kernel", 0.9, "finite-with-plain-attention")
+        self._rule_out("kernel", "plain-attention-fails-too")
         return None
 
     def _blame_precision(self, batch: Batch, way: _Way) -> Verdict | None:
@@ -336,8 +347,9 @@ class _Case:
         else:
             model, better = way.model, "float32"
         if dataclasses.replace(way, model=model, autocast=nullcontext).is_finite(batch):
-            return self._because("precision", 0.85, f"in {better} it is finite, in {given} it is not")
-        self._ruled_out.append(f"precision: it fails in {better} as well")
+            seen = {"better": better, "given": given}
+            return self._because("precision", 0.85, "finite-in-a-better-precision", seen)
+        self._rule_out("precision", "a-better-precision-fails-too", {"better": better})
         return None
 
     def _blame_rows(self, number: int, batch: Batch, way: _Way) -> Verdict | None:
@@ -346,8 +358,8 @@ class _Case:
         if not bad:
             return None
         rows = [self._row(number, row) for row in bad]
-        why = f"row {rows[0].row} of micro-step {number} is not finite by itself; other rows are"
-        return self._because("data", 0.9, why, rows=rows)
+        seen = {"row": rows[0].row, "micro_step": number}
+        return self._because("data", 0.9, "row-not-finite-by-itself", seen, rows=rows)
 
     def _row(self, number: int, row: int) -> BadRow:
         batches, stepper = self._stepper.batches, self._stepper
@@ -360,12 +372,12 @@ class _Case:
     def _blame_weights(self, batch: Batch, way: _Way) -> Verdict | None:
         good = self._good_model()
         if good is None:
-            self._ruled_out.append("data: every row fails")
+            self._rule_out("data", "every-row-fails")
             return None
         if not dataclasses.replace(way, model=good).is_finite(batch):
-            self._ruled_out.append("weights: the last good ones fail on the same rows")
+            self._rule_out("weights", "last-good-weights-fail-too")
             return None
-        self._ruled_out.append("data: the last good weights are finite on the same rows")
+        self._rule_out("data", "last-good-weights-are-finite")
         return self._damaged_or_driven()
 
     def _good_model(self) -> LanguageModel | None:
@@ -385,7 +397,7 @@ class _Case:
         """Train again from the last good weights: do the same weights come out, and with a lower rate better ones?"""
         again = self._trained_again(1.0)
         if again is None:
-            return self._because("weights", 0.6, "the last good weights are finite on the same rows, these are not")
+            return self._because("weights", 0.6, "only-the-last-good-weights-are-finite")
         changed = self._changed_from_outside(again)
         if changed is not None:
             return changed
@@ -395,8 +407,8 @@ class _Case:
             assert slower is not None, "the same steps were done just now"
             way = _Way(slower.model, self._hardware.autocast, self._refused.start)
             if way.is_finite(self._batch(self._refused.start.windows)):
-                return self._because("learning rate", 0.9, f"at a rate of {lower:.2g} the same steps are finite")
-        return self._because("model", 0.5, "the same steps fail with a lower rate as well")
+                return self._because("learning rate", 0.9, "finite-at-a-lower-rate", {"lower": f"{lower:.2g}"})
+        return self._because("model", 0.5, "a-lower-rate-fails-too")
 
     def _changed_from_outside(self, again: Stepper) -> Verdict | None:
         """The verdict on weights that training, done again, does not make."""
@@ -404,12 +416,14 @@ class _Case:
         trained = dict(again.model.named_parameters())
         changed = [name for name, p in trained.items() if _differs(p, now[name])]
         if not changed:
-            self._ruled_out.append("weights: training again gives the same ones, so they were not damaged")
+            self._rule_out("weights", "training-again-gives-the-same")
             return None
         # What was changed spoils the steps after it too, so the rest moves as well, but less.
         first = max(changed, key=lambda name: _distance(trained[name], now[name]))
-        why = f"trained again from the last good weights, {first} comes out otherwise: it was changed by something else"
-        return self._because("weights", 0.9, why, parameters=(first, *(name for name in changed if name != first)))
+        others = (name for name in changed if name != first)
+        return self._because(
+            "weights", 0.9, "changed-by-something-else", {"parameter": first}, parameters=(first, *others)
+        )
 
     def _trained_again(self, rate_factor: float) -> Stepper | None:
         """A copy of the run, trained from the last good state to the refused step; None where that is too far."""
@@ -450,19 +464,25 @@ class _Case:
 
     def _blame_model(self, others_fail: bool) -> Verdict:
         if others_fail:
-            where = f": {self._module.name} makes it of finite values" if self._module else ""
-            return self._because("model", 0.7, f"every batch fails whatever is changed{where}")
-        return self._because("unknown", 0.3, "only this batch fails, and none of its rows by itself")
+            if self._module is None:
+                return self._because("model", 0.7, "every-batch-fails")
+            return self._because("model", 0.7, "every-batch-fails-in-a-module", {"module": self._module.name})
+        return self._because("unknown", 0.3, "only-this-batch-fails")
 
     def _because(
         self,
         cause: Cause,
         confidence: float,
         why: str,
+        seen: Mapping[str, Value] | None = None,
         rows: Sequence[BadRow] = (),
         parameters: Sequence[str] = (),
     ) -> Verdict:
-        return Verdict(cause, confidence, why, tuple(self._ruled_out), self._module, tuple(rows), tuple(parameters))
+        reason = Reason(why, cause, seen or {})
+        return Verdict(cause, confidence, reason, tuple(self._ruled_out), self._module, tuple(rows), tuple(parameters))
+
+    def _rule_out(self, cause: Cause, why: str, seen: Mapping[str, Value] | None = None) -> None:
+        self._ruled_out.append(Reason(why, cause, seen or {}))
 
 
 class _Collect(Guard[Trainer]):

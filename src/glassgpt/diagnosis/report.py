@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib import resources
 from itertools import groupby
@@ -16,7 +16,18 @@ from typing import Any
 
 from glassgpt import console
 from glassgpt.data.files import write_atomically
-from glassgpt.diagnosis.catalogue import LANGUAGES, Language, describe, done, language_of_the_terminal, ruled_out
+from glassgpt.diagnosis.catalogue import (
+    LANGUAGES,
+    Language,
+    check_name,
+    describe,
+    done,
+    language_of_the_terminal,
+    measured,
+    reason,
+    ruled_out,
+    word,
+)
 from glassgpt.diagnosis.chart import Curve, Level, Mark, draw
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, Checked, Finding
 from glassgpt.diagnosis.record import Record
@@ -223,14 +234,20 @@ def _marks(record: Record) -> list[Mark]:
 
 
 def _checks(checks: Sequence[Checked]) -> str:
-    rows = [(check.name, check.measured, _worst(check)) for check in checks]
-    body = "".join(
-        f'<tr class="{worst}"><td>{_both(lambda language, worst=worst: escape(LABELS[language][worst]))}</td>'
-        f"<td>{escape(name)}</td><td>{escape(measured)}</td></tr>"
-        for name, measured, worst in rows
-    )
+    body = "".join(map(_check, checks))
     head = f"<tr><th></th><th>{_word('check')}</th><th>{_word('measured')}</th></tr>"
-    return f"<section><h2>{_word('checks')}</h2><table>{head}{body}</table></section>" if rows else ""
+    return f"<section><h2>{_word('checks')}</h2><table>{head}{body}</table></section>" if checks else ""
+
+
+def _check(check: Checked) -> str:
+    worst = _worst(check)
+    cells: tuple[Callable[[Language], str], ...] = (
+        lambda language: LABELS[language][worst],
+        lambda language: check_name(check, language),
+        lambda language: measured(check, language),
+    )
+    row = "".join(f"<td>{_both(lambda language, cell=cell: escape(cell(language)))}</td>" for cell in cells)
+    return f'<tr class="{worst}">{row}</tr>'
 
 
 def _worst(check: Checked) -> str:
@@ -247,23 +264,30 @@ def _events(record: Record) -> str:
 
 def _row(line: dict[str, Any]) -> str:
     details = {name: value for name, value in line.items() if name not in ("step", "event")}
-    cells: Iterable[str] = (
-        str(line.get("step", "")),
-        str(line.get("event", "")),
-        ", ".join(f"{name}: {_told(value)}" for name, value in details.items()),
-    )
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+
+    def told(language: Language) -> str:
+        return escape(", ".join(f"{name}: {_told(value, language)}" for name, value in details.items()))
+
+    event = _both(lambda language: escape(word(str(line.get("event", "")), language)))
+    return f"<tr><td>{escape(str(line.get('step', '')))}</td><td>{event}</td><td>{_both(told)}</td></tr>"
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, language: Language) -> str:
     """A detail of an event in words; figures to four digits, the file has them all."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_told, value))}]"
+        return f"[{', '.join(_told(one, language) for one in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{name}: {_told(one)}' for name, one in value.items())}}}"
-    return value if isinstance(value, str) else json.dumps(value)
+        return _told_object(value, language)
+    return word(value, language) if isinstance(value, str) else json.dumps(value)
+
+
+def _told_object(value: dict[str, Any], language: Language) -> str:
+    """The reason of a replay in its words, anything else name by name."""
+    if value.keys() == {"key", "cause", "seen"} and isinstance(value["seen"], dict):
+        return reason(str(value["key"]), value["seen"], language)
+    return f"{{{', '.join(f'{name}: {_told(one, language)}' for name, one in value.items())}}}"
 
 
 def _configuration(run: RunFolder) -> str:

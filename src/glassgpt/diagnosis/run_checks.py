@@ -118,8 +118,8 @@ def check_files(record: Record) -> Checked:
     findings = tuple(
         Finding("GG-END-002", "note", {"file": name, "count": count}) for name, count in record.unreadable.items()
     )
-    told = f"{len(record.steps):,} steps, {len(record.validations)} validations, {len(record.events)} events"
-    return Checked("files", told, findings)
+    told = {"steps": len(record.steps), "validations": len(record.validations), "events": len(record.events)}
+    return Checked("files", "lines", told, findings)
 
 
 def check_noticed(record: Record, told: list[Finding]) -> Checked:
@@ -128,8 +128,7 @@ def check_noticed(record: Record, told: list[Finding]) -> Checked:
     for _, finding in record.findings():
         if finding not in (*told, *findings):
             findings.append(finding)
-    count = len(record.findings())
-    return Checked("noticed in training", f"{count} finding{'' if count == 1 else 's'}", tuple(findings))
+    return Checked("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
 
 
 def sort_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
@@ -152,8 +151,8 @@ def check_checkpoints(record: Record, settings: Settings, whole: list[int], dama
     if end != "running":
         left = [path.name for path in sorted(record.run.checkpoints.glob(f"{STAGING_PREFIX}*"))]
         findings += [Finding("GG-CKP-003", "note", {"name": name}) for name in left]
-    line = f"{len(whole)} whole by checksum, the newest {newest}; {len(damaged)} damaged"
-    return Checked("checkpoints", line, tuple(findings))
+    seen = {"whole": len(whole), "newest": newest, "damaged": len(damaged)}
+    return Checked("checkpoints", "whole", seen, tuple(findings))
 
 
 def check_weights(run: RunFolder, whole: list[int]) -> Checked:
@@ -169,7 +168,7 @@ def check_weights(run: RunFolder, whole: list[int]) -> Checked:
         )
         for step, (parameter, count) in broken.items()
     )
-    return Checked("weights", f"finite in {len(good)} of {len(whole)} checkpoints", findings)
+    return Checked("weights", "finite", {"good": len(good), "all": len(whole)}, findings)
 
 
 def _first_not_finite(run: RunFolder, step: int) -> tuple[str, int] | None:
@@ -193,16 +192,15 @@ def check_end(record: Record, model: ModelConfig, settings: Settings, whole: lis
     """How the run ended, and why where that can be known."""
     steps, last = settings.train.max_steps, record.last_step
     end = record.end(steps)
-    line = f"{end} after step {last:,} of {steps:,}"
+    findings: tuple[Finding, ...] = ()
     if end == "diverged":
-        return Checked("end", line, (_diverged(record, check_rate(model, settings, is_fresh=False)),))
+        findings = (_diverged(record, check_rate(model, settings, is_fresh=False)),)
     if end == "failed":
-        return Checked("end", line, (_failed(record),))
+        findings = (_failed(record),)
     if end == "killed":
-        lost = last - max(whole, default=0)
-        seen = {"step": last, "steps": steps, "lost": max(0, lost)}
-        return Checked("end", line, (Finding("GG-END-001", "warning", seen, confidence=0.8),))
-    return Checked("end", line)
+        seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0))}
+        findings = (Finding("GG-END-001", "warning", seen, confidence=0.8),)
+    return Checked("end", end, {"step": last, "steps": steps}, findings)
 
 
 def _failed(record: Record) -> Finding:
@@ -244,13 +242,13 @@ def check_ladder(record: Record, settings: Settings, ladder: Ladder) -> Checked:
     model is.
     """
     last = robust(record.column("loss")[-LAST_STEPS:]).median
-    rungs = (("guessing", ladder.uniform), ("by frequency", ladder.unigram), ("by pairs", ladder.bigram))
-    told = ", ".join(f"{name} {value:.2f}" for name, value in rungs if math.isfinite(value))
-    line = f"training loss {last:.3f} nats; {told}"
+    rungs = {"uniform": ladder.uniform, "unigram": ladder.unigram, "bigram": ladder.bigram}
+    is_known = math.isfinite(ladder.unigram)
+    measured = ("entropy ladder", "beside all rungs" if is_known else "beside guessing", {"loss": last, **rungs})
     stall = _stall(record, settings, ladder, last)
     best = min((one.loss for one in record.evaluations()), default=math.inf)
     if stall is None or ladder.rung(min(stall.loss, best)) != stall.rung:
-        return Checked("entropy ladder", line)
+        return Checked(*measured)
     code, severity = STALLS[stall.rung]
     rung = getattr(ladder, stall.rung)
     if stall.rung == "bigram" and stall.loss <= rung + RUNG_NATS:
@@ -263,7 +261,7 @@ def check_ladder(record: Record, settings: Settings, ladder: Ladder) -> Checked:
         "rate": max(record.column("learning_rate")),
     }
     others = tuple(other for other, _ in STALLS.values() if other != code)
-    return Checked("entropy ladder", line, (Finding(code, severity, seen, confidence=0.8, ruled_out=others),))
+    return Checked(*measured, (Finding(code, severity, seen, confidence=0.8, ruled_out=others),))
 
 
 def _stall(record: Record, settings: Settings, ladder: Ladder, last: float) -> Stall | None:
@@ -295,8 +293,7 @@ def check_spikes(record: Record) -> Checked:
         "rate": rates[highest.peak_step],
     }
     severity: Severity = "warning" if lasting or len(spikes) >= MANY_SPIKES else "note"
-    line = f"{len(spikes)}, the highest {highest.peak:.3f} at step {highest.peak_step:,}"
-    return Checked("spikes", line, (Finding("GG-SPK-001", severity, seen, confidence=0.7),))
+    return Checked("spikes", "some", seen, (Finding("GG-SPK-001", severity, seen, confidence=0.7),))
 
 
 def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> Checked:
@@ -311,7 +308,7 @@ def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> 
         epoch_steps=train_tokens / train.batch_tokens if train_tokens else math.inf,
     )
     if found is None:
-        return Checked("plateau", "none that the schedule does not explain")
+        return Checked("plateau", "none")
     slope = found.slope
     seen = {
         "slope": 1000 * slope.value,
@@ -320,26 +317,25 @@ def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> 
         "steps": found.last - found.first + 1,
         "loss": found.loss,
     }
-    line = f"{1000 * slope.value:+.3f} nats in 1,000 steps"
-    return Checked("plateau", line, (Finding("GG-PLT-001", "note", seen, confidence=0.7),))
+    return Checked("plateau", "slope", seen, (Finding("GG-PLT-001", "note", seen, confidence=0.7),))
 
 
 def check_overfitting(record: Record) -> Checked:
     """Whether validation got worse while training got better."""
     evaluations = record.evaluations()
     if not evaluations:
-        return Checked("overfitting", "cannot be told, there was no validation")
+        return Checked("overfitting", "no validation")
     found = find_overfitting(evaluations, record.numbers, record.column("loss"))
-    line = f"last validation {evaluations[-1].loss:.3f}, best {min(one.loss for one in evaluations):.3f} nats"
+    measured = {"last": evaluations[-1].loss, "best": min(one.loss for one in evaluations)}
     if found is None:
-        return Checked("overfitting", line)
+        return Checked("overfitting", "validations", measured)
     seen = {
         "best_step": found.best.step,
         "best": found.best.loss,
         "last": found.last.loss,
         "evaluations": found.evaluations,
     }
-    return Checked("overfitting", line, (Finding("GG-OVF-001", "warning", seen, confidence=0.9),))
+    return Checked("overfitting", "validations", measured, (Finding("GG-OVF-001", "warning", seen, confidence=0.9),))
 
 
 def check_clipping(record: Record, settings: Settings) -> Checked:
@@ -348,16 +344,16 @@ def check_clipping(record: Record, settings: Settings) -> Checked:
     found = clipping(record.numbers, record.column("grad_norm"), clip, warmup_steps=warmup)
     if found is None:
         return Checked("clipping", "off")
-    line = f"{found.share:.0%} of the steps after warmup, median norm {found.median:.3g}, clip {clip:g}"
+    measured = {"share": found.share, "median": found.median, "clip": clip}
     if found.share <= CLIPPED_SHARE or found.median < CLIPPED_TIMES * clip:
-        return Checked("clipping", line)
+        return Checked("clipping", "share", measured)
     seen = {
         "share": round(100 * found.share),
         "clip_norm": clip,
         "median": found.median,
         "wanted": f"{2 * found.median:.1g}",
     }
-    return Checked("clipping", line, (Finding("GG-CLP-001", "warning", seen, confidence=0.6),))
+    return Checked("clipping", "share", measured, (Finding("GG-CLP-001", "warning", seen, confidence=0.6),))
 
 
 def check_speed(record: Record) -> Checked:
@@ -365,8 +361,8 @@ def check_speed(record: Record) -> Checked:
     durations = record.durations()
     slow = find_slowdown(durations)
     typical = sorted(durations)[len(durations) // 2]
-    line = f"{1000 * typical:.3g} ms a step"
+    measured = {"milliseconds": 1000 * typical}
     if slow is None:
-        return Checked("speed", line)
+        return Checked("speed", "typical", measured)
     seen = {"ratio": f"{slow.ratio:.1f}", "before": 1000 * slow.before, "now": 1000 * slow.now}
-    return Checked("speed", line, (Finding("GG-SPD-001", "note", seen, confidence=0.8),))
+    return Checked("speed", "typical", measured, (Finding("GG-SPD-001", "note", seen, confidence=0.8),))

@@ -33,7 +33,7 @@ GIGA = 1e9
 def check_problems(problems: Sequence[str]) -> Checked:
     """Everything that cannot work, as the configuration itself says it."""
     findings = tuple(Finding("GG-CFG-001", "fatal", {"problem": problem}) for problem in problems)
-    return Checked("configuration", f"{len(problems)} problems" if problems else "can work as a whole", findings)
+    return Checked("configuration", "problems" if problems else "fine", {"count": len(problems)}, findings)
 
 
 def usual_rate(model: ModelConfig, settings: Settings) -> float:
@@ -50,7 +50,7 @@ def check_rate(model: ModelConfig, settings: Settings, *, is_fresh: bool) -> Che
         findings.append(Finding("GG-CFG-003", "warning", seen, confidence=0.8))
     if is_fresh and rate < FAR_BELOW * usual:
         findings.append(Finding("GG-CFG-004", "warning", seen, confidence=0.8))
-    return Checked("learning rate", f"{rate:g}, {rate / usual:.2g} times the usual one for this width", tuple(findings))
+    return Checked("learning rate", "beside the usual", {"rate": rate, "ratio": rate / usual}, tuple(findings))
 
 
 def check_warmup(model: ModelConfig, settings: Settings, *, is_fresh: bool) -> Checked:
@@ -65,7 +65,7 @@ def check_warmup(model: ModelConfig, settings: Settings, *, is_fresh: bool) -> C
         wanted = max(LEAST_WARMUP, train.max_steps // 20)
         seen = {"rate": train.learning_rate, "warmup": schedule.warmup_steps, "wanted": wanted}
         findings.append(Finding("GG-CFG-005", "warning", seen, confidence=0.6))
-    return Checked("warmup", f"{fitted.warmup_steps:,} of {train.max_steps:,} steps", tuple(findings))
+    return Checked("warmup", "steps", {"warmup": fitted.warmup_steps, "steps": train.max_steps}, tuple(findings))
 
 
 def _lacks_warmup(model: ModelConfig, settings: Settings) -> bool:
@@ -86,7 +86,7 @@ def check_epochs(model: ModelConfig, settings: Settings, train_tokens: int) -> C
     if epochs > MANY_EPOCHS and not is_guarded:
         seen = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
         findings = (Finding("GG-CFG-006", "warning", seen, confidence=0.7),)
-    return Checked("readings of the text", f"{epochs:.2g} of {train_tokens:,} tokens", findings)
+    return Checked("readings of the text", "epochs", {"epochs": epochs, "tokens": train_tokens}, findings)
 
 
 def check_decay(model: ModelConfig, settings: Settings) -> Checked:
@@ -103,7 +103,7 @@ def check_decay(model: ModelConfig, settings: Settings) -> Checked:
     if steps < LEAST_MEMORY_STEPS:
         wanted = f"{1 / (rate * 20 * LEAST_MEMORY_STEPS):.1g}"
         findings = (Finding("GG-CFG-007", "warning", {"decay": decay, "steps": steps, "wanted": wanted}, 0.8),)
-    return Checked("weight decay", f"{decay:g}: a weight remembers {steps:,.0f} steps", findings)
+    return Checked("weight decay", "remembers", {"decay": decay, "steps": steps}, findings)
 
 
 def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -> Checked:
@@ -115,7 +115,7 @@ def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -
     if hardware.device.type == "cuda" and kernel == "math":
         seen = {"precision": hardware.precision, "head_dim": model.head_dim}
         findings.append(Finding("GG-HW-002", "warning", seen))
-    return Checked("hardware", f"{hardware.describe()}, attention by {kernel}", tuple(findings))
+    return Checked("hardware", "found", {"hardware": hardware.describe(), "kernel": kernel}, tuple(findings))
 
 
 def cpu_has_16_bit_products(description: Path = Path("/proc/cpuinfo")) -> bool:
@@ -133,4 +133,4 @@ def check_disk(model: ModelConfig, settings: Settings, folder: Path) -> Checked:
     free = shutil.disk_usage(existing).free
     seen = {"needed": needed / GIGA, "free": free / GIGA, "kept": kept}
     findings = (Finding("GG-DSK-001", "fatal", seen),) if needed > free else ()
-    return Checked("disk", f"checkpoints need {needed / GIGA:.3g} GB, {free / GIGA:,.3g} GB are free", findings)
+    return Checked("disk", "room", {"needed": needed / GIGA, "free": free / GIGA}, findings)

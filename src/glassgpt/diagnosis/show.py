@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from rich.cells import cell_len
+
 from glassgpt import console
-from glassgpt.diagnosis.catalogue import Language, describe, done, entry, page, ruled_out
+from glassgpt.diagnosis.catalogue import Language, check_name, describe, done, entry, measured, page, ruled_out
 from glassgpt.diagnosis.findings import SEVERITIES, Checked, Finding, is_fatal
 
 LABELS: dict[Language, dict[str, str]] = {
@@ -26,7 +28,7 @@ LABELS: dict[Language, dict[str, str]] = {
         "verdict_other": "실행을 깨뜨릴 문제는 없습니다",
     },
 }  # fmt: skip
-NAME_WIDTH = 20
+STATE_WIDTH, NAME_WIDTH = 8, 20
 
 
 def show(checks: Iterable[Checked], language: Language, *, as_json: bool) -> list[Checked]:
@@ -44,7 +46,7 @@ def show(checks: Iterable[Checked], language: Language, *, as_json: bool) -> lis
     for check in checks:
         made.append(check)
         if as_json:
-            console.say(f"{check.name}: {check.measured}")
+            console.say(f"{check_name(check, language)}: {measured(check, language)}")
         else:
             _show_check(check, language)
     if as_json:
@@ -74,7 +76,11 @@ def as_object(checks: list[Checked], language: Language) -> dict[str, Any]:
         "verdict": "fatal" if is_fatal(checks) else "warning" if _counts(checks)["warning"] else "fine",
         **_counts(checks),
         "checks": [
-            {**check.to_json(), "findings": [_explained(finding, language) for finding in check.findings]}
+            {
+                **check.to_json(),
+                "measured": measured(check, language),
+                "findings": [_explained(finding, language) for finding in check.findings],
+            }
             for check in checks
         ],
     }
@@ -88,9 +94,15 @@ def _explained(finding: Finding, language: Language) -> dict[str, Any]:
 def _show_check(check: Checked, language: Language) -> None:
     words = LABELS[language]
     worst = next((s for s in SEVERITIES if any(f.severity == s for f in check.findings)), "fine")
-    console.result(f"{words[worst]:<8} {check.name:<{NAME_WIDTH}} {check.measured}")
+    state, name = _padded(words[worst], STATE_WIDTH), _padded(check_name(check, language), NAME_WIDTH)
+    console.result(f"{state} {name} {measured(check, language)}")
     for finding in check.findings:
         console.result(message(finding, language, indent="         "))
+
+
+def _padded(text: str, width: int) -> str:
+    """Filled with blanks; a Korean letter is two columns wide."""
+    return text + " " * (width - cell_len(text))
 
 
 def message(finding: Finding, language: Language, indent: str = "") -> str:

@@ -140,11 +140,10 @@ def examine_text(
 
 def check_training(validation_loss: float, ladder: Ladder) -> Checked:
     """Whether the model knows more than pairs of tokens; below that no setting gives good text."""
-    line = f"validation loss {validation_loss:.3f} nats; by pairs {ladder.bigram:.3f}"
-    if validation_loss < ladder.bigram:
-        return Checked("model", line)
     seen = {"loss": validation_loss, "rung": ladder.bigram}
-    return Checked("model", line, (Finding("GG-TXT-002", "warning", seen, confidence=0.9),))
+    is_trained = validation_loss < ladder.bigram
+    findings = () if is_trained else (Finding("GG-TXT-002", "warning", seen, confidence=0.9),)
+    return Checked("model", "beside pairs", seen, findings)
 
 
 def check_loops(
@@ -157,9 +156,9 @@ def check_loops(
     is_trained: bool,
 ) -> Checked:
     """Whether texts end in a loop: by a setting, if the model loops less when it may choose freely."""
-    line = f"{ours.loops:.0%} of {len(ours.samples)} texts; greedily {greedy.loops:.0%}, freely {free.loops:.0%}"
+    shares = {"share": ours.loops, "texts": len(ours.samples), "greedy": greedy.loops, "free": free.loops}
     if ours.loops < OFTEN:
-        return Checked("loops", line)
+        return Checked("loops", "shares", shares)
     if ours.loops - free.loops >= CLEARLY_MORE:
         setting, value, wanted = narrow_setting(options)
         seen = {
@@ -170,13 +169,13 @@ def check_loops(
             "free": round(100 * free.loops),
             "example": ours.example,
         }
-        return Checked("loops", line, (Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",)),))
+        blamed = Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",))
+        return Checked("loops", "shares", shares, (blamed,))
     if not is_trained:  # said already, and reason enough
-        return Checked("loops", line)
+        return Checked("loops", "shares", shares)
     seen = {"share": round(100 * ours.loops), "free": round(100 * free.loops), "loss": validation_loss}
-    return Checked(
-        "loops", line, (Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002")),)
-    )
+    found = Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002"))
+    return Checked("loops", "shares", shares, (found,))
 
 
 def narrow_setting(options: GenerationOptions) -> tuple[str, float, float]:
@@ -196,9 +195,9 @@ def narrow_setting(options: GenerationOptions) -> tuple[str, float, float]:
 
 def check_noise(ours: Written, options: GenerationOptions, validation_loss: float, *, is_trained: bool) -> Checked:
     """Whether the model itself finds its text far less probable than human text."""
-    line = f"{ours.surprise:.2f} nats a token of its own text, {validation_loss:.2f} of human text"
+    costs = {"own": ours.surprise, "human": validation_loss}
     if not ours.surprise > validation_loss + WILD_NATS:
-        return Checked("noise", line)
+        return Checked("noise", "costs", costs)
     setting, value, wanted = wild_setting(options)
     seen = {
         "setting": setting,
@@ -208,7 +207,7 @@ def check_noise(ours: Written, options: GenerationOptions, validation_loss: floa
         "loss": validation_loss,
     }
     others = ("GG-TXT-002",) if is_trained else ()
-    return Checked("noise", line, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),))
+    return Checked("noise", "costs", costs, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),))
 
 
 def wild_setting(options: GenerationOptions) -> tuple[str, float, float]:
@@ -228,9 +227,9 @@ def wild_setting(options: GenerationOptions) -> tuple[str, float, float]:
 
 def check_ends(ours: Written, greedy: Written, free: Written, options: GenerationOptions) -> Checked:
     """Whether texts end after a few tokens: by a stop string or token, or because the model ends them."""
-    line = f"{ours.early:.0%} end within {EARLY_TOKENS} tokens; greedily {greedy.early:.0%}, freely {free.early:.0%}"
+    shares = {"share": ours.early, "tokens": EARLY_TOKENS, "greedy": greedy.early, "free": free.early}
     if ours.early < OFTEN:
-        return Checked("early ends", line)
+        return Checked("early ends", "shares", shares)
     seen = {"share": round(100 * ours.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
     stopped = [sample for sample in ours.samples if sample.finish_reason == "stop"]
     if stopped and ours.early - free.early >= CLEARLY_MORE:
@@ -238,8 +237,8 @@ def check_ends(ours: Written, greedy: Written, free: Written, options: Generatio
             ("--stop", repr(list(options.stop))) if options.stop else ("--stop-token", str(options.stop_tokens))
         )
         more = {"setting": setting, "value": value, "free": round(100 * free.early)}
-        return Checked(
-            "early ends", line, (Finding("GG-TXT-004", "warning", seen | more, 0.95, ruled_out=("GG-TXT-005",)),)
-        )
+        blamed = Finding("GG-TXT-004", "warning", seen | more, 0.95, ruled_out=("GG-TXT-005",))
+        return Checked("early ends", "shares", shares, (blamed,))
     more = {"greedy": round(100 * greedy.early)}
-    return Checked("early ends", line, (Finding("GG-TXT-005", "warning", seen | more, 0.8, ruled_out=("GG-TXT-004",)),))
+    found = Finding("GG-TXT-005", "warning", seen | more, 0.8, ruled_out=("GG-TXT-004",))
+    return Checked("early ends", "shares", shares, (found,))

@@ -252,7 +252,7 @@ class Watch(Observer):
         norms = sample.block_gradients()
         large, small = max(norms), min(norms)
         if large > BLOCK_RATIO * small:
-            seen = {"large": norms.index(large), "small": norms.index(small), "ratio": large / small}
+            seen = {"large": norms.index(large), "small": norms.index(small), "ratio": _times(large, small)}
             self._find("GG-GRD-005", "warning", seen)
 
     def _watch_updates(self, sample: LayerSample) -> None:
@@ -274,7 +274,7 @@ class Watch(Observer):
             self._find("GG-ATT-001", "warning", {"share": 100 * narrow / len(heads)})
         self._largest(sample.scores, SCORE_MOST, "GG-ATT-002", "score")
         self._largest([100 * share for share in sample.dead], 100 * DEAD_SHARE, "GG-LAY-001", "share")
-        growth = [after / before for before, after in pairwise(sample.residual[1:])]
+        growth = [_times(after, before) for before, after in pairwise(sample.residual[1:])]
         self._largest([0.0, *growth], RESIDUAL_GROWTH, "GG-LAY-002", "ratio")
         if sample.log_z is not None:
             self._first_log_z = sample.log_z if self._first_log_z is None else self._first_log_z
@@ -302,13 +302,20 @@ class Watch(Observer):
 
 def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding:
     """What a replay of a step came to, with its code; no longer fatal where something was done about it."""
-    seen: dict[str, Value] = {"step": step, "why": verdict.why}
+    seen: dict[str, Value] = {"step": step, "why": verdict.why.key, **verdict.why.seen}
     seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
     if verdict.rows:
         seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
     others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
     severity: Severity = "warning" if done else "fatal"
     return Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done))
+
+
+def _times(after: float, before: float) -> float:
+    """How many times as large; without end where it was nothing."""
+    if before == 0:
+        return math.inf if after else 1.0
+    return after / before
 
 
 def _is_dead(name: str, sample: LayerSample) -> bool:

@@ -1,7 +1,8 @@
 """The catalogue: for each code what it means, its cause and what to do, in English and Korean.
 
 The TOML files beside this one are the only source; the terminal, the report and the pages in `docs/diagnosis` are
-made of them. In a text `{name}` is filled with the figure of that name from `Finding.seen`.
+made of them. In a text `{name}` is filled with the figure of that name from `Finding.seen`. What checks measured stands in
+`checks.toml`, why a replay came to its verdict in `reasons.toml`, single words that figures may be in `words.toml`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_args
 
-from glassgpt.diagnosis.findings import Finding, Value
+from glassgpt.diagnosis.findings import Checked, Finding, Value
 from glassgpt.errors import UsageError
 
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
-ACTIONS = "actions.toml"
+ACTIONS, CHECKS, REASONS, WORDS = "actions.toml", "checks.toml", "reasons.toml", "words.toml"
+WORDED = ("cause", "event")
+"""Figures that are words of ours, and so have one in each language."""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 CODE = re.compile(r"GG-[A-Z]{2,4}-\d{3}")
 
@@ -53,16 +56,39 @@ class Text:
 @cache
 def entries() -> dict[str, dict[Language, Text]]:
     """Every entry by its code, in the order of the codes."""
-    found = {code: _texts(table) for name, file in _files().items() if name != ACTIONS for code, table in file.items()}
-    return dict(sorted(found.items()))
+    tables = (file for name, file in _files().items() if name not in (ACTIONS, CHECKS, REASONS, WORDS))
+    return dict(sorted((code, _texts(table)) for file in tables for code, table in file.items()))
 
 
 @cache
 def actions() -> dict[str, dict[Language, str]]:
     """What a finding's `done` may name, in each language."""
-    return {name: {language: table[language] for language in LANGUAGES} for name, table in _files()[ACTIONS].items()}
+    return _lines(ACTIONS)
 
 
+@cache
+def reasons() -> dict[str, dict[Language, str]]:
+    """Why a replay came to its verdict, in each language."""
+    return _lines(REASONS)
+
+
+@cache
+def words() -> dict[str, dict[Language, str]]:
+    """Single words that figures may be: causes and events."""
+    return _lines(WORDS)
+
+
+@cache
+def checks() -> dict[str, dict[str, Any]]:
+    """For each check, by its English name, its name in other languages and a sentence for each outcome."""
+    return _files()[CHECKS]
+
+
+def _lines(file: str) -> dict[str, dict[Language, str]]:
+    return {name: {language: table[language] for language in LANGUAGES} for name, table in _files()[file].items()}
+
+
+@cache
 def _files() -> dict[str, dict[str, Any]]:
     folder = resources.files("glassgpt") / "diagnosis" / "catalogue"
     files = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
@@ -86,7 +112,38 @@ def entry(code: str, language: Language = "en") -> Text:
 
 def describe(finding: Finding, language: Language = "en") -> Text:
     """The text of a finding, its figures filled in."""
-    return entry(finding.code, language).filled(finding.seen)
+    seen = dict(finding.seen)
+    if "why" in seen:
+        seen["why"] = reason(str(seen["why"]), seen, language)
+    return entry(finding.code, language).filled(seen)
+
+
+def reason(key: str, seen: Mapping[str, Value], language: Language = "en") -> str:
+    """Why a replay came to its verdict; what is no key of ours (a run of an older version wrote it out) as it is."""
+    known = reasons().get(key)
+    if known is None or not set(PLACEHOLDER.findall(known[language])) <= seen.keys():
+        return key
+    return fill(known[language], seen)
+
+
+def check_name(check: Checked, language: Language = "en") -> str:
+    """What a check is called."""
+    return check.name if language == "en" else str(checks()[check.name][language])
+
+
+def measured(check: Checked, language: Language = "en") -> str:
+    """What a check measured, in a line.
+
+    Raises:
+        KeyError: the catalogue has no such check or outcome, or a figure is missing.
+    """
+    told = {name: word(str(value), language) if name in WORDED else value for name, value in check.seen.items()}
+    return str(checks()[check.name][check.outcome][language]).format_map(told)
+
+
+def word(name: str, language: Language) -> str:
+    """A cause or an event in a language; what is not known, as it is."""
+    return words().get(name, {}).get(language, name)
 
 
 def done(finding: Finding, language: Language = "en") -> list[str]:
