@@ -27,7 +27,7 @@ from glassgpt.inspection.trace import trace
 from glassgpt.training.run import RunFolder
 from pages import listened
 from planted import LETTERS, planted
-from test_inspection_trace import BYTES, MODERN
+from test_inspection_trace import BYTES, GPT2, MODERN
 from test_model import shaken
 
 TEXT = "kfmbqzxkfmbq"
@@ -495,6 +495,46 @@ def test_the_lines_that_compute_are_shown(page, address):
     page.get_by_role("heading", name="바이트와 토큰").wait_for()
     assert "theme=" in page.url
     assert "language=" in page.url
+
+
+KNOWN = {"gelu", "relu", "softmax", "tanh", "sqrt", "rms", "cos", "sin", "UTF", "mask", "lm_head"}
+
+
+def test_formulas_and_units_are_in_korean_too(page, address):
+    """What is left in Latin letters are names of tensors and functions."""
+    page.goto(address)
+    stages = GenerationOptions(top_k=5, min_p=0.1, presence_penalty=1.0)
+    traces = [trace(shaken(config), BYTES, "the cat", stages) for config in (MODERN, GPT2)]
+    told = [found.describe(name) for found in traces for name in found.names()]
+    code = """async (formulas) => {
+        const { wordsFor } = await import("./words.js");
+        const { formulas: words } = wordsFor("ko");
+        return formulas.map((formula) => words.reduce((text, [from, to]) => text.replace(from, to), formula));
+    }"""
+    korean = page.evaluate(code, [each.formula for each in told])
+    names = {part for each in told for part in re.split(r"[.]", each.name)} | KNOWN
+    for each, formula in zip(told, korean, strict=True):
+        left = set(re.findall(r"[A-Za-z][A-Za-z0-9_]{2,}", formula)) - names
+        assert not left, (each.formula, formula)
+    code = """async () => {
+        const { units, axes } = (await import("./words.js")).wordsFor("ko");
+        return { units, axes };
+    }"""
+    words = page.evaluate(code)
+    assert {each.unit for each in told} == words["units"].keys()
+    assert {axis for each in told for axis in each.axes} == words["axes"].keys()
+
+
+def test_both_languages_have_the_same_words(page, address):
+    page.goto(address)
+    code = """async () => {
+        const { wordsFor } = await import("./words.js");
+        const namesOf = (words) => Object.entries(words).map(([name, each]) =>
+            [name, Array.isArray(each) || typeof each !== "object" || name === "units" ? typeof each : namesOf(each)]);
+        return [namesOf(wordsFor("en")), namesOf(wordsFor("ko"))];
+    }"""
+    english, korean = page.evaluate(code)
+    assert english == korean
 
 
 def test_a_hostile_text_is_only_text(page):
