@@ -120,6 +120,18 @@ def test_bytes_merge_into_tokens(page, traced):
     page.get_by_text(f"foreseen with {loss:.3f} nats").wait_for()
 
 
+def test_tokens_are_one_stop_of_the_keyboard(page, address):
+    opened(page, address, position=4)
+    panel(page, "tokens")
+    page.locator("#token-4").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#token-5[aria-pressed=true]").wait_for()
+    panel(page, "tokens")
+    assert page.evaluate("document.activeElement.id") == "token-5"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+
+
 def test_embeddings_their_neighbours_and_cosines(page, address, traced):
     opened(page, address, position=3, key=9, layer=1)
     body = panel(page, "embeddings")
@@ -589,6 +601,35 @@ def test_what_cannot_be_followed_is_said(browser, address):
     page.locator("#patch").click()
     page.locator("#error", has_text="there is no position 11").wait_for()
     assert page.locator(".chip").count() == 0
+    context.close()
+
+
+def test_the_browser_goes_back_to_what_was_asked_before(page, address, traced):
+    page.goto(address)
+    panel(page, "tokens")
+    page.locator("#prompt").fill("kfm")
+    page.locator("#run").click()
+    page.locator("#at-position", has_text="token 2 ").wait_for()
+    page.locator("#head-more").click()
+    page.go_back()
+    page.locator("#at-position", has_text="token 11 ").wait_for()
+    assert page.locator("#prompt").input_value() == TEXT
+    page.go_forward()
+    page.locator("#at-position", has_text="token 2 ").wait_for()
+    assert page.locator("#at-head").inner_text() == "head 1"
+
+
+def test_a_program_that_was_ended_is_said(browser, address):
+    context = browser.new_context(locale="en-US")
+    page, _ = listened(context)  # the browser itself logs the refusal
+    page.goto(address)
+    panel(page, "tokens")
+    context.set_offline(True)
+    page.locator("#prompt").fill("kfm")
+    page.locator("#run").click()
+    page.locator("#error", has_text="does not answer any more").wait_for()
+    panel(page, "mlp").locator(".failed", has_text="does not answer any more").wait_for()
+    assert page.locator("#tokens .token").count() == len(TEXT)
     context.close()
 
 

@@ -11,6 +11,7 @@ const MOST_TOLD = 500; // details that are kept
 const told = new Map();
 
 export class NotSavedError extends Error {}
+export class NoProgramError extends Error {} // it was ended, or another one answers at its address
 
 // The wire is little-endian, whatever this machine is.
 function readFloats(buffer) {
@@ -19,8 +20,9 @@ function readFloats(buffer) {
 }
 
 async function answered(path, options) {
-  const response = await fetch(path, options);
+  const response = await fetch(path, options).catch((error) => { throw new NoProgramError(error.message); });
   if (response.ok) return response;
+  if (response.status === 403) throw new NoProgramError(response.statusText);
   const told = await response.json().catch(() => ({ error: response.statusText }));
   throw Object.assign(new Error(told.error), { isOld: response.status === 410 });
 }
