@@ -27,7 +27,7 @@ from glassgpt.inspection.trace import trace
 from glassgpt.training.run import RunFolder
 from pages import listened
 from planted import LETTERS, planted
-from test_inspection_trace import BYTES, MODERN
+from test_inspection_trace import BYTES, GPT2, MODERN
 from test_model import shaken
 
 TEXT = "kfmbqzxkfmbq"
@@ -118,6 +118,18 @@ def test_bytes_merge_into_tokens(page, traced):
     body.locator("#token-1").click()
     loss = float(token_losses(found)[0])
     page.get_by_text(f"foreseen with {loss:.3f} nats").wait_for()
+
+
+def test_tokens_are_one_stop_of_the_keyboard(page, address):
+    opened(page, address, position=4)
+    panel(page, "tokens")
+    page.locator("#token-4").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#token-5[aria-pressed=true]").wait_for()
+    panel(page, "tokens")
+    assert page.evaluate("document.activeElement.id") == "token-5"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
 def test_embeddings_their_neighbours_and_cosines(page, address, traced):
@@ -497,6 +509,46 @@ def test_the_lines_that_compute_are_shown(page, address):
     assert "language=" in page.url
 
 
+KNOWN = {"gelu", "relu", "softmax", "tanh", "sqrt", "rms", "cos", "sin", "UTF", "mask", "lm_head"}
+
+
+def test_formulas_and_units_are_in_korean_too(page, address):
+    """What is left in Latin letters are names of tensors and functions."""
+    page.goto(address)
+    stages = GenerationOptions(top_k=5, min_p=0.1, presence_penalty=1.0)
+    traces = [trace(shaken(config), BYTES, "the cat", stages) for config in (MODERN, GPT2)]
+    told = [found.describe(name) for found in traces for name in found.names()]
+    code = """async (formulas) => {
+        const { wordsFor } = await import("./words.js");
+        const { formulas: words } = wordsFor("ko");
+        return formulas.map((formula) => words.reduce((text, [from, to]) => text.replace(from, to), formula));
+    }"""
+    korean = page.evaluate(code, [each.formula for each in told])
+    names = {part for each in told for part in re.split(r"[.]", each.name)} | KNOWN
+    for each, formula in zip(told, korean, strict=True):
+        left = set(re.findall(r"[A-Za-z][A-Za-z0-9_]{2,}", formula)) - names
+        assert not left, (each.formula, formula)
+    code = """async () => {
+        const { units, axes } = (await import("./words.js")).wordsFor("ko");
+        return { units, axes };
+    }"""
+    words = page.evaluate(code)
+    assert {each.unit for each in told} == words["units"].keys()
+    assert {axis for each in told for axis in each.axes} == words["axes"].keys()
+
+
+def test_both_languages_have_the_same_words(page, address):
+    page.goto(address)
+    code = """async () => {
+        const { wordsFor } = await import("./words.js");
+        const namesOf = (words) => Object.entries(words).map(([name, each]) =>
+            [name, Array.isArray(each) || typeof each !== "object" || name === "units" ? typeof each : namesOf(each)]);
+        return [namesOf(wordsFor("en")), namesOf(wordsFor("ko"))];
+    }"""
+    english, korean = page.evaluate(code)
+    assert english == korean
+
+
 def test_a_hostile_text_is_only_text(page):
     page.goto(address_of(("shaken", shaken(MODERN), BYTES), text="ab"))
     panel(page, "tokens")
@@ -549,6 +601,35 @@ def test_what_cannot_be_followed_is_said(browser, address):
     page.locator("#patch").click()
     page.locator("#error", has_text="there is no position 11").wait_for()
     assert page.locator(".chip").count() == 0
+    context.close()
+
+
+def test_the_browser_goes_back_to_what_was_asked_before(page, address, traced):
+    page.goto(address)
+    panel(page, "tokens")
+    page.locator("#prompt").fill("kfm")
+    page.locator("#run").click()
+    page.locator("#at-position", has_text="token 2 ").wait_for()
+    page.locator("#head-more").click()
+    page.go_back()
+    page.locator("#at-position", has_text="token 11 ").wait_for()
+    assert page.locator("#prompt").input_value() == TEXT
+    page.go_forward()
+    page.locator("#at-position", has_text="token 2 ").wait_for()
+    assert page.locator("#at-head").inner_text() == "head 1"
+
+
+def test_a_program_that_was_ended_is_said(browser, address):
+    context = browser.new_context(locale="en-US")
+    page, _ = listened(context)  # the browser itself logs the refusal
+    page.goto(address)
+    panel(page, "tokens")
+    context.set_offline(True)
+    page.locator("#prompt").fill("kfm")
+    page.locator("#run").click()
+    page.locator("#error", has_text="does not answer any more").wait_for()
+    panel(page, "mlp").locator(".failed", has_text="does not answer any more").wait_for()
+    assert page.locator("#tokens .token").count() == len(TEXT)
     context.close()
 
 

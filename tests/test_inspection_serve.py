@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+import webbrowser
 from importlib import resources
 
 import numpy as np
@@ -250,6 +251,37 @@ def test_a_taken_port_is_said(model, address):
     port = int(re.search(r":(\d+)/", address)[1])
     with pytest.raises(InspectionError, match="choose another with --port"):
         room.serve(desk_of(model), print, port)
+
+
+class Window:
+    """A browser that opens, or says that it cannot."""
+
+    def __init__(self, opens):
+        self.opens, self.opened = opens, []
+
+    def open(self, address):
+        self.opened.append(address)
+        return self.opens
+
+
+@pytest.mark.parametrize(
+    ("found", "is_said"),
+    [(Window(True), False), (Window(False), True), (webbrowser.GenericBrowser("true"), True), (None, True)],
+)
+def test_without_a_browser_the_way_is_said(model, monkeypatch, capsys, found, is_said):
+    def get():
+        if found is None:
+            raise webbrowser.Error("could not locate runnable browser")
+        return found
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    monkeypatch.setattr(room, "serve", lambda desk, announce, port: announce(f"http://127.0.0.1:{port}/key/"))
+    room.serve_page(desk_of(model), port=4321)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "look inside at http://127.0.0.1:4321/key/" in said
+    assert ("ssh -L 4321:127.0.0.1:4321 HOST" in said) == is_said
+    if isinstance(found, Window):
+        assert found.opened == ["http://127.0.0.1:4321/key/"]
 
 
 def test_the_command_serves_two_runs(nano_run):

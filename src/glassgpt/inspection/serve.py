@@ -13,6 +13,7 @@ import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from glassgpt import console
 from glassgpt.errors import GlassGPTError, InspectionError, MissingExtraError
@@ -165,7 +166,20 @@ def serve_page(desk: Desk, *, port: int = 0, browser: bool = True) -> None:
 
     def announce(address: str) -> None:
         console.say(f"look inside at {address} (Ctrl-C ends it)")
-        if browser:
-            webbrowser.open(address)
+        if browser and not _open(address):
+            number = urlsplit(address).port
+            console.say(
+                "no browser could be opened here; open the address yourself, from another machine after: "
+                f"ssh -L {number}:127.0.0.1:{number} HOST"
+            )
 
     serve(desk, announce, port)
+
+
+def _open(address: str) -> bool:
+    """Open a browser with a window; whether there is one. One of text would take the terminal, and cannot show the page."""
+    try:
+        found = webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return type(found) is not webbrowser.GenericBrowser and found.open(address)

@@ -31,7 +31,7 @@ async function strip({ trace, state, words, choose }, name) {
     id: `strip-${name.replace(".", "-")}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
     cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: Math.max(HEIGHT[0], Math.min(240, HEIGHT[1] * rows)),
   };
-  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), ` ${lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words)}`), matrix(shown));
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), make("span", { className: "lengths", textContent: lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words) })), matrix(shown));
 }
 
 function neighbours({ trace, state, words }, { tokens }) {

@@ -21,7 +21,7 @@ export const headPanel = {
     const pictures = [...before, weightsOf(view, parts), mixedOf(view, parts), ...(other ? comparedWith(view, parts, other) : [])];
     const step = (name, id) => stepper(view, id, name, parts.length, `${state[name]} ${quoted(pieceOf(trace, state[name]))}`);
     const cell = row(make("b", { textContent: `${words.head} ${state.layer}.${state.head}` }), step("position", "query"), "→", step("key", "seen"));
-    return [cell, make("p", { className: "note", textContent: words.axesHint }), make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures), looks(view, parts)];
+    return [cell, make("p", { className: "note", textContent: words.axesHint }), make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures, looks(view, parts))];
   },
 };
 

@@ -1,8 +1,8 @@
 // The page, from top to bottom as the data flows: each panel draws itself when it can be seen and what it shows has changed.
 import { wordsFor } from "./words.js";
 import { button, lengthsOf, make, note, row } from "./dom.js";
-import { QUESTIONS, forgetQuestion, readAddress, state, writeAddress } from "./state.js";
-import { NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
+import { QUESTIONS, forgetQuestion, keepEntry, readAddress, state, writeAddress } from "./state.js";
+import { NoProgramError, NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
 import { tokensPanel } from "./tokens.js";
 import { embeddingsPanel } from "./embeddings.js";
@@ -32,7 +32,7 @@ function choose(change) {
   const names = Object.keys(change).filter((name) => JSON.stringify(change[name]) !== JSON.stringify(state[name]));
   if (!names.length) return;
   if (names.some((name) => QUESTIONS.includes(name))) {
-    ask(change);
+    ask(change, keepEntry);
     return;
   }
   Object.assign(state, change);
@@ -60,14 +60,15 @@ function fitState() {
 }
 
 // Follows the text anew with a change, which is made once it is answered: until then everything stays as it was, and for
-// good where it cannot be followed, which is said.
-async function ask(change = {}) {
+// good where it cannot be followed, which is said. What was asked before can be gone back to.
+async function ask(change = {}, before = () => {}) {
   const mine = ++asked;
   const wanted = { ...state, ...change };
   root.setAttribute("aria-busy", "true");
   try {
     const found = await traces(wanted);
     if (mine !== asked) return; // somebody has asked for something else meanwhile
+    before();
     Object.assign(view, found);
     Object.assign(state, change, { text: view.trace.overview.text });
     say(null);
@@ -108,7 +109,11 @@ async function compared({ overview }, written) {
 function say(error) {
   let told = document.getElementById("error");
   told ??= document.body.appendChild(make("p", { id: "error", role: "alert" }));
-  told.replaceChildren(...(error ? [error.message, button("✕", () => say(null), { "aria-label": view.words.close })] : []));
+  told.replaceChildren(...(error ? [messageOf(error), button("✕", () => say(null), { "aria-label": view.words.close })] : []));
+}
+
+function messageOf(error) {
+  return error instanceof NoProgramError ? view.words.noProgram : error.message;
 }
 
 // Header, bar and empty panels, which are then drawn as they come to be seen.
@@ -264,7 +269,7 @@ async function draw(panel, seen = () => {}) {
 
 function failed(error) {
   if (error instanceof NotSavedError) return note(view.words.notSaved);
-  return make("p", { className: "failed", role: "alert", textContent: error.message });
+  return make("p", { className: "failed", role: "alert", textContent: messageOf(error) });
 }
 
 // Shape, unit and formula of a tensor, or the name of a measure, and our lines that compute it.

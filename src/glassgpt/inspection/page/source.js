@@ -11,16 +11,21 @@ const MOST_TOLD = 500; // details that are kept
 const told = new Map();
 
 export class NotSavedError extends Error {}
+export class NoProgramError extends Error {} // it was ended, or another one answers at its address
 
-// The wire is little-endian, whatever this machine is.
+const isLittleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+
+// The wire is little-endian, whatever this machine is; nearly every one is that too, and need not turn the numbers.
 function readFloats(buffer) {
+  if (isLittleEndian) return new Float32Array(buffer);
   const view = new DataView(buffer);
   return Float32Array.from({ length: buffer.byteLength / 4 }, (_, at) => view.getFloat32(4 * at, true));
 }
 
 async function answered(path, options) {
-  const response = await fetch(path, options);
+  const response = await fetch(path, options).catch((error) => { throw new NoProgramError(error.message); });
   if (response.ok) return response;
+  if (response.status === 403) throw new NoProgramError(response.statusText);
   const told = await response.json().catch(() => ({ error: response.statusText }));
   throw Object.assign(new Error(told.error), { isOld: response.status === 410 });
 }

@@ -52,6 +52,11 @@ export function forgetQuestion() {
   for (const name of QUESTIONS) state[name] = FIELDS[name][0];
 }
 
+// The address so far becomes one to which the browser goes back.
+export function keepEntry() {
+  history.pushState(null, "", location.href);
+}
+
 export function writeAddress() {
   const given = new URLSearchParams();
   for (const [name, [first]] of Object.entries(FIELDS)) {

@@ -19,17 +19,28 @@ export function piece(text) {
   return make("code", { className: "piece", dir: "auto", textContent: spaced(text) });
 }
 
-// A button for each token: a click chooses the one that is looked at, with Shift the one that it is compared with.
+// A button for each token: a click chooses the one that is looked at, with Shift the one that it is compared with; the
+// arrow keys go from one to the next, so that Tab need not pass them all.
 export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } = {}) {
   const { state, trace, choose } = view;
-  const first = trace.overview.tokens.length - trace.overview.written;
+  const count = trace.overview.tokens.length;
+  const first = count - trace.overview.written;
   const buttons = trace.overview.tokens.map(({ piece: text }, at) =>
     make("button", {
-      type: "button", id: `${id}-${at}`, className: `token${at >= first ? " written" : ""}${at === state.key ? " other" : ""}`, dir: "auto",
+      type: "button", id: `${id}-${at}`, className: `token${at >= first ? " written" : ""}${at === state.key ? " other" : ""}`, dir: "auto", tabIndex: at === state.position ? 0 : -1,
       textContent: spaced(text), title: title(at), "aria-pressed": at === state.position, style: paint(at),
       onclick: (event) => choose(event.shiftKey ? { key: at } : { position: at }),
     }));
-  return make("div", { className: "tokens" }, ...buttons);
+  const box = make("div", { className: "tokens" }, ...buttons);
+  box.onkeydown = (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const position = Math.min(count - 1, Math.max(0, state.position + step));
+    buttons[position].focus({ preventScroll: true }); // the redrawn one of the same name takes the focus over
+    choose({ position });
+  };
+  return box;
 }
 
 // Brings the chosen token into sight where there are more than their box shows.

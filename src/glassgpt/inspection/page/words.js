@@ -5,6 +5,7 @@ const WORDS = {
     themes: { auto: "auto", light: "light", dark: "dark" }, theme: "Dark or light", previous: "previous", following: "next",
     foot: "Every number on this page is the model's own. Press ? for the keyboard.",
     offline: "A saved view: what would have to be computed anew needs the program.", leftOut: "Left out, as it would be too large", notSaved: "Left out of this file, as it would be too large; open the run with the program to see it.",
+    noProgram: "The program does not answer any more. Start it again with glassgpt inspect, and open the address that it prints.",
     needsProgram: "Switching parts off, scaling and patching run the model again, which a saved file cannot: open the run with glassgpt inspect.",
     layer: "block", head: "head", position: "token", key: "second token", block: "block", token: "token", tokens: "tokens", piece: "piece", bytes: "bytes", loss: "foreseen with", nats: "nats",
     mergeSteps: "merges", nearestTo: "Nearest to", cosine: "cosine", alike: "How alike two tokens are", otherHint: "Shift and click, or [ and ], chooses the second token (dashed).",
@@ -25,7 +26,7 @@ const WORDS = {
     before: "before", points: "points", divergence: "Divergence of the next token's distribution", lossChange: "How much worse (orange) or better (blue) each token is foreseen", meanLoss: "mean loss, nats",
     checkpoint: "checkpoint", step: "step", loaded: "as loaded", follow: "Follow through all checkpoints", noSteps: "This model has no checkpoints to go through.", noStepsSaved: "This file holds no checkpoints: to go through them, open the run with glassgpt inspect.", noCompareSaved: "A second run cannot be put beside this one here: it needs the program, glassgpt inspect RUN --compare RUN2.", wouldSay: "would say", compareWith: "compare with", noCompare: "A second run can be put beside this one: glassgpt inspect RUN --compare RUN2.", run: "run", perByte: "nats a byte",
     keyboard: "Keyboard", shared: "What is chosen is in the address: copy it to keep or share this view.",
-    keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in a picture or table: the cell; among blocks or heads: the next"], ["Shift + click", "choose the second token"], ["/", "to the text; Enter follows it"], ["t", "dark or light"], ["?", "this help"]],
+    keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in a picture or table: the cell; among blocks, heads or tokens: the next"], ["Shift + click", "choose the second token"], ["/", "to the text; Enter follows it"], ["t", "dark or light"], ["?", "this help"]],
     axes: { byte: "bytes", position: "tokens", query: "queries", key: "keys", channel: "channels", head: "heads", kv_head: "heads of keys", head_channel: "channels", angle: "angles", hidden: "units", vocabulary: "vocabulary" },
     units: {}, formulas: [], // as the program tells them
     measures: { nearest: "cosine to the rows of the token embedding", heads: "[blocks, heads] share of attention that goes to a pattern", units: "[10] units by the length of what they write", unit: "[channels] value · column of the second matrix", stream: "[blocks + 1, tokens] Euclidean length", lens: "[blocks + 1, tokens] probability = softmax(head(norm(stream)))", losses: "[tokens − 1] nats = −ln p(token | those before)", choice: "[vocabulary] probability, after each processor", change: "[vocabulary] probability before and after; KL in nats", cache: "bytes of keys and values" },
@@ -48,6 +49,7 @@ const WORDS = {
     themes: { auto: "자동", light: "밝게", dark: "어둡게" }, theme: "어둡게 또는 밝게", previous: "이전", following: "다음",
     foot: "이 화면의 모든 숫자는 모델이 계산한 값입니다. ?를 누르면 단축키가 나옵니다.",
     offline: "저장된 화면입니다. 새로 계산하려면 프로그램이 필요합니다.", leftOut: "너무 커서 담지 않은 것", notSaved: "너무 커서 이 파일에는 담지 않았습니다. 프로그램으로 열면 볼 수 있습니다.",
+    noProgram: "프로그램이 더는 답하지 않습니다. glassgpt inspect로 다시 시작하고, 그때 나오는 주소를 여세요.",
     needsProgram: "끄기, 줄이기, 바꿔 넣기는 모델을 다시 돌려야 해서 저장된 파일에서는 할 수 없습니다. glassgpt inspect로 열어 주세요.",
     layer: "블록", head: "헤드", position: "토큰", key: "두 번째 토큰", block: "블록", token: "토큰", tokens: "토큰", piece: "조각", bytes: "바이트", loss: "예측 손실", nats: "내트",
     mergeSteps: "합치기", nearestTo: "가장 가까운 토큰:", cosine: "코사인", alike: "두 토큰이 얼마나 비슷한가", otherHint: "Shift를 누르고 클릭하거나 [ 와 ] 로 두 번째 토큰(점선)을 고릅니다.",
@@ -68,7 +70,7 @@ const WORDS = {
     before: "이전", points: "퍼센트포인트", divergence: "다음 토큰 분포의 발산", lossChange: "각 토큰의 예측이 나빠졌는지(주황) 좋아졌는지(파랑)", meanLoss: "평균 손실, 내트",
     checkpoint: "체크포인트", step: "단계", loaded: "불러온 그대로", follow: "모든 체크포인트 따라가기", noSteps: "이 모델에는 지나온 체크포인트가 없습니다.", noStepsSaved: "이 파일에는 체크포인트가 없습니다. glassgpt inspect로 실행을 열면 따라갈 수 있습니다.", noCompareSaved: "여기서는 다른 실행을 나란히 볼 수 없습니다. 프로그램이 필요합니다: glassgpt inspect RUN --compare RUN2.", wouldSay: "다음에 할 말", compareWith: "나란히 비교:", noCompare: "다른 실행을 나란히 볼 수 있습니다: glassgpt inspect RUN --compare RUN2.", run: "실행", perByte: "바이트당 내트",
     keyboard: "단축키", shared: "고른 것은 모두 주소에 있습니다. 주소를 복사하면 이 화면을 보관하거나 나눌 수 있습니다.",
-    keys: [["j k", "다음, 이전 블록"], ["l h", "다음, 이전 헤드"], ["n p", "다음, 이전 토큰"], ["] [", "다음, 이전 두 번째 토큰"], ["↑ ↓ ← →", "그림이나 표에서는 칸, 블록과 헤드에서는 다음 것"], ["Shift + 클릭", "두 번째 토큰 고르기"], ["/", "글로 가기; Enter를 누르면 따라감"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
+    keys: [["j k", "다음, 이전 블록"], ["l h", "다음, 이전 헤드"], ["n p", "다음, 이전 토큰"], ["] [", "다음, 이전 두 번째 토큰"], ["↑ ↓ ← →", "그림이나 표에서는 칸, 블록, 헤드, 토큰에서는 다음 것"], ["Shift + 클릭", "두 번째 토큰 고르기"], ["/", "글로 가기; Enter를 누르면 따라감"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
     axes: { byte: "바이트", position: "토큰", query: "질의", key: "열쇠", channel: "채널", head: "헤드", kv_head: "열쇠 헤드", head_channel: "채널", angle: "각도", hidden: "유닛", vocabulary: "어휘" },
     units: { dimensionless: "단위 없음", probability: "확률", "nats, up to a constant": "내트(상수만큼 다를 수 있음)", "value of a byte": "바이트의 값", "id of a token": "토큰의 번호", "true where a query may look": "볼 수 있으면 참" },
     formulas: [
