@@ -1,6 +1,7 @@
 """The engine against models called anew at each step, against transformers, and against itself from other sides."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -322,6 +323,38 @@ def test_a_cancelled_request_writes_no_more(model):
     while not engine.is_idle:
         pieces += engine.step()
     assert {piece.request for piece in pieces} == {second}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, capsys):
+    def cramped(model, vocab_size, slots, capacity, most=2):
+        if slots > most:
+            raise error
+        return StepwiseDecoder(model, vocab_size, slots, capacity)
+
+    options = GenerationOptions(max_tokens=6, seed=3)
+    engine = Engine(model, BYTES, slots=12, decoder=cramped)
+    requests = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
+    written = {request: [] for request in requests}
+    while not engine.is_idle:
+        for piece in engine.step():
+            written[piece.request].append(piece.token)
+    alone = [generate(model, BYTES, prompt, options)[0].tokens for prompt in PROMPTS]
+    assert [[token for token in tokens if token != 256] for tokens in written.values()] == alone
+    assert "out of memory with 12 texts at once: going on with 1;" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(GenerationError, match="memory does not suffice for one text"):
+        Engine(model, BYTES, slots=4, decoder=functools.partial(cramped, most=0))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(model):
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Engine(model, BYTES, decoder=broken)
 
 
 def test_a_full_context_can_be_read_anew(model):
