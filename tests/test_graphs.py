@@ -251,6 +251,87 @@ def test_nothing_is_launched_for_rows_that_need_no_more(model, monkeypatch):
     assert len(launches) == 2
 
 
+class Played:
+    """In the place of a CUDA graph: what was captured is done again by the model itself."""
+
+    def __init__(self, prompts, model):
+        self.prompts, self.model = prompts, model
+
+    def replay(self):
+        cache = self.prompts.cache
+        self.model.features(self.prompts._tokens, KVCache.over(cache.keys, cache.values))
+
+
+class PlayedPrompts(graphs.PromptGraph):
+    """`PromptGraph` without a GPU."""
+
+    def __init__(self, model, cache, device):
+        self.cache = cache
+        self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long)
+        self._graph = Played(self, model)
+
+
+@pytest.fixture
+def prompts_on_a_gpu(model, monkeypatch):
+    """`PromptGraphs` as they would be on one, and the shapes that they capture: rows and tokens."""
+    captured = []
+
+    def capture(model, cache, device):
+        captured.append((cache.keys.size(1), cache.capacity))
+        return PlayedPrompts(model, cache, device)
+
+    monkeypatch.setattr(graphs, "PromptGraph", capture)
+    made = graphs.PromptGraphs(model)
+    made.__dict__["_memory"] = made._memory.zero_()  # made here, before it says where it is
+    made._device = torch.device("cuda")
+    return made, captured
+
+
+@torch.inference_mode()
+def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "ChunkedReading", lambda model, prompts: "in chunks")
+    assert made.read([[1, 2, 3], [4, 5]]) == "in chunks"
+    assert made.read([[1] * 8, [2]]).advance() is True  # the shape is the same: two rows, at most eight tokens
+    assert made.read([[1], [2]]).advance() is True
+    assert captured == [(2, 8)]
+    assert made.read([[1] * 9, [2]]) == "in chunks"  # another shape
+    made.read([[1] * 16, [2]]), made.read([[3, 4]] * 3), made.read([[3, 4]] * 4)
+    assert captured == [(2, 8), (2, 16), (4, 8)]
+
+
+def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "ChunkedReading", lambda model, prompts: "in chunks")
+    for prompts in ([[1] * 513], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
+        assert [made.read(prompts) for _ in range(3)] == ["in chunks"] * 3
+    made._device = CPU
+    assert [made.read([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3
+    assert captured == []
+
+
+@torch.inference_mode()
+def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
+    made, captured = prompts_on_a_gpu
+    taken = KVCache(model.config, 4, 24)
+    for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
+        reading, plain = made.read(prompts), graphs.ChunkedReading(model, prompts)
+        while not (reading.advance() & plain.advance()):
+            pass
+        lengths = [len(prompt) for prompt in prompts]
+        taken.put_many([3, 1], reading.cache, [0, 1], lengths)
+        for row, (slot, length) in enumerate(zip([3, 1], lengths, strict=True)):
+            for ours, theirs in ((taken.keys, plain.cache.keys), (taken.values, plain.cache.values)):
+                torch.testing.assert_close(ours[:, slot, :, :length], theirs[:, row, :, :length])
+        assert taken.lengths == (0, lengths[1], 0, lengths[0])
+    assert captured == [(2, 8)]
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])
+def test_rows_share_a_graph_with_others_of_about_their_number(rows, bucket):
+    assert graphs._bucket(rows) == bucket
+
+
 def test_models_that_the_kernels_do_not_know():
     assert not can_fuse(random_model(dataclasses.replace(GPT2_SHAPE, n_embd=6)))  # heads of width 3
     assert not can_fuse(torch.nn.Identity())
