@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import itertools
-import json
-import os
-import platform
-import shlex
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from cpu_parts.measure import Row
+from cpu_parts.results import report, show, write_report
 from glassgpt import console
-from glassgpt.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 PARTS = ("prepare", "train", "generate", "startup")
@@ -74,66 +66,6 @@ def measure(part: str, settings: Settings, text: Path | None) -> list[Row]:
     return measure_startup(settings.startup_rounds)
 
 
-def show(rows: Sequence[Row]) -> None:
-    """Print a table for each thing measured, with the reference on its first line."""
-    for part, group in itertools.groupby(rows, key=lambda row: row.part):
-        own = list(group)
-        title = f"{part}: {own[0].unit}, {own[0].better} is better"
-        columns = ("system", "median", "ratio", "least – most", "target", "")
-        console.table(title, columns, [_cells(row) for row in own])
-    console.result("ratio: the system's figure over that of the first line, median over the rounds")
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        row.system,
-        f"{row.figure:,.1f}" if row.figure < 1e4 else f"{row.figure:,.0f}",
-        f"{row.ratio_to_reference:.2f}",
-        f"{row.spread[0]:.2f} – {row.spread[1]:.2f}" if row.spread else "",
-        row.target or "",
-        {None: "", True: "met", False: "missed"}[row.met],
-    ]
-
-
-def report(rows: Sequence[Row], settings: Settings, command: str) -> dict[str, Any]:
-    """Everything that is needed to read the figures, and to take them again."""
-    return {
-        "what": "glassgpt beside its peers on one CPU; ratio_to_reference is this system's figure over the "
-        "reference's, the median over rounds in which the systems took turns; spread is its least and most",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": command,
-        "hardware": {"cpu": cpu_model(), "cores": len(usable_cores())},
-        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
-        "settings": dataclasses.asdict(settings),
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def usable_cores() -> Sequence[int]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return range(os.cpu_count() or 1)
-
-
-def package_version(package: str) -> str:
-    """A package's version, or that it is not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -150,10 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.warn("so few repetitions on so little text are a smoke test; whether targets are met is open")
     out: Path | None = chosen.out or (None if chosen.quick or chosen.only else RESULTS)
     if out is not None:
-        command = shlex.join(["python", "benchmarks/cpu.py", *given])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, (json.dumps(report(rows, settings, command), indent=2) + "\n").encode())
-        console.say(f"written to {out}")
+        what, measured = "glassgpt beside its peers on one CPU", dataclasses.asdict(settings)
+        write_report(out, report(what, rows, command=("cpu.py", *given), settings=measured, packages=PACKAGES))
 
 
 if __name__ == "__main__":

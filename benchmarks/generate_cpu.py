@@ -5,6 +5,9 @@ sizes. The figure is the time of one step: that of a long text less that of a sh
 that reading the prompt does not count. On one thread it is the process's own CPU time, which other programs on the
 machine do not touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
 
+With --only mixed: requests of mixed length, served by our engine, in which rows that end make room for waiting ones,
+and by transformers in batches that run until their longest text ends. The figure counts what was asked for.
+
 transformers is always there; CTranslate2 where it is installed (pip install ctranslate2).
 """
 
@@ -12,12 +15,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import gc
 import importlib.util
 import json
-import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 
-from cpu import cpu_model, package_version, show, usable_cores
 from cpu_parts.generation import (
     GREEDY_TOKENS,
     PROMPT_TOKENS,
@@ -37,19 +36,26 @@ from cpu_parts.generation import (
     require_equal_texts,
     their_tokens,
 )
-from cpu_parts.measure import Row, Samples, Target, compare, take_turns
+from cpu_parts.measure import Row, Samples, Target, compare, rates, take_turns
+from cpu_parts.mixed import DRAWN, GREEDY, Mixture, Request, continuous, static, useful_tokens
 from cpu_parts.models import same_models
+from cpu_parts.results import report, show, usable_cores, write_report
 from glassgpt import console
-from glassgpt.data.files import write_atomically
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
+from glassgpt.generation.bench import TOP_50
 from glassgpt.generation.engine import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.transformer import LanguageModel
 
-RESULTS = Path(__file__).parent / "results" / "generate-cpu.json"
+FOLDER = Path(__file__).parent / "results"
+RESULTS = {"steps": FOLDER / "generate-cpu.json", "mixed": FOLDER / "generate-cpu-mixed.json"}
+WHAT = {
+    "steps": "single steps, reading the prompt of 64 tokens left out",
+    "mixed": "requests of mixed length, tokens that were asked for over the whole time, prompts and all",
+}
 REFERENCE = "transformers float32"
 PACKAGES = ("glassgpt", "torch", "transformers", "ctranslate2", "numpy")
 OURS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
@@ -70,16 +76,24 @@ class Settings:
     Attributes:
         rounds: texts written by each system.
         new_tokens: tokens of the long text.
+        mixed_rounds: how often each system serves the requests of mixed length.
+        mixture: those requests.
     """
 
     rounds: int = 3
     new_tokens: int = SHORT + 128
+    mixed_rounds: int = 1
+    mixture: Mixture = dataclasses.field(default_factory=Mixture)
 
 
-QUICK = Settings(rounds=1, new_tokens=SHORT + 8)
+QUICK = Settings(
+    rounds=1, new_tokens=SHORT + 8, mixture=Mixture(requests=4, prompts=(4, 20), outputs=(2, 12), at_once=2)
+)
 
 Write = Callable[[int], None]
 """Writes so many tokens in every row of the batch."""
+Serve = Callable[[Sequence[Request]], list[list[int]]]
+"""Writes what is asked for."""
 
 
 def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path) -> list[Row]:
@@ -92,7 +106,7 @@ def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path)
     timed = {name: _step_timer(write, settings.new_tokens, clock) for name, write in systems.items()}
     taken = take_turns(timed, settings.rounds)
     figures = {name: [batch / seconds for seconds in steps] for name, steps in taken.items()}
-    part = f"decoding, batch {batch}, {threads} thread{'s' * (threads > 1)}, {'CPU' if threads == 1 else 'wall'} time"
+    part = f"decoding, batch {batch}, {_on(threads)}"
     return compare(part, UNIT, figures, REFERENCE, TARGETS) + _beside_the_peer(part, figures)
 
 
@@ -193,45 +207,95 @@ def _require_all(texts: Sequence[Sequence[int]], wanted: int) -> None:
         raise SystemExit(f"texts of {lengths} tokens, and {wanted} were asked for")
 
 
-def report(rows: Sequence[Row], settings: Settings, command: str) -> dict[str, Any]:
-    """Everything that is needed to read the figures, and to take them again."""
-    return {
-        "what": "decoding of GPT-2 124M (random weights) on a CPU beside peers, reading the prompt of 64 tokens left "
-        "out; ratio_to_reference is this system's figure over the reference's, the median over rounds in which the "
-        "systems took turns; spread is its least and most",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": command,
-        "hardware": {
-            "cpu": cpu_model(),
-            "cores": len(usable_cores()),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
-        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
-        "settings": dataclasses.asdict(settings),
-        "rows": [dataclasses.asdict(row) for row in rows],
+def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
+    """Rows for requests of mixed length: useful tokens per second over the whole time, prompts and all."""
+    console.say(f"measuring: requests of mixed length, {threads} thread(s) …")
+    torch.set_num_threads(threads)
+    ours, theirs = (model.eval() for model in same_models())
+    writer, tokenizer = prepare_for_decoding(ours, "float32", rows=mixture.at_once), gpt2_tokenizer()
+    requests = mixture.draw()
+    _require_same_greedy_texts(writer, theirs, tokenizer, requests[:2])
+    systems = {
+        f"{REFERENCE}, static batches": static(theirs, mixture.at_once, DRAWN),
+        "glassgpt float32, continuous": continuous(writer, tokenizer, mixture.at_once, TOP_50),
     }
+    brief = [Request(request.prompt, 2) for request in requests[: mixture.at_once]]
+    for serve in systems.values():
+        serve(brief)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    taken = take_turns({name: _timer(serve, requests, clock) for name, serve in systems.items()}, rounds)
+    figures = rates(taken, useful_tokens(requests))
+    part = f"{len(requests)} requests of mixed length, {mixture.at_once} at once, {_on(threads)}"
+    return compare(part, UNIT, figures, next(iter(systems)))
+
+
+def _timer(serve: Serve, requests: Sequence[Request], clock: Callable[[], float]) -> Callable[[], float]:
+    def seconds() -> float:
+        gc.collect()
+        time.sleep(SETTLE_SECONDS)
+        start = clock()
+        serve(requests)
+        return clock() - start
+
+    return seconds
+
+
+def _require_same_greedy_texts(
+    writer: LanguageModel, theirs: Any, tokenizer: Tokenizer, requests: Sequence[Request]
+) -> None:
+    """Prompts of different length, padded there and not here, must go on alike."""
+    few = [Request(request.prompt, GREEDY_TOKENS) for request in requests]
+    own = continuous(writer, tokenizer, len(few), dataclasses.replace(TOP_50, temperature=0, top_k=0))(few)
+    for mine, other in zip(own, static(theirs, len(few), GREEDY)(few), strict=True):
+        require_equal_texts(mine, other)
+
+
+def _on(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}, {'CPU' if threads == 1 else 'wall'} time"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(description="Decoding on this CPU beside peers, as ratios.")
+    parser.add_argument("--only", choices=RESULTS, help="measure single steps, or requests of mixed length")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(usable_cores())}))
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8], help="of the single steps")
+    parser.add_argument("--rounds", type=int, help="how often each system is measured")
     parser.add_argument("--quick", action="store_true", help="one short round: a smoke test, no measurement")
-    parser.add_argument("--out", type=Path, help="where the JSON goes; with --quick, nowhere by default")
+    parser.add_argument("--out", type=Path, help="where the JSON goes, with --only; with --quick, nowhere by default")
     chosen = parser.parse_args(given)
+    if chosen.out and not chosen.only:
+        parser.error("--out is one file; say with --only what it is for")
     settings = QUICK if chosen.quick else Settings()
+    for part in RESULTS if chosen.only is None else (chosen.only,):
+        rows = measure(part, settings, chosen)
+        show(rows)
+        out: Path | None = chosen.out or (None if chosen.quick else RESULTS[part])
+        if out is not None:
+            write_report(out, _report(part, rows, settings, given))
+
+
+def measure(part: str, settings: Settings, chosen: argparse.Namespace) -> list[Row]:
+    """Measure one part."""
+    if part == "mixed":
+        rounds = settings.mixed_rounds if chosen.rounds is None else chosen.rounds
+        return [row for threads in chosen.threads for row in measure_mixed(threads, settings.mixture, rounds)]
+    settings = settings if chosen.rounds is None else dataclasses.replace(settings, rounds=chosen.rounds)
     with tempfile.TemporaryDirectory() as folder:
         pairs = [(threads, batch) for threads in chosen.threads for batch in chosen.batch]
-        rows = [row for threads, batch in pairs for row in measure_decoding(threads, batch, settings, Path(folder))]
-    show(rows)
-    out: Path | None = chosen.out or (None if chosen.quick else RESULTS)
-    if out is not None:
-        command = shlex.join(["python", "benchmarks/generate_cpu.py", *given])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, (json.dumps(report(rows, settings, command), indent=2) + "\n").encode())
-        console.say(f"written to {out}")
+        return [row for threads, batch in pairs for row in measure_decoding(threads, batch, settings, Path(folder))]
+
+
+def _report(part: str, rows: Sequence[Row], settings: Settings, given: Sequence[str]) -> dict[str, Any]:
+    return report(
+        f"GPT-2 124M (random weights) on a CPU beside peers; {WHAT[part]}",
+        rows,
+        command=("generate_cpu.py", *given),
+        settings=dataclasses.asdict(settings),
+        packages=PACKAGES,
+        hardware={"capability": torch.backends.cpu.get_cpu_capability()},
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Random models whose next token depends on all of the text, so that a mistake in what they see shows."""
 
+import copy
+from types import SimpleNamespace
+
 import torch
 
 from glassgpt.model.build import build_model
@@ -22,6 +25,13 @@ def attentive_model(seed=0, **shape):
         if hasattr(model.norm, "weight"):  # the tied head is as small as the embedding
             model.norm.weight.fill_(6.0)
     return model
+
+
+def as_if_on(model, device, dtype=torch.float32):
+    """The model, as it looks to those who only ask where its parameters are."""
+    twin = copy.copy(model)
+    twin.parameters = lambda: iter([SimpleNamespace(device=torch.device(device), dtype=dtype)])
+    return twin
 
 
 def disturbed(model, by, seed=1):

@@ -1,11 +1,13 @@
 """The arithmetic of the benchmarks; that they run is shown by running them."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -122,13 +124,18 @@ def test_text_of_ones_own_is_cut_at_blank_lines(cpu, tmp_path):
     assert "".join(documents).strip() == text.strip()
 
 
-def test_reading_the_prompt_is_no_step(cpu, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cpu", cpu)
+@pytest.fixture
+def decoding(cpu, monkeypatch):
+    """`benchmarks/generate_cpu.py` as a module."""
     spec = importlib.util.spec_from_file_location("benchmarks_generate_cpu", BENCHMARKS / "generate_cpu.py")
-    decoding = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmarks_generate_cpu", decoding)
-    spec.loader.exec_module(decoding)
-    monkeypatch.setattr(decoding, "SETTLE_SECONDS", 0)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmarks_generate_cpu", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+    return module
+
+
+def test_reading_the_prompt_is_no_step(decoding):
     now = [100.0]
 
     def write(new_tokens):
@@ -144,10 +151,91 @@ def test_reading_the_prompt_is_no_step(cpu, monkeypatch):
         decoding._require_all([[1, 2, 3], [1, 2]], 3)
 
 
+def test_requests_are_the_same_again_and_of_every_length(decoding):
+    mixture = decoding.Mixture()
+    requests = mixture.draw()
+    assert requests == decoding.Mixture().draw()
+    assert requests != decoding.Mixture(seed=1).draw()
+    assert len(requests) == 24
+    prompts, outputs = [len(request.prompt) for request in requests], [request.new_tokens for request in requests]
+    assert (16 <= min(prompts) < 40, 160 < max(prompts) <= 200) == (True, True)
+    assert (16 <= min(outputs) < 40, 90 < max(outputs) <= 120) == (True, True)
+    assert decoding.useful_tokens(requests) == sum(outputs)
+
+
+class Counting:
+    """As much of transformers' model as `generate` is asked for; each token is the number of its row."""
+
+    def __init__(self):
+        self.generation_config = type("", (), {})()
+        self.asked = []
+
+    def generate(self, ids, *, attention_mask, max_new_tokens, **how):
+        self.asked.append((ids.tolist(), attention_mask.tolist(), max_new_tokens, how["do_sample"]))
+        return torch.cat([ids, torch.arange(len(ids))[:, None].expand(-1, max_new_tokens)], dim=1)
+
+
+def test_a_static_batch_runs_until_its_longest_text_ends(decoding):
+    model, request = Counting(), decoding.Request
+    texts = decoding.static(model, 2, decoding.DRAWN)([request([5], 2), request([6, 7, 8], 4), request([9, 9], 1)])
+    assert texts == [[0, 0], [1, 1, 1, 1], [0]]
+    end = 50256
+    assert model.asked == [
+        ([[end, end, 5], [6, 7, 8]], [[0, 0, 1], [1, 1, 1]], 4, True),
+        ([[9, 9]], [[1, 1]], 1, True),
+    ]
+    assert model.generation_config.eos_token_id is None
+
+
+def test_mixed_requests_are_measured_and_written(decoding, tmp_path, monkeypatch, capsys):
+    from cpu_parts.models import same_models
+    from glassgpt.model.config import ModelConfig
+
+    tiny = same_models(ModelConfig(vocab_size=50257, context_length=48, n_layer=1, n_head=2, n_embd=16))
+    monkeypatch.setattr(decoding, "same_models", lambda: tiny)
+    out = tmp_path / "mixed.json"
+    decoding.main(["--only", "mixed", "--quick", "--threads", "1", "--rounds", "2", "--out", str(out)])
+    written = json.loads(out.read_text())
+    theirs, ours = written["rows"]
+    assert (theirs["system"], ours["system"]) == (
+        "transformers float32, static batches",
+        "glassgpt float32, continuous",
+    )
+    assert ours["part"] == "4 requests of mixed length, 2 at once, 1 thread, CPU time"
+    assert ours["figure"] > 0
+    assert ours["spread"][0] <= ours["ratio_to_reference"] <= ours["spread"][1]
+    assert written["settings"]["mixture"]["requests"] == 4
+    assert written["command"].startswith("python benchmarks/generate_cpu.py --only mixed --quick")
+    assert "4 requests of mixed length" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        decoding.main(["--out", str(out)])
+    assert "say with --only what it is for" in capsys.readouterr().err
+
+
+def test_our_engine_gives_each_request_its_tokens(decoding):
+    from cpu_parts.models import same_models
+    from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
+    from glassgpt.generation.bench import TOP_50
+    from glassgpt.model.config import ModelConfig
+
+    ours, _ = same_models(ModelConfig(vocab_size=50257, context_length=48, n_layer=1, n_head=2, n_embd=16))
+    requests = decoding.Mixture(5, (2, 20), (1, 9)).draw()
+    serve = decoding.continuous(ours.eval(), gpt2_tokenizer(), 2, dataclasses.replace(TOP_50, seed=1))
+    first = serve(requests)
+    assert [len(text) for text in first] == [request.new_tokens for request in requests]
+    assert serve(requests) == first  # the same engine again
+
+
+def test_texts_that_end_early_stop_the_measurement(decoding, monkeypatch):
+    model = Counting()
+    monkeypatch.setattr(model, "generate", lambda ids, **how: torch.cat([ids, ids[:, :1]], dim=1))
+    with pytest.raises(SystemExit, match=r"texts of \[1\] tokens, and \[3\] were asked for"):
+        decoding.static(model, 1, decoding.GREEDY)([decoding.Request([1, 2], 3)])
+
+
 @pytest.fixture
 def inspect_cpu(cpu, monkeypatch):
     """`benchmarks/inspect_cpu.py` as a module."""
-    monkeypatch.setitem(sys.modules, "cpu", cpu)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     spec = importlib.util.spec_from_file_location("benchmarks_inspect_cpu", BENCHMARKS / "inspect_cpu.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,6 +1,7 @@
 """The engine against models called anew at each step, against transformers, and against itself from other sides."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError
+from glassgpt.generation import engine
 from glassgpt.generation.decoding import StepwiseDecoder
 from glassgpt.generation.engine import Engine, encode_prompt, generate, generate_many, stream
 from glassgpt.generation.options import GenerationOptions, History
@@ -16,6 +18,7 @@ from glassgpt.generation.sampling import gumbel_noise, sample
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from small_models import as_if_on
 
 BYTES = load_tokenizer("bytes")
 CONTEXT = 48
@@ -322,6 +325,77 @@ def test_a_cancelled_request_writes_no_more(model):
     while not engine.is_idle:
         pieces += engine.step()
     assert {piece.request for piece in pieces} == {second}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, capsys):
+    def cramped(model, vocab_size, slots, capacity, most=2):
+        if slots > most:
+            raise error
+        return StepwiseDecoder(model, vocab_size, slots, capacity)
+
+    options = GenerationOptions(max_tokens=6, seed=3)
+    engine = Engine(model, BYTES, slots=12, decoder=cramped)
+    requests = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
+    written = {request: [] for request in requests}
+    while not engine.is_idle:
+        for piece in engine.step():
+            written[piece.request].append(piece.token)
+    alone = [generate(model, BYTES, prompt, options)[0].tokens for prompt in PROMPTS]
+    assert [[token for token in tokens if token != 256] for tokens in written.values()] == alone
+    assert "out of memory with 12 texts at once: going on with 1;" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(GenerationError, match="memory does not suffice for one text"):
+        Engine(model, BYTES, slots=4, decoder=functools.partial(cramped, most=0))
+
+
+def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
+    asked, drawn = [], []
+
+    class Noted(StepwiseDecoder):
+        def __init__(self, model, vocab_size, slots, capacity):
+            asked.append((vocab_size, slots, capacity))
+            super().__init__(model, vocab_size, slots, capacity)
+
+        def advance(self, rows):
+            drawn.append(super().advance(rows))
+            return drawn[-1]
+
+    options = GenerationOptions(max_tokens=4, seed=3, stop_tokens=())
+    for capacity, expected in ((None, CONTEXT), (20, 20), (999, CONTEXT)):
+        engine = Engine(model, BYTES, slots=3, capacity=capacity, decoder=Noted)
+        assert asked.pop() == (257, 3, expected)
+    engine.submit(BYTES.encode("ab"), options)
+    tokens = [piece.token for _ in range(9) for piece in engine.step()]
+    assert engine.is_idle
+    assert tokens == [token for pairs in drawn for _, token in pairs] == uncached(model, BYTES.encode("ab"), options)
+
+
+def test_which_decoder_is_the_fastest(model, monkeypatch):
+    graphs = pytest.importorskip("glassgpt.generation.graphs", reason="Triton is for Linux")
+    monkeypatch.setattr(graphs, "GraphDecoder", lambda *_: "graphs")
+    monkeypatch.setattr(engine, "StepwiseDecoder", lambda *_: "step by step")
+
+    def chosen(model, device, dtype):
+        return engine.fastest_decoder(as_if_on(model, device, dtype), 257, 1, 8)
+
+    assert chosen(model, "cuda", torch.bfloat16) == "graphs"
+    assert chosen(model, "cuda", torch.float32) == "step by step"
+    assert chosen(model, "cpu", torch.bfloat16) == "step by step"
+    odd = build_model(dataclasses.replace(model.config, n_embd=9))  # heads of width 3, which the kernels do not know
+    assert chosen(odd, "cuda", torch.bfloat16) == "step by step"
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    assert chosen(model, "cuda", torch.bfloat16) == "step by step"
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(model):
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Engine(model, BYTES, decoder=broken)
 
 
 def test_a_full_context_can_be_read_anew(model):

@@ -28,13 +28,15 @@ CPU = torch.device("cpu")
 V = 41  # tokens that may be drawn; the model's tables are padded to 48
 GPT2_SHAPE = ModelConfig(vocab_size=48, context_length=24, n_layer=1, n_head=2, n_embd=12)
 MODERN_SHAPE = ModelConfig(
-    arch="modern", vocab_size=48, context_length=24, n_layer=5, n_head=4, n_kv_head=2, n_embd=24, window=3, bias=False
+    arch="modern", vocab_size=48, context_length=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, window=3, bias=False
 )
+# With tokens a row and keys looked at together: fewer than there are, or all at once. The interpreter takes some
+# milliseconds for each program, so there are few.
 SHAPES = {
-    "gpt2": GPT2_SHAPE,
-    "without biases": dataclasses.replace(GPT2_SHAPE, bias=False),
-    "modern, grouped keys, sliding window": MODERN_SHAPE,
-    "wide heads": dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, window=0),
+    "gpt2": (GPT2_SHAPE, 4, 2),
+    "without biases": (dataclasses.replace(GPT2_SHAPE, bias=False), 2, 256),
+    "modern, grouped keys, sliding window": (MODERN_SHAPE, 5, 2),  # its first layer slides, its last sees all
+    "wide heads": (dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, window=0), 2, 256),
 }
 
 
@@ -48,7 +50,7 @@ def random_model(config):
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(GPT2_SHAPE)
+    return random_model(dataclasses.replace(GPT2_SHAPE, n_head=1, n_embd=4))
 
 
 class Vocabulary:
@@ -77,24 +79,25 @@ def written(model, rows, decoder, slots=4, capacity=24, end=None):
     return [row.drawn for row in rows]
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(("shape", "length", "keys"), SHAPES.values(), ids=SHAPES.keys())
 @torch.inference_mode()
-def test_the_kernels_compute_the_model(shape):
+def test_the_kernels_compute_the_model(shape, length, keys, monkeypatch):
+    monkeypatch.setattr(fused, "ATTENTION_KEYS", keys)
     model = random_model(shape)
     assert can_fuse(model)
-    cache, plain = KVCache(shape, 3, 8), KVCache(shape, 3, 8)
-    state = SlotState(3, V, CPU)
+    cache, plain = KVCache(shape, 2, 8), KVCache(shape, 2, 8)
+    state = SlotState(2, V, CPU)
     step = FusedStep(model, cache, state, V)
-    tokens = torch.randint(0, V, (3, 6))
-    for position in range(6):
+    tokens = torch.randint(0, V, (2, length))
+    for position in range(length):
         state.take(tokens[:, position].tolist())
         state.ints[1] = position  # lengths
         step.logits.fill_(math.nan)
-        step.feed(3)
+        step.feed(2)
         wanted = model(tokens[:, position : position + 1], plain)[:, 0]
         torch.testing.assert_close(step.logits, wanted, atol=2e-5, rtol=2e-5)
     for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
-        torch.testing.assert_close(ours[..., :6, :], theirs[..., :6, :], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours[..., :length, :], theirs[..., :length, :], atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -168,8 +171,8 @@ def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch
         monkeypatch.setattr(fused, name, size)
     torch.manual_seed(1)
     rows = []
-    for number, settings in enumerate(DRAWS * 2):
-        row = row_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": number * 7_919_333_777})
+    for number, settings in enumerate(DRAWS):
+        row = row_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": (number + 13 * ties) * 7_919_333_777})
         row.drawn = [2, 9, 9, 9, 30][: number % 6]
         rows.append(row)
     logits = torch.randn(len(rows), 48) * 3
@@ -196,22 +199,24 @@ def test_forbidden_tokens_and_infinities(model):
 
 
 def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 3)
+    monkeypatch.setattr(graphs, "STEPS", 2)
 
     def rows():
         return [
             row_of([4], limit=1),
-            row_of([4, 5, 6], limit=7, temperature=1.5),
-            row_of([1] * 9, limit=4, top_k=3, seed=9),
-            row_of([4, 5, 6], index=1, limit=5, temperature=1.5),
+            row_of([4, 5, 6], limit=5, temperature=1.5),
+            row_of([1] * 9, limit=3, top_k=3, seed=9),
+            row_of([4, 5, 6], index=1, limit=3, temperature=1.5),
             row_of([9, 8], limit=2, temperature=0.0),
-            row_of([9, 8], limit=6, repetition_penalty=1.4, frequency_penalty=0.3),
+            row_of([9, 8], limit=4, repetition_penalty=1.4, frequency_penalty=0.3),
         ]
 
-    assert written(model, rows(), GraphDecoder, slots=2) == written(model, rows(), StepwiseDecoder, slots=2)
+    plain = written(model, rows(), StepwiseDecoder, slots=2)
+    assert written(model, rows(), GraphDecoder, slots=2) == plain
     # rows that end where nobody expects it
-    end = written(model, rows(), StepwiseDecoder)[1][2]
-    assert written(model, rows(), GraphDecoder, end=end) == written(model, rows(), StepwiseDecoder, end=end)
+    early = written(model, rows()[1:4], StepwiseDecoder, slots=2, end=plain[1][1])
+    assert early[0] == plain[1][:2]
+    assert written(model, rows()[1:4], GraphDecoder, slots=2, end=plain[1][1]) == early
 
 
 def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypatch):
@@ -232,7 +237,7 @@ def test_a_full_context_is_read_anew(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS", 3)
 
     def rows():
-        return [row_of([1, 2, 3], limit=9, overflow="re-prefill"), row_of([7], limit=4)]
+        return [row_of([1, 2, 3], limit=8, overflow="re-prefill"), row_of([7], limit=2)]
 
     assert written(model, rows(), GraphDecoder, capacity=6) == written(model, rows(), StepwiseDecoder, capacity=6)
 
@@ -244,6 +249,87 @@ def test_nothing_is_launched_for_rows_that_need_no_more(model, monkeypatch):
     monkeypatch.setattr(GraphDecoder, "_launch", lambda self, rows: launches.append(1) or launch(self, rows))
     written(model, [row_of([1], limit=4)], GraphDecoder)
     assert len(launches) == 2
+
+
+class Played:
+    """In the place of a CUDA graph: what was captured is done again by the model itself."""
+
+    def __init__(self, prompts, model):
+        self.prompts, self.model = prompts, model
+
+    def replay(self):
+        cache = self.prompts.cache
+        self.model.features(self.prompts._tokens, KVCache.over(cache.keys, cache.values))
+
+
+class PlayedPrompts(graphs.PromptGraph):
+    """`PromptGraph` without a GPU."""
+
+    def __init__(self, model, cache, device):
+        self.cache = cache
+        self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long)
+        self._graph = Played(self, model)
+
+
+@pytest.fixture
+def prompts_on_a_gpu(model, monkeypatch):
+    """`PromptGraphs` as they would be on one, and the shapes that they capture: rows and tokens."""
+    captured = []
+
+    def capture(model, cache, device):
+        captured.append((cache.keys.size(1), cache.capacity))
+        return PlayedPrompts(model, cache, device)
+
+    monkeypatch.setattr(graphs, "PromptGraph", capture)
+    made = graphs.PromptGraphs(model)
+    made.__dict__["_memory"] = made._memory.zero_()  # made here, before it says where it is
+    made._device = torch.device("cuda")
+    return made, captured
+
+
+@torch.inference_mode()
+def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "ChunkedReading", lambda model, prompts: "in chunks")
+    assert made.read([[1, 2, 3], [4, 5]]) == "in chunks"
+    assert made.read([[1] * 8, [2]]).advance() is True  # the shape is the same: two rows, at most eight tokens
+    assert made.read([[1], [2]]).advance() is True
+    assert captured == [(2, 8)]
+    assert made.read([[1] * 9, [2]]) == "in chunks"  # another shape
+    made.read([[1] * 16, [2]]), made.read([[3, 4]] * 3), made.read([[3, 4]] * 4)
+    assert captured == [(2, 8), (2, 16), (4, 8)]
+
+
+def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "ChunkedReading", lambda model, prompts: "in chunks")
+    for prompts in ([[1] * 513], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
+        assert [made.read(prompts) for _ in range(3)] == ["in chunks"] * 3
+    made._device = CPU
+    assert [made.read([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3
+    assert captured == []
+
+
+@torch.inference_mode()
+def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
+    made, captured = prompts_on_a_gpu
+    taken = KVCache(model.config, 4, 24)
+    for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
+        reading, plain = made.read(prompts), graphs.ChunkedReading(model, prompts)
+        while not (reading.advance() & plain.advance()):
+            pass
+        lengths = [len(prompt) for prompt in prompts]
+        taken.put_many([3, 1], reading.cache, [0, 1], lengths)
+        for row, (slot, length) in enumerate(zip([3, 1], lengths, strict=True)):
+            for ours, theirs in ((taken.keys, plain.cache.keys), (taken.values, plain.cache.values)):
+                torch.testing.assert_close(ours[:, slot, :, :length], theirs[:, row, :, :length])
+        assert taken.lengths == (0, lengths[1], 0, lengths[0])
+    assert captured == [(2, 8)]
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])
+def test_rows_share_a_graph_with_others_of_about_their_number(rows, bucket):
+    assert graphs._bucket(rows) == bucket
 
 
 def test_models_that_the_kernels_do_not_know():

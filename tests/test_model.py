@@ -158,6 +158,47 @@ def test_selecting_slots_forks_and_drops_rows(model):
     torch.testing.assert_close(model(order[:, 5:9], cache), model(order[:, :9])[:, 5:], rtol=1e-4, atol=1e-5)
 
 
+def test_several_slots_are_filled_at_once_as_one_by_one(model):
+    source = KVCache(model.config, 3, 12)
+    model(random_tokens(model)[:, :12], source)
+    together, alone = (KVCache(model.config, 4, 16) for _ in range(2))
+    slots, rows, lengths = [3, 0, 1], [2, 0, 2], [5, 12, 0]
+    together.put_many(slots, source, rows, lengths)
+    for slot, row, length in zip(slots, rows, lengths, strict=True):
+        alone.put(slot, source, row, length)
+    assert together.lengths == alone.lengths == (12, 0, 0, 5)
+    for slot, length in enumerate(together.lengths):
+        for ours, theirs in ((together.keys, alone.keys), (together.values, alone.values)):
+            assert torch.equal(ours[:, slot, :, :length], theirs[:, slot, :, :length])
+    # A row goes on from there as if it had been read there.
+    more = random_tokens(model)[[0, 0, 0, 2], 5:6]
+    expected = model(random_tokens(model)[2:3, :6])[:, 5]
+    torch.testing.assert_close(model(more, together)[3:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_filling_slots_with_nothing_empties_them(model):
+    cache = KVCache(model.config, 2, 4)
+    model(random_tokens(model)[:2, :3], cache)
+    before = cache.keys.clone()
+    cache.put_many([1], cache, [0], [0])
+    assert cache.lengths == (3, 0)
+    assert torch.equal(cache.keys, before)
+
+
+def test_a_cache_in_given_memory_writes_there_and_is_as_any_other(model):
+    tokens = random_tokens(model)
+    plain = KVCache(model.config, 3, 8)
+    keys, values = (torch.full_like(plain.keys, torch.nan) for _ in range(2))
+    lent = KVCache.over(keys, values)
+    assert (lent.capacity, lent.lengths) == (8, (0, 0, 0))
+    assert torch.equal(model(tokens[:, :7], lent), model(tokens[:, :7], plain))
+    assert torch.equal(keys[:, :, :, :7], plain.keys[:, :, :, :7])
+    assert torch.equal(values[:, :, :, :7], plain.values[:, :, :, :7])
+    assert lent.keys.data_ptr() == keys.data_ptr()
+    with pytest.raises(IndexError, match="exceed the cache of 8"):
+        model(tokens[:, :2], lent)
+
+
 def test_the_cache_refuses_what_does_not_fit(model):
     cache = KVCache(model.config, 3, capacity=4)
     with pytest.raises(IndexError, match="exceed the cache of 4"):

@@ -29,6 +29,7 @@ from glassgpt.generation.products import KERNELS, Kernel
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from small_models import as_if_on
 
 BYTES = load_tokenizer("bytes")
 KERNELS_HERE = [kernel for kernel in KERNELS if kernel.exists()]
@@ -298,6 +299,43 @@ def test_what_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(precision, "KERNELS", (KERNELS[0], none))
     with pytest.raises(GenerationError, match="no kernel for int8 on this CPU; use --precision float32"):
         prepare_for_decoding(model, "int8")
+
+
+@pytest.mark.parametrize(
+    ("asked", "knows_bfloat16", "rounded"),
+    [("auto", True, True), ("bfloat16", True, True), ("float32", True, False), ("auto", False, False)],
+)
+def test_a_gpu_writes_in_bfloat16_where_it_computes_with_it(monkeypatch, capsys, asked, knows_bfloat16, rounded):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: knows_bfloat16)
+    monkeypatch.setattr(precision, "in_bfloat16", lambda model: "its twin in bfloat16")
+    model = as_if_on(random_model(), "cuda")
+    assert prepare_for_decoding(model, asked) == ("its twin in bfloat16" if rounded else model)
+    assert capsys.readouterr().err == ""  # no kernel of a CPU was timed
+
+
+def test_int8_is_not_for_a_gpu():
+    model = as_if_on(random_model(), "cuda")
+    expected = "the model is on cuda, where it may be auto or float32 or bfloat16; add --device cpu for int8"
+    with pytest.raises(GenerationError, match=expected):
+        prepare_for_decoding(model, "int8")
+    assert prepare_for_decoding(as_if_on(model, "mps"), "auto").config == model.config
+    with pytest.raises(
+        GenerationError, match="the model is on mps, where it may be auto; add --device cpu for float32"
+    ):
+        prepare_for_decoding(as_if_on(model, "mps"), "float32")
+
+
+@ARCHITECTURES
+def test_rounding_to_bfloat16_leaves_the_model_and_its_tables_alone(arch):
+    model = random_model(arch)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    twin = precision.in_bfloat16(model)
+    assert {parameter.dtype for parameter in twin.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in twin.buffers()} == {buffer.dtype for buffer in model.buffers()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    tokens = torch.randint(0, 257, (2, 9))
+    with torch.inference_mode():
+        assert relative_error(twin(tokens).float(), model(tokens)) < TOLERANCE["bfloat16"]
 
 
 # ── its cost

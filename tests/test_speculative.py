@@ -108,6 +108,16 @@ def test_a_model_that_guesses_for_itself_is_always_right(model):
     assert speculation.tally.tokens_per_pass == 4
 
 
+@pytest.mark.parametrize("who", ["itself", "of a smaller context", "the text"])
+@pytest.mark.parametrize("overflow", ["stop", "re-prefill"])
+def test_more_guesses_than_the_context_has_room_for_are_as_many_as_it_has(model, drafts, who, overflow):
+    asked = GenerationOptions(max_tokens=60, seed=3, num_samples=2, overflow=overflow)
+    plain = generate_many(model, BYTES, ["ROMEO: ", "ab"], asked)
+    speculation = Speculation(drafts[who], 500)
+    assert generate_many(model, BYTES, ["ROMEO: ", "ab"], asked, speculation) == plain
+    assert speculation.tally.guessed > 10
+
+
 def test_memory_running_out_changes_no_text(model, drafts, monkeypatch):
     options = GenerationOptions(max_tokens=12, seed=3, num_samples=3)
     calm = generate_many(model, BYTES, PROMPTS, options)

@@ -46,6 +46,9 @@ def bench_generate(
     except ValueError:
         raise UsageError(f"--batch is {batches!r}; allowed are numbers separated by commas, like 1,8,64") from None
     if RunFolder(Path(model)).config.is_file():
+        if overrides:
+            name = next(iter(overrides)).replace("_", "-")
+            raise UsageError(f"{model} is a run, whose model is as it was trained; --{name} is for presets")
         return measure_generation(load(model, device=device).model, load_of_it, precision=precision)
     config = load_config(model, overrides).model
     if config.vocab_size == 0:

@@ -64,8 +64,8 @@ class Load:
             raise UsageError(f"--rounds is {self.rounds}; allowed is at least 1")
         if self.prompt_tokens < 1 or self.new_tokens < 2 or self.prompt_tokens + self.new_tokens > room + 1:
             raise UsageError(
-                f"{self.prompt_tokens} prompt tokens and {self.new_tokens} new ones; allowed are at least 1 and 2, "
-                f"together at most {room + 1:,} for this model"
+                f"--prompt-tokens is {self.prompt_tokens} and --new-tokens {self.new_tokens}; allowed are at least 1 "
+                f"and 2, together at most {room + 1:,} for this model"
             )
 
 
@@ -125,6 +125,8 @@ def measure_generation(
     about = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": precision,
         "bytes_per_weight": bytes_per_weight,
         "bandwidth_bytes_per_second": bandwidth,
         "versions": versions(),
@@ -259,8 +261,8 @@ def show_generation_speed(speeds: Sequence[GenerationSpeed], about: dict[str, An
     ]  # fmt: skip
     load = about["load"]
     title = (
-        f"{load['prompt_tokens']} prompt tokens, {load['new_tokens']} new ones, on {about['device']}; memory copies "
-        f"{about['bandwidth_bytes_per_second'] / 1e9:,.0f} GB/s"
+        f"{load['prompt_tokens']} prompt tokens, {load['new_tokens']} new ones, {about['precision']} precision, "
+        f"on {about['device']}; memory copies {about['bandwidth_bytes_per_second'] / 1e9:,.0f} GB/s"
     )
     columns = (
         "texts at once",

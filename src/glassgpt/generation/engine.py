@@ -6,6 +6,7 @@ is idle. A server keeps one and submits as requests come.
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,11 @@ from typing import Literal
 
 import torch
 
+from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import Decoder, StepwiseDecoder
+from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
@@ -132,6 +135,18 @@ def fastest_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity:
     return StepwiseDecoder(model, vocab_size, slots, capacity)
 
 
+def _with_slots(make: Callable[[int], Decoder], slots: int) -> Decoder:
+    """A decoder with so many slots, or with as many as memory has room for."""
+    asked = slots
+    while (decoder := unless_out_of_memory(functools.partial(make, slots))) is None:
+        if slots == 1:
+            raise GenerationError("memory does not suffice for one text; use a smaller model or --device cpu")
+        slots //= 2
+    if slots < asked:
+        console.warn(f"out of memory with {asked} texts at once: going on with {slots}; no text changes")
+    return decoder
+
+
 class Engine:
     """Writes many texts at once: each row begins when there is room and ends when it is complete.
 
@@ -141,6 +156,9 @@ class Engine:
         slots: rows written at once, at most.
         capacity: most tokens that a row may have in view; by default the model's context.
         decoder: what draws, made of model, vocabulary size, slots and capacity.
+
+    Raises:
+        GenerationError: memory does not suffice for a single row.
     """
 
     def __init__(
@@ -155,7 +173,8 @@ class Engine:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
         on_cpu = next(model.parameters()).device.type == "cpu"
-        draws = decoder(model, tokenizer.vocab_size, slots, min(capacity or context, context))
+        room = min(capacity or context, context)
+        draws = _with_slots(lambda count: decoder(model, tokenizer.vocab_size, count, room), slots)
         # Filling up short prompts costs a CPU as much as reading them.
         self._scheduler = Scheduler(model, draws, read_at_once=1 if on_cpu else READ_AT_ONCE)
         self._texts: dict[Row, tuple[TextStream, dict[int, FinishReason]]] = {}

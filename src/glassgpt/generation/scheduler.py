@@ -7,13 +7,14 @@ one does not hold up the others. Rows of the same prompt share its reading.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from glassgpt import console
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import Decoder, Reading
+from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.rows import Row, forgotten_at
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
@@ -64,10 +65,11 @@ class Scheduler:
         Raises:
             GenerationError: memory does not suffice for a single row.
         """
-        if not self._fits():
+        drawn = unless_out_of_memory(self._draw)
+        if drawn is None:
             self._make_room()
             return
-        for row, token in self._drawn:
+        for row, token in drawn:
             if row.done:  # it ended with an earlier one of several tokens
                 continue
             row.drawn.append(token)
@@ -76,13 +78,9 @@ class Scheduler:
                 self._forget(row)
 
     @torch.inference_mode()  # not around `step`, which would enter and leave it for every token
-    def _fits(self) -> bool:
-        try:
-            self._admit()
-            self._drawn = self._decoder.advance(self._active) if self._active else ()
-        except torch.OutOfMemoryError:
-            return False  # left first, because what is being handled keeps its tensors alive
-        return True
+    def _draw(self) -> Iterable[tuple[Row, int]]:
+        self._admit()
+        return self._decoder.advance(self._active) if self._active else ()
 
     def _make_room(self) -> None:
         """Halve the rows written at once; the others wait and lose nothing, as noise knows only their positions."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from glassgpt import console
@@ -13,6 +13,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import ChunkedReading, padded
 from glassgpt.generation.engine import SLOTS, Sample, encode_prompt, most_tokens, sample_of
+from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.search_options import require_nothing_drawn
@@ -138,7 +139,7 @@ def in_batches(prompts: Sequence[Prompt], rows: int, search: Callable[[Sequence[
     at_once = prompts_at_once(rows)
     while len(found) < len(prompts):
         batch = prompts[len(found) : len(found) + at_once]
-        results = _unless_out_of_memory(search, batch)
+        results = unless_out_of_memory(functools.partial(search, batch))
         if results is not None:
             found += results
             continue
@@ -147,10 +148,3 @@ def in_batches(prompts: Sequence[Prompt], rows: int, search: Callable[[Sequence[
         at_once = len(batch) // 2
         console.warn(f"out of memory with {len(batch)} prompts at once: going on with {at_once}; no text changes")
     return found
-
-
-def _unless_out_of_memory(search: Callable[[Sequence[Prompt]], list[T]], batch: Sequence[Prompt]) -> list[T] | None:
-    try:
-        return search(batch)
-    except torch.OutOfMemoryError:
-        return None  # left first, because what is being handled keeps its tensors alive

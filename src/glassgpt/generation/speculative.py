@@ -34,6 +34,9 @@ LONGEST_LOOKUP = 3
 READ_AT_ONCE = 512
 """Tokens of a prompt that a draft model reads at once."""
 
+MOST_READ = 2
+"""Tokens that a draft model may lack of a row: its own last guess, which it has not read, and what came after it."""
+
 Guesses = list[int]
 
 
@@ -147,14 +150,13 @@ class DraftModel:
     """
 
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int, tokens: int) -> None:
-        self._model, self._vocab_size, self._tokens = model, vocab_size, tokens
+        self._model, self._vocab_size = model, vocab_size
         parameter = next(model.parameters())
         self._device = parameter.device
-        # A pass reads at most two tokens (the model's own last guess and what was drawn after it), and may pad one.
         self._cache = KVCache(
             model.config,
             slots,
-            min(model.config.context_length, capacity + tokens + 2),
+            min(model.config.context_length, capacity + tokens + MOST_READ),
             dtype=parameter.dtype,
             device=self._device,
         )
@@ -169,7 +171,7 @@ class DraftModel:
         self._cache.put(slot, self._reading(text) if fits else self._cache, 0, len(text) if fits else 0)
 
     def _fits(self, row: Row) -> bool:
-        return row.n_visible + self._tokens + 2 <= self._cache.capacity
+        return row.n_visible + MOST_READ <= self._cache.capacity
 
     def _reading(self, text: list[int]) -> KVCache:
         if self._last is None or self._last[0] != text:
@@ -187,8 +189,11 @@ class DraftModel:
     def guess(self, rows: Sequence[Row], most: Sequence[int]) -> list[Guesses]:
         """See `Guesser`."""
         guesses: list[Guesses] = [[] for _ in rows]
-        if not any(map(self._fits, rows)):
+        fitting = [row.n_visible for row in rows if self._fits(row)]
+        if not fitting:
             return guesses
+        room = self._cache.capacity - max(fitting)  # rows are read together, so the longest sets how far
+        most = [min(count, room) for count in most]
         logits = self._catch_up(rows)  # also where nothing is to be guessed, so that no slot falls behind
         going = [i for i, row in enumerate(rows) if most[i] > 0 and self._fits(row)]
         while going:

@@ -138,7 +138,7 @@ def pick_device(wanted: str = "auto") -> torch.device:
     if wanted == "auto":
         return _own(torch.device(available[0]))
     if wanted not in available:
-        raise ConfigError([f"train.device is {wanted}, which this machine lacks; it has {', '.join(available)}"])
+        raise ConfigError([f"device is {wanted}, which this machine lacks; it has {', '.join(available)}"])
     return _own(torch.device(wanted))
 
 

@@ -80,6 +80,8 @@ class RunFolder:
         Raises:
             CheckpointError: there is no run here.
         """
+        if self.path.is_file():
+            raise CheckpointError(f"{self.path} is a file; name the folder of the run")
         if not self.path.is_dir():
             raise CheckpointError(
                 f"{self.path} does not exist; make a run with: glassgpt train PRESET --out {self.path}"
