@@ -2,13 +2,14 @@
 
 GPT-2 124M with random weights, a prompt of 64 tokens, tokens drawn among the 50 most probable, at several batch
 sizes. The figure is the time of one step: that of a long text less that of a short one, over the steps between, so
-that reading the prompt does not count. On one thread it is the process's own CPU time, which other programs on the
-machine do not touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
+that reading the prompt does not count. On one thread it is the CPU time of the process and of those it starts, which
+other programs on the machine hardly touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
 
 With --only mixed: requests of mixed length, served by our engine, in which rows that end make room for waiting ones,
 and by transformers in batches that run until their longest text ends. The figure counts what was asked for.
 
-transformers is always there; CTranslate2 where it is installed (pip install ctranslate2).
+transformers is always there; CTranslate2 where it is installed (pip install ctranslate2); llama.cpp with --llama COMMIT,
+see `cpu_parts.llama`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import dataclasses
 import gc
 import importlib.util
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -36,6 +38,7 @@ from cpu_parts.generation import (
     require_equal_texts,
     their_tokens,
 )
+from cpu_parts.llama import llama
 from cpu_parts.measure import Row, Samples, Target, compare, rates, take_turns
 from cpu_parts.mixed import DRAWN, GREEDY, Mixture, Request, continuous, static, useful_tokens
 from cpu_parts.models import same_models
@@ -60,7 +63,9 @@ REFERENCE = "transformers float32"
 PACKAGES = ("glassgpt", "torch", "transformers", "ctranslate2", "numpy")
 OURS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 THEIRS = ("float32", "int8")
-PEER = "CTranslate2 int8"
+LLAMA = "llama.cpp q8_0"
+PEERS = {"CTranslate2 int8": 1, LLAMA: 4}
+"""Systems in 8 bits, and the batch from which ours shall not be slower."""
 UNIT = "tokens/s"
 TARGETS = {"glassgpt float32": Target(">=", 2), "glassgpt int8": Target(">=", 2)}
 SETTLE_SECONDS = 0.3
@@ -78,12 +83,14 @@ class Settings:
         new_tokens: tokens of the long text.
         mixed_rounds: how often each system serves the requests of mixed length.
         mixture: those requests.
+        llama: the commit of llama.cpp that is measured too; empty for none.
     """
 
     rounds: int = 3
     new_tokens: int = SHORT + 128
     mixed_rounds: int = 1
     mixture: Mixture = dataclasses.field(default_factory=Mixture)
+    llama: str = ""
 
 
 QUICK = Settings(
@@ -100,22 +107,32 @@ def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path)
     """Rows for one batch size: tokens per second of all texts together, once prompts are read."""
     console.say(f"measuring: batch {batch}, {threads} thread(s) …")
     systems = _systems(threads, batch, folder)
+    if settings.llama:
+        systems[LLAMA] = llama(PROMPT_TOKENS, batch, threads)
     for write in systems.values():
         write(2)
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = cpu_seconds if threads == 1 else time.perf_counter
     timed = {name: _step_timer(write, settings.new_tokens, clock) for name, write in systems.items()}
     taken = take_turns(timed, settings.rounds)
     figures = {name: [batch / seconds for seconds in steps] for name, steps in taken.items()}
     part = f"decoding, batch {batch}, {_on(threads)}"
-    return compare(part, UNIT, figures, REFERENCE, TARGETS) + _beside_the_peer(part, figures)
+    return compare(part, UNIT, figures, REFERENCE, TARGETS) + _beside_peers(part, figures, batch)
 
 
-def _beside_the_peer(part: str, figures: Samples) -> list[Row]:
-    """The same figures of the two int8 systems, as their own ratio."""
-    if PEER not in figures:
-        return []
-    both = {name: figures[name] for name in (PEER, "glassgpt int8")}
-    return compare(f"{part}, int8", UNIT, both, PEER, {"glassgpt int8": Target(">=", 1)})
+def _beside_peers(part: str, figures: Samples, batch: int) -> list[Row]:
+    """The same figures of ours in int8 and each other system in 8 bits, as their own ratio."""
+    rows: list[Row] = []
+    for peer in (name for name in PEERS if name in figures):
+        both = {name: figures[name] for name in (peer, "glassgpt int8")}
+        targets = {"glassgpt int8": Target(">=", 1)} if batch >= PEERS[peer] else {}
+        rows += compare(f"{part}, {peer}", UNIT, both, peer, targets)
+    return rows
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _step_timer(write: Write, new_tokens: int, clock: Callable[[], float]) -> Callable[[], float]:
@@ -222,7 +239,7 @@ def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
     brief = [Request(request.prompt, 2) for request in requests[: mixture.at_once]]
     for serve in systems.values():
         serve(brief)
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = cpu_seconds if threads == 1 else time.perf_counter
     taken = take_turns({name: _timer(serve, requests, clock) for name, serve in systems.items()}, rounds)
     figures = rates(taken, useful_tokens(requests))
     part = f"{len(requests)} requests of mixed length, {mixture.at_once} at once, {_on(threads)}"
@@ -261,13 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=RESULTS, help="measure single steps, or requests of mixed length")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(usable_cores())}))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8], help="of the single steps")
+    parser.add_argument("--llama", default="", metavar="COMMIT", help="llama.cpp too, built from this commit")
     parser.add_argument("--rounds", type=int, help="how often each system is measured")
     parser.add_argument("--quick", action="store_true", help="one short round: a smoke test, no measurement")
     parser.add_argument("--out", type=Path, help="where the JSON goes, with --only; with --quick, nowhere by default")
     chosen = parser.parse_args(given)
     if chosen.out and not chosen.only:
         parser.error("--out is one file; say with --only what it is for")
-    settings = QUICK if chosen.quick else Settings()
+    settings = dataclasses.replace(QUICK if chosen.quick else Settings(), llama=chosen.llama)
     for part in RESULTS if chosen.only is None else (chosen.only,):
         rows = measure(part, settings, chosen)
         show(rows)

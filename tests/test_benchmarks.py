@@ -143,12 +143,36 @@ def test_reading_the_prompt_is_no_step(decoding):
 
     assert decoding._step_timer(write, 40, lambda: now[0])() == 0.5
     figures = {"CTranslate2 int8": [2.0, 4.0], "glassgpt int8": [3.0, 4.0], "transformers float32": [1.0, 1.0]}
-    rows = decoding._beside_the_peer("decoding", figures)
+    rows = decoding._beside_peers("decoding", figures, 1)
     assert [(row.system, row.ratio_to_reference, row.met) for row in rows][1] == ("glassgpt int8", 1.25, True)
-    del figures["CTranslate2 int8"]
-    assert decoding._beside_the_peer("decoding", figures) == []
+    figures["llama.cpp q8_0"] = figures.pop("CTranslate2 int8")
+    assert [decoding._beside_peers("decoding", figures, batch)[1].met for batch in (1, 4)] == [None, True]
+    del figures["llama.cpp q8_0"]
+    assert decoding._beside_peers("decoding", figures, 1) == []
     with pytest.raises(SystemExit, match=r"texts of \[3, 2\] tokens, and 3 were asked for"):
         decoding._require_all([[1, 2, 3], [1, 2]], 3)
+
+
+def test_llama_is_asked_for_what_the_others_write(cpu, tmp_path, monkeypatch):
+    from cpu_parts.llama import llama
+
+    with pytest.raises(SystemExit, match="--llama needs LLAMA_BATCHED_BENCH in the environment, a file: not set"):
+        llama(64, 2, 1)
+    program = tmp_path / "bench"
+    program.write_text(f"""#!{sys.executable}
+import sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert (given["-c"], given["-t"], given["-m"]) == (str(2 * (64 + int(given["-ntg"]))), "1", {str(program)!r})
+print("|    PP |")
+print("|    64 |", min(int(given["-ntg"]), 9), "|", given["-npl"], "| 0.1 |")
+""")
+    program.chmod(0o755)
+    for name in ("LLAMA_BATCHED_BENCH", "LLAMA_MODEL"):
+        monkeypatch.setenv(name, str(program))
+    write = llama(64, 2, 1)
+    write(8)
+    with pytest.raises(SystemExit, match=r"llama\.cpp did not write 10 tokens"):
+        write(10)
 
 
 def test_requests_are_the_same_again_and_of_every_length(decoding):
