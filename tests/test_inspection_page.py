@@ -289,6 +289,16 @@ def test_a_token_is_drawn_and_the_cache_grows(page, address, traced):
     assert page.locator("#token-12").count() == 0
 
 
+def test_a_candidate_is_appended_by_a_click(page, address, traced):
+    opened(page, address)
+    second = int(traced["next.model"].topk(2).indices[1])
+    panel(page, "next").locator("tbody tr").nth(1).locator("button").click()
+    page.locator("#take-back:enabled").wait_for()
+    longer = trace(*planted(), TEXT, OPTIONS, [second])
+    assert rows(panel(page, "next"))[0][2] == percent(float(longer["next.model"].max()))
+    assert "written=%5B" in page.url
+
+
 def test_a_head_is_switched_off_and_on(page, address, traced):
     opened(page, address, layer=1, head=1)
     panel(page, "changes").locator("#off-head").click()

@@ -25,30 +25,45 @@ function sliders({ trace, state, words, choose }) {
   return make("div", { className: "sliders" }, ...all, button(words.asGiven, () => choose({ options: {} }), { id: "as-given" }));
 }
 
-function distribution({ words, baseName }, { stages, tokens, chances, possible, entropy }, other) {
+function distribution(view, { stages, tokens, chances, possible, entropy }, other) {
+  const { words, baseName } = view;
   const heading = [words.piece, "id", ...(other ? [baseName] : []), ...stages.map((stage) => words.stages[stage] ?? stage)];
   const figuresOf = (values) => values.map((chance) => barCell(percent(chance), chance));
-  const rows = tokens.slice(0, MOST_ROWS).map(({ id, piece: text }, at) => [piece(text), String(id), ...figuresOf([...(other ? [other[id]] : []), ...chances[at]])]);
+  const rows = tokens.slice(0, MOST_ROWS).map(({ id, piece: text }, at) => [candidate(view, id, text), String(id), ...figuresOf([...(other ? [other[id]] : []), ...chances[at]])]);
   const gap = other ? ["", ""] : [""];
   const sums = [[words.possible, ...gap, ...possible.map((count) => count.toLocaleString("en"))], [words.entropy, ...gap, ...entropy.map((nats) => figure(nats, 3))]];
   return make("div", { id: "distribution" }, table(heading, [...rows, ...sums]));
 }
 
+// A click appends it, as if it had been drawn.
+function candidate(view, id, text) {
+  if (isSaved || isFull(view.trace)) return piece(text);
+  return make("button", { type: "button", className: "link", title: view.words.append, "aria-label": `${view.words.append}: ${text}`, onclick: () => append(view, id) }, piece(text));
+}
+
+function append({ state, choose }, id) {
+  choose({ written: [...state.written, id], position: null });
+}
+
+function isFull({ overview: { tokens, model } }) {
+  return tokens.length >= model.context_length;
+}
+
 // Draws a token by the program, puts it behind the text, and follows both.
-function writing({ trace, state, words, choose, say }) {
+function writing(view) {
+  const { trace, state, words, choose, say } = view;
   const draw = async () => {
     const [seed] = crypto.getRandomValues(new Uint32Array(1));
     try {
       const { token } = await fetchDetail(trace, "sample", { seed }, state.options);
-      choose({ written: [...state.written, token.id], position: null });
+      append(view, token.id);
     } catch (error) {
       say(error);
     }
   };
   const back = () => choose({ written: state.written.slice(0, -1), position: null });
   const written = trace.overview.written ? trace.overview.tokens.slice(-trace.overview.written) : [];
-  const isFull = trace.overview.tokens.length >= trace.overview.model.context_length;
   return make("div", {},
-    row(button(words.sample, draw, { id: "sample", className: "main", disabled: isFull }), button(words.takeBack, back, { id: "take-back", disabled: !written.length })),
-    note(...(isFull ? [words.full] : written.length ? [`${words.written}: `, ...written.map((token) => piece(token.piece))] : [words.notWritten])));
+    row(button(words.sample, draw, { id: "sample", className: "main", disabled: isFull(trace) }), button(words.takeBack, back, { id: "take-back", disabled: !written.length })),
+    note(...(isFull(trace) ? [words.full] : written.length ? [`${words.written}: `, ...written.map((token) => piece(token.piece))] : [words.notWritten])));
 }
