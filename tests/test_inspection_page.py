@@ -515,6 +515,7 @@ def test_the_lines_that_compute_are_shown(page, address):
     assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
     page.locator("#language").click()
     page.get_by_role("heading", name="바이트와 토큰").wait_for()
+    assert page.title() == "planted · 안을 들여다보기"
     assert "theme=" in page.url
     assert "language=" in page.url
 

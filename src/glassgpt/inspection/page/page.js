@@ -122,6 +122,7 @@ function build() {
   const isOtherRun = view.base && view.base !== view.undisturbed;
   view.baseName = isOtherRun ? view.trace.overview.runs[1] : view.words.before;
   view.name = isOtherRun ? view.trace.overview.runs[0] : view.words.changed;
+  document.title = [view.trace.overview.runs[0], view.words.title].filter(Boolean).join(" · "); // by which tabs are told apart
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
