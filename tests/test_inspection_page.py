@@ -239,7 +239,8 @@ def test_a_long_text_has_its_lens_in_pieces(page):
     page.locator("#lens-later").click()
     page.locator("#lens-later:disabled").wait_for()
     panel(page, "lens")
-    assert page.locator("table.lens th").count() == 1 + 143 - 2 * LENS_TOKENS
+    assert page.locator("table.lens th").count() == 1 + LENS_TOKENS
+    assert page.locator("#lens-shown").inner_text() == "tokens 79 to 142 of 143"
     best = found["logits"][128, : BYTES.vocab_size].softmax(-1).max(dim=-1)
     assert rows(page.locator("#lens-cell"))[0][1:] == [str(int(best.indices)), percent(float(best.values))]
     page.locator("#lens-earlier").click()
@@ -691,6 +692,21 @@ def test_a_saved_head_without_its_scores(open_page, tmp_path, monkeypatch):
     assert "Left out of this file" in shown.inner_text()
     weight = float(found["blocks.2.attention.weights"][3, 9, 6])
     assert shown.locator("#weight span").all_inner_texts() == [f"= {figure(weight)}"]
+
+
+def test_a_saved_long_text_has_all_pieces_of_its_lens(open_page, tmp_path):
+    model = shaken(replace(MODERN, context_length=160))
+    found = trace(model, BYTES, "the cat sat. " * 11)
+    save_page(found, tmp_path / "page.html")
+    page = open_page(locale="en-US", offline=True)
+    page.goto(f"{(tmp_path / 'page.html').as_uri()}#position=0")
+    for shown in ("0 to 63", "64 to 127", "79 to 142"):
+        panel(page, "lens")
+        assert page.locator("#lens-shown").inner_text() == f"tokens {shown} of 143"
+        assert page.locator("#lens .note").count() == 0
+        if shown != "79 to 142":
+            page.locator("#lens-later").click()
+            page.locator("#lens-shown", has_text=f"tokens {shown}").wait_for(state="detached")
 
 
 def test_a_saved_page_holds_the_checkpoints_that_find_room(open_page, tmp_path, nano_run, monkeypatch):

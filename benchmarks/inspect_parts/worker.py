@@ -132,7 +132,7 @@ class Questions:
     def lens(self) -> int:
         """What the model would say after each block, at the tokens that are shown side by side."""
         told = self._trace["overview"]
-        first = (len(told["tokens"]) - 1) // LENS_TOKENS * LENS_TOKENS
+        first = max(0, len(told["tokens"]) - LENS_TOKENS)
         return sum(self._detail("lens", depth=depth, first=first) for depth in range(told["model"]["n_layer"] + 1))
 
     def _detail(self, what: str, **arguments: int) -> int:

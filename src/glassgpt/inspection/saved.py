@@ -120,11 +120,9 @@ def _has_room_for_units(found: Trace) -> bool:
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
     yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
-    yield from (
-        ("lens", {"depth": depth, "first": first})
-        for depth in range(layers + 1)
-        for first in range(0, len(found), LENS_TOKENS)
-    )
+    last = max(0, len(found) - LENS_TOKENS)  # only the last piece begins elsewhere than at a multiple
+    pieces = sorted({min(first, last) for first in range(0, len(found), LENS_TOKENS)})
+    yield from (("lens", {"depth": depth, "first": first}) for depth in range(layers + 1) for first in pieces)
     yield from (("nearest", {"position": position}) for position in range(len(found)))
     if _has_room_for_units(found):
         yield from (

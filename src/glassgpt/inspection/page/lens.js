@@ -15,7 +15,7 @@ export const lensPanel = {
   async draw(view, show) {
     const { trace, base, state, words } = view;
     const isComparable = base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
-    const first = SHOWN * Math.floor(state.position / SHOWN);
+    const first = firstShown(state.position, trace.overview.tokens.length);
     const told = { first, rows: [], others: isComparable ? [] : null };
     const parts = pages(view, first);
     // One depth after the other, the last first, so that something is seen soon and the program is free in between.
@@ -27,6 +27,11 @@ export const lensPanel = {
     return [...parts, lensTable(view, told), ...(isComparable ? [note(words.lensChanged)] : []), cell(view, told.rows[state.depth], state.position - first)];
   },
 };
+
+// Pieces of a long text begin at multiples; only the last begins earlier, so that it is whole.
+function firstShown(position, count) {
+  return Math.max(0, Math.min(SHOWN * Math.floor(position / SHOWN), count - SHOWN));
+}
 
 // Of a long text, which tokens are shown, and the way to the others.
 function pages({ trace, state, words, choose }, first) {
