@@ -88,13 +88,16 @@ class Settings:
 
     rounds: int = 3
     new_tokens: int = SHORT + 128
-    mixed_rounds: int = 1
+    mixed_rounds: int = 2
     mixture: Mixture = dataclasses.field(default_factory=Mixture)
     llama: str = ""
 
 
 QUICK = Settings(
-    rounds=1, new_tokens=SHORT + 8, mixture=Mixture(requests=4, prompts=(4, 20), outputs=(2, 12), at_once=2)
+    rounds=1,
+    new_tokens=SHORT + 8,
+    mixed_rounds=1,
+    mixture=Mixture(requests=4, prompts=(4, 20), outputs=(2, 12), at_once=2),
 )
 
 Write = Callable[[int], None]

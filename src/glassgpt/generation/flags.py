@@ -6,12 +6,13 @@ Names, types and help come from `GenerationOptions`; only what is spelled otherw
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, get_args, get_origin
 
-from cyclopts import Group, Parameter
+from cyclopts import CoercionError, Group, Parameter, Token
 from docstring_parser import parse as parse_docstring
 
 from glassgpt.errors import UsageError
@@ -52,6 +53,20 @@ NAMED = {"choices": "--choice", "stop_tokens": "--stop-token"}
 """Options that take one thing a time and are named for it."""
 
 
+def converter_of(kind: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
+    """How the words of a command line become whole numbers; None for what cyclopts reads well by itself."""
+    return _whole if int in (kind, *get_args(kind)) else None
+
+
+def _whole(kind: Any, words: Sequence[Token]) -> Any:
+    """Whole numbers as written: cyclopts would round 1.5 and say nothing."""
+    for word in words:
+        if not re.fullmatch(r"[+-]?\d+", word.value):
+            raise CoercionError(f"{word.value!r} is no whole number.", token=word)
+    numbers = [int(word.value) for word in words]
+    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
+
+
 def _flag(name: str, help: str) -> Any:
     """The type of an option, with its group and help."""
     last = len(GROUPS) - 1
@@ -61,6 +76,7 @@ def _flag(name: str, help: str) -> Any:
     shown = f" [default: {default}]" if isinstance(default, (int, float)) and not isinstance(default, bool) else ""
     parameter = Parameter(
         name=NAMED.get(name),
+        converter=converter_of(kind),
         group=OPTION_GROUPS[at],
         negative="",
         show_default=False,

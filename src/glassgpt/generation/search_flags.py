@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 from cyclopts import Group, Parameter
 
 from glassgpt.errors import UsageError
-from glassgpt.generation.flags import OPTION_GROUPS, option_helps
+from glassgpt.generation.flags import OPTION_GROUPS, converter_of, option_helps
 from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, MethodOptions, SpeculativeOptions
 
 GROUPS: dict[type[MethodOptions], str] = {
@@ -46,13 +46,15 @@ def _flag(kind: type[MethodOptions], name: str) -> Any:
     at = len(OPTION_GROUPS) - 2 + (1 + list(GROUPS).index(kind)) / (1 + len(GROUPS))
     default = getattr(kind(), name)
     is_plain = isinstance(default, (int, float)) and not isinstance(default, bool)
+    hint = SPELLED.get(name) or get_type_hints(kind)[name]
     parameter = Parameter(
+        converter=converter_of(hint),
         group=Group(GROUPS[kind], sort_key=at),
         negative="",
         show_default=False,
         help=f"{option_helps(kind)[name].removesuffix('.')}{_more(default)}." + (f" [default: {default}]" * is_plain),
     )
-    return Annotated[SPELLED.get(name) or get_type_hints(kind)[name], parameter]
+    return Annotated[hint, parameter]
 
 
 def _more(default: object) -> str:
