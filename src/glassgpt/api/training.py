@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -221,7 +222,7 @@ def _note_start(files: RunFiles, trainer: Trainer, refused: list[str], noticed: 
     step = trainer.state.step
     for line in refused:
         files.on_event(step, "checkpoint refused", {"why": line})
-    how = {"hardware": trainer.hardware.describe(), **versions()}
+    how = {"hardware": trainer.hardware.describe(), **versions(), "host": platform.node(), "pid": os.getpid()}
     files.on_event(step, "resume" if step else "start", how)
     for finding in noticed:
         files.on_event(step, EVENT, finding.to_json())

@@ -41,6 +41,8 @@ CLIPPED_SHARE, CLIPPED_TIMES = 0.5, 10.0
 not feel the length of gradients that are all scaled alike, and good runs were seen at three times."""
 LAST_STEPS = 50
 MANY_SPIKES = 3
+NAMED_CAUSES = ("GG-NAN-011", "GG-NAN-012", "GG-NAN-013", "GG-NAN-014", "GG-NAN-015", "GG-NAN-016")
+"""Of a replay, which says more than that a figure was not finite."""
 STALLS: dict[str, tuple[str, Severity]] = {
     "uniform": ("GG-LAD-001", "fatal"),
     "unigram": ("GG-LAD-002", "warning"),
@@ -123,9 +125,13 @@ def check_files(record: Record) -> Checked:
 
 
 def check_noticed(record: Record, told: list[Finding]) -> Checked:
-    """What the run itself noticed and wrote down, each once, without what is told already."""
+    """What the run itself noticed and wrote down, each once, without what is told already.
+
+    Of what was said again of the same step (memory ran out, less was taken, it ran out again) the last holds.
+    """
+    noticed = {(finding.code, finding.seen.get("step", n)): finding for n, (_, finding) in enumerate(record.findings())}
     findings: list[Finding] = []
-    for _, finding in record.findings():
+    for finding in noticed.values():
         if finding not in (*told, *findings):
             findings.append(finding)
     return Checked("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
@@ -193,14 +199,21 @@ def check_end(record: Record, model: ModelConfig, settings: Settings, whole: lis
     steps, last = settings.train.max_steps, record.last_step
     end = record.end(steps)
     findings: tuple[Finding, ...] = ()
-    if end == "diverged":
+    if end == "diverged" and not _is_explained(record):
         findings = (_diverged(record, check_rate(model, settings, is_fresh=False)),)
     if end == "failed":
-        findings = (_failed(record),)
+        findings = tuple(one for one in (_failed(record),) if one not in [told for _, told in record.findings()])
     if end == "killed":
-        seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0))}
+        seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0)), "run": str(record.run.path)}
         findings = (Finding("GG-END-001", "warning", seen, confidence=0.8),)
     return Checked("end", end, {"step": last, "steps": steps}, findings)
+
+
+def _is_explained(record: Record) -> bool:
+    """Whether a replay found out why the step was not finite that the run ended with; it stands under what was noticed."""
+    step = int((record.event("diverged") or {}).get("at", record.last_step))
+    causes = [finding for _, finding in record.findings() if finding.code in NAMED_CAUSES]
+    return any(finding.seen.get("step") == step for finding in causes)
 
 
 def _failed(record: Record) -> Finding:
