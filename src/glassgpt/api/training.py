@@ -21,7 +21,7 @@ from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.recovery import Recovery
 from glassgpt.diagnosis.report import write_report
-from glassgpt.diagnosis.run_checks import examine_curve
+from glassgpt.diagnosis.run_checks import check_noticed, examine_curve
 from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
@@ -159,7 +159,8 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
     record, known = Record.read(run), ladder(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
-    checks = list(examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens))
+    curve = examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens)
+    checks = [check_noticed(record, []), *curve]
     try:
         write_report(record, checks, known)
     except OSError as error:  # a full disk has ended the run; that is what the user must read

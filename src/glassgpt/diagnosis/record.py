@@ -116,6 +116,16 @@ class Record:
         """What was found while the run went on, each with its step."""
         return [(int(line["step"]), Finding.from_json(line)) for line in self.events if line.get("event") == EVENT]
 
+    def noticed(self) -> list[tuple[int, Finding]]:
+        """The findings, but of what was said again of the same step only the last.
+
+        Memory ran out, less was taken, it ran out again: how it ended holds.
+        """
+        last: dict[tuple[str, object], tuple[int, Finding]] = {}
+        for number, (step, finding) in enumerate(self.findings()):
+            last[finding.code, finding.seen.get("step", ("of no step", number))] = (step, finding)
+        return list(last.values())
+
     def end(self, max_steps: int, now: Callable[[], float] = time.time) -> End:
         """How the run ended, or that it has not."""
         said: list[End] = [ENDINGS[line["event"]] for line in self._since_beginning() if line.get("event") in ENDINGS]

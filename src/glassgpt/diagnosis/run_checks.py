@@ -125,13 +125,9 @@ def check_files(record: Record) -> Checked:
 
 
 def check_noticed(record: Record, told: list[Finding]) -> Checked:
-    """What the run itself noticed and wrote down, each once, without what is told already.
-
-    Of what was said again of the same step (memory ran out, less was taken, it ran out again) the last holds.
-    """
-    noticed = {(finding.code, finding.seen.get("step", n)): finding for n, (_, finding) in enumerate(record.findings())}
+    """What the run itself noticed and wrote down, each once, without what is told already."""
     findings: list[Finding] = []
-    for finding in noticed.values():
+    for _, finding in record.noticed():
         if finding not in (*told, *findings):
             findings.append(finding)
     return Checked("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
