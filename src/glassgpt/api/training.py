@@ -159,8 +159,8 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
     record, known = Record.read(run), ladder(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
-    curve = examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens)
-    checks = [check_noticed(record, []), *curve]
+    curve = list(examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens))
+    checks = [check_noticed(record, [finding for check in curve for finding in check.findings]), *curve]
     try:
         write_report(record, checks, known)
     except OSError as error:  # a full disk has ended the run; that is what the user must read

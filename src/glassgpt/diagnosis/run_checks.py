@@ -77,8 +77,9 @@ def examine_run(
     ]
     yield from beforehand
     yield check_files(record)
-    yield check_noticed(record, [finding for check in beforehand for finding in check.findings])
     whole, damaged = sort_checkpoints(record.run)
+    told = [*beforehand, check_end(record, model, settings, whole)]
+    yield check_noticed(record, [finding for check in told for finding in check.findings])
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
     yield from examine_curve(record, model, settings, ladder, whole, train_tokens=train_tokens)
@@ -195,21 +196,21 @@ def check_end(record: Record, model: ModelConfig, settings: Settings, whole: lis
     steps, last = settings.train.max_steps, record.last_step
     end = record.end(steps)
     findings: tuple[Finding, ...] = ()
-    if end == "diverged" and not _is_explained(record):
-        findings = (_diverged(record, check_rate(model, settings, is_fresh=False)),)
+    if end == "diverged":
+        findings = (_explained(record) or _diverged(record, check_rate(model, settings, is_fresh=False)),)
     if end == "failed":
-        findings = tuple(one for one in (_failed(record),) if one not in [told for _, told in record.findings()])
+        findings = (_failed(record),)
     if end == "killed":
         seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0)), "run": str(record.run.path)}
         findings = (Finding("GG-END-001", "warning", seen, confidence=0.8),)
     return Checked("end", end, {"step": last, "steps": steps}, findings)
 
 
-def _is_explained(record: Record) -> bool:
-    """Whether a replay found out why the step was not finite that the run ended with; it stands under what was noticed."""
+def _explained(record: Record) -> Finding | None:
+    """What a replay said of the step that was not finite, where it named the cause."""
     step = int((record.event("diverged") or {}).get("at", record.last_step))
-    causes = [finding for _, finding in record.findings() if finding.code in NAMED_CAUSES]
-    return any(finding.seen.get("step") == step for finding in causes)
+    causes = [finding for _, finding in record.noticed() if finding.code in NAMED_CAUSES]
+    return next((finding for finding in causes if finding.seen.get("step") == step), None)
 
 
 def _failed(record: Record) -> Finding:
