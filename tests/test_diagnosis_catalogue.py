@@ -201,8 +201,10 @@ def test_figures_are_filled_in():
     assert "1,000" in describe(finding, "ko").title
     assert done(finding) == ["Training takes a warmup of 5 steps instead."]
     assert ruled_out(finding) == [
-        "GG-CFG-003 (the learning rate … is far above what this model and optimizer usually stand (…))"
+        "the learning rate … is far above what this model and optimizer usually stand (…) (GG-CFG-003)"
     ]
+    named = Finding("GG-NAN-011", "fatal", ruled_out=("GG-NAN-012",))
+    assert (ruled_out(named), ruled_out(named, "ko")) == (["the precision (GG-NAN-012)"], ["정밀도 (GG-NAN-012)"])
     with pytest.raises(KeyError, match="warmup"):
         describe(Finding("GG-CFG-002", "note"))
 

@@ -261,7 +261,9 @@ def test_where_no_room_can_be_made_the_error_goes_on(grammar_dataset, tmp_path):
         raise torch.OutOfMemoryError("out of memory")
 
     trainer.stepper.loss.train = never
-    with pytest.raises(MemoryExhaustedError, match=r"step 1: ran out of memory with 1 sequences .* Nothing is left"):
+    with pytest.raises(
+        MemoryExhaustedError, match=r"step 1: ran out of memory with a micro-batch of 1 .* Nothing is left"
+    ):
         trainer.run()
     assert [event["recovered"] for event in told.of("out of memory")] == [True] * 4 + [False]
 

@@ -314,7 +314,7 @@ def test_a_refused_step_is_told_with_its_cause(grammar_dataset, tmp_path, capsys
     assert (finding["code"], finding["severity"], finding["seen"]["step"]) == ("GG-NAN-011", "warning", 5)
     assert finding["ruled_out"] == ["GG-NAN-012", "GG-NAN-013", "GG-NAN-015"]
     assert finding["done"] == ["skipped-step", "quarantined-rows"]
-    assert "GG-NAN-011 step 5: step 5 is not finite because of its data" in " ".join(capsys.readouterr().err.split())
+    assert "GG-NAN-011: step 5 is not finite because of its data" in " ".join(capsys.readouterr().err.split())
     json.dumps(told.events)
 
 

@@ -11,18 +11,19 @@ from glassgpt.api.loading import load
 from glassgpt.api.runs import settings_of
 from glassgpt.config import RunConfig, load_config, preflight
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.autopsy import check_replay
 from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
-from glassgpt.diagnosis.findings import Checked
+from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_checks import examine_run
 from glassgpt.diagnosis.series import Ladder
 from glassgpt.diagnosis.settings_checks import check_problems
 from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
-from glassgpt.errors import CheckpointError, ConfigError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.config import GPT2_VOCABULARY
@@ -55,7 +56,7 @@ def doctor(
 
     Raises:
         ConfigError: the target names nothing, or holds settings that do not exist.
-        UsageError: text is asked of something that is no run.
+        UsageError: the target is a folder or file that is none of these, or text is asked of something that is no run.
     """
     if text is not None and (target is None or not RunFolder(Path(target)).exists()):
         raise UsageError(f"--text looks at what a run writes; name a run instead of {target or 'nothing'}")
@@ -66,11 +67,26 @@ def doctor(
     if target is not None and RunFolder(Path(target)).exists() and not rate_range:
         return _doctor_run(RunFolder(Path(target)), Path(data) if data else None, text)
     if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
+        _require_data(Path(target))
         return _doctor_data(Path(target))
+    if target is not None and Path(target).is_file() and Path(target).suffix != ".toml":
+        raise UsageError(
+            f"{target} is neither a configuration (.toml) nor the folder of a run or a data set; a text is looked at "
+            f"when it is prepared: glassgpt prepare {target} --out DIR, then glassgpt doctor DIR"
+        )
     named = {"data": str(data)} if data else {}
     config = load_config(target, {**(overrides or {}), **named})
     out = Path(target) if target is not None and Path(target).is_dir() else Path("runs")
     return _doctor_config(config, out, rate_range=rate_range)
+
+
+def _require_data(folder: Path) -> None:
+    """A folder that holds no data set was meant to be something else; a damaged one still has its description."""
+    run = RunFolder(folder)
+    if run.metrics.exists() or run.events.exists():
+        raise UsageError(f"{folder} holds what a run wrote, but not its {run.config.name}; bring that back")
+    if not (folder / SUMMARY_FILE).exists():
+        raise UsageError(f"{folder} is neither a run ({run.config.name}) nor a data set ({SUMMARY_FILE})")
 
 
 def _doctor_data(folder: Path) -> Iterator[Checked]:
@@ -122,7 +138,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     if isinstance(dataset, Checked):
         yield dataset
     elif dataset is not None:
-        yield check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
+        yield _check_runs_tokenizer(run, dataset)
         known = ladder(dataset)
     yield from examine_run(
         Record.read(run),
@@ -140,6 +156,14 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         if dataset is None or known is None or isinstance(dataset, Checked):
             raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
         yield from _doctor_text(run, dataset, known, text)
+
+
+def _check_runs_tokenizer(run: RunFolder, dataset: TokenDataset) -> Checked:
+    try:
+        return check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
+    except GlassGPTError as error:
+        finding = Finding("GG-DAT-010", "fatal", {"problem": f"{error}."})
+        return Checked("tokenizer", "missing", findings=(finding,))
 
 
 def report(run: str | Path, checks: list[Checked]) -> Path:

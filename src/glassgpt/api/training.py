@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.recovery import Recovery
 from glassgpt.diagnosis.report import write_report
-from glassgpt.diagnosis.run_checks import examine_curve
+from glassgpt.diagnosis.run_checks import check_noticed, examine_curve
 from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
@@ -158,7 +159,8 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
     record, known = Record.read(run), ladder(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
-    checks = list(examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens))
+    curve = list(examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens))
+    checks = [check_noticed(record, [finding for check in curve for finding in check.findings]), *curve]
     try:
         write_report(record, checks, known)
     except OSError as error:  # a full disk has ended the run; that is what the user must read
@@ -221,7 +223,7 @@ def _note_start(files: RunFiles, trainer: Trainer, refused: list[str], noticed: 
     step = trainer.state.step
     for line in refused:
         files.on_event(step, "checkpoint refused", {"why": line})
-    how = {"hardware": trainer.hardware.describe(), **versions()}
+    how = {"hardware": trainer.hardware.describe(), **versions(), "host": platform.node(), "pid": os.getpid()}
     files.on_event(step, "resume" if step else "start", how)
     for finding in noticed:
         files.on_event(step, EVENT, finding.to_json())

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from glassgpt import console
-from glassgpt.diagnosis.catalogue import CODE, LANGUAGES, Language, Text, entries
+from glassgpt.diagnosis.catalogue import CODE, LANGUAGES, Language, Text, entries, plain
 
 INDEX = "index.md"
 HEADINGS: dict[Language, tuple[str, str, str]] = {
@@ -71,15 +71,10 @@ def _page(code: str, texts: dict[Language, Text]) -> str:
     parts = [f"# {code}", "<!-- Made from src/glassgpt/diagnosis/catalogue by python -m glassgpt.diagnosis.pages -->"]
     for language in LANGUAGES:
         text, headings = texts[language], HEADINGS[language]
-        parts.append(f"## {LANGUAGE_NAMES[language]}: {_plain(text.title)}")
+        parts.append(f"## {LANGUAGE_NAMES[language]}: {plain(text.title)}")
         bodies = (text.means, text.cause, text.do)
-        parts += [f"**{head}.** {_plain(body)}" for head, body in zip(headings, bodies, strict=True)]
+        parts += [f"**{head}.** {plain(body)}" for head, body in zip(headings, bodies, strict=True)]
     return "\n\n".join([*parts, f"[{INDEX.removesuffix('.md')}]({INDEX})"]) + "\n"
-
-
-def _plain(text: str) -> str:
-    """A placeholder as a reader of the page sees it: `{step}` stands for a figure of that name."""
-    return text.replace("{", "‹").replace("}", "›")
 
 
 def _index() -> str:
@@ -95,7 +90,7 @@ def _index() -> str:
 
 
 def _line(code: str) -> str:
-    english, korean = (_plain(entries()[code][language].title) for language in LANGUAGES)
+    english, korean = (plain(entries()[code][language].title) for language in LANGUAGES)
     return f"- [{code}]({code}.md): {english} / {korean}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +100,14 @@ class Record:
         """The newest event of that name since the run last began."""
         return next((line for line in reversed(self._since_beginning()) if line.get("event") == name), None)
 
+    def _is_gone(self) -> bool:
+        """Whether the process that wrote last began on this machine and is no more; elsewhere only silence tells."""
+        began = self.event("resume") or self.event("start") or {}
+        host, process = began.get("host"), began.get("pid")
+        if os.name != "posix" or host != platform.node() or not isinstance(process, int) or process <= 0:
+            return False
+        return not _exists(process)
+
     def _since_beginning(self) -> list[Line]:
         begun = [i for i, line in enumerate(self.events) if line.get("event") in BEGINNINGS]
         return self.events[begun[-1] :] if begun else self.events
@@ -106,6 +116,16 @@ class Record:
         """What was found while the run went on, each with its step."""
         return [(int(line["step"]), Finding.from_json(line)) for line in self.events if line.get("event") == EVENT]
 
+    def noticed(self) -> list[tuple[int, Finding]]:
+        """The findings, but of what was said again of the same step only the last.
+
+        Memory ran out, less was taken, it ran out again: how it ended holds.
+        """
+        last: dict[tuple[str, object], tuple[int, Finding]] = {}
+        for number, (step, finding) in enumerate(self.findings()):
+            last[finding.code, finding.seen.get("step", ("of no step", number))] = (step, finding)
+        return list(last.values())
+
     def end(self, max_steps: int, now: Callable[[], float] = time.time) -> End:
         """How the run ended, or that it has not."""
         said: list[End] = [ENDINGS[line["event"]] for line in self._since_beginning() if line.get("event") in ENDINGS]
@@ -113,9 +133,22 @@ class Record:
             return said[-1]
         if self.last_step >= max_steps:
             return "finished"
+        if self._is_gone():
+            return "killed"
         known = [seconds for seconds in self.durations() if math.isfinite(seconds)]
         patience = max(SILENT_SECONDS, SILENT_STEPS * float(np.median(known)) if known else 0.0)
         return "running" if now() - self.written < patience else "killed"
+
+
+def _exists(process: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _can_be_told(line: Line) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from glassgpt import console
+from glassgpt.diagnosis.catalogue import reason
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.memory import USABLE, fitted_rows
 from glassgpt.diagnosis.replay import Verdict, replay, use_attention, why_it_ran_away
@@ -137,7 +138,7 @@ class Recovery(Guard[Trainer]):
         if verdict is not None and self._trouble is not None:
             self._trouble.on_verdict(refused.step, verdict, done)
         if not done:
-            trainer.diverge(refused.step, refused.loss, refused.grad_norm)
+            trainer.diverge(refused.step, refused.loss, refused.grad_norm, _way_out(trainer, verdict))
 
     def _mend(self, trainer: Trainer, refused: RefusedStep, verdict: Verdict | None) -> tuple[str, ...]:
         """Do what can be undone; returns the catalogue's names of it, none where the budget is spent."""
@@ -292,6 +293,14 @@ class Recovery(Guard[Trainer]):
         if rows > memory.micro_rows:
             trainer.adapt(replace(memory, micro_rows=rows))
             trainer.tell("micro-batch grown", {"before": memory.micro_rows, "after": rows})
+
+
+def _way_out(trainer: Trainer, verdict: Verdict | None) -> str:
+    """What to read on, where the cause is another than the rate."""
+    if verdict is None or verdict.cause in ("learning rate", "unknown"):
+        return ""
+    why = reason(verdict.why.key, verdict.why.seen)
+    return f"The cause is {verdict.cause}: {why}. What to do: glassgpt doctor {trainer.run_folder.path}"
 
 
 def less_memory(memory: Memory, rows: int, context_length: int) -> Memory | None:

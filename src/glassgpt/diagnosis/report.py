@@ -145,7 +145,7 @@ def _findings(record: Record, checks: Sequence[Checked]) -> str:
 def _once(record: Record, checks: Sequence[Checked]) -> list[tuple[Finding, list[int]]]:
     """Each finding once, with the steps at which the run wrote it down."""
     found: list[tuple[Finding, list[int]]] = []
-    for step, finding in record.findings():
+    for step, finding in record.noticed():
         known = next((steps for told, steps in found if told == finding), None)
         if known is None:
             found.append((finding, [step]))

@@ -41,6 +41,8 @@ CLIPPED_SHARE, CLIPPED_TIMES = 0.5, 10.0
 not feel the length of gradients that are all scaled alike, and good runs were seen at three times."""
 LAST_STEPS = 50
 MANY_SPIKES = 3
+NAMED_CAUSES = ("GG-NAN-011", "GG-NAN-012", "GG-NAN-013", "GG-NAN-014", "GG-NAN-015", "GG-NAN-016")
+"""Of a replay, which says more than that a figure was not finite."""
 STALLS: dict[str, tuple[str, Severity]] = {
     "uniform": ("GG-LAD-001", "fatal"),
     "unigram": ("GG-LAD-002", "warning"),
@@ -75,8 +77,9 @@ def examine_run(
     ]
     yield from beforehand
     yield check_files(record)
-    yield check_noticed(record, [finding for check in beforehand for finding in check.findings])
     whole, damaged = sort_checkpoints(record.run)
+    told = [*beforehand, check_end(record, model, settings, whole)]
+    yield check_noticed(record, [finding for check in told for finding in check.findings])
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
     yield from examine_curve(record, model, settings, ladder, whole, train_tokens=train_tokens)
@@ -125,7 +128,7 @@ def check_files(record: Record) -> Checked:
 def check_noticed(record: Record, told: list[Finding]) -> Checked:
     """What the run itself noticed and wrote down, each once, without what is told already."""
     findings: list[Finding] = []
-    for _, finding in record.findings():
+    for _, finding in record.noticed():
         if finding not in (*told, *findings):
             findings.append(finding)
     return Checked("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
@@ -194,13 +197,20 @@ def check_end(record: Record, model: ModelConfig, settings: Settings, whole: lis
     end = record.end(steps)
     findings: tuple[Finding, ...] = ()
     if end == "diverged":
-        findings = (_diverged(record, check_rate(model, settings, is_fresh=False)),)
+        findings = (_explained(record) or _diverged(record, check_rate(model, settings, is_fresh=False)),)
     if end == "failed":
         findings = (_failed(record),)
     if end == "killed":
-        seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0))}
+        seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0)), "run": str(record.run.path)}
         findings = (Finding("GG-END-001", "warning", seen, confidence=0.8),)
     return Checked("end", end, {"step": last, "steps": steps}, findings)
+
+
+def _explained(record: Record) -> Finding | None:
+    """What a replay said of the step that was not finite, where it named the cause."""
+    step = int((record.event("diverged") or {}).get("at", record.last_step))
+    causes = [finding for _, finding in record.noticed() if finding.code in NAMED_CAUSES]
+    return next((finding for finding in causes if finding.seen.get("step") == step), None)
 
 
 def _failed(record: Record) -> Finding:

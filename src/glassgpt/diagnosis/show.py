@@ -9,7 +9,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from glassgpt import console
-from glassgpt.diagnosis.catalogue import Language, check_name, describe, done, entry, measured, page, ruled_out
+from glassgpt.diagnosis.catalogue import Language, check_name, describe, done, entry, measured, page, plain, ruled_out
 from glassgpt.diagnosis.findings import SEVERITIES, Checked, Finding, is_fatal
 
 LABELS: dict[Language, dict[str, str]] = {
@@ -129,7 +129,7 @@ def show_page(code: str, language: Language) -> None:
     """
     words, text = LABELS[language], entry(code, language)
     console.result(
-        f"{code}: {text.title}\n\n{text.means}\n\n{words['cause']}: {text.cause}\n\n{words['do']}: {text.do}"
+        plain(f"{code}: {text.title}\n\n{text.means}\n\n{words['cause']}: {text.cause}\n\n{words['do']}: {text.do}")
     )
 
 

@@ -297,7 +297,8 @@ class Watch(Observer):
         self._trainer.tell(EVENT, finding.to_json())
         title = describe(finding, language_of_the_terminal()).title
         say: Callable[[str], None] = console.say if finding.severity == "note" else console.warn
-        say(f"{finding.code} step {self._trainer.state.step:,}: {title} ({page(finding.code)})")
+        at = "" if "step" in finding.seen else f" step {self._trainer.state.step:,}"  # else it is in the title
+        say(f"{finding.code}{at}: {title} ({page(finding.code)})")
 
 
 def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding:
@@ -305,7 +306,7 @@ def finding_of(step: int, verdict: Verdict, done: Sequence[str] = ()) -> Finding
     seen: dict[str, Value] = {"step": step, "why": verdict.why.key, **verdict.why.seen}
     seen |= {"module": verdict.module.name if verdict.module else "(not seen)"}
     if verdict.rows:
-        seen |= {"text": verdict.rows[0].text, "start": verdict.rows[0].start}
+        seen |= {"text": verdict.rows[0].text.replace("\n", "⏎"), "start": verdict.rows[0].start}
     others = tuple(dict.fromkeys(CODES[cause] for cause in verdict.causes_ruled_out()))
     severity: Severity = "warning" if done else "fatal"
     return Finding(CODES[verdict.cause], severity, seen, verdict.confidence, others, tuple(done))

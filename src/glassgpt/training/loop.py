@@ -510,17 +510,26 @@ class Trainer:
             signal_number,
         )
 
-    def diverge(self, step: int, loss: float, grad_norm: float) -> NoReturn:
+    def diverge(self, step: int, loss: float, grad_norm: float, way_out: str = "") -> NoReturn:
         """Stop because a step's figures are not finite.
+
+        Args:
+            step: the step.
+            loss: mean nats per token.
+            grad_norm: global norm before clipping.
+            way_out: what to do, where more is known than that a lower rate often helps.
 
         Raises:
             TrainingDivergedError: always.
         """
+        lower = f"--train.learning-rate {self.settings.train.learning_rate / 2:g}"
+        go_on = (
+            f"Go on from the last checkpoint with a lower rate: glassgpt train --resume --out {self.run_folder.path}"
+        )
         self.tell("diverged", {"at": step, "loss": str(loss), "grad_norm": str(grad_norm)})
         raise TrainingDivergedError(
             f"step {step:,}: the loss is {loss:g} and the gradient norm {grad_norm:g}; nothing of it was saved. "
-            f"Go on from the last checkpoint with a lower rate: glassgpt train --resume --out "
-            f"{self.run_folder.path} --train.learning-rate {self.settings.train.learning_rate / 2:g}"
+            + (way_out or f"{go_on} {lower}")
         )
 
     def _exhausted(self, shortage: str) -> MemoryExhaustedError:
@@ -535,7 +544,7 @@ class Trainer:
         if not smaller and memory.recompute_activations:
             way_out = "Nothing is left to be traded: take a smaller model, a shorter context, or more processes"
         return MemoryExhaustedError(
-            f"step {step:,}: {who}ran out of memory with {memory.micro_rows} sequences at once ({shortage}){why}. "
+            f"step {step:,}: {who}ran out of memory with a micro-batch of {memory.micro_rows} ({shortage}){why}. "
             f"{way_out}",
             alone=alone,
         )

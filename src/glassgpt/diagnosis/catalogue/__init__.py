@@ -37,16 +37,19 @@ class Text:
         means: what that is, for somebody who meets it for the first time.
         cause: where it usually comes from.
         do: what to change, most likely remedy first.
+        name: of the cause, in a few words, where other findings rule it out.
     """
 
     title: str
     means: str
     cause: str
     do: str
+    name: str = ""
 
     def filled(self, seen: Mapping[str, Value]) -> Text:
         """The same with the figures in it."""
-        return Text(*(fill(part, seen) for part in (self.title, self.means, self.cause, self.do)))
+        title, means, cause, do = (fill(part, seen) for part in (self.title, self.means, self.cause, self.do))
+        return Text(title, means, cause, do, self.name)
 
     def placeholders(self) -> set[str]:
         """The names of all figures that the text asks for."""
@@ -152,8 +155,9 @@ def done(finding: Finding, language: Language = "en") -> list[str]:
 
 
 def ruled_out(finding: Finding, language: Language = "en") -> list[str]:
-    """The causes that were looked for and are not it: their codes and titles, the figures left out."""
-    return [f"{code} ({PLACEHOLDER.sub('…', entry(code, language).title)})" for code in finding.ruled_out]
+    """The causes that were looked for and are not it, each with its code."""
+    texts = {code: entry(code, language) for code in finding.ruled_out}
+    return [f"{text.name or PLACEHOLDER.sub('…', text.title)} ({code})" for code, text in texts.items()]
 
 
 def fill(text: str, seen: Mapping[str, Value]) -> str:
@@ -172,6 +176,11 @@ def figure(value: Value) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def plain(text: str) -> str:
+    """A text without figures, as a reader sees it: `{step}` stands for a figure of that name."""
+    return text.replace("{", "‹").replace("}", "›")
 
 
 def page(code: str) -> str:
