@@ -29,17 +29,14 @@ from glassgpt.data.batches import Batches
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import HEADER, ShardHeader, TokenArray, TokenDataset
-from glassgpt.diagnosis import (
-    data_checks,
-    doctor,
-    memory,
-    model_checks,
-    rate_range,
-    run_checks,
-    settings_checks,
-    text_checks,
-)
+from glassgpt.diagnosis import doctor
 from glassgpt.diagnosis.catalogue import LANGUAGES, check_name, describe, done, measured, ruled_out
+from glassgpt.diagnosis.checks import data as data_checks
+from glassgpt.diagnosis.checks import memory, rate_range
+from glassgpt.diagnosis.checks import model as model_checks
+from glassgpt.diagnosis.checks import run as run_checks
+from glassgpt.diagnosis.checks import settings as settings_checks
+from glassgpt.diagnosis.checks import text as text_checks
 from glassgpt.diagnosis.doctor import Plan, examine_quickly
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record

@@ -374,7 +374,7 @@ def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
 
 
 def test_which_decoder_is_the_fastest(model, monkeypatch):
-    graphs = pytest.importorskip("glassgpt.generation.graphs", reason="Triton is for Linux")
+    graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
     monkeypatch.setattr(graphs, "GraphDecoder", lambda *_: "graphs")
     monkeypatch.setattr(engine, "StepwiseDecoder", lambda *_: "step by step")
 

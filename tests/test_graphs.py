@@ -9,10 +9,10 @@ import torch
 pytest.importorskip("triton", reason="Triton is for Linux")
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation import fused, graphs
 from glassgpt.generation.decoding import StepwiseDecoder
-from glassgpt.generation.fused import FusedStep, Limits, SlotState, can_fuse
-from glassgpt.generation.graphs import GraphDecoder
+from glassgpt.generation.gpu import fused, graphs
+from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState, can_fuse
+from glassgpt.generation.gpu.graphs import GraphDecoder
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row

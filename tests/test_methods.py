@@ -9,8 +9,8 @@ import glassgpt
 from glassgpt import BeamOptions, ContrastiveOptions, api
 from glassgpt.data import train_tokenizer
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
-from glassgpt.generation.beam import ScoredSample
 from glassgpt.generation.methods import rows_at_once
+from glassgpt.generation.search.beam import ScoredSample
 from glassgpt.generation.search_flags import method_from
 from glassgpt.generation.search_options import SpeculativeOptions
 

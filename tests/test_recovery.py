@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fault_helpers import TINY, Memoryless, at_step, poison_window, trainer_for, weights
-from glassgpt.diagnosis import memory
+from glassgpt.diagnosis.checks import memory
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.recovery import Recovery, fitting_rows, less_memory
 from glassgpt.errors import DataError, MemoryExhaustedError, TrainingDivergedError

@@ -13,14 +13,14 @@ from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.beam import Candidate, Hypothesis, beam_search, share
-from glassgpt.generation.contrastive import contrastive_search
-from glassgpt.generation.coverage import coverage_score, watched
 from glassgpt.generation.engine import generate, generate_many
-from glassgpt.generation.forced import Wishes, wishes_for
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.search.beam import Candidate, Hypothesis, beam_search, share
+from glassgpt.generation.search.contrastive import contrastive_search
+from glassgpt.generation.search.coverage import coverage_score, watched
+from glassgpt.generation.search.forced import Wishes, wishes_for
+from glassgpt.generation.search.shared import Searcher
 from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions
-from glassgpt.generation.searching import Searcher
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.attention import attention_weights
 from small_models import CONTEXT, attentive_model

@@ -152,8 +152,8 @@ def _torn_lines(run: RunFolder) -> None:
     run.metrics.write_bytes(raw[: len(raw) // 2] + b'\x00\x00{"step": 12\nnonsense' + raw[len(raw) // 2 :])
 
 
-NO_ROOM: tuple[Patch, ...] = (("glassgpt.diagnosis.memory", "free_memory", _little_memory),)
-NO_DISK: tuple[Patch, ...] = (("glassgpt.diagnosis.settings_checks.shutil", "disk_usage", _full_disk),)
+NO_ROOM: tuple[Patch, ...] = (("glassgpt.diagnosis.checks.memory", "free_memory", _little_memory),)
+NO_DISK: tuple[Patch, ...] = (("glassgpt.diagnosis.checks.settings.shutil", "disk_usage", _full_disk),)
 
 MACHINE_FAULTS: Sequence[Fault] = (
     Fault(

@@ -15,14 +15,14 @@ from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.autopsy import check_replay
-from glassgpt.diagnosis.data_checks import check_tokenizer, ladder, sample
+from glassgpt.diagnosis.checks.data import check_tokenizer, ladder, sample
+from glassgpt.diagnosis.checks.run import examine_run
+from glassgpt.diagnosis.checks.settings import check_problems
+from glassgpt.diagnosis.checks.text import examine_text, held_out_prompts
 from glassgpt.diagnosis.findings import Checked, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.report import write_report
-from glassgpt.diagnosis.run_checks import examine_run
 from glassgpt.diagnosis.series import Ladder
-from glassgpt.diagnosis.settings_checks import check_problems
-from glassgpt.diagnosis.text_checks import examine_text, held_out_prompts
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions

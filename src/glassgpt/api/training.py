@@ -15,13 +15,13 @@ from glassgpt.config import RunConfig, preflight
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.catalogue import language_of_the_terminal
+from glassgpt.diagnosis.checks.data import ladder
+from glassgpt.diagnosis.checks.run import check_noticed, examine_curve
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.diagnosis.data_checks import ladder
 from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.recovery import Recovery
 from glassgpt.diagnosis.report import write_report
-from glassgpt.diagnosis.run_checks import check_noticed, examine_curve
 from glassgpt.diagnosis.show import warn_of
 from glassgpt.diagnosis.watch import Watch
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from glassgpt.data.batches import Batches
 from glassgpt.data.shards import TokenArray, TokenDataset
-from glassgpt.diagnosis import data_checks, model_checks, settings_checks
+from glassgpt.diagnosis.checks import data as data_checks
+from glassgpt.diagnosis.checks import model as model_checks
+from glassgpt.diagnosis.checks import settings as settings_checks
+from glassgpt.diagnosis.checks.memory import check_memory
+from glassgpt.diagnosis.checks.rate_range import check_rate_range
 from glassgpt.diagnosis.findings import Checked, Finding, is_fatal
-from glassgpt.diagnosis.memory import check_memory
-from glassgpt.diagnosis.rate_range import check_rate_range
 from glassgpt.errors import DataError, TokenizerError
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model

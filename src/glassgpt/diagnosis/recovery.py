@@ -16,8 +16,8 @@ import torch
 
 from glassgpt import console
 from glassgpt.diagnosis.catalogue import reason
+from glassgpt.diagnosis.checks.memory import USABLE, fitted_rows
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.diagnosis.memory import USABLE, fitted_rows
 from glassgpt.diagnosis.replay import Verdict, replay, use_attention, why_it_ran_away
 from glassgpt.model.attention import attend_readable
 from glassgpt.training.checkpoint import checkpoint_step, damage, pointed

@@ -127,8 +127,8 @@ def fastest_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity:
     """
     parameter = next(model.parameters())
     if parameter.device.type == "cuda" and parameter.dtype != torch.float32 and find_spec("triton"):
-        from glassgpt.generation.fused import can_fuse  # Triton is there with PyTorch for GPUs only
-        from glassgpt.generation.graphs import GraphDecoder
+        from glassgpt.generation.gpu.fused import can_fuse  # Triton is there with PyTorch for GPUs only
+        from glassgpt.generation.gpu.graphs import GraphDecoder
 
         if can_fuse(model):
             return GraphDecoder(model, vocab_size, slots, capacity)

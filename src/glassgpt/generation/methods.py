@@ -7,12 +7,12 @@ from typing import Any
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.beam import beam_search
-from glassgpt.generation.contrastive import contrastive_search
 from glassgpt.generation.engine import SLOTS, Sample, complete_many, encode_prompt
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.search.beam import beam_search
+from glassgpt.generation.search.contrastive import contrastive_search
+from glassgpt.generation.search.shared import prompts_at_once
 from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions, MethodOptions, SpeculativeOptions
-from glassgpt.generation.searching import prompts_at_once
 from glassgpt.generation.speculative import Speculation
 from glassgpt.model.transformer import LanguageModel
 

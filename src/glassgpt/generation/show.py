@@ -11,10 +11,10 @@ from glassgpt import console
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.beam import ScoredSample
 from glassgpt.generation.engine import Sample, encode_prompt, stream
 from glassgpt.generation.methods import Method, write
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.search.beam import ScoredSample
 from glassgpt.generation.speculative import Speculation, Tally
 from glassgpt.generation.trace import LEAST_LOGPROB, Candidate, Step, Trace, trace
 from glassgpt.model.transformer import LanguageModel

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.coverage import Watch, coverage_score, watched
 from glassgpt.generation.engine import Sample
-from glassgpt.generation.forced import Wishes, wishes_for
 from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.search.coverage import Watch, coverage_score, watched
+from glassgpt.generation.search.forced import Wishes, wishes_for
+from glassgpt.generation.search.shared import Prompt, Searcher, in_batches
 from glassgpt.generation.search_options import BeamOptions
-from glassgpt.generation.searching import Prompt, Searcher, in_batches
 from glassgpt.model.transformer import LanguageModel
 
 

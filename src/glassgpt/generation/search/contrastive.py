@@ -14,8 +14,8 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.engine import Sample
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import process
+from glassgpt.generation.search.shared import Prompt, Searcher, in_batches
 from glassgpt.generation.search_options import ContrastiveOptions
-from glassgpt.generation.searching import Prompt, Searcher, in_batches
 from glassgpt.model.transformer import LanguageModel
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from glassgpt.generation.decoding import ChunkedReading, Reading, draw_tokens, padded
-from glassgpt.generation.fused import FusedStep, Limits, SlotState
+from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState
 from glassgpt.generation.rows import Row
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from glassgpt.diagnosis.checks.settings import LONG_ENOUGH, check_decay, check_epochs, check_rate, check_warmup
 from glassgpt.diagnosis.findings import Checked, Finding, Severity
 from glassgpt.diagnosis.record import Record
 from glassgpt.diagnosis.series import (
@@ -22,7 +23,6 @@ from glassgpt.diagnosis.series import (
     find_stall,
     robust,
 )
-from glassgpt.diagnosis.settings_checks import LONG_ENOUGH, check_decay, check_epochs, check_rate, check_warmup
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import (
     AVERAGE,

@@ -17,7 +17,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from glassgpt.generation import kernels
+from glassgpt.generation.gpu import kernels
 from glassgpt.generation.rows import Row
 from glassgpt.generation.sampling import row_keys
 from glassgpt.model import modern
