@@ -56,6 +56,8 @@ def test_searches_from_python(loaded):
         (lambda m: m.trace("a", stopp="b"), "no option stopp; did you mean stop"),
         (lambda m: m.generate("a", num_samples=3), "num_samples is 3, and one text is given back"),
         (lambda m: m.stream("a", num_samples=3), "num_samples is 3, and one text is given back"),
+        (lambda m: m.samples("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
+        (lambda m: m.pieces("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
         (lambda m: m.generate("a", stop="that"), "stop is 'that'; allowed is a list of text"),
         (lambda m: m.generate("a", ban="that"), "ban is 'that'; allowed is a list of text"),
         (lambda m: m.generate("a", choices="yes"), "choices is 'yes'; allowed is a list of text"),
@@ -85,6 +87,21 @@ def test_lists_and_numbers_of_other_kinds_are_taken(loaded):
     plain = loaded.generate("today ", stop=("is",), temperature=1, seed=3, max_tokens=12)
     odd = {"stop": ["is"], "temperature": np.float32(1), "seed": np.int64(3), "max_tokens": np.int32(12)}
     assert loaded.generate("today ", **odd) == plain
+
+
+def test_what_tokens_were_chosen_from_in_python(loaded, nano_run, run_main):
+    asked = {"max_tokens": 6, "seed": 3, "num_samples": 2, "top_k": 9}
+    told = loaded.explain("today ", top=2, **asked)
+    assert [sample for sample, _ in told] == loaded.samples("today ", **asked)
+    code, out, err = run_main(
+        "generate", nano_run, "--prompt", "today ", "--max-tokens", 6, "--seed", 3, "--num-samples", 2, "--top-k", 9,
+        "--json", "--logprobs", 2,
+    )  # fmt: skip
+    assert code == 0, err
+    for (_, choices), line in zip(told, lines(out), strict=True):
+        assert choices.stages[0] == "model"
+        got = [(step.drawn.raw, step.drawn.processed) for step in choices.steps]
+        assert got == [(one["raw"], one["processed"]) for one in line["logprobs"]]
 
 
 def test_speculation_from_python(loaded):

@@ -19,6 +19,8 @@ from glassgpt.generation.options import GenerationOptions, options_of
 from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.generation.search_options import DRAFT_TOKENS, MethodOptions, SpeculativeOptions
 from glassgpt.generation.speculative import Speculation
+from glassgpt.generation.trace import Trace as Choices
+from glassgpt.generation.trace import explain
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import find_checkpoint, load_model, read_state
@@ -81,7 +83,7 @@ class Loaded:
     ) -> list[list[Sample]]:
         """Several continuations of each prompt; see `samples`."""
         _require_list(prompts)
-        asked = options_of({**defaults_of(method), **options})
+        asked = _without_logprobs({**defaults_of(method), **options})
         return list(write(self.writer, self.tokenizer, prompts, asked, method))
 
     def stream(
@@ -95,7 +97,23 @@ class Loaded:
         self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
     ) -> Iterator[Piece]:
         """All samples piece by piece, with their tokens."""
-        return stream(self.writer, self.tokenizer, prompt, options_of(options), speculation)
+        return stream(self.writer, self.tokenizer, prompt, _without_logprobs(options), speculation)
+
+    def explain(self, prompt: str | None = None, *, top: int = 5, **options: Any) -> list[tuple[Sample, Choices]]:
+        """Continuations, and what each of their tokens was chosen from.
+
+        Args:
+            prompt: text to continue; None begins a document.
+            top: of how many of the most probable tokens it is told, before and after the processors.
+            options: of `GenerationOptions`.
+
+        Returns:
+            Each sample with the log-probabilities of its tokens and of the candidates, raw and after each processor.
+
+        Raises:
+            GenerationError: the prompt or an option cannot be used.
+        """
+        return explain(self.writer, self.tokenizer, prompt, options_of(options), top=top)
 
     def speculation(self, draft: Loaded | None = None, *, tokens: int = DRAFT_TOKENS) -> Speculation:
         """A method for `generate` that writes the same text in fewer passes of this model.
@@ -137,6 +155,15 @@ def _of_one_sample(options: dict[str, Any]) -> dict[str, Any]:
             f"num_samples is {asked}, and one text is given back here; ask for several with samples(…) or pieces(…)"
         )
     return options
+
+
+def _without_logprobs(options: dict[str, Any]) -> GenerationOptions:
+    asked = options_of(options)
+    if asked.logprobs:
+        raise GenerationError(
+            f"logprobs is {asked.logprobs}, and these texts carry none; ask with explain(…, top={asked.logprobs})"
+        )
+    return asked
 
 
 def _require_list(prompts: object) -> None:

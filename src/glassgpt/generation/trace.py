@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import Sample
+from glassgpt.generation.engine import Sample, encode_prompt, generate
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import NamedProcessor, build_processors
 from glassgpt.generation.rows import forgotten_at
@@ -78,6 +78,18 @@ class Trace:
 
     stages: tuple[str, ...]
     steps: tuple[Step, ...]
+
+
+def explain(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions, *, top: int
+) -> list[tuple[Sample, Trace]]:
+    """Write, and tell what each token of each sample was chosen from; see `trace`.
+
+    Raises:
+        GenerationError: the prompt or a setting cannot be used.
+    """
+    samples, tokens = generate(model, tokenizer, prompt, options), encode_prompt(model, tokenizer, prompt, options)
+    return [(sample, trace(model, tokenizer, tokens, sample, options, top=top)) for sample in samples]
 
 
 def trace(
