@@ -53,6 +53,19 @@ def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
     assert tuned.returncode == 0, tuned.stderr
 
 
+def test_help_follows_the_way_of_the_data_and_says_what_a_newcomer_needs(run_main):
+    _, whole, _ = run_main("--help")
+    order = [whole.index(f"│ {name} ") for name in ("prepare", "train", "generate", "evaluate", "inspect", "doctor")]
+    assert order == sorted(order)
+    _, train, _ = run_main("train", "--help")
+    assert "--train.max-steps 100" in train
+    assert "glassgpt train --resume --out runs/mine" in train
+    assert "[default: False]" not in train
+    _, generate, _ = run_main("generate", "--help")
+    assert "[default: stop]" in " ".join(generate.replace("│", " ").split())
+    assert "[default: false]" in " ".join(generate.replace("│", " ").split())
+
+
 def test_text_streams_and_prompt_stands_first(run_main, nano_run):
     code, out, err = run_main("generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0)
     assert code == 0, err

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from glassgpt.cli import app, take_overrides
+from glassgpt.cli.commands import WAY
+from glassgpt.cli.examples import EXAMPLES
 from glassgpt.config import settings
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,19 @@ def test_the_readmes_commands_can_be_parsed(line):
     rest, overrides = take_overrides(shlex.split(line)[1:])
     app.parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())
+
+
+def test_every_command_has_examples_in_its_help():
+    assert set(EXAMPLES) == {" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in WAY}
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])
+def test_the_examples_below_a_command_can_be_parsed(name, line):
+    rest, overrides = take_overrides(shlex.split(line.partition(">")[0])[1:])
+    assert rest[: len(name.split())] == name.split()
+    _, _, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    assert set(overrides) <= set(settings())
+    assert not overrides or "overrides" in ignored
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda path: path.name)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from glassgpt import console
-from glassgpt.cli.shared import Overrides
+from glassgpt.cli.shared import Overrides, Switch
 from glassgpt.errors import UsageError
 
 
@@ -18,13 +16,13 @@ def train(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
+    resume: Switch = False,
     seed: int | None = None,
     init_from: Path | None = None,
     gpus: int = 1,
-    tensorboard: Annotated[bool, Parameter(negative="")] = False,
-    watch: Annotated[bool, Parameter(negative="")] = False,
-    no_recover: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: Switch = False,
+    watch: Switch = False,
+    no_recover: Switch = False,
     overrides: Overrides,
 ) -> None:
     """Train a model. Ctrl-C saves at the next step and says how to go on; a second one leaves at once.
@@ -96,7 +94,7 @@ def _say_outcome(outcome: Any, out: Path) -> None:
     console.result(f"validation: {outcome.validation.bits_per_byte:.2f} bits per byte")
 
 
-def demo(*, out: Path = Path("runs/demo"), force: Annotated[bool, Parameter(negative="")] = False) -> None:
+def demo(*, out: Path = Path("runs/demo"), force: Switch = False) -> None:
     """From Shakespeare's plays to a model that writes like them, in about three minutes on two cores.
 
     Parameters
