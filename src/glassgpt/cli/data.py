@@ -33,7 +33,8 @@ def prepare(
     Parameters
     ----------
     sources:
-        Text files, folders, globs, .jsonl, .parquet, any of them .gz, .xz or .zst; - for standard input;
+        Text files, folders (of them .txt, .md, .text, .jsonl, .ndjson, .parquet), globs such as 'code/**/*.py', any of
+        them also .gz, .xz or .zst; - for standard input;
         hf:NAME for a Hugging Face dataset; a URL; or the named sources shakespeare and grammar.
     out:
         Folder of the data set.
