@@ -66,6 +66,16 @@ def test_help_follows_the_way_of_the_data_and_says_what_a_newcomer_needs(run_mai
     assert "[default: false]" in " ".join(generate.replace("│", " ").split())
 
 
+def test_a_text_that_breaks_off_at_the_end_of_the_context_says_so(run_main, nano_run):
+    _, _, err = run_main("generate", nano_run, "--prompt", "today", "--max-tokens", 300, "--ban", ".", "--seed", 1)
+    assert "the context is full: the model sees 64 tokens; --overflow re-prefill" in err
+    _, _, err = run_main("generate", nano_run, "--prompt", "today", "--beams", 2, "--max-tokens", 300, "--best", 2)
+    assert "re-prefill" not in err
+    assert err.count("the context is full: the model sees 64 tokens") == 1
+    _, _, err = run_main("generate", nano_run, "--prompt", "today", "--max-tokens", 10)
+    assert "the context is full" not in err
+
+
 def test_text_streams_and_prompt_stands_first(run_main, nano_run):
     code, out, err = run_main("generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0)
     assert code == 0, err
@@ -220,6 +230,9 @@ def test_explain(run_main, nano_run):
         ("prepare --force --fast x.txt --out {tmp}/d", 2, "unknown option --fast"),
         ("tokenize x -t nothing", 1, "nothing"),
         ("config show nan", 2, "did you mean nano?"),
+        ("doctor nonsense", 2, "nonsense is nothing that can be examined"),
+        ("doctor GG-NAN-999", 2, "the nearest are GG-NAN-"),
+        ("prepare grammar --out {tmp}/d --tokenizer bpe", 1, "prepare also trains one: bpe:SIZE"),
     ],
 )
 def test_a_mistake_gets_a_clear_line_and_its_exit_code(

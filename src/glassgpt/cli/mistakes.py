@@ -71,8 +71,9 @@ def _bad_value(error: cyclopts.CoercionError) -> str:
     if error.token is None:
         return " ".join(str(error).split()).rstrip(".")
     given = error.token.value
-    choices = [str(each) for each in get_args(error.target_type)] if get_origin(error.target_type) is Literal else []
-    allowed = ", ".join(choices) or KINDS.get(_plain(error.target_type), "another value")
+    kind = error.target_type or (error.argument.hint if error.argument else None)
+    choices = [str(each) for each in get_args(kind)] if get_origin(kind) is Literal else []
+    allowed = ", ".join(choices) or KINDS.get(_plain(kind), "another value")
     return f"{name} is {given!r}{_nearest(given, choices)}; allowed is {allowed}"
 
 

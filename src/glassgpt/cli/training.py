@@ -52,7 +52,6 @@ def train(
     no_recover:
         Stop at a step that is not finite, and say why, instead of skipping it; take no other remedy either.
     """
-    from glassgpt import api
     from glassgpt.config import load_config
     from glassgpt.training.launch import is_restart, launch, launched_by_torchrun, mute_other_ranks
 
@@ -72,12 +71,14 @@ def train(
         if preset is None:
             raise UsageError("which run is to be resumed? Name it with --out RUN")
         out = Path("runs") / Path(preset).stem
-    if resume and (out / "config.toml").is_file():
-        config = api.resumed_config(out, overrides)
-    elif resume and preset is None:
+    is_there = resume and (out / "config.toml").is_file()
+    if resume and preset is None and not is_there:
         raise UsageError(f"there is no run in {out} to resume")
-    else:
-        config = load_config(preset, overrides)
+    config = None if is_there else load_config(preset, overrides)
+
+    from glassgpt import api  # loads torch, which takes seconds: after all that can be refused without it
+
+    config = config or api.resumed_config(out, overrides)
     if gpus > 1 and not launched_by_torchrun():
         api.check(config, out, processes=gpus, resume=resume)
         launch(gpus, sys.argv[1:], f"go on from the last checkpoint with: glassgpt train --resume --out {out}")
