@@ -53,6 +53,29 @@ def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
     assert tuned.returncode == 0, tuned.stderr
 
 
+def test_help_follows_the_way_of_the_data_and_says_what_a_newcomer_needs(run_main):
+    _, whole, _ = run_main("--help")
+    order = [whole.index(f"│ {name} ") for name in ("prepare", "train", "generate", "evaluate", "inspect", "doctor")]
+    assert order == sorted(order)
+    _, train, _ = run_main("train", "--help")
+    assert "--train.max-steps 100" in train
+    assert "glassgpt train --resume --out runs/mine" in train
+    assert "[default: False]" not in train
+    _, generate, _ = run_main("generate", "--help")
+    assert "[default: stop]" in " ".join(generate.replace("│", " ").split())
+    assert "[default: false]" in " ".join(generate.replace("│", " ").split())
+
+
+def test_a_text_that_breaks_off_at_the_end_of_the_context_says_so(run_main, nano_run):
+    _, _, err = run_main("generate", nano_run, "--prompt", "today", "--max-tokens", 300, "--ban", ".", "--seed", 1)
+    assert "the context is full: the model sees 64 tokens; --overflow re-prefill" in err
+    _, _, err = run_main("generate", nano_run, "--prompt", "today", "--beams", 2, "--max-tokens", 300, "--best", 2)
+    assert "re-prefill" not in err
+    assert err.count("the context is full: the model sees 64 tokens") == 1
+    _, _, err = run_main("generate", nano_run, "--prompt", "today", "--max-tokens", 10)
+    assert "the context is full" not in err
+
+
 def test_text_streams_and_prompt_stands_first(run_main, nano_run):
     code, out, err = run_main("generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0)
     assert code == 0, err
@@ -128,7 +151,23 @@ def test_explain(run_main, nano_run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("trian", 2, 'Did you mean "train"?'),
+        ("trian", 2, "there is no command trian; did you mean train?"),
+        (
+            "bench trian",
+            2,
+            "no command bench trian; did you mean train?; there are train, generate; see: glassgpt bench",
+        ),
+        ("train --hlep", 2, "no option --hlep; did you mean --help?; see: glassgpt train --help"),
+        ("train nano --max-steps 3", 2, "no option --max-steps; did you mean --train.max-steps?"),
+        ("generate {run} --max-steps 3", 2, "no option --max-steps; did you mean --max-tokens?"),
+        ("generate", 2, "RUN is missing; see: glassgpt generate --help"),
+        ("generate {run} midnight", 2, "midnight is more than this command takes"),
+        ("generate {run} --temperature hot", 2, "--temperature is 'hot'; allowed is a number"),
+        ("generate {run} --temperature", 2, "--temperature needs a value"),
+        ("generate {run} --device gpu", 2, "--device is 'gpu'; did you mean cpu?; allowed is auto, cpu, cuda, mps"),
+        ("generate {run} --seed 1 --seed 2", 2, "--seed is given more than once"),
+        ("evaluate {run} --json=3", 2, "--json is '3'; allowed is no value: it is a switch"),
+        ("import x --ot y", 2, "--out is missing; --ot is no option"),
         ("train", 2, "no preset is named"),
         ("train nan --data {data}", 2, "did you mean nano?"),
         ("train nano", 2, "glassgpt prepare"),
@@ -152,7 +191,7 @@ def test_explain(run_main, nano_run):
         ("generate {run} --prompt {long}", 1, "--truncate"),
         ("generate {run} --prompt x --temperature -1 --top-p 0", 1, "top_p is 0.0; allowed is above 0"),
         ("generate {run} --prompt x --checkpoint step-9", 1, "it has: best, latest, step-"),
-        ("generate {run} --prompt x --max-tokens many", 2, "many"),
+        ("generate {run} --prompt x --max-tokens many", 2, "allowed is a whole number"),
         ("generate {run} --prompt x --settings creatve", 2, "did you mean creative?"),
         ("generate {run} --prompt x --logit-bias the", 2, "allowed is TEXT=NUMBER or #ID=NUMBER"),
         ("generate {run} --prompt x --logit-bias #999=1", 1, "allowed are 0 to 256"),
@@ -162,7 +201,7 @@ def test_explain(run_main, nano_run):
         ("generate {run} --prompt x --min-tokens 300", 1, "allowed is between 0 and max_tokens"),
         ("generate {run} --prompt x --logprobs 3", 2, "--json or --explain"),
         ("generate {run} --prompt x --explain --max-tokens 500", 1, "allowed with --explain is 1 to 200"),
-        ("generate {run} --prompt x --temprature 1", 2, "Did you mean --temperature?"),
+        ("generate {run} --prompt x --temprature 1", 2, "did you mean --temperature?"),
         ("generate {run} --train.max-steps 3", 2, "this command has no setting --train.max-steps"),
         ("evaluate {run} --context-length 65", 2, "allowed is 1 to 64"),
         ("evaluate {run} --stride 65", 2, "allowed is 1 (slowest, most context) to 64"),
@@ -191,6 +230,9 @@ def test_explain(run_main, nano_run):
         ("prepare --force --fast x.txt --out {tmp}/d", 2, "unknown option --fast"),
         ("tokenize x -t nothing", 1, "nothing"),
         ("config show nan", 2, "did you mean nano?"),
+        ("doctor nonsense", 2, "nonsense is nothing that can be examined"),
+        ("doctor GG-NAN-999", 2, "the nearest are GG-NAN-"),
+        ("prepare grammar --out {tmp}/d --tokenizer bpe", 1, "prepare also trains one: bpe:SIZE"),
     ],
 )
 def test_a_mistake_gets_a_clear_line_and_its_exit_code(

@@ -215,6 +215,6 @@ def test_a_figure_reads_well():
     ]  # fmt: skip
 
 
-def test_an_unknown_code_names_the_known_ones():
+def test_an_unknown_code_names_the_nearest_ones():
     with pytest.raises(UsageError, match="GG-NAN-002"):
-        entry("GG-XXX-999")
+        entry("GG-NAN-022")

@@ -1,12 +1,17 @@
 """The documents keep what they promise: two READMEs alike, commands that exist, links that lead somewhere."""
 
+import ast
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import glassgpt
 from glassgpt.cli import app, take_overrides
+from glassgpt.cli.commands import WAY
+from glassgpt.cli.examples import EXAMPLES
 from glassgpt.config import settings
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +42,39 @@ def test_the_readmes_commands_can_be_parsed(line):
     rest, overrides = take_overrides(shlex.split(line)[1:])
     app.parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())
+
+
+SNIPPETS = [
+    pytest.param(ast.parse(code), id=f"{path.name}-{at}")
+    for path in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+    for at, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_the_names_of_the_documents_are_there(snippet):
+    """What a snippet imports of ours, takes from `glassgpt`, or calls on a loaded run."""
+    for node in ast.walk(snippet):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glassgpt"):
+            exec(compile(ast.Module([node], []), "snippet", "exec"), {})
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "glassgpt":
+            assert hasattr(glassgpt, node.attr), node.attr
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("m", "loaded"):
+            fields = {field.name for field in dataclasses.fields(glassgpt.Loaded)}
+            assert node.attr in fields or hasattr(glassgpt.Loaded, node.attr), node.attr
+
+
+def test_every_command_has_examples_in_its_help():
+    assert set(EXAMPLES) == {" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in WAY}
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])
+def test_the_examples_below_a_command_can_be_parsed(name, line):
+    rest, overrides = take_overrides(shlex.split(line.partition(">")[0])[1:])
+    assert rest[: len(name.split())] == name.split()
+    _, _, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    assert set(overrides) <= set(settings())
+    assert not overrides or "overrides" in ignored
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda path: path.name)

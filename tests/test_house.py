@@ -78,6 +78,7 @@ def test_every_file_is_in_a_room_or_named():
         "import glassgpt; glassgpt.data.load_tokenizer('bytes')",
         "from glassgpt.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from glassgpt.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass",
+        "from glassgpt.cli import main\ntry: main(['train', 'no-preset', '--data', 'x'])\nexcept SystemExit: pass",
     ],
 )
 def test_torch_stays_out(code):

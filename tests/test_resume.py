@@ -1,6 +1,7 @@
 """`kill -9` at random moments: a real process, killed again and again, ends with the same bits."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,14 @@ def test_killed_and_resumed_is_bit_equal(grammar_data, whole, tmp_path):
     assert all(expected[name].equal(got[name]) for name in expected)
     losses = [[line["loss"] for line in read_jsonl(RunFolder(path).metrics) if "loss" in line] for path in (whole, out)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_is_complete_says_so_and_how_to_train_it_longer(grammar_data, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    again = start(grammar_data, tmp_path / "run", "--resume")
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert "all its 40 steps are done; train longer with: --train.max-steps NUMBER" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

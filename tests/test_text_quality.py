@@ -15,12 +15,14 @@ import sacrebleu
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from glassgpt import api, console
 from glassgpt.data import load_tokenizer
 from glassgpt.data.files import check_output
 from glassgpt.data.shards import TokenArray
 from glassgpt.errors import ConfigError, DataError, GenerationError, MissingExtraError, UsageError
+from glassgpt.evaluation import pictures
 from glassgpt.evaluation.bleu import MOST_COMPARED, reference_bleu, self_bleu
 from glassgpt.evaluation.coherence import Coherence, EmbeddingModel, ModelStates, neighbour_cosine, sentences
 from glassgpt.evaluation.compare import Written, comparable, compare, named_settings
@@ -534,6 +536,19 @@ def test_a_comparison_as_a_picture(comparison, tmp_path, capsys):
     pixels = matplotlib.image.imread(path)
     assert pixels.shape[1] > 1000
     assert pixels[..., :3].std() > 0.05  # not blank
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_in_wide_characters_are_cut_where_the_picture_ends(comparison, tmp_path):
+    korean = Continuation((65,), (), "할머니는 밤에 시장을 떠났다. " * 40, False)
+    first = dataclasses.replace(comparison.settings[0], texts=[korean] * 4)
+    lines = pictures._wrapped(pictures._drawable(korean.text)).splitlines()
+    assert len(lines) >= 3
+    assert max(map(cell_len, lines)) <= pictures.LINE_CHARACTERS
+    assert " ".join(lines).split() == pictures._drawable(korean.text).split()
+    draw_comparison(
+        dataclasses.replace(comparison, settings=[first, *comparison.settings[1:]]), BYTES, tmp_path / "x.png"
+    )
 
 
 def test_a_picture_is_there_whole_or_not_at_all(comparison, tmp_path, monkeypatch):

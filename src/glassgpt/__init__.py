@@ -1,7 +1,16 @@
 """glassgpt: a complete GPT-2 that one can see through.
 
-    m = glassgpt.load("runs/demo")
+    m = glassgpt.load("runs/demo")  # a run that glassgpt train or import made
     m.generate("ROMEO:", max_tokens=100)
+
+`load` gives a `Loaded`: `generate`, `stream` and `generate_many` write, `samples` and `samples_many` also tell tokens and
+why each text ended, `trace` shows everything between a text and its next token, `model` and `tokenizer` are the parts.
+`load_config` reads a preset, a file or a run, and `train` makes a run of it:
+
+    glassgpt.train(glassgpt.load_config("tiny", {"data": "data/mine"}), "runs/mine")
+
+`BeamOptions` and `ContrastiveOptions` are ways to write other than drawing; whatever a user can mend is a
+`GlassGPTError`. What else the commands do is in `glassgpt.api` (`evaluate`, `doctor`, `sweep_decoding`, …).
 
 Importing this package does not import torch; the first use of something that needs it does.
 """

@@ -296,6 +296,31 @@ def test_trained_tokenizer_sees_training_text_only(tmp_path):
     assert summary.vocab_size == 258
 
 
+def test_files_of_a_folder_that_are_not_read_are_told(tmp_path, capsys):
+    folder = tmp_path / "notes"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "HEAD.ref").write_text("no text of anybody's")
+    (folder / "day.md").write_text("a day")
+    make(tmp_path / "silent", folder, tokenizer="bytes")
+    assert "passed over" not in capsys.readouterr().err
+    (folder / "a.py").write_text("x = 1")
+    (folder / "b.py").write_text("x = 2")
+    make(tmp_path / "set", folder, tokenizer="bytes")
+    told = capsys.readouterr().err.replace("\n", " ")
+    pattern = f"{folder}/**/*.py"
+    assert f"files of other kinds passed over: 2 (.py); as text a pattern takes them: '{pattern}'" in told
+    make(tmp_path / "code", pattern, tokenizer="bytes")
+    assert sorted(text for texts in stored(tmp_path / "code").values() for text in texts)
+
+
+def test_a_text_too_small_for_the_vocabulary_says_so(tmp_path, capsys):
+    source = tmp_path / "book.txt"
+    source.write_text("ab " * 900)
+    summary = make(tmp_path / "set", source, tokenizer="bpe:4096")
+    assert summary.vocab_size < 300
+    assert f"the text has pieces for {summary.vocab_size} tokens only" in capsys.readouterr().err
+
+
 def test_large_text_files_are_cut_at_blank_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "TEXT_BLOCK_BYTES", 100)
     text = "".join(f"paragraph {i} 한국어\n\n" for i in range(100)) + "한" * 200

@@ -9,7 +9,7 @@ from typing import Any
 
 from glassgpt.api.loading import load
 from glassgpt.api.runs import settings_of
-from glassgpt.config import RunConfig, load_config, preflight
+from glassgpt.config import RunConfig, load_config, preflight, preset_names
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
@@ -69,11 +69,7 @@ def doctor(
     if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
         _require_data(Path(target))
         return _doctor_data(Path(target))
-    if target is not None and Path(target).is_file() and Path(target).suffix != ".toml":
-        raise UsageError(
-            f"{target} is neither a configuration (.toml) nor the folder of a run or a data set; a text is looked at "
-            f"when it is prepared: glassgpt prepare {target} --out DIR, then glassgpt doctor DIR"
-        )
+    _require_configuration(target)
     named = {"data": str(data)} if data else {}
     config = load_config(target, {**(overrides or {}), **named})
     out = Path(target) if target is not None and Path(target).is_dir() else Path("runs")
@@ -87,6 +83,21 @@ def _require_data(folder: Path) -> None:
         raise UsageError(f"{folder} holds what a run wrote, but not its {run.config.name}; bring that back")
     if not (folder / SUMMARY_FILE).exists():
         raise UsageError(f"{folder} is neither a run ({run.config.name}) nor a data set ({SUMMARY_FILE})")
+
+
+def _require_configuration(target: str | Path | None) -> None:
+    names = preset_names()
+    if target is None or str(target) in names or Path(target).suffix == ".toml" or Path(target).is_dir():
+        return
+    if Path(target).is_file():
+        raise UsageError(
+            f"{target} is neither a configuration (.toml) nor the folder of a run or a data set; a text is looked at "
+            f"when it is prepared: glassgpt prepare {target} --out DIR, then glassgpt doctor DIR"
+        )
+    raise UsageError(
+        f"{target} is nothing that can be examined: no folder of a run or a data set, no .toml, no code like GG-NAN-002, "
+        f"and none of the presets {', '.join(names)}"
+    )
 
 
 def _doctor_data(folder: Path) -> Iterator[Checked]:

@@ -126,6 +126,10 @@ def _train(
             )
         trainer.resume(found.path)
         console.say(f"going on from {found.path.name}")
+        if trainer.state.step >= config.train.max_steps:
+            console.say(
+                f"all its {config.train.max_steps:,} steps are done; train longer with: --train.max-steps NUMBER"
+            )
     ranks.wait()  # until all have looked at the folder; from here on the first writes to it
     if not ranks.is_first:
         trainer.observers += observers

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Words, refuse_options
+from glassgpt.cli.shared import Switch, Words, refuse_options
 from glassgpt.errors import UsageError
 
 
@@ -19,19 +19,22 @@ def prepare(
     tokenizer: str = "gpt2",
     field: str = "text",
     validation_fraction: float = 0.1,
-    validation_source: Annotated[tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True)] = (),
+    validation_source: Annotated[
+        tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True, show_default=False)
+    ] = (),
     split: Literal["document", "tail"] = "document",
     seed: int = 1337,
     workers: int = 0,
-    keep_duplicates: Annotated[bool, Parameter(negative="")] = False,
-    force: Annotated[bool, Parameter(negative="")] = False,
+    keep_duplicates: Switch = False,
+    force: Switch = False,
 ) -> None:
     """Turn text into a data set: documents, tokens, shards.
 
     Parameters
     ----------
     sources:
-        Text files, folders, globs, .jsonl, .parquet, any of them .gz, .xz or .zst; - for standard input;
+        Text files, folders (of them .txt, .md, .text, .jsonl, .ndjson, .parquet), globs such as 'code/**/*.py', any of
+        them also .gz, .xz or .zst; - for standard input;
         hf:NAME for a Hugging Face dataset; a URL; or the named sources shakespeare and grammar.
     out:
         Folder of the data set.
@@ -78,8 +81,10 @@ def prepare(
 
 def tokenize(
     *texts: Words,
-    tokenizer: Annotated[tuple[str, ...], Parameter(name=("--tokenizer", "-t"), negative="")] = ("gpt2",),
-    compare: Annotated[bool, Parameter(negative="")] = False,
+    tokenizer: Annotated[
+        tuple[str, ...], Parameter(name=("--tokenizer", "-t"), negative="", show_default=", ".join)
+    ] = ("gpt2",),
+    compare: Switch = False,
 ) -> None:
     """Show the pieces of a text in colour, with ids and bytes; or compare tokenizers and languages.
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from glassgpt import console
-from glassgpt.cli.shared import GivenOptions, Overrides
+from glassgpt.cli.shared import GivenOptions, Overrides, Switch
 from glassgpt.errors import UsageError
 
 
@@ -17,12 +15,12 @@ def doctor(
     target: str | None = None,
     *,
     data: Path | None = None,
-    rate_range: Annotated[bool, Parameter(negative="")] = False,
-    text: Annotated[bool, Parameter(negative="")] = False,
+    rate_range: Switch = False,
+    text: Switch = False,
     settings: str | None = None,
     options: GivenOptions | None = None,
-    report: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    report: Switch = False,
+    json: Switch = False,
     language: Literal["auto", "en", "ko"] = "auto",
     overrides: Overrides,
 ) -> None:
@@ -38,7 +36,8 @@ def doctor(
     rate_range:
         Also try learning rates from 1e-7 to 1, suggest one and draw rate-range.png.
     text:
-        Also let a run write, and tell whether the model or a setting is at fault for poor text.
+        Also let a run write, and tell whether the model or a setting is at fault for poor text. The groups below are
+        the settings it writes with.
     settings:
         With --text: ready settings by purpose or a TOML file, as for generate; single options win.
     report:

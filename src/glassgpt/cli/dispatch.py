@@ -10,6 +10,7 @@ import cyclopts
 
 from glassgpt import console
 from glassgpt.cli.commands import app
+from glassgpt.cli.mistakes import explain
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except cyclopts.CycloptsError as error:
         if debug:
             raise
-        console.fail(f"{' '.join(str(error).split())} See: glassgpt --help")
+        console.fail(explain(error))
         sys.exit(UsageError.exit_code)
     except Interrupted as stop:
         console.say(str(stop))

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Run
+from glassgpt.cli.shared import Checkpoint, Device, Run, Switch
 from glassgpt.errors import UsageError
 
 HELD_OUT = Group("Held-out text", sort_key=1)
@@ -23,8 +23,8 @@ def evaluate(
     device: Device = "auto",
     context_length: Annotated[int, Parameter(group=HELD_OUT)] = 0,
     stride: Annotated[int, Parameter(group=HELD_OUT)] = 0,
-    per_document: Annotated[bool, Parameter(negative="", group=HELD_OUT)] = False,
-    generate: Annotated[bool, Parameter(negative="", group=WRITTEN)] = False,
+    per_document: Annotated[bool, Parameter(negative="", show_default=False, group=HELD_OUT)] = False,
+    generate: Annotated[bool, Parameter(negative="", show_default=False, group=WRITTEN)] = False,
     compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
     prompts: Annotated[int, Parameter(group=WRITTEN)] = 32,
     prompt_tokens: Annotated[int, Parameter(group=WRITTEN)] = 0,
@@ -33,9 +33,9 @@ def evaluate(
     embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
     samples: Annotated[int, Parameter(group=WRITTEN)] = 2,
     picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Switch = False,
     json_file: Path | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
+    force: Switch = False,
 ) -> None:
     """How well a run's model predicts held-out text, and how good the text is that it writes.
 
@@ -105,7 +105,7 @@ def sweep_decoding(
     *,
     purpose: Annotated[str, Parameter(name="--for")],
     out: Path | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
+    force: Switch = False,
     budget: int = 1500,
     prompts: int = 64,
     prompt_tokens: int = 0,

@@ -23,13 +23,13 @@ def generate(
     settings: ReadySettings = None,
     options: GivenOptions | None = None,
     method: GivenMethod | None = None,
-    explain: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
-    json: Annotated[bool, Parameter(negative="", group=PROMPT_AND_OUTPUT)] = False,
+    explain: Annotated[bool, Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = False,
+    json: Annotated[bool, Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
-    """Let a run's model write, as it comes. Options of a search ask for it; without any, tokens are drawn.
+    """Let a run's model write. Tokens are drawn; with an option of a search (beams, contrastive), it searches instead.
 
     Parameters
     ----------

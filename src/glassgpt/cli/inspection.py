@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, GivenProcessors, ReadySettings, Run
+from glassgpt.cli.shared import Checkpoint, Device, GivenProcessors, ReadySettings, Run, Switch
 from glassgpt.errors import UsageError
 
 
@@ -17,7 +17,7 @@ def inspect(
     run: Run,
     *,
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    text: Annotated[bool, Parameter(negative="")] = False,
+    text: Switch = False,
     save: Path | None = None,
     compare: Path | None = None,
     port: int = 0,

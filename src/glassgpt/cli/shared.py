@@ -23,7 +23,9 @@ GivenMethod = Annotated[MethodFlags, Parameter(name="*")]
 """The settings of a search or of speculation that were given."""
 GivenProcessors = Annotated[ProcessorFlags, Parameter(name="*")]
 """Those of them that shape the probabilities of a single token."""
-Run = Annotated[Path, Parameter(help="Folder of the run.")]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""An option without a value, off unless it is given."""
+Run = Annotated[Path, Parameter(help="Folder of the run, made by glassgpt train or import.")]
 Checkpoint = Annotated[str, Parameter(help="best, latest or step-NNNNNN.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to run.")]
 ReadySettings = Annotated[

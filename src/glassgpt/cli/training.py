@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from glassgpt import console
-from glassgpt.cli.shared import Overrides
+from glassgpt.cli.shared import Overrides, Switch
 from glassgpt.errors import UsageError
 
 
@@ -18,13 +16,13 @@ def train(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative="")] = False,
+    resume: Switch = False,
     seed: int | None = None,
     init_from: Path | None = None,
     gpus: int = 1,
-    tensorboard: Annotated[bool, Parameter(negative="")] = False,
-    watch: Annotated[bool, Parameter(negative="")] = False,
-    no_recover: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: Switch = False,
+    watch: Switch = False,
+    no_recover: Switch = False,
     overrides: Overrides,
 ) -> None:
     """Train a model. Ctrl-C saves at the next step and says how to go on; a second one leaves at once.
@@ -54,7 +52,6 @@ def train(
     no_recover:
         Stop at a step that is not finite, and say why, instead of skipping it; take no other remedy either.
     """
-    from glassgpt import api
     from glassgpt.config import load_config
     from glassgpt.training.launch import is_restart, launch, launched_by_torchrun, mute_other_ranks
 
@@ -74,12 +71,14 @@ def train(
         if preset is None:
             raise UsageError("which run is to be resumed? Name it with --out RUN")
         out = Path("runs") / Path(preset).stem
-    if resume and (out / "config.toml").is_file():
-        config = api.resumed_config(out, overrides)
-    elif resume and preset is None:
+    is_there = resume and (out / "config.toml").is_file()
+    if resume and preset is None and not is_there:
         raise UsageError(f"there is no run in {out} to resume")
-    else:
-        config = load_config(preset, overrides)
+    config = None if is_there else load_config(preset, overrides)
+
+    from glassgpt import api  # loads torch, which takes seconds: after all that can be refused without it
+
+    config = config or api.resumed_config(out, overrides)
     if gpus > 1 and not launched_by_torchrun():
         api.check(config, out, processes=gpus, resume=resume)
         launch(gpus, sys.argv[1:], f"go on from the last checkpoint with: glassgpt train --resume --out {out}")
@@ -96,7 +95,7 @@ def _say_outcome(outcome: Any, out: Path) -> None:
     console.result(f"validation: {outcome.validation.bits_per_byte:.2f} bits per byte")
 
 
-def demo(*, out: Path = Path("runs/demo"), force: Annotated[bool, Parameter(negative="")] = False) -> None:
+def demo(*, out: Path = Path("runs/demo"), force: Switch = False) -> None:
     """From Shakespeare's plays to a model that writes like them, in about three minutes on two cores.
 
     Parameters

@@ -231,7 +231,10 @@ def _tokenizer(sources: Sequence[RuledSource], options: PrepareOptions) -> Token
         return load_tokenizer(options.tokenizer)
     console.say(f"training the tokenizer {options.tokenizer} …")
     reading = _Reading(sources, deduplicate=options.deduplicate)
-    return train_tokenizer(options.tokenizer, _training_texts(reading))
+    trained = train_tokenizer(options.tokenizer, _training_texts(reading))
+    if trained.vocab_size < int(options.tokenizer.partition(":")[2]):
+        console.say(f"the text has pieces for {trained.vocab_size:,} tokens only; the vocabulary has so many")
+    return trained
 
 
 def _training_texts(reading: _Reading) -> Iterator[str]:

@@ -17,6 +17,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ TEXT_SUFFIXES = (".txt", ".md", ".text")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET_SUFFIX = ".parquet"
 COMPRESSED_SUFFIXES = (".gz", ".xz", ".zst")
+PASSED_OVER_KINDS = 3
+"""Kinds of files named that a folder holds and that are not read."""
 GRAMMAR_SENTENCES = 20_000
 DOWNLOAD_BLOCK_BYTES = 1 << 16
 READ_BLOCK_BYTES = 1 << 20
@@ -167,10 +170,21 @@ def find_files(name: str) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     known = (*TEXT_SUFFIXES, *JSON_SUFFIXES, PARQUET_SUFFIX)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and plain_suffix(path) in known)
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in found if plain_suffix(path) in known]
+    others = Counter(path.suffix for path in found if plain_suffix(path) not in known and not _is_hidden(path, folder))
+    kinds = [kind for kind, _ in others.most_common(PASSED_OVER_KINDS) if kind]
+    way_out = f"; as text a pattern takes them: '{folder / '**' / f'*{kinds[0]}'}'" if kinds else ""
     if not files:
-        raise DataError(f"{folder} holds no file to read (looked for {', '.join(known)}, also compressed)")
+        raise DataError(f"{folder} holds no file to read (looked for {', '.join(known)}, also compressed){way_out}")
+    if others:
+        named = f" ({', '.join(kinds)})" if kinds else ""
+        console.say(f"{folder}: files of other kinds passed over: {others.total():,}{named}{way_out}")
     return files
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def plain_suffix(path: Path) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
+
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 from glassgpt.data.show import visible
@@ -27,6 +29,7 @@ SETTINGS = "#0072B2"
 COLUMNS = 5
 TEXT_CHARACTERS = 410
 LINE_CHARACTERS = 210
+FILLER = "\0"  # stands for the second half of a wide character while lines are cut; texts drawn have none
 TICKS = 4
 DOTS_AN_INCH = 100
 
@@ -117,9 +120,13 @@ def _text_blocks(comparison: Comparison, tokenizer: Tokenizer) -> list[tuple[str
     """The first prompt, and what became of it, each with its name and wrapped."""
     prompt = tokenizer.decode(comparison.human.texts[0].prompt)
     written = [(each.name, each.texts[0].text) for each in (comparison.human, *comparison.settings)]
-    return [
-        (name, textwrap.fill(_drawable(text), LINE_CHARACTERS)) for name, text in [("first prompt", prompt), *written]
-    ]
+    return [(name, _wrapped(_drawable(text))) for name, text in [("first prompt", prompt), *written]]
+
+
+def _wrapped(text: str) -> str:
+    """The text in lines of equal width, for which a Korean, Chinese or Japanese character counts twice."""
+    doubled = "".join(character + FILLER * (cell_len(character) - 1) for character in text)
+    return textwrap.fill(doubled, LINE_CHARACTERS).replace(FILLER, "")
 
 
 def _drawable(text: str) -> str:
@@ -136,7 +143,8 @@ def _draw_texts(axes: Any, blocks: Sequence[tuple[str, str]], height: float) -> 
     for color, (name, text) in zip(colors, blocks, strict=True):
         # No mathematics: a text may hold dollar signs.
         axes.text(0.0, top, name, va="top", fontsize=9.5, fontweight="bold", color=color, parse_math=False)
-        axes.text(0.0, top + LINE_HEIGHT, text, va="top", fontsize=9.5, linespacing=1.25, parse_math=False)
+        drawn = axes.text(0.0, top + LINE_HEIGHT, text, va="top", fontsize=9.5, linespacing=1.25, parse_math=False)
+        drawn.set_in_layout(False)  # a line that is a little too wide must not squeeze the panels
         top += LINE_HEIGHT * _lines(text)
 
 

@@ -2,6 +2,9 @@
 
 `stream` and `generate` serve one prompt, `generate_many` several; all three are an `Engine` that runs until it
 is idle. A server keeps one and submits as requests come.
+
+Read `Engine.submit` and `Engine.step` first, then `_read`, which says when a text ends. A token is drawn in
+`decoding.py` (`StepwiseDecoder`): the model's logits, the functions of `processors.py`, the noise of `sampling.py`.
 """
 
 from __future__ import annotations

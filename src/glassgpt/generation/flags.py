@@ -73,7 +73,8 @@ def _flag(name: str, help: str) -> Any:
     at = next((at for at, names in enumerate(GROUPS.values()) if name in names), last)
     kind = tuple[str, ...] if name in _PAIRS else option_types()[name]
     default = getattr(GenerationOptions(), name)
-    shown = f" [default: {default}]" if isinstance(default, (int, float)) and not isinstance(default, bool) else ""
+    is_plain = isinstance(default, (int, float, str)) and not isinstance(default, bool) and default != ""
+    shown = f" [default: {default}]" if is_plain else ""
     parameter = Parameter(
         name=NAMED.get(name),
         converter=converter_of(kind),

@@ -45,14 +45,15 @@ def _flag(kind: type[MethodOptions], name: str) -> Any:
     # Before the last group, which tells of prompt and output.
     at = len(OPTION_GROUPS) - 2 + (1 + list(GROUPS).index(kind)) / (1 + len(GROUPS))
     default = getattr(kind(), name)
-    is_plain = isinstance(default, (int, float)) and not isinstance(default, bool)
+    is_plain = isinstance(default, (int, float)) and (name in SPELLED or not isinstance(default, bool))
+    shown = next((word for word, value in READ.items() if value is default), default)
     hint = SPELLED.get(name) or get_type_hints(kind)[name]
     parameter = Parameter(
         converter=converter_of(hint),
         group=Group(GROUPS[kind], sort_key=at),
         negative="",
         show_default=False,
-        help=f"{option_helps(kind)[name].removesuffix('.')}{_more(default)}." + (f" [default: {default}]" * is_plain),
+        help=f"{option_helps(kind)[name].removesuffix('.')}{_more(default)}." + (f" [default: {shown}]" * is_plain),
     )
     return Annotated[hint, parameter]
 

@@ -1,1 +1,1 @@
-"""weights <-> the world: Hugging Face's GPT-2 layout."""
+"""weights <-> the world: Hugging Face's layouts of GPT-2 and NanoChat, read and written; begin with `huggingface`."""

@@ -1,5 +1,9 @@
 """GPT-2 as OpenAI published it (Radford et al. 2019), to the last detail.
 
+Read `CausalSelfAttention.forward` and `MLP.forward` first, the two things that a block does; then `GPT2`, which names the
+parts. How they are put together, `x + attention(norm1(x))` and so on, is the same for every architecture and stands in
+`transformer.py`; the softmax itself is `attend_readable` in `attention.py`.
+
 Learned positions, LayerNorm before each sub-layer and at the end (eps 1e-5), tanh-GELU, biases, the head
 tied to the token embedding, weights from N(0, init_std), by default 0.02, and residual projections scaled by
 1/sqrt(2 n_layer).

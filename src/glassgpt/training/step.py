@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of a whole batch, then the update. `Stepper.step` reads like what it does.
+"""One optimizer step: gradients of a whole batch, then the update. Read `Stepper.step` first: it reads like what it does.
 
 An update whose loss or gradient is not finite is refused *on the device*: optimizers select, by a flag that they
 find in `found_inf`, between new and old weights (PyTorch's convention, which its fused kernels follow and Muon of

@@ -45,7 +45,8 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     if not path.is_file():
         raise TokenizerError(
             f"there is no tokenizer {str(name_or_path)!r}: give one of {', '.join(NAMED)}, "
-            f"a {TOKENIZER_FILE}, or a data set or run that holds one"
+            f"a {TOKENIZER_FILE}, or a data set or run that holds one; "
+            f"prepare also trains one: {', '.join(f'{kind}:SIZE' for kind in TRAINERS)}"
         )
     return _load_file(path)
 

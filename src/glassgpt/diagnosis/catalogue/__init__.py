@@ -7,6 +7,7 @@ made of them. In a text `{name}` is filled with the figure of that name from `Fi
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -109,7 +110,10 @@ def entry(code: str, language: Language = "en") -> Text:
         UsageError: there is no such code.
     """
     if code not in entries():
-        raise UsageError(f"there is no finding {code}; the codes are {', '.join(entries())}")
+        close = difflib.get_close_matches(code, entries(), n=3, cutoff=0)
+        raise UsageError(
+            f"there is no finding {code}; the nearest are {', '.join(close)}; docs/diagnosis/index.md has all"
+        )
     return entries()[code][language]
 
 

@@ -1,0 +1,64 @@
+"""What stands below each command's help: the command as one types it. A test parses them all. Free of torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "prepare": (
+        "glassgpt prepare book.txt notes/ --out data/mine --tokenizer bpe:4096",
+        "glassgpt prepare 'articles/*.jsonl.gz' --field body --out data/articles",
+        "glassgpt prepare shakespeare --out data/plays --tokenizer bytes",
+    ),
+    "tokenize": (
+        'glassgpt tokenize "Hello, world!"',
+        "glassgpt tokenize --compare -t gpt2 -t data/mine",
+    ),
+    "model": ("glassgpt model gpt2", "glassgpt model tiny --model.n-layer 6"),
+    "config list": ("glassgpt config list",),
+    "config show": ("glassgpt config show tiny", "glassgpt config show tiny --model.n-embd 192 > mine.toml"),
+    "train": (
+        "glassgpt train tiny --data data/mine --out runs/mine --train.max-steps 1000",
+        "glassgpt train --resume --out runs/mine",
+        "glassgpt train gpt2 --init-from runs/gpt2 --data data/mine --out runs/tuned",
+    ),
+    "demo": ("glassgpt demo",),
+    "generate": (
+        'glassgpt generate runs/mine --prompt "It was"',
+        "glassgpt generate runs/mine --prompts prompts.txt --settings creative --json",
+        'glassgpt generate runs/mine --prompt "It was" --beams 5 --best 3',
+    ),
+    "evaluate": (
+        "glassgpt evaluate runs/mine",
+        "glassgpt evaluate runs/mine --compare greedy,creative,temperature=0.7+top_p=0.9",
+    ),
+    "sweep-decoding": ("glassgpt sweep-decoding runs/mine --for creative --out mine.toml",),
+    "inspect": (
+        'glassgpt inspect runs/mine --prompt "It was"',
+        'glassgpt inspect runs/mine --prompt "It was" --text --ablate head:0.1',
+        'glassgpt inspect runs/mine --prompt "It was" --save page.html',
+    ),
+    "doctor": (
+        "glassgpt doctor tiny --data data/mine",
+        "glassgpt doctor runs/mine --report",
+        "glassgpt doctor GG-NAN-002",
+    ),
+    "import": ("glassgpt import openai-community/gpt2 --out runs/gpt2", "glassgpt import folder --out runs/theirs"),
+    "export": ("glassgpt export runs/mine exported/mine",),
+    "bench train": ("glassgpt bench train tiny", "glassgpt bench train gpt2 --steps 10 --train.micro-batch-size 2"),
+    "bench generate": ("glassgpt bench generate runs/mine --batch 1,8 --device cpu",),
+}
+"""By the command's name."""
+SETTINGS = (
+    "Every setting of model and training is an option too, by its dotted name, as --train.max-steps 100; "
+    "glassgpt config show PRESET lists them."
+)
+
+
+def below_help(name: str, command: Callable[..., Any]) -> str:
+    """What stands below a command's help: its examples, and that settings are options where they are."""
+    takes_settings = "overrides" in inspect.signature(command).parameters
+    examples = "\n".join(f"    {line}" for line in EXAMPLES[name])
+    return "\n\n".join([*([SETTINGS] if takes_settings else []), f"For example:\n\n{examples}"])
