@@ -390,6 +390,44 @@ def test_which_decoder_is_the_fastest(model, monkeypatch):
     assert chosen(model, "cuda", torch.bfloat16) == "step by step"
 
 
+def test_a_slot_smaller_than_the_context_is_a_limit_too(model):
+    options = GenerationOptions(max_tokens=40, seed=1)
+    free = uncached(model, BYTES.encode("abcdefgh"), options)
+    small = Engine(model, BYTES, slots=2, capacity=12)
+    small.submit(BYTES.encode("abcdefgh"), options)
+    pieces = [piece for _ in range(9) for piece in small.step()]
+    assert ([piece.token for piece in pieces], pieces[-1].finish_reason) == (free[:5], "length")
+    assert small.is_idle
+    for prompt, allowed in (
+        ("x" * 13, "has 13 tokens; allowed are 1 to 12"),
+        ("", "has 0 tokens; allowed are 1 to 12"),
+    ):
+        with pytest.raises(GenerationError, match=allowed):
+            small.submit(BYTES.encode(prompt), options)
+    assert small.is_idle
+    for sizes in ({"slots": 0}, {"capacity": 0}):
+        with pytest.raises(GenerationError, match="at least 1 for both"):
+            Engine(model, BYTES, **sizes)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_the_smallest_slots_are_read_anew_all_the_same(model, capacity):
+    options = GenerationOptions(max_tokens=9, seed=1, overflow="re-prefill")
+    small = Engine(model, BYTES, slots=1, capacity=capacity)
+    small.submit(BYTES.encode("a"), options)
+    pieces = [piece for _ in range(99) for piece in small.step()]
+    assert small.is_idle
+    seen = BYTES.encode("a")
+    for position, piece in enumerate(pieces, start=1):
+        if len(seen) > capacity:
+            seen = seen[-max(1, capacity // 2) :]
+        with torch.no_grad():
+            logits = process(model(torch.tensor([seen]))[:, -1, :257], build_processors(options, BYTES), [])
+        seen.append(piece.token)
+        noise = gumbel_noise(1, [0], [position], torch.arange(257))
+        assert int(sample(logits, noise)) == piece.token
+
+
 def test_other_errors_are_not_taken_for_lack_of_memory(model):
     def broken(*_):
         raise RuntimeError("shapes do not fit")

@@ -161,7 +161,7 @@ class Engine:
         decoder: what draws, made of model, vocabulary size, slots and capacity.
 
     Raises:
-        GenerationError: memory does not suffice for a single row.
+        GenerationError: there is not one slot or no room in it, or memory does not suffice for a single row.
     """
 
     def __init__(
@@ -175,9 +175,11 @@ class Engine:
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
+        self._capacity = context if capacity is None else min(capacity, context)
+        if slots < 1 or self._capacity < 1:
+            raise GenerationError(f"slots is {slots} and capacity {self._capacity}; allowed is at least 1 for both")
         on_cpu = next(model.parameters()).device.type == "cpu"
-        room = min(capacity or context, context)
-        draws = _with_slots(lambda count: decoder(model, tokenizer.vocab_size, count, room), slots)
+        draws = _with_slots(lambda count: decoder(model, tokenizer.vocab_size, count, self._capacity), slots)
         # Filling up short prompts costs a CPU as much as reading them.
         self._scheduler = Scheduler(model, draws, read_at_once=1 if on_cpu else READ_AT_ONCE)
         self._texts: dict[Row, tuple[TextStream, dict[int, FinishReason]]] = {}
@@ -196,10 +198,12 @@ class Engine:
             options: checked settings; without a seed, a fresh one is drawn.
 
         Raises:
-            GenerationError: a setting does not fit the tokenizer.
+            GenerationError: the prompt has no token, or more than a slot holds; a setting does not fit the tokenizer.
         """
+        if not 1 <= len(prompt) <= self._capacity:
+            raise GenerationError(f"the prompt has {len(prompt):,} tokens; allowed are 1 to {self._capacity:,} here")
         seed = fresh_seed() if options.seed is None else options.seed
-        limit = most_tokens(self._model, len(prompt), options)
+        limit = most_tokens(self._model, len(prompt), options, self._capacity)
         processors = tuple(build_processors(options, self._tokenizer))
         request = Request(self._requests, tuple(prompt), options, processors, seed, limit)
         self._requests += 1
@@ -229,12 +233,14 @@ class Engine:
         del self._texts[row]
 
 
-def most_tokens(model: LanguageModel, prompt_tokens: int, options: GenerationOptions) -> int:
-    """How many tokens a sample may get: what was asked for, or what the context leaves."""
+def most_tokens(
+    model: LanguageModel, prompt_tokens: int, options: GenerationOptions, capacity: int | None = None
+) -> int:
+    """How many tokens a sample may get: what was asked for, or what the context (or the slot's capacity) leaves."""
     if options.overflow == "re-prefill":
         return options.max_tokens
     # The last token drawn is never fed, so a full context still yields one token more.
-    return min(options.max_tokens, model.config.context_length - prompt_tokens + 1)
+    return min(options.max_tokens, (capacity or model.config.context_length) - prompt_tokens + 1)
 
 
 def stream(

@@ -88,4 +88,4 @@ def forgotten_at(position: int, forgotten: int, capacity: int) -> int:
         forgotten: how many were not seen when the one before was drawn.
         capacity: most tokens in view; where there would be more, half of that is kept.
     """
-    return forgotten if position - forgotten <= capacity else position - capacity // 2
+    return forgotten if position - forgotten <= capacity else position - max(1, capacity // 2)
