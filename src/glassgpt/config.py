@@ -189,7 +189,7 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
     if str(source) not in presets:
         raise ConfigError(
             [
-                f"there is no preset {source}{_nearest(str(source), presets)}; the presets are {', '.join(sorted(presets))}"
+                f"there is no preset {source}{nearest(str(source), presets)}; the presets are {', '.join(sorted(presets))}"
             ]
         )
     return f"preset {source}: ", tomllib.loads(presets[str(source)])
@@ -212,7 +212,7 @@ def _checked(given: Mapping[str, Any], origin: str, problems: list[str], *, from
         name = raw_name.replace("-", "_")
         setting = known.get(name)
         if setting is None:
-            problems.append(f"{origin}there is no setting {raw_name}{_nearest(name, known)}")
+            problems.append(f"{origin}there is no setting {raw_name}{nearest(name, known)}")
             continue
         try:
             good[name] = _convert(value, setting, from_text=from_text)
@@ -223,7 +223,7 @@ def _checked(given: Mapping[str, Any], origin: str, problems: list[str], *, from
     return good
 
 
-def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """Did-you-mean for a name; for a dotted one the last part counts as well, whatever component it was put in."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     if not close:
@@ -233,7 +233,7 @@ def _nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 def _nearest_choice(value: Any, setting: Setting) -> str:
-    return _nearest(str(value), setting.choices)
+    return nearest(str(value), setting.choices)
 
 
 def _convert(value: Any, setting: Setting, *, from_text: bool) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from glassgpt.api.loading import load
 from glassgpt.api.runs import settings_of
-from glassgpt.config import RunConfig, load_config, preflight, preset_names
+from glassgpt.config import RunConfig, load_config, nearest, preflight, preset_names
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
@@ -96,7 +96,7 @@ def _require_configuration(target: str | Path | None) -> None:
         )
     raise UsageError(
         f"{target} is nothing that can be examined: no folder of a run or a data set, no .toml, no code like GG-NAN-002, "
-        f"and none of the presets {', '.join(names)}"
+        f"and none of the presets {', '.join(names)}{nearest(str(target), names)}"
     )
 
 
