@@ -55,6 +55,12 @@ def test_a_presets_shape_is_measured_with_random_weights(run_main):
     assert last_line(out)["parameters"] > one["parameters"]
 
 
+def test_without_lengths_what_a_small_context_has_room_for_is_measured(run_main, nano_run):
+    code, out, err = run_main("bench", "generate", nano_run, "--batch", 1, "--rounds", 1)
+    assert code == 0, err
+    assert "16 prompt tokens, 49 new ones" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(("precision", "n_bytes"), [("auto", 4.0), ("float32", 4.0), ("int8", 1.0)])
 def test_weights_are_as_large_as_their_precision(run_main, nano_run, precision, n_bytes):
     code, out, err = run_main("bench", "generate", nano_run, "--batch", 1, *SHORT, "--precision", precision)
@@ -73,7 +79,7 @@ def test_weights_are_as_large_as_their_precision(run_main, nano_run, precision, 
         ("{run} --batch 1.5", "--batch is '1.5'; allowed are numbers separated by commas"),
         ("{run} --rounds 0", "--rounds is 0; allowed is at least 1"),
         ("{run} --prompt-tokens 30 --new-tokens 999", "--prompt-tokens is 30 and --new-tokens 999; allowed are"),
-        ("{run} --prompt-tokens 0", "--prompt-tokens is 0 and --new-tokens 256; allowed are at least 1 and 2"),
+        ("{run} --prompt-tokens 0", "--prompt-tokens is 0 and --new-tokens 65; allowed are at least 1 and 2"),
         ("{run} --prompt-tokens 4 --new-tokens 1", "allowed are at least 1 and 2, together at most"),
         ("{run} --top-p 0", "top_p is 0.0; allowed is above 0"),
         ("{run} --precision int9", "int9"),

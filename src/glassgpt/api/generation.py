@@ -16,15 +16,19 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY
+from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.hardware import pick_device
 from glassgpt.training.run import RunFolder
+
+PROMPT_TOKENS, NEW_TOKENS = 64, 256
+"""Lengths that are measured unless told otherwise, where the context has room for them."""
 
 
 def bench_generate(
     model: str,
     batches: str,
-    prompt_tokens: int,
-    new_tokens: int,
+    prompt_tokens: int | None,
+    new_tokens: int | None,
     rounds: int,
     *,
     top_k: int,
@@ -35,24 +39,37 @@ def bench_generate(
 ) -> tuple[list[GenerationSpeed], dict[str, Any]]:
     """How fast a run's model, or one of a preset's shape, writes here; see `measure_generation`.
 
+    Lengths that are None are `PROMPT_TOKENS` and `NEW_TOKENS`, or what of them the context has room for.
+
     Raises:
         UsageError: what is asked for cannot be measured.
         GlassGPTError: there is no such model, or not such a device or precision.
     """
     options = GenerationOptions(temperature=1.0, top_k=top_k, top_p=top_p)
     options.check()
+    counts = _counts(batches)
+    built = _measured_model(model, device, overrides)
+    context = built.config.context_length
+    read = min(PROMPT_TOKENS, context // 4) if prompt_tokens is None else prompt_tokens
+    written = min(NEW_TOKENS, context + 1 - read) if new_tokens is None else new_tokens
+    return measure_generation(built, Load(counts, read, written, rounds, options), precision=precision)
+
+
+def _counts(batches: str) -> tuple[int, ...]:
     try:
-        load_of_it = Load(tuple(int(b) for b in batches.split(",")), prompt_tokens, new_tokens, rounds, options)
+        return tuple(int(batch) for batch in batches.split(","))
     except ValueError:
         raise UsageError(f"--batch is {batches!r}; allowed are numbers separated by commas, like 1,8,64") from None
+
+
+def _measured_model(model: str, device: str, overrides: dict[str, Any]) -> LanguageModel:
     if RunFolder(Path(model)).config.is_file():
         if overrides:
             name = next(iter(overrides)).replace("_", "-")
             raise UsageError(f"{model} is a run, whose model is as it was trained; --{name} is for presets")
-        return measure_generation(load(model, device=device).model, load_of_it, precision=precision)
+        return load(model, device=device).model
     config = load_config(model, overrides).model
     if config.vocab_size == 0:
         config = dataclasses.replace(config, vocab_size=GPT2_VOCABULARY)
     torch.manual_seed(0)
-    built = build_model(config).eval().to(pick_device(device))
-    return measure_generation(built, load_of_it, precision=precision)
+    return build_model(config).eval().to(pick_device(device))
