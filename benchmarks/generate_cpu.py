@@ -2,7 +2,7 @@
 
 GPT-2 124M with random weights, a prompt of 64 tokens, tokens drawn among the 50 most probable, at several batch
 sizes. The figure is the time of one step: that of a long text less that of a short one, over the steps between, so
-that reading the prompt does not count. On one thread it is the CPU time of the process and of those it starts, which
+that reading the prompt does not count. Peers that bring threads of their own run in processes of their own. On one thread it is the CPU time of the process and of those it starts, which
 other programs on the machine hardly touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
 
 With --only mixed: requests of mixed length, served by our engine, in which rows that end make room for waiting ones,
@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
+import functools
 import importlib.util
-import json
-import resource
+import multiprocessing
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cpu_parts.ctranslate import converted, measure_step
 from cpu_parts.generation import (
     GREEDY_TOKENS,
     PROMPT_TOKENS,
@@ -43,6 +43,7 @@ from cpu_parts.measure import Row, Samples, Target, compare, rates, take_turns
 from cpu_parts.mixed import DRAWN, GREEDY, Mixture, Request, continuous, static, useful_tokens
 from cpu_parts.models import same_models
 from cpu_parts.results import report, show, usable_cores, write_report
+from cpu_parts.steps import SHORT, Write, clock_for, require_all, settle, step_seconds
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
@@ -50,7 +51,6 @@ from glassgpt.generation.bench import TOP_50
 from glassgpt.generation.engine import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
-from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.transformer import LanguageModel
 
 FOLDER = Path(__file__).parent / "results"
@@ -68,10 +68,6 @@ PEERS = {"CTranslate2 int8": 1, LLAMA: 4}
 """Systems in 8 bits, and the batch from which ours shall not be slower."""
 UNIT = "tokens/s"
 TARGETS = {"glassgpt float32": Target(">=", 2), "glassgpt int8": Target(">=", 2)}
-SETTLE_SECONDS = 0.3
-"""Pause before each turn: threads of the system before wait for work for a while, busily."""
-SHORT = 8
-"""Tokens of the short text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +96,6 @@ QUICK = Settings(
     mixture=Mixture(requests=4, prompts=(4, 20), outputs=(2, 12), at_once=2),
 )
 
-Write = Callable[[int], None]
-"""Writes so many tokens in every row of the batch."""
 Serve = Callable[[Sequence[Request]], list[list[int]]]
 """Writes what is asked for."""
 
@@ -109,14 +103,9 @@ Serve = Callable[[Sequence[Request]], list[list[int]]]
 def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path) -> list[Row]:
     """Rows for one batch size: tokens per second of all texts together, once prompts are read."""
     console.say(f"measuring: batch {batch}, {threads} thread(s) …")
-    systems = _systems(threads, batch, folder)
-    if settings.llama:
-        systems[LLAMA] = llama(PROMPT_TOKENS, batch, threads)
-    for write in systems.values():
-        write(2)
-    clock = cpu_seconds if threads == 1 else time.perf_counter
-    timed = {name: _step_timer(write, settings.new_tokens, clock) for name, write in systems.items()}
-    taken = take_turns(timed, settings.rounds)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
+        timed = _systems(threads, batch, settings, folder, apart)
+        taken = take_turns(timed, settings.rounds)
     figures = {name: [batch / seconds for seconds in steps] for name, steps in taken.items()}
     part = f"decoding, batch {batch}, {_on(threads)}"
     return compare(part, UNIT, figures, REFERENCE, TARGETS) + _beside_peers(part, figures, batch)
@@ -132,26 +121,10 @@ def _beside_peers(part: str, figures: Samples, batch: int) -> list[Row]:
     return rows
 
 
-def cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def _step_timer(write: Write, new_tokens: int, clock: Callable[[], float]) -> Callable[[], float]:
-    def seconds() -> float:
-        gc.collect()
-        time.sleep(SETTLE_SECONDS)
-        start = clock()
-        write(SHORT)
-        middle = clock()
-        write(new_tokens)
-        return ((clock() - middle) - (middle - start)) / (new_tokens - SHORT)
-
-    return seconds
-
-
-def _systems(threads: int, batch: int, folder: Path) -> dict[str, Write]:
+def _systems(
+    threads: int, batch: int, settings: Settings, folder: Path, apart: ProcessPoolExecutor
+) -> dict[str, Callable[[], float]]:
+    """Each system's way to measure its step, ready to go."""
     torch.set_num_threads(threads)
     ours, theirs = (model.eval() for model in same_models())
     tokenizer = gpt2_tokenizer()
@@ -161,14 +134,19 @@ def _systems(threads: int, batch: int, folder: Path) -> dict[str, Write]:
         our_tokens(ours, tokenizer, prompt, GREEDY_TOKENS, temperature=0.0),
         their_tokens(theirs, ids, GREEDY_TOKENS, do_sample=False),
     )
-    systems: dict[str, Write] = {REFERENCE: _transformers(theirs, ids, batch)}
-    if importlib.util.find_spec("ctranslate2"):
-        for precision in THEIRS:
-            path = _converted(ours, precision, folder)
-            systems[f"CTranslate2 {precision}"] = _ctranslate2(path, precision, ids, batch, threads)
-    for precision in OURS:
-        systems[f"glassgpt {precision}"] = _glassgpt(ours, precision, tokenizer, prompt, batch)
-    return systems
+    here: dict[str, Write] = {REFERENCE: _transformers(theirs, ids, batch)}
+    here |= {f"glassgpt {precision}": _glassgpt(ours, precision, tokenizer, prompt, batch) for precision in OURS}
+    if settings.llama:
+        here[LLAMA] = llama(PROMPT_TOKENS, batch, threads)
+    clock = clock_for(threads)
+    timed: dict[str, Callable[[], float]] = {}
+    for name, write in here.items():
+        write(2)
+        timed[name] = functools.partial(step_seconds, write, settings.new_tokens, clock)
+    for precision in THEIRS if importlib.util.find_spec("ctranslate2") else ():
+        given = (converted(ours, precision, folder), precision, tuple(ids), batch, threads, settings.new_tokens)
+        timed[f"CTranslate2 {precision}"] = lambda given=given: apart.submit(measure_step, *given).result()
+    return timed
 
 
 def _transformers(model: Any, prompt: list[int], batch: int) -> Write:
@@ -188,43 +166,9 @@ def _glassgpt(model: LanguageModel, precision: Precision, tokenizer: Tokenizer, 
             max_tokens=new_tokens, temperature=1.0, top_k=TOP_K, top_p=1.0, seed=1, num_samples=batch
         )
         texts = generate(writer, tokenizer, prompt, options)
-        _require_all([text.tokens for text in texts], new_tokens)
+        require_all([text.tokens for text in texts], new_tokens)
 
     return write
-
-
-def _ctranslate2(path: Path, precision: str, ids: list[int], batch: int, threads: int) -> Write:
-    import ctranslate2  # pyright: ignore[reportMissingImports] - measured where it is installed
-
-    names = json.loads((path / "vocabulary.json").read_text(encoding="utf-8"))
-    prompts = [[names[token] for token in ids]] * batch
-    generator: Any = ctranslate2.Generator(str(path), compute_type=precision, inter_threads=1, intra_threads=threads)  # pyright: ignore
-
-    def write(new_tokens: int) -> None:
-        texts = generator.generate_batch(
-            prompts, max_length=new_tokens, sampling_topk=TOP_K, include_prompt_in_result=False, end_token=[]
-        )
-        _require_all([text.sequences_ids[0] for text in texts], new_tokens)
-
-    return write
-
-
-def _converted(model: LanguageModel, precision: str, folder: Path) -> Path:
-    """The model in CTranslate2's format, converted once."""
-    from ctranslate2.converters import TransformersConverter  # pyright: ignore
-
-    path = folder / precision
-    if not path.exists():
-        export_model(model, gpt2_tokenizer(), folder / "hf")
-        converter: Any = TransformersConverter(str(folder / "hf"))
-        converter.convert(str(path), quantization=precision)
-    return path
-
-
-def _require_all(texts: Sequence[Sequence[int]], wanted: int) -> None:
-    lengths = [len(text) for text in texts]
-    if any(length != wanted for length in lengths):
-        raise SystemExit(f"texts of {lengths} tokens, and {wanted} were asked for")
 
 
 def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
@@ -242,7 +186,7 @@ def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
     brief = [Request(request.prompt, 2) for request in requests[: mixture.at_once]]
     for serve in systems.values():
         serve(brief)
-    clock = cpu_seconds if threads == 1 else time.perf_counter
+    clock = clock_for(threads)
     taken = take_turns({name: _timer(serve, requests, clock) for name, serve in systems.items()}, rounds)
     figures = rates(taken, useful_tokens(requests))
     part = f"{len(requests)} requests of mixed length, {mixture.at_once} at once, {_on(threads)}"
@@ -251,8 +195,7 @@ def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
 
 def _timer(serve: Serve, requests: Sequence[Request], clock: Callable[[], float]) -> Callable[[], float]:
     def seconds() -> float:
-        gc.collect()
-        time.sleep(SETTLE_SECONDS)
+        settle()
         start = clock()
         serve(requests)
         return clock() - start

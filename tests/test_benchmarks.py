@@ -131,7 +131,7 @@ def decoding(cpu, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "benchmarks_generate_cpu", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr("cpu_parts.steps.SETTLE_SECONDS", 0)
     return module
 
 
@@ -141,7 +141,7 @@ def test_reading_the_prompt_is_no_step(decoding):
     def write(new_tokens):
         now[0] += 7.0 + 0.5 * new_tokens  # the prompt, then half a second a token
 
-    assert decoding._step_timer(write, 40, lambda: now[0])() == 0.5
+    assert decoding.step_seconds(write, 40, lambda: now[0]) == 0.5
     figures = {"CTranslate2 int8": [2.0, 4.0], "glassgpt int8": [3.0, 4.0], "transformers float32": [1.0, 1.0]}
     rows = decoding._beside_peers("decoding", figures, 1)
     assert [(row.system, row.ratio_to_reference, row.met) for row in rows][1] == ("glassgpt int8", 1.25, True)
@@ -150,7 +150,7 @@ def test_reading_the_prompt_is_no_step(decoding):
     del figures["llama.cpp q8_0"]
     assert decoding._beside_peers("decoding", figures, 1) == []
     with pytest.raises(SystemExit, match=r"texts of \[3, 2\] tokens, and 3 were asked for"):
-        decoding._require_all([[1, 2, 3], [1, 2]], 3)
+        decoding.require_all([[1, 2, 3], [1, 2]], 3)
 
 
 def test_llama_is_asked_for_what_the_others_write(cpu, tmp_path, monkeypatch):

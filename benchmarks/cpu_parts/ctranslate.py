@@ -1,0 +1,51 @@
+"""CTranslate2 as a peer, in a process of its own: its threads slow PyTorch's in the same process from then on."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from cpu_parts.generation import TOP_K
+from cpu_parts.steps import Write, clock_for, require_all, step_seconds
+from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
+from glassgpt.interchange.huggingface import export_model
+from glassgpt.model.transformer import LanguageModel
+
+
+def converted(model: LanguageModel, precision: str, folder: Path) -> Path:
+    """The model in CTranslate2's format, converted once."""
+    from ctranslate2.converters import TransformersConverter  # pyright: ignore
+
+    path = folder / precision
+    if not path.exists():
+        export_model(model, gpt2_tokenizer(), folder / "hf")
+        converter: Any = TransformersConverter(str(folder / "hf"))
+        converter.convert(str(path), quantization=precision)
+    return path
+
+
+def measure_step(
+    path: Path, precision: str, prompt: tuple[int, ...], batch: int, threads: int, new_tokens: int
+) -> float:
+    """Seconds of one step, by this process's own clock; the first call loads the model and writes a little."""
+    return step_seconds(_writer(path, precision, prompt, batch, threads), new_tokens, clock_for(threads))
+
+
+@functools.cache
+def _writer(path: Path, precision: str, prompt: tuple[int, ...], batch: int, threads: int) -> Write:
+    import ctranslate2  # pyright: ignore[reportMissingImports] - measured where it is installed
+
+    names = json.loads((path / "vocabulary.json").read_text(encoding="utf-8"))
+    prompts = [[names[token] for token in prompt]] * batch
+    generator: Any = ctranslate2.Generator(str(path), compute_type=precision, inter_threads=1, intra_threads=threads)  # pyright: ignore
+
+    def write(new_tokens: int) -> None:
+        texts = generator.generate_batch(
+            prompts, max_length=new_tokens, sampling_topk=TOP_K, include_prompt_in_result=False, end_token=[]
+        )
+        require_all([text.sequences_ids[0] for text in texts], new_tokens)
+
+    write(2)
+    return write
