@@ -76,7 +76,7 @@ def test_two_processes_learn_what_one_learns(train, alone, tmp_path, sharding):
     assert_like(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_another_number_of_processes(train, alone, tmp_path, glassgpt_command, first):
     train(tmp_path / "run", "--gpus", first, "--train.sharding", "full", steps=8)
     done = glassgpt_command(
@@ -105,6 +105,7 @@ def children_of(pid):
     return [int(line) for line in found.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks with ps")
 def test_a_lost_rank_ends_the_run_with_a_line_and_nothing_is_lost(grammar_data, tmp_path, glassgpt_command):
     out = tmp_path / "run"
@@ -125,6 +126,7 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_nothing_is_lost(grammar_data, 
     assert "going on from step-" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_one_asked_to_stop_stops_all_at_the_same_step(grammar_data, tmp_path):
     out = tmp_path / "run"
     process = start(grammar_data, out, "--gpus", 2, "--train.max-steps", 5000)
@@ -137,6 +139,7 @@ def test_one_asked_to_stop_stops_all_at_the_same_step(grammar_data, tmp_path):
     assert (RunFolder(out).checkpoints / f"step-{stops[0]['step']:06d}" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_restart_by_torchrun_goes_on(train, grammar_data, tmp_path, glassgpt_command, monkeypatch):
     """torchrun runs the same command again; it does not say --resume."""
     train(tmp_path / "run", steps=8)

@@ -440,7 +440,7 @@ def two_processes(code, script, *arguments):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+@pytest.mark.parametrize("arch", ["gpt2", pytest.param("modern", marks=pytest.mark.slow)])
 def test_memory_runs_out_on_one_of_two_processes_and_both_take_less(grammar_data, tmp_path, arch):
     """In its first step the second has room for one sequence; both end with the bits of a run that began so."""
     short, plain = (
@@ -456,6 +456,7 @@ def test_memory_runs_out_on_one_of_two_processes_and_both_take_less(grammar_data
     assert weights_sum == ast.literal_eval(plain.stdout.splitlines()[0])[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "rows", "why"), [(9, "1", "the others wait"), (1, "0", "Nothing is left")])
 def test_where_the_others_cannot_be_asked_it_says_so(grammar_data, tmp_path, step, rows, why):
     out = RunFolder(tmp_path / "run")
@@ -468,7 +469,7 @@ def test_where_the_others_cannot_be_asked_it_says_so(grammar_data, tmp_path, ste
     assert [line["error"] for line in failures] == ["MemoryExhaustedError"]
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_decide_the_same(grammar_data, tmp_path, sharding):
     """A row of the second is bad; both skip, and keep it out or rewind together."""
     done = two_processes(RANKS, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding)

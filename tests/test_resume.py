@@ -80,7 +80,7 @@ def test_a_run_that_is_complete_says_so_and_how_to_train_it_longer(grammar_data,
     assert "all its 40 steps are done; train longer with: --train.max-steps NUMBER" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_at_the_step_and_says_how_to_go_on(grammar_data, whole, tmp_path, number):
     out = tmp_path / "run"
     process = start(grammar_data, out)
