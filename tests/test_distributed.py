@@ -67,7 +67,7 @@ def assert_like(out, alone):
         torch.testing.assert_close(weights(out)[name], tensor, rtol=0.02, atol=2e-3, msg=name)
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_learn_what_one_learns(train, alone, tmp_path, sharding):
     """With accumulation, Muon's work shared, and the validation too; DDP and FSDP2."""
     done = train(tmp_path / "run", "--gpus", 2, "--train.micro-batch-size", 2, "--train.sharding", sharding)
