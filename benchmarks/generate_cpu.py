@@ -39,10 +39,11 @@ from cpu_parts.generation import (
     their_tokens,
 )
 from cpu_parts.llama import llama
+from cpu_parts.machine import usable_cores
 from cpu_parts.measure import Row, Samples, Target, compare, rates, take_turns
 from cpu_parts.mixed import DRAWN, GREEDY, Mixture, Request, continuous, static, useful_tokens
 from cpu_parts.models import same_models
-from cpu_parts.results import report, show, usable_cores, write_report
+from cpu_parts.results import report, show, write_report
 from cpu_parts.steps import SHORT, Write, clock_for, require_all, settle, step_seconds
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer

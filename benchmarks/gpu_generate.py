@@ -12,7 +12,6 @@ import datetime
 import json
 import os
 import platform
-import random
 import shlex
 import sys
 import time
@@ -26,9 +25,9 @@ import transformers
 import triton
 
 from cpu_parts.measure import Row, Target, compare
+from cpu_parts.mixed import Mixture, Request, continuous, padded_on_the_left, useful_tokens
 from glassgpt.data.files import write_atomically
 from glassgpt.generation.bench import TOP_50, Load, endless, measure_generation
-from glassgpt.generation.engine import Engine
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
@@ -36,7 +35,7 @@ from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
 RESULTS = Path(__file__).parent / "results" / "generate-gpu.json"
 PROMPT_TOKENS, NEW_TOKENS, TOP_K = 64, 256, 50
 ROUNDS = 3
-REQUESTS, PROMPTS, OUTPUTS = 64, (16, 900), (16, 400)
+MIXTURE = Mixture(requests=64, prompts=(16, 900), outputs=(16, 400), at_once=64)
 TARGETS = {1: 2800, 64: 80_000}
 DEFAULT, STATIC = "transformers", "transformers, static cache, compiled"
 
@@ -88,40 +87,22 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def mixed_requests() -> list[tuple[list[int], int]]:
-    """Prompts, and how many tokens are asked for after each."""
-    dice = random.Random(0)
-    sizes = [(dice.randint(*PROMPTS), dice.randint(*OUTPUTS)) for _ in range(REQUESTS)]
-    return [([dice.randrange(GPT2_VOCABULARY) for _ in range(prompt)], output) for prompt, output in sizes]
-
-
 def mixed(rounds: int) -> dict[str, list[float]]:
     """Useful tokens per second of each way to serve the mixed requests."""
-    requests, context = mixed_requests(), PROMPTS[1] + OUTPUTS[1]
-    useful = sum(output for _, output in requests)
-    longest, most = max(len(prompt) for prompt, _ in requests), max(output for _, output in requests)
-    padded = [([0] * (longest - len(prompt)) + prompt, most) for prompt, _ in requests]
+    requests, context = MIXTURE.draw(), MIXTURE.prompts[1] + MIXTURE.outputs[1]
+    useful, most = useful_tokens(requests), max(request.new_tokens for request in requests)
+    prompts, _ = padded_on_the_left([request.prompt for request in requests])
+    padded = [Request(prompt, most) for prompt in prompts.tolist()]
     torch.manual_seed(0)
     model = in_bfloat16(build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context)).eval().cuda())
-    engine = Engine(model, endless(model), slots=REQUESTS)
+    serve = continuous(model, endless(model), MIXTURE.at_once, replace(TOP_50, seed=0))
     rates = {
-        "glassgpt, continuous": [useful / timed(lambda: serve(engine, requests)) for _ in range(2 + rounds)][2:],
-        "glassgpt, static": [useful / timed(lambda: serve(engine, padded)) for _ in range(2 + rounds)][2:],
+        "glassgpt, continuous": [useful / timed(lambda: serve(requests)) for _ in range(2 + rounds)][2:],
+        "glassgpt, static": [useful / timed(lambda: serve(padded)) for _ in range(2 + rounds)][2:],
     }
-    prompts, peer = torch.tensor([prompt for prompt, _ in padded]).cuda(), their_model(context)
-    rates[DEFAULT] = [useful / timed(lambda: their_texts(peer, prompts, most)) for _ in range(1 + rounds)][1:]
+    there, peer = prompts.cuda(), their_model(context)
+    rates[DEFAULT] = [useful / timed(lambda: their_texts(peer, there, most)) for _ in range(1 + rounds)][1:]
     return rates
-
-
-def serve(engine: Engine, requests: list[tuple[list[int], int]]) -> None:
-    """Submit all and wait for all."""
-    for prompt, output in requests:
-        engine.submit(prompt, replace(TOP_50, max_tokens=output, seed=0))
-    written = 0
-    while not engine.is_idle:
-        written += sum(1 for _ in engine.step())
-    if written != sum(output for _, output in requests):
-        raise SystemExit(f"{written} tokens were written")
 
 
 def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:

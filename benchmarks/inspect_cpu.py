@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cpu_parts.machine import cpu_model, package_version, usable_cores
 from cpu_parts.measure import Spread
-from cpu_parts.results import cpu_model, package_version, usable_cores
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 from inspect_parts.explainer import explainer_rows

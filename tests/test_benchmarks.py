@@ -1,27 +1,20 @@
 """The arithmetic of the benchmarks; that they run is shown by running them."""
 
 import dataclasses
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def cpu():
     """`benchmarks/cpu.py` as a module; the folder it finds its parts in is on the path meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        spec = importlib.util.spec_from_file_location("benchmarks_cpu", BENCHMARKS / "cpu.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "benchmarks_cpu", module)
-        spec.loader.exec_module(module)
-        yield module
+        yield load_script("cpu", patch)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +120,7 @@ def test_text_of_ones_own_is_cut_at_blank_lines(cpu, tmp_path):
 @pytest.fixture
 def decoding(cpu, monkeypatch):
     """`benchmarks/generate_cpu.py` as a module."""
-    spec = importlib.util.spec_from_file_location("benchmarks_generate_cpu", BENCHMARKS / "generate_cpu.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmarks_generate_cpu", module)
-    spec.loader.exec_module(module)
+    module = load_script("generate_cpu", monkeypatch)
     monkeypatch.setattr("cpu_parts.steps.SETTLE_SECONDS", 0)
     return module
 
@@ -260,12 +250,7 @@ def test_texts_that_end_early_stop_the_measurement(decoding, monkeypatch):
 @pytest.fixture
 def inspect_cpu(cpu, monkeypatch):
     """`benchmarks/inspect_cpu.py` as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("benchmarks_inspect_cpu", BENCHMARKS / "inspect_cpu.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmarks_inspect_cpu", module)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("inspect_cpu", monkeypatch)
 
 
 def test_only_ours_is_held_against_what_was_promised(inspect_cpu):

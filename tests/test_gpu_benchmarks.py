@@ -1,11 +1,8 @@
 """What `benchmarks/gpu_train.py` makes of its measurements; that it measures is shown by running it."""
 
-import importlib.util
 import itertools
 import json
-import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,19 +11,13 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import StepMetrics
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def gpu():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        spec = importlib.util.spec_from_file_location("benchmarks_gpu_train", BENCHMARKS / "gpu_train.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "benchmarks_gpu_train", module)
-        spec.loader.exec_module(module)
-        yield module
+        yield load_script("gpu_train", patch)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 
 from cpu_parts.measure import Row, Target, clock, compare, rates, take_turns
 from cpu_parts.models import END_OF_TEXT, same_models
+from cpu_parts.steps import require_all
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.generation.engine import generate
@@ -54,13 +55,13 @@ def prompt_of(n_tokens: int, tokenizer: Tokenizer) -> str:
 
 def sample_ours(model: LanguageModel, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
     """Draw a text among the 50 most probable tokens."""
-    _require_all(our_tokens(model, tokenizer, prompt, new_tokens, temperature=1.0, top_k=TOP_K), new_tokens)
+    require_all([our_tokens(model, tokenizer, prompt, new_tokens, temperature=1.0, top_k=TOP_K)], new_tokens)
 
 
 def sample_theirs(model: Any, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
     """The same with transformers, whose call begins and ends with ids."""
     ids = tokenizer.encode(prompt)
-    _require_all(their_tokens(model, ids, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0), new_tokens)
+    require_all([their_tokens(model, ids, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0)], new_tokens)
 
 
 def our_tokens(
@@ -96,8 +97,3 @@ def require_equal_texts(ours: list[int], theirs: list[int]) -> None:
     """Stop where the two do not choose alike: they would not be doing the same work."""
     if ours != theirs:
         raise SystemExit(f"generation: the greedy tokens differ: {ours} here, {theirs} in transformers")
-
-
-def _require_all(tokens: list[int], wanted: int) -> None:
-    if len(tokens) != wanted:
-        raise SystemExit(f"generation: a text ended after {len(tokens)} of {wanted} tokens")

@@ -6,14 +6,13 @@ import dataclasses
 import datetime
 import itertools
 import json
-import os
 import platform
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cpu_parts.machine import cpu_model, package_version, usable_cores
 from cpu_parts.measure import Row
 from glassgpt import console
 from glassgpt.data.files import write_atomically
@@ -80,28 +79,3 @@ def write_report(out: Path, content: dict[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json.dumps(content, indent=2) + "\n").encode())
     console.say(f"written to {out}")
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def usable_cores() -> Sequence[int]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return range(os.cpu_count() or 1)
-
-
-def package_version(package: str) -> str:
-    """A package's version, or that it is not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -29,6 +29,7 @@ import torch
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 
+from ..cpu_parts.machine import cpu_model
 from .case import Case, Fault, Healthy
 from .judge import fault_row, healthy_row, totals
 from .peers import LIGHTNING, OLMO_CORE
@@ -73,7 +74,7 @@ def report(rows: Sequence[Row], command: str, seconds: float) -> Row:
         "the run came to the end it would have had; beside it what other projects' detectors say of the same series",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": command,
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("glassgpt", "torch")}},
         "compared_with": {"lightning": LIGHTNING, "olmo_core": OLMO_CORE},
         "seconds": round(seconds),
@@ -81,15 +82,6 @@ def report(rows: Sequence[Row], command: str, seconds: float) -> Row:
         "rows": faults,
         "healthy_rows": healthy,
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def show_totals(found: Row) -> None:

@@ -123,26 +123,25 @@ def _leaking_mlp(model: LanguageModel) -> None:
     model.blocks[-1].mlp.register_forward_hook(leak)  # type: ignore[union-attr]
 
 
-def scaled(factor: float, part: str = "") -> Change:
-    """Matrices whose name holds `part` are so many times as large."""
-
-    def change(model: LanguageModel) -> None:
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and part in name:
-                parameter.mul_(factor)
-
-    return change
-
-
-def filled(value: float, part: str) -> Change:
-    """Parameters whose name holds `part` hold one value."""
+def each(part: str, act: Callable[[Tensor], object]) -> Change:
+    """Something is done with each parameter whose name holds `part`."""
 
     def change(model: LanguageModel) -> None:
         for name, parameter in model.named_parameters():
             if part in name:
-                parameter.fill_(value)
+                act(parameter)
 
     return change
+
+
+def scaled(factor: float, part: str = "") -> Change:
+    """Matrices whose name holds `part` are so many times as large."""
+    return each(part, lambda parameter: parameter.mul_(factor) if parameter.ndim > 1 else None)
+
+
+def filled(value: float, part: str) -> Change:
+    """Parameters whose name holds `part` hold one value."""
+    return each(part, lambda parameter: parameter.fill_(value))
 
 
 def _residual_not_scaled(model: LanguageModel) -> None:
@@ -153,13 +152,7 @@ def _residual_not_scaled(model: LanguageModel) -> None:
 
 def frozen(part: str) -> Change:
     """Parameters whose name holds `part` do not learn."""
-
-    def change(model: LanguageModel) -> None:
-        for name, parameter in model.named_parameters():
-            if part in name:
-                parameter.requires_grad_(False)
-
-    return change
+    return each(part, lambda parameter: parameter.requires_grad_(False))
 
 
 def _detached(model: LanguageModel) -> None:
