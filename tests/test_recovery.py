@@ -19,10 +19,11 @@ from glassgpt.diagnosis.recovery import Recovery, fitting_rows, less_memory
 from glassgpt.errors import DataError, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.training.checkpoint import list_checkpoints, newest_whole, pointed, read_state
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.hardware import is_shortage
 from glassgpt.training.observers import RunFiles
 from glassgpt.training.parallel import Memory
 from glassgpt.training.run import RunFolder, read_jsonl
-from glassgpt.training.step import Stepper, is_shortage
+from glassgpt.training.step import Stepper
 
 
 def recovery(**changes):

@@ -218,7 +218,7 @@ DATA_FAULTS: Sequence[Fault] = (
         text=texts.with_files(texts.swap_tokenizer), expects=("GG-DAT-010",),
     ),
     Fault(
-        name="validation-half-known", kind="text that tells too much", fatal=False, station="before",
+        name="validation-a-third-known", kind="text that tells too much", fatal=False, station="before",
         what="a third of the validation text also stands in the training text", text=_leaked(1 / 3),
         expects=("GG-DAT-005",),
     ),

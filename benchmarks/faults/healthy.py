@@ -32,7 +32,6 @@ def scaled_down(preset: str) -> dict[str, Any]:
         "train.micro_batch_size": min(config.train.micro_batch_size, ROWS),
         "train.learning_rate": config.train.learning_rate * (shrink if by_width else 1.0),
         "train.eval_every_steps": STEPS // 6,
-        "train.early_stop_evaluations": config.train.early_stop_evaluations,
         "schedule.warmup_steps": max(10 if by_width else 0, round(warmup)),
         "checkpoint.every_steps": STEPS // 6,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import tempfile
 import time
 import traceback
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from fault_helpers import at_step
 from glassgpt import api
 from glassgpt.api import training
 from glassgpt.config import load_config
@@ -30,15 +32,7 @@ from .case import Case, Fault, Healthy, Station
 from .peers import Series
 from .texts import sound_text
 
-INTERVENTIONS = (
-    "step skipped",
-    "rows quarantined",
-    "attention replaced",
-    "rewind",
-    "out of memory",
-    "micro-batch grown",
-    "recovery ended",
-)
+INTERVENTIONS = (*autopsy.CHANGES, "recovery ended")
 """Events of what was changed by itself, or could not be."""
 AN_HOUR = 3600.0
 
@@ -65,13 +59,11 @@ class Trained:
     Attributes:
         series: what peers are shown.
         ended: "finished", or the name of the error that ended it, or "killed".
-        message: of the error.
         loss: of the last validation; None where it did not come to its end.
     """
 
     series: Series = field(default_factory=Series)
     ended: str = "killed"
-    message: str = ""
     loss: float | None = None
 
 
@@ -162,11 +154,18 @@ def undisturbed(preset: str, settings: tuple[tuple[str, Any], ...]) -> float:
         preset: that it begins with.
         settings: that differ from `BASE`, by name.
     """
-    sound = Healthy(name="undisturbed", what="the same without the fault", preset=preset, settings=dict(settings))
+    with _sound(preset, settings) as (sound, overrides, folder):
+        return in_child(_train, sound, folder / "run", overrides, log=folder / "log").loss
+
+
+@contextlib.contextmanager
+def _sound(preset: str, settings: tuple[tuple[str, Any], ...]) -> Generator[tuple[Healthy, dict[str, Any], Path]]:
+    """A case without a fault, its settings with data of its own, and a folder that is there meanwhile."""
+    sound = Healthy(name="sound", what="the same without the fault", preset=preset, settings=dict(settings))
     with tempfile.TemporaryDirectory(prefix="glassgpt-faults-") as made:
-        log = Path(made) / "log"
-        data = in_child(sound.text, Path(made) / "text", log=log)
-        return in_child(_train, sound, Path(made) / "run", {**sound.overrides(), "data": str(data)}, log=log).loss
+        folder = Path(made)
+        data = in_child(sound.text, folder / "text", log=folder / "log")
+        yield sound, {**sound.overrides(), "data": str(data)}, folder
 
 
 def _before(case: Case, settings: Mapping[str, Any], log: Path) -> list[Found]:
@@ -179,11 +178,8 @@ def _before(case: Case, settings: Mapping[str, Any], log: Path) -> list[Found]:
 
 @cache
 def _of_sound_program(preset: str, settings: tuple[tuple[str, Any], ...]) -> tuple[Found, ...]:
-    sound = Healthy(name="sound", what="the same without the fault", preset=preset, settings=dict(settings))
-    with tempfile.TemporaryDirectory(prefix="glassgpt-faults-") as made:
-        log = Path(made) / "log"
-        data = in_child(sound.text, Path(made) / "text", log=log)
-        return tuple(in_child(_look_before, sound, {**sound.overrides(), "data": str(data)}, log=log))
+    with _sound(preset, settings) as (sound, overrides, folder):
+        return tuple(in_child(_look_before, sound, overrides, log=folder / "log"))
 
 
 def _look_before(case: Case, settings: Mapping[str, Any]) -> list[Found]:
@@ -227,7 +223,7 @@ def _train(case: Case, out: Path, settings: Mapping[str, Any], *, resume: bool =
             trained.loss = api.train(config, out, resume=resume, observers=(listener,)).validation.loss
             trained.ended = "finished"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is how this training ended
-            trained.ended, trained.message = type(error).__name__, str(error)
+            trained.ended = type(error).__name__
     return trained
 
 
@@ -248,23 +244,15 @@ def _armed(case: Case, *, resume: bool) -> Callable[..., Trainer]:
         if isinstance(case, Fault) and case.arm is not None and (case.stays or not resume):
             case.arm(trainer)
         if isinstance(case, Fault) and case.kill_at and not resume:
-            _before_step(trainer, case.kill_at, lambda: os.kill(os.getpid(), 9))
+            at_step(trainer, case.kill_at, lambda: os.kill(os.getpid(), 9))
         if isinstance(case, Healthy) and case.stop_at and not resume:
-            _before_step(trainer, case.stop_at, _interrupt)
+            at_step(trainer, case.stop_at, _interrupt)
         return trainer
 
     return build
 
 
-def _before_step(trainer: Trainer, step: int, action: Callable[[], object]) -> None:
-    from fault_helpers import at_step
-
-    at_step(trainer, step, action)
-
-
 def _interrupt() -> None:
-    import signal
-
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -171,7 +171,7 @@ TRAINING_FAULTS: Sequence[Fault] = (
         arm=later(150, damaged("token_embedding.weight", math.nan, (101, 0))), expects=WEIGHTS,
     ),
     Fault(
-        name="norm-gain-nan-muon", kind="damaged weights", fatal=True, station="while", recovery="automatic",
+        name="head-nan-muon", kind="damaged weights", fatal=True, station="while", recovery="automatic",
         what="a value of the head becomes no number, in a Modern trained by Muon", at=215, settings=MUON,
         arm=later(215, lambda model: list(model.parameters())[-1].flatten()[:1].fill_(math.nan)), expects=WEIGHTS,
     ),

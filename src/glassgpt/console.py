@@ -98,7 +98,7 @@ def amount(value: float, unit: str = "") -> str:
 
 def count(value: float, what: str) -> str:
     """A count of things: 124439808 parameters -> `124 M parameters`."""
-    return f"{amount(value).rstrip()} {what}"
+    return f"{amount(value)} {what}"
 
 
 class Meter(Protocol):
@@ -146,7 +146,7 @@ class _LineMeter:
         line = f"{self._label}: {self._in_units(self._done)}"
         if self._total:
             left = max(0.0, self._total - self._done) / rate if rate else 0.0
-            share = f"{amount(self._done).rstrip()} of {self._in_units(self._total)}"
+            share = f"{amount(self._done)} of {self._in_units(self._total)}"
             line = f"{self._label}: {share}, {duration(left)} left"
         say(f"{line}, {self._in_units(rate)}/s {self._note}".rstrip())
 

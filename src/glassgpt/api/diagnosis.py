@@ -151,17 +151,17 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     elif dataset is not None:
         yield _check_runs_tokenizer(run, dataset)
         known = ladder(dataset)
+    record = Record.read(run)
     yield from examine_run(
-        Record.read(run),
+        record,
         config.model,
         settings_of(config),
         known,
         train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
         is_fresh=not config.init_from,
     )
-    replayed = check_replay(
-        Record.read(run), config.model, settings_of(config), dataset if isinstance(dataset, TokenDataset) else None
-    )
+    known_data = dataset if isinstance(dataset, TokenDataset) else None
+    replayed = check_replay(record, config.model, settings_of(config), known_data)
     yield from [replayed] if replayed else []
     if text is not None:
         if dataset is None or known is None or isinstance(dataset, Checked):

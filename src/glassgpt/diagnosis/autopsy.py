@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,18 +39,18 @@ def check_replay(
         settings: its configuration.
         dataset: what it learned from, or None where that is gone.
     """
-    event = record.event("diverged")
-    if event is None:
+    if record.event("diverged") is None:
         return None
-    step = int(event.get("at", record.last_step))
+    step = record.diverged_at
     known = _known_already(record, step)
     if known is not None:
         return Checked(NAME, "known already", {"step": step, "cause": known})
-    hindrance = _hindrance(record, step, settings, dataset)
-    if hindrance is not None:
-        return Checked(NAME, *hindrance)
-    assert dataset is not None
-    return _done_again(record, step, model, settings, dataset)
+    if dataset is None:
+        return Checked(NAME, "no data", {"step": step})
+    way = _way_back(record, step, settings)
+    if isinstance(way, tuple):
+        return Checked(NAME, *way)
+    return _done_again(record, step, way, model, settings, dataset)
 
 
 def _known_already(record: Record, step: int) -> str | None:
@@ -58,11 +59,9 @@ def _known_already(record: Record, step: int) -> str | None:
     return str(replays[-1].get("cause", "?")) if replays else None
 
 
-def _hindrance(record: Record, step: int, settings: Settings, dataset: TokenDataset | None) -> Hindrance | None:
-    """Why a step cannot be reached again with the same bits: the outcome of the check, and its figures."""
+def _way_back(record: Record, step: int, settings: Settings) -> Path | Hindrance:
+    """The checkpoint from which a step is reached with the same bits; or why none is: the check's outcome and figures."""
     seen: dict[str, Value] = {"step": step}
-    if dataset is None:
-        return "no data", seen
     try:
         found = newest_whole(record.run)
     except GlassGPTError as error:
@@ -78,12 +77,11 @@ def _hindrance(record: Record, step: int, settings: Settings, dataset: TokenData
     changed = [line for line in record.events if _changed_the_way(line, checkpoint_step(found.path), step)]
     if changed:
         return "changed since", {**seen, "event": str(changed[-1]["event"])}
-    began = record.event("resume") or record.event("start") or {}
-    trained_on_cpu = str(began.get("hardware", "cpu")).startswith("cpu")
+    trained_on_cpu = str(record.began.get("hardware", "cpu")).startswith("cpu")
     if trained_on_cpu != (settings.train.device == "cpu" or not torch.cuda.is_available()):
-        return "other machine", {**seen, "hardware": str(began["hardware"])}
+        return "other machine", {**seen, "hardware": str(record.began["hardware"])}
     each = float(np.median([s for s in record.durations() if math.isfinite(s)] or [0.0]))
-    return ("too long", {**seen, "seconds": each * steps}) if each * steps > MOST_SECONDS else None
+    return ("too long", {**seen, "seconds": each * steps}) if each * steps > MOST_SECONDS else found.path
 
 
 def _changed_the_way(line: Line, since: int, step: int) -> bool:
@@ -92,16 +90,16 @@ def _changed_the_way(line: Line, since: int, step: int) -> bool:
     return line.get("event") in CHANGES and int(line.get("step", 0)) >= since and not is_that_step
 
 
-def _done_again(record: Record, step: int, model: ModelConfig, settings: Settings, dataset: TokenDataset) -> Checked:
-    found = newest_whole(record.run)
-    assert found is not None, "asked for just now"
+def _done_again(
+    record: Record, step: int, checkpoint: Path, model: ModelConfig, settings: Settings, dataset: TokenDataset
+) -> Checked:
     with torch.random.fork_rng():
         trainer = Trainer(build_model(model), dataset, settings, record.run)
         try:
-            verdict = replay_run(trainer, found.path, step - checkpoint_step(found.path) + 1)
+            verdict = replay_run(trainer, checkpoint, step - checkpoint_step(checkpoint) + 1)
         except GlassGPTError as error:
             return Checked(NAME, "failed", {"step": step, "problem": str(error)})
-    seen = {"step": step, "checkpoint": found.path.name}
-    calm = Reason("every-step-is-finite", "not reproduced", {"checkpoint": found.path.name})
+    seen = {"step": step, "checkpoint": checkpoint.name}
+    calm = Reason("every-step-is-finite", "not reproduced", {"checkpoint": checkpoint.name})
     verdict = verdict or Verdict("not reproduced", 0.6, calm)
     return Checked(NAME, "done again", {**seen, "cause": verdict.cause}, (finding_of(step, verdict),))

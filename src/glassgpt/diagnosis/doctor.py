@@ -111,9 +111,12 @@ def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
     yield settings_checks.check_hardware(plan.model, plan.settings.train, hardware)
     yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
     if plan.dataset is not None:
-        data = list(examine_data(plan.dataset))
-        yield from data
-        if _cannot_be_read(data):
+        can_be_read = True
+        for check in examine_data(plan.dataset):
+            yield check
+            # Of ids without a row in the embedding no batch can be computed.
+            can_be_read &= all(finding.code != "GG-DAT-001" for finding in check.findings)
+        if not can_be_read:
             return
     memory = check_memory(plan.model, plan.settings, hardware)
     yield memory
@@ -149,11 +152,6 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
         yield model_checks.check_spread(model)
     yield model_checks.check_initial_loss(model, inputs, targets, cpu, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
-
-
-def _cannot_be_read(checks: list[Checked]) -> bool:
-    """Whether there are ids without a row in the embedding: no batch can be computed with."""
-    return any(finding.code == "GG-DAT-001" for check in checks for finding in check.findings)
 
 
 def _settings(plan: Plan) -> Iterator[Checked]:

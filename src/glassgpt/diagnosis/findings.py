@@ -106,6 +106,12 @@ class Checked:
         """Whether nothing is wrong."""
         return not self.findings
 
+    @property
+    def worst(self) -> str:
+        """The severest of what was found, or `fine`."""
+        found = {finding.severity for finding in self.findings}
+        return next((severity for severity in SEVERITIES if severity in found), "fine")
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         findings = [finding.to_json() for finding in self.findings]

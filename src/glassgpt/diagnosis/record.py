@@ -100,10 +100,19 @@ class Record:
         """The newest event of that name since the run last began."""
         return next((line for line in reversed(self._since_beginning()) if line.get("event") == name), None)
 
+    @property
+    def began(self) -> Line:
+        """The event of the run's newest beginning; empty where none was written."""
+        return self.event("resume") or self.event("start") or {}
+
+    @property
+    def diverged_at(self) -> int:
+        """The step of the newest number that was not finite and ended the run; else the newest step that is told of."""
+        return int((self.event("diverged") or {}).get("at", self.last_step))
+
     def _is_gone(self) -> bool:
         """Whether the process that wrote last began on this machine and is no more; elsewhere only silence tells."""
-        began = self.event("resume") or self.event("start") or {}
-        host, process = began.get("host"), began.get("pid")
+        host, process = self.began.get("host"), self.began.get("pid")
         if os.name != "posix" or host != platform.node() or not isinstance(process, int) or process <= 0:
             return False
         return not _exists(process)
@@ -146,8 +155,8 @@ def _exists(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # there, but somebody else's
+        pass
     return True
 
 

@@ -21,6 +21,7 @@ from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.replay import Verdict, replay, use_attention, why_it_ran_away
 from glassgpt.model.attention import attend_readable
 from glassgpt.training.checkpoint import checkpoint_step, damage, pointed
+from glassgpt.training.config import divisors
 from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.loop import Trainer
 from glassgpt.training.parallel import Memory
@@ -289,7 +290,7 @@ class Recovery(Guard[Trainer]):
         rows = fitting_rows(self._peaks, trainer.stepper.rows, _fixed_bytes(trainer), USABLE * total)
         rows = min(trainer.ranks.gather_objects(rows))  # each may have other neighbours on its device
         most = min(rows, self._too_many_rows - 1, trainer.settings.train.micro_rows(trainer.stepper.rows))
-        rows = max((n for n in _divisors(trainer.stepper.rows) if n <= most), default=0)
+        rows = max((n for n in divisors(trainer.stepper.rows) if n <= most), default=0)
         if rows > memory.micro_rows:
             trainer.adapt(replace(memory, micro_rows=rows))
             trainer.tell("micro-batch grown", {"before": memory.micro_rows, "after": rows})
@@ -311,7 +312,7 @@ def less_memory(memory: Memory, rows: int, context_length: int) -> Memory | None
         rows: sequences of a step.
         context_length: tokens of each.
     """
-    smaller = [n for n in _divisors(rows) if n <= memory.micro_rows // 2]
+    smaller = [n for n in divisors(rows) if n <= memory.micro_rows // 2]
     if smaller:
         return replace(memory, micro_rows=smaller[-1])
     tokens = memory.micro_rows * context_length
@@ -334,11 +335,7 @@ def fitting_rows(peaks: Mapping[int, int], rows: int, fixed_bytes: int, limit: f
     (small, low), (large, high) = min(peaks.items()), max(peaks.items())
     each = (high - low) / (large - small) if large > small else max(0, low - fixed_bytes) / small
     fixed = low - each * small
-    return max((n for n in _divisors(rows) if fixed + n * each <= limit), default=0)
-
-
-def _divisors(rows: int) -> list[int]:
-    return [n for n in range(1, rows + 1) if rows % n == 0]
+    return max((n for n in divisors(rows) if fixed + n * each <= limit), default=0)
 
 
 def _fixed_bytes(trainer: Trainer) -> int:

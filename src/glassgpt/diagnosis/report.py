@@ -195,9 +195,9 @@ def _curves(record: Record, ladder: Ladder | None) -> str:
         ("norm", draw("gradient norm", [Curve(numbers, record.column("grad_norm"), "line", "norm")], marks, log=True)),
         ("speed", draw("speed", [Curve(numbers, record.column("tokens_per_second"), "line", "speed")], marks)),
     ]
-    keys = {"training": "training", "validation": "validation", "event": "event", "spike": "spike"}
     drawn = {curve.colour for curve in loss_curves if curve.xs} | {mark.colour for mark in marks}
-    legend = "".join(f'<span class="key {key}">{_word(word)}</span>' for key, word in keys.items() if key in drawn)
+    keys = [key for key in ("training", "validation", "event", "spike") if key in drawn]
+    legend = "".join(f'<span class="key {key}">{_word(key)}</span>' for key in keys)
     shown = "".join(
         f"<figure><figcaption>{_word(name)} {legend if name == 'loss' else ''}</figcaption>{picture}</figure>"
         for name, picture in pictures
@@ -240,19 +240,13 @@ def _checks(checks: Sequence[Checked]) -> str:
 
 
 def _check(check: Checked) -> str:
-    worst = _worst(check)
     cells: tuple[Callable[[Language], str], ...] = (
-        lambda language: LABELS[language][worst],
+        lambda language: LABELS[language][check.worst],
         lambda language: check_name(check, language),
         lambda language: measured(check, language),
     )
     row = "".join(f"<td>{_both(lambda language, cell=cell: escape(cell(language)))}</td>" for cell in cells)
-    return f'<tr class="{worst}">{row}</tr>'
-
-
-def _worst(check: Checked) -> str:
-    found = {finding.severity for finding in check.findings}
-    return next((severity for severity in SEVERITIES if severity in found), "fine")
+    return f'<tr class="{check.worst}">{row}</tr>'
 
 
 def _events(record: Record) -> str:

@@ -93,8 +93,7 @@ def _explained(finding: Finding, language: Language) -> dict[str, Any]:
 
 def _show_check(check: Checked, language: Language) -> None:
     words = LABELS[language]
-    worst = next((s for s in SEVERITIES if any(f.severity == s for f in check.findings)), "fine")
-    state, name = _padded(words[worst], STATE_WIDTH), _padded(check_name(check, language), NAME_WIDTH)
+    state, name = _padded(words[check.worst], STATE_WIDTH), _padded(check_name(check, language), NAME_WIDTH)
     console.result(f"{state} {name} {measured(check, language)}")
     for finding in check.findings:
         console.result(message(finding, language, indent="         "))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
+from glassgpt.training.hardware import is_shortage
 
 T = TypeVar("T")
 
@@ -15,11 +15,6 @@ def unless_out_of_memory(work: Callable[[], T]) -> T | None:
     try:
         return work()
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_shortage(error):
             raise
     return None  # only here, because an error that is being handled keeps its tensors alive
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # Of a CPU's memory PyTorch tells in words only.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

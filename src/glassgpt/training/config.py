@@ -6,6 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 
+def divisors(n: int) -> list[int]:
+    """All divisors of a positive number, the smallest first."""
+    return [k for k in range(1, n + 1) if n % k == 0]
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The training loop.
@@ -105,8 +110,7 @@ class TrainConfig:
         rows //= ranks
         asked = self.micro_rows(rows)
         if asked > 0 and rows % asked:
-            divisors = [n for n in range(1, rows + 1) if rows % n == 0]
-            nearest = min(divisors, key=lambda n: abs(n - asked))
+            nearest = min(divisors(rows), key=lambda n: abs(n - asked))
             return [
                 f"train.micro_batch_size is {self.micro_batch_size}, which does not divide the {rows} sequences "
                 f"of a batch{f' on each of {ranks} processes' if ranks > 1 else ''}; the nearest that does is {nearest}"

@@ -171,6 +171,11 @@ def _own(device: torch.device) -> torch.device:
     return torch.device("cuda", ranks.local)
 
 
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether memory ran out; PyTorch has no class of its own for that of the host, and tells of it in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def resolve_hardware(train: TrainConfig) -> Hardware:
     """Turn every `auto` into an answer for this machine.
 

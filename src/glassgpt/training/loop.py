@@ -43,6 +43,7 @@ from glassgpt.training.checkpoint import (
     restore_rng,
     save_checkpoint,
 )
+from glassgpt.training.config import divisors
 from glassgpt.training.figures import PendingFigures
 from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.hardware import Hardware, resolve_hardware
@@ -184,7 +185,7 @@ class Trainer:
         train, chunks = self.settings.train, [memory.loss_chunk_tokens, self.settings.train.loss_chunk_tokens]
         most = min(memory.micro_rows, train.micro_rows(rows))
         return Memory(
-            micro_rows=max(n for n in range(1, most + 1) if rows % n == 0),
+            micro_rows=max(n for n in divisors(rows) if n <= most),
             loss_chunk_tokens=min((tokens for tokens in chunks if tokens), default=0),
             recompute_activations=memory.recompute_activations or train.recompute_activations,
         )
@@ -538,7 +539,7 @@ class Trainer:
         alone = self.ranks.count > 1 and not self.stepper.is_careful
         who = f"process {self.ranks.rank} of {self.ranks.count} " if alone else ""
         why = "; the others wait in the middle of the step, so that it cannot be done again" if alone else ""
-        smaller = [n for n in range(1, memory.micro_rows // 2 + 1) if self.stepper.rows % n == 0]
+        smaller = [n for n in divisors(self.stepper.rows) if n <= memory.micro_rows // 2]
         less = f"--train.micro-batch-size {smaller[-1]}" if smaller else "--train.recompute-activations true"
         way_out = f"Go on with less: glassgpt train --resume --out {self.run_folder.path} {less}"
         if not smaller and memory.recompute_activations:

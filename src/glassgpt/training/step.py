@@ -25,7 +25,7 @@ from glassgpt.training.average import WeightAverage
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.feed import build_feed
 from glassgpt.training.figures import StepFigures
-from glassgpt.training.hardware import Hardware
+from glassgpt.training.hardware import Hardware, is_shortage
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 from glassgpt.training.parallel import Memory, ParallelLoss
 from glassgpt.training.ranks import Ranks, gathered
@@ -323,11 +323,6 @@ class Stepper:
     def close(self) -> None:
         """End what works in the background."""
         self.feed.close()
-
-
-def is_shortage(error: RuntimeError) -> bool:
-    """Whether memory ran out; PyTorch has no class of its own for that of the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _counting(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

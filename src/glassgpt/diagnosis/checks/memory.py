@@ -22,6 +22,7 @@ from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.bench import random_text
+from glassgpt.training.config import divisors
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import validation_loss
@@ -123,7 +124,7 @@ class Need:
 
     def fitting(self, free: float, rows: int) -> int:
         """The most sequences at once that fit and divide `rows`; 0 where not even one fits."""
-        return max((n for n in range(1, rows + 1) if rows % n == 0 and self.at(n) <= free), default=0)
+        return max((n for n in divisors(rows) if self.at(n) <= free), default=0)
 
 
 def predicted(model: ModelConfig) -> Need:

@@ -78,11 +78,12 @@ def examine_run(
     yield from beforehand
     yield check_files(record)
     whole, damaged = sort_checkpoints(record.run)
-    told = [*beforehand, check_end(record, model, settings, whole)]
+    curve = list(examine_curve(record, model, settings, ladder, whole, train_tokens=train_tokens))
+    told = [*beforehand, curve[0]]  # the first says how it ended
     yield check_noticed(record, [finding for check in told for finding in check.findings])
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
-    yield from examine_curve(record, model, settings, ladder, whole, train_tokens=train_tokens)
+    yield from curve
 
 
 def examine_curve(
@@ -208,9 +209,8 @@ def check_end(record: Record, model: ModelConfig, settings: Settings, whole: lis
 
 def _explained(record: Record) -> Finding | None:
     """What a replay said of the step that was not finite, where it named the cause."""
-    step = int((record.event("diverged") or {}).get("at", record.last_step))
     causes = [finding for _, finding in record.noticed() if finding.code in NAMED_CAUSES]
-    return next((finding for finding in causes if finding.seen.get("step") == step), None)
+    return next((finding for finding in causes if finding.seen.get("step") == record.diverged_at), None)
 
 
 def _failed(record: Record) -> Finding:
@@ -236,7 +236,7 @@ def _diverged(record: Record, rate_check: Checked) -> Finding:
     if find_spikes(record.numbers, record.column("loss")):
         sure = max(sure, 0.8)
     seen = {
-        "step": int(event.get("at", record.last_step)),
+        "step": record.diverged_at,
         "loss": str(event.get("loss", "nan")),
         "grad_norm": str(event.get("grad_norm", "nan")),
         "rate": rate,
