@@ -32,8 +32,8 @@ from typing import Any
 
 from cpu_parts.machine import cpu_model, package_version, usable_cores
 from cpu_parts.measure import Spread
+from cpu_parts.results import write_report
 from glassgpt import console
-from glassgpt.data.files import write_atomically
 from inspect_parts.explainer import explainer_rows
 from inspect_parts.worker import AGAIN, FIRST, HEAD, HEAD_IN_BROWSER, IN_BROWSER
 
@@ -92,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [*rows_of(rounds), *(Row(**row) for row in explainer_rows())]
     show(rows, f"GPT-2's size, {asked.tokens} tokens")
     command = shlex.join(["python", "benchmarks/inspect_cpu.py", *given])
-    write_atomically(asked.out, (json.dumps(report(rows, asked, command, busy), indent=2) + "\n").encode())
-    console.say(f"written to {asked.out}")
+    write_report(asked.out, report(rows, asked, command, busy))
 
 
 def systems() -> list[str]:

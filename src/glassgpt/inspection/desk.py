@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.sampling import draw
 from glassgpt.inspection.details import detail, places, shortened, sources
-from glassgpt.inspection.history import model_after, steps_of
+from glassgpt.inspection.history import keep, model_after, steps_of
 from glassgpt.inspection.interventions import from_json, is_number, to_json
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.inspection.wire import array, overview, token_json
@@ -39,10 +39,8 @@ TRACES_KEPT = 4
 0.6 GB."""
 MODELS_KEPT = 3
 """Of earlier checkpoints."""
-QUESTION = {"run", "step", "text", "written", "interventions"}
-
-Key = TypeVar("Key")
-Kept = TypeVar("Kept")
+QUESTION: dict[str, Any] = {"run": 0, "step": None, "text": None, "written": [], "interventions": []}
+"""What a question holds, and what it is where it is left out."""
 
 
 class OldViewError(InspectionError):
@@ -145,7 +143,7 @@ class Desk:
     def _trace_of(self, asked: dict[str, Any]) -> Trace:
         key = _id_of(asked)
         found = self._traces.get(key) or self._made(asked)
-        _keep(self._traces, key, found, TRACES_KEPT)
+        keep(self._traces, key, found, TRACES_KEPT)
         return found
 
     def _made(self, asked: dict[str, Any]) -> Trace:
@@ -162,7 +160,7 @@ class Desk:
             raise InspectionError(f"{subject.name} has no checkpoints to go through")
         device = next(subject.model.parameters()).device
         found = self._models.get((run, step)) or model_after(subject.folder, subject.tokenizer, step).to(device)
-        _keep(self._models, (run, step), found, MODELS_KEPT)
+        keep(self._models, (run, step), found, MODELS_KEPT)
         return found
 
     def _options_from(self, given: Any) -> GenerationOptions:
@@ -185,28 +183,20 @@ def page_overview(
     """The `overview`, and what else a page has to know from the beginning.
 
     Keys besides those of `overview`: `written`, how many of the tokens are not of the text; `options`, those of
-    `SLIDERS` to begin with; `runs`, the names of what can be compared; `steps`, for which there are checkpoints; `places`, the lines
-    of ours that compute the details.
+    `SLIDERS` to begin with; `runs`, the names of what can be compared; `steps`, for which there are
+    checkpoints; `places`, the lines of ours that compute the details.
     """
     sliders = {name: getattr(options, name) for name in SLIDERS}
     more = {"written": found.written, "options": sliders, "runs": [*runs], "steps": [*steps], "places": places()}
     return {**overview(found), **more}
 
 
-def _keep(kept: dict[Key, Kept], key: Key, value: Kept, most: int) -> None:
-    """Put something behind all others, and let the first go where there are too many."""
-    kept.pop(key, None)
-    kept[key] = value
-    while len(kept) > most:
-        del kept[next(iter(kept))]
-
-
 def _understood(question: Mapping[str, Any], n_runs: int) -> dict[str, Any]:
     """A question with everything in it, spelled in one way, so that the same question has the same id."""
-    wrong = sorted(set(question) - QUESTION)
+    wrong = sorted(set(question) - set(QUESTION))
     if wrong:
         raise InspectionError(f"a question has no {shortened(wrong[0])}; allowed are {', '.join(sorted(QUESTION))}")
-    asked: dict[str, Any] = {"run": 0, "step": None, "text": None, "written": [], "interventions": [], **question}
+    asked = {**QUESTION, **question}
     if not isinstance(asked["text"], str | None) or not _is_list_of(asked["interventions"], dict):
         raise InspectionError("a question has a text and a list of interventions")
     if not _is_list_of(asked["written"], int) or type(asked["step"]) not in (int, type(None)):

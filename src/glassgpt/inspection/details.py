@@ -66,17 +66,16 @@ def nearest(trace: Trace, position: int) -> dict[str, Any]:
 
 def units(trace: Trace, layer: int, position: int) -> dict[str, Any]:
     """The hidden units that add most to a token: their value, the length of what they write, what they promote."""
-    found, _ = strongest_units(trace, layer, position, UNITS)
-    return {"units": _units(trace, layer, position, found)}
+    return {"units": _units(trace, layer, position, *strongest_units(trace, layer, position, UNITS))}
 
 
 def unit(trace: Trace, layer: int, position: int, unit: int) -> dict[str, Any]:
     """The same of one hidden unit."""
-    return {"units": _units(trace, layer, position, torch.tensor([unit], device=trace["tokens"].device))}
+    found = torch.tensor([unit], device=trace["tokens"].device)
+    return {"units": _units(trace, layer, position, found, unit_vectors(trace, layer, position, found))}
 
 
-def _units(trace: Trace, layer: int, position: int, found: Tensor) -> list[dict[str, Any]]:
-    vectors = unit_vectors(trace, layer, position, found)
+def _units(trace: Trace, layer: int, position: int, found: Tensor, vectors: Tensor) -> list[dict[str, Any]]:
     values = trace[f"blocks.{layer}.mlp.hidden"][position, found].tolist()
     promoted = promoted_tokens(trace, vectors, PROMOTED).tolist()
     told = zip(found.tolist(), values, vectors.norm(dim=-1).tolist(), promoted, strict=True)

@@ -25,6 +25,8 @@ TRACES_KEPT = 3
 """In memory at once, each with its model: the one looked at and its neighbours."""
 
 Figure = TypeVar("Figure")
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
 
 
 class History:
@@ -51,10 +53,8 @@ class History:
             TokenizerError: it was trained with another tokenizer than the run has now.
             InspectionError: the text cannot be traced.
         """
-        found = self._traces.pop(step, None) or self._load(step)
-        self._traces[step] = found  # the last asked for is the last to go
-        for oldest in list(self._traces)[:-TRACES_KEPT]:
-            del self._traces[oldest]
+        found = self._traces.get(step) or self._load(step)
+        keep(self._traces, step, found, TRACES_KEPT)
         return found
 
     def follow(self, figure: Callable[[Trace], Figure]) -> Iterator[tuple[int, Figure]]:
@@ -63,6 +63,14 @@ class History:
 
     def _load(self, step: int) -> Trace:
         return trace(model_after(self.run, self.tokenizer, step), self.tokenizer, self.text, self.options)
+
+
+def keep(kept: dict[Key, Kept], key: Key, value: Kept, most: int) -> None:
+    """Put something behind all others, and let the first go where there are too many: the last asked for stays longest."""
+    kept.pop(key, None)
+    kept[key] = value
+    while len(kept) > most:
+        del kept[next(iter(kept))]
 
 
 def model_after(run: RunFolder, tokenizer: Tokenizer, step: int) -> LanguageModel:

@@ -1,7 +1,7 @@
 // One block, and its heads side by side.
 import { isDark } from "./colour.js";
 import { choices, make, note, row } from "./dom.js";
-import { drawMatrix } from "./matrix.js";
+import { drawMatrix, isSeenBy } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 
 const NAMED_FROM = 0.3;
@@ -57,7 +57,7 @@ async function drawn(trace, layer) {
   const [mask, ...weights] = await Promise.all([fetchArray(trace, `${at}.mask`), ...heads]);
   return weights.map(({ values, shape: [rows, columns] }) => {
     const canvas = make("canvas");
-    drawMatrix(canvas, { values, rows, columns, isSeen: (query, key) => mask.values[query * columns + key] > 0 });
+    drawMatrix(canvas, { values, rows, columns, isSeen: isSeenBy({ mask }) });
     return canvas;
   });
 }

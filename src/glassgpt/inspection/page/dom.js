@@ -22,19 +22,23 @@ export function button(textContent, onclick, properties = {}) {
   return make("button", { type: "button", textContent, onclick, ...properties });
 }
 
+// A number of 0 … count - 1, the nearest to `at`.
+export function within(at, count) {
+  return Math.min(count - 1, Math.max(0, at));
+}
+
 // Buttons of which one is chosen; the arrow keys go from one to the next.
 export function choices(id, label, names, chosen, choose) {
-  const pick = (at) => choose(Math.min(names.length - 1, Math.max(0, at)));
   const buttons = names.map((name, at) =>
-    make("button", { type: "button", role: "radio", id: `${id}-${at}`, "aria-checked": at === chosen, tabIndex: at === chosen ? 0 : -1, onclick: () => pick(at) }, name));
+    make("button", { type: "button", role: "radio", id: `${id}-${at}`, "aria-checked": at === chosen, tabIndex: at === chosen ? 0 : -1, onclick: () => choose(at) }, name));
   const group = make("div", { className: "choices", role: "radiogroup", "aria-label": label }, ...buttons);
   group.onkeydown = (event) => {
     const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const next = Math.min(names.length - 1, Math.max(0, chosen + step));
+    const next = within(chosen + step, names.length);
     buttons[next].focus(); // the redrawn one of the same name takes the focus over
-    pick(next);
+    choose(next);
   };
   return group;
 }

@@ -1,8 +1,8 @@
 // One head large: scores, mask, softmax, mixed values, each with its formula and the figures of the chosen cell in it.
-import { barCell, figure, make, percent, row, table } from "./dom.js";
+import { barCell, figure, make, note, percent, row, table } from "./dom.js";
 import { dot } from "./embeddings.js";
-import { largestOf, matrix } from "./matrix.js";
-import { NotSavedError, fetchArray } from "./source.js";
+import { isSeenBy, largestOf, matrix } from "./matrix.js";
+import { fetchArray, unlessLeftOut } from "./source.js";
 import { piece, pieceOf, quoted, stepper } from "./token.js";
 
 const TERMS = 3; // of a sum, those that are written out
@@ -17,11 +17,11 @@ export const headPanel = {
     const { trace, base, state, words } = view;
     const parts = await headOf(trace, state);
     const other = base && base.overview.model.n_head > state.head && base.overview.model.n_layer > state.layer ? await headOf(base, state) : null;
-    const before = parts.scores ? [scoresOf(view, parts), maskOf(view, parts)] : [make("p", { className: "note", textContent: words.notSaved })];
+    const before = parts.scores ? [scoresOf(view, parts), maskOf(view, parts)] : [note(words.notSaved)];
     const pictures = [...before, weightsOf(view, parts), mixedOf(view, parts), ...(other ? comparedWith(view, parts, other) : [])];
     const step = (name, id) => stepper(view, id, name, parts.length, `${state[name]} ${quoted(pieceOf(trace, state[name]))}`);
     const cell = row(make("b", { textContent: `${words.head} ${state.layer}.${state.head}` }), step("position", "query"), "→", step("key", "seen"));
-    return [cell, make("p", { className: "note", textContent: words.axesHint }), make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures, looks(view, parts))];
+    return [cell, note(words.axesHint), make("div", { className: parts.length > MOST_IN_A_ROW ? "grid two" : "grid" }, ...pictures, looks(view, parts))];
   },
 };
 
@@ -31,15 +31,9 @@ async function headOf(trace, { layer, head }) {
   const at = (part, number) => fetchArray(trace, `blocks.${layer}.attention.${part}`, number);
   const kv = Math.floor(head / (heads / shared));
   const [scores, weights, mixed, q, k, v, mask] = await Promise.all([
-    at("scores", head).catch(unlessLeftOut), at("weights", head), at("mixed", head), at("q", head), at("k", kv), at("v", kv), fetchArray(trace, `blocks.${layer}.attention.mask`),
+    at("scores", head).catch(unlessLeftOut(null)), at("weights", head), at("mixed", head), at("q", head), at("k", kv), at("v", kv), fetchArray(trace, `blocks.${layer}.attention.mask`),
   ]);
   return { scores, weights, mixed, q, k, v, mask, length: weights.shape[0], width: q.shape[1] };
-}
-
-// Scores are the first that a saved page does without.
-function unlessLeftOut(error) {
-  if (error instanceof NotSavedError) return null;
-  throw error;
 }
 
 function rowOf({ values, shape: [, width] }, at) {
@@ -60,10 +54,6 @@ function square({ trace, state, choose }, id, label, values, length) {
 
 function cellOf({ values, shape: [, columns] }, { position, key }) {
   return values[position * columns + key];
-}
-
-function isSeenBy({ mask }) {
-  return (query, key) => mask.values[query * mask.shape[1] + key] > 0;
 }
 
 function scoresOf(view, parts) {

@@ -49,9 +49,14 @@ function followed(view, steps) {
 
 async function figuresAt(step, { text, written }) {
   const trace = await fetchTrace({ step, text, written });
+  return { step, ...(await figuresOf(trace)) };
+}
+
+// What all tokens cost, and one of them on average, in nats; and the likeliest next one.
+async function figuresOf(trace) {
   const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
-  const loss = losses.length ? losses.reduce((sum, each) => sum + each, 0) / losses.length : null;
-  return { step, loss, token: tokens[0], chance: chances[0][0] };
+  const sum = losses.reduce((total, each) => total + each, 0);
+  return { sum, loss: losses.length ? sum / losses.length : null, token: tokens[0], chance: chances[0][0] };
 }
 
 // Both runs' figures of this text. Nats per byte compare also where the tokenizers differ.
@@ -65,9 +70,8 @@ async function comparison({ trace, base, state, words, choose }) {
 }
 
 async function summary(trace) {
-  const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
-  const sum = losses.reduce((total, each) => total + each, 0);
+  const { sum, loss, token, chance } = await figuresOf(trace);
   const foreseen = trace.overview.tokens.slice(1).reduce((total, { bytes }) => total + bytes.length / 2, 0);
-  const figures = losses.length ? [figure(sum / losses.length, 3), figure(sum / Math.max(1, foreseen), 3)] : ["–", "–"];
-  return [String(trace.overview.tokens.length), ...figures, piece(tokens[0].piece), percent(chances[0][0])];
+  const figures = loss === null ? ["–", "–"] : [figure(loss, 3), figure(sum / Math.max(1, foreseen), 3)];
+  return [String(trace.overview.tokens.length), ...figures, piece(token.piece), percent(chance)];
 }

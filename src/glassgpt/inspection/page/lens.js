@@ -1,11 +1,12 @@
 // What the model would say if it stopped after each block, at every position.
-import { barCell, button, make, note, percent, row, table } from "./dom.js";
+import { barCell, button, make, note, percent, row, table, within } from "./dom.js";
 import { backed } from "./colour.js";
 import { fetchDetail } from "./source.js";
-import { after } from "./stream.js";
+import { after, isComparable } from "./stream.js";
 import { piece, pieceOf, quoted, spaced } from "./token.js";
 
 const SHOWN = 64; // tokens side by side: as many as one answer of the program holds
+const SOON = 50; // milliseconds: what comes sooner needs no table of its own before the last
 
 export const lensPanel = {
   id: "lens",
@@ -14,17 +15,20 @@ export const lensPanel = {
   shown: showColumn,
   async draw(view, show) {
     const { trace, base, state, words } = view;
-    const isComparable = base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
+    const isCompared = isComparable(view);
     const first = firstShown(state.position, trace.overview.tokens.length);
-    const told = { first, rows: [], others: isComparable ? [] : null };
+    const told = { first, rows: [], others: isCompared ? [] : null };
     const parts = pages(view, first);
+    let last = performance.now();
     // One depth after the other, the last first, so that something is seen soon and the program is free in between.
     for (let depth = trace.overview.model.n_layer; depth >= 0; depth -= 1) {
       told.rows[depth] = await fetchDetail(trace, "lens", { depth, first });
-      if (isComparable) told.others[depth] = await fetchDetail(base, "lens", { depth, first });
-      if (depth) show([...parts, lensTable(view, told)]);
+      if (isCompared) told.others[depth] = await fetchDetail(base, "lens", { depth, first });
+      if (!depth || performance.now() - last < SOON) continue;
+      if (!show([...parts, lensTable(view, told)])) return []; // something else is to be shown by now
+      last = performance.now();
     }
-    return [...parts, lensTable(view, told), ...(isComparable ? [note(words.lensChanged)] : []), cell(view, told.rows[state.depth], state.position - first)];
+    return [...parts, lensTable(view, told), ...(isCompared ? [note(words.lensChanged)] : []), cell(view, told.rows[state.depth], state.position - first)];
   },
 };
 
@@ -84,8 +88,8 @@ function move({ trace, state, choose }, event) {
   const step = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (!step) return;
   event.preventDefault();
-  const depth = Math.min(trace.overview.model.n_layer, Math.max(0, state.depth + step[0]));
-  const position = Math.min(trace.overview.tokens.length - 1, Math.max(0, state.position + step[1]));
+  const depth = within(state.depth + step[0], trace.overview.model.n_layer + 1);
+  const position = within(state.position + step[1], trace.overview.tokens.length);
   isMoving = true;
   choose({ depth, position });
 }

@@ -1,6 +1,6 @@
 // A matrix as a picture: one pixel a number, a frame around the chosen cell, and its figure below.
 import { painter, ramp } from "./colour.js";
-import { make } from "./dom.js";
+import { make, within } from "./dom.js";
 
 const MOST_LABELS = 32; // rows that are labelled
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -9,6 +9,11 @@ export function largestOf(values) {
   let largest = 0;
   for (const value of values) if (Math.abs(value) > largest) largest = Math.abs(value);
   return largest;
+}
+
+// What a mask lets be seen, of queries by keys.
+export function isSeenBy({ mask }) {
+  return (query, key) => mask.values[query * mask.shape[1] + key] > 0;
 }
 
 // kind: "magnitude" or "signed"; isSeen(row, column): whether there is anything to see.
@@ -27,8 +32,8 @@ export function drawMatrix(canvas, { values, rows, columns, kind = "magnitude", 
 
 function cellAt(canvas, event) {
   const box = canvas.getBoundingClientRect();
-  const within = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
-  return [within((event.clientY - box.top) / box.height, canvas.height), within((event.clientX - box.left) / box.width, canvas.width)];
+  const at = (share, count) => within(Math.floor(share * count), count);
+  return [at((event.clientY - box.top) / box.height, canvas.height), at((event.clientX - box.left) / box.width, canvas.width)];
 }
 
 // shown: what drawMatrix takes, and: id, label; cell [row, column]; tell(row, column) -> text; choose(row, column);
@@ -48,7 +53,7 @@ export function matrix(shown) {
     const step = STEPS[event.key];
     if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    choose(Math.min(rows - 1, Math.max(0, cell[0] + step[0])), Math.min(columns - 1, Math.max(0, cell[1] + step[1])));
+    choose(within(cell[0] + step[0], rows), within(cell[1] + step[1], columns));
   };
   const labels = names.length && names.length <= MOST_LABELS
     ? make("div", { className: "labels", "aria-hidden": "true" }, ...names.map((textContent, at) => make("span", { textContent, className: at === cell[0] ? "chosen" : "" })))

@@ -1,7 +1,7 @@
 // The hidden units that add most to a token, and the tokens that each of them makes likelier.
 import { button, figure, make, note, row, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
-import { NotSavedError, fetchArray, fetchDetail } from "./source.js";
+import { fetchArray, fetchDetail, unlessLeftOut } from "./source.js";
 import { piece, pieceOf, quoted } from "./token.js";
 
 export const mlpPanel = {
@@ -11,15 +11,10 @@ export const mlpPanel = {
   async draw(view) {
     const { trace, state, words } = view;
     const where = note(`${words.block} ${state.layer} · ${words.token} ${state.position} ${quoted(pieceOf(trace, state.position))}`);
-    const parts = await Promise.all([strip(view), strongest(view)].map((part) => part.catch((error) => missing(words, error))));
+    const parts = await Promise.all([strip(view), strongest(view)].map((part) => part.catch(unlessLeftOut(note(words.notSaved)))));
     return [where, ...parts];
   },
 };
-
-function missing(words, error) {
-  if (!(error instanceof NotSavedError)) throw error;
-  return note(words.notSaved);
-}
 
 async function strip({ trace, state, words, choose }) {
   const { values, shape: [units] } = await fetchArray(trace, `blocks.${state.layer}.mlp.hidden`, state.position);
@@ -51,10 +46,5 @@ async function strongest({ trace, state, words, choose }) {
 
 // A saved page holds the strongest alone.
 async function unitAlone(trace, where) {
-  try {
-    return (await fetchDetail(trace, "unit", where)).units;
-  } catch (error) {
-    if (error instanceof NotSavedError) return [];
-    throw error;
-  }
+  return (await fetchDetail(trace, "unit", where).catch(unlessLeftOut({ units: [] }))).units;
 }

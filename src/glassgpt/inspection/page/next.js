@@ -10,7 +10,7 @@ const MOST_ROWS = 14;
 export const nextPanel = {
   id: "next",
   needs: ["options"],
-  figures: ({ trace }) => ["logits", ...trace.overview.tensors.map(({ name }) => name).filter((name) => name === "next.model"), "choice"],
+  figures: () => ["logits", "next.model", "choice"],
   async draw(view) {
     const { trace, base, state } = view;
     const told = await fetchDetail(trace, "choice", {}, state.options);

@@ -308,14 +308,8 @@ function keepingScroll(body, change) {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));
-window.addEventListener("hashchange", () => {
-  const before = { ...state };
-  readAddress();
-  const wanted = { ...state };
-  Object.assign(state, before);
-  ask(wanted);
-});
+window.addEventListener("hashchange", () => ask(readAddress()));
 listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
-readAddress();
+Object.assign(state, readAddress());
 document.documentElement.dataset.theme = state.theme;
 begin();

@@ -11,6 +11,15 @@ const MOST_TOLD = 500; // details that are kept
 const told = new Map();
 
 export class NotSavedError extends Error {}
+
+// What stands in the place of what a saved page does without; other errors go on.
+export function unlessLeftOut(instead) {
+  return (error) => {
+    if (error instanceof NotSavedError) return instead;
+    throw error;
+  };
+}
+
 export class NoProgramError extends Error {} // it was ended, or another one answers at its address
 
 const isLittleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;

@@ -38,13 +38,13 @@ function parsed(text) {
   }
 }
 
-// Takes from the address what fits, and leaves the rest as it was to begin with.
+// What the address says, where it fits; the rest is as it was to begin with.
 export function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
-  for (const [name, [first, fits]] of Object.entries(FIELDS)) {
+  return Object.fromEntries(Object.entries(FIELDS).map(([name, [first, fits]]) => {
     const value = name === "text" ? given.get(name) : parsed(given.get(name) ?? "");
-    state[name] = value !== undefined && value !== null && fits(value) ? value : first;
-  }
+    return [name, value !== undefined && value !== null && fits(value) ? value : first];
+  }));
 }
 
 // Back to the text that the program began with.

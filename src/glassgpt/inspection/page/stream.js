@@ -8,10 +8,10 @@ export const streamPanel = {
   id: "stream",
   needs: ["position", "layer"],
   figures: ({ state }) => ["stream", `blocks.${state.layer}.middle`, `blocks.${state.layer}.output`],
-  async draw({ trace, base, baseName, state, words, choose }) {
+  async draw(view) {
+    const { trace, base, baseName, state, words, choose } = view;
     const { norms, attention, mlp } = await fetchDetail(trace, "stream");
-    const isComparable = base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
-    const other = isComparable ? { name: baseName, norms: (await fetchDetail(base, "stream")).norms } : null;
+    const other = isComparable(view) ? { name: baseName, norms: (await fetchDetail(base, "stream")).norms } : null;
     const values = norms.flat();
     const [rows, columns] = [norms.length, norms[0].length];
     const tell = (depth, at) => `${after(words, depth)} · ${quoted(pieceOf(trace, at))}: ${figure(norms[depth][at], 3)}`;
@@ -20,6 +20,11 @@ export const streamPanel = {
     return [matrix(shown), note(`${words.token} ${state.position} ${quoted(pieceOf(trace, state.position))}`), lengths({ norms, attention, mlp, other }, state, words)];
   },
 };
+
+// Whether what another run's trace has of each token and block stands beside that of this one.
+export function isComparable({ trace, base }) {
+  return base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
+}
 
 export function after(words, depth) {
   return depth ? `${words.block} ${depth - 1}` : words.embedding;

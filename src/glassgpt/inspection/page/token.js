@@ -1,5 +1,5 @@
 // Tokens as they are shown everywhere.
-import { button, make } from "./dom.js";
+import { button, make, within } from "./dom.js";
 
 const BLANK = "␣";
 
@@ -36,7 +36,7 @@ export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } 
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    const position = Math.min(count - 1, Math.max(0, state.position + step));
+    const position = within(state.position + step, count);
     buttons[position].focus({ preventScroll: true }); // the redrawn one of the same name takes the focus over
     choose({ position });
   };
