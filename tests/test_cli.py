@@ -159,6 +159,8 @@ def test_explain(run_main, nano_run):
         ),
         ("train --hlep", 2, "no option --hlep; did you mean --help?; see: glassgpt train --help"),
         ("train nano --max-steps 3", 2, "no option --max-steps; did you mean --train.max-steps?"),
+        ("train nano --gpus 1.5", 2, "--gpus is '1.5'; allowed is a whole number; see: glassgpt train --help"),
+        ("evaluate {run} --prompts 1.5", 2, "--prompts is '1.5'; allowed is a whole number"),
         ("generate {run} --max-steps 3", 2, "no option --max-steps; did you mean --max-tokens?"),
         ("generate", 2, "RUN is missing; see: glassgpt generate --help"),
         ("generate {run} midnight", 2, "midnight is more than this command takes"),

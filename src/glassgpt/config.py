@@ -24,6 +24,7 @@ from docstring_parser import parse as parse_docstring
 from glassgpt import console
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError
+from glassgpt.generation.kinds import WORDS
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
@@ -93,8 +94,7 @@ class Setting:
     @property
     def allowed(self) -> str:
         """What may stand there, for an error message."""
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        kinds = [" | ".join(get_args(kind)) if get_origin(kind) is Literal else words[kind] for kind in self.kinds]
+        kinds = [" | ".join(get_args(kind)) if get_origin(kind) is Literal else WORDS[kind] for kind in self.kinds]
         return ", or ".join(kinds)
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Switch, Words, refuse_options
+from glassgpt.cli.shared import Switch, Whole, Words, refuse_options
 from glassgpt.errors import UsageError
 
 
@@ -23,8 +23,8 @@ def prepare(
         tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True, show_default=False)
     ] = (),
     split: Literal["document", "tail"] = "document",
-    seed: int = 1337,
-    workers: int = 0,
+    seed: Whole = 1337,
+    workers: Whole = 0,
     keep_duplicates: Switch = False,
     force: Switch = False,
 ) -> None:

@@ -47,7 +47,6 @@ def doctor(
     language:
         Of findings; auto takes the terminal's.
     """
-    from glassgpt import api
     from glassgpt.diagnosis.catalogue import CODE, language_of_the_terminal
     from glassgpt.diagnosis.findings import is_fatal
     from glassgpt.diagnosis.show import show, show_page
@@ -62,6 +61,9 @@ def doctor(
     writing = options_from({}, settings, dict(options or {})) if text else None
     if report and (target is None or not Path(target).is_dir()):
         raise UsageError(f"--report is written into a run; name one instead of {target or 'nothing'}")
+
+    from glassgpt import api  # loads torch, which takes seconds: after all that can be told or refused without it
+
     checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
     made = show(checks, spoken, as_json=json)
     if report:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Run, Switch
+from glassgpt.cli.shared import Checkpoint, Device, Run, Switch, Whole
 from glassgpt.errors import UsageError
 
 HELD_OUT = Group("Held-out text", sort_key=1)
@@ -21,17 +21,17 @@ def evaluate(
     data: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
-    context_length: Annotated[int, Parameter(group=HELD_OUT)] = 0,
-    stride: Annotated[int, Parameter(group=HELD_OUT)] = 0,
-    per_document: Annotated[bool, Parameter(negative="", show_default=False, group=HELD_OUT)] = False,
-    generate: Annotated[bool, Parameter(negative="", show_default=False, group=WRITTEN)] = False,
+    context_length: Annotated[Whole, Parameter(group=HELD_OUT)] = 0,
+    stride: Annotated[Whole, Parameter(group=HELD_OUT)] = 0,
+    per_document: Annotated[Switch, Parameter(group=HELD_OUT)] = False,
+    generate: Annotated[Switch, Parameter(group=WRITTEN)] = False,
     compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
-    prompts: Annotated[int, Parameter(group=WRITTEN)] = 32,
-    prompt_tokens: Annotated[int, Parameter(group=WRITTEN)] = 0,
-    new_tokens: Annotated[int, Parameter(group=WRITTEN)] = 128,
-    seed: Annotated[int, Parameter(group=WRITTEN)] = 0,
+    prompts: Annotated[Whole, Parameter(group=WRITTEN)] = 32,
+    prompt_tokens: Annotated[Whole, Parameter(group=WRITTEN)] = 0,
+    new_tokens: Annotated[Whole, Parameter(group=WRITTEN)] = 128,
+    seed: Annotated[Whole, Parameter(group=WRITTEN)] = 0,
     embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
-    samples: Annotated[int, Parameter(group=WRITTEN)] = 2,
+    samples: Annotated[Whole, Parameter(group=WRITTEN)] = 2,
     picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
     json: Switch = False,
     json_file: Path | None = None,
@@ -106,12 +106,12 @@ def sweep_decoding(
     purpose: Annotated[str, Parameter(name="--for")],
     out: Path | None = None,
     force: Switch = False,
-    budget: int = 1500,
-    prompts: int = 64,
-    prompt_tokens: int = 0,
-    new_tokens: int = 96,
-    seed: int = 0,
-    samples: int = 1,
+    budget: Whole = 1500,
+    prompts: Whole = 64,
+    prompt_tokens: Whole = 0,
+    new_tokens: Whole = 96,
+    seed: Whole = 0,
+    samples: Whole = 1,
     data: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",

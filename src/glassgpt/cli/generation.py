@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, GivenMethod, GivenOptions, Overrides, ReadySettings, Run
+from glassgpt.cli.shared import (
+    Checkpoint,
+    Device,
+    GivenMethod,
+    GivenOptions,
+    Overrides,
+    ReadySettings,
+    Run,
+    Switch,
+    Whole,
+)
 from glassgpt.errors import UsageError
 from glassgpt.generation.flags import PROMPT_AND_OUTPUT
 
@@ -23,8 +33,8 @@ def generate(
     settings: ReadySettings = None,
     options: GivenOptions | None = None,
     method: GivenMethod | None = None,
-    explain: Annotated[bool, Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = False,
-    json: Annotated[bool, Parameter(negative="", show_default=False, group=PROMPT_AND_OUTPUT)] = False,
+    explain: Annotated[Switch, Parameter(group=PROMPT_AND_OUTPUT)] = False,
+    json: Annotated[Switch, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
@@ -75,11 +85,11 @@ def bench_generate(
     model: str,
     *,
     batch: str = "1,8,64",
-    prompt_tokens: int | None = None,
-    new_tokens: int | None = None,
-    top_k: int = 50,
+    prompt_tokens: Whole | None = None,
+    new_tokens: Whole | None = None,
+    top_k: Whole = 50,
     top_p: float = 1.0,
-    rounds: int = 5,
+    rounds: Whole = 5,
     device: Device = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     overrides: Overrides,

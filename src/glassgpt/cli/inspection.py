@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, GivenProcessors, ReadySettings, Run, Switch
+from glassgpt.cli.shared import Checkpoint, Device, GivenProcessors, ReadySettings, Run, Switch, Whole
 from glassgpt.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def inspect(
     text: Switch = False,
     save: Path | None = None,
     compare: Path | None = None,
-    port: int = 0,
+    port: Whole = 0,
     browser: bool = True,
     head: str | None = None,
     ablate: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import shlex
-from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
 
 import cyclopts
 from cyclopts.argument import Argument
 from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
 
-KINDS = {bool: "no value: it is a switch", int: "a whole number", float: "a number"}
+from glassgpt.generation.kinds import WORDS, nearest
+
+KINDS = {bool: "no value: it is a switch", int: WORDS[int], float: WORDS[float]}
 """How a type is called in a message."""
 
 
@@ -38,14 +39,18 @@ def _what(error: cyclopts.CycloptsError) -> str:
             given = " ".join(shlex.quote(token) for token in error.unused_tokens or ())
             return f"{given} is more than this command takes; name what it is, as in --option VALUE, and quote blanks"
         case _:
-            return " ".join(str(error).split()).rstrip(".")
+            return _as_is(error)
+
+
+def _as_is(error: cyclopts.CycloptsError) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _unknown_command(error: cyclopts.UnknownCommandError) -> str:
     given = (error.unused_tokens or ["?"])[0]
     names = [name for name in error.app or () if not name.startswith("-")]
     whole = " ".join([*(error.command_chain or ()), given])
-    return f"there is no command {whole}{_nearest(given, names)}; there are {', '.join(names)}"
+    return f"there is no command {whole}{nearest(given, names)}; there are {', '.join(names)}"
 
 
 def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
@@ -53,7 +58,7 @@ def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
     known = [name for each in error.argument_collection if each.parse for name in each.names]
     takes_settings = error.target is not None and "overrides" in inspect.signature(error.target).parameters
     setting = _setting(option) if takes_settings else ""
-    near = f"; did you mean {setting}?" if setting else _nearest(option, [*known, "--help", "--version", "--debug"])
+    near = f"; did you mean {setting}?" if setting else nearest(option, [*known, "--help", "--version", "--debug"])
     return f"there is no option {option}{near}"
 
 
@@ -69,12 +74,12 @@ def _setting(option: str) -> str:
 def _bad_value(error: cyclopts.CoercionError) -> str:
     name = _name(error.argument) if error.argument else "an argument"
     if error.token is None:
-        return " ".join(str(error).split()).rstrip(".")
+        return _as_is(error)
     given = error.token.value
     kind = error.target_type or (error.argument.hint if error.argument else None)
     choices = [str(each) for each in get_args(kind)] if get_origin(kind) is Literal else []
     allowed = ", ".join(choices) or KINDS.get(_plain(kind), "another value")
-    return f"{name} is {given!r}{_nearest(given, choices)}; allowed is {allowed}"
+    return f"{name} is {given!r}{nearest(given, choices)}; allowed is {allowed}"
 
 
 def _plain(kind: Any) -> Any:
@@ -83,7 +88,7 @@ def _plain(kind: Any) -> Any:
 
 def _missing(error: cyclopts.MissingArgumentError) -> str:
     if error.argument is None:
-        return " ".join(str(error).split()).rstrip(".")
+        return _as_is(error)
     if error.keyword is not None or error.argument.tokens:
         return f"{error.keyword or _name(error.argument)} needs a value"
     wrong = [token for token in error.unused_tokens or () if token.startswith("--")]
@@ -95,8 +100,3 @@ def _name(argument: Argument) -> str:
     """`--out` of what is given by name; RUN, as help and usage call it, of what is given by its place."""
     by_place = argument.field_info.is_positional
     return argument.name.lstrip("-").upper() if by_place else argument.name
-
-
-def _nearest(given: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""

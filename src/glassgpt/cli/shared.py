@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt.errors import UsageError
-from glassgpt.generation.flags import Flags, ProcessorFlags
+from glassgpt.generation.flags import Flags, ProcessorFlags, whole
 from glassgpt.generation.search_flags import MethodFlags
 
 Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -25,6 +25,8 @@ GivenProcessors = Annotated[ProcessorFlags, Parameter(name="*")]
 """Those of them that shape the probabilities of a single token."""
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """An option without a value, off unless it is given."""
+Whole = Annotated[int, Parameter(converter=whole)]
+"""A whole number; one with a fraction is refused, not rounded."""
 Run = Annotated[Path, Parameter(help="Folder of the run, made by glassgpt train or import.")]
 Checkpoint = Annotated[str, Parameter(help="best, latest or step-NNNNNN.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to run.")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt import console
-from glassgpt.cli.shared import Overrides, Switch
+from glassgpt.cli.shared import Overrides, Switch, Whole
 from glassgpt.errors import UsageError
 
 
@@ -17,9 +17,9 @@ def train(
     data: Path | None = None,
     out: Path | None = None,
     resume: Switch = False,
-    seed: int | None = None,
+    seed: Whole | None = None,
     init_from: Path | None = None,
-    gpus: int = 1,
+    gpus: Whole = 1,
     tensorboard: Switch = False,
     watch: Switch = False,
     no_recover: Switch = False,
@@ -114,8 +114,8 @@ def bench_train(
     preset: str,
     *,
     data: Path | None = None,
-    steps: int = 20,
-    gpus: int = 1,
+    steps: Whole = 20,
+    gpus: Whole = 1,
     json: Path | None = None,
     overrides: Overrides,
 ) -> None:

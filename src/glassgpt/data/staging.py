@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from glassgpt.data.files import DISK_FULL, sync_folder
+from glassgpt.data.files import is_disk_full, sync_folder
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.errors import DataError, Interrupted, UsageError
 
@@ -44,7 +44,7 @@ def staged(out: Path, *, force: bool) -> Generator[tuple[Path, Path], None, None
     except _Stopped as stop:
         raise Interrupted(f"stopped; nothing was written to {out}", stop.number) from stop
     except OSError as error:
-        what = "the disk is full" if error.errno in DISK_FULL else error.strerror or str(error)
+        what = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
         where = error.filename or out
         raise DataError(f"{what} ({where}); nothing was written to {out}") from error
 

@@ -16,8 +16,9 @@ from glassgpt.evaluation.coherence import Coherence, Embedder
 from glassgpt.evaluation.held_out import Continuation, PromptOptions
 from glassgpt.evaluation.quality import Quality, measure
 from glassgpt.evaluation.writing import jobs_for, write
+from glassgpt.generation.kinds import nearest
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.settings import load_settings, nearest, parse_settings, setting_names
+from glassgpt.generation.settings import load_settings, parse_settings, setting_names
 from glassgpt.model.transformer import LanguageModel
 
 SIMPLE: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from glassgpt.errors import ConfigError
 from glassgpt.evaluation.quality import Variety
-from glassgpt.generation.settings import nearest
+from glassgpt.generation.kinds import nearest
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,10 @@ NAMED = {"choices": "--choice", "stop_tokens": "--stop-token"}
 
 def converter_of(kind: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
     """How the words of a command line become whole numbers; None for what cyclopts reads well by itself."""
-    return _whole if int in (kind, *get_args(kind)) else None
+    return whole if int in (kind, *get_args(kind)) else None
 
 
-def _whole(kind: Any, words: Sequence[Token]) -> Any:
+def whole(kind: Any, words: Sequence[Token]) -> Any:
     """Whole numbers as written: cyclopts would round 1.5 and say nothing."""
     for word in words:
         if not re.fullmatch(r"[+-]?\d+", word.value):

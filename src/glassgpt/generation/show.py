@@ -11,7 +11,7 @@ from glassgpt import console
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import FinishReason, Sample, encode_prompt, most_tokens, stream
+from glassgpt.generation.engine import FinishReason, Sample, encode_prompt, stream
 from glassgpt.generation.methods import Method, write
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import ScoredSample
@@ -30,8 +30,6 @@ DRAWN = "▶"
 Prompts = Sequence[str | None]
 Results = Iterable[list[Sample]]
 """The samples of each prompt, in the prompts' order."""
-Ends = list[tuple[int, FinishReason | None]]
-"""For each text its prompt's number and why it ended."""
 
 
 def print_written(
@@ -55,12 +53,14 @@ def print_written(
         print_explained(model, tokenizer, prompts, options, results, as_json=as_json)
     elif as_json:
         print_json(model, tokenizer, prompts, options, results)
-    elif len(prompts) == options.num_samples == 1 and (method is None or speculation is not None):
-        ends: Ends = [(0, print_stream(model, tokenizer, prompts[0], options, speculation))]
-        say_full_context(model, tokenizer, prompts, options, ends, goes_on=True)
     else:
-        ends = print_texts(prompts, results)
-        say_full_context(model, tokenizer, prompts, options, ends, goes_on=method is None or speculation is not None)
+        is_drawn = method is None or speculation is not None
+        if len(prompts) == options.num_samples == 1 and is_drawn:
+            cut = print_stream(model, tokenizer, prompts[0], options, speculation)
+        else:
+            cut = print_texts(prompts, options, results)
+        if cut:
+            say_full_context(model.config.context_length, goes_on=is_drawn)
     if speculation is not None:
         say_tally(speculation.tally)
 
@@ -90,53 +90,42 @@ def print_stream(
     prompt: str | None,
     options: GenerationOptions,
     speculation: Speculation | None = None,
-) -> FinishReason | None:
-    """The prompt and its one continuation as it comes; why it ended."""
+) -> bool:
+    """The prompt and its one continuation as it comes; whether it broke off, see `say_full_context`."""
     pieces = stream(model, tokenizer, prompt, options, speculation)
     console.result(prompt or "", end="")
-    reason: FinishReason | None = None
+    tokens, reason = 0, None
     for piece in pieces:
         console.result(piece.text, end="")
-        reason = piece.finish_reason
+        tokens, reason = tokens + 1, piece.finish_reason
     console.result("")
-    return reason
+    return _is_cut(tokens, reason, options)
 
 
-def print_texts(prompts: Prompts, results: Results) -> Ends:
-    """Each prompt with its continuation, several under headings, when they are complete; why each ended."""
-    ends: Ends = []
+def print_texts(prompts: Prompts, options: GenerationOptions, results: Results) -> bool:
+    """Each prompt with its continuation, several under headings, when they are complete; whether any broke off."""
+    any_cut = False
     for number, samples in enumerate(results):
         for sample in samples:
             _print_text(prompts, number, sample, len(samples))
-            ends.append((number, sample.finish_reason))
-    return ends
+            any_cut |= _is_cut(len(sample.tokens), sample.finish_reason, options)
+    return any_cut
 
 
-def say_full_context(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    prompts: Prompts,
-    options: GenerationOptions,
-    ends: Ends,
-    *,
-    goes_on: bool,
-) -> None:
-    """Say that a text broke off because the model sees no more tokens, and what to do; silent where none did.
+def _is_cut(tokens: int, reason: FinishReason | None, options: GenerationOptions) -> bool:
+    """Whether a text of so many tokens broke off because the model sees no more."""
+    return reason == "length" and tokens < options.max_tokens
+
+
+def say_full_context(context_length: int, *, goes_on: bool) -> None:
+    """Say that a text broke off because the model sees no more tokens, and what to do.
 
     Args:
-        model: what wrote.
-        tokenizer: the model's.
-        prompts: all that were given.
-        options: the settings.
-        ends: of the texts.
+        context_length: tokens that the model sees.
         goes_on: whether this way of writing can forget the beginning and go on.
     """
-    for number, reason in ends:
-        read = len(encode_prompt(model, tokenizer, prompts[number], options))
-        if reason == "length" and most_tokens(model, read, options) < options.max_tokens:
-            way_out = "; --overflow re-prefill forgets the beginning and goes on" if goes_on else ""
-            console.say(f"(the context is full: the model sees {model.config.context_length:,} tokens{way_out})")
-            return
+    way_out = "; --overflow re-prefill forgets the beginning and goes on" if goes_on else ""
+    console.say(f"(the context is full: the model sees {context_length:,} tokens{way_out})")
 
 
 def _print_text(prompts: Prompts, number: int, sample: Sample, samples: int) -> None:

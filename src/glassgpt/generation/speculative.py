@@ -246,7 +246,9 @@ class DraftModel:
             own = [going[at] for at in members]
             try:
                 tokens = draw_tokens(logits[own], [supposed[at] for at in members])
-            except GenerationError:  # of a text that is only supposed; if it is true, the model itself will find it
+            except (
+                GenerationError
+            ):  # of a text that is only supposed, or by a spoilt draft: not to guess costs only time
                 continue
             for i, token in zip(own, tokens, strict=True):
                 guesses[i].append(token)

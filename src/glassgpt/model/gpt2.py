@@ -114,11 +114,3 @@ class GPT2(LanguageModel):
         # Each block adds two projections to the residual stream; their scale keeps its variance at depth.
         into_residual = name.endswith((".out.weight", ".down.weight"))
         return self.config.init_std / (math.sqrt(2 * self.config.n_layer) if into_residual else 1.0)
-
-    def _initialise(self) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                if name.endswith("bias"):
-                    nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=self.initial_std(name))

@@ -152,11 +152,3 @@ class Modern(LanguageModel):
             return 0.0  # every token is as probable as any other: the loss begins at ln V
         # Each block begins as the identity.
         return 0.0 if name.endswith((".out.weight", ".down.weight")) else self.config.init_std
-
-    def _initialise(self) -> None:
-        for name, parameter in self.named_parameters():
-            std = self.initial_std(name)
-            if std:
-                nn.init.normal_(parameter, std=std)
-            else:
-                nn.init.zeros_(parameter)

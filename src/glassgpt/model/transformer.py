@@ -64,6 +64,17 @@ class LanguageModel(nn.Module, ABC):
     def parameter_kinds(self) -> dict[str, ParameterKind]:
         """The kind of every parameter, by its name in `named_parameters`."""
 
+    def _initialise(self) -> None:
+        """Draw what begins at random, and zero what does not; gains of norms stay 1."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+            elif std := self.initial_std(name):
+                nn.init.normal_(parameter, std=std)
+            else:
+                nn.init.zeros_(parameter)
+
     def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """The last hidden state (B, T, C), normalised; `head` makes logits of it, in chunks if need be.
 
