@@ -2,7 +2,8 @@
 
 Tokens per second are over the whole call, reading the prompts included, after two calls that do not count. The mixed part
 asks for 64 texts of different length: continuous batching against static batches, where all prompts are padded to the
-longest and all texts are written to the length of the longest.
+longest and all texts are written to the length of the longest. Before anything is timed, `gpu_parts.agreement` holds the kernels
+against float32, processors and noise.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from glassgpt.generation.bench import TOP_50, Load, endless, measure_generation
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
+from glassgpt.model.transformer import LanguageModel
+from gpu_parts.agreement import agreement
 
 RESULTS = Path(__file__).parent / "results" / "generate-gpu.json"
 PROMPT_TOKENS, NEW_TOKENS, TOP_K = 64, 256, 50
@@ -40,10 +43,26 @@ TARGETS = {1: 2800, 64: 80_000}
 DEFAULT, STATIC = "transformers", "transformers, static cache, compiled"
 
 
-def ours(batches: tuple[int, ...], rounds: int) -> tuple[dict[int, Any], dict[str, Any]]:
-    """Figures of each batch size, and what they hold for."""
+def our_model(context: int = 1024, **shape: Any) -> LanguageModel:
+    """GPT-2 124M with random weights, in float32."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(vocab_size=GPT2_VOCABULARY)).eval().cuda()
+    return build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context, **shape)).eval().cuda()
+
+
+def checked() -> dict[str, Any]:
+    """What the kernels write of each architecture, held against readable twins."""
+    shapes: dict[str, dict[str, Any]] = {
+        "gpt2": {},
+        "modern": {"arch": "modern", "bias": False, "n_kv_head": 6, "window": 128},
+    }
+    return {
+        name: agreement(our_model(MIXTURE.prompts[1] + MIXTURE.outputs[1], **shape), mixture=MIXTURE)
+        for name, shape in shapes.items()
+    }
+
+
+def ours(model: LanguageModel, batches: tuple[int, ...], rounds: int) -> tuple[dict[int, Any], dict[str, Any]]:
+    """Figures of each batch size, and what they hold for."""
     load = Load(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, TOP_50)
     speeds, about = measure_generation(model, load)
     return {speed.batch: speed for speed in speeds}, about
@@ -87,14 +106,13 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def mixed(rounds: int) -> dict[str, list[float]]:
+def mixed(rounds: int, *, compiled: bool) -> dict[str, list[float]]:
     """Useful tokens per second of each way to serve the mixed requests."""
     requests, context = MIXTURE.draw(), MIXTURE.prompts[1] + MIXTURE.outputs[1]
     useful, most = useful_tokens(requests), max(request.new_tokens for request in requests)
     prompts, _ = padded_on_the_left([request.prompt for request in requests])
     padded = [Request(prompt, most) for prompt in prompts.tolist()]
-    torch.manual_seed(0)
-    model = in_bfloat16(build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context)).eval().cuda())
+    model = in_bfloat16(our_model(context))
     serve = continuous(model, endless(model), MIXTURE.at_once, replace(TOP_50, seed=0))
     rates = {
         "glassgpt, continuous": [useful / timed(lambda: serve(requests)) for _ in range(2 + rounds)][2:],
@@ -102,13 +120,18 @@ def mixed(rounds: int) -> dict[str, list[float]]:
     }
     there, peer = prompts.cuda(), their_model(context)
     rates[DEFAULT] = [useful / timed(lambda: their_texts(peer, there, most)) for _ in range(1 + rounds)][1:]
+    if compiled:
+        how = {"cache_implementation": "static"}
+        rates[STATIC] = [useful / timed(lambda: their_texts(peer, there, most, **how)) for _ in range(2 + rounds)][2:]
     return rates
 
 
 def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
     """Everything, as it is written down."""
     rows: list[Row] = []
-    speeds, about = ours((1, 8, 64), rounds)
+    agrees = checked()
+    print(json.dumps(agrees, indent=1), flush=True)
+    speeds, about = ours(our_model(), (1, 8, 64), rounds)
     print({batch: round(speed.tokens_per_second) for batch, speed in speeds.items()}, flush=True)
     peer = their_model(1024)
     for batch, target in TARGETS.items():
@@ -120,7 +143,7 @@ def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
         part = f"batch {batch}, prompt {PROMPT_TOKENS}, {NEW_TOKENS} new tokens"
         rows += compare(part, "tokens/s", rates, DEFAULT, {})
         print(part, {name: [round(rate) for rate in of] for name, of in rates.items()}, "target", target, flush=True)
-    rates = mixed(rounds)
+    rates = mixed(rounds, compiled=compiled)
     print("mixed", {name: [round(rate) for rate in of] for name, of in rates.items()}, flush=True)
     rows += compare(
         "64 requests of mixed length, useful tokens",
@@ -139,6 +162,7 @@ def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
             "triton": triton.__version__,
         },
         "settings": {"rounds": rounds, "targets_tokens_per_second": TARGETS, **about},
+        "agreement": agrees,
         "glassgpt": [asdict(speed) for speed in speeds.values()],
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The GPU's decoder against its readable twins, on a CPU: its kernels run in Triton's interpreter."""
 
+import copy
 import dataclasses
 import math
 
@@ -198,6 +199,27 @@ def test_forbidden_tokens_and_infinities(model):
     assert ours == drawn_by_twin(logits, rows)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")  # by numpy, in the interpreter
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"temperature": 0.0}], ids=str)
+def test_logits_that_are_no_numbers_give_no_token(model, settings):
+    logits = torch.randn(3, 48)
+    logits[1, 7] = logits[2, :] = math.nan
+    logits[0, V:] = math.nan  # padding, never looked at
+    ours, state = drawn_by_kernel(model, logits, [row_of([0], **settings) for _ in range(3)])
+    assert ours[1:] == [-1, -1]
+    assert all(0 <= token < V for token in [ours[0], *state.ints[0].tolist()])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")
+def test_a_broken_model_is_named(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    spoilt = copy.deepcopy(model)
+    spoilt.norm.weight.data[0] = math.nan
+    for decoder in (GraphDecoder, StepwiseDecoder):
+        with pytest.raises(GenerationError, match="logits that are no numbers"):
+            written(spoilt, [row_of([1, 2])], decoder)
+
+
 def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS", 2)
 
@@ -217,6 +239,23 @@ def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
     early = written(model, rows()[1:4], StepwiseDecoder, slots=2, end=plain[1][1])
     assert early[0] == plain[1][:2]
     assert written(model, rows()[1:4], GraphDecoder, slots=2, end=plain[1][1]) == early
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
+def test_a_graph_of_more_rows_than_there_are(model, settings):
+    def rows():
+        return [row_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
+
+    assert graphs._bucket(3) == 4
+    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+
+
+@pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
+def test_a_top_k_of_all_tokens_is_none(model, top_k):
+    def rows():
+        return [row_of([4, 5], top_k=top_k, temperature=2.0)]
+
+    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
 
 
 def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypatch):

@@ -151,10 +151,7 @@ def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
         GenerationError: the model's logits are no numbers, or the settings leave a row no token.
     """
     if bool(logits.isnan().any()):
-        raise GenerationError(
-            "the model gives logits that are no numbers (NaN): its weights were spoilt in training; use an earlier "
-            "checkpoint, and see: glassgpt doctor RUN"
-        )
+        raise broken_model()
     tokens = [0] * len(rows)
     for members in by_request(rows):
         processors = rows[members[0]].request.processors
@@ -162,6 +159,14 @@ def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
         for i, token in zip(members, _draw(own, [rows[i] for i in members]), strict=True):
             tokens[i] = token
     return tokens
+
+
+def broken_model() -> GenerationError:
+    """What is said where logits are NaN."""
+    return GenerationError(
+        "the model gives logits that are no numbers (NaN): its weights were spoilt in training; use an earlier "
+        "checkpoint, and see: glassgpt doctor RUN"
+    )
 
 
 def _draw(logits: Tensor, rows: Sequence[Row]) -> list[int]:

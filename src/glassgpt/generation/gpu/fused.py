@@ -18,6 +18,7 @@ import triton
 from torch import Tensor, nn
 
 from glassgpt.generation.gpu import kernels
+from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.rows import Row
 from glassgpt.generation.sampling import row_keys
 from glassgpt.model import modern
@@ -27,7 +28,6 @@ from glassgpt.model.modern import Modern, ModernAttention, SquaredReLU
 from glassgpt.model.transformer import Block, LanguageModel
 
 N_INTS = 5
-N_FLOATS = 6
 MOST_SPLITS = 4
 """Programs that may share one output's product."""
 PART, GROUP = 1024, 16
@@ -255,7 +255,9 @@ class SlotState:
 
     def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
         self.ints = torch.zeros(N_INTS, slots, dtype=torch.int32, device=device)
-        self.floats = torch.zeros(N_FLOATS, slots, device=device)
+        # A graph draws for slots that no row has had, too, and a top-p of 0 would be searched for without end.
+        nobody = torch.tensor(_floats_of(GenerationOptions(temperature=0.0, top_p=1.0)), device=device)
+        self.floats = nobody[:, None].repeat(1, slots)
         self.counts = torch.zeros(slots, vocab_size, dtype=torch.int32, device=device)  # for penalties
         self._vocab_size = vocab_size
 
@@ -269,7 +271,7 @@ class SlotState:
             for row, key in zip(rows, keys, strict=True)
         ]
         self.ints[:, here] = torch.tensor(whole, dtype=torch.int32).T.to(device)
-        self.floats[:, here] = torch.tensor([_floats_of(row) for row in rows]).T.to(device)
+        self.floats[:, here] = torch.tensor([_floats_of(row.request.options) for row in rows]).T.to(device)
         for slot, row in zip(slots, rows, strict=True):
             if has_penalties(row):
                 self._count(slot, row)
@@ -303,8 +305,7 @@ class SlotState:
         self.counts.copy_(kept[1])
 
 
-def _floats_of(row: Row) -> list[float]:
-    options = row.request.options
+def _floats_of(options: GenerationOptions) -> list[float]:
     return [
         options.temperature, options.top_p, math.log(options.min_p) if options.min_p else -math.inf,
         options.repetition_penalty, options.presence_penalty, options.frequency_penalty,
@@ -434,14 +435,14 @@ class Limits:
     none: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Limits:
-        """Of all rows together."""
-        options = [row.request.options for row in rows]
+    def of(cls, rows: Sequence[Row], vocab_size: int) -> Limits:
+        """Of all rows together; a top-k of all tokens there are is none."""
+        limits = [(0 < o.top_k < vocab_size, o.top_p < 1) for o in (row.request.options for row in rows)]
         return cls(
             any(has_penalties(row) for row in rows),
-            any(o.top_k > 0 for o in options),
-            any(o.top_p < 1 for o in options),
-            any(o.top_k == 0 and o.top_p == 1 for o in options),
+            any(has_top_k for has_top_k, _ in limits),
+            any(has_top_p for _, has_top_p in limits),
+            (False, False) in limits,
         )
 
 
@@ -461,7 +462,8 @@ class FusedDraw:
         self._n_groups = self._n_parts * PART // GROUP
         self._maxima = torch.empty(slots * self._n_groups, device=device)
         self._largest, self._masses, self._scores = torch.empty(3, slots * self._n_parts, device=device)
-        self._winners = torch.empty(slots * self._n_parts, dtype=torch.int32, device=device)
+        # Zeros, as a slot without a row may ask for what no row asks for: the kernels then find an old winner here.
+        self._winners = torch.zeros(slots * self._n_parts, dtype=torch.int32, device=device)
         self._chosen = torch.empty(slots * self._groups(MANY_GROUPS), dtype=torch.int32, device=device)
 
     def __call__(self, rows: int, drawn: Tensor, limits: Limits) -> None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glassgpt.generation.decoding import ChunkedReading, Reading, draw_tokens, padded
+from glassgpt.generation.decoding import ChunkedReading, Reading, broken_model, draw_tokens, padded
+from glassgpt.generation.gpu import kernels
 from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState
 from glassgpt.generation.rows import Row
 from glassgpt.model.cache import KVCache
@@ -52,12 +53,18 @@ class Burst:
     ready: torch.cuda.Event | None
 
     def read(self) -> Iterable[tuple[Row, int]]:
-        """Wait for the tokens: pairs of row and token, but for rows that have ended or moved out meanwhile."""
+        """Wait for the tokens: pairs of row and token, but for rows that have ended or moved out meanwhile.
+
+        Raises:
+            GenerationError: the model's logits are no numbers.
+        """
         if self.ready is not None:
             self.ready.synchronize()
         for step in self.tokens.tolist():
             for (row, stay), token in zip(self.rows.items(), step, strict=True):
                 if not row.done and row.stay == stay:
+                    if token == kernels.BROKEN.value:
+                        raise broken_model()
                     yield row, token
 
 
@@ -133,7 +140,7 @@ class GraphDecoder:
         return len(row.drawn) + under_way < row.request.limit
 
     def _launch(self, rows: Sequence[Row]) -> Burst:
-        size, limits = _bucket(len(rows)), Limits.of(rows)
+        size, limits = _bucket(len(rows)), Limits.of(rows, self._vocab_size)
         if (size, limits) not in self._bursts:
             self._bursts[size, limits] = self._prepare(lambda: self._burst(size, limits))
         self._bursts[size, limits]()

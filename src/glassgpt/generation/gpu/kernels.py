@@ -38,6 +38,9 @@ FREQUENCY: tl.constexpr = tl.constexpr(5)
 # Triton compiles a kernel anew for numbers that are 1 or divisible by 16, but not for those in `do_not_specialize`: what
 # differs from batch to batch must not cost seconds each time.
 
+BROKEN: tl.constexpr = tl.constexpr(-1)
+"""In the place of a token, where the logits are no numbers."""
+
 IN_PROMPT: tl.constexpr = tl.constexpr(1 << 24)
 """Added to a token's count where it stands in the prompt; below are the times that it was drawn."""
 
@@ -285,7 +288,8 @@ def prepare_kernel(
 ):  # fmt: skip
     """Penalties and temperature, in place; of each group of tokens and of each part the largest logit, and its mass.
 
-    A part is GROUPS groups of GROUP tokens; its mass is in units of its largest token's. Program (row, part).
+    A part is GROUPS groups of GROUP tokens; its mass is in units of its largest token's, and its largest is NaN where
+    any of its logits is. Program (row, part).
     """
     _wait(OVERLAP)
     row, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
@@ -302,7 +306,8 @@ def prepare_kernel(
     of_group = tl.max(x, 1)
     tl.store(maxima + row * n_parts * GROUPS + group, of_group)
     top = tl.max(of_group, 0)
-    tl.store(largest + row * n_parts + part, top)
+    is_broken = tl.max((x != x).to(tl.int32)) > 0
+    tl.store(largest + row * n_parts + part, tl.where(is_broken, float("nan"), top))
     if WITH_MASS:
         tl.store(masses + row * n_parts + part, tl.sum(tl.where(x > float("-inf"), tl.exp(x - top), 0.0)))
 
@@ -338,6 +343,8 @@ def draw_kernel(
 ):  # fmt: skip
     """The next token of each row, and the row's state for the next step. Program (row).
 
+    Where a logit is NaN the token handed out is `BROKEN`, and the state goes on with one that exists.
+
     With top-k or top-p, only the groups with the largest maxima are looked at: k tokens at least are as large as the
     k-th largest maximum, so what top-k leaves is in groups whose maximum is. Where that does not suffice (a flat
     distribution, a large k), the whole row is searched; the token is the same.
@@ -347,12 +354,13 @@ def draw_kernel(
     parts = tl.arange(0, PARTS)
     of_part = tl.load(largest + row * n_parts + parts, parts < n_parts, float("-inf"))
     top = tl.max(of_part, 0)
+    is_broken = tl.max((of_part != of_part).to(tl.int32), 0) > 0
     token = row * 0 + vocab_size - 1
     top_k = tl.load(ints + TOP_K * slots + row)
     has_top_k = (top_k > 0) & (top_k < vocab_size)
     has_top_p = tl.load(floats + TOP_P * slots + row) < 1
     if WITH_LIMITS:
-        if has_top_k | has_top_p:
+        if (has_top_k | has_top_p) & (is_broken == 0):  # a search among NaN may have no end
             shares = tl.load(masses + row * n_parts + parts, parts < n_parts, 0.0)
             mass = tl.sum(shares * tl.where(of_part > float("-inf"), tl.exp(of_part - top), 0.0), 0)
             if has_top_k & (top_k <= FEW):
@@ -371,7 +379,7 @@ def draw_kernel(
         score = tl.load(scores + row * n_parts + parts, parts < n_parts, float("-inf"))
         winner = tl.load(winners + row * n_parts + parts, parts < n_parts, vocab_size - 1)
         token = tl.min(tl.where(score == tl.max(score, 0), winner, vocab_size - 1), 0)
-    tl.store(drawn + row, token)
+    tl.store(drawn + row, tl.where(is_broken, BROKEN, token))
     tl.store(ints + TOKEN * slots + row, token)
     tl.store(ints + LENGTH * slots + row, tl.load(ints + LENGTH * slots + row) + 1)
     tl.store(ints + POSITION * slots + row, tl.load(ints + POSITION * slots + row) + 1)
