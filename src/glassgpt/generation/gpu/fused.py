@@ -41,6 +41,7 @@ DRAW_CHUNK = 8192
 ATTENTION_KEYS = 256
 """Keys that a program of attention looks at together, at most."""
 ATTENTION_WARPS = 4
+ATTENTION_STAGES = 2
 SHARED_PERCENT_FEW_ROWS, SHARED_PERCENT = 30, 60
 """How much of a multiprocessor's memory all kernels agree to use as shared memory; see `_divide_memory`."""
 
@@ -52,7 +53,7 @@ class Tiles:
     Attributes:
         rows: of x that a program does; at least 16, as the chip's matrix units want it.
         outputs: that a program does.
-        depth: of the product that is loaded at once.
+        depth: columns of each sum that are loaded at once.
         warps: of 32 threads.
         stages: loads under way at once.
         splits: programs that share one output's product, where its parts are added up later.
@@ -70,19 +71,18 @@ def tiles_for(rows: int, width: int, width_out: int, splits: int = 1) -> Tiles:
     """What was fastest on an H100 (docs/log.md): few rows want many small programs.
 
     The order in which a product is summed up is that of its columns, whatever the tiles; `splits` must not depend on
-    the number of rows, so that a row gives the same bits in any batch.
+    the number of rows, nor must `sums_for`, so that a row gives the same bits in any batch.
     """
-    if width_out > 16 * 1024:  # the head
-        return Tiles(16, 32, 256) if rows <= 16 else Tiles(_up_to_64(rows), 128, 128)
-    if splits == 1:
-        return Tiles(16, 16, 256, warps=1) if rows <= 16 else Tiles(_up_to_64(rows), 16, 128)
-    if width <= 1024:
-        return (
-            Tiles(16, 16, 64, warps=1, splits=splits)
-            if rows <= 16
-            else Tiles(_up_to_64(rows), 32, 64, stages=3, splits=splits)
-        )
-    return Tiles(16, 16, 128, warps=2, splits=splits) if rows <= 16 else Tiles(_up_to_64(rows), 16, 128, splits=splits)
+    is_head = width_out > 16 * 1024
+    if rows <= 16:
+        if splits == 1:
+            return Tiles(16, 32, 64, warps=2)
+        return Tiles(16, 16, 32, 1, 3, splits) if width <= 1024 else Tiles(16, 16, 64, 1, 6, splits)
+    if is_head:
+        return Tiles(_up_to_64(rows), 64, 64, stages=3)
+    if splits > 1 and width <= 1024:
+        return Tiles(_up_to_64(rows), 32, 32, stages=3, splits=splits)
+    return Tiles(_up_to_64(rows), 32, 64, splits=splits)
 
 
 def _up_to_64(rows: int) -> int:
@@ -92,6 +92,11 @@ def _up_to_64(rows: int) -> int:
 def splits_for(width: int) -> int:
     """Programs that share one output's product: each gets whole steps of the matrix units, 16 columns."""
     return next(splits for splits in (MOST_SPLITS, 2, 1) if width % (16 * splits) == 0 or splits == 1)
+
+
+def sums_for(share: int) -> int:
+    """Sums that a program adds up beside each other, over so many columns; see `kernels.linear_kernel`."""
+    return 2 if share % 32 == 0 else 1
 
 
 @dataclass(frozen=True)
@@ -125,13 +130,19 @@ class FusedLinear:
     def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
         (rows, width), width_out = x.shape, self.weight.size(0)
         tiles, share = tiles_for(rows, width, width_out, splits), width // splits
+        sums = sums_for(share)
         grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
         _launch(kernels.linear_kernel, rows, grid, tiles.warps, tiles.stages)(
             x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
             WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
-            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share)),
-            LINES=max(1, triton.next_power_of_2(share * self.weight.element_size()) // 128),
+            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share // sums)), SUMS=sums,
+            LINES=_lines(share * self.weight.element_size()),
         )  # fmt: skip
+
+
+def _lines(size: int) -> int:
+    """Lines of the chip's cache that so many bytes take up, as a power of two."""
+    return triton.next_power_of_2(triton.cdiv(size, 128))
 
 
 def _launch(kernel: Any, rows: int, grid: tuple[int, ...], warps: int, stages: int = 1) -> Callable[..., None]:
@@ -401,11 +412,15 @@ class FusedStep:
         is_modern = isinstance(self._model, Modern)
         cos, sin = (self._model.rotary.cos, self._model.rotary.sin) if isinstance(self._model, Modern) else (keys, keys)
         window = config.window_of(layer) if is_modern else 0
-        _launch(kernels.attention_kernel, qkv.size(0), (qkv.size(0), config.n_head), ATTENTION_WARPS, 2)(
+        rows, capacity, half = qkv.size(0), self._cache.capacity, triton.next_power_of_2(config.head_dim // 2)
+        # Many rows keep the memory busy anyway; more than their beginning would only be in the way.
+        n_fetched = capacity if rows <= 16 else ATTENTION_KEYS
+        _launch(kernels.attention_kernel, rows, (rows, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
-            self._slots, self._cache.capacity, window, config.head_dim**-0.5, modern.NORM_EPS,
-            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim,
-            HALF=triton.next_power_of_2(config.head_dim // 2), BLOCK_S=ATTENTION_KEYS, MODERN=is_modern,
+            self._slots, capacity, n_fetched, window, config.head_dim**-0.5, modern.NORM_EPS,
+            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim, HALF=max(16, half),
+            QUERIES=max(16, triton.next_power_of_2(config.n_head // config.kv_heads)),
+            BLOCK_S=ATTENTION_KEYS, LINES=_lines(config.head_dim * keys.element_size()), MODERN=is_modern,
         )  # fmt: skip
 
     @property

@@ -46,32 +46,47 @@ IN_PROMPT: tl.constexpr = tl.constexpr(1 << 24)
 
 
 @triton.jit
-def _wait(OVERLAP: tl.constexpr):
-    """Until the kernel before has ended; its last programs may still run while those of this one start.
+def _start(OVERLAP: tl.constexpr):
+    """Let the next kernel start as soon as every program of this one has.
 
-    Programmatic dependent launch, since Hopper: the next kernel may start as soon as every program of this one has.
+    Programmatic dependent launch, since Hopper. What stands between this and `_wait` is done while the kernel before
+    still runs, so it may only read what no kernel writes: weights, most of all, which come from afar.
     """
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _wait(OVERLAP: tl.constexpr):
+    """Until the kernel before has ended, and all before it."""
+    if OVERLAP:
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
+def _load_if(pointer, at, inside, HAS: tl.constexpr):
+    """What is there in float32, or zeros where there is nothing."""
+    if HAS:
+        return tl.load(pointer + at, inside, 0.0).to(tl.float32)
+    return tl.zeros(at.shape, tl.float32)
+
+
+@triton.jit
 def _fetch(
-    weight, first, rows,
+    matrix, first, rows,
     BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, SHARE: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """Ask for a part of a matrix, whose rows are WIDTH apart, to be brought into the chip's cache; nobody writes it.
+    """Ask for a part of a matrix, whose rows are WIDTH apart, to be brought into the chip's cache.
 
-    A line of 128 bytes at a time.
+    A line of 128 bytes at a time. It is a wish, not a load: what is written meanwhile is not missed.
     """
-    PER_LINE: tl.constexpr = 128 // (weight.dtype.element_ty.primitive_bitwidth // 8)
+    PER_LINE: tl.constexpr = 128 // (matrix.dtype.element_ty.primitive_bitwidth // 8)
     n = first + tl.arange(0, BLOCK_N)
     k = tl.arange(0, LINES) * PER_LINE
     inside = (n < rows)[:, None] & (k < SHARE)[None, :]
     at = tl.where(inside, n[:, None].to(tl.int64) * WIDTH + k[None, :], first.to(tl.int64) * WIDTH)
     tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight + at], dtype=tl.int32, is_pure=False, pack=1
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [matrix + at], dtype=tl.int32, is_pure=False, pack=1
     )
 
 
@@ -85,10 +100,13 @@ def embed_kernel(
 
     Program (row).
     """
-    _wait(OVERLAP)
+    _start(OVERLAP)
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
+    gains = _load_if(gain, columns, inside, HAS_GAIN)
+    shifts = _load_if(shift, columns, inside, HAS_SHIFT)
+    _wait(OVERLAP)
     token = tl.load(ints + TOKEN * slots + row)
     y = tl.load(tokens_table + token.to(tl.int64) * WIDTH + columns, inside, 0.0).to(tl.float32)
     if MODERN:
@@ -98,7 +116,7 @@ def embed_kernel(
         place = tl.minimum(tl.load(ints + LENGTH * slots + row), context - 1)
         y += tl.load(positions_table + place * WIDTH + columns, inside, 0.0).to(tl.float32)
     tl.store(x + row * WIDTH + columns, y, inside)
-    _norm(y, normed, gain, shift, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
+    _norm(y, normed, gains, shifts, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -111,22 +129,26 @@ def add_norm_kernel(
 
     Program (row). The parts are added in one order always, so that a step gives the same bits each time.
     """
-    _wait(OVERLAP)
+    _start(OVERLAP)
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
+    biases = _load_if(bias, columns, inside, HAS_BIAS)
+    gains = _load_if(gain, columns, inside, HAS_GAIN)
+    shifts = _load_if(shift, columns, inside, HAS_SHIFT)
+    _wait(OVERLAP)
     y = tl.load(x + row * WIDTH + columns, inside, 0.0)
     for split in tl.static_range(SPLITS):
         y += tl.load(parts + (split * rows + row) * WIDTH + columns, inside, 0.0)
     if HAS_BIAS:
-        y += tl.load(bias + columns, inside, 0.0).to(tl.float32)
+        y += biases
     tl.store(x + row * WIDTH + columns, y, inside)
-    _norm(y, normed, gain, shift, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
+    _norm(y, normed, gains, shifts, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
 
 
 @triton.jit
 def _norm(
-    y, normed, gain, shift, row, eps,
+    y, normed, gains, shifts, row, eps,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, MODERN: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
 ):  # fmt: skip
     """normed[row] = `LayerNorm` or `RMSNorm` of y."""
@@ -136,9 +158,9 @@ def _norm(
         y = tl.where(inside, y - tl.sum(y, 0) / WIDTH, 0.0)
     y *= tl.rsqrt(tl.sum(y * y, 0) / WIDTH + eps)
     if HAS_GAIN:
-        y *= tl.load(gain + columns, inside, 0.0).to(tl.float32)
+        y *= gains
     if HAS_SHIFT:
-        y += tl.load(shift + columns, inside, 0.0).to(tl.float32)
+        y += shifts
     tl.store(normed + row * WIDTH + columns, y.to(normed.dtype.element_ty), inside)
 
 
@@ -147,7 +169,7 @@ def linear_kernel(
     x, weight, bias, y, rows, width_out, stride_out, cap,
     WIDTH: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, HAS_BIAS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    LINES: tl.constexpr, OVERLAP: tl.constexpr,
+    SUMS: tl.constexpr, LINES: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """y = activation(x @ weight.T + bias), or the product in SPLITS parts, each over its share of the columns of x.
 
@@ -155,30 +177,48 @@ def linear_kernel(
     """
     part = tl.program_id(2)
     SHARE: tl.constexpr = WIDTH // SPLITS
+    _start(OVERLAP)
     if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
         _fetch(weight + part * SHARE, tl.program_id(0) * BLOCK_N, width_out, BLOCK_N, WIDTH, SHARE, LINES)
-        tl.extra.cuda.gdc_wait()
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    biases = _load_if(bias, n, n < width_out, HAS_BIAS)
+    _wait(OVERLAP)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_inside, n_inside = m < rows, n < width_out
-    product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     x_rows = x + m[:, None] * WIDTH + part * SHARE
     w_rows = weight + n[None, :].to(tl.int64) * WIDTH + part * SHARE
-    for start in tl.range(0, SHARE, BLOCK_K):
+    # Two sums, of the first and the second half of the columns: one would wait for itself at each step.
+    LENGTH_OF_SUM: tl.constexpr = SHARE // SUMS
+    product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    second = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in tl.range(0, LENGTH_OF_SUM, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        if SHARE % BLOCK_K == 0:
-            a = tl.load(x_rows + k[None, :], m_inside[:, None], 0.0)
-            b = tl.load(w_rows + k[:, None], n_inside[None, :], 0.0)
-        else:
-            a = tl.load(x_rows + k[None, :], m_inside[:, None] & (k < SHARE)[None, :], 0.0)
-            b = tl.load(w_rows + k[:, None], (k < SHARE)[:, None] & n_inside[None, :], 0.0)
-        product = tl.dot(a, b, product, input_precision="ieee")
+        product = _multiply(x_rows, w_rows, k, m_inside, n_inside, product, LENGTH_OF_SUM, BLOCK_K)
+        if SUMS == 2:
+            second = _multiply(
+                x_rows + LENGTH_OF_SUM, w_rows + LENGTH_OF_SUM, k, m_inside, n_inside, second, LENGTH_OF_SUM, BLOCK_K
+            )
+    if SUMS == 2:
+        product += second
     if HAS_BIAS:
-        product += tl.load(bias + n, n_inside, 0.0).to(tl.float32)[None, :]
+        product += biases[None, :]
     product = _activate(product, cap, ACTIVATION)
     target = y + (part * rows + m[:, None]).to(tl.int64) * stride_out + n[None, :]
     tl.store(target, product.to(y.dtype.element_ty), m_inside[:, None] & n_inside[None, :])
+
+
+@triton.jit
+def _multiply(
+    x_rows, w_rows, k, m_inside, n_inside, product, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr
+):  # fmt: skip
+    """product + x @ w over columns k, of which there are WIDTH."""
+    if WIDTH % BLOCK_K == 0:
+        a = tl.load(x_rows + k[None, :], m_inside[:, None], 0.0)
+        b = tl.load(w_rows + k[:, None], n_inside[None, :], 0.0)
+    else:
+        a = tl.load(x_rows + k[None, :], m_inside[:, None] & (k < WIDTH)[None, :], 0.0)
+        b = tl.load(w_rows + k[:, None], (k < WIDTH)[:, None] & n_inside[None, :], 0.0)
+    return tl.dot(a, b, product, input_precision="ieee")
 
 
 @triton.jit
@@ -201,81 +241,97 @@ def _tanh(x):
     return tl.where(x < 0, -size, size)
 
 
-@triton.jit(do_not_specialize=["slots", "capacity"])
+@triton.jit(do_not_specialize=["slots", "capacity", "n_fetched"])
 def attention_kernel(
-    ints, qkv, keys, values, cos, sin, y, slots, capacity, window, scale, eps,
-    N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
-    HALF: tl.constexpr, BLOCK_S: tl.constexpr, MODERN: tl.constexpr, OVERLAP: tl.constexpr,
+    ints, qkv, keys, values, cos, sin, y, slots, capacity, n_fetched, window, scale, eps,
+    N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
+    BLOCK_S: tl.constexpr, LINES: tl.constexpr, MODERN: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Attention of each row's new token, whose key and value it also stores: `attend` for one query.
+    """Attention of each row's new token, whose key and value it also stores: `attend` for one position.
 
-    One program does one head of one row, over exactly as many keys as the row has: softmax in one pass, with a running
-    maximum (Milakov and Gimelshein 2018). Heads are held in two halves, which are what the rotary embedding turns.
+    Program (row, key head): all query heads that share the key head, over exactly as many keys as the row has. Softmax in
+    one pass, with a running maximum (Milakov and Gimelshein 2018). Heads are held in two halves, which are what the
+    rotary embedding turns; n_fetched are keys that are asked for beforehand.
     """
+    _start(OVERLAP)
+    row, kv_head = tl.program_id(0), tl.program_id(1)
+    offset = (row * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
+    key_rows, value_rows = keys + offset, values + offset
+    if OVERLAP:
+        # The length may still be that of the step before, which is as good for a wish.
+        likely = tl.minimum(tl.load(ints + LENGTH * slots + row), capacity)
+        wanted = tl.minimum(n_fetched, tl.where(window > 0, tl.minimum(window, likely), likely))
+        for start in tl.range(likely - wanted, likely, BLOCK_S):
+            _fetch(key_rows, start, likely, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
+            _fetch(value_rows, start, likely, BLOCK_S, HEAD_DIM, HEAD_DIM, LINES)
     _wait(OVERLAP)
-    row, head = tl.program_id(0), tl.program_id(1)
-    kv_head = head // (N_HEAD // KV_HEADS)
+    GROUP: tl.constexpr = N_HEAD // KV_HEADS
     half = tl.arange(0, HALF)
     inside = half < HEAD_DIM // 2
     held = tl.minimum(tl.load(ints + LENGTH * slots + row), capacity)
     place = tl.minimum(held, capacity - 1)
     mine = qkv + row * ((N_HEAD + 2 * KV_HEADS) * HEAD_DIM)
-    q1, q2 = _halves(mine + head * HEAD_DIM, half, inside, HEAD_DIM)
-    k1, k2 = _halves(mine + (N_HEAD + kv_head) * HEAD_DIM, half, inside, HEAD_DIM)
-    v1, v2 = _halves(mine + (N_HEAD + KV_HEADS + kv_head) * HEAD_DIM, half, inside, HEAD_DIM)
+    query, one = tl.arange(0, QUERIES), tl.arange(0, 1)
+    is_query = query < GROUP
+    q1, q2 = _halves(mine, kv_head * GROUP + query, is_query, half, inside, HEAD_DIM)  # (QUERIES, HALF)
+    k1, k2 = _halves(mine, N_HEAD + kv_head + one, one == 0, half, inside, HEAD_DIM)  # (1, HALF)
+    v1, v2 = _halves(mine, N_HEAD + KV_HEADS + kv_head + one, one == 0, half, inside, HEAD_DIM)
     if MODERN:
-        cosine = tl.load(cos + place * (HEAD_DIM // 2) + half, inside, 0.0)
-        sine = tl.load(sin + place * (HEAD_DIM // 2) + half, inside, 0.0)
+        cosine = tl.load(cos + place * (HEAD_DIM // 2) + half, inside, 0.0)[None, :]
+        sine = tl.load(sin + place * (HEAD_DIM // 2) + half, inside, 0.0)[None, :]
         q1, q2 = _normalise_and_turn(q1, q2, cosine, sine, eps, HEAD_DIM)
         k1, k2 = _normalise_and_turn(k1, k2, cosine, sine, eps, HEAD_DIM)
     # As the cache will hold them, so that this step sees what later ones see.
     k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
-    offset = (row * KV_HEADS + kv_head).to(tl.int64) * capacity * HEAD_DIM
-    key_rows, value_rows = keys + offset, values + offset
-    is_first_of_group = head % (N_HEAD // KV_HEADS) == 0
-    if is_first_of_group & (held < capacity):
-        here = place * HEAD_DIM + half
-        tl.store(key_rows + here, k1, inside)
-        tl.store(key_rows + here + HEAD_DIM // 2, k2, inside)
-        tl.store(value_rows + here, v1.to(values.dtype.element_ty), inside)
-        tl.store(value_rows + here + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside)
-    largest = (tl.sum(q1 * k1.to(tl.float32), 0) + tl.sum(q2 * k2.to(tl.float32), 0)) * scale
-    total = 1.0
-    o1, o2 = v1, v2
+    if held < capacity:
+        here = place * HEAD_DIM + half[None, :]
+        tl.store(key_rows + here, k1, inside[None, :])
+        tl.store(key_rows + here + HEAD_DIM // 2, k2, inside[None, :])
+        tl.store(value_rows + here, v1.to(values.dtype.element_ty), inside[None, :])
+        tl.store(value_rows + here + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside[None, :])
+    q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
+    largest = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
+    total = tl.full((QUERIES,), 1.0, tl.float32)
+    o1, o2 = tl.broadcast_to(v1, (QUERIES, HALF)), tl.broadcast_to(v2, (QUERIES, HALF))
     first = tl.where(window > 0, tl.maximum(place + 1 - window, 0), 0)
     for start in tl.range(first // BLOCK_S * BLOCK_S, place, BLOCK_S):
         s = start + tl.arange(0, BLOCK_S)
         seen = (s >= first) & (s < place)
-        at = s[:, None] * HEAD_DIM + half[None, :]
-        valid = seen[:, None] & inside[None, :]
-        seen1 = tl.load(value_rows + at, valid, 0.0).to(tl.float32)
-        seen2 = tl.load(value_rows + at + HEAD_DIM // 2, valid, 0.0).to(tl.float32)
-        scores = tl.sum(tl.load(key_rows + at, valid, 0.0).to(tl.float32) * q1[None, :], 1)
-        scores += tl.sum(tl.load(key_rows + at + HEAD_DIM // 2, valid, 0.0).to(tl.float32) * q2[None, :], 1)
-        scores = tl.where(seen, scores * scale, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, 0))
-        weights = tl.exp(scores - new_largest)
+        down = half[:, None] + s[None, :] * HEAD_DIM  # (HALF, BLOCK_S)
+        is_key = inside[:, None] & seen[None, :]
+        scores = tl.dot(q1, tl.load(key_rows + down, is_key, 0.0), input_precision="ieee")
+        scores = tl.dot(q2, tl.load(key_rows + down + HEAD_DIM // 2, is_key, 0.0), scores, input_precision="ieee")
+        scores = tl.where(seen[None, :], scores * scale, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(scores, 1))
+        weights = tl.exp(scores - new_largest[:, None])
         fade = tl.exp(largest - new_largest)
-        total = total * fade + tl.sum(weights, 0)
-        o1 = o1 * fade + tl.sum(weights[:, None] * seen1, 0)
-        o2 = o2 * fade + tl.sum(weights[:, None] * seen2, 0)
+        total = total * fade + tl.sum(weights, 1)
         largest = new_largest
-    out = y + row * (N_HEAD * HEAD_DIM) + head * HEAD_DIM + half
-    tl.store(out, (o1 / total).to(y.dtype.element_ty), inside)
-    tl.store(out + HEAD_DIM // 2, (o2 / total).to(y.dtype.element_ty), inside)
+        weights = weights.to(values.dtype.element_ty)
+        across = s[:, None] * HEAD_DIM + half[None, :]  # (BLOCK_S, HALF)
+        is_value = seen[:, None] & inside[None, :]
+        seen1 = tl.load(value_rows + across, is_value, 0.0)
+        seen2 = tl.load(value_rows + across + HEAD_DIM // 2, is_value, 0.0)
+        o1 = tl.dot(weights, seen1, o1 * fade[:, None], input_precision="ieee")
+        o2 = tl.dot(weights, seen2, o2 * fade[:, None], input_precision="ieee")
+    out = y + (row * N_HEAD + kv_head * GROUP + query[:, None]) * HEAD_DIM + half[None, :]
+    is_out = is_query[:, None] & inside[None, :]
+    tl.store(out, (o1 / total[:, None]).to(y.dtype.element_ty), is_out)
+    tl.store(out + HEAD_DIM // 2, (o2 / total[:, None]).to(y.dtype.element_ty), is_out)
 
 
 @triton.jit
-def _halves(pointer, half, inside, HEAD_DIM: tl.constexpr):
-    first = tl.load(pointer + half, inside, 0.0).to(tl.float32)
-    second = tl.load(pointer + HEAD_DIM // 2 + half, inside, 0.0).to(tl.float32)
-    return first, second
+def _halves(pointer, heads, is_head, half, inside, HEAD_DIM: tl.constexpr):
+    """The first and the second half of some heads, in float32."""
+    at = pointer + heads[:, None] * HEAD_DIM + half[None, :]
+    valid = is_head[:, None] & inside[None, :]
+    return tl.load(at, valid, 0.0).to(tl.float32), tl.load(at + HEAD_DIM // 2, valid, 0.0).to(tl.float32)
 
 
 @triton.jit
 def _normalise_and_turn(first, second, cosine, sine, eps, HEAD_DIM: tl.constexpr):
-    """`RMSNorm`, then `Rotary`."""
-    scale = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / HEAD_DIM + eps)
+    """`RMSNorm` of each head, then `Rotary`."""
+    scale = tl.rsqrt(tl.sum(first * first + second * second, 1) / HEAD_DIM + eps)[:, None]
     first, second = first * scale, second * scale
     return first * cosine + second * sine, second * cosine - first * sine
 
@@ -291,6 +347,7 @@ def prepare_kernel(
     A part is GROUPS groups of GROUP tokens; its mass is in units of its largest token's, and its largest is NaN where
     any of its logits is. Program (row, part).
     """
+    _start(OVERLAP)
     _wait(OVERLAP)
     row, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     group = part * GROUPS + tl.arange(0, GROUPS)
@@ -321,6 +378,7 @@ def choose_kernel(
 
     Program (row, part).
     """
+    _start(OVERLAP)
     _wait(OVERLAP)
     row, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     parts = tl.arange(0, PARTS)
@@ -349,6 +407,7 @@ def draw_kernel(
     k-th largest maximum, so what top-k leaves is in groups whose maximum is. Where that does not suffice (a flat
     distribution, a large k), the whole row is searched; the token is the same.
     """
+    _start(OVERLAP)
     _wait(OVERLAP)
     row = tl.program_id(0)
     parts = tl.arange(0, PARTS)
@@ -445,13 +504,20 @@ def _winner(score, ids, vocab_size):
 
 @triton.jit
 def _kth_largest(order, k):
-    """The k-th largest of these: two bits a time, from the highest on, by counting what reaches each value."""
+    """The k-th largest of these: two bits a time, from the highest on, by counting what reaches each value.
+
+    Three counts are one sum of 64 bits, since a sum of many threads waits more than it adds.
+    """
     found = tl.zeros((), tl.uint32)
     one = tl.full((), 1 << 30, tl.uint32)
     for _ in tl.range(0, 16):
-        digit = (tl.sum((order >= found + one).to(tl.int32)) >= k).to(tl.uint32)
-        digit += (tl.sum((order >= found + 2 * one).to(tl.int32)) >= k).to(tl.uint32)
-        digit += (tl.sum((order >= found + 3 * one).to(tl.int32)) >= k).to(tl.uint32)
+        reached = (order >= found + one).to(tl.int64)
+        reached += (order >= found + 2 * one).to(tl.int64) << 20
+        reached += (order >= found + 3 * one).to(tl.int64) << 40
+        counts = tl.sum(reached)
+        digit = ((counts & 0xFFFFF) >= k).to(tl.uint32)
+        digit += (((counts >> 20) & 0xFFFFF) >= k).to(tl.uint32)
+        digit += ((counts >> 40) >= k).to(tl.uint32)
         found += digit * one
         one = one >> 2
     return found
