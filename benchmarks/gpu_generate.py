@@ -46,7 +46,11 @@ DEFAULT, STATIC = "transformers", "transformers, static cache, compiled"
 def our_model(context: int = 1024, **shape: Any) -> LanguageModel:
     """GPT-2 124M with random weights, in float32."""
     torch.manual_seed(0)
-    return build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context, **shape)).eval().cuda()
+    model = build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context, **shape)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():  # Modern begins with zeros, of which everything would be right
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model.cuda()
 
 
 def checked() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -304,7 +305,7 @@ class Played:
 class PlayedPrompts(graphs.PromptGraph):
     """`PromptGraph` without a GPU."""
 
-    def __init__(self, model, cache, device):
+    def __init__(self, model, cache):
         self.cache = cache
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long)
         self._graph = Played(self, model)
@@ -315,14 +316,15 @@ def prompts_on_a_gpu(model, monkeypatch):
     """`PromptGraphs` as they would be on one, and the shapes that they capture: rows and tokens."""
     captured = []
 
-    def capture(model, cache, device):
+    def capture(model, cache, pool):
         captured.append((cache.keys.size(1), cache.capacity))
-        return PlayedPrompts(model, cache, device)
+        return PlayedPrompts(model, cache)
 
     monkeypatch.setattr(graphs, "PromptGraph", capture)
     made = graphs.PromptGraphs(model)
     made.__dict__["_memory"] = made._memory.zero_()  # made here, before it says where it is
     made._device = torch.device("cuda")
+    made.__dict__["_pool"] = (0, 0)  # not made without a GPU
     return made, captured
 
 
@@ -335,14 +337,24 @@ def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_g
     assert made.read([[1], [2]]).advance() is True
     assert captured == [(2, 8)]
     assert made.read([[1] * 9, [2]]) == "in chunks"  # another shape
-    made.read([[1] * 16, [2]]), made.read([[3, 4]] * 3), made.read([[3, 4]] * 4)
-    assert captured == [(2, 8), (2, 16), (4, 8)]
+    made.read([[1] * 16, [2]]), made.read([[3, 4]] * 5), made.read([[3, 4]] * 6)
+    assert captured == [(2, 8), (2, 16), (6, 8)]
+
+
+@torch.inference_mode()
+def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "PROMPT_TOKENS", (8, 32))
+    for _ in range(2):
+        made.read([[1] * 20, [2]])
+    assert captured == [(2, model.config.context_length)]
 
 
 def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
+    made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
     monkeypatch.setattr(graphs, "ChunkedReading", lambda model, prompts: "in chunks")
-    for prompts in ([[1] * 513], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
+    for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
         assert [made.read(prompts) for _ in range(3)] == ["in chunks"] * 3
     made._device = CPU
     assert [made.read([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3

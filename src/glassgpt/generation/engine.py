@@ -34,7 +34,7 @@ from glassgpt.model.transformer import LanguageModel
 FinishReason = Literal["length", "stop", "end_of_text"]
 SLOTS = 64
 """Rows written at once unless told otherwise."""
-READ_AT_ONCE = 8192
+READ_AT_ONCE = 4096
 """Tokens of prompts that a GPU reads together."""
 
 

@@ -177,6 +177,10 @@ class KVCache:
 
     def put_many(self, slots: Sequence[int], source: KVCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """`put` for several slots at once: slot i gets the first tokens, `lengths[i]` many, of row i of `source`."""
+        if len(slots) <= 2 * self._keys.size(0):  # fewer copies this way, and each costs a launch
+            for slot, row, length in zip(slots, rows, lengths, strict=True):
+                self.put(slot, source, row, length)
+            return
         self._lengths[list(slots)] = torch.tensor(list(lengths))
         device, longest = self._keys.device, max(lengths)
         if longest == 0:

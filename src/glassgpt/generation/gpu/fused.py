@@ -38,10 +38,10 @@ FEW_GROUPS, MANY_GROUPS = 64, 256
 DRAW_WARPS = 8
 DRAW_CHUNK = 8192
 """Tokens looked at together where groups do not suffice."""
-ATTENTION_KEYS = 256
-"""Keys that a program of attention looks at together, at most."""
-ATTENTION_WARPS = 4
-ATTENTION_STAGES = 2
+ATTENTION_KEYS = 64
+"""Keys that a program of attention looks at together."""
+FETCHED_KEYS = 256
+"""Keys that it asks for beforehand, where there are many rows."""
 SHARED_PERCENT_FEW_ROWS, SHARED_PERCENT = 30, 60
 """How much of a multiprocessor's memory all kernels agree to use as shared memory; see `_divide_memory`."""
 
@@ -56,7 +56,6 @@ class Tiles:
         depth: columns of each sum that are loaded at once.
         warps: of 32 threads.
         stages: loads under way at once.
-        splits: programs that share one output's product, where its parts are added up later.
     """
 
     rows: int
@@ -64,29 +63,50 @@ class Tiles:
     depth: int
     warps: int = 4
     stages: int = 4
-    splits: int = 1
 
 
-def tiles_for(rows: int, width: int, width_out: int, splits: int = 1) -> Tiles:
-    """What was fastest on an H100 (docs/log.md): few rows want many small programs.
+@dataclass(frozen=True)
+class Shapes:
+    """What was fastest on an H100 up to some number of rows (docs/log.md): few rows want many small programs.
 
-    The order in which a product is summed up is that of its columns, whatever the tiles; `splits` must not depend on
-    the number of rows, nor must `sums_for`, so that a row gives the same bits in any batch.
+    Attributes:
+        head: tiles of the product with the vocabulary.
+        whole: of products that go into something else: queries, keys and values; up.
+        short: of those in parts that are added up later, with few columns: attention's output.
+        long: with many: down.
+        attention: warps and stages.
     """
-    is_head = width_out > 16 * 1024
-    if rows <= 16:
+
+    head: Tiles
+    whole: Tiles
+    short: Tiles
+    long: Tiles
+    attention: tuple[int, int]
+
+    def of(self, width: int, width_out: int, splits: int) -> Tiles:
+        """Tiles of a product (M, width) by (width, width_out).
+
+        The order in which it is summed up is that of its columns, whatever the tiles. Neither `splits` nor what `sums_for`
+        says may depend on the number of rows, so that a row gives the same bits in any batch.
+        """
         if splits == 1:
-            return Tiles(16, 32, 64, warps=2)
-        return Tiles(16, 16, 32, 1, 3, splits) if width <= 1024 else Tiles(16, 16, 64, 1, 6, splits)
-    if is_head:
-        return Tiles(_up_to_64(rows), 64, 64, stages=3)
-    if splits > 1 and width <= 1024:
-        return Tiles(_up_to_64(rows), 32, 32, stages=3, splits=splits)
-    return Tiles(_up_to_64(rows), 32, 64, splits=splits)
+            return self.head if width_out > 16 * 1024 else self.whole
+        return self.short if width <= 1024 else self.long
 
 
-def _up_to_64(rows: int) -> int:
-    return 32 if rows <= 32 else 64
+FEW_ROWS = 16
+SHAPES = {
+    FEW_ROWS: Shapes(
+        Tiles(16, 32, 64, 2), Tiles(16, 32, 64, 2), Tiles(16, 16, 32, 1, 3), Tiles(16, 16, 64, 1, 6), (4, 3)
+    ),
+    32: Shapes(Tiles(32, 32, 64, 2), Tiles(32, 16, 64, 1), Tiles(32, 16, 32, 1, 3), Tiles(32, 16, 64, 2, 6), (2, 4)),
+    64: Shapes(Tiles(64, 64, 64, 4, 3), Tiles(64, 32, 64), Tiles(64, 32, 32, 4, 3), Tiles(64, 32, 64), (2, 4)),
+}
+
+
+def shapes_for(rows: int) -> Shapes:
+    """How the work of so many rows is cut."""
+    return SHAPES[next((most for most in SHAPES if rows <= most), max(SHAPES))]
 
 
 def splits_for(width: int) -> int:
@@ -129,7 +149,7 @@ class FusedLinear:
 
     def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
         (rows, width), width_out = x.shape, self.weight.size(0)
-        tiles, share = tiles_for(rows, width, width_out, splits), width // splits
+        tiles, share = shapes_for(rows).of(width, width_out, splits), width // splits
         sums = sums_for(share)
         grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
         _launch(kernels.linear_kernel, rows, grid, tiles.warps, tiles.stages)(
@@ -153,7 +173,7 @@ def _launch(kernel: Any, rows: int, grid: tuple[int, ...], warps: int, stages: i
     def launch(*arguments: Any, **constants: Any) -> None:
         compiled = kernel[grid](*arguments, **constants, **how)
         if how["OVERLAP"]:
-            _divide_memory(compiled.function, SHARED_PERCENT_FEW_ROWS if rows <= 16 else SHARED_PERCENT)
+            _divide_memory(compiled.function, SHARED_PERCENT_FEW_ROWS if rows <= FEW_ROWS else SHARED_PERCENT)
 
     return launch
 
@@ -414,8 +434,8 @@ class FusedStep:
         window = config.window_of(layer) if is_modern else 0
         rows, capacity, half = qkv.size(0), self._cache.capacity, triton.next_power_of_2(config.head_dim // 2)
         # Many rows keep the memory busy anyway; more than their beginning would only be in the way.
-        n_fetched = capacity if rows <= 16 else ATTENTION_KEYS
-        _launch(kernels.attention_kernel, rows, (rows, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
+        n_fetched = capacity if rows <= FEW_ROWS else FETCHED_KEYS
+        _launch(kernels.attention_kernel, rows, (rows, config.kv_heads), *shapes_for(rows).attention)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
             self._slots, capacity, n_fetched, window, config.head_dim**-0.5, modern.NORM_EPS,
             N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim, HALF=max(16, half),

@@ -28,10 +28,11 @@ STEPS = 8
 """Steps of a burst: more would save launches, and let rows that have ended go on for longer."""
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
 """Numbers of rows that graphs are captured for; more rows than these come in multiples of the last."""
-PROMPT_ROWS = (1, 2, 4, 8, 16, 32, 64)
-PROMPT_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+PROMPT_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+PROMPT_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
 """Shapes of prompts that graphs are captured for."""
 MOST_PROMPT_TOKENS = 8192
+"""More are read in chunks: twice what the engine reads at once, as rounding up a shape may double it."""
 ON_DEVICE = frozenset(
     {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_k", "top_p", "min_p"}
 )
@@ -201,14 +202,16 @@ class PromptGraphs:
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
         """Begin to read; see `Decoder`."""
-        shape = _rounded(len(prompts), PROMPT_ROWS), _rounded(max(map(len, prompts)), PROMPT_TOKENS)
+        # A model knows no positions behind its context.
+        tokens = min(_rounded(max(map(len, prompts)), PROMPT_TOKENS), self._model.config.context_length)
+        shape = _rounded(len(prompts), PROMPT_ROWS), tokens
         if shape in self._graphs:
             return self._graphs[shape].read(prompts)
-        is_usual = shape[1] in PROMPT_TOKENS and shape[0] * shape[1] <= MOST_PROMPT_TOKENS
+        is_usual = tokens <= PROMPT_TOKENS[-1] and shape[0] * tokens <= MOST_PROMPT_TOKENS
         if self._device.type == "cpu" or not is_usual or shape not in self._seen:
             self._seen.add(shape)
             return ChunkedReading(self._model, prompts)
-        self._graphs[shape] = PromptGraph(self._model, self._view(*shape), self._device)
+        self._graphs[shape] = PromptGraph(self._model, self._view(*shape), self._pool)
         return self._graphs[shape].read(prompts)
 
     def _view(self, rows: int, tokens: int) -> KVCache:
@@ -216,6 +219,10 @@ class PromptGraphs:
         config = self._model.config
         shape = (config.n_layer, rows, config.kv_heads, tokens, config.head_dim)
         return KVCache.over(*(memory[: math.prod(shape)].view(shape) for memory in self._memory))
+
+    @functools.cached_property
+    def _pool(self) -> tuple[int, int]:
+        return torch.cuda.graph_pool_handle()
 
     @functools.cached_property
     def _memory(self) -> Tensor:
@@ -230,14 +237,15 @@ class PromptGraph:
     Args:
         model: reads.
         cache: into this, whose shape is that of the prompts.
-        device: where.
+        pool: memory that all such graphs use for what lies between tokens and cache, one after the other.
     """
 
-    def __init__(self, model: LanguageModel, cache: KVCache, device: torch.device) -> None:
+    def __init__(self, model: LanguageModel, cache: KVCache, pool: tuple[int, int]) -> None:
         self.cache = cache
+        device = cache.keys.device
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long, device=device)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=pool):
             model.features(self._tokens, cache)
 
     def read(self, prompts: Sequence[Sequence[int]]) -> PromptGraph:

@@ -187,7 +187,7 @@ def linear_kernel(
     m_inside, n_inside = m < rows, n < width_out
     x_rows = x + m[:, None] * WIDTH + part * SHARE
     w_rows = weight + n[None, :].to(tl.int64) * WIDTH + part * SHARE
-    # Two sums, of the first and the second half of the columns: one would wait for itself at each step.
+    # Two sums, of the first and of the second half of the columns: one would wait for itself at each step.
     LENGTH_OF_SUM: tl.constexpr = SHARE // SUMS
     product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     second = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -290,8 +290,13 @@ def attention_kernel(
         tl.store(value_rows + here, v1.to(values.dtype.element_ty), inside[None, :])
         tl.store(value_rows + here + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside[None, :])
     q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
-    largest = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
-    total = tl.full((QUERIES,), 1.0, tl.float32)
+    # Sums are products, too: in what order `tl.sum` adds depends on the number of threads, which differs with the rows.
+    WIDE: tl.constexpr = 16  # the narrowest product there is; its columns are all the same
+    scores = tl.dot(q1, tl.broadcast_to(tl.trans(k1), (HALF, WIDE)), input_precision="ieee")
+    scores = tl.dot(q2, tl.broadcast_to(tl.trans(k2), (HALF, WIDE)), scores, input_precision="ieee")
+    largest = tl.max(scores, 1) * scale
+    totals = tl.full((QUERIES, WIDE), 1.0, tl.float32)
+    ones = tl.full((BLOCK_S, WIDE), 1.0, values.dtype.element_ty)
     o1, o2 = tl.broadcast_to(v1, (QUERIES, HALF)), tl.broadcast_to(v2, (QUERIES, HALF))
     first = tl.where(window > 0, tl.maximum(place + 1 - window, 0), 0)
     for start in tl.range(first // BLOCK_S * BLOCK_S, place, BLOCK_S):
@@ -299,21 +304,21 @@ def attention_kernel(
         seen = (s >= first) & (s < place)
         down = half[:, None] + s[None, :] * HEAD_DIM  # (HALF, BLOCK_S)
         is_key = inside[:, None] & seen[None, :]
-        scores = tl.dot(q1, tl.load(key_rows + down, is_key, 0.0), input_precision="ieee")
-        scores = tl.dot(q2, tl.load(key_rows + down + HEAD_DIM // 2, is_key, 0.0), scores, input_precision="ieee")
-        scores = tl.where(seen[None, :], scores * scale, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp(scores - new_largest[:, None])
+        fits = tl.dot(q1, tl.load(key_rows + down, is_key, 0.0), input_precision="ieee")
+        fits = tl.dot(q2, tl.load(key_rows + down + HEAD_DIM // 2, is_key, 0.0), fits, input_precision="ieee")
+        fits = tl.where(seen[None, :], fits * scale, float("-inf"))
+        new_largest = tl.maximum(largest, tl.max(fits, 1))
+        weights = tl.exp(fits - new_largest[:, None]).to(values.dtype.element_ty)
         fade = tl.exp(largest - new_largest)
-        total = total * fade + tl.sum(weights, 1)
+        totals = tl.dot(weights, ones, totals * fade[:, None], input_precision="ieee")
         largest = new_largest
-        weights = weights.to(values.dtype.element_ty)
         across = s[:, None] * HEAD_DIM + half[None, :]  # (BLOCK_S, HALF)
         is_value = seen[:, None] & inside[None, :]
         seen1 = tl.load(value_rows + across, is_value, 0.0)
         seen2 = tl.load(value_rows + across + HEAD_DIM // 2, is_value, 0.0)
         o1 = tl.dot(weights, seen1, o1 * fade[:, None], input_precision="ieee")
         o2 = tl.dot(weights, seen2, o2 * fade[:, None], input_precision="ieee")
+    total = tl.max(totals, 1)
     out = y + (row * N_HEAD + kv_head * GROUP + query[:, None]) * HEAD_DIM + half[None, :]
     is_out = is_query[:, None] & inside[None, :]
     tl.store(out, (o1 / total[:, None]).to(y.dtype.element_ty), is_out)
