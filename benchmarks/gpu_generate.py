@@ -28,7 +28,8 @@ import triton
 from cpu_parts.measure import Row, Target, compare
 from cpu_parts.mixed import Mixture, Request, continuous, padded_on_the_left, useful_tokens
 from glassgpt.data.files import write_atomically
-from glassgpt.generation.bench import TOP_50, Load, endless, measure_generation
+from glassgpt.generation.bench import TOP_50, GenerationSpeed, Load, endless, measure_generation
+from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
@@ -65,9 +66,11 @@ def checked() -> dict[str, Any]:
     }
 
 
-def ours(model: LanguageModel, batches: tuple[int, ...], rounds: int) -> tuple[dict[int, Any], dict[str, Any]]:
+def ours(
+    model: LanguageModel, batches: tuple[int, ...], rounds: int, options: GenerationOptions = TOP_50
+) -> tuple[dict[int, GenerationSpeed], dict[str, Any]]:
     """Figures of each batch size, and what they hold for."""
-    load = Load(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, TOP_50)
+    load = Load(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, options)
     speeds, about = measure_generation(model, load)
     return {speed.batch: speed for speed in speeds}, about
 
@@ -135,8 +138,11 @@ def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
     rows: list[Row] = []
     agrees = checked()
     print(json.dumps(agrees, indent=1), flush=True)
-    speeds, about = ours(our_model(), (1, 8, 64), rounds)
-    print({batch: round(speed.tokens_per_second) for batch, speed in speeds.items()}, flush=True)
+    model = our_model()
+    speeds, about = ours(model, (1, 8, 64), rounds)
+    by_default, _ = ours(model, (1, 64), rounds, GenerationOptions())
+    for of in (speeds, by_default):
+        print({batch: round(speed.tokens_per_second) for batch, speed in of.items()}, flush=True)
     peer = their_model(1024)
     for batch, target in TARGETS.items():
         rates = {DEFAULT: their_rates(peer, batch, rounds)}
@@ -168,6 +174,7 @@ def measure(rounds: int, *, compiled: bool) -> dict[str, Any]:
         "settings": {"rounds": rounds, "targets_tokens_per_second": TARGETS, **about},
         "agreement": agrees,
         "glassgpt": [asdict(speed) for speed in speeds.values()],
+        "glassgpt, generate's own settings": [asdict(speed) for speed in by_default.values()],
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip
 

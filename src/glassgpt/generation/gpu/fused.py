@@ -38,10 +38,8 @@ FEW_GROUPS, MANY_GROUPS = 64, 256
 DRAW_WARPS = 8
 DRAW_CHUNK = 8192
 """Tokens looked at together where groups do not suffice."""
-ATTENTION_KEYS = 64
-"""Keys that a program of attention looks at together."""
-FETCHED_KEYS = 256
-"""Keys that it asks for beforehand, where there are many rows."""
+ATTENTION_KEYS, ATTENTION_WARPS, ATTENTION_STAGES = 256, 4, 2
+"""Keys that a program of attention looks at together, and how. In what order a row is summed up hangs on these three."""
 SHARED_PERCENT_FEW_ROWS, SHARED_PERCENT = 30, 60
 """How much of a multiprocessor's memory all kernels agree to use as shared memory; see `_divide_memory`."""
 
@@ -74,14 +72,12 @@ class Shapes:
         whole: of products that go into something else: queries, keys and values; up.
         short: of those in parts that are added up later, with few columns: attention's output.
         long: with many: down.
-        attention: warps and stages.
     """
 
     head: Tiles
     whole: Tiles
     short: Tiles
     long: Tiles
-    attention: tuple[int, int]
 
     def of(self, width: int, width_out: int, splits: int) -> Tiles:
         """Tiles of a product (M, width) by (width, width_out).
@@ -96,11 +92,9 @@ class Shapes:
 
 FEW_ROWS = 16
 SHAPES = {
-    FEW_ROWS: Shapes(
-        Tiles(16, 32, 64, 2), Tiles(16, 32, 64, 2), Tiles(16, 16, 32, 1, 3), Tiles(16, 16, 64, 1, 6), (4, 3)
-    ),
-    32: Shapes(Tiles(32, 32, 64, 2), Tiles(32, 16, 64, 1), Tiles(32, 16, 32, 1, 3), Tiles(32, 16, 64, 2, 6), (2, 4)),
-    64: Shapes(Tiles(64, 64, 64, 4, 3), Tiles(64, 32, 64), Tiles(64, 32, 32, 4, 3), Tiles(64, 32, 64), (2, 4)),
+    FEW_ROWS: Shapes(Tiles(16, 16, 64, 1), Tiles(16, 32, 64, 2), Tiles(16, 16, 32, 1), Tiles(16, 16, 64, 1, 6)),
+    32: Shapes(Tiles(32, 32, 64, 2), Tiles(32, 16, 64, 1), Tiles(32, 16, 32, 1, 3), Tiles(32, 16, 64, 2, 6)),
+    64: Shapes(Tiles(64, 64, 64, 4, 3), Tiles(64, 32, 64), Tiles(64, 32, 32, 4, 3), Tiles(64, 32, 64)),
 }
 
 
@@ -434,8 +428,8 @@ class FusedStep:
         window = config.window_of(layer) if is_modern else 0
         rows, capacity, half = qkv.size(0), self._cache.capacity, triton.next_power_of_2(config.head_dim // 2)
         # Many rows keep the memory busy anyway; more than their beginning would only be in the way.
-        n_fetched = capacity if rows <= FEW_ROWS else FETCHED_KEYS
-        _launch(kernels.attention_kernel, rows, (rows, config.kv_heads), *shapes_for(rows).attention)(
+        n_fetched = capacity if rows <= FEW_ROWS else ATTENTION_KEYS
+        _launch(kernels.attention_kernel, rows, (rows, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
             self._slots, capacity, n_fetched, window, config.head_dim**-0.5, modern.NORM_EPS,
             N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim, HALF=max(16, half),

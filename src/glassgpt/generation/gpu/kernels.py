@@ -290,13 +290,8 @@ def attention_kernel(
         tl.store(value_rows + here, v1.to(values.dtype.element_ty), inside[None, :])
         tl.store(value_rows + here + HEAD_DIM // 2, v2.to(values.dtype.element_ty), inside[None, :])
     q1, q2 = q1.to(keys.dtype.element_ty), q2.to(keys.dtype.element_ty)
-    # Sums are products, too: in what order `tl.sum` adds depends on the number of threads, which differs with the rows.
-    WIDE: tl.constexpr = 16  # the narrowest product there is; its columns are all the same
-    scores = tl.dot(q1, tl.broadcast_to(tl.trans(k1), (HALF, WIDE)), input_precision="ieee")
-    scores = tl.dot(q2, tl.broadcast_to(tl.trans(k2), (HALF, WIDE)), scores, input_precision="ieee")
-    largest = tl.max(scores, 1) * scale
-    totals = tl.full((QUERIES, WIDE), 1.0, tl.float32)
-    ones = tl.full((BLOCK_S, WIDE), 1.0, values.dtype.element_ty)
+    largest = scale * tl.sum(q1.to(tl.float32) * k1.to(tl.float32) + q2.to(tl.float32) * k2.to(tl.float32), 1)
+    total = tl.full((QUERIES,), 1.0, tl.float32)
     o1, o2 = tl.broadcast_to(v1, (QUERIES, HALF)), tl.broadcast_to(v2, (QUERIES, HALF))
     first = tl.where(window > 0, tl.maximum(place + 1 - window, 0), 0)
     for start in tl.range(first // BLOCK_S * BLOCK_S, place, BLOCK_S):
@@ -308,17 +303,17 @@ def attention_kernel(
         fits = tl.dot(q2, tl.load(key_rows + down + HEAD_DIM // 2, is_key, 0.0), fits, input_precision="ieee")
         fits = tl.where(seen[None, :], fits * scale, float("-inf"))
         new_largest = tl.maximum(largest, tl.max(fits, 1))
-        weights = tl.exp(fits - new_largest[:, None]).to(values.dtype.element_ty)
+        weights = tl.exp(fits - new_largest[:, None])
         fade = tl.exp(largest - new_largest)
-        totals = tl.dot(weights, ones, totals * fade[:, None], input_precision="ieee")
+        total = total * fade + tl.sum(weights, 1)
         largest = new_largest
+        weights = weights.to(values.dtype.element_ty)
         across = s[:, None] * HEAD_DIM + half[None, :]  # (BLOCK_S, HALF)
         is_value = seen[:, None] & inside[None, :]
         seen1 = tl.load(value_rows + across, is_value, 0.0)
         seen2 = tl.load(value_rows + across + HEAD_DIM // 2, is_value, 0.0)
         o1 = tl.dot(weights, seen1, o1 * fade[:, None], input_precision="ieee")
         o2 = tl.dot(weights, seen2, o2 * fade[:, None], input_precision="ieee")
-    total = tl.max(totals, 1)
     out = y + (row * N_HEAD + kv_head * GROUP + query[:, None]) * HEAD_DIM + half[None, :]
     is_out = is_query[:, None] & inside[None, :]
     tl.store(out, (o1 / total[:, None]).to(y.dtype.element_ty), is_out)
@@ -363,8 +358,11 @@ def prepare_kernel(
     if WITH_COUNTS:
         x = _penalise(x, tl.load(counts + row.to(tl.int64) * vocab_size + ids, inside, 0), floats, slots, row)
     temperature = tl.load(floats + TEMPERATURE * slots + row)
-    x = x / tl.where(temperature == 0, 1.0, temperature) + 0.0  # -0.0 becomes 0.0: equal numbers have equal bits
-    tl.store(logits + at, x, inside)
+    if (temperature != 0) & (temperature != 1):
+        x = x / temperature
+        tl.store(logits + at, x, inside)
+    elif WITH_COUNTS:
+        tl.store(logits + at, x, inside)
     of_group = tl.max(x, 1)
     tl.store(maxima + row * n_parts * GROUPS + group, of_group)
     top = tl.max(of_group, 0)
@@ -509,21 +507,29 @@ def _winner(score, ids, vocab_size):
 
 @triton.jit
 def _kth_largest(order, k):
-    """The k-th largest of these: two bits a time, from the highest on, by counting what reaches each value.
+    """Such a number that k of these reach it, or more where the k-th largest has equals.
 
-    Three counts are one sum of 64 bits, since a sum of many threads waits more than it adds.
+    Two bits at a time, from the highest on, by counting what reaches each value, until k do. Three counts are one sum of
+    64 bits, since a sum over many threads waits more than it adds.
     """
     found = tl.zeros((), tl.uint32)
     one = tl.full((), 1 << 30, tl.uint32)
-    for _ in tl.range(0, 16):
+    n_reached = tl.full((), -1, tl.int64)
+    while (one > 0) & (n_reached != k):
         reached = (order >= found + one).to(tl.int64)
         reached += (order >= found + 2 * one).to(tl.int64) << 20
         reached += (order >= found + 3 * one).to(tl.int64) << 40
         counts = tl.sum(reached)
-        digit = ((counts & 0xFFFFF) >= k).to(tl.uint32)
-        digit += (((counts >> 20) & 0xFFFFF) >= k).to(tl.uint32)
-        digit += ((counts >> 40) >= k).to(tl.uint32)
-        found += digit * one
+        by_one, by_two, by_three = counts & 0xFFFFF, (counts >> 20) & 0xFFFFF, counts >> 40
+        if by_three >= k:
+            found += 3 * one
+            n_reached = by_three
+        elif by_two >= k:
+            found += 2 * one
+            n_reached = by_two
+        elif by_one >= k:
+            found += one
+            n_reached = by_one
         one = one >> 2
     return found
 
@@ -613,7 +619,7 @@ def _mass_of_largest(mine, k, top, vocab_size, CHUNK: tl.constexpr):
 @triton.jit
 def _order(x):
     """A whole number without sign for each float32, in the same order."""
-    bits = x.to(tl.uint32, bitcast=True)
+    bits = (x + 0.0).to(tl.uint32, bitcast=True)  # -0.0 becomes 0.0, which it is equal to
     return tl.where(bits >= 0x80000000, bits ^ 0xFFFFFFFF, bits ^ 0x80000000)
 
 
