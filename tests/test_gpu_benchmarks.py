@@ -1,5 +1,6 @@
-"""What `benchmarks/gpu_train.py` makes of its measurements; that it measures is shown by running it."""
+"""What the GPU benchmarks make of their measurements; that they measure is shown by running them."""
 
+import copy
 import itertools
 import json
 from dataclasses import fields
@@ -87,3 +88,79 @@ def test_peers_come_first_and_once(gpu, tmp_path):
         ("glassgpt, other", None),
     ]
     assert written["peers"] == {"peer": {"commit": "abc"}}
+
+
+@pytest.fixture
+def agreement(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is for Linux")
+    load_script("gpu_generate", monkeypatch)
+    from gpu_parts import agreement
+
+    # Triton's interpreter knows no bfloat16; in float32 the twin is the model.
+    monkeypatch.setattr(agreement, "in_bfloat16", copy.deepcopy)
+    monkeypatch.setattr(agreement, "SIZES", (1, 2))
+    monkeypatch.setattr(agreement, "DRAWS", ({"top_k": 3}, {"top_k": 50}, {"top_p": 0.7, "temperature": 1.5}))
+    return agreement
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for Triton's interpreter")
+def test_what_is_promised_on_a_gpu_is_checked_there(agreement, monkeypatch):
+    from cpu_parts.mixed import Mixture
+
+    monkeypatch.setattr("cpu_parts.mixed.END_OF_TEXT", 40)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(vocab_size=48, context_length=12, n_layer=1, n_head=1, n_embd=8)).eval()
+    mixture = Mixture(requests=2, prompts=(1, 4), outputs=(2, 3), at_once=2)
+    found = agreement.agreement(model, tokens=2, rows=3, mixture=mixture)
+    apart = found.pop("logits, largest difference from float32")
+    assert 0 < apart["the kernels in bfloat16"] < 1e-5
+    draws = found.popitem()[1]
+    assert set(draws.values()) == {0}
+    assert len(draws) == 3
+    assert set(found.values()) == {True}
+    assert len(found) == 4
+
+    monkeypatch.setattr(agreement, "gumbel_noise", lambda seed, rows, positions, tokens: torch.zeros(1, len(tokens)))
+    assert agreement.draws_apart(model, {"temperature": 3.0}, 8) > 0
+    monkeypatch.setattr(agreement, "is_the_same_twice", lambda twin: False)
+    with pytest.raises(SystemExit, match="not so: the same bits when run twice$"):
+        agreement.agreement(model, tokens=2, rows=3, mixture=mixture)
+
+
+def test_a_figure_may_have_a_target_of_its_own(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is for Linux")
+    script = load_script("gpu_generate", monkeypatch)
+    row = script.compare("writing", "tokens/s", {"theirs": [10.0], "ours": [40.0]}, "theirs")[1]
+    assert (script.promised(row, 39).target, script.promised(row, 39).met) == (">= 39 tokens/s", True)
+    assert script.promised(row, 41).met is False
+
+
+@pytest.fixture
+def diagnosed(monkeypatch):
+    script = load_script("gpu_diagnosis", monkeypatch)
+    shape = ModelConfig(vocab_size=500, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    return script, script.Size(shape, rows=4, steps=12, settling=4, rounds=2, compile="off")
+
+
+def test_a_spoilt_sequence_is_found_and_left_out(diagnosed):
+    script, size = diagnosed
+    found = script.spoilt_sequence(size)
+    assert found["steps"] == [step for step in range(1, 13) if step != script.SPOILT_STEP + 1]
+    replay, finding = found["events"][0], found["events"][-1]
+    assert (replay["event"], replay["cause"]) == ("replay", "data")
+    assert finding["code"] == "GG-NAN-011"
+    assert "quarantined-rows" in finding["done"]
+    assert found["validation_loss"] < 7
+
+
+def test_watched_and_unwatched_take_turns(diagnosed, monkeypatch):
+    script, size = diagnosed
+    asked = []
+    monkeypatch.setattr(script, "step_milliseconds", lambda size, *, watched: asked.append(watched) or 1.0 + watched)
+    assert script.cost_of_watching(size) == {"unwatched": [1.0, 1.0], "watched": [2.0, 2.0]}
+    assert asked == [True, False, True, False, True]
+
+
+def test_steps_are_timed_after_they_have_settled(diagnosed):
+    script, size = diagnosed
+    assert 0 < script.step_milliseconds(size, watched=False) < 1000

@@ -39,7 +39,8 @@ DRAW_WARPS = 8
 DRAW_CHUNK = 8192
 """Tokens looked at together where groups do not suffice."""
 ATTENTION_KEYS, ATTENTION_WARPS, ATTENTION_STAGES = 256, 4, 2
-"""Keys that a program of attention looks at together, and how. In what order a row is summed up hangs on these three."""
+"""Keys of 64 numbers that a program of attention looks at together, and how. In what order a row is summed up hangs on
+these three, so they do not depend on the number of rows."""
 SHARED_PERCENT_FEW_ROWS, SHARED_PERCENT = 30, 60
 """How much of a multiprocessor's memory all kernels agree to use as shared memory; see `_divide_memory`."""
 
@@ -111,6 +112,11 @@ def splits_for(width: int) -> int:
 def sums_for(share: int) -> int:
     """Sums that a program adds up beside each other, over so many columns; see `kernels.linear_kernel`."""
     return 2 if share % 32 == 0 else 1
+
+
+def attention_keys(half: int) -> int:
+    """Keys of heads of twice `half` numbers that a program of attention looks at together: they share its memory."""
+    return min(ATTENTION_KEYS, max(16, ATTENTION_KEYS * 32 // half))
 
 
 @dataclass(frozen=True)
@@ -426,15 +432,17 @@ class FusedStep:
         is_modern = isinstance(self._model, Modern)
         cos, sin = (self._model.rotary.cos, self._model.rotary.sin) if isinstance(self._model, Modern) else (keys, keys)
         window = config.window_of(layer) if is_modern else 0
-        rows, capacity, half = qkv.size(0), self._cache.capacity, triton.next_power_of_2(config.head_dim // 2)
+        rows, capacity = qkv.size(0), self._cache.capacity
+        half = max(16, triton.next_power_of_2(config.head_dim // 2))
+        together = attention_keys(half)
         # Many rows keep the memory busy anyway; more than their beginning would only be in the way.
-        n_fetched = capacity if rows <= FEW_ROWS else ATTENTION_KEYS
+        n_fetched = capacity if rows <= FEW_ROWS else together
         _launch(kernels.attention_kernel, rows, (rows, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, mixed,
             self._slots, capacity, n_fetched, window, config.head_dim**-0.5, modern.NORM_EPS,
-            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim, HALF=max(16, half),
+            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim, HALF=half,
             QUERIES=max(16, triton.next_power_of_2(config.n_head // config.kv_heads)),
-            BLOCK_S=ATTENTION_KEYS, LINES=_lines(config.head_dim * keys.element_size()), MODERN=is_modern,
+            BLOCK_S=together, LINES=_lines(config.head_dim * keys.element_size()), MODERN=is_modern,
         )  # fmt: skip
 
     @property

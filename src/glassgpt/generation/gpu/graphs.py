@@ -13,6 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -221,7 +222,7 @@ class PromptGraphs:
         return KVCache.over(*(memory[: math.prod(shape)].view(shape) for memory in self._memory))
 
     @functools.cached_property
-    def _pool(self) -> tuple[int, int]:
+    def _pool(self) -> Any:
         return torch.cuda.graph_pool_handle()
 
     @functools.cached_property
@@ -240,7 +241,7 @@ class PromptGraph:
         pool: memory that all such graphs use for what lies between tokens and cache, one after the other.
     """
 
-    def __init__(self, model: LanguageModel, cache: KVCache, pool: tuple[int, int]) -> None:
+    def __init__(self, model: LanguageModel, cache: KVCache, pool: Any) -> None:
         self.cache = cache
         device = cache.keys.device
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long, device=device)
