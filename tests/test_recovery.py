@@ -441,7 +441,8 @@ def two_processes(code, script, *arguments):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
 
 
-@pytest.mark.parametrize("arch", ["gpt2", pytest.param("modern", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["gpt2", "modern"])
 def test_memory_runs_out_on_one_of_two_processes_and_both_take_less(grammar_data, tmp_path, arch):
     """In its first step the second has room for one sequence; both end with the bits of a run that began so."""
     short, plain = (

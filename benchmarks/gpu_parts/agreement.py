@@ -37,6 +37,8 @@ DRAWS: tuple[dict[str, Any], ...] = (
     {"top_k": 3000, "top_p": 0.7},
 )
 SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
+TOKENS = 5
+"""That rows are fed before their logits are compared to the bit."""
 
 
 def agreement(model: LanguageModel, *, tokens: int = 48, rows: int = 192, mixture: Mixture) -> dict[str, Any]:
@@ -125,15 +127,15 @@ def logits_apart(model: LanguageModel, twin: LanguageModel, tokens: int, rows: i
 @torch.inference_mode()
 def is_the_same_twice(twin: LanguageModel) -> bool:
     """Whether a step gives the same bits again."""
-    text = _tokens(twin, 8, 5)
-    stepping = Stepping(twin, 8)
+    text = _tokens(twin, SIZES[-1], TOKENS)
+    stepping = Stepping(twin, SIZES[-1])
     return torch.equal(stepping.logits(text), stepping.logits(text))
 
 
 @torch.inference_mode()
 def does_not_depend_on_the_batch(twin: LanguageModel) -> bool:
     """Whether rows have the same logits, to the bit, however many there are."""
-    text = _tokens(twin, SIZES[-1], 5)
+    text = _tokens(twin, SIZES[-1], TOKENS)
     stepping = Stepping(twin, SIZES[-1])
     alone = torch.cat([stepping.logits(row[None]) for row in text])
     return all(torch.equal(stepping.logits(text[:size]), alone[:size]) for size in SIZES)

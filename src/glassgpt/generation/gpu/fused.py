@@ -92,6 +92,7 @@ class Shapes:
 
 
 FEW_ROWS = 16
+"""As many as the narrowest tile has, so that fewer cost the same."""
 SHAPES = {
     FEW_ROWS: Shapes(Tiles(16, 16, 64, 1), Tiles(16, 32, 64, 2), Tiles(16, 16, 32, 1), Tiles(16, 16, 64, 1, 6)),
     32: Shapes(Tiles(32, 32, 64, 2), Tiles(32, 16, 64, 1), Tiles(32, 16, 32, 1, 3), Tiles(32, 16, 64, 2, 6)),
@@ -155,8 +156,8 @@ class FusedLinear:
         _launch(kernels.linear_kernel, rows, grid, tiles.warps, tiles.stages)(
             x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
             WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
-            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share // sums)), SUMS=sums,
-            LINES=_lines(share * self.weight.element_size()),
+            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share // sums)),
+            SUMS=sums, LINES=_lines(share * self.weight.element_size()),
         )  # fmt: skip
 
 
