@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
+import math
+from importlib.util import find_spec
 
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation import engine
 from glassgpt.generation.decoding import StepwiseDecoder
 from glassgpt.generation.engine import Engine, encode_prompt, generate, generate_many, stream
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.generation.sampling import gumbel_noise, sample
+from glassgpt.generation.speculative import Speculation
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -325,6 +328,42 @@ def test_a_cancelled_request_writes_no_more(model):
     while not engine.is_idle:
         pieces += engine.step()
     assert {piece.request for piece in pieces} == {second}
+
+
+def graph_decoder(*parts):
+    if torch.cuda.is_available():
+        pytest.skip("for Triton's interpreter")
+    return pytest.importorskip("glassgpt.generation.gpu.graphs").GraphDecoder(*parts)
+
+
+DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": Speculation().decoder, "graphs": graph_decoder}
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
+    if decoder is graph_decoder and find_spec("triton"):
+        monkeypatch.setattr("glassgpt.generation.gpu.graphs.STEPS", 2)  # the interpreter is slow
+    model = build_model(ModelConfig(vocab_size=257, context_length=24, n_layer=1, n_head=1, n_embd=4)).eval()
+    only_two = dict.fromkeys(range(2, 257), -math.inf)
+    settings = [{}, {"logit_bias": only_two, "no_repeat_ngram": 1, "num_samples": 2}, {"top_k": 4}]
+    options = [GenerationOptions(max_tokens=4, seed=4, **chosen) for chosen in settings]
+
+    def written(requests):
+        engine = Engine(model, BYTES, slots=4, decoder=decoder)
+        ids = [engine.submit([7, 8, 7, 8], one) for one in requests]
+        tokens, ended = {request: [] for request in ids}, []
+        while not engine.is_idle:
+            try:
+                for piece in engine.step():
+                    tokens[piece.request].append(piece.token)
+            except RequestError as error:
+                ended.append((error.request, str(error).partition(" by the settings")[0]))
+        return list(tokens.values()), ended
+
+    texts, ended = written(options)
+    assert ended == [(1, "after 2 new tokens every token is forbidden")]
+    assert len(texts[1]) == 2 * 2
+    assert [texts[0], texts[2]] == written([options[0], options[2]])[0]
 
 
 @pytest.mark.parametrize(

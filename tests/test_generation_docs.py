@@ -33,7 +33,7 @@ def test_the_commands_run(line, run_folder, run_main):
 
 def test_the_python_runs(run_folder, capsys):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     known = {"glassgpt": glassgpt, "m": glassgpt.load("RUN", device="cpu")}
     exec("\n".join(blocks), known)
     assert not re.search(r"\d", known["m"].generate("Once", processors=(known["no_numbers"],), max_tokens=20, seed=1))

@@ -45,6 +45,18 @@ class GenerationError(GlassGPTError):
     """A prompt or sampling setting with which no text can be generated."""
 
 
+class RequestError(GenerationError):
+    """One of several requests cannot be written on; it is over, and the others are not touched.
+
+    Attributes:
+        request: its number, as the engine gave it.
+    """
+
+    def __init__(self, message: str, request: int) -> None:
+        super().__init__(message)
+        self.request = request
+
+
 class InspectionError(GlassGPTError):
     """A text, a tensor's name or an intervention that a model cannot be looked into with."""
 

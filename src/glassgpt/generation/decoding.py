@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.processors import process
 from glassgpt.generation.rows import Row
 from glassgpt.generation.sampling import draw, sample
@@ -148,14 +148,18 @@ def draw_tokens(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """A token for each row by its own settings, seed and position: logits (B, V) float32.
 
     Raises:
-        GenerationError: the model's logits are no numbers, or the settings leave a row no token.
+        GenerationError: the model's logits are no numbers.
+        RequestError: a request's settings leave it no token; nothing has been drawn for the others either.
     """
     if bool(logits.isnan().any()):
         raise broken_model()
     tokens = [0] * len(rows)
     for members in by_request(rows):
-        processors = rows[members[0]].request.processors
-        own = process(logits[members], processors, [rows[i].history for i in members])
+        request = rows[members[0]].request
+        try:
+            own = process(logits[members], request.processors, [rows[i].history for i in members])
+        except GenerationError as error:
+            raise RequestError(str(error), request.id) from error
         for i, token in zip(members, _draw(own, [rows[i] for i in members]), strict=True):
             tokens[i] = token
     return tokens

@@ -20,7 +20,7 @@ import torch
 
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.decoding import Decoder, StepwiseDecoder
 from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.options import GenerationOptions
@@ -220,13 +220,23 @@ class Engine:
             self._finish(row)
 
     def step(self) -> Iterator[Piece]:
-        """Do a little of everything that there is to do; what became of it."""
-        for row, token in self._scheduler.step():
-            stream, ends = self._texts[row]
-            text, reason = _read(stream, token, ends, is_full=row.is_full)
-            if reason is not None:
-                self._finish(row)
-            yield Piece(row.request.id, row.index, token, text, reason)
+        """Do a little of everything that there is to do; what became of it.
+
+        Raises:
+            RequestError: a request's settings leave it no token. It is over; the next step goes on with the others, whose
+                texts are the same.
+            GenerationError: the model's logits are no numbers, or memory does not suffice for a single row.
+        """
+        try:
+            for row, token in self._scheduler.step():
+                stream, ends = self._texts[row]
+                text, reason = _read(stream, token, ends, is_full=row.is_full)
+                if reason is not None:
+                    self._finish(row)
+                yield Piece(row.request.id, row.index, token, text, reason)
+        except RequestError as error:
+            self.cancel(error.request)
+            raise
 
     def _finish(self, row: Row) -> None:
         self._scheduler.finish(row)
