@@ -243,7 +243,9 @@ def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
-def test_a_graph_of_more_rows_than_there_are(model, settings):
+def test_a_graph_of_more_rows_than_there_are(model, settings, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
     def rows():
         return [row_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
 
@@ -252,9 +254,11 @@ def test_a_graph_of_more_rows_than_there_are(model, settings):
 
 
 @pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
-def test_a_top_k_of_all_tokens_is_none(model, top_k):
+def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
     def rows():
-        return [row_of([4, 5], top_k=top_k, temperature=2.0)]
+        return [row_of([4, 5], limit=4, top_k=top_k, temperature=2.0)]
 
     assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
 

@@ -53,12 +53,12 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("asked", SETTINGS, ids=str)
-@pytest.mark.parametrize("who", ["itself", "alike", "a stranger", "of a smaller context", "the text"])
-@pytest.mark.parametrize("tokens", [1, 4])
-def test_the_text_is_that_of_plain_decoding(model, drafts, who, asked, tokens):
+def test_the_text_is_that_of_plain_decoding(model, drafts, asked):
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2, **asked)
-    speculation = Speculation(drafts[who], tokens)
-    assert generate_many(model, BYTES, PROMPTS, options, speculation) == generate_many(model, BYTES, PROMPTS, options)
+    plain = generate_many(model, BYTES, PROMPTS, options)
+    for who, draft in drafts.items():
+        for tokens in (1, 4) if who == "alike" else (4,):
+            assert generate_many(model, BYTES, PROMPTS, options, Speculation(draft, tokens)) == plain, (who, tokens)
 
 
 def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
