@@ -119,7 +119,7 @@ def test_what_is_promised_on_a_gpu_is_checked_there(agreement, monkeypatch):
     assert set(draws.values()) == {0}
     assert len(draws) == 2
     assert set(found.values()) == {True}
-    assert len(found) == 4
+    assert len(found) == 5
 
     monkeypatch.setattr(agreement, "gumbel_noise", lambda seed, rows, positions, tokens: torch.zeros(1, len(tokens)))
     assert agreement.draws_apart(model, {"temperature": 3.0}, 4) > 0
