@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from cpu_parts.measure import Target, compare
+from glassgpt.api.training import watch_over
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenArray
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.diagnosis.recovery import Recovery
-from glassgpt.diagnosis.watch import Watch
+from glassgpt.diagnosis.findings import EVENT
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -92,11 +92,9 @@ class Words:
     tokenizer_fingerprint = "numbers"
 
     def __init__(self, vocab_size: int, tokens: int = TOKENS) -> None:
-        drawn = np.random.default_rng(0).zipf(1.3, size=tokens) % (
-            vocab_size - 304 if vocab_size > 1000 else vocab_size
-        )
+        drawn = np.random.default_rng(0).zipf(1.3, size=tokens)
         self.tokenizer = cast(Tokenizer, Numbers(vocab_size))
-        self._tokens = drawn.astype(np.uint16)
+        self._tokens = (drawn % vocab_size).astype(np.uint16)
 
     def split(self, name: str) -> TokenArray:
         """Its tokens."""
@@ -119,9 +117,8 @@ class Told(Observer):
         self.events.append({"step": step, "event": event, **details})
 
 
-@dataclass
-class Training:
-    """A training that is not told to anyone but us, in a folder that is deleted.
+def begun(size: Size, folder: str, *, watched: bool, **train: Any) -> tuple[Trainer, Told]:
+    """A training, and what it will have said.
 
     Args:
         size: what is trained.
@@ -129,49 +126,37 @@ class Training:
         watched: whether diagnosis is on.
         **train: settings other than the usual ones.
     """
-
-    trainer: Trainer
-    told: Told
-    watch: Watch | None
-
-    @classmethod
-    def of(cls, size: Size, folder: str, *, watched: bool, **train: Any) -> Training:
-        """Begin it."""
-        torch.compiler.reset()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        torch.manual_seed(3)
-        context = size.model.context_length
-        usual = {
-            "max_steps": size.steps, "batch_tokens": size.rows * context, "learning_rate": 1e-3, "eval_every_steps": 0,
-            "eval_tokens": 2 * context, "compile": size.compile,
-        }  # fmt: skip
-        settings = Settings(
-            train=TrainConfig(**{**usual, **train}),
-            optimizer=OptimizerConfig(name="adamw"),
-            schedule=ScheduleConfig(warmup_steps=20),
-            checkpoint=CheckpointConfig(every_steps=0, keep_best=False),
-        )
-        told, words = Told(), cast(Any, Words(size.model.vocab_size))
-        trainer = Trainer(build_model(size.model), words, settings, RunFolder(Path(folder)), [told])
-        if not watched:
-            return cls(trainer, told, None)
-        config = DiagnosisConfig()
-        watch = Watch(trainer, config)
-        watch.attach()
-        trainer.guard = Recovery(config, watch)
-        return cls(trainer, told, watch)
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    torch.manual_seed(3)
+    context = size.model.context_length
+    usual = {
+        "max_steps": size.steps, "batch_tokens": size.rows * context, "learning_rate": 1e-3, "eval_every_steps": 0,
+        "eval_tokens": 2 * context, "compile": size.compile,
+    }  # fmt: skip
+    settings = Settings(
+        train=TrainConfig(**{**usual, **train}),
+        optimizer=OptimizerConfig(name="adamw"),
+        schedule=ScheduleConfig(warmup_steps=20),
+        checkpoint=CheckpointConfig(every_steps=0, keep_best=False),
+    )
+    told, words = Told(), cast(Any, Words(size.model.vocab_size))
+    trainer = Trainer(build_model(size.model), words, settings, RunFolder(Path(folder)), [told])
+    if watched:
+        watch_over(trainer, DiagnosisConfig())
+    return trainer, told
 
 
 def step_milliseconds(size: Size, *, watched: bool) -> float:
     """Mean over the steps that count: what is sampled now and then is in it, a median would overlook it."""
     with tempfile.TemporaryDirectory() as folder:
-        training = Training.of(size, folder, watched=watched)
-        training.trainer.run()
-        if training.watch and training.watch.found:
-            raise SystemExit(f"a sound training was warned of: {training.watch.found}")
-        at = [metrics.seconds for metrics in training.told.steps][size.settling :]
+        trainer, told = begun(size, folder, watched=watched)
+        trainer.run()
+        if found := [event for event in told.events if event["event"] == EVENT]:
+            raise SystemExit(f"a sound training was warned of: {found}")
+        at = [metrics.seconds for metrics in told.steps][size.settling :]
         return 1e3 * statistics.mean(b - a for a, b in itertools.pairwise(at))
 
 
@@ -189,10 +174,9 @@ def spoilt_sequence(size: Size) -> dict[str, Any]:
     """What became of a training in which one sequence makes NaN."""
     with tempfile.TemporaryDirectory() as folder:
         rows, context = 8, size.model.context_length
-        training = Training.of(
-            size, folder, watched=True, max_steps=12, batch_tokens=rows * context, micro_batch_size=4
-        )
-        batches, trainer = training.trainer.stepper.batches, training.trainer
+        batch = {"batch_tokens": rows * context, "micro_batch_size": 4}
+        trainer, told = begun(size, folder, watched=True, max_steps=12, **batch)
+        batches = trainer.stepper.batches
         start = int(batches.starts_at(SPOILT_STEP * rows, rows)[SPOILT_ROW])
         spoilt = torch.from_numpy(batches.tokens.read(start, context)).to(next(trainer.model.parameters()).device)
 
@@ -202,8 +186,8 @@ def spoilt_sequence(size: Size) -> dict[str, Any]:
         cast(Any, trainer.model).token_embedding.register_forward_hook(spoil)
         outcome = trainer.run()
         return {
-            "events": _short(training.told.events),
-            "steps": [metrics.step for metrics in training.told.steps],
+            "events": _short(told.events),
+            "steps": [metrics.step for metrics in told.steps],
             "validation_loss": outcome.validation.loss,
         }
 
@@ -213,13 +197,13 @@ def too_large_a_step(size: Size) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         rows = size.too_many_rows
         batch = {"batch_tokens": rows * size.model.context_length, "micro_batch_size": rows}
-        training = Training.of(size, folder, watched=True, max_steps=3, compile="off", **batch)
-        training.trainer.run()
+        trainer, told = begun(size, folder, watched=True, max_steps=3, compile="off", **batch)
+        trainer.run()
         return {
             "asked": {"rows": rows},
-            "events": _short(training.told.events),
-            "memory": asdict(training.trainer.stepper.memory),
-            "losses": [round(metrics.loss, 3) for metrics in training.told.steps],
+            "events": _short(told.events),
+            "memory": asdict(trainer.stepper.memory),
+            "losses": [round(metrics.loss, 3) for metrics in told.steps],
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         }
 

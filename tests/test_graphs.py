@@ -253,6 +253,22 @@ def test_a_graph_of_more_rows_than_there_are(model, settings, monkeypatch):
     assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "DRAW_CHUNK": 16}], ids=str)
+def test_a_slot_that_a_row_has_left_is_drawn_for_with_an_end(model, sizes, monkeypatch):
+    """Its row's top-p was the host's to do, so that on the device nobody has worked out the mass it is a share of."""
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    for name, size in sizes.items():
+        monkeypatch.setattr(fused, name, size)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kinds: empty(*args, **kinds).zero_())  # as memory often is
+
+    def rows():
+        left = [row_of([1, 2], index=index, limit=1, top_p=0.9, no_repeat_ngram=2) for index in range(4)]
+        return [*left, *(row_of([3, 4], index=index, limit=3, top_k=3) for index in range(3))]
+
+    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+
+
 @pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
 def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS", 2)

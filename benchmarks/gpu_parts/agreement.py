@@ -15,13 +15,13 @@ from torch import Tensor
 from cpu_parts.mixed import Mixture, continuous
 from glassgpt.errors import GenerationError
 from glassgpt.generation.bench import TOP_50, endless
+from glassgpt.generation.decoding import draw_tokens
 from glassgpt.generation.gpu.fused import FusedDraw, FusedStep, Limits, SlotState
 from glassgpt.generation.gpu.kernels import LENGTH
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row
-from glassgpt.generation.sampling import gumbel_noise, sample
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -178,8 +178,7 @@ def draws_apart(model: LanguageModel, settings: dict[str, Any], rows: int) -> in
     state.place(range(rows), made)
     drawn = torch.full((rows,), -1, dtype=torch.int32, device=device)
     FusedDraw(state, vocabulary, logits.to(device, copy=True))(rows, drawn, Limits.of(made, vocabulary))
-    wanted = [_draw(one, row, vocabulary) for one, row in zip(logits, made, strict=True)]
-    return sum(a != b for a, b in zip(drawn.tolist(), wanted, strict=True))
+    return sum(a != b for a, b in zip(drawn.tolist(), draw_tokens(logits, made), strict=True))
 
 
 def _row(number: int, text: Sequence[int], settings: dict[str, Any], tokenizer: Any) -> Row:
@@ -187,11 +186,3 @@ def _row(number: int, text: Sequence[int], settings: dict[str, Any], tokenizer: 
     options.check()
     request = Request(number, tuple(text[:4]), options, tuple(build_processors(options, tokenizer)), 7 + number, 9)
     return Row(request, 0, drawn=list(text[4:]))
-
-
-def _draw(logits: Tensor, row: Row, vocabulary: int) -> int:
-    left = logits[None]
-    for processor in row.request.processors:
-        left = processor.apply(left, [row.history])
-    noise = gumbel_noise(row.request.seed, [row.index], [row.position], torch.arange(vocabulary))
-    return int(sample(left, None if row.request.options.is_greedy else noise))

@@ -287,7 +287,7 @@ class SlotState:
 
     def __init__(self, slots: int, vocab_size: int, device: torch.device) -> None:
         self.ints = torch.zeros(N_INTS, slots, dtype=torch.int32, device=device)
-        # A graph draws for slots that no row has had, too, and a top-p of 0 would be searched for without end.
+        # A graph draws for slots that no row has had, too: by settings that change nothing.
         nobody = torch.tensor(_floats_of(GenerationOptions(temperature=0.0, top_p=1.0)), device=device)
         self.floats = nobody[:, None].repeat(1, slots)
         self.counts = torch.zeros(slots, vocab_size, dtype=torch.int32, device=device)  # for penalties

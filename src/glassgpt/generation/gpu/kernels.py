@@ -482,7 +482,7 @@ def _among_groups(
     weight = tl.where(keep, tl.exp(x - top), 0.0)
     kept_mass = tl.sum(weight)
     top_p = tl.load(floats + TOP_P * slots + row)
-    wanted = tl.where(top_p < 1, top_p * tl.where(has_top_k, kept_mass, mass), float("inf"))
+    wanted = tl.where(top_p < 1, _some(top_p * tl.where(has_top_k, kept_mass, mass)), float("inf"))
     suffices = (n_chosen <= MOST) & (top > float("-inf"))
     suffices &= tl.where(has_top_k, top_k <= MOST, kept_mass >= wanted)
     token = row * 0
@@ -497,6 +497,15 @@ def _among_groups(
             at_token = tl.max(tl.where(keep & (ids == token), x, float("-inf")))
             above = (x > at_token) | ((x == at_token) & (ids < token))
     return token, suffices
+
+
+@triton.jit
+def _some(mass):
+    """A mass that is more than none, so that a search upwards ends at the largest token: nothing stands above it.
+
+    Rows have more anyway. A slot without a row may have a mass that nobody worked out.
+    """
+    return tl.maximum(mass, 1e-30)
 
 
 @triton.jit
@@ -545,7 +554,7 @@ def _among_all(logits, ints, floats, row, top, mass, slots, vocab_size, stride, 
     if top_p < 1:
         if has_top_k:
             mass = _mass_of_largest(mine, top_k, top, vocab_size, CHUNK)
-        wanted = top_p * mass
+        wanted = _some(top_p * mass)
     floor = top + tl.load(floats + LOG_MIN_P * slots + row)
     most = tl.where(has_top_k, top_k, vocab_size)
     token = row * 0 + vocab_size
