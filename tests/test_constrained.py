@@ -159,6 +159,13 @@ def test_what_cannot_be_followed_is_said_in_one_line(setting, message):
     assert "\n" not in str(caught.value)
 
 
+def test_where_a_text_breaks_off_the_error_has_a_line_of_its_own(nano_run, run_main):
+    code, out, err = run_main("generate", nano_run, "--prompt", "x", "--choice", "abc", "--min-tokens", 9)
+    assert code == 1
+    assert out == "xabc\n"
+    assert err.startswith("error: after 3 new tokens every token is forbidden")
+
+
 def test_without_the_library_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'glassgpt\[structured\]'"):

@@ -95,10 +95,12 @@ def print_stream(
     pieces = stream(model, tokenizer, prompt, options, speculation)
     console.result(prompt or "", end="")
     tokens, reason = 0, None
-    for piece in pieces:
-        console.result(piece.text, end="")
-        tokens, reason = tokens + 1, piece.finish_reason
-    console.result("")
+    try:
+        for piece in pieces:
+            console.result(piece.text, end="")
+            tokens, reason = tokens + 1, piece.finish_reason
+    finally:  # an error, or Ctrl-C, is told of on a line of its own
+        console.result("")
     return _is_cut(tokens, reason, options)
 
 
