@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from glassgpt import api
+from glassgpt import api, device
 from glassgpt.api import runs
 from glassgpt.config import load_config, preset_names
 from glassgpt.data.batches import Batches
@@ -652,13 +652,13 @@ def test_where_nothing_tells_what_is_free(monkeypatch):
 def test_the_limit_of_a_container_counts(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("100\n")
-    assert memory._left_in_group(tmp_path) is None
+    assert device._cgroup_headroom(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
-    assert memory._left_in_group(tmp_path) == 900
-    assert memory._left_in_group(tmp_path / "none") is None
+    assert device._cgroup_headroom(tmp_path) == 900
+    assert device._cgroup_headroom(tmp_path / "none") is None
     (tmp_path / "meminfo").write_text("MemTotal: 10 kB\nMemAvailable: 7 kB\n")
-    assert memory._available(tmp_path / "meminfo") == 7 * 1024
-    assert memory._available(tmp_path / "none") is None
+    assert device._available_memory(tmp_path / "meminfo") == 7 * 1024
+    assert device._available_memory(tmp_path / "none") is None
 
 
 # --- learning rates

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from fault_helpers import TINY, Memoryless, at_step, poison_window, trainer_for, weights
+from glassgpt.device import is_out_of_memory
 from glassgpt.diagnosis.checks import memory
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.recovery import Recovery, fitting_rows, less_memory
 from glassgpt.errors import DataError, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.training.checkpoint import list_checkpoints, newest_whole, pointed, read_state
 from glassgpt.training.config import OptimizerConfig
-from glassgpt.training.hardware import is_shortage
 from glassgpt.training.observers import RunFiles
 from glassgpt.training.parallel import Memory
 from glassgpt.training.run import RunFolder, read_jsonl
@@ -308,8 +308,8 @@ def test_the_host_runs_out_of_memory_too(grammar_dataset, tmp_path):
     """As PyTorch itself says it: a RuntimeError without a class of its own."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 47, dtype=torch.int8)
-    assert is_shortage(caught.value)
-    assert not is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery())
     Memoryless(trainer.stepper, 4, error=caught.value)
     trainer.run()

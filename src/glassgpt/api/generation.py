@@ -10,6 +10,7 @@ import torch
 
 from glassgpt.api.loading import load
 from glassgpt.config import load_config
+from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
 from glassgpt.generation.bench import GenerationSpeed, Load, measure_generation
 from glassgpt.generation.options import GenerationOptions
@@ -17,7 +18,6 @@ from glassgpt.generation.precision import Precision
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCABULARY
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.hardware import pick_device
 from glassgpt.training.run import RunFolder
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 256

@@ -11,6 +11,7 @@ from typing import Any
 from glassgpt.config import load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.device import pick_device
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.generation.engine import Piece, Sample, stream
@@ -24,7 +25,6 @@ from glassgpt.generation.trace import explain
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import find_checkpoint, load_model, read_state
-from glassgpt.training.hardware import pick_device
 from glassgpt.training.run import RunFolder
 
 

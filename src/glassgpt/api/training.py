@@ -13,6 +13,7 @@ from glassgpt import console
 from glassgpt.api.runs import refuse_existing, settings_of, write_run_files
 from glassgpt.config import RunConfig, preflight
 from glassgpt.data.shards import TokenDataset
+from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.catalogue import language_of_the_terminal
 from glassgpt.diagnosis.checks.data import ladder
@@ -40,7 +41,7 @@ from glassgpt.training.checkpoint import (
     read_state,
 )
 from glassgpt.training.curve import draw_loss_curve
-from glassgpt.training.hardware import pick_device, require_gpus, versions
+from glassgpt.training.hardware import versions
 from glassgpt.training.loop import Outcome, Trainer, announce
 from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
 from glassgpt.training.ranks import Ranks, process_group, ranks_from_environment

@@ -20,9 +20,9 @@ import torch
 
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.device import unless_out_of_memory
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.decoding import Decoder, StepwiseDecoder
-from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.rows import Request, Row

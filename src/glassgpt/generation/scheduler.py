@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from glassgpt import console
+from glassgpt.device import unless_out_of_memory
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import Decoder, Reading
-from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.rows import Row, forgotten_at
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel

@@ -12,12 +12,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glassgpt.errors import ConfigError
+from glassgpt.device import pick_device
 from glassgpt.model.attention import attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import TrainConfig
-from glassgpt.training.launch import launched_by_torchrun
-from glassgpt.training.ranks import ranks_from_environment
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -122,58 +120,6 @@ class _WatchedCalls(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(str(func))
         return func(*args, **(kwargs or {}))
-
-
-def pick_device(wanted: str = "auto") -> torch.device:
-    """The device asked for, or the best there is.
-
-    Raises:
-        ConfigError: a device is asked for that this machine lacks.
-    """
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
-    if wanted == "auto":
-        return _own(torch.device(available[0]))
-    if wanted not in available:
-        raise ConfigError([f"device is {wanted}, which this machine lacks; it has {', '.join(available)}"])
-    return _own(torch.device(wanted))
-
-
-def require_gpus(wanted: str, processes: int) -> None:
-    """Refuse more processes than this machine has GPUs, where it has any and they are to be used.
-
-    Raises:
-        ConfigError: there are too few.
-    """
-    if launched_by_torchrun() or wanted not in ("auto", "cuda") or not torch.cuda.is_available():
-        return
-    count = torch.cuda.device_count()
-    if processes > count:
-        raise ConfigError([f"--gpus is {processes}, and this machine has {count}; give at most that"])
-
-
-def _own(device: torch.device) -> torch.device:
-    """Of several GPUs, the one of this process.
-
-    Raises:
-        ConfigError: there are more processes on this machine than GPUs.
-    """
-    ranks = ranks_from_environment()
-    if device.type != "cuda" or ranks.count == 1:
-        return device
-    if ranks.local >= torch.cuda.device_count():
-        raise ConfigError(
-            [f"there are more processes on this machine than its {torch.cuda.device_count()} GPUs; start fewer"]
-        )
-    return torch.device("cuda", ranks.local)
-
-
-def is_shortage(error: RuntimeError) -> bool:
-    """Whether memory ran out; PyTorch has no class of its own for that of the host, and tells of it in words only."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def resolve_hardware(train: TrainConfig) -> Hardware:

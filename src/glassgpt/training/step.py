@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from glassgpt.data.batches import Batches
 from glassgpt.data.shards import TokenArray
+from glassgpt.device import is_out_of_memory
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.feed import build_feed
 from glassgpt.training.figures import StepFigures
-from glassgpt.training.hardware import Hardware, is_shortage
+from glassgpt.training.hardware import Hardware
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 from glassgpt.training.parallel import Memory, ParallelLoss
 from glassgpt.training.ranks import Ranks, gathered
@@ -237,7 +238,7 @@ class Stepper:
         try:
             figures = self._accumulate()
         except RuntimeError as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
             figures = shortage = str(error).strip().partition("\n")[0]
         if not self.is_careful:

@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenArray
+from glassgpt.device import free_memory
 from glassgpt.diagnosis.findings import Checked, Finding, Value
 from glassgpt.errors import MemoryExhaustedError
 from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_memory
@@ -34,33 +34,6 @@ USABLE = 0.92
 MOST_CPU_FLOPS = 1e12
 """What is not measured on a CPU because nobody would wait for it: about 20 s on two cores."""
 GIGA, MEGA = 1e9, 1e6
-UNLIMITED = 1 << 60
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take on a device, or None where nothing tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    known = [n for n in (_available(Path("/proc/meminfo")), _left_in_group(Path("/sys/fs/cgroup"))) if n is not None]
-    return min(known, default=None)
-
-
-def _available(meminfo: Path) -> int | None:
-    if not meminfo.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    return 1024 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None
-
-
-def _left_in_group(group: Path) -> int | None:
-    """What a container may still take; its limit, where it has one, is not the machine's."""
-    limit, used = group / "memory.max", group / "memory.current"
-    if not limit.is_file() or not used.is_file():
-        return None
-    most = limit.read_text().strip()
-    return None if most == "max" or int(most) > UNLIMITED else int(most) - int(used.read_text())
 
 
 class LiveBytes(TorchDispatchMode):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.device import unless_out_of_memory
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding import ChunkedReading, padded
 from glassgpt.generation.engine import SLOTS, Sample, encode_prompt, most_tokens, sample_of
-from glassgpt.generation.memory import unless_out_of_memory
 from glassgpt.generation.options import GenerationOptions, History
 from glassgpt.generation.processors import build_processors
 from glassgpt.generation.search_options import require_nothing_drawn
