@@ -48,7 +48,7 @@ QUICK = Settings(prepare_rounds=1, megabytes=2.0, train_rounds=2, generate_round
 
 def measure(part: str, settings: Settings, text: Path | None) -> list[Row]:
     """Measure one part; what it needs is imported only here, so that no part weighs on another."""
-    console.say(f"measuring: {part} …")
+    console.info(f"measuring: {part} …")
     if part == "prepare":
         from cpu_parts.preparing import measure_preparing
 

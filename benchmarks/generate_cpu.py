@@ -40,16 +40,16 @@ from cpu_parts.generation import (
 )
 from cpu_parts.llama import llama
 from cpu_parts.machine import usable_cores
-from cpu_parts.measure import Row, Samples, Target, compare, rates, take_turns
+from cpu_parts.measure import Row, Samples, Target, compare, interleave, rates
 from cpu_parts.mixed import DRAWN, GREEDY, Mixture, Request, continuous, static, useful_tokens
-from cpu_parts.models import same_models
+from cpu_parts.models import matching_models
 from cpu_parts.results import report, show, write_report
-from cpu_parts.steps import SHORT, Write, clock_for, require_all, settle, step_seconds
+from cpu_parts.steps import SHORT, Write, clock_for, require_token_counts, settle, step_seconds
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.generation.bench import TOP_50
-from glassgpt.generation.engine import generate
+from glassgpt.generation.engine.engine import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.model.transformer import LanguageModel
@@ -103,10 +103,10 @@ Serve = Callable[[Sequence[Request]], list[list[int]]]
 
 def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path) -> list[Row]:
     """Rows for one batch size: tokens per second of all texts together, once prompts are read."""
-    console.say(f"measuring: batch {batch}, {threads} thread(s) …")
+    console.info(f"measuring: batch {batch}, {threads} thread(s) …")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
         timed = _systems(threads, batch, settings, folder, apart)
-        taken = take_turns(timed, settings.rounds)
+        taken = interleave(timed, settings.rounds)
     figures = {name: [batch / seconds for seconds in steps] for name, steps in taken.items()}
     part = f"decoding, batch {batch}, {_on(threads)}"
     return compare(part, UNIT, figures, REFERENCE, TARGETS) + _beside_peers(part, figures, batch)
@@ -127,7 +127,7 @@ def _systems(
 ) -> dict[str, Callable[[], float]]:
     """Each system's way to measure its step, ready to go."""
     torch.set_num_threads(threads)
-    ours, theirs = (model.eval() for model in same_models())
+    ours, theirs = (model.eval() for model in matching_models())
     tokenizer = gpt2_tokenizer()
     prompt = prompt_of(PROMPT_TOKENS, tokenizer)
     ids = tokenizer.encode(prompt)
@@ -167,16 +167,16 @@ def _glassgpt(model: LanguageModel, precision: Precision, tokenizer: Tokenizer, 
             max_tokens=new_tokens, temperature=1.0, top_k=TOP_K, top_p=1.0, seed=1, num_samples=batch
         )
         texts = generate(writer, tokenizer, prompt, options)
-        require_all([text.tokens for text in texts], new_tokens)
+        require_token_counts([text.tokens for text in texts], new_tokens)
 
     return write
 
 
 def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
     """Rows for requests of mixed length: useful tokens per second over the whole time, prompts and all."""
-    console.say(f"measuring: requests of mixed length, {threads} thread(s) …")
+    console.info(f"measuring: requests of mixed length, {threads} thread(s) …")
     torch.set_num_threads(threads)
-    ours, theirs = (model.eval() for model in same_models())
+    ours, theirs = (model.eval() for model in matching_models())
     writer, tokenizer = prepare_for_decoding(ours, "float32", rows=mixture.at_once), gpt2_tokenizer()
     requests = mixture.draw()
     _require_same_greedy_texts(writer, theirs, tokenizer, requests[:2])
@@ -188,7 +188,7 @@ def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
     for serve in systems.values():
         serve(brief)
     clock = clock_for(threads)
-    taken = take_turns({name: _timer(serve, requests, clock) for name, serve in systems.items()}, rounds)
+    taken = interleave({name: _timer(serve, requests, clock) for name, serve in systems.items()}, rounds)
     figures = rates(taken, useful_tokens(requests))
     part = f"{len(requests)} requests of mixed length, {mixture.at_once} at once, {_on(threads)}"
     return compare(part, UNIT, figures, next(iter(systems)))

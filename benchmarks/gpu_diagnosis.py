@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from cpu_parts.measure import Target, compare
-from glassgpt.api.training import watch_over
+from glassgpt.api.training import attach_diagnosis
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shards import TokenArray
 from glassgpt.data.tokenizers import Tokenizer
@@ -37,8 +37,8 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer, StepMetrics
-from glassgpt.training.run import RunFolder
-from glassgpt.training.step import Settings
+from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.step import TrainerConfig
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis-gpu.json"
 TOKENS = 3_000_000
@@ -136,7 +136,7 @@ def begun(size: Size, folder: str, *, watched: bool, **train: Any) -> tuple[Trai
         "max_steps": size.steps, "batch_tokens": size.rows * context, "learning_rate": 1e-3, "eval_every_steps": 0,
         "eval_tokens": 2 * context, "compile": size.compile,
     }  # fmt: skip
-    settings = Settings(
+    settings = TrainerConfig(
         train=TrainConfig(**{**usual, **train}),
         optimizer=OptimizerConfig(name="adamw"),
         schedule=ScheduleConfig(warmup_steps=20),
@@ -145,7 +145,7 @@ def begun(size: Size, folder: str, *, watched: bool, **train: Any) -> tuple[Trai
     told, words = Told(), cast(Any, Words(size.model.vocab_size))
     trainer = Trainer(build_model(size.model), words, settings, RunFolder(Path(folder)), [told])
     if watched:
-        watch_over(trainer, DiagnosisConfig())
+        attach_diagnosis(trainer, DiagnosisConfig())
     return trainer, told
 
 
@@ -176,7 +176,7 @@ def spoilt_sequence(size: Size) -> dict[str, Any]:
         rows, context = 8, size.model.context_length
         batch = {"batch_tokens": rows * context, "micro_batch_size": 4}
         trainer, told = begun(size, folder, watched=True, max_steps=12, **batch)
-        batches = trainer.stepper.batches
+        batches = trainer.train_step.batches
         start = int(batches.starts_at(SPOILT_STEP * rows, rows)[SPOILT_ROW])
         spoilt = torch.from_numpy(batches.tokens.read(start, context)).to(next(trainer.model.parameters()).device)
 
@@ -202,7 +202,7 @@ def too_large_a_step(size: Size) -> dict[str, Any]:
         return {
             "asked": {"rows": rows},
             "events": _short(told.events),
-            "memory": asdict(trainer.stepper.memory),
+            "memory": asdict(trainer.train_step.memory),
             "losses": [round(metrics.loss, 3) for metrics in told.steps],
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         }

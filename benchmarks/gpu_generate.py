@@ -24,13 +24,13 @@ import transformers
 import triton
 
 from cpu_parts.measure import Row, Target, compare
-from cpu_parts.mixed import Mixture, Request, continuous, padded_on_the_left, useful_tokens
+from cpu_parts.mixed import Mixture, Request, continuous, left_pad, useful_tokens
 from glassgpt.data.files import write_atomically
-from glassgpt.generation.bench import TOP_50, GenerationSpeed, Load, endless, measure_generation
+from glassgpt.generation.bench import TOP_50, GenerationSpeed, GenerationWorkload, endless_tokenizer, measure_generation
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.model.build import build_model
-from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
+from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from gpu_parts.agreement import agreement
 
@@ -46,7 +46,7 @@ DEFAULT, STATIC = "transformers", "transformers, static cache, compiled"
 def our_model(context: int = 1024, **shape: Any) -> LanguageModel:
     """GPT-2 124M with random weights, in float32."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(vocab_size=GPT2_VOCABULARY, context_length=context, **shape)).eval()
+    model = build_model(ModelConfig(vocab_size=GPT2_VOCAB_SIZE, context_length=context, **shape)).eval()
     for parameter in model.parameters():
         if not parameter.any():  # Modern begins with zeros, of which everything would be right
             torch.nn.init.normal_(parameter, std=0.02)
@@ -69,7 +69,7 @@ def ours(
     model: LanguageModel, batches: tuple[int, ...], rounds: int, options: GenerationOptions = TOP_50
 ) -> tuple[dict[int, GenerationSpeed], dict[str, Any]]:
     """Figures of each batch size, and what they hold for."""
-    load = Load(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, options)
+    load = GenerationWorkload(batches, PROMPT_TOKENS, NEW_TOKENS, rounds, options)
     speeds, about = measure_generation(model, load)
     return {speed.batch: speed for speed in speeds}, about
 
@@ -85,7 +85,7 @@ def their_rates(model: Any, batch: int, rounds: int, **how: Any) -> list[float]:
     rates: list[float] = []
     for seed in range(2 + rounds):
         prompts = torch.randint(
-            GPT2_VOCABULARY, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(seed)
+            GPT2_VOCAB_SIZE, (batch, PROMPT_TOKENS), generator=torch.Generator().manual_seed(seed)
         ).cuda()
         seconds = timed(lambda prompts=prompts: their_texts(model, prompts, NEW_TOKENS, **how))
         rates.append(batch * NEW_TOKENS / seconds)
@@ -116,10 +116,10 @@ def mixed(rounds: int, *, compiled: bool) -> dict[str, list[float]]:
     """Useful tokens per second of each way to serve the mixed requests."""
     requests, context = MIXTURE.draw(), MIXTURE.prompts[1] + MIXTURE.outputs[1]
     useful, most = useful_tokens(requests), max(request.new_tokens for request in requests)
-    prompts, _ = padded_on_the_left([request.prompt for request in requests])
+    prompts, _ = left_pad([request.prompt for request in requests])
     padded = [Request(prompt, most) for prompt in prompts.tolist()]
     model = in_bfloat16(our_model(context))
-    serve = continuous(model, endless(model), MIXTURE.at_once, replace(TOP_50, seed=0))
+    serve = continuous(model, endless_tokenizer(model), MIXTURE.at_once, replace(TOP_50, seed=0))
     rates = {
         "glassgpt, continuous": [useful / timed(lambda: serve(requests)) for _ in range(2 + rounds)][2:],
         "glassgpt, static": [useful / timed(lambda: serve(padded)) for _ in range(2 + rounds)][2:],

@@ -128,7 +128,7 @@ def _cores_at_work(seconds: float = 1.0) -> float:
 
 def measure(system: str, threads: int, tokens: int) -> list[dict[str, Any]]:
     """One round of one system, in a process of its own: what, seconds and bytes."""
-    console.say(f"measuring: {system}, {threads} thread(s) …")
+    console.info(f"measuring: {system}, {threads} thread(s) …")
     command = [sys.executable, "-m", "inspect_parts.worker", system, str(tokens), str(threads)]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

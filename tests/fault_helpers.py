@@ -11,8 +11,8 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer
-from glassgpt.training.run import RunFolder
-from glassgpt.training.step import Settings
+from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.step import TrainerConfig
 
 TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=16)
 
@@ -29,7 +29,7 @@ class Told(Observer):
     def on_event(self, step, event, details):
         self.events.append((event, dict(details)))
 
-    def on_rewind(self, step):
+    def on_rollback(self, step):
         self.rewinds.append(step)
 
     def of(self, event):
@@ -38,7 +38,7 @@ class Told(Observer):
 
 def trainer_for(dataset, path, guard=None, *, ranks=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
     defaults = {"max_steps": 12, "batch_tokens": 256, "learning_rate": 1e-3, "eval_every_steps": 0, "eval_tokens": 512}
-    settings = Settings(
+    settings = TrainerConfig(
         train=TrainConfig(**{**defaults, **train}),
         optimizer=optimizer or OptimizerConfig(),
         schedule=ScheduleConfig(kind="constant", warmup_steps=warmup),
@@ -55,10 +55,10 @@ def weights(model):
 
 def poison_window(trainer, step, row, rank=0):
     """Make the tokens of one row of one batch, wherever they come again, give an embedding that is no number."""
-    batches = trainer.stepper.batches
+    batches = trainer.train_step.batches
     twin = Batches(batches.tokens, batches.context_length, trainer.settings.seed)
-    every = trainer.stepper.rows * batches.world_size
-    start = int(twin.starts_at((step - 1) * every, every)[rank * trainer.stepper.rows + row])
+    every = trainer.train_step.rows * batches.world_size
+    start = int(twin.starts_at((step - 1) * every, every)[rank * trainer.train_step.rows + row])
     bad = torch.from_numpy(batches.tokens.read(start, batches.context_length))
 
     def hook(module, inputs, output):
@@ -71,7 +71,7 @@ def poison_window(trainer, step, row, rank=0):
 
 def at_step(trainer, step, action):
     """Do something once, just before the forward pass of a step."""
-    original = trainer.stepper.step
+    original = trainer.train_step.step
 
     def stepping(number, learning_rate, **more):
         if number == step and not stepping.done:
@@ -80,16 +80,16 @@ def at_step(trainer, step, action):
         return original(number, learning_rate, **more)
 
     stepping.done = False
-    trainer.stepper.step = stepping
+    trainer.train_step.step = stepping
 
 
 class Memoryless:
     """A device that has room for so many sequences in a forward pass."""
 
-    def __init__(self, stepper, rows, from_call=1, error=None):
-        self._train, self.rows, self._from, self._calls = stepper.loss.train, rows, from_call, 0
+    def __init__(self, train_step, rows, from_call=1, error=None):
+        self._train, self.rows, self._from, self._calls = train_step.loss.train, rows, from_call, 0
         self._error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        stepper.loss.train = self
+        train_step.loss.train = self
 
     def __call__(self, inputs, targets):
         self._calls += 1

@@ -53,3 +53,12 @@ def share_that_depends_on_far_tokens(model):
     other[:, 3] = (other[:, 3] + 7) % 257
     with torch.no_grad():
         return float((model(tokens)[:, -1].argmax(-1) != model(other)[:, -1].argmax(-1)).float().mean())
+
+
+def shaken(config):
+    """A model away from its tame initial weights, some of which are zero."""
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model

@@ -62,7 +62,7 @@ def test_systems_take_turns_and_each_begins_a_round(measure):
     def noted(name):
         return lambda: order.append(name) or float(len(order))
 
-    samples = measure.take_turns({name: noted(name) for name in "abc"}, rounds=3)
+    samples = measure.interleave({name: noted(name) for name in "abc"}, rounds=3)
     assert "".join(order) == "abcbcacab"
     assert samples == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
     assert measure.rates({"a": [2.0, 4.0]}, 8) == {"a": [4.0, 2.0]}
@@ -140,7 +140,7 @@ def test_reading_the_prompt_is_no_step(decoding):
     del figures["llama.cpp q8_0"]
     assert decoding._beside_peers("decoding", figures, 1) == []
     with pytest.raises(SystemExit, match=r"texts of \[3, 2\] tokens, and 3 were asked for"):
-        decoding.require_all([[1, 2, 3], [1, 2]], 3)
+        decoding.require_token_counts([[1, 2, 3], [1, 2]], 3)
 
 
 def test_llama_is_asked_for_what_the_others_write(cpu, tmp_path, monkeypatch):
@@ -202,11 +202,11 @@ def test_a_static_batch_runs_until_its_longest_text_ends(decoding):
 
 
 def test_mixed_requests_are_measured_and_written(decoding, tmp_path, monkeypatch, capsys):
-    from cpu_parts.models import same_models
+    from cpu_parts.models import matching_models
     from glassgpt.model.config import ModelConfig
 
-    tiny = same_models(ModelConfig(vocab_size=50257, context_length=48, n_layer=1, n_head=2, n_embd=16))
-    monkeypatch.setattr(decoding, "same_models", lambda: tiny)
+    tiny = matching_models(ModelConfig(vocab_size=50257, context_length=48, n_layer=1, n_head=2, n_embd=16))
+    monkeypatch.setattr(decoding, "matching_models", lambda: tiny)
     out = tmp_path / "mixed.json"
     decoding.main(["--only", "mixed", "--quick", "--threads", "1", "--rounds", "2", "--out", str(out)])
     written = json.loads(out.read_text())
@@ -227,12 +227,12 @@ def test_mixed_requests_are_measured_and_written(decoding, tmp_path, monkeypatch
 
 
 def test_our_engine_gives_each_request_its_tokens(decoding):
-    from cpu_parts.models import same_models
+    from cpu_parts.models import matching_models
     from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
     from glassgpt.generation.bench import TOP_50
     from glassgpt.model.config import ModelConfig
 
-    ours, _ = same_models(ModelConfig(vocab_size=50257, context_length=48, n_layer=1, n_head=2, n_embd=16))
+    ours, _ = matching_models(ModelConfig(vocab_size=50257, context_length=48, n_layer=1, n_head=2, n_embd=16))
     requests = decoding.Mixture(5, (2, 20), (1, 9)).draw()
     serve = decoding.continuous(ours.eval(), gpt2_tokenizer(), 2, dataclasses.replace(TOP_50, seed=1))
     first = serve(requests)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glassgpt.config import load_config, preflight, preset_names, preset_summary, settings, to_toml
+from glassgpt.config import load_config, preset_names, preset_summary, resolve_config, settings, to_toml
 from glassgpt.errors import ConfigError
 from glassgpt.model.accounting import count_parameters
 
@@ -141,13 +141,13 @@ def test_numbers_survive_the_command_line(steps, rate):
 
 
 def test_preflight_fills_in_what_was_open(grammar_data, tmp_path):
-    config = preflight(load_config("nano", {"data": str(grammar_data)}), tmp_path / "run")
+    config = resolve_config(load_config("nano", {"data": str(grammar_data)}), tmp_path / "run")
     assert config.model.vocab_size == 257
     assert tomllib.loads(to_toml(config))["model"]["vocab_size"] == 257
 
 
 def test_a_warmup_longer_than_training_is_shortened_and_said(grammar_data, tmp_path, capsys):
-    config = preflight(load_config("nano", {"data": str(grammar_data), "train.max_steps": "20"}), tmp_path / "run")
+    config = resolve_config(load_config("nano", {"data": str(grammar_data), "train.max_steps": "20"}), tmp_path / "run")
     assert config.schedule.warmup_steps == 2
     assert "taking 2" in capsys.readouterr().err
 
@@ -155,7 +155,7 @@ def test_a_warmup_longer_than_training_is_shortened_and_said(grammar_data, tmp_p
 def test_preflight_lists_problems_of_all_kinds(grammar_data, tmp_path):
     overrides = {"data": str(grammar_data), "model.vocab_size": 100, "model.n_head": 3, "train.max_steps": 0}
     with pytest.raises(ConfigError) as caught:
-        preflight(load_config("nano", overrides), tmp_path / "run")
+        resolve_config(load_config("nano", overrides), tmp_path / "run")
     text = str(caught.value)
     for part in ("model.vocab_size is 100", "model.n_head is 3", "train.max_steps is 0"):
         assert part in text
@@ -163,22 +163,22 @@ def test_preflight_lists_problems_of_all_kinds(grammar_data, tmp_path):
 
 def test_preflight_says_how_to_get_data(tmp_path):
     with pytest.raises(ConfigError, match="glassgpt prepare"):
-        preflight(load_config("nano"), tmp_path / "run")
+        resolve_config(load_config("nano"), tmp_path / "run")
     with pytest.raises(ConfigError, match="nowhere"):
-        preflight(load_config("nano", {"data": str(tmp_path / "nowhere")}), tmp_path / "run")
+        resolve_config(load_config("nano", {"data": str(tmp_path / "nowhere")}), tmp_path / "run")
 
 
 def test_preflight_refuses_a_disk_too_small(grammar_data, tmp_path):
     config = load_config("nano", {"data": str(grammar_data)})
     huge = dataclasses.replace(config.model, n_layer=60, n_embd=32768, n_head=64)
     with pytest.raises(ConfigError, match=r"GB free; lower checkpoint\.keep_last"):
-        preflight(dataclasses.replace(config, model=huge), tmp_path / "run")
+        resolve_config(dataclasses.replace(config, model=huge), tmp_path / "run")
 
 
 def test_preflight_refuses_text_shorter_than_the_context(grammar_data, tmp_path):
     overrides = {"data": str(grammar_data), "model.context_length": 1_000_000, "train.batch_tokens": 1_000_000}
     with pytest.raises(ConfigError, match="too few for model.context_length"):
-        preflight(load_config("nano", overrides), tmp_path / "run")
+        resolve_config(load_config("nano", overrides), tmp_path / "run")
 
 
 def test_a_device_that_is_not_there(grammar_data, tmp_path):
@@ -187,4 +187,4 @@ def test_a_device_that_is_not_there(grammar_data, tmp_path):
     if torch.backends.mps.is_available():
         pytest.skip("this machine has it")
     with pytest.raises(ConfigError, match="device mps is not available"):
-        preflight(load_config("nano", {"data": str(grammar_data), "train.device": "mps"}), tmp_path / "run")
+        resolve_config(load_config("nano", {"data": str(grammar_data), "train.device": "mps"}), tmp_path / "run")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import glassgpt
-from glassgpt.cli import app, take_overrides
+from glassgpt.cli import app, split_overrides
 from glassgpt.cli.commands import WAY
 from glassgpt.cli.examples import EXAMPLES
 from glassgpt.config import settings
@@ -39,7 +39,7 @@ def test_both_readmes_show_the_same_commands_and_headings():
 @pytest.mark.parametrize("line", commands(READMES[0]))
 def test_the_readmes_commands_can_be_parsed(line):
     """Every option exists and has a value of its type; what they do is tested in test_cli.py."""
-    rest, overrides = take_overrides(shlex.split(line)[1:])
+    rest, overrides = split_overrides(shlex.split(line)[1:])
     app.parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())
 
@@ -60,8 +60,8 @@ def test_the_names_of_the_documents_are_there(snippet):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "glassgpt":
             assert hasattr(glassgpt, node.attr), node.attr
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("m", "loaded"):
-            fields = {field.name for field in dataclasses.fields(glassgpt.Loaded)}
-            assert node.attr in fields or hasattr(glassgpt.Loaded, node.attr), node.attr
+            fields = {field.name for field in dataclasses.fields(glassgpt.LoadedModel)}
+            assert node.attr in fields or hasattr(glassgpt.LoadedModel, node.attr), node.attr
 
 
 def test_every_command_has_examples_in_its_help():
@@ -70,7 +70,7 @@ def test_every_command_has_examples_in_its_help():
 
 @pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])
 def test_the_examples_below_a_command_can_be_parsed(name, line):
-    rest, overrides = take_overrides(shlex.split(line.partition(">")[0])[1:])
+    rest, overrides = split_overrides(shlex.split(line.partition(">")[0])[1:])
     assert rest[: len(name.split())] == name.split()
     _, _, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())

@@ -121,7 +121,7 @@ def test_what_is_promised_on_a_gpu_is_checked_there(agreement, monkeypatch):
     assert set(found.values()) == {True}
     assert len(found) == 5
 
-    monkeypatch.setattr(agreement, "draw_tokens", lambda logits, rows: logits.argmax(dim=-1).tolist())
+    monkeypatch.setattr(agreement, "sample_tokens", lambda logits, rows: logits.argmax(dim=-1).tolist())
     assert agreement.draws_apart(model, {"temperature": 3.0}, 4) > 0
     monkeypatch.setattr(agreement, "is_the_same_twice", lambda twin: False)
     with pytest.raises(SystemExit, match="not so: the same bits when run twice$"):

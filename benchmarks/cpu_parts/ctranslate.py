@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpu_parts.generation import TOP_K
-from cpu_parts.steps import Write, clock_for, require_all, step_seconds
+from cpu_parts.steps import Write, clock_for, require_token_counts, step_seconds
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.transformer import LanguageModel
@@ -45,7 +45,7 @@ def _writer(path: Path, precision: str, prompt: tuple[int, ...], batch: int, thr
         texts = generator.generate_batch(
             prompts, max_length=new_tokens, sampling_topk=TOP_K, include_prompt_in_result=False, end_token=[]
         )
-        require_all([text.sequences_ids[0] for text in texts], new_tokens)
+        require_token_counts([text.sequences_ids[0] for text in texts], new_tokens)
 
     write(2)
     return write

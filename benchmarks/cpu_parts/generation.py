@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from cpu_parts.measure import Row, Target, clock, compare, rates, take_turns
-from cpu_parts.models import END_OF_TEXT, same_models
-from cpu_parts.steps import require_all
+from cpu_parts.measure import Row, Target, clock, compare, interleave, rates
+from cpu_parts.models import END_OF_TEXT, matching_models
+from cpu_parts.steps import require_token_counts
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
-from glassgpt.generation.engine import generate
+from glassgpt.generation.engine.engine import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.transformer import LanguageModel
@@ -26,7 +26,7 @@ SENTENCE = " The quick brown fox jumps over the lazy dog while a curious cat loo
 
 def measure_generation(rounds: int, new_tokens: int) -> list[Row]:
     """Rows of new tokens per second at batch 1, reading the prompt included."""
-    ours, theirs = (model.eval() for model in same_models())
+    ours, theirs = (model.eval() for model in matching_models())
     ours = prepare_for_decoding(ours)
     tokenizer = gpt2_tokenizer()
     prompt = prompt_of(PROMPT_TOKENS, tokenizer)
@@ -40,7 +40,7 @@ def measure_generation(rounds: int, new_tokens: int) -> list[Row]:
     }
     for work in systems.values():
         work()
-    samples = take_turns(systems, rounds)
+    samples = interleave(systems, rounds)
     part = f"generation, {PROMPT_TOKENS} + {new_tokens} tokens"
     return compare(part, "tokens/s", rates(samples, new_tokens), REFERENCE, TARGETS)
 
@@ -55,13 +55,15 @@ def prompt_of(n_tokens: int, tokenizer: Tokenizer) -> str:
 
 def sample_ours(model: LanguageModel, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
     """Draw a text among the 50 most probable tokens."""
-    require_all([our_tokens(model, tokenizer, prompt, new_tokens, temperature=1.0, top_k=TOP_K)], new_tokens)
+    require_token_counts([our_tokens(model, tokenizer, prompt, new_tokens, temperature=1.0, top_k=TOP_K)], new_tokens)
 
 
 def sample_theirs(model: Any, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
     """The same with transformers, whose call begins and ends with ids."""
     ids = tokenizer.encode(prompt)
-    require_all([their_tokens(model, ids, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0)], new_tokens)
+    require_token_counts(
+        [their_tokens(model, ids, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0)], new_tokens
+    )
 
 
 def our_tokens(

@@ -71,7 +71,7 @@ class Row:
     met: bool | None = None
 
 
-def take_turns(systems: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
+def interleave(systems: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
     """Measure A B C, B C A, C A B, …: what slows the machine for a while then slows every system alike.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from cpu_parts.generation import TOP_K
 from cpu_parts.models import END_OF_TEXT
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.generation.engine import Engine
+from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
@@ -94,7 +94,7 @@ def static(model: Any, at_once: int, how: dict[str, Any]) -> Callable[[Sequence[
 
 
 def _batch(model: Any, requests: Sequence[Request], how: dict[str, Any]) -> list[list[int]]:
-    ids, mask = padded_on_the_left([request.prompt for request in requests])
+    ids, mask = left_pad([request.prompt for request in requests])
     model.generation_config.eos_token_id = None
     longest = max(request.new_tokens for request in requests)
     texts = model.generate(
@@ -104,7 +104,7 @@ def _batch(model: Any, requests: Sequence[Request], how: dict[str, Any]) -> list
     return [text[: request.new_tokens] for text, request in zip(new, requests, strict=True)]
 
 
-def padded_on_the_left(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts as one tensor (B, T), and where in it they are."""
     longest = max(map(len, prompts))
     ids = [[END_OF_TEXT] * (longest - len(prompt)) + list(prompt) for prompt in prompts]

@@ -9,7 +9,7 @@ import torch
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import NORM_EPS
-from glassgpt.model.names import gpt2_names
+from glassgpt.model.parameter_names import gpt2_parameter_mappings
 from glassgpt.model.transformer import LanguageModel
 
 GPT2 = ModelConfig(vocab_size=50257)
@@ -17,7 +17,7 @@ GPT2 = ModelConfig(vocab_size=50257)
 END_OF_TEXT = 50256
 
 
-def same_models(config: ModelConfig = GPT2, seed: int = 1337) -> tuple[LanguageModel, Any]:
+def matching_models(config: ModelConfig = GPT2, seed: int = 1337) -> tuple[LanguageModel, Any]:
     """A freshly initialised model of ours and a GPT2LMHeadModel that computes the same function.
 
     The embedding of end-of-text is zero: its logit then is 0 and never among the 50 largest, so that
@@ -51,7 +51,7 @@ def _theirs(ours: LanguageModel) -> Any:
     parameters = dict(theirs.named_parameters())
     weights = ours.state_dict()
     with torch.no_grad():
-        for name in gpt2_names(shape.n_layer):
+        for name in gpt2_parameter_mappings(shape.n_layer):
             weight = weights[name.ours]
             parameters[name.theirs].copy_(weight.T if name.transposed else weight)
     return theirs

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cpu_parts.corpus import write_corpus, write_documents
-from cpu_parts.measure import Row, Samples, Target, compare, rates, take_turns
+from cpu_parts.measure import Row, Samples, Target, compare, interleave, rates
 from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, gpt2_tokenizer
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ class _Preparing:
 
             return run
 
-        samples = take_turns({name: timed(name) for name in systems}, rounds)
+        samples = interleave({name: timed(name) for name in systems}, rounds)
         return _rows("preparing from cold", samples, counts)
 
     def encoding(self, rounds: int) -> list[Row]:
@@ -82,7 +82,7 @@ class _Preparing:
 
             return run
 
-        samples = take_turns({name: timed(name) for name in starts}, rounds)
+        samples = interleave({name: timed(name) for name in starts}, rounds)
         return _rows("encoding alone", samples, counts, targets={})
 
     def _tiktoken(self, corpus: Path) -> tuple[float, int]:

@@ -30,7 +30,7 @@ def show(rows: Sequence[Row]) -> None:
         title = f"{part}: {own[0].unit}, {own[0].better} is better"
         columns = ("system", "median", "ratio", "least – most", "target", "")
         console.table(title, columns, [_cells(row) for row in own])
-    console.result("ratio: the system's figure over that of the first line, median over the rounds")
+    console.output("ratio: the system's figure over that of the first line, median over the rounds")
 
 
 def _cells(row: Row) -> list[str]:
@@ -78,4 +78,4 @@ def write_report(out: Path, content: dict[str, Any]) -> None:
     """Write a report as JSON, and say where."""
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json.dumps(content, indent=2) + "\n").encode())
-    console.say(f"written to {out}")
+    console.info(f"written to {out}")

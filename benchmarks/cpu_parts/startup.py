@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from cpu_parts.measure import Row, Target, clock, compare, take_turns
+from cpu_parts.measure import Row, Target, clock, compare, interleave
 
 REFERENCE = "import torch"
 HELP, IMPORT = "glassgpt --help", "import glassgpt"
@@ -24,7 +24,7 @@ def measure_startup(rounds: int) -> list[Row]:
     systems = {name: _timed(command) for name, command in COMMANDS.items()}
     for work in systems.values():
         work()  # the first reads from disk and compiles
-    samples = take_turns(systems, rounds)
+    samples = interleave(systems, rounds)
     milliseconds = {name: [1e3 * seconds for seconds in taken] for name, taken in samples.items()}
     return compare("start-up", "ms", milliseconds, REFERENCE, TARGETS)
 

@@ -44,7 +44,7 @@ def step_seconds(write: Write, new_tokens: int, clock: Clock) -> float:
     return ((clock() - middle) - (middle - start)) / (new_tokens - SHORT)
 
 
-def require_all(texts: Sequence[Sequence[int]], wanted: int) -> None:
+def require_token_counts(texts: Sequence[Sequence[int]], wanted: int) -> None:
     """End where a system wrote less or more than it was asked for."""
     lengths = [len(text) for text in texts]
     if any(length != wanted for length in lengths):

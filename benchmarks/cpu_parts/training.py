@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpu_parts.measure import Row, Target, clock, compare, take_turns
-from cpu_parts.models import same_models
+from cpu_parts.measure import Row, Target, clock, compare, interleave
+from cpu_parts.models import matching_models
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import OptimizerConfig, TrainConfig
 from glassgpt.training.loss import cross_entropy
@@ -28,7 +28,7 @@ Step = Callable[[], float]
 
 def measure_training(rounds: int) -> list[Row]:
     """Rows of milliseconds per step, on the same weights and the same batch."""
-    ours, theirs = same_models()
+    ours, theirs = matching_models()
     tokens = torch.randint(ours.config.vocab_size, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     steps = {REFERENCE: their_step(theirs, inputs, targets), OURS: our_step(ours, inputs, targets)}
@@ -37,7 +37,7 @@ def measure_training(rounds: int) -> list[Row]:
     def timed(name: str) -> Callable[[], float]:
         return lambda: clock(lambda: losses[name].append(steps[name]()))
 
-    samples = take_turns({name: timed(name) for name in steps}, rounds)
+    samples = interleave({name: timed(name) for name in steps}, rounds)
     require_equal_losses(losses[OURS], losses[REFERENCE])
     milliseconds = {name: [1e3 * seconds for seconds in taken] for name, taken in samples.items()}
     return compare(f"training step, {ROWS} x {CONTEXT} tokens", "ms", milliseconds, REFERENCE, TARGETS)

@@ -57,13 +57,13 @@ def show_row(row: Row) -> None:
     """A line for a case."""
     if "kind" not in row:
         found = {**row["fatals"], **row["warnings"], **row["notes"]}
-        console.result(f"{'FALSE ALARM' if row['false_alarm'] else 'silent':<12} {row['name']:<32} {found or ''}")
+        console.output(f"{'FALSE ALARM' if row['false_alarm'] else 'silent':<12} {row['name']:<32} {found or ''}")
         return
     verdict = "right" if row["cause_right"] else "WRONG CAUSE" if row["detected"] else "NOT SEEN"
     ratio = f" loss {row['loss_ratio']:.3f}" if row["loss_ratio"] is not None else ""
     mended = {None: "", True: " recovered", False: " NOT RECOVERED"}[row["recovered"]]
     where = f"{row['code']} {row['station']}" if row["code"] else ""
-    console.result(f"{verdict:<12} {row['name']:<32} {where:<20}{mended}{ratio}  {row['codes']}")
+    console.output(f"{verdict:<12} {row['name']:<32} {where:<20}{mended}{ratio}  {row['codes']}")
 
 
 def report(rows: Sequence[Row], command: str, seconds: float) -> Row:
@@ -86,7 +86,7 @@ def report(rows: Sequence[Row], command: str, seconds: float) -> Row:
 
 def show_totals(found: Row) -> None:
     """The suite in a few lines."""
-    console.result(
+    console.output(
         f"\n{found['faults']} faults of {found['kinds']} kinds: {found['detected']} detected, "
         f"{found['fatal_detected']} of {found['fatal']} fatal ones; cause right {found['cause_right']} "
         f"({found['cause_right'] / max(1, found['faults']):.0%}); "
@@ -95,7 +95,7 @@ def show_totals(found: Row) -> None:
         f"{found['interventions_on_healthy']} with an intervention, {found['notes_on_healthy']} with a note"
     )
     for name, peer in found["peers"].items():
-        console.result(f"{name}: {peer}")
+        console.output(f"{name}: {peer}")
 
 
 def chosen(names: Sequence[str] | None) -> list[Case]:
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out: Path | None = options.out or (None if options.only else RESULTS)
     if out is not None:
         write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
-        console.say(f"written to {out}")
+        console.info(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from glassgpt.training.loop import Trainer
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 from .texts import sound_text
 

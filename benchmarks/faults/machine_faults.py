@@ -19,7 +19,7 @@ from fault_helpers import at_step
 from glassgpt.training import checkpoint
 from glassgpt.training.checkpoint import WEIGHTS, _seal, list_checkpoints
 from glassgpt.training.loop import Trainer
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 from .case import Fault, Patch
 
@@ -27,20 +27,20 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def _slow_loader(trainer: Trainer) -> None:
-    give = trainer.stepper.feed.next
+    give = trainer.train_step.feed.next
 
     def slow(rows: int) -> tuple[Tensor, Tensor]:
         time.sleep(0.015)
         return give(rows)
 
-    trainer.stepper.feed.next = slow  # type: ignore[method-assign]
+    trainer.train_step.feed.next = slow  # type: ignore[method-assign]
 
 
 def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:
     """Each step computes something useless for so long."""
 
     def arm(trainer: Trainer) -> None:
-        do = trainer.stepper.step
+        do = trainer.train_step.step
 
         def slower(number: int, rate: float, **more: Any) -> Any:
             if number >= step:
@@ -49,7 +49,7 @@ def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:
                     math.sqrt(2.0)
             return do(number, rate, **more)
 
-        trainer.stepper.step = slower  # type: ignore[method-assign]
+        trainer.train_step.step = slower  # type: ignore[method-assign]
 
     return arm
 
@@ -59,13 +59,13 @@ def leaking(megabytes: float) -> Callable[[Trainer], None]:
 
     def arm(trainer: Trainer) -> None:
         kept: list[Tensor] = []
-        do = trainer.stepper.step
+        do = trainer.train_step.step
 
         def step(number: int, rate: float, **more: Any) -> Any:
             kept.append(torch.ones(int(megabytes * 250_000)))
             return do(number, rate, **more)
 
-        trainer.stepper.step = step  # type: ignore[method-assign]
+        trainer.train_step.step = step  # type: ignore[method-assign]
 
     return arm
 
@@ -74,14 +74,14 @@ def short_of_memory(rows: int, step: int = 0) -> Callable[[Trainer], None]:
     """From a step on there is room for so many sequences at once."""
 
     def arm(trainer: Trainer) -> None:
-        compute = trainer.stepper.loss.train
+        compute = trainer.train_step.loss.train
 
         def train(inputs: Tensor, targets: Tensor) -> Tensor:
             if len(inputs) > rows and trainer.state.step + 1 >= step:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return compute(inputs, targets)
 
-        trainer.stepper.loss.train = train  # type: ignore[method-assign]
+        trainer.train_step.loss.train = train  # type: ignore[method-assign]
 
     return arm
 

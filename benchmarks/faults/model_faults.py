@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fault_helpers import at_step
-from glassgpt.model.attention import Attend, attend, causal_mask
+from glassgpt.model.attention import AttentionFunction, attend, causal_mask
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
@@ -32,11 +32,11 @@ def built(change: Change) -> tuple[Patch, ...]:
             change(model)
         return model
 
-    modules = ("glassgpt.api.training", "glassgpt.diagnosis.doctor", "glassgpt.diagnosis.autopsy")
+    modules = ("glassgpt.api.training", "glassgpt.diagnosis.doctor", "glassgpt.diagnosis.post_mortem")
     return tuple((module, "build_model", build) for module in modules)
 
 
-def attending(kernel: Attend, *, last_block_only: bool = False) -> Change:
+def attending(kernel: AttentionFunction, *, last_block_only: bool = False) -> Change:
     """Attention is computed by another kernel."""
 
     def change(model: LanguageModel) -> None:
@@ -341,4 +341,4 @@ MODEL_FAULTS: Sequence[Fault] = (
 
 
 def _restless(trainer: Trainer) -> None:
-    trainer.stepper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_factor=4.0, growth_interval=1)
+    trainer.train_step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_factor=4.0, growth_interval=1)

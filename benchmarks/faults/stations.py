@@ -20,13 +20,13 @@ from fault_helpers import at_step
 from glassgpt import api
 from glassgpt.api import training
 from glassgpt.config import load_config
-from glassgpt.diagnosis import autopsy
-from glassgpt.diagnosis.findings import Checked, Finding
-from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis import post_mortem as autopsy
+from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer, StepMetrics
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 from .case import Case, Fault, Healthy, Station
 from .peers import Series
@@ -138,7 +138,7 @@ def examine(case: Case, folder: Path) -> Seen:
     if run.exists():
         _come_back_later(run)
         seen.found += _noticed(run)
-        seen.interventions = [line for line in Record.read(run).events if line.get("event") in INTERVENTIONS]
+        seen.interventions = [line for line in RunLog.read(run).events if line.get("event") in INTERVENTIONS]
         seen.found += in_child(_look_after, case, run, log=folder / "log") or []
     if isinstance(case, Fault) and case.recovery == "resume":
         seen.resumed = in_child(_train, case, run.path, settings, log=folder / "log", resume=True)
@@ -197,7 +197,7 @@ def _look_after(case: Case, run: RunFolder) -> list[Found]:
     return found
 
 
-def _from_checks(station: Station, checks: Iterable[Checked]) -> list[Found]:
+def _from_checks(station: Station, checks: Iterable[CheckResult]) -> list[Found]:
     """Findings of a doctor, up to where it breaks down, if it does; what the run noticed has a station of its own."""
     found: list[Found] = []
     try:
@@ -210,7 +210,7 @@ def _from_checks(station: Station, checks: Iterable[Checked]) -> list[Found]:
 
 
 def _noticed(run: RunFolder) -> list[Found]:
-    return [Found("while" if step else "start", step, finding) for step, finding in Record.read(run).findings()]
+    return [Found("while" if step else "start", step, finding) for step, finding in RunLog.read(run).findings()]
 
 
 def _train(case: Case, out: Path, settings: Mapping[str, Any], *, resume: bool = False) -> Trained:

@@ -30,7 +30,7 @@ def _optimizer_damaged(trainer: Trainer) -> None:
 
     def act() -> None:
         parameter = trainer.model.get_parameter("blocks.0.mlp.up.weight")
-        state = next(o.state[parameter] for o in trainer.stepper.optimizers if parameter in o.state)
+        state = next(o.state[parameter] for o in trainer.train_step.optimizers if parameter in o.state)
         state["exp_avg"][0, 0] = math.nan
 
     at_step(trainer, 110, act)
@@ -87,14 +87,14 @@ def foreign_text(first: int, last: int) -> Callable[[Trainer], None]:
     """A few batches hold bytes of chance."""
 
     def arm(trainer: Trainer) -> None:
-        batches = trainer.stepper.batches
+        batches = trainer.train_step.batches
         read = batches.read
         generator = torch.Generator().manual_seed(0)
 
         def noise(starts: Any) -> tuple[Tensor, Tensor]:
             inputs, targets = read(starts)
             step = trainer.state.step + 1
-            if first <= step <= last and len(starts) == trainer.stepper.micro_rows:
+            if first <= step <= last and len(starts) == trainer.train_step.micro_rows:
                 inputs = torch.randint(128, 256, inputs.shape, generator=generator)
                 targets = torch.randint(128, 256, targets.shape, generator=generator)
             return inputs, targets

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from cpu_parts.mixed import Mixture, continuous
 from glassgpt.errors import GenerationError
-from glassgpt.generation.bench import TOP_50, endless
-from glassgpt.generation.decoding import draw_tokens
+from glassgpt.generation.bench import TOP_50, endless_tokenizer
+from glassgpt.generation.engine.decoding import sample_tokens
+from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.gpu.fused import FusedDraw, FusedStep, Limits, SlotState
 from glassgpt.generation.gpu.kernels import LENGTH
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.generation.processors import build_processors
-from glassgpt.generation.rows import Request, Row
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -150,8 +150,8 @@ def is_the_same_alone(twin: LanguageModel, mixture: Mixture) -> bool:
     """Whether every tenth request has the text that it has among all others."""
     requests = mixture.draw()
     options = replace(TOP_50, seed=3)
-    together = continuous(twin, endless(twin), mixture.at_once, options)(requests)
-    alone = continuous(twin, endless(twin), 1, options)
+    together = continuous(twin, endless_tokenizer(twin), mixture.at_once, options)(requests)
+    alone = continuous(twin, endless_tokenizer(twin), 1, options)
     return all(alone([requests[i]]) == [together[i]] for i in range(0, len(requests), 10))
 
 
@@ -160,7 +160,7 @@ def names_nan(twin: LanguageModel, mixture: Mixture) -> bool:
     spoilt = in_bfloat16(twin)
     next(spoilt.parameters()).data.fill_(torch.nan)
     try:
-        continuous(spoilt, endless(spoilt), 4, TOP_50)(mixture.draw()[:4])
+        continuous(spoilt, endless_tokenizer(spoilt), 4, TOP_50)(mixture.draw()[:4])
     except GenerationError as error:
         return "no numbers" in str(error)
     return False
@@ -170,7 +170,7 @@ def names_nan(twin: LanguageModel, mixture: Mixture) -> bool:
 def draws_apart(model: LanguageModel, settings: dict[str, Any], rows: int) -> int:
     """Draws of the kernels that processors and noise in PyTorch would not have made."""
     device, vocabulary = next(model.parameters()).device, model.config.vocab_size
-    tokenizer = endless(model)
+    tokenizer = endless_tokenizer(model)
     texts = _tokens(model, rows, 6).tolist()
     made = [_row(i, text, settings, tokenizer) for i, text in enumerate(texts)]
     logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(6)) * 3
@@ -178,11 +178,11 @@ def draws_apart(model: LanguageModel, settings: dict[str, Any], rows: int) -> in
     state.place(range(rows), made)
     drawn = torch.full((rows,), -1, dtype=torch.int32, device=device)
     FusedDraw(state, vocabulary, logits.to(device, copy=True))(rows, drawn, Limits.of(made, vocabulary))
-    return sum(a != b for a, b in zip(drawn.tolist(), draw_tokens(logits, made), strict=True))
+    return sum(a != b for a, b in zip(drawn.tolist(), sample_tokens(logits, made), strict=True))
 
 
-def _row(number: int, text: Sequence[int], settings: dict[str, Any], tokenizer: Any) -> Row:
+def _row(number: int, text: Sequence[int], settings: dict[str, Any], tokenizer: Any) -> SequenceState:
     options = GenerationOptions(**{"temperature": 1.0, "top_p": 1.0, "seed": 7 + number, **settings})
     options.check()
     request = Request(number, tuple(text[:4]), options, tuple(build_processors(options, tokenizer)), 7 + number, 9)
-    return Row(request, 0, drawn=list(text[4:]))
+    return SequenceState(request, 0, drawn=list(text[4:]))

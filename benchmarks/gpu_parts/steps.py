@@ -22,13 +22,13 @@ from glassgpt.data.batches import Batches
 from glassgpt.data.shards import TokenDataset
 from glassgpt.model.build import build_model
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.bench import random_text
-from glassgpt.training.feed import DirectFeed
+from glassgpt.training.batch_loader import DirectLoader
+from glassgpt.training.bench import random_tokens
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.figures import PendingFigures
 from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.loss import cross_entropy
-from glassgpt.training.ranks import Ranks
-from glassgpt.training.step import Settings, Stepper
+from glassgpt.training.step import TrainerConfig, TrainStep
 
 PADDED, UNPADDED = 50304, 50257
 ROUNDS, STEPS, WARMUP = 2, 20, 5
@@ -125,18 +125,18 @@ def ladder(
     profiles: dict[str, Any] = {}
     for group in groups:
         for name, switches in LADDER[group].items():
-            stepper = _build(switches, rows, data)
+            train_step = _build(switches, rows, data)
             with _kernels(switches), _residual(switches):
-                step = _step_of(stepper, switches)
-                if stepper.compiles:
+                step = _step_of(train_step, switches)
+                if train_step.compiles:
                     step()
                 _free()
                 with _held(lock):
-                    measured.append({"system": name, **_measure(step, switches, stepper, rows)})
+                    measured.append({"system": name, **_measure(step, switches, train_step, rows)})
                     if group in PROFILED and name == list(LADDER[group])[-1]:
                         profiles[name] = _profile(step)
-            stepper.stepper.close()
-            del stepper, step
+            train_step.train_step.close()
+            del train_step, step
             torch.compiler.reset()
             _free()
     return measured, profiles
@@ -144,9 +144,9 @@ def ladder(
 
 @dataclass
 class _Built:
-    """A stepper and how it computes its loss."""
+    """A train_step and how it computes its loss."""
 
-    stepper: Stepper
+    train_step: TrainStep
     compiles: bool
 
 
@@ -169,28 +169,28 @@ def _build(switches: Switches, rows: int, data: Path | None) -> _Built:
     )
     torch.manual_seed(config.seed)
     model = build_model(config.model)
-    tokens = TokenDataset.open(data).split("train") if data else random_text(UNPADDED, 64 * rows * context)
-    settings = Settings(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+    tokens = TokenDataset.open(data).split("train") if data else random_tokens(UNPADDED, 64 * rows * context)
+    settings = TrainerConfig(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
     hardware = resolve_hardware(config.train)
-    stepper = Stepper(model, tokens, settings, hardware, Ranks())
+    train_step = TrainStep(model, tokens, settings, hardware, DistributedContext())
     if switches.compiled == "model":
-        compiled = torch.compile(stepper.model)
-        stepper.loss.train = lambda inputs, targets: cross_entropy(compiled(inputs), targets)  # type: ignore[method-assign]
+        compiled = torch.compile(train_step.model)
+        train_step.loss.train = lambda inputs, targets: cross_entropy(compiled(inputs), targets)  # type: ignore[method-assign]
     if not switches.fused:
-        stepper.optimizers[-1].found_inf = None  # type: ignore[attr-defined] - only fused ones know it
-        for group in stepper.optimizers[-1].param_groups:
+        train_step.optimizers[-1].found_inf = None  # type: ignore[attr-defined] - only fused ones know it
+        for group in train_step.optimizers[-1].param_groups:
             group["fused"], group["foreach"] = False, True
     if not switches.resident:
-        stepper.feed = DirectFeed(Batches(tokens, context, config.seed), hardware.device)
-    return _Built(stepper, bool(switches.compiled))
+        train_step.feed = DirectLoader(Batches(tokens, context, config.seed), hardware.device)
+    return _Built(train_step, bool(switches.compiled))
 
 
 def _step_of(built: _Built, switches: Switches) -> Callable[[], None]:
-    stepper = built.stepper
+    train_step = built.train_step
     waiting: list[PendingFigures] = []
 
     def step() -> None:
-        figures = stepper.step(1, 6e-4 if switches.preset == "gpt2" else 0.01)
+        figures = train_step.step(1, 6e-4 if switches.preset == "gpt2" else 0.01)
         if not switches.late:
             figures.loss.item(), figures.grad_norm.item()
             return
@@ -198,14 +198,14 @@ def _step_of(built: _Built, switches: Switches) -> Callable[[], None]:
         if len(waiting) > 1:
             waiting.pop(0).read()
 
-    stepper.model.train()
+    train_step.model.train()
     return step
 
 
 def _measure(step: Callable[[], None], switches: Switches, built: _Built, rows: int) -> dict[str, Any]:
     """Tokens per second from the mean step of each round, and the spread over the rounds."""
-    device = next(built.stepper.model.parameters()).device
-    tokens = rows * built.stepper.model.config.context_length
+    device = next(built.train_step.model.parameters()).device
+    tokens = rows * built.train_step.model.config.context_length
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for _ in range(WARMUP):

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from cpu_parts.models import same_models
+from cpu_parts.models import matching_models
 from glassgpt.api import save_as_run
 from glassgpt.data import load_tokenizer
 from glassgpt.data.grammar import grammar_text
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection.desk import Desk, Subject
 from glassgpt.inspection.details import LENS_TOKENS
+from glassgpt.inspection.service import InspectionService, LoadedRun
 
 FIRST = "first picture"
 AGAIN = "first picture of another text"
@@ -69,9 +69,11 @@ def figure(what: str, system: str, work: Callable[[], int], *, is_wall: bool = F
 
 def measure_ours(count: int) -> list[Figure]:
     """What the page is sent, asked in its own words and answered as the server answers."""
-    model, _ = same_models()
+    model, _ = matching_models()
     texts = [text_of(count, seed) for seed in (1, 2)]
-    questions = Questions(Desk([Subject("", model.eval(), load_tokenizer("gpt2"))], texts[0], GenerationOptions()))
+    questions = Questions(
+        InspectionService([LoadedRun("", model.eval(), load_tokenizer("gpt2"))], texts[0], GenerationOptions())
+    )
     system = "glassgpt"
     return [
         figure(FIRST, system, lambda: questions.first_picture(None)),
@@ -91,7 +93,7 @@ class Questions:
         desk: that answers.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: InspectionService) -> None:
         self._desk, self._trace = desk, dict[str, Any]()
 
     def first_picture(self, text: str | None) -> int:
@@ -153,7 +155,7 @@ def measure_page(count: int, threads: int) -> list[Figure]:
 
     text = text_of(count)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        run = save_as_run(same_models()[0], load_tokenizer("gpt2"), Path(folder) / "gpt2").path
+        run = save_as_run(matching_models()[0], load_tokenizer("gpt2"), Path(folder) / "gpt2").path
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page()
         sizes: list[int] = []
@@ -210,7 +212,7 @@ def measure_bertviz(count: int) -> list[Figure]:
     """The views of all heads as BertViz's own function returns them, the model's run included."""
     from bertviz import head_view, model_view  # pyright: ignore
 
-    _, theirs = same_models()
+    _, theirs = matching_models()
     theirs.eval().set_attn_implementation("eager")
     tokenizer = load_tokenizer("gpt2")
     tokens = tokenizer.encode(text_of(count))

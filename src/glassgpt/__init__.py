@@ -3,7 +3,7 @@
     m = glassgpt.load("runs/demo")  # a run that glassgpt train or import made
     m.generate("ROMEO:", max_tokens=100)
 
-`load` gives a `Loaded`: `generate`, `stream` and `generate_many` write, `samples` and `samples_many` also tell tokens and
+`load` gives a `LoadedModel`: `generate`, `stream` and `generate_many` write, `samples` and `samples_many` also tell tokens and
 why each text ended, `trace` shows everything between a text and its next token, `model` and `tokenizer` are the parts.
 `load_config` reads a preset, a file or a run, and `train` makes a run of it:
 
@@ -23,16 +23,16 @@ from glassgpt.errors import GlassGPTError
 
 if TYPE_CHECKING:
     from glassgpt import data
-    from glassgpt.api import Loaded, load, train
+    from glassgpt.api import LoadedModel, load, train
     from glassgpt.config import RunConfig, load_config
-    from glassgpt.generation.search_options import BeamOptions, ContrastiveOptions
+    from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
 
 __version__ = "0.1.0"
 __all__ = [
     "BeamOptions",
     "ContrastiveOptions",
     "GlassGPTError",
-    "Loaded",
+    "LoadedModel",
     "RunConfig",
     "__version__",
     "data",
@@ -42,9 +42,9 @@ __all__ = [
 ]
 
 _LAZY = {
-    "BeamOptions": "glassgpt.generation.search_options",
-    "ContrastiveOptions": "glassgpt.generation.search_options",
-    "Loaded": "glassgpt.api",
+    "BeamOptions": "glassgpt.generation.strategy_options",
+    "ContrastiveOptions": "glassgpt.generation.strategy_options",
+    "LoadedModel": "glassgpt.api",
     "load": "glassgpt.api",
     "train": "glassgpt.api",
     "RunConfig": "glassgpt.config",

@@ -1,7 +1,7 @@
 """The configuration of a run: presets, files, overrides, and everything that can be wrong with them.
 
 A preset is a small TOML file; a run's `config.toml` is the same with nothing left out. Free of torch, but
-for the checks in `preflight` that need the model's size.
+for the checks in `resolve_config` that need the model's size.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from docstring_parser import parse as parse_docstring
 from glassgpt import console
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError
-from glassgpt.generation.kinds import WORDS
 from glassgpt.model.config import ModelConfig
+from glassgpt.schema import TYPE_NAMES
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
 
@@ -94,7 +94,7 @@ class Setting:
     @property
     def allowed(self) -> str:
         """What may stand there, for an error message."""
-        kinds = [" | ".join(get_args(kind)) if get_origin(kind) is Literal else WORDS[kind] for kind in self.kinds]
+        kinds = [" | ".join(get_args(kind)) if get_origin(kind) is Literal else TYPE_NAMES[kind] for kind in self.kinds]
         return ", or ".join(kinds)
 
     @property
@@ -189,7 +189,7 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
     if str(source) not in presets:
         raise ConfigError(
             [
-                f"there is no preset {source}{nearest(str(source), presets)}; the presets are {', '.join(sorted(presets))}"
+                f"there is no preset {source}{did_you_mean(str(source), presets)}; the presets are {', '.join(sorted(presets))}"
             ]
         )
     return f"preset {source}: ", tomllib.loads(presets[str(source)])
@@ -212,7 +212,7 @@ def _checked(given: Mapping[str, Any], origin: str, problems: list[str], *, from
         name = raw_name.replace("-", "_")
         setting = known.get(name)
         if setting is None:
-            problems.append(f"{origin}there is no setting {raw_name}{nearest(name, known)}")
+            problems.append(f"{origin}there is no setting {raw_name}{did_you_mean(name, known)}")
             continue
         try:
             good[name] = _convert(value, setting, from_text=from_text)
@@ -223,7 +223,7 @@ def _checked(given: Mapping[str, Any], origin: str, problems: list[str], *, from
     return good
 
 
-def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+def did_you_mean(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """Did-you-mean for a name; for a dotted one the last part counts as well, whatever component it was put in."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     if not close:
@@ -233,7 +233,7 @@ def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 def _nearest_choice(value: Any, setting: Setting) -> str:
-    return nearest(str(value), setting.choices)
+    return did_you_mean(str(value), setting.choices)
 
 
 def _convert(value: Any, setting: Setting, *, from_text: bool) -> Any:
@@ -295,7 +295,7 @@ def to_toml(config: RunConfig, *, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def preflight(config: RunConfig, out: Path | None, ranks: int = 1) -> RunConfig:
+def resolve_config(config: RunConfig, out: Path | None, ranks: int = 1) -> RunConfig:
     """Check a configuration as a whole, against its data and the machine, before anything starts.
 
     Args:
@@ -374,12 +374,12 @@ def _disk_problems(config: RunConfig, out: Path) -> list[str]:
     from glassgpt.model.accounting import checkpoint_bytes
 
     one = checkpoint_bytes(config.model, averaged=config.train.ema_decay > 0)
-    needed = one * config.checkpoint.most_kept
+    needed = one * config.checkpoint.max_kept
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     if needed <= free:
         return []
     return [
-        f"the checkpoints need {needed / 1e9:.1f} GB ({config.checkpoint.most_kept} of {one / 1e9:.1f} GB each), and "
+        f"the checkpoints need {needed / 1e9:.1f} GB ({config.checkpoint.max_kept} of {one / 1e9:.1f} GB each), and "
         f"{existing} has {free / 1e9:.1f} GB free; lower checkpoint.keep_last or choose another --out"
     ]

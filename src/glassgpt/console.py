@@ -41,7 +41,7 @@ def mute() -> None:
     out.file = err.file = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
 
-def say(message: str) -> None:
+def info(message: str) -> None:
     """Say something about the work (standard error, plain text)."""
     err.print(escape(message))
 
@@ -51,15 +51,15 @@ def warn(message: str) -> None:
     err.print(f"[yellow]warning:[/yellow] {escape(message)}")
 
 
-def fail(message: str, *, aloud: bool = False) -> None:
-    """Print an error as the command line shows it: `error:` and the message; `aloud` also where all else is muted."""
-    if aloud:
+def error(message: str, *, even_if_muted: bool = False) -> None:
+    """Print an error as the command line shows it: `error:` and the message; `even_if_muted` also where all else is muted."""
+    if even_if_muted:
         err.quiet, err.file = False, sys.stderr
     err.print(f"[bold red]error:[/bold red] {escape(message)}")
 
 
-def result(text: str, *, end: str = "\n") -> None:
-    """Print a result, byte for byte as given, to standard output, and flush it (streams count on that).
+def output(text: str, *, end: str = "\n") -> None:
+    """Print a output, byte for byte as given, to standard output, and flush it (streams format_count on that).
 
     What standard output's encoding cannot show (an ASCII terminal) is replaced, never an exception.
     """
@@ -78,7 +78,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     out.print(drawn)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: `8 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
@@ -88,24 +88,24 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def amount(value: float, unit: str = "") -> str:
-    """A count with a decimal prefix: 124439808 -> `124 M`."""
+def format_amount(value: float, unit: str = "") -> str:
+    """A format_count with a decimal prefix: 124439808 -> `124 M`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
 
 
-def count(value: float, what: str) -> str:
-    """A count of things: 124439808 parameters -> `124 M parameters`."""
-    return f"{amount(value)} {what}"
+def format_count(value: float, what: str) -> str:
+    """A format_count of things: 124439808 parameters -> `124 M parameters`."""
+    return f"{format_amount(value)} {what}"
 
 
-class Meter(Protocol):
+class ProgressMeter(Protocol):
     """What `progress` hands out."""
 
-    def advance(self, amount: float) -> None:
-        """Count `amount` more units as done."""
+    def advance(self, format_amount: float) -> None:
+        """Count `format_amount` more units as done."""
         ...
 
     def note(self, text: str) -> None:
@@ -117,8 +117,8 @@ class _BarMeter:
     def __init__(self, bar: Progress, task: int) -> None:
         self._bar, self._task = bar, task
 
-    def advance(self, amount: float) -> None:
-        self._bar.advance(self._task, amount)  # type: ignore[arg-type]
+    def advance(self, format_amount: float) -> None:
+        self._bar.advance(self._task, format_amount)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
         self._bar.update(self._task, note=escape(text))  # type: ignore[arg-type]
@@ -131,8 +131,8 @@ class _LineMeter:
         self._note = ""
         self._start = self._last = time.monotonic()
 
-    def advance(self, amount: float) -> None:
-        self._done += amount
+    def advance(self, format_amount: float) -> None:
+        self._done += format_amount
         now = time.monotonic()
         if now - self._last >= PLAIN_LINE_SECONDS:
             self._last = now
@@ -146,22 +146,22 @@ class _LineMeter:
         line = f"{self._label}: {self._in_units(self._done)}"
         if self._total:
             left = max(0.0, self._total - self._done) / rate if rate else 0.0
-            share = f"{amount(self._done)} of {self._in_units(self._total)}"
-            line = f"{self._label}: {share}, {duration(left)} left"
-        say(f"{line}, {self._in_units(rate)}/s {self._note}".rstrip())
+            share = f"{format_amount(self._done)} of {self._in_units(self._total)}"
+            line = f"{self._label}: {share}, {format_duration(left)} left"
+        info(f"{line}, {self._in_units(rate)}/s {self._note}".rstrip())
 
     def _in_units(self, value: float) -> str:
-        return amount(value, self._unit) if self._unit == "B" else count(value, self._unit)
+        return format_amount(value, self._unit) if self._unit == "B" else format_count(value, self._unit)
 
 
 @contextmanager
-def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[Meter]:
+def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[ProgressMeter]:
     """A progress bar with rate and time left on a terminal, plain lines elsewhere.
 
     Args:
         label: what is being done.
         total: units in all, or None where that is not known.
-        unit: "B" shows bytes; anything else is a count of that: "steps".
+        unit: "B" shows bytes; anything else is a format_count of that: "steps".
     """
     if not err.is_terminal:
         yield _LineMeter(label, total, unit)

@@ -11,13 +11,13 @@ from pathlib import Path
 from glassgpt import console
 from glassgpt.api import load, train
 from glassgpt.config import load_config
-from glassgpt.data.prepare import PrepareOptions, prepare_aloud
+from glassgpt.data.prepare import PrepareOptions, prepare_and_show
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.show import print_stream
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
 VOICES = ("ROMEO:\n", "KING HENRY:\n", "FIRST WITCH:\n")
@@ -40,7 +40,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         shutil.rmtree(out)
     data = out.with_name(f"{out.name}-data")
     _heading(f"prepare {SOURCE} --out {data} --tokenizer {TOKENIZER}")
-    prepare_aloud(PrepareOptions(sources=(SOURCE,), out=data, tokenizer=TOKENIZER, force=force))
+    prepare_and_show(PrepareOptions(sources=(SOURCE,), out=data, tokenizer=TOKENIZER, force=force))
     _heading(f"train demo --data {data} --out {out}")
     train(load_config("demo", {"data": str(data)}), out)
     loaded = load(out)
@@ -49,10 +49,10 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         _heading(f"generate {out} --prompt ${voice!r} --seed {options.seed}")
         print_stream(loaded.writer, loaded.tokenizer, voice, options)
     validation = evaluate_dataset(loaded.model, TokenDataset.open(data))
-    console.say(f"\nthe run: {out}   its curve: {run.curve}   its report: {run.report}")
-    console.say(f"look inside with: glassgpt inspect {out} --prompt {VOICES[0].strip()}")
-    console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")
+    console.info(f"\nthe run: {out}   its curve: {run.curve}   its report: {run.report}")
+    console.info(f"look inside with: glassgpt inspect {out} --prompt {VOICES[0].strip()}")
+    console.output(f"validation: {validation.bits_per_byte:.2f} bits per byte")
 
 
 def _heading(command: str) -> None:
-    console.say(f"\n$ glassgpt {command}")
+    console.info(f"\n$ glassgpt {command}")

@@ -26,7 +26,7 @@ from glassgpt.data import (
     splitting,
 )
 from glassgpt.data import documents as documents_module
-from glassgpt.data.documents import Seen
+from glassgpt.data.documents import DuplicateFilter
 from glassgpt.errors import DataError, Interrupted, MissingExtraError, UsageError
 
 TEXTS = [f"Document {i} says: naïve 한국어 {'x' * (i % 7)}." for i in range(60)]
@@ -215,7 +215,7 @@ def test_duplicates_are_dropped_and_counted(tmp_path):
 
 
 def test_seen_across_its_arrays():
-    seen = Seen(buffered=4)
+    seen = DuplicateFilter(buffered=4)
     values = [hash((i, "x")) % 2**64 for i in range(100)]
     assert all(seen.add(value) for value in values)
     assert not any(seen.add(value) for value in values)

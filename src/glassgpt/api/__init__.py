@@ -8,13 +8,14 @@ from __future__ import annotations
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.generation import bench_generate
-from glassgpt.api.loading import Loaded, held_out_text, load, load_with_data, load_writer
+from glassgpt.api.loading import LoadedModel, held_out_text, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
-from glassgpt.api.training import bench_train, check, train, watch_over
+from glassgpt.api.training import attach_diagnosis, bench_train, check, train
 
 __all__ = [
     "HELD_OUT_TOKENS",
-    "Loaded",
+    "LoadedModel",
+    "attach_diagnosis",
     "bench_generate",
     "bench_train",
     "check",
@@ -22,12 +23,11 @@ __all__ = [
     "evaluate",
     "held_out_text",
     "load",
-    "load_with_data",
-    "load_writer",
+    "load_for_generation",
+    "load_with_dataset",
     "report",
     "resumed_config",
     "save_as_run",
     "sweep_decoding",
     "train",
-    "watch_over",
 ]

@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.api.loading import load
-from glassgpt.api.runs import settings_of
-from glassgpt.config import RunConfig, load_config, nearest, preflight, preset_names
+from glassgpt.api.runs import trainer_config
+from glassgpt.config import RunConfig, did_you_mean, load_config, preset_names, resolve_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
-from glassgpt.diagnosis.autopsy import check_replay
 from glassgpt.diagnosis.checks.data import check_tokenizer, ladder, sample
-from glassgpt.diagnosis.checks.run import examine_run
-from glassgpt.diagnosis.checks.settings import check_problems
-from glassgpt.diagnosis.checks.text import examine_text, held_out_prompts
-from glassgpt.diagnosis.findings import Checked, Finding
-from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.checks.run import diagnose_run
+from glassgpt.diagnosis.checks.settings import check_config_problems
+from glassgpt.diagnosis.checks.text import diagnose_text, held_out_prompts
+from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.diagnosis.post_mortem import check_replay
 from glassgpt.diagnosis.report import write_report
-from glassgpt.diagnosis.series import Ladder
+from glassgpt.diagnosis.run_log import RunLog
+from glassgpt.diagnosis.series import NGramBaseline
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.model.config import GPT2_VOCABULARY
+from glassgpt.model.config import GPT2_VOCAB_SIZE
 from glassgpt.training.checkpoint import find_checkpoint, read_state
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 HELD_OUT_TOKENS = 16_384
 """Held-out tokens that generated text is held against."""
@@ -41,7 +41,7 @@ def doctor(
     overrides: dict[str, Any] | None = None,
     rate_range: bool = False,
     text: GenerationOptions | None = None,
-) -> Iterator[Checked]:
+) -> Iterator[CheckResult]:
     """Look at a configuration before it is trained, at a run from its files, or at a data set.
 
     Args:
@@ -61,7 +61,7 @@ def doctor(
     if text is not None and (target is None or not RunFolder(Path(target)).exists()):
         raise UsageError(f"--text looks at what a run writes; name a run instead of {target or 'nothing'}")
     if target is None and data is None and not overrides:
-        return diagnosis.examine_machine()
+        return diagnosis.diagnose_machine()
     if target is None and data is not None and not overrides:
         return _doctor_data(Path(data))
     if target is not None and RunFolder(Path(target)).exists() and not rate_range:
@@ -96,26 +96,26 @@ def _require_configuration(target: str | Path | None) -> None:
         )
     raise UsageError(
         f"{target} is nothing that can be examined: no folder of a run or a data set, no .toml, no code like GG-NAN-002, "
-        f"and none of the presets {', '.join(names)}{nearest(str(target), names)}"
+        f"and none of the presets {', '.join(names)}{did_you_mean(str(target), names)}"
     )
 
 
-def _doctor_data(folder: Path) -> Iterator[Checked]:
+def _doctor_data(folder: Path) -> Iterator[CheckResult]:
     dataset = diagnosis.open_dataset(folder)
-    if isinstance(dataset, Checked):
+    if isinstance(dataset, CheckResult):
         yield dataset
     else:
-        yield from diagnosis.examine_data(dataset)
+        yield from diagnosis.diagnose_dataset(dataset)
 
 
-def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[Checked]:
+def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[CheckResult]:
     dataset = diagnosis.open_dataset(Path(config.data)) if config.data else None
-    if isinstance(dataset, Checked):
+    if isinstance(dataset, CheckResult):
         yield dataset
         return
-    problems = check_problems(_problems(config, dataset))
+    problems = check_config_problems(_problems(config, dataset))
     yield problems
-    if not problems.is_fine:
+    if not problems.passed:
         return
     weights: Path | None = None
     if config.init_from:
@@ -123,61 +123,61 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterato
         weights = find_checkpoint(source, "best")
         if dataset is not None:
             yield check_tokenizer(read_state(weights).tokenizer_fingerprint, dataset)
-    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCABULARY)
+    vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCAB_SIZE)
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    yield from diagnosis.examine(
-        diagnosis.Plan(model, settings_of(config), dataset, out, weights), rate_range=rate_range
+    yield from diagnosis.diagnose_training(
+        diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights), rate_range=rate_range
     )
 
 
 def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
-    """What `preflight` would refuse; without data, what can be known without."""
+    """What `resolve_config` would refuse; without data, what can be known without."""
     if dataset is None:
         return config.problems()
     try:
-        preflight(config, None)
+        resolve_config(config, None)
     except ConfigError as error:
         return error.problems
     return []
 
 
-def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[Checked]:
+def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[CheckResult]:
     config = load_config(run.config)
     folder = data or (Path(config.data) if config.data else None)
     dataset = diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
     known = None
-    if isinstance(dataset, Checked):
+    if isinstance(dataset, CheckResult):
         yield dataset
     elif dataset is not None:
         yield _check_runs_tokenizer(run, dataset)
         known = ladder(dataset)
-    record = Record.read(run)
-    yield from examine_run(
+    record = RunLog.read(run)
+    yield from diagnose_run(
         record,
         config.model,
-        settings_of(config),
+        trainer_config(config),
         known,
         train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
         is_fresh=not config.init_from,
     )
     known_data = dataset if isinstance(dataset, TokenDataset) else None
-    replayed = check_replay(record, config.model, settings_of(config), known_data)
+    replayed = check_replay(record, config.model, trainer_config(config), known_data)
     yield from [replayed] if replayed else []
     if text is not None:
-        if dataset is None or known is None or isinstance(dataset, Checked):
+        if dataset is None or known is None or isinstance(dataset, CheckResult):
             raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
         yield from _doctor_text(run, dataset, known, text)
 
 
-def _check_runs_tokenizer(run: RunFolder, dataset: TokenDataset) -> Checked:
+def _check_runs_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
     try:
         return check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
     except GlassGPTError as error:
         finding = Finding("GG-DAT-010", "fatal", {"problem": f"{error}."})
-        return Checked("tokenizer", "missing", findings=(finding,))
+        return CheckResult("tokenizer", "missing", findings=(finding,))
 
 
-def report(run: str | Path, checks: list[Checked]) -> Path:
+def report(run: str | Path, checks: list[CheckResult]) -> Path:
     """Write a run's `report.html` with these checks; where it is.
 
     Raises:
@@ -188,15 +188,17 @@ def report(run: str | Path, checks: list[Checked]) -> Path:
     dataset = diagnosis.open_dataset(Path(config.data)) if config.data and Path(config.data).is_dir() else None
     known = ladder(dataset) if isinstance(dataset, TokenDataset) else None
     try:
-        write_report(Record.read(folder), checks, known)
+        write_report(RunLog.read(folder), checks, known)
     except OSError as error:
         raise CheckpointError(f"{folder.report} cannot be written: {error.strerror}") from error
     return folder.report
 
 
-def _doctor_text(run: RunFolder, dataset: TokenDataset, known: Ladder, options: GenerationOptions) -> Iterator[Checked]:
+def _doctor_text(
+    run: RunFolder, dataset: TokenDataset, known: NGramBaseline, options: GenerationOptions
+) -> Iterator[CheckResult]:
     loaded = load(run.path)
     loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS).loss
     held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
     prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
-    yield from examine_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)
+    yield from diagnose_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)

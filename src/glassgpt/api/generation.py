@@ -12,13 +12,13 @@ from glassgpt.api.loading import load
 from glassgpt.config import load_config
 from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
-from glassgpt.generation.bench import GenerationSpeed, Load, measure_generation
+from glassgpt.generation.bench import GenerationSpeed, GenerationWorkload, measure_generation
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision
 from glassgpt.model.build import build_model
-from glassgpt.model.config import GPT2_VOCABULARY
+from glassgpt.model.config import GPT2_VOCAB_SIZE
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 256
 """Lengths that are measured unless told otherwise, where the context has room for them."""
@@ -52,7 +52,7 @@ def bench_generate(
     context = built.config.context_length
     read = min(PROMPT_TOKENS, context // 4) if prompt_tokens is None else prompt_tokens
     written = min(NEW_TOKENS, context + 1 - read) if new_tokens is None else new_tokens
-    return measure_generation(built, Load(counts, read, written, rounds, options), precision=precision)
+    return measure_generation(built, GenerationWorkload(counts, read, written, rounds, options), precision=precision)
 
 
 def _counts(batches: str) -> tuple[int, ...]:
@@ -70,6 +70,6 @@ def _measured_model(model: str, device: str, overrides: dict[str, Any]) -> Langu
         return load(model, device=device).model
     config = load_config(model, overrides).model
     if config.vocab_size == 0:
-        config = dataclasses.replace(config, vocab_size=GPT2_VOCABULARY)
+        config = dataclasses.replace(config, vocab_size=GPT2_VOCAB_SIZE)
     torch.manual_seed(0)
     return build_model(config).eval().to(pick_device(device))

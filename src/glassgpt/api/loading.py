@@ -14,22 +14,21 @@ from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.device import pick_device
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import require_same_tokenizer
-from glassgpt.generation.engine import Piece, Sample, stream
-from glassgpt.generation.methods import Method, defaults_of, rows_at_once, write
-from glassgpt.generation.options import GenerationOptions, options_of
+from glassgpt.generation.decoding_trace import DecodingTrace, explain
+from glassgpt.generation.engine.engine import Sample, TokenChunk, stream
+from glassgpt.generation.engine.speculative import SpeculativeDecoding
+from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.precision import Precision, prepare_for_decoding
-from glassgpt.generation.search_options import DRAFT_TOKENS, MethodOptions, SpeculativeOptions
-from glassgpt.generation.speculative import Speculation
-from glassgpt.generation.trace import Trace as Choices
-from glassgpt.generation.trace import explain
+from glassgpt.generation.strategies import DecodingStrategy, decode_batch_size, strategy_defaults, write
+from glassgpt.generation.strategy_options import DRAFT_TOKENS, SpeculativeOptions, StrategyOptions
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import find_checkpoint, load_model, read_state
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model that is ready to be used, with the tokenizer that it speaks.
 
     Attributes:
@@ -51,7 +50,7 @@ class Loaded:
         """The model's twin that writes fastest on this machine, made when it is first needed."""
         return prepare_for_decoding(self.model, self.precision, rows=self.rows)
 
-    def generate(self, prompt: str | None = None, *, method: Method | None = None, **options: Any) -> str:
+    def generate(self, prompt: str | None = None, *, method: DecodingStrategy | None = None, **options: Any) -> str:
         """The continuation of a prompt.
 
         Args:
@@ -65,13 +64,15 @@ class Loaded:
         return self.generate_many([prompt], method=method, **options)[0]
 
     def generate_many(
-        self, prompts: Sequence[str | None], *, method: Method | None = None, **options: Any
+        self, prompts: Sequence[str | None], *, method: DecodingStrategy | None = None, **options: Any
     ) -> list[str]:
         """The continuation of each prompt, written together, each as if it were alone; see `generate`."""
         results = self.samples_many(prompts, method=method, **_of_one_sample(options))
         return [samples[0].text for samples in results]
 
-    def samples(self, prompt: str | None = None, *, method: Method | None = None, **options: Any) -> list[Sample]:
+    def samples(
+        self, prompt: str | None = None, *, method: DecodingStrategy | None = None, **options: Any
+    ) -> list[Sample]:
         """Several continuations with their tokens and finish reasons; see `generate`.
 
         By beam search the `best` that were found, each a `ScoredSample`.
@@ -79,27 +80,27 @@ class Loaded:
         return self.samples_many([prompt], method=method, **options)[0]
 
     def samples_many(
-        self, prompts: Sequence[str | None], *, method: Method | None = None, **options: Any
+        self, prompts: Sequence[str | None], *, method: DecodingStrategy | None = None, **options: Any
     ) -> list[list[Sample]]:
         """Several continuations of each prompt; see `samples`."""
         _require_list(prompts)
-        asked = _without_logprobs({**defaults_of(method), **options})
+        asked = _without_logprobs({**strategy_defaults(method), **options})
         return list(write(self.writer, self.tokenizer, prompts, asked, method))
 
     def stream(
-        self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
+        self, prompt: str | None = None, *, speculation: SpeculativeDecoding | None = None, **options: Any
     ) -> Iterator[str]:
         """The continuation piece by piece, as it comes; joined, the pieces are `generate`'s text."""
         pieces = self.pieces(prompt, speculation=speculation, **_of_one_sample(options))
         return (piece.text for piece in pieces if piece.text)
 
     def pieces(
-        self, prompt: str | None = None, *, speculation: Speculation | None = None, **options: Any
-    ) -> Iterator[Piece]:
+        self, prompt: str | None = None, *, speculation: SpeculativeDecoding | None = None, **options: Any
+    ) -> Iterator[TokenChunk]:
         """All samples piece by piece, with their tokens."""
         return stream(self.writer, self.tokenizer, prompt, _without_logprobs(options), speculation)
 
-    def explain(self, prompt: str | None = None, *, top: int = 5, **options: Any) -> list[tuple[Sample, Choices]]:
+    def explain(self, prompt: str | None = None, *, top: int = 5, **options: Any) -> list[tuple[Sample, DecodingTrace]]:
         """Continuations, and what each of their tokens was chosen from.
 
         Args:
@@ -113,9 +114,9 @@ class Loaded:
         Raises:
             GenerationError: the prompt or an option cannot be used.
         """
-        return explain(self.writer, self.tokenizer, prompt, options_of(options), top=top)
+        return explain(self.writer, self.tokenizer, prompt, options_from_kwargs(options), top=top)
 
-    def speculation(self, draft: Loaded | None = None, *, tokens: int = DRAFT_TOKENS) -> Speculation:
+    def speculation(self, draft: LoadedModel | None = None, *, tokens: int = DRAFT_TOKENS) -> SpeculativeDecoding:
         """A method for `generate` that writes the same text in fewer passes of this model.
 
         Args:
@@ -123,7 +124,7 @@ class Loaded:
             tokens: guesses for each pass.
 
         Returns:
-            Also counts, in its `tally`, how many guesses were right.
+            Also counts, in its `stats`, how many guesses were right.
 
         Raises:
             TokenizerError: the small model speaks other tokens.
@@ -133,7 +134,7 @@ class Loaded:
                 f"the draft model's tokenizer is another ({draft.tokenizer.name}) than the model's "
                 f"({self.tokenizer.name}), so it cannot guess tokens; train it on data that was prepared with the same one"
             )
-        return Speculation(draft.writer if draft is not None else None, tokens)
+        return SpeculativeDecoding(draft.writer if draft is not None else None, tokens)
 
     def trace(self, text: str | None = None, **options: Any) -> Trace:
         """Everything that the model computes between a text and its next token, by name; see `inspection.trace`.
@@ -146,7 +147,7 @@ class Loaded:
             InspectionError: the text is empty or too long.
             GenerationError: an option cannot be used.
         """
-        return trace(self.model, self.tokenizer, text, options_of(options))
+        return trace(self.model, self.tokenizer, text, options_from_kwargs(options))
 
 
 def _of_one_sample(options: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _of_one_sample(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_logprobs(options: dict[str, Any]) -> GenerationOptions:
-    asked = options_of(options)
+    asked = options_from_kwargs(options)
     if asked.logprobs:
         raise GenerationError(
             f"logprobs is {asked.logprobs}, and these texts carry none; ask with explain(…, top={asked.logprobs})"
@@ -175,7 +176,7 @@ def _require_list(prompts: object) -> None:
 
 def load(
     run: str | Path, *, checkpoint: str = "best", device: str = "auto", precision: Precision = "auto", rows: int = 1
-) -> Loaded:
+) -> LoadedModel:
     """Load a run's model.
 
     Args:
@@ -196,18 +197,18 @@ def load(
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path).to(pick_device(device))
-    return Loaded(model, tokenizer, state.step, precision, rows)
+    return LoadedModel(model, tokenizer, state.step, precision, rows)
 
 
-def load_writer(
+def load_for_generation(
     run: str | Path,
     options: GenerationOptions,
-    method: MethodOptions | None,
+    method: StrategyOptions | None,
     prompts: int,
     checkpoint: str,
     device: str,
     precision: Precision,
-) -> tuple[Loaded, Method | None]:
+) -> tuple[LoadedModel, DecodingStrategy | None]:
     """Load what a generation needs: the run's model, made fast for it, and the model that guesses, if one is to.
 
     Args:
@@ -217,9 +218,9 @@ def load_writer(
         prompts: how many.
 
     Raises:
-        GlassGPTError: see `load` and `Loaded.speculation`.
+        GlassGPTError: see `load` and `LoadedModel.speculation`.
     """
-    rows = rows_at_once(prompts * options.num_samples, method)
+    rows = decode_batch_size(prompts * options.num_samples, method)
     loaded = load(run, checkpoint=checkpoint, device=device, precision=precision, rows=rows)
     if not isinstance(method, SpeculativeOptions):
         return loaded, method
@@ -236,9 +237,9 @@ def held_out_text(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | None:
     return dataset if dataset.tokenizer_fingerprint == tokenizer.fingerprint else None
 
 
-def load_with_data(
+def load_with_dataset(
     run: str | Path, data: Path | None = None, *, checkpoint: str = "best", device: str = "auto", rows: int = 1
-) -> tuple[Loaded, TokenDataset]:
+) -> tuple[LoadedModel, TokenDataset]:
     """A run's model, and a data set to measure it on.
 
     Args:

@@ -11,8 +11,8 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import TrainingState, save_checkpoint
-from glassgpt.training.run import RunFolder
-from glassgpt.training.step import Settings
+from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.step import TrainerConfig
 
 
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:
@@ -22,16 +22,16 @@ def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFol
         UsageError: something is there already.
     """
     run = RunFolder(out)
-    refuse_existing(run)
+    require_new_run(run)
     state = TrainingState(tokenizer_fingerprint=tokenizer.fingerprint)
     save_checkpoint(run, model, (), state)
     write_run_files(run, RunConfig(model=model.config), tokenizer)
     return run
 
 
-def settings_of(config: RunConfig) -> Settings:
+def trainer_config(config: RunConfig) -> TrainerConfig:
     """What of a configuration a training step needs to know."""
-    return Settings(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+    return TrainerConfig(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
 
 
 def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
@@ -49,7 +49,7 @@ def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
     return config
 
 
-def refuse_existing(run: RunFolder) -> None:
+def require_new_run(run: RunFolder) -> None:
     """Keep what is in a folder already.
 
     Raises:

@@ -10,24 +10,24 @@ from pathlib import Path
 import torch
 
 from glassgpt import console
-from glassgpt.api.runs import refuse_existing, settings_of, write_run_files
-from glassgpt.config import RunConfig, preflight
+from glassgpt.api.runs import require_new_run, trainer_config, write_run_files
+from glassgpt.config import RunConfig, resolve_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
-from glassgpt.diagnosis.catalogue import language_of_the_terminal
+from glassgpt.diagnosis.catalogue import terminal_language
 from glassgpt.diagnosis.checks.data import ladder
-from glassgpt.diagnosis.checks.run import check_noticed, examine_curve
+from glassgpt.diagnosis.checks.run import check_live_findings, diagnose_metrics
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.findings import EVENT, Finding
-from glassgpt.diagnosis.record import Record
-from glassgpt.diagnosis.recovery import Recovery
+from glassgpt.diagnosis.monitor import TrainingMonitor
+from glassgpt.diagnosis.recovery import RecoveryPolicy
 from glassgpt.diagnosis.report import write_report
-from glassgpt.diagnosis.show import warn_of
-from glassgpt.diagnosis.watch import Watch
+from glassgpt.diagnosis.run_log import RunLog
+from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
 from glassgpt.model.build import build_model
-from glassgpt.model.config import GPT2_VOCABULARY, SHAPE
+from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import TrainingSpeed, measure_training
 from glassgpt.training.checkpoint import (
@@ -36,16 +36,16 @@ from glassgpt.training.checkpoint import (
     has_optimizer,
     list_checkpoints,
     load_weights,
-    newest_whole,
+    newest_verified_checkpoint,
     read_model_config,
     read_state,
 )
 from glassgpt.training.curve import draw_loss_curve
+from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
 from glassgpt.training.hardware import versions
-from glassgpt.training.loop import Outcome, Trainer, announce
-from glassgpt.training.observers import Observer, RunFiles, TensorBoard, display
-from glassgpt.training.ranks import Ranks, process_group, ranks_from_environment
-from glassgpt.training.run import RunFolder
+from glassgpt.training.loop import Trainer, TrainingResult, announce
+from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard, display
+from glassgpt.training.run_folder import RunFolder
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     observers: tuple[Observer, ...] = (),
-) -> Outcome:
+) -> TrainingResult:
     """Train as configured, into the folder `out`; with `resume`, go on where the run there stopped.
 
     Args:
@@ -72,7 +72,7 @@ def train(
         GlassGPTError: see `Trainer.run`.
     """
     run = RunFolder(Path(out))
-    config = check(config, out, processes=ranks_from_environment().count, resume=resume)
+    config = check(config, out, processes=distributed_from_environment().count, resume=resume)
     with process_group(pick_device(config.train.device)) as ranks:
         return _train(config, run, ranks, resume=resume, tensorboard=tensorboard, observers=observers)
 
@@ -81,7 +81,7 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     """Everything that can be known to go wrong before training starts.
 
     Returns:
-        The configuration with nothing left open; see `glassgpt.config.preflight`.
+        The configuration with nothing left open; see `glassgpt.config.resolve_config`.
 
     Raises:
         ConfigError: lists everything that cannot work.
@@ -89,33 +89,33 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     """
     run = RunFolder(Path(out))
     if not resume:
-        refuse_existing(run)
+        require_new_run(run)
     existing = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"{run.path} cannot be made: {existing} is no folder that can be written to")
     require_gpus(config.train.device, processes)
-    return preflight(config, run.path, processes)
+    return resolve_config(config, run.path, processes)
 
 
 def _train(
     config: RunConfig,
     run: RunFolder,
-    ranks: Ranks,
+    ranks: DistributedContext,
     *,
     resume: bool,
     tensorboard: bool,
     observers: tuple[Observer, ...],
-) -> Outcome:
+) -> TrainingResult:
     dataset = TokenDataset.open(Path(config.data))
-    settings = settings_of(config)
+    settings = trainer_config(config)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
-    found = newest_whole(run) if resume else None
+    found = newest_verified_checkpoint(run) if resume else None
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
     noticed = _first_look(config, run, dataset, None if found else model) if ranks.is_first else []
     trainer = Trainer(model, dataset, settings, run, ranks=ranks)
-    watch_over(trainer, config.diagnosis)
+    attach_diagnosis(trainer, config.diagnosis)
     if ranks.rank > 0:
         torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
     if found is not None:
@@ -126,9 +126,9 @@ def _train(
                 f"{run.path} holds imported weights; train on from them with --init-from {run.path} --out NEW"
             )
         trainer.resume(found.path)
-        console.say(f"going on from {found.path.name}")
+        console.info(f"going on from {found.path.name}")
         if trainer.state.step >= config.train.max_steps:
-            console.say(
+            console.info(
                 f"all its {config.train.max_steps:,} steps are done; train longer with: --train.max-steps NUMBER"
             )
     ranks.wait()  # until all have looked at the folder; from here on the first writes to it
@@ -137,7 +137,7 @@ def _train(
         return trainer.run()
     run.path.mkdir(parents=True, exist_ok=True)
     write_run_files(run, config, dataset.tokenizer)
-    files = RunFiles(run, trainer.state.step)
+    files = JsonlLogger(run, trainer.state.step)
     _note_start(files, trainer, found.refused if found else [], noticed)
     announce(trainer)
     with display(config.train.max_steps - trainer.state.step) as shown:
@@ -155,30 +155,30 @@ def _train(
 def _first_look(config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None) -> list[Finding]:
     """What is noticed at a start of training, and said; without a model where it goes on from a checkpoint."""
     weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
-    plan = diagnosis.Plan(config.model, settings_of(config), dataset, run.path, weights)
-    return warn_of(diagnosis.examine_quickly(plan, model), language_of_the_terminal())
+    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights)
+    return print_startup_findings(diagnosis.run_startup_checks(plan, model), terminal_language())
 
 
 def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
     """What the files tell of a run that has just ended, well or not, on one page in its folder."""
-    record, known = Record.read(run), ladder(dataset)
+    record, known = RunLog.read(run), ladder(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
-    curve = list(examine_curve(record, config.model, settings_of(config), known, saved, train_tokens=tokens))
-    checks = [check_noticed(record, [finding for check in curve for finding in check.findings]), *curve]
+    curve = list(diagnose_metrics(record, config.model, trainer_config(config), known, saved, train_tokens=tokens))
+    checks = [check_live_findings(record, [finding for check in curve for finding in check.findings]), *curve]
     try:
         write_report(record, checks, known)
     except OSError as error:  # a full disk has ended the run; that is what the user must read
         console.warn(f"{run.report} could not be written: {error.strerror}")
 
 
-def watch_over(trainer: Trainer, config: DiagnosisConfig) -> None:
+def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
     """Let a training be watched, and mended where that can be undone. Before it is resumed."""
     watch = None
     if config.watch != "off":
-        watch = Watch(trainer, config, trainer.run_folder.layers)
+        watch = TrainingMonitor(trainer, config, trainer.run_folder.layers)
         watch.attach()
-    trainer.guard = Recovery(config, watch)
+    trainer.guard = RecoveryPolicy(config, watch)
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
@@ -187,14 +187,14 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
     Raises:
         ConfigError: lists everything that cannot work.
     """
-    ranks = ranks_from_environment()
+    ranks = distributed_from_environment()
     require_gpus(config.train.device, ranks.count)
     if problems := config.problems(ranks.count):
         raise ConfigError(problems)
     dataset = TokenDataset.open(Path(config.data)) if config.data else None
     model_config = config.model
     if model_config.vocab_size == 0:
-        vocab_size = dataset.vocab_size if dataset else GPT2_VOCABULARY
+        vocab_size = dataset.vocab_size if dataset else GPT2_VOCAB_SIZE
         model_config = dataclasses.replace(model_config, vocab_size=vocab_size)
     if dataset and model_config.vocab_size < dataset.vocab_size:
         raise ConfigError([f"model.vocab_size is {model_config.vocab_size:,}, the data set has {dataset.vocab_size:,}"])
@@ -202,7 +202,7 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
     with process_group(pick_device(config.train.device)) as ranks:
         torch.manual_seed(config.seed)
         model = build_model(model_config)
-        return measure_training(model, settings_of(config), tokens=tokens, steps=steps, ranks=ranks)
+        return measure_training(model, trainer_config(config), tokens=tokens, steps=steps, ranks=ranks)
 
 
 def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:
@@ -212,7 +212,7 @@ def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -
     if not theirs.same_shape(model.config):
         different = [
             f"model.{name} is {getattr(model.config, name)} here and {getattr(theirs, name)} there"
-            for name in SHAPE
+            for name in SHAPE_FIELDS
             if getattr(model.config, name) != getattr(theirs, name)
         ]
         raise CheckpointError(f"{source} is another model: {'; '.join(different)}")
@@ -224,7 +224,7 @@ def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -
     load_weights(model, path, averaged=True)
 
 
-def _note_start(files: RunFiles, trainer: Trainer, refused: list[str], noticed: list[Finding]) -> None:
+def _note_start(files: JsonlLogger, trainer: Trainer, refused: list[str], noticed: list[Finding]) -> None:
     step = trainer.state.step
     for line in refused:
         files.on_event(step, "checkpoint refused", {"why": line})

@@ -9,6 +9,6 @@ work as given, 1 a failure on the way, 128 + signal an interruption that was hon
 from __future__ import annotations
 
 from glassgpt.cli.commands import app
-from glassgpt.cli.dispatch import main, take_overrides
+from glassgpt.cli.dispatch import main, split_overrides
 
-__all__ = ["app", "main", "take_overrides"]
+__all__ = ["app", "main", "split_overrides"]

@@ -27,7 +27,7 @@ def config_list() -> None:
     for name in preset_names():
         model = load_config(name).model
         shape = f"{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, context {model.context_length}"
-        console.result(f"{name:20} {shape}\n    {preset_summary(name)}")
+        console.output(f"{name:20} {shape}\n    {preset_summary(name)}")
 
 
 def config_show(preset: str, *, overrides: Overrides) -> None:
@@ -40,4 +40,4 @@ def config_show(preset: str, *, overrides: Overrides) -> None:
     """
     from glassgpt.config import load_config, to_toml
 
-    console.result(to_toml(load_config(preset, overrides), comments=True), end="")
+    console.output(to_toml(load_config(preset, overrides), comments=True), end="")

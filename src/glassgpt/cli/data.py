@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Switch, Whole, Words, refuse_options
+from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options
 from glassgpt.errors import UsageError
 
 
 def prepare(
-    *sources: Words,
+    *sources: Texts,
     out: Path,
     tokenizer: str = "gpt2",
     field: str = "text",
@@ -23,10 +23,10 @@ def prepare(
         tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True, show_default=False)
     ] = (),
     split: Literal["document", "tail"] = "document",
-    seed: Whole = 1337,
-    workers: Whole = 0,
-    keep_duplicates: Switch = False,
-    force: Switch = False,
+    seed: Integer = 1337,
+    workers: Integer = 0,
+    keep_duplicates: Flag = False,
+    force: Flag = False,
 ) -> None:
     """Turn text into a data set: documents, tokens, shards.
 
@@ -57,9 +57,9 @@ def prepare(
     force:
         Replace a data set that is there already.
     """
-    from glassgpt.data.prepare import PrepareOptions, prepare_aloud
+    from glassgpt.data.prepare import PrepareOptions, prepare_and_show
 
-    refuse_options(sources)
+    reject_unknown_options(sources)
     if not sources:
         raise UsageError("no source is named; give files, folders, or the named source shakespeare")
     options = PrepareOptions(
@@ -75,16 +75,16 @@ def prepare(
         deduplicate=not keep_duplicates,
         force=force,
     )
-    prepare_aloud(options)
-    console.say(f"the data set is in {out}; train on it with: glassgpt train PRESET --data {out}")
+    prepare_and_show(options)
+    console.info(f"the data set is in {out}; train on it with: glassgpt train PRESET --data {out}")
 
 
 def tokenize(
-    *texts: Words,
+    *texts: Texts,
     tokenizer: Annotated[
         tuple[str, ...], Parameter(name=("--tokenizer", "-t"), negative="", show_default=", ".join)
     ] = ("gpt2",),
-    compare: Switch = False,
+    compare: Flag = False,
 ) -> None:
     """Show the pieces of a text in colour, with ids and bytes; or compare tokenizers and languages.
 
@@ -100,7 +100,7 @@ def tokenize(
     from glassgpt.data.show import compare_tokenizers, show_tokens
     from glassgpt.data.tokenizers import load_tokenizer
 
-    refuse_options(texts)
+    reject_unknown_options(texts)
     texts = tuple(sys.stdin.read() if text == "-" else text for text in texts)
     if compare:
         compare_tokenizers(tokenizer, {text[:30]: text for text in texts} or None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from glassgpt import console
-from glassgpt.cli.shared import GivenOptions, Overrides, Switch
+from glassgpt.cli.shared import Flag, GenerationArguments, Overrides
 from glassgpt.errors import UsageError
 
 
@@ -15,12 +15,12 @@ def doctor(
     target: str | None = None,
     *,
     data: Path | None = None,
-    rate_range: Switch = False,
-    text: Switch = False,
+    rate_range: Flag = False,
+    text: Flag = False,
     settings: str | None = None,
-    options: GivenOptions | None = None,
-    report: Switch = False,
-    json: Switch = False,
+    options: GenerationArguments | None = None,
+    report: Flag = False,
+    json: Flag = False,
     language: Literal["auto", "en", "ko"] = "auto",
     overrides: Overrides,
 ) -> None:
@@ -47,18 +47,18 @@ def doctor(
     language:
         Of findings; auto takes the terminal's.
     """
-    from glassgpt.diagnosis.catalogue import CODE, language_of_the_terminal
+    from glassgpt.cli.generation_flags import options_from_flags
+    from glassgpt.diagnosis.catalogue import CODE, terminal_language
     from glassgpt.diagnosis.findings import is_fatal
-    from glassgpt.diagnosis.show import show, show_page
-    from glassgpt.generation.flags import options_from
+    from glassgpt.diagnosis.show import print_catalogue_entry, show
 
-    spoken = language_of_the_terminal() if language == "auto" else language
+    spoken = terminal_language() if language == "auto" else language
     if target is not None and CODE.fullmatch(target):
-        show_page(target, spoken)
+        print_catalogue_entry(target, spoken)
         return
     if not text and (settings or options):
         raise UsageError("settings of a generation are looked at with --text; add that")
-    writing = options_from({}, settings, dict(options or {})) if text else None
+    writing = options_from_flags({}, settings, dict(options or {})) if text else None
     if report and (target is None or not Path(target).is_dir()):
         raise UsageError(f"--report is written into a run; name one instead of {target or 'nothing'}")
 
@@ -67,6 +67,6 @@ def doctor(
     checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
     made = show(checks, spoken, as_json=json)
     if report:
-        console.say(f"the report is {api.report(target or '.', made)}")
+        console.info(f"the report is {api.report(target or '.', made)}")
     if is_fatal(made):
         sys.exit(1)

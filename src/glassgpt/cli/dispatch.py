@@ -10,11 +10,11 @@ import cyclopts
 
 from glassgpt import console
 from glassgpt.cli.commands import app
-from glassgpt.cli.mistakes import explain
+from glassgpt.cli.usage_errors import explain
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 
 
-def take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Separate `--section.name value` and `--section.name=value` from all other arguments.
 
     Raises:
@@ -43,7 +43,7 @@ def take_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
 
 
 def _dispatch(arguments: Sequence[str]) -> None:
-    rest, overrides = take_overrides(arguments)
+    rest, overrides = split_overrides(arguments)
     command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
     extra = {"overrides": overrides} if "overrides" in ignored else {}
     if overrides and not extra:
@@ -62,20 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except cyclopts.CycloptsError as error:
         if debug:
             raise
-        console.fail(explain(error))
+        console.error(explain(error))
         sys.exit(UsageError.exit_code)
     except Interrupted as stop:
-        console.say(str(stop))
+        console.info(str(stop))
         sys.exit(stop.exit_code)
     except GlassGPTError as error:
         if debug:
             raise
-        console.fail(str(error), aloud=isinstance(error, MemoryExhaustedError) and error.alone)
+        console.error(str(error), even_if_muted=isinstance(error, MemoryExhaustedError) and error.alone)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if debug:
             raise
-        console.say("interrupted")
+        console.info("interrupted")
         sys.exit(130)
     except BrokenPipeError:
         # The reader (head, less) has what it wanted; nothing is left to be said.

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Run, Switch, Whole
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 
 HELD_OUT = Group("Held-out text", sort_key=1)
@@ -21,21 +21,21 @@ def evaluate(
     data: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
-    context_length: Annotated[Whole, Parameter(group=HELD_OUT)] = 0,
-    stride: Annotated[Whole, Parameter(group=HELD_OUT)] = 0,
-    per_document: Annotated[Switch, Parameter(group=HELD_OUT)] = False,
-    generate: Annotated[Switch, Parameter(group=WRITTEN)] = False,
+    context_length: Annotated[Integer, Parameter(group=HELD_OUT)] = 0,
+    stride: Annotated[Integer, Parameter(group=HELD_OUT)] = 0,
+    per_document: Annotated[Flag, Parameter(group=HELD_OUT)] = False,
+    generate: Annotated[Flag, Parameter(group=WRITTEN)] = False,
     compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
-    prompts: Annotated[Whole, Parameter(group=WRITTEN)] = 32,
-    prompt_tokens: Annotated[Whole, Parameter(group=WRITTEN)] = 0,
-    new_tokens: Annotated[Whole, Parameter(group=WRITTEN)] = 128,
-    seed: Annotated[Whole, Parameter(group=WRITTEN)] = 0,
+    prompts: Annotated[Integer, Parameter(group=WRITTEN)] = 32,
+    prompt_tokens: Annotated[Integer, Parameter(group=WRITTEN)] = 0,
+    new_tokens: Annotated[Integer, Parameter(group=WRITTEN)] = 128,
+    seed: Annotated[Integer, Parameter(group=WRITTEN)] = 0,
     embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
-    samples: Annotated[Whole, Parameter(group=WRITTEN)] = 2,
+    samples: Annotated[Integer, Parameter(group=WRITTEN)] = 2,
     picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
-    json: Switch = False,
+    json: Flag = False,
     json_file: Path | None = None,
-    force: Switch = False,
+    force: Flag = False,
 ) -> None:
     """How well a run's model predicts held-out text, and how good the text is that it writes.
 
@@ -78,15 +78,15 @@ def evaluate(
     """
     from glassgpt import api
     from glassgpt.evaluation.compare import named_settings
+    from glassgpt.evaluation.evaluate import EvaluationRequest
     from glassgpt.evaluation.held_out import PromptOptions
-    from glassgpt.evaluation.report import Questions
 
     given = named_settings(compare) if compare is not None else {"default": {}} if generate else {}
     if picture is not None and not given:
         raise UsageError("--picture draws a comparison; add --compare SETTINGS or --generate")
     if embedding_model is not None and not given:
         raise UsageError("--embedding-model is for generated text; add --compare SETTINGS or --generate")
-    questions = Questions(
+    questions = EvaluationRequest(
         context_length=context_length,
         stride=stride,
         per_document=per_document,
@@ -94,7 +94,7 @@ def evaluate(
         prompts=PromptOptions(prompts, prompt_tokens, new_tokens, seed),
         embedding_model=embedding_model,
     )
-    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+    loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, rows=prompts)
     api.evaluate(
         loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture, force=force
     )
@@ -105,13 +105,13 @@ def sweep_decoding(
     *,
     purpose: Annotated[str, Parameter(name="--for")],
     out: Path | None = None,
-    force: Switch = False,
-    budget: Whole = 1500,
-    prompts: Whole = 64,
-    prompt_tokens: Whole = 0,
-    new_tokens: Whole = 96,
-    seed: Whole = 0,
-    samples: Whole = 1,
+    force: Flag = False,
+    budget: Integer = 1500,
+    prompts: Integer = 64,
+    prompt_tokens: Integer = 0,
+    new_tokens: Integer = 96,
+    seed: Integer = 0,
+    samples: Integer = 1,
     data: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
@@ -143,19 +143,19 @@ def sweep_decoding(
         Data set; by default the one that the run was trained on.
     """
     from glassgpt import api
-    from glassgpt.data.files import check_output
+    from glassgpt.data.files import check_output_path
     from glassgpt.evaluation.held_out import PromptOptions
     from glassgpt.evaluation.objectives import objective_for
-    from glassgpt.evaluation.sweep_show import show_sweep
+    from glassgpt.evaluation.show_sweep import show_sweep
 
     objective_for(purpose)
     if samples < 0:
         raise UsageError(f"--samples is {samples}; allowed is 0 or more")
     path = out or run / f"decoding-{purpose}.toml"
     if out is not None or run.is_dir():  # a run that is not there is told by name, not by its folder
-        check_output("--out", path, (".toml",), force=force)
-    loaded, dataset = api.load_with_data(run, data, checkpoint=checkpoint, device=device, rows=prompts)
+        check_output_path("--out", path, (".toml",), force=force)
+    loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, rows=prompts)
     options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
     found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)
     show_sweep(found, loaded.tokenizer, samples)
-    console.say(f"wrote {path}; use it with: glassgpt generate {run} --settings {path}")
+    console.info(f"wrote {path}; use it with: glassgpt generate {run} --settings {path}")

@@ -8,19 +8,19 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
+from glassgpt.cli.generation_flags import PROMPT_AND_OUTPUT
 from glassgpt.cli.shared import (
     Checkpoint,
     Device,
-    GivenMethod,
-    GivenOptions,
+    Flag,
+    GenerationArguments,
+    Integer,
     Overrides,
-    ReadySettings,
+    PresetOption,
     Run,
-    Switch,
-    Whole,
+    StrategyArguments,
 )
 from glassgpt.errors import UsageError
-from glassgpt.generation.flags import PROMPT_AND_OUTPUT
 
 
 def generate(
@@ -30,11 +30,11 @@ def generate(
         tuple[str, ...], Parameter(allow_leading_hyphen=True, negative="", show_default=False, group=PROMPT_AND_OUTPUT)
     ] = (),
     prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
-    settings: ReadySettings = None,
-    options: GivenOptions | None = None,
-    method: GivenMethod | None = None,
-    explain: Annotated[Switch, Parameter(group=PROMPT_AND_OUTPUT)] = False,
-    json: Annotated[Switch, Parameter(group=PROMPT_AND_OUTPUT)] = False,
+    settings: PresetOption = None,
+    options: GenerationArguments | None = None,
+    method: StrategyArguments | None = None,
+    explain: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
+    json: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
@@ -57,39 +57,39 @@ def generate(
         how much.
     """
     from glassgpt import api
-    from glassgpt.evaluation.precision_cost import say_precision_cost
-    from glassgpt.generation.engine import fresh_seed
-    from glassgpt.generation.flags import options_from, prompts_from
-    from glassgpt.generation.search_flags import method_from
-    from glassgpt.generation.search_options import SpeculativeOptions
-    from glassgpt.generation.show import EXPLAINED_TOKENS, print_written
+    from glassgpt.cli.generation_flags import options_from_flags, read_prompts
+    from glassgpt.cli.strategy_flags import strategy_from_flags
+    from glassgpt.evaluation.precision_cost import show_precision_cost
+    from glassgpt.generation.engine.engine import random_seed
+    from glassgpt.generation.show import EXPLAINED_TOKENS, print_generation
+    from glassgpt.generation.strategy_options import SpeculativeOptions
 
-    texts = prompts_from(prompt, prompts)
-    how = method_from(method or {})
+    texts = read_prompts(prompt, prompts)
+    how = strategy_from_flags(method or {})
     draws = how is None or isinstance(how, SpeculativeOptions)
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
-    asked = options_from({"seed": fresh_seed()} if draws else {"temperature": 0}, settings, given)
+    asked = options_from_flags({"seed": random_seed()} if draws else {"temperature": 0}, settings, given)
     if asked.logprobs and not (json or explain):
         raise UsageError("--logprobs are printed with --json or --explain; add one of them")
     if explain and not draws:
         raise UsageError("--explain shows what tokens were drawn from, and a search draws none; leave one of them out")
-    loaded, ready = api.load_writer(run, asked, how, len(texts), checkpoint, device, precision)
+    loaded, ready = api.load_for_generation(run, asked, how, len(texts), checkpoint, device, precision)
     if precision in ("bfloat16", "int8"):
-        say_precision_cost(loaded.model, loaded.writer, precision, api.held_out_text(run, loaded.tokenizer))
-    print_written(loaded.writer, loaded.tokenizer, texts, asked, ready, as_json=json, explain=explain)
+        show_precision_cost(loaded.model, loaded.writer, precision, api.held_out_text(run, loaded.tokenizer))
+    print_generation(loaded.writer, loaded.tokenizer, texts, asked, ready, as_json=json, explain=explain)
     if draws and "seed" not in given and not asked.is_greedy:
-        console.say(f"(the same text again: --seed {asked.seed})")
+        console.info(f"(the same text again: --seed {asked.seed})")
 
 
 def bench_generate(
     model: str,
     *,
     batch: str = "1,8,64",
-    prompt_tokens: Whole | None = None,
-    new_tokens: Whole | None = None,
-    top_k: Whole = 50,
+    prompt_tokens: Integer | None = None,
+    new_tokens: Integer | None = None,
+    top_k: Integer = 50,
     top_p: float = 1.0,
-    rounds: Whole = 5,
+    rounds: Integer = 5,
     device: Device = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     overrides: Overrides,
@@ -116,10 +116,10 @@ def bench_generate(
         Of the weights.
     """
     from glassgpt import api
-    from glassgpt.generation.bench import show_generation_speed
+    from glassgpt.generation.bench import print_generation_speed
 
     speeds, about = api.bench_generate(
         model, batch, prompt_tokens, new_tokens, rounds, top_k=top_k, top_p=top_p, device=device, precision=precision,
         overrides=overrides,
     )  # fmt: skip
-    show_generation_speed(speeds, about)
+    print_generation_speed(speeds, about)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, GivenProcessors, ReadySettings, Run, Switch, Whole
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, LogitsProcessorArguments, PresetOption, Run
 from glassgpt.errors import UsageError
 
 
@@ -17,16 +17,16 @@ def inspect(
     run: Run,
     *,
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    text: Switch = False,
+    text: Flag = False,
     save: Path | None = None,
     compare: Path | None = None,
-    port: Whole = 0,
+    port: Integer = 0,
     browser: bool = True,
     head: str | None = None,
     ablate: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     patch: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-    settings: ReadySettings = None,
-    options: GivenProcessors | None = None,
+    settings: PresetOption = None,
+    options: LogitsProcessorArguments | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
 ) -> None:
@@ -56,14 +56,14 @@ def inspect(
         (several with commas), as blocks.0.output@5=the old queen; may be repeated.
     """
     from glassgpt import api
-    from glassgpt.generation.flags import options_from
-    from glassgpt.inspection.desk import Desk, Subject
-    from glassgpt.inspection.history import History
-    from glassgpt.inspection.saved import save_page
-    from glassgpt.inspection.serve import serve_page
+    from glassgpt.cli.generation_flags import options_from_flags
+    from glassgpt.inspection.checkpoint_traces import History
+    from glassgpt.inspection.server import serve_page
+    from glassgpt.inspection.service import InspectionService, LoadedRun
     from glassgpt.inspection.show import show_trace
+    from glassgpt.inspection.static_page import save_page
     from glassgpt.inspection.trace import trace
-    from glassgpt.training.run import RunFolder
+    from glassgpt.training.run_folder import RunFolder
 
     if (ablate or head or patch) and not text:
         raise UsageError("--ablate, --patch and --head are of --text; on the page, one clicks")
@@ -75,15 +75,15 @@ def inspect(
         raise UsageError(f"--port is {port}; allowed is 1 to 65535, or 0 for a free one")
     if prompt == "-":
         prompt = sys.stdin.read()
-    asked = options_from({}, settings, options or {})
+    asked = options_from_flags({}, settings, options or {})
     loaded = api.load(run, checkpoint=checkpoint, device=device)
     if text:
         show_trace(trace(loaded.model, loaded.tokenizer, prompt, asked), ablate=ablate, patch=patch, head=head)
     elif save:
         told = History(RunFolder(run), loaded.tokenizer, prompt, asked)
         save_page(trace(loaded.model, loaded.tokenizer, prompt, asked), save, told)
-        console.say(f"wrote {save}; open it in any browser")
+        console.info(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
-        subjects = [Subject(str(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
-        serve_page(Desk(subjects, prompt, asked), port=port, browser=browser)
+        subjects = [LoadedRun(str(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
+        serve_page(InspectionService(subjects, prompt, asked), port=port, browser=browser)

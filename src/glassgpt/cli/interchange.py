@@ -29,9 +29,11 @@ def import_(source: str, *, out: Path) -> None:
     model, tokenizer = import_model(folder)
     run = api.save_as_run(model, tokenizer, out)
     count = sum(p.numel() for p in model.parameters())
-    console.say(f"imported {console.count(count, 'parameters')} and the tokenizer {tokenizer.name} into {run.path}")
-    console.say(f"let it write with: glassgpt generate {run.path} --prompt TEXT")
-    console.say(f"train it on with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
+    console.info(
+        f"imported {console.format_count(count, 'parameters')} and the tokenizer {tokenizer.name} into {run.path}"
+    )
+    console.info(f"let it write with: glassgpt generate {run.path} --prompt TEXT")
+    console.info(f"train it on with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
 
 
 def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:
@@ -49,4 +51,4 @@ def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:
         raise UsageError(f"{folder} is there already and not empty; choose another folder")
     loaded = api.load(run, checkpoint=checkpoint, device="cpu")
     export_model(loaded.model, loaded.tokenizer, folder)
-    console.say(f"wrote {folder}; load it with: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+    console.info(f"wrote {folder}; load it with: AutoModelForCausalLM.from_pretrained({str(folder)!r})")

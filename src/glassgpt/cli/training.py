@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt import console
-from glassgpt.cli.shared import Overrides, Switch, Whole
+from glassgpt.cli.shared import Flag, Integer, Overrides
 from glassgpt.errors import UsageError
 
 
@@ -16,13 +16,13 @@ def train(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    resume: Switch = False,
-    seed: Whole | None = None,
+    resume: Flag = False,
+    seed: Integer | None = None,
     init_from: Path | None = None,
-    gpus: Whole = 1,
-    tensorboard: Switch = False,
-    watch: Switch = False,
-    no_recover: Switch = False,
+    gpus: Integer = 1,
+    tensorboard: Flag = False,
+    watch: Flag = False,
+    no_recover: Flag = False,
     overrides: Overrides,
 ) -> None:
     """Train a model. Ctrl-C saves at the next step and says how to go on; a second one leaves at once.
@@ -53,12 +53,12 @@ def train(
         Stop at a step that is not finite, and say why, instead of skipping it; take no other remedy either.
     """
     from glassgpt.config import load_config
-    from glassgpt.training.launch import is_restart, launch, launched_by_torchrun, mute_other_ranks
+    from glassgpt.training.launch import launch, launched_by_torchrun, mute_nonzero_ranks, restarted_by_torchrun
 
     if gpus < 1:
         raise UsageError(f"--gpus is {gpus}; it must be at least 1")
-    mute_other_ranks()
-    resume = resume or is_restart()
+    mute_nonzero_ranks()
+    resume = resume or restarted_by_torchrun()
 
     named = {"data": data, "seed": seed, "init_from": init_from}
     named |= {"diagnosis.watch": "full" if watch else None, "diagnosis.recover": "false" if no_recover else None}
@@ -89,13 +89,13 @@ def train(
 
 def _say_outcome(outcome: Any, out: Path) -> None:
     early = ", stopped early" if outcome.stopped_early else ""
-    console.say(f"{outcome.step:,} steps in {console.duration(outcome.seconds)}{early}; the run is in {out}")
-    console.say(f"its curve is {out / 'loss.png'}; let it write with: glassgpt generate {out} --prompt TEXT")
-    console.result(f"validation: {outcome.validation.loss:.4f} nats per token")
-    console.result(f"validation: {outcome.validation.bits_per_byte:.2f} bits per byte")
+    console.info(f"{outcome.step:,} steps in {console.format_duration(outcome.seconds)}{early}; the run is in {out}")
+    console.info(f"its curve is {out / 'loss.png'}; let it write with: glassgpt generate {out} --prompt TEXT")
+    console.output(f"validation: {outcome.validation.loss:.4f} nats per token")
+    console.output(f"validation: {outcome.validation.bits_per_byte:.2f} bits per byte")
 
 
-def demo(*, out: Path = Path("runs/demo"), force: Switch = False) -> None:
+def demo(*, out: Path = Path("runs/demo"), force: Flag = False) -> None:
     """From Shakespeare's plays to a model that writes like them, in about three minutes on two cores.
 
     Parameters
@@ -114,8 +114,8 @@ def bench_train(
     preset: str,
     *,
     data: Path | None = None,
-    steps: Whole = 20,
-    gpus: Whole = 1,
+    steps: Integer = 20,
+    gpus: Integer = 1,
     json: Path | None = None,
     overrides: Overrides,
 ) -> None:
@@ -136,12 +136,12 @@ def bench_train(
     """
     from glassgpt import api
     from glassgpt.config import load_config
-    from glassgpt.training.launch import launch, launched_by_torchrun, mute_other_ranks
+    from glassgpt.training.launch import launch, launched_by_torchrun, mute_nonzero_ranks
     from glassgpt.training.show import show_speed
 
     if steps < 2:
         raise UsageError(f"--steps is {steps}; it must be at least 2")
-    mute_other_ranks()
+    mute_nonzero_ranks()
     if data is not None:
         overrides = overrides | {"data": str(data)}
     config = load_config(preset, overrides)

@@ -7,14 +7,14 @@ from glassgpt.data.grammar import grammar_entropy, grammar_nats, grammar_text, g
 from glassgpt.data.prepare import PrepareOptions, prepare, show_summary
 from glassgpt.data.shards import ShardWriter, TokenArray, TokenDataset
 from glassgpt.data.show import compare_tokenizers, show_tokens
-from glassgpt.data.summary import SplitSummary, Summary
+from glassgpt.data.summary import DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json, train_tokenizer
 
 __all__ = [
+    "DatasetSummary",
     "PrepareOptions",
     "ShardWriter",
     "SplitSummary",
-    "Summary",
     "TokenArray",
     "TokenDataset",
     "Tokenizer",

@@ -31,7 +31,7 @@ def digest(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-class Seen:
+class DuplicateFilter:
     """A set of digests in about 16 bytes each: a small Python set, emptied into sorted arrays."""
 
     def __init__(self, buffered: int = BUFFERED_DIGESTS) -> None:

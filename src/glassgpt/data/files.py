@@ -68,7 +68,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def check_output(option: str, path: Path, endings: Sequence[str] = (), *, force: bool = False) -> None:
+def check_output_path(option: str, path: Path, endings: Sequence[str] = (), *, force: bool = False) -> None:
     """Refuse a file that could not be written, or would be written over, before the work for it begins.
 
     Args:

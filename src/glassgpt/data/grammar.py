@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from glassgpt.errors import DataError
 
-Rule = tuple[str, float, str]
+Transition = tuple[str, float, str]
 """A word, its probability in the state, and the state after it."""
 
 START, END = "start", "end"
@@ -103,7 +103,7 @@ def _sentence_nats(line: str, number: int) -> float:
 
 
 @cache
-def _automaton() -> dict[str, tuple[Rule, ...]]:
+def _automaton() -> dict[str, tuple[Transition, ...]]:
     """Rules by state; the name of a state says what the sentence still has to remember."""
     rules = {START: tuple((word, p, tense) for word, (tense, p) in OPENINGS.items())}
     for tense in ("present", "past"):
@@ -116,7 +116,7 @@ def _automaton() -> dict[str, tuple[Rule, ...]]:
     return rules
 
 
-def _subject_rules(memory: str, auxiliary: str, number: str) -> dict[str, tuple[Rule, ...]]:
+def _subject_rules(memory: str, auxiliary: str, number: str) -> dict[str, tuple[Transition, ...]]:
     """From the determiner to the auxiliary, with `memory` (tense and number) carried along."""
     plural = "s" if number == "many" else ""
     adjectives = tuple((word, p, memory) for word, p in ADJECTIVES.items())
@@ -130,7 +130,7 @@ def _subject_rules(memory: str, auxiliary: str, number: str) -> dict[str, tuple[
     }
 
 
-def _all_rules() -> Iterable[tuple[str, Rule]]:
+def _all_rules() -> Iterable[tuple[str, Transition]]:
     return ((state, rule) for state, rules in _automaton().items() for rule in rules)
 
 

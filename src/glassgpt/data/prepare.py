@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from glassgpt import console
 from glassgpt.data import splitting
-from glassgpt.data.documents import Document, Seen, digest
+from glassgpt.data.documents import Document, DuplicateFilter, digest
 from glassgpt.data.files import limited_threads, write_atomically
 from glassgpt.data.shards import SHARD_TOKENS, SPLITS, ShardWriter
 from glassgpt.data.show import visible
-from glassgpt.data.sources import Source, resolve
+from glassgpt.data.sources import DocumentSource, resolve
 from glassgpt.data.staging import staged
-from glassgpt.data.summary import SUMMARY_FILE, SplitSummary, Summary
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import (
     TOKENIZER_FILE,
     TokenIds,
@@ -98,7 +98,7 @@ class PrepareOptions:
         return sources | {name: getattr(self, name) for name in names}
 
 
-def prepare(options: PrepareOptions) -> Summary:
+def prepare(options: PrepareOptions) -> DatasetSummary:
     """Make a data set; it appears under `options.out` complete, or not at all.
 
     Raises:
@@ -110,14 +110,14 @@ def prepare(options: PrepareOptions) -> Summary:
     return _prepare(options)[0]
 
 
-def prepare_aloud(options: PrepareOptions) -> Summary:
+def prepare_and_show(options: PrepareOptions) -> DatasetSummary:
     """The same, and then the summary is printed."""
     summary, tokenizer = _prepare(options)
     show_summary(summary, tokenizer)
     return summary
 
 
-def _prepare(options: PrepareOptions) -> tuple[Summary, Tokenizer]:
+def _prepare(options: PrepareOptions) -> tuple[DatasetSummary, Tokenizer]:
     if problems := options.problems():
         raise UsageError("\n".join(problems))
     with limited_threads(options.workers), staged(options.out, force=options.force) as (staging, scratch):
@@ -129,7 +129,7 @@ def _prepare(options: PrepareOptions) -> tuple[Summary, Tokenizer]:
     return summary, tokenizer
 
 
-def show_summary(summary: Summary, tokenizer: Tokenizer) -> None:
+def show_summary(summary: DatasetSummary, tokenizer: Tokenizer) -> None:
     """Print the figures of a data set and its most frequent tokens."""
     splits = (summary.train, summary.validation)
     rows = [
@@ -138,24 +138,24 @@ def show_summary(summary: Summary, tokenizer: Tokenizer) -> None:
     ]
     rows.append(["characters per token", *(_per_token(split) for split in splits)])
     console.table(f"tokenizer {summary.tokenizer_name}", ["", *SPLITS], rows)
-    console.result(f"split: {summary.split_rule}")
-    console.result(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
+    console.output(f"split: {summary.split_rule}")
+    console.output(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
     share = summary.vocabulary_used / summary.vocab_size
-    console.result(f"vocabulary used: {summary.vocabulary_used:,} of {summary.vocab_size:,} ({share:.1%})")
+    console.output(f"vocabulary used: {summary.vocabulary_used:,} of {summary.vocab_size:,} ({share:.1%})")
     frequent = (f"'{visible(tokenizer.token_bytes(token))}' {count:,}" for token, count in summary.frequent_tokens)
-    console.result(f"most frequent: {'  '.join(frequent)}")
+    console.output(f"most frequent: {'  '.join(frequent)}")
 
 
 def _per_token(split: SplitSummary) -> str:
     return f"{split.characters / split.tokens:.2f}" if split.tokens else "–"
 
 
-RuledSource = tuple[Source, splitting.Rule]
+RuledSource = tuple[DocumentSource, splitting.SplitRule]
 """A source, and the rule by which its documents are divided."""
 
 
 def _resolved(options: PrepareOptions, scratch: Path) -> list[RuledSource]:
-    def of(names: Sequence[str], purpose: str) -> list[Source]:
+    def of(names: Sequence[str], purpose: str) -> list[DocumentSource]:
         return resolve(names, field=options.field, seed=options.seed, scratch=scratch / purpose)
 
     sources = of(options.sources, "sources")
@@ -171,7 +171,7 @@ class _Reading:
     """One pass over the sources, and what it found."""
 
     def __init__(
-        self, sources: Sequence[RuledSource], *, deduplicate: bool, meter: console.Meter | None = None
+        self, sources: Sequence[RuledSource], *, deduplicate: bool, meter: console.ProgressMeter | None = None
     ) -> None:
         self._sources = sources
         self._deduplicate = deduplicate
@@ -184,9 +184,9 @@ class _Reading:
         for value, document, rule in self.documents():
             yield from rule.parts(value, document.text)
 
-    def documents(self) -> Iterator[tuple[int, Document, splitting.Rule]]:
+    def documents(self) -> Iterator[tuple[int, Document, splitting.SplitRule]]:
         """Documents that are not empty and not seen before, each with the digest of its text and its rule."""
-        seen = Seen()
+        seen = DuplicateFilter()
         for document, rule in self._all():
             content = _checked_bytes(document)
             value = digest(content)
@@ -197,7 +197,7 @@ class _Reading:
             else:
                 yield value, document, rule
 
-    def _all(self) -> Iterator[tuple[Document, splitting.Rule]]:
+    def _all(self) -> Iterator[tuple[Document, splitting.SplitRule]]:
         for source, rule in self._sources:
             position = 0
             for document in source.documents():
@@ -218,7 +218,7 @@ def _checked_bytes(document: Document) -> bytes:
         ) from error
 
 
-def _rule(sources: Sequence[Source], options: PrepareOptions) -> splitting.Rule:
+def _rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> splitting.SplitRule:
     if options.split == "tail":
         return splitting.Tail(options.validation_fraction, "as asked")
     unruled = [(source, splitting.Whole(splitting.TRAIN)) for source in sources]
@@ -229,11 +229,11 @@ def _rule(sources: Sequence[Source], options: PrepareOptions) -> splitting.Rule:
 def _tokenizer(sources: Sequence[RuledSource], options: PrepareOptions) -> Tokenizer:
     if not is_training_spec(options.tokenizer):
         return load_tokenizer(options.tokenizer)
-    console.say(f"training the tokenizer {options.tokenizer} …")
+    console.info(f"training the tokenizer {options.tokenizer} …")
     reading = _Reading(sources, deduplicate=options.deduplicate)
     trained = train_tokenizer(options.tokenizer, _training_texts(reading))
     if trained.vocab_size < int(options.tokenizer.partition(":")[2]):
-        console.say(f"the text has pieces for {trained.vocab_size:,} tokens only; the vocabulary has so many")
+        console.info(f"the text has pieces for {trained.vocab_size:,} tokens only; the vocabulary has so many")
     return trained
 
 
@@ -252,7 +252,7 @@ def _write(
     tokenizer: Tokenizer,
     options: PrepareOptions,
     folder: Path,
-) -> Summary:
+) -> DatasetSummary:
     outputs = {split: _Output(ShardWriter(folder, split, tokenizer, options.shard_tokens)) for split in SPLITS}
     try:
         with console.progress("preparing", _total_size(sources)) as meter:
@@ -352,8 +352,8 @@ def _summary(
     rules: str,
     tokenizer: Tokenizer,
     options: PrepareOptions,
-) -> Summary:
-    return Summary(
+) -> DatasetSummary:
+    return DatasetSummary(
         tokenizer_name=tokenizer.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.summary import SUMMARY_FILE, Summary
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import DataError, TokenizerError
 
@@ -185,7 +185,7 @@ class TokenDataset:
         info: the summary that `prepare` wrote.
     """
 
-    def __init__(self, folder: Path, info: Summary, headers: dict[str, ShardHeader]) -> None:
+    def __init__(self, folder: Path, info: DatasetSummary, headers: dict[str, ShardHeader]) -> None:
         self.folder = folder
         self.info = info
         self._headers = headers
@@ -201,7 +201,7 @@ class TokenDataset:
         if not (folder / SUMMARY_FILE).is_file():
             what = "is not a prepared data set" if folder.exists() else "does not exist"
             raise DataError(f"{folder} {what}; make one with: glassgpt prepare SOURCE --out {folder}")
-        info = Summary.read(folder / SUMMARY_FILE)
+        info = DatasetSummary.read(folder / SUMMARY_FILE)
         names = [name for split in SPLITS for name in info.split(split).shards]
         headers = {name: ShardHeader.read(folder / name) for name in names}
         dataset = cls(folder, info, headers)

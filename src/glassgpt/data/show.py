@@ -42,7 +42,7 @@ def show_tokens(tokenizer: Tokenizer, text: str) -> None:
     rows = [[str(token), visible(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
     console.table("", ["id", "piece", "bytes"], rows, numeric_from=3)
     per_token = len(text) / len(tokens) if tokens else 0.0
-    console.result(
+    console.output(
         f"{tokenizer.name}: {len(tokens)} tokens, {len(text)} characters, {len(text.encode())} bytes, "
         f"{per_token:.2f} characters per token"
     )

@@ -48,7 +48,7 @@ DOWNLOAD_TIMEOUT_SECONDS = 30
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class Source(Protocol):
+class DocumentSource(Protocol):
     """Something that documents come from, as often as asked."""
 
     @property
@@ -114,7 +114,7 @@ class StreamSource:
         return self.make()
 
 
-def resolve(names: Sequence[str], *, field: str, seed: int, scratch: Path) -> list[Source]:
+def resolve(names: Sequence[str], *, field: str, seed: int, scratch: Path) -> list[DocumentSource]:
     """What the user named, as sources; downloads and stores what has to be.
 
     Args:
@@ -126,7 +126,7 @@ def resolve(names: Sequence[str], *, field: str, seed: int, scratch: Path) -> li
     Raises:
         DataError: a name stands for nothing that can be read.
     """
-    found: list[Source] = []
+    found: list[DocumentSource] = []
     for number, name in enumerate(names):
         own = scratch / str(number)  # two URLs may end in the same file name
         own.mkdir(parents=True)
@@ -134,7 +134,7 @@ def resolve(names: Sequence[str], *, field: str, seed: int, scratch: Path) -> li
     return found
 
 
-def _resolve_one(name: str, field: str, seed: int, scratch: Path) -> list[Source]:
+def _resolve_one(name: str, field: str, seed: int, scratch: Path) -> list[DocumentSource]:
     if name == "-":
         return [FileSource(_stored_input(scratch), field, "standard input")]
     if name == "grammar":
@@ -179,7 +179,7 @@ def _files_in(folder: Path) -> list[Path]:
         raise DataError(f"{folder} holds no file to read (looked for {', '.join(known)}, also compressed){way_out}")
     if others:
         named = f" ({', '.join(kinds)})" if kinds else ""
-        console.say(f"{folder}: files of other kinds passed over: {others.total():,}{named}{way_out}")
+        console.info(f"{folder}: files of other kinds passed over: {others.total():,}{named}{way_out}")
     return files
 
 
@@ -403,7 +403,7 @@ def _copy_with_progress(answer: Any, file: IO[bytes], url: str) -> None:
         raise ConnectionError(f"broken off after {file.tell()} of {total} bytes")
 
 
-def _grammar_source(seed: int) -> Source:
+def _grammar_source(seed: int) -> DocumentSource:
     def documents() -> Iterator[Document]:
         text = grammar_text(GRAMMAR_SENTENCES, seed)
         yield Document(text, "grammar", len(text))
@@ -411,7 +411,7 @@ def _grammar_source(seed: int) -> Source:
     return StreamSource(documents, None)
 
 
-def _shakespeare_source(field: str, scratch: Path) -> Source:
+def _shakespeare_source(field: str, scratch: Path) -> DocumentSource:
     if package_folder(shakespeare.PACKAGE):
         size = sum(path.stat().st_size for path in shakespeare.installed_files())
         return StreamSource(shakespeare.installed_plays, size)
@@ -424,7 +424,7 @@ def _shakespeare_source(field: str, scratch: Path) -> Source:
         ) from error
 
 
-def _hosted_source(name: str, field: str) -> Source:
+def _hosted_source(name: str, field: str) -> DocumentSource:
     """A data set of the Hugging Face hub, its `train` split, streamed."""
     _, _, rest = name.partition(":")
     repository, _, config = rest.partition(":")

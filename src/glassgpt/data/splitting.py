@@ -16,7 +16,7 @@ Part = tuple[str, str]
 """A split's name and a text that belongs to it."""
 
 
-class Rule(Protocol):
+class SplitRule(Protocol):
     """Divides documents; the same document is always divided in the same way."""
 
     @property
@@ -102,7 +102,7 @@ class Tail:
                 yield side, part
 
 
-def plan(digests: Iterable[int], fraction: float, seed: int) -> Rule:
+def plan(digests: Iterable[int], fraction: float, seed: int) -> SplitRule:
     """The rule by document, or what replaces it where there are too few documents for chance to divide.
 
     Reads `digests` only until enough are there and both sides have one.

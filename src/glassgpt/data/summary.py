@@ -26,7 +26,7 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class DatasetSummary:
     """A prepared data set in figures.
 
     Attributes:
@@ -59,7 +59,7 @@ class Summary:
         return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
-    def read(cls, path: Path) -> Summary:
+    def read(cls, path: Path) -> DatasetSummary:
         """Read `dataset.json`.
 
         Raises:
@@ -78,7 +78,7 @@ class Summary:
         return cls._from_fields(path, fields)
 
     @classmethod
-    def _from_fields(cls, path: Path, fields: dict[str, Any]) -> Summary:
+    def _from_fields(cls, path: Path, fields: dict[str, Any]) -> DatasetSummary:
         try:
             splits = {name: _split_from(fields.pop(name)) for name in ("train", "validation")}
             frequent = tuple((token, count) for token, count in fields.pop("frequent_tokens"))

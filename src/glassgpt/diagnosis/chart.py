@@ -22,7 +22,7 @@ Style = Literal["faint", "line", "points"]
 
 
 @dataclass(frozen=True)
-class Curve:
+class Series:
     """One series.
 
     Attributes:
@@ -39,7 +39,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Mark:
+class EventMarker:
     """An event: a line at a step, with a text that appears when pointed at."""
 
     step: float
@@ -48,7 +48,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Level:
+class ReferenceLine:
     """A value to hold a curve against, with its name."""
 
     value: float
@@ -72,7 +72,12 @@ class _Scale:
 
 
 def draw(
-    title: str, curves: Sequence[Curve], marks: Sequence[Mark] = (), levels: Sequence[Level] = (), *, log: bool = False
+    title: str,
+    curves: Sequence[Series],
+    marks: Sequence[EventMarker] = (),
+    levels: Sequence[ReferenceLine] = (),
+    *,
+    log: bool = False,
 ) -> str:
     """The picture with its labels as one element; empty where no curve has a value to show.
 
@@ -99,7 +104,7 @@ def draw(
     return f'<div class="plot" role="img" aria-label="{escape(title)}">{svg}{"".join(labels)}</div>'
 
 
-def _points(curve: Curve, *, log: bool) -> list[tuple[float, float]]:
+def _points(curve: Series, *, log: bool) -> list[tuple[float, float]]:
     pairs = zip(curve.xs, curve.ys, strict=True)
     good = [(float(x), float(y)) for x, y in pairs if math.isfinite(y) and (y > 0 or not log)]
     return _thinned(good)
@@ -149,7 +154,7 @@ def number(value: float) -> str:
     return f"{float(digits):,.10g}" if 1e-4 <= abs(value) < 1e7 else digits
 
 
-def _within(levels: Sequence[Level], y: _Scale) -> list[Level]:
+def _within(levels: Sequence[ReferenceLine], y: _Scale) -> list[ReferenceLine]:
     return [level for level in levels if y.low <= level.value <= y.high]
 
 
@@ -165,14 +170,14 @@ def _grid(y: _Scale) -> str:
     return "".join(_line("grid", y(value)) for value in ticks(y.low, y.high, log=y.is_log))
 
 
-def _mark(mark: Mark, x: _Scale) -> str:
+def _mark(mark: EventMarker, x: _Scale) -> str:
     label = escape(f"{mark.step:,.0f}: {mark.label}")
     path = f'd="M{x(mark.step):.1f} 0V{SIDE}"/>'
     wide = f'<path class="near" {path}'  # two pixels are hard to point at
     return f'<g class="mark {escape(mark.colour)}"><title>{label}</title>{wide}<path {path}</g>'
 
 
-def _curve(curve: Curve, points: Sequence[tuple[float, float]], x: _Scale, y: _Scale) -> str:
+def _curve(curve: Series, points: Sequence[tuple[float, float]], x: _Scale, y: _Scale) -> str:
     places = [f"{x(a):.1f} {y(b):.1f}" for a, b in points]
     colour = escape(curve.colour)
     path = f'<path class="curve {curve.style} {colour}" d="M{"L".join(places)}"/>' if len(places) > 1 else ""

@@ -17,18 +17,18 @@ from glassgpt.diagnosis.checks import model as model_checks
 from glassgpt.diagnosis.checks import settings as settings_checks
 from glassgpt.diagnosis.checks.memory import check_memory
 from glassgpt.diagnosis.checks.rate_range import check_rate_range
-from glassgpt.diagnosis.findings import Checked, Finding, is_fatal
+from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
 from glassgpt.errors import DataError, TokenizerError
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.bench import random_text
+from glassgpt.training.bench import random_tokens
 from glassgpt.training.checkpoint import load_weights
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.optimizers import build_optimizers
-from glassgpt.training.ranks import Ranks
-from glassgpt.training.step import Settings, Stepper
+from glassgpt.training.step import TrainerConfig, TrainStep
 
 LARGE_PARAMETERS = 200_000_000
 """A model with more is looked at with its first layers alone: they are all built alike."""
@@ -40,7 +40,7 @@ RANGE_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A training that is about to begin.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
     """
 
     model: ModelConfig
-    settings: Settings
+    settings: TrainerConfig
     dataset: TokenDataset | None
     out: Path
     weights: Path | None = None
@@ -66,40 +66,42 @@ class Plan:
         """The training text, or what stands for it."""
         if self.dataset is not None:
             return self.dataset.split("train")
-        return random_text(self.model.vocab_size, 64 * (self.model.context_length + 1))
+        return random_tokens(self.model.vocab_size, 64 * (self.model.context_length + 1))
 
 
-def open_dataset(folder: Path) -> TokenDataset | Checked:
+def open_dataset(folder: Path) -> TokenDataset | CheckResult:
     """The data set, or what is wrong with it."""
     try:
         dataset = TokenDataset.open(folder)
         _ = dataset.tokenizer
     except DataError as error:
-        return Checked("data", "not opened", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
+        return CheckResult("data", "not opened", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
     except TokenizerError as error:
-        return Checked("data", "wrong tokenizer", findings=(Finding("GG-DAT-010", "fatal", {"problem": str(error)}),))
+        return CheckResult(
+            "data", "wrong tokenizer", findings=(Finding("GG-DAT-010", "fatal", {"problem": str(error)}),)
+        )
     return dataset
 
 
-def examine_machine() -> Iterator[Checked]:
+def diagnose_machine() -> Iterator[CheckResult]:
     """Where nothing is named: what this machine would train with."""
-    settings, model = Settings(), ModelConfig(n_layer=1, vocab_size=512, context_length=128)
+    settings, model = TrainerConfig(), ModelConfig(n_layer=1, vocab_size=512, context_length=128)
     hardware = resolve_hardware(settings.train)
     yield settings_checks.check_hardware(model, settings.train, hardware)
-    yield model_checks.check_kernel(build_model(model).blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+    yield model_checks.check_attention_kernel(build_model(model).blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
 
 
-def examine_data(dataset: TokenDataset) -> Iterator[Checked]:
+def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
     """A data set by itself."""
     yield data_checks.check_shards(dataset)
-    yield data_checks.check_ids(dataset, dataset.vocab_size)
-    yield data_checks.check_fit(dataset)
-    yield data_checks.check_copies(dataset)
+    yield data_checks.check_token_ids(dataset, dataset.vocab_size)
+    yield data_checks.check_tokenizer_fit(dataset)
+    yield data_checks.check_duplicates(dataset)
     yield data_checks.check_overlap(dataset)
-    yield data_checks.check_likeness(dataset)
+    yield data_checks.check_split_similarity(dataset)
 
 
-def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
+def diagnose_training(plan: TrainingPlan, *, rate_range: bool = False) -> Iterator[CheckResult]:
     """A training before it begins: settings, machine, data, memory, model; the learning rates where asked.
 
     Args:
@@ -112,7 +114,7 @@ def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
     yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
     if plan.dataset is not None:
         can_be_read = True
-        for check in examine_data(plan.dataset):
+        for check in diagnose_dataset(plan.dataset):
             yield check
             # Of ids without a row in the embedding no batch can be computed.
             can_be_read &= all(finding.code != "GG-DAT-001" for finding in check.findings)
@@ -128,7 +130,7 @@ def examine(plan: Plan, *, rate_range: bool = False) -> Iterator[Checked]:
             yield _range(plan, hardware)
 
 
-def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked]:
+def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Iterator[CheckResult]:
     """What a second or two can tell at every start of training; changes nothing and no random generator.
 
     Args:
@@ -138,9 +140,9 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
     yield from _settings(plan)
     if plan.dataset is None:
         return
-    ids = data_checks.check_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
+    ids = data_checks.check_token_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
     yield ids
-    if not ids.is_fine:
+    if not ids.passed:
         return
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
@@ -149,52 +151,52 @@ def examine_quickly(plan: Plan, model: LanguageModel | None) -> Iterator[Checked
     cpu = Hardware(torch.device("cpu"), "fp32", compile=False)
     inputs, targets = _first_batch(batches, QUICK_TOKENS)
     if plan.is_fresh:
-        yield model_checks.check_spread(model)
+        yield model_checks.check_initial_weights(model)
     yield model_checks.check_initial_loss(model, inputs, targets, cpu, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
 
 
-def _settings(plan: Plan) -> Iterator[Checked]:
-    yield settings_checks.check_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
+def _settings(plan: TrainingPlan) -> Iterator[CheckResult]:
+    yield settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_warmup(plan.model, plan.settings, is_fresh=plan.is_fresh)
-    yield settings_checks.check_decay(plan.model, plan.settings)
+    yield settings_checks.check_weight_decay(plan.model, plan.settings)
     if plan.dataset is not None:
         yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.text()))
 
 
-def _model(plan: Plan, hardware: Hardware) -> Iterator[Checked]:
+def _model(plan: TrainingPlan, hardware: Hardware) -> Iterator[CheckResult]:
     model = _built(plan).to(hardware.device)
     size = {"parameters": count_parameters(plan.model), "blocks": len(model.blocks), "all": plan.model.n_layer}
-    yield Checked("model", "size", size)
+    yield CheckResult("model", "size", size)
     batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
     optimizer = plan.settings.optimizer
-    yield model_checks.check_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+    yield model_checks.check_attention_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
     if plan.is_fresh:
-        yield model_checks.check_spread(model)
+        yield model_checks.check_initial_weights(model)
     yield model_checks.check_initial_loss(model, inputs, targets, hardware, is_fresh=plan.is_fresh)
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
     yield model_checks.check_gradients(model, inputs, targets, hardware)
-    yield model_checks.check_groups(model, build_optimizers(model, optimizer))
+    yield model_checks.check_parameter_groups(model, build_optimizers(model, optimizer))
     yield _one_batch(plan, model, inputs, targets)
 
 
-def _one_batch(plan: Plan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> Checked:
+def _one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> CheckResult:
     """Whether one batch is learned; where it is not, whether the rate is to blame: it is, if the usual one does it."""
     optimizer, rate = plan.settings.optimizer, plan.settings.train.learning_rate
     found = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
-    questioned = settings_checks.check_rate(plan.model, plan.settings, is_fresh=True)
-    if found.is_fine or questioned.is_fine:
+    questioned = settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=True)
+    if found.passed or questioned.passed:
         return found
-    usual = settings_checks.usual_rate(plan.model, plan.settings)
-    if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).is_fine:
+    usual = settings_checks.typical_learning_rate(plan.model, plan.settings)
+    if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).passed:
         return found
     blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
-    return Checked(found.name, "learned at the usual rate", {**found.seen, "usual": usual}, (blamed,))
+    return CheckResult(found.name, "learned at the usual rate", {**found.seen, "usual": usual}, (blamed,))
 
 
-def _built(plan: Plan) -> LanguageModel:
+def _built(plan: TrainingPlan) -> LanguageModel:
     """The model as training would begin with it; of a large fresh one the first layers."""
     shape = plan.model
     if plan.is_fresh and count_parameters(shape) > LARGE_PARAMETERS:
@@ -214,13 +216,15 @@ def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
     return inputs[:, :most], targets[:, :most]
 
 
-def _range(plan: Plan, hardware: Hardware) -> Checked:
+def _range(plan: TrainingPlan, hardware: Hardware) -> CheckResult:
     rows = plan.settings.train.micro_rows(plan.settings.train.batch_tokens // plan.model.context_length)
     rows = max(1, min(rows, RANGE_TOKENS // plan.model.context_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
-    stepper = Stepper(_built(plan), plan.text(), dataclasses.replace(plan.settings, train=train), hardware, Ranks())
+    train_step = TrainStep(
+        _built(plan), plan.text(), dataclasses.replace(plan.settings, train=train), hardware, DistributedContext()
+    )
     folder = plan.out if plan.out.is_dir() else Path()
     try:
-        return check_rate_range(stepper, hardware, train.learning_rate, folder / "rate-range.png")
+        return check_rate_range(train_step, hardware, train.learning_rate, folder / "rate-range.png")
     finally:
-        stepper.close()
+        train_step.close()

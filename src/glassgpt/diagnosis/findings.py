@@ -86,7 +86,7 @@ def _as_json(value: Value) -> Value:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What a check came to. What it measured is put into words by the catalogue, also where all is fine.
 
     Attributes:
@@ -102,7 +102,7 @@ class Checked:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def is_fine(self) -> bool:
+    def passed(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
 
@@ -119,6 +119,6 @@ class Checked:
         return {"check": self.name, "outcome": self.outcome, "seen": seen, "findings": findings}
 
 
-def is_fatal(checks: list[Checked]) -> bool:
+def is_fatal(checks: list[CheckResult]) -> bool:
     """Whether something was found that breaks the run."""
     return any(finding.severity == "fatal" for check in checks for finding in check.findings)

@@ -51,7 +51,7 @@ def pages() -> dict[str, str]:
     return {INDEX: _index(), **made}
 
 
-def write_pages(folder: Path) -> None:
+def write_catalogue_pages(folder: Path) -> None:
     """Write the pages into a folder, and remove those of codes that are no more."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted = pages()
@@ -96,5 +96,5 @@ def _line(code: str) -> str:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/diagnosis")
-    write_pages(target)
-    console.say(f"wrote {len(pages())} pages into {target}")
+    write_catalogue_pages(target)
+    console.info(f"wrote {len(pages())} pages into {target}")

@@ -16,15 +16,15 @@ import torch
 
 from glassgpt import console
 from glassgpt.diagnosis.catalogue import reason
-from glassgpt.diagnosis.checks.memory import USABLE, fitted_rows
+from glassgpt.diagnosis.checks.memory import USABLE, fit_micro_batch_size
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.diagnosis.replay import Verdict, replay, use_attention, why_it_ran_away
+from glassgpt.diagnosis.replay import ReplayResult, explain_divergence, replay, set_attention
 from glassgpt.model.attention import attend_readable
-from glassgpt.training.checkpoint import checkpoint_step, damage, pointed
+from glassgpt.training.checkpoint import checkpoint_step, damage, resolve_pointer
 from glassgpt.training.config import divisors
 from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.loop import Trainer
-from glassgpt.training.parallel import Memory
+from glassgpt.training.parallel import MemoryPlan
 
 LEAST_CHUNK_TOKENS = 64
 
@@ -32,11 +32,11 @@ LEAST_CHUNK_TOKENS = 64
 class Trouble(Protocol):
     """Who knows of trouble that a single step does not show: the watch."""
 
-    def on_verdict(self, step: int, verdict: Verdict, done: Sequence[str]) -> None:
+    def on_replay(self, step: int, verdict: ReplayResult, done: Sequence[str]) -> None:
         """A replay came to this, and these actions of the catalogue were taken."""
         ...
 
-    def on_run_away(self, step: int, verdict: Verdict | None, done: Sequence[str]) -> None:
+    def on_divergence(self, step: int, verdict: ReplayResult | None, done: Sequence[str]) -> None:
         """The loss left for good what it had reached; why, where that could be found out, and what was done."""
         ...
 
@@ -61,7 +61,7 @@ class Trouble(Protocol):
         ...
 
 
-class Recovery(Guard[Trainer]):
+class RecoveryPolicy(Guard[Trainer]):
     """Skips, quarantines, rewinds and takes less memory, or stops where its budget ends.
 
     Args:
@@ -80,12 +80,12 @@ class Recovery(Guard[Trainer]):
         config: DiagnosisConfig,
         trouble: Trouble | None = None,
         measured: Callable[[], tuple[int, int]] | None = None,
-        fitted: Callable[[Trainer], int | None] = fitted_rows,
+        fitted: Callable[[Trainer], int | None] = fit_micro_batch_size,
     ) -> None:
         self._fitted = fitted
         self._config, self._trouble = config, trouble
         self._measured = measured or (_cuda_memory if torch.cuda.is_available() else None)
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[ReplayResult] = []
         self._skips: deque[int] = deque(maxlen=config.skips_before_rewind)
         self._replays = self._rewinds = 0
         self._candidates: list[Path] = []
@@ -99,7 +99,7 @@ class Recovery(Guard[Trainer]):
         if trainer.settings.train.micro_batch_size == "auto" and not trainer.state.memory:
             self._fit(trainer)
         if self._config.recover and trainer.state.step == 0:
-            trainer.keep_beginning()
+            trainer.keep_initial_weights()
         if self._plain_attention:
             _attend_plainly(trainer)
 
@@ -137,11 +137,11 @@ class Recovery(Guard[Trainer]):
         verdict = self._find_cause(trainer, refused)
         done = self._mend(trainer, refused, verdict) if self._config.recover else ()
         if verdict is not None and self._trouble is not None:
-            self._trouble.on_verdict(refused.step, verdict, done)
+            self._trouble.on_replay(refused.step, verdict, done)
         if not done:
             trainer.diverge(refused.step, refused.loss, refused.grad_norm, _way_out(trainer, verdict))
 
-    def _mend(self, trainer: Trainer, refused: RefusedStep, verdict: Verdict | None) -> tuple[str, ...]:
+    def _mend(self, trainer: Trainer, refused: RefusedStep, verdict: ReplayResult | None) -> tuple[str, ...]:
         """Do what can be undone; returns the catalogue's names of it, none where the budget is spent."""
         trainer.tell("step skipped", {"at": refused.step, **_figures(refused)})
         self._candidates.clear()  # what was saved just before may hold the seed of it
@@ -162,12 +162,12 @@ class Recovery(Guard[Trainer]):
             return ("rewound",) if self._rewind(trainer, factor, verdict) else ()
         return ("skipped-step",)
 
-    def _find_cause(self, trainer: Trainer, refused: RefusedStep) -> Verdict | None:
+    def _find_cause(self, trainer: Trainer, refused: RefusedStep) -> ReplayResult | None:
         """Replay the step; every rank its own part, and all take the first verdict that names a cause."""
-        if self._replays >= self._config.most_replays or trainer.stepper.loss.is_sharded:
+        if self._replays >= self._config.most_replays or trainer.train_step.loss.is_sharded:
             return None
         self._replays += 1
-        found = trainer.ranks.gather_objects(replay(trainer, refused, self._last_healthy(trainer)))
+        found = trainer.ranks.all_gather_objects(replay(trainer, refused, self._last_healthy(trainer)))
         named = [verdict for verdict in found if verdict.cause != "not reproduced"]
         verdict = (named or found)[0]
         verdict = replace(verdict, rows=tuple(row for part in found for row in part.rows))
@@ -175,10 +175,10 @@ class Recovery(Guard[Trainer]):
         trainer.tell("replay", {"at": refused.step, **verdict.as_json()})
         return verdict
 
-    def _rows_to_keep_out(self, trainer: Trainer, verdict: Verdict | None) -> list[tuple[int, int]]:
+    def _rows_to_keep_out(self, trainer: Trainer, verdict: ReplayResult | None) -> list[tuple[int, int]]:
         if verdict is None or verdict.cause != "data":
             return []
-        known = trainer.stepper.batches.quarantined
+        known = trainer.train_step.batches.quarantined
         new = [(row.start, row.end) for row in verdict.rows]
         return new if len(known) + len(new) <= self._config.most_rows else []
 
@@ -216,18 +216,18 @@ class Recovery(Guard[Trainer]):
         # Weights that were damaged say nothing against the rate; a second time that is no longer believed.
         was_damaged = verdict is not None and verdict.cause == "weights" and self._rewinds == 0
         rewound = self._rewind(trainer, 1.0 if was_damaged else self._config.rewind_rate_factor, verdict)
-        self._trouble.on_run_away(step, verdict, ("rewound",) if rewound else ())
+        self._trouble.on_divergence(step, verdict, ("rewound",) if rewound else ())
         if not rewound:
             trainer.diverge(step, math.nan, math.nan)
 
-    def _why_it_ran_away(self, trainer: Trainer) -> Verdict | None:
+    def _why_it_ran_away(self, trainer: Trainer) -> ReplayResult | None:
         """Costs up to a hundred steps, as a replay does, and counts as one."""
         if self._replays >= self._config.most_replays or trainer.ranks.count > 1:
             return None
         self._replays += 1
-        return why_it_ran_away(trainer, self._last_healthy(trainer))
+        return explain_divergence(trainer, self._last_healthy(trainer))
 
-    def _rewind(self, trainer: Trainer, rate_factor: float, verdict: Verdict | None) -> bool:
+    def _rewind(self, trainer: Trainer, rate_factor: float, verdict: ReplayResult | None) -> bool:
         target = self._last_healthy(trainer)
         if self._rewinds >= self._config.most_rewinds or (target is None and trainer.beginning is None):
             trainer.tell("recovery ended", {"rewinds": self._rewinds, "checkpoint": target and target.name})
@@ -251,22 +251,22 @@ class Recovery(Guard[Trainer]):
 
     def _last_healthy(self, trainer: Trainer) -> Path | None:
         """The certified checkpoint, if it is whole; all ranks look after the first has written."""
-        path = pointed(trainer.run_folder, "healthy")
+        path = resolve_pointer(trainer.run_folder, "healthy")
         return path if path is not None and damage(path) is None else None
 
-    # Memory
+    # MemoryPlan
 
     def _fit(self, trainer: Trainer) -> None:
-        rows, before = self._fitted(trainer), trainer.stepper.memory
+        rows, before = self._fitted(trainer), trainer.train_step.memory
         if rows is not None:
             trainer.adapt(replace(before, micro_rows=rows))
-            trainer.tell("micro-batch fitted", {"rows": rows, "of": trainer.stepper.rows})
-            console.say(f"{rows} of {trainer.stepper.rows} sequences at once, by what fits into memory")
+            trainer.tell("micro-batch fitted", {"rows": rows, "of": trainer.train_step.rows})
+            console.info(f"{rows} of {trainer.train_step.rows} sequences at once, by what fits into memory")
 
     def on_out_of_memory(self, trainer: Trainer, message: str) -> bool:
         """Halve the micro-batch, then chunk the loss, then compute activations again; whatever comes first."""
-        before = trainer.stepper.memory
-        after = less_memory(before, trainer.stepper.rows, trainer.model.config.context_length)
+        before = trainer.train_step.memory
+        after = reduced_memory_plan(before, trainer.train_step.rows, trainer.model.config.context_length)
         details = {"at": trainer.state.step + 1, "message": message, "before": asdict(before)}
         if after is None or not self._config.recover:
             trainer.tell("out of memory", {**details, "recovered": False})
@@ -281,22 +281,22 @@ class Recovery(Guard[Trainer]):
 
     def _grow(self, trainer: Trainer) -> None:
         """After long enough, take the largest micro-batch that fits by measure; never one that did not."""
-        wait, memory = self._config.grow_after_steps, trainer.stepper.memory
+        wait, memory = self._config.grow_after_steps, trainer.train_step.memory
         if self._too_many_rows is None or wait == 0 or trainer.state.step - self._roomy_since < wait:
             return
         assert self._measured is not None
         self._roomy_since = trainer.state.step
         self._peaks[memory.micro_rows], total = self._measured()
-        rows = fitting_rows(self._peaks, trainer.stepper.rows, _fixed_bytes(trainer), USABLE * total)
-        rows = min(trainer.ranks.gather_objects(rows))  # each may have other neighbours on its device
-        most = min(rows, self._too_many_rows - 1, trainer.settings.train.micro_rows(trainer.stepper.rows))
-        rows = max((n for n in divisors(trainer.stepper.rows) if n <= most), default=0)
+        rows = largest_fitting_micro_batch(self._peaks, trainer.train_step.rows, _fixed_bytes(trainer), USABLE * total)
+        rows = min(trainer.ranks.all_gather_objects(rows))  # each may have other neighbours on its device
+        most = min(rows, self._too_many_rows - 1, trainer.settings.train.micro_rows(trainer.train_step.rows))
+        rows = max((n for n in divisors(trainer.train_step.rows) if n <= most), default=0)
         if rows > memory.micro_rows:
             trainer.adapt(replace(memory, micro_rows=rows))
             trainer.tell("micro-batch grown", {"before": memory.micro_rows, "after": rows})
 
 
-def _way_out(trainer: Trainer, verdict: Verdict | None) -> str:
+def _way_out(trainer: Trainer, verdict: ReplayResult | None) -> str:
     """What to read on, where the cause is another than the rate."""
     if verdict is None or verdict.cause in ("learning rate", "unknown"):
         return ""
@@ -304,7 +304,7 @@ def _way_out(trainer: Trainer, verdict: Verdict | None) -> str:
     return f"The cause is {verdict.cause}: {why}. What to do: glassgpt doctor {trainer.run_folder.path}"
 
 
-def less_memory(memory: Memory, rows: int, context_length: int) -> Memory | None:
+def reduced_memory_plan(memory: MemoryPlan, rows: int, context_length: int) -> MemoryPlan | None:
     """The next smaller way to compute the same gradient, or None where there is none.
 
     Args:
@@ -323,7 +323,7 @@ def less_memory(memory: Memory, rows: int, context_length: int) -> Memory | None
     return None
 
 
-def fitting_rows(peaks: Mapping[int, int], rows: int, fixed_bytes: int, limit: float) -> int:
+def largest_fitting_micro_batch(peaks: Mapping[int, int], rows: int, fixed_bytes: int, limit: float) -> int:
     """The largest micro-batch whose peak of memory, fixed + rows x each, stays under a limit; 0 where none does.
 
     Args:
@@ -350,7 +350,7 @@ def _cuda_memory() -> tuple[int, int]:
 
 
 def _attend_plainly(trainer: Trainer) -> None:
-    use_attention(trainer.model, attend_readable)
+    set_attention(trainer.model, attend_readable)
     torch.compiler.reset()
 
 

@@ -5,7 +5,7 @@ kernel, or weights that were damaged. So the step is replayed from where it bega
 and backward, which name the first one whose result is not finite; its micro-batch is bisected to the row; and it is
 run again with one thing changed at a time. What makes the fault go away is the cause, what does not is ruled out.
 
-`replay` works inside a run that is still alive, because a refused step has changed nothing; `replay_run` on the files of
+`replay` works inside a run that is still alive, because a refused step has changed nothing; `replay_saved_run` on the files of
 a dead one, whose steps are the same bits when they are done again from a checkpoint.
 """
 
@@ -26,14 +26,14 @@ from torch import Tensor, nn
 
 from glassgpt.diagnosis.findings import Value
 from glassgpt.errors import GlassGPTError
-from glassgpt.model.attention import Attend, attend_readable
+from glassgpt.model.attention import AttentionFunction, attend_readable
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import TrainingState, load_optimizers, load_weights, read_state, restore_rng
 from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import TrainingLoss
-from glassgpt.training.step import Stepper, StepStart
+from glassgpt.training.step import StepSnapshot, TrainStep
 
 Cause = Literal["data", "precision", "weights", "learning rate", "kernel", "model", "not reproduced", "unknown"]
 
@@ -102,7 +102,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReplayResult:
     """What a replay came to.
 
     Attributes:
@@ -145,7 +145,7 @@ class _Way:
 
     model: LanguageModel
     autocast: Callable[[], AbstractContextManager[object]]
-    rng: StepStart | None
+    rng: StepSnapshot | None
     chunk_tokens: int = 0
 
     def is_finite(self, batch: Batch) -> bool:
@@ -228,7 +228,7 @@ class _Watched:
             self._seen.append((f"gradient of {name}", size))
 
 
-def replay(trainer: Trainer, refused: RefusedStep, last_good: Path | None = None) -> Verdict:
+def replay(trainer: Trainer, refused: RefusedStep, last_good: Path | None = None) -> ReplayResult:
     """Find out why a step of a living run was refused. Changes nothing, whatever it tries.
 
     Args:
@@ -236,15 +236,15 @@ def replay(trainer: Trainer, refused: RefusedStep, last_good: Path | None = None
         refused: the step.
         last_good: a checkpoint whose weights are known to be good.
     """
-    trainer.stepper.feed.restart()
-    position = trainer.stepper.batches.position
+    trainer.train_step.feed.restart()
+    position = trainer.train_step.batches.position
     try:
         return _Case(trainer, refused, last_good).verdict()
     finally:
-        trainer.stepper.batches.seek(position)
+        trainer.train_step.batches.seek(position)
 
 
-def why_it_ran_away(trainer: Trainer, last_good: Path | None = None) -> Verdict | None:
+def explain_divergence(trainer: Trainer, last_good: Path | None = None) -> ReplayResult | None:
     """Whether training itself led to where a run is now, or its weights were changed by something else.
 
     The steps from the last good weights are done again, in a copy: only what training makes comes out again.
@@ -256,15 +256,15 @@ def why_it_ran_away(trainer: Trainer, last_good: Path | None = None) -> Verdict 
     Returns:
         A verdict of `weights` or `learning rate`; None where the way is too far, or several processes share it.
     """
-    trainer.stepper.feed.restart()
+    trainer.train_step.feed.restart()
     step = trainer.state.step
     rate = trainer.learning_rate(step)
-    here = RefusedStep(step + 1, math.nan, math.nan, 0, rate, trainer.stepper.start())
-    position = trainer.stepper.batches.position
+    here = RefusedStep(step + 1, math.nan, math.nan, 0, rate, trainer.train_step.start())
+    position = trainer.train_step.batches.position
     try:
         return _Case(trainer, here, last_good).compared_with_itself()
     finally:
-        trainer.stepper.batches.seek(position)
+        trainer.train_step.batches.seek(position)
 
 
 class _Case:
@@ -272,13 +272,13 @@ class _Case:
 
     def __init__(self, trainer: Trainer, refused: RefusedStep, last_good: Path | None) -> None:
         self._trainer, self._refused, self._last_good = trainer, refused, last_good
-        self._stepper, self._hardware = trainer.stepper, trainer.hardware
+        self._train_step, self._hardware = trainer.train_step, trainer.hardware
         self._ruled_out: list[Reason] = []
         self._module: BadModule | None = None
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ReplayResult:
         """Try one thing after the other, the most telling first."""
-        bad = [name for name, p in self._stepper.model.named_parameters() if not p.isfinite().all()]
+        bad = [name for name, p in self._train_step.model.named_parameters() if not p.isfinite().all()]
         if bad:
             seen = {"parameter": bad[0]}
             return self._because("weights", 0.95, "weights-not-finite", seen, parameters=bad)
@@ -299,9 +299,9 @@ class _Case:
             or self._blame_model(others_fail)
         )
 
-    def compared_with_itself(self) -> Verdict | None:
+    def compared_with_itself(self) -> ReplayResult | None:
         """Train again from the last good weights, and look whether the same come out; None where that cannot be."""
-        if self._stepper.loss.is_sharded or (self._last_good is None and self._trainer.beginning is None):
+        if self._train_step.loss.is_sharded or (self._last_good is None and self._trainer.beginning is None):
             return None
         again = self._trained_again(1.0)
         if again is None:
@@ -310,37 +310,37 @@ class _Case:
 
     def _find_micro_step(self) -> tuple[int, Batch, _Way] | None:
         """The first micro-batch that is not finite, with the generators as they stood before it."""
-        stepper, start = self._stepper, self._refused.start
+        train_step, start = self._train_step, self._refused.start
         with _forked(self._hardware):
             _restore(start)
-            for number in range(stepper.rows // stepper.micro_rows):
+            for number in range(train_step.rows // train_step.micro_rows):
                 before = dataclasses.replace(start, rng=_rng(self._hardware))
-                batch = self._batch(start.windows + number * stepper.micro_rows * self._trainer.ranks.count)
-                way = _Way(stepper.model, self._hardware.autocast, before, stepper.memory.loss_chunk_tokens)
+                batch = self._batch(start.windows + number * train_step.micro_rows * self._trainer.ranks.count)
+                way = _Way(train_step.model, self._hardware.autocast, before, train_step.memory.loss_chunk_tokens)
                 if not way.is_finite(batch):
                     return number, batch, way
                 with torch.no_grad(), self._hardware.autocast():  # so that the next finds the generators as it did
-                    TrainingLoss(stepper.model)(*batch)
+                    TrainingLoss(train_step.model)(*batch)
         return None
 
     def _batch(self, position: int) -> Batch:
-        batches = self._stepper.batches
-        inputs, targets = batches.read(batches.starts_at(position, self._stepper.micro_rows))
+        batches = self._train_step.batches
+        inputs, targets = batches.read(batches.starts_at(position, self._train_step.micro_rows))
         return inputs.to(self._hardware.device), targets.to(self._hardware.device)
 
     def _other_batches(self) -> list[Batch]:
         """Of later steps; several, because a bad row may stand in one of them as well."""
-        step = self._stepper.rows * self._trainer.ranks.count
+        step = self._train_step.rows * self._trainer.ranks.count
         return [self._batch(self._refused.start.windows + ahead * step) for ahead in STEPS_AHEAD]
 
-    def _blame_kernel(self, batch: Batch, way: _Way) -> Verdict | None:
+    def _blame_kernel(self, batch: Batch, way: _Way) -> ReplayResult | None:
         with plain_attention(way.model):
             if way.is_finite(batch):
                 return self._because("kernel", 0.9, "finite-with-plain-attention")
         self._rule_out("kernel", "plain-attention-fails-too")
         return None
 
-    def _blame_precision(self, batch: Batch, way: _Way) -> Verdict | None:
+    def _blame_precision(self, batch: Batch, way: _Way) -> ReplayResult | None:
         given = self._hardware.precision
         if given == "fp32":
             model, better = copy.deepcopy(way.model).double(), "float64"
@@ -352,7 +352,7 @@ class _Case:
         self._rule_out("precision", "a-better-precision-fails-too", {"better": better})
         return None
 
-    def _blame_rows(self, number: int, batch: Batch, way: _Way) -> Verdict | None:
+    def _blame_rows(self, number: int, batch: Batch, way: _Way) -> ReplayResult | None:
         calm = dataclasses.replace(way, rng=None)
         bad = _failing(range(len(batch[0])), lambda rows: not calm.is_finite((batch[0][rows], batch[1][rows])))
         if not bad:
@@ -362,14 +362,14 @@ class _Case:
         return self._because("data", 0.9, "row-not-finite-by-itself", seen, rows=rows)
 
     def _row(self, number: int, row: int) -> BadRow:
-        batches, stepper = self._stepper.batches, self._stepper
-        position = self._refused.start.windows + number * stepper.micro_rows * self._trainer.ranks.count
-        start = int(batches.starts_at(position, stepper.micro_rows)[row])
+        batches, train_step = self._train_step.batches, self._train_step
+        position = self._refused.start.windows + number * train_step.micro_rows * self._trainer.ranks.count
+        start = int(batches.starts_at(position, train_step.micro_rows)[row])
         end = start + batches.context_length + 1
         text = _decoded(self._trainer, start, end)
         return BadRow(number, row, start, end, text)
 
-    def _blame_weights(self, batch: Batch, way: _Way) -> Verdict | None:
+    def _blame_weights(self, batch: Batch, way: _Way) -> ReplayResult | None:
         good = self._good_model()
         if good is None:
             self._rule_out("data", "every-row-fails")
@@ -382,7 +382,7 @@ class _Case:
 
     def _good_model(self) -> LanguageModel | None:
         """A copy of the model with the last weights that are known to be good."""
-        model = copy.deepcopy(self._stepper.model)
+        model = copy.deepcopy(self._train_step.model)
         if self._last_good is not None:
             load_weights(model, self._last_good)
             return model
@@ -393,7 +393,7 @@ class _Case:
                 parameter.copy_(self._trainer.beginning.weights[name])
         return model
 
-    def _damaged_or_driven(self) -> Verdict:
+    def _damaged_or_driven(self) -> ReplayResult:
         """Train again from the last good weights: do the same weights come out, and with a lower rate better ones?"""
         again = self._trained_again(1.0)
         if again is None:
@@ -410,9 +410,9 @@ class _Case:
                 return self._because("learning rate", 0.9, "finite-at-a-lower-rate", {"lower": f"{lower:.2g}"})
         return self._because("model", 0.5, "a-lower-rate-fails-too")
 
-    def _changed_from_outside(self, again: Stepper) -> Verdict | None:
+    def _changed_from_outside(self, again: TrainStep) -> ReplayResult | None:
         """The verdict on weights that training, done again, does not make."""
-        now = dict(self._stepper.model.named_parameters())
+        now = dict(self._train_step.model.named_parameters())
         trained = dict(again.model.named_parameters())
         changed = [name for name, p in trained.items() if _differs(p, now[name])]
         if not changed:
@@ -425,13 +425,13 @@ class _Case:
             "weights", 0.9, "changed-by-something-else", {"parameter": first}, parameters=(first, *others)
         )
 
-    def _trained_again(self, rate_factor: float) -> Stepper | None:
+    def _trained_again(self, rate_factor: float) -> TrainStep | None:
         """A copy of the run, trained from the last good state to the refused step; None where that is too far."""
         trainer, state = self._trainer, TrainingState()
         if self._last_good is not None:
             state = read_state(self._last_good)
         steps = self._refused.step - 1 - state.step
-        first = self._refused.start.windows - steps * self._stepper.rows
+        first = self._refused.start.windows - steps * self._train_step.rows
         since, warmup = trainer.state.rewarmup
         rewound = since == state.step and warmup > 0  # then the data went on elsewhere
         known = first == state.windows or rewound
@@ -440,7 +440,7 @@ class _Case:
         model = self._good_model()
         assert model is not None
         hardware = dataclasses.replace(self._hardware, compile=False)
-        copied = Stepper(model, trainer.dataset.split("train"), trainer.settings, hardware, trainer.ranks)
+        copied = TrainStep(model, trainer.dataset.split("train"), trainer.settings, hardware, trainer.ranks)
         with _forked(hardware):
             self._set_back(copied, state)
             copied.seek(first)
@@ -450,10 +450,10 @@ class _Case:
         copied.close()
         return copied
 
-    def _set_back(self, copied: Stepper, state: TrainingState) -> None:
+    def _set_back(self, copied: TrainStep, state: TrainingState) -> None:
         copied.model.train()
-        copied.adapt(self._stepper.memory)
-        copied.batches.quarantine(self._stepper.batches.quarantined)
+        copied.adapt(self._train_step.memory)
+        copied.batches.quarantine(self._train_step.batches.quarantined)
         if self._last_good is not None:
             load_optimizers(copied.optimizers, self._last_good)
             restore_rng(state.rng[0])
@@ -462,7 +462,7 @@ class _Case:
         elif self._trainer.beginning is not None:
             copied.go_back(self._trainer.beginning.start)
 
-    def _blame_model(self, others_fail: bool) -> Verdict:
+    def _blame_model(self, others_fail: bool) -> ReplayResult:
         if others_fail:
             if self._module is None:
                 return self._because("model", 0.7, "every-batch-fails")
@@ -477,9 +477,11 @@ class _Case:
         seen: Mapping[str, Value] | None = None,
         rows: Sequence[BadRow] = (),
         parameters: Sequence[str] = (),
-    ) -> Verdict:
+    ) -> ReplayResult:
         reason = Reason(why, cause, seen or {})
-        return Verdict(cause, confidence, reason, tuple(self._ruled_out), self._module, tuple(rows), tuple(parameters))
+        return ReplayResult(
+            cause, confidence, reason, tuple(self._ruled_out), self._module, tuple(rows), tuple(parameters)
+        )
 
     def _rule_out(self, cause: Cause, why: str, seen: Mapping[str, Value] | None = None) -> None:
         self._ruled_out.append(Reason(why, cause, seen or {}))
@@ -500,7 +502,7 @@ class _FoundError(GlassGPTError):
     pass
 
 
-def replay_run(trainer: Trainer, checkpoint: Path, steps: int = MOST_STEPS_DONE_AGAIN) -> Verdict | None:
+def replay_saved_run(trainer: Trainer, checkpoint: Path, steps: int = MOST_STEPS_DONE_AGAIN) -> ReplayResult | None:
     """Find out why a dead run failed, from its files: go on from a checkpoint until it fails again.
 
     Args:
@@ -520,7 +522,7 @@ def replay_run(trainer: Trainer, checkpoint: Path, steps: int = MOST_STEPS_DONE_
         assert guard.refused is not None
         return replay(trainer, guard.refused, checkpoint)
     finally:
-        trainer.stepper.close()
+        trainer.train_step.close()
     return None
 
 
@@ -528,7 +530,7 @@ def replay_run(trainer: Trainer, checkpoint: Path, steps: int = MOST_STEPS_DONE_
 def plain_attention(model: LanguageModel) -> Generator[None]:
     """Let attention be computed by its readable twin as long as the context lasts."""
     kept = [(module, module.attend) for module in attentions(model)]
-    use_attention(model, attend_readable)
+    set_attention(model, attend_readable)
     try:
         yield
     finally:
@@ -536,7 +538,7 @@ def plain_attention(model: LanguageModel) -> Generator[None]:
             module.attend = attend
 
 
-def use_attention(model: LanguageModel, attend: Attend) -> None:
+def set_attention(model: LanguageModel, attend: AttentionFunction) -> None:
     """Let every block attend by this function."""
     for module in attentions(model):
         module.attend = attend
@@ -593,7 +595,7 @@ def _decoded(trainer: Trainer, start: int, end: int) -> str:
 
 
 @contextmanager
-def _as_found(model: LanguageModel, start: StepStart | None) -> Generator[None]:
+def _as_found(model: LanguageModel, start: StepSnapshot | None) -> Generator[None]:
     """Run with the generators of `start` (without dropout where None); all is as before afterwards."""
     was_training, device = model.training, next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -610,7 +612,7 @@ def _forked(hardware: Hardware) -> AbstractContextManager[object]:
     return torch.random.fork_rng([hardware.device] if hardware.device.type == "cuda" else [])
 
 
-def _restore(start: StepStart) -> None:
+def _restore(start: StepSnapshot) -> None:
     torch.set_rng_state(start.rng["cpu"])
     if "cuda" in start.rng:
         torch.cuda.set_rng_state(start.rng["cuda"])

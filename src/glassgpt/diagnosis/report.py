@@ -22,19 +22,19 @@ from glassgpt.diagnosis.catalogue import (
     check_name,
     describe,
     done,
-    language_of_the_terminal,
     measured,
     reason,
     ruled_out,
+    terminal_language,
     word,
 )
-from glassgpt.diagnosis.chart import Curve, Level, Mark, draw
-from glassgpt.diagnosis.findings import EVENT, SEVERITIES, Checked, Finding
-from glassgpt.diagnosis.record import Record
-from glassgpt.diagnosis.series import Ladder, find_spikes
+from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, draw
+from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
+from glassgpt.diagnosis.run_log import RunLog
+from glassgpt.diagnosis.series import NGramBaseline, find_spikes
 from glassgpt.diagnosis.show import LABELS, verdict
 from glassgpt.training.curve import smooth
-from glassgpt.training.run import RunFolder
+from glassgpt.training.run_folder import RunFolder
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 WORDS: dict[Language, dict[str, str]] = {
@@ -59,7 +59,7 @@ WORDS: dict[Language, dict[str, str]] = {
 }  # fmt: skip
 
 
-def write_report(record: Record, checks: Sequence[Checked], ladder: Ladder | None = None) -> None:
+def write_report(record: RunLog, checks: Sequence[CheckResult], ladder: NGramBaseline | None = None) -> None:
     """Write `report.html` into the run's folder.
 
     Args:
@@ -70,11 +70,14 @@ def write_report(record: Record, checks: Sequence[Checked], ladder: Ladder | Non
     Raises:
         OSError: the folder cannot be written to.
     """
-    write_atomically(record.run.report, page(record, checks, ladder, language_of_the_terminal()).encode())
+    write_atomically(record.run.report, page(record, checks, ladder, terminal_language()).encode())
 
 
 def page(
-    record: Record, checks: Sequence[Checked], ladder: Ladder | None = None, language: Language = LANGUAGES[0]
+    record: RunLog,
+    checks: Sequence[CheckResult],
+    ladder: NGramBaseline | None = None,
+    language: Language = LANGUAGES[0],
 ) -> str:
     """The whole page; `language` is the one that it opens in."""
     name = escape(record.run.path.absolute().name)
@@ -121,12 +124,12 @@ def _switch(group: str, id: str, label: str, *, is_on: bool) -> str:
     return f'<label><input type="radio" name="{group}" id="{id}"{" checked" if is_on else ""}>{label}</label>'
 
 
-def _summary(record: Record) -> str:
+def _summary(record: RunLog) -> str:
     figures: list[tuple[str, str]] = [("steps", f"{record.last_step:,}")]
     if record.steps:
         last = record.steps[-1]
-        figures += [("last", f"{last['loss']:.4f}"), ("time", console.duration(float(last.get("seconds") or 0)))]
-        figures.append(("tokens", console.amount(float(last.get("tokens") or 0))))
+        figures += [("last", f"{last['loss']:.4f}"), ("time", console.format_duration(float(last.get("seconds") or 0)))]
+        figures.append(("tokens", console.format_amount(float(last.get("tokens") or 0))))
     if record.validations:
         best = min(record.validations, key=lambda line: line["validation_loss"])
         figures.append(("best", f"{best['validation_loss']:.4f}"))
@@ -136,13 +139,13 @@ def _summary(record: Record) -> str:
     return f'<dl class="figures">{items}</dl>'
 
 
-def _findings(record: Record, checks: Sequence[Checked]) -> str:
+def _findings(record: RunLog, checks: Sequence[CheckResult]) -> str:
     found = sorted(_once(record, checks), key=lambda pair: SEVERITIES.index(pair[0].severity))
     items = "".join(_finding(finding, steps) for finding, steps in found)
     return f"<section><h2>{_word('findings')}</h2>{items or _word('none')}</section>"
 
 
-def _once(record: Record, checks: Sequence[Checked]) -> list[tuple[Finding, list[int]]]:
+def _once(record: RunLog, checks: Sequence[CheckResult]) -> list[tuple[Finding, list[int]]]:
     """Each finding once, with the steps at which the run wrote it down."""
     found: list[tuple[Finding, list[int]]] = []
     for step, finding in record.noticed():
@@ -179,21 +182,21 @@ def _finding(finding: Finding, steps: list[int]) -> str:
     return f'<article class="{finding.severity}">{_both(text, "div")}</article>'
 
 
-def _curves(record: Record, ladder: Ladder | None) -> str:
+def _curves(record: RunLog, ladder: NGramBaseline | None) -> str:
     marks = _marks(record)
     numbers = record.numbers
     losses, rates = record.column("loss"), record.column("learning_rate")
     evaluations = record.evaluations()
     loss_curves = [
-        Curve(numbers, losses, "faint", "training"),
-        Curve(numbers, smooth_finite(losses), "line", "training"),
-        Curve([one.step for one in evaluations], [one.loss for one in evaluations], "points", "validation"),
+        Series(numbers, losses, "faint", "training"),
+        Series(numbers, smooth_finite(losses), "line", "training"),
+        Series([one.step for one in evaluations], [one.loss for one in evaluations], "points", "validation"),
     ]
     pictures = [
         ("loss", draw("loss", loss_curves, marks, _levels(ladder))),
-        ("rate", draw("learning rate", [Curve(numbers, rates, "line", "rate")], marks)),
-        ("norm", draw("gradient norm", [Curve(numbers, record.column("grad_norm"), "line", "norm")], marks, log=True)),
-        ("speed", draw("speed", [Curve(numbers, record.column("tokens_per_second"), "line", "speed")], marks)),
+        ("rate", draw("learning rate", [Series(numbers, rates, "line", "rate")], marks)),
+        ("norm", draw("gradient norm", [Series(numbers, record.column("grad_norm"), "line", "norm")], marks, log=True)),
+        ("speed", draw("speed", [Series(numbers, record.column("tokens_per_second"), "line", "speed")], marks)),
     ]
     drawn = {curve.colour for curve in loss_curves if curve.xs} | {mark.colour for mark in marks}
     keys = [key for key in ("training", "validation", "event", "spike") if key in drawn]
@@ -218,28 +221,33 @@ def smooth_finite(values: Sequence[float]) -> list[float]:
     return [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
 
 
-def _levels(ladder: Ladder | None) -> list[Level]:
+def _levels(ladder: NGramBaseline | None) -> list[ReferenceLine]:
     if ladder is None:
         return []
-    return [Level(ladder.uniform, "ln V"), Level(ladder.unigram, "unigram"), Level(ladder.bigram, "bigram")]
+    return [
+        ReferenceLine(ladder.uniform, "ln V"),
+        ReferenceLine(ladder.unigram, "unigram"),
+        ReferenceLine(ladder.bigram, "bigram"),
+    ]
 
 
-def _marks(record: Record) -> list[Mark]:
+def _marks(record: RunLog) -> list[EventMarker]:
     """Events, findings and spikes, each at its step."""
     marks = [
-        Mark(int(line.get("step", 0)), str(line.get("code", line.get("event", "?"))), "event") for line in record.events
+        EventMarker(int(line.get("step", 0)), str(line.get("code", line.get("event", "?"))), "event")
+        for line in record.events
     ]
     spikes = find_spikes(record.numbers, record.column("loss"))
-    return marks + [Mark(spike.step, f"spike to {spike.peak:.3f}", "spike") for spike in spikes]
+    return marks + [EventMarker(spike.step, f"spike to {spike.peak:.3f}", "spike") for spike in spikes]
 
 
-def _checks(checks: Sequence[Checked]) -> str:
+def _checks(checks: Sequence[CheckResult]) -> str:
     body = "".join(map(_check, checks))
     head = f"<tr><th></th><th>{_word('check')}</th><th>{_word('measured')}</th></tr>"
     return f"<section><h2>{_word('checks')}</h2><table>{head}{body}</table></section>" if checks else ""
 
 
-def _check(check: Checked) -> str:
+def _check(check: CheckResult) -> str:
     cells: tuple[Callable[[Language], str], ...] = (
         lambda language: LABELS[language][check.worst],
         lambda language: check_name(check, language),
@@ -249,7 +257,7 @@ def _check(check: Checked) -> str:
     return f'<tr class="{check.worst}">{row}</tr>'
 
 
-def _events(record: Record) -> str:
+def _events(record: RunLog) -> str:
     told = [line for line in record.events if line.get("event") != EVENT]
     rows = "".join(_row(line) for line in told)
     head = f"<tr><th>{_word('step')}</th><th>{_word('event')}</th><th>{_word('details')}</th></tr>"

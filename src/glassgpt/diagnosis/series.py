@@ -285,7 +285,7 @@ def high_rate_steps(steps: Sequence[int], rates: Sequence[float], warmup_steps: 
 
 
 @dataclass(frozen=True)
-class Ladder:
+class NGramBaseline:
     """What knowing little of a text costs, in nats per token: rungs that a loss is held against.
 
     Attributes:
@@ -311,7 +311,7 @@ class Ladder:
         return near[0] if near else above[-1] if above else ""
 
 
-def ladder_of(train: NDArray[np.int64], validation: NDArray[np.int64], vocab_size: int) -> Ladder:
+def ngram_baseline(train: NDArray[np.int64], validation: NDArray[np.int64], vocab_size: int) -> NGramBaseline:
     """The ladder of a text: what models of each kind, made from `train`, pay for `validation`.
 
     Entropies of the counts themselves would be far too low for pairs, most of which occur once. So the pairs are
@@ -331,7 +331,7 @@ def ladder_of(train: NDArray[np.int64], validation: NDArray[np.int64], vocab_siz
     smoothed = pair_counts + followers[before] * unigram[after]
     bigram = smoothed / np.maximum(totals[before] + followers[before], 1e-12)
     bigram = np.where(totals[before] > 0, bigram, unigram[after])
-    return Ladder(
+    return NGramBaseline(
         math.log(vocab_size), float(-np.log(unigram[after]).mean()), float(-np.log(np.maximum(bigram, 1e-300)).mean())
     )
 
@@ -363,7 +363,7 @@ class Stall:
 
 
 def find_stall(
-    steps: Sequence[int], losses: Sequence[float], rates: Sequence[float], ladder: Ladder, *, warmup_steps: int
+    steps: Sequence[int], losses: Sequence[float], rates: Sequence[float], ladder: NGramBaseline, *, warmup_steps: int
 ) -> Stall | None:
     """Whether the loss stands on a rung of the ladder and hardly moved over the second half at a high rate.
 

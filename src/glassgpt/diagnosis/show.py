@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from glassgpt import console
 from glassgpt.diagnosis.catalogue import Language, check_name, describe, done, entry, measured, page, plain, ruled_out
-from glassgpt.diagnosis.findings import SEVERITIES, Checked, Finding, is_fatal
+from glassgpt.diagnosis.findings import SEVERITIES, CheckResult, Finding, is_fatal
 
 LABELS: dict[Language, dict[str, str]] = {
     "en": {
@@ -31,7 +31,7 @@ LABELS: dict[Language, dict[str, str]] = {
 STATE_WIDTH, NAME_WIDTH = 8, 20
 
 
-def show(checks: Iterable[Checked], language: Language, *, as_json: bool) -> list[Checked]:
+def show(checks: Iterable[CheckResult], language: Language, *, as_json: bool) -> list[CheckResult]:
     """Print each check as it comes, then the verdict.
 
     Args:
@@ -42,21 +42,21 @@ def show(checks: Iterable[Checked], language: Language, *, as_json: bool) -> lis
     Returns:
         The checks.
     """
-    made: list[Checked] = []
+    made: list[CheckResult] = []
     for check in checks:
         made.append(check)
         if as_json:
-            console.say(f"{check_name(check, language)}: {measured(check, language)}")
+            console.info(f"{check_name(check, language)}: {measured(check, language)}")
         else:
             _show_check(check, language)
     if as_json:
-        console.result(json.dumps(as_object(made, language), ensure_ascii=False))
+        console.output(json.dumps(to_json_object(made, language), ensure_ascii=False))
     else:
-        console.result(f"\n{verdict(made, language)}")
+        console.output(f"\n{verdict(made, language)}")
     return made
 
 
-def verdict(checks: list[Checked], language: Language) -> str:
+def verdict(checks: list[CheckResult], language: Language) -> str:
     """One line over all checks."""
     words, counts = LABELS[language], _counts(checks)
     found = ", ".join(f"{words[severity]}: {count}" for severity, count in counts.items() if count)
@@ -65,12 +65,12 @@ def verdict(checks: list[Checked], language: Language) -> str:
     return f"{found}; {words['verdict_fatal' if is_fatal(checks) else 'verdict_other']}"
 
 
-def _counts(checks: list[Checked]) -> dict[str, int]:
+def _counts(checks: list[CheckResult]) -> dict[str, int]:
     found = [finding.severity for check in checks for finding in check.findings]
     return {severity: found.count(severity) for severity in SEVERITIES}
 
 
-def as_object(checks: list[Checked], language: Language) -> dict[str, Any]:
+def to_json_object(checks: list[CheckResult], language: Language) -> dict[str, Any]:
     """All checks as one JSON object; each finding with its text."""
     return {
         "verdict": "fatal" if is_fatal(checks) else "warning" if _counts(checks)["warning"] else "fine",
@@ -79,24 +79,24 @@ def as_object(checks: list[Checked], language: Language) -> dict[str, Any]:
             {
                 **check.to_json(),
                 "measured": measured(check, language),
-                "findings": [_explained(finding, language) for finding in check.findings],
+                "findings": [_finding_with_text(finding, language) for finding in check.findings],
             }
             for check in checks
         ],
     }
 
 
-def _explained(finding: Finding, language: Language) -> dict[str, Any]:
+def _finding_with_text(finding: Finding, language: Language) -> dict[str, Any]:
     text = describe(finding, language)
     return finding.to_json() | {"title": text.title, "means": text.means, "cause": text.cause, "do": text.do}
 
 
-def _show_check(check: Checked, language: Language) -> None:
+def _show_check(check: CheckResult, language: Language) -> None:
     words = LABELS[language]
     state, name = _padded(words[check.worst], STATE_WIDTH), _padded(check_name(check, language), NAME_WIDTH)
-    console.result(f"{state} {name} {measured(check, language)}")
+    console.output(f"{state} {name} {measured(check, language)}")
     for finding in check.findings:
-        console.result(message(finding, language, indent="         "))
+        console.output(message(finding, language, indent="         "))
 
 
 def _padded(text: str, width: int) -> str:
@@ -120,26 +120,26 @@ def message(finding: Finding, language: Language, indent: str = "") -> str:
     return "\n".join(indent + line for line in lines)
 
 
-def show_page(code: str, language: Language) -> None:
+def print_catalogue_entry(code: str, language: Language) -> None:
     """Print a code's entry.
 
     Raises:
         UsageError: there is no such code.
     """
     words, text = LABELS[language], entry(code, language)
-    console.result(
+    console.output(
         plain(f"{code}: {text.title}\n\n{text.means}\n\n{words['cause']}: {text.cause}\n\n{words['do']}: {text.do}")
     )
 
 
-def warn_of(checks: Iterable[Checked], language: Language) -> list[Finding]:
+def print_startup_findings(checks: Iterable[CheckResult], language: Language) -> list[Finding]:
     """Say what was found at the start of a training, in few lines each; the findings."""
     findings = [finding for check in checks for finding in check.findings]
     for finding in findings:
         text = describe(finding, language)
         line = f"{finding.code}: {text.title}. {text.do} (glassgpt doctor {finding.code})"
         if finding.severity == "note":
-            console.say(line)
+            console.info(line)
         else:
             console.warn(line)
     return findings

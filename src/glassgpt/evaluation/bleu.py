@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from glassgpt.errors import MissingExtraError
-from glassgpt.evaluation.text_quality import mean
+from glassgpt.evaluation.diversity import mean
 
-MOST_COMPARED = 100
+MAX_SELF_BLEU_TEXTS = 100
 """Texts that self-BLEU looks at: each against each, so that the time grows with the square of their number."""
 
 
@@ -46,7 +46,7 @@ def reference_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 def self_bleu(texts: Sequence[str]) -> float:
     """How alike texts are among themselves: each against all others, averaged (Zhu et al. 2018).
 
-    Of more than `MOST_COMPARED` texts, the first so many.
+    Of more than `MAX_SELF_BLEU_TEXTS` texts, the first so many.
 
     Returns:
         0 to 100, 100 where all are the same; nan of fewer than two texts. Rises with the number of texts.
@@ -57,6 +57,6 @@ def self_bleu(texts: Sequence[str]) -> float:
     metric = bleu_metric(sentence=True)
     if len(texts) < 2:
         return math.nan
-    texts = texts[:MOST_COMPARED]
+    texts = texts[:MAX_SELF_BLEU_TEXTS]
     others = ([*texts[:at], *texts[at + 1 :]] for at in range(len(texts)))
     return mean(metric.sentence_score(text, rest).score for text, rest in zip(texts, others, strict=True))

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import MissingExtraError, UsageError
-from glassgpt.evaluation.text_quality import mean
+from glassgpt.evaluation.diversity import mean
 from glassgpt.model.transformer import LanguageModel
 
 _END = re.compile(r"(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])|\n\s*\n")
-EMBEDDED_AT_ONCE = 32
+EMBEDDING_BATCH_SIZE = 32
 
 Vectors = NDArray[np.float64]
 
@@ -92,7 +92,7 @@ class EmbeddingModel:
 
     def embed(self, sentences: Sequence[str]) -> Vectors:
         """(N, hidden size)."""
-        batches = [sentences[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(sentences), EMBEDDED_AT_ONCE)]
+        batches = [sentences[at : at + EMBEDDING_BATCH_SIZE] for at in range(0, len(sentences), EMBEDDING_BATCH_SIZE)]
         return np.concatenate([self._embed(batch) for batch in batches])
 
     @torch.no_grad()

@@ -13,13 +13,13 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import ConfigError, GenerationError, UsageError
 from glassgpt.evaluation.bleu import bleu_metric
 from glassgpt.evaluation.coherence import Coherence, Embedder
+from glassgpt.evaluation.continuations import generation_jobs, write
 from glassgpt.evaluation.held_out import Continuation, PromptOptions
 from glassgpt.evaluation.quality import Quality, measure
-from glassgpt.evaluation.writing import jobs_for, write
-from glassgpt.generation.kinds import nearest
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.settings import load_settings, parse_settings, setting_names
+from glassgpt.generation.presets import generation_preset_names, load_generation_preset, parse_generation_preset
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.schema import did_you_mean
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "default": {},
@@ -77,12 +77,12 @@ def named_settings(given: str) -> dict[str, dict[str, Any]]:
 def _settings_of(name: str) -> dict[str, Any]:
     if name in SIMPLE:
         return SIMPLE[name]
-    if name.endswith(".toml") or name in setting_names():
-        return load_settings(name)
+    if name.endswith(".toml") or name in generation_preset_names():
+        return load_generation_preset(name)
     if "=" in name:
-        return parse_settings("\n".join(_toml_line(part) for part in name.split("+")), name)
-    known = [*setting_names(), *SIMPLE]
-    raise ConfigError([f"there are no settings {name}{nearest(name, known)}; {_allowed()}"])
+        return parse_generation_preset("\n".join(_toml_line(part) for part in name.split("+")), name)
+    known = [*generation_preset_names(), *SIMPLE]
+    raise ConfigError([f"there are no settings {name}{did_you_mean(name, known)}; {_allowed()}"])
 
 
 def _toml_line(part: str) -> str:
@@ -101,7 +101,7 @@ def _toml_line(part: str) -> str:
 
 
 def _allowed() -> str:
-    return f"allowed are {', '.join([*setting_names(), *SIMPLE])}, a path to a .toml, or like temperature=0.7+top_p=0.9"
+    return f"allowed are {', '.join([*generation_preset_names(), *SIMPLE])}, a path to a .toml, or like temperature=0.7+top_p=0.9"
 
 
 def comparable(settings: dict[str, Any], prompts: PromptOptions, context: int) -> GenerationOptions:
@@ -119,7 +119,7 @@ def comparable(settings: dict[str, Any], prompts: PromptOptions, context: int) -
     return options
 
 
-def asked_options(
+def validated_options(
     settings: dict[str, dict[str, Any]], prompts: PromptOptions, context: int
 ) -> dict[str, GenerationOptions]:
     """Settings as `comparable` makes them, by name: what can be known to fail fails here, before minutes of work.
@@ -169,9 +169,9 @@ def compare(
         GenerationError: a setting cannot be used.
     """
     context = model.config.context_length
-    asked = asked_options(settings, prompts, context)
+    asked = validated_options(settings, prompts, context)
     if overflows(prompts, context):
-        console.say(
+        console.info(
             f"prompt and new tokens together exceed the context of {context:,}: texts are written with "
             f"--overflow re-prefill"
         )
@@ -179,7 +179,7 @@ def compare(
     yardstick = Written("people", measure(model, tokenizer, human, coherence), list(human))
     written: list[Written] = []
     for name, options in asked.items():
-        jobs = jobs_for(human, options, prompts.seed)
+        jobs = generation_jobs(human, options, prompts.seed)
         texts = write(writer or model, tokenizer, jobs, label=f"writing: {name}")
         written.append(Written(name, measure(model, tokenizer, texts, coherence, human), texts))
     return Comparison(yardstick, written, coherence.name, dataclasses.replace(prompts, count=len(human)))

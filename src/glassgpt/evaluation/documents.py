@@ -84,7 +84,7 @@ def document_losses(
     if not kept:
         raise DataError(f"{dataset.folder}: every held-out document is empty; prepare it again with text in it")
     if len(kept) < len(numbered):
-        console.say(f"passed over {len(numbered) - len(kept):,} held-out documents without text")
+        console.info(f"passed over {len(numbered) - len(kept):,} held-out documents without text")
     spans = [span for _, span in kept]
     with console.progress("documents", sum(span.targets for span in spans), unit="tokens") as meter:
         nats = span_nats(model, array, spans, context=context, stride=stride or context, meter=meter)

@@ -13,7 +13,7 @@ from glassgpt.errors import TokenizerError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss, validation_loss
 
-TOKENS_A_BATCH = 8192
+TOKENS_PER_BATCH = 8192
 
 
 def require_same_tokenizer(model_fingerprint: str, dataset: TokenDataset) -> None:
@@ -46,14 +46,14 @@ def evaluate_dataset(
     context = context_length or model.config.context_length
     tokens = dataset.split("validation")
     total = min(limit or len(tokens), len(tokens) - 1)
-    rows = max(1, TOKENS_A_BATCH // context)
+    rows = max(1, TOKENS_PER_BATCH // context)
     device = next(model.parameters()).device
     with console.progress("evaluating", total, unit="tokens") as meter:
         windows = _watched(validation_windows(tokens, context, rows=rows, limit=total), meter)
         return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device)
 
 
-def _watched(windows: Iterator[tuple[Tensor, Tensor]], meter: console.Meter) -> Iterator[tuple[Tensor, Tensor]]:
+def _watched(windows: Iterator[tuple[Tensor, Tensor]], meter: console.ProgressMeter) -> Iterator[tuple[Tensor, Tensor]]:
     for inputs, targets in windows:
         yield inputs, targets
         meter.advance(targets.numel())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from glassgpt.errors import ConfigError
 from glassgpt.evaluation.quality import Variety
-from glassgpt.generation.kinds import nearest
+from glassgpt.schema import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def objective_for(purpose: str) -> Objective:
         ConfigError: there is no such purpose.
     """
     if purpose not in OBJECTIVES:
-        hint = nearest(purpose, OBJECTIVES)
+        hint = did_you_mean(purpose, OBJECTIVES)
         raise ConfigError([f"--for is {purpose}{hint}; allowed is {', '.join(OBJECTIVES)}"])
     return OBJECTIVES[purpose]
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from glassgpt import console
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import DataError, UsageError
-from glassgpt.evaluation.loss import TOKENS_A_BATCH
+from glassgpt.evaluation.loss import TOKENS_PER_BATCH
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss
 
-LOGITS_AT_ONCE = 1024
+LOGITS_CHUNK_SIZE = 1024
 """Tokens whose logits are held at once: they are by far the largest thing here."""
 
 
@@ -140,7 +140,7 @@ def span_nats(
     *,
     context: int,
     stride: int,
-    meter: console.Meter | None = None,
+    meter: console.ProgressMeter | None = None,
 ) -> NDArray[np.float64]:
     """What predicting each of several texts costs a model: (len(spans),) nats, summed over a text's targets.
 
@@ -167,7 +167,7 @@ def span_nats(
 def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
     batch: list[Window] = []
     for window in windows:
-        if batch and (len(batch) + 1) * window.inputs > TOKENS_A_BATCH:
+        if batch and (len(batch) + 1) * window.inputs > TOKENS_PER_BATCH:
             yield batch
             batch = []
         batch.append(window)
@@ -179,7 +179,7 @@ def _window_nats(model: LanguageModel, tokens: TokenArray, windows: Sequence[Win
     """Nats of each window's scored predictions together: (B,)."""
     inputs, targets, scored = (part.to(next(model.parameters()).device) for part in _padded(tokens, windows))
     features = model.features(inputs)[scored]  # (N, C): no logits are made that nobody asks for
-    pairs = zip(features.split(LOGITS_AT_ONCE), targets[scored].split(LOGITS_AT_ONCE), strict=True)
+    pairs = zip(features.split(LOGITS_CHUNK_SIZE), targets[scored].split(LOGITS_CHUNK_SIZE), strict=True)
     nats = [F.cross_entropy(model.head(part).float(), wanted, reduction="none") for part, wanted in pairs]
     costs = torch.zeros(scored.shape, dtype=torch.float64)
     costs[scored.cpu()] = torch.cat(nats).cpu().double()

@@ -42,15 +42,15 @@ def perplexity_cost(
     return PrecisionCost(exact.perplexity, twin.perplexity, exact.tokens)
 
 
-def say_precision_cost(
+def show_precision_cost(
     model: LanguageModel, prepared: LanguageModel, precision: str, dataset: TokenDataset | None
 ) -> None:
     """Tell the user, on standard error; without held-out text, that nothing is known."""
     if dataset is None:
-        console.say(f"{precision}: what it costs in perplexity is not known, there is no held-out text here")
+        console.info(f"{precision}: what it costs in perplexity is not known, there is no held-out text here")
         return
     cost = perplexity_cost(model, prepared, dataset)
-    console.say(
+    console.info(
         f"{precision}: perplexity {cost.increase:+.2%} ({cost.exact:.3f} to {cost.prepared:.3f}) "
         f"on the first {cost.tokens:,} held-out tokens of {dataset.folder}"
     )

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.bleu import reference_bleu, self_bleu
 from glassgpt.evaluation.coherence import Coherence
+from glassgpt.evaluation.continuations import surprisals
+from glassgpt.evaluation.diversity import distinct, mean, mean_repeated, words
 from glassgpt.evaluation.held_out import Continuation
-from glassgpt.evaluation.text_quality import distinct, mean, mean_repeated, words
-from glassgpt.evaluation.writing import surprisals
 from glassgpt.model.transformer import LanguageModel
 
 

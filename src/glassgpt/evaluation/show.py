@@ -30,9 +30,9 @@ BORDERS = 3
 
 def show_validation(validation: ValidationLoss) -> None:
     """Print a validation."""
-    console.result(f"validation loss: {validation.loss:.4f} nats per token ({validation.tokens:,} tokens)")
-    console.result(f"perplexity: {validation.perplexity:.2f}")
-    console.result(f"validation: {validation.bits_per_byte:.4f} bits per byte ({validation.n_bytes:,} bytes)")
+    console.output(f"validation loss: {validation.loss:.4f} nats per token ({validation.tokens:,} tokens)")
+    console.output(f"perplexity: {validation.perplexity:.2f}")
+    console.output(f"validation: {validation.bits_per_byte:.4f} bits per byte ({validation.n_bytes:,} bytes)")
 
 
 def validation_json(validation: ValidationLoss) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def show_documents(documents: Sequence[DocumentLoss]) -> None:
     else:
         console.table(f"the hardest of {len(ranked):,} held-out documents", columns, _rows(ranked[:EXTREMES]))
         console.table("the easiest", columns, _rows(ranked[-EXTREMES:]))
-    console.result("Each document is read alone. Lower is better; short documents vary most.")
+    console.output("Each document is read alone. Lower is better; short documents vary most.")
 
 
 def _rows(documents: Sequence[DocumentLoss]) -> list[list[str]]:
@@ -93,9 +93,9 @@ def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) 
         rows = [[one.heading, *(one.cell(each.quality) for each in columns)] for one in FIGURES]
         console.table(title, ["", *(heading(each.name) for each in columns)], rows)
     for one in FIGURES:
-        console.result(f"  {one.heading:<11} {one.reading}")
-    console.result(f"  coherence by {comparison.embedder}")
-    console.result("As a rule, the nearer to people the better. What a text means, no figure knows.")
+        console.output(f"  {one.heading:<11} {one.reading}")
+    console.output(f"  coherence by {comparison.embedder}")
+    console.output("As a rule, the nearer to people the better. What a text means, no figure knows.")
     for at in range(min(samples, comparison.prompts.count)):
         _show_texts(at, [comparison.human, *comparison.settings], tokenizer)
 
@@ -127,9 +127,9 @@ def prompt_line(at: int, text: Continuation, tokenizer: Tokenizer) -> str:
 
 
 def _show_texts(at: int, columns: Sequence[Written], tokenizer: Tokenizer) -> None:
-    console.result(prompt_line(at, columns[0].texts[at], tokenizer))
+    console.output(prompt_line(at, columns[0].texts[at], tokenizer))
     for each in columns:
-        console.result(f"{each.name}: {shorten(each.texts[at].text, SAMPLE_CHARACTERS) or '(nothing)'}")
+        console.output(f"{each.name}: {shorten(each.texts[at].text, SAMPLE_CHARACTERS) or '(nothing)'}")
 
 
 def comparison_json(comparison: Comparison, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from typing import Any
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.compare import comparable
+from glassgpt.evaluation.continuations import Job, generation_jobs, write
 from glassgpt.evaluation.held_out import Continuation, PromptOptions
 from glassgpt.evaluation.objectives import Figures, Objective, objective_for
 from glassgpt.evaluation.quality import Variety, mean_surprisal
-from glassgpt.evaluation.writing import Job, jobs_for, write
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.settings import load_settings
+from glassgpt.generation.presets import load_generation_preset
 from glassgpt.model.transformer import LanguageModel
 
 TEMPERATURES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.15, 1.3)
@@ -131,13 +131,13 @@ def candidates_for(purpose: str) -> list[dict[str, float]]:
         {"temperature": temperature, **truncation, "repetition_penalty": penalty}
         for temperature, truncation, penalty in itertools.product(TEMPERATURES, TRUNCATIONS, REPETITION_PENALTIES)
     ]
-    ready = ready_values(purpose)
+    ready = preset_values(purpose)
     return [ready, *(candidate for candidate in grid if candidate != ready)]
 
 
-def ready_values(purpose: str) -> dict[str, float]:
+def preset_values(purpose: str) -> dict[str, float]:
     """What the ready setting says of the values that are searched for."""
-    given = load_settings(purpose)
+    given = load_generation_preset(purpose)
     return {name: given.get(name, getattr(GenerationOptions(), name)) for name in SEARCHED}
 
 
@@ -164,12 +164,12 @@ def plan(candidates: int, prompts: int, budget: int) -> list[Round]:
     return [Round(count, min(prompts, max(1, share // count))) for count in counts]
 
 
-def with_check(count: int) -> int:
+def count_with_validation(count: int) -> int:
     """Prompts to cut for a search on `count` of them: half as many again are set aside."""
     return count + count // 2
 
 
-def set_aside(human: Sequence[Continuation]) -> tuple[list[Continuation], list[Continuation]]:
+def split_prompts(human: Sequence[Continuation]) -> tuple[list[Continuation], list[Continuation]]:
     """Prompts to search on, and every third to check on: beginnings and insides of documents are in both alike."""
     return [one for at, one in enumerate(human) if at % 3 != 2], list(human[2::3])
 
@@ -192,7 +192,7 @@ def sweep(
     Args:
         model: in evaluation mode; surprisal is under it.
         tokenizer: the model's.
-        human: prompts with their true continuations; see `with_check`.
+        human: prompts with their true continuations; see `count_with_validation`.
         purpose: one of `OBJECTIVES`.
         prompts: how they were cut.
         budget: texts to be written by the search, about; the check comes on top.
@@ -204,7 +204,7 @@ def sweep(
     """
     objective, kept = objective_for(purpose), _kept(purpose)
     candidates = candidates_for(purpose)
-    searched, aside = set_aside(human)
+    searched, aside = split_prompts(human)
     rounds = plan(len(candidates), len(searched), budget)
     race = _Race(model, writer or model, tokenizer, searched, kept, prompts, objective)
     ranking = race.all_rounds(candidates, rounds)
@@ -214,14 +214,14 @@ def sweep(
             f"variety; give more with --new-tokens"
         )
     yardstick = race.figures(searched[: rounds[-1].prompts])
-    rivals = {"found": {**kept, **ranking[0].settings}, "ready": load_settings(purpose), "default": {}}
+    rivals = {"found": {**kept, **ranking[0].settings}, "ready": load_generation_preset(purpose), "default": {}}
     counted = dataclasses.replace(prompts, count=len(searched))
     return Sweep(purpose, ranking, yardstick, kept, rounds, counted, race.check(rivals, aside))
 
 
 def _kept(purpose: str) -> dict[str, Any]:
     """The rest of the ready setting: where to stop, how long, and rules that are not searched for."""
-    return {name: value for name, value in load_settings(purpose).items() if name not in SEARCHED}
+    return {name: value for name, value in load_generation_preset(purpose).items() if name not in SEARCHED}
 
 
 _NOTHING = Figures(math.nan, Variety(math.nan, math.nan, math.nan, math.nan))
@@ -266,7 +266,7 @@ class _Race:
             return None
         human, context = self.figures(aside), self.model.config.context_length
         asked = [comparable(given, self.prompts, context) for given in settings.values()]
-        jobs = [job for one in asked for job in jobs_for(aside, one, self.prompts.seed, first=len(self.human))]
+        jobs = [job for one in asked for job in generation_jobs(aside, one, self.prompts.seed, first=len(self.human))]
         written = iter(self._write(jobs, f"check: {len(settings)} settings on {len(aside)} other prompts"))
         found = [self.figures(list(itertools.islice(written, len(aside)))) for _ in settings]
         scored = zip(settings, found, strict=True)
@@ -275,7 +275,7 @@ class _Race:
     def _jobs(self, candidate: Tried, count: int) -> list[Job]:
         done = len(candidate.texts)
         options = comparable({**self.kept, **candidate.settings}, self.prompts, self.model.config.context_length)
-        return jobs_for(self.human[done:count], options, self.prompts.seed, first=done)
+        return generation_jobs(self.human[done:count], options, self.prompts.seed, first=done)
 
     def _write(self, jobs: Sequence[Job], label: str) -> list[Continuation]:
         return write(self.writer, self.tokenizer, jobs, label=label) if jobs else []

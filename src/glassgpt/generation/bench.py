@@ -17,9 +17,9 @@ import torch
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
-from glassgpt.generation.engine import Engine
+from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.precision import Precision, is_prepared, prepare_for_decoding
+from glassgpt.generation.precision import Precision, is_packed, prepare_for_decoding
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.hardware import versions
@@ -32,7 +32,7 @@ TOP_50 = GenerationOptions(temperature=1.0, top_k=50, top_p=1.0)
 
 
 @dataclass(frozen=True)
-class Load:
+class GenerationWorkload:
     """What is asked of the engine.
 
     Attributes:
@@ -93,7 +93,11 @@ class GenerationSpeed:
 
 
 def measure_generation(
-    model: LanguageModel, load: Load, *, precision: Precision = "auto", say: Callable[[str], None] = console.say
+    model: LanguageModel,
+    load: GenerationWorkload,
+    *,
+    precision: Precision = "auto",
+    say: Callable[[str], None] = console.info,
 ) -> tuple[list[GenerationSpeed], dict[str, Any]]:
     """Write texts of random prompts, and time it.
 
@@ -140,13 +144,13 @@ def _changed(options: GenerationOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _measure(model: LanguageModel, batch: int, load: Load, floor: float) -> GenerationSpeed:
+def _measure(model: LanguageModel, batch: int, load: GenerationWorkload, floor: float) -> GenerationSpeed:
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     engine = Engine(
         model,
-        endless(model),
+        endless_tokenizer(model),
         slots=batch,
         capacity=min(load.prompt_tokens + load.new_tokens, model.config.context_length),
     )
@@ -165,7 +169,7 @@ def _measure(model: LanguageModel, batch: int, load: Load, floor: float) -> Gene
     )
 
 
-def _round(engine: Engine, vocab_size: int, batch: int, load: Load, seed: int) -> tuple[float, float]:
+def _round(engine: Engine, vocab_size: int, batch: int, load: GenerationWorkload, seed: int) -> tuple[float, float]:
     """Seconds until the first token, and until the last."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(vocab_size, (batch, load.prompt_tokens), generator=generator).tolist()
@@ -197,12 +201,14 @@ class _Endless:
         return b" word"
 
 
-def endless(model: LanguageModel) -> Tokenizer:
+def endless_tokenizer(model: LanguageModel) -> Tokenizer:
     """A stand-in for the tokenizer of a model whose speed is measured."""
     return cast(Tokenizer, _Endless(model.config.vocab_size))
 
 
-def _step_bytes(model: LanguageModel, writer: LanguageModel, batch: int, load: Load, bytes_per_weight: float) -> float:
+def _step_bytes(
+    model: LanguageModel, writer: LanguageModel, batch: int, load: GenerationWorkload, bytes_per_weight: float
+) -> float:
     """What a step has to read at least: every matrix once, and the keys and values of each row, half grown."""
     config = model.config
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
@@ -215,7 +221,7 @@ def _step_bytes(model: LanguageModel, writer: LanguageModel, batch: int, load: L
 
 
 def _bytes_per_weight(writer: LanguageModel, precision: Precision) -> float:
-    if is_prepared(writer):
+    if is_packed(writer):
         return {"int8": 1.0, "bfloat16": 2.0}.get(precision, 4.0)
     return float(next(writer.parameters()).element_size())
 
@@ -250,7 +256,7 @@ def _peak_memory(device: torch.device) -> int:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def show_generation_speed(speeds: Sequence[GenerationSpeed], about: dict[str, Any]) -> None:
+def print_generation_speed(speeds: Sequence[GenerationSpeed], about: dict[str, Any]) -> None:
     """A table, and a last line of JSON with all of it."""
     rows = [
         (
@@ -274,4 +280,4 @@ def show_generation_speed(speeds: Sequence[GenerationSpeed], about: dict[str, An
         "peak GB",
     )
     console.table(title, columns, rows, numeric_from=0)
-    console.result(json.dumps({**about, "speeds": [dataclasses.asdict(speed) for speed in speeds]}))
+    console.output(json.dumps({**about, "speeds": [dataclasses.asdict(speed) for speed in speeds]}))

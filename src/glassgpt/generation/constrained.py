@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, MissingExtraError
-from glassgpt.generation.options import History
+from glassgpt.generation.options import TokenHistory
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python writes it. Free white space would let a model write blanks for ever."""
@@ -38,7 +38,7 @@ class Constraint:
         self._start = start
         self._read: Mapping[tuple[int, ...], Any] = {(): start}
 
-    def __call__(self, logits: Tensor, histories: Sequence[History]) -> Tensor:
+    def __call__(self, logits: Tensor, histories: Sequence[TokenHistory]) -> Tensor:
         """(B, V) -> (B, V).
 
         Raises:
@@ -77,7 +77,7 @@ def _require_sound(state: Any) -> None:
         raise GenerationError(f"the output cannot be held to its form: {_first_line(state.get_error())}")
 
 
-def follow_regex(pattern: str, vocabulary: Tokenizer) -> Constraint:
+def regex_constraint(pattern: str, vocabulary: Tokenizer) -> Constraint:
     r"""The whole output matches a regular expression, in Rust's syntax: no look-around, no back-references.
 
     Raises:
@@ -87,7 +87,7 @@ def follow_regex(pattern: str, vocabulary: Tokenizer) -> Constraint:
     return _constraint("regex", _library().LLMatcher.grammar_from_regex(pattern), vocabulary)
 
 
-def follow_choices(choices: Sequence[str], vocabulary: Tokenizer) -> Constraint:
+def choices_constraint(choices: Sequence[str], vocabulary: Tokenizer) -> Constraint:
     """The output is one of these texts, to the last character.
 
     Raises:
@@ -98,7 +98,7 @@ def follow_choices(choices: Sequence[str], vocabulary: Tokenizer) -> Constraint:
     return _constraint("choices", _library().LLMatcher.grammar_from_regex("|".join(spelled)), vocabulary)
 
 
-def follow_json_schema(schema: str, vocabulary: Tokenizer) -> Constraint:
+def json_schema_constraint(schema: str, vocabulary: Tokenizer) -> Constraint:
     """The output is JSON that a schema (draft 2020-12) allows, spaced as Python spaces it.
 
     Raises:

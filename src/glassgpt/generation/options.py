@@ -10,19 +10,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.kinds import misfits, nearest
+from glassgpt.schema import did_you_mean, type_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_LOGPROBS = 100
+MAX_LOGPROBS = 100
 """Candidates whose log-probabilities may be asked for at each token; more is a file, not an answer."""
 NOT_IN_FILES = {"processors"}
 """Options that no text can give."""
 
 
 @dataclass(frozen=True)
-class History:
+class TokenHistory:
     """What a logits processor may look at, one for each row of a batch.
 
     Attributes:
@@ -34,7 +34,7 @@ class History:
     output: Sequence[int]
 
 
-Processor = Callable[["Tensor", Sequence[History]], "Tensor"]
+Processor = Callable[["Tensor", Sequence[TokenHistory]], "Tensor"]
 """From logits (B, V) float32 and a history for each row to logits (B, V); a token that must not come gets -inf."""
 
 
@@ -52,7 +52,7 @@ class GenerationOptions:
         top_p: sample among the fewest most probable tokens that together reach p, the one that crosses p
             included (Holtzman et al. 2020); 1 is no limit.
         min_p: drop tokens less probable than this share of the most probable one (Nguyen et al. 2024); 0 is none.
-        typical_p: sample among the tokens whose surprise is nearest to the expected one and that together reach
+        typical_p: sample among the tokens whose surprise is did_you_mean to the expected one and that together reach
             this probability (Meister et al. 2022); 1 is no limit.
         repetition_penalty: weakens tokens that already occurred in prompt or output (Keskar et al. 2019); 1 is none.
         presence_penalty: taken from the logit of each token that occurred in the output; 0 is none.
@@ -114,7 +114,7 @@ class GenerationOptions:
             GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
         """
         # Kinds first: a single string where several are meant would be taken letter by letter.
-        if wrong := misfits(self, option_types()) or self._wrong_values():
+        if wrong := type_errors(self, option_types()) or self._wrong_values():
             raise GenerationError("\n".join(wrong))
 
     def _wrong_values(self) -> list[str]:
@@ -130,7 +130,7 @@ class GenerationOptions:
             (0 <= self.min_tokens <= max(1, self.max_tokens), "min_tokens", "between 0 and max_tokens"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed", "between 0 and 2**63 - 1"),
             (self.num_samples >= 1, "num_samples", "at least 1"),
-            (0 <= self.logprobs <= MOST_LOGPROBS, "logprobs", f"between 0 and {MOST_LOGPROBS}"),
+            (0 <= self.logprobs <= MAX_LOGPROBS, "logprobs", f"between 0 and {MAX_LOGPROBS}"),
         )
 
     def _rules_of_choice(self) -> tuple[tuple[bool, str, str], ...]:
@@ -181,14 +181,14 @@ def option_types() -> dict[str, Any]:
     return {name: hints[name] for name in names if name not in NOT_IN_FILES}
 
 
-def options_of(given: Mapping[str, Any]) -> GenerationOptions:
+def options_from_kwargs(given: Mapping[str, Any]) -> GenerationOptions:
     """Options by name, as a caller wrote them.
 
     Raises:
         GenerationError: there is no option of such a name.
     """
     known = [item.name for item in dataclasses.fields(GenerationOptions)]
-    wrong = [f"there is no option {name}{nearest(name, known)}" for name in given if name not in known]
+    wrong = [f"there is no option {name}{did_you_mean(name, known)}" for name in given if name not in known]
     if wrong:
         wrong.append(f"there are {', '.join(known)}; a search takes its own as method=BeamOptions(…)")
         raise GenerationError("\n".join(wrong))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from glassgpt import console
 from glassgpt.errors import GenerationError
-from glassgpt.generation.products import KERNELS, DecodingPrecision, Kernel, Product
+from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.transformer import LanguageModel
@@ -43,7 +43,7 @@ WORTH_IT = 0.9
 """A kernel must take less than this share of the plainest one's time, else noise would choose."""
 
 
-class PreparedLinear(nn.Module):
+class PackedLinear(nn.Module):
     """A linear layer as a function: its weights are packed and cannot be trained."""
 
     def __init__(self, product: Product) -> None:
@@ -55,10 +55,10 @@ class PreparedLinear(nn.Module):
         return self.product(x.reshape(-1, x.size(-1))).view(*x.shape[:-1], -1)
 
 
-class PreparedGPT2(GPT2):
+class PackedGPT2(GPT2):
     """GPT-2 whose head is still the embedding's values, but packed for multiplying."""
 
-    tied_head: PreparedLinear
+    tied_head: PackedLinear
 
     def head(self, features: Tensor) -> Tensor:
         """Similarity with each token's embedding."""
@@ -107,12 +107,12 @@ def prepare_for_decoding(model: LanguageModel, precision: Precision = "auto", *,
     device = next(model.parameters()).device.type
     if device == "cuda" and precision != "float32" and torch.cuda.is_bf16_supported(including_emulation=False):
         return in_bfloat16(model)
-    if is_prepared(model) or device != "cpu":
+    if is_packed(model) or device != "cpu":
         return model
     choice = choose_kernel(model.config, "float32" if precision == "auto" else precision, rows)
     if choice.milliseconds:
-        console.say(choice.describe())
-    return prepare_with(model, choice.kernel)
+        console.info(choice.describe())
+    return pack_model(model, choice.kernel)
 
 
 def in_bfloat16(model: LanguageModel) -> LanguageModel:
@@ -123,9 +123,9 @@ def in_bfloat16(model: LanguageModel) -> LanguageModel:
     return twin
 
 
-def is_prepared(model: nn.Module) -> bool:
+def is_packed(model: nn.Module) -> bool:
     """Whether a model's layers are packed already."""
-    return any(isinstance(module, PreparedLinear) for module in model.modules())
+    return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
 def _require_possible(model: LanguageModel, precision: str) -> None:
@@ -145,7 +145,7 @@ def _require_possible(model: LanguageModel, precision: str) -> None:
         )
 
 
-def prepare_with(model: LanguageModel, kernel: Kernel) -> LanguageModel:
+def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     """The model's twin with every linear layer, and the tied head, multiplied by the given kernel."""
     if kernel is KERNELS[0]:
         return model
@@ -155,16 +155,16 @@ def prepare_with(model: LanguageModel, kernel: Kernel) -> LanguageModel:
         if isinstance(module, nn.Linear):
             twin.set_submodule(name, _packed(module, kernel))
     if isinstance(twin, GPT2):
-        head = PreparedLinear(kernel.pack(twin.token_embedding.weight.detach(), None))
-        twin.__class__ = PreparedGPT2
+        head = PackedLinear(kernel.pack(twin.token_embedding.weight.detach(), None))
+        twin.__class__ = PackedGPT2
         twin.add_module("tied_head", head)
     return twin
 
 
-def _packed(linear: nn.Linear, kernel: Kernel) -> PreparedLinear:
+def _packed(linear: nn.Linear, kernel: Kernel) -> PackedLinear:
     parameters = dict(linear.named_parameters())  # without a bias where there is none
     bias = parameters.get("bias")
-    return PreparedLinear(kernel.pack(linear.weight.detach(), None if bias is None else bias.detach()))
+    return PackedLinear(kernel.pack(linear.weight.detach(), None if bias is None else bias.detach()))
 
 
 def choose_kernel(config: ModelConfig, precision: DecodingPrecision, rows: int) -> Choice:

@@ -22,7 +22,7 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation import constrained
-from glassgpt.generation.options import GenerationOptions, History, Processor
+from glassgpt.generation.options import GenerationOptions, Processor, TokenHistory
 
 SORTED_AT_ONCE = 256
 """Tokens that top-p looks at before it sorts the whole vocabulary, which takes a CPU ten times as long."""
@@ -31,7 +31,7 @@ TokenSequence = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class NamedProcessor:
+class LogitsProcessor:
     """A processor as it is spoken of.
 
     Attributes:
@@ -45,7 +45,7 @@ class NamedProcessor:
     reads_history: bool = True
 
 
-def build_processors(options: GenerationOptions, vocabulary: Tokenizer) -> list[NamedProcessor]:
+def build_processors(options: GenerationOptions, vocabulary: Tokenizer) -> list[LogitsProcessor]:
     """What the settings ask for, in the order of this module's docstring; only what does something.
 
     Args:
@@ -63,7 +63,7 @@ def build_processors(options: GenerationOptions, vocabulary: Tokenizer) -> list[
     return built if options.is_greedy else [*built, *_limits_of_sampling(options)]
 
 
-def process(logits: Tensor, processors: Sequence[NamedProcessor], histories: Sequence[History]) -> Tensor:
+def process(logits: Tensor, processors: Sequence[LogitsProcessor], histories: Sequence[TokenHistory]) -> Tensor:
     """Apply processors one after the other.
 
     Args:
@@ -81,7 +81,9 @@ def process(logits: Tensor, processors: Sequence[NamedProcessor], histories: Seq
     return logits
 
 
-def _require_something_left(logits: Tensor, processors: Sequence[NamedProcessor], histories: Sequence[History]) -> None:
+def _require_something_left(
+    logits: Tensor, processors: Sequence[LogitsProcessor], histories: Sequence[TokenHistory]
+) -> None:
     stuck = logits.amax(dim=-1) == -math.inf  # (B,)
     if bool(stuck.any()):
         after = len(histories[int(stuck.int().argmax())].output)
@@ -91,16 +93,16 @@ def _require_something_left(logits: Tensor, processors: Sequence[NamedProcessor]
         )
 
 
-def _own(function: Processor) -> NamedProcessor:
+def _own(function: Processor) -> LogitsProcessor:
     """A function of the user's, whose result is looked at before it does harm."""
     name = getattr(function, "__name__", type(function).__name__)
 
-    def apply(logits: Tensor, histories: Sequence[History]) -> Tensor:
+    def apply(logits: Tensor, histories: Sequence[TokenHistory]) -> Tensor:
         given = function(logits.clone(), histories)  # it may write into what it gets
         _require_logits(name, given, logits)
         return given
 
-    return NamedProcessor(name, apply)
+    return LogitsProcessor(name, apply)
 
 
 def _require_logits(name: str, given: object, logits: Tensor) -> None:
@@ -113,53 +115,53 @@ def _require_logits(name: str, given: object, logits: Tensor) -> None:
         raise GenerationError(f"the processor {name} gave a logit that is no number (NaN)")
 
 
-def _penalties(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[NamedProcessor]:
+def _penalties(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[LogitsProcessor]:
     if options.logit_bias:
         biases = _sequences_of(options.logit_bias, vocabulary)
-        yield NamedProcessor("logit_bias", SequenceBias(biases), reads_history=any(len(ids) > 1 for ids in biases))
+        yield LogitsProcessor("logit_bias", SequenceBias(biases), reads_history=any(len(ids) > 1 for ids in biases))
     if (repetition := options.repetition_penalty) != 1:
-        yield NamedProcessor("repetition_penalty", lambda x, rows: apply_repetition_penalty(x, repetition, rows))
+        yield LogitsProcessor("repetition_penalty", lambda x, rows: apply_repetition_penalty(x, repetition, rows))
     if (presence := options.presence_penalty) != 0:
-        yield NamedProcessor("presence_penalty", lambda x, rows: apply_presence_penalty(x, presence, rows))
+        yield LogitsProcessor("presence_penalty", lambda x, rows: apply_presence_penalty(x, presence, rows))
     if (frequency := options.frequency_penalty) != 0:
-        yield NamedProcessor("frequency_penalty", lambda x, rows: apply_frequency_penalty(x, frequency, rows))
+        yield LogitsProcessor("frequency_penalty", lambda x, rows: apply_frequency_penalty(x, frequency, rows))
 
 
-def _limits_of_content(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[NamedProcessor]:
+def _limits_of_content(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[LogitsProcessor]:
     if (n := options.no_repeat_ngram) > 0:
-        yield NamedProcessor("no_repeat_ngram", lambda x, rows: apply_no_repeat_ngram(x, n, rows))
+        yield LogitsProcessor("no_repeat_ngram", lambda x, rows: apply_no_repeat_ngram(x, n, rows))
     if options.ban:
         banned = banned_sequences(options.ban, vocabulary)
         reads = any(len(ids) > 1 for ids in banned)
-        yield NamedProcessor("ban", SequenceBias(dict.fromkeys(banned, -math.inf)), reads_history=reads)
+        yield LogitsProcessor("ban", SequenceBias(dict.fromkeys(banned, -math.inf)), reads_history=reads)
     if (least := options.min_tokens) > 0:
         ends = (vocabulary.end_of_text, *options.stop_tokens)
-        yield NamedProcessor("min_tokens", lambda x, rows: apply_min_tokens(x, least, ends, rows))
+        yield LogitsProcessor("min_tokens", lambda x, rows: apply_min_tokens(x, least, ends, rows))
 
 
-def _form(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[NamedProcessor]:
+def _form(options: GenerationOptions, vocabulary: Tokenizer) -> Iterable[LogitsProcessor]:
     if options.regex is not None:
-        yield NamedProcessor("regex", constrained.follow_regex(options.regex, vocabulary))
+        yield LogitsProcessor("regex", constrained.regex_constraint(options.regex, vocabulary))
     if options.choices:
-        yield NamedProcessor("choices", constrained.follow_choices(options.choices, vocabulary))
+        yield LogitsProcessor("choices", constrained.choices_constraint(options.choices, vocabulary))
     if options.json_schema is not None:
-        yield NamedProcessor("json_schema", constrained.follow_json_schema(options.json_schema, vocabulary))
+        yield LogitsProcessor("json_schema", constrained.json_schema_constraint(options.json_schema, vocabulary))
 
 
-def _limits_of_sampling(options: GenerationOptions) -> Iterable[NamedProcessor]:
+def _limits_of_sampling(options: GenerationOptions) -> Iterable[LogitsProcessor]:
     temperature = options.temperature
     if points := options.temperature_schedule:
-        yield NamedProcessor("temperature", lambda x, rows: apply_temperature_schedule(x, temperature, points, rows))
+        yield LogitsProcessor("temperature", lambda x, rows: apply_temperature_schedule(x, temperature, points, rows))
     elif temperature != 1:
-        yield NamedProcessor("temperature", lambda x, _: x / temperature, reads_history=False)
+        yield LogitsProcessor("temperature", lambda x, _: x / temperature, reads_history=False)
     if (k := options.top_k) > 0:
-        yield NamedProcessor("top_k", lambda x, _: apply_top_k(x, k), reads_history=False)
+        yield LogitsProcessor("top_k", lambda x, _: apply_top_k(x, k), reads_history=False)
     if (top_p := options.top_p) < 1:
-        yield NamedProcessor("top_p", lambda x, _: apply_top_p(x, top_p), reads_history=False)
+        yield LogitsProcessor("top_p", lambda x, _: apply_top_p(x, top_p), reads_history=False)
     if (min_p := options.min_p) > 0:
-        yield NamedProcessor("min_p", lambda x, _: apply_min_p(x, min_p), reads_history=False)
+        yield LogitsProcessor("min_p", lambda x, _: apply_min_p(x, min_p), reads_history=False)
     if (mass := options.typical_p) < 1:
-        yield NamedProcessor("typical_p", lambda x, _: apply_typical(x, mass), reads_history=False)
+        yield LogitsProcessor("typical_p", lambda x, _: apply_typical_p(x, mass), reads_history=False)
 
 
 def _refuse_unknown_ids(options: GenerationOptions, vocabulary: Tokenizer) -> None:
@@ -204,7 +206,7 @@ class SequenceBias:
         self._longer = {ids: value for ids, value in biases.items() if len(ids) > 1}
         self._ready: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, logits: Tensor, histories: Sequence[History]) -> Tensor:
+    def __call__(self, logits: Tensor, histories: Sequence[TokenHistory]) -> Tensor:
         """(B, V) -> (B, V)."""
         if self._single:
             ids, values = self._on(logits.device)
@@ -220,7 +222,7 @@ class SequenceBias:
             self._ready = torch.tensor(list(self._single), device=device), values
         return self._ready
 
-    def _completed(self, histories: Sequence[History]) -> tuple[list[int], list[int], list[float]]:
+    def _completed(self, histories: Sequence[TokenHistory]) -> tuple[list[int], list[int], list[float]]:
         longest = max(map(len, self._longer)) - 1
         ends = [_end(history, longest) for history in histories]
         found = [
@@ -232,7 +234,7 @@ class SequenceBias:
         return [row for row, _, _ in found], [token for _, token, _ in found], [value for _, _, value in found]
 
 
-def _end(history: History, count: int) -> TokenSequence:
+def _end(history: TokenHistory, count: int) -> TokenSequence:
     """The last tokens of prompt and output, `count` of them or all."""
     if len(history.output) >= count:
         return tuple(history.output[len(history.output) - count :])
@@ -261,7 +263,7 @@ def _spread(texts: Sequence[Collection[int]]) -> tuple[list[int], list[int]]:
     return [row for row, text in enumerate(texts) for _ in text], [token for text in texts for token in text]
 
 
-def apply_repetition_penalty(logits: Tensor, penalty: float, histories: Sequence[History]) -> Tensor:
+def apply_repetition_penalty(logits: Tensor, penalty: float, histories: Sequence[TokenHistory]) -> Tensor:
     """Weaken every token of a row's prompt and output, once however often it occurred (Keskar et al. 2019, eq. 4).
 
     A positive logit is divided, a negative one multiplied: both move towards less probable.
@@ -270,18 +272,18 @@ def apply_repetition_penalty(logits: Tensor, penalty: float, histories: Sequence
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def apply_presence_penalty(logits: Tensor, penalty: float, histories: Sequence[History]) -> Tensor:
+def apply_presence_penalty(logits: Tensor, penalty: float, histories: Sequence[TokenHistory]) -> Tensor:
     """Subtract the penalty from every token that occurred in a row's output (OpenAI's API reference)."""
     return logits - penalty * _mark(logits, *_spread([history.output for history in histories]))
 
 
-def apply_frequency_penalty(logits: Tensor, penalty: float, histories: Sequence[History]) -> Tensor:
+def apply_frequency_penalty(logits: Tensor, penalty: float, histories: Sequence[TokenHistory]) -> Tensor:
     """Subtract the penalty from a token for each time it occurred in a row's output (OpenAI's API reference)."""
     rows, tokens = _spread([history.output for history in histories])
     return _add(logits, rows, tokens, [-penalty] * len(tokens))
 
 
-def apply_no_repeat_ngram(logits: Tensor, n: int, histories: Sequence[History]) -> Tensor:
+def apply_no_repeat_ngram(logits: Tensor, n: int, histories: Sequence[TokenHistory]) -> Tensor:
     """Forbid every token that would complete n tokens which a row's prompt and output hold already.
 
     Paulus et al. 2018, section 2.5 (there for n = 3).
@@ -299,7 +301,7 @@ def _completing(text: Sequence[int], n: int) -> list[int]:
     return windows[(windows[:, :-1] == end).all(axis=1), -1].tolist()
 
 
-def apply_min_tokens(logits: Tensor, least: int, ends: Sequence[int], histories: Sequence[History]) -> Tensor:
+def apply_min_tokens(logits: Tensor, least: int, ends: Sequence[int], histories: Sequence[TokenHistory]) -> Tensor:
     """Forbid the tokens that end a text in rows whose output is shorter than `least`."""
     short = [row for row, history in enumerate(histories) if len(history.output) < least]
     return logits.masked_fill(_mark(logits, *_spread_over(short, ends)), -math.inf)
@@ -321,7 +323,7 @@ def temperature_at(position: int, temperature: float, points: Sequence[tuple[int
 
 
 def apply_temperature_schedule(
-    logits: Tensor, temperature: float, points: Sequence[tuple[int, float]], histories: Sequence[History]
+    logits: Tensor, temperature: float, points: Sequence[tuple[int, float]], histories: Sequence[TokenHistory]
 ) -> Tensor:
     """Divide each row by the temperature for the length of its output."""
     values = [temperature_at(len(history.output), temperature, points) for history in histories]
@@ -369,7 +371,7 @@ def apply_min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -math.inf)
 
 
-def apply_typical(logits: Tensor, mass: float) -> Tensor:
+def apply_typical_p(logits: Tensor, mass: float) -> Tensor:
     """Keep the tokens whose surprise is nearest to the entropy and that together reach `mass`, ties included.
 
     Meister et al. 2022, equation 11.

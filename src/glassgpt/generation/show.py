@@ -11,12 +11,12 @@ from glassgpt import console
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import FinishReason, Sample, encode_prompt, stream
-from glassgpt.generation.methods import Method, write
+from glassgpt.generation.decoding_trace import MIN_LOGPROB, DecodingStep, DecodingTrace, TokenCandidate, trace
+from glassgpt.generation.engine.engine import FinishReason, Sample, encode_prompt, stream
+from glassgpt.generation.engine.speculative import AcceptanceStats, SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import ScoredSample
-from glassgpt.generation.speculative import Speculation, Tally
-from glassgpt.generation.trace import LEAST_LOGPROB, Candidate, Step, Trace, trace
+from glassgpt.generation.strategies import DecodingStrategy, write
 from glassgpt.model.transformer import LanguageModel
 
 EXPLAINED_TOKENS = 20
@@ -32,12 +32,12 @@ Results = Iterable[list[Sample]]
 """The samples of each prompt, in the prompts' order."""
 
 
-def print_written(
+def print_generation(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Prompts,
     options: GenerationOptions,
-    method: Method | None,
+    method: DecodingStrategy | None,
     *,
     as_json: bool,
     explain: bool,
@@ -47,7 +47,7 @@ def print_written(
     Raises:
         GenerationError: a prompt or a setting cannot be used.
     """
-    speculation = method if isinstance(method, Speculation) else None
+    speculation = method if isinstance(method, SpeculativeDecoding) else None
     results = with_progress(write(model, tokenizer, prompts, options, method), len(prompts))
     if explain:
         print_explained(model, tokenizer, prompts, options, results, as_json=as_json)
@@ -62,7 +62,7 @@ def print_written(
         if cut:
             say_full_context(model.config.context_length, goes_on=is_drawn)
     if speculation is not None:
-        say_tally(speculation.tally)
+        print_acceptance_stats(speculation.stats)
 
 
 def print_json(
@@ -81,7 +81,7 @@ def print_json(
             prompt_tokens = encode_prompt(model, tokenizer, prompts[number], options)
             told = trace(model, tokenizer, prompt_tokens, sample, options, top=options.logprobs)
             line["logprobs"] = [_logprobs_json(step, tokenizer) for step in told.steps]
-        console.result(json.dumps(line, ensure_ascii=False))
+        console.output(json.dumps(line, ensure_ascii=False))
 
 
 def print_stream(
@@ -89,18 +89,18 @@ def print_stream(
     tokenizer: Tokenizer,
     prompt: str | None,
     options: GenerationOptions,
-    speculation: Speculation | None = None,
+    speculation: SpeculativeDecoding | None = None,
 ) -> bool:
     """The prompt and its one continuation as it comes; whether it broke off, see `say_full_context`."""
     pieces = stream(model, tokenizer, prompt, options, speculation)
-    console.result(prompt or "", end="")
+    console.output(prompt or "", end="")
     tokens, reason = 0, None
     try:
         for piece in pieces:
-            console.result(piece.text, end="")
+            console.output(piece.text, end="")
             tokens, reason = tokens + 1, piece.finish_reason
     finally:  # an error, or Ctrl-C, is told of on a line of its own
-        console.result("")
+        console.output("")
     return _is_cut(tokens, reason, options)
 
 
@@ -127,13 +127,13 @@ def say_full_context(context_length: int, *, goes_on: bool) -> None:
         goes_on: whether this way of writing can forget the beginning and go on.
     """
     way_out = "; --overflow re-prefill forgets the beginning and goes on" if goes_on else ""
-    console.say(f"(the context is full: the model sees {context_length:,} tokens{way_out})")
+    console.info(f"(the context is full: the model sees {context_length:,} tokens{way_out})")
 
 
 def _print_text(prompts: Prompts, number: int, sample: Sample, samples: int) -> None:
     if len(prompts) > 1 or samples > 1:
-        console.result(_heading(number, len(prompts), sample, samples))
-    console.result((prompts[number] or "") + sample.text)
+        console.output(_heading(number, len(prompts), sample, samples))
+    console.output((prompts[number] or "") + sample.text)
 
 
 def _heading(number: int, prompts: int, sample: Sample, samples: int) -> str:
@@ -182,42 +182,42 @@ def print_explained(
         prompt_tokens = encode_prompt(model, tokenizer, prompts[number], options)
         told = trace(model, tokenizer, prompt_tokens, sample, options, top=options.logprobs or EXPLAINED_CANDIDATES)
         if as_json:
-            console.result(json.dumps(_sample_json(number, sample) | _trace_json(told, tokenizer), ensure_ascii=False))
+            console.output(json.dumps(_sample_json(number, sample) | _trace_json(told, tokenizer), ensure_ascii=False))
         else:
             _print_text(prompts, number, sample, options.num_samples)
             for position, step in enumerate(told.steps, start=1):
                 _print_step(position, step, told.stages, tokenizer)
 
 
-def say_tally(tally: Tally) -> None:
+def print_acceptance_stats(stats: AcceptanceStats) -> None:
     """How well guesses did, on standard error."""
-    console.say(
-        f"({tally.accepted:,} of {tally.guessed:,} guesses were right, {tally.acceptance:.0%}: "
-        f"{tally.tokens_per_pass:.2f} tokens a pass)"
+    console.info(
+        f"({stats.accepted:,} of {stats.proposed:,} guesses were right, {stats.acceptance_rate:.0%}: "
+        f"{stats.tokens_per_forward:.2f} tokens a pass)"
     )
 
 
-def _print_step(number: int, step: Step, stages: tuple[str, ...], tokenizer: Tokenizer) -> None:
+def _print_step(number: int, step: DecodingStep, stages: tuple[str, ...], tokenizer: Tokenizer) -> None:
     """A table: candidates down, stages across; a processor that changed none of them is left out."""
     shown = [0, *(at for at in range(1, len(stages)) if any(_differs(one, at) for one in step.candidates))]
     rows = [
         [
             DRAWN if one is step.drawn else "",
-            quoted(tokenizer, one.token),
+            format_token(tokenizer, one.token),
             str(one.token),
-            *(percent(one.logprobs[at]) for at in shown),
+            *(format_probability(one.logprobs[at]) for at in shown),
         ]
         for one in step.candidates
     ]
-    title = f"{number}. {quoted(tokenizer, step.drawn.token)}"
+    title = f"{number}. {format_token(tokenizer, step.drawn.token)}"
     console.table(title, ["", "piece", "id", *(stages[at] for at in shown)], rows, numeric_from=2)
 
 
-def _differs(candidate: Candidate, at: int) -> bool:
-    return percent(candidate.logprobs[at]) != percent(candidate.logprobs[at - 1])
+def _differs(candidate: TokenCandidate, at: int) -> bool:
+    return format_probability(candidate.logprobs[at]) != format_probability(candidate.logprobs[at - 1])
 
 
-def quoted(tokenizer: Tokenizer, token: int) -> str:
+def format_token(tokenizer: Tokenizer, token: int) -> str:
     """A token's text in quotes, so that blanks are seen; by its bytes where it is no whole character."""
     raw = tokenizer.token_bytes(token)
     if token == tokenizer.end_of_text:
@@ -225,9 +225,9 @@ def quoted(tokenizer: Tokenizer, token: int) -> str:
     return f"“{visible(raw)}”"
 
 
-def percent(logprob: float) -> str:
+def format_probability(logprob: float) -> str:
     """A probability to be read: `12.3 %`, `< 0.1 %`, and a dash for the impossible."""
-    if logprob <= LEAST_LOGPROB:
+    if logprob <= MIN_LOGPROB:
         return "–"
     share = 100 * math.exp(logprob)
     return f"{share:.1f} %" if share >= 0.05 else "< 0.1 %"
@@ -247,14 +247,14 @@ def _token_json(token: int, tokenizer: Tokenizer) -> dict[str, Any]:
     return {"token": token, "piece": visible(raw), "bytes": list(raw)}
 
 
-def _logprobs_json(step: Step, tokenizer: Tokenizer) -> dict[str, Any]:
-    def shown(one: Candidate) -> dict[str, Any]:
+def _logprobs_json(step: DecodingStep, tokenizer: Tokenizer) -> dict[str, Any]:
+    def shown(one: TokenCandidate) -> dict[str, Any]:
         return _token_json(one.token, tokenizer) | {"raw": one.raw, "processed": one.processed}
 
     return shown(step.drawn) | {"top": [shown(one) for one in step.candidates]}
 
 
-def _trace_json(told: Trace, tokenizer: Tokenizer) -> dict[str, Any]:
+def _trace_json(told: DecodingTrace, tokenizer: Tokenizer) -> dict[str, Any]:
     steps = [
         {
             "token": step.drawn.token,

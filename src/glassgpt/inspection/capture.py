@@ -23,7 +23,7 @@ Passage = tuple[str, Side]
 
 
 @dataclass(frozen=True)
-class Port:
+class HookPoint:
     """A place where a tensor passes while the model runs.
 
     Attributes:

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from glassgpt.errors import InspectionError
 from glassgpt.generation.processors import build_processors
-from glassgpt.inspection.measures import (
+from glassgpt.inspection.analysis import (
+    component_norms,
     divergence,
     head_scores,
     logit_lens,
     nearest_tokens,
-    part_norms,
     promoted_tokens,
     residual_norms,
     strongest_units,
@@ -29,8 +29,8 @@ from glassgpt.inspection.measures import (
     token_vectors,
     unit_vectors,
 )
+from glassgpt.inspection.serialization import numbers, source_reference, token_json
 from glassgpt.inspection.trace import Trace
-from glassgpt.inspection.wire import numbers, place_of, token_json
 from glassgpt.model.cache import KVCache
 
 CANDIDATES = 12
@@ -92,7 +92,7 @@ def heads(trace: Trace) -> dict[str, Any]:
 
 def stream(trace: Trace) -> dict[str, Any]:
     """Lengths of the residual stream `norms` (L + 1, T), and of what `attention` and `mlp` add to it (L, T)."""
-    parts = {name: numbers(lengths) for name, lengths in part_norms(trace).items()}
+    parts = {name: numbers(lengths) for name, lengths in component_norms(trace).items()}
     return {"norms": numbers(residual_norms(trace)), **parts}
 
 
@@ -236,9 +236,9 @@ def _require_number(what: str, name: str, given: Any, count: int) -> None:
 def sources(trace: Trace) -> dict[str, Any]:
     """The text of our lines that compute the tensors and details of a trace, by their place."""
     functions = {trace.site(name).source for name in trace.names()} | {each.source for each in DETAILS.values()}
-    return {"texts": {place_of(function): inspect.getsource(function) for function in functions}}
+    return {"texts": {source_reference(function): inspect.getsource(function) for function in functions}}
 
 
 def places() -> dict[str, str]:
     """Where the details are computed."""
-    return {what: place_of(each.source) for what, each in DETAILS.items()}
+    return {what: source_reference(each.source) for what, each in DETAILS.items()}

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from glassgpt.errors import InspectionError, UsageError
-from glassgpt.inspection.capture import Edit, Port
+from glassgpt.inspection.capture import Edit, HookPoint
 from glassgpt.inspection.trace import Intervention, Trace
 
-LARGEST_SCALE = 1e4
+MAX_SCALE = 1e4
 """Beyond it, in either direction, 16-bit models overflow and nothing is to be learned."""
 
 
@@ -282,9 +282,9 @@ def _scaling(trace: Trace, name: str, scale: float, part: Callable[[Tensor], Ten
     return Edit(port.passage, change)
 
 
-def _port(trace: Trace, name: str) -> Port:
+def _port(trace: Trace, name: str) -> HookPoint:
     origin = trace.site(name).origin
-    if not isinstance(origin, Port) or origin.only_seen:
+    if not isinstance(origin, HookPoint) or origin.only_seen:
         raise InspectionError(
             f"{name} cannot be replaced in a run, only looked at; replace what it is computed from, or what is "
             "computed from it"
@@ -302,8 +302,8 @@ def _require(what: str, number: int, count: int) -> None:
 
 
 def _require_number(scale: float) -> None:
-    if not abs(scale) <= LARGEST_SCALE:
-        raise InspectionError(f"the scale is {scale:.6g}; allowed is up to {LARGEST_SCALE:g}, or 0 to switch off")
+    if not abs(scale) <= MAX_SCALE:
+        raise InspectionError(f"the scale is {scale:.6g}; allowed is up to {MAX_SCALE:g}, or 0 to switch off")
 
 
 def _position(trace: Trace, position: int) -> int:

@@ -11,9 +11,8 @@ from rich.text import Text
 from glassgpt import console
 from glassgpt.data.show import COLOURS, visible
 from glassgpt.errors import UsageError
-from glassgpt.generation.show import percent, quoted
-from glassgpt.inspection.interventions import parse_intervention, parse_patch
-from glassgpt.inspection.measures import (
+from glassgpt.generation.show import format_probability, format_token
+from glassgpt.inspection.analysis import (
     HeadScores,
     attention_entropy,
     divergence,
@@ -22,7 +21,8 @@ from glassgpt.inspection.measures import (
     probe,
     token_losses,
 )
-from glassgpt.inspection.merges import PreToken
+from glassgpt.inspection.interventions import parse_intervention, parse_patch
+from glassgpt.inspection.tokenization import PreToken
 from glassgpt.inspection.trace import Trace
 
 COLUMNS = 80
@@ -129,7 +129,7 @@ def _cut(text: str, cells: int) -> str:
 
 
 def _piece(trace: Trace, token: int, cells: int = PIECE_CELLS) -> str:
-    return _cut(quoted(trace.tokenizer, token), cells)
+    return _cut(format_token(trace.tokenizer, token), cells)
 
 
 def _show_lens(trace: Trace) -> None:
@@ -228,11 +228,11 @@ def _show_choice(trace: Trace) -> None:
     console.table("", ["piece", "id", *(stage.removeprefix("next.") for stage in stages)], rows)
     if len(trace) > 1:
         loss = float(token_losses(trace).mean())
-        console.result(f"the text itself was foreseen with {loss:.3f} nats per token")
+        console.output(f"the text itself was foreseen with {loss:.3f} nats per token")
 
 
 def _percent(chance: float) -> str:
-    return percent(math.log(chance) if chance > 0 else -math.inf)
+    return format_probability(math.log(chance) if chance > 0 else -math.inf)
 
 
 def _show_change(trace: Trace, words: Sequence[str]) -> None:
@@ -253,8 +253,8 @@ def _show_change(trace: Trace, words: Sequence[str]) -> None:
     console.table("", ["piece", "before", "after", "points"], rows)
     if len(trace) > 1:
         losses = [float(token_losses(each).mean()) for each in (trace.base, trace)]
-        console.result(f"nats per token of the text: {losses[0]:.3f} before, {losses[1]:.3f} after")
-    console.result(f"divergence of the next token's distribution: {float(divergence(trace)[-1]):.3f} nats")
+        console.output(f"nats per token of the text: {losses[0]:.3f} before, {losses[1]:.3f} after")
+    console.output(f"divergence of the next token's distribution: {float(divergence(trace)[-1]):.3f} nats")
 
 
 def _safe(words: str) -> str:

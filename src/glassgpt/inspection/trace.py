@@ -27,11 +27,11 @@ from torch import Tensor
 import glassgpt.errors
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
-from glassgpt.generation.options import GenerationOptions, History
-from glassgpt.generation.processors import NamedProcessor, build_processors
-from glassgpt.inspection.capture import Edit, Port, record
-from glassgpt.inspection.merges import PreToken, pretokens
-from glassgpt.inspection.sites import Read, Site, ports, sites_of, sizes
+from glassgpt.generation.options import GenerationOptions, TokenHistory
+from glassgpt.generation.processors import LogitsProcessor, build_processors
+from glassgpt.inspection.capture import Edit, HookPoint, record
+from glassgpt.inspection.hook_points import Activation, Read, activations_of, ports, sizes
+from glassgpt.inspection.tokenization import PreToken, pretokens
 from glassgpt.model.transformer import LanguageModel
 
 MOST_BYTES = 100_000
@@ -120,7 +120,7 @@ class Trace:
     ) -> None:
         self.model, self.tokenizer, self.text, self.written = model, tokenizer, text, written
         self.interventions, self.base = interventions, base
-        self._sites = sites_of(model)
+        self._sites = activations_of(model)
         self._stand_before(options)
         self._given = _given(tokenizer, tokens, next(model.parameters()).device)
         self._derived = _Recent()
@@ -149,12 +149,12 @@ class Trace:
         origin = self.site(name).origin
         if origin is None:
             return self._given[name]
-        if isinstance(origin, Port):
+        if isinstance(origin, HookPoint):
             return origin.view(self._heard[origin.passage])
         recent = self._chosen if name in self._choices else self._derived
         return recent.get(name, lambda: origin(self.__getitem__))
 
-    def site(self, name: str) -> Site:
+    def site(self, name: str) -> Activation:
         """How a tensor comes about.
 
         Raises:
@@ -329,7 +329,7 @@ class _Recent:
         return found
 
 
-def _choices(processors: Sequence[NamedProcessor], vocab_size: int, written: int) -> dict[str, Site]:
+def _choices(processors: Sequence[LogitsProcessor], vocab_size: int, written: int) -> dict[str, Activation]:
     """The distributions of the next token: the model's own, then after each processor; (V,), V the tokenizer's."""
     found = {f"next.{MODEL_STAGE}": _choice((), vocab_size, written)}
     for count, processor in enumerate(processors, start=1):
@@ -338,17 +338,17 @@ def _choices(processors: Sequence[NamedProcessor], vocab_size: int, written: int
     return found
 
 
-def _choice(processors: Sequence[NamedProcessor], vocab_size: int, written: int) -> Site:
+def _choice(processors: Sequence[LogitsProcessor], vocab_size: int, written: int) -> Activation:
     def probabilities(read: Read) -> Tensor:
         logits = read("logits")[-1:, :vocab_size].float()
         tokens = read("tokens").tolist()
-        history = History(tokens[: len(tokens) - written], tokens[len(tokens) - written :])
+        history = TokenHistory(tokens[: len(tokens) - written], tokens[len(tokens) - written :])
         for processor in processors:
             logits = processor.apply(logits, [history])
         return logits.softmax(dim=-1)[0]
 
     formula = f"softmax({processors[-1].name}(…))" if processors else "softmax(last row of logits)"
-    return Site(("vocabulary",), "probability", formula, build_processors, probabilities)
+    return Activation(("vocabulary",), "probability", formula, build_processors, probabilities)
 
 
 @cache

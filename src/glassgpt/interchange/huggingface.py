@@ -20,10 +20,10 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.errors import InterchangeError, MissingExtraError
-from glassgpt.interchange.layouts import LAYOUTS, layout_of
+from glassgpt.interchange.layouts import LAYOUTS, layout_for
 from glassgpt.interchange.tokenizer_files import read_tokenizer_files, write_tokenizer_files
 from glassgpt.model.build import build_model
-from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
+from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
 CONFIG, WEIGHTS, WEIGHTS_INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -54,7 +54,7 @@ def import_model(folder: Path) -> tuple[LanguageModel, Tokenizer]:
 
 def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     tokenizer = read_tokenizer_files(folder)
-    if tokenizer is None and config.vocab_size != GPT2_VOCABULARY:
+    if tokenizer is None and config.vocab_size != GPT2_VOCAB_SIZE:
         raise InterchangeError(
             f"{folder} has no tokenizer files, and its vocabulary of {config.vocab_size:,} is not GPT-2's; "
             f"put the model's tokenizer.json, or vocab.json and merges.txt, beside {CONFIG}"
@@ -99,7 +99,7 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
 def _foreign_weights(model: LanguageModel) -> dict[str, Tensor]:
     ours = model.state_dict()
     weights: dict[str, Tensor] = {}
-    for name in layout_of(model.config.arch).names(model.config.n_layer):
+    for name in layout_for(model.config.arch).names(model.config.n_layer):
         if name.ours in ours:
             tensor = ours[name.ours].detach().cpu()
             weights[name.theirs] = (tensor.T if name.transposed else tensor).contiguous()
@@ -198,7 +198,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _fill(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None:
     parameters = dict(model.named_parameters())
-    layout = layout_of(model.config.arch)
+    layout = layout_for(model.config.arch)
     for name in layout.names(model.config.n_layer):
         theirs = name.theirs if name.theirs in weights else name.theirs.removeprefix(layout.trunk)
         if theirs not in weights:
@@ -214,7 +214,7 @@ def _fill(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> Non
 
 
 def _config_json(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    layout = layout_of(config.arch)
+    layout = layout_for(config.arch)
     return {
         "architectures": [layout.architecture],
         "model_type": layout.model_type,

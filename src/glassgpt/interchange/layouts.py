@@ -8,8 +8,8 @@ from typing import Any
 
 from glassgpt.errors import InterchangeError
 from glassgpt.model import gpt2, modern
-from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
-from glassgpt.model.names import ForeignName, gpt2_names, modern_names
+from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
+from glassgpt.model.parameter_names import ParameterMapping, gpt2_parameter_mappings, modern_parameter_mappings
 
 Settings = dict[str, Any]
 
@@ -35,14 +35,14 @@ class Layout:
     architecture: str
     trunk: str
     fixed: dict[str, tuple[Any, ...]]
-    names: Callable[[int], Iterator[ForeignName]]
+    names: Callable[[int], Iterator[ParameterMapping]]
     read: Callable[[Settings], ModelConfig]
     write: Callable[[ModelConfig], Settings]
 
 
 def _read_gpt2(given: Settings) -> ModelConfig:
     config = ModelConfig(
-        vocab_size=given.get("vocab_size", GPT2_VOCABULARY),
+        vocab_size=given.get("vocab_size", GPT2_VOCAB_SIZE),
         context_length=given.get("n_positions", 1024),
         n_layer=given.get("n_layer", 12),
         n_head=given.get("n_head", 12),
@@ -126,7 +126,7 @@ LAYOUTS = (
             "add_cross_attention": (False,),
             "tie_word_embeddings": (True,),
         },
-        names=gpt2_names,
+        names=gpt2_parameter_mappings,
         read=_read_gpt2,
         write=_write_gpt2,
     ),
@@ -142,7 +142,7 @@ LAYOUTS = (
             "attention_bias": (False,),
             "tie_word_embeddings": (False,),
         },
-        names=modern_names,
+        names=modern_parameter_mappings,
         read=_read_modern,
         write=_write_modern,
     ),
@@ -150,6 +150,6 @@ LAYOUTS = (
 """One for each architecture."""
 
 
-def layout_of(arch: str) -> Layout:
+def layout_for(arch: str) -> Layout:
     """The layout of one of our architectures."""
     return next(layout for layout in LAYOUTS if layout.arch == arch)

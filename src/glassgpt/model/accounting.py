@@ -21,7 +21,7 @@ LOGIT_BYTES = 10
 
 
 @dataclass(frozen=True)
-class Part:
+class ParameterCount:
     """One line of the parameter table.
 
     Attributes:
@@ -47,15 +47,15 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(p.numel() for p in _skeleton(config).parameters())
 
 
-def parameter_table(config: ModelConfig) -> list[Part]:
+def parameter_table(config: ModelConfig) -> list[ParameterCount]:
     """The parameters by part, the same part of every block on one line, in the order of the data's way."""
-    parts: dict[str, Part] = {}
+    parts: dict[str, ParameterCount] = {}
     for name, parameter in _skeleton(config).named_parameters():
         head, _, tail = name.partition(".")
         label = f"blocks.*.{tail.partition('.')[2]}" if head == "blocks" else name
-        before = parts.get(label, Part(label, "", 0, 0))
+        before = parts.get(label, ParameterCount(label, "", 0, 0))
         shape = " × ".join(f"{n:,}" for n in parameter.shape)
-        parts[label] = Part(label, shape, before.copies + 1, before.parameters + parameter.numel())
+        parts[label] = ParameterCount(label, shape, before.copies + 1, before.parameters + parameter.numel())
     return list(parts.values())
 
 
@@ -71,7 +71,7 @@ def flops_per_token(config: ModelConfig, context_length: int | None = None) -> i
         part.parameters for part in parameter_table(config) if part.name.startswith("blocks") and "×" in part.shape
     )
     head = config.vocab_size * config.n_embd
-    seen = sum(min(config.window_of(layer) or context, context) for layer in range(config.n_layer))
+    seen = sum(min(config.layer_window(layer) or context, context) for layer in range(config.n_layer))
     return 6 * (per_block + head) + 12 * config.n_embd * seen
 
 

@@ -1,6 +1,6 @@
 """The attention seam: the only place that knows kernels, and its readable twin.
 
-Every architecture calls a function of the type `Attend`. Which one is decided when the model is built:
+Every architecture calls a function of the type `AttentionFunction`. Which one is decided when the model is built:
 `attend` is the fast one (PyTorch picks the kernel), `attend_readable` writes the formula out and is used
 when someone wants to *see* the weights. A test holds the two equal.
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Attend(Protocol):
+class AttentionFunction(Protocol):
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1)."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
@@ -51,7 +51,7 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None,
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
-    """Attention by the fastest kernel that PyTorch has for these tensors; see `Attend`."""
+    """Attention by the fastest kernel that PyTorch has for these tensors; see `AttentionFunction`."""
     n_queries, n_keys = q.size(2), k.size(2)
     narrow = mask is None and 0 < window < n_keys
     if mask is None and not narrow and n_queries == n_keys and n_queries > 1:
@@ -83,7 +83,7 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, window: int = 0
 
 
 def attend_readable(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
-    """The readable twin of `attend`: the same result from the formula itself; see `Attend`."""
+    """The readable twin of `attend`: the same result from the formula itself; see `AttentionFunction`."""
     k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
     weights = attention_weights(q, k, mask, window)
     return F.dropout(weights, dropout) @ v

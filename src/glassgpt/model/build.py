@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glassgpt.errors import ConfigError
-from glassgpt.model.attention import Attend, attend
+from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.modern import Modern
@@ -12,7 +12,7 @@ from glassgpt.model.transformer import LanguageModel
 ARCHITECTURES: dict[str, type[GPT2 | Modern]] = {"gpt2": GPT2, "modern": Modern}
 
 
-def build_model(config: ModelConfig, attend: Attend = attend) -> LanguageModel:
+def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> LanguageModel:
     """A freshly initialised model, drawn from torch's default generator.
 
     Raises:

@@ -1,7 +1,7 @@
 """Keys and values of the tokens already seen, so that each new token costs one position, not all of them.
 
 The cache has *slots*: rows with lengths of their own. Rows of different length need no left padding: a
-short row is filled up on the right with any token, and `rewind` then says how long each row really is.
+short row is filled up on the right with any token, and `truncate` then says how long each row really is.
 What lies behind a row's length is never looked at and is overwritten by that row's next tokens.
 """
 
@@ -43,7 +43,7 @@ class KVCache:
         self._pending = 0
 
     @classmethod
-    def over(cls, keys: Tensor, values: Tensor) -> KVCache:
+    def from_tensors(cls, keys: Tensor, values: Tensor) -> KVCache:
         """An empty cache in the memory of these two, (n_layer, B, K, C, D) each."""
         cache = cls.__new__(cls)
         cache.capacity, cache._pending = keys.size(3), 0
@@ -76,7 +76,7 @@ class KVCache:
         return 2 * self._keys.nbytes
 
     def begin(self, n_tokens: int) -> None:
-        """Make room for `n_tokens` more in every slot. Called by the model, before its first layer.
+        """Make room for `n_tokens` more in every slot. Called by the model, before its first_slots layer.
 
         Raises:
             IndexError: a slot would outgrow the capacity.
@@ -127,7 +127,7 @@ class KVCache:
             new = slice(self._extent - self._pending, self._extent)
             keys[:, :, new], values[:, :, new] = k, v
         else:
-            # Advanced indices around a slice put their own axes first: (B, T, K, D).
+            # Advanced indices around a slice copy_slot their own axes first_slots: (B, T, K, D).
             keys[self._rows, :, self._positions] = k.transpose(1, 2)
             values[self._rows, :, self._positions] = v.transpose(1, 2)
         return keys[:, :, : self._extent], values[:, :, : self._extent]
@@ -137,7 +137,7 @@ class KVCache:
         self._lengths += self._pending
         self._pending = 0
 
-    def rewind(self, lengths: Sequence[int]) -> None:
+    def truncate(self, lengths: Sequence[int]) -> None:
         """Shorten each slot to the given length (0 empties it).
 
         Raises:
@@ -145,7 +145,7 @@ class KVCache:
         """
         held = self.lengths
         if len(lengths) != len(held) or any(not 0 <= new <= old for new, old in zip(lengths, held, strict=False)):
-            raise ValueError(f"cannot rewind slots of lengths {list(held)} to {list(lengths)}")
+            raise ValueError(f"cannot truncate slots of lengths {list(held)} to {list(lengths)}")
         self._lengths.copy_(torch.tensor(list(lengths), dtype=torch.long))
 
     def select(self, slots: Sequence[int]) -> None:
@@ -154,14 +154,14 @@ class KVCache:
         self._hold(self._keys[:, index], self._values[:, index])
         self._lengths = self._lengths[list(slots)]
 
-    def first(self, count: int) -> KVCache:
-        """The first `count` slots as a cache of their own that shares this one's memory and lengths."""
+    def first_slots(self, count: int) -> KVCache:
+        """The first_slots `count` slots as a cache of their own that shares this one's memory and lengths."""
         view = copy.copy(self)
         view._hold(self._keys[:, :count], self._values[:, :count])
         view._lengths = self._lengths[:count]
         return view
 
-    def put(self, slot: int, source: KVCache, row: int, length: int | None = None) -> None:
+    def copy_slot(self, slot: int, source: KVCache, row: int, length: int | None = None) -> None:
         """Fill a slot with what a row of a cache holds (of this one, or of another of the same model).
 
         Args:
@@ -175,11 +175,11 @@ class KVCache:
         self._values[:, slot, :, :held] = source._values[:, row, :, :held]
         self._lengths[slot] = held
 
-    def put_many(self, slots: Sequence[int], source: KVCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """`put` for several slots at once: slot i gets the first tokens, `lengths[i]` many, of row i of `source`."""
+    def copy_slots(self, slots: Sequence[int], source: KVCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """`copy_slot` for several slots at once: slot i gets the first_slots tokens, `lengths[i]` many, of row i of `source`."""
         if len(slots) <= 2 * self._keys.size(0):  # fewer copies this way, and each costs a launch
             for slot, row, length in zip(slots, rows, lengths, strict=True):
-                self.put(slot, source, row, length)
+                self.copy_slot(slot, source, row, length)
             return
         self._lengths[list(slots)] = torch.tensor(list(lengths))
         device, longest = self._keys.device, max(lengths)

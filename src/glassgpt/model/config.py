@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SHAPE = ("arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias")
+SHAPE_FIELDS = ("arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias")
 """The settings that weights, or what they mean, depend on; the others may change from one training to the next."""
 
-GPT2_VOCABULARY = 50257
+GPT2_VOCAB_SIZE = 50257
 """What a vocabulary that was left open is counted with, where there is no tokenizer."""
 
 FULL_ATTENTION_EVERY = 4
@@ -56,14 +56,14 @@ class ModelConfig:
         """Heads of keys and values."""
         return self.n_kv_head or self.n_head
 
-    def window_of(self, layer: int) -> int:
+    def layer_window(self, layer: int) -> int:
         """How many tokens back the block with number `layer` (0 is the first) sees, itself included; 0 is all."""
         sees_all = (layer + 1) % FULL_ATTENTION_EVERY == 0 or layer == self.n_layer - 1
         return 0 if sees_all else self.window
 
     def same_shape(self, other: ModelConfig) -> bool:
         """Whether one's weights fit the other."""
-        return all(getattr(self, name) == getattr(other, name) for name in SHAPE)
+        return all(getattr(self, name) == getattr(other, name) for name in SHAPE_FIELDS)
 
     def problems(self) -> list[str]:
         """Everything about this configuration that cannot work, a line each; empty when it can."""

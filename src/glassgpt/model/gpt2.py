@@ -16,7 +16,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glassgpt.model.attention import Attend, attend
+from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
@@ -28,7 +28,7 @@ MLP_RATIO = 4
 class CausalSelfAttention(nn.Module):
     """Multi-head attention with the projections to q, k and v in one matrix product."""
 
-    def __init__(self, config: ModelConfig, layer: int, attend: Attend) -> None:
+    def __init__(self, config: ModelConfig, layer: int, attend: AttentionFunction) -> None:
         super().__init__()
         self.layer = layer
         self.n_head = config.n_head
@@ -75,7 +75,7 @@ class GPT2(LanguageModel):
         attend: the attention function; `attend_readable` writes the formula out.
     """
 
-    def __init__(self, config: ModelConfig, attend: Attend = attend) -> None:
+    def __init__(self, config: ModelConfig, attend: AttentionFunction = attend) -> None:
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.position_embedding = nn.Embedding(config.context_length, config.n_embd)

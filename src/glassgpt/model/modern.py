@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glassgpt.model.attention import Attend, attend
+from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS)
 
 
-class Rotary(nn.Module):
+class RotaryEmbedding(nn.Module):
     """Turns the pairs (i, i + D/2) of a vector by an angle that grows with its position (Su et al. 2021, eq. 15).
 
     The product of a query and a key then depends on the distance between them alone.
@@ -63,10 +63,10 @@ class Rotary(nn.Module):
 class ModernAttention(nn.Module):
     """Multi-head attention with rotary positions and normalised queries and keys."""
 
-    def __init__(self, config: ModelConfig, layer: int, attend: Attend, rotary: Rotary) -> None:
+    def __init__(self, config: ModelConfig, layer: int, attend: AttentionFunction, rotary: RotaryEmbedding) -> None:
         super().__init__()
         self.layer = layer
-        self.window = config.window_of(layer)
+        self.window = config.layer_window(layer)
         self.head_dim = config.head_dim
         self.attend = attend
         self.rotary = rotary
@@ -95,7 +95,7 @@ class ModernAttention(nn.Module):
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
-class SquaredReLU(nn.Module):
+class SquaredReLUMLP(nn.Module):
     """Each position on its own: widen, bend, narrow."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -117,13 +117,13 @@ class Modern(LanguageModel):
         attend: the attention function; `attend_readable` writes the formula out.
     """
 
-    def __init__(self, config: ModelConfig, attend: Attend = attend) -> None:
+    def __init__(self, config: ModelConfig, attend: AttentionFunction = attend) -> None:
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.embedding_dropout = nn.Dropout(config.dropout)
-        self.rotary = Rotary(config.context_length, config.head_dim)
+        self.rotary = RotaryEmbedding(config.context_length, config.head_dim)
         self.blocks = nn.ModuleList(
-            Block(RMSNorm(), ModernAttention(config, layer, attend, self.rotary), RMSNorm(), SquaredReLU(config))
+            Block(RMSNorm(), ModernAttention(config, layer, attend, self.rotary), RMSNorm(), SquaredReLUMLP(config))
             for layer in range(config.n_layer)
         )
         self.norm = RMSNorm()

@@ -13,7 +13,7 @@ from glassgpt.model.accounting import (
     parameter_table,
     training_memory,
 )
-from glassgpt.model.config import GPT2_VOCABULARY, ModelConfig
+from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 
 
 def show_model(config: ModelConfig) -> None:
@@ -23,15 +23,15 @@ def show_model(config: ModelConfig) -> None:
         ConfigError: the configuration cannot work.
     """
     if config.vocab_size == 0:
-        console.say(f"the vocabulary is the tokenizer's; counted here with GPT-2's {GPT2_VOCABULARY:,}")
-        config = dataclasses.replace(config, vocab_size=GPT2_VOCABULARY)
+        console.info(f"the vocabulary is the tokenizer's; counted here with GPT-2's {GPT2_VOCAB_SIZE:,}")
+        config = dataclasses.replace(config, vocab_size=GPT2_VOCAB_SIZE)
     if problems := config.problems():
         raise ConfigError(problems)
     _show_parameters(config)
     _show_memory(config)
     flops = flops_per_token(config)
-    console.result(
-        f"arithmetic: {console.amount(flops)}FLOP per token to train, {console.amount(flops / 3)}FLOP to run"
+    console.output(
+        f"arithmetic: {console.format_amount(flops)}FLOP per token to train, {console.format_amount(flops / 3)}FLOP to run"
     )
 
 
@@ -45,7 +45,7 @@ def _show_parameters(config: ModelConfig) -> None:
     if not any(part.name.startswith("lm_head") for part in parts):
         rows.append(("head (tied to token_embedding)", "", "", "0", ""))
     console.table("parameters", ("part", "shape", "copies", "parameters", "share"), rows)
-    console.result(f"total: {total:,} parameters")
+    console.output(f"total: {total:,} parameters")
 
 
 def _show_memory(config: ModelConfig) -> None:
@@ -54,7 +54,7 @@ def _show_memory(config: ModelConfig) -> None:
     rows = [(name, _size(getattr(run, name)), _size(getattr(train, name))) for name in names]
     title = f"memory for one sequence of {config.context_length:,} tokens (weights in float32)"
     console.table(title, ("component", "to run", "to train (AdamW, 16-bit activations)"), rows)
-    console.result(f"cache: {cache_bytes_per_token(config):,} bytes per token")
+    console.output(f"cache: {cache_bytes_per_token(config):,} bytes per token")
 
 
 def _size(n_bytes: int) -> str:

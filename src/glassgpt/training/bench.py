@@ -16,9 +16,9 @@ import torch
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware, resolve_hardware, versions
-from glassgpt.training.ranks import Ranks
-from glassgpt.training.step import Settings, Stepper
+from glassgpt.training.step import TrainerConfig, TrainStep
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -63,7 +63,7 @@ class TrainingSpeed:
         return asdict(self)
 
 
-def random_text(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
+def random_tokens(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
     """Random tokens: training on them takes as long as on any text."""
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     return TokenArray([np.random.default_rng(seed).integers(vocab_size, size=count, dtype=dtype)])
@@ -71,12 +71,12 @@ def random_text(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
 
 def measure_training(
     model: LanguageModel,
-    settings: Settings,
+    settings: TrainerConfig,
     *,
     tokens: TokenArray | None = None,
     steps: int = 20,
     warmup_steps: int = 5,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> TrainingSpeed:
     """Train some steps at a fixed rate and time them.
 
@@ -88,27 +88,32 @@ def measure_training(
         warmup_steps: how many go before, the first of which compiles.
         ranks: the processes that train together.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or DistributedContext()
     hardware = resolve_hardware(settings.train)
     needed = settings.train.batch_tokens * 2 + model.config.context_length + 1
-    stepper = Stepper(model, tokens or random_text(model.config.vocab_size, needed), settings, hardware, ranks)
-    stepper.model.train()
+    train_step = TrainStep(model, tokens or random_tokens(model.config.vocab_size, needed), settings, hardware, ranks)
+    train_step.model.train()
     try:
         with hardware.kernels():
-            return _measure(stepper, settings, hardware, ranks, steps, warmup_steps)
+            return _measure(train_step, settings, hardware, ranks, steps, warmup_steps)
     finally:
-        stepper.close()
+        train_step.close()
 
 
 def _measure(
-    stepper: Stepper, settings: Settings, hardware: Hardware, ranks: Ranks, steps: int, warmup_steps: int
+    train_step: TrainStep,
+    settings: TrainerConfig,
+    hardware: Hardware,
+    ranks: DistributedContext,
+    steps: int,
+    warmup_steps: int,
 ) -> TrainingSpeed:
     wait = _waiter(hardware.device)
     if hardware.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(hardware.device)
 
     def step() -> float:
-        figures = stepper.step(1, settings.train.learning_rate)
+        figures = train_step.step(1, settings.train.learning_rate)
         wait()
         return figures.loss.item()
 
@@ -117,11 +122,11 @@ def _measure(
         step()
     ranks.wait()
     # Timed without waiting in between, as training runs; a step's time is that from its end to the next one's.
-    ends = _ends_of_steps(stepper, settings, hardware.device, steps)
+    ends = _ends_of_steps(train_step, settings, hardware.device, steps)
     taken = [1e3 * (after - before) for before, after in pairwise(ends)]
-    phases = _phases(stepper, wait, step, steps)
+    phases = _phases(train_step, wait, step, steps)
     speed = 1e3 * settings.train.batch_tokens / statistics.median(taken)
-    flops, peak = flops_per_token(stepper.model.config), hardware.peak_flops
+    flops, peak = flops_per_token(train_step.model.config), hardware.peak_flops
     return TrainingSpeed(
         tokens_per_second=speed,
         step_ms=statistics.median(taken),
@@ -130,7 +135,7 @@ def _measure(
         flops_per_token=flops,
         mfu=speed * flops / peak / ranks.count if peak else None,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if hardware.device.type == "cuda" else None,
-        attention=hardware.attention_kernel(stepper.model.config),
+        attention=hardware.attention_kernel(train_step.model.config),
         hardware=hardware.describe(),
         processes=ranks.count,
         first_step_seconds=first,
@@ -138,23 +143,23 @@ def _measure(
     )
 
 
-def _ends_of_steps(stepper: Stepper, settings: Settings, device: torch.device, steps: int) -> list[float]:
+def _ends_of_steps(train_step: TrainStep, settings: TrainerConfig, device: torch.device, steps: int) -> list[float]:
     """Seconds at which each of `steps` + 1 steps was done, by the device's own clock where it has one."""
     if device.type != "cuda":
         ends: list[float] = []
         for _ in range(steps + 1):
-            stepper.step(1, settings.train.learning_rate)
+            train_step.step(1, settings.train.learning_rate)
             ends.append(time.perf_counter())
         return ends
     events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     for event in events:
-        stepper.step(1, settings.train.learning_rate)
+        train_step.step(1, settings.train.learning_rate)
         event.record()
     torch.cuda.synchronize(device)
     return [events[0].elapsed_time(event) / 1e3 for event in events]
 
 
-def _phases(stepper: Stepper, wait: Callable[[], None], step: Callable[[], float], steps: int) -> dict[str, float]:
+def _phases(train_step: TrainStep, wait: Callable[[], None], step: Callable[[], float], steps: int) -> dict[str, float]:
     """Milliseconds of a step by phase, the median over steps, waiting for the device after each."""
     taken: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(steps):
@@ -168,11 +173,11 @@ def _phases(stepper: Stepper, wait: Callable[[], None], step: Callable[[], float
             sums[phase] += now - last
             last = now
 
-        stepper.mark = mark
+        train_step.mark = mark
         step()
         for phase in PHASES:
             taken[phase].append(1e3 * sums[phase])
-    stepper.mark = lambda phase: None
+    train_step.mark = lambda phase: None
     return {phase: statistics.median(times) for phase, times in taken.items()}
 
 

@@ -37,8 +37,8 @@ from glassgpt.errors import CheckpointError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.ranks import Ranks, gathered, shard_like
-from glassgpt.training.run import RunFolder
+from glassgpt.training.distributed import DistributedContext, full_tensor, shard_like
+from glassgpt.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
 WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
@@ -69,7 +69,7 @@ class TrainingState:
         quarantined: spans of training tokens that are kept out; see `Batches.quarantine`.
         rate_scale: what the scheduled learning rate is multiplied with, below 1 after a rewind.
         rewarmup: step after which the rate rises anew, and over how many steps; (0, 0) where it does not.
-        memory: what was changed to fit into memory; see `Memory`.
+        memory: what was changed to fit into memory; see `MemoryPlan`.
         guard: what the guard remembers; see `Guard.state`.
     """
 
@@ -153,9 +153,9 @@ def save_checkpoint(
     state: TrainingState,
     *,
     average: Mapping[str, torch.Tensor] | None = None,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> Path:
-    """Write a checkpoint and let `latest` name it. All ranks call; what is sharded is gathered, the first writes.
+    """Write a checkpoint and let `latest` name it. All ranks call; what is sharded is full_tensor, the first writes.
 
     Args:
         run: the run; its folder is made when missing.
@@ -192,7 +192,7 @@ def save_checkpoint(
             os.rename(target, replaced)
         os.rename(staging, target)
         sync_folder(run.checkpoints)
-        point(run, "latest", target)
+        set_pointer(run, "latest", target)
     except (OSError, SafetensorError, RuntimeError) as error:  # each writer has its own word for a full disk
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
         raise CheckpointError(f"could not save {target}: {reason}; earlier checkpoints are untouched") from error
@@ -208,7 +208,7 @@ def _whole(tree: Any, *, keep: bool) -> Any:
     A rank that does not `keep` it takes part in the gathering alone: no device ever holds more than one whole tensor.
     """
     if isinstance(tree, torch.Tensor):
-        whole = gathered(tree.detach())
+        whole = full_tensor(tree.detach())
         return whole.to("cpu").contiguous() if keep else None
     if isinstance(tree, dict):
         return {key: _whole(value, keep=keep) for key, value in tree.items()}  # type: ignore[misc]
@@ -224,12 +224,12 @@ def _seal(folder: Path) -> None:
     sync_folder(folder)
 
 
-def point(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
+def set_pointer(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
     """Let a pointer name a checkpoint."""
     write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
 
 
-def pointed(run: RunFolder, pointer: Pointer) -> Path | None:
+def resolve_pointer(run: RunFolder, pointer: Pointer) -> Path | None:
     """The checkpoint that a pointer names, or None."""
     file = run.checkpoints / pointer
     name = file.read_text(errors="replace").strip() if file.is_file() else ""
@@ -242,13 +242,13 @@ def prune(run: RunFolder, keep_last: int, step: int) -> None:
 
     Later ones are damaged, or the run would have gone on from them; they must not count as kept.
     """
-    kept = (pointed(run, "best"), pointed(run, "healthy"))
+    kept = (resolve_pointer(run, "best"), resolve_pointer(run, "healthy"))
     for path in [path for path in list_checkpoints(run) if checkpoint_step(path) <= step][:-keep_last]:
         if path not in kept:
             shutil.rmtree(path)
 
 
-def abandon_after(run: RunFolder, step: int) -> None:
+def set_aside_checkpoints_after(run: RunFolder, step: int) -> None:
     """Put the checkpoints after `step` aside: the run was rewound, and goes on without them. Earlier ones go."""
     for path in run.checkpoints.glob(f"{ABANDONED_PREFIX}*"):
         shutil.rmtree(path)
@@ -302,7 +302,7 @@ class Found:
     refused: list[str]
 
 
-def newest_whole(run: RunFolder) -> Found | None:
+def newest_verified_checkpoint(run: RunFolder) -> Found | None:
     """The newest checkpoint that verifies, or None when the run has none at all.
 
     Raises:
@@ -329,12 +329,12 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    if which == "latest" or (which == "best" and pointed(run, "best") is None):
-        found = newest_whole(run)
+    if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
+        found = newest_verified_checkpoint(run)
         if found is None:
             raise CheckpointError(f"{run.path} has no checkpoint yet")
         return found.path
-    path = pointed(run, "best") if which == "best" else run.checkpoints / which
+    path = resolve_pointer(run, "best") if which == "best" else run.checkpoints / which
     if path is None or not path.is_dir():
         known = ", ".join(p.name for p in list_checkpoints(run)) or "none"
         raise CheckpointError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")

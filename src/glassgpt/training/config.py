@@ -223,7 +223,7 @@ class CheckpointConfig:
     keep_best: bool = True
 
     @property
-    def most_kept(self) -> int:
+    def max_kept(self) -> int:
         """Checkpoints on disk at the worst moment: those kept and the one being written."""
         return self.keep_last + int(self.keep_best) + 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glassgpt.training.run import RunFolder, read_jsonl
+from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 SMOOTHING = 0.95
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
-from glassgpt.training.step import StepStart
+from glassgpt.training.step import StepSnapshot
 
 
 class Run(Protocol):
@@ -43,7 +43,7 @@ class RefusedStep:
     grad_norm: float
     bad_micro_steps: int
     learning_rate: float
-    start: StepStart
+    start: StepSnapshot
 
 
 class Guard(Generic[RunT]):

@@ -43,7 +43,7 @@ def stop_requests(*, aloud: bool = True) -> Generator[StopRequest]:
             signal.raise_signal(number)
         request.signal_number = number
         if aloud:
-            console.say("stopping after this step and saving; once more to leave at once, losing what is unsaved")
+            console.info("stopping after this step and saving; once more to leave at once, losing what is unsaved")
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

@@ -20,12 +20,12 @@ def launched_by_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def is_restart() -> bool:
+def restarted_by_torchrun() -> bool:
     """Whether `torchrun` has started this process again after a rank was lost."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def mute_other_ranks() -> None:
+def mute_nonzero_ranks() -> None:
     """Let the first rank alone speak; all say the same."""
     if launched_by_torchrun() and os.environ["RANK"] != "0":
         console.mute()

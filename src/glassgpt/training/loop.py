@@ -31,30 +31,30 @@ from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
     TrainingState,
-    abandon_after,
     capture_rng,
     clean_staging,
     load_average,
     load_optimizers,
     load_weights,
-    point,
     prune,
     read_state,
     restore_rng,
     save_checkpoint,
+    set_aside_checkpoints_after,
+    set_pointer,
 )
 from glassgpt.training.config import divisors
+from glassgpt.training.distributed import DistributedContext, local_tensor
 from glassgpt.training.figures import PendingFigures
 from glassgpt.training.guard import Guard, RefusedStep
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.interrupt import StopRequest, stop_requests
 from glassgpt.training.loss import ValidationLoss, validation_loss
 from glassgpt.training.observers import Observer, StepMetrics, append_event
-from glassgpt.training.parallel import Memory
-from glassgpt.training.ranks import Ranks, local_part
-from glassgpt.training.run import RunFolder
+from glassgpt.training.parallel import MemoryPlan
+from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.schedule import learning_rate_ratio
-from glassgpt.training.step import Settings, Stepper, StepStart
+from glassgpt.training.step import StepSnapshot, TrainerConfig, TrainStep
 
 SPEED_WINDOW_STEPS = 20
 COLLECT_EVERY_STEPS = 100
@@ -64,7 +64,7 @@ EVALUATION_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """How a run ended.
 
     Attributes:
@@ -92,7 +92,7 @@ class Beginning:
     """
 
     weights: dict[str, Tensor]
-    start: StepStart
+    start: StepSnapshot
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _PendingStep:
     step: int
     figures: PendingFigures
     learning_rate: float
-    start: StepStart
+    start: StepSnapshot
     data_seconds: float
 
 
@@ -120,29 +120,29 @@ class Trainer:
 
     Attributes:
         dataset: the data set.
-        stepper: what does a step.
+        train_step: what does a step.
         state: what a checkpoint holds besides weights and optimizer.
         hardware: what `auto` came to.
-        beginning: see `keep_beginning`.
+        beginning: see `keep_initial_weights`.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         dataset: TokenDataset,
-        settings: Settings,
+        settings: TrainerConfig,
         run: RunFolder,
         observers: Sequence[Observer] = (),
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         guard: Guard[Trainer] | None = None,
     ) -> None:
         self.dataset, self.guard = dataset, guard or Guard[Trainer]()
         self.settings, self.run_folder, self.observers = settings, run, list(observers)
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.hardware: Hardware = resolve_hardware(settings.train)
-        self.stepper = Stepper(model, dataset.split("train"), settings, self.hardware, self.ranks)
-        self.stepper.on_out_of_memory = lambda message: self.guard.on_out_of_memory(self, message)
-        self.model = self.stepper.model
+        self.train_step = TrainStep(model, dataset.split("train"), settings, self.hardware, self.ranks)
+        self.train_step.on_out_of_memory = lambda message: self.guard.on_out_of_memory(self, message)
+        self.model = self.train_step.model
         self.state = TrainingState(
             train_tokens=len(dataset.split("train")), tokenizer_fingerprint=dataset.tokenizer_fingerprint
         )
@@ -172,19 +172,19 @@ class Trainer:
                 f"run from these weights with --init-from {self.run_folder.path}"
             )
         self._load(checkpoint, state)
-        self.stepper.batches.quarantine(state.quarantined)
-        self.stepper.seek(state.windows)
+        self.train_step.batches.quarantine(state.quarantined)
+        self.train_step.seek(state.windows)
         if state.memory:
-            self.stepper.adapt(self._remembered(Memory(**state.memory)))
+            self.train_step.adapt(self._remembered(MemoryPlan(**state.memory)))
         self.guard.restore(state.guard)
         self.state = state
 
-    def _remembered(self, memory: Memory) -> Memory:
+    def _remembered(self, memory: MemoryPlan) -> MemoryPlan:
         """What a checkpoint says of memory, for as many ranks as there are now; less where less is asked for."""
-        rows = self.stepper.rows
+        rows = self.train_step.rows
         train, chunks = self.settings.train, [memory.loss_chunk_tokens, self.settings.train.loss_chunk_tokens]
         most = min(memory.micro_rows, train.micro_rows(rows))
-        return Memory(
+        return MemoryPlan(
             micro_rows=max(n for n in divisors(rows) if n <= most),
             loss_chunk_tokens=min((tokens for tokens in chunks if tokens), default=0),
             recompute_activations=memory.recompute_activations or train.recompute_activations,
@@ -193,13 +193,13 @@ class Trainer:
     def _load(self, checkpoint: Path, state: TrainingState) -> None:
         """Weights, optimizer, average, scaler and generators of a verified checkpoint."""
         load_weights(self.model, checkpoint)
-        load_optimizers(self.stepper.optimizers, checkpoint)
-        if self.stepper.average is not None:
+        load_optimizers(self.train_step.optimizers, checkpoint)
+        if self.train_step.average is not None:
             average = load_average(checkpoint) or dict(self.model.named_parameters())
-            for name, tensor in self.stepper.average.named().items():
+            for name, tensor in self.train_step.average.named().items():
                 tensor.copy_(average[name].detach())
         if state.scaler:
-            self.stepper.scaler.load_state_dict(state.scaler)
+            self.train_step.scaler.load_state_dict(state.scaler)
         self._restore_rng(state)
 
     def _restore_rng(self, state: TrainingState) -> None:
@@ -209,15 +209,15 @@ class Trainer:
         # Another number of ranks draws its dropout otherwise; what remains is that no two draw the same.
         torch.manual_seed(hash((self.settings.seed, state.step, self.ranks.rank)))
 
-    def keep_beginning(self) -> None:
+    def keep_initial_weights(self) -> None:
         """Remember the weights as they are, in the host's memory, until a checkpoint is certified: to rewind to."""
-        weights = {name: local_part(p).cpu().clone() for name, p in self.model.named_parameters()}
-        self.beginning = Beginning(weights, self.stepper.start())
+        weights = {name: local_tensor(p).cpu().clone() for name, p in self.model.named_parameters()}
+        self.beginning = Beginning(weights, self.train_step.start())
 
     def certify(self, checkpoint: Path) -> None:
         """Let `healthy` name a checkpoint: it is kept until another one is certified."""
         if self.ranks.is_first:
-            point(self.run_folder, "healthy", checkpoint)
+            set_pointer(self.run_folder, "healthy", checkpoint)
         self.beginning = None
 
     def rewind(self, checkpoint: Path | None, rate_factor: float, rewarmup_steps: int) -> None:
@@ -226,11 +226,11 @@ class Trainer:
         Checkpoints after it are put aside, so that a resumed run does not find them.
 
         Args:
-            checkpoint: a verified one of this run; None for the beginning, see `keep_beginning`.
+            checkpoint: a verified one of this run; None for the beginning, see `keep_initial_weights`.
             rate_factor: what the learning rate is multiplied with from now on.
             rewarmup_steps: over which it rises.
         """
-        before, windows = self.state, self.stepper.batches.position
+        before, windows = self.state, self.train_step.batches.position
         self._pending = None
         state = TrainingState(
             train_tokens=before.train_tokens, tokenizer_fingerprint=before.tokenizer_fingerprint, model=before.model
@@ -241,9 +241,9 @@ class Trainer:
             state = read_state(checkpoint)
             self._load(checkpoint, state)
         if self.ranks.is_first:
-            abandon_after(self.run_folder, state.step)
-        self.stepper.seek(windows)
-        self.stepper.release()
+            set_aside_checkpoints_after(self.run_folder, state.step)
+        self.train_step.seek(windows)
+        self.train_step.release()
         self.state = replace(
             state,
             windows=windows,
@@ -254,7 +254,7 @@ class Trainer:
             memory=before.memory,
         )
         for observer in self.observers:
-            observer.on_rewind(state.step)
+            observer.on_rollback(state.step)
 
     def train_on(self, steps: int) -> None:
         """So many steps without validating or saving; to see what happens in them."""
@@ -264,12 +264,12 @@ class Trainer:
         self._catch_up()
 
     def _load_beginning(self) -> None:
-        assert self.beginning is not None, "keep_beginning was not called, or a checkpoint was certified since"
+        assert self.beginning is not None, "keep_initial_weights was not called, or a checkpoint was certified since"
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                local_part(parameter).copy_(self.beginning.weights[name])
-        self.stepper.begin_again()
-        self.stepper.go_back(self.beginning.start)
+                local_tensor(parameter).copy_(self.beginning.weights[name])
+        self.train_step.begin_again()
+        self.train_step.go_back(self.beginning.start)
 
     def quarantine(self, spans: Sequence[tuple[int, int]]) -> None:
         """Keep spans of training tokens out from the next batch on, besides those that are kept out already.
@@ -277,16 +277,16 @@ class Trainer:
         Raises:
             DataError: nothing would be left.
         """
-        self.stepper.batches.quarantine([*self.stepper.batches.quarantined, *spans])
-        self.stepper.feed.restart()
-        self.state.quarantined = self.stepper.batches.quarantined
+        self.train_step.batches.quarantine([*self.train_step.batches.quarantined, *spans])
+        self.train_step.feed.restart()
+        self.state.quarantined = self.train_step.batches.quarantined
 
-    def adapt(self, memory: Memory) -> None:
+    def adapt(self, memory: MemoryPlan) -> None:
         """Take less memory, or more, from the next step on; the batch and its gradient stay the same."""
-        self.stepper.adapt(memory)
+        self.train_step.adapt(memory)
         self.state.memory = asdict(memory)
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingResult:
         """Train until `max_steps`, or until early stopping or the user ends it.
 
         Raises:
@@ -311,26 +311,26 @@ class Trainer:
             self._tell_failure(error)
             raise
         finally:
-            self.stepper.close()
+            self.train_step.close()
             for observer in self.observers:
                 observer.close()
 
     def validate(self) -> ValidationLoss:
         """Loss on the fixed validation set, of the averaged weights where there are any; ranks share the work."""
-        rows = max(1, min(self.stepper.micro_rows, EVALUATION_ROWS))
+        rows = max(1, min(self.train_step.micro_rows, EVALUATION_ROWS))
         limit = self.settings.train.eval_tokens or None
         windows = validation_windows(self._validation, self._context, rows=rows, limit=limit)
-        shared = self.ranks.count > 1 and not self.stepper.loss.is_sharded
+        shared = self.ranks.count > 1 and not self.train_step.loss.is_sharded
         if shared:
             windows = islice(windows, self.ranks.rank, None, self.ranks.count)
-        with self.stepper.average.in_place() if self.stepper.average else nullcontext():
+        with self.train_step.average.in_place() if self.train_step.average else nullcontext():
             found = validation_loss(
                 self.model,
                 windows,
                 self._byte_lengths,
                 device=self.hardware.device,
                 autocast=self.hardware.autocast(),
-                loss=self.stepper.loss.validate,
+                loss=self.train_step.loss.validate,
             )
         if not shared:
             return found
@@ -338,7 +338,7 @@ class Trainer:
         nats, tokens, n_bytes = self.ranks.sum(parts.to(self.hardware.device)).tolist()
         return ValidationLoss(nats, int(tokens), int(n_bytes))
 
-    def _run(self) -> Outcome:
+    def _run(self) -> TrainingResult:
         train, checkpoint = self.settings.train, self.settings.checkpoint
         self.model.train()
         validation: ValidationLoss | None = None
@@ -376,7 +376,7 @@ class Trainer:
         if validation is None:
             # Resumed after the last step: everything is saved, only the closing words are missing.
             validation = self.validate()
-        return Outcome(
+        return TrainingResult(
             self.state.step, validation, validation.loss if best is None else best, self.state.seconds, stopped_early
         )
 
@@ -388,15 +388,15 @@ class Trainer:
         start = time.perf_counter()
         learning_rate = self.learning_rate(self.state.step)
         asked = self._request.signal_number is not None
-        figures = PendingFigures(self.stepper.step(self.state.step + 1, learning_rate, asked_to_stop=asked))
-        began, waited = self.stepper.began, self.stepper.data_seconds
+        figures = PendingFigures(self.train_step.step(self.state.step + 1, learning_rate, asked_to_stop=asked))
+        began, waited = self.train_step.began, self.train_step.data_seconds
         # Reading the step before only now keeps a GPU busy with this one.
         if not self._flush(began):
             return
         duration = time.perf_counter() - start
         self._durations.append(duration)
         self.state.step += 1
-        self.state.windows = self.stepper.batches.position
+        self.state.windows = self.train_step.batches.position
         self.state.seconds += duration
         self._pending = _PendingStep(self.state.step, figures, learning_rate, began, waited)
 
@@ -422,7 +422,7 @@ class Trainer:
             self.state.seconds += time.perf_counter() - start
         self._flush()
 
-    def _flush(self, behind: StepStart | None = None) -> bool:
+    def _flush(self, behind: StepSnapshot | None = None) -> bool:
         """Read the figures of the step before and pass them on.
 
         Args:
@@ -441,10 +441,10 @@ class Trainer:
         loss, grad_norm = figures.loss, figures.grad_norm
         self._others_stop = figures.stop_requests > 0
         # With a scaler, an overflowing gradient is its everyday business: it skips that step by itself.
-        if figures.refused and not (self.stepper.scaler.is_enabled() and math.isfinite(loss)):
+        if figures.refused and not (self.train_step.scaler.is_enabled() and math.isfinite(loss)):
             if behind is not None:
-                self.stepper.go_back(behind)
-            self.stepper.release()
+                self.train_step.go_back(behind)
+            self.train_step.release()
             refused = RefusedStep(
                 pending.step, loss, grad_norm, figures.bad_micro_steps, pending.learning_rate, pending.start
             )
@@ -484,16 +484,16 @@ class Trainer:
 
     def _save(self, *, is_best: bool = False) -> None:
         self._catch_up()  # what has diverged must not be saved
-        self.state.rng = self.ranks.gather_objects(capture_rng())
-        self.state.scaler = self.stepper.scaler.state_dict()
+        self.state.rng = self.ranks.all_gather_objects(capture_rng())
+        self.state.scaler = self.train_step.scaler.state_dict()
         self.state.guard = self.guard.state()
-        average = self.stepper.average.named() if self.stepper.average else None
+        average = self.train_step.average.named() if self.train_step.average else None
         path = save_checkpoint(
-            self.run_folder, self.model, self.stepper.optimizers, self.state, average=average, ranks=self.ranks
+            self.run_folder, self.model, self.train_step.optimizers, self.state, average=average, ranks=self.ranks
         )
         if self.ranks.is_first:
             if is_best:
-                point(self.run_folder, "best", path)
+                set_pointer(self.run_folder, "best", path)
             prune(self.run_folder, self.settings.checkpoint.keep_last, self.state.step)
         self.ranks.wait()
         for observer in self.observers:
@@ -535,11 +535,11 @@ class Trainer:
 
     def _exhausted(self, shortage: str) -> MemoryExhaustedError:
         """What to say where memory ran out for good, or where the other ranks wait and cannot be asked."""
-        memory, step = self.stepper.memory, self.state.step + 1
-        alone = self.ranks.count > 1 and not self.stepper.is_careful
+        memory, step = self.train_step.memory, self.state.step + 1
+        alone = self.ranks.count > 1 and not self.train_step.is_careful
         who = f"process {self.ranks.rank} of {self.ranks.count} " if alone else ""
         why = "; the others wait in the middle of the step, so that it cannot be done again" if alone else ""
-        smaller = [n for n in divisors(self.stepper.rows) if n <= memory.micro_rows // 2]
+        smaller = [n for n in divisors(self.train_step.rows) if n <= memory.micro_rows // 2]
         less = f"--train.micro-batch-size {smaller[-1]}" if smaller else "--train.recompute-activations true"
         way_out = f"Go on with less: glassgpt train --resume --out {self.run_folder.path} {less}"
         if not smaller and memory.recompute_activations:
@@ -555,7 +555,7 @@ class Trainer:
         details: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
         details["disk_full"] = is_disk_full(error)
         if isinstance(error, MemoryExhaustedError):
-            details["micro_rows"] = self.stepper.micro_rows
+            details["micro_rows"] = self.train_step.micro_rows
         with suppress(GlassGPTError):  # on a full disk not even this; the error itself is on its way to the user
             self.tell("failed", details)
             if not self.ranks.is_first:  # whose files are not written
@@ -595,9 +595,9 @@ def announce(trainer: Trainer) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     kernel = trainer.hardware.attention_kernel(model.config)
     processes = f", {trainer.ranks.count} processes" if trainer.ranks.count > 1 else ""
-    console.say(
-        f"{model.config.arch} with {console.count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
+    console.info(
+        f"{model.config.arch} with {console.format_count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
         f"attention by {kernel}{processes}; "
-        f"{console.count(trainer.state.train_tokens, 'tokens')} of text, "
+        f"{console.format_count(trainer.state.train_tokens, 'tokens')} of text, "
         f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glassgpt.training.ranks import Ranks, local_part, parts_of, wholes_of
+from glassgpt.training.distributed import DistributedContext, full_tensors, local_shards, local_tensor
 
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         momentum_warmup_steps: int = 0,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         compiled: bool = False,
     ) -> None:
         defaults = {
@@ -118,7 +118,7 @@ class Muon(torch.optim.Optimizer):
             "steps": 0,
         }
         super().__init__(params, defaults)
-        self._ranks = ranks or Ranks()
+        self._ranks = ranks or DistributedContext()
         self.found_inf: Tensor | None = None
         self._orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
         self._look_ahead, self._apply = _look_ahead, _apply
@@ -149,17 +149,19 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        averages = [local_part(self.state[parameter]["momentum"]) for parameter in parameters]
-        gradients = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        averages = [local_tensor(self.state[parameter]["momentum"]) for parameter in parameters]
+        gradients = [local_tensor(parameter.grad) for parameter in parameters if parameter.grad is not None]
         ahead = self._look_ahead(averages, gradients, torch.tensor(momentum), self.found_inf)
-        updates = self._orthogonal_parts(wholes_of(ahead, parameters))
+        updates = self._orthogonal_parts(full_tensors(ahead, parameters))
         rows, columns = parameters[0].shape
         # Tensors, because a compiled function would be compiled again for each new number.
         rate = torch.tensor(float(group["lr"]) * max(1.0, rows / columns) ** 0.5)
         if self.found_inf is not None:
             rate = torch.where(self.found_inf > 0, 0.0, rate)
         decay = torch.tensor(float(group["weight_decay"]))
-        self._apply([local_part(parameter) for parameter in parameters], parts_of(updates, parameters), rate, decay)
+        self._apply(
+            [local_tensor(parameter) for parameter in parameters], local_shards(updates, parameters), rate, decay
+        )
 
     def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
         """(N, rows, columns) of them all; each rank computes an equal part and all get the whole."""

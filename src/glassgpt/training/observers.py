@@ -16,7 +16,7 @@ from glassgpt import console
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import CheckpointError, MissingExtraError
 from glassgpt.training.loss import ValidationLoss
-from glassgpt.training.run import RunFolder, read_jsonl
+from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Observer:
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
         """When something happened that a reader of the run should know."""
 
-    def on_rewind(self, step: int) -> None:
+    def on_rollback(self, step: int) -> None:
         """When training goes on from an earlier step; what was told of later ones no longer holds."""
 
     def close(self) -> None:
         """When the loop ends, however it ends."""
 
 
-class RunFiles(Observer):
+class JsonlLogger(Observer):
     """`metrics.jsonl` and `events.jsonl`.
 
     Args:
@@ -103,7 +103,7 @@ class RunFiles(Observer):
         """Write a line."""
         self._write(self._events, {"step": step, "event": event, **details})
 
-    def on_rewind(self, step: int) -> None:
+    def on_rollback(self, step: int) -> None:
         """Cut the metrics back to this step; what is cut off goes to `abandoned.jsonl`."""
         self._metrics.close()
         dropped = [line for line in read_jsonl(self._run.metrics) if line["step"] > step]
@@ -147,7 +147,7 @@ def append_event(run: RunFolder, step: int, event: str, details: Mapping[str, An
 class Display(Observer):
     """The terminal: a bar with loss, rate, norm, speed and time left; plain lines where there is none."""
 
-    def __init__(self, meter: console.Meter) -> None:
+    def __init__(self, meter: console.ProgressMeter) -> None:
         self._meter = meter
         self._last = self._ahead = 0
 
@@ -155,7 +155,7 @@ class Display(Observer):
         """Move the bar."""
         note = (
             f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  norm {metrics.grad_norm:.2f}  "
-            f"{console.count(metrics.tokens_per_second, 'tokens')}/s"
+            f"{console.format_count(metrics.tokens_per_second, 'tokens')}/s"
         )
         if metrics.mfu is not None:
             note += f"  mfu {metrics.mfu:.1%}"
@@ -169,11 +169,11 @@ class Display(Observer):
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Leave a line above the bar."""
         mark = "  best so far" if is_best else ""
-        console.say(
+        console.info(
             f"step {step:>6,}  validation loss {validation.loss:.4f}  {validation.bits_per_byte:.4f} bits per byte{mark}"
         )
 
-    def on_rewind(self, step: int) -> None:
+    def on_rollback(self, step: int) -> None:
         """Say so by standing still."""
         self._ahead += max(0, self._last - step)
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.muon import Muon
-from glassgpt.training.ranks import Ranks
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -40,7 +40,7 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
 
 
 def build_optimizers(
-    model: LanguageModel, config: OptimizerConfig, ranks: Ranks | None = None, *, compiled: bool = False
+    model: LanguageModel, config: OptimizerConfig, ranks: DistributedContext | None = None, *, compiled: bool = False
 ) -> Optimizers:
     """The optimizers of a model; the loop sets their learning rate at each step.
 

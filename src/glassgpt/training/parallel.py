@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss
-from glassgpt.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryPlan:
     """What memory is traded for; the gradient is the same whatever stands here.
 
     Attributes:
@@ -49,7 +49,7 @@ class ParallelLoss:
         is_sharded: whether each rank holds only a part of each parameter, so that all must do the same calls.
     """
 
-    def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, ranks: Ranks) -> None:
+    def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, ranks: DistributedContext) -> None:
         self.is_sharded = ranks.count > 1 and train.sharding == "full"
         self._loss = TrainingLoss(model, train.loss_chunk_tokens)
         self._wrapped: nn.Module = self._loss
@@ -86,7 +86,7 @@ class ParallelLoss:
 
     @property
     def memory(self) -> tuple[int, bool]:
-        """Tokens whose logits are held at once, and whether activations are computed again; see `Memory`."""
+        """Tokens whose logits are held at once, and whether activations are computed again; see `MemoryPlan`."""
         return self._loss.chunk_tokens, self._recomputes
 
     def adapt(self, loss_chunk_tokens: int, recompute_activations: bool) -> None:

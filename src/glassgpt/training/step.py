@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of a whole batch, then the update. Read `Stepper.step` first: it reads like what it does.
+"""One optimizer step: gradients of a whole batch, then the update. Read `TrainStep.step` first: it reads like what it does.
 
 An update whose loss or gradient is not finite is refused *on the device*: optimizers select, by a flag that they
 find in `found_inf`, between new and old weights (PyTorch's convention, which its fused kernels follow and Muon of
@@ -23,13 +23,13 @@ from glassgpt.data.shards import TokenArray
 from glassgpt.device import is_out_of_memory
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.average import WeightAverage
+from glassgpt.training.batch_loader import build_batch_loader
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from glassgpt.training.feed import build_feed
+from glassgpt.training.distributed import DistributedContext, full_tensor
 from glassgpt.training.figures import StepFigures
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
-from glassgpt.training.parallel import Memory, ParallelLoss
-from glassgpt.training.ranks import Ranks, gathered
+from glassgpt.training.parallel import MemoryPlan, ParallelLoss
 
 CAREFUL_STEPS = 3
 """Steps of several ranks in which gradients travel only when all know that all have theirs: memory runs out by size in
@@ -37,7 +37,7 @@ the first two (with the second, the optimizer's averages are there from the begi
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainerConfig:
     """The configuration of training, component by component."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -60,7 +60,7 @@ class Probe(Protocol):
 
 
 @dataclass(frozen=True)
-class StepStart:
+class StepSnapshot:
     """What decides a step besides weights and optimizer: enough to do it again.
 
     Attributes:
@@ -74,7 +74,7 @@ class StepStart:
     counters: tuple[int, ...]
 
 
-class Stepper:
+class TrainStep:
     """A model on its device with all that changes its weights.
 
     Args:
@@ -102,7 +102,12 @@ class Stepper:
     """
 
     def __init__(
-        self, model: LanguageModel, tokens: TokenArray, settings: Settings, hardware: Hardware, ranks: Ranks
+        self,
+        model: LanguageModel,
+        tokens: TokenArray,
+        settings: TrainerConfig,
+        hardware: Hardware,
+        ranks: DistributedContext,
     ) -> None:
         train, context = settings.train, model.config.context_length
         self.model = model.to(hardware.device)
@@ -111,7 +116,7 @@ class Stepper:
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
         self.batches = Batches(tokens, context, settings.seed, rank=ranks.rank, world_size=ranks.count)
-        self.feed = build_feed(self.batches, hardware.device)
+        self.feed = build_batch_loader(self.batches, hardware.device)
         self.mark: Callable[[str], None] = lambda phase: None
         self.probes: list[Probe] = []
         self.rows = train.batch_tokens // context // ranks.count
@@ -150,7 +155,7 @@ class Stepper:
         self.mark("optimizer")
         return StepFigures(loss, grad_norm, stop_requests, bad_micro_steps, refused)
 
-    def start(self) -> StepStart:
+    def start(self) -> StepSnapshot:
         """Where the next step will begin."""
         rng = {"cpu": torch.get_rng_state()}
         if self._hardware.device.type == "cuda":
@@ -158,9 +163,9 @@ class Stepper:
         if self._hardware.device.type == "mps":
             rng["mps"] = torch.mps.get_rng_state()
         counters = tuple(group["steps"] for optimizer in self.optimizers for group in _counting(optimizer))
-        return StepStart(self.batches.position, rng, counters)
+        return StepSnapshot(self.batches.position, rng, counters)
 
-    def go_back(self, start: StepStart) -> None:
+    def go_back(self, start: StepSnapshot) -> None:
         """Undo what steps have changed on the host since `start`; for steps whose updates were refused."""
         self.seek(start.windows)
         torch.set_rng_state(start.rng["cpu"])
@@ -182,11 +187,11 @@ class Stepper:
         self._halted.zero_()
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryPlan:
         """What memory is traded for now."""
-        return Memory(self.micro_rows, *self.loss.memory)
+        return MemoryPlan(self.micro_rows, *self.loss.memory)
 
-    def adapt(self, memory: Memory) -> None:
+    def adapt(self, memory: MemoryPlan) -> None:
         """Trade otherwise; the step's batch and gradient stay the same.
 
         Raises:
@@ -245,7 +250,7 @@ class Stepper:
             return figures
         if shortage:
             self._forget_gradients()  # to tell the others takes memory too
-        told = next((words for words in self._ranks.gather_objects(shortage) if words), "")
+        told = next((words for words in self._ranks.all_gather_objects(shortage) if words), "")
         if told:
             return told
         self._average_gradients()
@@ -290,7 +295,7 @@ class Stepper:
         """Unscale and clip the gradients; returns their global norm before clipping."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        return gathered(nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm))
+        return full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm))
 
     def _refuse(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Set the flag by which optimizers keep the old weights; returns whether it is this step's doing, as 0 or 1.

@@ -17,7 +17,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_args
 
-from glassgpt.diagnosis.findings import Checked, Finding, Value
+from glassgpt.diagnosis.findings import CheckResult, Finding, Value
 from glassgpt.errors import UsageError
 
 Language = Literal["en", "ko"]
@@ -133,12 +133,12 @@ def reason(key: str, seen: Mapping[str, Value], language: Language = "en") -> st
     return fill(known[language], seen)
 
 
-def check_name(check: Checked, language: Language = "en") -> str:
+def check_name(check: CheckResult, language: Language = "en") -> str:
     """What a check is called."""
     return check.name if language == "en" else str(checks()[check.name][language])
 
 
-def measured(check: Checked, language: Language = "en") -> str:
+def measured(check: CheckResult, language: Language = "en") -> str:
     """What a check measured, in a line.
 
     Raises:
@@ -192,7 +192,7 @@ def page(code: str) -> str:
     return f"docs/diagnosis/{code}.md"
 
 
-def language_of_the_terminal() -> Language:
+def terminal_language() -> Language:
     """Korean where the environment asks for it, else English."""
     wanted = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
     return "ko" if wanted.startswith("ko") else "en"

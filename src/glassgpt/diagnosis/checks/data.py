@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from glassgpt.data.batches import Batches
 from glassgpt.data.shards import SPLITS, TokenArray, TokenDataset
 from glassgpt.data.show import visible
-from glassgpt.diagnosis.findings import Checked, Finding, Severity
-from glassgpt.diagnosis.series import Ladder, ladder_of
+from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
+from glassgpt.diagnosis.series import NGramBaseline, ngram_baseline
 from glassgpt.errors import GlassGPTError
 
 Tokens = NDArray[np.int64]
@@ -45,30 +45,30 @@ def sample(tokens: TokenArray, most: int = MOST_TOKENS) -> Tokens:
     return np.concatenate([tokens.read(int(start), stretch) for start in starts])
 
 
-def check_shards(dataset: TokenDataset) -> Checked:
+def check_shards(dataset: TokenDataset) -> CheckResult:
     """Every token against the checksums, and the tokenizer against its fingerprint."""
     shards = sum(len(dataset.info.split(split).shards) for split in SPLITS)
     try:
         dataset.verify()
     except GlassGPTError as error:
-        return Checked("shards", "damaged", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
+        return CheckResult("shards", "damaged", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
     try:
         name = dataset.tokenizer.name
     except GlassGPTError as error:
         finding = Finding("GG-DAT-010", "fatal", {"problem": str(error)})
-        return Checked("shards", "another tokenizer", findings=(finding,))
-    return Checked("shards", "whole", {"count": shards, "tokenizer": name})
+        return CheckResult("shards", "another tokenizer", findings=(finding,))
+    return CheckResult("shards", "whole", {"count": shards, "tokenizer": name})
 
 
-def check_tokenizer(expected_fingerprint: str, dataset: TokenDataset) -> Checked:
+def check_tokenizer(expected_fingerprint: str, dataset: TokenDataset) -> CheckResult:
     """Whether the data speak the tokens of a run."""
     if dataset.tokenizer_fingerprint == expected_fingerprint:
-        return Checked("tokenizer", "the same")
+        return CheckResult("tokenizer", "the same")
     problem = f"{dataset.folder} was made with {dataset.info.tokenizer_name}."
-    return Checked("tokenizer", "different", findings=(Finding("GG-DAT-010", "fatal", {"problem": problem}),))
+    return CheckResult("tokenizer", "different", findings=(Finding("GG-DAT-010", "fatal", {"problem": problem}),))
 
 
-def check_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -> Checked:
+def check_token_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -> CheckResult:
     """Whether every id has a row in the embedding."""
     texts = [sample(dataset.split(split), most) for split in SPLITS]
     highest = max((int(text.max()) for text in texts if len(text)), default=0)
@@ -76,10 +76,10 @@ def check_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -
     if highest >= vocab_size:
         findings = (Finding("GG-DAT-001", "fatal", {"token": highest, "vocab_size": vocab_size}),)
     seen = {"highest": highest, "vocab_size": vocab_size, "looked": sum(map(len, texts))}
-    return Checked("ids", "highest", seen, findings)
+    return CheckResult("ids", "highest", seen, findings)
 
 
-def check_batches(batches: Batches, rows: int) -> Checked:
+def check_batches(batches: Batches, rows: int) -> CheckResult:
     """Whether targets are the next token, windows differ, and their order is shuffled; the position stays.
 
     Two batches are looked at, because each may be sound and the second the first again.
@@ -101,7 +101,7 @@ def check_batches(batches: Batches, rows: int) -> Checked:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
     outcome = "sound" if shifted == 1 else "not shifted"
     seen = {"shifted": shifted, "distinct": distinct, "rows": rows, "following": following}
-    return Checked("batches", outcome, seen, tuple(findings))
+    return CheckResult("batches", outcome, seen, tuple(findings))
 
 
 def _same_windows(batches: Batches, starts: Tokens, inputs: torch.Tensor, distinct: int) -> Finding:
@@ -123,13 +123,13 @@ def passage_length(dataset: TokenDataset) -> int:
     return max(PASSAGE_TOKENS, math.ceil(PASSAGE_BYTES * train.tokens / max(1, train.bytes)))
 
 
-def check_overlap(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
+def check_overlap(dataset: TokenDataset, most: int = MOST_TOKENS) -> CheckResult:
     """Share of the validation text that stands word for word in the training text, passage by passage."""
     n = passage_length(dataset)
     validation = sample(dataset.split("validation"), most)
     passages = _apart(passage_hashes(validation, n), n)
     if not len(passages):
-        return Checked("overlap", "too short", {"n": n})
+        return CheckResult("overlap", "too short", {"n": n})
     known = passage_hashes(sample(dataset.split("train"), most), n)
     found = np.isin(passages, known)
     share = float(found.mean())
@@ -145,20 +145,20 @@ def check_overlap(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
             "example": _shown(dataset, validation[start : start + n]),
         }
         findings = (Finding("GG-DAT-005", severity, seen),)
-    return Checked("overlap", "share", {"share": share, "passages": len(passages)}, findings)
+    return CheckResult("overlap", "share", {"share": share, "passages": len(passages)}, findings)
 
 
-def check_copies(dataset: TokenDataset, most: int = MOST_TOKENS) -> Checked:
+def check_duplicates(dataset: TokenDataset, most: int = MOST_TOKENS) -> CheckResult:
     """Share of the training text whose passages occurred before in it."""
     n = passage_length(dataset)
     hashes = passage_hashes(sample(dataset.split("train"), most), n)
     if not len(hashes):
-        return Checked("copies", "too short", {"n": n})
+        return CheckResult("copies", "too short", {"n": n})
     share = 1 - len(np.unique(hashes)) / len(hashes)
     findings: tuple[Finding, ...] = ()
     if share > COPIES_WARNING:
         findings = (Finding("GG-DAT-006", "warning", {"share": round(100 * share, 1), "n": n}),)
-    return Checked("copies", "share", {"share": share, "n": n}, findings)
+    return CheckResult("copies", "share", {"share": share, "n": n}, findings)
 
 
 def passage_hashes(tokens: Tokens, n: int) -> Hashes:
@@ -202,7 +202,7 @@ def _shown(dataset: TokenDataset, tokens: Tokens) -> str:
     return f"“{text[:EXAMPLE_CHARACTERS]}…”"
 
 
-def check_fit(dataset: TokenDataset) -> Checked:
+def check_tokenizer_fit(dataset: TokenDataset) -> CheckResult:
     """Whether the tokenizer suits the text: bytes a token, and how much of the vocabulary is used."""
     info = dataset.info
     bytes_per_token = info.train.bytes / max(1, info.train.tokens)
@@ -218,22 +218,22 @@ def check_fit(dataset: TokenDataset) -> Checked:
         seen = {"used": info.vocabulary_used, "vocab_size": info.vocab_size}
         findings.append(Finding("GG-DAT-009", "note", seen))
     measured = {"bytes": bytes_per_token, "used": info.vocabulary_used, "all": info.vocab_size}
-    return Checked("tokenizer fit", "used", measured, tuple(findings))
+    return CheckResult("tokenizer fit", "used", measured, tuple(findings))
 
 
-def ladder(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Ladder:
+def ladder(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> NGramBaseline:
     """The rungs that a loss on this data is held against."""
     train, validation = (sample(dataset.split(split), most) for split in SPLITS)
-    return ladder_of(train, validation, dataset.vocab_size)
+    return ngram_baseline(train, validation, dataset.vocab_size)
 
 
-def check_likeness(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Checked:
+def check_split_similarity(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> CheckResult:
     """What validation text costs by the frequencies of the training text, beyond what training text itself costs."""
     train = sample(dataset.split("train"), most)
     half = len(train) // 2
     if half < 2 or len(dataset.split("validation")) < 2:
-        return Checked("likeness", "too little")
-    own = ladder_of(train[:half], train[half:], dataset.vocab_size)
+        return CheckResult("likeness", "too little")
+    own = ngram_baseline(train[:half], train[half:], dataset.vocab_size)
     known = ladder(dataset, most)
     excess = known.unigram - own.unigram
     findings: tuple[Finding, ...] = ()
@@ -242,4 +242,4 @@ def check_likeness(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> Check
     if len(train) >= LEAST_FOR_PAIRS and own.unigram - own.bigram < LEAST_FROM_PAIRS:
         findings += (Finding("GG-DAT-012", "fatal", {"unigram": own.unigram, "bigram": own.bigram}, confidence=0.9),)
     rungs = {"uniform": known.uniform, "unigram": known.unigram, "bigram": known.bigram}
-    return Checked("likeness", "excess", {"excess": excess, **rungs}, findings)
+    return CheckResult("likeness", "excess", {"excess": excess, **rungs}, findings)

@@ -16,18 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenArray
 from glassgpt.device import free_memory
-from glassgpt.diagnosis.findings import Checked, Finding, Value
+from glassgpt.diagnosis.findings import CheckResult, Finding, Value
 from glassgpt.errors import MemoryExhaustedError
 from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.bench import random_text
+from glassgpt.training.bench import random_tokens
 from glassgpt.training.config import divisors
+from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import validation_loss
-from glassgpt.training.ranks import Ranks
-from glassgpt.training.step import Settings, Stepper
+from glassgpt.training.step import TrainerConfig, TrainStep
 
 USABLE = 0.92
 """Share of the free memory that may be filled; the rest is fragmentation and other programs."""
@@ -36,7 +36,7 @@ MOST_CPU_FLOPS = 1e12
 GIGA, MEGA = 1e9, 1e6
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveTensorBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive, on any device; what kernels take inside is not seen.
 
     Args:
@@ -78,7 +78,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryRequirement:
     """Memory that training takes, as a line over the sequences in a micro-batch.
 
     Attributes:
@@ -100,58 +100,60 @@ class Need:
         return max((n for n in divisors(rows) if self.at(n) <= free), default=0)
 
 
-def predicted(model: ModelConfig) -> Need:
+def predicted(model: ModelConfig) -> MemoryRequirement:
     """From the model's shape alone; see `training_memory`."""
     one, two = training_memory(model, 1).total, training_memory(model, 2).total
-    return Need(2 * one - two, two - one, is_measured=False)
+    return MemoryRequirement(2 * one - two, two - one, is_measured=False)
 
 
-def measured(model: ModelConfig, settings: Settings, hardware: Hardware) -> Need:
+def measured(model: ModelConfig, settings: TrainerConfig, hardware: Hardware) -> MemoryRequirement:
     """From a whole step and an evaluation with one and with two sequences.
 
     Not compiled: what is fused by compiling needs less, never more.
     """
     one, two = (_peak(model, settings, dataclasses.replace(hardware, compile=False), rows) for rows in (1, 2))
-    return Need(2 * one - two, two - one, is_measured=True)
+    return MemoryRequirement(2 * one - two, two - one, is_measured=True)
 
 
-def _peak(model: ModelConfig, settings: Settings, hardware: Hardware, rows: int) -> float:
+def _peak(model: ModelConfig, settings: TrainerConfig, hardware: Hardware, rows: int) -> float:
     """Most bytes at once, weights included, in a step and an evaluation of so many sequences."""
     train = dataclasses.replace(settings.train, batch_tokens=rows * model.context_length, micro_batch_size=rows)
     on_gpu = hardware.device.type == "cuda"
     gc.collect()  # what a measurement before has left in cycles
     with torch.random.fork_rng([hardware.device] if on_gpu else []):
         before = torch.cuda.memory_allocated(hardware.device) if on_gpu else 0
-        text = random_text(model.vocab_size, 4 * train.batch_tokens + 1)
-        stepper = Stepper(build_model(model), text, dataclasses.replace(settings, train=train), hardware, Ranks())
+        text = random_tokens(model.vocab_size, 4 * train.batch_tokens + 1)
+        train_step = TrainStep(
+            build_model(model), text, dataclasses.replace(settings, train=train), hardware, DistributedContext()
+        )
         try:
             if not on_gpu:
-                return _counted(stepper, hardware, text, rows)
+                return _counted(train_step, hardware, text, rows)
             torch.cuda.reset_peak_memory_stats(hardware.device)
-            _step_and_evaluate(stepper, hardware, text, rows)
+            _step_and_evaluate(train_step, hardware, text, rows)
             return torch.cuda.max_memory_allocated(hardware.device) - before
         finally:
-            stepper.close()
+            train_step.close()
 
 
-def _counted(stepper: Stepper, hardware: Hardware, text: TokenArray, rows: int) -> int:
-    with LiveBytes([*stepper.model.parameters(), *stepper.model.buffers()]) as counter:
-        _step_and_evaluate(stepper, hardware, text, rows)
+def _counted(train_step: TrainStep, hardware: Hardware, text: TokenArray, rows: int) -> int:
+    with LiveTensorBytes([*train_step.model.parameters(), *train_step.model.buffers()]) as counter:
+        _step_and_evaluate(train_step, hardware, text, rows)
     return counter.peak
 
 
-def _step_and_evaluate(stepper: Stepper, hardware: Hardware, text: TokenArray, rows: int) -> None:
-    config = stepper.model.config
+def _step_and_evaluate(train_step: TrainStep, hardware: Hardware, text: TokenArray, rows: int) -> None:
+    config = train_step.model.config
     windows = validation_windows(text, config.context_length, rows=rows, limit=rows * config.context_length)
     lengths = np.ones(config.vocab_size, dtype=np.int64)
     with hardware.kernels():
-        stepper.model.train()
+        train_step.model.train()
         for number in (1, 2):  # with the second the optimizer's averages are there from the beginning
-            stepper.step(number, 0.0)
-        validation_loss(stepper.model, windows, lengths, device=hardware.device, autocast=hardware.autocast())
+            train_step.step(number, 0.0)
+        validation_loss(train_step.model, windows, lengths, device=hardware.device, autocast=hardware.autocast())
 
 
-def needed_for(model: ModelConfig, settings: Settings, hardware: Hardware, free: int) -> Need:
+def memory_requirement(model: ModelConfig, settings: TrainerConfig, hardware: Hardware, free: int) -> MemoryRequirement:
     """What training takes: measured where that takes seconds and surely fits, else predicted."""
     need = predicted(model)
     if need.at(2) < free / 2 and _is_quick(model, hardware):
@@ -159,7 +161,7 @@ def needed_for(model: ModelConfig, settings: Settings, hardware: Hardware, free:
     return need
 
 
-def fitted_rows(trainer: Trainer) -> int | None:
+def fit_micro_batch_size(trainer: Trainer) -> int | None:
     """The most sequences at once that fit beside what is there already; None where it is not known what is free.
 
     Several ranks, each with other neighbours on its device, take the least of what each of them could.
@@ -171,9 +173,9 @@ def fitted_rows(trainer: Trainer) -> int | None:
     free = free_memory(hardware.device)
     if free is None:
         return None
-    need = needed_for(model, trainer.settings, hardware, free)
+    need = memory_requirement(model, trainer.settings, hardware, free)
     held = sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # and part of the need
-    rows = min(trainer.ranks.gather_objects(need.fitting(USABLE * free + held, trainer.stepper.rows)))
+    rows = min(trainer.ranks.all_gather_objects(need.fitting(USABLE * free + held, trainer.train_step.rows)))
     if rows == 0:
         raise MemoryExhaustedError(
             f"training needs {need.at(1) / GIGA:.3g} GB with one sequence at a time, and {free / GIGA:.3g} GB are free; "
@@ -182,15 +184,17 @@ def fitted_rows(trainer: Trainer) -> int | None:
     return rows
 
 
-def check_memory(model: ModelConfig, settings: Settings, hardware: Hardware, *, measure: bool = True) -> Checked:
+def check_memory(
+    model: ModelConfig, settings: TrainerConfig, hardware: Hardware, *, measure: bool = True
+) -> CheckResult:
     """What training takes against what is free, by component; measured where that takes seconds."""
     train = settings.train
     batch_rows = max(1, train.batch_tokens // model.context_length)
     rows, free = train.micro_rows(batch_rows), free_memory(hardware.device)
     if free is None:
         total = training_memory(model, rows).total
-        return Checked("memory", "unknown", {"needed": total / GIGA})
-    need = needed_for(model, settings, hardware, free) if measure else predicted(model)
+        return CheckResult("memory", "unknown", {"needed": total / GIGA})
+    need = memory_requirement(model, settings, hardware, free) if measure else predicted(model)
     fits = need.fitting(USABLE * free, batch_rows)
     if train.micro_batch_size == "auto":
         rows = max(1, fits)
@@ -202,7 +206,7 @@ def check_memory(model: ModelConfig, settings: Settings, hardware: Hardware, *, 
         more = {"context": model.context_length, "fits": max(1, fits)}
         confidence = 0.95 if need.is_measured else 0.7
         findings = (Finding("GG-MEM-001", "fatal", seen | _by_component(parts, GIGA) | more, confidence),)
-    return Checked("memory", how, seen | _by_component(parts, MEGA), findings)
+    return CheckResult("memory", how, seen | _by_component(parts, MEGA), findings)
 
 
 def _by_component(parts: MemoryEstimate, unit: float) -> dict[str, Value]:

@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from glassgpt.diagnosis.findings import Checked, Finding
-from glassgpt.model.attention import Attend, attend_readable
+from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.model.attention import AttentionFunction, attend_readable
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.hardware import Hardware
@@ -44,7 +44,7 @@ SHOULD_FALL_A_STEP = 0.001
 
 def check_initial_loss(
     model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware, *, is_fresh: bool
-) -> Checked:
+) -> CheckResult:
     """The first loss against ln V + σ²/2, which it is when logits and targets have nothing to do with each other.
 
     With logits N(0, σ²), E[log Σ e^z] = ln V + σ²/2, and the target's own logit is 0 on average.
@@ -62,9 +62,9 @@ def check_initial_loss(
     guessing = math.log(logits.size(-1))
     expected = guessing + sigma**2 / 2
     if not math.isfinite(loss):
-        where = first_bad_module(model, inputs, hardware)
+        where = first_non_finite_module(model, inputs, hardware)
         seen = {"what": "loss", "module": where, "precision": hardware.precision}
-        return Checked("initial loss", "not finite", {"loss": loss}, (Finding("GG-NAN-001", "fatal", seen),))
+        return CheckResult("initial loss", "not finite", {"loss": loss}, (Finding("GG-NAN-001", "fatal", seen),))
     seen = {"loss": loss, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
     findings: tuple[Finding, ...] = ()
     if is_fresh and loss < guessing - INITIAL_NATS:
@@ -73,7 +73,7 @@ def check_initial_loss(
         findings = (Finding("GG-INI-001", "warning", seen, confidence=0.9, ruled_out=("GG-INI-002",)),)
     elif not is_fresh and loss > guessing - INITIAL_NATS:
         findings = (Finding("GG-INI-003", "fatal", seen, confidence=0.8),)
-    return Checked("initial loss", "fresh" if is_fresh else "loaded", seen, findings)
+    return CheckResult("initial loss", "fresh" if is_fresh else "loaded", seen, findings)
 
 
 class _evaluating:  # noqa: N801 - a context, used like a function
@@ -90,7 +90,7 @@ class _evaluating:  # noqa: N801 - a context, used like a function
 
 
 @torch.no_grad()
-def first_bad_module(model: nn.Module, inputs: Tensor, hardware: Hardware) -> str:
+def first_non_finite_module(model: nn.Module, inputs: Tensor, hardware: Hardware) -> str:
     """Name of the first module, in the order of their ends, whose output is not finite; empty where all are."""
     names = {module: name or "the model" for name, module in model.named_modules()}
     found: list[str] = []
@@ -109,7 +109,7 @@ def first_bad_module(model: nn.Module, inputs: Tensor, hardware: Hardware) -> st
     return found[0] if found else ""
 
 
-def stirred(model: LanguageModel) -> LanguageModel:
+def randomize_zero_matrices(model: LanguageModel) -> LanguageModel:
     """A copy whose matrices that are all zero are random: what begins as the identity hides what is behind it."""
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
@@ -120,7 +120,7 @@ def stirred(model: LanguageModel) -> LanguageModel:
     return twin
 
 
-def check_spread(model: LanguageModel) -> Checked:
+def check_initial_weights(model: LanguageModel) -> CheckResult:
     """The standard deviation of each fresh matrix against what the initialisation should give it.
 
     Projections into the residual stream that are not scaled down with the depth are seen nowhere else: the first loss
@@ -138,7 +138,7 @@ def check_spread(model: LanguageModel) -> Checked:
         std, due = found[worst], model.initial_std(worst)
         seen = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
         findings = (Finding("GG-INI-005", "warning", seen, confidence=0.8),)
-    return Checked("initial weights", "as due", {"fine": len(found) - len(off), "all": len(found)}, findings)
+    return CheckResult("initial weights", "as due", {"fine": len(found) - len(off), "all": len(found)}, findings)
 
 
 def _is_off(std: float, due: float, count: int) -> bool:
@@ -152,7 +152,7 @@ def _ratio(std: float, due: float) -> float:
     return max(std, due) / min(std, due) if min(std, due) > 0 else math.inf
 
 
-def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:
+def check_causality(model: LanguageModel, tokens: Tensor) -> CheckResult:
     """Change the future: nothing before may move. Change the past: what follows must move.
 
     In float64 on the CPU, with the attention function that the model has, so that what moves does not drown.
@@ -161,7 +161,7 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:
         model: anywhere.
         tokens: (1, T) to start from, T at least 2.
     """
-    twin = stirred(model).cpu().double().eval()
+    twin = randomize_zero_matrices(model).cpu().double().eval()
     tokens = tokens[:1].cpu()
     position = tokens.size(1) // 2
     other = (tokens + 1) % twin.config.vocab_size
@@ -173,16 +173,16 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> Checked:
     moved, scale = by_future[:, :position].max().item(), by_future[:, position:].max().item()
     felt = by_past[:, position:].max().item()
     if max(scale, felt) <= NOTHING * logits.abs().max().item():
-        return Checked("causality", "nothing moves", findings=(Finding("GG-INI-004", "fatal"),))
+        return CheckResult("causality", "nothing moves", findings=(Finding("GG-INI-004", "fatal"),))
     findings: list[Finding] = []
     if moved > LEAK * scale:
         findings.append(Finding("GG-CAU-001", "fatal", {"position": position, "moved": moved}))
     if felt <= LEAK**2 * scale:
         findings.append(Finding("GG-CAU-002", "fatal"))
-    return Checked("causality", "moved", {"moved": moved, "felt": felt}, tuple(findings))
+    return CheckResult("causality", "moved", {"moved": moved, "felt": felt}, tuple(findings))
 
 
-def check_kernel(attend: Attend, hardware: Hardware) -> Checked:
+def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> CheckResult:
     """The attention kernel against the formula, on this device in this precision."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[hardware.precision]
     generator = torch.Generator().manual_seed(0)
@@ -197,12 +197,12 @@ def check_kernel(attend: Attend, hardware: Hardware) -> Checked:
     allowed = max(allowed, 2e-2 if hardware.device.type == "cuda" and dtype == torch.float32 else 0.0)
     seen = {"difference": difference, "allowed": allowed}
     findings = () if difference <= allowed else (Finding("GG-KER-001", "fatal", seen),)
-    return Checked("attention kernel", "differs", seen, findings)
+    return CheckResult("attention kernel", "differs", seen, findings)
 
 
-def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> Checked:
-    """Whether a gradient reaches every parameter, and each is finite; looked at in a stirred copy."""
-    twin = stirred(model).eval()
+def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> CheckResult:
+    """Whether a gradient reaches every parameter, and each is finite; looked at in a randomize_zero_matrices copy."""
+    twin = randomize_zero_matrices(model).eval()
     with hardware.autocast():
         loss = cross_entropy(twin(inputs), targets)
     loss.backward()
@@ -219,10 +219,10 @@ def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardw
     if frozen:
         findings.append(Finding("GG-GRD-002", "warning", {"count": len(frozen), "parameter": frozen[0]}))
     reached = len(named) - len(empty) - len(frozen)
-    return Checked("gradients", "reach", {"reached": reached, "all": len(named)}, tuple(findings))
+    return CheckResult("gradients", "reach", {"reached": reached, "all": len(named)}, tuple(findings))
 
 
-def check_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> Checked:
+def check_parameter_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> CheckResult:
     """Whether the optimizers hold every parameter once, and decay none that decay harms."""
     names = {id(p): name for name, p in model.named_parameters()}
     held = Counter(id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
@@ -244,7 +244,7 @@ def check_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) 
         seen = {"decay": decay, "count": len(decayed), "parameter": name}
         findings.append(Finding("GG-GRD-004", "warning", seen))
     groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
-    return Checked("optimizer", "groups", {"parameters": len(held), "groups": groups}, tuple(findings))
+    return CheckResult("optimizer", "groups", {"parameters": len(held), "groups": groups}, tuple(findings))
 
 
 def check_one_batch(
@@ -255,7 +255,7 @@ def check_one_batch(
     learning_rate: float,
     *,
     seconds: float = 20.0,
-) -> Checked:
+) -> CheckResult:
     """Whether a copy of the model learns one small batch by heart, dropout off, in 200 steps or so many seconds."""
     twin = copy.deepcopy(model).eval()
     optimizers = build_optimizers(twin, replace(optimizer, weight_decay=0.0, head_weight_decay=0.0))
@@ -273,7 +273,7 @@ def check_one_batch(
     seen = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
     is_learned = last < max(wanted, LEARNED_NATS)
     findings = () if is_learned else (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
-    return Checked("one batch", "learned", seen, findings)
+    return CheckResult("one batch", "learned", seen, findings)
 
 
 def _learn(model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:

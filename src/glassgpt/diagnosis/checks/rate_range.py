@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glassgpt import console
-from glassgpt.diagnosis.findings import Checked, Finding
+from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.training.batch_loader import PrefetchingLoader, build_batch_loader
 from glassgpt.training.checkpoint import capture_rng, restore_rng
 from glassgpt.training.curve import smooth
-from glassgpt.training.feed import AheadFeed, build_feed
 from glassgpt.training.hardware import Hardware
-from glassgpt.training.step import Stepper
+from glassgpt.training.step import TrainStep
 
 LOWEST, HIGHEST = 1e-7, 1.0
 STEPS = 120
@@ -47,17 +47,17 @@ class RateRange:
 
 
 @contextmanager
-def preserved(stepper: Stepper) -> Generator[None]:
+def preserved(train_step: TrainStep) -> Generator[None]:
     """Whatever is trained in this context is undone at its end, to the last bit.
 
     Weights, gradients, optimizers, their average, the scaler, the position in the data and every random generator.
     """
-    model = stepper.model
+    model = train_step.model
     weights = copy.deepcopy(model.state_dict())
     gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in stepper.optimizers]
-    average = {name: t.clone() for name, t in stepper.average.named().items()} if stepper.average else {}
-    scaler, position, rng = copy.deepcopy(stepper.scaler.state_dict()), stepper.batches.position, capture_rng()
+    optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in train_step.optimizers]
+    average = {name: t.clone() for name, t in train_step.average.named().items()} if train_step.average else {}
+    scaler, position, rng = copy.deepcopy(train_step.scaler.state_dict()), train_step.batches.position, capture_rng()
     was_training = model.training
     try:
         yield
@@ -65,47 +65,49 @@ def preserved(stepper: Stepper) -> Generator[None]:
         model.load_state_dict(weights)
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
-        for optimizer, state in zip(stepper.optimizers, optimizers, strict=True):
+        for optimizer, state in zip(train_step.optimizers, optimizers, strict=True):
             optimizer.load_state_dict(state)
-        if stepper.average:
-            for name, tensor in stepper.average.named().items():
+        if train_step.average:
+            for name, tensor in train_step.average.named().items():
                 tensor.copy_(average[name])
         if scaler:
-            stepper.scaler.load_state_dict(scaler)
-        stepper.batches.seek(position)
-        if isinstance(stepper.feed, AheadFeed):  # what it has read ahead belongs to another position
+            train_step.scaler.load_state_dict(scaler)
+        train_step.batches.seek(position)
+        if isinstance(train_step.feed, PrefetchingLoader):  # what it has read ahead belongs to another position
             device = next(model.parameters()).device
-            stepper.feed.close()
-            stepper.feed = build_feed(stepper.batches, device)
+            train_step.feed.close()
+            train_step.feed = build_batch_loader(train_step.batches, device)
         model.train(was_training)
         restore_rng(rng)
 
 
-def find_rate_range(stepper: Stepper, hardware: Hardware, *, steps: int = STEPS, seconds: float = SECONDS) -> RateRange:
+def find_rate_range(
+    train_step: TrainStep, hardware: Hardware, *, steps: int = STEPS, seconds: float = SECONDS
+) -> RateRange:
     """Try rates from 1e-7 to 1 in equal ratios, a step each, and put everything back as it was.
 
     Args:
-        stepper: fresh or in the middle of training.
+        train_step: fresh or in the middle of training.
         hardware: where it trains.
         steps: rates between the two ends; fewer where a step takes so long that time would not be enough.
         seconds: how long it may take.
     """
     losses: list[float] = []
     with (
-        preserved(stepper),
+        preserved(train_step),
         hardware.kernels(),
         console.progress("trying learning rates", steps, unit="steps") as meter,
     ):
-        stepper.model.train()
-        _step(stepper, LOWEST)  # compiles, where that is asked
+        train_step.model.train()
+        _step(train_step, LOWEST)  # compiles, where that is asked
         start = time.monotonic()
-        _step(stepper, LOWEST)
+        _step(train_step, LOWEST)
         affordable = int(seconds / max(1e-9, time.monotonic() - start))
         steps = max(min(LEAST_STEPS, steps), min(steps, affordable))
         ratio = (HIGHEST / LOWEST) ** (1 / (steps - 1))
         rates = [LOWEST * ratio**i for i in range(steps)]
         for rate in rates:
-            losses.append(_step(stepper, rate))
+            losses.append(_step(train_step, rate))
             meter.advance(1)
             if not math.isfinite(losses[-1]) or _has_diverged(losses):
                 break
@@ -115,8 +117,8 @@ def find_rate_range(stepper: Stepper, hardware: Hardware, *, steps: int = STEPS,
     return RateRange(rates[: len(losses)], losses, smoothed, limit, limit / 10)
 
 
-def _step(stepper: Stepper, rate: float) -> float:
-    loss = stepper.step(1, rate).loss
+def _step(train_step: TrainStep, rate: float) -> float:
+    loss = train_step.step(1, rate).loss
     return loss.item()
 
 
@@ -125,22 +127,24 @@ def _has_diverged(losses: list[float]) -> bool:
     return smoothed[-1] > DIVERGED * min(smoothed)
 
 
-def check_rate_range(stepper: Stepper, hardware: Hardware, learning_rate: float, picture: Path | None) -> Checked:
+def check_rate_range(
+    train_step: TrainStep, hardware: Hardware, learning_rate: float, picture: Path | None
+) -> CheckResult:
     """The configured rate against the one from which the loss no longer falls.
 
     Args:
-        stepper: what is to be trained; it is left as it was.
+        train_step: what is to be trained; it is left as it was.
         hardware: where it trains.
         learning_rate: the configured one.
         picture: where to draw the curve.
     """
-    found = find_rate_range(stepper, hardware)
+    found = find_rate_range(train_step, hardware)
     if picture is not None:
         draw_rate_range(found, learning_rate, picture)
     seen = {"rate": learning_rate, "limit": found.limit, "suggested": f"{found.suggested:.1g}"}
     findings = (Finding("GG-LRT-001", "warning", seen, confidence=0.7),) if learning_rate > found.limit else ()
     measured = {"limit": found.limit, "suggested": found.suggested, "rate": learning_rate, "picture": str(picture)}
-    return Checked("learning-rate range", "drawn" if picture else "found", measured, findings)
+    return CheckResult("learning-rate range", "drawn" if picture else "found", measured, findings)
 
 
 def draw_rate_range(found: RateRange, learning_rate: float, picture: Path) -> None:

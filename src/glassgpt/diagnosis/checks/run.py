@@ -8,12 +8,18 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from glassgpt.diagnosis.checks.settings import LONG_ENOUGH, check_decay, check_epochs, check_rate, check_warmup
-from glassgpt.diagnosis.findings import Checked, Finding, Severity
-from glassgpt.diagnosis.record import Record
+from glassgpt.diagnosis.checks.settings import (
+    LONG_ENOUGH,
+    check_epochs,
+    check_learning_rate,
+    check_warmup,
+    check_weight_decay,
+)
+from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
+from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.series import (
     RUNG_NATS,
-    Ladder,
+    NGramBaseline,
     Stall,
     clipping,
     find_overfitting,
@@ -33,8 +39,8 @@ from glassgpt.training.checkpoint import (
     damage,
     list_checkpoints,
 )
-from glassgpt.training.run import RunFolder
-from glassgpt.training.step import Settings
+from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.step import TrainerConfig
 
 CLIPPED_SHARE, CLIPPED_TIMES = 0.5, 10.0
 """Clipping is questioned where more than half of the steps are, and the median norm is ten times the clip: AdamW does
@@ -50,15 +56,15 @@ STALLS: dict[str, tuple[str, Severity]] = {
 }
 
 
-def examine_run(
-    record: Record,
+def diagnose_run(
+    record: RunLog,
     model: ModelConfig,
-    settings: Settings,
-    ladder: Ladder | None,
+    settings: TrainerConfig,
+    ladder: NGramBaseline | None,
     *,
     train_tokens: int = 0,
     is_fresh: bool = True,
-) -> Iterator[Checked]:
+) -> Iterator[CheckResult]:
     """Everything that a run's files tell.
 
     Args:
@@ -70,31 +76,31 @@ def examine_run(
         is_fresh: whether it began with untrained weights.
     """
     beforehand = [
-        check_rate(model, settings, is_fresh=is_fresh),
+        check_learning_rate(model, settings, is_fresh=is_fresh),
         check_warmup(model, settings, is_fresh=is_fresh),
-        check_decay(model, settings),
+        check_weight_decay(model, settings),
         *([check_epochs(model, settings, train_tokens)] if train_tokens else []),
     ]
     yield from beforehand
-    yield check_files(record)
-    whole, damaged = sort_checkpoints(record.run)
-    curve = list(examine_curve(record, model, settings, ladder, whole, train_tokens=train_tokens))
+    yield check_log_files(record)
+    whole, damaged = classify_checkpoints(record.run)
+    curve = list(diagnose_metrics(record, model, settings, ladder, whole, train_tokens=train_tokens))
     told = [*beforehand, curve[0]]  # the first says how it ended
-    yield check_noticed(record, [finding for check in told for finding in check.findings])
+    yield check_live_findings(record, [finding for check in told for finding in check.findings])
     yield check_checkpoints(record, settings, whole, damaged)
     yield check_weights(record.run, whole)
     yield from curve
 
 
-def examine_curve(
-    record: Record,
+def diagnose_metrics(
+    record: RunLog,
     model: ModelConfig,
-    settings: Settings,
-    ladder: Ladder | None,
+    settings: TrainerConfig,
+    ladder: NGramBaseline | None,
     saved: list[int],
     *,
     train_tokens: int = 0,
-) -> Iterator[Checked]:
+) -> Iterator[CheckResult]:
     """What can be told in a second, without reading the checkpoints.
 
     Args:
@@ -109,7 +115,7 @@ def examine_curve(
     if not record.steps:
         return
     guessing = math.log(model.vocab_size) if model.vocab_size else math.nan
-    yield check_ladder(record, settings, ladder or Ladder(guessing, math.nan, math.nan))
+    yield check_ngram_baselines(record, settings, ladder or NGramBaseline(guessing, math.nan, math.nan))
     yield check_spikes(record)
     yield check_plateau(record, settings, train_tokens)
     yield check_overfitting(record)
@@ -117,32 +123,34 @@ def examine_curve(
     yield check_speed(record)
 
 
-def check_files(record: Record) -> Checked:
+def check_log_files(record: RunLog) -> CheckResult:
     """Whether every line can be read."""
     findings = tuple(
         Finding("GG-END-002", "note", {"file": name, "count": count}) for name, count in record.unreadable.items()
     )
     told = {"steps": len(record.steps), "validations": len(record.validations), "events": len(record.events)}
-    return Checked("files", "lines", told, findings)
+    return CheckResult("files", "lines", told, findings)
 
 
-def check_noticed(record: Record, told: list[Finding]) -> Checked:
+def check_live_findings(record: RunLog, told: list[Finding]) -> CheckResult:
     """What the run itself noticed and wrote down, each once, without what is told already."""
     findings: list[Finding] = []
     for _, finding in record.noticed():
         if finding not in (*told, *findings):
             findings.append(finding)
-    return Checked("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
+    return CheckResult("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
 
 
-def sort_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
+def classify_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
     """Steps of the checkpoints that are whole, and what is wrong with each of the others."""
     problems = {checkpoint_step(path): damage(path) for path in list_checkpoints(run)}
     whole = [step for step, problem in problems.items() if problem is None]
     return whole, {step: problem for step, problem in problems.items() if problem is not None}
 
 
-def check_checkpoints(record: Record, settings: Settings, whole: list[int], damaged: dict[int, str]) -> Checked:
+def check_checkpoints(
+    record: RunLog, settings: TrainerConfig, whole: list[int], damaged: dict[int, str]
+) -> CheckResult:
     """Which checkpoints can be used; one that is being written by a run that goes on is no fault."""
     newest = checkpoint_name(max(whole)) if whole else "–"
     findings = [
@@ -156,10 +164,10 @@ def check_checkpoints(record: Record, settings: Settings, whole: list[int], dama
         left = [path.name for path in sorted(record.run.checkpoints.glob(f"{STAGING_PREFIX}*"))]
         findings += [Finding("GG-CKP-003", "note", {"name": name}) for name in left]
     seen = {"whole": len(whole), "newest": newest, "damaged": len(damaged)}
-    return Checked("checkpoints", "whole", seen, tuple(findings))
+    return CheckResult("checkpoints", "whole", seen, tuple(findings))
 
 
-def check_weights(run: RunFolder, whole: list[int]) -> Checked:
+def check_weights(run: RunFolder, whole: list[int]) -> CheckResult:
     """Whether every weight of every whole checkpoint is a finite number."""
     broken = {step: first for step in whole if (first := _first_not_finite(run, step))}
     good = [step for step in whole if step not in broken]
@@ -172,7 +180,7 @@ def check_weights(run: RunFolder, whole: list[int]) -> Checked:
         )
         for step, (parameter, count) in broken.items()
     )
-    return Checked("weights", "finite", {"good": len(good), "all": len(whole)}, findings)
+    return CheckResult("weights", "finite", {"good": len(good), "all": len(whole)}, findings)
 
 
 def _first_not_finite(run: RunFolder, step: int) -> tuple[str, int] | None:
@@ -192,28 +200,28 @@ def _not_finite(path: Path) -> Iterator[tuple[str, int]]:
             yield name, int((~file.get_tensor(name).isfinite()).sum())
 
 
-def check_end(record: Record, model: ModelConfig, settings: Settings, whole: list[int]) -> Checked:
+def check_end(record: RunLog, model: ModelConfig, settings: TrainerConfig, whole: list[int]) -> CheckResult:
     """How the run ended, and why where that can be known."""
     steps, last = settings.train.max_steps, record.last_step
     end = record.end(steps)
     findings: tuple[Finding, ...] = ()
     if end == "diverged":
-        findings = (_explained(record) or _diverged(record, check_rate(model, settings, is_fresh=False)),)
+        findings = (_explained(record) or _diverged(record, check_learning_rate(model, settings, is_fresh=False)),)
     if end == "failed":
         findings = (_failed(record),)
     if end == "killed":
         seen = {"step": last, "steps": steps, "lost": max(0, last - max(whole, default=0)), "run": str(record.run.path)}
         findings = (Finding("GG-END-001", "warning", seen, confidence=0.8),)
-    return Checked("end", end, {"step": last, "steps": steps}, findings)
+    return CheckResult("end", end, {"step": last, "steps": steps}, findings)
 
 
-def _explained(record: Record) -> Finding | None:
+def _explained(record: RunLog) -> Finding | None:
     """What a replay said of the step that was not finite, where it named the cause."""
     causes = [finding for _, finding in record.noticed() if finding.code in NAMED_CAUSES]
     return next((finding for finding in causes if finding.seen.get("step") == record.diverged_at), None)
 
 
-def _failed(record: Record) -> Finding:
+def _failed(record: RunLog) -> Finding:
     """The finding of a run that an error ended, which it wrote down."""
     event = record.event("failed") or {}
     seen = {"step": record.last_step, "problem": str(event.get("message", "")).strip().partition("\n")[0]}
@@ -224,7 +232,7 @@ def _failed(record: Record) -> Finding:
     return Finding("GG-END-003", "fatal", {**seen, "error": str(event.get("error", "?"))})
 
 
-def _diverged(record: Record, rate_check: Checked) -> Finding:
+def _diverged(record: RunLog, rate_check: CheckResult) -> Finding:
     """The finding of a run that ended by a number that is not finite.
 
     A rate far above the usual speaks for the rate, and so do spikes before the end.
@@ -232,7 +240,7 @@ def _diverged(record: Record, rate_check: Checked) -> Finding:
     event = record.event("diverged") or {}
     rates = [rate for rate in record.column("learning_rate") if math.isfinite(rate)]
     rate = rates[-1] if rates else math.nan
-    sure = 0.5 if rate_check.is_fine else 0.9
+    sure = 0.5 if rate_check.passed else 0.9
     if find_spikes(record.numbers, record.column("loss")):
         sure = max(sure, 0.8)
     seen = {
@@ -245,7 +253,7 @@ def _diverged(record: Record, rate_check: Checked) -> Finding:
     return Finding("GG-NAN-002", "fatal", seen, confidence=sure)
 
 
-def check_ladder(record: Record, settings: Settings, ladder: Ladder) -> Checked:
+def check_ngram_baselines(record: RunLog, settings: TrainerConfig, ladder: NGramBaseline) -> CheckResult:
     """Whether the loss stands on a rung of what knowing little costs, or ended above the frequencies of tokens.
 
     The best validation must stand there too: dropout and averaged weights make the training loss look worse than the
@@ -258,7 +266,7 @@ def check_ladder(record: Record, settings: Settings, ladder: Ladder) -> Checked:
     stall = _stall(record, settings, ladder, last)
     best = min((one.loss for one in record.evaluations()), default=math.inf)
     if stall is None or ladder.rung(min(stall.loss, best)) != stall.rung:
-        return Checked(*measured)
+        return CheckResult(*measured)
     code, severity = STALLS[stall.rung]
     rung = getattr(ladder, stall.rung)
     if stall.rung == "bigram" and stall.loss <= rung + RUNG_NATS:
@@ -271,10 +279,10 @@ def check_ladder(record: Record, settings: Settings, ladder: Ladder) -> Checked:
         "rate": max(record.column("learning_rate")),
     }
     others = tuple(other for other, _ in STALLS.values() if other != code)
-    return Checked(*measured, (Finding(code, severity, seen, confidence=0.8, ruled_out=others),))
+    return CheckResult(*measured, (Finding(code, severity, seen, confidence=0.8, ruled_out=others),))
 
 
-def _stall(record: Record, settings: Settings, ladder: Ladder, last: float) -> Stall | None:
+def _stall(record: RunLog, settings: TrainerConfig, ladder: NGramBaseline, last: float) -> Stall | None:
     """A loss that stays on a rung; or a run that is over and knows less than how frequent tokens are."""
     max_steps = settings.train.max_steps
     warmup = settings.schedule.fitted(max_steps).warmup_steps
@@ -285,11 +293,11 @@ def _stall(record: Record, settings: Settings, ladder: Ladder, last: float) -> S
     return found or (Stall(rung, last, max_steps) if is_over and rung in ("uniform", "unigram") else None)
 
 
-def check_spikes(record: Record) -> Checked:
+def check_spikes(record: RunLog) -> CheckResult:
     """Losses that stand out from the steps before them."""
     spikes = find_spikes(record.numbers, record.column("loss"))
     if not spikes:
-        return Checked("spikes", "none")
+        return CheckResult("spikes", "none")
     highest = max(spikes, key=lambda spike: spike.peak if math.isfinite(spike.peak) else math.inf)
     rates = dict(zip(record.numbers, record.column("learning_rate"), strict=True))
     lasting = sum(spike.lasting for spike in spikes)
@@ -303,10 +311,10 @@ def check_spikes(record: Record) -> Checked:
         "rate": rates[highest.peak_step],
     }
     severity: Severity = "warning" if lasting or len(spikes) >= MANY_SPIKES else "note"
-    return Checked("spikes", "some", seen, (Finding("GG-SPK-001", severity, seen, confidence=0.7),))
+    return CheckResult("spikes", "some", seen, (Finding("GG-SPK-001", severity, seen, confidence=0.7),))
 
 
-def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> Checked:
+def check_plateau(record: RunLog, settings: TrainerConfig, train_tokens: int = 0) -> CheckResult:
     """Whether the loss stopped falling while the rate was high."""
     train = settings.train
     found = find_plateau(
@@ -318,7 +326,7 @@ def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> 
         epoch_steps=train_tokens / train.batch_tokens if train_tokens else math.inf,
     )
     if found is None:
-        return Checked("plateau", "none")
+        return CheckResult("plateau", "none")
     slope = found.slope
     seen = {
         "slope": 1000 * slope.value,
@@ -327,52 +335,54 @@ def check_plateau(record: Record, settings: Settings, train_tokens: int = 0) -> 
         "steps": found.last - found.first + 1,
         "loss": found.loss,
     }
-    return Checked("plateau", "slope", seen, (Finding("GG-PLT-001", "note", seen, confidence=0.7),))
+    return CheckResult("plateau", "slope", seen, (Finding("GG-PLT-001", "note", seen, confidence=0.7),))
 
 
-def check_overfitting(record: Record) -> Checked:
+def check_overfitting(record: RunLog) -> CheckResult:
     """Whether validation got worse while training got better."""
     evaluations = record.evaluations()
     if not evaluations:
-        return Checked("overfitting", "no validation")
+        return CheckResult("overfitting", "no validation")
     found = find_overfitting(evaluations, record.numbers, record.column("loss"))
     measured = {"last": evaluations[-1].loss, "best": min(one.loss for one in evaluations)}
     if found is None:
-        return Checked("overfitting", "validations", measured)
+        return CheckResult("overfitting", "validations", measured)
     seen = {
         "best_step": found.best.step,
         "best": found.best.loss,
         "last": found.last.loss,
         "evaluations": found.evaluations,
     }
-    return Checked("overfitting", "validations", measured, (Finding("GG-OVF-001", "warning", seen, confidence=0.9),))
+    return CheckResult(
+        "overfitting", "validations", measured, (Finding("GG-OVF-001", "warning", seen, confidence=0.9),)
+    )
 
 
-def check_clipping(record: Record, settings: Settings) -> Checked:
+def check_clipping(record: RunLog, settings: TrainerConfig) -> CheckResult:
     """How many steps were clipped after warmup, and how much."""
     warmup, clip = settings.schedule.warmup_steps, settings.train.clip_norm
     found = clipping(record.numbers, record.column("grad_norm"), clip, warmup_steps=warmup)
     if found is None:
-        return Checked("clipping", "off")
+        return CheckResult("clipping", "off")
     measured = {"share": found.share, "median": found.median, "clip": clip}
     if found.share <= CLIPPED_SHARE or found.median < CLIPPED_TIMES * clip:
-        return Checked("clipping", "share", measured)
+        return CheckResult("clipping", "share", measured)
     seen = {
         "share": round(100 * found.share),
         "clip_norm": clip,
         "median": found.median,
         "wanted": f"{2 * found.median:.1g}",
     }
-    return Checked("clipping", "share", measured, (Finding("GG-CLP-001", "warning", seen, confidence=0.6),))
+    return CheckResult("clipping", "share", measured, (Finding("GG-CLP-001", "warning", seen, confidence=0.6),))
 
 
-def check_speed(record: Record) -> Checked:
+def check_speed(record: RunLog) -> CheckResult:
     """Whether steps became slower and stayed so."""
     durations = record.durations()
     slow = find_slowdown(durations)
     typical = sorted(durations)[len(durations) // 2]
     measured = {"milliseconds": 1000 * typical}
     if slow is None:
-        return Checked("speed", "typical", measured)
+        return CheckResult("speed", "typical", measured)
     seen = {"ratio": f"{slow.ratio:.1f}", "before": 1000 * slow.before, "now": 1000 * slow.now}
-    return Checked("speed", "typical", measured, (Finding("GG-SPD-001", "note", seen, confidence=0.8),))
+    return CheckResult("speed", "typical", measured, (Finding("GG-SPD-001", "note", seen, confidence=0.8),))

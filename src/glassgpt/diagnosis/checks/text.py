@@ -14,9 +14,9 @@ import torch
 
 from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.diagnosis.findings import Checked, Finding
-from glassgpt.diagnosis.series import Ladder
-from glassgpt.generation.engine import Sample, generate_many
+from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.diagnosis.series import NGramBaseline
+from glassgpt.generation.engine.engine import Sample, generate_many
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
@@ -36,25 +36,25 @@ FREE = GenerationOptions(temperature=1.0, top_p=1.0, max_tokens=NEW_TOKENS, seed
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedTexts:
     """Texts that were written with the same settings.
 
     Attributes:
         samples: one for each prompt.
         loops: share that ends in a loop.
         early: share that ends within `EARLY_TOKENS`, by itself.
-        surprise: what the model pays for a token of them, in nats; NaN where there are none.
+        mean_surprisal: what the model pays for a token of them, in nats; NaN where there are none.
         example: a passage that is repeated, to be shown.
     """
 
     samples: list[Sample]
     loops: float
     early: float
-    surprise: float
+    mean_surprisal: float
     example: str
 
 
-def loop_of(tokens: Sequence[int]) -> list[int]:
+def find_loop(tokens: Sequence[int]) -> list[int]:
     """The shortest passage that a text repeats to its end, or nothing.
 
     It must stand there four times, and fill 16 tokens together; a few blanks in a row are no loop.
@@ -66,23 +66,27 @@ def loop_of(tokens: Sequence[int]) -> list[int]:
     return []
 
 
-def write(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationOptions) -> Written:
+def write(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationOptions
+) -> GeneratedTexts:
     """Continue the prompts, and look at what comes."""
     samples = [found[0] for found in generate_many(model, tokenizer, prompts, replace(options, num_samples=1))]
-    loops = [loop for sample in samples if (loop := loop_of(sample.tokens))]
+    loops = [loop for sample in samples if (loop := find_loop(sample.tokens))]
     early = [s for s in samples if s.finish_reason != "length" and len(s.tokens) <= EARLY_TOKENS]
     example = "".join(visible(tokenizer.token_bytes(token)) for token in loops[0]) if loops else ""
-    return Written(
+    return GeneratedTexts(
         samples,
         len(loops) / len(samples),
         len(early) / len(samples),
-        surprise(model, tokenizer, prompts, samples),
+        mean_surprisal(model, tokenizer, prompts, samples),
         f"“{example[:40]}”",
     )
 
 
 @torch.no_grad()
-def surprise(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Sample]) -> float:
+def mean_surprisal(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Sample]
+) -> float:
     """Mean nats per token that the model pays for the continuations, by itself: no setting is in it."""
     nats, count = 0.0, 0
     device = next(model.parameters()).device
@@ -106,15 +110,15 @@ def held_out_prompts(tokens: Sequence[int], tokenizer: Tokenizer, context_length
     return [text for text in texts if text.strip()][:PROMPTS]
 
 
-def examine_text(
+def diagnose_text(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     options: GenerationOptions,
     *,
     validation_loss: float,
-    ladder: Ladder,
-) -> Iterator[Checked]:
+    ladder: NGramBaseline,
+) -> Iterator[CheckResult]:
     """What is wrong with the text that these settings give, and who is at fault.
 
     Args:
@@ -133,34 +137,34 @@ def examine_text(
     free = write(model, tokenizer, prompts, FREE)
     trained = check_training(validation_loss, ladder)
     yield trained
-    yield check_loops(ours, greedy, free, asked, validation_loss, is_trained=trained.is_fine)
-    yield check_noise(ours, asked, validation_loss, is_trained=trained.is_fine)
-    yield check_ends(ours, greedy, free, asked)
+    yield check_loops(ours, greedy, free, asked, validation_loss, is_trained=trained.passed)
+    yield check_improbable_text(ours, asked, validation_loss, is_trained=trained.passed)
+    yield check_early_ends(ours, greedy, free, asked)
 
 
-def check_training(validation_loss: float, ladder: Ladder) -> Checked:
+def check_training(validation_loss: float, ladder: NGramBaseline) -> CheckResult:
     """Whether the model knows more than pairs of tokens; below that no setting gives good text."""
     seen = {"loss": validation_loss, "rung": ladder.bigram}
     is_trained = validation_loss < ladder.bigram
     findings = () if is_trained else (Finding("GG-TXT-002", "warning", seen, confidence=0.9),)
-    return Checked("model", "beside pairs", seen, findings)
+    return CheckResult("model", "beside pairs", seen, findings)
 
 
 def check_loops(
-    ours: Written,
-    greedy: Written,
-    free: Written,
+    ours: GeneratedTexts,
+    greedy: GeneratedTexts,
+    free: GeneratedTexts,
     options: GenerationOptions,
     validation_loss: float,
     *,
     is_trained: bool,
-) -> Checked:
+) -> CheckResult:
     """Whether texts end in a loop: by a setting, if the model loops less when it may choose freely."""
     shares = {"share": ours.loops, "texts": len(ours.samples), "greedy": greedy.loops, "free": free.loops}
     if ours.loops < OFTEN:
-        return Checked("loops", "shares", shares)
+        return CheckResult("loops", "shares", shares)
     if ours.loops - free.loops >= CLEARLY_MORE:
-        setting, value, wanted = narrow_setting(options)
+        setting, value, wanted = most_restrictive_setting(options)
         seen = {
             "setting": setting,
             "value": value,
@@ -170,15 +174,15 @@ def check_loops(
             "example": ours.example,
         }
         blamed = Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",))
-        return Checked("loops", "shares", shares, (blamed,))
+        return CheckResult("loops", "shares", shares, (blamed,))
     if not is_trained:  # said already, and reason enough
-        return Checked("loops", "shares", shares)
+        return CheckResult("loops", "shares", shares)
     seen = {"share": round(100 * ours.loops), "free": round(100 * free.loops), "loss": validation_loss}
     found = Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002"))
-    return Checked("loops", "shares", shares, (found,))
+    return CheckResult("loops", "shares", shares, (found,))
 
 
-def narrow_setting(options: GenerationOptions) -> tuple[str, float, float]:
+def most_restrictive_setting(options: GenerationOptions) -> tuple[str, float, float]:
     """The setting that leaves the fewest candidates: its option, its value, and a better one."""
     if options.top_k == 1:
         return "--top-k", 1, 50
@@ -193,24 +197,26 @@ def narrow_setting(options: GenerationOptions) -> tuple[str, float, float]:
     return "--temperature", options.temperature, 1.0
 
 
-def check_noise(ours: Written, options: GenerationOptions, validation_loss: float, *, is_trained: bool) -> Checked:
+def check_improbable_text(
+    ours: GeneratedTexts, options: GenerationOptions, validation_loss: float, *, is_trained: bool
+) -> CheckResult:
     """Whether the model itself finds its text far less probable than human text."""
-    costs = {"own": ours.surprise, "human": validation_loss}
-    if not ours.surprise > validation_loss + WILD_NATS:
-        return Checked("noise", "costs", costs)
-    setting, value, wanted = wild_setting(options)
+    costs = {"own": ours.mean_surprisal, "human": validation_loss}
+    if not ours.mean_surprisal > validation_loss + WILD_NATS:
+        return CheckResult("noise", "costs", costs)
+    setting, value, wanted = most_permissive_setting(options)
     seen = {
         "setting": setting,
         "value": value,
         "wanted": wanted,
-        "surprise": ours.surprise,
+        "surprise": ours.mean_surprisal,
         "loss": validation_loss,
     }
     others = ("GG-TXT-002",) if is_trained else ()
-    return Checked("noise", "costs", costs, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),))
+    return CheckResult("noise", "costs", costs, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),))
 
 
-def wild_setting(options: GenerationOptions) -> tuple[str, float, float]:
+def most_permissive_setting(options: GenerationOptions) -> tuple[str, float, float]:
     """The setting that lets improbable tokens through: its option, its value, and a better one."""
     penalties = (
         ("--repetition-penalty", options.repetition_penalty, 1.3, 1.1),
@@ -225,11 +231,13 @@ def wild_setting(options: GenerationOptions) -> tuple[str, float, float]:
     return "--top-p", options.top_p, 0.9
 
 
-def check_ends(ours: Written, greedy: Written, free: Written, options: GenerationOptions) -> Checked:
+def check_early_ends(
+    ours: GeneratedTexts, greedy: GeneratedTexts, free: GeneratedTexts, options: GenerationOptions
+) -> CheckResult:
     """Whether texts end after a few tokens: by a stop string or token, or because the model ends them."""
     shares = {"share": ours.early, "tokens": EARLY_TOKENS, "greedy": greedy.early, "free": free.early}
     if ours.early < OFTEN:
-        return Checked("early ends", "shares", shares)
+        return CheckResult("early ends", "shares", shares)
     seen = {"share": round(100 * ours.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
     stopped = [sample for sample in ours.samples if sample.finish_reason == "stop"]
     if stopped and ours.early - free.early >= CLEARLY_MORE:
@@ -238,7 +246,7 @@ def check_ends(ours: Written, greedy: Written, free: Written, options: Generatio
         )
         more = {"setting": setting, "value": value, "free": round(100 * free.early)}
         blamed = Finding("GG-TXT-004", "warning", seen | more, 0.95, ruled_out=("GG-TXT-005",))
-        return Checked("early ends", "shares", shares, (blamed,))
+        return CheckResult("early ends", "shares", shares, (blamed,))
     more = {"greedy": round(100 * greedy.early)}
     found = Finding("GG-TXT-005", "warning", seen | more, 0.8, ruled_out=("GG-TXT-004",))
-    return Checked("early ends", "shares", shares, (found,))
+    return CheckResult("early ends", "shares", shares, (found,))

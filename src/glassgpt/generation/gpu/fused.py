@@ -17,14 +17,14 @@ import torch
 import triton
 from torch import Tensor, nn
 
+from glassgpt.generation.engine.sampling import sequence_keys
+from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu import kernels
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.rows import Row
-from glassgpt.generation.sampling import row_keys
 from glassgpt.model import modern
 from glassgpt.model.cache import KVCache
 from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
-from glassgpt.model.modern import Modern, ModernAttention, SquaredReLU
+from glassgpt.model.modern import Modern, ModernAttention, SquaredReLUMLP
 from glassgpt.model.transformer import Block, LanguageModel
 
 N_INTS = 5
@@ -255,7 +255,7 @@ def _join(attention: ModernAttention) -> FusedLinear:
 def _fuse_block(block: Block, qkv: FusedLinear, activation: int) -> FusedBlock:
     attention, mlp = (
         cast("CausalSelfAttention | ModernAttention", block.attention),
-        cast("MLP | SquaredReLU", block.mlp),
+        cast("MLP | SquaredReLUMLP", block.mlp),
     )
     return FusedBlock(
         FusedNorm.of(block.norm1),
@@ -293,11 +293,11 @@ class SlotState:
         self.counts = torch.zeros(slots, vocab_size, dtype=torch.int32, device=device)  # for penalties
         self._vocab_size = vocab_size
 
-    def place(self, slots: Sequence[int], rows: Sequence[Row]) -> None:
+    def place(self, slots: Sequence[int], rows: Sequence[SequenceState]) -> None:
         """Begin rows: their newest tokens are fed first."""
         device = self.ints.device
         here = torch.tensor(list(slots), device=device)
-        keys = row_keys([row.request.seed for row in rows], [row.index for row in rows]).tolist()
+        keys = sequence_keys([row.request.seed for row in rows], [row.index for row in rows]).tolist()
         whole = [
             [row.last, row.n_visible - 1, row.position, _as_int32(key), row.request.options.top_k]
             for row, key in zip(rows, keys, strict=True)
@@ -308,7 +308,7 @@ class SlotState:
             if has_penalties(row):
                 self._count(slot, row)
 
-    def _count(self, slot: int, row: Row) -> None:
+    def _count(self, slot: int, row: SequenceState) -> None:
         counts = torch.bincount(torch.tensor(row.drawn, dtype=torch.long), minlength=self._vocab_size)
         counts[torch.tensor(row.request.prompt)] += kernels.IN_PROMPT.value
         self.counts[slot] = counts.int().to(self.counts.device, non_blocking=True)
@@ -344,7 +344,7 @@ def _floats_of(options: GenerationOptions) -> list[float]:
     ]  # fmt: skip
 
 
-def has_penalties(row: Row) -> bool:
+def has_penalties(row: SequenceState) -> bool:
     """Whether a row's draw depends on what stands in its text."""
     options = row.request.options
     return (options.repetition_penalty, options.presence_penalty, options.frequency_penalty) != (1, 0, 0)
@@ -432,7 +432,7 @@ class FusedStep:
         config, keys = self._model.config, self._cache.keys[layer]
         is_modern = isinstance(self._model, Modern)
         cos, sin = (self._model.rotary.cos, self._model.rotary.sin) if isinstance(self._model, Modern) else (keys, keys)
-        window = config.window_of(layer) if is_modern else 0
+        window = config.layer_window(layer) if is_modern else 0
         rows, capacity = qkv.size(0), self._cache.capacity
         half = max(16, triton.next_power_of_2(config.head_dim // 2))
         together = attention_keys(half)
@@ -473,7 +473,7 @@ class Limits:
     none: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Row], vocab_size: int) -> Limits:
+    def of(cls, rows: Sequence[SequenceState], vocab_size: int) -> Limits:
         """Of all rows together; a top-k of all tokens there are is none."""
         limits = [(0 < o.top_k < vocab_size, o.top_p < 1) for o in (row.request.options for row in rows)]
         return cls(

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassgpt.generation.decoding import ChunkedReading, Reading, broken_model, draw_tokens, padded
+from glassgpt.generation.engine.decoding import ChunkedPrefill, Prefill, nan_logits_error, padded, sample_tokens
+from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu import kernels
 from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState
-from glassgpt.generation.rows import Row
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -50,11 +50,11 @@ class Burst:
         ready: None on a CPU, where they are at once.
     """
 
-    rows: dict[Row, int]
+    rows: dict[SequenceState, int]
     tokens: Tensor
     ready: torch.cuda.Event | None
 
-    def read(self) -> Iterable[tuple[Row, int]]:
+    def read(self) -> Iterable[tuple[SequenceState, int]]:
         """Wait for the tokens: pairs of row and token, but for rows that have ended or moved out meanwhile.
 
         Raises:
@@ -66,7 +66,7 @@ class Burst:
             for (row, stay), token in zip(self.rows.items(), step, strict=True):
                 if not row.done and row.stay == stay:
                     if token == kernels.BROKEN.value:
-                        raise broken_model()
+                        raise nan_logits_error()
                     yield row, token
 
 
@@ -94,13 +94,13 @@ class GraphDecoder:
         self._feeds: dict[int, Callable[[], None]] = {}
         self._prompts = PromptGraphs(model)
         self._pending: Burst | None = None
-        self._arrivals: dict[KVCache, list[tuple[int, Row, int]]] = {}
+        self._arrivals: dict[KVCache, list[tuple[int, SequenceState, int]]] = {}
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """See `Decoder`."""
         return self._prompts.read(prompts)
 
-    def place(self, slot: int, row: Row, source: KVCache, source_row: int) -> None:
+    def place(self, slot: int, row: SequenceState, source: KVCache, source_row: int) -> None:
         """See `Decoder`."""
         self._arrivals.setdefault(source, []).append((slot, row, source_row))
 
@@ -108,7 +108,7 @@ class GraphDecoder:
         """Copy into their slots all rows that have arrived, together: launches cost more than the bytes."""
         for source, arrivals in self._arrivals.items():
             slots, rows, source_rows = zip(*arrivals, strict=True)
-            self._cache.put_many(slots, source, source_rows, [row.n_visible - 1 for row in rows])
+            self._cache.copy_slots(slots, source, source_rows, [row.n_visible - 1 for row in rows])
             self._state.place(slots, rows)
         self._arrivals.clear()
 
@@ -116,10 +116,10 @@ class GraphDecoder:
         """See `Decoder`."""
         self._settle()
         # How much of the slot is in use is known on the device only.
-        self._cache.put(target, self._cache, source, self.capacity)
+        self._cache.copy_slot(target, self._cache, source, self.capacity)
         self._state.move(source, target)
 
-    def advance(self, rows: Sequence[Row]) -> Iterable[tuple[Row, int]]:
+    def advance(self, rows: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
         """See `Decoder`."""
         self._settle()
         before, self._pending = self._pending, None
@@ -131,17 +131,17 @@ class GraphDecoder:
         return before.read() if before else self._advance_on_host(rows)
 
     @staticmethod
-    def _is_quick(row: Row) -> bool:
+    def _is_quick(row: SequenceState) -> bool:
         names = {processor.name for processor in row.request.processors}
         return names <= ON_DEVICE and not row.request.options.temperature_schedule
 
     @staticmethod
-    def _wants_more(row: Row, before: Burst | None) -> bool:
+    def _wants_more(row: SequenceState, before: Burst | None) -> bool:
         """Whether the tokens under way are not all that it may have."""
         under_way = STEPS if before and before.rows.get(row) == row.stay else 0
         return len(row.drawn) + under_way < row.request.limit
 
-    def _launch(self, rows: Sequence[Row]) -> Burst:
+    def _launch(self, rows: Sequence[SequenceState]) -> Burst:
         size, limits = _bucket(len(rows)), Limits.of(rows, self._vocab_size)
         if (size, limits) not in self._bursts:
             self._bursts[size, limits] = self._prepare(lambda: self._burst(size, limits))
@@ -162,13 +162,13 @@ class GraphDecoder:
         ready.record()
         return host, ready
 
-    def _advance_on_host(self, rows: Sequence[Row]) -> list[tuple[Row, int]]:
+    def _advance_on_host(self, rows: Sequence[SequenceState]) -> list[tuple[SequenceState, int]]:
         """One step whose tokens are drawn here, by any processor there is."""
         size = _bucket(len(rows))
         if size not in self._feeds:
             self._feeds[size] = self._prepare(lambda: self._step.feed(size))
         self._feeds[size]()
-        tokens = draw_tokens(self._step.logits[: len(rows), : self._vocab_size].cpu(), rows)
+        tokens = sample_tokens(self._step.logits[: len(rows), : self._vocab_size].cpu(), rows)
         self._state.take(tokens)
         return list(zip(rows, tokens, strict=True))
 
@@ -201,7 +201,7 @@ class PromptGraphs:
         self._seen: set[tuple[int, int]] = set()
         self._graphs: dict[tuple[int, int], PromptGraph] = {}
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Reading:
+    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """Begin to read; see `Decoder`."""
         # A model knows no positions behind its context.
         tokens = min(_rounded(max(map(len, prompts)), PROMPT_TOKENS), self._model.config.context_length)
@@ -211,7 +211,7 @@ class PromptGraphs:
         is_usual = tokens <= PROMPT_TOKENS[-1] and shape[0] * tokens <= MOST_PROMPT_TOKENS
         if self._device.type == "cpu" or not is_usual or shape not in self._seen:
             self._seen.add(shape)
-            return ChunkedReading(self._model, prompts)
+            return ChunkedPrefill(self._model, prompts)
         self._graphs[shape] = PromptGraph(self._model, self._view(*shape), self._pool)
         return self._graphs[shape].read(prompts)
 
@@ -219,7 +219,7 @@ class PromptGraphs:
         """A cache in the memory that all shapes share: what is read has been copied before the next is."""
         config = self._model.config
         shape = (config.n_layer, rows, config.kv_heads, tokens, config.head_dim)
-        return KVCache.over(*(memory[: math.prod(shape)].view(shape) for memory in self._memory))
+        return KVCache.from_tensors(*(memory[: math.prod(shape)].view(shape) for memory in self._memory))
 
     @functools.cached_property
     def _pool(self) -> Any:
@@ -257,7 +257,7 @@ class PromptGraph:
         return self
 
     def advance(self) -> bool:
-        """See `Reading`: nothing is left."""
+        """See `Prefill`: nothing is left."""
         return True
 
 

@@ -330,7 +330,7 @@ def _halves(pointer, heads, is_head, half, inside, HEAD_DIM: tl.constexpr):
 
 @triton.jit
 def _normalise_and_turn(first, second, cosine, sine, eps, HEAD_DIM: tl.constexpr):
-    """`RMSNorm` of each head, then `Rotary`."""
+    """`RMSNorm` of each head, then `RotaryEmbedding`."""
     scale = tl.rsqrt(tl.sum(first * first + second * second, 1) / HEAD_DIM + eps)[:, None]
     first, second = first * scale, second * scale
     return first * cosine + second * sine, second * cosine - first * sine

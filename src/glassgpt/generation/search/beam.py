@@ -19,12 +19,12 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import Sample
-from glassgpt.generation.options import GenerationOptions, History
-from glassgpt.generation.search.coverage import Watch, coverage_score, watched
-from glassgpt.generation.search.forced import Wishes, wishes_for
-from glassgpt.generation.search.shared import Prompt, Searcher, in_batches
-from glassgpt.generation.search_options import BeamOptions
+from glassgpt.generation.engine.engine import Sample
+from glassgpt.generation.options import GenerationOptions, TokenHistory
+from glassgpt.generation.search.context import Prompt, SearchContext, in_batches
+from glassgpt.generation.search.coverage import AttentionRecorder, coverage_score, record_attention
+from glassgpt.generation.search.forced_words import ForcedWordsState, forced_words_state
+from glassgpt.generation.strategy_options import BeamOptions
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -56,12 +56,12 @@ class Hypothesis:
     tokens: tuple[int, ...]
     log_probability: float
     row: int
-    wishes: Wishes
+    wishes: ForcedWordsState
     attention: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BeamCandidate:
     """A hypothesis with one token more.
 
     Attributes:
@@ -100,16 +100,16 @@ def beam_search(
     search.check()
     watch = None
     if search.coverage_penalty:
-        model, watch = watched(model)
-    searcher = Searcher(model, tokenizer, options, "beam search")
-    wishes = wishes_for(search.force, tokenizer)
+        model, watch = record_attention(model)
+    searcher = SearchContext(model, tokenizer, options, "beam search")
+    wishes = forced_words_state(search.force, tokenizer)
     encoded = searcher.encode(prompts)
     for prompt in encoded:
         _require_room(wishes, searcher.limit(prompt))
     return in_batches(encoded, search.beams, lambda batch: _Search(searcher, search, batch, wishes, watch).run())
 
 
-def _require_room(wishes: Wishes, limit: int) -> None:
+def _require_room(wishes: ForcedWordsState, limit: int) -> None:
     if wishes.needed > limit:
         raise GenerationError(
             f"the forced words have at least {wishes.needed} tokens, the text may have {limit}; "
@@ -122,11 +122,11 @@ class _Search:
 
     def __init__(
         self,
-        searcher: Searcher,
+        searcher: SearchContext,
         search: BeamOptions,
         prompts: Sequence[Prompt],
-        wishes: Wishes,
-        watch: Watch | None,
+        wishes: ForcedWordsState,
+        watch: AttentionRecorder | None,
     ) -> None:
         self._searcher, self._options, self._prompts, self._watch = searcher, search, prompts, watch
         starts = [
@@ -174,7 +174,7 @@ class _Search:
         """Log-probabilities of each row's next token, (B, V)."""
         last = [[text.tokens[-1] if text.tokens else prompt[-1]] for prompt, text in rows]
         logits = self._searcher.logits(self._searcher.features(last, self._cache)[:, 0])
-        histories = [History(prompt, text.tokens) for prompt, text in rows]
+        histories = [TokenHistory(prompt, text.tokens) for prompt, text in rows]
         return self._searcher.process(logits.log_softmax(dim=-1), histories)
 
     def _attention(self, rows: Sequence[tuple[Prompt, Hypothesis]]) -> list[Tensor | None]:
@@ -225,7 +225,7 @@ class Group:
         complete: scores and texts, best first; as many as there are beams in the group.
     """
 
-    def __init__(self, searcher: Searcher, options: BeamOptions, limit: int, start: Hypothesis) -> None:
+    def __init__(self, searcher: SearchContext, options: BeamOptions, limit: int, start: Hypothesis) -> None:
         self._searcher, self._options, self._limit = searcher, options, limit
         self._beams = options.beams // options.groups
         self.running = [start]
@@ -251,7 +251,7 @@ class Group:
         if self.running and self._is_settled():
             self.running = []
 
-    def _candidates(self, step: _Step) -> list[Candidate]:
+    def _candidates(self, step: _Step) -> list[BeamCandidate]:
         """The best that may come, best first: enough that all beams can go on, if there is so much."""
         possible = int((step.merits > -math.inf).sum())
         # A row ends by as many tokens as there are; stop strings may end it by any, and then more are looked at.
@@ -264,12 +264,12 @@ class Group:
                 return fit
             count *= 2
 
-    def _candidate(self, step: _Step, row: int, token: int) -> Candidate:
+    def _candidate(self, step: _Step, row: int, token: int) -> BeamCandidate:
         parent = self.running[row]
         tokens, total = (*parent.tokens, token), float(step.totals[row, token])
         text = Hypothesis(tokens, total, step.first_row + row, parent.wishes.after(token), step.attention[row])
         ends = len(tokens) == self._limit or self._searcher.is_end(tokens)
-        return Candidate(text, float(step.merits[row, token]), ends)
+        return BeamCandidate(text, float(step.merits[row, token]), ends)
 
     def _less_what_was_chosen(self, totals: Tensor, chosen: Counter[int]) -> Tensor:
         """Hamming diversity: each beam of an earlier group that took a token makes it worth less (section 4)."""
@@ -289,7 +289,7 @@ class Group:
         values = {place: float(merits[place]) for place in places}
         return sorted((place for place in places if values[place] > -math.inf), key=lambda place: -values[place])
 
-    def _is_possible(self, one: Candidate) -> bool:
+    def _is_possible(self, one: BeamCandidate) -> bool:
         """Whether all forced words are there, or have room to come."""
         room = 0 if one.ends else self._limit - len(one.text.tokens)
         return one.text.wishes.needed <= room
@@ -324,7 +324,7 @@ class Group:
         return text.log_probability / (self._limit if penalty > 0 else len(text.tokens)) ** penalty
 
 
-def share(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+def share(candidates: Sequence[BeamCandidate], count: int) -> list[BeamCandidate]:
     """The best candidates, in an equal share of each number of forced tokens that are still needed.
 
     Texts that took up a forced word early are less probable than those that put it off, and would never be among the
@@ -338,7 +338,7 @@ def share(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     Returns:
         Best first.
     """
-    banks: dict[int, list[Candidate]] = {}
+    banks: dict[int, list[BeamCandidate]] = {}
     for one in candidates:
         banks.setdefault(one.text.wishes.needed, []).append(one)
     rounds = itertools.zip_longest(*(banks[needed] for needed in sorted(banks)))

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine import Sample
-from glassgpt.generation.options import GenerationOptions, History
+from glassgpt.generation.engine.engine import Sample
+from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import process
-from glassgpt.generation.search.shared import Prompt, Searcher, in_batches
-from glassgpt.generation.search_options import ContrastiveOptions
+from glassgpt.generation.search.context import Prompt, SearchContext, in_batches
+from glassgpt.generation.strategy_options import ContrastiveOptions
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -39,7 +39,7 @@ def contrastive_search(
         GenerationError: a prompt or a setting cannot be used, or the rules together forbid every token.
     """
     search.check()
-    searcher = Searcher(model, tokenizer, options, "contrastive search")
+    searcher = SearchContext(model, tokenizer, options, "contrastive search")
     return in_batches(searcher.encode(prompts), search.k, lambda batch: _Search(searcher, search, batch).run())
 
 
@@ -65,7 +65,7 @@ class _Text:
 class _Search:
     """All texts of a batch; the cache holds each k times, so that its candidates can be read side by side."""
 
-    def __init__(self, searcher: Searcher, options: ContrastiveOptions, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, searcher: SearchContext, options: ContrastiveOptions, prompts: Sequence[Prompt]) -> None:
         self._searcher, self._alpha = searcher, options.alpha
         self._k = min(options.k, searcher.tokenizer.vocab_size)
         self._prompts = prompts
@@ -85,7 +85,7 @@ class _Search:
         lengths = [len(prompt) for prompt in self._prompts]
         self._cache = self._searcher.cache(len(lengths), max(map(sum, zip(lengths, limits, strict=True))))
         features = self._searcher.features(self._prompts, self._cache)  # (B, T, C)
-        self._cache.rewind(lengths)
+        self._cache.truncate(lengths)
         logits = self._searcher.logits(features[range(len(lengths)), [length - 1 for length in lengths]])
         self._cache.select([row for row in range(len(lengths)) for _ in range(self._k)])
         return [
@@ -127,7 +127,7 @@ class _Search:
     def _candidates(self, texts: Sequence[_Text]) -> tuple[Tensor, Tensor]:
         """The most probable tokens of each text, as processors leave them: probabilities and ids, (B, k) each."""
         logits = torch.stack([text.logits for text in texts])
-        histories = [History(text.prompt, text.output) for text in texts]
+        histories = [TokenHistory(text.prompt, text.output) for text in texts]
         processed = process(logits, self._searcher.processors, histories)
         probabilities, tokens = processed.softmax(dim=-1).topk(self._k)
         return probabilities, tokens

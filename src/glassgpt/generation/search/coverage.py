@@ -13,17 +13,17 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from glassgpt.model.attention import Attend, attention_weights
+from glassgpt.model.attention import AttentionFunction, attention_weights
 from glassgpt.model.transformer import LanguageModel
 
 
-class Watch:
+class AttentionRecorder:
     """Adds up where single tokens look; a model's layers report to it."""
 
     def __init__(self) -> None:
         self._weights: list[Tensor] = []
 
-    def around(self, attend: Attend) -> Attend:
+    def around(self, attend: AttentionFunction) -> AttentionFunction:
         """An attention function that does the same, and reports."""
 
         def reporting(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
@@ -45,9 +45,9 @@ class Watch:
         return torch.stack(weights).mean(dim=0).float().cpu()
 
 
-def watched(model: LanguageModel) -> tuple[LanguageModel, Watch]:
+def record_attention(model: LanguageModel) -> tuple[LanguageModel, AttentionRecorder]:
     """The model's twin that shares its weights and reports where it looks."""
-    watch = Watch()
+    watch = AttentionRecorder()
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
     for module in twin.modules():
@@ -56,7 +56,7 @@ def watched(model: LanguageModel) -> tuple[LanguageModel, Watch]:
     return twin, watch
 
 
-def _report(attention: nn.Module, watch: Watch) -> None:
+def _report(attention: nn.Module, watch: AttentionRecorder) -> None:
     attention.attend = watch.around(attention.attend)  # type: ignore[assignment]
 
 

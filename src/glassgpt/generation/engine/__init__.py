@@ -1,0 +1,1 @@
+"""The batched generation engine: requests in, text out."""

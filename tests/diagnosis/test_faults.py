@@ -1,0 +1,167 @@
+"""The fault suite: its list is what it claims to be, its judge and its peers compute what they say, and it runs."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glassgpt.diagnosis.catalogue import entries
+from glassgpt.diagnosis.findings import Finding
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_the_path():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT))
+        yield
+
+
+@pytest.fixture(scope="module")
+def suite():
+    from benchmarks.faults import suite
+
+    return suite
+
+
+def test_there_are_enough_of_everything(suite):
+    assert len(suite.FAULTS) >= 40
+    assert len({fault.kind for fault in suite.FAULTS}) >= 12
+    assert len(suite.HEALTHY) >= 15
+    names = [case.name for case in (*suite.FAULTS, *suite.HEALTHY)]
+    assert len(set(names)) == len(names)
+    assert len({fault.what for fault in suite.FAULTS}) == len(suite.FAULTS)
+
+
+def test_what_is_expected_exists(suite):
+    for fault in suite.FAULTS:
+        assert fault.expects, fault.name
+        assert set(fault.expects) <= set(entries()), fault.name
+        assert 0 <= fault.at <= fault.overrides()["train.max_steps"], fault.name
+
+
+def test_every_setting_can_work(suite):
+    from glassgpt.config import load_config
+
+    for case in (*suite.FAULTS, *suite.HEALTHY):
+        assert load_config(case.preset, case.overrides()).problems() == [], case.name
+
+
+def found(station, code, severity, confidence=1.0, step=0):
+    from benchmarks.faults.stations import Found
+
+    return Found(station, step, Finding(code, severity, {}, confidence))
+
+
+def test_the_top_finding_is_the_worst_of_the_first_station_that_warns():
+    from benchmarks.faults.judge import top_finding
+
+    note = found("before", "GG-CFG-002", "note")
+    first, second = found("while", "GG-SPK-002", "warning"), found("while", "GG-ATT-002", "warning")
+    fatal, unsure = found("while", "GG-DIV-001", "fatal", 0.9), found("while", "GG-MEM-012", "fatal", 0.5)
+    later = found("after", "GG-NAN-002", "fatal")
+    assert top_finding([]) is None
+    assert top_finding([note]) == note
+    assert top_finding([note, first, second]) == first
+    assert top_finding([note, first, unsure, fatal, later]) == fatal
+
+
+def test_totals_count_what_the_rows_say():
+    from benchmarks.faults.judge import totals
+
+    peer = {"detected": True, "cause": None}
+    silent = {"detected": False, "cause": None}
+    row = {
+        "kind": "a", "fatal": True, "detected": True, "cause_right": True, "recoverable": "automatic", "recovered": True,
+        "steps_until_detection": 3, "lightning": peer, "olmo_core": silent,
+    }  # fmt: skip
+    missed = {**row, "kind": "b", "detected": False, "cause_right": False, "recovered": False, "lightning": silent}
+    missed |= {"steps_until_detection": None}
+    sound = {"false_alarm": False, "interventions": [], "notes": {}, "lightning": peer, "olmo_core": silent}
+    counted = totals([row, missed], [sound])
+    assert (counted["faults"], counted["kinds"], counted["fatal"], counted["fatal_detected"]) == (2, 2, 2, 1)
+    assert (counted["cause_right"], counted["recoverable"], counted["recovered"]) == (1, 2, 1)
+    assert (counted["healthy"], counted["false_alarms"]) == (1, 0)
+    assert counted["peers"]["lightning"] == {"detected": 1, "fatal_detected": 1, "cause_right": 0, "false_alarms": 1}
+
+
+def test_olmo_cores_monitor_is_mean_and_six_deviations():
+    from benchmarks.faults.peers import olmo_spikes
+
+    chance = np.random.default_rng(0)
+    values = list(2 + 0.1 * chance.standard_normal(200))
+    before = np.array(values[22:150])
+    values[150] = float(before.mean() + 6.1 * before.std())
+    assert [n for n, spike in enumerate(olmo_spikes(values)) if spike] == [150]
+    values[150] = float(before.mean() + 5.9 * before.std())
+    assert not any(olmo_spikes(values))
+    values[140], values[150] = math.nan, 100.0  # a NaN in the window blinds it
+    assert not any(olmo_spikes(values))
+
+
+def test_lightnings_spike_is_three_times_the_running_mean():
+    from benchmarks.faults.peers import lightning_spikes
+
+    assert lightning_spikes([2.0] * 12 + [5.9, 2.0, 6.1]) == [False] * 14 + [False]
+    assert lightning_spikes([2.0] * 12 + [6.1, 2.0])[12:] == [True, False]
+    assert lightning_spikes([2.0, math.nan, 2.0]) == [False, True, False]
+
+
+def test_peers_name_their_first_alarm():
+    from benchmarks.faults.peers import Alarm, Series, lightning, olmo_core
+
+    nan = Series([2.0, 2.0, math.nan], [1.0, 1.0, math.nan], [1, 2, 3])
+    assert lightning(nan) == Alarm("EarlyStopping.check_finite", 3)
+    assert olmo_core(nan) == Alarm("Trainer", 3)
+    rising = Series(validations=[(10, 2.0), (20, 1.0), (30, 1.1), (40, 1.2), (50, 1.3)])
+    assert lightning(rising) == Alarm("EarlyStopping.patience", 50)
+    assert olmo_core(rising) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="each case runs in a forked process")
+@pytest.mark.parametrize(
+    ("name", "code", "station"),
+    [("kernel-one-ahead", "GG-KER-001", "before"), ("checkpoint-bit-flipped", "GG-CKP-001", "after")],
+)
+def test_a_fault_from_end_to_end(suite, monkeypatch, name, code, station):
+    import dataclasses
+
+    from benchmarks.faults import __main__ as run
+
+    fault = next(fault for fault in suite.FAULTS if fault.name == name)
+    short = {"train.max_steps": 60, "checkpoint.every_steps": 20, "schedule.warmup_steps": 10}
+    kill_at = fault.kill_at and 50
+    short_fault = dataclasses.replace(fault, settings={**fault.settings, **short}, kill_at=kill_at, at=kill_at or 0)
+    monkeypatch.setattr(run, "FAULTS", [short_fault])
+    row = run.look_at(name)
+    assert (row["detected"], row["cause_right"], row["code"], row["station"]) == (True, True, code, station)
+    assert row["recovered"] is (True if fault.recovery else None)
+    json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="each case runs in a forked process")
+def test_a_sound_training_from_end_to_end(suite, monkeypatch):
+    import dataclasses
+
+    from benchmarks.faults import __main__ as run
+
+    case = next(case for case in suite.HEALTHY if case.name == "resumed")
+    short = {"train.max_steps": 60, "checkpoint.every_steps": 20, "schedule.warmup_steps": 10}
+    monkeypatch.setattr(run, "FAULTS", [])
+    monkeypatch.setattr(run, "HEALTHY", [dataclasses.replace(case, settings=short, stop_at=30)])
+    row = run.look_at("resumed")
+    assert (row["false_alarm"], row["ended"]) == (False, "finished")
+
+
+def test_the_written_results_keep_their_promises(suite):
+    found = json.loads(RESULTS.read_text())
+    assert {row["name"] for row in found["rows"]} == {fault.name for fault in suite.FAULTS}
+    assert {row["name"] for row in found["healthy_rows"]} == {case.name for case in suite.HEALTHY}
+    assert found["fatal_detected"] == found["fatal"]
+    assert found["cause_right"] >= 0.9 * found["faults"]
+    assert found["interventions_on_healthy"] == 0

@@ -1,0 +1,517 @@
+"""The engine against models called anew at each step, against transformers, and against itself from other sides."""
+
+import dataclasses
+import functools
+import math
+from importlib.util import find_spec
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from glassgpt.data import load_tokenizer
+from glassgpt.errors import GenerationError, RequestError
+from glassgpt.generation.engine import engine
+from glassgpt.generation.engine.decoding import StepwiseDecoder
+from glassgpt.generation.engine.engine import Engine, encode_prompt, generate, generate_many, stream
+from glassgpt.generation.engine.sampling import gumbel_noise, sample
+from glassgpt.generation.engine.speculative import SpeculativeDecoding
+from glassgpt.generation.options import GenerationOptions, TokenHistory
+from glassgpt.generation.processors import build_processors, process
+from glassgpt.interchange.huggingface import export_model
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from small_models import as_if_on
+
+BYTES = load_tokenizer("bytes")
+CONTEXT = 48
+ODD_PROMPTS = ["ROMEO:", "한국어", "e\u0301\u200d\U0001f469", "\x00\x85\u2028\ufeff", "  \n\n\t", "<|endoftext|>", "▁"]
+
+
+def random_model(seed=0, vocab_size=257, std=0.4):
+    torch.manual_seed(seed)
+    config = ModelConfig(vocab_size=vocab_size, context_length=CONTEXT, n_layer=2, n_head=3, n_embd=24)
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+class Scripted(torch.nn.Module):
+    """A model that says what it is told, and counts how often and with what it is asked."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.config = ModelConfig(vocab_size=257, context_length=CONTEXT, n_layer=1, n_head=1, n_embd=1)
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.script, self.calls = script, []
+
+    def parameter_kinds(self):
+        return {"anchor": "vector"}
+
+    def features(self, tokens, cache):
+        cache.begin(tokens.size(1))
+        start = max(cache.lengths)
+        cache.commit()
+        self.calls.append(tuple(tokens.shape))
+        # which token comes after each position, as a feature
+        at = torch.arange(start, start + tokens.size(1)) - self.prompt_length + 1
+        wanted = torch.tensor(self.script)[at.clamp(0, len(self.script) - 1)]
+        return wanted.float()[None, :, None].expand(tokens.size(0), -1, 1)
+
+    def head(self, features):
+        return torch.nn.functional.one_hot(features[..., 0].long(), 257).float() * 100
+
+    def forward(self, tokens, cache=None):
+        return self.head(self.features(tokens, cache))
+
+
+def scripted(text, prompt="p", then="z"):
+    script = [*(BYTES.encode(text) if isinstance(text, str) else text), ord(then)]
+    model = Scripted(script)
+    model.prompt_length = len(BYTES.encode(prompt))
+    return model
+
+
+def uncached(model, prompt, options, index=0, vocab_size=257):
+    """The reference: the whole text through the model at each step, one row, no shortcut."""
+    tokens = list(prompt)
+    processors = build_processors(options, BYTES)
+    while len(tokens) - len(prompt) < options.max_tokens and len(tokens) <= CONTEXT:
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens]))[:, -1, :vocab_size]
+        logits = process(logits, processors, [TokenHistory(prompt, tokens[len(prompt) :])])
+        noise = None
+        if options.temperature > 0:
+            noise = gumbel_noise(options.seed, [index], [len(tokens)], torch.arange(vocab_size))
+        token = int(sample(logits, noise))
+        tokens.append(token)
+        if token == BYTES.end_of_text:
+            break
+    drawn = tokens[len(prompt) :]
+    return drawn[:-1] if drawn[-1] == BYTES.end_of_text else drawn
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": 0, "repetition_penalty": 1.4},
+        {"temperature": 1.0, "top_p": 1.0},
+        {"temperature": 0.8, "top_k": 7, "top_p": 0.9},
+        {"temperature": 1.3, "top_p": 0.7, "repetition_penalty": 1.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("samples", [1, 4])
+def test_cached_equals_uncached(model, settings, samples):
+    options = GenerationOptions(max_tokens=25, seed=11, num_samples=samples, **settings)
+    got = generate(model, BYTES, "ROMEO: what", options)
+    expected = [uncached(model, BYTES.encode("ROMEO: what"), options, index) for index in range(samples)]
+    assert [one.tokens for one in got] == expected
+    assert len(expected[0]) > 3
+
+
+def test_greedy_is_transformers(tmp_path, model):
+    export_model(model, BYTES, tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    for prompt in ODD_PROMPTS[:4]:
+        tokens = torch.tensor([BYTES.encode(prompt)])
+        out = theirs.generate(
+            tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=20, pad_token_id=256
+        )[0]
+        with torch.no_grad():
+            top = model(out[None, :-1])[0, tokens.size(1) - 1 :].topk(2).values
+        assert (top[:, 0] - top[:, 1]).min() > 1e-4  # no tie that rounding could turn
+        expected = [token for token in out[tokens.size(1) :].tolist() if token != 256]
+        sampled = generate(model, BYTES, prompt, GenerationOptions(max_tokens=20, temperature=0))
+        assert sampled[0].tokens == expected
+
+
+def test_a_sample_is_the_same_in_every_batch(model):
+    texts = [
+        generate(model, BYTES, "once", GenerationOptions(max_tokens=20, seed=5, num_samples=n)) for n in (1, 2, 3, 7)
+    ]
+    for fewer in texts[:-1]:
+        assert [s.tokens for s in fewer] == [s.tokens for s in texts[-1][: len(fewer)]]
+    assert len({s.text for s in texts[-1]}) == 7
+
+
+def test_rows_that_end_early_leave_the_others_alone(model):
+    options = GenerationOptions(max_tokens=40, seed=2, num_samples=6, temperature=1.2, stop=("e", "t", "\ufffd\ufffd"))
+    together = generate(model, BYTES, "abc", options)
+    assert len({len(s.tokens) for s in together}) > 2  # they do end at different steps
+    free = dataclasses.replace(options, stop=())
+    for one in together:
+        reference = uncached(model, BYTES.encode("abc"), free, one.index)
+        assert reference[: len(one.tokens)] == one.tokens
+
+
+@pytest.mark.parametrize("prompt", ODD_PROMPTS)
+def test_streamed_pieces_are_the_text(model, prompt):
+    options = GenerationOptions(max_tokens=25, seed=3, num_samples=2)
+    whole = generate(model, BYTES, prompt, options)
+    pieces = list(stream(model, BYTES, prompt, options))
+    for one in whole:
+        mine = [piece for piece in pieces if piece.index == one.index]
+        assert "".join(piece.text for piece in mine) == one.text == BYTES.decode(one.tokens)
+        assert [piece.finish_reason for piece in mine[:-1]] == [None] * (len(mine) - 1)
+        assert mine[-1].finish_reason == one.finish_reason
+
+
+def test_seeds(model):
+    def text(seed):
+        return generate(model, BYTES, "x", GenerationOptions(max_tokens=20, seed=seed))[0].tokens
+
+    assert text(1) == text(1)
+    assert len({tuple(text(seed)) for seed in (0, 1, 2**32, 2**63 - 1)}) == 4
+    assert text(None) != text(None)
+
+
+def test_torchs_generators_are_left_alone(model):
+    before = torch.get_rng_state()
+    generate(model, BYTES, "x", GenerationOptions(max_tokens=5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_prompt_is_read_once():
+    model = scripted("hello", "prompt")
+    generate(model, BYTES, "prompt", GenerationOptions(max_tokens=4, temperature=0, num_samples=5))
+    # All but its last token, which every sample's first step feeds.
+    assert model.calls == [(1, 5), (5, 1), (5, 1), (5, 1), (5, 1)]
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    model = scripted("hello")
+    pieces = stream(model, BYTES, "p", GenerationOptions(max_tokens=4, temperature=0))
+    assert model.calls == []
+    assert next(pieces).text == "h"
+    assert len(model.calls) == 1
+
+
+def only(model, prompt="p", **settings):
+    (one,) = generate(model, BYTES, prompt, GenerationOptions(temperature=0, **settings))
+    return one
+
+
+def test_max_tokens():
+    one = only(scripted("hello there"), max_tokens=5)
+    assert (one.text, one.finish_reason) == ("hello", "length")
+
+
+def test_end_of_text():
+    one = only(scripted([*b"bye", 256, *b"more"]), max_tokens=30)
+    assert (one.text, one.tokens, one.finish_reason) == ("bye", [*b"bye"], "end_of_text")
+
+
+def test_stop_across_tokens():
+    one = only(scripted("aaab and so on"), max_tokens=30, stop=("aab",))
+    assert (one.text, one.tokens, one.finish_reason) == ("a", [*b"aaab"], "stop")
+
+
+def test_a_stop_that_never_completes_is_text():
+    one = only(scripted("aaaa"), max_tokens=4, stop=("aab", "aaaab"))
+    assert (one.text, one.finish_reason) == ("aaaa", "length")
+
+
+def test_a_stop_with_the_last_token_is_a_stop():
+    one = only(scripted("abc"), max_tokens=3, stop=("bc",))
+    assert (one.text, one.finish_reason) == ("a", "stop")
+
+
+def test_a_cut_character_at_the_end():
+    one = only(scripted("é"), max_tokens=1)
+    assert (one.text, one.tokens) == ("\ufffd", [0xC3])
+
+
+def test_the_context_is_a_limit(model):
+    full = generate(model, BYTES, "x" * CONTEXT, GenerationOptions(max_tokens=10, seed=0, top_k=5))[0]
+    assert (len(full.tokens), full.finish_reason) == (1, "length")
+    model = scripted("y" * 100, "x" * (CONTEXT - 3))
+    one = only(model, "x" * (CONTEXT - 3), max_tokens=10)
+    assert (one.text, one.finish_reason) == ("yyyy", "length")
+
+
+def test_a_prompt_longer_than_the_context(model):
+    options = GenerationOptions(max_tokens=5, temperature=0)
+    with pytest.raises(GenerationError, match=r"53 tokens.*48.*--truncate"):
+        stream(model, BYTES, "ab" * 24 + "xxxxx", options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [({"max_tokens": 5}, 43), ({"max_tokens": 200}, 24), ({"max_tokens": 200, "overflow": "re-prefill"}, 48)],
+    ids=str,
+)
+def test_a_prompt_that_is_cut_leaves_room_for_what_is_to_come(model, asked, kept):
+    prompt = "".join(map(chr, range(40, 93)))
+    options = GenerationOptions(temperature=0, truncate=True, **asked)
+    assert encode_prompt(model, BYTES, prompt, options) == BYTES.encode(prompt[-kept:])
+    cut = generate(model, BYTES, prompt, options)
+    assert cut == generate(model, BYTES, prompt[-kept:], options)
+    assert len(cut[0].tokens) >= min(asked["max_tokens"], 25)
+    assert encode_prompt(model, BYTES, prompt[:CONTEXT], options) == BYTES.encode(prompt[:CONTEXT])
+
+
+def test_an_empty_prompt_is_refused_and_none_begins_a_document(model):
+    with pytest.raises(GenerationError, match="empty"):
+        generate(model, BYTES, "", GenerationOptions())
+    options = GenerationOptions(max_tokens=8, seed=4)
+    assert generate(model, BYTES, None, options)[0].tokens == uncached(model, [256], options)
+
+
+def test_bad_options_are_refused_before_anything_runs():
+    model = scripted("hello")
+    with pytest.raises(GenerationError, match=r"max_tokens is 0[^\n]*\n.*top_p is 2"):
+        stream(model, BYTES, "p", GenerationOptions(max_tokens=0, top_p=2.0))
+    assert model.calls == []
+
+
+def test_the_padding_of_a_vocabulary_is_never_drawn():
+    wide = random_model(vocab_size=320)
+    with torch.no_grad():
+        wide.token_embedding.weight[257:] *= 50  # the padding would win nearly always
+    options = GenerationOptions(max_tokens=20, seed=1, num_samples=3)
+    for one in generate(wide, BYTES, "x", options):
+        assert one.tokens == uncached(wide, [ord("x")], options, one.index)
+
+
+def test_a_model_can_be_trained_on_after_it_has_written(model):
+    grads = []
+    for wrote in (False, True):
+        one = random_model()
+        if wrote:
+            generate(one, BYTES, "x", GenerationOptions(max_tokens=2))
+        one.train()
+        one(torch.arange(20)[None]).logsumexp(-1).sum().backward()
+        grads.append([p.grad for p in one.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
+PROMPTS = ["a", "ROMEO: what", "xy", "a", "some longer words to read", None, "e"]
+
+
+def test_many_prompts_are_written_as_if_each_were_alone(model):
+    options = GenerationOptions(max_tokens=15, seed=8, num_samples=2, stop=LETTERS)
+    alone = [generate(model, BYTES, prompt, options) for prompt in PROMPTS]
+    assert generate_many(model, BYTES, PROMPTS, options) == alone
+    assert len({len(sample.tokens) for samples in alone for sample in samples}) > 3
+
+
+def test_rows_that_end_make_room_for_waiting_ones(model):
+    options = GenerationOptions(max_tokens=12, seed=8, stop=LETTERS)
+    engine = Engine(model, BYTES, slots=2)
+    ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
+    tokens = {request: [] for request in ids}
+    while not engine.is_idle:
+        for piece in engine.step():
+            tokens[piece.request].append(piece.token)
+    for request, prompt in zip(ids, PROMPTS, strict=True):
+        alone = [piece.token for piece in stream(model, BYTES, prompt, options)]
+        assert tokens[request] == alone
+
+
+def test_a_cancelled_request_writes_no_more(model):
+    options = GenerationOptions(max_tokens=30, seed=1)
+    engine = Engine(model, BYTES, slots=1)
+    first, second = (engine.submit([ord(c)], options) for c in "ab")
+    next(engine.step())
+    engine.cancel(first)
+    pieces = []
+    while not engine.is_idle:
+        pieces += engine.step()
+    assert {piece.request for piece in pieces} == {second}
+
+
+def graph_decoder(*parts):
+    if torch.cuda.is_available():
+        pytest.skip("for Triton's interpreter")
+    return pytest.importorskip("glassgpt.generation.gpu.graphs").GraphDecoder(*parts)
+
+
+DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": SpeculativeDecoding().decoder, "graphs": graph_decoder}
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
+    if decoder is graph_decoder and find_spec("triton"):
+        monkeypatch.setattr("glassgpt.generation.gpu.graphs.STEPS", 2)  # the interpreter is slow
+    model = build_model(ModelConfig(vocab_size=257, context_length=24, n_layer=1, n_head=1, n_embd=4)).eval()
+    only_two = dict.fromkeys(range(2, 257), -math.inf)
+    settings = [{}, {"logit_bias": only_two, "no_repeat_ngram": 1, "num_samples": 2}, {"top_k": 4}]
+    options = [GenerationOptions(max_tokens=4, seed=4, **chosen) for chosen in settings]
+
+    def written(requests):
+        engine = Engine(model, BYTES, slots=4, decoder=decoder)
+        ids = [engine.submit([7, 8, 7, 8], one) for one in requests]
+        tokens, ended = {request: [] for request in ids}, []
+        while not engine.is_idle:
+            try:
+                for piece in engine.step():
+                    tokens[piece.request].append(piece.token)
+            except RequestError as error:
+                ended.append((error.request, str(error).partition(" by the settings")[0]))
+        return list(tokens.values()), ended
+
+    texts, ended = written(options)
+    assert ended == [(1, "after 2 new tokens every token is forbidden")]
+    assert len(texts[1]) == 2 * 2
+    assert [texts[0], texts[2]] == written([options[0], options[2]])[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, capsys):
+    def cramped(model, vocab_size, slots, capacity, most=2):
+        if slots > most:
+            raise error
+        return StepwiseDecoder(model, vocab_size, slots, capacity)
+
+    options = GenerationOptions(max_tokens=6, seed=3)
+    engine = Engine(model, BYTES, slots=12, decoder=cramped)
+    requests = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
+    written = {request: [] for request in requests}
+    while not engine.is_idle:
+        for piece in engine.step():
+            written[piece.request].append(piece.token)
+    alone = [generate(model, BYTES, prompt, options)[0].tokens for prompt in PROMPTS]
+    assert [[token for token in tokens if token != 256] for tokens in written.values()] == alone
+    assert "out of memory with 12 texts at once: going on with 1;" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(GenerationError, match="memory does not suffice for one text"):
+        Engine(model, BYTES, slots=4, decoder=functools.partial(cramped, most=0))
+
+
+def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
+    asked, drawn = [], []
+
+    class Noted(StepwiseDecoder):
+        def __init__(self, model, vocab_size, slots, capacity):
+            asked.append((vocab_size, slots, capacity))
+            super().__init__(model, vocab_size, slots, capacity)
+
+        def advance(self, rows):
+            drawn.append(super().advance(rows))
+            return drawn[-1]
+
+    options = GenerationOptions(max_tokens=4, seed=3, stop_tokens=())
+    for capacity, expected in ((None, CONTEXT), (20, 20), (999, CONTEXT)):
+        engine = Engine(model, BYTES, slots=3, capacity=capacity, decoder=Noted)
+        assert asked.pop() == (257, 3, expected)
+    engine.submit(BYTES.encode("ab"), options)
+    tokens = [piece.token for _ in range(9) for piece in engine.step()]
+    assert engine.is_idle
+    assert tokens == [token for pairs in drawn for _, token in pairs] == uncached(model, BYTES.encode("ab"), options)
+
+
+def test_which_decoder_is_the_fastest(model, monkeypatch):
+    graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
+    monkeypatch.setattr(graphs, "GraphDecoder", lambda *_: "graphs")
+    monkeypatch.setattr(engine, "StepwiseDecoder", lambda *_: "step by step")
+
+    def chosen(model, device, dtype):
+        return engine.select_decoder(as_if_on(model, device, dtype), 257, 1, 8)
+
+    assert chosen(model, "cuda", torch.bfloat16) == "graphs"
+    assert chosen(model, "cuda", torch.float32) == "step by step"
+    assert chosen(model, "cpu", torch.bfloat16) == "step by step"
+    odd = build_model(dataclasses.replace(model.config, n_embd=9))  # heads of width 3, which the kernels do not know
+    assert chosen(odd, "cuda", torch.bfloat16) == "step by step"
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    assert chosen(model, "cuda", torch.bfloat16) == "step by step"
+
+
+def test_a_slot_smaller_than_the_context_is_a_limit_too(model):
+    options = GenerationOptions(max_tokens=40, seed=1)
+    free = uncached(model, BYTES.encode("abcdefgh"), options)
+    small = Engine(model, BYTES, slots=2, capacity=12)
+    small.submit(BYTES.encode("abcdefgh"), options)
+    pieces = [piece for _ in range(9) for piece in small.step()]
+    assert ([piece.token for piece in pieces], pieces[-1].finish_reason) == (free[:5], "length")
+    assert small.is_idle
+    for prompt, allowed in (
+        ("x" * 13, "has 13 tokens; allowed are 1 to 12"),
+        ("", "has 0 tokens; allowed are 1 to 12"),
+    ):
+        with pytest.raises(GenerationError, match=allowed):
+            small.submit(BYTES.encode(prompt), options)
+    assert small.is_idle
+    for sizes in ({"slots": 0}, {"capacity": 0}):
+        with pytest.raises(GenerationError, match="at least 1 for both"):
+            Engine(model, BYTES, **sizes)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+def test_the_smallest_slots_are_read_anew_all_the_same(model, capacity):
+    options = GenerationOptions(max_tokens=9, seed=1, overflow="re-prefill")
+    small = Engine(model, BYTES, slots=1, capacity=capacity)
+    small.submit(BYTES.encode("a"), options)
+    pieces = [piece for _ in range(99) for piece in small.step()]
+    assert small.is_idle
+    seen = BYTES.encode("a")
+    for position, piece in enumerate(pieces, start=1):
+        if len(seen) > capacity:
+            seen = seen[-max(1, capacity // 2) :]
+        with torch.no_grad():
+            logits = process(model(torch.tensor([seen]))[:, -1, :257], build_processors(options, BYTES), [])
+        seen.append(piece.token)
+        noise = gumbel_noise(1, [0], [position], torch.arange(257))
+        assert int(sample(logits, noise)) == piece.token
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(model):
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Engine(model, BYTES, decoder=broken)
+
+
+def test_a_full_context_can_be_read_anew(model):
+    prompt, options = "x" * (CONTEXT - 5), GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill")
+    model_tokens = BYTES.encode(prompt)
+    seen, expected = list(model_tokens), []
+    while len(expected) < 90:
+        if len(seen) > CONTEXT:
+            seen = seen[-(CONTEXT // 2) :]
+        with torch.no_grad():
+            token = int(model(torch.tensor([seen]))[0, -1, :257].argmax())
+        seen.append(token)
+        expected.append(token)
+    (one,) = generate(model, BYTES, prompt, options)
+    assert one.tokens == expected[: expected.index(256)] if 256 in expected else expected
+    assert len(one.tokens) > 10
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_spoilt_model_is_named(temperature):
+    spoilt = random_model()
+    spoilt.norm.weight.data.fill_(torch.nan)
+    with pytest.raises(GenerationError, match=r"no numbers \(NaN\).*doctor"):
+        generate(spoilt, BYTES, "a", GenerationOptions(temperature=temperature, seed=1))
+
+
+def test_memory_running_out_changes_no_text(model, monkeypatch, capsys):
+    options = GenerationOptions(max_tokens=10, seed=3)
+    calm = generate_many(model, BYTES, PROMPTS, options)
+    advance = StepwiseDecoder.advance
+
+    def cramped(self, rows):
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("pretended")
+        return advance(self, rows)
+
+    monkeypatch.setattr(StepwiseDecoder, "advance", cramped)
+    assert generate_many(model, BYTES, PROMPTS, options) == calm
+    assert "out of memory" in capsys.readouterr().err
+    monkeypatch.setattr(StepwiseDecoder, "advance", lambda self, rows: cramped(self, [*rows] * 4))
+    with pytest.raises(GenerationError, match="memory does not suffice"):
+        generate(model, BYTES, "a", options)

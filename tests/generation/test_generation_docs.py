@@ -1,0 +1,47 @@
+"""The examples of docs/generation.md run as they stand, and its tables name every setting."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import glassgpt
+from glassgpt.cli.strategy_flags import NAMED
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
+from test_docs import commands
+
+PAGE = Path(__file__).parents[2] / "docs" / "generation.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def run_folder(nano_run, tmp_path, monkeypatch):
+    """A folder in which the page's RUN is a run."""
+    (tmp_path / "RUN").symlink_to(nano_run)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("line", [line for line in commands(PAGE) if " RUN " in line])
+def test_the_commands_run(line, run_folder, run_main):
+    code, out, err = run_main(*shlex.split(line)[1:], "--device", "cpu")
+    assert code == 0, err
+    assert out
+
+
+def test_the_python_runs(run_folder, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) == 5
+    known = {"glassgpt": glassgpt, "m": glassgpt.load("RUN", device="cpu")}
+    exec("\n".join(blocks), known)
+    assert not re.search(r"\d", known["m"].generate("Once", processors=(known["no_numbers"],), max_tokens=20, seed=1))
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [GenerationOptions, BeamOptions, ContrastiveOptions, SpeculativeOptions])
+def test_every_setting_is_spoken_of(kind):
+    for item in dataclasses.fields(kind):
+        flag = NAMED.get((kind, item.name), item.name).replace("_", "-").removesuffix("s")
+        assert f"`{item.name}`" in TEXT or f"--{flag}" in TEXT, item.name

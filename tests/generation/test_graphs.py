@@ -1,0 +1,415 @@
+"""The GPU's decoder against its readable twins, on a CPU: its kernels run in Triton's interpreter."""
+
+import copy
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is for Linux")
+
+from glassgpt.errors import GenerationError
+from glassgpt.generation.engine.decoding import StepwiseDecoder
+from glassgpt.generation.engine.sampling import gumbel_noise, sample
+from glassgpt.generation.engine.scheduler import Scheduler
+from glassgpt.generation.engine.sequence import Request, SequenceState
+from glassgpt.generation.gpu import fused, graphs
+from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState, can_fuse
+from glassgpt.generation.gpu.graphs import GraphDecoder
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors import build_processors
+from glassgpt.model.build import build_model
+from glassgpt.model.cache import KVCache
+from glassgpt.model.config import ModelConfig
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="checked on the device by benchmarks/gpu_generate.py")
+
+CPU = torch.device("cpu")
+V = 41  # tokens that may be drawn; the model's tables are padded to 48
+GPT2_SHAPE = ModelConfig(vocab_size=48, context_length=24, n_layer=1, n_head=2, n_embd=12)
+MODERN_SHAPE = ModelConfig(
+    arch="modern", vocab_size=48, context_length=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, window=3, bias=False
+)
+# With tokens a row and keys looked at together: fewer than there are, or all at once. The interpreter takes some
+# milliseconds for each program, so there are few.
+SHAPES = {
+    "gpt2": (GPT2_SHAPE, 4, 2),
+    "without biases": (dataclasses.replace(GPT2_SHAPE, bias=False), 2, 256),
+    "modern, grouped keys, sliding window": (MODERN_SHAPE, 5, 2),  # its first layer slides, its last sees all
+    "wide heads": (dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, window=0), 2, 256),
+}
+
+
+def random_model(config):
+    torch.manual_seed(3)
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(dataclasses.replace(GPT2_SHAPE, n_head=1, n_embd=4))
+
+
+class Vocabulary:
+    """As much of a tokenizer as processors ask for."""
+
+    vocab_size, end_of_text, name = V, V - 1, "numbers"
+
+
+def row_of(prompt, index=0, limit=6, **settings):
+    options = GenerationOptions(**{"top_p": 1.0, "seed": 5, "num_samples": index + 1, **settings})
+    options.check()
+    processors = tuple(build_processors(options, Vocabulary()))
+    return SequenceState(Request(0, tuple(prompt), options, processors, options.seed, limit), index)
+
+
+@torch.inference_mode()
+def written(model, rows, decoder, slots=4, capacity=24, end=None):
+    """What each row draws under continuous batching; a row ends with its limit or with the token `end`."""
+    scheduler = Scheduler(model, decoder(model, V, slots, capacity))
+    for row in rows:
+        scheduler.add(row)
+    while not scheduler.is_idle:
+        for row, token in scheduler.step():
+            if row.is_full or token == end:
+                scheduler.finish(row)
+    return [row.drawn for row in rows]
+
+
+@pytest.mark.parametrize(("shape", "length", "keys"), SHAPES.values(), ids=SHAPES.keys())
+@torch.inference_mode()
+def test_the_kernels_compute_the_model(shape, length, keys, monkeypatch):
+    monkeypatch.setattr(fused, "ATTENTION_KEYS", keys)
+    model = random_model(shape)
+    assert can_fuse(model)
+    cache, plain = KVCache(shape, 2, 8), KVCache(shape, 2, 8)
+    state = SlotState(2, V, CPU)
+    step = FusedStep(model, cache, state, V)
+    tokens = torch.randint(0, V, (2, length))
+    for position in range(length):
+        state.take(tokens[:, position].tolist())
+        state.ints[1] = position  # lengths
+        step.logits.fill_(math.nan)
+        step.feed(2)
+        wanted = model(tokens[:, position : position + 1], plain)[:, 0]
+        torch.testing.assert_close(step.logits, wanted, atol=2e-5, rtol=2e-5)
+    for ours, theirs in ((cache.keys, plain.keys), (cache.values, plain.values)):
+        torch.testing.assert_close(ours[..., :length, :], theirs[..., :length, :], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_rows_have_lengths_of_their_own(model):
+    texts = torch.randint(0, V, (2, 5))
+    cache, state = KVCache(model.config, 2, 8), SlotState(2, V, CPU)
+    plain = KVCache(model.config, 1, 8)
+    model(texts[:1, :4], plain)
+    cache.copy_slot(1, plain, 0)
+    state.take(texts[:, 4].tolist())
+    state.ints[1] = torch.tensor([0, 4])
+    step = FusedStep(model, cache, state, V)
+    step.feed(2)
+    torch.testing.assert_close(step.logits[0], model(texts[:1, 4:])[0, -1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(step.logits[1], model(texts[1:, 4:], plain)[0, -1] * 0 + model(
+        torch.cat([texts[:1, :4], texts[1:, 4:]], 1))[0, -1], atol=1e-5, rtol=1e-5)  # fmt: skip
+
+
+EVERYTHING = Limits(penalties=True, top_k=True, top_p=True, none=True)
+DRAWS = [
+    {"temperature": 0.0},
+    {},
+    {"temperature": 1.7, "top_k": 5},
+    {"top_k": 1},
+    {"top_k": V + 3},
+    {"top_p": 0.6},
+    {"top_p": 0.01},
+    {"top_p": 0.999},
+    {"min_p": 0.2},
+    {"top_k": 7, "top_p": 0.7, "min_p": 0.05, "temperature": 1.3},
+    {"repetition_penalty": 1.8},
+    {"presence_penalty": 1.5, "frequency_penalty": 0.7, "temperature": 1.2},
+    {"repetition_penalty": 0.5, "presence_penalty": -1.0, "top_k": 6, "temperature": 0.0},
+]
+
+
+def drawn_by_kernel(model, logits, rows, limits=EVERYTHING):
+    """What the draw kernel makes of given logits."""
+    cache, state = KVCache(model.config, len(rows), 24), SlotState(len(rows), V, CPU)
+    step = FusedStep(model, cache, state, V)
+    state.place(range(len(rows)), rows)
+    step.logits.copy_(logits)
+    drawn = torch.full((len(rows),), -1, dtype=torch.int32)
+    step._draw(len(rows), drawn, limits)
+    return drawn.tolist(), state
+
+
+def drawn_by_twin(logits, rows):
+    """The same by processors and noise, written out."""
+    out = []
+    for one, row in zip(logits, rows, strict=True):
+        left = one[None, :V]
+        for processor in row.request.processors:
+            left = processor.apply(left, [row.history])
+        noise = gumbel_noise(row.request.seed, [row.index], [row.position], torch.arange(V))
+        out.append(int(sample(left, None if row.request.options.is_greedy else noise)))
+    return out
+
+
+DRAW_SIZES = {
+    "one part": {"PART": 64, "GROUP": 16, "DRAW_CHUNK": 64},
+    "some groups": {"PART": 16, "GROUP": 2, "FEW_GROUPS": 4, "MANY_GROUPS": 8, "DRAW_CHUNK": 16},
+    "never enough groups": {"PART": 32, "GROUP": 2, "FEW_GROUPS": 1, "MANY_GROUPS": 1, "DRAW_CHUNK": 32},
+}
+
+
+@pytest.mark.parametrize("sizes", DRAW_SIZES.values(), ids=DRAW_SIZES)
+@pytest.mark.parametrize("ties", [False, True])
+def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch):
+    for name, size in sizes.items():
+        monkeypatch.setattr(fused, name, size)
+    torch.manual_seed(1)
+    rows = []
+    for number, settings in enumerate(DRAWS):
+        row = row_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": (number + 13 * ties) * 7_919_333_777})
+        row.drawn = [2, 9, 9, 9, 30][: number % 6]
+        rows.append(row)
+    logits = torch.randn(len(rows), 48) * 3
+    if ties:
+        logits = logits.round()  # -0.0 and 0.0 among them
+    logits[:, V:] = 1e4  # padding, never to be drawn
+    ours, state = drawn_by_kernel(model, logits, rows)
+    assert ours == drawn_by_twin(logits, rows)
+    assert state.ints[0].tolist() == ours
+    assert state.ints[1].tolist() == [row.n_visible for row in rows]
+    assert state.ints[2].tolist() == [row.position + 1 for row in rows]
+
+
+def test_forbidden_tokens_and_infinities(model):
+    logits = torch.full((3, 48), -math.inf)
+    logits[0, 4] = 1.0
+    logits[1, 3:9] = 0.5
+    logits[2, :V] = -1e30
+    rows = [row_of([0], top_k=2), row_of([0], top_p=0.45), row_of([0], top_p=0.45, temperature=1.0)]
+    ours, _ = drawn_by_kernel(model, logits, rows)
+    assert ours[0] == 4
+    assert ours[1] in (3, 4, 5)  # the lower ids of equal ones
+    assert ours == drawn_by_twin(logits, rows)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")  # by numpy, in the interpreter
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"temperature": 0.0}], ids=str)
+def test_logits_that_are_no_numbers_give_no_token(model, settings):
+    logits = torch.randn(3, 48)
+    logits[1, 7] = logits[2, :] = math.nan
+    logits[0, V:] = math.nan  # padding, never looked at
+    ours, state = drawn_by_kernel(model, logits, [row_of([0], **settings) for _ in range(3)])
+    assert ours[1:] == [-1, -1]
+    assert all(0 <= token < V for token in [ours[0], *state.ints[0].tolist()])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")
+def test_a_broken_model_is_named(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    spoilt = copy.deepcopy(model)
+    spoilt.norm.weight.data[0] = math.nan
+    for decoder in (GraphDecoder, StepwiseDecoder):
+        with pytest.raises(GenerationError, match="logits that are no numbers"):
+            written(spoilt, [row_of([1, 2])], decoder)
+
+
+def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
+    def rows():
+        return [
+            row_of([4], limit=1),
+            row_of([4, 5, 6], limit=5, temperature=1.5),
+            row_of([1] * 9, limit=3, top_k=3, seed=9),
+            row_of([4, 5, 6], index=1, limit=3, temperature=1.5),
+            row_of([9, 8], limit=2, temperature=0.0),
+            row_of([9, 8], limit=4, repetition_penalty=1.4, frequency_penalty=0.3),
+        ]
+
+    plain = written(model, rows(), StepwiseDecoder, slots=2)
+    assert written(model, rows(), GraphDecoder, slots=2) == plain
+    # rows that end where nobody expects it
+    early = written(model, rows()[1:4], StepwiseDecoder, slots=2, end=plain[1][1])
+    assert early[0] == plain[1][:2]
+    assert written(model, rows()[1:4], GraphDecoder, slots=2, end=plain[1][1]) == early
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
+def test_a_graph_of_more_rows_than_there_are(model, settings, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
+    def rows():
+        return [row_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
+
+    assert graphs._bucket(3) == 4
+    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "DRAW_CHUNK": 16}], ids=str)
+def test_a_slot_that_a_row_has_left_is_drawn_for_with_an_end(model, sizes, monkeypatch):
+    """Its row's top-p was the host's to do, so that on the device nobody has worked out the mass it is a share of."""
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    for name, size in sizes.items():
+        monkeypatch.setattr(fused, name, size)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kinds: empty(*args, **kinds).zero_())  # as memory often is
+
+    def rows():
+        left = [row_of([1, 2], index=index, limit=1, top_p=0.9, no_repeat_ngram=2) for index in range(4)]
+        return [*left, *(row_of([3, 4], index=index, limit=3, top_k=3) for index in range(3))]
+
+    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+
+
+@pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
+def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
+    def rows():
+        return [row_of([4, 5], limit=4, top_k=top_k, temperature=2.0)]
+
+    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+
+
+def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+
+    def rows():
+        return [
+            row_of([1, 2, 1], limit=5, no_repeat_ngram=2, temperature=1.2),
+            row_of([3], limit=2),
+            row_of([1, 2], limit=6, frequency_penalty=0.8),
+            row_of([5], limit=3, temperature_schedule=((2, 2.0),)),
+        ]
+
+    assert written(model, rows(), GraphDecoder, slots=3) == written(model, rows(), StepwiseDecoder, slots=3)
+
+
+def test_a_full_context_is_read_anew(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 3)
+
+    def rows():
+        return [row_of([1, 2, 3], limit=8, overflow="re-prefill"), row_of([7], limit=2)]
+
+    assert written(model, rows(), GraphDecoder, capacity=6) == written(model, rows(), StepwiseDecoder, capacity=6)
+
+
+def test_nothing_is_launched_for_rows_that_need_no_more(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    launches = []
+    launch = GraphDecoder._launch
+    monkeypatch.setattr(GraphDecoder, "_launch", lambda self, rows: launches.append(1) or launch(self, rows))
+    written(model, [row_of([1], limit=4)], GraphDecoder)
+    assert len(launches) == 2
+
+
+class Played:
+    """In the place of a CUDA graph: what was captured is done again by the model itself."""
+
+    def __init__(self, prompts, model):
+        self.prompts, self.model = prompts, model
+
+    def replay(self):
+        cache = self.prompts.cache
+        self.model.features(self.prompts._tokens, KVCache.from_tensors(cache.keys, cache.values))
+
+
+class PlayedPrompts(graphs.PromptGraph):
+    """`PromptGraph` without a GPU."""
+
+    def __init__(self, model, cache):
+        self.cache = cache
+        self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long)
+        self._graph = Played(self, model)
+
+
+@pytest.fixture
+def prompts_on_a_gpu(model, monkeypatch):
+    """`PromptGraphs` as they would be on one, and the shapes that they capture: rows and tokens."""
+    captured = []
+
+    def capture(model, cache, pool):
+        captured.append((cache.keys.size(1), cache.capacity))
+        return PlayedPrompts(model, cache)
+
+    monkeypatch.setattr(graphs, "PromptGraph", capture)
+    made = graphs.PromptGraphs(model)
+    made.__dict__["_memory"] = made._memory.zero_()  # made here, before it says where it is
+    made._device = torch.device("cuda")
+    made.__dict__["_pool"] = (0, 0)  # not made without a GPU
+    return made, captured
+
+
+@torch.inference_mode()
+def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
+    assert made.read([[1, 2, 3], [4, 5]]) == "in chunks"
+    assert made.read([[1] * 8, [2]]).advance() is True  # the shape is the same: two rows, at most eight tokens
+    assert made.read([[1], [2]]).advance() is True
+    assert captured == [(2, 8)]
+    assert made.read([[1] * 9, [2]]) == "in chunks"  # another shape
+    made.read([[1] * 16, [2]]), made.read([[3, 4]] * 5), made.read([[3, 4]] * 6)
+    assert captured == [(2, 8), (2, 16), (6, 8)]
+
+
+@torch.inference_mode()
+def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    monkeypatch.setattr(graphs, "PROMPT_TOKENS", (8, 32))
+    for _ in range(2):
+        made.read([[1] * 20, [2]])
+    assert captured == [(2, model.config.context_length)]
+
+
+def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
+    made, captured = prompts_on_a_gpu
+    made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
+    monkeypatch.setattr(graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
+    for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
+        assert [made.read(prompts) for _ in range(3)] == ["in chunks"] * 3
+    made._device = CPU
+    assert [made.read([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3
+    assert captured == []
+
+
+@torch.inference_mode()
+def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
+    made, captured = prompts_on_a_gpu
+    taken = KVCache(model.config, 4, 24)
+    for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
+        reading, plain = made.read(prompts), graphs.ChunkedPrefill(model, prompts)
+        while not (reading.advance() & plain.advance()):
+            pass
+        lengths = [len(prompt) for prompt in prompts]
+        taken.copy_slots([3, 1], reading.cache, [0, 1], lengths)
+        for row, (slot, length) in enumerate(zip([3, 1], lengths, strict=True)):
+            for ours, theirs in ((taken.keys, plain.cache.keys), (taken.values, plain.cache.values)):
+                torch.testing.assert_close(ours[:, slot, :, :length], theirs[:, row, :, :length])
+        assert taken.lengths == (0, lengths[1], 0, lengths[0])
+    assert captured == [(2, 8)]
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])
+def test_rows_share_a_graph_with_others_of_about_their_number(rows, bucket):
+    assert graphs._bucket(rows) == bucket
+
+
+def test_models_that_the_kernels_do_not_know():
+    assert not can_fuse(random_model(dataclasses.replace(GPT2_SHAPE, n_embd=6)))  # heads of width 3
+    assert not can_fuse(torch.nn.Identity())
+
+
+def test_forbidding_everything_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS", 2)
+    row = row_of([1], limit=4, no_repeat_ngram=1, logit_bias=dict.fromkeys(range(1, V), -math.inf))
+    with pytest.raises(GenerationError, match="every token is forbidden"):
+        written(model, [row], GraphDecoder)

@@ -1,0 +1,140 @@
+"""Ready settings and one's own: all of them load, and mistakes are named."""
+
+import dataclasses
+from importlib import resources
+
+import pytest
+from docstring_parser import parse as parse_docstring
+
+from glassgpt.cli.generation_flags import GROUPS, options_from_flags
+from glassgpt.errors import ConfigError, GenerationError, UsageError
+from glassgpt.generation.options import GenerationOptions, option_types
+from glassgpt.generation.presets import generation_preset_names, load_generation_preset, settings_summary
+
+
+def test_there_are_settings_for_each_purpose():
+    assert generation_preset_names() == ["chat", "code", "creative", "technical"]
+
+
+@pytest.mark.parametrize("name", ["chat", "code", "creative", "technical"])
+def test_ready_settings_load_and_say_why(name):
+    given = load_generation_preset(name)
+    GenerationOptions(**given).check()
+    assert len(settings_summary(name)) > 20
+    text = (resources.files("glassgpt") / "settings" / f"{name}.toml").read_text(encoding="utf-8")
+    values = [line for line in text.splitlines() if " = " in line and not line.startswith("#")]
+    assert len(values) == len(given)
+    assert sum("#" in line for line in values) >= 2
+
+
+def test_purposes_differ():
+    each = [tuple(sorted(load_generation_preset(name).items())) for name in generation_preset_names()]
+    assert len(set(each)) == 4
+
+
+def test_a_file_of_one_s_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'temperature = 1\nstop = ["a", "b"]\nseed = 3\ntemperature_schedule = [[10, 0.5], [20, 1]]\nstop_tokens = [5]\n'
+        'regex = "x+"\ntruncate = true\n[logit_bias]\n" the" = -5\n"#262" = 1.5\n"#x" = 1\n'
+    )
+    assert load_generation_preset(str(path)) == {
+        "temperature": 1.0,
+        "stop": ("a", "b"),
+        "seed": 3,
+        "temperature_schedule": ((10, 0.5), (20, 1)),
+        "stop_tokens": (5,),
+        "regex": "x+",
+        "truncate": True,
+        "logit_bias": {" the": -5.0, 262: 1.5, "#x": 1.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temprature = 1", "there is no setting temprature; did you mean temperature?"),
+        ('temperature = "warm"', "temperature is 'warm'; allowed is a number"),
+        ("top_k = 1.5", "top_k is 1.5; allowed is a whole number"),
+        ("max_tokens = true", "max_tokens is True; allowed is a whole number"),
+        ('stop = "x"', "stop is 'x'; allowed is a list of text"),
+        ("stop = [1]", r"stop is \[1\]; allowed is a list of text"),
+        ("temperature_schedule = [[1, 2, 3]]", r"allowed is a list of \[a whole number, a number\]"),
+        ("logit_bias = 3", "logit_bias is 3; allowed is a table of numbers by text, or by #id"),
+        ('seed = "x"', "seed is 'x'; allowed is a whole number"),
+        ("processors = []", "there is no setting processors"),
+        ("x = [", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_generation_preset(str(path))
+
+
+def test_all_mistakes_at_once(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("top_k = 1.5\ntop_q = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_generation_preset(str(path))
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("creatve", "did you mean creative?; there are chat, code, creative, technical"),
+        ("none.toml", "none.toml cannot be read"),
+    ],
+)
+def test_settings_that_are_not_there(name, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        load_generation_preset(name)
+
+
+def test_what_was_given_wins_over_settings_and_they_over_defaults():
+    options = options_from_flags(
+        {"seed": 1, "max_tokens": 7}, "creative", {"temperature": 0.5, "logit_bias": ("a=b=-1", "#3=2")}
+    )
+    expected = GenerationOptions(**{**load_generation_preset("creative"), "seed": 1, "temperature": 0.5})
+    assert dataclasses.replace(options, logit_bias={}) == expected
+    assert options.logit_bias == {"a=b": -1.0, 3: 2.0}
+    assert options.max_tokens == 300
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"logit_bias": ("the",)}, "--logit-bias is 'the'; allowed is TEXT=NUMBER or #ID=NUMBER"),
+        ({"logit_bias": ("the=x",)}, "--logit-bias is 'the=x'"),
+        ({"temperature_schedule": ("x=1",)}, "--temperature-schedule is 'x=1'; allowed is TOKENS=TEMPERATURE"),
+        (
+            {"json_schema": "no/such/file"},
+            "--json-schema is 'no/such/file'; allowed is a JSON object or a readable file",
+        ),
+    ],
+)
+def test_what_the_command_line_cannot_read(given, message):
+    with pytest.raises(UsageError, match=message):
+        options_from_flags({}, None, given)
+
+
+def test_a_schema_from_a_file(tmp_path):
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "null"}')
+    assert options_from_flags({}, None, {"json_schema": str(path)}).json_schema == '{"type": "null"}'
+    assert options_from_flags({}, None, {"json_schema": ' {"type": "null"}'}).json_schema == ' {"type": "null"}'
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(GenerationError, match="min_p is 2"):
+        options_from_flags({}, "creative", {"min_p": 2.0})
+
+
+def test_every_option_is_explained_and_grouped_at_most_once():
+    explained = {entry.arg_name for entry in parse_docstring(GenerationOptions.__doc__).params}
+    assert explained == {item.name for item in dataclasses.fields(GenerationOptions)}
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) <= set(option_types())

@@ -1,0 +1,262 @@
+"""Speculative decoding against plain decoding: the same text, whoever guesses; and against the model's distribution."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassgpt.data import load_tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.engine.engine import Engine, encode_prompt, generate, generate_many, stream
+from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding, lookup_draft
+from glassgpt.generation.options import GenerationOptions, TokenHistory
+from glassgpt.generation.processors import build_processors, process
+from small_models import CONTEXT, attentive_model, disturbed, share_that_depends_on_far_tokens
+
+BYTES = load_tokenizer("bytes")
+PROMPTS = ["a", "ROMEO: what", "xyxyxyxyxy", None, "some longer words to read", "abc abc abc abc ab"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return attentive_model()
+
+
+@pytest.fixture(scope="module")
+def drafts(model):
+    return {
+        "itself": model,
+        "alike": disturbed(model, 0.005),
+        "a stranger": attentive_model(seed=9, n_layer=1, n_head=2, n_embd=8),
+        "of a smaller context": attentive_model(seed=0, context_length=20),
+        "the text": None,
+    }
+
+
+def test_the_model_looks_at_the_whole_text(model):
+    """Else a wrong cache would show in no text."""
+    assert share_that_depends_on_far_tokens(model) > 0.3
+
+
+SETTINGS = [
+    {"temperature": 0},
+    {"temperature": 1.0, "top_p": 1.0},
+    {"temperature": 0.8, "top_k": 7, "top_p": 0.9},
+    {"temperature": 0, "repetition_penalty": 1.5, "no_repeat_ngram": 3},
+    {"temperature": 0.9, "repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"temperature": 1.2, "ban": ("e", "th"), "min_tokens": 5, "stop": ("a", "\ufffd\ufffd"), "stop_tokens": (10, 98)},
+    {"temperature": 0.7, "regex": "([a-f]{1,3} ){1,9}!"},
+    {"temperature": 0.3, "temperature_schedule": ((3, 2.0),), "logit_bias": {"a": 2.0, "ab": -3.0}, "min_p": 0.01},
+]
+
+
+@pytest.mark.parametrize("asked", SETTINGS, ids=str)
+def test_the_text_is_that_of_plain_decoding(model, drafts, asked):
+    options = GenerationOptions(max_tokens=30, seed=3, num_samples=2, **asked)
+    plain = generate_many(model, BYTES, PROMPTS, options)
+    for who, draft in drafts.items():
+        for tokens in (1, 4) if who == "alike" else (4,):
+            assert generate_many(model, BYTES, PROMPTS, options, SpeculativeDecoding(draft, tokens)) == plain, (
+                who,
+                tokens,
+            )
+
+
+def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
+    letters = tuple("abcdefghijklmnopqrstuvwxyz")
+    options = GenerationOptions(max_tokens=25, seed=8, num_samples=3, stop=letters)
+    plain = generate_many(model, BYTES, PROMPTS, options)
+    assert len({len(sample.tokens) for samples in plain for sample in samples}) > 3
+    speculation = SpeculativeDecoding(drafts["alike"])
+    assert generate_many(model, BYTES, PROMPTS, options, speculation) == plain
+    assert 0.1 < speculation.stats.acceptance_rate < 0.99
+
+
+@pytest.mark.parametrize("who", ["alike", "the text"])
+def test_rows_come_and_go_while_others_are_guessed_for(model, drafts, who):
+    options = GenerationOptions(max_tokens=14, seed=5, stop=("e", "a", "o"))
+    engine = Engine(model, BYTES, slots=2, decoder=SpeculativeDecoding(drafts[who]).decoder)
+    ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS * 2]
+    tokens = {request: [] for request in ids}
+    while not engine.is_idle:
+        for piece in engine.step():
+            tokens[piece.request].append(piece.token)
+    for request, prompt in zip(ids, PROMPTS * 2, strict=True):
+        assert tokens[request] == [piece.token for piece in stream(model, BYTES, prompt, options)]
+
+
+@pytest.mark.parametrize("who", ["itself", "alike", "of a smaller context", "the text"])
+def test_a_full_context_is_read_anew(model, drafts, who):
+    options = GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill", min_tokens=90)
+    prompts = ["x" * (CONTEXT - 5), "ab"]
+    speculation = SpeculativeDecoding(drafts[who])
+    assert generate_many(model, BYTES, prompts, options, speculation) == generate_many(model, BYTES, prompts, options)
+
+
+def test_the_context_is_used_to_its_end(model, drafts):
+    options = GenerationOptions(max_tokens=100, temperature=0, min_tokens=100)
+    for who in drafts:
+        one, two = generate_many(model, BYTES, ["x" * (CONTEXT - 7), "ab"], options, SpeculativeDecoding(drafts[who]))
+        assert [len(sample.tokens) for sample in (*one, *two)] == [8, CONTEXT - 1]
+
+
+def test_a_model_that_guesses_for_itself_is_always_right(model):
+    speculation = SpeculativeDecoding(model, 3)
+    (one,) = generate(model, BYTES, "ab", GenerationOptions(max_tokens=24, seed=1, min_tokens=24), speculation)
+    assert len(one.tokens) == 24
+    assert speculation.stats.acceptance_rate == 1
+    assert speculation.stats.passes == 6
+    assert speculation.stats.tokens_per_forward == 4
+
+
+@pytest.mark.parametrize("who", ["itself", "of a smaller context", "the text"])
+@pytest.mark.parametrize("overflow", ["stop", "re-prefill"])
+def test_more_guesses_than_the_context_has_room_for_are_as_many_as_it_has(model, drafts, who, overflow):
+    asked = GenerationOptions(max_tokens=60, seed=3, num_samples=2, overflow=overflow)
+    plain = generate_many(model, BYTES, ["ROMEO: ", "ab"], asked)
+    speculation = SpeculativeDecoding(drafts[who], 500)
+    assert generate_many(model, BYTES, ["ROMEO: ", "ab"], asked, speculation) == plain
+    assert speculation.stats.proposed > 10
+
+
+def test_memory_running_out_changes_no_text(model, drafts, monkeypatch):
+    options = GenerationOptions(max_tokens=12, seed=3, num_samples=3)
+    calm = generate_many(model, BYTES, PROMPTS, options)
+    failed = []
+    for method in ("advance", "_verify"):  # before the pass, and after it
+        with monkeypatch.context() as patch:
+            real = getattr(SpeculativeDecoder, method)
+
+            def cramped(self, *given, real=real):
+                rows = given[-2] if len(given) == 3 else given[0]
+                if len(rows) > 3:
+                    failed.append(real)
+                    raise torch.OutOfMemoryError("pretended")
+                return real(self, *given)
+
+            patch.setattr(SpeculativeDecoder, method, cramped)
+            assert generate_many(model, BYTES, PROMPTS, options, SpeculativeDecoding(drafts["alike"])) == calm
+    assert len(set(failed)) == 2
+
+
+def test_what_is_drawn_is_drawn_from_the_models_distribution(model, drafts):
+    """Chi-square over the pairs of the first two tokens, whose probabilities can be computed."""
+    prompt, count = "ab", 6000
+    options = GenerationOptions(max_tokens=2, seed=2024, num_samples=count, top_k=3, top_p=1.0, temperature=1.0)
+    speculation = SpeculativeDecoding(drafts["alike"], 2)
+    encoded = encode_prompt(model, BYTES, prompt, options)
+    engine = Engine(model, BYTES, slots=count, capacity=8, decoder=speculation.decoder)
+    engine.submit(encoded, options)
+    drawn = [[] for _ in range(count)]
+    while not engine.is_idle:
+        for piece in engine.step():
+            drawn[piece.index].append(piece.token)
+    expected = {}
+    processors = build_processors(options, BYTES)
+
+    def distribution(tokens):
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens]))[:, -1]
+        p = process(logits, processors, [TokenHistory(encoded, tokens[len(encoded) :])]).softmax(-1)[0]
+        return {token: float(p[token]) for token in p.nonzero()[:, 0].tolist()}
+
+    for first, p in distribution(encoded).items():
+        assert first != BYTES.end_of_text
+        expected |= {(first, second): p * q for second, q in distribution([*encoded, first]).items()}
+    assert sum(expected.values()) == pytest.approx(1)
+    assert speculation.stats.accepted > 100
+    assert speculation.stats.acceptance_rate < 0.99
+    seen = {pair: drawn.count(list(pair)) for pair in expected}
+    assert sum(seen.values()) == count
+    chi_square = sum((seen[pair] - count * p) ** 2 / (count * p) for pair, p in expected.items())
+    freedom = len(expected) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
+
+
+def naive_look_up(text, most):
+    for n in (3, 2, 1):
+        end = text[-n:]
+        places = [at + n for at in range(len(text) - n) if text[at : at + n] == end] if len(text) > n else []
+        whole = [at for at in places if at + most <= len(text)]
+        if places:
+            start = whole[-1] if whole else places[0]
+            return text[start : start + most]
+    return []
+
+
+@given(text=st.lists(st.integers(0, 3), min_size=1, max_size=30), most=st.integers(1, 6))
+@settings(max_examples=300, deadline=None)
+def test_prompt_lookup_is_what_it_says(text, most):
+    assert lookup_draft(text, most) == naive_look_up(text, most)
+
+
+def test_prompt_lookup_by_hand():
+    assert lookup_draft([1, 2, 3, 4, 5, 1, 2, 3], 2) == [4, 5]
+    assert lookup_draft([7, 7], 3) == [7]
+    assert lookup_draft([1, 2, 3], 3) == []
+    assert lookup_draft([1], 3) == []
+
+
+def test_looking_into_a_text_that_repeats_saves_passes(model):
+    options = GenerationOptions(max_tokens=20, temperature=0, regex="(abcde ){6}")
+    speculation = SpeculativeDecoding(tokens=5)
+    generate(model, BYTES, "abcde abcde ", options, speculation)
+    assert speculation.stats.tokens_per_forward > 3
+
+
+@pytest.mark.parametrize("tokens", [0, -1])
+def test_no_guesses_are_refused(tokens):
+    with pytest.raises(GenerationError, match="draft_tokens is .*at least 1"):
+        SpeculativeDecoding(tokens=tokens)
+
+
+def test_a_draft_that_draws_nothing_possible_ends_its_guesses(model, drafts):
+    """The rule forbids everything after an x that the model never writes, and the draft always would."""
+
+    def rule(logits, histories):
+        forbidden = torch.tensor([[bool(h.output) and h.output[-1] == ord("x")] for h in histories])
+        return logits.masked_fill(forbidden, -torch.inf)
+
+    class Fond(torch.nn.Module):
+        def __init__(self, of):
+            super().__init__()
+            self.of, self.config = of, of.config
+
+        def features(self, tokens, cache):
+            return self.of.features(tokens, cache)
+
+        def head(self, features):
+            return self.of.head(features).index_fill(-1, torch.tensor([ord("x")]), 1e4)
+
+    options = GenerationOptions(max_tokens=10, temperature=0, processors=(rule,))
+    speculation = SpeculativeDecoding(Fond(drafts["alike"]), 3)
+    assert generate(model, BYTES, "ab", options, speculation) == generate(model, BYTES, "ab", options)
+    assert speculation.stats.proposed > speculation.stats.accepted
+
+
+def test_a_pass_reads_all_guesses_of_all_rows_at_once(model, drafts, monkeypatch):
+    shapes = []
+    real = type(model).features
+
+    def counted(self, tokens, cache=None):
+        if self is model:
+            shapes.append(tuple(tokens.shape))
+        return real(self, tokens, cache)
+
+    monkeypatch.setattr(type(model), "features", counted)
+    speculation = SpeculativeDecoding(drafts["alike"], 3)
+    generate(model, BYTES, "ab", GenerationOptions(max_tokens=12, seed=1, num_samples=4, min_tokens=12), speculation)
+    assert shapes[0] == (1, 1)  # the prompt but its last token
+    assert set(shapes[1:-1]) <= {(rows, 4) for rows in range(1, 5)} | {(rows, t) for rows, t in shapes if rows < 4}
+    assert speculation.stats.passes == sum(rows for rows, _ in shapes[1:])
+
+
+def test_modern_models_too():
+    shape = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
+    target = attentive_model(**shape)
+    options = GenerationOptions(max_tokens=30, seed=3, num_samples=2)
+    plain = generate_many(target, BYTES, PROMPTS, options)
+    for draft, tokens in itertools.product((disturbed(target, 0.005), None), (2, 5)):
+        assert generate_many(target, BYTES, PROMPTS, options, SpeculativeDecoding(draft, tokens)) == plain

@@ -1,0 +1,92 @@
+"""Pieces of text as they come: joined, they are the text, whatever the tokens cut."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from glassgpt.data import load_tokenizer
+from glassgpt.generation.engine.streaming import TextStream
+
+BYTES = load_tokenizer("bytes")
+
+
+def pieces(tokens, stop=(), tokenizer=BYTES):
+    text = TextStream(tokenizer, stop)
+    out = [text.push(token) for token in tokens]
+    return [*out, text.finish()], text.stopped
+
+
+def before_first(text, stop):
+    """The oracle: what stands before the earliest stop string."""
+    return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
+
+
+@given(st.lists(st.integers(0, 255), max_size=60))
+@example(list("é한\U0001f469\u200d".encode())[:-1])
+@example([0xF0, 0x9F, 0x41, 0xED, 0xA0, 0x80, 0xC0, 0x80, 0xFF])
+@settings(max_examples=300, deadline=None)
+def test_joined_is_decoded(tokens):
+    joined, _ = pieces(tokens)
+    assert "".join(joined) == BYTES.decode(tokens)
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_a_character_comes_whole_and_at_once(text):
+    joined, _ = pieces(text.encode())
+    assert "".join(joined) == text
+    assert [piece for piece in joined if piece] == list(text)
+
+
+@given(st.text("abé", max_size=25), st.lists(st.text("abé", min_size=1, max_size=5), max_size=3))
+@example("aaab", ["aab"])
+@example("ababac", ["abac", "bab"])
+@settings(max_examples=400, deadline=None)
+def test_stop_strings_across_tokens(text, stop):
+    joined, stopped = pieces(text.encode(), stop)
+    assert stopped == any(s in text for s in stop)
+    if stopped:  # two stop strings may overlap: the one that is complete first ends the text
+        first = next(n for n in range(len(text) + 1) if any(s in text[:n] for s in stop))
+        text = text[:first]
+    assert "".join(joined) == before_first(text, stop)
+
+
+def test_aab_in_aaab():
+    joined, stopped = pieces(b"aaab", ["aab"])
+    assert stopped
+    assert "".join(joined) == "a"
+
+
+def test_only_what_may_be_a_stop_is_held_back():
+    joined, stopped = pieces(b"xSTx", ["STOP"])
+    assert joined == ["x", "", "", "STx", ""]
+    assert not stopped
+
+
+def test_nothing_follows_a_stop():
+    text = TextStream(BYTES, ["."])
+    assert [text.push(token) for token in b"a.b."] == ["a", "", "", ""]
+    assert text.finish() == ""
+
+
+def test_a_stop_string_inside_one_token():
+    gpt2 = load_tokenizer("gpt2")
+    joined, stopped = pieces(gpt2.encode("Hello, wonderful world"), ["onder"], gpt2)
+    assert stopped
+    assert "".join(joined) == "Hello, w"
+
+
+@pytest.mark.parametrize("text", ["한국어 \U0001f469\u200d\U0001f467", "e\u0301\ufeff\x00\x85\u2028", "\U0010ffff" * 3])
+def test_gpt2_tokens_that_end_inside_a_character(text):
+    gpt2 = load_tokenizer("gpt2")
+    joined, _ = pieces(gpt2.encode(text), (), gpt2)
+    assert "".join(joined) == text
+    assert "\ufffd" not in "".join(joined)
+
+
+@given(st.text("abc", max_size=12), st.integers(0, 8))
+@settings(max_examples=100, deadline=None)
+def test_no_stop_is_looked_for_in_the_first_tokens(text, least):
+    stream = TextStream(BYTES, ("ab", "c"), min_tokens=least)
+    joined = "".join([*(stream.push(token) for token in text.encode()), stream.finish()])
+    assert joined == text[:least] + before_first(text[least:], ("ab", "c"))

@@ -1,0 +1,29 @@
+"""The examples of docs/inspection.md run as they stand."""
+
+from pathlib import Path
+
+from test_docs import code_blocks
+
+PAGE = Path(__file__).parents[2] / "docs" / "inspection.md"
+
+
+def test_the_examples_run(nano_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(nano_run)
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(PAGE)
+    assert len(blocks) == 4
+    exec("\n".join(blocks), {})
+    out = capsys.readouterr().out
+    assert "blocks.0.attention.weights ('head', 'query', 'key')" in out
+    assert "glassgpt/model/attention.py" in out
+
+
+def test_every_name_of_the_table_is_there(nano_run):
+    import glassgpt
+
+    names = glassgpt.load(nano_run, device="cpu").trace("ab").names()
+    text = PAGE.read_text(encoding="utf-8")
+    for name in names:
+        last = name.split(".")[-1]
+        assert last in text, name

@@ -1,0 +1,301 @@
+"""The page's server answers its own page and nobody else; a saved page carries everything and nothing that runs."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+import webbrowser
+from importlib import resources
+
+import numpy as np
+import pytest
+from test_inspection_trace import BYTES, GPT2, TEXT
+
+from glassgpt.errors import InspectionError
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.inspection import server as room
+from glassgpt.inspection import static_page as saved
+from glassgpt.inspection.interventions import ScaleHead
+from glassgpt.inspection.service import TRACES_KEPT, ExpiredTraceError, InspectionService, LoadedRun
+from glassgpt.inspection.trace import trace
+from small_models import shaken
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=1>"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return shaken(GPT2)
+
+
+def desk_of(model):
+    return InspectionService([LoadedRun("shaken", model, BYTES)], TEXT, GenerationOptions(top_k=3))
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    found = []
+    ready = threading.Event()
+
+    def announce(where):
+        found.append(where)
+        ready.set()
+
+    threading.Thread(target=room.serve, args=(desk_of(model), announce), daemon=True).start()
+    assert ready.wait(30)
+    return found[0]
+
+
+def answered(address, path="", body=None, **headers):
+    """Status, headers and body."""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(
+        address + path, data, {name.replace("_", "-"): value for name, value in headers.items()}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.headers, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def test_figures_are_the_models(address, model):
+    status, headers, body = answered(address, "trace", {"text": None})
+    assert status == 200
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    told = json.loads(body)
+    assert told["overview"]["text"] == TEXT
+    assert told["overview"]["options"]["top_k"] == 3
+    status, headers, raw = answered(address, f"array?id={told['id']}&name=blocks.1.attention.weights")
+    shape = json.loads(headers["X-Shape"])
+    expected = trace(model, BYTES, TEXT)["blocks.1.attention.weights"]
+    assert np.array_equal(np.frombuffer(raw, "<f4").reshape(shape), expected.numpy())
+    status, headers, raw = answered(address, f"array?id={told['id']}&name=blocks.1.attention.weights&index=2,7")
+    assert np.array_equal(np.frombuffer(raw, "<f4"), expected[2, 7].numpy())
+    choice = json.loads(answered(address, "detail", {"id": told["id"], "what": "choice", "options": {"top_k": 2}})[2])
+    assert choice["possible"][choice["stages"].index("top_k")] == 2
+
+
+def test_an_ablation_is_told(address, model):
+    change = {"kind": "head", "layer": 1, "head": 1}
+    told = json.loads(answered(address, "trace", {"text": TEXT, "interventions": [change]})[2])
+    _, _, raw = answered(address, f"array?id={told['id']}&name=logits")
+    expected = trace(model, BYTES, TEXT).intervene(ScaleHead(1, 1))["logits"]
+    assert np.array_equal(np.frombuffer(raw, "<f4"), expected.flatten().numpy())
+    losses = json.loads(answered(address, "detail", {"id": told["id"], "what": "losses"})[2])
+    assert max(losses["divergence"]) > 0
+
+
+@pytest.mark.parametrize("name", ["", "page.css", *saved.MODULES])
+def test_the_pages_files(address, name):
+    status, headers, body = answered(address, name)
+    assert status == 200
+    assert body.decode() == saved.page_file(name or "index.html")
+    assert headers["Content-Type"].startswith(("text/html", "text/css", "text/javascript"))
+
+
+def test_modules_import_earlier_ones_and_use_what_they_import():
+    """What `saved` relies on when it joins them."""
+    folder = resources.files("glassgpt.inspection") / "page"
+    assert sorted(saved.MODULES) == sorted(file.name for file in folder.iterdir() if file.name.endswith(".js"))
+    exported = {}
+    for name in saved.MODULES:
+        code = saved.page_file(name)
+        imports = re.findall(r'^import \{ (.*) \} from "\./(.*)";$', code, re.MULTILINE)
+        assert len(imports) == code.count("import ")
+        for names, module in imports:
+            for each in names.split(", "):
+                assert each in exported[module], (name, each)
+                assert len(re.findall(rf"\b{each}\b", code)) > 1, (name, each)
+        exported[name] = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", code, re.MULTILINE)
+        assert len(exported[name]) == code.count("export ")
+
+
+def test_nobody_else_is_answered(address):
+    assert answered(address, Host="evil.example")[0] == 403
+    assert answered(address, Origin="http://evil.example")[0] == 403
+    assert answered(address, "trace", {"text": "a"}, Origin="null")[0] == 403
+    assert answered(address, Origin=re.match(r"http://[^/]+", address)[0])[0] == 200
+    root = re.match(r"http://[^/]+/", address)[0]
+    for path in ("", "wrong/", "wrong/page.js", "wrong/array?id=1&name=logits"):
+        assert answered(root, path)[0] in (403, 404)
+    for path in ("../pyproject.toml", "%2e%2e/serve.py", "..%2fserve.py", "nothing.js"):
+        assert answered(address, path)[0] in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"text": ""}, "the text is empty"),
+        ({"text": "a" * 49}, "context"),
+        ({"text": "a" * 900_000}, "at most 100,000"),
+        ({"text": "\ud800"}, "lone surrogate"),
+        ({"text": 3}, "has a text"),
+        ([], "JSON object"),
+        (b"{", "JSON object"),
+        (b"[" * 100_000, "JSON object"),
+        ({"text": "a", "options": {}}, "a question has no 'options'"),
+        ({"text": "a", "written": [257]}, "257"),
+        ({"text": "a", "written": ["b"]}, "list of token ids"),
+        ({"text": "a", "written": [1] * 48}, "49 tokens"),
+        ({"text": "a", "run": 1}, "no run 1"),
+        ({"text": "a", "run": [1] * 100_000}, "no run [1, 1, 1, 1, 1, 1, ...]"),
+        ({"x" * 100_000: 1}, "a question has no 'xxx"),
+        ({"text": "a", "step": 3}, "no checkpoints"),
+        ({"text": "a", "step": True}, "a step is a number"),
+        ({"text": "a", "written": [10**30]}, "outside the vocabulary"),
+        ({"text": "a", "interventions": [{"kind": "head", "layer": 0, "head": [[[]]]}]}, "head (int)"),
+        ({"text": "a", "interventions": [3]}, "list of interventions"),
+        ({"text": "a", "interventions": [{"kind": "head", "layer": 9, "head": 0}]}, "no block 9"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_answered_is_said(address, question, message):
+    status, _, body = answered(address, "trace", question)
+    assert status == 400
+    assert message in json.loads(body)["error"]
+    assert len(body) < 1000
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"options": []}, "JSON object"),
+        ({"options": {"top_k": "3"}}, "'top_k' cannot be set here"),
+        ({"options": {"regex": "x"}}, "'regex' cannot be set here"),
+        ({"options": {"top_p": 7}}, "top_p is 7"),
+        ({"options": {"top_k": math.nan}}, "'top_k' cannot be set here"),
+        ({"options": {"top_k": 10**400}}, "'top_k' cannot be set here"),
+        ({"what": "weather"}, "no detail 'weather'; allowed are lens,"),
+        ({"what": None}, "has a what"),
+        ({"what": "lens"}, "lens takes depth, first, not no arguments"),
+        ({"what": "lens", "arguments": {"depth": 4, "first": 0}}, "allowed is 0 to 3"),
+        ({"what": "lens", "arguments": {"depth": True, "first": 0}}, "allowed is 0 to 3"),
+        ({"what": "sample", "arguments": {"seed": -1}}, "takes a seed"),
+        ({"what": "change"}, "undisturbed run"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_detail_that_cannot_be_told_is_said(address, asked, message):
+    key = json.loads(answered(address, "trace", {})[2])["id"]
+    status, _, body = answered(address, "detail", {"id": key, "what": "choice", **asked})
+    assert status == 400
+    assert message in json.loads(body)["error"]
+
+
+def test_an_old_view_is_forgotten(model, address):
+    desk = desk_of(model)
+    first = desk.ask({"text": "a"})["id"]
+    assert desk.array(first, "logits")[1] == (1, 257)
+    for other in range(TRACES_KEPT):
+        desk.ask({"text": "b" * (other + 1)})
+    with pytest.raises(ExpiredTraceError, match="too old"):
+        desk.array(first, "logits")
+    assert desk.ask({"text": "a"})["id"] == first  # so the page's ids hold again once it has asked again
+    assert answered(address, "array?id=x&name=logits")[0] == 410
+    assert answered(address, "array?id=x&name=logits&index=1;2")[0] == 400
+
+
+def test_a_saved_page_carries_the_figures(model, tmp_path):
+    import base64
+
+    traced = trace(model, BYTES, HOSTILE[:40])
+    saved.save_page(traced, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    held = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)[1]
+    assert "<" not in held
+    told = json.loads(held)
+    assert told["overview"]["text"] == traced.text
+    kept = told["arrays"]["blocks.2.attention.weights"]
+    values = np.frombuffer(base64.b64decode(kept["values"]), "<f4").reshape(kept["shape"])
+    assert np.array_equal(values, traced["blocks.2.attention.weights"].numpy())
+    assert page.count("<script") == page.count("</script>") == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert not re.search(r"^(import|export) ", page, re.MULTILINE)
+    assert told["left_out"] == []
+    assert told["details"]["lens/2/0"]["likeliest"]
+
+
+def test_a_page_that_would_be_too_large_is_not_saved(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved, "MAX_SAVED_VALUES", 100)
+    with pytest.raises(InspectionError, match="give a shorter text"):
+        saved.save_page(trace(model, BYTES, TEXT), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_is_left_out_of_a_saved_page_is_told(model, tmp_path, monkeypatch):
+    traced = trace(model, BYTES, TEXT, GenerationOptions(top_k=3))
+    attention = (9 + 3) * len(traced) ** 2  # of nine heads, and three masks
+    monkeypatch.setattr(saved, "MAX_SAVED_VALUES", attention + 3 * len(traced) * 24)
+    saved.save_page(traced, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    held = json.loads(re.search(r'id="saved">(.*?)</script>', page, re.DOTALL)[1])
+    assert held["left_out"] == [", ".join(group) for group in saved.GROUPS[1:]]
+    assert "embedding.token" in held["arrays"]
+    assert held["overview"]["options"]["top_k"] == 3
+    assert held["overview"]["written"] == 0
+
+
+def test_a_folder_that_is_not_there_is_said(model, tmp_path):
+    with pytest.raises(InspectionError, match="cannot be written .*--save"):
+        saved.save_page(trace(model, BYTES, "a"), tmp_path / "nowhere" / "page.html")
+
+
+def test_a_taken_port_is_said(model, address):
+    port = int(re.search(r":(\d+)/", address)[1])
+    with pytest.raises(InspectionError, match="choose another with --port"):
+        room.serve(desk_of(model), print, port)
+
+
+class Window:
+    """A browser that opens, or says that it cannot."""
+
+    def __init__(self, opens):
+        self.opens, self.opened = opens, []
+
+    def open(self, address):
+        self.opened.append(address)
+        return self.opens
+
+
+@pytest.mark.parametrize(
+    ("found", "is_said"),
+    [(Window(True), False), (Window(False), True), (webbrowser.GenericBrowser("true"), True), (None, True)],
+)
+def test_without_a_browser_the_way_is_said(model, monkeypatch, capsys, found, is_said):
+    def get():
+        if found is None:
+            raise webbrowser.Error("could not locate runnable browser")
+        return found
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    monkeypatch.setattr(room, "serve", lambda desk, announce, port: announce(f"http://127.0.0.1:{port}/key/"))
+    room.serve_page(desk_of(model), port=4321)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "look inside at http://127.0.0.1:4321/key/" in said
+    assert ("ssh -L 4321:127.0.0.1:4321 HOST" in said) == is_said
+    if isinstance(found, Window):
+        assert found.opened == ["http://127.0.0.1:4321/key/"]
+
+
+def test_the_command_serves_two_runs(nano_run):
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-m", "glassgpt", "inspect", nano_run, "--compare", nano_run, "--no-browser"]
+    with subprocess.Popen([*command, "--prompt", "the king"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            lines = []
+            while not (found := re.search(r"http://127\S+", "".join(lines).replace("\n", ""))):
+                lines.append(process.stderr.readline())
+                assert lines[-1], lines
+            told = json.loads(answered(found[0], "trace", {"run": 1})[2])["overview"]
+        finally:
+            process.terminate()
+    assert told["text"] == "the king"
+    assert told["runs"] == [str(nano_run)] * 2
+    assert len(told["steps"]) >= 2

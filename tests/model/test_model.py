@@ -1,0 +1,282 @@
+"""The model against itself from two sides: cached and not, fast and readable, past and future."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassgpt.errors import ConfigError
+from glassgpt.model.accounting import count_parameters, flops_per_token, parameter_table
+from glassgpt.model.attention import attend, attend_readable, attention_weights, causal_mask
+from glassgpt.model.build import build_model
+from glassgpt.model.cache import KVCache
+from glassgpt.model.config import ModelConfig
+from small_models import shaken
+
+SHAPES = [
+    ModelConfig(vocab_size=97, context_length=33, n_layer=3, n_head=3, n_embd=21),
+    ModelConfig(vocab_size=11, context_length=16, n_layer=1, n_head=1, n_embd=7),
+    ModelConfig(vocab_size=50, context_length=24, n_layer=2, n_head=4, n_embd=16, bias=False),
+    ModelConfig(arch="modern", vocab_size=61, context_length=33, n_layer=3, n_head=2, n_embd=20, bias=False),
+    ModelConfig(
+        arch="modern",
+        vocab_size=61,
+        context_length=33,
+        n_layer=6,
+        n_head=4,
+        n_kv_head=2,
+        n_embd=24,
+        window=5,
+        bias=False,
+    ),
+]
+CACHED = [SHAPES[0], SHAPES[4]]
+"""GPT-2, and the modern one with everything that concerns a cache: shared heads, a window, rotary positions."""
+
+
+@pytest.fixture(params=SHAPES, ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
+def model(request):
+    return shaken(request.param)
+
+
+def random_tokens(model, rows=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(model.config.vocab_size, (rows, model.config.context_length), generator=generator)
+
+
+def test_parameter_counts_are_openais():
+    sizes = [(12, 12, 768), (24, 16, 1024), (36, 20, 1280), (48, 25, 1600)]
+    counts = [
+        count_parameters(ModelConfig(vocab_size=50257, n_layer=layers, n_head=heads, n_embd=width))
+        for layers, heads, width in sizes
+    ]
+    assert counts == [124_439_808, 354_823_168, 774_030_080, 1_557_611_200]
+
+
+@pytest.mark.parametrize("n_queries", [1, 2, 5, 9])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("how", ["causal", "masked", "window"])
+def test_attention_equals_its_readable_twin(n_queries, kv_heads, how):
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, n_queries, 4, generator=generator)
+    k, v = torch.randn(2, 2, kv_heads, 9, 4, generator=generator)
+    mask, window = None, 3 if how == "window" else 0
+    if how == "masked":
+        mask = causal_mask(n_queries, 9) & (torch.rand(2, 1, n_queries, 9, generator=generator) > 0.3)
+        mask[..., 0] = True  # every query sees something
+    fast, readable = (function(q, k, v, mask, 0.0, window) for function in (attend, attend_readable))
+    torch.testing.assert_close(fast, readable, rtol=1e-5, atol=1e-6)
+
+
+def test_a_window_sees_the_last_positions_only():
+    seen = causal_mask(2, 6, window=3)[0, 0]
+    assert seen.tolist() == [[False, False, True, True, True, False], [False, False, False, True, True, True]]
+    config = ModelConfig(arch="modern", n_layer=6, window=7, bias=False)
+    assert [config.layer_window(layer) for layer in range(6)] == [7, 7, 7, 0, 7, 0]
+
+
+def test_attention_weights_sum_to_one_and_never_look_ahead():
+    q, k = torch.randn(2, 1, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+    weights = attention_weights(q, k, None)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 6))
+    assert torch.equal(weights.triu(1), torch.zeros_like(weights))
+
+
+def test_a_model_with_the_readable_attention_is_the_same_function(model):
+    readable = build_model(model.config, attend_readable).eval()
+    readable.load_state_dict(model.state_dict())
+    tokens = random_tokens(model)
+    torch.testing.assert_close(model(tokens), readable(tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_the_future_cannot_be_seen(model):
+    tokens = random_tokens(model)
+    changed = tokens.clone()
+    at = model.config.context_length // 2
+    changed[:, at:] = (changed[:, at:] + 1) % model.config.vocab_size
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :at], after[:, :at], rtol=0, atol=1e-5)
+    assert not torch.allclose(before[:, at:], after[:, at:], atol=1e-3)
+
+
+def test_gradients_do_not_reach_the_future(model):
+    tokens = random_tokens(model, rows=1)
+    seen = {}
+    model.embedding_dropout.register_forward_hook(lambda module, args, output: seen.update(x=output))
+    at = model.config.context_length // 2
+    logits = model(tokens)
+    seen["x"].retain_grad()
+    logits[0, at].sum().backward()
+    gradient = seen["x"].grad[0].abs().sum(-1)
+    assert gradient[: at + 1].min() > 0  # through the blocks that see everything, with a window too
+    assert gradient[at + 1 :].max() == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_cached_equals_uncached_in_any_pieces(data):
+    model = shaken(data.draw(st.sampled_from(CACHED)))
+    tokens = random_tokens(model)
+    cuts = sorted(data.draw(st.sets(st.integers(1, 32), max_size=6)))
+    cache = KVCache(model.config, 3)
+    pieces = [model(piece, cache) for piece in tokens.tensor_split(cuts, dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=1e-4, atol=1e-5)
+    assert cache.lengths == (33, 33, 33)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), new=st.integers(1, 9), config=st.sampled_from(CACHED)
+)
+def test_slots_have_positions_of_their_own(lengths, new, config):
+    model = shaken(config)
+    tokens = random_tokens(model, rows=len(lengths))
+    cache = KVCache(model.config, len(lengths))
+    model(tokens[:, :20], cache)
+    cache.truncate(lengths)
+    logits = model(torch.stack([row[n : n + new] for row, n in zip(tokens, lengths, strict=True)]), cache)
+    for row, n, got in zip(tokens, lengths, logits, strict=True):
+        torch.testing.assert_close(got, model(row[None, : n + new])[0, n:], rtol=1e-4, atol=1e-5)
+
+
+def test_selecting_slots_forks_and_drops_rows(model):
+    tokens = random_tokens(model)
+    cache = KVCache(model.config, 3)
+    model(tokens[:, :5], cache)
+    cache.select([2, 0, 0])
+    order = tokens[[2, 0, 0]]
+    torch.testing.assert_close(model(order[:, 5:9], cache), model(order[:, :9])[:, 5:], rtol=1e-4, atol=1e-5)
+
+
+def test_several_slots_are_filled_at_once_as_one_by_one(model):
+    source = KVCache(model.config, 3, 12)
+    model(random_tokens(model)[:, :12], source)
+    together, alone = (KVCache(model.config, 4, 16) for _ in range(2))
+    slots, rows, lengths = [3, 0, 1], [2, 0, 2], [5, 12, 0]
+    together.copy_slots(slots, source, rows, lengths)
+    for slot, row, length in zip(slots, rows, lengths, strict=True):
+        alone.copy_slot(slot, source, row, length)
+    assert together.lengths == alone.lengths == (12, 0, 0, 5)
+    for slot, length in enumerate(together.lengths):
+        for ours, theirs in ((together.keys, alone.keys), (together.values, alone.values)):
+            assert torch.equal(ours[:, slot, :, :length], theirs[:, slot, :, :length])
+    # A row goes on from there as if it had been read there.
+    more = random_tokens(model)[[0, 0, 0, 2], 5:6]
+    expected = model(random_tokens(model)[2:3, :6])[:, 5]
+    torch.testing.assert_close(model(more, together)[3:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_filling_slots_with_nothing_empties_them(model):
+    cache = KVCache(model.config, 2, 4)
+    model(random_tokens(model)[:2, :3], cache)
+    before = cache.keys.clone()
+    cache.copy_slots([1], cache, [0], [0])
+    assert cache.lengths == (3, 0)
+    assert torch.equal(cache.keys, before)
+
+
+def test_a_cache_in_given_memory_writes_there_and_is_as_any_other(model):
+    tokens = random_tokens(model)
+    plain = KVCache(model.config, 3, 8)
+    keys, values = (torch.full_like(plain.keys, torch.nan) for _ in range(2))
+    lent = KVCache.from_tensors(keys, values)
+    assert (lent.capacity, lent.lengths) == (8, (0, 0, 0))
+    assert torch.equal(model(tokens[:, :7], lent), model(tokens[:, :7], plain))
+    assert torch.equal(keys[:, :, :, :7], plain.keys[:, :, :, :7])
+    assert torch.equal(values[:, :, :, :7], plain.values[:, :, :, :7])
+    assert lent.keys.data_ptr() == keys.data_ptr()
+    with pytest.raises(IndexError, match="exceed the cache of 8"):
+        model(tokens[:, :2], lent)
+
+
+def test_the_cache_refuses_what_does_not_fit(model):
+    cache = KVCache(model.config, 3, capacity=4)
+    with pytest.raises(IndexError, match="exceed the cache of 4"):
+        model(random_tokens(model)[:, :5], cache)
+    with pytest.raises(ValueError, match="cannot truncate"):
+        cache.truncate([1, 0, 0])
+
+
+def test_too_long_a_text_is_refused(model):
+    with pytest.raises(IndexError, match="exceed the context"):
+        model(torch.zeros(1, model.config.context_length + 1, dtype=torch.long))
+
+
+def test_every_parameter_has_exactly_one_kind(model):
+    kinds = model.parameter_kinds()
+    assert set(kinds) == {name for name, _ in model.named_parameters()}
+    by_name = dict(model.named_parameters())
+    assert {name for name, kind in kinds.items() if kind == "vector"} == {n for n, p in by_name.items() if p.ndim < 2}
+    embeddings = {name for name in by_name if name.endswith("_embedding.weight")}
+    assert {name for name, kind in kinds.items() if kind == "embedding"} == embeddings
+    assert {name for name, kind in kinds.items() if kind == "head"} == {n for n in by_name if n.startswith("lm_head")}
+
+
+def test_initial_weights_follow_the_paper():
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=500, context_length=64, n_layer=8, n_head=4, n_embd=128)
+    weights = dict(build_model(config).named_parameters())
+    assert weights["token_embedding.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    assert weights["blocks.3.attention.qkv.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    for name in ("attention.out", "mlp.down"):
+        assert weights[f"blocks.3.{name}.weight"].std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.05)
+        assert weights[f"blocks.3.{name}.bias"].abs().max() == 0
+
+
+def test_initial_loss_is_near_that_of_guessing():
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=500, context_length=64, n_layer=2, n_head=2, n_embd=64)
+    tokens = torch.randint(500, (4, 65))
+    loss = torch.nn.functional.cross_entropy(build_model(config)(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    assert loss.item() == pytest.approx(math.log(500), abs=0.1)
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=16, dropout=0.5))
+    tokens = torch.randint(50, (1, 8))
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
+
+
+def test_a_modern_model_begins_with_the_loss_of_guessing_exactly():
+    torch.manual_seed(0)
+    config = ModelConfig(arch="modern", vocab_size=500, context_length=64, n_layer=2, n_head=2, n_embd=64, bias=False)
+    tokens = torch.randint(500, (4, 65))
+    logits = build_model(config)(tokens[:, :-1])
+    assert torch.equal(logits, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_kv_head": 2}, "n_kv_head is 2, and gpt2 has nothing of the kind"),
+        ({"window": 8}, "window is 8, and gpt2 has nothing of the kind"),
+        ({"arch": "modern"}, "modern has no biases; set model.bias to false"),
+        ({"arch": "modern", "bias": False, "n_kv_head": 5}, "must divide model.n_head 12"),
+        ({"arch": "modern", "bias": False, "window": -1}, "window is -1"),
+        ({"arch": "modern", "bias": False, "n_head": 256}, "must be even"),
+    ],
+)
+def test_what_an_architecture_cannot_do_is_said(settings, message):
+    assert message in "; ".join(ModelConfig(**settings).problems())
+
+
+def test_the_parameter_table_adds_up():
+    config = ModelConfig(vocab_size=50257)
+    assert sum(part.parameters for part in parameter_table(config)) == count_parameters(config)
+    # PaLM's formula by hand: 6 per weight of a matrix product, and attention.
+    matrices = 12 * (4 * 768**2 + 8 * 768**2) + 50257 * 768
+    assert flops_per_token(config) == 6 * matrices + 12 * 12 * 768 * 1024
+
+
+def test_problems_are_listed_together():
+    with pytest.raises(ConfigError) as caught:
+        build_model(ModelConfig(n_head=5, n_embd=64, dropout=1.5))
+    text = str(caught.value)
+    assert "nearest that does is 4" in text
+    assert "model.dropout is 1.5" in text
+    assert "vocab_size is 0" in text
