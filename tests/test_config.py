@@ -65,7 +65,7 @@ def test_all_problems_are_listed_at_once():
         "there is no setting train.learning-rat; did you mean train.learning_rate?",
         "train.precision is 'bf61'; allowed is auto | fp32 | bf16 | fp16; did you mean bf16?",
         "there is no setting n_layer; did you mean model.n_layer?",
-        "train.max_steps is 'x'; allowed is a whole number",
+        "train.max_steps is 'x'; allowed is an integer",
     ]
 
 
@@ -77,11 +77,11 @@ def test_an_unknown_preset_names_the_nearest():
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("[train]\nmax_steps = '7'", "train.max_steps is '7'; allowed is a whole number"),
+        ("[train]\nmax_steps = '7'", "train.max_steps is '7'; allowed is an integer"),
         ("[train]\nmax_steps = true", "train.max_steps is True"),
         ("[train]\nmax_steps = 1.5", "train.max_steps is 1.5"),
-        ("[train]\nmicro_batch_size = 'aut'", "allowed is a whole number, or auto; did you mean auto?"),
-        ("[train]\nmicro_batch_size = '4'", "micro_batch_size is '4'; allowed is a whole number, or auto"),
+        ("[train]\nmicro_batch_size = 'aut'", "allowed is an integer, or auto; did you mean auto?"),
+        ("[train]\nmicro_batch_size = '4'", "micro_batch_size is '4'; allowed is an integer, or auto"),
         ("[model]\nbias = 1", "model.bias is 1; allowed is true or false"),
         ("[modle]\nn_layer = 1", "there is no setting modle.n_layer; did you mean model.n_layer?"),
         ("max_steps =", "is not valid TOML"),

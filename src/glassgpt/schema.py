@@ -1,73 +1,368 @@
-"""Whether a value is what a type hint says, and how to say what is allowed. Free of torch."""
+"""Settings as dataclass fields: type, range, group and help, declared once.
+
+The configuration of a run and the options of a generation are frozen dataclasses. A field is the only description of
+a setting: its type and default as in any dataclass; its help, group and range in `setting(...)`, or its help in the
+`Attributes` of the class's docstring. Command-line flags, TOML files, keyword arguments and the tables of the
+documentation are derived from `settings_of(component)`. Free of torch.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from numbers import Integral, Real
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+
+T = TypeVar("T")
 
 TYPE_NAMES: dict[Any, str] = {
-    int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path",
+    int: "an integer", float: "a number", str: "a string", bool: "true or false", Path: "a path",
 }  # fmt: skip
-MANY = {int: "whole numbers", float: "numbers"}
+PLURALS: dict[Any, str] = {int: "integers", float: "numbers", str: "strings", Path: "paths"}
 NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
-"""What counts as one: NumPy's numbers too, and a whole number where any is allowed. Truth does not."""
+"""Abstract types that NumPy's numbers satisfy too. An integer is a number; a bool is neither."""
+METADATA = "setting"
 
 
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind; lists are taken for tuples, as a file has no others.
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What a field declares about its setting besides type and default; see `setting`."""
+
+    help: str = ""
+    group: str = ""
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    note: str = ""
+    must_be: str = ""
+    is_valid: Callable[[Any], bool] | None = None
+    flag: str = ""
+    flag_help: str = ""
+    metavar: str = ""
+    from_text: Callable[[str], Any] | None = None
+    parse_key: Callable[[str], Any] | None = None
+    unsupported_by: Mapping[str, str] = field(default_factory=dict[str, str])
+    python_only: bool = False
+
+
+def setting(
+    default: T,
+    *,
+    help: str,
+    group: str = "",
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    note: str = "",
+    must_be: str = "",
+    is_valid: Callable[[T], bool] | None = None,
+    flag: str = "",
+    flag_help: str = "",
+    metavar: str = "",
+    from_text: Callable[[str], Any] | None = None,
+    parse_key: Callable[[str], Any] | None = None,
+    unsupported_by: Mapping[str, str] | None = None,
+    python_only: bool = False,
+) -> T:
+    """Return a dataclass field that describes a setting.
+
+    Args:
+        default: the field's default. A dict is copied for each instance.
+        help: one or two sentences without the range, which is added.
+        group: heading under which the command line lists it.
+        minimum: smallest value allowed.
+        above: every value allowed is larger.
+        maximum: largest value allowed.
+        note: what a special value means ("0 disables it"); part of help and error messages.
+        must_be: completes "it must be …" in error messages; by default type, range and note.
+        is_valid: returns whether a value of the right type is allowed.
+        flag: name on the command line, without dashes; by default the field's.
+        flag_help: what the command line's help adds ("may be repeated").
+        metavar: form of the words on the command line, for error messages ("TEXT=NUMBER").
+        from_text: converts a word of the command line, or raises `ValueError`; by default by the field's type.
+        parse_key: converts the keys of a TOML table and of `KEY=NUMBER`; by default they stay text.
+        unsupported_by: names of the decoding strategies that cannot honour the setting, each with the reason.
+        python_only: no text can express it, so that it has no flag and no place in a file.
+    """
+    details = Details(
+        help=help, group=group, minimum=minimum, above=above, maximum=maximum, note=note, must_be=must_be,
+        is_valid=is_valid, flag=flag, flag_help=flag_help, metavar=metavar, from_text=from_text, parse_key=parse_key,
+        unsupported_by=unsupported_by or {}, python_only=python_only,
+    )  # fmt: skip
+    metadata = {METADATA: details}
+    if isinstance(default, dict):
+        copied = cast("dict[Any, Any]", default)
+        return cast(T, field(default_factory=lambda: dict(copied), hash=False, metadata=metadata))
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a component.
+
+    Attributes:
+        name: dotted where components are nested, as in `train.learning_rate`.
+        type: int, float, bool, str, Path, a `Literal` of strings, `tuple`, `Mapping`, or several of these.
+        default: its value unless given.
+        help: what it does.
+        details: the rest of what its field declares.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    details: Details = Details()
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag: `--train.learning-rate`."""
+        return "--" + (self.details.flag or self.name).replace("_", "-")
+
+    @property
+    def types(self) -> tuple[Any, ...]:
+        """The alternatives of a union; otherwise the type alone."""
+        return alternatives(self.type)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that are allowed, of a `Literal`."""
+        return tuple(word for kind in self.types if get_origin(kind) is Literal for word in get_args(kind))
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for an error message."""
+        note = f" ({self.details.note})" if self.details.note else ""
+        return (self.details.must_be or f"{describe_type(self.type)}{_range(self.details)}") + note
+
+    def error(self, value: Any, name: str = "") -> str:
+        """Return the message for a value that is not allowed.
+
+        Args:
+            value: as given.
+            name: what to call the setting; by default its name.
+        """
+        return f"{name or self.name} is {value!r}; it must be {self.expected}"
+
+    def is_in_range(self, value: Any) -> bool:
+        """Return whether a value of the right type is allowed. Numbers must be finite."""
+        details = self.details
+        if _is_number(value):
+            number = float(value)
+            return (
+                math.isfinite(number)
+                and (details.minimum is None or number >= details.minimum)
+                and (details.above is None or number > details.above)
+                and (details.maximum is None or number <= details.maximum)
+            )
+        return details.is_valid is None or value is None or details.is_valid(value)
+
+
+def _is_number(value: Any) -> bool:
+    # Python counts True as 1; as a setting it is not a number.
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def _range(details: Details) -> str:
+    low, above, high = details.minimum, details.above, details.maximum
+    if low is not None and high is not None:
+        return f" between {_plain(low)} and {_plain(high)}"
+    bounds = [f"of at least {_plain(low)}"] if low is not None else []
+    bounds += [f"above {_plain(above)}"] if above is not None else []
+    bounds += [f"at most {_plain(high)}"] if high is not None else []
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _plain(number: float) -> str:
+    return "2**63 - 1" if number == 2**63 - 1 else f"{number:g}"
+
+
+@cache
+def settings_of(component: type[Any], prefix: str = "") -> tuple[Setting, ...]:
+    """Return the settings of a dataclass, and of the dataclasses that it holds.
+
+    Of a class with several bases those of the class itself come first, then those of its bases in their order.
+
+    Args:
+        component: the dataclass.
+        prefix: put before every name.
+    """
+    hints, helps = get_type_hints(component), _docstring_helps(component)
+    found: list[Setting] = []
+    for item in _fields_in_order(component):
+        name, kind = prefix + item.name, hints[item.name]
+        if dataclasses.is_dataclass(kind):
+            found += settings_of(cast("type[Any]", kind), f"{name}.")
+            continue
+        details = cast(Details, item.metadata.get(METADATA, Details()))
+        default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # pyright: ignore
+        found.append(Setting(name, kind, default, details.help or helps.get(item.name, ""), details))
+    return tuple(found)
+
+
+def _fields_in_order(component: type[Any]) -> list[dataclasses.Field[Any]]:
+    fields = {item.name: item for item in dataclasses.fields(component)}
+    # `fields` begins with the last base; for a reader the first one comes first.
+    names = dict.fromkeys(name for owner in component.__mro__ for name in vars(owner).get("__annotations__", {}))
+    return [fields[name] for name in names if name in fields]
+
+
+def _docstring_helps(component: type[Any]) -> dict[str, str]:
+    entries = parse_docstring(component.__doc__ or "").params
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in entries}
+
+
+def type_errors(component: Any) -> list[str]:
+    """Return a message for each setting whose value has the wrong type."""
+    return [
+        each.error(value)
+        for each in settings_of(type(component))
+        if not matches(value := attrgetter(each.name)(component), each.type)
+    ]
+
+
+def range_errors(component: Any) -> list[str]:
+    """Return a message for each setting whose value, of the right type, is not allowed."""
+    return [
+        each.error(value)
+        for each in settings_of(type(component))
+        if not each.is_in_range(value := attrgetter(each.name)(component))
+    ]
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type alone."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def matches(value: Any, kind: Any) -> bool:
+    """Return whether a value has a type. Lists pass for tuples.
 
     Args:
         value: from a file or a caller.
-        kind: a type hint: a plain type, `Literal`, `tuple`, `Mapping`, or several of them with `|`.
+        kind: a type hint: a class, `Literal`, `tuple`, `Mapping`, or a union of them.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return value in parts
     if origin is tuple:
-        return isinstance(value, (list, tuple)) and _all_fit(list(value), parts)  # pyright: ignore[reportUnknownArgumentType]
-    if _is_mapping(origin):
-        return isinstance(value, Mapping) and all(fits(number, parts[1]) for number in value.values())  # pyright: ignore[reportUnknownVariableType]
-    if parts:  # a union
-        return any(fits(value, part) for part in parts)
+        return isinstance(value, (list, tuple)) and _all_match(cast("Sequence[Any]", value), parts)
+    if is_mapping(kind):
+        items = cast("Mapping[Any, Any]", value).items() if isinstance(value, Mapping) else None
+        return items is not None and all(matches(key, parts[0]) and matches(each, parts[1]) for key, each in items)
+    if parts:
+        return any(matches(value, part) for part in parts)
     return isinstance(value, NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
-def _all_fit(values: list[Any], parts: tuple[Any, ...]) -> bool:
+def _all_match(values: Sequence[Any], parts: tuple[Any, ...]) -> bool:
     kinds = parts[:1] * len(values) if parts[-1] is Ellipsis else parts
-    return len(values) == len(kinds) and all(map(fits, values, kinds))
+    return len(values) == len(kinds) and all(map(matches, values, kinds))
 
 
-def _is_mapping(origin: Any) -> bool:
+def is_mapping(kind: Any) -> bool:
+    """Return whether a type hint is a `Mapping[…]`."""
+    origin = get_origin(kind)
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def allowed(kind: Any) -> str:
-    """What is allowed, in words."""
+def describe_type(kind: Any) -> str:
+    """Return a type hint in words: "an integer", "a list of strings", "stop or re-prefill"."""
     origin, parts = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return " | ".join(parts)
+    if origin is tuple and parts[-1] is Ellipsis:
+        return f"a list of {PLURALS.get(parts[0]) or describe_type(parts[0]) + ' pairs'}"
     if origin is tuple:
-        each = [allowed(part) for part in parts if part is not Ellipsis]
-        return f"a list of {MANY.get(parts[0], each[0])}" if parts[-1] is Ellipsis else f"[{', '.join(each)}]"
-    if _is_mapping(origin):
-        return "a table of numbers by text, or by #id"
-    return TYPE_NAMES.get(kind) or " or ".join(allowed(part) for part in parts if part is not type(None))
+        return f"[{', '.join(describe_type(part).removeprefix('an ').removeprefix('a ') for part in parts)}]"
+    if is_mapping(kind):
+        return f"a table of {PLURALS.get(parts[1], 'values')}"
+    words = [word for each in alternatives(kind) for word in _words(each)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def type_errors(options: object, kinds: Mapping[str, Any]) -> list[str]:
-    """Attributes whose values are not of their kind: a line each, with what is allowed."""
-    values = {name: getattr(options, name) for name in kinds}
-    return [
-        f"{name} is {value!r}; allowed is {allowed(kinds[name])}"
-        for name, value in values.items()
-        if not fits(value, kinds[name])
-    ]
+def _words(kind: Any) -> tuple[str, ...]:
+    if kind is NoneType:
+        return ()
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return ("true", "false") if kind is bool else (TYPE_NAMES.get(kind) or describe_type(kind),)
+
+
+def convert(value: Any, of: Setting) -> Any:
+    """Return a value from a TOML file or a caller in its setting's type: int as float, lists as tuples.
+
+    Raises:
+        ValueError: it has another type.
+    """
+    if is_mapping(of.type) and isinstance(value, Mapping):
+        parse_key = of.details.parse_key or str
+        value = {parse_key(key): each for key, each in cast("Mapping[str, Any]", value).items()}
+    if not matches(value, of.type):
+        raise ValueError(of.error(value))
+    return _normalized(value, of.type)
+
+
+def _normalized(value: Any, kind: Any) -> Any:
+    parts = get_args(kind)
+    if isinstance(value, (list, tuple)):
+        values = cast("Sequence[Any]", value)
+        kinds = parts[:1] * len(values) if parts[-1] is Ellipsis else parts
+        return tuple(map(_normalized, values, kinds))
+    if is_mapping(kind):
+        return {key: _normalized(each, parts[1]) for key, each in value.items()}
+    kinds = alternatives(kind)
+    if _is_number(value):
+        return int(value) if int in kinds and isinstance(value, Integral) else float(value)
+    return value
+
+
+def parse_text(text: str, of: Setting) -> Any:
+    """Return the value that a word of the command line stands for, in its setting's type.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    if text in of.choices or str in of.types:
+        return text
+    for kind in of.types:
+        try:
+            return PARSERS[kind](text)
+        except (KeyError, ValueError, OverflowError):
+            continue
+    raise ValueError(of.error(text))
+
+
+def _parse_integer(text: str) -> int:
+    number = float(text) if "e" in text.lower() else int(text)  # also written like 1e6
+    if int(number) != number:
+        raise ValueError(f"{text!r} is not an integer")
+    return int(number)
+
+
+PARSERS: dict[Any, Callable[[str], Any]] = {
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+    int: _parse_integer,
+    float: float,
+    Path: Path,
+}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Did-you-mean for a name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """Return "; did you mean X?" for the known name most like a mistyped one, or nothing.
+
+    Of a dotted name the last part alone is recognised too, whatever component it was put in.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not close:
+        last = name.rpartition(".")[2]
+        close = [full for full in names if full.rpartition(".")[2] == last][:1]
     return f"; did you mean {close[0]}?" if close else ""

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from glassgpt.errors import GenerationError
-from glassgpt.schema import did_you_mean, type_errors
+from glassgpt.generation.kinds import did_you_mean, type_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

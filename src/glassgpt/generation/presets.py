@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.errors import ConfigError
+from glassgpt.generation.kinds import allowed, did_you_mean, fits
 from glassgpt.generation.options import option_types
-from glassgpt.schema import allowed, did_you_mean, fits
 
 
 @cache

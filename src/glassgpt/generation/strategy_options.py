@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, get_type_hints
 
 from glassgpt.errors import GenerationError
+from glassgpt.generation.kinds import type_errors
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.schema import type_errors
 
 DRAFT_TOKENS = 4
 """Guesses for each pass of the model, in speculative decoding."""
