@@ -104,7 +104,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model.n_head": 5}, "the nearest that does is 4"),
+        ({"model.n_head": 5}, "the nearest divisor is 4"),
         ({"train.batch_tokens": 1000}, "the nearest is 1024"),
         ({"train.micro_batch_size": 3}, "does not divide the 16 sequences"),
         ({"train.micro_batch_size": -1}, "must be at least 0, or auto"),

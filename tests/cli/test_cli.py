@@ -222,7 +222,7 @@ def test_explain(run_main, nano_run):
         ("sweep-decoding {run} --for code --out {tmp}/s.txt", 2, "allowed is a name that ends in .toml"),
         ("sweep-decoding {tmp}/none --for code", 1, "make a run with"),
         ("model gtp2", 2, "did you mean gpt2"),
-        ("model nano --model.n-head 7", 2, "the nearest that does is 8"),
+        ("model nano --model.n-head 7", 2, "the nearest divisor is 8"),
         ("export {run} {run}", 2, "not empty"),
         ("import {tmp} --out {tmp}/i", 1, "config.json"),
         ("prepare --out {tmp}/d", 2, "no source is named"),

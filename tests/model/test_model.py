@@ -1,4 +1,4 @@
-"""The model against itself from two sides: cached and not, fast and readable, past and future."""
+"""Properties of every architecture: cached equals uncached, fast equals readable, no access to the future."""
 
 import math
 
@@ -32,8 +32,8 @@ SHAPES = [
         bias=False,
     ),
 ]
-CACHED = [SHAPES[0], SHAPES[4]]
-"""GPT-2, and the modern one with everything that concerns a cache: shared heads, a window, rotary positions."""
+CACHE_SHAPES = [SHAPES[0], SHAPES[4]]
+"""GPT-2, and a modern model with every feature that affects the cache: shared heads, a window, rotary positions."""
 
 
 @pytest.fixture(params=SHAPES, ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
@@ -41,12 +41,12 @@ def model(request):
     return shaken(request.param)
 
 
-def random_tokens(model, rows=3):
+def random_tokens(model, batch_size=3):
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(model.config.vocab_size, (rows, model.config.context_length), generator=generator)
+    return torch.randint(model.config.vocab_size, (batch_size, model.config.context_length), generator=generator)
 
 
-def test_parameter_counts_are_openais():
+def test_parameter_counts_match_openai():
     sizes = [(12, 12, 768), (24, 16, 1024), (36, 20, 1280), (48, 25, 1600)]
     counts = [
         count_parameters(ModelConfig(vocab_size=50257, n_layer=layers, n_head=heads, n_embd=width))
@@ -57,41 +57,41 @@ def test_parameter_counts_are_openais():
 
 @pytest.mark.parametrize("n_queries", [1, 2, 5, 9])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("how", ["causal", "masked", "window"])
-def test_attention_equals_its_readable_twin(n_queries, kv_heads, how):
+@pytest.mark.parametrize("masking", ["causal", "masked", "window"])
+def test_attend_equals_attend_readable(n_queries, kv_heads, masking):
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 4, n_queries, 4, generator=generator)
     k, v = torch.randn(2, 2, kv_heads, 9, 4, generator=generator)
-    mask, window = None, 3 if how == "window" else 0
-    if how == "masked":
+    mask, window = None, 3 if masking == "window" else 0
+    if masking == "masked":
         mask = causal_mask(n_queries, 9) & (torch.rand(2, 1, n_queries, 9, generator=generator) > 0.3)
-        mask[..., 0] = True  # every query sees something
+        mask[..., 0] = True  # every query attends to something
     fast, readable = (function(q, k, v, mask, 0.0, window) for function in (attend, attend_readable))
     torch.testing.assert_close(fast, readable, rtol=1e-5, atol=1e-6)
 
 
-def test_a_window_sees_the_last_positions_only():
-    seen = causal_mask(2, 6, window=3)[0, 0]
-    assert seen.tolist() == [[False, False, True, True, True, False], [False, False, False, True, True, True]]
+def test_window_masks_older_positions():
+    visible = causal_mask(2, 6, window=3)[0, 0]
+    assert visible.tolist() == [[False, False, True, True, True, False], [False, False, False, True, True, True]]
     config = ModelConfig(arch="modern", n_layer=6, window=7, bias=False)
     assert [config.layer_window(layer) for layer in range(6)] == [7, 7, 7, 0, 7, 0]
 
 
-def test_attention_weights_sum_to_one_and_never_look_ahead():
+def test_attention_weights_sum_to_one_and_are_causal():
     q, k = torch.randn(2, 1, 2, 6, 4, generator=torch.Generator().manual_seed(0))
     weights = attention_weights(q, k, None)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 6))
     assert torch.equal(weights.triu(1), torch.zeros_like(weights))
 
 
-def test_a_model_with_the_readable_attention_is_the_same_function(model):
+def test_model_with_readable_attention_gives_same_logits(model):
     readable = build_model(model.config, attend_readable).eval()
     readable.load_state_dict(model.state_dict())
     tokens = random_tokens(model)
     torch.testing.assert_close(model(tokens), readable(tokens), rtol=1e-5, atol=1e-5)
 
 
-def test_the_future_cannot_be_seen(model):
+def test_logits_do_not_depend_on_later_tokens(model):
     tokens = random_tokens(model)
     changed = tokens.clone()
     at = model.config.context_length // 2
@@ -101,47 +101,49 @@ def test_the_future_cannot_be_seen(model):
     assert not torch.allclose(before[:, at:], after[:, at:], atol=1e-3)
 
 
-def test_gradients_do_not_reach_the_future(model):
-    tokens = random_tokens(model, rows=1)
-    seen = {}
-    model.embedding_dropout.register_forward_hook(lambda module, args, output: seen.update(x=output))
+def test_gradients_do_not_reach_later_positions(model):
+    tokens = random_tokens(model, batch_size=1)
+    captured = {}
+    model.embedding_dropout.register_forward_hook(lambda module, args, output: captured.update(x=output))
     at = model.config.context_length // 2
     logits = model(tokens)
-    seen["x"].retain_grad()
+    captured["x"].retain_grad()
     logits[0, at].sum().backward()
-    gradient = seen["x"].grad[0].abs().sum(-1)
-    assert gradient[: at + 1].min() > 0  # through the blocks that see everything, with a window too
+    gradient = captured["x"].grad[0].abs().sum(-1)
+    assert gradient[: at + 1].min() > 0  # with a window too, through the blocks with full attention
     assert gradient[at + 1 :].max() == 0
 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_cached_equals_uncached_in_any_pieces(data):
-    model = shaken(data.draw(st.sampled_from(CACHED)))
+def test_cached_logits_equal_uncached_for_any_chunking(data):
+    model = shaken(data.draw(st.sampled_from(CACHE_SHAPES)))
     tokens = random_tokens(model)
     cuts = sorted(data.draw(st.sets(st.integers(1, 32), max_size=6)))
     cache = KVCache(model.config, 3)
-    pieces = [model(piece, cache) for piece in tokens.tensor_split(cuts, dim=1)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=1e-4, atol=1e-5)
+    chunks = [model(chunk, cache) for chunk in tokens.tensor_split(cuts, dim=1)]
+    torch.testing.assert_close(torch.cat(chunks, dim=1), model(tokens), rtol=1e-4, atol=1e-5)
     assert cache.lengths == (33, 33, 33)
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), new=st.integers(1, 9), config=st.sampled_from(CACHED)
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5),
+    new=st.integers(1, 9),
+    config=st.sampled_from(CACHE_SHAPES),
 )
-def test_slots_have_positions_of_their_own(lengths, new, config):
+def test_slots_of_different_lengths_are_independent(lengths, new, config):
     model = shaken(config)
-    tokens = random_tokens(model, rows=len(lengths))
+    tokens = random_tokens(model, batch_size=len(lengths))
     cache = KVCache(model.config, len(lengths))
     model(tokens[:, :20], cache)
     cache.truncate(lengths)
-    logits = model(torch.stack([row[n : n + new] for row, n in zip(tokens, lengths, strict=True)]), cache)
-    for row, n, got in zip(tokens, lengths, logits, strict=True):
-        torch.testing.assert_close(got, model(row[None, : n + new])[0, n:], rtol=1e-4, atol=1e-5)
+    logits = model(torch.stack([sequence[n : n + new] for sequence, n in zip(tokens, lengths, strict=True)]), cache)
+    for sequence, n, got in zip(tokens, lengths, logits, strict=True):
+        torch.testing.assert_close(got, model(sequence[None, : n + new])[0, n:], rtol=1e-4, atol=1e-5)
 
 
-def test_selecting_slots_forks_and_drops_rows(model):
+def test_select_duplicates_and_drops_slots(model):
     tokens = random_tokens(model)
     cache = KVCache(model.config, 3)
     model(tokens[:, :5], cache)
@@ -150,25 +152,25 @@ def test_selecting_slots_forks_and_drops_rows(model):
     torch.testing.assert_close(model(order[:, 5:9], cache), model(order[:, :9])[:, 5:], rtol=1e-4, atol=1e-5)
 
 
-def test_several_slots_are_filled_at_once_as_one_by_one(model):
+def test_copy_slots_equals_copying_one_by_one(model):
     source = KVCache(model.config, 3, 12)
     model(random_tokens(model)[:, :12], source)
     together, alone = (KVCache(model.config, 4, 16) for _ in range(2))
-    slots, rows, lengths = [3, 0, 1], [2, 0, 2], [5, 12, 0]
-    together.copy_slots(slots, source, rows, lengths)
-    for slot, row, length in zip(slots, rows, lengths, strict=True):
-        alone.copy_slot(slot, source, row, length)
+    slots, source_slots, lengths = [3, 0, 1], [2, 0, 2], [5, 12, 0]
+    together.copy_slots(slots, source, source_slots, lengths)
+    for slot, source_slot, length in zip(slots, source_slots, lengths, strict=True):
+        alone.copy_slot(slot, source, source_slot, length)
     assert together.lengths == alone.lengths == (12, 0, 0, 5)
     for slot, length in enumerate(together.lengths):
         for ours, theirs in ((together.keys, alone.keys), (together.values, alone.values)):
             assert torch.equal(ours[:, slot, :, :length], theirs[:, slot, :, :length])
-    # A row goes on from there as if it had been read there.
+    # The copied sequence continues as if it had been processed in its new slot.
     more = random_tokens(model)[[0, 0, 0, 2], 5:6]
     expected = model(random_tokens(model)[2:3, :6])[:, 5]
     torch.testing.assert_close(model(more, together)[3:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_filling_slots_with_nothing_empties_them(model):
+def test_copying_zero_tokens_empties_a_slot(model):
     cache = KVCache(model.config, 2, 4)
     model(random_tokens(model)[:2, :3], cache)
     before = cache.keys.clone()
@@ -177,21 +179,21 @@ def test_filling_slots_with_nothing_empties_them(model):
     assert torch.equal(cache.keys, before)
 
 
-def test_a_cache_in_given_memory_writes_there_and_is_as_any_other(model):
+def test_from_tensors_uses_the_given_storage(model):
     tokens = random_tokens(model)
     plain = KVCache(model.config, 3, 8)
     keys, values = (torch.full_like(plain.keys, torch.nan) for _ in range(2))
-    lent = KVCache.from_tensors(keys, values)
-    assert (lent.capacity, lent.lengths) == (8, (0, 0, 0))
-    assert torch.equal(model(tokens[:, :7], lent), model(tokens[:, :7], plain))
+    wrapped = KVCache.from_tensors(keys, values)
+    assert (wrapped.capacity, wrapped.lengths) == (8, (0, 0, 0))
+    assert torch.equal(model(tokens[:, :7], wrapped), model(tokens[:, :7], plain))
     assert torch.equal(keys[:, :, :, :7], plain.keys[:, :, :, :7])
     assert torch.equal(values[:, :, :, :7], plain.values[:, :, :, :7])
-    assert lent.keys.data_ptr() == keys.data_ptr()
+    assert wrapped.keys.data_ptr() == keys.data_ptr()
     with pytest.raises(IndexError, match="exceed the cache of 8"):
-        model(tokens[:, :2], lent)
+        model(tokens[:, :2], wrapped)
 
 
-def test_the_cache_refuses_what_does_not_fit(model):
+def test_cache_rejects_overflow_and_growing_truncation(model):
     cache = KVCache(model.config, 3, capacity=4)
     with pytest.raises(IndexError, match="exceed the cache of 4"):
         model(random_tokens(model)[:, :5], cache)
@@ -199,7 +201,7 @@ def test_the_cache_refuses_what_does_not_fit(model):
         cache.truncate([1, 0, 0])
 
 
-def test_too_long_a_text_is_refused(model):
+def test_context_overflow_raises(model):
     with pytest.raises(IndexError, match="exceed the context"):
         model(torch.zeros(1, model.config.context_length + 1, dtype=torch.long))
 
@@ -214,7 +216,7 @@ def test_every_parameter_has_exactly_one_kind(model):
     assert {name for name, kind in kinds.items() if kind == "head"} == {n for n in by_name if n.startswith("lm_head")}
 
 
-def test_initial_weights_follow_the_paper():
+def test_initial_weight_scales_follow_the_paper():
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=500, context_length=64, n_layer=8, n_head=4, n_embd=128)
     weights = dict(build_model(config).named_parameters())
@@ -225,7 +227,7 @@ def test_initial_weights_follow_the_paper():
         assert weights[f"blocks.3.{name}.bias"].abs().max() == 0
 
 
-def test_initial_loss_is_near_that_of_guessing():
+def test_initial_loss_is_near_uniform():
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=500, context_length=64, n_layer=2, n_head=2, n_embd=64)
     tokens = torch.randint(500, (4, 65))
@@ -233,7 +235,7 @@ def test_initial_loss_is_near_that_of_guessing():
     assert loss.item() == pytest.approx(math.log(500), abs=0.1)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_in_training_only():
     torch.manual_seed(0)
     model = build_model(ModelConfig(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=16, dropout=0.5))
     tokens = torch.randint(50, (1, 8))
@@ -242,7 +244,7 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(model(tokens), model(tokens))
 
 
-def test_a_modern_model_begins_with_the_loss_of_guessing_exactly():
+def test_modern_starts_with_exactly_uniform_logits():
     torch.manual_seed(0)
     config = ModelConfig(arch="modern", vocab_size=500, context_length=64, n_layer=2, n_head=2, n_embd=64, bias=False)
     tokens = torch.randint(500, (4, 65))
@@ -253,30 +255,30 @@ def test_a_modern_model_begins_with_the_loss_of_guessing_exactly():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_kv_head": 2}, "n_kv_head is 2, and gpt2 has nothing of the kind"),
-        ({"window": 8}, "window is 8, and gpt2 has nothing of the kind"),
+        ({"n_kv_head": 2}, "n_kv_head is 2, but gpt2 does not support it"),
+        ({"window": 8}, "window is 8, but gpt2 does not support it"),
         ({"arch": "modern"}, "modern has no biases; set model.bias to false"),
         ({"arch": "modern", "bias": False, "n_kv_head": 5}, "must divide model.n_head 12"),
         ({"arch": "modern", "bias": False, "window": -1}, "window is -1"),
         ({"arch": "modern", "bias": False, "n_head": 256}, "must be even"),
     ],
 )
-def test_what_an_architecture_cannot_do_is_said(settings, message):
+def test_unsupported_settings_are_reported(settings, message):
     assert message in "; ".join(ModelConfig(**settings).problems())
 
 
-def test_the_parameter_table_adds_up():
+def test_parameter_table_sums_to_total():
     config = ModelConfig(vocab_size=50257)
-    assert sum(part.parameters for part in parameter_table(config)) == count_parameters(config)
-    # PaLM's formula by hand: 6 per weight of a matrix product, and attention.
+    assert sum(count.parameters for count in parameter_table(config)) == count_parameters(config)
+    # PaLM's formula by hand: 6 per matrix weight, plus attention.
     matrices = 12 * (4 * 768**2 + 8 * 768**2) + 50257 * 768
     assert flops_per_token(config) == 6 * matrices + 12 * 12 * 768 * 1024
 
 
-def test_problems_are_listed_together():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         build_model(ModelConfig(n_head=5, n_embd=64, dropout=1.5))
     text = str(caught.value)
-    assert "nearest that does is 4" in text
+    assert "nearest divisor is 4" in text
     assert "model.dropout is 1.5" in text
     assert "vocab_size is 0" in text

@@ -1,6 +1,5 @@
-"""tokens -> logits: the attention seam, its cache, the architectures and the table of foreign names.
+"""Tokens to logits: configuration, attention, KV cache, architectures and parameter counts.
 
-Nothing is imported here, so that reading a configuration does not load torch; import the module you need:
-`model.config`, `model.attention`, `model.cache`, `model.transformer`, `model.gpt2`, `model.names`,
-`model.accounting`, or `model.build` for "the architecture that this configuration names".
+Import the submodule you need. This package itself imports nothing, so that reading a configuration does not load
+torch. To build the architecture that a configuration names, use `model.build.build_model`.
 """

@@ -1,11 +1,10 @@
-"""The attention seam: the only place that knows kernels, and its readable twin.
+"""Scaled dot-product attention: the only place that knows kernels, and its readable reference implementation.
 
-Every architecture calls a function of the type `AttentionFunction`. Which one is decided when the model is built:
-`attend` is the fast one (PyTorch picks the kernel), `attend_readable` writes the formula out and is used
-when someone wants to *see* the weights. A test holds the two equal.
+Every architecture calls an `AttentionFunction` that is chosen when the model is built: `attend` lets PyTorch pick
+the fastest kernel, `attend_readable` writes the formula out. A test checks that they agree.
 
-Shapes: B rows, H query heads, K key and value heads (H, or fewer that are shared), T queries, S keys, D head
-width.
+Shapes: B sequences, H query heads, K key/value heads (K = H, or fewer when query heads share them), T queries,
+S keys, D channels per head.
 """
 
 from __future__ import annotations
@@ -22,16 +21,17 @@ class AttentionFunction(Protocol):
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1)."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
-        """Mix values by the similarity of queries and keys.
+        """Return the average of the values, weighted by the similarity of queries and keys.
 
         Args:
             q: (B, H, T, D).
-            k: (B, K, S, D); K divides H, and H / K neighbouring query heads share a key head (Ainslie et al. 2023).
+            k: (B, K, S, D); K must divide H, and H / K neighbouring query heads share a key head (Ainslie et al. 2023).
             v: (B, K, S, D).
-            mask: (B or 1, 1, T, S) bool, True where a query may look; None means causal, that is,
-                the T queries are the last T of S positions.
+            mask: (B or 1, 1, T, S) bool, True where a query may attend; None means causal, the T queries being the
+                last T of the S positions.
             dropout: probability of dropping an attention weight; 0 outside training.
-            window: without a mask, how many positions back a query sees, its own included; 0 is all of them.
+            window: without a mask, the number of most recent positions a query attends to, including its own;
+                0 means all.
 
         Returns:
             (B, H, T, D).
@@ -40,50 +40,51 @@ class AttentionFunction(Protocol):
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device | None = None, window: int = 0) -> Tensor:
-    """(1, 1, T, S) bool: query t is position S - T + t and sees every key up to its own position.
+    """Return the (1, 1, T, S) bool mask that lets each query attend to its own and earlier positions.
 
-    With a window, only the last `window` of these.
+    The queries are the last T of the S positions: query t stands at position S - T + t. With a window, it attends to
+    the last `window` of these positions only.
     """
+    # Without a cache T = S and this is the lower triangle. With S - T cached keys in front, the diagonal moves right
+    # by S - T: the first new token sees every cached key and itself.
     visible = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
     if window:
         visible = visible.triu(n_keys - n_queries - window + 1)
     return visible[None, None]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
-    """Attention by the fastest kernel that PyTorch has for these tensors; see `AttentionFunction`."""
-    n_queries, n_keys = q.size(2), k.size(2)
-    narrow = mask is None and 0 < window < n_keys
-    if mask is None and not narrow and n_queries == n_keys and n_queries > 1:
-        return _sdpa(q, k, v, None, dropout, is_causal=True)
-    if mask is None and (narrow or n_queries > 1):
-        # is_causal aligns the triangle to the *top left*; queries behind cached keys need it bottom right.
-        mask = causal_mask(n_queries, n_keys, q.device, window)
-    # Without a mask by now, there is a single query: the last position, which may see everything.
-    return _sdpa(q, k, v, mask, dropout, is_causal=False)
-
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, *, is_causal: bool) -> Tensor:
-    shared = q.size(1) != k.size(1)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=shared
-    )
-
-
-def attention_scores(q: Tensor, k: Tensor) -> Tensor:
-    """Similarity of each query with each key, scaled by 1/sqrt(D) so that its variance stays 1: (B, H, T, S)."""
-    return q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+def attend_readable(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
+    """Compute attention from its formula: the reference implementation of `attend`; see `AttentionFunction`."""
+    k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))  # (B, H, S, D)
+    weights = attention_weights(q, k, mask, window)
+    return F.dropout(weights, dropout) @ v
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, window: int = 0) -> Tensor:
-    """Where each query looks: softmax of the visible scores, rows sum to 1, the future is exactly 0: (B, H, T, S)."""
+    """Return the (B, H, T, S) attention weights: each row sums to 1, masked keys are exactly 0."""
     if mask is None:
         mask = causal_mask(q.size(2), k.size(2), q.device, window)
+    # exp(-inf) = 0: a masked key gets no weight, whatever its score.
     return attention_scores(q, k).masked_fill(~mask, -math.inf).softmax(dim=-1)
 
 
-def attend_readable(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
-    """The readable twin of `attend`: the same result from the formula itself; see `AttentionFunction`."""
-    k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
-    weights = attention_weights(q, k, mask, window)
-    return F.dropout(weights, dropout) @ v
+def attention_scores(q: Tensor, k: Tensor) -> Tensor:
+    """Return the (B, H, T, S) dot products of queries and keys, divided by sqrt(D)."""
+    # The dot product of two vectors of D independent unit-variance components has variance D. Unscaled, the softmax
+    # would saturate and its gradients vanish.
+    return q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
+    """Compute attention with the fastest kernel PyTorch has for these tensors; see `AttentionFunction`."""
+    n_queries, n_keys = q.size(2), k.size(2)
+    narrow = mask is None and 0 < window < n_keys
+    is_causal = mask is None and not narrow and n_queries == n_keys and n_queries > 1
+    if mask is None and not is_causal and (narrow or n_queries > 1):
+        # PyTorch's is_causal puts the diagonal at the top left; queries behind cached keys need it at the bottom right.
+        mask = causal_mask(n_queries, n_keys, q.device, window)
+    # Neither a mask nor is_causal: a single query, the last position, which may attend to everything.
+    shared_heads = q.size(1) != k.size(1)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=shared_heads
+    )

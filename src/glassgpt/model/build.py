@@ -1,4 +1,4 @@
-"""The one place that turns `model.arch` into a class."""
+"""The registry of architectures: turns `model.arch` into a model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ARCHITECTURES: dict[str, type[GPT2 | Modern]] = {"gpt2": GPT2, "modern": Modern}
 
 
 def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> LanguageModel:
-    """A freshly initialised model, drawn from torch's default generator.
+    """Return a newly initialized model; the weights are drawn from torch's default generator.
 
     Raises:
-        ConfigError: the configuration cannot work, or its vocabulary is not filled in.
+        ConfigError: the configuration is invalid or its vocab_size is 0.
     """
     problems = config.problems()
     if config.vocab_size == 0:
-        problems.append("model.vocab_size is 0: take it from a tokenizer before building the model")
+        problems.append("model.vocab_size is 0; set it to the tokenizer's vocabulary size before building the model")
     if problems:
         raise ConfigError(problems)
     return ARCHITECTURES[config.arch](config, attend)

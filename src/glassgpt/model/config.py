@@ -1,4 +1,4 @@
-"""What a model is made of, as data. Free of torch, so that configurations can be read and checked alone."""
+"""The shape of a model as plain data. Does not import torch, so that configurations can be read and checked alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 SHAPE_FIELDS = ("arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias")
-"""The settings that weights, or what they mean, depend on; the others may change from one training to the next."""
+"""Fields that determine the parameters or their meaning; the others may change between training runs."""
 
 GPT2_VOCAB_SIZE = 50257
-"""What a vocabulary that was left open is counted with, where there is no tokenizer."""
+"""Vocabulary size assumed for counting where the configuration leaves it open and there is no tokenizer."""
 
 FULL_ATTENTION_EVERY = 4
-"""With a sliding window, every so manieth block and the last one still see the whole context."""
+"""With a sliding window, every fourth block and the last one still attend to the whole context."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,19 @@ class ModelConfig:
     """Shape of a model, in OpenAI's names.
 
     Attributes:
-        arch: architecture; `gpt2` is OpenAI's GPT-2 to the last detail, `modern` the recipe that trains fastest.
-        vocab_size: rows of the token embedding; 0 takes as many as the tokenizer has.
-        context_length: most tokens that the model sees at once.
+        arch: architecture; `gpt2` reproduces OpenAI's GPT-2 exactly, `modern` is the recipe that trains fastest.
+        vocab_size: rows of the token embedding; 0 takes the tokenizer's vocabulary size.
+        context_length: maximum number of tokens the model sees at once.
         n_layer: number of blocks.
-        n_head: attention heads in each block; must divide n_embd.
-        n_kv_head: key and value heads, each shared by n_head / n_kv_head query heads; 0 is one for each. Modern only.
+        n_head: attention heads per block; must divide n_embd.
+        n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Modern only.
         n_embd: width of the residual stream.
-        window: most tokens back that attention looks, in three blocks of four; 0 is the whole context. Modern only.
+        window: maximum distance in tokens that attention looks back, in three blocks of four; 0 means the whole
+            context. Modern only.
         dropout: probability of dropping an activation in training, in [0, 1).
         init_std: standard deviation of the initial weights; OpenAI's 0.02 suits widths near 768, narrower models
-            learn faster from more.
-        bias: whether linear layers and norms have biases, as OpenAI's have; modern has none.
+            learn faster with a larger value.
+        bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern.
     """
 
     arch: Literal["gpt2", "modern"] = "gpt2"
@@ -48,29 +49,30 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """Channels per attention head."""
         return self.n_embd // self.n_head
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys and values."""
+        """Number of key/value heads, with 0 resolved to `n_head`."""
         return self.n_kv_head or self.n_head
 
     def layer_window(self, layer: int) -> int:
-        """How many tokens back the block with number `layer` (0 is the first) sees, itself included; 0 is all."""
-        sees_all = (layer + 1) % FULL_ATTENTION_EVERY == 0 or layer == self.n_layer - 1
-        return 0 if sees_all else self.window
+        """Return the attention window of a block (0 is the first), in tokens including the current one; 0 means all."""
+        is_full = (layer + 1) % FULL_ATTENTION_EVERY == 0 or layer == self.n_layer - 1
+        return 0 if is_full else self.window
 
     def same_shape(self, other: ModelConfig) -> bool:
-        """Whether one's weights fit the other."""
+        """Return whether weights of one configuration fit the other."""
         return all(getattr(self, name) == getattr(other, name) for name in SHAPE_FIELDS)
 
     def problems(self) -> list[str]:
-        """Everything about this configuration that cannot work, a line each; empty when it can."""
-        found: list[str] = []
-        for name in ("context_length", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                found.append(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        """Return every invalid field as one line of text; empty if the configuration is valid."""
+        found = [
+            f"model.{name} is {getattr(self, name)}; it must be at least 1"
+            for name in ("context_length", "n_layer", "n_head", "n_embd")
+            if getattr(self, name) < 1
+        ]
         if self.vocab_size < 0:
             found.append(f"model.vocab_size is {self.vocab_size}; it must be positive, or 0 for the tokenizer's")
         if not 0.0 <= self.dropout < 1.0:
@@ -82,27 +84,29 @@ class ModelConfig:
             nearest = min(divisors, key=lambda n: abs(n - self.n_head))
             found.append(
                 f"model.n_head is {self.n_head}, which does not divide model.n_embd {self.n_embd}; "
-                f"the nearest that does is {nearest}"
+                f"the nearest divisor is {nearest}"
             )
-        return found + self._arch_problems()
+        return found + (self._gpt2_problems() if self.arch == "gpt2" else self._modern_problems())
 
-    def _arch_problems(self) -> list[str]:
-        if self.arch == "gpt2":
-            return [
-                f"model.{name} is {getattr(self, name)}, and gpt2 has nothing of the kind; "
-                "leave it at 0, or set model.arch to modern"
-                for name in ("n_kv_head", "window")
-                if getattr(self, name) != 0
-            ]
+    def _gpt2_problems(self) -> list[str]:
+        return [
+            f"model.{name} is {getattr(self, name)}, but gpt2 does not support it; set it to 0, or model.arch to modern"
+            for name in ("n_kv_head", "window")
+            if getattr(self, name) != 0
+        ]
+
+    def _modern_problems(self) -> list[str]:
         found: list[str] = []
         if self.bias:
-            found.append("model.bias is true, and modern has no biases; set model.bias to false")
+            found.append("model.bias is true, but modern has no biases; set model.bias to false")
         if self.window < 0:
             found.append(f"model.window is {self.window}; it must be positive, or 0 for the whole context")
         if self.n_kv_head < 0 or (self.n_kv_head and self.n_head % self.n_kv_head):
             found.append(
-                f"model.n_kv_head is {self.n_kv_head}; it must divide model.n_head {self.n_head}, or be 0 for as many"
+                f"model.n_kv_head is {self.n_kv_head}; it must divide model.n_head {self.n_head}, or be 0 for n_head"
             )
         if self.n_head >= 1 and self.n_embd % self.n_head == 0 and self.head_dim % 2:
-            found.append(f"model.n_embd / model.n_head is {self.head_dim}; modern turns pairs, so it must be even")
+            found.append(
+                f"model.n_embd / model.n_head is {self.head_dim}; it must be even, because modern rotates pairs of channels"
+            )
         return found

@@ -1,11 +1,11 @@
-"""GPT-2 as OpenAI published it (Radford et al. 2019), to the last detail.
+"""GPT-2 exactly as OpenAI published it (Radford et al. 2019).
 
-Read `CausalSelfAttention.forward` and `MLP.forward` first, the two things that a block does; then `GPT2`, which names the
-parts. How they are put together, `x + attention(norm1(x))` and so on, is the same for every architecture and stands in
-`transformer.py`; the softmax itself is `attend_readable` in `attention.py`.
+Read `CausalSelfAttention.forward` and `MLP.forward` first: they are the two halves of a block. `GPT2` then lists the
+parts of the model. How the parts are combined, `x + attention(norm1(x))` and so on, is the same for every architecture
+and is in `transformer.py`; the softmax is in `attend_readable` in `attention.py`.
 
-Learned positions, LayerNorm before each sub-layer and at the end (eps 1e-5), tanh-GELU, biases, the head
-tied to the token embedding, weights from N(0, init_std), by default 0.02, and residual projections scaled by
+Learned position embeddings, LayerNorm before each sublayer and at the end (eps 1e-5), tanh GELU, biases, the head tied
+to the token embedding, initial weights from N(0, init_std) (0.02 by default), residual projections scaled by
 1/sqrt(2 n_layer).
 """
 
@@ -26,7 +26,7 @@ MLP_RATIO = 4
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention with the projections to q, k and v in one matrix product."""
+    """Multi-head self-attention; one matrix product computes q, k and v."""
 
     def __init__(self, config: ModelConfig, layer: int, attend: AttentionFunction) -> None:
         super().__init__()
@@ -39,21 +39,21 @@ class CausalSelfAttention(nn.Module):
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Mix information between positions, (B, T, C) -> (B, T, C)."""
         batch, n_tokens, width = x.shape
         # (B, T, 3C) -> three of (B, H, T, D)
         q, k, v = self.qkv(x).view(batch, n_tokens, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-        mask = None
+        mask = None  # causal
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)
+            k, v = cache.append(self.layer, k, v)  # (B, H, S, D): the cached positions, then the new ones
             mask = cache.mask()
-        y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        y = y.transpose(1, 2).reshape(batch, n_tokens, width)
+        y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(batch, n_tokens, width)  # heads side by side again
         return self.out_dropout(self.out(y))
 
 
 class MLP(nn.Module):
-    """Each position on its own: widen, bend, narrow."""
+    """Two linear layers with a GELU in between, applied to each position independently."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class MLP(nn.Module):
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        # GPT-2's GELU is the tanh form; the exact one moves logits by 1e-3.
+        """Transform each position, (B, T, C) -> (B, T, C)."""
+        # GPT-2 uses the tanh approximation of GELU; the exact form shifts logits by 1e-3.
         return self.out_dropout(self.down(F.gelu(self.up(x), approximate="tanh")))
 
 
@@ -71,8 +71,8 @@ class GPT2(LanguageModel):
     """OpenAI's GPT-2.
 
     Args:
-        config: the shape, with its vocab_size filled in.
-        attend: the attention function; `attend_readable` writes the formula out.
+        config: the shape; vocab_size must be set.
+        attend: attention function; `attend_readable` computes it from the formula.
     """
 
     def __init__(self, config: ModelConfig, attend: AttentionFunction = attend) -> None:
@@ -90,18 +90,18 @@ class GPT2(LanguageModel):
             for layer in range(config.n_layer)
         )
         self.norm = nn.LayerNorm(config.n_embd, NORM_EPS, bias=config.bias)
-        self._initialise()
+        self._initialize()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What a token is plus where it stands."""
+        """Return the sum of token and position embeddings, (B, T, C)."""
         return self.embedding_dropout(self.token_embedding(tokens) + self.position_embedding(positions))
 
     def head(self, features: Tensor) -> Tensor:
-        """Similarity with each token's own embedding (the head is tied)."""
+        """Return the dot product of each feature vector with every token embedding (tied head), (B, T, V)."""
         return F.linear(features, self.token_embedding.weight)
 
     def parameter_kinds(self) -> dict[str, ParameterKind]:
-        """Embeddings (the tied head is one of them), matrices, and vectors (biases and gains)."""
+        """Return the kind of each parameter: embeddings (including the tied head), matrices, biases and gains."""
         kinds: dict[str, ParameterKind] = {}
         for module_name, module in self.named_modules():
             kind: ParameterKind = "embedding" if isinstance(module, nn.Embedding) else "matrix"
@@ -111,6 +111,6 @@ class GPT2(LanguageModel):
 
     def initial_std(self, name: str) -> float:
         """See `LanguageModel.initial_std` (Radford et al. 2019, section 2.3)."""
-        # Each block adds two projections to the residual stream; their scale keeps its variance at depth.
+        # Each block adds two projections to the residual stream; scaling them keeps its variance independent of depth.
         into_residual = name.endswith((".out.weight", ".down.weight"))
         return self.config.init_std / (math.sqrt(2 * self.config.n_layer) if into_residual else 1.0)

@@ -1,12 +1,12 @@
-"""The recipe that trains a small GPT fastest, as far as it needs no fragile tricks.
+"""The recipe that trains a small GPT fastest, without tricks that are fragile.
 
-What differs from GPT-2, each change with its source: rotary positions instead of learned ones (Su et al. 2021),
-normalisation by the root mean square and without gains (Zhang and Sennrich 2019), also of queries and keys (Henry
-et al. 2020), squared ReLU (So et al. 2021), projections into the residual stream that begin at zero, a head of its
-own whose logits are softly capped (Gemma Team 2024), no biases. Queries, keys and values are separate matrices, so
-that an optimizer that orthogonalises sees true ones. Heads of width 128 are the fastest on a GPU.
+Differences from GPT-2, each with its source: rotary instead of learned positions (Su et al. 2021); RMSNorm without
+gains (Zhang and Sennrich 2019), also on queries and keys (Henry et al. 2020); squared ReLU (So et al. 2021);
+projections into the residual stream that start at zero; an untied head with softly capped logits (Gemma Team 2024);
+no biases. Queries, keys and values are separate matrices because Muon orthogonalizes each matrix as a whole. Heads of
+width 128 are the fastest on a GPU.
 
-The function is the one that Hugging Face calls NanoChat, which is what the tests hold it against.
+Hugging Face's NanoChat is the same function; the tests compare with it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ LOGIT_CAP = 15.0
 
 
 class RMSNorm(nn.Module):
-    """Each position scaled to a root mean square of 1; nothing is learned."""
+    """Scale each position to a root mean square of 1; has no parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) -> (…, C)."""
+        """Normalize the last dimension, (…, C) -> (…, C)."""
         return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS)
 
 
 class RotaryEmbedding(nn.Module):
-    """Turns the pairs (i, i + D/2) of a vector by an angle that grows with its position (Su et al. 2021, eq. 15).
+    """Rotate the channel pairs (i, i + D/2) by angles proportional to the position (Su et al. 2021, eq. 15).
 
-    The product of a query and a key then depends on the distance between them alone.
+    The dot product of a rotated query and key then depends only on their distance.
     """
 
     cos: Tensor
@@ -51,7 +51,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """(B, H, T, D) at positions (B, T), or at 0 … T - 1 -> (B, H, T, D)."""
+        """Rotate x (B, H, T, D) by its positions (B, T); None means 0 … T - 1."""
         if positions is None:
             cos, sin = self.cos[: x.size(2)], self.sin[: x.size(2)]  # (T, D/2)
         else:
@@ -61,7 +61,7 @@ class RotaryEmbedding(nn.Module):
 
 
 class ModernAttention(nn.Module):
-    """Multi-head attention with rotary positions and normalised queries and keys."""
+    """Multi-head attention with rotary positions and normalized queries and keys."""
 
     def __init__(self, config: ModelConfig, layer: int, attend: AttentionFunction, rotary: RotaryEmbedding) -> None:
         super().__init__()
@@ -78,11 +78,11 @@ class ModernAttention(nn.Module):
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Mix information between positions, (B, T, C) -> (B, T, C)."""
         positions = None if cache is None else cache.positions()
-        q = self.rotary(self.norm(self._heads(self.q(x))), positions)
-        k = self.rotary(self.norm(self._heads(self.k(x))), positions)
-        v = self._heads(self.v(x))
+        q = self.rotary(self.norm(self._split_heads(self.q(x))), positions)
+        k = self.rotary(self.norm(self._split_heads(self.k(x))), positions)
+        v = self._split_heads(self.v(x))
         mask = None
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
@@ -90,13 +90,13 @@ class ModernAttention(nn.Module):
         y = self.attend(q, k, v, mask, 0.0, self.window)
         return self.out_dropout(self.out(y.transpose(1, 2).reshape(x.shape)))
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         """(B, T, H·D) -> (B, H, T, D)."""
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class SquaredReLUMLP(nn.Module):
-    """Each position on its own: widen, bend, narrow."""
+    """Two linear layers with a squared ReLU in between, applied to each position independently."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -105,16 +105,16 @@ class SquaredReLUMLP(nn.Module):
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Transform each position, (B, T, C) -> (B, T, C)."""
         return self.out_dropout(self.down(F.relu(self.up(x)).square()))
 
 
 class Modern(LanguageModel):
-    """A GPT by today's recipe.
+    """A GPT built by the modern recipe.
 
     Args:
-        config: the shape, with its vocab_size filled in.
-        attend: the attention function; `attend_readable` writes the formula out.
+        config: the shape; vocab_size must be set.
+        attend: attention function; `attend_readable` computes it from the formula.
     """
 
     def __init__(self, config: ModelConfig, attend: AttentionFunction = attend) -> None:
@@ -128,27 +128,27 @@ class Modern(LanguageModel):
         )
         self.norm = RMSNorm()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self._initialise()
+        self._initialize()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What a token is; where it stands, attention adds."""
+        """Return the normalized token embeddings, (B, T, C); attention adds the positions."""
         return self.embedding_dropout(self.norm(self.token_embedding(tokens)))
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits that stay between -15 and 15: a token is never ruled out, and no logit runs away."""
-        # Features are divided instead of logits, which are many more.
+        """Return logits softly capped to (-15, 15), (B, T, V), so that none can grow without bound."""
+        # Dividing the features costs less than dividing the logits, which are many more.
         return LOGIT_CAP * torch.tanh(self.lm_head(features / LOGIT_CAP))
 
     def parameter_kinds(self) -> dict[str, ParameterKind]:
-        """The embedding, the head, and matrices; there is nothing else."""
-        outside: dict[str, ParameterKind] = {"token_embedding.weight": "embedding", "lm_head.weight": "head"}
-        return {name: outside.get(name, "matrix") for name, _ in self.named_parameters()}
+        """Return the kind of each parameter: the embedding, the head, and matrices."""
+        special: dict[str, ParameterKind] = {"token_embedding.weight": "embedding", "lm_head.weight": "head"}
+        return {name: special.get(name, "matrix") for name, _ in self.named_parameters()}
 
     def initial_std(self, name: str) -> float:
         """See `LanguageModel.initial_std`."""
         if name == "token_embedding.weight":
-            return 1.0  # normalised before anything sees it, so that its scale only sets how fast it turns
+            return 1.0  # embeddings are normalized, so this scale only sets how fast training turns them
         if name == "lm_head.weight":
-            return 0.0  # every token is as probable as any other: the loss begins at ln V
-        # Each block begins as the identity.
+            return 0.0  # all tokens start equally likely: the initial loss is ln V
+        # Each block starts as the identity.
         return 0.0 if name.endswith((".out.weight", ".down.weight")) else self.config.init_std

@@ -1,7 +1,7 @@
-"""The tables between our parameter names and those of Hugging Face's layouts.
+"""Mappings between our parameter names and those of Hugging Face checkpoints.
 
-GPT-2's are OpenAI's, whose linear layers keep their matrices as (in, out), PyTorch's as (out, in): those are
-transposed. Modern's are those of NanoChat.
+GPT-2's names are OpenAI's. Its linear layers store matrices as (in, out), PyTorch's as (out, in), so those are
+transposed. Modern's names are NanoChat's.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from typing import NamedTuple
 
 
 class ParameterMapping(NamedTuple):
-    """One row of the table."""
+    """One parameter under both names.
+
+    Attributes:
+        ours: name in our model.
+        theirs: name in the Hugging Face checkpoint.
+        transposed: whether the checkpoint stores the transposed matrix.
+    """
 
     ours: str
     theirs: str
     transposed: bool
 
 
-_OUTSIDE_BLOCKS = (
+_GPT2_OUTSIDE_BLOCKS = (
     ParameterMapping("token_embedding.weight", "transformer.wte.weight", transposed=False),
     ParameterMapping("position_embedding.weight", "transformer.wpe.weight", transposed=False),
     ParameterMapping("norm.weight", "transformer.ln_f.weight", transposed=False),
     ParameterMapping("norm.bias", "transformer.ln_f.bias", transposed=False),
 )
-_NORMS = {"norm1": "ln_1", "norm2": "ln_2"}
-_LINEARS = {
+_GPT2_NORMS = {"norm1": "ln_1", "norm2": "ln_2"}
+_GPT2_LINEARS = {
     "attention.qkv": "attn.c_attn",
     "attention.out": "attn.c_proj",
     "mlp.up": "mlp.c_fc",
@@ -34,17 +40,17 @@ _LINEARS = {
 
 
 def gpt2_parameter_mappings(n_layer: int) -> Iterator[ParameterMapping]:
-    """Every parameter of a GPT-2 with `n_layer` blocks."""
-    yield from _OUTSIDE_BLOCKS
+    """Yield a mapping for every parameter of a GPT-2 with `n_layer` blocks."""
+    yield from _GPT2_OUTSIDE_BLOCKS
     for layer in range(n_layer):
-        for ours, openai in (_NORMS | _LINEARS).items():
+        for ours, openai in (_GPT2_NORMS | _GPT2_LINEARS).items():
             for part in ("weight", "bias"):
-                transposed = ours in _LINEARS and part == "weight"
+                transposed = ours in _GPT2_LINEARS and part == "weight"
                 theirs = f"transformer.h.{layer}.{openai}.{part}"
                 yield ParameterMapping(f"blocks.{layer}.{ours}.{part}", theirs, transposed)
 
 
-_MODERN_OUTSIDE = {"token_embedding": "model.embed_tokens", "lm_head": "lm_head"}
+_MODERN_OUTSIDE_BLOCKS = {"token_embedding": "model.embed_tokens", "lm_head": "lm_head"}
 _MODERN_LINEARS = {
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
@@ -56,8 +62,8 @@ _MODERN_LINEARS = {
 
 
 def modern_parameter_mappings(n_layer: int) -> Iterator[ParameterMapping]:
-    """Every parameter of a Modern with `n_layer` blocks."""
-    for ours, theirs in _MODERN_OUTSIDE.items():
+    """Yield a mapping for every parameter of a Modern with `n_layer` blocks."""
+    for ours, theirs in _MODERN_OUTSIDE_BLOCKS.items():
         yield ParameterMapping(f"{ours}.weight", f"{theirs}.weight", transposed=False)
     for layer in range(n_layer):
         for ours, theirs in _MODERN_LINEARS.items():

@@ -1,4 +1,4 @@
-"""What `glassgpt model` prints."""
+"""Output of `glassgpt model`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 
 
 def show_model(config: ModelConfig) -> None:
-    """Print parameters by part, memory and arithmetic; where the vocabulary is left open, with GPT-2's.
+    """Print parameters, memory and FLOPs; an open vocabulary size is counted as GPT-2's.
 
     Raises:
-        ConfigError: the configuration cannot work.
+        ConfigError: the configuration is invalid.
     """
     if config.vocab_size == 0:
-        console.info(f"the vocabulary is the tokenizer's; counted here with GPT-2's {GPT2_VOCAB_SIZE:,}")
+        console.info(f"the tokenizer sets vocab_size; counting with GPT-2's {GPT2_VOCAB_SIZE:,}")
         config = dataclasses.replace(config, vocab_size=GPT2_VOCAB_SIZE)
     if problems := config.problems():
         raise ConfigError(problems)
@@ -31,31 +31,32 @@ def show_model(config: ModelConfig) -> None:
     _show_memory(config)
     flops = flops_per_token(config)
     console.output(
-        f"arithmetic: {console.format_amount(flops)}FLOP per token to train, {console.format_amount(flops / 3)}FLOP to run"
+        f"compute: {console.format_amount(flops)}FLOP per token to train, "
+        f"{console.format_amount(flops / 3)}FLOP per token to run"
     )
 
 
 def _show_parameters(config: ModelConfig) -> None:
-    parts = parameter_table(config)
-    total = sum(part.parameters for part in parts)
+    counts = parameter_table(config)
+    total = sum(count.parameters for count in counts)
     rows = [
-        (part.name, part.shape, f"{part.copies}", f"{part.parameters:,}", f"{part.parameters / total:.1%}")
-        for part in parts
+        (count.name, count.shape, f"{count.copies}", f"{count.parameters:,}", f"{count.parameters / total:.1%}")
+        for count in counts
     ]
-    if not any(part.name.startswith("lm_head") for part in parts):
+    if not any(count.name.startswith("lm_head") for count in counts):
         rows.append(("head (tied to token_embedding)", "", "", "0", ""))
-    console.table("parameters", ("part", "shape", "copies", "parameters", "share"), rows)
+    console.table("parameters", ("name", "shape", "copies", "parameters", "share"), rows)
     console.output(f"total: {total:,} parameters")
 
 
 def _show_memory(config: ModelConfig) -> None:
-    run, train = inference_memory(config, rows=1), training_memory(config, rows=1)
+    inference, training = inference_memory(config, batch_size=1), training_memory(config, batch_size=1)
     names = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "total")
-    rows = [(name, _size(getattr(run, name)), _size(getattr(train, name))) for name in names]
+    rows = [(name, _megabytes(getattr(inference, name)), _megabytes(getattr(training, name))) for name in names]
     title = f"memory for one sequence of {config.context_length:,} tokens (weights in float32)"
     console.table(title, ("component", "to run", "to train (AdamW, 16-bit activations)"), rows)
     console.output(f"cache: {cache_bytes_per_token(config):,} bytes per token")
 
 
-def _size(n_bytes: int) -> str:
+def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:,.1f} MB" if n_bytes else "–"

@@ -1,7 +1,6 @@
-"""What the architectures share: the block and the language-model shell.
+"""What all architectures share: the residual block and the language model around it.
 
-An architecture is a file of its own that says what the parts are (`embed`, `blocks`, `norm`, `head`); how
-they are put together is said once, here.
+Each architecture has its own file, which defines the parts (`embed`, `blocks`, `norm`, `head`). This file combines them.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 
 ParameterKind = Literal["embedding", "matrix", "vector", "head"]
-"""What an optimizer needs to know of a parameter: how its update should be scaled and decayed."""
+"""How an optimizer should treat a parameter: which algorithm, learning rate and weight decay apply."""
 
 
 class Block(nn.Module):
-    """A pre-norm residual block: attention moves information between positions, the MLP works on each."""
+    """A pre-norm residual block: attention mixes positions, the MLP transforms each one."""
 
     def __init__(self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.norm1, self.attention, self.norm2, self.mlp = norm1, attention, norm2, mlp
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+        """Add both sublayers to the residual stream, (B, T, C) -> (B, T, C)."""
         x = x + self.attention(self.norm1(x), cache)
         return x + self.mlp(self.norm2(x))
 
 
 class LanguageModel(nn.Module, ABC):
-    """tokens -> logits, for every architecture.
+    """Base class of every architecture: tokens in, logits out.
 
     Attributes:
-        config: the shape; its vocab_size is the real one here, never 0.
+        config: the shape; vocab_size is the actual size, never 0.
         blocks: the residual blocks.
-        norm: the last normalisation.
+        norm: the final normalization.
     """
 
     blocks: nn.ModuleList
@@ -50,22 +49,22 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Tokens (B, T) int64 at positions (B or 1, T) -> (B, T, C)."""
+        """Embed tokens (B, T) int64 at positions (B or 1, T) as (B, T, C)."""
 
     @abstractmethod
     def head(self, features: Tensor) -> Tensor:
-        """Features (B, T, C) -> logits (B, T, V)."""
+        """Map features (B, T, C) to logits (B, T, V)."""
 
     @abstractmethod
     def initial_std(self, name: str) -> float:
-        """Standard deviation that a fresh embedding or matrix is drawn with, by its name; 0 where it begins at zero."""
+        """Return the initial standard deviation of an embedding or matrix, by parameter name; 0 means all zeros."""
 
     @abstractmethod
     def parameter_kinds(self) -> dict[str, ParameterKind]:
-        """The kind of every parameter, by its name in `named_parameters`."""
+        """Return the kind of every parameter, keyed as in `named_parameters`."""
 
-    def _initialise(self) -> None:
-        """Draw what begins at random, and zero what does not; gains of norms stay 1."""
+    def _initialize(self) -> None:
+        """Draw embeddings and matrices from a normal distribution, zero the biases, leave norm gains at 1."""
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 if name.endswith("bias"):
@@ -76,10 +75,10 @@ class LanguageModel(nn.Module, ABC):
                 nn.init.zeros_(parameter)
 
     def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The last hidden state (B, T, C), normalised; `head` makes logits of it, in chunks if need be.
+        """Return the last hidden state after the final norm, (B, T, C); `head` turns it into logits.
 
         Raises:
-            IndexError: the tokens do not fit the model's context or the cache.
+            IndexError: the tokens exceed the model's context or the cache.
         """
         n_tokens = tokens.size(1)
         if cache is None:
@@ -91,7 +90,7 @@ class LanguageModel(nn.Module, ABC):
             positions = cache.positions()
         x = self.embed(tokens, positions)
         if torch.is_autocast_enabled(x.device.type):
-            # The residual stream too: left in float32, it would be the largest thing that memory has to move.
+            # Autocast would leave the residual stream in float32, the largest tensor that memory has to move.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for block in self.blocks:
             x = block(x, cache)
@@ -100,17 +99,17 @@ class LanguageModel(nn.Module, ABC):
         return self.norm(x)
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits (B, T, V) of the token after each of `tokens` (B, T) int64.
+        """Return the logits of the token after each input token, (B, T, V).
 
         Args:
-            tokens: new tokens of each row; with a cache they continue what its slots hold.
-            cache: as many slots as there are rows, or None to see these tokens alone.
+            tokens: (B, T) int64; with a cache, the tokens that follow those already cached.
+            cache: a cache with B slots, or None to process these tokens alone.
 
         Raises:
-            IndexError: the tokens do not fit the model's context or the cache.
+            IndexError: the tokens exceed the model's context or the cache.
         """
         return self.head(self.features(tokens, cache))
 
     def __call__(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """See `forward` (restated so that callers see its types)."""
+        """Call `forward` (redefined only for its type annotations)."""
         return super().__call__(tokens, cache)
