@@ -97,7 +97,7 @@ def test_patching_everything_gives_the_other_prompt(traced):
 
 
 def test_patching_with_itself_changes_nothing(traced):
-    names = [name for name in traced.names() if getattr(traced.site(name).origin, "only_seen", True) is False]
+    names = [name for name in traced.names() if getattr(traced.site(name).origin, "read_only", True) is False]
     assert {"embedding", "blocks.1.norm1", "blocks.1.mlp.hidden", "blocks.1.attention.v"} <= set(names)
     for name in names:
         assert torch.equal(traced.intervene(Patch(name, TEXT, positions=(1, -1)))["logits"], traced["logits"]), name

@@ -11,8 +11,9 @@ from test_model import SHAPES, shaken
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError, InspectionError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection.hook_points import head_outputs, share
+from glassgpt.inspection.analysis import head_outputs
 from glassgpt.inspection.trace import MOST_BYTES, trace, trace_tokens
+from glassgpt.model.activations import repeat_kv_heads
 from glassgpt.model.attention import attention_weights
 from glassgpt.model.config import ModelConfig
 
@@ -80,7 +81,7 @@ def test_the_parts_add_up(config):
         assert torch.equal(traced[f"{at}.middle"] + traced[f"{at}.mlp.output"], traced[f"{at}.output"])
         weights = traced[f"{at}.attention.weights"]
         assert not weights[~traced[f"{at}.attention.mask"].expand_as(weights)].any()
-        mixed = weights @ share(traced[f"{at}.attention.v"], config.n_head)
+        mixed = weights @ repeat_kv_heads(traced[f"{at}.attention.v"], config.n_head)
         torch.testing.assert_close(mixed, traced[f"{at}.attention.mixed"], rtol=1e-5, atol=1e-5)
         scores = traced[f"{at}.attention.scores"].masked_fill(~traced[f"{at}.attention.mask"], -torch.inf)
         torch.testing.assert_close(scores.softmax(-1), weights)

@@ -215,3 +215,13 @@ def probe(model: LanguageModel, tokenizer: Tokenizer, *, length: int = PROBE_TOK
     order = torch.randperm(tokenizer.end_of_text, generator=torch.Generator().manual_seed(seed))
     tokens = order[: min(length, model.config.context_length // 2)].tolist()
     return trace_tokens(model, tokenizer, tokens * 2)
+
+
+def head_outputs(model: LanguageModel, layer: int, mixed: Tensor) -> Tensor:
+    """Return what each head adds to the residual stream: mixed values (H, T, D) -> (H, T, C).
+
+    Their sum, plus the bias if there is one, is the attention's output (Elhage et al. 2021, "attention heads are
+    independent and additive").
+    """
+    projection = model.get_submodule(f"blocks.{layer}.attention.out").get_parameter("weight")  # (C, H·D)
+    return mixed @ projection.unflatten(1, (mixed.size(0), -1)).permute(1, 2, 0)

@@ -10,39 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from glassgpt.model.hook_points import HookLocation
 from glassgpt.model.transformer import LanguageModel
-
-Side = Literal["input", "output"]
-Passage = tuple[str, Side]
-"""What one module, named as in `named_modules`, takes or gives."""
-
-
-@dataclass(frozen=True)
-class HookPoint:
-    """A place where a tensor passes while the model runs.
-
-    Attributes:
-        module: name of the module, as in `named_modules`.
-        side: whether it is what the module takes or what it gives.
-        view: from what passes, (1, T, …), to the tensor as it is spoken of; a view, so that writing into the one
-            writes into the other.
-        only_seen: whether others read the same tensor past this port, so that a change here would not reach them.
-    """
-
-    module: str
-    side: Side
-    view: Callable[[Tensor], Tensor]
-    only_seen: bool = False
-
-    @property
-    def passage(self) -> Passage:
-        """Where to listen."""
-        return self.module, self.side
 
 
 @dataclass(frozen=True)
@@ -54,7 +28,7 @@ class Edit:
         change: from what the module takes and what passes to what passes instead; it changes neither in place.
     """
 
-    passage: Passage
+    passage: HookLocation
     change: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -67,8 +41,8 @@ def twin(model: LanguageModel) -> LanguageModel:
 
 @torch.no_grad()
 def record(
-    model: LanguageModel, tokens: Tensor, passages: Iterable[Passage], edits: Iterable[Edit] = ()
-) -> Mapping[Passage, Tensor]:
+    model: LanguageModel, tokens: Tensor, passages: Iterable[HookLocation], edits: Iterable[Edit] = ()
+) -> Mapping[HookLocation, Tensor]:
     """Run the model up to its last hidden state and keep what passes.
 
     Args:
@@ -83,7 +57,7 @@ def record(
     Raises:
         IndexError: the tokens do not fit the model's context.
     """
-    heard: dict[Passage, Tensor] = {}
+    heard: dict[HookLocation, Tensor] = {}
     running = twin(model)
     modules = dict(running.named_modules())
     for edit in edits:
@@ -94,7 +68,7 @@ def record(
     return heard
 
 
-def _listen(module: nn.Module, passage: Passage, heard: dict[Passage, Tensor]) -> None:
+def _listen(module: nn.Module, passage: HookLocation, heard: dict[HookLocation, Tensor]) -> None:
     def before(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         heard[passage] = arguments[0]
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from glassgpt.errors import InspectionError, UsageError
-from glassgpt.inspection.capture import Edit, HookPoint
+from glassgpt.inspection.capture import Edit
 from glassgpt.inspection.trace import Intervention, Trace
+from glassgpt.model.hook_points import HookPoint
 
 MAX_SCALE = 1e4
 """Beyond it, in either direction, 16-bit models overflow and nothing is to be learned."""
@@ -84,7 +85,7 @@ class ScaleBlock:
         """See `Intervention`."""
         _require_layer(trace, self.layer)
         _require_number(self.scale)
-        passage = _port(trace, f"blocks.{self.layer}.output").passage
+        passage = _port(trace, f"blocks.{self.layer}.output").location
         yield Edit(passage, lambda taken, given: taken if self.scale == 0 else taken + self.scale * (given - taken))
 
 
@@ -150,7 +151,7 @@ class Patch:
             port.view(raw)[heads][..., here, :] = new
             return raw
 
-        yield Edit(port.passage, replace)
+        yield Edit(port.location, replace)
 
     def _heads(self, trace: Trace) -> slice | int:
         if self.head is None:
@@ -279,12 +280,12 @@ def _scaling(trace: Trace, name: str, scale: float, part: Callable[[Tensor], Ten
         target.copy_(torch.zeros_like(target) if scale == 0 else target * scale)
         return raw
 
-    return Edit(port.passage, change)
+    return Edit(port.location, change)
 
 
 def _port(trace: Trace, name: str) -> HookPoint:
     origin = trace.site(name).origin
-    if not isinstance(origin, HookPoint) or origin.only_seen:
+    if not isinstance(origin, HookPoint) or origin.read_only:
         raise InspectionError(
             f"{name} cannot be replaced in a run, only looked at; replace what it is computed from, or what is "
             "computed from it"

@@ -29,9 +29,10 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import LogitsProcessor, build_processors
-from glassgpt.inspection.capture import Edit, HookPoint, record
-from glassgpt.inspection.hook_points import Activation, Read, activations_of, ports, sizes
+from glassgpt.inspection.capture import Edit, record
+from glassgpt.inspection.hook_points import activations_of, axis_sizes, hook_points
 from glassgpt.inspection.tokenization import PreToken, pretokens
+from glassgpt.model.hook_points import Activation, HookPoint, ReadActivation
 from glassgpt.model.transformer import LanguageModel
 
 MOST_BYTES = 100_000
@@ -125,7 +126,7 @@ class Trace:
         self._given = _given(tokenizer, tokens, next(model.parameters()).device)
         self._derived = _Recent()
         edits = [edit for intervention in interventions for edit in intervention.edits(base or self)]
-        passages = {port.passage for _, port in ports(self._sites)}
+        passages = {port.location for _, port in hook_points(self._sites)}
         self._heard = record(model, self._given["tokens"][None], passages, edits)
 
     def _stand_before(self, options: GenerationOptions) -> None:
@@ -150,7 +151,7 @@ class Trace:
         if origin is None:
             return self._given[name]
         if isinstance(origin, HookPoint):
-            return origin.view(self._heard[origin.passage])
+            return origin.view(self._heard[origin.location])
         recent = self._chosen if name in self._choices else self._derived
         return recent.get(name, lambda: origin(self.__getitem__))
 
@@ -174,9 +175,12 @@ class Trace:
             InspectionError: there is none of this name.
         """
         site = self.site(name)
-        lengths = sizes(self.model.config, len(self["bytes"]), len(self))
-        lengths["vocabulary"] = self.tokenizer.vocab_size if name in self._choices else lengths["vocabulary"]
-        shape = tuple(lengths[axis] for axis in site.axes)
+        if isinstance(site.origin, HookPoint):
+            shape = tuple(self[name].shape)  # captured already
+        else:
+            lengths = axis_sizes(self.model.config, len(self["bytes"]), len(self))
+            lengths["vocabulary"] = self.tokenizer.vocab_size if name in self._choices else lengths["vocabulary"]
+            shape = tuple(lengths[axis] for axis in site.axes)
         return Description(name, site.axes, shape, site.unit, site.formula, source_of(site.source))
 
     def __len__(self) -> int:
@@ -199,7 +203,7 @@ class Trace:
 
     def replaceable(self) -> list[str]:
         """The names of what a patch can replace: others read it, and only there."""
-        return [name for name, port in ports(self._sites) if not port.only_seen]
+        return [name for name, port in hook_points(self._sites) if not port.read_only]
 
     def with_options(self, options: GenerationOptions) -> Trace:
         """The same run before other processors; the model does not run again.
@@ -339,7 +343,7 @@ def _choices(processors: Sequence[LogitsProcessor], vocab_size: int, written: in
 
 
 def _choice(processors: Sequence[LogitsProcessor], vocab_size: int, written: int) -> Activation:
-    def probabilities(read: Read) -> Tensor:
+    def probabilities(read: ReadActivation) -> Tensor:
         logits = read("logits")[-1:, :vocab_size].float()
         tokens = read("tokens").tolist()
         history = TokenHistory(tokens[: len(tokens) - written], tokens[len(tokens) - written :])

@@ -12,13 +12,16 @@ to the token embedding, initial weights from N(0, init_std) (0.02 by default), r
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glassgpt.model.activations import block_activations, captured, captured_heads, logits
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.hook_points import Activation
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
 
 NORM_EPS = 1e-5
@@ -114,3 +117,34 @@ class GPT2(LanguageModel):
         # Each block adds two projections to the residual stream; scaling them keeps its variance independent of depth.
         into_residual = name.endswith((".out.weight", ".down.weight"))
         return self.config.init_std / (math.sqrt(2 * self.config.n_layer) if into_residual else 1.0)
+
+    def activations(self) -> dict[str, Activation]:
+        """See `LanguageModel.activations`."""
+        declared = {
+            "embedding.token": captured("token_embedding", "row `tokens` of the token embedding", GPT2.embed),
+            "embedding.position": captured("position_embedding", "row 0 … T - 1", GPT2.embed),
+            "embedding": captured("embedding_dropout", "embedding.token + embedding.position", GPT2.embed),
+        }
+        for layer in range(self.config.n_layer):
+            declared |= block_activations(self, layer, self._qkv(layer), "gelu(mlp.up), tanh form")
+        norm = f"(x - mean) / sqrt(var + {NORM_EPS:g}) · gain + bias"
+        return {
+            **declared,
+            "norm": captured("norm", norm, LanguageModel.features, read_only=True),
+            "logits": logits("norm · token embeddingᵀ", GPT2.head, lambda read: self.head(read("norm"))),
+        }
+
+    def _qkv(self, layer: int) -> dict[str, Activation]:
+        """Declare q, k and v, each a third of one matrix product."""
+        at = f"blocks.{layer}.attention"
+
+        def third(index: int) -> Callable[[Tensor], Tensor]:
+            return lambda raw: raw.view(*raw.shape[:2], 3, -1)[:, :, index]
+
+        return {
+            f"{at}.{name}": captured_heads(
+                f"{at}.qkv", f"{name.upper()} part of norm1 · Wᵀ + b", CausalSelfAttention.forward,
+                self.config.head_dim, part=third(index),
+            )
+            for index, name in enumerate("qkv")
+        }  # fmt: skip

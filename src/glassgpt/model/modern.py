@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glassgpt.model.activations import DIMENSIONLESS, block_activations, captured, captured_heads, derived, logits
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.hook_points import Activation, Axis
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
 
 NORM_EPS = 1e-6
@@ -152,3 +154,53 @@ class Modern(LanguageModel):
             return 0.0  # all tokens start equally likely: the initial loss is ln V
         # Each block starts as the identity.
         return 0.0 if name.endswith((".out.weight", ".down.weight")) else self.config.init_std
+
+    def activations(self) -> dict[str, Activation]:
+        """See `LanguageModel.activations`."""
+        declared = {
+            "embedding.token": captured("token_embedding", "row `tokens` of the token embedding", Modern.embed),
+            "embedding": captured("embedding_dropout", "embedding.token / rms(embedding.token)", Modern.embed),
+            "rotary.cos": _angles(self.rotary.cos, "cos"),
+            "rotary.sin": _angles(self.rotary.sin, "sin"),
+        }
+        for layer in range(self.config.n_layer):
+            declared |= block_activations(self, layer, self._qkv(layer), "relu(mlp.up)²")
+        norm, capped = f"x / sqrt(mean x² + {NORM_EPS:g})", f"{LOGIT_CAP:g} tanh(logits.uncapped / {LOGIT_CAP:g})"
+        return {
+            **declared,
+            # `norm` is applied to the embedding too, so that a hook on it would change both.
+            "norm": captured("norm", norm, LanguageModel.features, read_only=True),
+            "logits.uncapped": logits(
+                "norm · lm_headᵀ", Modern.head, lambda read: LOGIT_CAP * self.lm_head(read("norm") / LOGIT_CAP)
+            ),
+            "logits": logits(capped, Modern.head, lambda read: self.head(read("norm"))),
+        }
+
+    def _qkv(self, layer: int) -> dict[str, Activation]:
+        """Declare q and k as projected, normalised and rotated, and v as projected."""
+        at, source, width = f"blocks.{layer}.attention", ModernAttention.forward, self.config.head_dim
+        v = captured_heads(f"{at}.v", "norm1 · Wvᵀ", source, width, heads="kv_head")
+        return {**self._rotated(at, "q", "head"), **self._rotated(at, "k", "kv_head"), f"{at}.v": v}
+
+    def _rotated(self, at: str, name: str, heads: Axis) -> dict[str, Activation]:
+        """Declare q or k as projected, normalised and rotated by its position."""
+        source = ModernAttention.forward
+        first = captured_heads(f"{at}.{name}", f"norm1 · W{name}ᵀ", source, self.config.head_dim, heads=heads)
+        projected, normalised = f"{name}.projected", f"{name}.normalised"
+        formula = f"{projected} / rms({projected})"
+        return {
+            f"{at}.{projected}": first,
+            f"{at}.{normalised}": derived(f"{at}.{projected}", first.axes, formula, source, self.norm),
+            f"{at}.{name}": derived(
+                f"{at}.{normalised}", first.axes, f"{normalised} rotated by its position", RotaryEmbedding.forward,
+                lambda x: self.rotary(x[None], None)[0],
+            ),
+        }  # fmt: skip
+
+
+def _angles(table: Tensor, function: str) -> Activation:
+    """Declare cosines or sines of the rotation angles of the text's positions."""
+    formula = f"{function}(position · {ROTARY_BASE:.0f}^(-2i / D))"
+    return Activation(
+        ("position", "angle"), DIMENSIONLESS, formula, RotaryEmbedding, lambda read: table[: read("tokens").size(0)]
+    )

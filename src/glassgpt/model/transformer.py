@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.hook_points import Activation
 
 ParameterKind = Literal["embedding", "matrix", "vector", "head"]
 """How an optimizer should treat a parameter: which algorithm, learning rate and weight decay apply."""
@@ -62,6 +63,13 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def parameter_kinds(self) -> dict[str, ParameterKind]:
         """Return the kind of every parameter, keyed as in `named_parameters`."""
+
+    def activations(self) -> dict[str, Activation]:
+        """Declare the named activations of a forward pass in data-flow order, for inspection; see `hook_points.py`.
+
+        An architecture that declares none trains and generates, but cannot be inspected.
+        """
+        return {}
 
     def _initialize(self) -> None:
         """Draw embeddings and matrices from a normal distribution, zero the biases, leave norm gains at 1."""
