@@ -34,11 +34,10 @@ from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.findings import EVENT
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig, TrainerConfig
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer, StepMetrics
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.step import TrainerConfig
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis-gpu.json"
 TOKENS = 3_000_000
@@ -202,7 +201,7 @@ def too_large_a_step(size: Size) -> dict[str, Any]:
         return {
             "asked": {"rows": rows},
             "events": _short(told.events),
-            "memory": asdict(trainer.train_step.memory),
+            "memory": trainer.train_step.memory.to_json(),
             "losses": [round(metrics.loss, 3) for metrics in told.steps],
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         }

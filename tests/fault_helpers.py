@@ -8,11 +8,10 @@ import torch
 from glassgpt.data.batches import Batches
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig, TrainerConfig
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.step import TrainerConfig
 
 TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=16)
 
@@ -36,7 +35,7 @@ class Told(Observer):
         return [details for name, details in self.events if name == event]
 
 
-def trainer_for(dataset, path, guard=None, *, ranks=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
+def trainer_for(dataset, path, guard=None, *, dist=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
     defaults = {"max_steps": 12, "batch_tokens": 256, "learning_rate": 1e-3, "eval_every_steps": 0, "eval_tokens": 512}
     settings = TrainerConfig(
         train=TrainConfig(**{**defaults, **train}),
@@ -46,7 +45,7 @@ def trainer_for(dataset, path, guard=None, *, ranks=None, model=TINY, optimizer=
     )
     torch.manual_seed(3)
     told = Told()
-    return Trainer(build_model(model), dataset, settings, RunFolder(Path(path)), [told], ranks, guard), told
+    return Trainer(build_model(model), dataset, settings, RunFolder(Path(path)), [told], dist, guard), told
 
 
 def weights(model):
@@ -56,9 +55,9 @@ def weights(model):
 def poison_window(trainer, step, row, rank=0):
     """Make the tokens of one row of one batch, wherever they come again, give an embedding that is no number."""
     batches = trainer.train_step.batches
-    twin = Batches(batches.tokens, batches.context_length, trainer.settings.seed)
-    every = trainer.train_step.rows * batches.world_size
-    start = int(twin.starts_at((step - 1) * every, every)[rank * trainer.train_step.rows + row])
+    twin = Batches(batches.tokens, batches.context_length, trainer.config.seed)
+    every = trainer.train_step.batch_size * batches.world_size
+    start = int(twin.starts_at((step - 1) * every, every)[rank * trainer.train_step.batch_size + row])
     bad = torch.from_numpy(batches.tokens.read(start, batches.context_length))
 
     def hook(module, inputs, output):

@@ -27,13 +27,13 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def _slow_loader(trainer: Trainer) -> None:
-    give = trainer.train_step.feed.next
+    give = trainer.train_step.loader.next
 
     def slow(rows: int) -> tuple[Tensor, Tensor]:
         time.sleep(0.015)
         return give(rows)
 
-    trainer.train_step.feed.next = slow  # type: ignore[method-assign]
+    trainer.train_step.loader.next = slow  # type: ignore[method-assign]
 
 
 def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:

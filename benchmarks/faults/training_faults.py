@@ -94,7 +94,7 @@ def foreign_text(first: int, last: int) -> Callable[[Trainer], None]:
         def noise(starts: Any) -> tuple[Tensor, Tensor]:
             inputs, targets = read(starts)
             step = trainer.state.step + 1
-            if first <= step <= last and len(starts) == trainer.train_step.micro_rows:
+            if first <= step <= last and len(starts) == trainer.train_step.micro_batch_size:
                 inputs = torch.randint(128, 256, inputs.shape, generator=generator)
                 targets = torch.randint(128, 256, targets.shape, generator=generator)
             return inputs, targets

@@ -24,11 +24,12 @@ from glassgpt.model.build import build_model
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.batch_loader import DirectLoader
 from glassgpt.training.bench import random_tokens
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.figures import PendingFigures
 from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.loss import cross_entropy
-from glassgpt.training.step import TrainerConfig, TrainStep
+from glassgpt.training.step import TrainStep
 
 PADDED, UNPADDED = 50304, 50257
 ROUNDS, STEPS, WARMUP = 2, 20, 5
@@ -181,7 +182,7 @@ def _build(switches: Switches, rows: int, data: Path | None) -> _Built:
         for group in train_step.optimizers[-1].param_groups:
             group["fused"], group["foreach"] = False, True
     if not switches.resident:
-        train_step.feed = DirectLoader(Batches(tokens, context, config.seed), hardware.device)
+        train_step.loader = DirectLoader(Batches(tokens, context, config.seed), hardware.device)
     return _Built(train_step, bool(switches.compiled))
 
 

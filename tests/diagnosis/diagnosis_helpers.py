@@ -15,10 +15,9 @@ from glassgpt.diagnosis.catalogue import LANGUAGES, check_name, describe, done, 
 from glassgpt.diagnosis.findings import CheckResult
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig, TrainerConfig
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.step import TrainerConfig
 
 CPU = Hardware(torch.device("cpu"), "fp32", compile=False)
 SHAPES = {

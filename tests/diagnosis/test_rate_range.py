@@ -8,9 +8,9 @@ from diagnosis_helpers import CPU, SHAPES, codes
 
 from glassgpt.diagnosis.checks import rate_range
 from glassgpt.model.build import build_model
-from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig, TrainerConfig
 from glassgpt.training.distributed import DistributedContext
-from glassgpt.training.step import TrainerConfig, TrainStep
+from glassgpt.training.step import TrainStep
 
 
 def train_step_for(dataset, *, optimizer="adamw", rate=5e-3) -> TrainStep:

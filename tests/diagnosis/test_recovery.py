@@ -256,7 +256,7 @@ def test_memory_is_saved_in_the_order_of_its_price():
     memory: MemoryPlan | None = MemoryPlan(6, 0, False)
     ladder = []
     while memory is not None:
-        ladder.append((memory.micro_rows, memory.loss_chunk_tokens, memory.recompute_activations))
+        ladder.append((memory.micro_batch_size, memory.loss_chunk_tokens, memory.recompute_activations))
         memory = reduced_memory_plan(memory, 12, 1024)
     assert ladder == [(6, 0, False), (3, 0, False), (1, 0, False), (1, 128, False), (1, 128, True)]
 
@@ -298,7 +298,7 @@ def test_the_micro_batch_grows_where_there_is_room(grammar_dataset, tmp_path):
     trainer.adapt(MemoryPlan(1, 0, False))
     trainer.run()
     assert told.of("micro-batch grown") == [{"before": 1, "after": 4}]
-    assert trainer.train_step.micro_rows == 4
+    assert trainer.train_step.micro_batch_size == 4
 
 
 def test_it_never_grows_beyond_what_was_asked_for(grammar_dataset, tmp_path):
@@ -345,7 +345,7 @@ def test_the_micro_batch_is_fitted_by_measure_at_the_start(grammar_dataset, tmp_
 @pytest.mark.parametrize(("spare", "rows"), [(0.5, 1), (2.5, 2), (7.9, 4), (8.5, 8), (1000, 8)])
 def test_what_fits_is_measured(grammar_dataset, tmp_path, monkeypatch, spare, rows):
     trainer, _ = trainer_for(grammar_dataset, tmp_path, micro_batch_size="auto")
-    need = memory.measured(trainer.model.config, trainer.settings, trainer.hardware)
+    need = memory.measured(trainer.model.config, trainer.config, trainer.hardware)
     held = 4 * sum(p.numel() for p in trainer.model.parameters())
     free = (need.at(max(1.0, spare)) - held) / memory.USABLE + 1
     monkeypatch.setattr(memory, "free_memory", lambda device: int(free))
@@ -365,12 +365,12 @@ def test_a_resumed_run_takes_less_memory_where_that_is_asked(grammar_dataset, tm
     for asked, expected in ((0, 4), (8, 4), (2, 2), ("auto", 4)):
         again, _ = trainer_for(grammar_dataset, tmp_path, recovery(), micro_batch_size=asked)
         again.resume(newest_verified_checkpoint(RunFolder(tmp_path)).path)
-        assert again.train_step.micro_rows == expected
+        assert again.train_step.micro_batch_size == expected
     again, _ = trainer_for(grammar_dataset, tmp_path, recovery(), loss_chunk_tokens=32, recompute_activations=True)
     again.resume(newest_verified_checkpoint(RunFolder(tmp_path)).path)
     assert again.train_step.memory == MemoryPlan(4, 32, True)
     # More ranks have fewer rows each, which what is remembered may not divide.
-    assert again._remembered(MemoryPlan(5, 0, False)).micro_rows == 4
+    assert again._remembered(MemoryPlan(5, 0, False)).micro_batch_size == 4
 
 
 def test_all_rows_bad_is_refused(grammar_dataset, tmp_path):
@@ -394,20 +394,20 @@ from glassgpt.training.distributed import process_group
 
 data, out, arch, step, rows, micro_batch = sys.argv[1:]
 torch.set_num_threads(1)
-with process_group(torch.device("cpu")) as ranks:
+with process_group(torch.device("cpu")) as dist:
     model = dataclasses.replace(TINY, arch=arch, bias=arch == "gpt2")
     guard = RecoveryPolicy(DiagnosisConfig(recover=rows != "off"), measured=lambda: (10**6, 10**9))
     trainer, told = trainer_for(
-        TokenDataset.open(Path(data)), out, guard, ranks=ranks, model=model, micro_batch_size=int(micro_batch)
+        TokenDataset.open(Path(data)), out, guard, dist=dist, model=model, micro_batch_size=int(micro_batch)
     )
-    if ranks.rank == 1 and rows.isdigit():
+    if dist.rank == 1 and rows.isdigit():
         at_step(trainer, int(step), lambda: Memoryless(trainer.train_step, int(rows)))
     try:
         trainer.run()
     except MemoryExhaustedError as error:
-        os.write(1, f"{ranks.rank}: {error}\\n".encode())
+        os.write(1, f"{dist.rank}: {error}\\n".encode())
         os._exit(7)
-    line = [told.events, trainer.train_step.micro_rows, weights(trainer.model).double().sum().item().hex()]
+    line = [told.events, trainer.train_step.micro_batch_size, weights(trainer.model).double().sum().item().hex()]
     os.write(1, f"{line}\\n".encode())
 """
 
@@ -425,10 +425,10 @@ from glassgpt.training.distributed import full_tensor, process_group
 
 data, out, sharding = sys.argv[1:]
 torch.set_num_threads(1)
-with process_group(torch.device("cpu")) as ranks:
+with process_group(torch.device("cpu")) as dist:
     guard = RecoveryPolicy(DiagnosisConfig(certify_steps=1))
     trainer, told = trainer_for(
-        TokenDataset.open(Path(data)), out, guard, ranks=ranks, sharding=sharding, every_steps=3, max_steps=14
+        TokenDataset.open(Path(data)), out, guard, dist=dist, sharding=sharding, every_steps=3, max_steps=14
     )
     for step in (5, 9, 10):
         poison_window(trainer, step, 2, rank=1)

@@ -356,7 +356,7 @@ def test_looking_into_layers_agrees_with_the_formula(grammar_dataset, tmp_path):
     expected = (after - before[name]).square().mean().sqrt() / before[name].square().mean().sqrt()
     assert sample.updates[name] == pytest.approx(expected.item(), rel=1e-4)
     total = math.sqrt(sum(norm**2 for norm in sample.gradients.values()))
-    assert total <= trainer.settings.train.clip_norm * 1.001
+    assert total <= trainer.config.train.clip_norm * 1.001
     seen = []
 
     def spy(q, k, v, mask, dropout, window=0):

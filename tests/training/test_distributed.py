@@ -189,12 +189,12 @@ def test_who_one_is_comes_from_the_environment(monkeypatch):
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert distributed_from_environment() == DistributedContext(3, 4, 1)
-    assert not distributed_from_environment().is_first
+    assert not distributed_from_environment().is_main
 
 
 def test_alone_nothing_is_cut_or_sent():
     tensor = torch.arange(6.0).view(2, 3)
-    assert DistributedContext().sum(tensor) is tensor
+    assert DistributedContext().all_reduce_sum(tensor) is tensor
     assert DistributedContext().all_gather(tensor) is tensor
     assert DistributedContext().all_gather_objects("x") == ["x"]
     assert shard_like(tensor, tensor) is tensor

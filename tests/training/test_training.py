@@ -20,7 +20,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.training import checkpoint as ck
 from glassgpt.training import loop
 from glassgpt.training.bench import measure_training
-from glassgpt.training.config import OptimizerConfig, TrainConfig
+from glassgpt.training.config import OptimizerConfig, TrainConfig, TrainerConfig
 from glassgpt.training.curve import smooth
 from glassgpt.training.figures import Figures, PendingFigures, StepFigures
 from glassgpt.training.hardware import Hardware, resolve_hardware
@@ -29,7 +29,6 @@ from glassgpt.training.loss import TrainingLoss, ValidationLoss, cross_entropy, 
 from glassgpt.training.observers import Observer
 from glassgpt.training.optimizers import parameter_groups
 from glassgpt.training.run_folder import RunFolder, read_jsonl
-from glassgpt.training.step import TrainerConfig
 
 TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=16)
 
@@ -102,7 +101,7 @@ def test_a_step_equals_one_written_out_by_hand(grammar_dataset, tmp_path):
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=1, clip_norm=0.0)
     torch.manual_seed(3)
     twin = build_model(TINY)
-    batches = Batches(grammar_dataset.split("train"), 32, trainer.settings.seed)
+    batches = Batches(grammar_dataset.split("train"), 32, trainer.config.seed)
     inputs, targets = batches.next(8)
     matrices = [p for p in twin.parameters() if (p.ndim == 2 and p.shape[0] not in (257, 32)) or p.shape == (16, 16)]
     others = [p for p in twin.parameters() if not any(p is m for m in matrices)]

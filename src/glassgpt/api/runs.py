@@ -11,8 +11,8 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import TrainingState, save_checkpoint
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.step import TrainerConfig
 
 
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:

@@ -72,9 +72,9 @@ def train(
         GlassGPTError: see `Trainer.run`.
     """
     run = RunFolder(Path(out))
-    config = check(config, out, processes=distributed_from_environment().count, resume=resume)
-    with process_group(pick_device(config.train.device)) as ranks:
-        return _train(config, run, ranks, resume=resume, tensorboard=tensorboard, observers=observers)
+    config = check(config, out, processes=distributed_from_environment().world_size, resume=resume)
+    with process_group(pick_device(config.train.device)) as dist:
+        return _train(config, run, dist, resume=resume, tensorboard=tensorboard, observers=observers)
 
 
 def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: bool = False) -> RunConfig:
@@ -100,7 +100,7 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
 def _train(
     config: RunConfig,
     run: RunFolder,
-    ranks: DistributedContext,
+    dist: DistributedContext,
     *,
     resume: bool,
     tensorboard: bool,
@@ -113,11 +113,11 @@ def _train(
     found = newest_verified_checkpoint(run) if resume else None
     if config.init_from and found is None:
         _initialise_from(model, config.init_from, dataset)
-    noticed = _first_look(config, run, dataset, None if found else model) if ranks.is_first else []
-    trainer = Trainer(model, dataset, settings, run, ranks=ranks)
+    noticed = _first_look(config, run, dataset, None if found else model) if dist.is_main else []
+    trainer = Trainer(model, dataset, settings, run, dist=dist)
     attach_diagnosis(trainer, config.diagnosis)
-    if ranks.rank > 0:
-        torch.manual_seed(config.seed + ranks.rank)  # equal weights, but dropout of its own
+    if dist.rank > 0:
+        torch.manual_seed(config.seed + dist.rank)  # equal weights, but dropout of its own
     if found is not None:
         for line in found.refused:
             console.warn(f"passing over a damaged checkpoint: {line}")
@@ -131,8 +131,8 @@ def _train(
             console.info(
                 f"all its {config.train.max_steps:,} steps are done; train longer with: --train.max-steps NUMBER"
             )
-    ranks.wait()  # until all have looked at the folder; from here on the first writes to it
-    if not ranks.is_first:
+    dist.barrier()  # until all have looked at the folder; from here on the first writes to it
+    if not dist.is_main:
         trainer.observers += observers
         return trainer.run()
     run.path.mkdir(parents=True, exist_ok=True)
@@ -187,9 +187,9 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
     Raises:
         ConfigError: lists everything that cannot work.
     """
-    ranks = distributed_from_environment()
-    require_gpus(config.train.device, ranks.count)
-    if problems := config.problems(ranks.count):
+    dist = distributed_from_environment()
+    require_gpus(config.train.device, dist.world_size)
+    if problems := config.problems(dist.world_size):
         raise ConfigError(problems)
     dataset = TokenDataset.open(Path(config.data)) if config.data else None
     model_config = config.model
@@ -199,10 +199,10 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
     if dataset and model_config.vocab_size < dataset.vocab_size:
         raise ConfigError([f"model.vocab_size is {model_config.vocab_size:,}, the data set has {dataset.vocab_size:,}"])
     tokens = dataset.split("train") if dataset else None
-    with process_group(pick_device(config.train.device)) as ranks:
+    with process_group(pick_device(config.train.device)) as dist:
         torch.manual_seed(config.seed)
         model = build_model(model_config)
-        return measure_training(model, trainer_config(config), tokens=tokens, steps=steps, ranks=ranks)
+        return measure_training(model, trainer_config(config), tokens=tokens, steps=steps, dist=dist)
 
 
 def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:

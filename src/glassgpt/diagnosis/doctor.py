@@ -25,10 +25,11 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import random_tokens
 from glassgpt.training.checkpoint import load_weights
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware, resolve_hardware
 from glassgpt.training.optimizers import build_optimizers
-from glassgpt.training.step import TrainerConfig, TrainStep
+from glassgpt.training.step import TrainStep
 
 LARGE_PARAMETERS = 200_000_000
 """A model with more is looked at with its first layers alone: they are all built alike."""
@@ -217,7 +218,7 @@ def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def _range(plan: TrainingPlan, hardware: Hardware) -> CheckResult:
-    rows = plan.settings.train.micro_rows(plan.settings.train.batch_tokens // plan.model.context_length)
+    rows = plan.settings.train.resolve_micro_batch_size(plan.settings.train.batch_tokens // plan.model.context_length)
     rows = max(1, min(rows, RANGE_TOKENS // plan.model.context_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
     train_step = TrainStep(

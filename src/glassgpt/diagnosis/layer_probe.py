@@ -118,7 +118,7 @@ def look(trainer: Trainer) -> dict[str, Any]:
     """Run a few rows of the training text, always the same, without dropout, and look at what passes by."""
     train_step = trainer.train_step
     batches, device = train_step.batches, trainer.hardware.device
-    rows = max(1, min(PROBE_ROWS, train_step.micro_rows, (len(batches.tokens) - 1) // batches.context_length))
+    rows = max(1, min(PROBE_ROWS, train_step.micro_batch_size, (len(batches.tokens) - 1) // batches.context_length))
     inputs, targets = batches.read(np.arange(rows, dtype=np.int64) * batches.context_length)
     was_training = trainer.model.training
     trainer.model.eval()

@@ -174,7 +174,7 @@ class TrainingMonitor(Observer):
 
     def close(self) -> None:
         """Print the table of the last look, where layers are watched in full."""
-        if self._sample is not None and self._config.watch == "full" and self._trainer.ranks.is_first:
+        if self._sample is not None and self._config.watch == "full" and self._trainer.dist.is_main:
             show_layers(self._sample)
 
     # What recovery asks
@@ -216,8 +216,8 @@ class TrainingMonitor(Observer):
             self._find("GG-DIV-001", "fatal", self._ran_away)
 
     def _watch_norm(self, metrics: StepMetrics) -> None:
-        limit = self._trainer.settings.train.clip_norm
-        if not limit or metrics.step <= self._trainer.settings.schedule.warmup_steps:
+        limit = self._trainer.config.train.clip_norm
+        if not limit or metrics.step <= self._trainer.config.schedule.warmup_steps:
             return
         self._norms.append(metrics.grad_norm)
         share = sum(norm > limit for norm in self._norms) / CLIP_STEPS
@@ -236,11 +236,11 @@ class TrainingMonitor(Observer):
     def on_layers(self, sample: LayerSample) -> None:
         """Ask every detector that lives on a look into the layers."""
         self._sample = sample
-        if self._layers_file is not None and self._config.watch == "full" and self._trainer.ranks.is_first:
+        if self._layers_file is not None and self._config.watch == "full" and self._trainer.dist.is_main:
             with open(self._layers_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(sample)) + "\n")
         self._watch_gradients(sample)
-        if sample.step > self._trainer.settings.schedule.warmup_steps + RECENT:
+        if sample.step > self._trainer.config.schedule.warmup_steps + RECENT:
             self._watch_updates(sample)
             self._watch_activations(sample)
 
@@ -256,7 +256,7 @@ class TrainingMonitor(Observer):
             self._find("GG-GRD-005", "warning", seen)
 
     def _watch_updates(self, sample: LayerSample) -> None:
-        ratio, train = sample.median_update(), self._trainer.settings
+        ratio, train = sample.median_update(), self._trainer.config
         scheduled = learning_rate_ratio(train.schedule, sample.step, train.train.max_steps)
         if ratio > UPDATE_LARGEST:
             self._find("GG-UPD-001", "warning", {"ratio": ratio})
@@ -345,7 +345,7 @@ class _Curve:
         self._steps.append(metrics.step)
         self._losses.append(metrics.loss)
         self._rates.append(metrics.learning_rate)
-        train, warmup = self._trainer.settings.train, self._trainer.settings.schedule.warmup_steps
+        train, warmup = self._trainer.config.train, self._trainer.config.schedule.warmup_steps
         long_enough = warmup + max(STALL_STEPS, STALL_SHARE * train.max_steps)
         if metrics.step % STALL_EVERY or metrics.step < long_enough:
             return
@@ -359,7 +359,7 @@ class _Curve:
             self._plateau()
 
     def _plateau(self) -> None:
-        train, warmup = self._trainer.settings.train, self._trainer.settings.schedule.warmup_steps
+        train, warmup = self._trainer.config.train, self._trainer.config.schedule.warmup_steps
         epoch = self._trainer.train_step.batches.windows_per_epoch * self._trainer.model.config.context_length
         found = find_plateau(
             self._steps,

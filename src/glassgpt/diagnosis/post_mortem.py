@@ -17,8 +17,8 @@ from glassgpt.errors import GlassGPTError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import checkpoint_step, has_optimizer, newest_verified_checkpoint, read_state
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.loop import Trainer
-from glassgpt.training.step import TrainerConfig
 
 MOST_SECONDS = 120.0
 """What going on from the checkpoint to the fault may take, by the time that the run's own steps took."""

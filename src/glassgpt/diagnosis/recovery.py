@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,7 +96,7 @@ class RecoveryPolicy(Guard[Trainer]):
 
     def begin(self, trainer: Trainer) -> None:
         """Fit the micro-batch where that is asked; remember the beginning, to rewind to before the first checkpoint."""
-        if trainer.settings.train.micro_batch_size == "auto" and not trainer.state.memory:
+        if trainer.config.train.micro_batch_size == "auto" and not trainer.state.memory:
             self._fit(trainer)
         if self._config.recover and trainer.state.step == 0:
             trainer.keep_initial_weights()
@@ -167,7 +167,7 @@ class RecoveryPolicy(Guard[Trainer]):
         if self._replays >= self._config.most_replays or trainer.train_step.loss.is_sharded:
             return None
         self._replays += 1
-        found = trainer.ranks.all_gather_objects(replay(trainer, refused, self._last_healthy(trainer)))
+        found = trainer.dist.all_gather_objects(replay(trainer, refused, self._last_healthy(trainer)))
         named = [verdict for verdict in found if verdict.cause != "not reproduced"]
         verdict = (named or found)[0]
         verdict = replace(verdict, rows=tuple(row for part in found for row in part.rows))
@@ -222,7 +222,7 @@ class RecoveryPolicy(Guard[Trainer]):
 
     def _why_it_ran_away(self, trainer: Trainer) -> ReplayResult | None:
         """Costs up to a hundred steps, as a replay does, and counts as one."""
-        if self._replays >= self._config.most_replays or trainer.ranks.count > 1:
+        if self._replays >= self._config.most_replays or trainer.dist.world_size > 1:
             return None
         self._replays += 1
         return explain_divergence(trainer, self._last_healthy(trainer))
@@ -259,24 +259,24 @@ class RecoveryPolicy(Guard[Trainer]):
     def _fit(self, trainer: Trainer) -> None:
         rows, before = self._fitted(trainer), trainer.train_step.memory
         if rows is not None:
-            trainer.adapt(replace(before, micro_rows=rows))
-            trainer.tell("micro-batch fitted", {"rows": rows, "of": trainer.train_step.rows})
-            console.info(f"{rows} of {trainer.train_step.rows} sequences at once, by what fits into memory")
+            trainer.adapt(replace(before, micro_batch_size=rows))
+            trainer.tell("micro-batch fitted", {"rows": rows, "of": trainer.train_step.batch_size})
+            console.info(f"{rows} of {trainer.train_step.batch_size} sequences at once, by what fits into memory")
 
     def on_out_of_memory(self, trainer: Trainer, message: str) -> bool:
         """Halve the micro-batch, then chunk the loss, then compute activations again; whatever comes first."""
         before = trainer.train_step.memory
-        after = reduced_memory_plan(before, trainer.train_step.rows, trainer.model.config.context_length)
-        details = {"at": trainer.state.step + 1, "message": message, "before": asdict(before)}
+        after = reduced_memory_plan(before, trainer.train_step.batch_size, trainer.model.config.context_length)
+        details = {"at": trainer.state.step + 1, "message": message, "before": before.to_json()}
         if after is None or not self._config.recover:
             trainer.tell("out of memory", {**details, "recovered": False})
             return False
-        self._too_many_rows = before.micro_rows
+        self._too_many_rows = before.micro_batch_size
         self._roomy_since = trainer.state.step
         trainer.adapt(after)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        trainer.tell("out of memory", {**details, "after": asdict(after), "recovered": True})
+        trainer.tell("out of memory", {**details, "after": after.to_json(), "recovered": True})
         return True
 
     def _grow(self, trainer: Trainer) -> None:
@@ -286,14 +286,18 @@ class RecoveryPolicy(Guard[Trainer]):
             return
         assert self._measured is not None
         self._roomy_since = trainer.state.step
-        self._peaks[memory.micro_rows], total = self._measured()
-        rows = largest_fitting_micro_batch(self._peaks, trainer.train_step.rows, _fixed_bytes(trainer), USABLE * total)
-        rows = min(trainer.ranks.all_gather_objects(rows))  # each may have other neighbours on its device
-        most = min(rows, self._too_many_rows - 1, trainer.settings.train.micro_rows(trainer.train_step.rows))
-        rows = max((n for n in divisors(trainer.train_step.rows) if n <= most), default=0)
-        if rows > memory.micro_rows:
-            trainer.adapt(replace(memory, micro_rows=rows))
-            trainer.tell("micro-batch grown", {"before": memory.micro_rows, "after": rows})
+        self._peaks[memory.micro_batch_size], total = self._measured()
+        rows = largest_fitting_micro_batch(
+            self._peaks, trainer.train_step.batch_size, _fixed_bytes(trainer), USABLE * total
+        )
+        rows = min(trainer.dist.all_gather_objects(rows))  # each may have other neighbours on its device
+        most = min(
+            rows, self._too_many_rows - 1, trainer.config.train.resolve_micro_batch_size(trainer.train_step.batch_size)
+        )
+        rows = max((n for n in divisors(trainer.train_step.batch_size) if n <= most), default=0)
+        if rows > memory.micro_batch_size:
+            trainer.adapt(replace(memory, micro_batch_size=rows))
+            trainer.tell("micro-batch grown", {"before": memory.micro_batch_size, "after": rows})
 
 
 def _way_out(trainer: Trainer, verdict: ReplayResult | None) -> str:
@@ -312,10 +316,10 @@ def reduced_memory_plan(memory: MemoryPlan, rows: int, context_length: int) -> M
         rows: sequences of a step.
         context_length: tokens of each.
     """
-    smaller = [n for n in divisors(rows) if n <= memory.micro_rows // 2]
+    smaller = [n for n in divisors(rows) if n <= memory.micro_batch_size // 2]
     if smaller:
-        return replace(memory, micro_rows=smaller[-1])
-    tokens = memory.micro_rows * context_length
+        return replace(memory, micro_batch_size=smaller[-1])
+    tokens = memory.micro_batch_size * context_length
     if memory.loss_chunk_tokens == 0 and tokens > LEAST_CHUNK_TOKENS:
         return replace(memory, loss_chunk_tokens=max(LEAST_CHUNK_TOKENS, tokens // 8))
     if not memory.recompute_activations:

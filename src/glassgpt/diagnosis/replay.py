@@ -236,7 +236,7 @@ def replay(trainer: Trainer, refused: RefusedStep, last_good: Path | None = None
         refused: the step.
         last_good: a checkpoint whose weights are known to be good.
     """
-    trainer.train_step.feed.restart()
+    trainer.train_step.loader.restart()
     position = trainer.train_step.batches.position
     try:
         return _Case(trainer, refused, last_good).verdict()
@@ -256,7 +256,7 @@ def explain_divergence(trainer: Trainer, last_good: Path | None = None) -> Repla
     Returns:
         A verdict of `weights` or `learning rate`; None where the way is too far, or several processes share it.
     """
-    trainer.train_step.feed.restart()
+    trainer.train_step.loader.restart()
     step = trainer.state.step
     rate = trainer.learning_rate(step)
     here = RefusedStep(step + 1, math.nan, math.nan, 0, rate, trainer.train_step.start())
@@ -313,9 +313,11 @@ class _Case:
         train_step, start = self._train_step, self._refused.start
         with _forked(self._hardware):
             _restore(start)
-            for number in range(train_step.rows // train_step.micro_rows):
+            for number in range(train_step.batch_size // train_step.micro_batch_size):
                 before = dataclasses.replace(start, rng=_rng(self._hardware))
-                batch = self._batch(start.windows + number * train_step.micro_rows * self._trainer.ranks.count)
+                batch = self._batch(
+                    start.windows + number * train_step.micro_batch_size * self._trainer.dist.world_size
+                )
                 way = _Way(train_step.model, self._hardware.autocast, before, train_step.memory.loss_chunk_tokens)
                 if not way.is_finite(batch):
                     return number, batch, way
@@ -325,12 +327,12 @@ class _Case:
 
     def _batch(self, position: int) -> Batch:
         batches = self._train_step.batches
-        inputs, targets = batches.read(batches.starts_at(position, self._train_step.micro_rows))
+        inputs, targets = batches.read(batches.starts_at(position, self._train_step.micro_batch_size))
         return inputs.to(self._hardware.device), targets.to(self._hardware.device)
 
     def _other_batches(self) -> list[Batch]:
         """Of later steps; several, because a bad row may stand in one of them as well."""
-        step = self._train_step.rows * self._trainer.ranks.count
+        step = self._train_step.batch_size * self._trainer.dist.world_size
         return [self._batch(self._refused.start.windows + ahead * step) for ahead in STEPS_AHEAD]
 
     def _blame_kernel(self, batch: Batch, way: _Way) -> ReplayResult | None:
@@ -363,8 +365,8 @@ class _Case:
 
     def _row(self, number: int, row: int) -> BadRow:
         batches, train_step = self._train_step.batches, self._train_step
-        position = self._refused.start.windows + number * train_step.micro_rows * self._trainer.ranks.count
-        start = int(batches.starts_at(position, train_step.micro_rows)[row])
+        position = self._refused.start.windows + number * train_step.micro_batch_size * self._trainer.dist.world_size
+        start = int(batches.starts_at(position, train_step.micro_batch_size)[row])
         end = start + batches.context_length + 1
         text = _decoded(self._trainer, start, end)
         return BadRow(number, row, start, end, text)
@@ -431,16 +433,16 @@ class _Case:
         if self._last_good is not None:
             state = read_state(self._last_good)
         steps = self._refused.step - 1 - state.step
-        first = self._refused.start.windows - steps * self._train_step.rows
+        first = self._refused.start.windows - steps * self._train_step.batch_size
         since, warmup = trainer.state.rewarmup
         rewound = since == state.step and warmup > 0  # then the data went on elsewhere
         known = first == state.windows or rewound
-        if trainer.ranks.count > 1 or not known or not 0 <= steps <= MOST_STEPS_DONE_AGAIN:
+        if trainer.dist.world_size > 1 or not known or not 0 <= steps <= MOST_STEPS_DONE_AGAIN:
             return None
         model = self._good_model()
         assert model is not None
         hardware = dataclasses.replace(self._hardware, compile=False)
-        copied = TrainStep(model, trainer.dataset.split("train"), trainer.settings, hardware, trainer.ranks)
+        copied = TrainStep(model, trainer.dataset.split("train"), trainer.config, hardware, trainer.dist)
         with _forked(hardware):
             self._set_back(copied, state)
             copied.seek(first)

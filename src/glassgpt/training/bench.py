@@ -16,9 +16,10 @@ import torch
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware, resolve_hardware, versions
-from glassgpt.training.step import TrainerConfig, TrainStep
+from glassgpt.training.step import TrainStep
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -76,7 +77,7 @@ def measure_training(
     tokens: TokenArray | None = None,
     steps: int = 20,
     warmup_steps: int = 5,
-    ranks: DistributedContext | None = None,
+    dist: DistributedContext | None = None,
 ) -> TrainingSpeed:
     """Train some steps at a fixed rate and time them.
 
@@ -88,14 +89,14 @@ def measure_training(
         warmup_steps: how many go before, the first of which compiles.
         ranks: the processes that train together.
     """
-    ranks = ranks or DistributedContext()
+    dist = dist or DistributedContext()
     hardware = resolve_hardware(settings.train)
     needed = settings.train.batch_tokens * 2 + model.config.context_length + 1
-    train_step = TrainStep(model, tokens or random_tokens(model.config.vocab_size, needed), settings, hardware, ranks)
+    train_step = TrainStep(model, tokens or random_tokens(model.config.vocab_size, needed), settings, hardware, dist)
     train_step.model.train()
     try:
         with hardware.kernels():
-            return _measure(train_step, settings, hardware, ranks, steps, warmup_steps)
+            return _measure(train_step, settings, hardware, dist, steps, warmup_steps)
     finally:
         train_step.close()
 
@@ -104,7 +105,7 @@ def _measure(
     train_step: TrainStep,
     settings: TrainerConfig,
     hardware: Hardware,
-    ranks: DistributedContext,
+    dist: DistributedContext,
     steps: int,
     warmup_steps: int,
 ) -> TrainingSpeed:
@@ -120,7 +121,7 @@ def _measure(
     first = _seconds(step)
     for _ in range(warmup_steps - 1):
         step()
-    ranks.wait()
+    dist.barrier()
     # Timed without waiting in between, as training runs; a step's time is that from its end to the next one's.
     ends = _ends_of_steps(train_step, settings, hardware.device, steps)
     taken = [1e3 * (after - before) for before, after in pairwise(ends)]
@@ -133,11 +134,11 @@ def _measure(
         step_ms_spread=(min(taken), max(taken)),
         phase_ms=phases,
         flops_per_token=flops,
-        mfu=speed * flops / peak / ranks.count if peak else None,
+        mfu=speed * flops / peak / dist.world_size if peak else None,
         peak_memory_bytes=torch.cuda.max_memory_allocated() if hardware.device.type == "cuda" else None,
         attention=hardware.attention_kernel(train_step.model.config),
         hardware=hardware.describe(),
-        processes=ranks.count,
+        processes=dist.world_size,
         first_step_seconds=first,
         last_loss=step(),
     )

@@ -153,7 +153,7 @@ def save_checkpoint(
     state: TrainingState,
     *,
     average: Mapping[str, torch.Tensor] | None = None,
-    ranks: DistributedContext | None = None,
+    dist: DistributedContext | None = None,
 ) -> Path:
     """Write a checkpoint and let `latest` name it. All ranks call; what is sharded is full_tensor, the first writes.
 
@@ -168,7 +168,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
     """
-    writes = ranks is None or ranks.is_first
+    writes = dist is None or dist.is_main
     weights = {name: _whole(p, keep=writes) for name, p in model.state_dict().items()}
     tensors = [_whole(optimizer.state_dict(), keep=writes) for optimizer in optimizers]
     if not writes:

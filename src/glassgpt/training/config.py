@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -86,7 +86,7 @@ class TrainConfig:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
         return found
 
-    def micro_rows(self, rows: int) -> int:
+    def resolve_micro_batch_size(self, rows: int) -> int:
         """Sequences of a forward pass where a process has so many a step; all of them where they are yet to be fitted."""
         return rows if self.micro_batch_size in (0, "auto") else int(self.micro_batch_size)
 
@@ -108,7 +108,7 @@ class TrainConfig:
                 f"evenly; the nearest that they can is {nearest}"
             ]
         rows //= ranks
-        asked = self.micro_rows(rows)
+        asked = self.resolve_micro_batch_size(rows)
         if asked > 0 and rows % asked:
             nearest = min(divisors(rows), key=lambda n: abs(n - asked))
             return [
@@ -235,3 +235,14 @@ class CheckpointConfig:
         if self.keep_last < 1:
             found.append(f"checkpoint.keep_last is {self.keep_last}; it must be at least 1, or a run could not go on")
         return found
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Everything that a `Trainer` is configured with."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 1337

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
+import torch.distributed as torch_distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -36,46 +36,46 @@ class DistributedContext:
 
     Attributes:
         rank: number of this process, from 0.
-        count: number of processes.
-        local: number of this process on its own machine, which is the number of its GPU.
+        world_size: number of processes.
+        local_rank: number of this process on its own machine, which is the number of its GPU.
     """
 
     rank: int = 0
-    count: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Add up over all ranks, in place."""
-        if self.count > 1:
-            dist.all_reduce(tensor)
+        if self.world_size > 1:
+            torch_distributed.all_reduce(tensor)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The (N, …) tensors of all ranks, one after the other."""
-        if self.count == 1:
+        if self.world_size == 1:
             return tensor
         tensor = tensor.contiguous()
-        whole = tensor.new_empty((tensor.size(0) * self.count, *tensor.shape[1:]))
-        dist.all_gather(list(whole.chunk(self.count)), tensor)
+        whole = tensor.new_empty((tensor.size(0) * self.world_size, *tensor.shape[1:]))
+        torch_distributed.all_gather(list(whole.chunk(self.world_size)), tensor)
         return whole
 
     def all_gather_objects(self, mine: T) -> list[T]:
         """What each rank gives, in their order, on all of them."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [mine]
-        everyones: list[Any] = [None] * self.count
-        dist.all_gather_object(everyones, mine)
+        everyones: list[Any] = [None] * self.world_size
+        torch_distributed.all_gather_object(everyones, mine)
         return everyones
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all ranks are here."""
-        if self.count > 1:
-            dist.barrier()
+        if self.world_size > 1:
+            torch_distributed.barrier()
 
 
 def distributed_from_environment() -> DistributedContext:
@@ -94,24 +94,24 @@ def process_group(device: torch.device) -> Generator[DistributedContext]:
     Raises:
         LostRankError: another rank is gone, so that this one cannot go on either.
     """
-    ranks = distributed_from_environment()
-    if ranks.count == 1:
-        yield ranks
+    dist = distributed_from_environment()
+    if dist.world_size == 1:
+        yield dist
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+        torch_distributed.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        torch_distributed.init_process_group("gloo", timeout=TIMEOUT)
     try:
-        yield ranks
+        yield dist
     except RuntimeError as error:
         # Whoever waits for a lost rank is told by the library that carries the tensors, in its own words.
-        if not isinstance(error, dist.DistError) and not LOST_CONNECTION.search(str(error)):
+        if not isinstance(error, torch_distributed.DistError) and not LOST_CONNECTION.search(str(error)):
             raise
-        raise LostRankError(f"process {ranks.rank} lost the connection to another one", exit_code=1) from error
+        raise LostRankError(f"process {dist.rank} lost the connection to another one", exit_code=1) from error
     finally:
-        dist.destroy_process_group()
+        torch_distributed.destroy_process_group()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

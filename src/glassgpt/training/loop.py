@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -43,7 +43,7 @@ from glassgpt.training.checkpoint import (
     set_aside_checkpoints_after,
     set_pointer,
 )
-from glassgpt.training.config import divisors
+from glassgpt.training.config import TrainerConfig, divisors
 from glassgpt.training.distributed import DistributedContext, local_tensor
 from glassgpt.training.figures import PendingFigures
 from glassgpt.training.guard import Guard, RefusedStep
@@ -54,7 +54,7 @@ from glassgpt.training.observers import Observer, StepMetrics, append_event
 from glassgpt.training.parallel import MemoryPlan
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.schedule import learning_rate_ratio
-from glassgpt.training.step import StepSnapshot, TrainerConfig, TrainStep
+from glassgpt.training.step import StepSnapshot, TrainStep
 
 SPEED_WINDOW_STEPS = 20
 COLLECT_EVERY_STEPS = 100
@@ -130,17 +130,17 @@ class Trainer:
         self,
         model: LanguageModel,
         dataset: TokenDataset,
-        settings: TrainerConfig,
+        config: TrainerConfig,
         run: RunFolder,
         observers: Sequence[Observer] = (),
-        ranks: DistributedContext | None = None,
+        dist: DistributedContext | None = None,
         guard: Guard[Trainer] | None = None,
     ) -> None:
         self.dataset, self.guard = dataset, guard or Guard[Trainer]()
-        self.settings, self.run_folder, self.observers = settings, run, list(observers)
-        self.ranks = ranks or DistributedContext()
-        self.hardware: Hardware = resolve_hardware(settings.train)
-        self.train_step = TrainStep(model, dataset.split("train"), settings, self.hardware, self.ranks)
+        self.config, self.run_folder, self.observers = config, run, list(observers)
+        self.dist = dist or DistributedContext()
+        self.hardware: Hardware = resolve_hardware(config.train)
+        self.train_step = TrainStep(model, dataset.split("train"), config, self.hardware, self.dist)
         self.train_step.on_out_of_memory = lambda message: self.guard.on_out_of_memory(self, message)
         self.model = self.train_step.model
         self.state = TrainingState(
@@ -175,17 +175,17 @@ class Trainer:
         self.train_step.batches.quarantine(state.quarantined)
         self.train_step.seek(state.windows)
         if state.memory:
-            self.train_step.adapt(self._remembered(MemoryPlan(**state.memory)))
+            self.train_step.adapt(self._remembered(MemoryPlan.from_json(state.memory)))
         self.guard.restore(state.guard)
         self.state = state
 
     def _remembered(self, memory: MemoryPlan) -> MemoryPlan:
         """What a checkpoint says of memory, for as many ranks as there are now; less where less is asked for."""
-        rows = self.train_step.rows
-        train, chunks = self.settings.train, [memory.loss_chunk_tokens, self.settings.train.loss_chunk_tokens]
-        most = min(memory.micro_rows, train.micro_rows(rows))
+        rows = self.train_step.batch_size
+        train, chunks = self.config.train, [memory.loss_chunk_tokens, self.config.train.loss_chunk_tokens]
+        most = min(memory.micro_batch_size, train.resolve_micro_batch_size(rows))
         return MemoryPlan(
-            micro_rows=max(n for n in divisors(rows) if n <= most),
+            micro_batch_size=max(n for n in divisors(rows) if n <= most),
             loss_chunk_tokens=min((tokens for tokens in chunks if tokens), default=0),
             recompute_activations=memory.recompute_activations or train.recompute_activations,
         )
@@ -203,11 +203,11 @@ class Trainer:
         self._restore_rng(state)
 
     def _restore_rng(self, state: TrainingState) -> None:
-        if len(state.rng) == self.ranks.count:
-            restore_rng(state.rng[self.ranks.rank])
+        if len(state.rng) == self.dist.world_size:
+            restore_rng(state.rng[self.dist.rank])
             return
         # Another number of ranks draws its dropout otherwise; what remains is that no two draw the same.
-        torch.manual_seed(hash((self.settings.seed, state.step, self.ranks.rank)))
+        torch.manual_seed(hash((self.config.seed, state.step, self.dist.rank)))
 
     def keep_initial_weights(self) -> None:
         """Remember the weights as they are, in the host's memory, until a checkpoint is certified: to rewind to."""
@@ -216,7 +216,7 @@ class Trainer:
 
     def certify(self, checkpoint: Path) -> None:
         """Let `healthy` name a checkpoint: it is kept until another one is certified."""
-        if self.ranks.is_first:
+        if self.dist.is_main:
             set_pointer(self.run_folder, "healthy", checkpoint)
         self.beginning = None
 
@@ -240,7 +240,7 @@ class Trainer:
         else:
             state = read_state(checkpoint)
             self._load(checkpoint, state)
-        if self.ranks.is_first:
+        if self.dist.is_main:
             set_aside_checkpoints_after(self.run_folder, state.step)
         self.train_step.seek(windows)
         self.train_step.release()
@@ -278,13 +278,13 @@ class Trainer:
             DataError: nothing would be left.
         """
         self.train_step.batches.quarantine([*self.train_step.batches.quarantined, *spans])
-        self.train_step.feed.restart()
+        self.train_step.loader.restart()
         self.state.quarantined = self.train_step.batches.quarantined
 
     def adapt(self, memory: MemoryPlan) -> None:
         """Take less memory, or more, from the next step on; the batch and its gradient stay the same."""
         self.train_step.adapt(memory)
-        self.state.memory = asdict(memory)
+        self.state.memory = memory.to_json()
 
     def run(self) -> TrainingResult:
         """Train until `max_steps`, or until early stopping or the user ends it.
@@ -295,11 +295,11 @@ class Trainer:
             CheckpointError: a checkpoint could not be written.
             MemoryExhaustedError: memory ran out, and no room could be made.
         """
-        if self.ranks.is_first:
+        if self.dist.is_main:
             clean_staging(self.run_folder)
         self.guard.begin(self)
         try:
-            with stop_requests(aloud=self.ranks.is_first) as self._request, self.hardware.kernels(), _quiet_collector():
+            with stop_requests(aloud=self.dist.is_main) as self._request, self.hardware.kernels(), _quiet_collector():
                 return self._run()
         except (Interrupted, TrainingDivergedError):  # told already
             raise
@@ -317,12 +317,12 @@ class Trainer:
 
     def validate(self) -> ValidationLoss:
         """Loss on the fixed validation set, of the averaged weights where there are any; ranks share the work."""
-        rows = max(1, min(self.train_step.micro_rows, EVALUATION_ROWS))
-        limit = self.settings.train.eval_tokens or None
+        rows = max(1, min(self.train_step.micro_batch_size, EVALUATION_ROWS))
+        limit = self.config.train.eval_tokens or None
         windows = validation_windows(self._validation, self._context, rows=rows, limit=limit)
-        shared = self.ranks.count > 1 and not self.train_step.loss.is_sharded
+        shared = self.dist.world_size > 1 and not self.train_step.loss.is_sharded
         if shared:
-            windows = islice(windows, self.ranks.rank, None, self.ranks.count)
+            windows = islice(windows, self.dist.rank, None, self.dist.world_size)
         with self.train_step.average.in_place() if self.train_step.average else nullcontext():
             found = validation_loss(
                 self.model,
@@ -335,11 +335,11 @@ class Trainer:
         if not shared:
             return found
         parts = torch.tensor([found.nats, found.tokens, found.n_bytes], dtype=torch.float64)
-        nats, tokens, n_bytes = self.ranks.sum(parts.to(self.hardware.device)).tolist()
+        nats, tokens, n_bytes = self.dist.all_reduce_sum(parts.to(self.hardware.device)).tolist()
         return ValidationLoss(nats, int(tokens), int(n_bytes))
 
     def _run(self) -> TrainingResult:
-        train, checkpoint = self.settings.train, self.settings.checkpoint
+        train, checkpoint = self.config.train, self.config.checkpoint
         self.model.train()
         validation: ValidationLoss | None = None
         stopped_early = self._has_stopped_early()
@@ -402,14 +402,14 @@ class Trainer:
 
     def _stop_signal(self) -> int | None:
         """The signal to stop by; several ranks stop at the same step, one after any of them was asked."""
-        if self.ranks.count == 1:
+        if self.dist.world_size == 1:
             return self._request.signal_number
         return (self._request.signal_number or signal.SIGTERM) if self._others_stop else None
 
     def learning_rate(self, step: int) -> float:
         """Of the step after `step` steps."""
-        train, state = self.settings.train, self.state
-        scheduled = train.learning_rate * learning_rate_ratio(self.settings.schedule, step, train.max_steps)
+        train, state = self.config.train, self.state
+        scheduled = train.learning_rate * learning_rate_ratio(self.config.schedule, step, train.max_steps)
         first, steps = state.rewarmup
         rising = min(1.0, (step - first + 1) / (steps + 1))
         return scheduled * state.rate_scale * rising
@@ -457,10 +457,10 @@ class Trainer:
             loss=loss,
             learning_rate=pending.learning_rate,
             grad_norm=grad_norm,
-            tokens=pending.step * self.settings.train.batch_tokens,
+            tokens=pending.step * self.config.train.batch_tokens,
             seconds=self.state.seconds,
             tokens_per_second=speed,
-            mfu=speed * self._flops_per_token / peak / self.ranks.count if peak else None,
+            mfu=speed * self._flops_per_token / peak / self.dist.world_size if peak else None,
             data_seconds=pending.data_seconds,
             skipped=figures.refused,
         )
@@ -469,7 +469,7 @@ class Trainer:
         return True
 
     def _tokens_per_second(self) -> float:
-        return len(self._durations) * self.settings.train.batch_tokens / sum(self._durations)
+        return len(self._durations) * self.config.train.batch_tokens / sum(self._durations)
 
     def _record(self, validation: ValidationLoss) -> bool:
         if not math.isfinite(validation.loss):
@@ -484,24 +484,24 @@ class Trainer:
 
     def _save(self, *, is_best: bool = False) -> None:
         self._catch_up()  # what has diverged must not be saved
-        self.state.rng = self.ranks.all_gather_objects(capture_rng())
+        self.state.rng = self.dist.all_gather_objects(capture_rng())
         self.state.scaler = self.train_step.scaler.state_dict()
         self.state.guard = self.guard.state()
         average = self.train_step.average.named() if self.train_step.average else None
         path = save_checkpoint(
-            self.run_folder, self.model, self.train_step.optimizers, self.state, average=average, ranks=self.ranks
+            self.run_folder, self.model, self.train_step.optimizers, self.state, average=average, dist=self.dist
         )
-        if self.ranks.is_first:
+        if self.dist.is_main:
             if is_best:
                 set_pointer(self.run_folder, "best", path)
-            prune(self.run_folder, self.settings.checkpoint.keep_last, self.state.step)
-        self.ranks.wait()
+            prune(self.run_folder, self.config.checkpoint.keep_last, self.state.step)
+        self.dist.barrier()
         for observer in self.observers:
             observer.on_checkpoint(self.state.step, path)
         self.guard.on_saved(self, path)
 
     def _has_stopped_early(self) -> bool:
-        return 0 < self.settings.train.early_stop_evaluations <= self.state.evaluations_since_best
+        return 0 < self.config.train.early_stop_evaluations <= self.state.evaluations_since_best
 
     def _stop(self, signal_number: int) -> None:
         self.tell("interrupted", {"signal": signal_number})
@@ -523,7 +523,7 @@ class Trainer:
         Raises:
             TrainingDivergedError: always.
         """
-        lower = f"--train.learning-rate {self.settings.train.learning_rate / 2:g}"
+        lower = f"--train.learning-rate {self.config.train.learning_rate / 2:g}"
         go_on = (
             f"Go on from the last checkpoint with a lower rate: glassgpt train --resume --out {self.run_folder.path}"
         )
@@ -536,16 +536,16 @@ class Trainer:
     def _exhausted(self, shortage: str) -> MemoryExhaustedError:
         """What to say where memory ran out for good, or where the other ranks wait and cannot be asked."""
         memory, step = self.train_step.memory, self.state.step + 1
-        alone = self.ranks.count > 1 and not self.train_step.is_careful
-        who = f"process {self.ranks.rank} of {self.ranks.count} " if alone else ""
+        alone = self.dist.world_size > 1 and not self.train_step.is_careful
+        who = f"process {self.dist.rank} of {self.dist.world_size} " if alone else ""
         why = "; the others wait in the middle of the step, so that it cannot be done again" if alone else ""
-        smaller = [n for n in divisors(self.train_step.rows) if n <= memory.micro_rows // 2]
+        smaller = [n for n in divisors(self.train_step.batch_size) if n <= memory.micro_batch_size // 2]
         less = f"--train.micro-batch-size {smaller[-1]}" if smaller else "--train.recompute-activations true"
         way_out = f"Go on with less: glassgpt train --resume --out {self.run_folder.path} {less}"
         if not smaller and memory.recompute_activations:
             way_out = "Nothing is left to be traded: take a smaller model, a shorter context, or more processes"
         return MemoryExhaustedError(
-            f"step {step:,}: {who}ran out of memory with a micro-batch of {memory.micro_rows} ({shortage}){why}. "
+            f"step {step:,}: {who}ran out of memory with a micro-batch of {memory.micro_batch_size} ({shortage}){why}. "
             f"{way_out}",
             alone=alone,
         )
@@ -555,10 +555,10 @@ class Trainer:
         details: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
         details["disk_full"] = is_disk_full(error)
         if isinstance(error, MemoryExhaustedError):
-            details["micro_rows"] = self.train_step.micro_rows
+            details["micro_rows"] = self.train_step.micro_batch_size
         with suppress(GlassGPTError):  # on a full disk not even this; the error itself is on its way to the user
             self.tell("failed", details)
-            if not self.ranks.is_first:  # whose files are not written
+            if not self.dist.is_main:  # whose files are not written
                 append_event(self.run_folder, self.state.step, "failed", details)
 
     def tell(self, event: str, details: Mapping[str, object]) -> None:
@@ -591,10 +591,10 @@ def _is_due(step: int, every: int) -> bool:
 
 def announce(trainer: Trainer) -> None:
     """Say what is about to be trained, on what, and how."""
-    model, train = trainer.model, trainer.settings.train
+    model, train = trainer.model, trainer.config.train
     parameters = sum(p.numel() for p in model.parameters())
     kernel = trainer.hardware.attention_kernel(model.config)
-    processes = f", {trainer.ranks.count} processes" if trainer.ranks.count > 1 else ""
+    processes = f", {trainer.dist.world_size} processes" if trainer.dist.world_size > 1 else ""
     console.info(
         f"{model.config.arch} with {console.format_count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
         f"attention by {kernel}{processes}; "

@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         momentum_warmup_steps: int = 0,
-        ranks: DistributedContext | None = None,
+        dist: DistributedContext | None = None,
         compiled: bool = False,
     ) -> None:
         defaults = {
@@ -118,7 +118,7 @@ class Muon(torch.optim.Optimizer):
             "steps": 0,
         }
         super().__init__(params, defaults)
-        self._ranks = ranks or DistributedContext()
+        self._dist = dist or DistributedContext()
         self.found_inf: Tensor | None = None
         self._orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
         self._look_ahead, self._apply = _look_ahead, _apply
@@ -165,7 +165,7 @@ class Muon(torch.optim.Optimizer):
 
     def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
         """(N, rows, columns) of them all; each rank computes an equal part and all get the whole."""
-        each = -(-len(matrices) // self._ranks.count)
-        first = self._ranks.rank * each
+        each = -(-len(matrices) // self._dist.world_size)
+        first = self._dist.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]
-        return self._ranks.all_gather(self._orthogonalise(torch.stack(mine)))[: len(matrices)]
+        return self._dist.all_gather(self._orthogonalise(torch.stack(mine)))[: len(matrices)]

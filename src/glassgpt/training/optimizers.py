@@ -40,7 +40,7 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
 
 
 def build_optimizers(
-    model: LanguageModel, config: OptimizerConfig, ranks: DistributedContext | None = None, *, compiled: bool = False
+    model: LanguageModel, config: OptimizerConfig, dist: DistributedContext | None = None, *, compiled: bool = False
 ) -> Optimizers:
     """The optimizers of a model; the loop sets their learning rate at each step.
 
@@ -54,7 +54,7 @@ def build_optimizers(
             lr=0.0,
             momentum=config.momentum,
             momentum_warmup_steps=config.momentum_warmup_steps,
-            ranks=ranks,
+            dist=dist,
             compiled=compiled,
         )
         built.append(muon)

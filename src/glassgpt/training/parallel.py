@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +26,27 @@ class MemoryPlan:
     """What memory is traded for; the gradient is the same whatever stands here.
 
     Attributes:
-        micro_rows: sequences in a forward pass.
+        micro_batch_size: sequences in a forward pass.
         loss_chunk_tokens: see `TrainConfig`.
         recompute_activations: see `TrainConfig`.
     """
 
-    micro_rows: int
+    micro_batch_size: int
     loss_chunk_tokens: int
     recompute_activations: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """For checkpoints and `events.jsonl`, where the micro-batch size has the name `micro_rows`."""
+        return {
+            "micro_rows": self.micro_batch_size,
+            "loss_chunk_tokens": self.loss_chunk_tokens,
+            "recompute_activations": self.recompute_activations,
+        }
+
+    @classmethod
+    def from_json(cls, plan: Mapping[str, Any]) -> MemoryPlan:
+        """Undo `to_json`."""
+        return cls(plan["micro_rows"], plan["loss_chunk_tokens"], plan["recompute_activations"])
 
 
 class ParallelLoss:
@@ -49,8 +62,8 @@ class ParallelLoss:
         is_sharded: whether each rank holds only a part of each parameter, so that all must do the same calls.
     """
 
-    def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, ranks: DistributedContext) -> None:
-        self.is_sharded = ranks.count > 1 and train.sharding == "full"
+    def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, dist: DistributedContext) -> None:
+        self.is_sharded = dist.world_size > 1 and train.sharding == "full"
         self._loss = TrainingLoss(model, train.loss_chunk_tokens)
         self._wrapped: nn.Module = self._loss
         self._blocks, self._recomputes = model.blocks, False
@@ -58,7 +71,7 @@ class ParallelLoss:
             self._recompute()
         if self.is_sharded:
             self._shard(model, hardware)
-        elif ranks.count > 1:
+        elif dist.world_size > 1:
             compiled = torch.compile(self._loss) if hardware.compile else self._loss
             devices = [hardware.device] if hardware.device.type == "cuda" else None
             self._wrapped = DistributedDataParallel(

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from glassgpt.device import is_out_of_memory
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.batch_loader import build_batch_loader
-from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext, full_tensor
 from glassgpt.training.figures import StepFigures
 from glassgpt.training.hardware import Hardware
@@ -34,17 +34,6 @@ from glassgpt.training.parallel import MemoryPlan, ParallelLoss
 CAREFUL_STEPS = 3
 """Steps of several ranks in which gradients travel only when all know that all have theirs: memory runs out by size in
 the first two (with the second, the optimizer's averages are there from the beginning), or after a change of memory."""
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """The configuration of training, component by component."""
-
-    train: TrainConfig = field(default_factory=TrainConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = 1337
 
 
 class Probe(Protocol):
@@ -95,7 +84,7 @@ class TrainStep:
         probes: who looks at gradients and updates.
         began: where the latest step began.
         data_seconds: for which the latest step waited for its batches.
-        micro_rows: sequences in a forward pass; see `adapt`.
+        micro_batch_size: sequences in a forward pass; see `adapt`.
         rows: sequences in a step, of this rank.
         on_out_of_memory: asked, outside of any handler and with the gradients dropped, whether room was made, so
             that the whole step can be done again; on all ranks with the same words.
@@ -107,24 +96,24 @@ class TrainStep:
         tokens: TokenArray,
         settings: TrainerConfig,
         hardware: Hardware,
-        ranks: DistributedContext,
+        dist: DistributedContext,
     ) -> None:
         train, context = settings.train, model.config.context_length
         self.model = model.to(hardware.device)
-        self.loss = ParallelLoss(self.model, train, hardware, ranks)
-        self.optimizers = build_optimizers(self.model, settings.optimizer, ranks, compiled=hardware.compile)
+        self.loss = ParallelLoss(self.model, train, hardware, dist)
+        self.optimizers = build_optimizers(self.model, settings.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
-        self.batches = Batches(tokens, context, settings.seed, rank=ranks.rank, world_size=ranks.count)
-        self.feed = build_batch_loader(self.batches, hardware.device)
+        self.batches = Batches(tokens, context, settings.seed, rank=dist.rank, world_size=dist.world_size)
+        self.loader = build_batch_loader(self.batches, hardware.device)
         self.mark: Callable[[str], None] = lambda phase: None
         self.probes: list[Probe] = []
-        self.rows = train.batch_tokens // context // ranks.count
-        self.micro_rows = train.micro_rows(self.rows)
+        self.batch_size = train.batch_tokens // context // dist.world_size
+        self.micro_batch_size = train.resolve_micro_batch_size(self.batch_size)
         self.on_out_of_memory: Callable[[str], bool] = lambda message: False
         self._clip_norm = train.clip_norm or math.inf
         self.data_seconds = 0.0
-        self._hardware, self._ranks = hardware, ranks
+        self._hardware, self._dist = hardware, dist
         self._careful_steps = CAREFUL_STEPS
         self.began = self.start()
         # Kept, never replaced: the optimizers hold the first.
@@ -148,7 +137,7 @@ class TrainStep:
         set_learning_rate(self.optimizers, learning_rate)
         local = self._accumulate_with_room()
         asked = torch.full_like(local[0], float(asked_to_stop))
-        loss, bad_micro_steps, stop_requests = self._ranks.sum(torch.stack([*local, asked])).unbind()
+        loss, bad_micro_steps, stop_requests = self._dist.all_reduce_sum(torch.stack([*local, asked])).unbind()
         grad_norm = self._gradient_norm()
         refused = self._refuse(loss, grad_norm)
         self._update(number)
@@ -179,7 +168,7 @@ class TrainStep:
 
     def seek(self, windows: int) -> None:
         """Go to a position in the data."""
-        self.feed.restart()
+        self.loader.restart()
         self.batches.seek(windows)
 
     def release(self) -> None:
@@ -189,7 +178,7 @@ class TrainStep:
     @property
     def memory(self) -> MemoryPlan:
         """What memory is traded for now."""
-        return MemoryPlan(self.micro_rows, *self.loss.memory)
+        return MemoryPlan(self.micro_batch_size, *self.loss.memory)
 
     def adapt(self, memory: MemoryPlan) -> None:
         """Trade otherwise; the step's batch and gradient stay the same.
@@ -197,11 +186,11 @@ class TrainStep:
         Raises:
             ValueError: the micro-batch does not divide the step's rows.
         """
-        if self.rows % memory.micro_rows:
-            raise ValueError(f"{memory.micro_rows} sequences do not divide the {self.rows} of a step")
-        self.feed.restart()
+        if self.batch_size % memory.micro_batch_size:
+            raise ValueError(f"{memory.micro_batch_size} sequences do not divide the {self.batch_size} of a step")
+        self.loader.restart()
         self._careful_steps = CAREFUL_STEPS
-        self.micro_rows = memory.micro_rows
+        self.micro_batch_size = memory.micro_batch_size
         self.loss.adapt(memory.loss_chunk_tokens, memory.recompute_activations)
 
     def begin_again(self) -> None:
@@ -221,7 +210,7 @@ class TrainStep:
 
         Where weights are sharded they cannot: all ranks compute every layer together.
         """
-        return self._ranks.count > 1 and self._careful_steps > 0 and not self.loss.is_sharded
+        return self._dist.world_size > 1 and self._careful_steps > 0 and not self.loss.is_sharded
 
     def _accumulate_with_room(self) -> tuple[Tensor, Tensor]:
         """Gradients of the whole batch, again from its beginning for as long as room for it can be made."""
@@ -233,7 +222,7 @@ class TrainStep:
             # Only out here is nothing of the failed step alive any more: the exception held its frames.
             self._forget_gradients()
             self.go_back(self.began)
-            is_known = self._ranks.count == 1 or self.is_careful
+            is_known = self._dist.world_size == 1 or self.is_careful
             if not is_known or not self.on_out_of_memory(figures):
                 raise torch.OutOfMemoryError(figures)
 
@@ -250,7 +239,7 @@ class TrainStep:
             return figures
         if shortage:
             self._forget_gradients()  # to tell the others takes memory too
-        told = next((words for words in self._ranks.all_gather_objects(shortage) if words), "")
+        told = next((words for words in self._dist.all_gather_objects(shortage) if words), "")
         if told:
             return told
         self._average_gradients()
@@ -261,7 +250,7 @@ class TrainStep:
         """What DDP does while it computes, done afterwards."""
         for parameter in self.model.parameters():
             if parameter.grad is not None:
-                self._ranks.sum(parameter.grad.mul_(1 / self._ranks.count))
+                self._dist.all_reduce_sum(parameter.grad.mul_(1 / self._dist.world_size))
 
     def _accumulate(self) -> tuple[Tensor, Tensor]:
         """Gradients of the whole batch, micro-batch by micro-batch.
@@ -271,11 +260,11 @@ class TrainStep:
         """
         loss = torch.zeros((), device=self._hardware.device)
         bad = torch.zeros((), device=self._hardware.device)
-        accumulation = self.rows // self.micro_rows
+        accumulation = self.batch_size // self.micro_batch_size
         self.data_seconds = 0.0
         for i in range(accumulation):
             asked = time.perf_counter()
-            inputs, targets = self.feed.next(self.micro_rows)
+            inputs, targets = self.loader.next(self.micro_batch_size)
             self.data_seconds += time.perf_counter() - asked
             self.mark("data")
             travels = i == accumulation - 1 and not self.is_careful
@@ -289,7 +278,7 @@ class TrainStep:
             micro_loss = micro_loss.detach()
             loss += micro_loss / accumulation
             bad += ~micro_loss.isfinite()
-        return loss / self._ranks.count, bad
+        return loss / self._dist.world_size, bad
 
     def _gradient_norm(self) -> Tensor:
         """Unscale and clip the gradients; returns their global norm before clipping."""
@@ -328,7 +317,7 @@ class TrainStep:
 
     def close(self) -> None:
         """End what works in the background."""
-        self.feed.close()
+        self.loader.close()
 
 
 def _counting(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -22,12 +22,12 @@ from glassgpt.model.accounting import MemoryEstimate, flops_per_token, training_
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.bench import random_tokens
-from glassgpt.training.config import divisors
+from glassgpt.training.config import TrainerConfig, divisors
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import validation_loss
-from glassgpt.training.step import TrainerConfig, TrainStep
+from glassgpt.training.step import TrainStep
 
 USABLE = 0.92
 """Share of the free memory that may be filled; the rest is fragmentation and other programs."""
@@ -173,9 +173,9 @@ def fit_micro_batch_size(trainer: Trainer) -> int | None:
     free = free_memory(hardware.device)
     if free is None:
         return None
-    need = memory_requirement(model, trainer.settings, hardware, free)
+    need = memory_requirement(model, trainer.config, hardware, free)
     held = sum(p.numel() * p.element_size() for p in trainer.model.parameters())  # and part of the need
-    rows = min(trainer.ranks.all_gather_objects(need.fitting(USABLE * free + held, trainer.train_step.rows)))
+    rows = min(trainer.dist.all_gather_objects(need.fitting(USABLE * free + held, trainer.train_step.batch_size)))
     if rows == 0:
         raise MemoryExhaustedError(
             f"training needs {need.at(1) / GIGA:.3g} GB with one sequence at a time, and {free / GIGA:.3g} GB are free; "
@@ -190,7 +190,7 @@ def check_memory(
     """What training takes against what is free, by component; measured where that takes seconds."""
     train = settings.train
     batch_rows = max(1, train.batch_tokens // model.context_length)
-    rows, free = train.micro_rows(batch_rows), free_memory(hardware.device)
+    rows, free = train.resolve_micro_batch_size(batch_rows), free_memory(hardware.device)
     if free is None:
         total = training_memory(model, rows).total
         return CheckResult("memory", "unknown", {"needed": total / GIGA})

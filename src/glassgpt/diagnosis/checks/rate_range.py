@@ -73,10 +73,10 @@ def preserved(train_step: TrainStep) -> Generator[None]:
         if scaler:
             train_step.scaler.load_state_dict(scaler)
         train_step.batches.seek(position)
-        if isinstance(train_step.feed, PrefetchingLoader):  # what it has read ahead belongs to another position
+        if isinstance(train_step.loader, PrefetchingLoader):  # what it has read ahead belongs to another position
             device = next(model.parameters()).device
-            train_step.feed.close()
-            train_step.feed = build_batch_loader(train_step.batches, device)
+            train_step.loader.close()
+            train_step.loader = build_batch_loader(train_step.batches, device)
         model.train(was_training)
         restore_rng(rng)
 

@@ -39,8 +39,8 @@ from glassgpt.training.checkpoint import (
     damage,
     list_checkpoints,
 )
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.step import TrainerConfig
 
 CLIPPED_SHARE, CLIPPED_TIMES = 0.5, 10.0
 """Clipping is questioned where more than half of the steps are, and the median norm is ten times the clip: AdamW does

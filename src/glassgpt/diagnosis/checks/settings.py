@@ -10,9 +10,8 @@ from pathlib import Path
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.model.accounting import checkpoint_bytes
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.config import TrainConfig
+from glassgpt.training.config import TrainConfig, TrainerConfig
 from glassgpt.training.hardware import Hardware
-from glassgpt.training.step import TrainerConfig
 
 ADAMW_RATE_TIMES_WIDTH = 0.32
 """AdamW's usual peak rate falls with the width: 3e-4 at 1,024 (Brown et al. 2020), 5e-3 at 64 (measured here)."""
