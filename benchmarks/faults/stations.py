@@ -202,7 +202,7 @@ def _from_checks(station: Station, checks: Iterable[CheckResult]) -> list[Found]
     found: list[Found] = []
     try:
         for check in checks:
-            if check.name != "noticed in training":
+            if check.name != "training findings":
                 found += [Found(station, 0, finding) for finding in check.findings]
     except Exception:  # noqa: BLE001 - a doctor that dies of the patient has still said what it said
         traceback.print_exc()

@@ -26,7 +26,7 @@ def batch(grammar_dataset):
 
 @pytest.fixture
 def prepared(tmp_path):
-    """Prepare texts as a data set: training text and held-out text."""
+    """Return a function that prepares a training and a validation text as a dataset."""
 
     def make(train: str, validation: str, tokenizer: str = "bytes") -> TokenDataset:
         (tmp_path / "train.txt").write_text(train)
@@ -48,6 +48,6 @@ def prepared(tmp_path):
 
 @pytest.fixture
 def run(nano_run, tmp_path) -> RunFolder:
-    """A copy of a healthy run, to be damaged."""
+    """A copy of a healthy run that a test can damage."""
     shutil.copytree(nano_run, tmp_path / "run")
     return RunFolder(tmp_path / "run")

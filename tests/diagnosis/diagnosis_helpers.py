@@ -12,7 +12,7 @@ import torch
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.diagnosis.catalogue import LANGUAGES, check_name, describe, done, measured, ruled_out
-from glassgpt.diagnosis.findings import CheckResult
+from glassgpt.diagnosis.findings import EVENT, CheckResult, Finding
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig, TrainerConfig
@@ -27,7 +27,7 @@ SHAPES = {
 
 
 def codes(*checks: CheckResult) -> list[str]:
-    """Codes of the findings; on the way every text is filled in both languages, which fails where a figure lacks."""
+    """Codes of the findings. Also fills in every text in both languages, which fails if a value is missing."""
     findings = [finding for check in checks for finding in check.findings]
     for finding in findings:
         for language in LANGUAGES:
@@ -36,6 +36,11 @@ def codes(*checks: CheckResult) -> list[str]:
     for check in checks:
         assert all(check_name(check, language) and measured(check, language) for language in LANGUAGES)
     return [finding.code for finding in findings]
+
+
+def event_of(finding: Finding, step: int) -> dict[str, object]:
+    """The line of `events.jsonl` that records a finding at a step."""
+    return {"step": step, "event": EVENT, **finding.to_json()}
 
 
 def preset_configs(preset: str) -> tuple[ModelConfig, TrainerConfig]:
@@ -59,7 +64,7 @@ def small_batch_config(**train) -> TrainerConfig:
 
 
 def doctor_codes(run: RunFolder) -> list[str]:
-    """What the doctor finds, but for the speed: the machine is shared."""
+    """Codes that the doctor reports for a run, except those about speed: test machines are shared."""
     return [code for code in codes(*api.doctor(run.path)) if code != "GG-SPD-001"]
 
 

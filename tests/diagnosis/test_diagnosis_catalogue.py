@@ -1,4 +1,4 @@
-"""Findings and the catalogue that explains them: one source, two languages, no code that nobody raises."""
+"""Findings, and the catalogue that explains them in two languages."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from diagnosis_helpers import event_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,14 +53,14 @@ def codes_in_source() -> set[str]:
 
 
 @given(findings, st.integers(0))
-def test_a_finding_survives_the_file(finding, step):
-    line = json.dumps(finding.to_event(step), allow_nan=False)
+def test_finding_survives_json(finding, step):
+    line = json.dumps(event_of(finding, step), allow_nan=False)
     assert "\n" not in line
     assert json.loads(line)["step"] == step
     assert Finding.from_json(json.loads(line)) == finding
 
 
-def test_figures_that_are_not_finite_are_text_in_the_file():
+def test_non_finite_values_become_text():
     finding = Finding("GG-NAN-002", "fatal", {"loss": math.nan, "grad_norm": math.inf})
     assert finding.seen == {"loss": "nan", "grad_norm": "inf"}
     assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
@@ -68,19 +69,19 @@ def test_figures_that_are_not_finite_are_text_in_the_file():
 @pytest.mark.parametrize(
     "line", [{}, {"code": "GG-NAN-002"}, {**Finding("GG-NAN-002", "fatal").to_json(), "severity": "bad"}]
 )
-def test_what_is_no_finding_is_refused(line):
+def test_from_json_refuses_malformed_findings(line):
     with pytest.raises(DataError, match="no finding"):
         Finding.from_json(line)
 
 
-def test_severity_and_confidence_are_checked():
+def test_severity_and_confidence_are_validated():
     with pytest.raises(ValueError, match="severity"):
         Finding("GG-NAN-002", "bad")
     with pytest.raises(ValueError, match="confidence"):
         Finding("GG-NAN-002", "note", confidence=0)
 
 
-def test_only_a_fatal_finding_is_fatal():
+def test_is_fatal_only_for_fatal_findings():
     note, fatal = (
         CheckResult("end", "killed", findings=(Finding("GG-NAN-002", severity),)) for severity in ("note", "fatal")
     )
@@ -89,7 +90,7 @@ def test_only_a_fatal_finding_is_fatal():
 
 
 @pytest.mark.parametrize("code", entries())
-def test_an_entry_is_whole_in_both_languages(code):
+def test_entry_is_complete_in_both_languages(code):
     assert CODE.fullmatch(code)
     english, korean = (entries()[code][language] for language in LANGUAGES)
     assert all((english.title, english.means, english.cause, english.do))
@@ -100,17 +101,17 @@ def test_an_entry_is_whole_in_both_languages(code):
     assert not re.search("[가-힣]", f"{english.title}{english.means}{english.cause}{english.do}")
 
 
-def test_every_code_is_raised_and_every_raised_code_is_explained():
+def test_codes_in_source_and_catalogue_are_the_same():
     assert codes_in_source() == set(entries())
 
 
-def test_a_mentioned_code_exists():
+def test_codes_mentioned_in_texts_exist():
     for texts in entries().values():
         for text in texts.values():
             assert set(CODE.findall(f"{text.means}{text.cause}{text.do}")) <= set(entries())
 
 
-def test_every_action_is_taken_somewhere():
+def test_every_action_is_used_in_source():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     for name in actions():
         assert f'"{name}"' in text
@@ -120,7 +121,7 @@ def outcomes() -> list[tuple[str, str]]:
     return [(name, outcome) for name, table in checks().items() for outcome in table if outcome not in LANGUAGES]
 
 
-def test_every_check_is_made_somewhere_and_every_one_made_has_its_words():
+def test_check_outcomes_in_source_and_catalogue_are_the_same():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     for name, outcome in outcomes():
         assert f'"{name}"' in text
@@ -131,7 +132,7 @@ def test_every_check_is_made_somewhere_and_every_one_made_has_its_words():
 
 
 @pytest.mark.parametrize(("name", "outcome"), outcomes())
-def test_what_was_measured_is_said_in_both_languages(name, outcome):
+def test_outcome_is_complete_in_both_languages(name, outcome):
     english, korean = (checks()[name][outcome][language] for language in LANGUAGES)
     figures = [set(re.findall(r"\{[^}]+\}", text)) for text in (english, korean)]
     assert figures[0] == figures[1]
@@ -144,17 +145,20 @@ def test_what_was_measured_is_said_in_both_languages(name, outcome):
     )
 
 
-def test_a_figure_is_put_into_its_sentence():
-    check = CheckResult("learning rate", "beside the usual", {"rate": 3e-4, "ratio": 0.5})
-    assert (check_name(check), measured(check)) == ("learning rate", "0.0003, 0.5 times the usual one for this width")
+def test_measurement_is_filled_into_its_sentence():
+    check = CheckResult("learning rate", "compared with typical", {"rate": 3e-4, "ratio": 0.5})
+    assert (check_name(check), measured(check)) == (
+        "learning rate",
+        "0.0003, 0.5 times the typical rate for this width",
+    )
     assert (check_name(check, "ko"), measured(check, "ko")) == ("학습률", "0.0003, 이 너비에서 흔한 값의 0.5배")
-    known = CheckResult("replay", "known already", {"step": 5, "cause": "data"})
+    known = CheckResult("replay", "already replayed", {"step": 5, "cause": "data"})
     assert measured(known, "ko").endswith(": 데이터")
     with pytest.raises(KeyError):
-        measured(CheckResult("learning rate", "beside the usual"))
+        measured(CheckResult("learning rate", "compared with typical"))
 
 
-def test_every_reason_is_given_somewhere_in_both_languages():
+def test_every_reason_is_used_and_complete_in_both_languages():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     for key, lines in reasons().items():
         assert f'"{key}"' in text
@@ -163,33 +167,33 @@ def test_every_reason_is_given_somewhere_in_both_languages():
     finding = Finding(
         "GG-NAN-014", "fatal", {"step": 9, "module": "x", "why": "finite-at-a-lower-rate", "lower": "1e-05"}
     )
-    assert "at a rate of 1e-05 the same steps are finite" in describe(finding).title
+    assert "at a learning rate of 1e-05 the same steps are finite" in describe(finding).title
     assert "학습률 1e-05에서는 같은 스텝들이 유한합니다" in describe(finding, "ko").title
     older = Finding("GG-NAN-014", "fatal", {"step": 9, "module": "x", "why": "at a rate of 1 it is"})
     assert "at a rate of 1 it is" in describe(older, "ko").title
 
 
-def test_every_event_that_is_told_has_a_word():
+def test_every_logged_event_has_a_display_name():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
     told = set(re.findall(r'\.tell\(\s*"([^"]+)"', text))
     assert len(told) > 10
     assert told | set(get_args(Cause)) <= set(words())
 
 
-def test_the_committed_pages_are_the_catalogues(tmp_path):
+def test_committed_pages_match_the_catalogue(tmp_path):
     pages.write_catalogue_pages(tmp_path)
     committed = {path.name: path.read_text(encoding="utf-8") for path in PAGES.glob("*.md") if path.name != "README.md"}
     assert committed == {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
 
 
-def test_writing_pages_removes_those_of_codes_that_are_no_more(tmp_path):
+def test_write_catalogue_pages_removes_pages_of_dropped_codes(tmp_path):
     (tmp_path / "GG-OLD-001.md").write_text("")
     (tmp_path / "README.md").write_text("kept")
     pages.write_catalogue_pages(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*pages.pages(), "README.md"}
 
 
-def test_figures_are_filled_in():
+def test_describe_fills_in_values():
     finding = Finding(
         "GG-CFG-002",
         "note",
@@ -199,9 +203,9 @@ def test_figures_are_filled_in():
     )
     assert describe(finding).title == "the warmup of 1,000 steps does not end before training does (50 steps)"
     assert "1,000" in describe(finding, "ko").title
-    assert done(finding) == ["Training takes a warmup of 5 steps instead."]
+    assert done(finding) == ["Training uses a warmup of 5 steps instead."]
     assert ruled_out(finding) == [
-        "the learning rate … is far above what this model and optimizer usually stand (…) (GG-CFG-003)"
+        "the learning rate … is far above the typical rate for this model and optimizer (…) (GG-CFG-003)"
     ]
     named = Finding("GG-NAN-011", "fatal", ruled_out=("GG-NAN-012",))
     assert (ruled_out(named), ruled_out(named, "ko")) == (["the precision (GG-NAN-012)"], ["정밀도 (GG-NAN-012)"])
@@ -209,12 +213,12 @@ def test_figures_are_filled_in():
         describe(Finding("GG-CFG-002", "note"))
 
 
-def test_a_figure_reads_well():
+def test_values_are_formatted_for_people():
     assert [figure(value) for value in (12345, 0.123456, 3e-5, 2.0, 1e9, "nan")] == [
         "12,345", "0.1235", "3e-05", "2", "1,000,000,000", "nan",
     ]  # fmt: skip
 
 
-def test_an_unknown_code_names_the_nearest_ones():
+def test_unknown_code_suggests_similar_ones():
     with pytest.raises(UsageError, match="GG-NAN-002"):
         entry("GG-NAN-022")

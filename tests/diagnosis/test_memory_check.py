@@ -45,7 +45,7 @@ def test_unknown_free_memory_is_not_a_finding(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda _: None)
     check = memory.check_memory(SHAPES["gpt2"], small_batch_config(), CPU)
     assert codes(check) == []
-    assert "not known" in measured(check)
+    assert "unknown" in measured(check)
 
 
 def test_free_memory_respects_the_cgroup_limit(tmp_path):

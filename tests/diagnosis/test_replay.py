@@ -224,7 +224,7 @@ def test_the_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, ba
     dead_run(grammar_data, tmp_path / "run")
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     check = replay_check(tmp_path / "run")
-    assert measured(check) == "step 5 done again from step-000003: data"
+    assert measured(check) == "step 5 replayed from step-000003: data"
     (finding,) = check.findings
     assert (finding.code, finding.severity) == ("GG-NAN-011", "fatal")
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
@@ -232,7 +232,7 @@ def test_the_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, ba
 
 def test_what_the_run_replayed_itself_is_not_done_again(grammar_data, tmp_path, bad_row):
     dead_run(grammar_data, tmp_path / "run", **{"diagnosis.most_replays": 1})
-    assert measured(replay_check(tmp_path / "run")) == "step 5 was replayed when it happened: data"
+    assert measured(replay_check(tmp_path / "run")) == "step 5 was replayed when it failed: data"
 
 
 def test_what_does_not_happen_again_is_said_of_a_dead_run(grammar_data, tmp_path, bad_row, monkeypatch):
@@ -245,10 +245,10 @@ def test_what_does_not_happen_again_is_said_of_a_dead_run(grammar_data, tmp_path
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda run: shutil.rmtree(run.checkpoints), "there is no checkpoint to begin from"),
+        (lambda run: shutil.rmtree(run.checkpoints), "there is no checkpoint to start from"),
         (lambda run: next(run.checkpoints.glob("step-*/manifest.json")).unlink(), "is whole"),
-        (lambda run: run.events.open("a").write(json.dumps(EVENT) + "\n"), "the run was changed (rewind)"),
-        (lambda run: run.config.write_text(run.config.read_text().replace("grammar", "gone")), "its data set is gone"),
+        (lambda run: run.events.open("a").write(json.dumps(EVENT) + "\n"), "(rollback)"),
+        (lambda run: run.config.write_text(run.config.read_text().replace("grammar", "gone")), "its dataset is gone"),
     ],
 )
 def test_why_a_step_cannot_be_done_again_is_said(grammar_data, tmp_path, bad_row, spoil, why):
@@ -256,7 +256,7 @@ def test_why_a_step_cannot_be_done_again_is_said(grammar_data, tmp_path, bad_row
     spoil(RunFolder(tmp_path / "run"))
     check = replay_check(tmp_path / "run")
     assert check.passed
-    assert measured(check).startswith("step 5 cannot be done again: ")
+    assert measured(check).startswith("step 5 cannot be replayed: ")
     assert why in measured(check)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diagnosis_helpers import event_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,13 +70,13 @@ def run(nano_run, tmp_path) -> RunFolder:
 FINDING = Finding("GG-CFG-001", "fatal", {"problem": NASTY}, confidence=0.5, ruled_out=("GG-NAN-002",), done=())
 
 
-def test_the_report_is_whole_offline_and_escaped(run):
+def test_report_is_complete_offline_and_escaped(run):
     with run.events.open("a") as file:
         file.write(json.dumps({"step": 120, "event": NASTY, "why": NASTY}) + "\n")
-        file.write(json.dumps(FINDING.to_event(150)) + "\n")
+        file.write(json.dumps(event_of(FINDING, 150)) + "\n")
     run.config.write_text(run.config.read_text() + f"# {NASTY}\n")
     checks = [
-        CheckResult("shards", "whole", {"count": 1, "tokenizer": NASTY}, (FINDING,)),
+        CheckResult("shards", "intact", {"count": 1, "tokenizer": NASTY}, (FINDING,)),
         CheckResult("weight decay", "none"),
     ]
     text = page(RunLog.read(run), checks, NGramBaseline(5.5, 2.9, 2.1))
@@ -101,14 +102,14 @@ def hostile_report(run) -> str:
         file.write(json.dumps({"step": 120, "event": HOSTILE, "why": [HOSTILE, {HOSTILE: 0.123456}]}) + "\n")
     finding = Finding("GG-CFG-001", "fatal", {"problem": HOSTILE})
     checks = [
-        CheckResult("shards", "whole", {"count": 1, "tokenizer": HOSTILE}, (finding,)),
+        CheckResult("shards", "intact", {"count": 1, "tokenizer": HOSTILE}, (finding,)),
         CheckResult("weight decay", "none"),
     ]
     run.report.write_text(page(RunLog.read(run), checks, NGramBaseline(5.5, 2.9, 2.1)))
     return run.report.absolute().as_uri()
 
 
-def test_in_a_browser_a_hostile_text_is_only_text(open_page, hostile_report):
+def test_hostile_text_stays_text_in_a_browser(open_page, hostile_report):
     opened = open_page(viewport={"width": 390, "height": 800}, offline=True)
     opened.goto(hostile_report)
     assert opened.evaluate("window.hurt") is None
@@ -118,7 +119,7 @@ def test_in_a_browser_a_hostile_text_is_only_text(open_page, hostile_report):
     assert opened.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
 
 
-def test_in_a_browser_language_and_colours_are_switched(open_page, hostile_report):
+def test_language_and_colors_switch_in_a_browser(open_page, hostile_report):
     opened = open_page(color_scheme="dark", offline=True)
     opened.goto(hostile_report)
     colours = []
@@ -147,7 +148,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser_every_text_can_be_read(open_page, hostile_report, scheme):
+def test_text_has_enough_contrast_in_a_browser(open_page, hostile_report, scheme):
     opened = open_page(color_scheme=scheme, viewport={"width": 390, "height": 800}, offline=True)
     opened.goto(hostile_report)
     found = opened.evaluate(CONTRASTS)
@@ -157,16 +158,16 @@ def test_in_a_browser_every_text_can_be_read(open_page, hostile_report, scheme):
     assert min(opened.evaluate(sizes)) >= 12  # not shrunk with the picture
 
 
-def test_a_finding_that_was_made_again_is_told_once(run):
+def test_repeated_finding_is_listed_once_with_its_steps(run):
     with run.events.open("a") as file:
         for step in (150, 150, 151):
-            file.write(json.dumps(FINDING.to_event(step)) + "\n")
+            file.write(json.dumps(event_of(FINDING, step)) + "\n")
     found = Page(page(RunLog.read(run), []))
     assert found.tags.count("article") == 1
     assert "step 150 (×2), 151 · " in "".join(found.text)
 
 
-def test_both_languages_are_in_the_page(run):
+def test_report_contains_both_languages(run):
     text = page(RunLog.read(run), [CheckResult("weight decay", "none", findings=(FINDING,))])
     shown = "".join(Page(text).text)
     for language in LANGUAGES:
@@ -178,19 +179,19 @@ def test_both_languages_are_in_the_page(run):
 
 
 @pytest.mark.parametrize(("spoken", "opens"), [("ko_KR.UTF-8", "ko"), ("C", "en")])
-def test_it_opens_in_the_terminals_language(monkeypatch, run, spoken, opens):
+def test_report_opens_in_the_terminal_language(monkeypatch, run, spoken, opens):
     monkeypatch.setenv("LC_ALL", spoken)
     write_report(RunLog.read(run), [])
     assert f'id="{opens}" checked' in run.report.read_text()
 
 
-def test_a_trained_run_has_its_report(nano_run):
+def test_trained_run_has_a_report(nano_run):
     found = Page((nano_run / "report.html").read_text())
     assert found.tags.count("svg") == 4
     assert "bits per byte" in "".join(found.text)
 
 
-def test_a_run_that_diverged_has_its_report_too(grammar_data, tmp_path):
+def test_diverged_run_has_a_report(grammar_data, tmp_path):
     overrides = {"data": str(grammar_data), "train.learning_rate": 1e30, "train.max_steps": 40}
     with pytest.raises(TrainingDivergedError):
         api.train(load_config("nano", overrides), tmp_path / "run")
@@ -200,25 +201,25 @@ def test_a_run_that_diverged_has_its_report_too(grammar_data, tmp_path):
     assert "nothing was found" not in shown
 
 
-def test_the_command_writes_it(capsys, run):
+def test_report_option_writes_the_report(capsys, run):
     run.report.unlink()
     main(["doctor", str(run.path), "--report"])
     assert str(run.report) in capsys.readouterr().err
     Page(run.report.read_text())
 
 
-def test_a_report_is_asked_of_runs_only():
+def test_report_option_requires_a_run():
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "nano", "--report"])
     assert stop.value.code == 2
 
 
-def test_an_empty_run_has_a_report(tmp_path):
+def test_empty_run_has_a_report(tmp_path):
     record = RunLog.read(RunFolder(tmp_path))
     Page(page(record, []))
 
 
-def test_a_report_that_cannot_be_written_spoils_no_training(grammar_data, tmp_path, monkeypatch, capsys):
+def test_unwritable_report_does_not_fail_training(grammar_data, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -234,7 +235,7 @@ def places(svg: str) -> np.ndarray:
     return np.array([[float(n) for n in point.split()] for point in path.split("L")])
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_spike():
+def test_long_series_is_thinned_and_keeps_its_spike():
     values = np.ones(100_000)
     values[77_777] = 50
     svg = draw("x", [Series(range(100_000), values, "line", "training")])
@@ -244,7 +245,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_spike():
     assert (np.diff(points[:, 0]) >= 0).all()
 
 
-def test_a_curve_is_drawn_to_scale():
+def test_series_is_drawn_to_scale():
     points = places(draw("x", [Series([0, 50, 100], [1.0, 2.0, 5.0], "line", "training")]))
     x, y = ((points - points[0]) / (points[-1] - points[0])).T
     assert x == pytest.approx([0, 0.5, 1], abs=1e-3)
@@ -274,18 +275,18 @@ def test_any_series_can_be_drawn(values, log, label):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_lie_between_the_ends(low, span):
+def test_ticks_are_within_the_range(low, span):
     high = low + span
     found = ticks(low, high)
     assert all(low - 1e-6 * span <= tick <= high + 1e-6 * span for tick in found)
     assert 1 <= len(found) <= 12
 
 
-def test_a_figure_at_an_axis_is_written_as_one_reads_it():
+def test_tick_labels_are_readable():
     assert [number(v) for v in (55_000, 0.02, 1e-5, 3e9, 0, -1.5)] == ["55,000", "0.02", "1e-05", "3e+09", "0", "-1.5"]
 
 
-def test_marks_and_levels_outside_are_left_out():
+def test_markers_and_reference_lines_outside_are_omitted():
     curve = Series([0, 10], [1.0, 2.0], "line", "training")
     svg = draw(
         "x",
@@ -297,18 +298,18 @@ def test_marks_and_levels_outside_are_left_out():
     assert svg.count("in<") == 2
 
 
-def test_an_average_survives_what_is_not_finite():
+def test_smoothing_survives_non_finite_values():
     smoothed = smooth_finite([2.0, math.nan, 2.0, math.inf, 2.0])
     assert smoothed == pytest.approx([2.0] * 5)
     assert smooth_finite([math.nan])[0] == 0
 
 
-def test_an_average_does_not_lag_behind_a_falling_loss():
+def test_smoothing_does_not_lag_behind_a_falling_loss():
     falling = np.linspace(9.0, 1.0, 400)
     assert smooth_finite(falling.tolist())[100:300] == pytest.approx(falling[100:300], abs=0.01)
 
 
-def test_the_style_sheet_is_part_of_the_package():
+def test_package_data_includes_stylesheet_and_catalogue():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert "diagnosis/*.css" in text
     assert "diagnosis/catalogue/*.toml" in text

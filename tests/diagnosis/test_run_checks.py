@@ -14,8 +14,10 @@ import time
 import numpy as np
 import pytest
 from diagnosis_helpers import (
+    SHAPES,
     codes,
     doctor_codes,
+    event_of,
     make_old,
     newest_checkpoint,
     rewrite_metrics,
@@ -28,11 +30,13 @@ from safetensors.torch import load_file, save_file
 
 from glassgpt import api
 from glassgpt.config import load_config
+from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis.checks import run as run_checks
 from glassgpt.diagnosis.findings import Finding
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.series import NGramBaseline
 from glassgpt.errors import CheckpointError, TrainingDivergedError
+from glassgpt.model.build import build_model
 from glassgpt.training.checkpoint import _seal
 from glassgpt.training.run_folder import RunFolder
 
@@ -148,9 +152,9 @@ def test_live_findings_are_reported_once(run):
     finding = Finding("GG-INI-001", "warning", {"loss": 9, "expected": 5, "sigma": 2, "vocab_size": 257, "guessing": 5})
     with run.events.open("a") as file:
         for step in (0, 200):
-            file.write(json.dumps(finding.to_event(step)) + "\n")
+            file.write(json.dumps(event_of(finding, step)) + "\n")
         file.write(json.dumps({"step": 1, "event": "finding", "code": "torn"}) + "\n")
-        file.write(json.dumps(Finding("GG-XXX-999", "note").to_event(1)) + "\n")
+        file.write(json.dumps(event_of(Finding("GG-XXX-999", "note"), 1)) + "\n")
     assert doctor_codes(run) == ["GG-END-002", "GG-INI-001"]
     assert RunLog.read(run).unreadable == {"events.jsonl": 2}
 
@@ -270,7 +274,7 @@ def test_cause_named_by_a_replay_replaces_the_guess(run, tmp_path):
         file.write(json.dumps(ended) + "\n")
     assert "GG-NAN-002" in doctor_codes(copied)
     with open(copied.events, "a") as file:
-        file.write(json.dumps(known.to_event(9)) + "\n")
+        file.write(json.dumps(event_of(known, 9)) + "\n")
     assert "GG-NAN-002" not in doctor_codes(copied)
     assert "GG-NAN-011" in doctor_codes(copied)
 
@@ -280,5 +284,21 @@ def test_only_the_last_finding_of_a_step_is_reported(run):
         Finding("GG-MEM-012", "warning", {"step": 5, "micro_rows": rows}, done=("less-memory",)) for rows in (8, 4)
     ]
     later = Finding("GG-MEM-012", "warning", {"step": 7, "micro_rows": 2}, done=("less-memory",))
-    record = dataclasses.replace(RunLog.read(run), events=[one.to_event(5) for one in (*memory, later)])
+    record = dataclasses.replace(RunLog.read(run), events=[event_of(one, 5) for one in (*memory, later)])
     assert [finding.seen["micro_rows"] for finding in run_checks.check_live_findings(record, []).findings] == [4, 2]
+
+
+def test_imported_run_has_no_findings(tmp_path):
+    model = build_model(SHAPES["gpt2"])
+    run = api.save_as_run(model, load_tokenizer("bytes"), tmp_path / "imported")
+    checks = list(api.doctor(run.path))
+    assert codes(*checks) == []
+    assert {check.name: check.outcome for check in checks}["end"] == "imported"
+
+
+def test_run_killed_before_its_first_step_is_not_imported(run):
+    run.metrics.write_text("")
+    start = {"step": 0, "event": "start"}
+    run.events.write_text(json.dumps(start) + "\n")
+    make_old(run)
+    assert RunLog.read(run).end(300) == "killed"

@@ -53,7 +53,7 @@ def test_warmup_longer_than_training_reports_the_shortened_one():
     model, settings = preset_configs("nano")
     check = settings_checks.check_warmup(model, with_train(settings, max_steps=20), is_fresh=True)
     assert codes(check) == ["GG-CFG-002"]
-    assert done(check.findings[0]) == ["Training takes a warmup of 2 steps instead."]
+    assert done(check.findings[0]) == ["Training uses a warmup of 2 steps instead."]
 
 
 def test_many_epochs_are_reported_without_dropout_or_early_stopping():
@@ -70,7 +70,7 @@ def test_excessive_weight_decay_is_reported(decay, expected):
     model, settings = preset_configs("nano")
     decayed = dataclasses.replace(settings, optimizer=OptimizerConfig(weight_decay=decay))
     assert codes(settings_checks.check_weight_decay(model, decayed)) == expected
-    # A rate that is too high is said to be that.
+    # A learning rate that is too high is not blamed on the decay.
     assert codes(settings_checks.check_weight_decay(model, with_train(decayed, learning_rate=1.0))) == expected
 
 

@@ -174,7 +174,7 @@ def _check_runs_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
         return check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
     except GlassGPTError as error:
         finding = Finding("GG-DAT-010", "fatal", {"problem": f"{error}."})
-        return CheckResult("tokenizer", "missing", findings=(finding,))
+        return CheckResult("tokenizer", "unreadable", findings=(finding,))
 
 
 def report(run: str | Path, checks: list[CheckResult]) -> Path:

@@ -76,10 +76,10 @@ def open_dataset(folder: Path) -> TokenDataset | CheckResult:
         dataset = TokenDataset.open(folder)
         _ = dataset.tokenizer
     except DataError as error:
-        return CheckResult("data", "not opened", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
+        return CheckResult("data", "unreadable", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
     except TokenizerError as error:
         return CheckResult(
-            "data", "wrong tokenizer", findings=(Finding("GG-DAT-010", "fatal", {"problem": str(error)}),)
+            "data", "tokenizer mismatch", findings=(Finding("GG-DAT-010", "fatal", {"problem": str(error)}),)
         )
     return dataset
 
@@ -194,7 +194,7 @@ def _one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets
     if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).passed:
         return found
     blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
-    return CheckResult(found.name, "learned at the usual rate", {**found.seen, "usual": usual}, (blamed,))
+    return CheckResult(found.name, "fitted at the typical rate", {**found.seen, "usual": usual}, (blamed,))
 
 
 def _built(plan: TrainingPlan) -> LanguageModel:

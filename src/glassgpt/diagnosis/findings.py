@@ -76,10 +76,6 @@ class Finding:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"this is no finding: {dict(line)!r} ({error})") from error
 
-    def to_event(self, step: int) -> dict[str, Any]:
-        """The line of `events.jsonl` that tells of this finding at a step."""
-        return {"step": step, "event": EVENT, **self.to_json()}
-
 
 def _as_json(value: Value) -> Value:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -44,7 +44,7 @@ def check_replay(
     step = record.diverged_at
     known = _known_already(record, step)
     if known is not None:
-        return CheckResult(NAME, "known already", {"step": step, "cause": known})
+        return CheckResult(NAME, "already replayed", {"step": step, "cause": known})
     if dataset is None:
         return CheckResult(NAME, "no data", {"step": step})
     way = _way_back(record, step, settings)
@@ -102,4 +102,4 @@ def _done_again(
     seen = {"step": step, "checkpoint": checkpoint.name}
     calm = Reason("every-step-is-finite", "not reproduced", {"checkpoint": checkpoint.name})
     verdict = verdict or ReplayResult("not reproduced", 0.6, calm)
-    return CheckResult(NAME, "done again", {**seen, "cause": verdict.cause}, (finding_from_replay(step, verdict),))
+    return CheckResult(NAME, "replayed", {**seen, "cause": verdict.cause}, (finding_from_replay(step, verdict),))

@@ -21,7 +21,7 @@ from glassgpt.errors import DataError
 from glassgpt.training.run_folder import RunFolder
 
 Line = dict[str, Any]
-End = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running"]
+End = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running", "imported"]
 BEGINNINGS = ("start", "resume")
 ENDINGS: dict[str, End] = {
     "interrupted": "interrupted",
@@ -96,6 +96,12 @@ class RunLog:
         """The newest step that is told of, 0 before the first."""
         return max([0, *self.numbers, *(int(event.get("step", 0)) for event in self.events)])
 
+    @property
+    def is_imported(self) -> bool:
+        """True if the weights were imported: there are checkpoints, but nothing was ever logged."""
+        logged = self.run.metrics.exists() or self.run.events.exists()
+        return not logged and any(self.run.checkpoints.glob("step-*"))
+
     def event(self, name: str) -> Line | None:
         """The newest event of that name since the run last began."""
         return next((line for line in reversed(self._since_beginning()) if line.get("event") == name), None)
@@ -140,6 +146,8 @@ class RunLog:
         said: list[End] = [ENDINGS[line["event"]] for line in self._since_beginning() if line.get("event") in ENDINGS]
         if said:
             return said[-1]
+        if self.is_imported:
+            return "imported"
         if self.last_step >= max_steps:
             return "finished"
         if self._is_gone():

@@ -56,16 +56,16 @@ def check_shards(dataset: TokenDataset) -> CheckResult:
         name = dataset.tokenizer.name
     except GlassGPTError as error:
         finding = Finding("GG-DAT-010", "fatal", {"problem": str(error)})
-        return CheckResult("shards", "another tokenizer", findings=(finding,))
-    return CheckResult("shards", "whole", {"count": shards, "tokenizer": name})
+        return CheckResult("shards", "tokenizer mismatch", findings=(finding,))
+    return CheckResult("shards", "intact", {"count": shards, "tokenizer": name})
 
 
 def check_tokenizer(expected_fingerprint: str, dataset: TokenDataset) -> CheckResult:
     """Whether the data speak the tokens of a run."""
     if dataset.tokenizer_fingerprint == expected_fingerprint:
-        return CheckResult("tokenizer", "the same")
+        return CheckResult("tokenizer", "match")
     problem = f"{dataset.folder} was made with {dataset.info.tokenizer_name}."
-    return CheckResult("tokenizer", "different", findings=(Finding("GG-DAT-010", "fatal", {"problem": problem}),))
+    return CheckResult("tokenizer", "mismatch", findings=(Finding("GG-DAT-010", "fatal", {"problem": problem}),))
 
 
 def check_token_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOKENS) -> CheckResult:
@@ -76,7 +76,7 @@ def check_token_ids(dataset: TokenDataset, vocab_size: int, most: int = MOST_TOK
     if highest >= vocab_size:
         findings = (Finding("GG-DAT-001", "fatal", {"token": highest, "vocab_size": vocab_size}),)
     seen = {"highest": highest, "vocab_size": vocab_size, "looked": sum(map(len, texts))}
-    return CheckResult("ids", "highest", seen, findings)
+    return CheckResult("token ids", "highest", seen, findings)
 
 
 def check_batches(batches: Batches, rows: int) -> CheckResult:
@@ -99,7 +99,7 @@ def check_batches(batches: Batches, rows: int) -> CheckResult:
         findings.append(_same_windows(batches, starts, inputs, distinct))
     if rows >= 8 and batches.windows_per_epoch >= 4 * rows and following > 0.5:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
-    outcome = "sound" if shifted == 1 else "not shifted"
+    outcome = "shifted" if shifted == 1 else "not shifted"
     seen = {"shifted": shifted, "distinct": distinct, "rows": rows, "following": following}
     return CheckResult("batches", outcome, seen, tuple(findings))
 
@@ -153,12 +153,12 @@ def check_duplicates(dataset: TokenDataset, most: int = MOST_TOKENS) -> CheckRes
     n = passage_length(dataset)
     hashes = passage_hashes(sample(dataset.split("train"), most), n)
     if not len(hashes):
-        return CheckResult("copies", "too short", {"n": n})
+        return CheckResult("duplicates", "too short", {"n": n})
     share = 1 - len(np.unique(hashes)) / len(hashes)
     findings: tuple[Finding, ...] = ()
     if share > COPIES_WARNING:
         findings = (Finding("GG-DAT-006", "warning", {"share": round(100 * share, 1), "n": n}),)
-    return CheckResult("copies", "share", {"share": share, "n": n}, findings)
+    return CheckResult("duplicates", "share", {"share": share, "n": n}, findings)
 
 
 def passage_hashes(tokens: Tokens, n: int) -> Hashes:
@@ -232,7 +232,7 @@ def check_split_similarity(dataset: TokenDataset, most: int = MOST_TOKENS // 4) 
     train = sample(dataset.split("train"), most)
     half = len(train) // 2
     if half < 2 or len(dataset.split("validation")) < 2:
-        return CheckResult("likeness", "too little")
+        return CheckResult("split similarity", "too short")
     own = ngram_baseline(train[:half], train[half:], dataset.vocab_size)
     known = ladder(dataset, most)
     excess = known.unigram - own.unigram
@@ -242,4 +242,4 @@ def check_split_similarity(dataset: TokenDataset, most: int = MOST_TOKENS // 4) 
     if len(train) >= LEAST_FOR_PAIRS and own.unigram - own.bigram < LEAST_FROM_PAIRS:
         findings += (Finding("GG-DAT-012", "fatal", {"unigram": own.unigram, "bigram": own.bigram}, confidence=0.9),)
     rungs = {"uniform": known.uniform, "unigram": known.unigram, "bigram": known.bigram}
-    return CheckResult("likeness", "excess", {"excess": excess, **rungs}, findings)
+    return CheckResult("split similarity", "excess", {"excess": excess, **rungs}, findings)

@@ -138,7 +138,7 @@ def check_initial_weights(model: LanguageModel) -> CheckResult:
         std, due = found[worst], model.initial_std(worst)
         seen = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
         findings = (Finding("GG-INI-005", "warning", seen, confidence=0.8),)
-    return CheckResult("initial weights", "as due", {"fine": len(found) - len(off), "all": len(found)}, findings)
+    return CheckResult("initial weights", "spread", {"fine": len(found) - len(off), "all": len(found)}, findings)
 
 
 def _is_off(std: float, due: float, count: int) -> bool:
@@ -173,7 +173,7 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> CheckResult:
     moved, scale = by_future[:, :position].max().item(), by_future[:, position:].max().item()
     felt = by_past[:, position:].max().item()
     if max(scale, felt) <= NOTHING * logits.abs().max().item():
-        return CheckResult("causality", "nothing moves", findings=(Finding("GG-INI-004", "fatal"),))
+        return CheckResult("causality", "constant logits", findings=(Finding("GG-INI-004", "fatal"),))
     findings: list[Finding] = []
     if moved > LEAK * scale:
         findings.append(Finding("GG-CAU-001", "fatal", {"position": position, "moved": moved}))
@@ -197,7 +197,7 @@ def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> Che
     allowed = max(allowed, 2e-2 if hardware.device.type == "cuda" and dtype == torch.float32 else 0.0)
     seen = {"difference": difference, "allowed": allowed}
     findings = () if difference <= allowed else (Finding("GG-KER-001", "fatal", seen),)
-    return CheckResult("attention kernel", "differs", seen, findings)
+    return CheckResult("attention kernel", "deviation", seen, findings)
 
 
 def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> CheckResult:
@@ -219,7 +219,7 @@ def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardw
     if frozen:
         findings.append(Finding("GG-GRD-002", "warning", {"count": len(frozen), "parameter": frozen[0]}))
     reached = len(named) - len(empty) - len(frozen)
-    return CheckResult("gradients", "reach", {"reached": reached, "all": len(named)}, tuple(findings))
+    return CheckResult("gradients", "coverage", {"reached": reached, "all": len(named)}, tuple(findings))
 
 
 def check_parameter_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> CheckResult:
@@ -273,7 +273,7 @@ def check_one_batch(
     seen = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
     is_learned = last < max(wanted, LEARNED_NATS)
     findings = () if is_learned else (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
-    return CheckResult("one batch", "learned", seen, findings)
+    return CheckResult("one batch", "fitted", seen, findings)
 
 
 def _learn(model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:

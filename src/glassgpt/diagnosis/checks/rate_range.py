@@ -144,7 +144,7 @@ def check_rate_range(
     seen = {"rate": learning_rate, "limit": found.limit, "suggested": f"{found.suggested:.1g}"}
     findings = (Finding("GG-LRT-001", "warning", seen, confidence=0.7),) if learning_rate > found.limit else ()
     measured = {"limit": found.limit, "suggested": found.suggested, "rate": learning_rate, "picture": str(picture)}
-    return CheckResult("learning-rate range", "drawn" if picture else "found", measured, findings)
+    return CheckResult("learning-rate range", "plotted" if picture else "found", measured, findings)
 
 
 def draw_rate_range(found: RateRange, learning_rate: float, picture: Path) -> None:

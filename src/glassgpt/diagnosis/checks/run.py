@@ -75,12 +75,14 @@ def diagnose_run(
         train_tokens: of its data, or 0.
         is_fresh: whether it began with untrained weights.
     """
-    beforehand = [
-        check_learning_rate(model, settings, is_fresh=is_fresh),
-        check_warmup(model, settings, is_fresh=is_fresh),
-        check_weight_decay(model, settings),
-        *([check_epochs(model, settings, train_tokens)] if train_tokens else []),
-    ]
+    beforehand: list[CheckResult] = []
+    if not record.is_imported:  # then the training settings are defaults that nothing was trained with
+        beforehand = [
+            check_learning_rate(model, settings, is_fresh=is_fresh),
+            check_warmup(model, settings, is_fresh=is_fresh),
+            check_weight_decay(model, settings),
+            *([check_epochs(model, settings, train_tokens)] if train_tokens else []),
+        ]
     yield from beforehand
     yield check_log_files(record)
     whole, damaged = classify_checkpoints(record.run)
@@ -138,7 +140,7 @@ def check_live_findings(record: RunLog, told: list[Finding]) -> CheckResult:
     for _, finding in record.noticed():
         if finding not in (*told, *findings):
             findings.append(finding)
-    return CheckResult("noticed in training", "findings", {"count": len(record.findings())}, tuple(findings))
+    return CheckResult("training findings", "findings", {"count": len(record.findings())}, tuple(findings))
 
 
 def classify_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
@@ -164,7 +166,7 @@ def check_checkpoints(
         left = [path.name for path in sorted(record.run.checkpoints.glob(f"{STAGING_PREFIX}*"))]
         findings += [Finding("GG-CKP-003", "note", {"name": name}) for name in left]
     seen = {"whole": len(whole), "newest": newest, "damaged": len(damaged)}
-    return CheckResult("checkpoints", "whole", seen, tuple(findings))
+    return CheckResult("checkpoints", "intact", seen, tuple(findings))
 
 
 def check_weights(run: RunFolder, whole: list[int]) -> CheckResult:
@@ -262,7 +264,7 @@ def check_ngram_baselines(record: RunLog, settings: TrainerConfig, ladder: NGram
     last = robust(record.column("loss")[-LAST_STEPS:]).median
     rungs = {"uniform": ladder.uniform, "unigram": ladder.unigram, "bigram": ladder.bigram}
     is_known = math.isfinite(ladder.unigram)
-    measured = ("entropy ladder", "beside all rungs" if is_known else "beside guessing", {"loss": last, **rungs})
+    measured = ("n-gram baselines", "all baselines" if is_known else "uniform baseline", {"loss": last, **rungs})
     stall = _stall(record, settings, ladder, last)
     best = min((one.loss for one in record.evaluations()), default=math.inf)
     if stall is None or ladder.rung(min(stall.loss, best)) != stall.rung:

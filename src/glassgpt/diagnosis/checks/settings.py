@@ -49,7 +49,7 @@ def check_learning_rate(model: ModelConfig, settings: TrainerConfig, *, is_fresh
         findings.append(Finding("GG-CFG-003", "warning", seen, confidence=0.8))
     if is_fresh and rate < FAR_BELOW * usual:
         findings.append(Finding("GG-CFG-004", "warning", seen, confidence=0.8))
-    return CheckResult("learning rate", "beside the usual", {"rate": rate, "ratio": rate / usual}, tuple(findings))
+    return CheckResult("learning rate", "compared with typical", {"rate": rate, "ratio": rate / usual}, tuple(findings))
 
 
 def check_warmup(model: ModelConfig, settings: TrainerConfig, *, is_fresh: bool) -> CheckResult:
@@ -85,7 +85,7 @@ def check_epochs(model: ModelConfig, settings: TrainerConfig, train_tokens: int)
     if epochs > MANY_EPOCHS and not is_guarded:
         seen = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
         findings = (Finding("GG-CFG-006", "warning", seen, confidence=0.7),)
-    return CheckResult("readings of the text", "epochs", {"epochs": epochs, "tokens": train_tokens}, findings)
+    return CheckResult("epochs", "count", {"epochs": epochs, "tokens": train_tokens}, findings)
 
 
 def check_weight_decay(model: ModelConfig, settings: TrainerConfig) -> CheckResult:
@@ -102,7 +102,7 @@ def check_weight_decay(model: ModelConfig, settings: TrainerConfig) -> CheckResu
     if steps < LEAST_MEMORY_STEPS:
         wanted = f"{1 / (rate * 20 * LEAST_MEMORY_STEPS):.1g}"
         findings = (Finding("GG-CFG-007", "warning", {"decay": decay, "steps": steps, "wanted": wanted}, 0.8),)
-    return CheckResult("weight decay", "remembers", {"decay": decay, "steps": steps}, findings)
+    return CheckResult("weight decay", "timescale", {"decay": decay, "steps": steps}, findings)
 
 
 def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -> CheckResult:
@@ -132,4 +132,4 @@ def check_disk(model: ModelConfig, settings: TrainerConfig, folder: Path) -> Che
     free = shutil.disk_usage(existing).free
     seen = {"needed": needed / GIGA, "free": free / GIGA, "kept": kept}
     findings = (Finding("GG-DSK-001", "fatal", seen),) if needed > free else ()
-    return CheckResult("disk", "room", {"needed": needed / GIGA, "free": free / GIGA}, findings)
+    return CheckResult("disk", "space", {"needed": needed / GIGA, "free": free / GIGA}, findings)

@@ -147,7 +147,7 @@ def check_training(validation_loss: float, ladder: NGramBaseline) -> CheckResult
     seen = {"loss": validation_loss, "rung": ladder.bigram}
     is_trained = validation_loss < ladder.bigram
     findings = () if is_trained else (Finding("GG-TXT-002", "warning", seen, confidence=0.9),)
-    return CheckResult("model", "beside pairs", seen, findings)
+    return CheckResult("model", "compared with bigrams", seen, findings)
 
 
 def check_loops(
@@ -203,7 +203,7 @@ def check_improbable_text(
     """Whether the model itself finds its text far less probable than human text."""
     costs = {"own": ours.mean_surprisal, "human": validation_loss}
     if not ours.mean_surprisal > validation_loss + WILD_NATS:
-        return CheckResult("noise", "costs", costs)
+        return CheckResult("improbable text", "costs", costs)
     setting, value, wanted = most_permissive_setting(options)
     seen = {
         "setting": setting,
@@ -213,7 +213,9 @@ def check_improbable_text(
         "loss": validation_loss,
     }
     others = ("GG-TXT-002",) if is_trained else ()
-    return CheckResult("noise", "costs", costs, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),))
+    return CheckResult(
+        "improbable text", "costs", costs, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),)
+    )
 
 
 def most_permissive_setting(options: GenerationOptions) -> tuple[str, float, float]:
