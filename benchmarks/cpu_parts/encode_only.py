@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpu_parts.corpus import read_documents
-from glassgpt.data.prepare import BATCH_CHARACTERS
+from glassgpt.data.pipeline import BATCH_CHARACTERS
 from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, gpt2_tokenizer
 
 

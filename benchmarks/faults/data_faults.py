@@ -52,18 +52,18 @@ class _SomeWrong(Batches):
 
 
 class _OneRow(Batches):
-    def starts_at(self, position: int, rows: int) -> Tokens:
-        return np.repeat(super().starts_at(position, rows)[:1], rows)
+    def starts_at(self, position: int, batch_size: int) -> Tokens:
+        return np.repeat(super().starts_at(position, batch_size)[:1], batch_size)
 
 
 class _OneBatch(Batches):
-    def starts_at(self, position: int, rows: int) -> Tokens:
-        return super().starts_at(0, rows)
+    def starts_at(self, position: int, batch_size: int) -> Tokens:
+        return super().starts_at(0, batch_size)
 
 
 class _InOrder(Batches):
-    def _plan(self, epoch: int) -> Tokens:
-        return np.sort(super()._plan(epoch))
+    def _shuffled_starts(self, epoch: int) -> Tokens:
+        return np.sort(super()._shuffled_starts(epoch))
 
 
 class _Scrambled(Batches):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shakespeare import installed_plays
-from glassgpt.data.shards import HEADER, ShardHeader
+from glassgpt.data.shard_format import HEADER, ShardHeader
 
 SENTENCES, HELD_OUT = 8000, 800
 SEED = 2026
@@ -71,7 +71,7 @@ def with_tokens(change: Callable[[NDArray[np.int64]], NDArray[np.int64]], split:
         data = sound_text(folder)
         shard = data / f"{split}-00000.bin"
         header = ShardHeader.read(shard)
-        dtype = np.dtype(f"<u{header.token_bytes}")
+        dtype = np.dtype(f"<u{header.bytes_per_token}")
         tokens = np.frombuffer(shard.read_bytes(), dtype, offset=HEADER.size).astype(np.int64)
         _reseal(shard, header, change(tokens).astype(dtype).tobytes())
         return data

@@ -11,8 +11,9 @@ from pathlib import Path
 from glassgpt import console
 from glassgpt.api import load, train
 from glassgpt.config import load_config
-from glassgpt.data.prepare import PrepareOptions, prepare_and_show
+from glassgpt.data.prepare import PrepareOptions
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.show import prepare_and_show
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions

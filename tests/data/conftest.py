@@ -10,7 +10,7 @@ ORIGINAL_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
 
 @pytest.fixture(scope="session")
 def oracle() -> tiktoken.Encoding:
-    """GPT-2 as tiktoken's own loader builds it, with OpenAI's original pattern; none of our code."""
+    """GPT-2 as built by tiktoken's own loader with OpenAI's original pattern; uses none of our code."""
     folder = vocabulary_folder()
     ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
     special = {"<|endoftext|>": 50256}

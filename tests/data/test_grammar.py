@@ -19,13 +19,13 @@ TEXT = grammar_text(20_000, seed=0)
 
 def test_probabilities_sum_to_one_and_words_are_unambiguous():
     states = _automaton()
-    for rules in states.values():
-        assert math.isclose(sum(p for _, p, _ in rules), 1)
-        assert len({word for word, _, _ in rules}) == len(rules)
-        assert {after for _, _, after in rules} <= {*states, END}
+    for transitions in states.values():
+        assert math.isclose(sum(p for _, p, _ in transitions), 1)
+        assert len({word for word, _, _ in transitions}) == len(transitions)
+        assert {after for _, _, after in transitions} <= {*states, END}
 
 
-def test_entropy_equals_an_enumeration_of_all_sentences():
+def test_entropy_equals_enumeration_of_all_sentences():
     nats = length = mass = 0.0
     open_ends = [(START, 1.0, 0)]
     while open_ends:
@@ -40,11 +40,11 @@ def test_entropy_equals_an_enumeration_of_all_sentences():
     assert grammar_entropy() == pytest.approx(nats / length, rel=0.02)
 
 
-def test_entropy_equals_the_average_over_a_sample():
+def test_entropy_equals_sample_average():
     assert grammar_nats(TEXT) / len(TEXT) == pytest.approx(grammar_entropy(), rel=0.01)
 
 
-def test_unigram_entropy_equals_that_of_a_sample():
+def test_unigram_entropy_equals_sample_estimate():
     shares = [count / len(TEXT) for count in Counter(TEXT).values()]
     measured = -sum(share * math.log(share) for share in shares)
     assert grammar_unigram_entropy() == pytest.approx(measured, rel=0.01)
@@ -67,11 +67,11 @@ def test_probability_of_one_sentence():
         "\n",
     ],
 )
-def test_other_texts_are_not_of_the_language(text):
+def test_invalid_texts_raise(text):
     with pytest.raises(DataError):
         grammar_nats(text)
 
 
-def test_seed_decides():
+def test_text_depends_on_the_seed():
     assert grammar_text(50, seed=1) == grammar_text(50, seed=1) != grammar_text(50, seed=2)
     assert grammar_text(50, seed=1).count("\n") == 50

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from glassgpt.data import PrepareOptions, ShardWriter, TokenArray, TokenDataset, load_tokenizer, prepare
-from glassgpt.data.shards import HEADER
+from glassgpt.data.shard_format import HEADER
 from glassgpt.errors import DataError, TokenizerError
 
 WORDS = " ".join(f"word{i}" for i in range(400))
@@ -16,7 +16,7 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def test_tokens_come_back(folder):
+def test_tokens_round_trip(folder):
     dataset = TokenDataset.open(folder)
     dataset.verify()
     cut = int(len(WORDS) * 0.9)
@@ -28,7 +28,7 @@ def test_tokens_come_back(folder):
     assert dataset.tokenizer_fingerprint == load_tokenizer("bytes").fingerprint == dataset.tokenizer.fingerprint
 
 
-def test_reading_across_shard_borders(folder):
+def test_read_across_shard_boundaries(folder):
     tokens = TokenDataset.open(folder).split("train")
     whole = tokens.read(0, len(tokens))
     for start, count in ((0, 0), (499, 2), (498, 1003), (len(tokens) - 1, 1), (500, 500)):
@@ -38,14 +38,14 @@ def test_reading_across_shard_borders(folder):
 
 
 @pytest.mark.parametrize(("start", "count"), [(-1, 2), (0, 11), (10, 1), (5, -1)])
-def test_reading_outside(start, count):
+def test_read_out_of_range_raises(start, count):
     tokens = TokenArray([np.arange(4, dtype=np.uint16), np.arange(6, dtype=np.uint16)])
     assert len(tokens) == 10
     with pytest.raises(IndexError):
         tokens.read(start, count)
 
 
-def test_large_vocabularies_take_four_bytes(tmp_path):
+def test_large_vocabularies_use_four_bytes_per_token(tmp_path):
     class Large:
         vocab_size, fingerprint, dtype, end_of_text = 100_000, "ab" * 32, np.uint32, 99_999
 
@@ -62,59 +62,59 @@ def change(path, offset, value):
     path.write_bytes(raw)
 
 
-def test_truncated_shard(folder):
+def test_open_rejects_truncated_shard(folder):
     path = folder / "train-00001.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"train-00001\.bin is cut off"):
+    with pytest.raises(DataError, match=r"train-00001\.bin is truncated"):
         TokenDataset.open(folder)
 
 
-def test_flipped_bit_is_found_by_verify(folder):
+def test_verify_detects_flipped_bit(folder):
     change(folder / "train-00002.bin", HEADER.size + 77, None)
     dataset = TokenDataset.open(folder)
     with pytest.raises(DataError, match=r"train-00002\.bin is damaged"):
         dataset.verify()
 
 
-def test_newer_version(folder):
+def test_open_rejects_newer_version(folder):
     change(folder / "validation-00000.bin", 8, 2)
     with pytest.raises(DataError, match=r"version 2.*update"):
         TokenDataset.open(folder)
 
 
-def test_not_a_shard(folder):
+def test_open_rejects_wrong_magic(folder):
     change(folder / "train-00000.bin", 0, 0)
-    with pytest.raises(DataError, match="not a shard"):
+    with pytest.raises(DataError, match="not a token shard"):
         TokenDataset.open(folder)
 
 
-def test_missing_shard(folder):
+def test_open_rejects_missing_shard(folder):
     (folder / "train-00000.bin").unlink()
     with pytest.raises(DataError, match="missing"):
         TokenDataset.open(folder)
 
 
-def test_shard_of_another_tokenizer(folder):
+def test_open_rejects_shard_of_another_tokenizer(folder):
     change(folder / "train-00000.bin", 30, None)
     with pytest.raises(DataError, match="another tokenizer"):
         TokenDataset.open(folder)
 
 
-def test_other_tokenizer_file_is_refused(folder):
+def test_dataset_rejects_another_tokenizer_file(folder):
     load_tokenizer("gpt2").save(folder / "tokenizer.json")
     with pytest.raises(TokenizerError, match="not the tokenizer that made"):
         _ = TokenDataset.open(folder).tokenizer
 
 
-def test_missing_folder_and_foreign_folder(tmp_path):
-    with pytest.raises(DataError, match="does not exist; make one with: glassgpt prepare"):
+def test_open_rejects_missing_and_unrelated_folders(tmp_path):
+    with pytest.raises(DataError, match="does not exist; create one with: glassgpt prepare"):
         TokenDataset.open(tmp_path / "nothing")
-    with pytest.raises(DataError, match="not a prepared data set"):
+    with pytest.raises(DataError, match="not a prepared dataset"):
         TokenDataset.open(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "glassgpt-dataset", "version": 1}', "\x00"])
-def test_damaged_summary(folder, content):
+def test_open_rejects_damaged_summary(folder, content):
     (folder / "dataset.json").write_text(content)
     with pytest.raises(DataError, match=r"dataset\.json"):
         TokenDataset.open(folder)

@@ -2,41 +2,42 @@ import subprocess
 import sys
 
 from glassgpt.data import compare_tokenizers, load_tokenizer, show_tokens
-from glassgpt.data.show import SAMPLES, visible
+from glassgpt.data.show import SAMPLES
+from glassgpt.data.tokenizers.printable import printable
 
 
-def test_pieces_ids_and_bytes_are_shown(capsys):
+def test_show_tokens_prints_text_ids_and_bytes(capsys):
     show_tokens(load_tokenizer("gpt2"), "Hello, [b]world[/b]!\n")
     printed = capsys.readouterr().out
     for part in ("Hello, [b]world[/b]!⏎", "15496", "48 65 6c 6c 6f", "11 tokens, 21 characters, 21 bytes"):
         assert part in printed
 
 
-def test_empty_text(capsys):
+def test_show_tokens_accepts_empty_text(capsys):
     show_tokens(load_tokenizer("bytes"), "")
     assert "0 tokens, 0 characters" in capsys.readouterr().out
 
 
-def test_what_cannot_be_printed_is_spelled_out():
-    assert visible(b"\xed\x95") == "<ED><95>"
-    assert visible(" a\t\x00\u200b한".encode()) == " a→<U+0000><U+200B>한"
+def test_printable_escapes_control_and_incomplete_characters():
+    assert printable(b"\xed\x95") == "<ED><95>"
+    assert printable(" a\t\x00\u200b한".encode()) == " a→<U+0000><U+200B>한"
 
 
-def test_comparison(capsys):
+def test_compare_tokenizers_prints_characters_per_token(capsys):
     compare_tokenizers(["gpt2", "bytes"], {"three": "abc", "한": "한국"})
     printed = capsys.readouterr().out
     assert "bytes" in printed
-    assert "0.33" in printed, "a Korean syllable has three bytes"
+    assert "0.33" in printed, "a Korean syllable takes three bytes"
 
 
-def test_samples_are_compared_by_default(capsys):
+def test_compare_tokenizers_uses_samples_by_default(capsys):
     compare_tokenizers(["bytes"])
     printed = capsys.readouterr().out
     assert len(SAMPLES) == 9
     assert all(language in printed for language in SAMPLES)
 
 
-def test_the_package_imports_nothing_heavy():
+def test_importing_the_package_loads_no_heavy_library():
     code = (
         "import sys, glassgpt.data; "
         "heavy = {'torch', 'pyarrow', 'tokenizers', 'sentencepiece', 'fastokens', 'datasets'}; "

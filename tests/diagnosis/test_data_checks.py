@@ -130,8 +130,8 @@ class RepeatedWindow(Batches):
 
 
 class Unshuffled(Batches):
-    def _plan(self, epoch):
-        return np.sort(super()._plan(epoch))
+    def _shuffled_starts(self, epoch):
+        return np.sort(super()._shuffled_starts(epoch))
 
 
 class RepeatedBatch(Batches):

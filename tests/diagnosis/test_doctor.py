@@ -11,7 +11,8 @@ from diagnosis_helpers import SHAPES, attend_to_everything, codes, preset_config
 
 from glassgpt import api
 from glassgpt.data.grammar import grammar_text
-from glassgpt.data.shards import HEADER, ShardHeader, TokenDataset
+from glassgpt.data.shard_format import HEADER, ShardHeader
+from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis import doctor
 from glassgpt.diagnosis.catalogue import measured
 from glassgpt.diagnosis.doctor import TrainingPlan, run_startup_checks

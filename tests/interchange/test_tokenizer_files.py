@@ -11,8 +11,8 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from glassgpt.data import load_tokenizer, train_tokenizer
-from glassgpt.data.files import package_folder
 from glassgpt.data.grammar import grammar_text
+from glassgpt.data.packages import package_folder
 from glassgpt.data.tokenizers import END_OF_TEXT
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from glassgpt.errors import InterchangeError

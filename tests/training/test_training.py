@@ -420,7 +420,7 @@ def test_the_average_is_what_is_validated_and_used(grammar_dataset, tmp_path):
     used = ck.load_model(path)
     assert all(torch.equal(p, average[name]) for name, p in used.named_parameters())
     assert not torch.equal(weights(used), weights(trainer.model))
-    windows = validation_windows(grammar_dataset.split("validation"), 32, rows=8, limit=512)
+    windows = validation_windows(grammar_dataset.split("validation"), 32, batch_size=8, limit=512)
     byte_lengths = grammar_dataset.tokenizer.byte_lengths()
     assert recorder.validations[-1][1].loss == pytest.approx(
         validation_loss(used, windows, byte_lengths).loss, rel=1e-5

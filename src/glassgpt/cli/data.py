@@ -1,4 +1,4 @@
-"""Text to a data set, and text to tokens."""
+"""Commands that turn text into datasets and tokens."""
 
 from __future__ import annotations
 
@@ -28,40 +28,41 @@ def prepare(
     keep_duplicates: Flag = False,
     force: Flag = False,
 ) -> None:
-    """Turn text into a data set: documents, tokens, shards.
+    """Prepare text for training: build a dataset of token shards.
 
     Parameters
     ----------
     sources:
-        Text files, folders (of them .txt, .md, .text, .jsonl, .ndjson, .parquet), globs such as 'code/**/*.py', any of
-        them also .gz, .xz or .zst; - for standard input;
-        hf:NAME for a Hugging Face dataset; a URL; or the named sources shakespeare and grammar.
+        Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read; patterns such as
+        'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a
+        Hugging Face dataset; shakespeare or grammar.
     out:
-        Folder of the data set.
+        Dataset folder to create.
     tokenizer:
-        gpt2, bytes, a path that holds a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
+        gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
     field:
-        Which field of a .jsonl or .parquet row is the text.
+        Field of a .jsonl or .parquet row that holds the text.
     validation_fraction:
-        Share of the text that is held out.
+        Share of the text used for validation.
     validation_source:
-        A source that is the held-out text, the others then being for training alone; may be repeated.
+        Source of the validation text; the other sources are then used for training only. May be repeated.
     split:
-        Hold out whole documents, or the tail of each; of fewer than ten documents always the tail of each.
+        Use whole documents for validation, or the tail of each document; with fewer than ten documents always the tail.
     seed:
-        Decides which documents are held out.
+        Determines which documents are used for validation.
     workers:
-        Parallel tokenizers; 0 takes all cores.
+        Number of tokenizer threads; 0 uses all cores.
     keep_duplicates:
         Keep exact duplicates of documents instead of dropping them.
     force:
-        Replace a data set that is there already.
+        Replace an existing dataset.
     """
-    from glassgpt.data.prepare import PrepareOptions, prepare_and_show
+    from glassgpt.data.prepare import PrepareOptions
+    from glassgpt.data.show import prepare_and_show
 
     reject_unknown_options(sources)
     if not sources:
-        raise UsageError("no source is named; give files, folders, or the named source shakespeare")
+        raise UsageError("no source given; name files, folders, or shakespeare")
     options = PrepareOptions(
         sources=sources,
         out=out,
@@ -76,7 +77,7 @@ def prepare(
         force=force,
     )
     prepare_and_show(options)
-    console.info(f"the data set is in {out}; train on it with: glassgpt train PRESET --data {out}")
+    console.info(f"wrote the dataset {out}; train on it with: glassgpt train PRESET --data {out}")
 
 
 def tokenize(
@@ -86,16 +87,16 @@ def tokenize(
     ] = ("gpt2",),
     compare: Flag = False,
 ) -> None:
-    """Show the pieces of a text in colour, with ids and bytes; or compare tokenizers and languages.
+    """Show the tokens of a text in colour, with ids and bytes; or compare tokenizers and languages.
 
     Parameters
     ----------
     texts:
-        The text; - reads standard input.
+        The text to tokenize; - reads standard input.
     tokenizer:
-        gpt2, bytes, or a path (a tokenizer.json, a data set, a run); may be repeated.
+        gpt2, bytes, or a path (a tokenizer.json, a dataset, a run). May be repeated.
     compare:
-        Compare the tokenizers by characters per token, on the texts or else on eight languages and code.
+        Compare tokenizers by characters per token on the given texts, or by default on eight languages and code.
     """
     from glassgpt.data.show import compare_tokenizers, show_tokens
     from glassgpt.data.tokenizers import load_tokenizer
@@ -106,7 +107,7 @@ def tokenize(
         compare_tokenizers(tokenizer, {text[:30]: text for text in texts} or None)
         return
     if not texts:
-        raise UsageError("no text is given; write it in quotes, use - for standard input, or ask for --compare")
+        raise UsageError("no text given; pass it in quotes, use - for standard input, or use --compare")
     for name in tokenizer:
         for text in texts:
             show_tokens(load_tokenizer(name), text)

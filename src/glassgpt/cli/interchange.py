@@ -1,4 +1,4 @@
-"""Weights from elsewhere, and for elsewhere."""
+"""Commands that import and export models."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from glassgpt.errors import UsageError
 
 
 def import_(source: str, *, out: Path) -> None:
-    """Make a run of a GPT-2 or NanoChat in Hugging Face's layout.
+    """Import a GPT-2 or NanoChat model in Hugging Face format as a run.
 
     Parameters
     ----------
     source:
-        Folder with config.json, model.safetensors and tokenizer files; or a hub id such as openai-community/gpt2.
+        Folder with config.json, model.safetensors and tokenizer files, or a hub id such as openai-community/gpt2.
     out:
-        Folder of the run.
+        Run folder to create.
     """
     from glassgpt import api
     from glassgpt.interchange.huggingface import download, import_model
 
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise UsageError(f"{source} is neither a folder nor the id of a model on the hub")
+        raise UsageError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2")
     folder = Path(source) if Path(source).is_dir() else download(source)
     model, tokenizer = import_model(folder)
     run = api.save_as_run(model, tokenizer, out)
@@ -32,23 +32,23 @@ def import_(source: str, *, out: Path) -> None:
     console.info(
         f"imported {console.format_count(count, 'parameters')} and the tokenizer {tokenizer.name} into {run.path}"
     )
-    console.info(f"let it write with: glassgpt generate {run.path} --prompt TEXT")
-    console.info(f"train it on with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
+    console.info(f"generate text with: glassgpt generate {run.path} --prompt TEXT")
+    console.info(f"continue training with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
 
 
 def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:
-    """Write a run in Hugging Face's layout, GPT-2's or NanoChat's, so that transformers loads it.
+    """Export a run in Hugging Face format (GPT-2 or NanoChat), so that transformers can load it.
 
     Parameters
     ----------
     folder:
-        Where to write config.json, model.safetensors and tokenizer files.
+        Destination of config.json, model.safetensors and tokenizer files; must be empty or not exist.
     """
     from glassgpt import api
     from glassgpt.interchange.huggingface import export_model
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and not empty; choose another folder")
+        raise UsageError(f"{folder} already exists and is not empty; choose another folder")
     loaded = api.load(run, checkpoint=checkpoint, device="cpu")
     export_model(loaded.model, loaded.tokenizer, folder)
     console.info(f"wrote {folder}; load it with: AutoModelForCausalLM.from_pretrained({str(folder)!r})")

@@ -1,12 +1,13 @@
 """Text to documents to tokens to shards to batches.
 
-Nothing here imports torch; `glassgpt.data.batches` does, and is imported by its full name.
+Nothing here imports torch, except `glassgpt.data.batches`, which is imported by its full name.
 """
 
 from glassgpt.data.grammar import grammar_entropy, grammar_nats, grammar_text, grammar_unigram_entropy
-from glassgpt.data.prepare import PrepareOptions, prepare, show_summary
-from glassgpt.data.shards import ShardWriter, TokenArray, TokenDataset
-from glassgpt.data.show import compare_tokenizers, show_tokens
+from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.shard_writer import ShardWriter
+from glassgpt.data.shards import TokenArray, TokenDataset
+from glassgpt.data.show import compare_tokenizers, show_summary, show_tokens
 from glassgpt.data.summary import DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json, train_tokenizer
 

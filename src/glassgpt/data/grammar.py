@@ -1,9 +1,9 @@
-"""A small language whose true entropy is known, to answer "does it learn?" with a number.
+"""A small artificial language whose entropy is known exactly, to measure whether a model learns.
 
-Sentences are drawn independently from a weighted automaton, one a line. In each state the possible words
-are all different, so a text has exactly one derivation: the entropy of the derivation is that of the text,
-and its probability is a product of weights. The auxiliary is decided by words at a distance: its tense by
-the first word, its number by the determiner, with adjectives and a phrase of either number in between.
+Sentences are drawn independently from a weighted automaton, one per line. The possible words of a state are all
+different, so a text has exactly one derivation: its probability is a product of weights, and the entropy of the
+derivation is the entropy of the text. The auxiliary verb depends on distant words: its tense on the first word, its
+number on the determiner, with adjectives and a prepositional phrase of either number in between.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from glassgpt.errors import DataError
 
 Transition = tuple[str, float, str]
-"""A word, its probability in the state, and the state after it."""
+"""A word, its probability in the current state, and the next state."""
 
 START, END = "start", "end"
 OPENINGS = {
@@ -49,33 +49,33 @@ OBJECTS = {
 
 
 def grammar_text(sentences: int, seed: int) -> str:
-    """`sentences` sentences, each ended by a newline; the same for the same seed."""
+    """Return `sentences` random sentences, each ending with a newline; reproducible by seed."""
     random = Random(seed)
     return "".join(_sentence(random) for _ in range(sentences))
 
 
 def grammar_entropy() -> float:
-    """The language's true entropy in nats per byte: what no model can beat on average."""
+    """Return the entropy of the language in nats per byte, the lowest loss any model can reach."""
     visits = _expected_visits()
-    nats = sum(-visits[state] * p * math.log(p) for state, (_, p, _) in _all_rules())
+    nats = sum(-visits[state] * p * math.log(p) for state, (_, p, _) in _all_transitions())
     return nats / _expected_byte_counts().sum()
 
 
 def grammar_unigram_entropy() -> float:
-    """Entropy of the byte frequencies, in nats per byte: what a model without context can reach."""
+    """Return the entropy of the byte frequencies in nats per byte, the lowest loss without context."""
     counts = _expected_byte_counts()
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
 def grammar_nats(text: str) -> float:
-    """Exact negative log-probability (nats) of `text`, whole sentences, under the grammar.
+    """Return the exact negative log-probability (nats) of complete sentences under the grammar.
 
     Raises:
-        DataError: the text is not of the language; the message names the line and the word.
+        DataError: the text does not belong to the language; the message names the line and the word.
     """
     if not text.endswith("\n"):
-        raise DataError("a text of the grammar ends with a newline; cut the incomplete sentence off")
+        raise DataError("a grammar text must end with a newline; remove the incomplete last sentence")
     return sum(_sentence_nats(line, number) for number, line in enumerate(text[:-1].split("\n"), start=1))
 
 
@@ -83,8 +83,8 @@ def _sentence(random: Random) -> str:
     words: list[str] = []
     state = START
     while state != END:
-        rules = _automaton()[state]
-        ((word, _, state),) = random.choices(rules, [weight for _, weight, _ in rules])
+        options = _automaton()[state]
+        ((word, _, state),) = random.choices(options, [weight for _, weight, _ in options])
         words.append(word)
     return " ".join(words) + "\n"
 
@@ -92,32 +92,32 @@ def _sentence(random: Random) -> str:
 def _sentence_nats(line: str, number: int) -> float:
     state, nats = START, 0.0
     for word in line.split(" "):
-        rule = next((rule for rule in _automaton().get(state, ()) if rule[0] == word), None)
-        if rule is None:
-            raise DataError(f"line {number}: {word!r} cannot stand here in the grammar (state {state!r})")
-        nats -= math.log(rule[1])
-        state = rule[2]
+        transition = next((t for t in _automaton().get(state, ()) if t[0] == word), None)
+        if transition is None:
+            raise DataError(f"line {number}: the grammar does not allow {word!r} here (state {state!r})")
+        nats -= math.log(transition[1])
+        state = transition[2]
     if state != END:
-        raise DataError(f"line {number}: the sentence is not complete (state {state!r})")
+        raise DataError(f"line {number}: the sentence is incomplete (state {state!r})")
     return nats
 
 
 @cache
 def _automaton() -> dict[str, tuple[Transition, ...]]:
-    """Rules by state; the name of a state says what the sentence still has to remember."""
-    rules = {START: tuple((word, p, tense) for word, (tense, p) in OPENINGS.items())}
+    """Return the transitions of each state; a state's name tells what the sentence must still remember."""
+    states = {START: tuple((word, p, tense) for word, (tense, p) in OPENINGS.items())}
     for tense in ("present", "past"):
-        rules[tense] = tuple((word, p, f"{tense} {number}") for word, (number, p) in DETERMINERS.items())
+        states[tense] = tuple((word, p, f"{tense} {number}") for word, (number, p) in DETERMINERS.items())
     for tense, number in product(("present", "past"), ("one", "many")):
-        rules |= _subject_rules(f"{tense} {number}", AUXILIARIES[tense, number], number)
-    rules["verb"] = tuple((verb, p, verb) for verb, p in VERBS.items())
+        states |= _subject_transitions(f"{tense} {number}", AUXILIARIES[tense, number], number)
+    states["verb"] = tuple((verb, p, verb) for verb, p in VERBS.items())
     for verb, objects in OBJECTS.items():
-        rules[verb] = tuple((word, p, END) for word, p in objects.items())
-    return rules
+        states[verb] = tuple((word, p, END) for word, p in objects.items())
+    return states
 
 
-def _subject_rules(memory: str, auxiliary: str, number: str) -> dict[str, tuple[Transition, ...]]:
-    """From the determiner to the auxiliary, with `memory` (tense and number) carried along."""
+def _subject_transitions(memory: str, auxiliary: str, number: str) -> dict[str, tuple[Transition, ...]]:
+    """Return the states between determiner and auxiliary, which carry `memory` (tense and number)."""
     plural = "s" if number == "many" else ""
     adjectives = tuple((word, p, memory) for word, p in ADJECTIVES.items())
     nouns = tuple((word + plural, p, f"{memory} noun") for word, p in NOUNS.items())
@@ -130,15 +130,15 @@ def _subject_rules(memory: str, auxiliary: str, number: str) -> dict[str, tuple[
     }
 
 
-def _all_rules() -> Iterable[tuple[str, Transition]]:
-    return ((state, rule) for state, rules in _automaton().items() for rule in rules)
+def _all_transitions() -> Iterable[tuple[str, Transition]]:
+    return ((state, transition) for state, transitions in _automaton().items() for transition in transitions)
 
 
 def _expected_visits() -> dict[str, float]:
-    """How often a sentence passes each state on average: v = start + transitionsᵀ v."""
+    """Return the expected visits to each state per sentence, the solution of v = start + transitionsᵀ v."""
     index = {state: i for i, state in enumerate(_automaton())}
     transitions = np.zeros((len(index), len(index)))
-    for state, (_, p, after) in _all_rules():
+    for state, (_, p, after) in _all_transitions():
         if after != END:
             transitions[index[state], index[after]] += p
     start = np.eye(len(index))[index[START]]
@@ -147,10 +147,10 @@ def _expected_visits() -> dict[str, float]:
 
 
 def _expected_byte_counts() -> NDArray[np.float64]:
-    """(256,) how often each byte occurs in a sentence on average."""
+    """Return the expected number of occurrences of each byte per sentence, (256,)."""
     visits = _expected_visits()
     counts = np.zeros(256)
-    for state, (word, p, after) in _all_rules():
+    for state, (word, p, after) in _all_transitions():
         written = f"{word}\n" if after == END else f"{word} "
         counts += visits[state] * p * np.bincount(list(written.encode()), minlength=256)
     return counts

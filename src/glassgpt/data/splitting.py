@@ -1,4 +1,4 @@
-"""Which documents, or which part of each, are training text and which validation text."""
+"""Rules that divide documents into training and validation text."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from typing import Protocol
 from glassgpt.errors import DataError
 
 TRAIN, VALIDATION = "train", "validation"
-ENOUGH = 10
-"""Documents that can be divided whole. Of fewer, one may be nearly all of the text, and chance would decide everything."""
-Part = tuple[str, str]
-"""A split's name and a text that belongs to it."""
+MIN_DOCUMENTS = 10
+"""Documents needed to assign whole documents. With fewer, a single one may be most of the text, and its assignment would
+decide everything."""
+SplitText = tuple[str, str]
+"""The name of a split and a text that belongs to it."""
 
 
 class SplitRule(Protocol):
-    """Divides documents; the same document is always divided in the same way."""
+    """Divides documents between the splits; deterministic for each document."""
 
     @property
     def description(self) -> str:
-        """The rule in words, for the summary."""
+        """The rule in words, for the dataset summary."""
         ...
 
-    def parts(self, digest: int, text: str) -> Iterator[Part]:
-        """The parts of one document."""
+    def divide(self, digest: int, text: str) -> Iterator[SplitText]:
+        """Yield the parts of one document with their splits."""
         ...
 
 
 @dataclass(frozen=True)
-class ByDocument:
-    """Each document goes whole to one side, decided by a seeded hash of its text alone.
+class HashSplit:
+    """Assign each whole document to a split by a seeded hash of its text.
 
     Attributes:
-        fraction: share of the hashes that mean validation.
+        fraction: share of hash values assigned to validation.
         seed: of the hash.
-        exception: a digest and its side, where hashing alone would leave that side empty.
+        exception: a digest and its split, used where the hash alone would leave that split empty.
     """
 
     fraction: float
@@ -47,44 +48,44 @@ class ByDocument:
     def description(self) -> str:
         """The rule in words."""
         text = f"by document, {self.fraction:.3g} for validation, seed {self.seed}"
-        return f"{text}; one document moved to {self.exception[1]}, else empty" if self.exception else text
+        return f"{text}; one document moved to {self.exception[1]}, otherwise empty" if self.exception else text
 
     def score(self, digest: int) -> float:
-        """The seeded hash as a number in [0, 1)."""
+        """Return the seeded hash of a document's digest as a number in [0, 1)."""
         content = f"{self.seed}:{digest}".encode()
         value = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
         return value / 2**64
 
-    def side(self, digest: int) -> str:
-        """Where a document goes."""
+    def split_of(self, digest: int) -> str:
+        """Return the split of a document."""
         if self.exception and digest == self.exception[0]:
             return self.exception[1]
         return VALIDATION if self.score(digest) < self.fraction else TRAIN
 
-    def parts(self, digest: int, text: str) -> Iterator[Part]:
-        """The document itself, on its side."""
-        yield self.side(digest), text
+    def divide(self, digest: int, text: str) -> Iterator[SplitText]:
+        """Yield the whole document."""
+        yield self.split_of(digest), text
 
 
 @dataclass(frozen=True)
-class Whole:
-    """Every document of a source goes to one side: the user named the source for it."""
+class FixedSplit:
+    """Assign every document of a source to the split the user named the source for."""
 
-    side: str
+    split: str
 
     @property
     def description(self) -> str:
         """The rule in words."""
-        return f"{self.side} text by source, as named"
+        return f"{self.split} text from its own sources"
 
-    def parts(self, digest: int, text: str) -> Iterator[Part]:
-        """The document itself."""
-        yield self.side, text
+    def divide(self, digest: int, text: str) -> Iterator[SplitText]:
+        """Yield the whole document."""
+        yield self.split, text
 
 
 @dataclass(frozen=True)
-class Tail:
-    """Each document is cut: the last `fraction` of its characters is validation text."""
+class TailSplit:
+    """Cut each document: the last `fraction` of its characters is validation text."""
 
     fraction: float
     reason: str
@@ -94,40 +95,41 @@ class Tail:
         """The rule in words."""
         return f"the last {self.fraction:.3g} of the characters of each document for validation ({self.reason})"
 
-    def parts(self, digest: int, text: str) -> Iterator[Part]:
-        """Head and tail, where they are not empty."""
+    def divide(self, digest: int, text: str) -> Iterator[SplitText]:
+        """Yield head and tail, unless empty."""
         cut = int(len(text) * (1 - self.fraction))
-        for side, part in ((TRAIN, text[:cut]), (VALIDATION, text[cut:])):
+        for split, part in ((TRAIN, text[:cut]), (VALIDATION, text[cut:])):
             if part:
-                yield side, part
+                yield split, part
 
 
-def plan(digests: Iterable[int], fraction: float, seed: int) -> SplitRule:
-    """The rule by document, or what replaces it where there are too few documents for chance to divide.
+def choose_rule(digests: Iterable[int], fraction: float, seed: int) -> SplitRule:
+    """Return a rule that leaves neither split empty: by document, or by tail if there are too few documents.
 
-    Reads `digests` only until enough are there and both sides have one.
+    Reads `digests` only until there are enough documents and both splits have one.
 
     Raises:
-        DataError: there is no document at all.
+        DataError: there are no documents.
     """
-    rule = ByDocument(fraction, seed)
-    seen: set[str] = set()
-    first: set[int] = set()
+    rule = HashSplit(fraction, seed)
+    splits: set[str] = set()
+    distinct: set[int] = set()
     lowest = highest = None
     for digest in digests:
         scored = (rule.score(digest), digest)
         lowest, highest = min(lowest or scored, scored), max(highest or scored, scored)
-        seen.add(rule.side(digest))
-        if len(first) < ENOUGH:
-            first.add(digest)
-        elif len(seen) == 2:
+        splits.add(rule.split_of(digest))
+        if len(distinct) < MIN_DOCUMENTS:
+            distinct.add(digest)
+        elif len(splits) == 2:
             return rule
     if lowest is None or highest is None:
         raise DataError("the sources hold no text")
-    if len(first) < ENOUGH:
-        count = "only one document" if len(first) == 1 else f"only {len(first)} documents"
-        return Tail(fraction, f"there {'is' if len(first) == 1 else 'are'} {count}")
-    if len(seen) == 2:
+    if len(distinct) < MIN_DOCUMENTS:
+        count = "is only one document" if len(distinct) == 1 else f"are only {len(distinct)} documents"
+        return TailSplit(fraction, f"there {count}")
+    if len(splits) == 2:
         return rule
-    moved = (lowest[1], VALIDATION) if VALIDATION not in seen else (highest[1], TRAIN)
-    return ByDocument(fraction, seed, moved)
+    # The hash left one split empty: move the document that was closest to it.
+    moved = (lowest[1], VALIDATION) if VALIDATION not in splits else (highest[1], TRAIN)
+    return HashSplit(fraction, seed, moved)

@@ -1,4 +1,4 @@
-"""A folder that appears complete or not at all, whatever happens while it is being made."""
+"""An output folder that appears complete or not at all, even if the process is interrupted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Stopped(KeyboardInterrupt):
-    """Not an Exception, so that no library between the signal and us takes it for an error of its own."""
+    """Not an `Exception`, so that no library between the signal and our code catches it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -28,15 +28,15 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def staged(out: Path, *, force: bool) -> Generator[tuple[Path, Path], None, None]:
-    """Yield a folder to fill and a scratch folder; at the end the first is renamed to `out`.
+def staged_folder(out: Path, *, force: bool) -> Generator[tuple[Path, Path], None, None]:
+    """Yield a folder to fill and a scratch folder; on success the first is renamed to `out`.
 
     Raises:
-        UsageError: `out` is there already, and is no data set or `force` is not given.
-        DataError: the disk is full, or cannot be written to.
-        Interrupted: Ctrl-C or SIGTERM came; both folders are gone.
+        UsageError: `out` exists and is not a dataset, or `force` is not given.
+        DataError: the disk is full or not writable.
+        Interrupted: SIGINT or SIGTERM was received; both folders have been removed.
     """
-    _refuse_existing(out, force)
+    _check_existing(out, force)
     try:
         with _stop_signals(), _temporary_folders(out) as (staging, scratch):
             yield staging, scratch
@@ -44,23 +44,23 @@ def staged(out: Path, *, force: bool) -> Generator[tuple[Path, Path], None, None
     except _Stopped as stop:
         raise Interrupted(f"stopped; nothing was written to {out}", stop.number) from stop
     except OSError as error:
-        what = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
+        problem = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
         where = error.filename or out
-        raise DataError(f"{what} ({where}); nothing was written to {out}") from error
+        raise DataError(f"{problem} ({where}); nothing was written to {out}") from error
 
 
-def _refuse_existing(out: Path, force: bool) -> None:
+def _check_existing(out: Path, force: bool) -> None:
     if not os.path.lexists(out):
         return
     if not (out / SUMMARY_FILE).is_file():
-        raise UsageError(f"{out} exists and is no data set, so it is left alone; give another --out")
+        raise UsageError(f"{out} exists and is not a dataset, so it is not replaced; choose another --out")
     if not force:
-        raise UsageError(f"{out} holds a data set already; replace it with --force, or give another --out")
+        raise UsageError(f"{out} already holds a dataset; replace it with --force, or choose another --out")
 
 
 @contextmanager
 def _temporary_folders(out: Path) -> Generator[tuple[Path, Path], None, None]:
-    """Beside `out`, on the same file system, so that renaming is one step."""
+    # Next to `out`, on the same file system, so that the rename is atomic.
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=parent) as folder:
@@ -87,13 +87,13 @@ def _publish(staging: Path, out: Path) -> None:
 
 @contextmanager
 def _stop_signals() -> Generator[None, None, None]:
-    """Turn SIGINT and SIGTERM into an exception that lets everything be cleaned up."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+    """Turn SIGINT and SIGTERM into an exception, so that the temporary folders are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:  # a second signal must not interrupt the cleaning up
+        for each in STOP_SIGNALS:  # a second signal must not interrupt the cleanup
             signal.signal(each, signal.SIG_IGN)
         raise _Stopped(number)
 

@@ -1,4 +1,4 @@
-"""What `prepare` found and wrote: the typed content of `dataset.json`."""
+"""The summary of a prepared dataset: the typed content of `dataset.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split of a data set. `tokens` counts the end-of-text before each document too."""
+    """Counts of one split; `tokens` includes the end-of-text token before each document."""
 
     documents: int
     characters: int
@@ -27,15 +27,15 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """A prepared data set in figures.
+    """Counts and origin of a prepared dataset.
 
     Attributes:
-        split_rule: in words, how documents were divided between training and validation.
-        duplicates: exact copies of documents that were dropped.
-        empty: documents without any text, which were dropped too.
-        vocabulary_used: how many different ids occur, end-of-text included.
-        frequent_tokens: the most frequent ids (end-of-text excluded) with their counts.
-        options: the options `prepare` was called with.
+        split_rule: how documents were divided between training and validation, in words.
+        duplicates: number of dropped exact copies.
+        empty: number of dropped empty documents.
+        vocabulary_used: number of distinct ids that occur, including end-of-text.
+        frequent_tokens: most frequent ids (without end-of-text) and their counts.
+        options: the options of `prepare`.
     """
 
     tokenizer_name: str
@@ -51,11 +51,11 @@ class DatasetSummary:
     options: dict[str, Any]
 
     def split(self, name: str) -> SplitSummary:
-        """The figures of "train" or "validation"."""
+        """Return the counts of "train" or "validation"."""
         return {"train": self.train, "validation": self.validation}[name]
 
     def to_json(self) -> str:
-        """The text of `dataset.json`."""
+        """Return the content of `dataset.json`."""
         return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
@@ -63,17 +63,17 @@ class DatasetSummary:
         """Read `dataset.json`.
 
         Raises:
-            DataError: the file is damaged, of another program, or of a newer version.
+            DataError: the file is damaged, not a glassgpt dataset, or of a newer version.
         """
         try:
             fields = json.loads(path.read_bytes())
-            found, version = fields.pop("format"), fields.pop("version")
+            file_format, version = fields.pop("format"), fields.pop("version")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DataError(f"{path} is damaged or not a data set of glassgpt: {error}") from error
-        if found != FORMAT or version != FORMAT_VERSION:
+            raise DataError(f"{path} is damaged or not a glassgpt dataset: {error}") from error
+        if file_format != FORMAT or version != FORMAT_VERSION:
             raise DataError(
-                f"{path} has the format {found} {version}, known here is {FORMAT} {FORMAT_VERSION}; "
-                "update glassgpt, or prepare the data again"
+                f"{path} has format {file_format} {version}, expected {FORMAT} {FORMAT_VERSION}; "
+                "update glassgpt or prepare the data again"
             )
         return cls._from_fields(path, fields)
 

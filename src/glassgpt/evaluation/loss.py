@@ -49,7 +49,7 @@ def evaluate_dataset(
     rows = max(1, TOKENS_PER_BATCH // context)
     device = next(model.parameters()).device
     with console.progress("evaluating", total, unit="tokens") as meter:
-        windows = _watched(validation_windows(tokens, context, rows=rows, limit=total), meter)
+        windows = _watched(validation_windows(tokens, context, batch_size=rows, limit=total), meter)
         return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device)
 
 

@@ -14,8 +14,8 @@ from rich.cells import cell_len
 
 from glassgpt import console
 from glassgpt.data.files import write_atomically
-from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.printable import printable
 from glassgpt.evaluation.compare import Comparison
 from glassgpt.evaluation.documents import shorten
 from glassgpt.evaluation.quality import FIGURES, Figure, share
@@ -130,7 +130,7 @@ def _wrapped(text: str) -> str:
 
 
 def _drawable(text: str) -> str:
-    return visible(shorten(text, TEXT_CHARACTERS).encode()) or "(nothing)"
+    return printable(shorten(text, TEXT_CHARACTERS).encode()) or "(nothing)"
 
 
 def _draw_texts(axes: Any, blocks: Sequence[tuple[str, str]], height: float) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from glassgpt import console
-from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.printable import printable
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding_trace import MIN_LOGPROB, DecodingStep, DecodingTrace, TokenCandidate, trace
 from glassgpt.generation.engine.engine import FinishReason, Sample, encode_prompt, stream
@@ -222,7 +222,7 @@ def format_token(tokenizer: Tokenizer, token: int) -> str:
     raw = tokenizer.token_bytes(token)
     if token == tokenizer.end_of_text:
         return raw.decode()
-    return f"“{visible(raw)}”"
+    return f"“{printable(raw)}”"
 
 
 def format_probability(logprob: float) -> str:
@@ -244,7 +244,7 @@ def _sample_json(number: int, sample: Sample) -> dict[str, Any]:
 def _token_json(token: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Id, text for the eye and bytes: different tokens that are no whole character have different bytes only."""
     raw = tokenizer.token_bytes(token)
-    return {"token": token, "piece": visible(raw), "bytes": list(raw)}
+    return {"token": token, "piece": printable(raw), "bytes": list(raw)}
 
 
 def _logprobs_json(step: DecodingStep, tokenizer: Tokenizer) -> dict[str, Any]:

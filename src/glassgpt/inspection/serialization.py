@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.printable import printable
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.interventions import to_json
 from glassgpt.inspection.tokenization import PreToken
@@ -73,7 +73,7 @@ def array(trace: Trace, name: str, *index: int, most: int = MAX_RESPONSE_VALUES)
 def token_json(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
     """Id, text for the eye, and bytes in hexadecimal."""
     raw = tokenizer.token_bytes(token)
-    return {"id": token, "piece": visible(raw), "bytes": raw.hex()}
+    return {"id": token, "piece": printable(raw), "bytes": raw.hex()}
 
 
 def numbers(values: Tensor) -> Any:

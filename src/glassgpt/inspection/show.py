@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from glassgpt import console
-from glassgpt.data.show import COLOURS, visible
+from glassgpt.data.show import COLOURS
+from glassgpt.data.tokenizers.printable import printable
 from glassgpt.errors import UsageError
 from glassgpt.generation.show import format_probability, format_token
 from glassgpt.inspection.analysis import (
@@ -86,7 +87,7 @@ def _show_tokens(trace: Trace) -> None:
     _heading("Tokens", f"{_count(len(trace['bytes']), 'byte')} → {_count(len(trace), 'token')}; {size}")
     line = Text()
     for at, token in enumerate(trace.tokens[:TOKENS_SHOWN]):
-        line.append(visible(trace.tokenizer.token_bytes(token)), style=COLOURS[at % len(COLOURS)])
+        line.append(printable(trace.tokenizer.token_bytes(token)), style=COLOURS[at % len(COLOURS)])
     if len(trace) > TOKENS_SHOWN:
         line.append(f" … and {len(trace) - TOKENS_SHOWN} more tokens", style="dim")
     console.out.print(line)
@@ -116,7 +117,7 @@ def _without_middle(stages: Sequence[str], gap: int) -> str:
 
 
 def _shown(piece: bytes) -> str:
-    return visible(piece).replace(" ", BLANK)
+    return printable(piece).replace(" ", BLANK)
 
 
 def _cut(text: str, cells: int) -> str:
@@ -258,7 +259,7 @@ def _show_change(trace: Trace, words: Sequence[str]) -> None:
 
 
 def _safe(words: str) -> str:
-    return visible(words.encode("utf-8", "replace"))
+    return printable(words.encode("utf-8", "replace"))
 
 
 def _parse_head(trace: Trace, words: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import regex
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.data.tokenizers.bpe import BPETokenizer, cut_blank_runs
+from glassgpt.data.tokenizers.bpe import BPETokenizer, split_whitespace_runs
 
 TABLES_KEPT = 4
 """Vocabularies whose ranks are kept as a table."""
@@ -72,7 +72,7 @@ def pretokens(tokenizer: Tokenizer, text: str) -> list[PreToken]:
     if not isinstance(tokenizer, BPETokenizer):
         return [PreToken(0, text.encode(), (), tokens)]
     pattern, ranks = _table(tokenizer)
-    words = [match[0].encode() for part in cut_blank_runs(text) for match in pattern.finditer(part)]
+    words = [match[0].encode() for part in split_whitespace_runs(text) for match in pattern.finditer(part)]
     starts = _running_total(map(len, words))
     return [_merged(start, raw, ranks) for start, raw in zip(starts, words, strict=False)]
 

@@ -319,7 +319,7 @@ class Trainer:
         """Loss on the fixed validation set, of the averaged weights where there are any; ranks share the work."""
         rows = max(1, min(self.train_step.micro_batch_size, EVALUATION_ROWS))
         limit = self.config.train.eval_tokens or None
-        windows = validation_windows(self._validation, self._context, rows=rows, limit=limit)
+        windows = validation_windows(self._validation, self._context, batch_size=rows, limit=limit)
         shared = self.dist.world_size > 1 and not self.train_step.loss.is_sharded
         if shared:
             windows = islice(windows, self.dist.rank, None, self.dist.world_size)

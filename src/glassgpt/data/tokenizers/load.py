@@ -1,4 +1,4 @@
-"""From a name, a path or a training request to a tokenizer."""
+"""Loading tokenizers by name or path, and training new ones."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ TRAINERS: dict[str, Callable[[int, Iterable[str]], Tokenizer]] = {
     "sentencepiece": train_sentencepiece,
 }
 
-SMALLEST_VOCABULARY = 257
-"""Each byte and end-of-text: below that a tokenizer could not write every text."""
+MIN_VOCAB_SIZE = 257
+"""All 256 bytes and end-of-text; a smaller vocabulary could not represent every text."""
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """The tokenizer called `gpt2` or `bytes`, or the one saved in a file or in a data set's or run's folder.
+    """Load the tokenizer named `gpt2` or `bytes`, or one saved in a file, a dataset folder or a run folder.
 
     Raises:
-        TokenizerError: there is no such name or file, or the file is damaged or of another program.
+        TokenizerError: there is no such name or file, or the file is damaged or not a glassgpt tokenizer.
     """
     named = NAMED.get(str(name_or_path))
     if named:
@@ -44,9 +44,9 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         path = path / TOKENIZER_FILE
     if not path.is_file():
         raise TokenizerError(
-            f"there is no tokenizer {str(name_or_path)!r}: give one of {', '.join(NAMED)}, "
-            f"a {TOKENIZER_FILE}, or a data set or run that holds one; "
-            f"prepare also trains one: {', '.join(f'{kind}:SIZE' for kind in TRAINERS)}"
+            f"tokenizer {str(name_or_path)!r} not found; give one of {', '.join(NAMED)}, "
+            f"a {TOKENIZER_FILE}, or a dataset or run folder; "
+            f"prepare also trains new ones: {', '.join(f'{kind}:SIZE' for kind in TRAINERS)}"
         )
     return _load_file(path)
 
@@ -62,16 +62,16 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """Rebuild a tokenizer from the text of its `tokenizer.json`.
 
     Raises:
-        TokenizerError: the text is damaged, of another program, or of a newer version.
-        MissingExtraError: the kind needs a library that is not installed.
+        TokenizerError: the text is damaged, not a glassgpt tokenizer, or of a newer version.
+        MissingExtraError: the tokenizer needs a library that is not installed.
     """
     fields = _parse(text)
     if fields.get("format") != FORMAT:
-        raise TokenizerError("not a tokenizer of glassgpt; make one with: glassgpt prepare … --tokenizer …")
+        raise TokenizerError("not a glassgpt tokenizer; create one with: glassgpt prepare … --tokenizer …")
     if fields.get("version") != FORMAT_VERSION or fields.get("kind") not in KINDS:
         raise TokenizerError(
-            f"tokenizer format {fields.get('version')}, kind {fields.get('kind')!r} is not known here "
-            f"(known: format {FORMAT_VERSION}, {', '.join(KINDS)}); update glassgpt"
+            f"tokenizer format {fields.get('version')}, kind {fields.get('kind')!r} is not supported "
+            f"(supported: format {FORMAT_VERSION}, {', '.join(KINDS)}); update glassgpt"
         )
     return _rebuild(fields)
 
@@ -85,7 +85,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _rebuild(fields: dict[str, Any]) -> Tokenizer:
-    damaged = "the tokenizer is damaged: its content does not match its fingerprint; take it from a copy"
+    damaged = "the tokenizer is damaged: its content does not match its fingerprint; restore it from a copy"
     try:
         tokenizer = KINDS[fields["kind"]](fields["name"], fields["payload"])
     except (KeyError, TypeError, ValueError) as error:
@@ -96,24 +96,24 @@ def _rebuild(fields: dict[str, Any]) -> Tokenizer:
 
 
 def is_training_spec(name: str) -> bool:
-    """Whether `name` asks for a tokenizer to be trained (`bpe:2048`) rather than loaded."""
+    """Return whether `name` requests training a tokenizer (`bpe:2048`) rather than loading one."""
     return name.partition(":")[0] in TRAINERS and ":" in name
 
 
 def train_tokenizer(spec: str, texts: Iterable[str]) -> Tokenizer:
-    """Train the tokenizer that `spec` asks for: `bpe:2048`, `unigram:8000` or `sentencepiece:8000`.
+    """Train a tokenizer: `bpe:2048`, `unigram:8000` or `sentencepiece:8000`.
 
-    The number is the size of the vocabulary, end-of-text included.
+    The number is the vocabulary size, including end-of-text.
 
     Raises:
-        UsageError: the spec cannot be understood, or the vocabulary is smaller than 257.
-        TokenizerError: the text is too little for such a vocabulary.
-        MissingExtraError: the kind needs a library that is not installed.
+        UsageError: the spec is malformed, or the vocabulary is smaller than 257.
+        TokenizerError: the text is too short for such a vocabulary.
+        MissingExtraError: the tokenizer needs a library that is not installed.
     """
     kind, _, size = spec.partition(":")
-    if kind not in TRAINERS or not size.isdecimal() or int(size) < SMALLEST_VOCABULARY:
+    if kind not in TRAINERS or not size.isdecimal() or int(size) < MIN_VOCAB_SIZE:
         raise UsageError(
-            f"cannot train a tokenizer {spec!r}: give KIND:SIZE with a kind of {', '.join(TRAINERS)} "
-            f"and a size of at least {SMALLEST_VOCABULARY}"
+            f"cannot train a tokenizer {spec!r}; give KIND:SIZE, where KIND is one of {', '.join(TRAINERS)} "
+            f"and SIZE is at least {MIN_VOCAB_SIZE}"
         )
     return TRAINERS[kind](int(size), texts)

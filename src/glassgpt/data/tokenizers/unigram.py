@@ -1,7 +1,6 @@
-"""Unigram language-model vocabulary (Kudo 2018) over bytes, trained and applied by Hugging Face's library.
+"""Unigram language-model tokenizer (Kudo 2018) over bytes, trained and run by Hugging Face's `tokenizers`.
 
-Text is first written in GPT-2's printable bytes, so that every Unicode text can be cut without an
-unknown token.
+Text is first mapped to GPT-2's printable bytes, so that every Unicode text can be encoded without an unknown token.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from glassgpt.errors import MissingExtraError
 
 
 class UnigramTokenizer(Tokenizer):
-    """Unigram pieces over bytes; the most probable segmentation of each word."""
+    """Unigram tokenizer over bytes; picks the most probable segmentation of each word."""
 
     kind = "unigram"
 
     def __init__(self, name: str, model: str) -> None:
-        """Take `model`, the JSON text of Hugging Face's library, as it is (it is what is fingerprinted)."""
+        """Store `model`, the JSON text of the library, unchanged (the fingerprint covers it)."""
         pieces = [piece for piece, _ in json.loads(model)["model"]["vocab"]]
         table = byte_of_character()
         super().__init__(name, [to_bytes(piece, table) for piece in pieces], {"model": model})
@@ -32,7 +31,7 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> UnigramTokenizer:
-        """Rebuild from `tokenizer.json`."""
+        """Rebuild from the payload of `tokenizer.json`."""
         return cls(name, payload["model"])
 
     def _encode(self, text: str) -> list[int]:
@@ -44,10 +43,10 @@ class UnigramTokenizer(Tokenizer):
 
 
 def train_unigram(vocab_size: int, texts: Iterable[str]) -> UnigramTokenizer:
-    """Train a Unigram vocabulary of at most `vocab_size` ids.
+    """Train a Unigram tokenizer with at most `vocab_size` ids.
 
-    The library sums in an order that changes from run to run: training twice on one text gives the same
-    pieces with scores that differ by up to 0.02. Keep the trained file where ids must stay the same.
+    Training is not deterministic: the library's summation order varies, so that two runs on the same text give the
+    same tokens with scores that differ by up to 0.02. Keep the trained file if ids must stay the same.
     """
     library = _library()
     tokenizer = library.Tokenizer(library.models.Unigram())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.batches import Batches
 from glassgpt.data.shards import SPLITS, TokenArray, TokenDataset
-from glassgpt.data.show import visible
+from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
 from glassgpt.diagnosis.series import NGramBaseline, ngram_baseline
 from glassgpt.errors import GlassGPTError
@@ -198,7 +198,7 @@ def _apart(hashes: Hashes, n: int) -> Hashes:
 
 
 def _shown(dataset: TokenDataset, tokens: Tokens) -> str:
-    text = "".join(visible(dataset.tokenizer.token_bytes(int(token))) for token in tokens)
+    text = "".join(printable(dataset.tokenizer.token_bytes(int(token))) for token in tokens)
     return f"“{text[:EXAMPLE_CHARACTERS]}…”"
 
 

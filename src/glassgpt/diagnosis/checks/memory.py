@@ -144,7 +144,7 @@ def _counted(train_step: TrainStep, hardware: Hardware, text: TokenArray, rows: 
 
 def _step_and_evaluate(train_step: TrainStep, hardware: Hardware, text: TokenArray, rows: int) -> None:
     config = train_step.model.config
-    windows = validation_windows(text, config.context_length, rows=rows, limit=rows * config.context_length)
+    windows = validation_windows(text, config.context_length, batch_size=rows, limit=rows * config.context_length)
     lengths = np.ones(config.vocab_size, dtype=np.int64)
     with hardware.kernels():
         train_step.model.train()

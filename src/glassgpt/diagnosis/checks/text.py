@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from glassgpt.data.show import visible
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.diagnosis.series import NGramBaseline
 from glassgpt.generation.engine.engine import Sample, generate_many
@@ -73,7 +73,7 @@ def write(
     samples = [found[0] for found in generate_many(model, tokenizer, prompts, replace(options, num_samples=1))]
     loops = [loop for sample in samples if (loop := find_loop(sample.tokens))]
     early = [s for s in samples if s.finish_reason != "length" and len(s.tokens) <= EARLY_TOKENS]
-    example = "".join(visible(tokenizer.token_bytes(token)) for token in loops[0]) if loops else ""
+    example = "".join(printable(tokenizer.token_bytes(token)) for token in loops[0]) if loops else ""
     return GeneratedTexts(
         samples,
         len(loops) / len(samples),

@@ -1,0 +1,39 @@
+"""What `prepare` reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from glassgpt.data.summary import DatasetSummary
+from glassgpt.data.tokenizers import Tokenizer
+
+
+class PrepareObserver:
+    """Callbacks of `prepare`. Each does nothing here; a subclass overrides those it is interested in."""
+
+    def on_ignored_files(self, folder: Path, count: int, suffixes: Sequence[str]) -> None:
+        """`count` files of a source folder are not read; `suffixes` are their most frequent suffixes."""
+
+    def on_tokenizer_training(self, spec: str) -> None:
+        """A tokenizer is about to be trained."""
+
+    def on_small_vocabulary(self, vocab_size: int) -> None:
+        """The training text yields a smaller vocabulary than requested, with `vocab_size` ids."""
+
+    def on_prepared(self, summary: DatasetSummary, tokenizer: Tokenizer) -> None:
+        """The dataset is complete."""
+
+    def progress(self, task: str, total_bytes: int | None) -> AbstractContextManager[Callable[[int], None]]:
+        """Return a context for a long task, which yields a function to call with each number of bytes processed.
+
+        Args:
+            task: the task, for display: "preparing", "downloading URL".
+            total_bytes: size of the task, or None if unknown.
+        """
+        return nullcontext(_ignore)
+
+
+def _ignore(n_bytes: int) -> None:
+    pass

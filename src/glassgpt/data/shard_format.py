@@ -1,0 +1,79 @@
+"""The header of a token shard.
+
+A shard is a 128-byte header followed by its tokens, little-endian uint16 or uint32.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glassgpt.errors import DataError
+
+MAGIC = b"GLASSTOK"
+VERSION = 1
+HEADER = struct.Struct("<8sHHIQ32s32s40x")
+"""Magic, version, bytes per token, vocabulary size, number of tokens, tokenizer fingerprint, SHA-256 of the tokens."""
+DTYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+"""Token types by bytes per token."""
+
+REBUILD_HINT = "rebuild the dataset with: glassgpt prepare SOURCE --out DIR --force"
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """The header of a shard.
+
+    Attributes:
+        bytes_per_token: 2 or 4.
+        vocab_size: of the tokenizer.
+        tokens: number of tokens in the shard.
+        fingerprint: of the tokenizer, in hex.
+        checksum: SHA-256 of the tokens as stored.
+    """
+
+    bytes_per_token: int
+    vocab_size: int
+    tokens: int
+    fingerprint: str
+    checksum: bytes
+
+    def pack(self) -> bytes:
+        """Return the header as stored on disk."""
+        fingerprint = bytes.fromhex(self.fingerprint)
+        fields = (self.bytes_per_token, self.vocab_size, self.tokens, fingerprint, self.checksum)
+        return HEADER.pack(MAGIC, VERSION, *fields)
+
+    @classmethod
+    def read(cls, path: Path) -> ShardHeader:
+        """Read the header of a shard and check it against the size of the file.
+
+        Raises:
+            DataError: the shard is missing, truncated, or has another format or version.
+        """
+        try:
+            with path.open("rb") as file:
+                raw = file.read(HEADER.size)
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError as error:
+            raise DataError(f"the shard {path} is missing; {REBUILD_HINT}") from error
+        if len(raw) < HEADER.size or not raw.startswith(MAGIC):
+            raise DataError(f"{path} is not a token shard; {REBUILD_HINT}")
+        return cls._unpack(path, raw, size)
+
+    @classmethod
+    def _unpack(cls, path: Path, raw: bytes, size: int) -> ShardHeader:
+        _, version, bytes_per_token, vocab_size, tokens, fingerprint, checksum = HEADER.unpack(raw)
+        if version != VERSION:
+            raise DataError(
+                f"{path} has shard version {version}, but only version {VERSION} is supported; "
+                f"update glassgpt or {REBUILD_HINT}"
+            )
+        if bytes_per_token not in DTYPES or size != HEADER.size + tokens * bytes_per_token:
+            raise DataError(f"{path} is truncated or damaged ({size} bytes for {tokens} tokens); {REBUILD_HINT}")
+        return cls(bytes_per_token, vocab_size, tokens, fingerprint.hex(), checksum)
