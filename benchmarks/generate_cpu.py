@@ -49,7 +49,7 @@ from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.generation.bench import TOP_50
-from glassgpt.generation.engine.engine import generate
+from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.model.transformer import LanguageModel

@@ -11,7 +11,7 @@ from cpu_parts.models import END_OF_TEXT, matching_models
 from cpu_parts.steps import require_token_counts
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
-from glassgpt.generation.engine.engine import generate
+from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.transformer import LanguageModel

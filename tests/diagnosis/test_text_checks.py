@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.diagnosis.checks import text as text_checks
-from glassgpt.generation.engine.engine import Sample
+from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions
 
 

@@ -18,7 +18,7 @@ from glassgpt.evaluation.coherence import Coherence, ModelStates
 from glassgpt.evaluation.continuations import generation_jobs, surprisals, write
 from glassgpt.evaluation.held_out import Continuation, PromptOptions, continuation_of, human_continuations
 from glassgpt.evaluation.quality import FIGURES, mean_surprisal, measure
-from glassgpt.generation.engine.engine import generate_many
+from glassgpt.generation.engine.generate import generate_many
 from glassgpt.generation.options import GenerationOptions
 
 

@@ -11,9 +11,11 @@ from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError, RequestError
-from glassgpt.generation.engine import engine
+from glassgpt.generation.engine import decoder_selection
 from glassgpt.generation.engine.decoding import StepwiseDecoder
-from glassgpt.generation.engine.engine import Engine, encode_prompt, generate, generate_many, stream
+from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.engine.generate import generate, generate_many, stream
+from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions, TokenHistory
@@ -336,7 +338,7 @@ def graph_decoder(*parts):
     return pytest.importorskip("glassgpt.generation.gpu.graphs").GraphDecoder(*parts)
 
 
-DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": SpeculativeDecoding().decoder, "graphs": graph_decoder}
+DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": SpeculativeDecoding(), "graphs": graph_decoder}
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
@@ -370,7 +372,7 @@ def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
     "error",
     [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
 )
-def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, capsys):
+def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, caplog):
     def cramped(model, vocab_size, slots, capacity, most=2):
         if slots > most:
             raise error
@@ -385,8 +387,8 @@ def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, caps
             written[piece.request].append(piece.token)
     alone = [generate(model, BYTES, prompt, options)[0].tokens for prompt in PROMPTS]
     assert [[token for token in tokens if token != 256] for tokens in written.values()] == alone
-    assert "out of memory with 12 texts at once: going on with 1;" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(GenerationError, match="memory does not suffice for one text"):
+    assert "out of memory with 12 sequences at a time; continuing with 1 " in caplog.text
+    with pytest.raises(GenerationError, match="out of memory with a single sequence"):
         Engine(model, BYTES, slots=4, decoder=functools.partial(cramped, most=0))
 
 
@@ -398,8 +400,8 @@ def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
             asked.append((vocab_size, slots, capacity))
             super().__init__(model, vocab_size, slots, capacity)
 
-        def advance(self, rows):
-            drawn.append(super().advance(rows))
+        def decode(self, sequences):
+            drawn.append(super().decode(sequences))
             return drawn[-1]
 
     options = GenerationOptions(max_tokens=4, seed=3, stop_tokens=())
@@ -415,17 +417,17 @@ def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
 def test_which_decoder_is_the_fastest(model, monkeypatch):
     graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
     monkeypatch.setattr(graphs, "GraphDecoder", lambda *_: "graphs")
-    monkeypatch.setattr(engine, "StepwiseDecoder", lambda *_: "step by step")
+    monkeypatch.setattr(decoder_selection, "StepwiseDecoder", lambda *_: "step by step")
 
     def chosen(model, device, dtype):
-        return engine.select_decoder(as_if_on(model, device, dtype), 257, 1, 8)
+        return decoder_selection.select_decoder(as_if_on(model, device, dtype), 257, 1, 8)
 
     assert chosen(model, "cuda", torch.bfloat16) == "graphs"
     assert chosen(model, "cuda", torch.float32) == "step by step"
     assert chosen(model, "cpu", torch.bfloat16) == "step by step"
     odd = build_model(dataclasses.replace(model.config, n_embd=9))  # heads of width 3, which the kernels do not know
     assert chosen(odd, "cuda", torch.bfloat16) == "step by step"
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoder_selection, "find_spec", lambda name: None)
     assert chosen(model, "cuda", torch.bfloat16) == "step by step"
 
 
@@ -438,14 +440,14 @@ def test_a_slot_smaller_than_the_context_is_a_limit_too(model):
     assert ([piece.token for piece in pieces], pieces[-1].finish_reason) == (free[:5], "length")
     assert small.is_idle
     for prompt, allowed in (
-        ("x" * 13, "has 13 tokens; allowed are 1 to 12"),
-        ("", "has 0 tokens; allowed are 1 to 12"),
+        ("x" * 13, "has 13 tokens; it must have 1 to 12"),
+        ("", "has 0 tokens; it must have 1 to 12"),
     ):
         with pytest.raises(GenerationError, match=allowed):
             small.submit(BYTES.encode(prompt), options)
     assert small.is_idle
     for sizes in ({"slots": 0}, {"capacity": 0}):
-        with pytest.raises(GenerationError, match="at least 1 for both"):
+        with pytest.raises(GenerationError, match="both must be at least 1"):
             Engine(model, BYTES, **sizes)
 
 
@@ -495,23 +497,23 @@ def test_a_full_context_can_be_read_anew(model):
 def test_a_spoilt_model_is_named(temperature):
     spoilt = random_model()
     spoilt.norm.weight.data.fill_(torch.nan)
-    with pytest.raises(GenerationError, match=r"no numbers \(NaN\).*doctor"):
+    with pytest.raises(GenerationError, match=r"logits contain NaN.*doctor"):
         generate(spoilt, BYTES, "a", GenerationOptions(temperature=temperature, seed=1))
 
 
-def test_memory_running_out_changes_no_text(model, monkeypatch, capsys):
+def test_memory_running_out_changes_no_text(model, monkeypatch, caplog):
     options = GenerationOptions(max_tokens=10, seed=3)
     calm = generate_many(model, BYTES, PROMPTS, options)
-    advance = StepwiseDecoder.advance
+    decode = StepwiseDecoder.decode
 
     def cramped(self, rows):
         if len(rows) > 3:
             raise torch.OutOfMemoryError("pretended")
-        return advance(self, rows)
+        return decode(self, rows)
 
-    monkeypatch.setattr(StepwiseDecoder, "advance", cramped)
+    monkeypatch.setattr(StepwiseDecoder, "decode", cramped)
     assert generate_many(model, BYTES, PROMPTS, options) == calm
-    assert "out of memory" in capsys.readouterr().err
-    monkeypatch.setattr(StepwiseDecoder, "advance", lambda self, rows: cramped(self, [*rows] * 4))
-    with pytest.raises(GenerationError, match="memory does not suffice"):
+    assert "out of memory" in caplog.text
+    monkeypatch.setattr(StepwiseDecoder, "decode", lambda self, rows: cramped(self, [*rows] * 4))
+    with pytest.raises(GenerationError, match="out of memory with a single"):
         generate(model, BYTES, "a", options)

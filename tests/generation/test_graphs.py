@@ -78,7 +78,7 @@ def written(model, rows, decoder, slots=4, capacity=24, end=None):
         for row, token in scheduler.step():
             if row.is_full or token == end:
                 scheduler.finish(row)
-    return [row.drawn for row in rows]
+    return [row.output_ids for row in rows]
 
 
 @pytest.mark.parametrize(("shape", "length", "keys"), SHAPES.values(), ids=SHAPES.keys())
@@ -175,7 +175,7 @@ def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch
     rows = []
     for number, settings in enumerate(DRAWS):
         row = row_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": (number + 13 * ties) * 7_919_333_777})
-        row.drawn = [2, 9, 9, 9, 30][: number % 6]
+        row.output_ids = [2, 9, 9, 9, 30][: number % 6]
         rows.append(row)
     logits = torch.randn(len(rows), 48) * 3
     if ties:
@@ -217,7 +217,7 @@ def test_a_broken_model_is_named(model, monkeypatch):
     spoilt = copy.deepcopy(model)
     spoilt.norm.weight.data[0] = math.nan
     for decoder in (GraphDecoder, StepwiseDecoder):
-        with pytest.raises(GenerationError, match="logits that are no numbers"):
+        with pytest.raises(GenerationError, match="logits contain NaN"):
             written(spoilt, [row_of([1, 2])], decoder)
 
 
@@ -352,12 +352,12 @@ def prompts_on_a_gpu(model, monkeypatch):
 def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
     monkeypatch.setattr(graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
-    assert made.read([[1, 2, 3], [4, 5]]) == "in chunks"
-    assert made.read([[1] * 8, [2]]).advance() is True  # the shape is the same: two rows, at most eight tokens
-    assert made.read([[1], [2]]).advance() is True
+    assert made.prefill([[1, 2, 3], [4, 5]]) == "in chunks"
+    assert made.prefill([[1] * 8, [2]]).step() is True  # the shape is the same: two rows, at most eight tokens
+    assert made.prefill([[1], [2]]).step() is True
     assert captured == [(2, 8)]
-    assert made.read([[1] * 9, [2]]) == "in chunks"  # another shape
-    made.read([[1] * 16, [2]]), made.read([[3, 4]] * 5), made.read([[3, 4]] * 6)
+    assert made.prefill([[1] * 9, [2]]) == "in chunks"  # another shape
+    made.prefill([[1] * 16, [2]]), made.prefill([[3, 4]] * 5), made.prefill([[3, 4]] * 6)
     assert captured == [(2, 8), (2, 16), (6, 8)]
 
 
@@ -366,7 +366,7 @@ def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkey
     made, captured = prompts_on_a_gpu
     monkeypatch.setattr(graphs, "PROMPT_TOKENS", (8, 32))
     for _ in range(2):
-        made.read([[1] * 20, [2]])
+        made.prefill([[1] * 20, [2]])
     assert captured == [(2, model.config.context_length)]
 
 
@@ -375,9 +375,9 @@ def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
     monkeypatch.setattr(graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
     for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
-        assert [made.read(prompts) for _ in range(3)] == ["in chunks"] * 3
+        assert [made.prefill(prompts) for _ in range(3)] == ["in chunks"] * 3
     made._device = CPU
-    assert [made.read([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3
+    assert [made.prefill([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3
     assert captured == []
 
 
@@ -386,8 +386,8 @@ def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
     made, captured = prompts_on_a_gpu
     taken = KVCache(model.config, 4, 24)
     for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
-        reading, plain = made.read(prompts), graphs.ChunkedPrefill(model, prompts)
-        while not (reading.advance() & plain.advance()):
+        reading, plain = made.prefill(prompts), graphs.ChunkedPrefill(model, prompts)
+        while not (reading.step() & plain.step()):
             pass
         lengths = [len(prompt) for prompt in prompts]
         taken.copy_slots([3, 1], reading.cache, [0, 1], lengths)

@@ -17,7 +17,7 @@ from glassgpt.generation import precision
 from glassgpt.generation.cpu import kernels as products
 from glassgpt.generation.cpu.kernels import KERNELS, Kernel
 from glassgpt.generation.cpu.layout import product_by_columns, store_by_columns
-from glassgpt.generation.engine.engine import generate
+from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import (
     PackedGPT2,

@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation import processors as ours
-from glassgpt.generation.engine.engine import generate, stream
+from glassgpt.generation.engine.generate import generate, stream
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import build_processors, process
 from glassgpt.interchange.huggingface import export_model

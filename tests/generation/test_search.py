@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.engine import generate, generate_many
+from glassgpt.generation.engine.generate import generate, generate_many
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import BeamCandidate, Hypothesis, beam_search, share
 from glassgpt.generation.search.context import SearchContext

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.engine import Engine, encode_prompt, generate, generate_many, stream
-from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding, lookup_draft
+from glassgpt.generation.engine.drafting import lookup_draft
+from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.engine.generate import generate, generate_many, stream
+from glassgpt.generation.engine.prompt import encode_prompt
+from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import build_processors, process
 from small_models import CONTEXT, attentive_model, disturbed, share_that_depends_on_far_tokens
@@ -77,7 +80,7 @@ def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
 @pytest.mark.parametrize("who", ["alike", "the text"])
 def test_rows_come_and_go_while_others_are_guessed_for(model, drafts, who):
     options = GenerationOptions(max_tokens=14, seed=5, stop=("e", "a", "o"))
-    engine = Engine(model, BYTES, slots=2, decoder=SpeculativeDecoding(drafts[who]).decoder)
+    engine = Engine(model, BYTES, slots=2, decoder=SpeculativeDecoding(drafts[who]))
     ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS * 2]
     tokens = {request: [] for request in ids}
     while not engine.is_idle:
@@ -125,7 +128,7 @@ def test_memory_running_out_changes_no_text(model, drafts, monkeypatch):
     options = GenerationOptions(max_tokens=12, seed=3, num_samples=3)
     calm = generate_many(model, BYTES, PROMPTS, options)
     failed = []
-    for method in ("advance", "_verify"):  # before the pass, and after it
+    for method in ("decode", "_verify"):  # before the pass, and after it
         with monkeypatch.context() as patch:
             real = getattr(SpeculativeDecoder, method)
 
@@ -147,7 +150,7 @@ def test_what_is_drawn_is_drawn_from_the_models_distribution(model, drafts):
     options = GenerationOptions(max_tokens=2, seed=2024, num_samples=count, top_k=3, top_p=1.0, temperature=1.0)
     speculation = SpeculativeDecoding(drafts["alike"], 2)
     encoded = encode_prompt(model, BYTES, prompt, options)
-    engine = Engine(model, BYTES, slots=count, capacity=8, decoder=speculation.decoder)
+    engine = Engine(model, BYTES, slots=count, capacity=8, decoder=speculation)
     engine.submit(encoded, options)
     drawn = [[] for _ in range(count)]
     while not engine.is_idle:

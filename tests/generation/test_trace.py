@@ -10,7 +10,8 @@ from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation import decoding_trace as traces
 from glassgpt.generation.decoding_trace import MIN_LOGPROB, trace
-from glassgpt.generation.engine.engine import encode_prompt, generate
+from glassgpt.generation.engine.generate import generate
+from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import build_processors, process

@@ -134,7 +134,7 @@ def test_the_model_stays_as_it_was(config):
 
 
 def test_the_next_token_is_that_of_generation():
-    from glassgpt.generation.engine.engine import generate
+    from glassgpt.generation.engine.generate import generate
 
     model = shaken(GPT2)
     options = GenerationOptions(temperature=0, max_tokens=1, repetition_penalty=3.0)

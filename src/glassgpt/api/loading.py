@@ -15,7 +15,8 @@ from glassgpt.device import pick_device
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.generation.decoding_trace import DecodingTrace, explain
-from glassgpt.generation.engine.engine import Sample, TokenChunk, stream
+from glassgpt.generation.engine.generate import stream
+from glassgpt.generation.engine.output import Sample, TokenChunk
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.precision import Precision, prepare_for_decoding

@@ -60,7 +60,7 @@ def generate(
     from glassgpt.cli.generation_flags import options_from_flags, read_prompts
     from glassgpt.cli.strategy_flags import strategy_from_flags
     from glassgpt.evaluation.precision_cost import show_precision_cost
-    from glassgpt.generation.engine.engine import random_seed
+    from glassgpt.generation.engine.prompt import random_seed
     from glassgpt.generation.show import EXPLAINED_TOKENS, print_generation
     from glassgpt.generation.strategy_options import SpeculativeOptions
 

@@ -13,7 +13,9 @@ from glassgpt.data.shards import TokenArray
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.held_out import Continuation
 from glassgpt.evaluation.perplexity import Span, span_nats
-from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Engine, TokenChunk, token_limit
+from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Engine
+from glassgpt.generation.engine.output import TokenChunk
+from glassgpt.generation.engine.prompt import token_limit
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 

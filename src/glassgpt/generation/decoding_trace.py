@@ -16,7 +16,9 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.engine import Sample, encode_prompt, generate
+from glassgpt.generation.engine.generate import generate
+from glassgpt.generation.engine.output import Sample
+from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sequence import dropped_at
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import LogitsProcessor, build_processors

@@ -12,7 +12,9 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.errors import GenerationError
 from glassgpt.generation.decoding_trace import MIN_LOGPROB, DecodingStep, DecodingTrace, TokenCandidate, trace
-from glassgpt.generation.engine.engine import FinishReason, Sample, encode_prompt, stream
+from glassgpt.generation.engine.generate import stream
+from glassgpt.generation.engine.output import FinishReason, Sample
+from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.speculative import AcceptanceStats, SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import ScoredSample

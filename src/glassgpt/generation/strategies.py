@@ -7,7 +7,10 @@ from typing import Any
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Sample, encode_prompt, iter_samples
+from glassgpt.generation.engine.engine import DEFAULT_SLOTS
+from glassgpt.generation.engine.generate import iter_samples
+from glassgpt.generation.engine.output import Sample
+from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import beam_search

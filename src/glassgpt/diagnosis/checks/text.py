@@ -16,7 +16,8 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.diagnosis.series import NGramBaseline
-from glassgpt.generation.engine.engine import Sample, generate_many
+from glassgpt.generation.engine.generate import generate_many
+from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 

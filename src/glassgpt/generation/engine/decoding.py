@@ -1,12 +1,12 @@
-"""One step for all rows that are being written, and how their prompts are read.
+"""One decoding step for a batch of sequences, and how their prompts get into the cache.
 
-`StepwiseDecoder` is the readable one: the model, the processors and the gumbel_sample, called one after the other.
-Others do the same faster and are held against it.
+`StepwiseDecoder` is the readable reference implementation: model, logits processors, sampling, one after the other.
+The decoders in `gpu/` and `speculative.py` give the same tokens, faster, and are tested against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -19,98 +19,103 @@ from glassgpt.generation.processors import process
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
-CHUNK = 512
-"""Tokens of a prompt that are read at once."""
+PREFILL_CHUNK = 512
+"""Tokens of each prompt that are processed in one pass of the model."""
 PADDING = 0
-"""Any token: what stands behind a row's end is never looked at."""
+"""Any token id: the cache ignores everything behind a sequence's length."""
 
 
-def padded(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Texts of different length as (B, T), filled up on the right; at least one token wide."""
-    longest = max(1, *map(len, texts))
-    return torch.tensor([[*text, *[PADDING] * (longest - len(text))] for text in texts], device=device)
+def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return token lists of different length as (B, T), padded on the right; T is at least 1."""
+    longest = max(1, *map(len, sequences))
+    padded = [[*tokens, *[PADDING] * (longest - len(tokens))] for tokens in sequences]
+    return torch.tensor(padded, device=device)
+
+
+class Prefill(Protocol):
+    """Prompts that are being processed into a cache of their own.
+
+    Attributes:
+        cache: one slot per prompt, valid once `step` has returned True.
+    """
+
+    cache: KVCache
+
+    def step(self) -> bool:
+        """Process the next part; return True if it was the last."""
+        ...
 
 
 class Decoder(Protocol):
-    """Keeps rows in slots 0, 1, 2, … and draws their next tokens.
+    """Generates the next tokens of sequences that occupy cache slots 0, 1, 2, …
 
     Attributes:
-        slots: how many rows fit.
+        slots: number of sequences that fit.
         capacity: tokens that fit into a slot.
     """
 
     slots: int
     capacity: int
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Begin to read prompts."""
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+        """Start to process prompts, at least one token each."""
         ...
 
-    def place(self, slot: int, row: SequenceState, source: KVCache, source_row: int) -> None:
-        """Begin a row whose visible tokens but the last have been read into a row of `source`."""
+    def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:
+        """Put a sequence into a slot; `source` holds all its visible tokens but the last."""
         ...
 
     def move(self, source: int, target: int) -> None:
-        """Carry a row to another slot."""
+        """Move a sequence to another slot."""
         ...
 
-    def advance(self, rows: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
-        """Draw for the rows that lie in slots 0, 1, 2, …: pairs of row and token, in the order of the text.
+    def decode(self, sequences: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
+        """Yield (sequence, token) pairs for the sequences in slots 0, 1, 2, …, each sequence's tokens in order.
 
-        Tokens may come late, with a later call, and a row may get several at once.
+        A sequence may get several tokens from one call, or get them from a later call.
         """
         ...
 
 
-class Prefill(Protocol):
-    """Prompts on their way into a cache of their own.
-
-    Attributes:
-        cache: where they are when all has been read, a row each.
-    """
-
-    cache: KVCache
-
-    def advance(self) -> bool:
-        """Read a part of what is left; whether that was the last."""
-        ...
+DecoderFactory = Callable[[LanguageModel, int, int, int], Decoder]
+"""Builds a decoder from a model, the vocabulary size, the number of slots and their capacity."""
 
 
 class ChunkedPrefill:
-    """Prompts are read some tokens at a time, so that a long one does not hold up the rows that are being written.
+    """Processes prompts in chunks, so that a long prompt does not hold up the sequences that are being decoded.
 
     Args:
-        model: reads.
-        prompts: tokens, at least one a prompt. Shorter ones are filled up on the right.
-        chunk: tokens of each prompt read at once.
+        model: in evaluation mode.
+        prompts: token ids, at least one per prompt; shorter prompts are padded on the right.
+        chunk: tokens of each prompt that are processed at once.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int = CHUNK) -> None:
+    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int = PREFILL_CHUNK) -> None:
         self._model, self._chunk = model, chunk
         self._lengths = [len(prompt) for prompt in prompts]
         parameter = next(model.parameters())
-        self._tokens = padded(prompts, parameter.device)  # (B, T)
+        self._tokens = pad_right(prompts, parameter.device)  # (B, T)
         longest = self._tokens.size(1)
         self.cache = KVCache(model.config, len(prompts), longest, dtype=parameter.dtype, device=parameter.device)
-        self._read = 0
+        self._n_done = 0
 
-    def advance(self) -> bool:
-        """Read one more chunk; whether that was the last."""
-        chunk = self._tokens[:, self._read : self._read + self._chunk]
-        self._model.features(chunk, self.cache)  # without the head: nobody asks what comes after a prompt's middle
-        self._read += chunk.size(1)
-        if self._read < self._tokens.size(1):
+    def step(self) -> bool:
+        """Process one more chunk; return True if it was the last."""
+        chunk = self._tokens[:, self._n_done : self._n_done + self._chunk]
+        self._model.features(chunk, self.cache)  # no head: the logits inside a prompt are not needed
+        self._n_done += chunk.size(1)
+        if self._n_done < self._tokens.size(1):
             return False
-        self.cache.truncate(self._lengths)
+        self.cache.truncate(self._lengths)  # forget the padding
         return True
 
 
 class StepwiseDecoder:
-    """One token a row and call, every part of the step called by its name.
+    """One token per sequence and call, with no step hidden.
 
     Args:
         model: in evaluation mode.
-        vocab_size: tokens that may be drawn; what a model has beyond it pads its tables.
+        vocab_size: the tokenizer's; a model may have more logits, which are padding.
         slots: see `Decoder`.
         capacity: see `Decoder`.
     """
@@ -122,67 +127,69 @@ class StepwiseDecoder:
         self._device = parameter.device
         self._cache = KVCache(model.config, slots, capacity, dtype=parameter.dtype, device=self._device)
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """See `Decoder`."""
         return ChunkedPrefill(self._model, prompts)
 
-    def place(self, slot: int, row: SequenceState, source: KVCache, source_row: int) -> None:
+    def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:
         """See `Decoder`."""
-        self._cache.copy_slot(slot, source, source_row, row.n_visible - 1)
+        self._cache.copy_slot(slot, source, source_slot, sequence.n_visible - 1)
 
     def move(self, source: int, target: int) -> None:
         """See `Decoder`."""
         self._cache.copy_slot(target, self._cache, source)
 
-    def advance(self, rows: Sequence[SequenceState]) -> list[tuple[SequenceState, int]]:
+    def decode(self, sequences: Sequence[SequenceState]) -> list[tuple[SequenceState, int]]:
         """See `Decoder`."""
-        last = torch.tensor([[row.last] for row in rows], device=self._device)
-        cache = self._cache.first_slots(len(rows))
-        cache.truncate([row.n_visible - 1 for row in rows])  # longer only where memory ran out after the last pass
+        last = torch.tensor([[sequence.last_token] for sequence in sequences], device=self._device)  # (B, 1)
+        cache = self._cache.first_slots(len(sequences))
+        # Slots are longer than this only if memory ran out after the last pass of the model.
+        cache.truncate([sequence.n_visible - 1 for sequence in sequences])
         logits = self._model(last, cache)[:, 0, : self._vocab_size]  # (B, V)
-        tokens = sample_tokens(logits.float().cpu(), rows)
-        return list(zip(rows, tokens, strict=True))
+        tokens = sample_tokens(logits.float().cpu(), sequences)
+        return list(zip(sequences, tokens, strict=True))
 
 
-def sample_tokens(logits: Tensor, rows: Sequence[SequenceState]) -> list[int]:
-    """A token for each row by its own settings, seed and position: logits (B, V) float32.
+def sample_tokens(logits: Tensor, sequences: Sequence[SequenceState]) -> list[int]:
+    """Process logits (B, V) float32 and sample a token for each sequence, by its own options, seed and position.
 
     Raises:
-        GenerationError: the model's logits are no numbers.
-        RequestError: a request's settings leave it no token; nothing has been drawn for the others either.
+        GenerationError: the logits contain NaN.
+        RequestError: a request's options leave it no token; no sequence has been given a token then.
     """
     if bool(logits.isnan().any()):
         raise nan_logits_error()
-    tokens = [0] * len(rows)
-    for members in group_by_request(rows):
-        request = rows[members[0]].request
-        try:
-            own = process(logits[members], request.processors, [rows[i].history for i in members])
-        except GenerationError as error:
-            raise RequestError(str(error), request.id) from error
-        for i, token in zip(members, _draw(own, [rows[i] for i in members]), strict=True):
+    tokens = [0] * len(sequences)
+    for members in group_by_request(sequences):
+        group = [sequences[i] for i in members]
+        for i, token in zip(members, _sample_group(logits[members], group), strict=True):
             tokens[i] = token
     return tokens
 
 
-def nan_logits_error() -> GenerationError:
-    """What is said where logits are NaN."""
-    return GenerationError(
-        "the model gives logits that are no numbers (NaN): its weights were spoilt in training; use an earlier "
-        "checkpoint, and see: glassgpt doctor RUN"
-    )
-
-
-def _draw(logits: Tensor, rows: Sequence[SequenceState]) -> list[int]:
-    if rows[0].request.options.is_greedy:
-        return sample(logits, None).tolist()
-    seeds = [row.request.seed for row in rows]
-    return gumbel_sample(logits, seeds, [row.index for row in rows], [row.position for row in rows]).tolist()
-
-
-def group_by_request(rows: Sequence[SequenceState]) -> Iterable[list[int]]:
-    """Which rows belong together, and so share their processors."""
+def group_by_request(sequences: Sequence[SequenceState]) -> Iterable[list[int]]:
+    """Return the indices of the sequences of each request: they share its logits processors."""
     groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(id(row.request), []).append(i)
+    for i, sequence in enumerate(sequences):
+        groups.setdefault(id(sequence.request), []).append(i)
     return groups.values()
+
+
+def _sample_group(logits: Tensor, group: Sequence[SequenceState]) -> list[int]:
+    request = group[0].request
+    try:
+        logits = process(logits, request.processors, [sequence.history for sequence in group])
+    except GenerationError as error:
+        raise RequestError(str(error), request.id) from error
+    if request.options.is_greedy:
+        return sample(logits, None).tolist()
+    indices, positions = [sequence.index for sequence in group], [sequence.position for sequence in group]
+    return gumbel_sample(logits, request.seed, indices, positions).tolist()
+
+
+def nan_logits_error() -> GenerationError:
+    """Return the error to raise when the logits contain NaN."""
+    return GenerationError(
+        "the model's logits contain NaN, so its weights are damaged; use an earlier checkpoint, and run: "
+        "glassgpt doctor RUN"
+    )

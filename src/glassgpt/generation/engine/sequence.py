@@ -1,4 +1,4 @@
-"""What is being written: a request asks for samples of one prompt, a row is one of them on its way."""
+"""The state of generation: a request asks for samples of one prompt, a sequence is one of these samples."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from glassgpt.generation.processors import LogitsProcessor
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Some continuations of one prompt.
+    """A prompt to continue with one or more samples.
 
     Attributes:
-        id: what its results are told apart by.
-        prompt: its tokens.
-        options: how they are written.
-        processors: what the options make of logits.
-        seed: of the noise.
-        limit: most tokens a row may draw.
+        id: identifies the request in the engine's output.
+        prompt: token ids.
+        options: generation options.
+        processors: logits processors built from the options.
+        seed: seed of the sampling noise.
+        max_new_tokens: most tokens that each sequence may get.
     """
 
     id: int
@@ -26,66 +26,71 @@ class Request:
     options: GenerationOptions
     processors: tuple[LogitsProcessor, ...]
     seed: int
-    limit: int
+    max_new_tokens: int
 
 
 @dataclass(eq=False)
 class SequenceState:
-    """One sample on its way.
+    """One sample while it is generated.
 
     Attributes:
-        request: what it belongs to.
-        index: which of the request's samples it is.
-        drawn: its tokens so far.
-        forgotten: tokens at its beginning that the model no longer sees, because the context was full.
-        stay: counts its stays in the cache; what was drawn in an earlier one is not its any more.
-        done: whether it is complete.
+        request: the request that it belongs to.
+        index: its index among the request's samples.
+        output_ids: the tokens generated so far.
+        n_dropped: leading tokens that no longer fit the context and that the model does not see any more.
+        n_evictions: how often it lost its cache slot; tokens computed in an earlier slot are stale.
+        is_finished: True once it needs no more tokens.
     """
 
     request: Request
     index: int
-    drawn: list[int] = field(default_factory=list[int])
-    forgotten: int = 0
-    stay: int = 0
-    done: bool = False
+    output_ids: list[int] = field(default_factory=list[int])
+    n_dropped: int = 0
+    n_evictions: int = 0
+    is_finished: bool = False
 
     @property
     def history(self) -> TokenHistory:
-        """Prompt and output, as processors see them."""
-        return TokenHistory(self.request.prompt, self.drawn)
+        """Prompt and output, as logits processors see them."""
+        return TokenHistory(self.request.prompt, self.output_ids)
 
     @property
-    def visible(self) -> list[int]:
-        """What the model is to see: all of prompt and output that is not forgotten."""
-        return [*self.request.prompt, *self.drawn][self.forgotten :]
+    def visible_ids(self) -> list[int]:
+        """The tokens in the model's context: prompt and output without the dropped tokens."""
+        return [*self.request.prompt, *self.output_ids][self.n_dropped :]
 
     @property
     def n_visible(self) -> int:
-        """How many tokens that is."""
-        return self.position - self.forgotten
+        """Number of tokens in the model's context."""
+        return self.position - self.n_dropped
 
     @property
-    def last(self) -> int:
-        """The newest token, which the model has yet to see."""
-        return self.drawn[-1] if self.drawn else self.request.prompt[-1]
+    def last_token(self) -> int:
+        """The newest token; the model has not processed it yet."""
+        return self.output_ids[-1] if self.output_ids else self.request.prompt[-1]
 
     @property
     def position(self) -> int:
-        """Where in its text the next token will stand."""
-        return len(self.request.prompt) + len(self.drawn)
+        """Position of the next token, counted from the start of the prompt."""
+        return len(self.request.prompt) + len(self.output_ids)
 
     @property
     def is_full(self) -> bool:
-        """Whether it has drawn all that it may."""
-        return len(self.drawn) >= self.request.limit
+        """True if it has all tokens that it may get."""
+        return len(self.output_ids) >= self.request.max_new_tokens
+
+    def fit_context(self, capacity: int) -> bool:
+        """Drop leading tokens if the context is full; return whether any were dropped."""
+        before, self.n_dropped = self.n_dropped, dropped_at(self.position, self.n_dropped, capacity)
+        return self.n_dropped != before
 
 
-def dropped_at(position: int, forgotten: int, capacity: int) -> int:
-    """How many tokens at a text's beginning are not seen any more when the one at `position` is drawn.
+def dropped_at(position: int, dropped: int, capacity: int) -> int:
+    """Return how many leading tokens the model does not see when it predicts the token at `position`.
 
     Args:
-        position: how long the text is.
-        forgotten: how many were not seen when the one before was drawn.
-        capacity: most tokens in view; where there would be more, half of that is kept.
+        position: number of tokens before it.
+        dropped: how many were not seen for the token before.
+        capacity: tokens that fit into the context; where there would be more, the last half of it is kept.
     """
-    return forgotten if position - forgotten <= capacity else position - max(1, capacity // 2)
+    return dropped if position - dropped <= capacity else position - max(1, capacity // 2)

@@ -299,7 +299,7 @@ class SlotState:
         here = torch.tensor(list(slots), device=device)
         keys = sequence_keys([row.request.seed for row in rows], [row.index for row in rows]).tolist()
         whole = [
-            [row.last, row.n_visible - 1, row.position, _as_int32(key), row.request.options.top_k]
+            [row.last_token, row.n_visible - 1, row.position, _as_int32(key), row.request.options.top_k]
             for row, key in zip(rows, keys, strict=True)
         ]
         self.ints[:, here] = torch.tensor(whole, dtype=torch.int32).T.to(device)
@@ -309,7 +309,7 @@ class SlotState:
                 self._count(slot, row)
 
     def _count(self, slot: int, row: SequenceState) -> None:
-        counts = torch.bincount(torch.tensor(row.drawn, dtype=torch.long), minlength=self._vocab_size)
+        counts = torch.bincount(torch.tensor(row.output_ids, dtype=torch.long), minlength=self._vocab_size)
         counts[torch.tensor(row.request.prompt)] += kernels.IN_PROMPT.value
         self.counts[slot] = counts.int().to(self.counts.device, non_blocking=True)
 

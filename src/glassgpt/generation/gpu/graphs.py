@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassgpt.generation.engine.decoding import ChunkedPrefill, Prefill, nan_logits_error, padded, sample_tokens
+from glassgpt.generation.engine.decoding import ChunkedPrefill, Prefill, nan_logits_error, pad_right, sample_tokens
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu import kernels
 from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState
@@ -64,7 +64,7 @@ class Burst:
             self.ready.synchronize()
         for step in self.tokens.tolist():
             for (row, stay), token in zip(self.rows.items(), step, strict=True):
-                if not row.done and row.stay == stay:
+                if not row.is_finished and row.n_evictions == stay:
                     if token == kernels.BROKEN.value:
                         raise nan_logits_error()
                     yield row, token
@@ -96,13 +96,13 @@ class GraphDecoder:
         self._pending: Burst | None = None
         self._arrivals: dict[KVCache, list[tuple[int, SequenceState, int]]] = {}
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """See `Decoder`."""
-        return self._prompts.read(prompts)
+        return self._prompts.prefill(prompts)
 
-    def place(self, slot: int, row: SequenceState, source: KVCache, source_row: int) -> None:
+    def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:
         """See `Decoder`."""
-        self._arrivals.setdefault(source, []).append((slot, row, source_row))
+        self._arrivals.setdefault(source, []).append((slot, sequence, source_slot))
 
     def _settle(self) -> None:
         """Copy into their slots all rows that have arrived, together: launches cost more than the bytes."""
@@ -119,16 +119,16 @@ class GraphDecoder:
         self._cache.copy_slot(target, self._cache, source, self.capacity)
         self._state.move(source, target)
 
-    def advance(self, rows: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
+    def decode(self, sequences: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
         """See `Decoder`."""
         self._settle()
         before, self._pending = self._pending, None
-        if all(self._is_quick(row) for row in rows):
-            if any(self._wants_more(row, before) for row in rows):
-                self._pending = self._launch(rows)
+        if all(self._is_quick(row) for row in sequences):
+            if any(self._wants_more(row, before) for row in sequences):
+                self._pending = self._launch(sequences)
             return before.read() if before else ()
         # Processors on the host look at histories, so what is under way must be known first.
-        return before.read() if before else self._advance_on_host(rows)
+        return before.read() if before else self._advance_on_host(sequences)
 
     @staticmethod
     def _is_quick(row: SequenceState) -> bool:
@@ -138,8 +138,8 @@ class GraphDecoder:
     @staticmethod
     def _wants_more(row: SequenceState, before: Burst | None) -> bool:
         """Whether the tokens under way are not all that it may have."""
-        under_way = STEPS if before and before.rows.get(row) == row.stay else 0
-        return len(row.drawn) + under_way < row.request.limit
+        under_way = STEPS if before and before.rows.get(row) == row.n_evictions else 0
+        return len(row.output_ids) + under_way < row.request.max_new_tokens
 
     def _launch(self, rows: Sequence[SequenceState]) -> Burst:
         size, limits = _bucket(len(rows)), Limits.of(rows, self._vocab_size)
@@ -147,7 +147,7 @@ class GraphDecoder:
             self._bursts[size, limits] = self._prepare(lambda: self._burst(size, limits))
         self._bursts[size, limits]()
         tokens, ready = self._send(self._drawn[:, : len(rows)])
-        return Burst({row: row.stay for row in rows}, tokens, ready)
+        return Burst({row: row.n_evictions for row in rows}, tokens, ready)
 
     def _burst(self, size: int, limits: Limits) -> None:
         for step in range(STEPS):
@@ -201,19 +201,19 @@ class PromptGraphs:
         self._seen: set[tuple[int, int]] = set()
         self._graphs: dict[tuple[int, int], PromptGraph] = {}
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """Begin to read; see `Decoder`."""
         # A model knows no positions behind its context.
         tokens = min(_rounded(max(map(len, prompts)), PROMPT_TOKENS), self._model.config.context_length)
         shape = _rounded(len(prompts), PROMPT_ROWS), tokens
         if shape in self._graphs:
-            return self._graphs[shape].read(prompts)
+            return self._graphs[shape].prefill(prompts)
         is_usual = tokens <= PROMPT_TOKENS[-1] and shape[0] * tokens <= MOST_PROMPT_TOKENS
         if self._device.type == "cpu" or not is_usual or shape not in self._seen:
             self._seen.add(shape)
             return ChunkedPrefill(self._model, prompts)
         self._graphs[shape] = PromptGraph(self._model, self._view(*shape), self._pool)
-        return self._graphs[shape].read(prompts)
+        return self._graphs[shape].prefill(prompts)
 
     def _view(self, rows: int, tokens: int) -> KVCache:
         """A cache in the memory that all shapes share: what is read has been copied before the next is."""
@@ -249,14 +249,14 @@ class PromptGraph:
         with torch.cuda.graph(self._graph, pool=pool):
             model.features(self._tokens, cache)
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> PromptGraph:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptGraph:
         """Read these, all at once."""
-        texts = padded(prompts, torch.device("cpu"))
+        texts = pad_right(prompts, torch.device("cpu"))
         self._tokens[: texts.size(0), : texts.size(1)] = texts.to(self._tokens.device)
         self._graph.replay()
         return self
 
-    def advance(self) -> bool:
+    def step(self) -> bool:
         """See `Prefill`: nothing is left."""
         return True
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.engine import Sample
+from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.search.context import Prompt, SearchContext, in_batches
 from glassgpt.generation.search.coverage import AttentionRecorder, coverage_score, record_attention

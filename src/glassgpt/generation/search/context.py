@@ -12,8 +12,10 @@ from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.device import unless_out_of_memory
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.decoding import ChunkedPrefill, padded
-from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Sample, encode_prompt, sample_from_tokens, token_limit
+from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right
+from glassgpt.generation.engine.engine import DEFAULT_SLOTS
+from glassgpt.generation.engine.output import Sample, sample_from_tokens
+from glassgpt.generation.engine.prompt import encode_prompt, token_limit
 from glassgpt.generation.engine.streaming import TextStream
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import build_processors
@@ -69,7 +71,7 @@ class SearchContext:
         cache = self.cache(len(prompts), max(len(prompt) + self.limit(prompt) - 1 for prompt in prompts))
         # Nothing to read in a prompt of one token: any token will do, none of it is taken over.
         reading = ChunkedPrefill(self.model, [prompt[:-1] or prompt for prompt in prompts])
-        while not reading.advance():
+        while not reading.step():
             pass
         for row, prompt in enumerate(prompts):
             cache.copy_slot(row, reading.cache, row, len(prompt) - 1)
@@ -77,7 +79,7 @@ class SearchContext:
 
     def features(self, texts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
         """Read some tokens a row, shorter ones filled up on the right: (B, T, C)."""
-        return self.model.features(padded(texts, self._parameter.device), cache)
+        return self.model.features(pad_right(texts, self._parameter.device), cache)
 
     def logits(self, features: Tensor) -> Tensor:
         """What follows, of features (B, C): (B, V) float32 on the CPU."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.engine import Sample
+from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions, TokenHistory
 from glassgpt.generation.processors import process
 from glassgpt.generation.search.context import Prompt, SearchContext, in_batches

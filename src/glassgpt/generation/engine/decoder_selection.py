@@ -1,0 +1,25 @@
+"""Which decoder generates text on which device."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from glassgpt.generation.engine.decoding import Decoder, StepwiseDecoder
+from glassgpt.model.transformer import LanguageModel
+
+
+def select_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> Decoder:
+    """Return the fastest decoder for the model's device: CUDA graphs of Triton kernels where they support the model.
+
+    Float32 models are left to PyTorch: the kernels would compute them without the GPU's tensor cores.
+    """
+    parameter = next(model.parameters())
+    if parameter.device.type == "cuda" and parameter.dtype != torch.float32 and find_spec("triton"):
+        from glassgpt.generation.gpu.fused import can_fuse  # Triton exists only where PyTorch supports GPUs
+        from glassgpt.generation.gpu.graphs import GraphDecoder
+
+        if can_fuse(model):
+            return GraphDecoder(model, vocab_size, slots, capacity)
+    return StepwiseDecoder(model, vocab_size, slots, capacity)

@@ -1,0 +1,99 @@
+"""What the engine returns: chunks while a text grows, samples when it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.generation.engine.streaming import TextStream
+from glassgpt.generation.options import GenerationOptions
+
+FinishReason = Literal["length", "stop", "end_of_text"]
+"""`length`: max_tokens or the context is used up. `stop`: a stop string or stop token. `end_of_text`: that token."""
+
+
+@dataclass(slots=True)
+class TokenChunk:
+    """One new token of a sample and the text that became final with it.
+
+    Attributes:
+        request: the request's id, as returned by `Engine.submit`.
+        index: the sample's index within its request.
+        token: the token's id.
+        text: the text that is now final; often a word, sometimes empty.
+        finish_reason: set in the sample's last chunk, None before.
+    """
+
+    request: int
+    index: int
+    token: int
+    text: str
+    finish_reason: FinishReason | None
+
+
+@dataclass
+class Sample:
+    """One continuation of a prompt.
+
+    Attributes:
+        index: its index within its request.
+        text: the continuation without the prompt, cut before a stop string.
+        tokens: the generated token ids, including those of a stop string and a stop token, excluding end-of-text.
+        finish_reason: see `FinishReason`.
+    """
+
+    index: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list[int])
+    finish_reason: FinishReason = "length"
+
+    def add(self, chunk: TokenChunk) -> None:
+        """Append a chunk."""
+        self.text += chunk.text
+        if chunk.finish_reason != "end_of_text":
+            self.tokens.append(chunk.token)
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+
+
+class OutputStream:
+    """Turns a sample's tokens into text and decides when it ends.
+
+    Args:
+        tokenizer: decodes the tokens.
+        options: stop strings and tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, options: GenerationOptions) -> None:
+        self._text = TextStream(tokenizer, options.stop, options.min_tokens)
+        self._end_tokens: dict[int, FinishReason] = {
+            **dict.fromkeys(options.stop_tokens, "stop"),
+            tokenizer.end_of_text: "end_of_text",
+        }
+
+    def push(self, token: int, *, is_full: bool) -> tuple[str, FinishReason | None]:
+        """Add a token; return the text that is now final, and the finish reason if the sample ends here.
+
+        Args:
+            token: the next token.
+            is_full: whether the sample may get no further token.
+        """
+        if token in self._end_tokens:
+            return self._text.finish(), self._end_tokens[token]
+        text = self._text.push(token)
+        if self._text.stopped:
+            return text, "stop"
+        if is_full:
+            return text + self._text.finish(), "length"
+        return text, None
+
+
+def sample_from_tokens(tokenizer: Tokenizer, options: GenerationOptions, index: int, tokens: Sequence[int]) -> Sample:
+    """Return the sample of a complete token list, which includes the token that ended it."""
+    sample, stream = Sample(index), OutputStream(tokenizer, options)
+    for count, token in enumerate(tokens, start=1):
+        text, reason = stream.push(token, is_full=count == len(tokens))
+        sample.add(TokenChunk(0, index, token, text, reason))
+    return sample

@@ -1,0 +1,62 @@
+"""Prompts: from text to tokens that fit the context."""
+
+from __future__ import annotations
+
+import secrets
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+
+
+def encode_prompt(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions
+) -> list[int]:
+    """Return the prompt's tokens, or the token that begins a document if the prompt is None.
+
+    Raises:
+        GenerationError: the prompt is empty, or longer than the context without `options.truncate`.
+    """
+    if prompt is None:
+        return [tokenizer.end_of_text]
+    _require_text(prompt)
+    tokens = tokenizer.encode(prompt)
+    context = model.config.context_length
+    if len(tokens) <= context:
+        return tokens
+    if not options.truncate:
+        raise GenerationError(
+            f"the prompt has {len(tokens):,} tokens, more than the model's context of {context:,}; shorten it, or "
+            "keep only its end with --truncate"
+        )
+    return tokens[-_truncated_length(context, options) :]
+
+
+def _truncated_length(context: int, options: GenerationOptions) -> int:
+    """Return how much of a truncated prompt is kept: a full context would leave room for one new token only."""
+    if options.overflow == "re-prefill":
+        return context
+    return max(1, context // 2, context - options.max_tokens)
+
+
+def _require_text(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise GenerationError(f"the prompt is {prompt!r}; it must be a string, or None to begin a document")
+    if not prompt:
+        raise GenerationError("the prompt is empty; give some text, or leave it out to begin a document")
+
+
+def token_limit(
+    model: LanguageModel, prompt_tokens: int, options: GenerationOptions, capacity: int | None = None
+) -> int:
+    """Return the most tokens that a sample may get: `max_tokens`, or what the context (or `capacity`) leaves."""
+    if options.overflow == "re-prefill":
+        return options.max_tokens
+    # The last token is never fed back to the model, so a full context still yields one token more.
+    return min(options.max_tokens, (capacity or model.config.context_length) - prompt_tokens + 1)
+
+
+def random_seed() -> int:
+    """Return a random 32-bit seed."""
+    return secrets.randbits(32)
