@@ -1,4 +1,4 @@
-"""The documents keep what they promise: two READMEs alike, commands that exist, links that lead somewhere."""
+"""Docs stay true: translations match, commands and names exist, links resolve."""
 
 import ast
 import dataclasses
@@ -10,12 +10,18 @@ import pytest
 
 import glassgpt
 from glassgpt.cli import app, split_overrides
-from glassgpt.cli.commands import WAY
+from glassgpt.cli.commands import COMMANDS
 from glassgpt.cli.examples import EXAMPLES
 from glassgpt.config import settings
 
 ROOT = Path(__file__).parent.parent
-READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
+TRANSLATED = [ROOT / "README.md", ROOT / "docs" / "tour.md", ROOT / "docs" / "reading.md"]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+MAX_README_LINES = 150
+
+
+def korean(path: Path) -> Path:
+    return path.with_suffix(".ko.md")
 
 
 def code_blocks(path: Path) -> list[str]:
@@ -27,33 +33,48 @@ def commands(path: Path) -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith("glassgpt ")]
 
 
-def test_both_readmes_show_the_same_commands_and_headings():
-    english, korean = READMES
-    assert commands(english) == commands(korean)
-    count = [len(re.findall(r"^## ", path.read_text(encoding="utf-8"), re.MULTILINE)) for path in READMES]
-    assert count[0] == count[1]
-    numbers = [re.findall(r"\d[\d,.]*×|\d+\.\d\d bits", path.read_text(encoding="utf-8")) for path in READMES]
+def headings(path: Path) -> list[str]:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("english", TRANSLATED, ids=lambda path: path.stem)
+def test_translations_have_the_same_commands_headings_and_numbers(english):
+    both = (english, korean(english))
+    assert commands(both[0]) == commands(both[1])
+    assert len(headings(both[0])) == len(headings(both[1]))
+    numbers = [re.findall(r"\d[\d,.]*×|\d+\.\d\d bits", path.read_text(encoding="utf-8")) for path in both]
     assert numbers[0] == numbers[1]
 
 
-@pytest.mark.parametrize("line", commands(READMES[0]))
-def test_the_readmes_commands_can_be_parsed(line):
-    """Every option exists and has a value of its type; what they do is tested in test_cli.py."""
+@pytest.mark.parametrize("path", [TRANSLATED[0], korean(TRANSLATED[0])], ids=lambda path: path.name)
+def test_readme_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("line", sorted({line for path in TRANSLATED for line in commands(path)}))
+def test_documented_commands_parse(line):
+    """Every option exists and its value has the right type; what the commands do is tested in test_cli.py."""
     rest, overrides = split_overrides(shlex.split(line)[1:])
     app.parse_args(rest, exit_on_error=False, print_error=False)
     assert set(overrides) <= set(settings())
 
 
 SNIPPETS = [
-    pytest.param(ast.parse(code), id=f"{path.name}-{at}")
-    for path in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-    for at, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
+    pytest.param(ast.parse(code), id=f"{path.name}-{i}")
+    for path in PAGES
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
 ]
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_the_names_of_the_documents_are_there(snippet):
-    """What a snippet imports of ours, takes from `glassgpt`, or calls on a loaded run."""
+def test_names_in_python_snippets_exist(snippet):
+    """Imports from glassgpt, attributes of `glassgpt`, and attributes of a loaded model."""
     for node in ast.walk(snippet):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("glassgpt"):
             exec(compile(ast.Module([node], []), "snippet", "exec"), {})
@@ -65,11 +86,11 @@ def test_the_names_of_the_documents_are_there(snippet):
 
 
 def test_every_command_has_examples_in_its_help():
-    assert set(EXAMPLES) == {" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in WAY}
+    assert set(EXAMPLES) == {" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in COMMANDS}
 
 
 @pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])
-def test_the_examples_below_a_command_can_be_parsed(name, line):
+def test_examples_in_help_parse(name, line):
     rest, overrides = split_overrides(shlex.split(line.partition(">")[0])[1:])
     assert rest[: len(name.split())] == name.split()
     _, _, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
@@ -77,12 +98,18 @@ def test_the_examples_below_a_command_can_be_parsed(name, line):
     assert not overrides or "overrides" in ignored
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda path: path.name)
-def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
-        assert target.startswith("http") or (path.parent / target).exists(), target
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_resolve(path):
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        name, _, fragment = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), target
+        if fragment:
+            assert fragment in {anchor(heading) for heading in headings(linked)}, target
 
 
-def test_nothing_was_left_to_be_filled_in():
-    for path in READMES:
+def test_readmes_contain_no_placeholders():
+    for path in (TRANSLATED[0], korean(TRANSLATED[0])):
         assert not re.search(r"^[A-Z]+_[A-Z]+$", path.read_text(encoding="utf-8"), re.MULTILINE)

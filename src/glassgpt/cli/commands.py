@@ -1,4 +1,4 @@
-"""All commands, by the station on the way of the data where each is written. Free of torch."""
+"""The list of all commands. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from cyclopts import App
 
 import glassgpt
 from glassgpt.cli import configuration, data, diagnosis, evaluation, generation, inspection, interchange, training
-from glassgpt.cli.examples import below_help
+from glassgpt.cli.examples import help_epilogue
 
 app = App(
     name="glassgpt",
-    help="A complete GPT-2 that one can see through: prepare text, train, generate, evaluate, look inside, diagnose.",
+    help="A complete, readable GPT-2: prepare text, train, generate, evaluate, look inside, diagnose.",
     version=glassgpt.__version__,
-    help_epilogue="Start with: glassgpt demo. Each command's own help has examples, as: glassgpt train --help. "
-    "With --debug, an error shows its full traceback.",
+    help_epilogue="Start with: glassgpt demo. The help of each command has examples, e.g. glassgpt train --help. "
+    "Add --debug to see the full traceback of an error.",
 )
-config_app = App(name="config", help="Show presets and every setting.", sort_key=100)
-bench_app = App(name="bench", help="Measure how fast this machine is.", sort_key=101)
+config_app = App(name="config", help="Show presets and settings.", sort_key=100)
+bench_app = App(name="bench", help="Measure speed on this machine.", sort_key=101)
 
-WAY: tuple[tuple[App, str, Callable[..., None]], ...] = (
+COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "demo", training.demo),
     (app, "prepare", data.prepare),
     (app, "tokenize", data.tokenize),
@@ -38,9 +38,10 @@ WAY: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (bench_app, "train", training.bench_train),
     (bench_app, "generate", generation.bench_generate),
 )
-"""The commands in the order in which one needs them, which is that of the help."""
-for at, (parent, name, command) in enumerate(WAY):
-    whole = name if parent is app else f"{parent.name[0]} {name}"
-    parent.command(command, name=name, sort_key=at, help_epilogue=below_help(whole, command))
+"""Parent, name and function of each command, in the order in which one uses them, which is the order in the help."""
+
+for position, (parent, name, command) in enumerate(COMMANDS):
+    full_name = name if parent is app else f"{parent.name[0]} {name}"
+    parent.command(command, name=name, sort_key=position, help_epilogue=help_epilogue(full_name, command))
 app.command(config_app)
 app.command(bench_app)
