@@ -1,18 +1,18 @@
-"""glassgpt: a complete GPT-2 that one can see through.
+"""glassgpt: a complete, readable GPT-2.
 
-    m = glassgpt.load("runs/demo")  # a run that glassgpt train or import made
+    m = glassgpt.load("runs/demo")  # a run created by glassgpt train or import
     m.generate("ROMEO:", max_tokens=100)
 
-`load` gives a `LoadedModel`: `generate`, `stream` and `generate_many` write, `samples` and `samples_many` also tell tokens and
-why each text ended, `trace` shows everything between a text and its next token, `model` and `tokenizer` are the parts.
-`load_config` reads a preset, a file or a run, and `train` makes a run of it:
+`load` returns a `LoadedModel`. Its methods `generate`, `stream` and `generate_many` return text; `samples` and
+`samples_many` also return the tokens and the finish reason; `trace` captures every activation between a text and its
+next token. `model` and `tokenizer` are its parts. `load_config` reads a preset, a file or a run, and `train` trains:
 
     glassgpt.train(glassgpt.load_config("tiny", {"data": "data/mine"}), "runs/mine")
 
-`BeamOptions` and `ContrastiveOptions` are ways to write other than drawing; whatever a user can mend is a
-`GlassGPTError`. What else the commands do is in `glassgpt.api` (`evaluate`, `doctor`, `sweep_decoding`, …).
+`BeamOptions` and `ContrastiveOptions` select decoding strategies other than sampling. Errors that a user can fix are
+`GlassGPTError`s. `glassgpt.api` has functions for the other commands (`evaluate`, `doctor`, `sweep_decoding`, …).
 
-Importing this package does not import torch; the first use of something that needs it does.
+Importing this package does not import torch; the first use of something that needs torch does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {
+_MODULES = {
     "BeamOptions": "glassgpt.generation.strategy_options",
     "ContrastiveOptions": "glassgpt.generation.strategy_options",
     "LoadedModel": "glassgpt.api",
@@ -50,6 +50,7 @@ _LAZY = {
     "RunConfig": "glassgpt.config",
     "load_config": "glassgpt.config",
 }
+_RENAMED = {"Loaded": "LoadedModel"}
 
 
 def __getattr__(name: str) -> Any:
@@ -57,9 +58,10 @@ def __getattr__(name: str) -> Any:
 
     if name == "data":
         return import_module("glassgpt.data")
-    if name not in _LAZY:
-        raise AttributeError(f"module 'glassgpt' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    if name not in _MODULES:
+        hint = f"; it is now called {_RENAMED[name]}" if name in _RENAMED else ""
+        raise AttributeError(f"module 'glassgpt' has no attribute {name!r}{hint}")
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m glassgpt` is the command line; torchrun starts it this way too."""
+"""Entry point of `python -m glassgpt`, which is also how torchrun starts it."""
 
 from glassgpt.cli import main
 from glassgpt.training.launch import leave

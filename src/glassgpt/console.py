@@ -1,7 +1,7 @@
-"""The one place that prints, draws progress and asks the terminal.
+"""All terminal output: messages, results, tables and progress bars.
 
-Results go to standard output, so that they can be piped; everything said *about* the work goes to
-standard error. Where standard error is no terminal, progress becomes plain lines.
+Results go to standard output, so that they can be piped; messages and progress go to standard error. If standard
+error is not a terminal, progress is printed as plain lines. A base module: it imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from rich.progress import (
 from rich.table import Table
 
 PLAIN_LINE_SECONDS = 5.0
-"""Seconds between two progress lines where there is no terminal."""
+"""Seconds between two progress lines if standard error is not a terminal."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def mute() -> None:
-    """Print nothing more: of several processes that do the same, one speaks."""
+    """Suppress all further output, e.g. on every rank but the first."""
     out.quiet = err.quiet = True
-    out.file = err.file = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    out.file = err.file = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
 
 
 def info(message: str) -> None:
-    """Say something about the work (standard error, plain text)."""
+    """Print a message to standard error."""
     err.print(escape(message))
 
 
 def warn(message: str) -> None:
-    """Say something that the user should look at (standard error, in yellow)."""
+    """Print a warning to standard error."""
     err.print(f"[yellow]warning:[/yellow] {escape(message)}")
 
 
 def error(message: str, *, even_if_muted: bool = False) -> None:
-    """Print an error as the command line shows it: `error:` and the message; `even_if_muted` also where all else is muted."""
+    """Print an error message to standard error; with `even_if_muted`, also after `mute`."""
     if even_if_muted:
         err.quiet, err.file = False, sys.stderr
     err.print(f"[bold red]error:[/bold red] {escape(message)}")
 
 
 def output(text: str, *, end: str = "\n") -> None:
-    """Print a output, byte for byte as given, to standard output, and flush it (streams format_count on that).
+    """Print text to standard output exactly as given, and flush it (streaming relies on that).
 
-    What standard output's encoding cannot show (an ASCII terminal) is replaced, never an exception.
+    Characters that standard output cannot encode (on an ASCII terminal) are replaced by `?`.
     """
     encoding = out.encoding
     out.file.write(text.encode(encoding, errors="replace").decode(encoding) + end)
@@ -70,16 +70,16 @@ def output(text: str, *, end: str = "\n") -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int = 1) -> None:
     """Print a table to standard output; columns from `numeric_from` on are right-aligned."""
-    drawn = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    grid = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
     for i, name in enumerate(columns):
-        drawn.add_column(escape(name), justify="right" if i >= numeric_from else "left", overflow="fold")
+        grid.add_column(escape(name), justify="right" if i >= numeric_from else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(escape(cell) for cell in row))
-    out.print(drawn)
+        grid.add_row(*(escape(cell) for cell in row))
+    out.print(grid)
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as a person says them: `8 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Format seconds: `8 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -89,7 +89,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_amount(value: float, unit: str = "") -> str:
-    """A format_count with a decimal prefix: 124439808 -> `124 M`."""
+    """Format a number with a decimal prefix: 124439808 -> `124 M`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
@@ -97,19 +97,19 @@ def format_amount(value: float, unit: str = "") -> str:
 
 
 def format_count(value: float, what: str) -> str:
-    """A format_count of things: 124439808 parameters -> `124 M parameters`."""
+    """Format a number of things: 124439808 parameters -> `124 M parameters`."""
     return f"{format_amount(value)} {what}"
 
 
 class ProgressMeter(Protocol):
-    """What `progress` hands out."""
+    """Reports progress; created by `progress`."""
 
-    def advance(self, format_amount: float) -> None:
-        """Count `format_amount` more units as done."""
+    def advance(self, amount: float) -> None:
+        """Add to the number of completed units."""
         ...
 
     def note(self, text: str) -> None:
-        """Show a short text beside the bar (the current loss, the current file)."""
+        """Show a short text next to the bar (the current loss, the current file)."""
         ...
 
 
@@ -117,8 +117,8 @@ class _BarMeter:
     def __init__(self, bar: Progress, task: int) -> None:
         self._bar, self._task = bar, task
 
-    def advance(self, format_amount: float) -> None:
-        self._bar.advance(self._task, format_amount)  # type: ignore[arg-type]
+    def advance(self, amount: float) -> None:
+        self._bar.advance(self._task, amount)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
         self._bar.update(self._task, note=escape(text))  # type: ignore[arg-type]
@@ -131,8 +131,8 @@ class _LineMeter:
         self._note = ""
         self._start = self._last = time.monotonic()
 
-    def advance(self, format_amount: float) -> None:
-        self._done += format_amount
+    def advance(self, amount: float) -> None:
+        self._done += amount
         now = time.monotonic()
         if now - self._last >= PLAIN_LINE_SECONDS:
             self._last = now
@@ -156,12 +156,12 @@ class _LineMeter:
 
 @contextmanager
 def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[ProgressMeter]:
-    """A progress bar with rate and time left on a terminal, plain lines elsewhere.
+    """Show a progress bar with rate and remaining time on a terminal, or print plain lines elsewhere.
 
     Args:
-        label: what is being done.
-        total: units in all, or None where that is not known.
-        unit: "B" shows bytes; anything else is a format_count of that: "steps".
+        label: name of the activity.
+        total: number of units in total, or None if unknown.
+        unit: "B" for bytes, or the plural of what is counted, such as "steps".
     """
     if not err.is_terminal:
         yield _LineMeter(label, total, unit)
@@ -169,7 +169,7 @@ def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[P
     middle: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
     columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    # Results are not the bar's to draw: it would send them to standard error.
+    # redirect_stdout would send results to standard error while the bar is shown.
     with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(escape(label), total=total, note="")
         yield _BarMeter(bar, task)

@@ -1,6 +1,6 @@
-"""`glassgpt demo`: the whole way from text to a model that writes, in one command.
+"""`glassgpt demo`: from Shakespeare's plays to generated text in one command.
 
-It does nothing that the single commands do not; it says which of them it stands for.
+It runs the same code as the single commands and prints the command that each part corresponds to.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from glassgpt.generation.show import print_stream
 from glassgpt.training.run_folder import RunFolder
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
-VOICES = ("ROMEO:\n", "KING HENRY:\n", "FIRST WITCH:\n")
+PROMPTS = ("ROMEO:\n", "KING HENRY:\n", "FIRST WITCH:\n")
 
 
 def run_demo(out: Path, *, force: bool = False) -> None:
-    """Prepare the plays, train the preset `demo`, let it write, and print its bits per byte last.
+    """Prepare the plays, train the preset `demo`, generate text, and print the bits per byte.
+
+    Args:
+        out: folder of the run; the data set is written next to it.
+        force: replace an earlier demo run.
 
     Raises:
-        UsageError: something is in `out` already and `force` was not asked for.
+        UsageError: `out` is not empty and `force` is not given, or `out` is not a run.
     """
     run = RunFolder(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not force:
-            raise UsageError(
-                f"{out} is there already; see it with glassgpt generate {out}, or begin again with --force"
-            )
+            raise UsageError(f"{out} already exists; use it with glassgpt generate {out}, or start over with --force")
         if not run.exists():
-            raise UsageError(f"{out} is not a run, so it will not be thrown away; choose another --out")
+            raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
         shutil.rmtree(out)
     data = out.with_name(f"{out.name}-data")
     _heading(f"prepare {SOURCE} --out {data} --tokenizer {TOKENIZER}")
@@ -45,13 +47,13 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     _heading(f"train demo --data {data} --out {out}")
     train(load_config("demo", {"data": str(data)}), out)
     loaded = load(out)
-    for voice in VOICES:
+    for prompt in PROMPTS:
         options = GenerationOptions(seed=1)
-        _heading(f"generate {out} --prompt ${voice!r} --seed {options.seed}")
-        print_stream(loaded.writer, loaded.tokenizer, voice, options)
+        _heading(f"generate {out} --prompt ${prompt!r} --seed {options.seed}")
+        print_stream(loaded.writer, loaded.tokenizer, prompt, options)
     validation = evaluate_dataset(loaded.model, TokenDataset.open(data))
-    console.info(f"\nthe run: {out}   its curve: {run.curve}   its report: {run.report}")
-    console.info(f"look inside with: glassgpt inspect {out} --prompt {VOICES[0].strip()}")
+    console.info(f"\nrun: {out}   loss curve: {run.curve}   report: {run.report}")
+    console.info(f"look inside with: glassgpt inspect {out} --prompt {PROMPTS[0].strip()}")
     console.output(f"validation: {validation.bits_per_byte:.2f} bits per byte")
 
 

@@ -1,27 +1,27 @@
-"""The one exception tree. Everything a user can cause or mend derives from `GlassGPTError`.
+"""All exceptions of this package. Every error that a user can cause or fix derives from `GlassGPTError`.
 
-The command line prints such an error in one or two lines and exits with `exit_code`; a traceback is
-shown only with `--debug`. A bug of ours is any other exception.
+The command line prints such an error in one or two lines and exits with its `exit_code`; it shows a traceback only
+with `--debug`. Any other exception is a bug. A base module: it imports nothing of this package.
 """
 
 
 class GlassGPTError(Exception):
-    """Something the user can understand and mend; the message names the way out."""
+    """An error that the user can fix; its message says how."""
 
     exit_code = 1
 
 
 class UsageError(GlassGPTError):
-    """The command was asked for in a way that cannot work (a bad option, a missing argument)."""
+    """An invalid command line, such as an unknown option or a missing argument."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration that cannot run. Lists every problem at once, not only the first.
+    """An invalid configuration. Lists all problems, not only the first.
 
     Attributes:
-        problems: one line each, saying what was given, what is allowed and the nearest name.
+        problems: one line each: what was given, what is expected and the closest match.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -30,26 +30,26 @@ class ConfigError(UsageError):
 
 
 class DataError(GlassGPTError):
-    """A source or data set that cannot be read; the message names the file and, where known, the line."""
+    """A source or data set that cannot be read. The message names the file and, if known, the line."""
 
 
 class TokenizerError(GlassGPTError):
-    """A tokenizer that cannot be loaded, trained or used, or that differs from the one expected."""
+    """A tokenizer that cannot be loaded, trained or used, or is not the expected one."""
 
 
 class CheckpointError(GlassGPTError):
-    """A checkpoint or run folder that is missing, torn, or belongs to another model."""
+    """A checkpoint or run folder that is missing, incomplete, damaged, or belongs to another model."""
 
 
 class GenerationError(GlassGPTError):
-    """A prompt or sampling setting with which no text can be generated."""
+    """A prompt or generation setting with which no text can be generated."""
 
 
 class RequestError(GenerationError):
-    """One of several requests cannot be written on; it is over, and the others are not touched.
+    """One of several requests to the engine failed and was removed; the others continue.
 
     Attributes:
-        request: its number, as the engine gave it.
+        request: id of the request, as returned by the engine.
     """
 
     def __init__(self, message: str, request: int) -> None:
@@ -58,18 +58,18 @@ class RequestError(GenerationError):
 
 
 class InspectionError(GlassGPTError):
-    """A text, a tensor's name or an intervention that a model cannot be looked into with."""
+    """A text, activation name or intervention that does not work with a model."""
 
 
 class TrainingDivergedError(GlassGPTError):
-    """The loss or the gradient is no longer a finite number."""
+    """The loss or the gradient norm is no longer finite."""
 
 
 class MemoryExhaustedError(GlassGPTError):
-    """A training does not fit into memory, whatever was traded for it.
+    """Training does not fit into memory even with every memory-saving measure.
 
     Attributes:
-        alone: whether this is one of several processes, and the others do not know of it.
+        alone: True if this happened on one of several ranks and the others do not know.
     """
 
     def __init__(self, message: str, *, alone: bool = False) -> None:
@@ -78,7 +78,7 @@ class MemoryExhaustedError(GlassGPTError):
 
 
 class LostRankError(GlassGPTError):
-    """One of several processes that trained together is gone."""
+    """One of the processes of a distributed training ended unexpectedly."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -86,11 +86,11 @@ class LostRankError(GlassGPTError):
 
 
 class InterchangeError(GlassGPTError):
-    """Weights or files of another program that do not fit this model."""
+    """Weights or files of another program that do not match this model."""
 
 
 class MissingExtraError(GlassGPTError):
-    """An optional dependency is not installed."""
+    """An optional dependency that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -99,8 +99,8 @@ class MissingExtraError(GlassGPTError):
         )
 
 
-class Interrupted(GlassGPTError):  # noqa: N818 - not an error, a request that was honoured
-    """The user stopped the work (Ctrl-C or SIGTERM) and it was left in order."""
+class Interrupted(GlassGPTError):  # noqa: N818 - a request, not an error
+    """The user interrupted the program (Ctrl-C or SIGTERM) and it shut down cleanly."""
 
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The command line as a user types it, mistakes included."""
+"""The command line as users type it, including their mistakes."""
 
 import json
 import math
@@ -11,8 +11,8 @@ from glassgpt.data.grammar import grammar_text
 from glassgpt.errors import UsageError
 
 
-def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
-    """prepare, train, generate, evaluate, export and import, each as a process of its own."""
+def test_prepare_train_generate_evaluate_export_import(glassgpt_command, tmp_path):
+    """The README's commands, each in a separate process."""
     (tmp_path / "text.txt").write_text(grammar_text(1500, seed=3))
     prepared = glassgpt_command("prepare", "text.txt", "--out", "data", "--tokenizer", "bytes", cwd=tmp_path)
     assert prepared.returncode == 0, prepared.stderr
@@ -53,7 +53,7 @@ def test_the_readme_way_from_text_to_text(glassgpt_command, tmp_path):
     assert tuned.returncode == 0, tuned.stderr
 
 
-def test_help_follows_the_way_of_the_data_and_says_what_a_newcomer_needs(run_main):
+def test_help_lists_commands_in_order_of_use_with_examples(run_main):
     _, whole, _ = run_main("--help")
     order = [whole.index(f"│ {name} ") for name in ("prepare", "train", "generate", "evaluate", "inspect", "doctor")]
     assert order == sorted(order)
@@ -66,7 +66,7 @@ def test_help_follows_the_way_of_the_data_and_says_what_a_newcomer_needs(run_mai
     assert "[default: false]" in " ".join(generate.replace("│", " ").split())
 
 
-def test_a_text_that_breaks_off_at_the_end_of_the_context_says_so(run_main, nano_run):
+def test_generate_reports_a_full_context(run_main, nano_run):
     _, _, err = run_main("generate", nano_run, "--prompt", "today", "--max-tokens", 300, "--ban", ".", "--seed", 1)
     assert "the context is full: the model sees 64 tokens; --overflow re-prefill" in err
     _, _, err = run_main("generate", nano_run, "--prompt", "today", "--beams", 2, "--max-tokens", 300, "--best", 2)
@@ -76,21 +76,21 @@ def test_a_text_that_breaks_off_at_the_end_of_the_context_says_so(run_main, nano
     assert "the context is full" not in err
 
 
-def test_text_streams_and_prompt_stands_first(run_main, nano_run):
+def test_generate_prints_prompt_then_text(run_main, nano_run):
     code, out, err = run_main("generate", nano_run, "--prompt", "today the", "--max-tokens", 30, "--temperature", 0)
     assert code == 0, err
     assert out.startswith("today the")
     assert len(out.strip()) > len("today the") + 10
 
 
-def test_several_samples_have_headings(run_main, nano_run):
+def test_samples_have_headings(run_main, nano_run):
     code, out, _ = run_main("generate", nano_run, "--prompt", "now", "--num-samples", 2, "--seed", 4, "--max-tokens", 5)
     assert code == 0
     assert "sample 1 of 2 (length)" in out
     assert "sample 2 of 2" in out
 
 
-def test_stop_may_be_repeated(run_main, nano_run):
+def test_stop_can_be_given_several_times(run_main, nano_run):
     code, out, _ = run_main(
         "generate", nano_run, "--prompt", "today ", "--stop", "is ", "--stop", "are ", "--seed", 1, "--json"
     )
@@ -100,7 +100,7 @@ def test_stop_may_be_repeated(run_main, nano_run):
     assert "are " not in sample["text"]
 
 
-def test_settings_by_purpose_and_explicit_options_win(run_main, nano_run):
+def test_options_override_generation_preset(run_main, nano_run):
     asked = ("generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 30)
     texts = {
         name: run_main(*asked, *arguments)[1]
@@ -113,7 +113,7 @@ def test_settings_by_purpose_and_explicit_options_win(run_main, nano_run):
     assert texts["creative"] == texts["same"] != texts["changed"]
 
 
-def test_every_generation_option_can_be_given(run_main, nano_run):
+def test_sampling_options_work_together(run_main, nano_run):
     code, out, err = run_main(
         "generate", nano_run, "--prompt", "today ", "--seed", 1, "--json", "--max-tokens", 12, "--min-tokens", 12,
         "--temperature-schedule", "5=1.5", "--top-k", 50, "--typical-p", 0.99, "--presence-penalty", -0.1,
@@ -138,7 +138,7 @@ def test_constrained_output(run_main, nano_run):
     assert json.loads(text("--json-schema", '{"enum": [1, "x"]}')) in (1, "x")
 
 
-def test_explain(run_main, nano_run):
+def test_explain_shows_candidates(run_main, nano_run):
     asked = ("generate", nano_run, "--prompt", "today ", "--seed", 1, "--explain", "--settings", "technical")
     code, out, err = run_main(*asked)
     assert code == 0, err
@@ -151,25 +151,29 @@ def test_explain(run_main, nano_run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("trian", 2, "there is no command trian; did you mean train?"),
+        ("trian", 2, "unknown command trian; did you mean train?"),
         (
             "bench trian",
             2,
-            "no command bench trian; did you mean train?; there are train, generate; see: glassgpt bench",
+            "unknown command bench trian; did you mean train?; the commands are train, generate; see: glassgpt bench",
         ),
-        ("train --hlep", 2, "no option --hlep; did you mean --help?; see: glassgpt train --help"),
-        ("train nano --max-steps 3", 2, "no option --max-steps; did you mean --train.max-steps?"),
-        ("train nano --gpus 1.5", 2, "--gpus is '1.5'; allowed is an integer; see: glassgpt train --help"),
-        ("evaluate {run} --prompts 1.5", 2, "--prompts is '1.5'; allowed is an integer"),
-        ("generate {run} --max-steps 3", 2, "no option --max-steps; did you mean --max-tokens?"),
+        ("train --hlep", 2, "unknown option --hlep; did you mean --help?; see: glassgpt train --help"),
+        ("train nano --max-steps 3", 2, "unknown option --max-steps; did you mean --train.max-steps?"),
+        ("train nano --gpus 1.5", 2, "--gpus is '1.5'; it must be an integer; see: glassgpt train --help"),
+        ("evaluate {run} --prompts 1.5", 2, "--prompts is '1.5'; it must be an integer"),
+        ("generate {run} --max-steps 3", 2, "unknown option --max-steps; did you mean --max-tokens?"),
         ("generate", 2, "RUN is missing; see: glassgpt generate --help"),
-        ("generate {run} midnight", 2, "midnight is more than this command takes"),
-        ("generate {run} --temperature hot", 2, "--temperature is 'hot'; allowed is a number"),
+        ("generate {run} midnight", 2, "unexpected argument midnight"),
+        ("generate {run} --temperature hot", 2, "--temperature is 'hot'; it must be a number"),
         ("generate {run} --temperature", 2, "--temperature needs a value"),
-        ("generate {run} --device gpu", 2, "--device is 'gpu'; did you mean cpu?; allowed is auto, cpu, cuda, mps"),
+        (
+            "generate {run} --device gpu",
+            2,
+            "--device is 'gpu'; did you mean cpu?; it must be one of auto, cpu, cuda, mps",
+        ),
         ("generate {run} --seed 1 --seed 2", 2, "--seed is given more than once"),
-        ("evaluate {run} --json=3", 2, "--json is '3'; allowed is no value: it is a switch"),
-        ("import x --ot y", 2, "--out is missing; --ot is no option"),
+        ("evaluate {run} --json=3", 2, "--json is '3'; it must be given without a value"),
+        ("import x --ot y", 2, "--out is missing; unknown option --ot"),
         ("train", 2, "no preset is named"),
         ("train nan --data {data}", 2, "did you mean nano?"),
         ("train nano", 2, "glassgpt prepare"),
@@ -193,7 +197,7 @@ def test_explain(run_main, nano_run):
         ("generate {run} --prompt {long}", 1, "--truncate"),
         ("generate {run} --prompt x --temperature -1 --top-p 0", 1, "top_p is 0.0; allowed is above 0"),
         ("generate {run} --prompt x --checkpoint step-9", 1, "it has: best, latest, step-"),
-        ("generate {run} --prompt x --max-tokens many", 2, "allowed is an integer"),
+        ("generate {run} --prompt x --max-tokens many", 2, "it must be an integer"),
         ("generate {run} --prompt x --settings creatve", 2, "did you mean creative?"),
         ("generate {run} --prompt x --logit-bias the", 2, "allowed is TEXT=NUMBER or #ID=NUMBER"),
         ("generate {run} --prompt x --logit-bias #999=1", 1, "allowed are 0 to 256"),
@@ -204,7 +208,7 @@ def test_explain(run_main, nano_run):
         ("generate {run} --prompt x --logprobs 3", 2, "--json or --explain"),
         ("generate {run} --prompt x --explain --max-tokens 500", 1, "allowed with --explain is 1 to 200"),
         ("generate {run} --prompt x --temprature 1", 2, "did you mean --temperature?"),
-        ("generate {run} --train.max-steps 3", 2, "this command has no setting --train.max-steps"),
+        ("generate {run} --train.max-steps 3", 2, "this command does not take the setting --train.max-steps"),
         ("evaluate {run} --context-length 65", 2, "allowed is 1 to 64"),
         ("evaluate {run} --stride 65", 2, "allowed is 1 (slowest, most context) to 64"),
         ("evaluate {run} --data {tmp}/none", 1, "does not exist; make one with"),
@@ -237,7 +241,7 @@ def test_explain(run_main, nano_run):
         ("prepare grammar --out {tmp}/d --tokenizer bpe", 1, "prepare also trains one: bpe:SIZE"),
     ],
 )
-def test_a_mistake_gets_a_clear_line_and_its_exit_code(
+def test_user_errors_get_one_line_and_an_exit_code(
     run_main, grammar_data, nano_run, tmp_path, arguments, code, message
 ):
     words = {"data": grammar_data, "run": nano_run, "tmp": tmp_path, "empty": "", "long": "x" * 65}
@@ -250,12 +254,12 @@ def test_a_mistake_gets_a_clear_line_and_its_exit_code(
     assert not (tmp_path / "r").exists()
 
 
-def test_debug_shows_the_traceback(nano_run):
+def test_debug_raises_the_original_error(nano_run):
     with pytest.raises(UsageError):
         main(["--debug", "export", str(nano_run), str(nano_run)])
 
 
-def test_model_prints_openais_figures(run_main):
+def test_model_prints_gpt2_parameter_counts(run_main):
     code, out, _ = run_main("model", "gpt2")
     assert code == 0
     assert "total: 124,439,808 parameters" in out
@@ -301,17 +305,17 @@ def test_every_command_has_help(run_main):
         (["--a.b=1", "--a.b", "1"], [], {"a.b": "1"}),
     ],
 )
-def test_settings_are_told_from_options(arguments, rest, overrides):
+def test_split_overrides(arguments, rest, overrides):
     assert split_overrides(arguments) == (rest, overrides)
 
 
-def test_a_setting_given_twice_is_refused():
+def test_split_overrides_rejects_conflicting_values():
     with pytest.raises(UsageError, match="given twice, as 1 and as 2"):
         split_overrides(["--a.b", "1", "--a.b", "2"])
 
 
-def test_the_demo_goes_the_whole_way_and_can_be_begun_again(run_main, tmp_path, monkeypatch):
-    """The plays, prepared whole; few steps instead of the preset's, so that nobody waits."""
+def test_demo_runs_and_restarts_with_force(run_main, tmp_path, monkeypatch):
+    """With all plays but only a few steps, to be fast."""
     from glassgpt import demo
     from glassgpt.config import load_config
     from glassgpt.training.run_folder import RunFolder
@@ -322,19 +326,19 @@ def test_the_demo_goes_the_whole_way_and_can_be_begun_again(run_main, tmp_path, 
     code, printed, err = run_main("demo", "--out", out)
     assert code == 0, err
     assert re.fullmatch(r"validation: \d+\.\d\d bits per byte", printed.splitlines()[-1])
-    assert all(voice.strip() in printed for voice in demo.VOICES)
+    assert all(prompt.strip() in printed for prompt in demo.PROMPTS)
     assert RunFolder(out).curve.is_file()
-    assert "begin again with --force" in run_main("demo", "--out", out)[2]
+    assert "start over with --force" in run_main("demo", "--out", out)[2]
     assert run_main("demo", "--out", out, "--force")[0] == 0
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     code, _, err = run_main("demo", "--out", mine, "--force")
-    assert (code, "not a run, so it will not be thrown away" in err) == (2, True)
+    assert (code, "not a run and will not be deleted" in err) == (2, True)
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_hyphen_is_standard_input(glassgpt_command, nano_run, tmp_path):
+def test_hyphen_reads_standard_input(glassgpt_command, nano_run, tmp_path):
     def piped(*arguments):
         done = glassgpt_command(*arguments, stdin="today the ", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -346,7 +350,7 @@ def test_a_hyphen_is_standard_input(glassgpt_command, nano_run, tmp_path):
     assert (tmp_path / "data" / "dataset.json").is_file()
 
 
-def test_a_prompt_may_begin_with_hyphens(run_main, nano_run):
+def test_prompt_can_start_with_hyphens(run_main, nano_run):
     code, out, err = run_main("generate", nano_run, "--prompt", "-- is", "--max-tokens", 3)
     assert code == 0, err
     assert out.startswith("-- is")

@@ -1,7 +1,4 @@
-"""The library's face, as `cli` is the command line's: a file for each station on the way of the data.
-
-Each name can be had from here; what is behind it stands in the file of its station.
-"""
+"""The public Python API: one function per command, in one file per stage."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The command line. Each command's body imports what it needs, so that help never loads torch.
+"""The command line.
 
-Results go to standard output, all else to standard error. Exit code 0 is success, 2 a command that cannot
-work as given, 1 a failure on the way, 128 + signal an interruption that was honoured.
-
-`commands` lists all; each is written in the file of its station; `dispatch` runs one.
+Each command imports what it needs inside its function, so that help never loads torch. Results go to standard output,
+everything else to standard error. Exit codes: 0 success, 2 invalid usage, 1 failure, 128 + signal number if
+interrupted. `commands` lists all commands, `dispatch` runs one; each command is defined in the file of its stage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Presets, settings, and what a model of them is made of."""
+"""The commands `model`, `config list` and `config show`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from glassgpt.cli.shared import Overrides
 
 
 def model(preset: str, *, overrides: Overrides) -> None:
-    """Print a model's parameters by part, its memory to train and to run, and its arithmetic.
+    """Show a model's parameters by component, its memory for training and inference, and its FLOPs.
 
     Parameters
     ----------
     preset:
-        A preset's name, a TOML file or a run. Any model setting can be changed: --model.n-layer 6.
+        Name of a preset, a TOML file or a run. Model settings can be overridden: --model.n-layer 6.
     """
     from glassgpt.config import load_config
     from glassgpt.model.show import show_model
@@ -31,12 +31,12 @@ def config_list() -> None:
 
 
 def config_show(preset: str, *, overrides: Overrides) -> None:
-    """Print a preset, file or run with every setting, its value and what it means, as TOML.
+    """Show all settings of a preset, file or run as TOML, with an explanation of each.
 
     Parameters
     ----------
     preset:
-        A preset's name, a TOML file or a run.
+        Name of a preset, a TOML file or a run.
     """
     from glassgpt.config import load_config, to_toml
 

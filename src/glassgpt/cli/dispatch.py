@@ -1,4 +1,4 @@
-"""From the words on the command line to a command, and from its end to an exit code."""
+"""Parse a command line, run its command and exit with the right code."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import cyclopts
 
 from glassgpt import console
 from glassgpt.cli.commands import app
-from glassgpt.cli.usage_errors import explain
+from glassgpt.cli.usage_errors import usage_error_message
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Separate `--section.name value` and `--section.name=value` from all other arguments.
+    """Split a command line into its arguments and its overrides of settings.
+
+    An override is `--section.name value` or `--section.name=value`; arguments after `--` are never overrides.
+
+    Returns:
+        The other arguments in their order, and the overrides by dotted name.
 
     Raises:
-        UsageError: a setting has no value, or stands twice with different values.
+        UsageError: an override has no value, or is given twice with different values.
     """
     rest: list[str] = []
     overrides: dict[str, str] = {}
@@ -47,7 +52,7 @@ def _dispatch(arguments: Sequence[str]) -> None:
     command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
     extra = {"overrides": overrides} if "overrides" in ignored else {}
     if overrides and not extra:
-        raise UsageError(f"this command has no setting --{next(iter(overrides)).replace('_', '-')}")
+        raise UsageError(f"this command does not take the setting --{next(iter(overrides)).replace('_', '-')}")
     command(*bound.args, **bound.kwargs, **extra)
 
 
@@ -62,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except cyclopts.CycloptsError as error:
         if debug:
             raise
-        console.error(explain(error))
+        console.error(usage_error_message(error))
         sys.exit(UsageError.exit_code)
     except Interrupted as stop:
         console.info(str(stop))
@@ -78,6 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.info("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted; nothing is left to be said.
+        # The reader (head, less) has closed the pipe: stop quietly.
         sys.stderr.close()
         sys.exit(0)

@@ -1,4 +1,4 @@
-"""What stands below each command's help: the command as one types it. A test parses them all. Free of torch."""
+"""Examples below the help of each command. A test parses them all. Free of torch."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench train": ("glassgpt bench train tiny", "glassgpt bench train gpt2 --steps 10 --train.micro-batch-size 2"),
     "bench generate": ("glassgpt bench generate runs/mine --batch 1,8 --device cpu",),
 }
-"""By the command's name."""
+"""Example command lines by command name."""
 SETTINGS = (
-    "Every setting of model and training is an option too, by its dotted name, as --train.max-steps 100; "
+    "Every setting of the model and of training is also an option with a dotted name, e.g. --train.max-steps 100; "
     "glassgpt config show PRESET lists them."
 )
 
 
-def below_help(name: str, command: Callable[..., Any]) -> str:
-    """What stands below a command's help: its examples, and that settings are options where they are."""
+def help_epilogue(name: str, command: Callable[..., Any]) -> str:
+    """Return the text below a command's help: its examples, and a note about settings if it takes them."""
     takes_settings = "overrides" in inspect.signature(command).parameters
     examples = "\n".join(f"    {line}" for line in EXAMPLES[name])
-    return "\n\n".join([*([SETTINGS] if takes_settings else []), f"For example:\n\n{examples}"])
+    return "\n\n".join([*([SETTINGS] if takes_settings else []), f"Examples:\n\n{examples}"])

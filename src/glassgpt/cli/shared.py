@@ -1,4 +1,4 @@
-"""What the arguments of several commands share. Free of torch."""
+"""Argument types that several commands share. Free of torch."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from glassgpt.cli.strategy_flags import StrategyFlags
 from glassgpt.errors import UsageError
 
 Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]
-"""Arguments without a name, among which - stands for standard input."""
+"""Positional arguments; - means standard input."""
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
-"""Dotted settings (`--train.learning-rate 3e-4`), taken from the command line by `main`."""
+"""Settings by dotted name (`--train.learning-rate 3e-4`); `dispatch` takes them from the command line."""
 GenerationArguments = Annotated[Flags, Parameter(name="*")]
-"""The settings of a generation that were given, each an option of its own."""
+"""The generation settings that were given, each with its own option."""
 StrategyArguments = Annotated[StrategyFlags, Parameter(name="*")]
-"""The settings of a search or of speculation that were given."""
+"""The settings of a decoding strategy that were given."""
 LogitsProcessorArguments = Annotated[LogitsProcessorFlags, Parameter(name="*")]
-"""Those of them that shape the probabilities of a single token."""
+"""The generation settings that belong to logits processors."""
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
-"""An option without a value, off unless it is given."""
+"""An option without a value; off by default."""
 Integer = Annotated[int, Parameter(converter=whole)]
-"""A whole number; one with a fraction is refused, not rounded."""
-Run = Annotated[Path, Parameter(help="Folder of the run, made by glassgpt train or import.")]
-Checkpoint = Annotated[str, Parameter(help="best, latest or step-NNNNNN.")]
-Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to run.")]
+"""An integer; numbers with a fraction are rejected, not rounded."""
+Run = Annotated[Path, Parameter(help="Folder of a run, created by glassgpt train or import.")]
+Checkpoint = Annotated[str, Parameter(help="Checkpoint to load: best, latest or step-NNNNNN.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Device to run on.")]
 PresetOption = Annotated[
     str | None,
-    Parameter(
-        help="Ready settings by purpose (chat, code, creative, technical) or a TOML file with one's own; options win."
-    ),
+    Parameter(help="Generation preset (chat, code, creative, technical) or a TOML file; options override its values."),
 ]
 
 
 def reject_unknown_options(words: Sequence[str]) -> None:
-    """Texts that begin like an option are none: who wrote them meant an option that does not exist."""
+    """Reject positional arguments that look like options: the user meant an option that does not exist.
+
+    Raises:
+        UsageError: names the first of them.
+    """
     for word in words:
         if re.match(r"--?[a-zA-Z]", word):
             raise UsageError(f"unknown option {word}; see: glassgpt --help")

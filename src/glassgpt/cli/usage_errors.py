@@ -1,4 +1,4 @@
-"""What a mistyped command line meant: the parser's errors in a user's words, with the way out. Free of torch."""
+"""Turn the parser's errors into one line that says what was wrong and how to fix it. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
 
 from glassgpt.schema import TYPE_NAMES, did_you_mean
 
-KINDS = {bool: "no value: it is a switch", int: TYPE_NAMES[int], float: TYPE_NAMES[float]}
-"""How a type is called in a message."""
+REQUIREMENTS = {
+    bool: "given without a value", int: TYPE_NAMES[int], float: TYPE_NAMES[float],
+}  # fmt: skip
+"""Completes "it must be …" in the message about a value of the wrong type."""
 
 
-def explain(error: cyclopts.CycloptsError) -> str:
-    """The error in a line or two, ending with the help of the very command that was typed."""
+def usage_error_message(error: cyclopts.CycloptsError) -> str:
+    """Return a parsing error as one line that ends with a pointer to the help of the command that was typed."""
     command = " ".join(["glassgpt", *(error.command_chain or ())])
-    return f"{_what(error)}; see: {command} --help"
+    return f"{_problem(error)}; see: {command} --help"
 
 
-def _what(error: cyclopts.CycloptsError) -> str:
+def _problem(error: cyclopts.CycloptsError) -> str:
     match error:
         case cyclopts.UnknownCommandError():
             return _unknown_command(error)
@@ -37,33 +39,33 @@ def _what(error: cyclopts.CycloptsError) -> str:
             return f"{error.token.keyword} is given more than once"
         case UnusedCliTokensError():
             given = " ".join(shlex.quote(token) for token in error.unused_tokens or ())
-            return f"{given} is more than this command takes; name what it is, as in --option VALUE, and quote blanks"
+            return f"unexpected argument {given}; use --option VALUE, and quote values that contain spaces"
         case _:
-            return _as_is(error)
+            return _parser_message(error)
 
 
-def _as_is(error: cyclopts.CycloptsError) -> str:
+def _parser_message(error: cyclopts.CycloptsError) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
 def _unknown_command(error: cyclopts.UnknownCommandError) -> str:
     given = (error.unused_tokens or ["?"])[0]
     names = [name for name in error.app or () if not name.startswith("-")]
-    whole = " ".join([*(error.command_chain or ()), given])
-    return f"there is no command {whole}{did_you_mean(given, names)}; there are {', '.join(names)}"
+    full_name = " ".join([*(error.command_chain or ()), given])
+    return f"unknown command {full_name}{did_you_mean(given, names)}; the commands are {', '.join(names)}"
 
 
 def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
     option = (error.token.keyword or error.token.value).partition("=")[0]
     known = [name for each in error.argument_collection if each.parse for name in each.names]
     takes_settings = error.target is not None and "overrides" in inspect.signature(error.target).parameters
-    setting = _setting(option) if takes_settings else ""
-    near = f"; did you mean {setting}?" if setting else did_you_mean(option, [*known, "--help", "--version", "--debug"])
-    return f"there is no option {option}{near}"
+    setting = _setting_named(option) if takes_settings else ""
+    hint = f"; did you mean {setting}?" if setting else did_you_mean(option, [*known, "--help", "--version", "--debug"])
+    return f"unknown option {option}{hint}"
 
 
-def _setting(option: str) -> str:
-    """The setting whose last name this is: who writes --max-steps means --train.max-steps."""
+def _setting_named(option: str) -> str:
+    """Return the setting whose last component is this option (--train.max-steps for --max-steps), or ""."""
     from glassgpt.config import settings
 
     dotted = [f"--{name.replace('_', '-')}" for name in settings() if "." in name]
@@ -72,31 +74,33 @@ def _setting(option: str) -> str:
 
 
 def _bad_value(error: cyclopts.CoercionError) -> str:
-    name = _name(error.argument) if error.argument else "an argument"
     if error.token is None:
-        return _as_is(error)
+        return _parser_message(error)
+    name = _display_name(error.argument) if error.argument else "an argument"
     given = error.token.value
-    kind = error.target_type or (error.argument.hint if error.argument else None)
-    choices = [str(each) for each in get_args(kind)] if get_origin(kind) is Literal else []
-    allowed = ", ".join(choices) or KINDS.get(_plain(kind), "another value")
-    return f"{name} is {given!r}{did_you_mean(given, choices)}; allowed is {allowed}"
+    expected = error.target_type or (error.argument.hint if error.argument else None)
+    choices = [str(each) for each in get_args(expected)] if get_origin(expected) is Literal else []
+    if choices:
+        return f"{name} is {given!r}{did_you_mean(given, choices)}; it must be one of {', '.join(choices)}"
+    requirement = REQUIREMENTS.get(_basic_type(expected))
+    return f"{name} is {given!r}; it must be {requirement}" if requirement else f"{name} cannot be {given!r}"
 
 
-def _plain(kind: Any) -> Any:
-    return next((each for each in KINDS if kind is each or each in get_args(kind)), None)
+def _basic_type(hint: Any) -> Any:
+    return next((each for each in REQUIREMENTS if hint is each or each in get_args(hint)), None)
 
 
 def _missing(error: cyclopts.MissingArgumentError) -> str:
     if error.argument is None:
-        return _as_is(error)
+        return _parser_message(error)
     if error.keyword is not None or error.argument.tokens:
-        return f"{error.keyword or _name(error.argument)} needs a value"
-    wrong = [token for token in error.unused_tokens or () if token.startswith("--")]
-    meant = difflib.get_close_matches(error.argument.name, wrong, n=1, cutoff=0.6)
-    return f"{_name(error.argument)} is missing" + (f"; {meant[0]} is no option" if meant else "")
+        return f"{error.keyword or _display_name(error.argument)} needs a value"
+    unknown = [token for token in error.unused_tokens or () if token.startswith("--")]
+    mistyped = difflib.get_close_matches(error.argument.name, unknown, n=1, cutoff=0.6)
+    return f"{_display_name(error.argument)} is missing" + (f"; unknown option {mistyped[0]}" if mistyped else "")
 
 
-def _name(argument: Argument) -> str:
-    """`--out` of what is given by name; RUN, as help and usage call it, of what is given by its place."""
-    by_place = argument.field_info.is_positional
-    return argument.name.lstrip("-").upper() if by_place else argument.name
+def _display_name(argument: Argument) -> str:
+    """Return an argument's name as the help shows it: `--out` for options, RUN for positional arguments."""
+    positional = argument.field_info.is_positional
+    return argument.name.lstrip("-").upper() if positional else argument.name
