@@ -1,1 +1,1 @@
-"""weights <-> the world: Hugging Face's layouts of GPT-2 and NanoChat, read and written; begin with `huggingface`."""
+"""Import and export of models in other formats; start with `huggingface`."""

@@ -1,4 +1,4 @@
-"""What a `config.json` of Hugging Face's says, in both directions, for each architecture of ours."""
+"""Conversion between our configurations and Hugging Face's `config.json`, for each architecture."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from glassgpt.model import gpt2, modern
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.parameter_names import ParameterMapping, gpt2_parameter_mappings, modern_parameter_mappings
 
-Settings = dict[str, Any]
+HFConfig = dict[str, Any]
+"""The content of a Hugging Face `config.json`."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one of our architectures is spelled there.
+    """The Hugging Face counterpart of one of our architectures.
 
     Attributes:
-        arch: ours.
-        model_type: theirs.
-        architecture: their class.
-        trunk: what their language model calls the model inside; a file of the bare trunk leaves it out.
-        fixed: settings that our architecture has built in, with the values that it stands for, the first of which
-            is written.
-        names: every parameter.
-        read: their settings to ours.
-        write: ours to theirs, besides what is fixed.
+        arch: our name.
+        model_type: Hugging Face's `model_type`.
+        architecture: name of the transformers class.
+        base_model_prefix: prefix of parameter names inside the language model; a checkpoint of the base model alone
+            omits it.
+        required: config keys whose values our architecture cannot change, with the accepted values; the first one is
+            written on export.
+        parameter_mappings: yields the mapping of every parameter, given the number of blocks.
+        from_hf: converts a Hugging Face config to ours.
+        to_hf: converts our config to Hugging Face keys, except those in `required`.
     """
 
     arch: str
     model_type: str
     architecture: str
-    trunk: str
-    fixed: dict[str, tuple[Any, ...]]
-    names: Callable[[int], Iterator[ParameterMapping]]
-    read: Callable[[Settings], ModelConfig]
-    write: Callable[[ModelConfig], Settings]
+    base_model_prefix: str
+    required: dict[str, tuple[Any, ...]]
+    parameter_mappings: Callable[[int], Iterator[ParameterMapping]]
+    from_hf: Callable[[HFConfig], ModelConfig]
+    to_hf: Callable[[ModelConfig], HFConfig]
 
 
-def _read_gpt2(given: Settings) -> ModelConfig:
+def _gpt2_from_hf(given: HFConfig) -> ModelConfig:
     config = ModelConfig(
         vocab_size=given.get("vocab_size", GPT2_VOCAB_SIZE),
         context_length=given.get("n_positions", 1024),
@@ -54,7 +56,7 @@ def _read_gpt2(given: Settings) -> ModelConfig:
     return config
 
 
-def _write_gpt2(config: ModelConfig) -> Settings:
+def _gpt2_to_hf(config: ModelConfig) -> HFConfig:
     return {
         "n_layer": config.n_layer,
         "n_head": config.n_head,
@@ -67,13 +69,13 @@ def _write_gpt2(config: ModelConfig) -> Settings:
     }
 
 
-def _read_modern(given: Settings) -> ModelConfig:
-    rotary: Settings = given.get("rope_parameters") or {}
-    if not isinstance(rotary, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - a stranger's file
-        raise InterchangeError(f"rope_parameters is {rotary!r}, not an object")
+def _modern_from_hf(given: HFConfig) -> ModelConfig:
+    rotary: HFConfig = given.get("rope_parameters") or {}
+    if not isinstance(rotary, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - untrusted input
+        raise InterchangeError(f"rope_parameters is {rotary!r}; it must be an object")
     base = rotary.get("rope_theta", given.get("rope_theta", modern.ROTARY_BASE))
     if base != modern.ROTARY_BASE or rotary.get("rope_type", "default") != "default":
-        raise InterchangeError(f"rope_parameters is {rotary}, and our Modern stands for base {modern.ROTARY_BASE:g}")
+        raise InterchangeError(f"rope_parameters is {rotary}; modern only supports base {modern.ROTARY_BASE:g}")
     heads = given.get("num_attention_heads", 6)
     kv_heads = given.get("num_key_value_heads") or heads
     config = ModelConfig(
@@ -91,10 +93,10 @@ def _read_modern(given: Settings) -> ModelConfig:
     return config
 
 
-def _write_modern(config: ModelConfig) -> Settings:
+def _modern_to_hf(config: ModelConfig) -> HFConfig:
     if config.window:
         raise InterchangeError(
-            f"NanoChat's layout has no sliding window, and this model has one of {config.window}; it cannot be exported"
+            f"the model has a sliding window of {config.window}, which NanoChat does not support; it cannot be exported"
         )
     return {
         "num_hidden_layers": config.n_layer,
@@ -107,9 +109,9 @@ def _write_modern(config: ModelConfig) -> Settings:
     }
 
 
-def _require_width(name: str, given: int | None, ours: int) -> None:
-    if given not in (None, ours):
-        raise InterchangeError(f"{name} is {given}, and ours is 4 times the width, {ours}")
+def _require_width(name: str, given: int | None, expected: int) -> None:
+    if given not in (None, expected):
+        raise InterchangeError(f"{name} is {given}; it must be 4 times the width, {expected}")
 
 
 LAYOUTS = (
@@ -117,8 +119,8 @@ LAYOUTS = (
         arch="gpt2",
         model_type="gpt2",
         architecture="GPT2LMHeadModel",
-        trunk="transformer.",
-        fixed={
+        base_model_prefix="transformer.",
+        required={
             "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
             "layer_norm_epsilon": (gpt2.NORM_EPS,),
             "scale_attn_weights": (True,),
@@ -126,30 +128,30 @@ LAYOUTS = (
             "add_cross_attention": (False,),
             "tie_word_embeddings": (True,),
         },
-        names=gpt2_parameter_mappings,
-        read=_read_gpt2,
-        write=_write_gpt2,
+        parameter_mappings=gpt2_parameter_mappings,
+        from_hf=_gpt2_from_hf,
+        to_hf=_gpt2_to_hf,
     ),
     Layout(
         arch="modern",
         model_type="nanochat",
         architecture="NanoChatForCausalLM",
-        trunk="model.",
-        fixed={
+        base_model_prefix="model.",
+        required={
             "hidden_act": ("relu2",),
             "rms_norm_eps": (modern.NORM_EPS,),
             "final_logit_softcapping": (modern.LOGIT_CAP,),
             "attention_bias": (False,),
             "tie_word_embeddings": (False,),
         },
-        names=modern_parameter_mappings,
-        read=_read_modern,
-        write=_write_modern,
+        parameter_mappings=modern_parameter_mappings,
+        from_hf=_modern_from_hf,
+        to_hf=_modern_to_hf,
     ),
 )
-"""One for each architecture."""
+"""One layout per architecture."""
 
 
 def layout_for(arch: str) -> Layout:
-    """The layout of one of our architectures."""
+    """Return the layout of one of our architectures."""
     return next(layout for layout in LAYOUTS if layout.arch == arch)
