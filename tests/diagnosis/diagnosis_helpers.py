@@ -11,7 +11,14 @@ import torch
 
 from glassgpt import api
 from glassgpt.config import load_config
-from glassgpt.diagnosis.catalogue import LANGUAGES, check_name, describe, done, measured, ruled_out
+from glassgpt.diagnosis.catalogue import (
+    LANGUAGES,
+    actions_taken,
+    check_name,
+    describe,
+    describe_measurement,
+    ruled_out_causes,
+)
 from glassgpt.diagnosis.findings import EVENT, CheckResult, Finding
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.model.config import ModelConfig
@@ -32,9 +39,9 @@ def codes(*checks: CheckResult) -> list[str]:
     for finding in findings:
         for language in LANGUAGES:
             assert "{" not in describe(finding, language).means
-            done(finding, language), ruled_out(finding, language)
+            actions_taken(finding, language), ruled_out_causes(finding, language)
     for check in checks:
-        assert all(check_name(check, language) and measured(check, language) for language in LANGUAGES)
+        assert all(check_name(check, language) and describe_measurement(check, language) for language in LANGUAGES)
     return [finding.code for finding in findings]
 
 

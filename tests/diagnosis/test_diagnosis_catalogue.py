@@ -17,16 +17,16 @@ from glassgpt.diagnosis.catalogue import (
     CODE,
     LANGUAGES,
     actions,
+    actions_taken,
     check_name,
     checks,
     describe,
-    done,
+    describe_measurement,
     entries,
     entry,
-    figure,
-    measured,
+    format_value,
     reasons,
-    ruled_out,
+    ruled_out_causes,
     words,
 )
 from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
@@ -147,15 +147,18 @@ def test_outcome_is_complete_in_both_languages(name, outcome):
 
 def test_measurement_is_filled_into_its_sentence():
     check = CheckResult("learning rate", "compared with typical", {"rate": 3e-4, "ratio": 0.5})
-    assert (check_name(check), measured(check)) == (
+    assert (check_name(check), describe_measurement(check)) == (
         "learning rate",
         "0.0003, 0.5 times the typical rate for this width",
     )
-    assert (check_name(check, "ko"), measured(check, "ko")) == ("학습률", "0.0003, 이 너비에서 흔한 값의 0.5배")
+    assert (check_name(check, "ko"), describe_measurement(check, "ko")) == (
+        "학습률",
+        "0.0003, 이 너비에서 흔한 값의 0.5배",
+    )
     known = CheckResult("replay", "already replayed", {"step": 5, "cause": "data"})
-    assert measured(known, "ko").endswith(": 데이터")
+    assert describe_measurement(known, "ko").endswith(": 데이터")
     with pytest.raises(KeyError):
-        measured(CheckResult("learning rate", "compared with typical"))
+        describe_measurement(CheckResult("learning rate", "compared with typical"))
 
 
 def test_every_reason_is_used_and_complete_in_both_languages():
@@ -190,7 +193,7 @@ def test_write_catalogue_pages_removes_pages_of_dropped_codes(tmp_path):
     (tmp_path / "GG-OLD-001.md").write_text("")
     (tmp_path / "README.md").write_text("kept")
     pages.write_catalogue_pages(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*pages.pages(), "README.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {*pages.render_pages(), "README.md"}
 
 
 def test_describe_fills_in_values():
@@ -203,18 +206,21 @@ def test_describe_fills_in_values():
     )
     assert describe(finding).title == "the warmup of 1,000 steps does not end before training does (50 steps)"
     assert "1,000" in describe(finding, "ko").title
-    assert done(finding) == ["Training uses a warmup of 5 steps instead."]
-    assert ruled_out(finding) == [
+    assert actions_taken(finding) == ["Training uses a warmup of 5 steps instead."]
+    assert ruled_out_causes(finding) == [
         "the learning rate … is far above the typical rate for this model and optimizer (…) (GG-CFG-003)"
     ]
     named = Finding("GG-NAN-011", "fatal", ruled_out=("GG-NAN-012",))
-    assert (ruled_out(named), ruled_out(named, "ko")) == (["the precision (GG-NAN-012)"], ["정밀도 (GG-NAN-012)"])
+    assert (ruled_out_causes(named), ruled_out_causes(named, "ko")) == (
+        ["the precision (GG-NAN-012)"],
+        ["정밀도 (GG-NAN-012)"],
+    )
     with pytest.raises(KeyError, match="warmup"):
         describe(Finding("GG-CFG-002", "note"))
 
 
 def test_values_are_formatted_for_people():
-    assert [figure(value) for value in (12345, 0.123456, 3e-5, 2.0, 1e9, "nan")] == [
+    assert [format_value(value) for value in (12345, 0.123456, 3e-5, 2.0, 1e9, "nan")] == [
         "12,345", "0.1235", "3e-05", "2", "1,000,000,000", "nan",
     ]  # fmt: skip
 

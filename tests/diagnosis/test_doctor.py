@@ -14,7 +14,7 @@ from glassgpt.data.grammar import grammar_text
 from glassgpt.data.shard_format import HEADER, ShardHeader
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis import doctor
-from glassgpt.diagnosis.catalogue import measured
+from glassgpt.diagnosis.catalogue import describe_measurement
 from glassgpt.diagnosis.doctor import TrainingPlan, run_startup_checks
 from glassgpt.model.build import build_model
 
@@ -63,7 +63,7 @@ def test_large_model_is_checked_with_its_first_blocks(monkeypatch):
         doctor.diagnose_training(TrainingPlan(shape, small_batch_config(learning_rate=5e-3), None, Path("runs")))
     )
     assert codes(*checks) == []
-    (told,) = [measured(check) for check in checks if check.name == "model"]
+    (told,) = [describe_measurement(check) for check in checks if check.name == "model"]
     assert "2 of 5 blocks" in told
 
 
@@ -79,4 +79,4 @@ def test_fine_tuning_compares_loaded_weights_with_a_uniform_guess(grammar_data, 
     overrides = {"init_from": str(nano_run), "train.learning_rate": "1e-4"}
     checks = list(api.doctor("nano", data=grammar_data, overrides=overrides))
     assert codes(*checks) == []
-    assert any("loaded weights" in measured(check) for check in checks)
+    assert any("loaded weights" in describe_measurement(check) for check in checks)

@@ -5,7 +5,7 @@ import torch
 from diagnosis_helpers import CPU, SHAPES, codes, small_batch_config
 
 from glassgpt import device
-from glassgpt.diagnosis.catalogue import measured
+from glassgpt.diagnosis.catalogue import describe_measurement
 from glassgpt.diagnosis.checks import memory
 from glassgpt.model.build import build_model
 
@@ -45,7 +45,7 @@ def test_unknown_free_memory_is_not_a_finding(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda _: None)
     check = memory.check_memory(SHAPES["gpt2"], small_batch_config(), CPU)
     assert codes(check) == []
-    assert "unknown" in measured(check)
+    assert "unknown" in describe_measurement(check)
 
 
 def test_free_memory_respects_the_cgroup_limit(tmp_path):

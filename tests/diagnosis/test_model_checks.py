@@ -16,7 +16,7 @@ from glassgpt import api
 from glassgpt.api import runs
 from glassgpt.config import load_config
 from glassgpt.diagnosis import doctor
-from glassgpt.diagnosis.catalogue import measured
+from glassgpt.diagnosis.catalogue import describe_measurement
 from glassgpt.diagnosis.checks import model as model_checks
 from glassgpt.diagnosis.doctor import TrainingPlan, run_startup_checks
 from glassgpt.model.attention import attend, causal_mask
@@ -244,4 +244,4 @@ def test_one_batch_check_stops_after_its_time_limit(batch):
     start = time.monotonic()
     check = model_checks.check_one_batch(model, *batch, OptimizerConfig(), 5e-3, seconds=0.0)
     assert time.monotonic() - start < 5
-    assert "2 steps" in measured(check)
+    assert "2 steps" in describe_measurement(check)

@@ -10,7 +10,7 @@ import torch
 from fault_helpers import at_step, poison_window, trainer_for, weights
 from glassgpt import api
 from glassgpt.config import load_config
-from glassgpt.diagnosis.catalogue import measured
+from glassgpt.diagnosis.catalogue import describe_measurement
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.recovery import RecoveryPolicy
 from glassgpt.diagnosis.replay import replay_saved_run
@@ -224,7 +224,7 @@ def test_the_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, ba
     dead_run(grammar_data, tmp_path / "run")
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     check = replay_check(tmp_path / "run")
-    assert measured(check) == "step 5 replayed from step-000003: data"
+    assert describe_measurement(check) == "step 5 replayed from step-000003: data"
     (finding,) = check.findings
     assert (finding.code, finding.severity) == ("GG-NAN-011", "fatal")
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
@@ -232,7 +232,7 @@ def test_the_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, ba
 
 def test_what_the_run_replayed_itself_is_not_done_again(grammar_data, tmp_path, bad_row):
     dead_run(grammar_data, tmp_path / "run", **{"diagnosis.most_replays": 1})
-    assert measured(replay_check(tmp_path / "run")) == "step 5 was replayed when it failed: data"
+    assert describe_measurement(replay_check(tmp_path / "run")) == "step 5 was replayed when it failed: data"
 
 
 def test_what_does_not_happen_again_is_said_of_a_dead_run(grammar_data, tmp_path, bad_row, monkeypatch):
@@ -256,8 +256,8 @@ def test_why_a_step_cannot_be_done_again_is_said(grammar_data, tmp_path, bad_row
     spoil(RunFolder(tmp_path / "run"))
     check = replay_check(tmp_path / "run")
     assert check.passed
-    assert measured(check).startswith("step 5 cannot be replayed: ")
-    assert why in measured(check)
+    assert describe_measurement(check).startswith("step 5 cannot be replayed: ")
+    assert why in describe_measurement(check)
 
 
 def test_a_run_that_ended_well_is_not_replayed(nano_run):

@@ -17,9 +17,9 @@ from glassgpt import api
 from glassgpt.cli import main
 from glassgpt.config import load_config
 from glassgpt.diagnosis.catalogue import LANGUAGES
-from glassgpt.diagnosis.chart import MOST_POINTS, EventMarker, ReferenceLine, Series, draw, number, ticks
+from glassgpt.diagnosis.chart import MAX_COLUMNS, EventMarker, ReferenceLine, Series, format_tick, render_chart, ticks
 from glassgpt.diagnosis.findings import CheckResult, Finding
-from glassgpt.diagnosis.report import WORDS, page, smooth_finite, write_report
+from glassgpt.diagnosis.report import WORDS, render_report, smooth_finite, write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.series import NGramBaseline
 from glassgpt.diagnosis.show import LABELS
@@ -79,7 +79,7 @@ def test_report_is_complete_offline_and_escaped(run):
         CheckResult("shards", "intact", {"count": 1, "tokenizer": NASTY}, (FINDING,)),
         CheckResult("weight decay", "none"),
     ]
-    text = page(RunLog.read(run), checks, NGramBaseline(5.5, 2.9, 2.1))
+    text = render_report(RunLog.read(run), checks, NGramBaseline(5.5, 2.9, 2.1))
     found = Page(text)
     assert "script" not in found.tags
     assert not {"link", "img", "iframe", "object"} & set(found.tags)
@@ -105,7 +105,7 @@ def hostile_report(run) -> str:
         CheckResult("shards", "intact", {"count": 1, "tokenizer": HOSTILE}, (finding,)),
         CheckResult("weight decay", "none"),
     ]
-    run.report.write_text(page(RunLog.read(run), checks, NGramBaseline(5.5, 2.9, 2.1)))
+    run.report.write_text(render_report(RunLog.read(run), checks, NGramBaseline(5.5, 2.9, 2.1)))
     return run.report.absolute().as_uri()
 
 
@@ -162,13 +162,13 @@ def test_repeated_finding_is_listed_once_with_its_steps(run):
     with run.events.open("a") as file:
         for step in (150, 150, 151):
             file.write(json.dumps(event_of(FINDING, step)) + "\n")
-    found = Page(page(RunLog.read(run), []))
+    found = Page(render_report(RunLog.read(run), []))
     assert found.tags.count("article") == 1
     assert "step 150 (×2), 151 · " in "".join(found.text)
 
 
 def test_report_contains_both_languages(run):
-    text = page(RunLog.read(run), [CheckResult("weight decay", "none", findings=(FINDING,))])
+    text = render_report(RunLog.read(run), [CheckResult("weight decay", "none", findings=(FINDING,))])
     shown = "".join(Page(text).text)
     for language in LANGUAGES:
         assert LABELS[language]["do"] in shown
@@ -216,7 +216,7 @@ def test_report_option_requires_a_run():
 
 def test_empty_run_has_a_report(tmp_path):
     record = RunLog.read(RunFolder(tmp_path))
-    Page(page(record, []))
+    Page(render_report(record, []))
 
 
 def test_unwritable_report_does_not_fail_training(grammar_data, tmp_path, monkeypatch, capsys):
@@ -238,19 +238,19 @@ def places(svg: str) -> np.ndarray:
 def test_long_series_is_thinned_and_keeps_its_spike():
     values = np.ones(100_000)
     values[77_777] = 50
-    svg = draw("x", [Series(range(100_000), values, "line", "training")])
+    svg = render_chart("x", [Series(range(100_000), values, "line", "training")])
     points = places(svg)
-    assert len(points) <= 2 * MOST_POINTS + 2
+    assert len(points) <= 2 * MAX_COLUMNS + 2
     assert points[:, 1].min() == 0  # the top
     assert (np.diff(points[:, 0]) >= 0).all()
 
 
 def test_series_is_drawn_to_scale():
-    points = places(draw("x", [Series([0, 50, 100], [1.0, 2.0, 5.0], "line", "training")]))
+    points = places(render_chart("x", [Series([0, 50, 100], [1.0, 2.0, 5.0], "line", "training")]))
     x, y = ((points - points[0]) / (points[-1] - points[0])).T
     assert x == pytest.approx([0, 0.5, 1], abs=1e-3)
     assert y == pytest.approx([0, 0.25, 1], abs=1e-3)
-    logarithmic = places(draw("x", [Series([0, 1, 2], [1.0, 10.0, 100.0], "line", "norm")], log=True))
+    logarithmic = places(render_chart("x", [Series([0, 1, 2], [1.0, 10.0, 100.0], "line", "norm")], log=True))
     assert np.diff(logarithmic[:, 1])[0] == pytest.approx(np.diff(logarithmic[:, 1])[1], abs=0.2)
 
 
@@ -260,7 +260,7 @@ def test_series_is_drawn_to_scale():
     st.text(max_size=10),
 )
 def test_any_series_can_be_drawn(values, log, label):
-    svg = draw(
+    svg = render_chart(
         label,
         [Series(range(len(values)), values, "line", "norm")],
         [EventMarker(3, label)],
@@ -283,12 +283,19 @@ def test_ticks_are_within_the_range(low, span):
 
 
 def test_tick_labels_are_readable():
-    assert [number(v) for v in (55_000, 0.02, 1e-5, 3e9, 0, -1.5)] == ["55,000", "0.02", "1e-05", "3e+09", "0", "-1.5"]
+    assert [format_tick(v) for v in (55_000, 0.02, 1e-5, 3e9, 0, -1.5)] == [
+        "55,000",
+        "0.02",
+        "1e-05",
+        "3e+09",
+        "0",
+        "-1.5",
+    ]
 
 
 def test_markers_and_reference_lines_outside_are_omitted():
     curve = Series([0, 10], [1.0, 2.0], "line", "training")
-    svg = draw(
+    svg = render_chart(
         "x",
         [curve],
         [EventMarker(5, "in"), EventMarker(50, "out")],

@@ -8,7 +8,7 @@ import torch
 from diagnosis_helpers import CPU, codes, preset_configs, with_train
 
 from glassgpt.config import preset_names
-from glassgpt.diagnosis.catalogue import done
+from glassgpt.diagnosis.catalogue import actions_taken
 from glassgpt.diagnosis.checks import settings as settings_checks
 from glassgpt.training.config import OptimizerConfig, ScheduleConfig
 from glassgpt.training.hardware import Hardware
@@ -53,7 +53,7 @@ def test_warmup_longer_than_training_reports_the_shortened_one():
     model, settings = preset_configs("nano")
     check = settings_checks.check_warmup(model, with_train(settings, max_steps=20), is_fresh=True)
     assert codes(check) == ["GG-CFG-002"]
-    assert done(check.findings[0]) == ["Training uses a warmup of 2 steps instead."]
+    assert actions_taken(check.findings[0]) == ["Training uses a warmup of 2 steps instead."]
 
 
 def test_many_epochs_are_reported_without_dropout_or_early_stopping():

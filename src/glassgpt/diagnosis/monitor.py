@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from glassgpt import console
-from glassgpt.diagnosis.catalogue import describe, page, terminal_language
+from glassgpt.diagnosis.catalogue import describe, terminal_language
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.findings import EVENT, Finding, Severity, Value
 from glassgpt.diagnosis.layer_probe import LayerProbe, LayerSample
@@ -298,7 +298,7 @@ class TrainingMonitor(Observer):
         title = describe(finding, terminal_language()).title
         say: Callable[[str], None] = console.info if finding.severity == "note" else console.warn
         at = "" if "step" in finding.seen else f" step {self._trainer.state.step:,}"  # else it is in the title
-        say(f"{finding.code}{at}: {title} ({page(finding.code)})")
+        say(f"{finding.code}{at}: {title} (glassgpt doctor {finding.code})")
 
 
 def finding_from_replay(step: int, verdict: ReplayResult, done: Sequence[str] = ()) -> Finding:

@@ -1,7 +1,7 @@
-"""`report.html`: a run on one page, in one file that asks the network for nothing.
+"""`report.html`: one run on one page, in a single file that loads nothing from the network.
 
-Both languages stand in the page; which is seen, and in which colours, is decided by two groups of buttons and the
-style sheet alone: there is no script, and a policy in the page forbids any.
+The page contains both languages; radio buttons and the style sheet alone decide which language and which colors are
+shown. There is no script, and the page's content security policy forbids any.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from glassgpt.data.files import write_atomically
 from glassgpt.diagnosis.catalogue import (
     LANGUAGES,
     Language,
+    actions_taken,
     check_name,
     describe,
-    done,
-    measured,
+    describe_measurement,
     reason,
-    ruled_out,
+    ruled_out_causes,
     terminal_language,
     word,
 )
-from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, draw
+from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, render_chart
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.series import NGramBaseline, find_spikes
@@ -36,16 +36,16 @@ from glassgpt.diagnosis.show import LABELS, verdict
 from glassgpt.training.curve import smooth
 from glassgpt.training.run_folder import RunFolder
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 WORDS: dict[Language, dict[str, str]] = {
     "en": {
-        "findings": "Findings", "none": "Nothing was found.", "curves": "Curves by step", "checks": "Checks",
-        "events": "Events", "config": "Configuration", "steps": "steps", "best": "best validation",
+        "findings": "Findings", "none": "No problems were found.", "curves": "Curves by step", "checks": "Checks",
+        "events": "Events", "config": "Configuration", "steps": "steps", "best": "best validation loss",
         "bits": "bits per byte", "time": "time", "last": "last training loss", "step": "step", "event": "event",
-        "details": "details", "check": "check", "measured": "measured", "loss": "Loss, nats per token",
+        "details": "details", "check": "check", "measured": "result", "loss": "Loss (nats per token)",
         "rate": "Learning rate", "norm": "Gradient norm before clipping", "speed": "Tokens per second",
         "training": "training", "validation": "validation", "spike": "spike", "light": "light", "dark": "dark",
-        "auto": "auto", "more": "Explained by", "tokens": "tokens read", "language": "Language", "colours": "Colours",
+        "auto": "auto", "more": "Details", "tokens": "training tokens", "language": "Language", "colours": "Colors",
     },
     "ko": {
         "findings": "진단", "none": "문제를 찾지 못했습니다.", "curves": "스텝별 곡선", "checks": "검사",
@@ -59,55 +59,55 @@ WORDS: dict[Language, dict[str, str]] = {
 }  # fmt: skip
 
 
-def write_report(record: RunLog, checks: Sequence[CheckResult], ladder: NGramBaseline | None = None) -> None:
-    """Write `report.html` into the run's folder.
+def write_report(log: RunLog, checks: Sequence[CheckResult], baseline: NGramBaseline | None = None) -> None:
+    """Write `report.html` into the run's folder; it opens in the language of the terminal.
 
     Args:
-        record: what the run wrote.
-        checks: what was looked at.
-        ladder: of its data, drawn beside the loss.
+        log: of the run.
+        checks: the results to show.
+        baseline: n-gram baselines of the run's data, drawn into the loss chart.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    write_atomically(record.run.report, page(record, checks, ladder, terminal_language()).encode())
+    write_atomically(log.run.report, render_report(log, checks, baseline, terminal_language()).encode())
 
 
-def page(
-    record: RunLog,
+def render_report(
+    log: RunLog,
     checks: Sequence[CheckResult],
-    ladder: NGramBaseline | None = None,
+    baseline: NGramBaseline | None = None,
     language: Language = LANGUAGES[0],
 ) -> str:
-    """The whole page; `language` is the one that it opens in."""
-    name = escape(record.run.path.absolute().name)
+    """Return the HTML of the report; see `write_report`. `language` is the one selected at first."""
+    name = escape(log.run.path.absolute().name)
     style = (resources.files("glassgpt") / "diagnosis" / "report.css").read_text(encoding="utf-8")
     body = "".join(
         (
-            f"<header><h1>{name}</h1>{_both(lambda language: escape(verdict(list(checks), language)))}</header>",
-            _summary(record),
-            _findings(record, checks),
-            _curves(record, ladder),
+            f"<header><h1>{name}</h1>{_in_both(lambda language: escape(verdict(list(checks), language)))}</header>",
+            _summary(log),
+            _findings(log, checks),
+            _charts(log, baseline),
             _checks(checks),
-            _events(record),
-            _configuration(record.run),
+            _events(log),
+            _configuration(log.run),
         )
     )
     return (
         f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{style}</style></head><body>{_switches(language)}<main>{body}</main></body></html>\n"
     )
 
 
-def _both(text: Callable[[Language], str], tag: str = "span") -> str:
-    """A text in both languages, of which the style sheet shows one; `text` makes it, escaped, for a language."""
+def _in_both(text: Callable[[Language], str], tag: str = "span") -> str:
+    """Return an element for each language, of which the style sheet shows one. `text` must return escaped HTML."""
     return "".join(f'<{tag} class="{language}" lang="{language}">{text(language)}</{tag}>' for language in LANGUAGES)
 
 
 def _word(name: str) -> str:
-    return _both(lambda language: escape(WORDS[language][name]))
+    return _in_both(lambda language: escape(WORDS[language][name]))
 
 
 def _switches(language: Language) -> str:
@@ -124,121 +124,126 @@ def _switch(group: str, id: str, label: str, *, is_on: bool) -> str:
     return f'<label><input type="radio" name="{group}" id="{id}"{" checked" if is_on else ""}>{label}</label>'
 
 
-def _summary(record: RunLog) -> str:
-    figures: list[tuple[str, str]] = [("steps", f"{record.last_step:,}")]
-    if record.steps:
-        last = record.steps[-1]
-        figures += [("last", f"{last['loss']:.4f}"), ("time", console.format_duration(float(last.get("seconds") or 0)))]
-        figures.append(("tokens", console.format_amount(float(last.get("tokens") or 0))))
-    if record.validations:
-        best = min(record.validations, key=lambda line: line["validation_loss"])
-        figures.append(("best", f"{best['validation_loss']:.4f}"))
+def _summary(log: RunLog) -> str:
+    values: list[tuple[str, str]] = [("steps", f"{log.last_step:,}")]
+    if log.steps:
+        last = log.steps[-1]
+        values += [("last", f"{last['loss']:.4f}"), ("time", console.format_duration(float(last.get("seconds") or 0)))]
+        values.append(("tokens", console.format_amount(float(last.get("tokens") or 0))))
+    if log.validations:
+        best = min(log.validations, key=lambda line: line["validation_loss"])
+        values.append(("best", f"{best['validation_loss']:.4f}"))
         if "validation_bits_per_byte" in best:
-            figures.append(("bits", f"{best['validation_bits_per_byte']:.4f}"))
-    items = "".join(f"<div><dt>{_word(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures)
+            values.append(("bits", f"{best['validation_bits_per_byte']:.4f}"))
+    items = "".join(f"<div><dt>{_word(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values)
     return f'<dl class="figures">{items}</dl>'
 
 
-def _findings(record: RunLog, checks: Sequence[CheckResult]) -> str:
-    found = sorted(_once(record, checks), key=lambda pair: SEVERITIES.index(pair[0].severity))
+def _findings(log: RunLog, checks: Sequence[CheckResult]) -> str:
+    found = sorted(_distinct_findings(log, checks), key=lambda pair: SEVERITIES.index(pair[0].severity))
     items = "".join(_finding(finding, steps) for finding, steps in found)
     return f"<section><h2>{_word('findings')}</h2>{items or _word('none')}</section>"
 
 
-def _once(record: RunLog, checks: Sequence[CheckResult]) -> list[tuple[Finding, list[int]]]:
-    """Each finding once, with the steps at which the run wrote it down."""
+def _distinct_findings(log: RunLog, checks: Sequence[CheckResult]) -> list[tuple[Finding, list[int]]]:
+    """Return each finding once, with the steps at which the run logged it."""
     found: list[tuple[Finding, list[int]]] = []
-    for step, finding in record.noticed():
-        known = next((steps for told, steps in found if told == finding), None)
-        if known is None:
+    for step, finding in log.noticed():
+        steps = next((steps for known, steps in found if known == finding), None)
+        if steps is None:
             found.append((finding, [step]))
         else:
-            known.append(step)
-    told = [finding for finding, _ in found]
-    return found + [(finding, []) for check in checks for finding in check.findings if finding not in told]
+            steps.append(step)
+    logged = [finding for finding, _ in found]
+    return found + [(finding, []) for check in checks for finding in check.findings if finding not in logged]
 
 
 def _finding(finding: Finding, steps: list[int]) -> str:
     at = ", ".join(f"{step:,} (×{count})" if count > 1 else f"{step:,}" for step, count in Counter(steps).items())
 
-    def text(language: Language) -> str:
-        words, told = LABELS[language], describe(finding, language)
-        rows = [(words["cause"], told.cause), *((words["done"], line) for line in done(finding, language))]
-        rows += [(words["ruled_out"], line) for line in ruled_out(finding, language)]
-        rows.append((words["do"], told.do))
+    def content(language: Language) -> str:
+        labels, text = LABELS[language], describe(finding, language)
+        rows = [(labels["cause"], text.cause)]
+        rows += [(labels["done"], line) for line in actions_taken(finding, language)]
+        rows += [(labels["ruled_out"], line) for line in ruled_out_causes(finding, language)]
+        rows.append((labels["do"], text.do))
         when = f"{WORDS[language]['step']} {at} · " if at else ""
-        sure = f" · {words['sure']} {finding.confidence:.0%}" if finding.confidence < 1 else ""
-        head = f"{when}{words[finding.severity]} · {finding.code}{sure}"
+        confidence = f" · {labels['confidence']} {finding.confidence:.0%}" if finding.confidence < 1 else ""
+        head = f"{when}{labels[finding.severity]} · {finding.code}{confidence}"
         body = "".join(
             f"<dt>{escape(name)}</dt>" + "".join(f"<dd>{escape(value)}</dd>" for _, value in values)
             for name, values in groupby(rows, key=lambda row: row[0])
         )
         more = f"{WORDS[language]['more']}: glassgpt doctor {finding.code}"
         return (
-            f'<p class="head">{escape(head)}</p><h3>{escape(told.title)}</h3><p>{escape(told.means)}</p>'
+            f'<p class="head">{escape(head)}</p><h3>{escape(text.title)}</h3><p>{escape(text.means)}</p>'
             f'<dl>{body}</dl><p class="head">{escape(more)}</p>'
         )
 
-    return f'<article class="{finding.severity}">{_both(text, "div")}</article>'
+    return f'<article class="{finding.severity}">{_in_both(content, "div")}</article>'
 
 
-def _curves(record: RunLog, ladder: NGramBaseline | None) -> str:
-    marks = _marks(record)
-    numbers = record.numbers
-    losses, rates = record.column("loss"), record.column("learning_rate")
-    evaluations = record.evaluations()
-    loss_curves = [
-        Series(numbers, losses, "faint", "training"),
-        Series(numbers, smooth_finite(losses), "line", "training"),
+def _charts(log: RunLog, baseline: NGramBaseline | None) -> str:
+    markers, steps = _markers(log), log.numbers
+    losses, evaluations = log.column("loss"), log.evaluations()
+    loss_series = [
+        Series(steps, losses, "faint", "training"),
+        Series(steps, smooth_finite(losses), "line", "training"),
         Series([one.step for one in evaluations], [one.loss for one in evaluations], "points", "validation"),
     ]
-    pictures = [
-        ("loss", draw("loss", loss_curves, marks, _levels(ladder))),
-        ("rate", draw("learning rate", [Series(numbers, rates, "line", "rate")], marks)),
-        ("norm", draw("gradient norm", [Series(numbers, record.column("grad_norm"), "line", "norm")], marks, log=True)),
-        ("speed", draw("speed", [Series(numbers, record.column("tokens_per_second"), "line", "speed")], marks)),
+
+    def chart(title: str, column: str, color: str, *, log_scale: bool = False) -> str:
+        return render_chart(title, [Series(steps, log.column(column), "line", color)], markers, log=log_scale)
+
+    charts = [
+        ("loss", render_chart("loss", loss_series, markers, _reference_lines(baseline))),
+        ("rate", chart("learning rate", "learning_rate", "rate")),
+        ("norm", chart("gradient norm", "grad_norm", "norm", log_scale=True)),
+        ("speed", chart("speed", "tokens_per_second", "speed")),
     ]
-    drawn = {curve.colour for curve in loss_curves if curve.xs} | {mark.colour for mark in marks}
-    keys = [key for key in ("training", "validation", "event", "spike") if key in drawn]
-    legend = "".join(f'<span class="key {key}">{_word(key)}</span>' for key in keys)
-    shown = "".join(
-        f"<figure><figcaption>{_word(name)} {legend if name == 'loss' else ''}</figcaption>{picture}</figure>"
-        for name, picture in pictures
-        if picture
+    legend = _legend({series.color for series in loss_series if series.xs} | {marker.color for marker in markers})
+    figures = "".join(
+        f"<figure><figcaption>{_word(name)} {legend if name == 'loss' else ''}</figcaption>{html}</figure>"
+        for name, html in charts
+        if html
     )
-    return f"<section><h2>{_word('curves')}</h2>{shown}</section>" if shown else ""
+    return f"<section><h2>{_word('curves')}</h2>{figures}</section>" if figures else ""
+
+
+def _legend(colors: set[str]) -> str:
+    keys = [key for key in ("training", "validation", "event", "spike") if key in colors]
+    return "".join(f'<span class="key {key}">{_word(key)}</span>' for key in keys)
 
 
 def smooth_finite(values: Sequence[float]) -> list[float]:
-    """The series averaged from both ends, so that it does not lag behind a loss that falls.
+    """Return the series averaged from both ends, so that it does not lag behind a falling loss.
 
-    A value that is not finite is replaced by the one before, or the average would be lost for good.
+    A value that is not finite is replaced by the one before; it would spoil the whole average.
     """
-    kept: list[float] = []
+    finite: list[float] = []
     for value in values:
-        kept.append(value if abs(value) < float("inf") else kept[-1] if kept else 0.0)
-    forward, backward = smooth(kept), smooth(kept[::-1])[::-1]
+        finite.append(value if abs(value) < float("inf") else finite[-1] if finite else 0.0)
+    forward, backward = smooth(finite), smooth(finite[::-1])[::-1]
     return [(a + b) / 2 for a, b in zip(forward, backward, strict=True)]
 
 
-def _levels(ladder: NGramBaseline | None) -> list[ReferenceLine]:
-    if ladder is None:
+def _reference_lines(baseline: NGramBaseline | None) -> list[ReferenceLine]:
+    if baseline is None:
         return []
     return [
-        ReferenceLine(ladder.uniform, "ln V"),
-        ReferenceLine(ladder.unigram, "unigram"),
-        ReferenceLine(ladder.bigram, "bigram"),
+        ReferenceLine(baseline.uniform, "ln V"),
+        ReferenceLine(baseline.unigram, "unigram"),
+        ReferenceLine(baseline.bigram, "bigram"),
     ]
 
 
-def _marks(record: RunLog) -> list[EventMarker]:
-    """Events, findings and spikes, each at its step."""
-    marks = [
-        EventMarker(int(line.get("step", 0)), str(line.get("code", line.get("event", "?"))), "event")
-        for line in record.events
+def _markers(log: RunLog) -> list[EventMarker]:
+    """Return events, findings and spikes, each at its step."""
+    events = [
+        EventMarker(int(line.get("step", 0)), str(line.get("code", line.get("event", "?")))) for line in log.events
     ]
-    spikes = find_spikes(record.numbers, record.column("loss"))
-    return marks + [EventMarker(spike.step, f"spike to {spike.peak:.3f}", "spike") for spike in spikes]
+    spikes = find_spikes(log.numbers, log.column("loss"))
+    return events + [EventMarker(spike.step, f"spike to {spike.peak:.3f}", "spike") for spike in spikes]
 
 
 def _checks(checks: Sequence[CheckResult]) -> str:
@@ -251,45 +256,44 @@ def _check(check: CheckResult) -> str:
     cells: tuple[Callable[[Language], str], ...] = (
         lambda language: LABELS[language][check.worst],
         lambda language: check_name(check, language),
-        lambda language: measured(check, language),
+        lambda language: describe_measurement(check, language),
     )
-    row = "".join(f"<td>{_both(lambda language, cell=cell: escape(cell(language)))}</td>" for cell in cells)
+    row = "".join(f"<td>{_in_both(lambda language, cell=cell: escape(cell(language)))}</td>" for cell in cells)
     return f'<tr class="{check.worst}">{row}</tr>'
 
 
-def _events(record: RunLog) -> str:
-    told = [line for line in record.events if line.get("event") != EVENT]
-    rows = "".join(_row(line) for line in told)
+def _events(log: RunLog) -> str:
+    rows = "".join(_event(line) for line in log.events if line.get("event") != EVENT)
     head = f"<tr><th>{_word('step')}</th><th>{_word('event')}</th><th>{_word('details')}</th></tr>"
     return f"<section><h2>{_word('events')}</h2><table>{head}{rows}</table></section>" if rows else ""
 
 
-def _row(line: dict[str, Any]) -> str:
+def _event(line: dict[str, Any]) -> str:
     details = {name: value for name, value in line.items() if name not in ("step", "event")}
 
-    def told(language: Language) -> str:
-        return escape(", ".join(f"{name}: {_told(value, language)}" for name, value in details.items()))
+    def content(language: Language) -> str:
+        return escape(", ".join(f"{name}: {_format_detail(value, language)}" for name, value in details.items()))
 
-    event = _both(lambda language: escape(word(str(line.get("event", "")), language)))
-    return f"<tr><td>{escape(str(line.get('step', '')))}</td><td>{event}</td><td>{_both(told)}</td></tr>"
+    event = _in_both(lambda language: escape(word(str(line.get("event", "")), language)))
+    return f"<tr><td>{escape(str(line.get('step', '')))}</td><td>{event}</td><td>{_in_both(content)}</td></tr>"
 
 
-def _told(value: Any, language: Language) -> str:
-    """A detail of an event in words; figures to four digits, the file has them all."""
+def _format_detail(value: Any, language: Language) -> str:
+    """Format a detail of an event; numbers have four digits here and all of them in the file."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return f"[{', '.join(_told(one, language) for one in value)}]"
+        return f"[{', '.join(_format_detail(one, language) for one in value)}]"
     if isinstance(value, dict):
-        return _told_object(value, language)
+        return _format_object(value, language)
     return word(value, language) if isinstance(value, str) else json.dumps(value)
 
 
-def _told_object(value: dict[str, Any], language: Language) -> str:
-    """The reason of a replay in its words, anything else name by name."""
+def _format_object(value: dict[str, Any], language: Language) -> str:
+    """Format a replay's reason as its sentence, any other object as name: value pairs."""
     if value.keys() == {"key", "cause", "seen"} and isinstance(value["seen"], dict):
         return reason(str(value["key"]), value["seen"], language)
-    return f"{{{', '.join(f'{name}: {_told(one, language)}' for name, one in value.items())}}}"
+    return f"{{{', '.join(f'{name}: {_format_detail(one, language)}' for name, one in value.items())}}}"
 
 
 def _configuration(run: RunFolder) -> str:

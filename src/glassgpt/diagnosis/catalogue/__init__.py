@@ -1,8 +1,9 @@
-"""The catalogue: for each code what it means, its cause and what to do, in English and Korean.
+"""The catalogue: what each finding means, its cause and what to do, in English and Korean.
 
-The TOML files beside this one are the only source; the terminal, the report and the pages in `docs/diagnosis` are
-made of them. In a text `{name}` is filled with the figure of that name from `Finding.seen`. What checks measured stands in
-`checks.toml`, why a replay came to its verdict in `reasons.toml`, single words that figures may be in `words.toml`.
+The TOML files in this folder are the single source of these texts; the terminal, the report and the pages in
+`docs/diagnosis` are generated from them. `{name}` in a text is replaced by the value of that name in `Finding.seen`.
+`checks.toml` describes what checks measured, `reasons.toml` why a replay named its cause, `words.toml` the names of
+causes and events.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from glassgpt.errors import UsageError
 Language = Literal["en", "ko"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 ACTIONS, CHECKS, REASONS, WORDS = "actions.toml", "checks.toml", "reasons.toml", "words.toml"
-WORDED = ("cause", "event")
-"""Figures that are words of ours, and so have one in each language."""
+TRANSLATED_VALUES = ("cause", "event")
+"""Values of a check result that are looked up in `words.toml`."""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 CODE = re.compile(r"GG-[A-Z]{2,4}-\d{3}")
 
 
 @dataclass(frozen=True)
-class Text:
-    """One entry in one language.
+class CatalogueEntry:
+    """The text about one code in one language.
 
     Attributes:
-        title: what was seen, in a line.
-        means: what that is, for somebody who meets it for the first time.
-        cause: where it usually comes from.
-        do: what to change, most likely remedy first.
-        name: of the cause, in a few words, where other findings rule it out.
+        title: what was found, in one line.
+        means: what that means, for a reader who meets it for the first time.
+        cause: the usual cause.
+        do: what to change, the most likely remedy first.
+        name: short name of the cause, for the list of causes that another finding rules out.
     """
 
     title: str
@@ -47,134 +48,148 @@ class Text:
     do: str
     name: str = ""
 
-    def filled(self, seen: Mapping[str, Value]) -> Text:
-        """The same with the figures in it."""
-        title, means, cause, do = (fill(part, seen) for part in (self.title, self.means, self.cause, self.do))
-        return Text(title, means, cause, do, self.name)
+    def with_values(self, values: Mapping[str, Value]) -> CatalogueEntry:
+        """Return a copy whose placeholders are replaced by values.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        texts = (fill_placeholders(text, values) for text in (self.title, self.means, self.cause, self.do))
+        return CatalogueEntry(*texts, name=self.name)
 
     def placeholders(self) -> set[str]:
-        """The names of all figures that the text asks for."""
+        """Return the names of all values that the text needs."""
         return set(PLACEHOLDER.findall(f"{self.title} {self.means} {self.cause} {self.do}"))
 
 
 @cache
-def entries() -> dict[str, dict[Language, Text]]:
-    """Every entry by its code, in the order of the codes."""
+def entries() -> dict[str, dict[Language, CatalogueEntry]]:
+    """Return all entries by code, in the order of the codes."""
     tables = (file for name, file in _files().items() if name not in (ACTIONS, CHECKS, REASONS, WORDS))
-    return dict(sorted((code, _texts(table)) for file in tables for code, table in file.items()))
+    return dict(sorted((code, _parse_entry(table)) for file in tables for code, table in file.items()))
 
 
 @cache
 def actions() -> dict[str, dict[Language, str]]:
-    """What a finding's `done` may name, in each language."""
-    return _lines(ACTIONS)
+    """Return a sentence about each action that a finding's `done` can name."""
+    return _sentences(ACTIONS)
 
 
 @cache
 def reasons() -> dict[str, dict[Language, str]]:
-    """Why a replay came to its verdict, in each language."""
-    return _lines(REASONS)
+    """Return a sentence about each reason that a replay can give."""
+    return _sentences(REASONS)
 
 
 @cache
 def words() -> dict[str, dict[Language, str]]:
-    """Single words that figures may be: causes and events."""
-    return _lines(WORDS)
+    """Return the display names of causes and events."""
+    return _sentences(WORDS)
 
 
 @cache
 def checks() -> dict[str, dict[str, Any]]:
-    """For each check, by its English name, its name in other languages and a sentence for each outcome."""
+    """Return, by the English name of a check, its name in other languages and a sentence for each outcome."""
     return _files()[CHECKS]
 
 
-def _lines(file: str) -> dict[str, dict[Language, str]]:
+def _sentences(file: str) -> dict[str, dict[Language, str]]:
     return {name: {language: table[language] for language in LANGUAGES} for name, table in _files()[file].items()}
 
 
 @cache
 def _files() -> dict[str, dict[str, Any]]:
     folder = resources.files("glassgpt") / "diagnosis" / "catalogue"
-    files = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
-    return {entry.name: tomllib.loads(entry.read_text(encoding="utf-8")) for entry in files}
+    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    return {file.name: tomllib.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-def _texts(table: Mapping[str, Mapping[str, str]]) -> dict[Language, Text]:
-    return {language: Text(**{part: text.strip() for part, text in table[language].items()}) for language in LANGUAGES}
+def _parse_entry(table: Mapping[str, Mapping[str, str]]) -> dict[Language, CatalogueEntry]:
+    return {
+        language: CatalogueEntry(**{part: text.strip() for part, text in table[language].items()})
+        for language in LANGUAGES
+    }
 
 
-def entry(code: str, language: Language = "en") -> Text:
-    """The text of a code.
+def entry(code: str, language: Language = "en") -> CatalogueEntry:
+    """Return the entry of a code, with its placeholders.
 
     Raises:
         UsageError: there is no such code.
     """
     if code not in entries():
-        close = difflib.get_close_matches(code, entries(), n=3, cutoff=0)
-        raise UsageError(
-            f"there is no finding {code}; the nearest are {', '.join(close)}; docs/diagnosis/index.md has all"
-        )
+        similar = difflib.get_close_matches(code, entries(), n=3, cutoff=0)
+        raise UsageError(f"there is no finding {code}; similar codes: {', '.join(similar)}")
     return entries()[code][language]
 
 
-def describe(finding: Finding, language: Language = "en") -> Text:
-    """The text of a finding, its figures filled in."""
-    seen = dict(finding.seen)
-    if "why" in seen:
-        seen["why"] = reason(str(seen["why"]), seen, language)
-    return entry(finding.code, language).filled(seen)
+def describe(finding: Finding, language: Language = "en") -> CatalogueEntry:
+    """Return the entry of a finding's code with the finding's values filled in.
+
+    Raises:
+        KeyError: the finding lacks a value that its text needs.
+    """
+    values = dict(finding.seen)
+    if "why" in values:
+        values["why"] = reason(str(values["why"]), values, language)
+    return entry(finding.code, language).with_values(values)
 
 
-def reason(key: str, seen: Mapping[str, Value], language: Language = "en") -> str:
-    """Why a replay came to its verdict; what is no key of ours (a run of an older version wrote it out) as it is."""
+def reason(key: str, values: Mapping[str, Value], language: Language = "en") -> str:
+    """Return the sentence for a replay's reason, or the key itself if it is unknown or a value is missing.
+
+    Runs of older versions logged whole sentences instead of keys.
+    """
     known = reasons().get(key)
-    if known is None or not set(PLACEHOLDER.findall(known[language])) <= seen.keys():
+    if known is None or not set(PLACEHOLDER.findall(known[language])) <= values.keys():
         return key
-    return fill(known[language], seen)
+    return fill_placeholders(known[language], values)
 
 
 def check_name(check: CheckResult, language: Language = "en") -> str:
-    """What a check is called."""
+    """Return the display name of a check."""
     return check.name if language == "en" else str(checks()[check.name][language])
 
 
-def measured(check: CheckResult, language: Language = "en") -> str:
-    """What a check measured, in a line.
+def describe_measurement(check: CheckResult, language: Language = "en") -> str:
+    """Return what a check measured, in one line.
 
     Raises:
-        KeyError: the catalogue has no such check or outcome, or a figure is missing.
+        KeyError: the catalogue lacks the check or its outcome, or a value is missing.
     """
-    told = {name: word(str(value), language) if name in WORDED else value for name, value in check.seen.items()}
-    return str(checks()[check.name][check.outcome][language]).format_map(told)
+    values = {
+        name: word(str(value), language) if name in TRANSLATED_VALUES else value for name, value in check.seen.items()
+    }
+    return str(checks()[check.name][check.outcome][language]).format_map(values)
 
 
 def word(name: str, language: Language) -> str:
-    """A cause or an event in a language; what is not known, as it is."""
+    """Return the display name of a cause or an event, or the name itself if it is unknown."""
     return words().get(name, {}).get(language, name)
 
 
-def done(finding: Finding, language: Language = "en") -> list[str]:
-    """What was done already, a sentence each."""
-    return [fill(actions()[name][language], finding.seen) for name in finding.done]
+def actions_taken(finding: Finding, language: Language = "en") -> list[str]:
+    """Return a sentence for each action that was taken already."""
+    return [fill_placeholders(actions()[name][language], finding.seen) for name in finding.done]
 
 
-def ruled_out(finding: Finding, language: Language = "en") -> list[str]:
-    """The causes that were looked for and are not it, each with its code."""
-    texts = {code: entry(code, language) for code in finding.ruled_out}
-    return [f"{text.name or PLACEHOLDER.sub('…', text.title)} ({code})" for code, text in texts.items()]
+def ruled_out_causes(finding: Finding, language: Language = "en") -> list[str]:
+    """Return the causes that were checked for and ruled out, each with its code."""
+    ruled_out = {code: entry(code, language) for code in finding.ruled_out}
+    return [f"{text.name or PLACEHOLDER.sub('…', text.title)} ({code})" for code, text in ruled_out.items()]
 
 
-def fill(text: str, seen: Mapping[str, Value]) -> str:
-    """The text with its figures; one that was not seen is a programming error.
+def fill_placeholders(text: str, values: Mapping[str, Value]) -> str:
+    """Replace each placeholder by its formatted value.
 
     Raises:
-        KeyError: the figure that is missing.
+        KeyError: a value is missing.
     """
-    return PLACEHOLDER.sub(lambda match: figure(seen[match[1]]), text)
+    return PLACEHOLDER.sub(lambda match: format_value(values[match[1]]), text)
 
 
-def figure(value: Value) -> str:
-    """A figure as a person reads it: four digits that count, thousands apart."""
+def format_value(value: Value) -> str:
+    """Format a value for people: four significant digits, thousands separated."""
     if isinstance(value, str):
         return value
     if float(value).is_integer() and abs(value) < 1e15:
@@ -182,17 +197,12 @@ def figure(value: Value) -> str:
     return f"{value:,.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def plain(text: str) -> str:
-    """A text without figures, as a reader sees it: `{step}` stands for a figure of that name."""
+def mark_placeholders(text: str) -> str:
+    """Return a text for display without values: `{step}` becomes `‹step›`."""
     return text.replace("{", "‹").replace("}", "›")
 
 
-def page(code: str) -> str:
-    """Where a code's page lies in the repository."""
-    return f"docs/diagnosis/{code}.md"
-
-
 def terminal_language() -> Language:
-    """Korean where the environment asks for it, else English."""
-    wanted = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
-    return "ko" if wanted.startswith("ko") else "en"
+    """Return Korean if the environment variables of the locale ask for it, else English."""
+    locale = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return "ko" if locale.startswith("ko") else "en"
