@@ -154,10 +154,10 @@ def test_unwritable_output_is_refused_first(tmp_path):
     there.write_text("")
     (tmp_path / "folder.png").mkdir()
     for path, message in (
-        (tmp_path / "x.jpg.txt", "--picture is .*; allowed is a name that ends in .png, .svg, .pdf"),
-        (tmp_path / "none" / "x.png", "the folder .*none does not exist or cannot be written to"),
-        (tmp_path / "folder.png", "which is a folder; give a file's name"),
-        (there, "there.png is there already; write over it with --force, or choose another --picture"),
+        (tmp_path / "x.jpg.txt", "--picture is .*; the name must end in .png, .svg, .pdf"),
+        (tmp_path / "none" / "x.png", "the folder .*none does not exist or is not writable"),
+        (tmp_path / "folder.png", "which is a folder; give a file name"),
+        (there, "there.png already exists; overwrite it with --force, or choose another --picture"),
     ):
         with pytest.raises(UsageError, match=message):
             check_output_path("--picture", path, PICTURES)
@@ -170,7 +170,7 @@ def test_existing_output_is_kept_and_nothing_is_measured(loaded, grammar_dataset
     monkeypatch.setattr("glassgpt.api.evaluation.measure", None)  # a call would raise another error
     path = tmp_path / "there.png"
     path.write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         api.evaluate(loaded, grammar_dataset, EvaluationRequest(), **{option: path})
     assert path.read_text() == "mine"
 
