@@ -1,18 +1,21 @@
-"""The header of a token shard.
+"""The format of a token shard, and its checks.
 
 A shard is a 128-byte header followed by its tokens, little-endian uint16 or uint32.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glassgpt.data.summary import DatasetSummary
 from glassgpt.errors import DataError
 
 MAGIC = b"GLASSTOK"
@@ -77,3 +80,36 @@ class ShardHeader:
         if bytes_per_token not in DTYPES or size != HEADER.size + tokens * bytes_per_token:
             raise DataError(f"{path} is truncated or damaged ({size} bytes for {tokens} tokens); {REBUILD_HINT}")
         return cls(bytes_per_token, vocab_size, tokens, fingerprint.hex(), checksum)
+
+
+def check_headers(folder: Path, headers: Mapping[str, ShardHeader], summary: DatasetSummary) -> None:
+    """Check that the shards of a dataset match its summary.
+
+    Args:
+        folder: the dataset folder.
+        headers: headers by shard name.
+        summary: the dataset's summary.
+
+    Raises:
+        DataError: a shard was made with another tokenizer, or tokens are missing.
+    """
+    for name, header in headers.items():
+        if header.fingerprint != summary.tokenizer_fingerprint or header.vocab_size != summary.vocab_size:
+            raise DataError(f"{folder / name} was made with another tokenizer than the dataset; {REBUILD_HINT}")
+    for split in ("train", "validation"):
+        expected = summary.split(split)
+        if sum(headers[name].tokens for name in expected.shards) != expected.tokens:
+            raise DataError(f"{folder}: the {split} shards do not hold {expected.tokens} tokens; {REBUILD_HINT}")
+
+
+def verify_checksum(path: Path, header: ShardHeader) -> None:
+    """Read a shard and compare it with its checksum.
+
+    Raises:
+        DataError: the shard is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(HEADER.size)
+        checksum = hashlib.file_digest(file, "sha256").digest()
+    if checksum != header.checksum:
+        raise DataError(f"{path} is damaged: its checksum does not match; {REBUILD_HINT}")

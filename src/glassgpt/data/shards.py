@@ -5,7 +5,6 @@ The file format is in `shard_format.py`, writing in `shard_writer.py`.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.shard_format import DTYPES, HEADER, REBUILD_HINT, ShardHeader
+from glassgpt.data.shard_format import DTYPES, HEADER, REBUILD_HINT, ShardHeader, check_headers, verify_checksum
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import DataError, TokenizerError
@@ -83,22 +82,9 @@ class TokenDataset:
             raise DataError(f"{folder} {problem}; create one with: glassgpt prepare SOURCE --out {folder}")
         info = DatasetSummary.read(folder / SUMMARY_FILE)
         names = [name for split in SPLITS for name in info.split(split).shards]
-        dataset = cls(folder, info, {name: ShardHeader.read(folder / name) for name in names})
-        dataset._check_headers()
-        return dataset
-
-    def _check_headers(self) -> None:
-        for name, header in self._headers.items():
-            if header.fingerprint != self.tokenizer_fingerprint or header.vocab_size != self.vocab_size:
-                raise DataError(
-                    f"{self.folder / name} was made with another tokenizer than the dataset; {REBUILD_HINT}"
-                )
-        for split in SPLITS:
-            expected = self.info.split(split)
-            if sum(self._headers[name].tokens for name in expected.shards) != expected.tokens:
-                raise DataError(
-                    f"{self.folder}: the {split} shards do not hold {expected.tokens} tokens; {REBUILD_HINT}"
-                )
+        headers = {name: ShardHeader.read(folder / name) for name in names}
+        check_headers(folder, headers, info)
+        return cls(folder, info, headers)
 
     @property
     def vocab_size(self) -> int:
@@ -143,8 +129,4 @@ class TokenDataset:
             DataError: a shard is damaged; the message names it.
         """
         for name, header in self._headers.items():
-            with (self.folder / name).open("rb") as file:
-                file.seek(HEADER.size)
-                checksum = hashlib.file_digest(file, "sha256").digest()
-            if checksum != header.checksum:
-                raise DataError(f"{self.folder / name} is damaged: its checksum does not match; {REBUILD_HINT}")
+            verify_checksum(self.folder / name, header)
