@@ -1,4 +1,4 @@
-"""Random models whose next token depends on all of the text, so that a mistake in what they see shows."""
+"""Small random models whose next token depends on the whole text, so that errors in masking or caching show."""
 
 import copy
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ CONTEXT = 48
 
 
 def attentive_model(seed=0, **shape):
-    """Large matrices, small embeddings, and logits that are sharp enough to have few ties."""
+    """Return a model with large matrices, small embeddings, and logits sharp enough to have few ties."""
     torch.manual_seed(seed)
     shape = {"vocab_size": 257, "context_length": CONTEXT, "n_layer": 2, "n_head": 3, "n_embd": 24} | shape
     model = build_model(ModelConfig(**shape)).eval()
@@ -22,31 +22,31 @@ def attentive_model(seed=0, **shape):
                 parameter.normal_(std=0.1 if "embedding" in name else 0.4)
             elif name.endswith("bias"):
                 parameter.normal_(std=0.1)
-        if hasattr(model.norm, "weight"):  # the tied head is as small as the embedding
+        if hasattr(model.norm, "weight"):  # compensates for the small tied head
             model.norm.weight.fill_(6.0)
     return model
 
 
 def as_if_on(model, device, dtype=torch.float32):
-    """The model, as it looks to those who only ask where its parameters are."""
-    twin = copy.copy(model)
-    twin.parameters = lambda: iter([SimpleNamespace(device=torch.device(device), dtype=dtype)])
-    return twin
+    """Return a copy of the model whose parameters claim to be on `device`."""
+    other = copy.copy(model)
+    other.parameters = lambda: iter([SimpleNamespace(device=torch.device(device), dtype=dtype)])
+    return other
 
 
 def disturbed(model, by, seed=1):
-    """A model that mostly says the same: how much less, `by` tells."""
-    twin = build_model(model.config).eval()
-    twin.load_state_dict(model.state_dict())
+    """Return a copy of the model with noise of standard deviation `by` added to its parameters."""
+    other = build_model(model.config).eval()
+    other.load_state_dict(model.state_dict())
     torch.manual_seed(seed)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in other.parameters():
             parameter += by * torch.randn_like(parameter)
-    return twin
+    return other
 
 
 def share_that_depends_on_far_tokens(model):
-    """How often the likeliest next token changes when one of twelve tokens, eight before the last, is another."""
+    """Return how often the most likely next token changes when one of twelve tokens, eight before the last, changes."""
     torch.manual_seed(0)
     tokens = torch.randint(0, 257, (200, 12))
     other = tokens.clone()
@@ -56,7 +56,7 @@ def share_that_depends_on_far_tokens(model):
 
 
 def shaken(config):
-    """A model away from its tame initial weights, some of which are zero."""
+    """Return a model with random weights everywhere; some initial weights are zero."""
     torch.manual_seed(0)
     model = build_model(config).eval()
     for parameter in model.parameters():

@@ -87,7 +87,7 @@ def tokenize(
     ] = ("gpt2",),
     compare: Flag = False,
 ) -> None:
-    """Show the tokens of a text in colour, with ids and bytes; or compare tokenizers and languages.
+    """Show the tokens of a text in color, with ids and bytes; or compare tokenizers and languages.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from glassgpt.data.summary import DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.tokenizers.printable import printable
 
-COLOURS = (
+COLORS = (
     "black on bright_cyan",
     "black on bright_yellow",
     "black on bright_green",
@@ -97,11 +97,11 @@ def _characters_per_token(split: SplitSummary) -> str:
 
 
 def show_tokens(tokenizer: Tokenizer, text: str) -> None:
-    """Print `text` with its tokens in alternating colours, then a table of tokens, ids and bytes."""
+    """Print `text` with its tokens in alternating colors, then a table of tokens, ids and bytes."""
     tokens = tokenizer.encode(text)
     line = Text()
     for i, token in enumerate(tokens):
-        line.append(printable(tokenizer.token_bytes(token)), style=COLOURS[i % len(COLOURS)])
+        line.append(printable(tokenizer.token_bytes(token)), style=COLORS[i % len(COLORS)])
     console.out.print(line)
     rows = [[str(token), printable(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
     console.table("", ["id", "token", "bytes"], rows, numeric_from=3)

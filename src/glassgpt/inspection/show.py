@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from glassgpt import console
-from glassgpt.data.show import COLOURS
+from glassgpt.data.show import COLORS
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.errors import UsageError
 from glassgpt.generation.show import format_probability, format_token
@@ -87,7 +87,7 @@ def _show_tokens(trace: Trace) -> None:
     _heading("Tokens", f"{_count(len(trace['bytes']), 'byte')} → {_count(len(trace), 'token')}; {size}")
     line = Text()
     for at, token in enumerate(trace.tokens[:TOKENS_SHOWN]):
-        line.append(printable(trace.tokenizer.token_bytes(token)), style=COLOURS[at % len(COLOURS)])
+        line.append(printable(trace.tokenizer.token_bytes(token)), style=COLORS[at % len(COLORS)])
     if len(trace) > TOKENS_SHOWN:
         line.append(f" … and {len(trace) - TOKENS_SHOWN} more tokens", style="dim")
     console.out.print(line)

@@ -25,7 +25,7 @@ class AttentionFunction(Protocol):
 
         Args:
             q: (B, H, T, D).
-            k: (B, K, S, D); K must divide H, and H / K neighbouring query heads share a key head (Ainslie et al. 2023).
+            k: (B, K, S, D); K must divide H, and H / K neighboring query heads share a key head (Ainslie et al. 2023).
             v: (B, K, S, D).
             mask: (B or 1, 1, T, S) bool, True where a query may attend; None means causal, the T queries being the
                 last T of the S positions.
