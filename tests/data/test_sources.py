@@ -164,7 +164,7 @@ def test_ignored_files_of_a_folder_are_reported(tmp_path, capsys):
     prepare_dataset(tmp_path / "set", folder, observer=ConsoleObserver())
     printed = capsys.readouterr().err.replace("\n", " ")
     pattern = f"{folder}/**/*.py"
-    assert f"ignored 2 files of other types (.py); to read them as text, give a pattern: '{pattern}'" in printed
+    assert f"files of other types ignored: 2 (.py); to read them as text, give a pattern: '{pattern}'" in printed
     prepare_dataset(tmp_path / "code", pattern, tokenizer="bytes")
     assert sorted(text for texts in stored_documents(tmp_path / "code").values() for text in texts)
 

@@ -45,7 +45,7 @@ class ConsoleObserver(PrepareObserver):
         """Print how many files were ignored, and how to read them anyway."""
         kinds = f" ({', '.join(suffixes)})" if suffixes else ""
         hint = f"; to read them as text, give a pattern: {pattern_for(folder, suffixes[0])}" if suffixes else ""
-        console.info(f"{folder}: ignored {count:,} files of other types{kinds}{hint}")
+        console.info(f"{folder}: files of other types ignored: {count:,}{kinds}{hint}")
 
     def on_tokenizer_training(self, spec: str) -> None:
         """Print which tokenizer is trained."""
