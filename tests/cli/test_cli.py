@@ -184,7 +184,7 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("train nano --data {data} --out {tmp}/r --model.n-head 3 --train.batch-tokens 7", 2, "nearest"),
         ("train --resume", 2, "Name it with --out"),
         ("train nano --data {data} --out {tmp}/r --seed -1", 2, "seed is -1; it must be between 0"),
-        ("train nano --data {data} --out {tmp}/r --train.max-steps 1e400", 2, "allowed is an integer"),
+        ("train nano --data {data} --out {tmp}/r --train.max-steps 1e400", 2, "it must be an integer"),
         ("train nano --data {data} --out {tmp}/r --optimizer.weight-decay inf", 2, "must be at least 0 and finite"),
         ("train nano --data {data} --out {data}/dataset.json/r", 2, "is no folder that can be written to"),
         ("prepare - --validation-source - --out {tmp}/d", 2, "standard input can only be read once"),

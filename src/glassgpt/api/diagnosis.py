@@ -9,7 +9,7 @@ from typing import Any
 
 from glassgpt.api.loading import load
 from glassgpt.api.runs import trainer_config
-from glassgpt.config import RunConfig, did_you_mean, load_config, preset_names, resolve_config
+from glassgpt.config import RunConfig, load_config, preset_names, resolve_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
@@ -27,6 +27,7 @@ from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageEr
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.config import GPT2_VOCAB_SIZE
+from glassgpt.schema import did_you_mean
 from glassgpt.training.checkpoint import find_checkpoint, read_state
 from glassgpt.training.run_folder import RunFolder
 

@@ -11,7 +11,7 @@ import torch
 
 from glassgpt import console
 from glassgpt.api.runs import require_new_run, trainer_config, write_run_files
-from glassgpt.config import RunConfig, resolve_config
+from glassgpt.config import RunConfig, resolve_config, warmup_warning
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
@@ -94,7 +94,10 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"{run.path} cannot be made: {existing} is no folder that can be written to")
     require_gpus(config.train.device, processes)
-    return resolve_config(config, run.path, processes)
+    resolved = resolve_config(config, run.path, processes)
+    if warning := warmup_warning(config, resolved):
+        console.warn(warning)
+    return resolved
 
 
 def _train(
