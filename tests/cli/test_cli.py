@@ -237,7 +237,7 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("tokenize x -t nothing", 1, "nothing"),
         ("config show nan", 2, "did you mean nano?"),
         ("doctor nonsense", 2, "nonsense is nothing that can be examined"),
-        ("doctor GG-NAN-999", 2, "the nearest are GG-NAN-"),
+        ("doctor GG-NAN-999", 2, "similar codes: GG-NAN-"),
         ("prepare grammar --out {tmp}/d --tokenizer bpe", 1, "prepare also trains new ones: bpe:SIZE"),
     ],
 )
