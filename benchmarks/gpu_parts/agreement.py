@@ -17,8 +17,10 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.bench import TOP_50, endless_tokenizer
 from glassgpt.generation.engine.decoding import sample_tokens
 from glassgpt.generation.engine.sequence import Request, SequenceState
-from glassgpt.generation.gpu.fused import FusedDraw, FusedStep, Limits, SlotState
-from glassgpt.generation.gpu.kernels import LENGTH
+from glassgpt.generation.gpu.kernels.common import LENGTH
+from glassgpt.generation.gpu.sampler import FusedSampler, SamplingLimits
+from glassgpt.generation.gpu.slots import SlotState
+from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import in_bfloat16
 from glassgpt.generation.processors import build_processors
@@ -92,7 +94,7 @@ class Stepping:
 
     def feed(self, tokens: Tensor, position: int) -> Tensor:
         """Logits (M, V) of what comes after tokens (M,) that all stand at one position."""
-        self._state.take(tokens.tolist())
+        self._state.append(tokens.tolist())
         self._state.ints[LENGTH.value] = position
         self._step.logits.fill_(torch.nan)  # what nobody writes is seen
         self._step.feed(tokens.size(0))
@@ -162,7 +164,7 @@ def names_nan(twin: LanguageModel, mixture: Mixture) -> bool:
     try:
         continuous(spoilt, endless_tokenizer(spoilt), 4, TOP_50)(mixture.draw()[:4])
     except GenerationError as error:
-        return "no numbers" in str(error)
+        return "NaN" in str(error)
     return False
 
 
@@ -175,9 +177,9 @@ def draws_apart(model: LanguageModel, settings: dict[str, Any], rows: int) -> in
     made = [_row(i, text, settings, tokenizer) for i, text in enumerate(texts)]
     logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(6)) * 3
     state = SlotState(rows, vocabulary, device)
-    state.place(range(rows), made)
+    state.insert(range(rows), made)
     drawn = torch.full((rows,), -1, dtype=torch.int32, device=device)
-    FusedDraw(state, vocabulary, logits.to(device, copy=True))(rows, drawn, Limits.of(made, vocabulary))
+    FusedSampler(state, vocabulary, logits.to(device, copy=True))(rows, drawn, SamplingLimits.of(made, vocabulary))
     return sum(a != b for a, b in zip(drawn.tolist(), sample_tokens(logits, made), strict=True))
 
 
@@ -185,4 +187,4 @@ def _row(number: int, text: Sequence[int], settings: dict[str, Any], tokenizer: 
     options = GenerationOptions(**{"temperature": 1.0, "top_p": 1.0, "seed": 7 + number, **settings})
     options.check()
     request = Request(number, tuple(text[:4]), options, tuple(build_processors(options, tokenizer)), 7 + number, 9)
-    return SequenceState(request, 0, drawn=list(text[4:]))
+    return SequenceState(request, 0, output_ids=list(text[4:]))

@@ -344,7 +344,7 @@ DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": SpeculativeDecodi
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
 def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
     if decoder is graph_decoder and find_spec("triton"):
-        monkeypatch.setattr("glassgpt.generation.gpu.graphs.STEPS", 2)  # the interpreter is slow
+        monkeypatch.setattr("glassgpt.generation.gpu.graphs.STEPS_PER_LAUNCH", 2)  # the interpreter is slow
     model = build_model(ModelConfig(vocab_size=257, context_length=24, n_layer=1, n_head=1, n_embd=4)).eval()
     only_two = dict.fromkeys(range(2, 257), -math.inf)
     settings = [{}, {"logit_bias": only_two, "no_repeat_ngram": 1, "num_samples": 2}, {"top_k": 4}]

@@ -15,9 +15,12 @@ from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.engine.sequence import Request, SequenceState
-from glassgpt.generation.gpu import fused, graphs
-from glassgpt.generation.gpu.fused import FusedStep, Limits, SlotState, can_fuse
+from glassgpt.generation.gpu import graphs, prompt_graphs, sampler, tiles
 from glassgpt.generation.gpu.graphs import GraphDecoder
+from glassgpt.generation.gpu.layers import can_fuse
+from glassgpt.generation.gpu.sampler import SamplingLimits
+from glassgpt.generation.gpu.slots import SlotState
+from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import build_processors
 from glassgpt.model.build import build_model
@@ -84,7 +87,7 @@ def written(model, rows, decoder, slots=4, capacity=24, end=None):
 @pytest.mark.parametrize(("shape", "length", "keys"), SHAPES.values(), ids=SHAPES.keys())
 @torch.inference_mode()
 def test_the_kernels_compute_the_model(shape, length, keys, monkeypatch):
-    monkeypatch.setattr(fused, "ATTENTION_KEYS", keys)
+    monkeypatch.setattr(tiles, "ATTENTION_KEYS", keys)
     model = random_model(shape)
     assert can_fuse(model)
     cache, plain = KVCache(shape, 2, 8), KVCache(shape, 2, 8)
@@ -92,7 +95,7 @@ def test_the_kernels_compute_the_model(shape, length, keys, monkeypatch):
     step = FusedStep(model, cache, state, V)
     tokens = torch.randint(0, V, (2, length))
     for position in range(length):
-        state.take(tokens[:, position].tolist())
+        state.append(tokens[:, position].tolist())
         state.ints[1] = position  # lengths
         step.logits.fill_(math.nan)
         step.feed(2)
@@ -109,7 +112,7 @@ def test_rows_have_lengths_of_their_own(model):
     plain = KVCache(model.config, 1, 8)
     model(texts[:1, :4], plain)
     cache.copy_slot(1, plain, 0)
-    state.take(texts[:, 4].tolist())
+    state.append(texts[:, 4].tolist())
     state.ints[1] = torch.tensor([0, 4])
     step = FusedStep(model, cache, state, V)
     step.feed(2)
@@ -118,7 +121,7 @@ def test_rows_have_lengths_of_their_own(model):
         torch.cat([texts[:1, :4], texts[1:, 4:]], 1))[0, -1], atol=1e-5, rtol=1e-5)  # fmt: skip
 
 
-EVERYTHING = Limits(penalties=True, top_k=True, top_p=True, none=True)
+EVERYTHING = SamplingLimits(penalties=True, top_k=True, top_p=True, none=True)
 DRAWS = [
     {"temperature": 0.0},
     {},
@@ -140,10 +143,10 @@ def drawn_by_kernel(model, logits, rows, limits=EVERYTHING):
     """What the draw kernel makes of given logits."""
     cache, state = KVCache(model.config, len(rows), 24), SlotState(len(rows), V, CPU)
     step = FusedStep(model, cache, state, V)
-    state.place(range(len(rows)), rows)
+    state.insert(range(len(rows)), rows)
     step.logits.copy_(logits)
     drawn = torch.full((len(rows),), -1, dtype=torch.int32)
-    step._draw(len(rows), drawn, limits)
+    step.sample(len(rows), drawn, limits)
     return drawn.tolist(), state
 
 
@@ -160,9 +163,9 @@ def drawn_by_twin(logits, rows):
 
 
 DRAW_SIZES = {
-    "one part": {"PART": 64, "GROUP": 16, "DRAW_CHUNK": 64},
-    "some groups": {"PART": 16, "GROUP": 2, "FEW_GROUPS": 4, "MANY_GROUPS": 8, "DRAW_CHUNK": 16},
-    "never enough groups": {"PART": 32, "GROUP": 2, "FEW_GROUPS": 1, "MANY_GROUPS": 1, "DRAW_CHUNK": 32},
+    "one part": {"PART": 64, "GROUP": 16, "SEARCH_CHUNK": 64},
+    "some groups": {"PART": 16, "GROUP": 2, "FEW_GROUPS": 4, "MANY_GROUPS": 8, "SEARCH_CHUNK": 16},
+    "never enough groups": {"PART": 32, "GROUP": 2, "FEW_GROUPS": 1, "MANY_GROUPS": 1, "SEARCH_CHUNK": 32},
 }
 
 
@@ -170,7 +173,7 @@ DRAW_SIZES = {
 @pytest.mark.parametrize("ties", [False, True])
 def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch):
     for name, size in sizes.items():
-        monkeypatch.setattr(fused, name, size)
+        monkeypatch.setattr(sampler, name, size)
     torch.manual_seed(1)
     rows = []
     for number, settings in enumerate(DRAWS):
@@ -213,7 +216,7 @@ def test_logits_that_are_no_numbers_give_no_token(model, settings):
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")
 def test_a_broken_model_is_named(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     spoilt = copy.deepcopy(model)
     spoilt.norm.weight.data[0] = math.nan
     for decoder in (GraphDecoder, StepwiseDecoder):
@@ -222,7 +225,7 @@ def test_a_broken_model_is_named(model, monkeypatch):
 
 
 def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
         return [
@@ -244,21 +247,21 @@ def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
 def test_a_graph_of_more_rows_than_there_are(model, settings, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
         return [row_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
 
-    assert graphs._bucket(3) == 4
+    assert graphs._graph_size(3) == 4
     assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "DRAW_CHUNK": 16}], ids=str)
+@pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "SEARCH_CHUNK": 16}], ids=str)
 def test_a_slot_that_a_row_has_left_is_drawn_for_with_an_end(model, sizes, monkeypatch):
     """Its row's top-p was the host's to do, so that on the device nobody has worked out the mass it is a share of."""
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     for name, size in sizes.items():
-        monkeypatch.setattr(fused, name, size)
+        monkeypatch.setattr(sampler, name, size)
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *args, **kinds: empty(*args, **kinds).zero_())  # as memory often is
 
@@ -271,7 +274,7 @@ def test_a_slot_that_a_row_has_left_is_drawn_for_with_an_end(model, sizes, monke
 
 @pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
 def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
         return [row_of([4, 5], limit=4, top_k=top_k, temperature=2.0)]
@@ -280,7 +283,7 @@ def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
 
 
 def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
         return [
@@ -294,7 +297,7 @@ def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypat
 
 
 def test_a_full_context_is_read_anew(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 3)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 3)
 
     def rows():
         return [row_of([1, 2, 3], limit=8, overflow="re-prefill"), row_of([7], limit=2)]
@@ -303,7 +306,7 @@ def test_a_full_context_is_read_anew(model, monkeypatch):
 
 
 def test_nothing_is_launched_for_rows_that_need_no_more(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     launches = []
     launch = GraphDecoder._launch
     monkeypatch.setattr(GraphDecoder, "_launch", lambda self, rows: launches.append(1) or launch(self, rows))
@@ -322,7 +325,7 @@ class Played:
         self.model.features(self.prompts._tokens, KVCache.from_tensors(cache.keys, cache.values))
 
 
-class PlayedPrompts(graphs.PromptGraph):
+class PlayedPrompts(prompt_graphs.PromptGraph):
     """`PromptGraph` without a GPU."""
 
     def __init__(self, model, cache):
@@ -340,8 +343,8 @@ def prompts_on_a_gpu(model, monkeypatch):
         captured.append((cache.keys.size(1), cache.capacity))
         return PlayedPrompts(model, cache)
 
-    monkeypatch.setattr(graphs, "PromptGraph", capture)
-    made = graphs.PromptGraphs(model)
+    monkeypatch.setattr(prompt_graphs, "PromptGraph", capture)
+    made = prompt_graphs.PromptGraphs(model)
     made.__dict__["_memory"] = made._memory.zero_()  # made here, before it says where it is
     made._device = torch.device("cuda")
     made.__dict__["_pool"] = (0, 0)  # not made without a GPU
@@ -351,7 +354,7 @@ def prompts_on_a_gpu(model, monkeypatch):
 @torch.inference_mode()
 def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
-    monkeypatch.setattr(graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
+    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
     assert made.prefill([[1, 2, 3], [4, 5]]) == "in chunks"
     assert made.prefill([[1] * 8, [2]]).step() is True  # the shape is the same: two rows, at most eight tokens
     assert made.prefill([[1], [2]]).step() is True
@@ -364,7 +367,7 @@ def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_g
 @torch.inference_mode()
 def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
-    monkeypatch.setattr(graphs, "PROMPT_TOKENS", (8, 32))
+    monkeypatch.setattr(prompt_graphs, "PROMPT_LENGTHS", (8, 32))
     for _ in range(2):
         made.prefill([[1] * 20, [2]])
     assert captured == [(2, model.config.context_length)]
@@ -373,7 +376,7 @@ def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkey
 def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
-    monkeypatch.setattr(graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
+    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
     for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
         assert [made.prefill(prompts) for _ in range(3)] == ["in chunks"] * 3
     made._device = CPU
@@ -386,7 +389,7 @@ def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
     made, captured = prompts_on_a_gpu
     taken = KVCache(model.config, 4, 24)
     for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
-        reading, plain = made.prefill(prompts), graphs.ChunkedPrefill(model, prompts)
+        reading, plain = made.prefill(prompts), prompt_graphs.ChunkedPrefill(model, prompts)
         while not (reading.step() & plain.step()):
             pass
         lengths = [len(prompt) for prompt in prompts]
@@ -400,7 +403,7 @@ def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])
 def test_rows_share_a_graph_with_others_of_about_their_number(rows, bucket):
-    assert graphs._bucket(rows) == bucket
+    assert graphs._graph_size(rows) == bucket
 
 
 def test_models_that_the_kernels_do_not_know():
@@ -409,7 +412,7 @@ def test_models_that_the_kernels_do_not_know():
 
 
 def test_forbidding_everything_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(graphs, "STEPS", 2)
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     row = row_of([1], limit=4, no_repeat_ngram=1, logit_bias=dict.fromkeys(range(1, V), -math.inf))
     with pytest.raises(GenerationError, match="every token is forbidden"):
         written(model, [row], GraphDecoder)

@@ -17,8 +17,8 @@ def select_decoder(model: LanguageModel, vocab_size: int, slots: int, capacity: 
     """
     parameter = next(model.parameters())
     if parameter.device.type == "cuda" and parameter.dtype != torch.float32 and find_spec("triton"):
-        from glassgpt.generation.gpu.fused import can_fuse  # Triton exists only where PyTorch supports GPUs
         from glassgpt.generation.gpu.graphs import GraphDecoder
+        from glassgpt.generation.gpu.layers import can_fuse  # Triton exists only where PyTorch supports GPUs
 
         if can_fuse(model):
             return GraphDecoder(model, vocab_size, slots, capacity)

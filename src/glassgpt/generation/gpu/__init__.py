@@ -1,1 +1,1 @@
-"""Decoding on a GPU: a step by kernels of our own, launched as graphs."""
+"""Decoding on a GPU: hand-written kernels, captured in CUDA graphs."""

@@ -1,0 +1,139 @@
+"""A model's layers as the kernels see them; the weights are the model's own, not copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import triton
+from torch import Tensor, nn
+
+from glassgpt.generation.gpu.kernels.common import NO_ACTIVATION, SOFT_CAP, SQUARED_RELU, TANH_GELU
+from glassgpt.generation.gpu.kernels.model import linear_kernel
+from glassgpt.generation.gpu.launch import cache_lines, launcher
+from glassgpt.generation.gpu.tiles import accumulators_for, splits_for, tile_table
+from glassgpt.model import modern
+from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
+from glassgpt.model.modern import Modern, ModernAttention, SquaredReLUMLP
+from glassgpt.model.transformer import Block, LanguageModel
+
+
+@dataclass(frozen=True)
+class FusedLinear:
+    """A linear layer followed by an activation.
+
+    Attributes:
+        weight: (N, C).
+        bias: (N,) or None.
+        activation: one of the constants in `kernels.common`.
+        cap: limit of the soft cap.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    activation: int = NO_ACTIVATION.value
+    cap: float = 1.0
+
+    def __call__(self, x: Tensor, y: Tensor) -> None:
+        """Write the layer's outputs for x (M, C) into y (M, N)."""
+        self._launch(x, y, 1, self.bias)
+
+    def in_parts(self, x: Tensor, buffer: Tensor) -> Tensor:
+        """Return the product without bias, still to be summed over the first dimension: (splits, M, N) in `buffer`."""
+        (rows, width), width_out = x.shape, self.weight.size(0)
+        splits = splits_for(width)
+        parts = buffer.view(-1)[: splits * rows * width_out].view(splits, rows, width_out)
+        self._launch(x, parts, splits, None)
+        return parts
+
+    def _launch(self, x: Tensor, y: Tensor, splits: int, bias: Tensor | None) -> None:
+        (rows, width), width_out = x.shape, self.weight.size(0)
+        tiles, share = tile_table(rows).select(width, width_out, splits), width // splits
+        sums = accumulators_for(share)
+        grid = (triton.cdiv(width_out, tiles.outputs), triton.cdiv(rows, tiles.rows), splits)
+        launcher(linear_kernel, rows, grid, tiles.warps, tiles.stages)(
+            x, self.weight, self.weight if bias is None else bias, y, rows, width_out, y.stride(-2), self.cap,
+            WIDTH=width, SPLITS=splits, ACTIVATION=self.activation, HAS_BIAS=bias is not None,
+            BLOCK_M=tiles.rows, BLOCK_N=tiles.outputs, BLOCK_K=min(tiles.depth, triton.next_power_of_2(share // sums)),
+            SUMS=sums, LINES=cache_lines(share * self.weight.element_size()),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FusedNorm:
+    """`LayerNorm`, or `RMSNorm`, which has neither gain nor shift.
+
+    Attributes:
+        gain: (C,) or None.
+        shift: LayerNorm's bias, (C,) or None.
+        eps: added to the variance, or to the mean square.
+    """
+
+    gain: Tensor | None
+    shift: Tensor | None
+    eps: float
+
+    @classmethod
+    def from_module(cls, norm: nn.Module) -> FusedNorm:
+        """Return the parameters of a model's norm."""
+        if isinstance(norm, nn.LayerNorm):
+            return cls(norm.weight, cast("Tensor | None", norm.bias), norm.eps)
+        return cls(None, None, modern.NORM_EPS)
+
+
+@dataclass(frozen=True)
+class FusedBlock:
+    """The two norms and four products of a block."""
+
+    norm1: FusedNorm
+    qkv: FusedLinear
+    out: FusedLinear
+    norm2: FusedNorm
+    up: FusedLinear
+    down: FusedLinear
+
+
+def can_fuse(model: LanguageModel) -> bool:
+    """Return whether the kernels support a model: exactly these classes, with heads of even width."""
+    return type(model) in (GPT2, Modern) and model.config.head_dim % 2 == 0
+
+
+def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
+    """Return GPT-2's blocks and head."""
+    blocks = [
+        _fuse_block(block, _fuse_linear(cast(CausalSelfAttention, block.attention).qkv), TANH_GELU.value)
+        for block in cast("Iterable[Block]", model.blocks)
+    ]
+    return blocks, FusedLinear(model.token_embedding.weight)
+
+
+def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
+    """Return Modern's blocks and head; the matrices of queries, keys and values are concatenated into one."""
+    blocks = [
+        _fuse_block(block, _fuse_qkv(cast(ModernAttention, block.attention)), SQUARED_RELU.value)
+        for block in cast("Iterable[Block]", model.blocks)
+    ]
+    return blocks, FusedLinear(model.lm_head.weight, None, SOFT_CAP.value, modern.LOGIT_CAP)
+
+
+def _fuse_qkv(attention: ModernAttention) -> FusedLinear:
+    return FusedLinear(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight]))
+
+
+def _fuse_block(block: Block, qkv: FusedLinear, activation: int) -> FusedBlock:
+    attention = cast("CausalSelfAttention | ModernAttention", block.attention)
+    mlp = cast("MLP | SquaredReLUMLP", block.mlp)
+    return FusedBlock(
+        FusedNorm.from_module(block.norm1),
+        qkv,
+        _fuse_linear(attention.out),
+        FusedNorm.from_module(block.norm2),
+        _fuse_linear(mlp.up, activation),
+        _fuse_linear(mlp.down),
+    )
+
+
+def _fuse_linear(linear: nn.Linear, activation: int = NO_ACTIVATION.value) -> FusedLinear:
+    return FusedLinear(linear.weight, cast("Tensor | None", linear.bias), activation)

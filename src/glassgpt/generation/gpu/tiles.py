@@ -1,0 +1,88 @@
+"""How work is divided among GPU programs: what was fastest on an H100 (docs/log.md).
+
+No result depends on the number of rows: a row gives the same bits in any batch. So whatever determines the order of a
+sum (splits, accumulators, keys per program) depends on the model's shape alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_SPLITS = 4
+"""Programs that may share one output's product."""
+ATTENTION_KEYS, ATTENTION_WARPS, ATTENTION_STAGES = 256, 4, 2
+"""Keys of 64 numbers that an attention program processes at once, and its launch options."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a product is divided into programs.
+
+    Attributes:
+        rows: rows of x per program; at least 16, as the tensor cores need.
+        outputs: outputs per program.
+        depth: columns loaded at once for each accumulator.
+        warps: warps per program.
+        stages: loads in flight.
+    """
+
+    rows: int
+    outputs: int
+    depth: int
+    warps: int = 4
+    stages: int = 4
+
+
+@dataclass(frozen=True)
+class TileTable:
+    """Tiles of each kind of product, up to some number of rows: few rows want many small programs.
+
+    Attributes:
+        head: the product with the vocabulary.
+        whole: products that are not split: queries, keys and values; up.
+        short: split products with few columns: attention's output.
+        long: split products with many columns: down.
+    """
+
+    head: Tiles
+    whole: Tiles
+    short: Tiles
+    long: Tiles
+
+    def select(self, width: int, width_out: int, splits: int) -> Tiles:
+        """Return the tiles of a product (M, width) by (width, width_out)."""
+        if splits == 1:
+            return self.head if width_out > 16 * 1024 else self.whole
+        return self.short if width <= 1024 else self.long
+
+
+FEW_ROWS = 16
+"""Rows of the narrowest tile: fewer rows cost the same."""
+TILE_TABLES = {
+    FEW_ROWS: TileTable(Tiles(16, 16, 64, 1), Tiles(16, 32, 64, 2), Tiles(16, 16, 32, 1), Tiles(16, 16, 64, 1, 6)),
+    32: TileTable(Tiles(32, 32, 64, 2), Tiles(32, 16, 64, 1), Tiles(32, 16, 32, 1, 3), Tiles(32, 16, 64, 2, 6)),
+    64: TileTable(Tiles(64, 64, 64, 4, 3), Tiles(64, 32, 64), Tiles(64, 32, 32, 4, 3), Tiles(64, 32, 64)),
+}
+
+
+def tile_table(rows: int) -> TileTable:
+    """Return the tiles for a number of rows."""
+    return TILE_TABLES[next((limit for limit in TILE_TABLES if rows <= limit), max(TILE_TABLES))]
+
+
+def splits_for(width: int) -> int:
+    """Return how many programs share one output's product: each gets whole tensor-core steps of 16 columns."""
+    return next(splits for splits in (MAX_SPLITS, 2, 1) if width % (16 * splits) == 0 or splits == 1)
+
+
+def accumulators_for(share: int) -> int:
+    """Return how many sums a program accumulates in parallel over its share of the columns; see `linear_kernel`."""
+    return 2 if share % 32 == 0 else 1
+
+
+def attention_block_keys(half: int) -> int:
+    """Return how many keys an attention program processes at once, for heads of width 2 · `half`.
+
+    Keys share the program's memory, so wider heads leave room for fewer of them.
+    """
+    return min(ATTENTION_KEYS, max(16, ATTENTION_KEYS * 32 // half))
