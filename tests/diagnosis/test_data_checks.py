@@ -39,7 +39,7 @@ def test_overlap_of_training_and_validation_text_is_reported(prepared):
     dataset = prepared(ours + half, theirs)
     check = data_checks.check_overlap(dataset)
     assert codes(check) == ["GG-DAT-005"]
-    assert check.findings[0].seen["share"] == pytest.approx(33, abs=3)
+    assert check.findings[0].evidence["share"] == pytest.approx(33, abs=3)
     assert check.findings[0].severity == "warning"
     assert codes(data_checks.check_duplicates(dataset)) == []
 
@@ -55,7 +55,7 @@ def test_duplicated_training_text_is_reported(prepared):
     ours = grammar_text(500, seed=1)
     check = data_checks.check_duplicates(prepared(ours + ours, grammar_text(200, seed=2)))
     assert codes(check) == ["GG-DAT-006"]
-    assert check.findings[0].seen["share"] == pytest.approx(50, abs=1)
+    assert check.findings[0].evidence["share"] == pytest.approx(50, abs=1)
 
 
 def test_damaged_shard_is_reported(prepared):

@@ -40,10 +40,10 @@ findings = st.builds(
     Finding,
     code=st.sampled_from(sorted(entries())),
     severity=st.sampled_from(["fatal", "warning", "note"]),
-    seen=st.dictionaries(st.text(), values),
+    evidence=st.dictionaries(st.text(), values),
     confidence=st.floats(0.01, 1),
     ruled_out=st.lists(st.sampled_from(sorted(entries()))).map(tuple),
-    done=st.lists(st.sampled_from(sorted(actions()))).map(tuple),
+    actions=st.lists(st.sampled_from(sorted(actions()))).map(tuple),
 )
 
 
@@ -62,7 +62,7 @@ def test_finding_survives_json(finding, step):
 
 def test_non_finite_values_become_text():
     finding = Finding("GG-NAN-002", "fatal", {"loss": math.nan, "grad_norm": math.inf})
-    assert finding.seen == {"loss": "nan", "grad_norm": "inf"}
+    assert finding.evidence == {"loss": "nan", "grad_norm": "inf"}
     assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
 
 
@@ -70,7 +70,7 @@ def test_non_finite_values_become_text():
     "line", [{}, {"code": "GG-NAN-002"}, {**Finding("GG-NAN-002", "fatal").to_json(), "severity": "bad"}]
 )
 def test_from_json_refuses_malformed_findings(line):
-    with pytest.raises(DataError, match="no finding"):
+    with pytest.raises(DataError, match="not a finding"):
         Finding.from_json(line)
 
 
@@ -202,7 +202,7 @@ def test_describe_fills_in_values():
         "note",
         {"warmup": 1000, "steps": 50, "taken": 5},
         ruled_out=("GG-CFG-003",),
-        done=("shortened-warmup",),
+        actions=("shortened-warmup",),
     )
     assert describe(finding).title == "the warmup of 1,000 steps does not end before training does (50 steps)"
     assert "1,000" in describe(finding, "ko").title

@@ -37,7 +37,7 @@ def test_too_little_memory_reports_the_micro_batch_that_fits(monkeypatch):
     monkeypatch.setattr(memory, "predicted", lambda _: memory.MemoryRequirement(0, 0, is_measured=False))
     check = memory.check_memory(SHAPES["gpt2"], small_batch_config(), CPU)
     assert codes(check) == ["GG-MEM-001"]
-    assert check.findings[0].seen["fits"] == 4
+    assert check.findings[0].evidence["fits"] == 4
     assert codes(memory.check_memory(SHAPES["gpt2"], small_batch_config(micro_batch_size=4), CPU)) == []
 
 

@@ -74,15 +74,15 @@ def test_unscaled_residual_projections_are_reported(layers):
             if name.endswith((".out.weight", ".down.weight")):
                 parameter.mul_(math.sqrt(2 * layers))
     (finding,) = model_checks.check_initial_weights(model).findings
-    assert (finding.code, finding.seen["count"], finding.seen["layers"]) == ("GG-INI-005", 2 * layers, layers)
-    assert finding.seen["std"] == pytest.approx(finding.seen["due"] * math.sqrt(2 * layers), rel=0.1)
+    assert (finding.code, finding.evidence["count"], finding.evidence["layers"]) == ("GG-INI-005", 2 * layers, layers)
+    assert finding.evidence["std"] == pytest.approx(finding.evidence["due"] * math.sqrt(2 * layers), rel=0.1)
 
 
 def test_nonzero_matrix_that_should_start_at_zero_is_reported():
     model = build_model(SHAPES["modern"])
     torch.nn.init.normal_(model.blocks[1].mlp.down.weight, std=0.02)
     (finding,) = model_checks.check_initial_weights(model).findings
-    assert finding.seen["parameter"] == "blocks.1.mlp.down.weight"
+    assert finding.evidence["parameter"] == "blocks.1.mlp.down.weight"
 
 
 def test_loaded_weights_skip_the_initialization_check(grammar_dataset, nano_run, tmp_path):
@@ -135,7 +135,7 @@ def test_non_finite_loss_names_the_module(batch):
         model.blocks[1].mlp.up.weight[3, 3] = math.nan
     check = model_checks.check_initial_loss(model, *batch, CPU, is_fresh=True)
     assert codes(check) == ["GG-NAN-001"]
-    assert check.findings[0].seen["module"] == "blocks.1.mlp.up"
+    assert check.findings[0].evidence["module"] == "blocks.1.mlp.up"
     assert "GG-NAN-001" in codes(model_checks.check_gradients(model, *batch, CPU))
 
 
@@ -204,7 +204,7 @@ def test_detached_layer_is_reported(batch):
     model.blocks[0].mlp.up = DetachedLinear(32, 128)
     check = model_checks.check_gradients(model, *batch, CPU)
     assert codes(check) == ["GG-GRD-001"]
-    assert check.findings[0].seen["parameter"] == "blocks.0.norm2.weight"  # all on the way there are cut off
+    assert check.findings[0].evidence["parameter"] == "blocks.0.norm2.weight"  # all on the way there are cut off
 
 
 def test_frozen_layer_is_reported(batch):

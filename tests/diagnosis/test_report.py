@@ -19,9 +19,9 @@ from glassgpt.config import load_config
 from glassgpt.diagnosis.catalogue import LANGUAGES
 from glassgpt.diagnosis.chart import MAX_COLUMNS, EventMarker, ReferenceLine, Series, format_tick, render_chart, ticks
 from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.report import WORDS, render_report, smooth_finite, write_report
 from glassgpt.diagnosis.run_log import RunLog
-from glassgpt.diagnosis.series import NGramBaseline
 from glassgpt.diagnosis.show import LABELS
 from glassgpt.errors import TrainingDivergedError
 from glassgpt.training.run_folder import RunFolder
@@ -67,7 +67,7 @@ def run(nano_run, tmp_path) -> RunFolder:
     return RunFolder(tmp_path / NASTY.replace("/", "_"))
 
 
-FINDING = Finding("GG-CFG-001", "fatal", {"problem": NASTY}, confidence=0.5, ruled_out=("GG-NAN-002",), done=())
+FINDING = Finding("GG-CFG-001", "fatal", {"problem": NASTY}, confidence=0.5, ruled_out=("GG-NAN-002",), actions=())
 
 
 def test_report_is_complete_offline_and_escaped(run):

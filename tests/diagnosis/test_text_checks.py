@@ -95,8 +95,8 @@ def texts_with(loops=0.0, early=0.0, reason="length") -> text_checks.GeneratedTe
 def test_setting_that_causes_loops_is_named(options, named):
     check = text_checks.check_loops(texts_with(0.9), texts_with(1.0), texts_with(0.0), options, 1.0, is_trained=True)
     assert codes(check) == ["GG-TXT-001"]
-    assert check.findings[0].seen["setting"] == named
-    GenerationOptions(**{named[2:].replace("-", "_"): check.findings[0].seen["wanted"]}).check()
+    assert check.findings[0].evidence["setting"] == named
+    GenerationOptions(**{named[2:].replace("-", "_"): check.findings[0].evidence["wanted"]}).check()
 
 
 def test_model_that_always_loops_is_reported():
@@ -127,4 +127,4 @@ def test_model_that_ends_its_texts_early_is_reported():
 def test_setting_that_causes_improbable_text_is_named(options, named):
     check = text_checks.check_improbable_text(texts_with(), options, -1.0, is_trained=True)
     assert codes(check) == ["GG-TXT-003"]
-    assert check.findings[0].seen["setting"] == named
+    assert check.findings[0].evidence["setting"] == named

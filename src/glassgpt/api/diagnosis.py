@@ -14,15 +14,15 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
-from glassgpt.diagnosis.checks.data import check_tokenizer, ladder, sample
+from glassgpt.diagnosis.checks.data import check_tokenizer, dataset_baseline, sample
 from glassgpt.diagnosis.checks.run import diagnose_run
 from glassgpt.diagnosis.checks.settings import check_config_problems
 from glassgpt.diagnosis.checks.text import diagnose_text, held_out_prompts
 from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.post_mortem import check_replay
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
-from glassgpt.diagnosis.series import NGramBaseline
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.generation.options import GenerationOptions
@@ -151,7 +151,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         yield dataset
     elif dataset is not None:
         yield _check_runs_tokenizer(run, dataset)
-        known = ladder(dataset)
+        known = dataset_baseline(dataset)
     record = RunLog.read(run)
     yield from diagnose_run(
         record,
@@ -187,7 +187,7 @@ def report(run: str | Path, checks: list[CheckResult]) -> Path:
     folder = RunFolder(Path(run)).require()
     config = load_config(folder.config)
     dataset = diagnosis.open_dataset(Path(config.data)) if config.data and Path(config.data).is_dir() else None
-    known = ladder(dataset) if isinstance(dataset, TokenDataset) else None
+    known = dataset_baseline(dataset) if isinstance(dataset, TokenDataset) else None
     try:
         write_report(RunLog.read(folder), checks, known)
     except OSError as error:

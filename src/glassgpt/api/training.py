@@ -16,7 +16,7 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.catalogue import terminal_language
-from glassgpt.diagnosis.checks.data import ladder
+from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.diagnosis.checks.run import check_live_findings, diagnose_metrics
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.findings import EVENT, Finding
@@ -25,6 +25,7 @@ from glassgpt.diagnosis.recovery import RecoveryPolicy
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
+from glassgpt.diagnosis.show_monitor import MonitorDisplay
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
@@ -164,7 +165,7 @@ def _first_look(config: RunConfig, run: RunFolder, dataset: TokenDataset, model:
 
 def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
     """What the files tell of a run that has just ended, well or not, on one page in its folder."""
-    record, known = RunLog.read(run), ladder(dataset)
+    record, known = RunLog.read(run), dataset_baseline(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
     curve = list(diagnose_metrics(record, config.model, trainer_config(config), known, saved, train_tokens=tokens))
@@ -177,11 +178,12 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
 
 def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
     """Let a training be watched, and mended where that can be undone. Before it is resumed."""
-    watch = None
+    monitor = None
     if config.watch != "off":
-        watch = TrainingMonitor(trainer, config, trainer.run_folder.layers)
-        watch.attach()
-    trainer.guard = RecoveryPolicy(config, watch)
+        monitor = TrainingMonitor(trainer, config, trainer.run_folder.layers)
+        monitor.attach()
+        trainer.observers.append(MonitorDisplay(monitor, shows_layers=config.watch == "full" and trainer.dist.is_main))
+    trainer.guard = RecoveryPolicy(config, monitor)
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:

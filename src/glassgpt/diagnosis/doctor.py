@@ -194,7 +194,7 @@ def _one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets
     if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).passed:
         return found
     blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
-    return CheckResult(found.name, "fitted at the typical rate", {**found.seen, "usual": usual}, (blamed,))
+    return CheckResult(found.name, "fitted at the typical rate", {**found.measurements, "usual": usual}, (blamed,))
 
 
 def _built(plan: TrainingPlan) -> LanguageModel:

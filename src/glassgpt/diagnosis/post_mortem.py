@@ -77,9 +77,9 @@ def _way_back(record: RunLog, step: int, settings: TrainerConfig) -> Path | Hind
     changed = [line for line in record.events if _changed_the_way(line, checkpoint_step(found.path), step)]
     if changed:
         return "changed since", {**seen, "event": str(changed[-1]["event"])}
-    trained_on_cpu = str(record.began.get("hardware", "cpu")).startswith("cpu")
+    trained_on_cpu = str(record.start_event.get("hardware", "cpu")).startswith("cpu")
     if trained_on_cpu != (settings.train.device == "cpu" or not torch.cuda.is_available()):
-        return "other machine", {**seen, "hardware": str(record.began["hardware"])}
+        return "other machine", {**seen, "hardware": str(record.start_event["hardware"])}
     each = float(np.median([s for s in record.durations() if math.isfinite(s)] or [0.0]))
     return ("too long", {**seen, "seconds": each * steps}) if each * steps > MOST_SECONDS else found.path
 

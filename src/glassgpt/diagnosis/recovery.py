@@ -32,11 +32,11 @@ LEAST_CHUNK_TOKENS = 64
 class Trouble(Protocol):
     """Who knows of trouble that a single step does not show: the watch."""
 
-    def on_replay(self, step: int, verdict: ReplayResult, done: Sequence[str]) -> None:
+    def on_replay(self, step: int, result: ReplayResult, actions: Sequence[str]) -> None:
         """A replay came to this, and these actions of the catalogue were taken."""
         ...
 
-    def on_divergence(self, step: int, verdict: ReplayResult | None, done: Sequence[str]) -> None:
+    def on_divergence(self, step: int, result: ReplayResult | None, actions: Sequence[str]) -> None:
         """The loss left for good what it had reached; why, where that could be found out, and what was done."""
         ...
 

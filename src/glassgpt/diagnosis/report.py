@@ -29,9 +29,10 @@ from glassgpt.diagnosis.catalogue import (
     word,
 )
 from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, render_chart
+from glassgpt.diagnosis.detectors.loss_spike import find_spikes
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
+from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.run_log import RunLog
-from glassgpt.diagnosis.series import NGramBaseline, find_spikes
 from glassgpt.diagnosis.show import LABELS, verdict
 from glassgpt.training.curve import smooth
 from glassgpt.training.run_folder import RunFolder
@@ -148,7 +149,7 @@ def _findings(log: RunLog, checks: Sequence[CheckResult]) -> str:
 def _distinct_findings(log: RunLog, checks: Sequence[CheckResult]) -> list[tuple[Finding, list[int]]]:
     """Return each finding once, with the steps at which the run logged it."""
     found: list[tuple[Finding, list[int]]] = []
-    for step, finding in log.noticed():
+    for step, finding in log.latest_findings():
         steps = next((steps for known, steps in found if known == finding), None)
         if steps is None:
             found.append((finding, [step]))
@@ -184,8 +185,8 @@ def _finding(finding: Finding, steps: list[int]) -> str:
 
 
 def _charts(log: RunLog, baseline: NGramBaseline | None) -> str:
-    markers, steps = _markers(log), log.numbers
-    losses, evaluations = log.column("loss"), log.evaluations()
+    markers, steps = _markers(log), log.step_numbers
+    losses, evaluations = log.column("loss"), log.validation_series()
     loss_series = [
         Series(steps, losses, "faint", "training"),
         Series(steps, smooth_finite(losses), "line", "training"),
@@ -242,7 +243,7 @@ def _markers(log: RunLog) -> list[EventMarker]:
     events = [
         EventMarker(int(line.get("step", 0)), str(line.get("code", line.get("event", "?")))) for line in log.events
     ]
-    spikes = find_spikes(log.numbers, log.column("loss"))
+    spikes = find_spikes(log.step_numbers, log.column("loss"))
     return events + [EventMarker(spike.step, f"spike to {spike.peak:.3f}", "spike") for spike in spikes]
 
 

@@ -1,4 +1,4 @@
-"""A run as its files tell it, whole or torn: what a diagnosis after death has to go by."""
+"""What a run wrote down: `metrics.jsonl`, `events.jsonl` and `layers.jsonl`, whole or torn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,34 +16,37 @@ import numpy as np
 
 from glassgpt.diagnosis.catalogue import entries
 from glassgpt.diagnosis.findings import EVENT, Finding
+from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.series import Validation
 from glassgpt.errors import DataError
+from glassgpt.training.observers import StepMetrics
 from glassgpt.training.run_folder import RunFolder
 
 Line = dict[str, Any]
-End = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running", "imported"]
-BEGINNINGS = ("start", "resume")
-ENDINGS: dict[str, End] = {
+Status = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running", "imported"]
+START_EVENTS = ("start", "resume")
+END_EVENTS: dict[str, Status] = {
     "interrupted": "interrupted",
     "diverged": "diverged",
     "failed": "failed",
     "early stop": "stopped early",
 }
 SILENT_SECONDS, SILENT_STEPS = 60.0, 20.0
-"""A run that wrote nothing for so long, and for the time of so many steps, runs no more."""
+"""A run that wrote nothing for this long, and for the duration of this many steps, is no longer running."""
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """`metrics.jsonl` and `events.jsonl`.
+    """The log files of a run.
 
     Attributes:
-        run: the folder.
-        steps: a line for each step.
-        validations: a line for each validation.
-        events: a line for each event.
-        unreadable: lines of each file that are no JSON, by the file's name.
-        written: when a line was last written, in seconds since 1970.
+        run: the run's folder.
+        steps: the lines of steps, each with at least a step number and a loss.
+        validations: the lines of validations, each with at least a step number and a loss.
+        events: the lines of events.
+        unreadable: number of unreadable lines of each file, by file name.
+        last_written: when a line was last written, in seconds since 1970.
+        layer_samples: the samples of `layers.jsonl`, without those of steps that were trained again later.
     """
 
     run: RunFolder
@@ -51,139 +54,204 @@ class RunLog:
     validations: list[Line]
     events: list[Line]
     unreadable: dict[str, int]
-    written: float
+    last_written: float
+    layer_samples: list[LayerSample] = field(default_factory=list[LayerSample])
 
     @classmethod
     def read(cls, run: RunFolder) -> RunLog:
-        """Read both files; what cannot be read of them is counted and left out."""
-        metrics, torn_metrics = _lines(run.metrics)
-        told, torn_events = _lines(run.events)
-        events = [line for line in told if line.get("event") != EVENT or _can_be_told(line)]
-        torn_events += len(told) - len(events)
-        torn = {run.metrics.name: torn_metrics, run.events.name: torn_events}
+        """Read all files; lines that cannot be read are counted and left out."""
+        metrics, bad_metrics = _lines(run.metrics)
+        events, bad_events = _lines(run.events)
+        samples, bad_samples = _layer_samples(run.layers)
+        usable_events = [line for line in events if _is_usable_event(line)]
+        bad_events += len(events) - len(usable_events)
+        bad = {run.metrics.name: bad_metrics, run.events.name: bad_events, run.layers.name: bad_samples}
         return cls(
             run,
-            steps=[line for line in metrics if _is_number(line.get("loss")) and "step" in line],
-            validations=[line for line in metrics if _is_number(line.get("validation_loss")) and "step" in line],
-            events=events,
-            unreadable={name: count for name, count in torn.items() if count},
-            written=max((f.stat().st_mtime for f in (run.metrics, run.events) if f.is_file()), default=0.0),
+            steps=[line for line in metrics if _has_step(line) and _has_numbers(line, "loss")],
+            validations=[line for line in metrics if _has_step(line) and _has_numbers(line, "validation_loss")],
+            events=usable_events,
+            unreadable={name: count for name, count in bad.items() if count},
+            last_written=max((f.stat().st_mtime for f in (run.metrics, run.events) if f.is_file()), default=0.0),
+            layer_samples=samples,
         )
 
     @property
-    def numbers(self) -> list[int]:
+    def step_numbers(self) -> list[int]:
         """The number of each step."""
         return [int(line["step"]) for line in self.steps]
 
     def column(self, name: str) -> list[float]:
-        """A figure of each step; NaN where a line lacks it."""
-        found = [line.get(name) for line in self.steps]
-        return [math.nan if value is None else float(value) for value in found]
+        """Return a metric of each step; NaN where a line lacks it."""
+        return [_number(line, name) for line in self.steps]
 
-    def evaluations(self) -> list[Validation]:
-        """The validations, as detectors take them."""
+    def step_metrics(self) -> list[StepMetrics]:
+        """Return what an observer of the live run was told of each step."""
         return [
-            Validation(int(line["step"]), float(line["validation_loss"]), int(line.get("validation_tokens", 1)))
+            StepMetrics(
+                step=int(line["step"]),
+                loss=float(line["loss"]),
+                learning_rate=_number(line, "learning_rate"),
+                grad_norm=_number(line, "grad_norm"),
+                tokens=int(line["tokens"]) if _has_numbers(line, "tokens") else 0,
+                seconds=_number(line, "seconds"),
+                tokens_per_second=_number(line, "tokens_per_second"),
+                mfu=_number(line, "mfu") if _has_numbers(line, "mfu") else None,
+                data_seconds=_number(line, "data_seconds") if _has_numbers(line, "data_seconds") else 0.0,
+                skipped=line.get("skipped") is True,
+            )
+            for line in self.steps
+        ]
+
+    def validation_series(self) -> list[Validation]:
+        """Return the validations in the form that detectors take."""
+        return [
+            Validation(
+                int(line["step"]),
+                float(line["validation_loss"]),
+                int(line["validation_tokens"]) if _has_numbers(line, "validation_tokens") else 1,
+            )
             for line in self.validations
         ]
 
     def durations(self) -> list[float]:
-        """Seconds of each step; validations and interruptions are not in them."""
+        """Return the seconds of each step; validations and interruptions are not included."""
         return np.diff([0.0, *self.column("seconds")]).tolist()
 
     @property
     def last_step(self) -> int:
-        """The newest step that is told of, 0 before the first."""
-        return max([0, *self.numbers, *(int(event.get("step", 0)) for event in self.events)])
+        """The newest step in any line; 0 before the first."""
+        return max([0, *self.step_numbers, *(int(event.get("step", 0)) for event in self.events)])
 
     @property
     def is_imported(self) -> bool:
         """True if the weights were imported: there are checkpoints, but nothing was ever logged."""
-        logged = self.run.metrics.exists() or self.run.events.exists()
-        return not logged and any(self.run.checkpoints.glob("step-*"))
+        has_logs = self.run.metrics.exists() or self.run.events.exists()
+        return not has_logs and any(self.run.checkpoints.glob("step-*"))
 
     def event(self, name: str) -> Line | None:
-        """The newest event of that name since the run last began."""
-        return next((line for line in reversed(self._since_beginning()) if line.get("event") == name), None)
+        """Return the newest event of that name since the run last started, or None."""
+        return next((line for line in reversed(self._since_start()) if line.get("event") == name), None)
 
     @property
-    def began(self) -> Line:
-        """The event of the run's newest beginning; empty where none was written."""
+    def start_event(self) -> Line:
+        """The event of the newest start or resume; empty where none was written."""
         return self.event("resume") or self.event("start") or {}
 
     @property
     def diverged_at(self) -> int:
-        """The step of the newest number that was not finite and ended the run; else the newest step that is told of."""
+        """The step that was not finite and ended the run, or else the newest step in any line."""
         return int((self.event("diverged") or {}).get("at", self.last_step))
 
-    def _is_gone(self) -> bool:
-        """Whether the process that wrote last began on this machine and is no more; elsewhere only silence tells."""
-        host, process = self.began.get("host"), self.began.get("pid")
-        if os.name != "posix" or host != platform.node() or not isinstance(process, int) or process <= 0:
-            return False
-        return not _exists(process)
-
-    def _since_beginning(self) -> list[Line]:
-        begun = [i for i, line in enumerate(self.events) if line.get("event") in BEGINNINGS]
-        return self.events[begun[-1] :] if begun else self.events
-
     def findings(self) -> list[tuple[int, Finding]]:
-        """What was found while the run went on, each with its step."""
+        """Return what the live run found, each with its step."""
         return [(int(line["step"]), Finding.from_json(line)) for line in self.events if line.get("event") == EVENT]
 
-    def noticed(self) -> list[tuple[int, Finding]]:
-        """The findings, but of what was said again of the same step only the last.
+    def latest_findings(self) -> list[tuple[int, Finding]]:
+        """Return what the live run found; of several findings of one code about one step only the last.
 
-        Memory ran out, less was taken, it ran out again: how it ended holds.
+        Memory ran out, less was taken, it ran out again: only how that ended counts.
         """
         last: dict[tuple[str, object], tuple[int, Finding]] = {}
         for number, (step, finding) in enumerate(self.findings()):
-            last[finding.code, finding.seen.get("step", ("of no step", number))] = (step, finding)
+            about = finding.evidence.get("step", ("no step", number))
+            last[finding.code, about] = (step, finding)
         return list(last.values())
 
-    def end(self, max_steps: int, now: Callable[[], float] = time.time) -> End:
-        """How the run ended, or that it has not."""
-        said: list[End] = [ENDINGS[line["event"]] for line in self._since_beginning() if line.get("event") in ENDINGS]
-        if said:
-            return said[-1]
+    def status(self, max_steps: int, now: Callable[[], float] = time.time) -> Status:
+        """Return how the run ended, or that it is running.
+
+        Args:
+            max_steps: planned length of the run.
+            now: returns the time in seconds since 1970.
+        """
+        ends: list[Status] = [
+            END_EVENTS[line["event"]] for line in self._since_start() if line.get("event") in END_EVENTS
+        ]
+        if ends:
+            return ends[-1]
         if self.is_imported:
             return "imported"
         if self.last_step >= max_steps:
             return "finished"
-        if self._is_gone():
+        if self._process_is_gone():
             return "killed"
         known = [seconds for seconds in self.durations() if math.isfinite(seconds)]
         patience = max(SILENT_SECONDS, SILENT_STEPS * float(np.median(known)) if known else 0.0)
-        return "running" if now() - self.written < patience else "killed"
+        return "running" if now() - self.last_written < patience else "killed"
+
+    def _process_is_gone(self) -> bool:
+        """Return whether the last process ran on this machine and exists no more; elsewhere only silence tells."""
+        host, process = self.start_event.get("host"), self.start_event.get("pid")
+        if os.name != "posix" or host != platform.node() or not isinstance(process, int) or process <= 0:
+            return False
+        return not _exists(process)
+
+    def _since_start(self) -> list[Line]:
+        starts = [i for i, line in enumerate(self.events) if line.get("event") in START_EVENTS]
+        return self.events[starts[-1] :] if starts else self.events
 
 
 def _exists(process: int) -> bool:
-    """Whether there is such a process on this machine."""
+    """Return whether there is a process with this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # there, but somebody else's
+    except PermissionError:  # it exists, but belongs to somebody else
         pass
     return True
 
 
-def _can_be_told(line: Line) -> bool:
-    """Whether a finding is whole, of a code that is known here, and holds every figure that its text asks for."""
+def _is_usable_event(line: Line) -> bool:
+    if "step" in line and not _has_step(line):
+        return False
+    return line.get("event") != EVENT or _is_known_finding(line)
+
+
+def _is_known_finding(line: Line) -> bool:
+    """Return whether a line is a whole finding of a known code, with every value that its text asks for."""
     try:
         finding = Finding.from_json(line)
     except DataError:
         return False
     known = entries().get(finding.code)
-    return "step" in line and known is not None and known["en"].placeholders() <= finding.seen.keys()
+    return "step" in line and known is not None and known["en"].placeholders() <= finding.evidence.keys()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _has_step(line: Line) -> bool:
+    return isinstance(line.get("step"), int) and not isinstance(line["step"], bool)
+
+
+def _has_numbers(line: Line, *names: str) -> bool:
+    return all(isinstance(line.get(name), (int, float)) and not isinstance(line[name], bool) for name in names)
+
+
+def _number(line: Line, name: str) -> float:
+    return float(line[name]) if _has_numbers(line, name) else math.nan
+
+
+def _layer_samples(path: Path) -> tuple[list[LayerSample], int]:
+    """Return the samples of a file and how many lines are none.
+
+    Where a step comes again, training was rolled back or resumed: later samples of the abandoned steps are dropped.
+    """
+    lines, bad = _lines(path)
+    samples: list[LayerSample] = []
+    for line in lines:
+        try:
+            sample = LayerSample.from_json(line)
+        except DataError:
+            bad += 1
+            continue
+        while samples and samples[-1].step >= sample.step:
+            samples.pop()
+        samples.append(sample)
+    return samples, bad
 
 
 def _lines(path: Path) -> tuple[list[Line], int]:
-    """The lines that are JSON objects, and how many are not; the last, which a crash cut short, counts as one."""
+    """Return the lines that are JSON objects, and how many are not; a last line cut short by a crash counts as one."""
     if not path.is_file():
         return [], 0
     good: list[Line] = []
@@ -200,6 +268,6 @@ def _lines(path: Path) -> tuple[list[Line], int]:
 def _parsed(raw: bytes) -> Line | None:
     try:
         line = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None

@@ -1,7 +1,7 @@
 """The catalogue: what each finding means, its cause and what to do, in English and Korean.
 
 The TOML files in this folder are the single source of these texts; the terminal, the report and the pages in
-`docs/diagnosis` are generated from them. `{name}` in a text is replaced by the value of that name in `Finding.seen`.
+`docs/diagnosis` are generated from them. `{name}` in a text is replaced by the value of that name in `Finding.evidence`.
 `checks.toml` describes what checks measured, `reasons.toml` why a replay named its cause, `words.toml` the names of
 causes and events.
 """
@@ -71,7 +71,7 @@ def entries() -> dict[str, dict[Language, CatalogueEntry]]:
 
 @cache
 def actions() -> dict[str, dict[Language, str]]:
-    """Return a sentence about each action that a finding's `done` can name."""
+    """Return a sentence about each action that a finding's `actions` can name."""
     return _sentences(ACTIONS)
 
 
@@ -129,7 +129,7 @@ def describe(finding: Finding, language: Language = "en") -> CatalogueEntry:
     Raises:
         KeyError: the finding lacks a value that its text needs.
     """
-    values = dict(finding.seen)
+    values = dict(finding.evidence)
     if "why" in values:
         values["why"] = reason(str(values["why"]), values, language)
     return entry(finding.code, language).with_values(values)
@@ -158,7 +158,8 @@ def describe_measurement(check: CheckResult, language: Language = "en") -> str:
         KeyError: the catalogue lacks the check or its outcome, or a value is missing.
     """
     values = {
-        name: word(str(value), language) if name in TRANSLATED_VALUES else value for name, value in check.seen.items()
+        name: word(str(value), language) if name in TRANSLATED_VALUES else value
+        for name, value in check.measurements.items()
     }
     return str(checks()[check.name][check.outcome][language]).format_map(values)
 
@@ -170,7 +171,7 @@ def word(name: str, language: Language) -> str:
 
 def actions_taken(finding: Finding, language: Language = "en") -> list[str]:
     """Return a sentence for each action that was taken already."""
-    return [fill_placeholders(actions()[name][language], finding.seen) for name in finding.done]
+    return [fill_placeholders(actions()[name][language], finding.evidence) for name in finding.actions]
 
 
 def ruled_out_causes(finding: Finding, language: Language = "en") -> list[str]:

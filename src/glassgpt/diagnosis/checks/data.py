@@ -12,7 +12,7 @@ from glassgpt.data.batches import Batches
 from glassgpt.data.shards import SPLITS, TokenArray, TokenDataset
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
-from glassgpt.diagnosis.series import NGramBaseline, ngram_baseline
+from glassgpt.diagnosis.ngram_baseline import NGramBaseline, ngram_baseline
 from glassgpt.errors import GlassGPTError
 
 Tokens = NDArray[np.int64]
@@ -221,7 +221,7 @@ def check_tokenizer_fit(dataset: TokenDataset) -> CheckResult:
     return CheckResult("tokenizer fit", "used", measured, tuple(findings))
 
 
-def ladder(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> NGramBaseline:
+def dataset_baseline(dataset: TokenDataset, most: int = MOST_TOKENS // 4) -> NGramBaseline:
     """The rungs that a loss on this data is held against."""
     train, validation = (sample(dataset.split(split), most) for split in SPLITS)
     return ngram_baseline(train, validation, dataset.vocab_size)
@@ -234,7 +234,7 @@ def check_split_similarity(dataset: TokenDataset, most: int = MOST_TOKENS // 4) 
     if half < 2 or len(dataset.split("validation")) < 2:
         return CheckResult("split similarity", "too short")
     own = ngram_baseline(train[:half], train[half:], dataset.vocab_size)
-    known = ladder(dataset, most)
+    known = dataset_baseline(dataset, most)
     excess = known.unigram - own.unigram
     findings: tuple[Finding, ...] = ()
     if excess > MOST_EXCESS_NATS:

@@ -59,7 +59,7 @@ def check_warmup(model: ModelConfig, settings: TrainerConfig, *, is_fresh: bool)
     findings: list[Finding] = []
     if fitted != schedule:
         seen = {"warmup": schedule.warmup_steps, "steps": train.max_steps, "taken": fitted.warmup_steps}
-        findings.append(Finding("GG-CFG-002", "note", seen, done=("shortened-warmup",)))
+        findings.append(Finding("GG-CFG-002", "note", seen, actions=("shortened-warmup",)))
     elif _lacks_warmup(model, settings) and is_fresh:
         wanted = max(LEAST_WARMUP, train.max_steps // 20)
         seen = {"rate": train.learning_rate, "warmup": schedule.warmup_steps, "wanted": wanted}

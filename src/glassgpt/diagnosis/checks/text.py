@@ -15,7 +15,7 @@ import torch
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding
-from glassgpt.diagnosis.series import NGramBaseline
+from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.generation.engine.generate import generate_many
 from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions

@@ -1,0 +1,77 @@
+"""A loss that left for good what it had reached: GG-DIV-001."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from glassgpt.diagnosis.detectors.base import Detector
+from glassgpt.diagnosis.findings import Finding, Value
+from glassgpt.training.observers import StepMetrics
+
+
+class DivergenceDetector(Detector):
+    """Compares the median of the last steps with the best such median of the run.
+
+    Attributes:
+        evidence: the two medians, by the names that the catalogue uses.
+    """
+
+    codes = ("GG-DIV-001",)
+    WINDOW = 20
+    """Steps whose median is the current loss: a spike of a few steps does not move it."""
+    NATS, SHARE = 1.0, 0.25
+    """Above the best median by this many nats and by this share of it: more than any spike of a healthy run leaves in
+    a median of 20 steps."""
+    STEPS = 20
+    """Steps in a row that far away before the loss will not come back by itself; spikes recover within ten."""
+    CONFIDENCE = 0.6
+    """Nearly always the learning rate; a replay tells it from weights that were changed by something else."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=self.WINDOW)
+        self._best_median = math.inf
+        self._steps_away = 0
+        self.evidence: dict[str, Value] = {}
+
+    @property
+    def is_diverging(self) -> bool:
+        """True if the loss has been far above its best for too long to come back."""
+        return self._steps_away >= self.STEPS
+
+    @property
+    def is_near_best(self) -> bool:
+        """True if the loss is not far above its best now."""
+        return self._steps_away == 0
+
+    def on_step(self, metrics: StepMetrics) -> Finding | None:
+        """Return GG-DIV-001 while the loss is diverging."""
+        self._recent.append(metrics.loss)
+        if len(self._recent) < self.WINDOW:
+            return None
+        median = statistics.median(self._recent)
+        self._best_median = min(self._best_median, median)
+        is_far = median > self._best_median + max(self.NATS, self.SHARE * self._best_median)
+        self._steps_away = self._steps_away + 1 if is_far else 0
+        self.evidence = {"median": median, "best": self._best_median}
+        return Finding("GG-DIV-001", "fatal", self.evidence, self.CONFIDENCE) if self.is_diverging else None
+
+    def forget_after(self, step: int) -> None:
+        """Start anew: the best loss must be reached again."""
+        self._recent.clear()
+        self._best_median = math.inf
+        self._steps_away = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Detector`."""
+        best = self._best_median if math.isfinite(self._best_median) else None  # JSON has no infinity
+        return {"recent": list(self._recent), "best_median": best, "steps_away": self._steps_away}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Detector`."""
+        self._recent = deque(state["recent"], maxlen=self.WINDOW)
+        self._best_median = math.inf if state["best_median"] is None else state["best_median"]
+        self._steps_away = state["steps_away"]

@@ -1,0 +1,106 @@
+"""Steps that wait for data (GG-SPD-002) or became slower (GG-SPD-001)."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Callable
+
+from glassgpt.diagnosis.detectors.base import Detector
+from glassgpt.diagnosis.findings import Finding
+from glassgpt.training.observers import StepMetrics
+
+
+class _StepTimer:
+    """Turns the cumulative training time of steps into the duration of each."""
+
+    def __init__(self) -> None:
+        self._last: StepMetrics | None = None
+
+    def seconds(self, metrics: StepMetrics) -> float | None:
+        """Return the duration of this step, or None where the one before is not known."""
+        last, self._last = self._last, metrics
+        return metrics.seconds - last.seconds if last is not None and metrics.step == last.step + 1 else None
+
+
+class DataWaitDetector(Detector):
+    """Notes when a large share of the step time is spent waiting for the next batch."""
+
+    codes = ("GG-SPD-002",)
+    sees_skipped_steps = True
+    STEPS = 50
+    SHARE = 0.25
+    """A tenth, the usual first threshold, was crossed when other programs used the machine."""
+
+    def __init__(self) -> None:
+        self._timer = _StepTimer()
+        self._seconds: deque[float] = deque(maxlen=self.STEPS)
+        self._waits: deque[float] = deque(maxlen=self.STEPS)
+
+    def on_step(self, metrics: StepMetrics) -> Finding | None:
+        """Return GG-SPD-002 when waiting takes too much of the last `STEPS` steps."""
+        seconds = self._timer.seconds(metrics)
+        if seconds is None:
+            return None
+        self._seconds.append(seconds)
+        self._waits.append(metrics.data_seconds)
+        if len(self._waits) < self.STEPS or sum(self._waits) <= self.SHARE * sum(self._seconds):
+            return None
+        return Finding("GG-SPD-002", "note", {"share": 100 * sum(self._waits) / sum(self._seconds)})
+
+
+class SlowdownDetector(Detector):
+    """Notes when steps take twice as long as at the beginning.
+
+    On a CPU this needs the process's own CPU time: where that stays the same, other programs compete for the cores and
+    the run itself is as fast as before. A run folder does not hold it, so there only the live run can tell.
+
+    Args:
+        cpu_clock: returns the CPU seconds of this process so far; None where wall time alone decides.
+    """
+
+    codes = ("GG-SPD-001",)
+    sees_skipped_steps = True
+    SETTLING_STEPS = 20
+    """First steps, which compile, allocate and fill caches."""
+    STEPS = 50
+    """Steps whose median is the usual duration at the beginning, and the current one."""
+    RATIO, MIN_SECONDS = 2.0, 0.02
+    """Slower by this factor and by this time: steps of a few milliseconds vary more than that on any machine."""
+
+    def __init__(self, cpu_clock: Callable[[], float] | None = None) -> None:
+        self._cpu_clock = cpu_clock
+        self._cpu_time = cpu_clock() if cpu_clock else 0.0
+        self._timer = _StepTimer()
+        self._first: list[tuple[float, float]] = []  # wall and CPU seconds of each step
+        self._recent: deque[tuple[float, float]] = deque(maxlen=self.STEPS)
+
+    def on_step(self, metrics: StepMetrics) -> Finding | None:
+        """Return GG-SPD-001 when the last `STEPS` steps were much slower than the first ones."""
+        seconds, cpu_seconds = self._timer.seconds(metrics), self._cpu_seconds()
+        if seconds is None:
+            return None
+        if len(self._first) < self.SETTLING_STEPS + self.STEPS:
+            self._first.append((seconds, cpu_seconds))
+            return None
+        self._recent.append((seconds, cpu_seconds))
+        if len(self._recent) < self.STEPS:
+            return None
+        usual, usual_cpu = _medians(self._first[self.SETTLING_STEPS :])
+        now, now_cpu = _medians(self._recent)
+        is_slower = now > self.RATIO * usual and now > usual + self.MIN_SECONDS
+        is_contention = self._cpu_clock is not None and now_cpu < self.RATIO * usual_cpu
+        if not is_slower or is_contention:
+            return None
+        return Finding("GG-SPD-001", "note", {"ratio": now / usual, "now": 1e3 * now, "before": 1e3 * usual})
+
+    def _cpu_seconds(self) -> float:
+        if self._cpu_clock is None:
+            return 0.0
+        before, self._cpu_time = self._cpu_time, self._cpu_clock()
+        return self._cpu_time - before
+
+
+def _medians(durations: list[tuple[float, float]] | deque[tuple[float, float]]) -> tuple[float, float]:
+    wall, cpu = zip(*durations, strict=True)
+    return statistics.median(wall), statistics.median(cpu)
