@@ -16,6 +16,7 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.show import prepare_and_show
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.show import print_stream
 from glassgpt.training.run_folder import RunFolder
@@ -51,7 +52,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         options = GenerationOptions(seed=1)
         _heading(f"generate {out} --prompt ${prompt!r} --seed {options.seed}")
         print_stream(loaded.writer, loaded.tokenizer, prompt, options)
-    validation = evaluate_dataset(loaded.model, TokenDataset.open(data))
+    validation = evaluate_dataset(loaded.model, TokenDataset.open(data), observer=ConsoleObserver())
     console.info(f"\nrun: {out}   loss curve: {run.curve}   report: {run.report}")
     console.info(f"look inside with: glassgpt inspect {out} --prompt {PROMPTS[0].strip()}")
     console.output(f"validation: {validation.bits_per_byte:.2f} bits per byte")

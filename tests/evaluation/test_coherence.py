@@ -9,7 +9,7 @@ from hypothesis import given
 from text_quality_helpers import BYTES, FREE_TEXT, LetterCounts
 
 from glassgpt.errors import UsageError
-from glassgpt.evaluation.coherence import Coherence, EmbeddingModel, ModelStates, neighbour_cosine, sentences
+from glassgpt.evaluation.coherence import Coherence, EmbeddingModel, ModelStates, adjacent_cosine, sentences
 
 
 def test_sentences_are_split_at_sentence_ends():
@@ -29,19 +29,19 @@ def test_sentences_keep_every_letter(text):
     assert letters("".join(sentences(text))) == letters(text)
 
 
-def test_neighbour_cosine_on_small_examples():
-    assert neighbour_cosine(np.array([[1.0, 0], [0, 2], [0, 5]])) == pytest.approx((0 + 1) / 2)
-    assert neighbour_cosine(np.array([[1.0, 0], [-3, 0]])) == pytest.approx(-1)
-    assert neighbour_cosine(np.zeros((2, 3))) == 0
+def test_adjacent_cosine_on_small_examples():
+    assert adjacent_cosine(np.array([[1.0, 0], [0, 2], [0, 5]])) == pytest.approx((0 + 1) / 2)
+    assert adjacent_cosine(np.array([[1.0, 0], [-3, 0]])) == pytest.approx(-1)
+    assert adjacent_cosine(np.zeros((2, 3))) == 0
 
 
 def test_coherence_is_relative_to_the_mean_embedding():
     coherence = Coherence(LetterCounts(), ["a. b."])  # origin (1/2, 1/2)
-    assert coherence.of(["a. a."]) == pytest.approx(1)
-    assert coherence.of(["a. b."]) == pytest.approx(-1)
-    assert coherence.of(["a. a.", "a. b. a.", "one sentence", ""]) == pytest.approx((1 - 1) / 2)
-    assert math.isnan(coherence.of(["one sentence", ""]))
-    assert math.isnan(Coherence(LetterCounts(), [""]).of([]))
+    assert coherence.measure(["a. a."]) == pytest.approx(1)
+    assert coherence.measure(["a. b."]) == pytest.approx(-1)
+    assert coherence.measure(["a. a.", "a. b. a.", "one sentence", ""]) == pytest.approx((1 - 1) / 2)
+    assert math.isnan(coherence.measure(["one sentence", ""]))
+    assert math.isnan(Coherence(LetterCounts(), [""]).measure([]))
 
 
 def test_model_states_are_averaged_over_a_sentence(small):
@@ -92,7 +92,7 @@ def test_embedding_model_uses_its_own_pooling(encoder_folder):
 
 
 def test_missing_embedding_model_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match=r"--embedding-model is .*none; allowed is the folder"):
+    with pytest.raises(UsageError, match=r"--embedding-model must be the folder .*none has no config.json"):
         EmbeddingModel(tmp_path / "none")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match="cannot be loaded"):

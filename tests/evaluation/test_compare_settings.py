@@ -17,45 +17,45 @@ from glassgpt.errors import ConfigError, DataError, GenerationError, UsageError
 from glassgpt.evaluation import pictures
 from glassgpt.evaluation.bleu import reference_bleu
 from glassgpt.evaluation.coherence import ModelStates
-from glassgpt.evaluation.compare import Written, comparable, compare, named_settings
+from glassgpt.evaluation.compare import SettingsResult, compare, comparison_options, parse_settings_list
 from glassgpt.evaluation.evaluate import EvaluationRequest
 from glassgpt.evaluation.held_out import Continuation, PromptOptions, human_continuations
 from glassgpt.evaluation.pictures import PICTURES, draw_comparison
-from glassgpt.evaluation.quality import FIGURES, Quality, Variety
-from glassgpt.evaluation.show import comparison_json, show_comparison, side_by_side
+from glassgpt.evaluation.quality import METRICS, Diversity, TextQuality
+from glassgpt.evaluation.show import comparison_json, show_comparison, split_to_width
 from glassgpt.generation.presets import load_generation_preset
 
 
 def test_settings_are_read_from_names_files_and_values(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("temperature = 0.5\n")
-    found = named_settings(f"creative, greedy,{file},temperature=0.7,top-p=0.9+min_p=0.1,pure,default")
+    found = parse_settings_list(f"creative, greedy,{file},temperature=0.7,top-p=0.9+min_p=0.1,pure,default")
     assert found["creative"] == load_generation_preset("creative")
     assert found["greedy"] == {"temperature": 0.0}
     assert found[str(file)] == {"temperature": 0.5}
     assert found["temperature=0.7"] == {"temperature": 0.7}
     assert found["top-p=0.9+min_p=0.1"] == {"top_p": 0.9, "min_p": 0.1}
     assert found["default"] == {}
-    options = comparable(found["creative"] | {"num_samples": 4, "logprobs": 2}, PromptOptions(1, 8, 20), 64)
+    options = comparison_options(found["creative"] | {"num_samples": 4, "logprobs": 2}, PromptOptions(1, 8, 20), 64)
     assert (options.max_tokens, options.num_samples, options.logprobs, options.overflow) == (20, 1, 0, "stop")
-    assert comparable({}, PromptOptions(1, 8, 60), 64).overflow == "re-prefill"
+    assert comparison_options({}, PromptOptions(1, 8, 60), 64).overflow == "re-prefill"
 
 
 @pytest.mark.parametrize(
     ("given_settings", "error", "message"),
     [
-        ("gredy", ConfigError, "there are no settings gredy; did you mean greedy?; allowed are chat"),
+        ("gredy", ConfigError, "unknown settings gredy; did you mean greedy?; expected chat"),
         (" , ", UsageError, "--compare names no settings"),
         ("temprature=1", ConfigError, "did you mean temperature?"),
-        ("temperature=warm", ConfigError, "--compare cannot read temperature=warm; allowed is NAME=VALUE"),
-        ("temperature=1+top_p", ConfigError, "--compare cannot read top_p; allowed is NAME=VALUE"),
+        ("temperature=warm", ConfigError, "--compare: cannot parse temperature=warm; expected NAME=VALUE"),
+        ("temperature=1+top_p", ConfigError, "--compare: cannot parse top_p; expected NAME=VALUE"),
         ("temperature='warm'", ConfigError, "allowed is a number"),
         ("none.toml", ConfigError, "none.toml cannot be read"),
     ],
 )
 def test_unknown_settings_are_refused(given_settings, error, message):
     with pytest.raises(error) as caught:
-        named_settings(given_settings)
+        parse_settings_list(given_settings)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -64,15 +64,20 @@ def test_value_out_of_range_is_refused_before_generating(loaded, grammar_dataset
     human = human_continuations(grammar_dataset, PromptOptions(2, 8, 8))
     with pytest.raises(GenerationError, match="temperature is -1"):
         compare(
-            loaded.model, BYTES, human, named_settings("pure,temperature=-1"), PromptOptions(2, 8, 8), LetterCounts()
+            loaded.model,
+            BYTES,
+            human,
+            parse_settings_list("pure,temperature=-1"),
+            PromptOptions(2, 8, 8),
+            LetterCounts(),
         )
 
 
 @pytest.fixture(scope="module")
 def comparison(loaded, grammar_dataset):
-    prompts = PromptOptions(4, 16, 40, seed=1).fitted(64)
+    prompts = PromptOptions(4, 16, 40, seed=1).resolve(64)
     human = human_continuations(grammar_dataset, prompts)
-    asked = named_settings("greedy,pure,temperature=0.7")
+    asked = parse_settings_list("greedy,pure,temperature=0.7")
     return compare(loaded.model, BYTES, human, asked, prompts, ModelStates(loaded.model, BYTES))
 
 
@@ -84,7 +89,7 @@ def test_comparison_measures_the_generated_texts(loaded, comparison):
     assert comparison.human.quality.tokens == 40
     for each in comparison.settings:
         texts = [one.text for one in each.texts]
-        assert each.quality.distinct_2 == Variety.of(texts).distinct_2
+        assert each.quality.distinct_2 == Diversity.of(texts).distinct_2
         assert each.quality.bleu == reference_bleu(texts, [one.text for one in comparison.human.texts])
         assert [one.prompt for one in each.texts] == [one.prompt for one in comparison.human.texts]
 
@@ -93,7 +98,7 @@ def test_comparison_is_shown_as_table_and_json(comparison, capsys):
     show_comparison(comparison, BYTES, samples=1)
     out = capsys.readouterr().out
     assert out.count("── prompt") == 1
-    for one in FIGURES:
+    for one in METRICS:
         assert one.heading in out
         assert one.reading in out
     found = json.loads(json.dumps(comparison_json(comparison, BYTES), allow_nan=False))
@@ -103,13 +108,13 @@ def test_comparison_is_shown_as_table_and_json(comparison, capsys):
     assert found["prompts"] == {"count": 4, "prompt_tokens": 16, "new_tokens": 40, "seed": 1}
 
 
-def test_comparison_is_drawn_as_a_picture(comparison, tmp_path, capsys):
+def test_comparison_is_plotted(comparison, tmp_path):
     awkward = Continuation((65,), (), "costs $5 or $x_$ \x00 \n 👍", True)
     first = dataclasses.replace(comparison.settings[0], texts=[awkward] * 4)
-    unknown = dataclasses.replace(comparison.settings[1], quality=Quality(*[math.nan] * 10))
+    unknown = dataclasses.replace(comparison.settings[1], quality=TextQuality(*[math.nan] * 10))
     path = tmp_path / "picture.png"
-    draw_comparison(dataclasses.replace(comparison, settings=[first, unknown]), BYTES, path)
-    assert capsys.readouterr().err.count("the font lacks some characters") == 1
+    has_all_glyphs = draw_comparison(dataclasses.replace(comparison, settings=[first, unknown]), BYTES, path)
+    assert not has_all_glyphs
     pixels = matplotlib.image.imread(path)
     assert pixels.shape[1] > 1000
     assert pixels[..., :3].std() > 0.05  # not blank
@@ -167,7 +172,7 @@ def test_unwritable_output_is_refused_first(tmp_path):
 
 @pytest.mark.parametrize("option", ["json_file", "picture"])
 def test_existing_output_is_kept_and_nothing_is_measured(loaded, grammar_dataset, tmp_path, monkeypatch, option):
-    monkeypatch.setattr("glassgpt.api.evaluation.measure", None)  # a call would raise another error
+    monkeypatch.setattr("glassgpt.evaluation.evaluate.evaluate", None)  # a call would raise another error
     path = tmp_path / "there.png"
     path.write_text("mine")
     with pytest.raises(UsageError, match="already exists"):
@@ -176,7 +181,7 @@ def test_existing_output_is_kept_and_nothing_is_measured(loaded, grammar_dataset
 
 
 @pytest.mark.parametrize(
-    ("questions", "message"),
+    ("requested", "message"),
     [
         (EvaluationRequest(settings={"wild": {"temperature": -1.0}}), "settings wild: temperature is -1"),
         (
@@ -185,17 +190,17 @@ def test_existing_output_is_kept_and_nothing_is_measured(loaded, grammar_dataset
         ),
     ],
 )
-def test_invalid_generation_is_refused_before_evaluating(loaded, grammar_dataset, monkeypatch, questions, message):
+def test_invalid_generation_is_refused_before_evaluating(loaded, grammar_dataset, monkeypatch, requested, message):
     monkeypatch.setattr("glassgpt.evaluation.evaluate.evaluate_dataset", None)
     dataset = held_out(grammar_dataset, documents("only this"))
     with pytest.raises((GenerationError, DataError), match=message):
-        api.evaluate(loaded, dataset, questions)
+        api.evaluate(loaded, dataset, requested)
 
 
 @given(st.lists(st.text("ab+=", min_size=1, max_size=30), min_size=1, max_size=12), st.integers(40, 140))
 def test_tables_contain_every_setting_once_in_order(names, width):
-    settings = [Written(name, None, []) for name in names]
-    tables = side_by_side(settings, width)
+    settings = [SettingsResult(name, None, []) for name in names]
+    tables = split_to_width(settings, width)
     assert [one for table in tables for one in table] == settings
     assert all(tables)
 

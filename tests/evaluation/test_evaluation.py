@@ -1,4 +1,4 @@
-"""Figures of a model on a data set, against the same figures added up by hand."""
+"""Loss and perplexity on held-out text, compared with reference computations."""
 
 import json
 import math
@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_quality_helpers import RecordingObserver
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import DataError, TokenizerError, UsageError
-from glassgpt.evaluation.continuations import surprisals
+from glassgpt.evaluation.continuations import continuation_nats
 from glassgpt.evaluation.documents import DocumentLoss, document_losses, document_spans
 from glassgpt.evaluation.held_out import continuation_of
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
@@ -52,8 +53,8 @@ def model():
     return model
 
 
-def by_hand(model, tokens, context, limit=None):
-    """Each window alone, each target's probability read off: nats in all, targets, bytes."""
+def reference_loss(model, tokens, context, limit=None):
+    """Reference: each window alone, one target at a time. Return total nats, targets and bytes."""
     count = min(limit or len(tokens) - 1, len(tokens) - 1)
     nats, n_bytes = 0.0, 0
     for start in range(0, count, context):
@@ -68,12 +69,12 @@ def by_hand(model, tokens, context, limit=None):
 
 @pytest.mark.parametrize("context", [0, 5, 16])
 @pytest.mark.parametrize("limit", [0, 1, 50])
-def test_it_is_the_sum_by_hand(model, dataset, context, limit):
+def test_loss_equals_the_reference(model, dataset, context, limit):
     tokens = dataset.split("validation")
     tokens = tokens.read(0, len(tokens))
-    assert BYTES.end_of_text in tokens[1:]  # a document ends among the targets
-    assert len(tokens) % CONTEXT != 1  # and the last window is a short one
-    nats, count, n_bytes = by_hand(model, tokens, context or CONTEXT, limit)
+    assert BYTES.end_of_text in tokens[1:]  # the targets include the end of a document
+    assert len(tokens) % CONTEXT != 1  # the last window is shorter
+    nats, count, n_bytes = reference_loss(model, tokens, context or CONTEXT, limit)
     found = evaluate_dataset(model, dataset, context_length=context, limit=limit)
     assert (found.tokens, found.n_bytes) == (count, n_bytes)
     assert found.nats == pytest.approx(nats, rel=1e-5)
@@ -83,7 +84,7 @@ def test_it_is_the_sum_by_hand(model, dataset, context, limit):
         assert found.bits_per_byte == pytest.approx(nats / n_bytes / math.log(2), rel=1e-5)
 
 
-def test_a_model_that_knows_nothing_needs_the_log_of_its_vocabulary(dataset, model):
+def test_uniform_model_has_the_loss_of_its_vocabulary_size(dataset, model):
     blank = build_model(model.config).eval()
     torch.nn.init.zeros_(blank.token_embedding.weight)
     found = evaluate_dataset(blank, dataset)
@@ -94,7 +95,7 @@ def test_a_model_that_knows_nothing_needs_the_log_of_its_vocabulary(dataset, mod
     assert found.bits_per_byte == pytest.approx(math.log2(257) * found.tokens / found.n_bytes, rel=1e-6)
 
 
-def test_bytes_of_longer_tokens_are_counted_as_bytes():
+def test_byte_lengths_count_utf8_bytes():
     gpt2 = load_tokenizer("gpt2")
     lengths = gpt2.byte_lengths()
     assert lengths[gpt2.encode("Hello, é한")].sum() == len("Hello, é한".encode())
@@ -102,7 +103,7 @@ def test_bytes_of_longer_tokens_are_counted_as_bytes():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_mode_and_generators_are_left_alone(model, dataset, training):
+def test_evaluation_preserves_training_mode_and_random_state(model, dataset, training):
     model.train(training)
     try:
         torch.manual_seed(9)
@@ -117,18 +118,18 @@ def test_mode_and_generators_are_left_alone(model, dataset, training):
         model.eval()
 
 
-def test_another_tokenizers_data_is_refused(dataset):
+def test_data_of_another_tokenizer_is_refused(dataset):
     require_same_tokenizer(BYTES.fingerprint, dataset)
     with pytest.raises(TokenizerError, match="another tokenizer"):
         require_same_tokenizer(load_tokenizer("gpt2").fingerprint, dataset)
 
 
-def test_figures_are_finite_where_they_can_be():
+def test_overflow_and_missing_bytes_are_not_errors():
     assert ValidationLoss(1e6, 10, 5).perplexity == math.inf
     assert math.isnan(ValidationLoss(1.0, 1, 0).bits_per_byte)
 
 
-def test_what_is_shown(capsys):
+def test_validation_is_shown_and_serialized(capsys):
     figures = ValidationLoss(nats=20 * math.log(2), tokens=10, n_bytes=8)
     shown = validation_json(figures)
     assert shown["bits_per_byte"] == pytest.approx(2.5)
@@ -141,7 +142,7 @@ def test_what_is_shown(capsys):
 
 
 def nats_one_by_one(model, tokens, context, stride):
-    """The formula, token by token: in windows that move on by a stride, each token where it is first reached."""
+    """Reference: token by token, each in the first window that reaches it."""
     nats = {}
     for begin in range(0, len(tokens) - 1, stride):
         window = tokens[begin : begin + context]
@@ -156,7 +157,7 @@ def nats_one_by_one(model, tokens, context, stride):
 
 
 @pytest.mark.parametrize(("context", "stride"), [(0, 1), (0, 5), (0, 16), (7, 3)])
-def test_a_sliding_window_is_the_formula_token_by_token(model, dataset, context, stride):
+def test_sliding_window_equals_the_reference(model, dataset, context, stride):
     tokens = dataset.split("validation")
     tokens = tokens.read(0, len(tokens))
     found = sliding_loss(model, dataset, stride=stride, context_length=context)
@@ -166,7 +167,7 @@ def test_a_sliding_window_is_the_formula_token_by_token(model, dataset, context,
 
 
 def transformers_recipe(theirs, tokens, max_length, stride):
-    """The loop of transformers' page on perplexity, with its model: what was seen before is -100 in the labels."""
+    """The loop of the perplexity guide of transformers: tokens scored before have the label -100."""
     nats, scored, previous = 0.0, 0, 0
     for begin in range(0, len(tokens), stride):
         end = min(begin + max_length, len(tokens))
@@ -186,15 +187,15 @@ def transformers_recipe(theirs, tokens, max_length, stride):
 
 @pytest.fixture(scope="module")
 def theirs(model, tmp_path_factory):
-    """transformers' GPT2LMHeadModel with the same weights."""
+    """GPT2LMHeadModel of transformers with the same weights."""
     folder = tmp_path_factory.mktemp("exported") / "model"
     export_model(model, BYTES, folder)
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 @pytest.mark.parametrize("stride", [1, 4, 15])
-def test_a_sliding_window_is_transformers_recipe_and_model(model, theirs, dataset, stride):
-    """Theirs feeds a window's last token too, and wastes its prediction: one token of context less."""
+def test_sliding_window_equals_transformers(model, theirs, dataset, stride):
+    """Transformers feeds the last token of a window too and discards its prediction: one token less of context."""
     assert type(theirs) is GPT2LMHeadModel
     tokens = dataset.split("validation")
     tokens = tokens.read(0, len(tokens))
@@ -206,13 +207,13 @@ def test_a_sliding_window_is_transformers_recipe_and_model(model, theirs, datase
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
 
 
-def test_a_text_costs_what_it_costs_transformers(model, theirs):
-    """The surprisal of generated text: their loss with the prompt left out of the labels."""
+def test_continuation_nats_equal_transformers(model, theirs):
+    """The loss of transformers with the prompt excluded from the labels."""
     texts = [
         continuation_of(BYTES, b"thou", [*b" art \xc3\xa9"]),
         continuation_of(BYTES, b"1", [*b"6.", BYTES.end_of_text]),
     ]
-    for one, (nats, count) in zip(texts, surprisals(model, BYTES, texts), strict=True):
+    for one, (nats, count) in zip(texts, continuation_nats(model, BYTES, texts), strict=True):
         row = [*one.prompt, *one.tokens, *[BYTES.end_of_text] * one.ended]
         scored = len(row) - len(one.prompt)
         labels = [*[-100] * len(one.prompt), *row[-scored:]]
@@ -221,8 +222,8 @@ def test_a_text_costs_what_it_costs_transformers(model, theirs):
         assert (nats, count) == (pytest.approx(float(loss) * scored, rel=1e-5), scored)
 
 
-def word_counter(vocabulary):
-    """A GPT-2 whose logits are the same vector at every place, whatever the text is, and that vector in float64."""
+def unigram_model(vocabulary):
+    """Return a GPT-2 whose logits are the same at every position of any text, and these logits in float64."""
     torch.manual_seed(1)
     model = build_model(ModelConfig(vocab_size=vocabulary, context_length=8, n_layer=1, n_head=1, n_embd=4)).eval()
     with torch.no_grad():
@@ -233,14 +234,14 @@ def word_counter(vocabulary):
 
 
 @pytest.mark.parametrize("stride", [0, 3])
-def test_bits_per_byte_of_a_model_that_only_counts_words(tmp_path, stride):
-    """All figures follow from how often each token stands there, in a vocabulary whose tokens have many lengths."""
+def test_bits_per_byte_of_a_unigram_model(tmp_path, stride):
+    """The loss follows from the token counts alone; tokens of this vocabulary have many different lengths."""
     (tmp_path / "text.txt").write_text("Grüße, Hello world, 한국어 👍 and so on. " * 400, encoding="utf-8")
     prepare(PrepareOptions(sources=(str(tmp_path / "text.txt"),), out=tmp_path / "data", tokenizer="gpt2", workers=1))
     dataset = TokenDataset.open(tmp_path / "data")
     tokens = dataset.split("validation")
     targets = tokens.read(1, len(tokens) - 1)
-    model, logits = word_counter(dataset.tokenizer.vocab_size)
+    model, logits = unigram_model(dataset.tokenizer.vocab_size)
     log_shares = logits - np.log(np.exp(logits).sum())
     nats = -sum(count * log_shares[token] for token, count in Counter(targets.tolist()).items())
     text = dataset.tokenizer.decode([token for token in targets.tolist() if token != dataset.tokenizer.end_of_text])
@@ -250,7 +251,7 @@ def test_bits_per_byte_of_a_model_that_only_counts_words(tmp_path, stride):
     assert len(targets) < len(text.encode())
 
 
-def test_a_stride_of_the_context_is_no_overlap(model, dataset):
+def test_stride_equal_to_the_context_means_no_overlap(model, dataset):
     plain, sliding = evaluate_dataset(model, dataset), sliding_loss(model, dataset, stride=CONTEXT)
     assert sliding.nats == pytest.approx(plain.nats, rel=1e-6)
     assert (sliding.tokens, sliding.n_bytes) == (plain.tokens, plain.n_bytes)
@@ -258,7 +259,7 @@ def test_a_stride_of_the_context_is_no_overlap(model, dataset):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 20), st.integers(1, 70))
-def test_each_token_is_scored_once_with_enough_before_it(tokens, context, stride, given_tokens):
+def test_each_token_is_scored_once_with_enough_context(tokens, context, stride, given_tokens):
     stride = min(stride, context)
     span = Span(100, tokens, given_tokens)
     scored = []
@@ -273,13 +274,13 @@ def test_each_token_is_scored_once_with_enough_before_it(tokens, context, stride
 
 
 @pytest.mark.parametrize("stride", [0, -1, 17])
-def test_a_stride_that_skips_or_stands_still_is_refused(model, dataset, stride):
-    with pytest.raises(UsageError, match=f"--stride is {stride}; allowed is 1 .* to 16"):
+def test_invalid_stride_is_refused(model, dataset, stride):
+    with pytest.raises(UsageError, match=f"--stride must be from 1 .* to 16 .*, not {stride}"):
         sliding_loss(model, dataset, stride=stride)
 
 
 @pytest.mark.parametrize("stride", [0, 4])
-def test_documents_are_read_alone_and_add_up(model, dataset, stride):
+def test_documents_are_evaluated_alone_and_sum_to_the_whole(model, dataset, stride):
     tokens = dataset.split("validation")
     tokens = tokens.read(0, len(tokens))
     found = document_losses(model, dataset, stride=stride)
@@ -293,8 +294,8 @@ def test_documents_are_read_alone_and_add_up(model, dataset, stride):
         assert whole.startswith(one.excerpt.rstrip("…\N{REPLACEMENT CHARACTER}"))
 
 
-def written(folder, tokens):
-    """A data set whose held-out text is exactly these tokens."""
+def dataset_holding_out(folder, tokens):
+    """Return a data set whose held-out text is exactly these tokens."""
     source = folder / "text.txt"
     source.write_text("training text, and some of it held out " * 5)
     prepare(PrepareOptions(sources=(str(source),), out=folder / "data", tokenizer="bytes", workers=1))
@@ -303,29 +304,31 @@ def written(folder, tokens):
     return dataset
 
 
-def test_empty_documents_are_passed_over_and_that_is_said(model, tmp_path, capsys):
-    end = BYTES.end_of_text
-    found = document_losses(model, written(tmp_path, [end, end, *b"abc", end, end, *b"d", end]))
+def test_empty_documents_are_skipped_with_a_notice(model, tmp_path):
+    end, observer = BYTES.end_of_text, RecordingObserver()
+    found = document_losses(
+        model, dataset_holding_out(tmp_path, [end, end, *b"abc", end, end, *b"d", end]), observer=observer
+    )
     assert [one.number for one in found] == [2, 4]
     assert [one.excerpt for one in found] == ["abc", "d"]
-    assert "passed over 3 held-out documents without text" in capsys.readouterr().err
+    assert observer.messages == ["skipped 3 empty held-out documents"]
 
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
-    [([], "holds out no text"), ([BYTES.end_of_text] * 4, "every held-out document is empty")],
+    [([], "has no held-out text"), ([BYTES.end_of_text] * 4, "every held-out document is empty")],
 )
-def test_without_held_out_text_there_is_one_clear_line(model, tmp_path, tokens, message):
+def test_missing_held_out_text_is_an_error(model, tmp_path, tokens, message):
     with pytest.raises(DataError, match=message):
-        document_losses(model, written(tmp_path, tokens))
+        document_losses(model, dataset_holding_out(tmp_path, tokens))
 
 
-def test_documents_before_the_first_end_of_text_count_too():
+def test_text_before_the_first_end_of_text_is_a_document():
     assert document_spans(np.array([5, 6, 256, 7]), 256) == [Span(0, 3), Span(2, 2)]
     assert document_spans(np.array([256, 7, 256, 256, 8]), 256) == [Span(0, 3), Span(2, 2), Span(3, 2)]
 
 
-def test_the_hardest_and_the_easiest_documents_are_shown(capsys):
+def test_hardest_and_easiest_documents_are_shown(capsys):
     many = [DocumentLoss(n, ValidationLoss(float(n), 1, 1), f"text {n}") for n in range(1, 14)]
     show_documents(many)
     out = capsys.readouterr().out

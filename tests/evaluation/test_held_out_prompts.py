@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_quality_helpers import BYTES, documents, held_out
+from text_quality_helpers import BYTES, RecordingObserver, documents, held_out
 
 from glassgpt.errors import DataError, UsageError
 from glassgpt.evaluation.held_out import PromptOptions, human_continuations
@@ -45,18 +45,25 @@ def test_prompts_are_never_cut_inside_a_character(grammar_dataset, text, prompt,
         assert BYTES.decode(one.prompt) in text
 
 
-def test_invalid_prompt_options_are_refused(grammar_dataset, capsys):
+def test_invalid_prompt_options_are_refused(grammar_dataset):
     with pytest.raises(UsageError) as caught:
-        PromptOptions(0, 65, 0, -1).fitted(64)
-    assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == [
+        PromptOptions(0, 65, 0, -1).resolve(64)
+    assert [line.split(" must ")[0] for line in str(caught.value).splitlines()] == [
         "--prompts", "--prompt-tokens", "--new-tokens", "--seed",
     ]  # fmt: skip
-    assert "--prompt-tokens is 65; allowed is 1 to 64, the model's context" in str(caught.value)
-    assert PromptOptions().fitted(1024).prompt_tokens == 32
-    assert PromptOptions().fitted(16).prompt_tokens == 8
+    assert "--prompt-tokens must be from 1 to 64 (the model's context), or 0 for the default, not 65" in str(
+        caught.value
+    )
+    assert PromptOptions().resolve(1024).prompt_tokens == 32
+    assert PromptOptions().resolve(16).prompt_tokens == 8
     with pytest.raises(DataError, match="no held-out document has more than 30 tokens"):
         human_continuations(held_out(grammar_dataset, documents("short")), PromptOptions(1, 30, 5))
-    with pytest.raises(DataError, match="holds out no text"):
+    with pytest.raises(DataError, match="has no held-out text"):
         human_continuations(held_out(grammar_dataset, []), PromptOptions(1, 3, 5))
-    assert len(human_continuations(held_out(grammar_dataset, documents("short")), PromptOptions(9, 3, 5))) == 1
-    assert "yields 1 prompts, not 9" in capsys.readouterr().err
+
+
+def test_too_few_prompts_are_reported(grammar_dataset):
+    observer = RecordingObserver()
+    dataset = held_out(grammar_dataset, documents("short"))
+    assert len(human_continuations(dataset, PromptOptions(9, 3, 5), observer)) == 1
+    assert observer.messages == ["the held-out text has only 1 prompts; 9 were requested"]

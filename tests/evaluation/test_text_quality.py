@@ -1,6 +1,5 @@
 """Generating texts for evaluation, and their surprisal."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -10,22 +9,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_quality_helpers import BYTES, FREE_TEXT
+from text_quality_helpers import BYTES, FREE_TEXT, RecordingObserver
 
-from glassgpt import api, console
+from glassgpt import api
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.coherence import Coherence, ModelStates
-from glassgpt.evaluation.continuations import generation_jobs, surprisals, write
+from glassgpt.evaluation.continuations import continuation_nats, generate_continuations, generation_jobs
 from glassgpt.evaluation.held_out import Continuation, PromptOptions, continuation_of, human_continuations
-from glassgpt.evaluation.quality import FIGURES, mean_surprisal, measure
+from glassgpt.evaluation.quality import METRICS, mean_surprisal, measure_quality
 from glassgpt.generation.engine.generate import generate_many
 from glassgpt.generation.options import GenerationOptions
 
 
-def test_written_texts_equal_single_generations(loaded, grammar_dataset):
+def test_batched_texts_equal_single_generations(loaded, grammar_dataset):
     human = human_continuations(grammar_dataset, PromptOptions(3, 10, 12, seed=5))
     options = GenerationOptions(max_tokens=12)
-    found = write(loaded.model, BYTES, generation_jobs(human, options, seed=5))
+    found = generate_continuations(loaded.model, BYTES, generation_jobs(human, options, seed=5))
     for at, one in enumerate(found):
         alone = dataclasses.replace(options, seed=5 + at)
         sample = generate_many(loaded.model, BYTES, [BYTES.decode(one.prompt)], alone)[0][0]
@@ -33,25 +32,14 @@ def test_written_texts_equal_single_generations(loaded, grammar_dataset):
         assert one.ended == (sample.finish_reason == "end_of_text")
 
 
-class CountingProgress:
-    done = 0
-
-    def advance(self, amount):
-        self.done += amount
-
-
-def test_progress_reaches_its_total(small, monkeypatch):
-    totals, counter = [], CountingProgress()
-
-    def progress(label, total, *, unit):
-        totals.append(total)
-        return contextlib.nullcontext(counter)
-
-    monkeypatch.setattr(console, "progress", progress)
+def test_progress_reaches_its_total(small):
+    observer = RecordingObserver()
     prompts = [continuation_of(BYTES, [at], []) for at in range(40)]
-    found = write(small, BYTES, generation_jobs(prompts, GenerationOptions(max_tokens=20), seed=0))
+    found = generate_continuations(
+        small, BYTES, generation_jobs(prompts, GenerationOptions(max_tokens=20), seed=0), observer=observer
+    )
     assert 0 < sum(one.ended for one in found) < 40
-    assert totals == [40 * 20] == [counter.done]
+    assert observer.totals == [40 * 20] == [observer.done]
 
 
 def test_surprisal_sums_over_tokens(small):
@@ -62,7 +50,7 @@ def test_surprisal_sums_over_tokens(small):
         continuation_of(BYTES, b"q", [end]),
     ]
     assert [(one.text, one.ended) for one in texts] == [("defg", True), ("y" * 20, False), ("", True)]
-    for one, (nats, count) in zip(texts, surprisals(small, BYTES, texts), strict=True):
+    for one, (nats, count) in zip(texts, continuation_nats(small, BYTES, texts), strict=True):
         row = [*one.prompt, *one.tokens, *([end] if one.ended else [])]
         with torch.no_grad():
             logs = small(torch.tensor([row[:-1]]))[0].double().log_softmax(-1)
@@ -82,12 +70,12 @@ def test_mean_surprisal_accepts_any_length(small):
 def test_any_text_can_be_measured_and_serialized(small, texts):
     made = [continuation_of(BYTES, b"p", BYTES.encode(text)) for text in texts]
     coherence = Coherence(ModelStates(small, BYTES), texts)
-    found = measure(small, BYTES, made, coherence, made)
-    cells = [one.cell(found) for one in FIGURES]
+    found = measure_quality(small, BYTES, made, coherence, made)
+    cells = [one.cell(found) for one in METRICS]
     assert all(cells)
     assert "nan" not in "".join(cells)
     json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert {one.name for one in FIGURES} <= set(found.to_json())
+    assert {one.name for one in METRICS} <= set(found.to_json())
 
 
 def test_moved_data_is_named_in_the_error(nano_run, grammar_data, tmp_path):

@@ -1,10 +1,13 @@
 """Texts, datasets and embeddings shared by the tests of text quality."""
 
+from contextlib import contextmanager
+
 import numpy as np
 from hypothesis import strategies as st
 
 from glassgpt.data import load_tokenizer
 from glassgpt.data.shards import TokenArray
+from glassgpt.evaluation.observer import EvaluationObserver
 
 BYTES = load_tokenizer("bytes")
 FREE_TEXT = st.text(max_size=80) | st.sampled_from(
@@ -13,7 +16,7 @@ FREE_TEXT = st.text(max_size=80) | st.sampled_from(
 
 
 class LetterCounts:
-    """Vectors by hand: how often a and b stand in a sentence."""
+    """Embeds a sentence as the number of a and b in it."""
 
     name = "letters"
 
@@ -21,8 +24,29 @@ class LetterCounts:
         return np.array([[part.count("a"), part.count("b")] for part in parts], dtype=float)
 
 
+class RecordingObserver(EvaluationObserver):
+    """Remembers everything it receives."""
+
+    def __init__(self):
+        self.totals, self.done, self.messages = [], 0, []
+
+    @contextmanager
+    def progress(self, label, total):
+        self.totals.append(total)
+        yield self.advance
+
+    def advance(self, count):
+        self.done += count
+
+    def notice(self, message):
+        self.messages.append(message)
+
+    def warning(self, message):
+        self.messages.append(message)
+
+
 def held_out(dataset, tokens):
-    """The same data set with these tokens held out."""
+    """Return the data set with these tokens as its held-out text."""
     other = type(dataset)(dataset.folder, dataset.info, {})
     other.split = lambda name: TokenArray([np.array(tokens, dtype=np.int64)])
     return other

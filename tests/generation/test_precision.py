@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from glassgpt.data import TokenDataset, load_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.evaluation.precision_cost import perplexity_cost, show_precision_cost
+from glassgpt.evaluation.precision_cost import perplexity_cost
+from glassgpt.evaluation.show import show_precision_cost
 from glassgpt.generation import precision
 from glassgpt.generation.cpu import kernels as products
 from glassgpt.generation.cpu.kernels import KERNELS, Kernel
@@ -353,14 +354,14 @@ def test_cost_is_the_perplexity_of_both(grammar_data, capsys):
         loss = F.cross_entropy(model(inputs.view(-1, 48)).flatten(0, 1), targets)
     assert cost.exact == pytest.approx(float(loss.exp()), rel=1e-4)
     assert 0 < abs(cost.increase) < 0.05
-    show_precision_cost(model, model, "int8", dataset)
+    show_precision_cost(perplexity_cost(model, model, dataset), "int8", dataset)
     assert re.search(r"int8: perplexity \+0\.00% .* on the first 2,\d+ held-out tokens of", capsys.readouterr().err)
 
 
 def test_without_held_out_text_no_figure_is_made_up(capsys):
-    show_precision_cost(random_model(), random_model(), "int8", None)
+    show_precision_cost(None, "int8", None)
     said = capsys.readouterr().err
-    assert "not known" in said
+    assert "unknown" in said
     assert not re.search(r"\d%", said)
 
 

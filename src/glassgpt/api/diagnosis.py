@@ -25,6 +25,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.config import GPT2_VOCAB_SIZE
 from glassgpt.schema import did_you_mean
@@ -199,7 +200,7 @@ def _doctor_text(
     run: RunFolder, dataset: TokenDataset, known: NGramBaseline, options: GenerationOptions
 ) -> Iterator[CheckResult]:
     loaded = load(run.path)
-    loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS).loss
+    loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS, observer=ConsoleObserver()).loss
     held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
     prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
     yield from diagnose_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)

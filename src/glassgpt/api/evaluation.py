@@ -1,4 +1,4 @@
-"""How good a model is, and which settings suit it."""
+"""Evaluate a model, and search for decoding settings that suit it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from glassgpt.api.loading import LoadedModel
 from glassgpt.data.files import check_output_path, write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError
-from glassgpt.evaluation.evaluate import EvaluationReport, EvaluationRequest, report_json, show_report
-from glassgpt.evaluation.evaluate import evaluate as measure
+from glassgpt.evaluation import evaluate as evaluation
+from glassgpt.evaluation.evaluate import EvaluationReport, EvaluationRequest
 from glassgpt.evaluation.held_out import PromptOptions, human_continuations
 from glassgpt.evaluation.pictures import PICTURES, draw_comparison
+from glassgpt.evaluation.show import ConsoleObserver, report_json, show_report
 from glassgpt.evaluation.show_sweep import settings_toml
 from glassgpt.evaluation.sweep import Sweep, count_with_validation, sweep
 
@@ -21,7 +22,7 @@ from glassgpt.evaluation.sweep import Sweep, count_with_validation, sweep
 def evaluate(
     loaded: LoadedModel,
     dataset: TokenDataset,
-    questions: EvaluationRequest,
+    request: EvaluationRequest,
     *,
     as_json: bool = False,
     samples: int = 2,
@@ -29,45 +30,59 @@ def evaluate(
     picture: Path | None = None,
     force: bool = False,
 ) -> EvaluationReport:
-    """Find out, print and write down what is asked about a model.
+    """Evaluate a model, print the report and write the files requested.
 
     Args:
         loaded: the model.
-        dataset: made with its tokenizer.
-        questions: what to find out.
+        dataset: tokenized for the model.
+        request: what to evaluate.
         as_json: print one JSON object instead of tables.
-        samples: prompts whose texts are printed.
-        json_file: where to write the JSON too.
-        picture: where to draw the comparison.
-        force: whether files that are there may be written over.
+        samples: number of prompts whose texts are printed.
+        json_file: file to write the JSON object to.
+        picture: file to plot the comparison into.
+        force: overwrite existing files.
 
     Raises:
-        UsageError: a file could not be written.
+        UsageError: a file cannot be written.
         GlassGPTError: see `glassgpt.evaluation.evaluate.evaluate`.
     """
-    if samples < 0:
-        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    require_sample_count(samples)
     if picture is not None:
         check_output_path("--picture", picture, PICTURES, force=force)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
-    writer = loaded.writer if questions.settings else None
-    report = measure(loaded.model, dataset, questions, writer=writer)
+    decoding_model = loaded.writer if request.settings else None
+    observer = ConsoleObserver()
+    report = evaluation.evaluate(loaded.model, dataset, request, decoding_model=decoding_model, observer=observer)
     if as_json:
         console.output(report_json(report, dataset))
     else:
         show_report(report, dataset, samples)
-    _write_down(report, dataset, json_file, picture)
+    _write_files(report, dataset, json_file, picture)
     return report
 
 
-def _write_down(report: EvaluationReport, dataset: TokenDataset, json_file: Path | None, picture: Path | None) -> None:
+def require_sample_count(samples: int) -> None:
+    """Check the number of prompts whose texts are printed.
+
+    Raises:
+        UsageError: it is negative.
+    """
+    if samples < 0:
+        raise UsageError(f"--samples must be 0 or more, not {samples}")
+
+
+def _write_files(report: EvaluationReport, dataset: TokenDataset, json_file: Path | None, picture: Path | None) -> None:
     if json_file is not None:
         write_atomically(json_file, f"{report_json(report, dataset)}\n".encode())
         console.info(f"wrote {json_file}")
     if picture is not None and report.comparison is not None:
-        draw_comparison(report.comparison, dataset.tokenizer, picture)
-        console.info(f"drew {picture}")
+        has_all_glyphs = draw_comparison(report.comparison, dataset.tokenizer, picture)
+        if not has_all_glyphs:
+            console.warn(
+                f"{picture}: the font lacks some characters, which are drawn as boxes; --json-file has the full texts"
+            )
+        console.info(f"wrote {picture}")
 
 
 def sweep_decoding(
@@ -80,22 +95,33 @@ def sweep_decoding(
     out: Path,
     run: str,
 ) -> Sweep:
-    """Find a setting for a purpose and write it into a file that `--settings` reads.
+    """Find decoding settings for a purpose and write them to a file for `--settings`.
 
     Args:
         loaded: the model.
-        dataset: made with its tokenizer.
-        purpose: one of the ready settings' names.
-        prompts: what to search on; half as many again are cut to check the winner on.
-        budget: texts to be written by the search, about.
-        out: the file.
-        run: what the file calls the model.
+        dataset: tokenized for the model.
+        purpose: name of a generation preset.
+        prompts: how to select the prompts to search on; half as many again are selected to validate the winner on.
+        budget: approximate number of texts that the search may generate.
+        out: file to write.
+        run: name of the model in the file.
 
     Raises:
         GlassGPTError: see `glassgpt.evaluation.sweep.sweep`.
     """
-    prompts = prompts.fitted(loaded.model.config.context_length)
-    human = human_continuations(dataset, dataclasses.replace(prompts, count=count_with_validation(prompts.count)))
-    found = sweep(loaded.model, loaded.tokenizer, human, purpose, prompts, budget, writer=loaded.writer)
+    observer = ConsoleObserver()
+    prompts = prompts.resolve(loaded.model.config.context_length)
+    selected = dataclasses.replace(prompts, count=count_with_validation(prompts.count))
+    human = human_continuations(dataset, selected, observer)
+    found = sweep(
+        loaded.model,
+        loaded.tokenizer,
+        human,
+        purpose,
+        prompts,
+        budget,
+        decoding_model=loaded.writer,
+        observer=observer,
+    )
     write_atomically(out, settings_toml(found, run).encode())
     return found

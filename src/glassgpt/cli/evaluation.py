@@ -1,4 +1,4 @@
-"""How good a model and its texts are, and which settings suit it."""
+"""Commands that evaluate a model and search for decoding settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 
 HELD_OUT = Group("Held-out text", sort_key=1)
-WRITTEN = Group("Generated text", sort_key=2)
+GENERATED = Group("Generated text", sort_key=2)
 
 
 def evaluate(
@@ -24,79 +24,79 @@ def evaluate(
     context_length: Annotated[Integer, Parameter(group=HELD_OUT)] = 0,
     stride: Annotated[Integer, Parameter(group=HELD_OUT)] = 0,
     per_document: Annotated[Flag, Parameter(group=HELD_OUT)] = False,
-    generate: Annotated[Flag, Parameter(group=WRITTEN)] = False,
-    compare: Annotated[str | None, Parameter(group=WRITTEN)] = None,
-    prompts: Annotated[Integer, Parameter(group=WRITTEN)] = 32,
-    prompt_tokens: Annotated[Integer, Parameter(group=WRITTEN)] = 0,
-    new_tokens: Annotated[Integer, Parameter(group=WRITTEN)] = 128,
-    seed: Annotated[Integer, Parameter(group=WRITTEN)] = 0,
-    embedding_model: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
-    samples: Annotated[Integer, Parameter(group=WRITTEN)] = 2,
-    picture: Annotated[Path | None, Parameter(group=WRITTEN)] = None,
+    generate: Annotated[Flag, Parameter(group=GENERATED)] = False,
+    compare: Annotated[str | None, Parameter(group=GENERATED)] = None,
+    prompts: Annotated[Integer, Parameter(group=GENERATED)] = 32,
+    prompt_tokens: Annotated[Integer, Parameter(group=GENERATED)] = 0,
+    new_tokens: Annotated[Integer, Parameter(group=GENERATED)] = 128,
+    seed: Annotated[Integer, Parameter(group=GENERATED)] = 0,
+    embedding_model: Annotated[Path | None, Parameter(group=GENERATED)] = None,
+    samples: Annotated[Integer, Parameter(group=GENERATED)] = 2,
+    picture: Annotated[Path | None, Parameter(group=GENERATED)] = None,
     json: Flag = False,
     json_file: Path | None = None,
     force: Flag = False,
 ) -> None:
-    """How well a run's model predicts held-out text, and how good the text is that it writes.
+    """Measure how well a run's model predicts held-out text, and the quality of the text it generates.
 
     Parameters
     ----------
     data:
-        Data set; by default the one that the run was trained on.
+        Data set to evaluate on; defaults to the one the run was trained on.
     context_length:
-        Tokens the model sees at once; 0 takes its whole context.
+        Tokens the model sees at once; 0 means its whole context.
     stride:
-        Slide the window by so many tokens, each token scored once with at least context - stride before it; 0 cuts
-        the text into windows without overlap.
+        Use a sliding window that advances by this many tokens. Each token is scored once, with at least context - stride
+        tokens of context. 0 means windows without overlap.
     per_document:
-        Loss and perplexity of each held-out document too, read alone: the hardest and the easiest.
+        Also evaluate each held-out document by itself, and list the hardest and the easiest.
     generate:
-        Let the model go on from held-out prompts and measure the texts beside what people wrote there.
+        Generate continuations of held-out prompts, and compare them with the human ones.
     compare:
-        The same for several settings, separated by commas: ready settings, greedy, pure, default, files that end in
-        .toml, or like temperature=0.7+top_p=0.9.
+        Compare several settings, separated by commas: presets, greedy, pure, default, .toml files, or values such as
+        temperature=0.7+top_p=0.9.
     prompts:
-        How many prompts: beginnings of held-out documents, then stretches from inside.
+        Number of prompts: beginnings of held-out documents first, then passages from inside.
     prompt_tokens:
-        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+        Tokens per prompt; 0 means 32, or half of the context if that is smaller.
     new_tokens:
-        Most tokens of a text.
+        Maximum tokens per text.
     seed:
-        Decides which prompts, and each text.
+        Selects the prompts and seeds the sampling.
     embedding_model:
-        Folder of a sentence-embedding model on this machine, for coherence; by default the model's own hidden states.
+        Folder of a local sentence-embedding model to measure coherence with; defaults to the model's own hidden states.
     samples:
-        Prompts whose texts are printed below the figures.
+        Number of prompts whose texts are printed below the metrics.
     picture:
-        Draw the comparison into this .png, .svg or .pdf.
+        Plot the comparison into this .png, .svg or .pdf file.
     json:
-        Print one JSON object instead.
+        Print one JSON object instead of tables.
     json_file:
-        Write the JSON object into this file too.
+        Also write the JSON object to this file.
     force:
-        Write over files that are there.
+        Overwrite existing files.
     """
     from glassgpt import api
-    from glassgpt.evaluation.compare import named_settings
+    from glassgpt.evaluation.compare import parse_settings_list
     from glassgpt.evaluation.evaluate import EvaluationRequest
     from glassgpt.evaluation.held_out import PromptOptions
 
-    given = named_settings(compare) if compare is not None else {"default": {}} if generate else {}
-    if picture is not None and not given:
-        raise UsageError("--picture draws a comparison; add --compare SETTINGS or --generate")
-    if embedding_model is not None and not given:
+    settings = parse_settings_list(compare) if compare is not None else {"default": {}} if generate else {}
+    if picture is not None and not settings:
+        raise UsageError("--picture plots a comparison; add --compare SETTINGS or --generate")
+    if embedding_model is not None and not settings:
         raise UsageError("--embedding-model is for generated text; add --compare SETTINGS or --generate")
-    questions = EvaluationRequest(
+    request = EvaluationRequest(
         context_length=context_length,
         stride=stride,
         per_document=per_document,
-        settings=given,
+        settings=settings,
         prompts=PromptOptions(prompts, prompt_tokens, new_tokens, seed),
         embedding_model=embedding_model,
     )
     loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, rows=prompts)
     api.evaluate(
-        loaded, dataset, questions, as_json=json, samples=samples, json_file=json_file, picture=picture, force=force
+        loaded, dataset, request, as_json=json, samples=samples, json_file=json_file, picture=picture, force=force
     )
 
 
@@ -116,43 +116,43 @@ def sweep_decoding(
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
 ) -> None:
-    """Search temperature, top-p or min-p and repetition penalty for a purpose, by what people wrote on the same prompts.
+    """Search for the temperature, top-p or min-p, and repetition penalty whose texts best match human text for a purpose.
 
     Parameters
     ----------
     purpose:
-        creative, technical, chat or code: decides what is better, and whose other settings are kept.
+        creative, technical, chat or code: defines the score, and the preset whose other settings are kept.
     out:
-        Settings file to write, for generate --settings; by default decoding-PURPOSE.toml in the run.
+        Settings file to write, for generate --settings; defaults to decoding-PURPOSE.toml in the run.
     force:
-        Write over a file that is there.
+        Overwrite an existing file.
     budget:
-        Texts that the search may write, about; more is slower and surer.
+        Approximate number of texts that the search may generate; more is slower and more reliable.
     prompts:
-        Held-out prompts that the last settings are compared on, at most; half as many again are set aside to check
-        the winner beside the ready setting and generate's default.
+        Maximum number of held-out prompts to compare the finalists on. Half as many again are set aside to validate the
+        winner against the preset and the defaults of generate.
     prompt_tokens:
-        Tokens of a prompt; 0 takes 32, or half of a smaller context.
+        Tokens per prompt; 0 means 32, or half of the context if that is smaller.
     new_tokens:
-        Most tokens of a text.
+        Maximum tokens per text.
     seed:
-        Decides which prompts, and each text; the same seed finds the same setting.
+        Selects the prompts and seeds the sampling; the same seed finds the same settings.
     samples:
-        Prompts whose texts are printed below the ranking.
+        Number of prompts whose texts are printed below the ranking.
     data:
-        Data set; by default the one that the run was trained on.
+        Data set to take prompts from; defaults to the one the run was trained on.
     """
     from glassgpt import api
+    from glassgpt.api.evaluation import require_sample_count
     from glassgpt.data.files import check_output_path
     from glassgpt.evaluation.held_out import PromptOptions
     from glassgpt.evaluation.objectives import objective_for
     from glassgpt.evaluation.show_sweep import show_sweep
 
     objective_for(purpose)
-    if samples < 0:
-        raise UsageError(f"--samples is {samples}; allowed is 0 or more")
+    require_sample_count(samples)
     path = out or run / f"decoding-{purpose}.toml"
-    if out is not None or run.is_dir():  # a run that is not there is told by name, not by its folder
+    if out is not None or run.is_dir():  # a missing run is reported by its own error
         check_output_path("--out", path, (".toml",), force=force)
     loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, rows=prompts)
     options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)

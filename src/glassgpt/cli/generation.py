@@ -59,7 +59,8 @@ def generate(
     from glassgpt import api
     from glassgpt.cli.generation_flags import options_from_flags, read_prompts
     from glassgpt.cli.strategy_flags import strategy_from_flags
-    from glassgpt.evaluation.precision_cost import show_precision_cost
+    from glassgpt.evaluation.precision_cost import perplexity_cost
+    from glassgpt.evaluation.show import ConsoleObserver, show_precision_cost
     from glassgpt.generation.engine.prompt import random_seed
     from glassgpt.generation.show import EXPLAINED_TOKENS, print_generation
     from glassgpt.generation.strategy_options import SpeculativeOptions
@@ -75,7 +76,10 @@ def generate(
         raise UsageError("--explain shows what tokens were drawn from, and a search draws none; leave one of them out")
     loaded, ready = api.load_for_generation(run, asked, how, len(texts), checkpoint, device, precision)
     if precision in ("bfloat16", "int8"):
-        show_precision_cost(loaded.model, loaded.writer, precision, api.held_out_text(run, loaded.tokenizer))
+        held_out = api.held_out_text(run, loaded.tokenizer)
+        observer = ConsoleObserver()
+        cost = perplexity_cost(loaded.model, loaded.writer, held_out, observer=observer) if held_out else None
+        show_precision_cost(cost, precision, held_out)
     print_generation(loaded.writer, loaded.tokenizer, texts, asked, ready, as_json=json, explain=explain)
     if draws and "seed" not in given and not asked.is_greedy:
         console.info(f"(the same text again: --seed {asked.seed})")

@@ -1,5 +1,5 @@
-"""text -> figures: how well a model predicts held-out text, how its own texts compare with people's, which settings suit.
+"""Evaluation: predict held-out text, compare generated texts with human ones, search for good decoding settings.
 
-Begin with `perplexity` (prediction), `quality` (all figures of a set of texts) and `sweep` (the search); `report` puts
-together what `glassgpt evaluate` is asked for, and `docs/evaluation.md` says what each figure means.
+Start with `perplexity` (prediction), `quality` (all metrics of a set of texts) and `sweep` (the search). `evaluate` runs
+what `glassgpt evaluate` is asked for; `docs/evaluation.md` explains the metrics.
 """

@@ -1,4 +1,4 @@
-"""How alike texts are in their words: BLEU (Papineni et al. 2002), as sacrebleu computes it (Post 2018)."""
+"""Lexical similarity of texts: BLEU (Papineni et al. 2002), computed by sacrebleu (Post 2018)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from glassgpt.errors import MissingExtraError
 from glassgpt.evaluation.diversity import mean
 
 MAX_SELF_BLEU_TEXTS = 100
-"""Texts that self-BLEU looks at: each against each, so that the time grows with the square of their number."""
+"""Texts compared by self-BLEU. Each is compared with all others, so that the time grows quadratically."""
 
 
 def bleu_metric(*, sentence: bool) -> Any:
-    """sacrebleu's BLEU: 4-grams, its `13a` tokens, exponential smoothing.
+    """Return sacrebleu's BLEU: 4-grams, `13a` tokenization, exponential smoothing.
 
     Args:
-        sentence: count only n-grams that a text is long enough for, as is usual for single sentences.
+        sentence: ignore n-gram orders longer than the text (effective order), as is usual for single sentences.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
@@ -30,11 +30,11 @@ def bleu_metric(*, sentence: bool) -> Any:
 
 
 def reference_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of texts against the true ones, over all together: 0 to 100; nan of none.
+    """Return the corpus BLEU of texts against one reference each: 0 to 100; NaN if there are no texts.
 
     Args:
-        texts: what was written.
-        references: as many, what stands there in truth.
+        texts: generated texts.
+        references: the true continuations, in the same order.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
@@ -44,12 +44,12 @@ def reference_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """How alike texts are among themselves: each against all others, averaged (Zhu et al. 2018).
+    """Return the mean BLEU of each text against all others (Zhu et al. 2018).
 
-    Of more than `MAX_SELF_BLEU_TEXTS` texts, the first so many.
+    Only the first `MAX_SELF_BLEU_TEXTS` texts are compared.
 
     Returns:
-        0 to 100, 100 where all are the same; nan of fewer than two texts. Rises with the number of texts.
+        0 to 100, where 100 means that all texts are equal; NaN for fewer than two texts. Grows with the number of texts.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.

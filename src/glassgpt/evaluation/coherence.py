@@ -1,8 +1,8 @@
-"""Whether a sentence has to do with the one before it: cosine between the embeddings of neighbours.
+"""Coherence of texts: the cosine similarity between the embeddings of adjacent sentences (Foltz et al. 1998).
 
-The measure is that of Foltz et al. (1998), by averages over sentences. Vectors of language
-models all point roughly one way (Ethayarajh 2019), so that any two sentences look alike; the mean over sentences
-that people wrote is taken off first (Mu and Viswanath 2018), and 0 is what unrelated sentences get.
+Embeddings from language models all point in roughly the same direction (Ethayarajh 2019), so that any two sentences look
+similar. The mean over human sentences is therefore subtracted first (Mu and Viswanath 2018); unrelated sentences then
+score about 0.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ Vectors = NDArray[np.float64]
 
 
 class Embedder(Protocol):
-    """Makes vectors of sentences.
+    """Computes sentence embeddings.
 
     Attributes:
-        name: what it is, for the reader of the figures.
+        name: shown next to the results.
     """
 
     name: str
 
     def embed(self, sentences: Sequence[str]) -> Vectors:
-        """(N, D), a row for each sentence."""
+        """Return one vector per sentence: (N, D)."""
         ...
 
 
 class ModelStates:
-    """The evaluated model's own last hidden states, averaged over a sentence.
+    """Embeds a sentence as the mean of the evaluated model's own last hidden states.
 
-    At hand without another model, but no measure from outside: a model may find its own nonsense coherent.
+    This needs no other model, but is not independent: a model may find its own nonsense coherent.
 
     Args:
         model: in evaluation mode.
@@ -60,20 +60,20 @@ class ModelStates:
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Vectors:
-        """(N, n_embd); of a sentence longer than the context, its beginning."""
+        """Return one vector per sentence: (N, n_embd). Sentences longer than the context are truncated."""
         context = self._model.config.context_length
         encoded = [self._tokenizer.encode(sentence)[:context] for sentence in sentences]
         device = next(self._model.parameters()).device
-        rows = [self._model.features(torch.tensor([ids], device=device))[0].float().mean(dim=0) for ids in encoded]
-        return torch.stack(rows).cpu().double().numpy()
+        means = [self._model.features(torch.tensor([ids], device=device))[0].float().mean(dim=0) for ids in encoded]
+        return torch.stack(means).cpu().double().numpy()
 
 
 class EmbeddingModel:
-    """A sentence-transformers or transformers encoder from a local folder; nothing is fetched.
+    """Embeds sentences by a sentence-transformers or transformers encoder from a local folder; nothing is downloaded.
 
     Args:
-        folder: with config.json, the weights as safetensors and the tokenizer. Pooling is the mean over tokens,
-            or the first token where `1_Pooling/config.json` says so.
+        folder: contains config.json, weights as safetensors and the tokenizer. Pooling is the mean over tokens, or the
+            first token if `1_Pooling/config.json` says so.
 
     Raises:
         UsageError: there is no such model, or it cannot be loaded.
@@ -83,15 +83,15 @@ class EmbeddingModel:
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
             raise UsageError(
-                f"--embedding-model is {folder}; allowed is the folder of a sentence-transformers or transformers "
-                f"model on this machine, with its config.json"
+                f"--embedding-model must be the folder of a sentence-transformers or transformers model on this machine; "
+                f"{folder} has no config.json"
             )
         self.name = f"the embedding model {folder.name}"
         self._tokenizer, self._model = _load_encoder(folder)
         self._first_token = _pools_first_token(folder)
 
     def embed(self, sentences: Sequence[str]) -> Vectors:
-        """(N, hidden size)."""
+        """Return one vector per sentence: (N, hidden size)."""
         batches = [sentences[at : at + EMBEDDING_BATCH_SIZE] for at in range(0, len(sentences), EMBEDDING_BATCH_SIZE)]
         return np.concatenate([self._embed(batch) for batch in batches])
 
@@ -112,7 +112,7 @@ def _load_encoder(folder: Path) -> tuple[Any, Any]:
         raise MissingExtraError("transformers", "eval", "an embedding model") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        # Safetensors only: a pickle from a stranger could run anything.
+        # Safetensors only: unpickling an untrusted file can run arbitrary code.
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -126,41 +126,41 @@ def _pools_first_token(folder: Path) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-    """A text's sentences, by punctuation and empty lines; what holds no letter or figure is none."""
+    """Split a text into sentences at punctuation and empty lines; parts without a letter or digit are dropped."""
     parts = (part.strip() for part in _END.split(text))
     return [part for part in parts if any(character.isalnum() for character in part)]
 
 
 class Coherence:
-    """Coherence of texts, measured from what is usual among people.
+    """Measures the coherence of texts.
 
     Args:
-        embedder: makes the vectors.
-        usual: texts that people wrote; the mean of their sentences is the origin.
+        embedder: computes the sentence embeddings.
+        human_texts: texts written by people; the mean of their sentence embeddings is subtracted from all others.
     """
 
-    def __init__(self, embedder: Embedder, usual: Sequence[str]) -> None:
+    def __init__(self, embedder: Embedder, human_texts: Sequence[str]) -> None:
         self._embedder = embedder
-        known = [sentence for text in usual for sentence in sentences(text)]
+        known = [sentence for text in human_texts for sentence in sentences(text)]
         self._origin = embedder.embed(known).mean(axis=0) if known else np.zeros(())
 
     @property
     def name(self) -> str:
-        """What made the vectors."""
+        """Return the name of the embedder."""
         return self._embedder.name
 
-    def of(self, texts: Sequence[str]) -> float:
-        """Mean cosine of neighbouring sentences, averaged over texts: -1 to 1; nan where none has two sentences."""
-        return mean(self._of_one(sentences(text)) for text in texts)
+    def measure(self, texts: Sequence[str]) -> float:
+        """Return the mean cosine of adjacent sentences, averaged over texts: -1 to 1; NaN if none has two sentences."""
+        return mean(self._measure_one(sentences(text)) for text in texts)
 
-    def _of_one(self, parts: Sequence[str]) -> float:
+    def _measure_one(self, parts: Sequence[str]) -> float:
         if len(parts) < 2:
             return math.nan
-        return neighbour_cosine(self._embedder.embed(parts) - self._origin)
+        return adjacent_cosine(self._embedder.embed(parts) - self._origin)
 
 
-def neighbour_cosine(vectors: Vectors) -> float:
-    """Mean cosine of each row (N, D) with the next; a row of zeros has none with any."""
+def adjacent_cosine(vectors: Vectors) -> float:
+    """Return the mean cosine of each row of (N, D) with the next; the cosine with a row of zeros is 0."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(lengths > 0, lengths, 1.0)
     return float((unit[:-1] * unit[1:]).sum(axis=1).mean())

@@ -1,4 +1,4 @@
-"""Settings of a generation beside each other: the same prompts, the same figures, and the texts themselves."""
+"""Compare generation settings: the same prompts, the same metrics, and the texts themselves."""
 
 from __future__ import annotations
 
@@ -8,113 +8,114 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import ConfigError, GenerationError, UsageError
 from glassgpt.evaluation.bleu import bleu_metric
 from glassgpt.evaluation.coherence import Coherence, Embedder
-from glassgpt.evaluation.continuations import generation_jobs, write
+from glassgpt.evaluation.continuations import generate_continuations, generation_jobs
 from glassgpt.evaluation.held_out import Continuation, PromptOptions
-from glassgpt.evaluation.quality import Quality, measure
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
+from glassgpt.evaluation.quality import TextQuality, measure_quality
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.presets import generation_preset_names, load_generation_preset, parse_generation_preset
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.schema import did_you_mean
 
-SIMPLE: dict[str, dict[str, Any]] = {
+BUILT_IN_SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "greedy": {"temperature": 0.0},
     "pure": {"temperature": 1.0, "top_p": 1.0},
 }
-"""Settings that need no file: `generate`'s own, the most probable token, and the model's distribution as it is."""
+"""Settings without a file: the defaults of `generate`, the most probable token, and sampling from the full distribution."""
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one setting brought about.
+class SettingsResult:
+    """The texts generated with one set of settings, and their metrics.
 
     Attributes:
-        name: of the setting.
-        quality: its figures.
-        texts: one for each prompt, in their order.
+        name: of the settings; `people` for the human continuations.
+        quality: metrics of the texts.
+        texts: one for each prompt, in order.
     """
 
     name: str
-    quality: Quality
+    quality: TextQuality
     texts: list[Continuation]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Settings on the same prompts.
+    """Generation settings compared on the same prompts.
 
     Attributes:
-        human: what people wrote there, measured in the same way: the yardstick.
-        settings: in the order asked for.
+        human: the human continuations, measured in the same way.
+        settings: results in the order requested.
         embedder: what coherence was measured with.
-        prompts: how they were cut.
+        prompts: how the prompts were selected.
     """
 
-    human: Written
-    settings: list[Written]
+    human: SettingsResult
+    settings: list[SettingsResult]
     embedder: str
     prompts: PromptOptions
 
 
-def named_settings(given: str) -> dict[str, dict[str, Any]]:
-    """Arguments for `GenerationOptions` by name, from `creative,greedy,mine.toml,temperature=0.7+top_p=0.9`.
+def parse_settings_list(given: str) -> dict[str, dict[str, Any]]:
+    """Parse `creative,greedy,mine.toml,temperature=0.7+top_p=0.9` into arguments for `GenerationOptions` by name.
 
     Raises:
-        UsageError: nothing is named.
+        UsageError: the list is empty.
         ConfigError: a name is unknown, or a value has the wrong type.
     """
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"--compare names no settings; {_allowed()}")
-    return {name: _settings_of(name) for name in names}
+        raise UsageError(f"--compare names no settings; {_expected()}")
+    return {name: _load_settings(name) for name in names}
 
 
-def _settings_of(name: str) -> dict[str, Any]:
-    if name in SIMPLE:
-        return SIMPLE[name]
+def _load_settings(name: str) -> dict[str, Any]:
+    if name in BUILT_IN_SETTINGS:
+        return BUILT_IN_SETTINGS[name]
     if name.endswith(".toml") or name in generation_preset_names():
         return load_generation_preset(name)
     if "=" in name:
         return parse_generation_preset("\n".join(_toml_line(part) for part in name.split("+")), name)
-    known = [*generation_preset_names(), *SIMPLE]
-    raise ConfigError([f"there are no settings {name}{did_you_mean(name, known)}; {_allowed()}"])
+    known = [*generation_preset_names(), *BUILT_IN_SETTINGS]
+    raise ConfigError([f"unknown settings {name}{did_you_mean(name, known)}; {_expected()}"])
 
 
 def _toml_line(part: str) -> str:
-    """`top-p=0.9` as a line of a settings file.
+    """Convert `top-p=0.9` to a line of TOML.
 
     Raises:
-        ConfigError: it is no name with a value.
+        ConfigError: it is not NAME=VALUE.
     """
     key, _, value = part.partition("=")
     line = f"{key.strip().replace('-', '_')} = {value}"
     try:
         tomllib.loads(line)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"--compare cannot read {part}; allowed is NAME=VALUE, like top_p=0.9"]) from error
+        raise ConfigError([f"--compare: cannot parse {part}; expected NAME=VALUE, such as top_p=0.9"]) from error
     return line
 
 
-def _allowed() -> str:
-    return f"allowed are {', '.join([*generation_preset_names(), *SIMPLE])}, a path to a .toml, or like temperature=0.7+top_p=0.9"
+def _expected() -> str:
+    names = ", ".join([*generation_preset_names(), *BUILT_IN_SETTINGS])
+    return f"expected {names}, a path to a .toml file, or values such as temperature=0.7+top_p=0.9"
 
 
-def comparable(settings: dict[str, Any], prompts: PromptOptions, context: int) -> GenerationOptions:
-    """A setting with one sample a prompt, of the length that all get.
+def comparison_options(settings: dict[str, Any], prompts: PromptOptions, context: int) -> GenerationOptions:
+    """Return generation options with one sample per prompt and the length that all settings share.
 
-    A text that goes past the context is written by `re-prefill`, so that length is never the context's doing.
+    Texts that exceed the context use `re-prefill`, so that the context never limits their length.
 
     Raises:
         GenerationError: a value is out of range.
     """
-    fixed: dict[str, Any] = {"max_tokens": prompts.new_tokens, "num_samples": 1, "logprobs": 0}
-    fixed["overflow"] = "re-prefill" if overflows(prompts, context) else "stop"
-    options = GenerationOptions(**{**settings, **fixed})
+    shared: dict[str, Any] = {"max_tokens": prompts.new_tokens, "num_samples": 1, "logprobs": 0}
+    shared["overflow"] = "re-prefill" if exceeds_context(prompts, context) else "stop"
+    options = GenerationOptions(**{**settings, **shared})
     options.check()
     return options
 
@@ -122,24 +123,24 @@ def comparable(settings: dict[str, Any], prompts: PromptOptions, context: int) -
 def validated_options(
     settings: dict[str, dict[str, Any]], prompts: PromptOptions, context: int
 ) -> dict[str, GenerationOptions]:
-    """Settings as `comparable` makes them, by name: what can be known to fail fails here, before minutes of work.
+    """Return the `comparison_options` of each set of settings, so that invalid ones are reported before any work starts.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
-        GenerationError: a value is out of range; says in which setting.
+        GenerationError: a value is out of range; names the settings.
     """
     bleu_metric(sentence=True)
-    asked: dict[str, GenerationOptions] = {}
+    validated: dict[str, GenerationOptions] = {}
     for name, given in settings.items():
         try:
-            asked[name] = comparable(given, prompts, context)
+            validated[name] = comparison_options(given, prompts, context)
         except GenerationError as error:
             raise GenerationError(f"settings {name}: {error}") from error
-    return asked
+    return validated
 
 
-def overflows(prompts: PromptOptions, context: int) -> bool:
-    """Whether prompt and continuation together are more than a model sees at once."""
+def exceeds_context(prompts: PromptOptions, context: int) -> bool:
+    """Return whether a prompt and its continuation together can be longer than the context."""
     return prompts.prompt_tokens + prompts.new_tokens > context
 
 
@@ -151,35 +152,38 @@ def compare(
     prompts: PromptOptions,
     embedder: Embedder,
     *,
-    writer: LanguageModel | None = None,
+    decoding_model: LanguageModel | None = None,
+    observer: EvaluationObserver = SILENT,
 ) -> Comparison:
-    """Let a model go on from held-out prompts by each setting, and measure.
+    """Generate continuations of held-out prompts with each set of settings, and measure them.
 
     Args:
-        model: in evaluation mode; perplexity is under it.
+        model: in evaluation mode; computes the surprisal.
         tokenizer: the model's.
         human: prompts with their true continuations.
         settings: arguments for `GenerationOptions`, by name.
-        prompts: how the prompts were cut; its seed is the noise's too.
+        prompts: how the prompts were selected; its seed also seeds the sampling.
         embedder: for coherence.
-        writer: the model's twin that writes faster, if there is one.
+        decoding_model: the same model prepared for faster decoding, if available.
+        observer: receives progress, and a notice if texts exceed the context.
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
-        GenerationError: a setting cannot be used.
+        GenerationError: settings cannot be used with this model.
     """
     context = model.config.context_length
-    asked = validated_options(settings, prompts, context)
-    if overflows(prompts, context):
-        console.info(
-            f"prompt and new tokens together exceed the context of {context:,}: texts are written with "
-            f"--overflow re-prefill"
+    options_by_name = validated_options(settings, prompts, context)
+    if exceeds_context(prompts, context):
+        observer.notice(
+            f"prompt and new tokens together exceed the context of {context:,}: generating with --overflow re-prefill"
         )
     coherence = Coherence(embedder, [text.text for text in human])
-    yardstick = Written("people", measure(model, tokenizer, human, coherence), list(human))
-    written: list[Written] = []
-    for name, options in asked.items():
+    reference = SettingsResult("people", measure_quality(model, tokenizer, human, coherence), list(human))
+    results: list[SettingsResult] = []
+    for name, options in options_by_name.items():
         jobs = generation_jobs(human, options, prompts.seed)
-        texts = write(writer or model, tokenizer, jobs, label=f"writing: {name}")
-        written.append(Written(name, measure(model, tokenizer, texts, coherence, human), texts))
-    return Comparison(yardstick, written, coherence.name, dataclasses.replace(prompts, count=len(human)))
+        texts = generate_continuations(
+            decoding_model or model, tokenizer, jobs, label=f"generating: {name}", observer=observer
+        )
+        results.append(SettingsResult(name, measure_quality(model, tokenizer, texts, coherence, human), texts))
+    return Comparison(reference, results, coherence.name, dataclasses.replace(prompts, count=len(human)))

@@ -1,4 +1,4 @@
-"""Each held-out document by itself: which texts a model finds easy, and which it does not understand."""
+"""Loss of each held-out document, to see which texts a model finds easy or hard."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt import console
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.evaluation.perplexity import Span, check_stride, held_out_tokens, span_nats
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss
@@ -22,12 +22,12 @@ EXCERPT_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class DocumentLoss:
-    """What predicting one document cost.
+    """Loss of one document.
 
     Attributes:
-        number: which of the held-out documents it is, from 1.
-        loss: over its tokens and the end-of-text after it.
-        excerpt: how it begins, on one line.
+        number: position among the held-out documents, from 1.
+        loss: over its tokens and the end-of-text token after it.
+        excerpt: its beginning, on one line.
     """
 
     number: int
@@ -36,13 +36,13 @@ class DocumentLoss:
 
 
 def document_spans(tokens: NDArray[np.int64], end_of_text: int) -> list[Span]:
-    """Every document with the end-of-text before it, which is given, and the one after it, which is to be predicted.
+    """Return the span of each document, including the end-of-text token before it (context) and after it (target).
 
-    Together their targets are all tokens but the first. A document without any text still has its span.
+    Together their targets are all tokens but the first. An empty document has a span too.
 
     Args:
-        tokens: (N,) a split's tokens.
-        end_of_text: the id that stands before each document.
+        tokens: (N,) tokens of a split.
+        end_of_text: the id that precedes each document.
     """
     starts = np.flatnonzero(tokens == end_of_text).tolist()
     if not starts or starts[0] != 0:
@@ -52,27 +52,33 @@ def document_spans(tokens: NDArray[np.int64], end_of_text: int) -> list[Span]:
 
 
 def is_empty(tokens: NDArray[np.int64], span: Span, end_of_text: int) -> bool:
-    """Whether a document has no text."""
+    """Return whether a document has no text."""
     return bool((tokens[span.start : span.start + span.tokens] == end_of_text).all())
 
 
 def document_losses(
-    model: LanguageModel, dataset: TokenDataset, *, stride: int = 0, context_length: int = 0
+    model: LanguageModel,
+    dataset: TokenDataset,
+    *,
+    stride: int = 0,
+    context_length: int = 0,
+    observer: EvaluationObserver = SILENT,
 ) -> list[DocumentLoss]:
-    """Loss of each held-out document, read alone: nothing of the document before it is in view.
+    """Return the loss of each held-out document, evaluated alone: the previous document is not part of its context.
 
     Args:
         model: in evaluation mode.
         dataset: its `validation` split is read.
-        stride: see `sliding_loss`; 0 takes windows without overlap.
-        context_length: tokens a window; 0 takes the model's context.
+        stride: see `sliding_loss`; 0 means windows without overlap.
+        context_length: tokens per window; 0 means the model's context.
+        observer: receives progress, and a notice if empty documents are skipped.
 
     Returns:
-        In the text's order; documents without text are passed over, and that is said.
+        One entry for each document that is not empty, in order.
 
     Raises:
         UsageError: the stride is not between 1 and the context.
-        DataError: there is no held-out text, or no document with text in it.
+        DataError: there is no held-out text, or every document is empty.
     """
     context = context_length or model.config.context_length
     check_stride(stride or context, context)
@@ -84,10 +90,10 @@ def document_losses(
     if not kept:
         raise DataError(f"{dataset.folder}: every held-out document is empty; prepare it again with text in it")
     if len(kept) < len(numbered):
-        console.info(f"passed over {len(numbered) - len(kept):,} held-out documents without text")
+        observer.notice(f"skipped {len(numbered) - len(kept):,} empty held-out documents")
     spans = [span for _, span in kept]
-    with console.progress("documents", sum(span.targets for span in spans), unit="tokens") as meter:
-        nats = span_nats(model, array, spans, context=context, stride=stride or context, meter=meter)
+    with observer.progress("documents", sum(span.targets for span in spans)) as advance:
+        nats = span_nats(model, array, spans, context=context, stride=stride or context, advance=advance)
     return _losses(array, dataset.tokenizer, kept, nats)
 
 
@@ -105,6 +111,6 @@ def _losses(
 
 
 def shorten(text: str, characters: int) -> str:
-    """A text on one line, cut where it is longer than so many characters."""
+    """Return a text on one line, truncated to a number of characters."""
     line = " ".join(text.split())
     return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"

@@ -1,9 +1,8 @@
-"""All that `glassgpt evaluate` finds out about a run, in one go."""
+"""Run everything that `glassgpt evaluate` is asked for."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,23 @@ from glassgpt.evaluation.compare import Comparison, compare, validated_options
 from glassgpt.evaluation.documents import DocumentLoss, document_losses
 from glassgpt.evaluation.held_out import PromptOptions, human_continuations
 from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.evaluation.perplexity import check_stride, held_out_tokens, sliding_loss
-from glassgpt.evaluation.show import (
-    comparison_json,
-    documents_json,
-    show_comparison,
-    show_documents,
-    show_validation,
-    validation_json,
-)
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is to be found out.
+    """What to evaluate.
 
     Attributes:
-        context_length: tokens the model sees at once; 0 takes its whole context.
-        stride: of a sliding window; 0 takes windows without overlap.
-        per_document: whether each document is measured by itself too.
-        settings: what to write by, arguments for `GenerationOptions` by name; empty writes nothing.
-        prompts: what to go on from.
-        embedding_model: folder of a model for coherence; None takes the model's own states.
+        context_length: tokens the model sees at once; 0 means its whole context.
+        stride: of a sliding window; 0 means windows without overlap.
+        per_document: also evaluate each document by itself.
+        settings: generation settings to compare, as arguments for `GenerationOptions` by name; empty generates nothing.
+        prompts: how to select the prompts.
+        embedding_model: folder of a model for coherence; None uses the model's own hidden states.
     """
 
     context_length: int = 0
@@ -48,19 +40,21 @@ class EvaluationRequest:
     prompts: PromptOptions = field(default_factory=PromptOptions)
     embedding_model: Path | None = None
 
-    def fitted(self, context: int) -> EvaluationRequest:
-        """The same with nothing left open, for a model of this context.
+    def resolve(self, context: int) -> EvaluationRequest:
+        """Return the request with defaults filled in for a model with this context length.
 
         Raises:
-            UsageError: says what is allowed.
-            GenerationError: a setting cannot be used.
-            MissingExtraError: texts cannot be measured without a package that is not installed.
+            UsageError: a value is out of range.
+            GenerationError: generation settings are invalid.
+            MissingExtraError: generated texts cannot be measured without a package that is not installed.
         """
         if not 0 <= self.context_length <= context:
-            raise UsageError(f"--context-length is {self.context_length}; allowed is 1 to {context}, or 0 for all")
+            raise UsageError(
+                f"--context-length must be from 1 to {context}, or 0 for the whole context, not {self.context_length}"
+            )
         if self.stride:
             check_stride(self.stride, self.context_length or context)
-        prompts = self.prompts.fitted(context)
+        prompts = self.prompts.resolve(context)
         if self.settings:
             validated_options(self.settings, prompts, context)
         return dataclasses.replace(self, prompts=prompts)
@@ -68,7 +62,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What was found; None for what was not asked."""
+    """Results; None for what was not requested."""
 
     validation: ValidationLoss
     documents: list[DocumentLoss] | None = None
@@ -76,72 +70,67 @@ class EvaluationReport:
 
 
 def evaluate(
-    model: LanguageModel, dataset: TokenDataset, questions: EvaluationRequest, *, writer: LanguageModel | None = None
+    model: LanguageModel,
+    dataset: TokenDataset,
+    request: EvaluationRequest,
+    *,
+    decoding_model: LanguageModel | None = None,
+    observer: EvaluationObserver = SILENT,
 ) -> EvaluationReport:
-    """Answer all questions about a model.
+    """Evaluate a model.
 
     Args:
         model: in evaluation mode.
-        dataset: made with the model's tokenizer.
-        questions: what to find out.
-        writer: the model's twin that writes faster, if there is one.
+        dataset: tokenized for the model.
+        request: what to evaluate.
+        decoding_model: the same model prepared for faster decoding, if available.
+        observer: receives progress and notices.
 
     Raises:
-        UsageError: a question cannot be answered with this model.
+        UsageError: the request does not fit this model.
         DataError: there is no held-out text for it.
         MissingExtraError: it needs a package that is not installed.
     """
-    # What can fail comes first: nobody should wait minutes for an error.
-    questions = questions.fitted(model.config.context_length)
+    # Everything that can fail comes first, so that no error appears after minutes of work.
+    request = request.resolve(model.config.context_length)
     held_out_tokens(dataset)
-    human = human_continuations(dataset, questions.prompts) if questions.settings else []
-    embedder = embedder_for(model, dataset, questions.embedding_model)
-    validation, documents = _prediction(model, dataset, questions)
-    if not questions.settings:
+    human = human_continuations(dataset, request.prompts, observer) if request.settings else []
+    embedder = load_embedder(model, dataset, request.embedding_model)
+    validation, documents = _evaluate_prediction(model, dataset, request, observer)
+    if not request.settings:
         return EvaluationReport(validation, documents)
-    settings, prompts = questions.settings, questions.prompts
-    comparison = compare(model, dataset.tokenizer, human, settings, prompts, embedder, writer=writer)
+    comparison = compare(
+        model,
+        dataset.tokenizer,
+        human,
+        request.settings,
+        request.prompts,
+        embedder,
+        decoding_model=decoding_model,
+        observer=observer,
+    )
     return EvaluationReport(validation, documents, comparison)
 
 
-def _prediction(
-    model: LanguageModel, dataset: TokenDataset, questions: EvaluationRequest
+def _evaluate_prediction(
+    model: LanguageModel, dataset: TokenDataset, request: EvaluationRequest, observer: EvaluationObserver
 ) -> tuple[ValidationLoss, list[DocumentLoss] | None]:
-    """How well held-out text is predicted: all together, and each document if that is asked."""
-    context, stride = questions.context_length, questions.stride
+    """Return the loss over all held-out text, and of each document if requested."""
+    context, stride = request.context_length, request.stride
     if stride:
-        validation = sliding_loss(model, dataset, stride=stride, context_length=context)
+        validation = sliding_loss(model, dataset, stride=stride, context_length=context, observer=observer)
     else:
-        validation = evaluate_dataset(model, dataset, context_length=context)
-    if not questions.per_document:
+        validation = evaluate_dataset(model, dataset, context_length=context, observer=observer)
+    if not request.per_document:
         return validation, None
-    return validation, document_losses(model, dataset, stride=stride, context_length=context)
+    return validation, document_losses(model, dataset, stride=stride, context_length=context, observer=observer)
 
 
-def embedder_for(model: LanguageModel, dataset: TokenDataset, folder: Path | None) -> Embedder:
-    """What coherence is measured with.
+def load_embedder(model: LanguageModel, dataset: TokenDataset, folder: Path | None) -> Embedder:
+    """Return the embedder for coherence.
 
     Raises:
         UsageError: there is no embedding model in the folder, or it cannot be loaded.
         MissingExtraError: transformers is not installed.
     """
     return ModelStates(model, dataset.tokenizer) if folder is None else EmbeddingModel(folder)
-
-
-def show_report(report: EvaluationReport, dataset: TokenDataset, samples: int) -> None:
-    """Print a report for a person."""
-    show_validation(report.validation)
-    if report.documents is not None:
-        show_documents(report.documents)
-    if report.comparison is not None:
-        show_comparison(report.comparison, dataset.tokenizer, samples)
-
-
-def report_json(report: EvaluationReport, dataset: TokenDataset) -> str:
-    """A report as one JSON object."""
-    figures = validation_json(report.validation)
-    if report.documents is not None:
-        figures["documents"] = documents_json(report.documents)
-    if report.comparison is not None:
-        figures["generated"] = comparison_json(report.comparison, dataset.tokenizer)
-    return json.dumps(figures, ensure_ascii=False)

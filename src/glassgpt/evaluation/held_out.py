@@ -1,4 +1,4 @@
-"""Held-out texts cut in two: a prompt that a model is given, and what a person wrote after it."""
+"""Prompts from held-out text, with the human continuation of each as the reference."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt import console
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError, UsageError
 from glassgpt.evaluation.documents import document_spans
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.evaluation.perplexity import held_out_tokens
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows a prompt, whoever wrote it.
+    """A prompt and the text after it, human or generated.
 
     Attributes:
-        prompt: tokens that were given.
-        tokens: those that follow, without end-of-text.
-        text: what they stand for.
-        ended: whether the text came to its end, so that end-of-text follows.
+        prompt: tokens of the prompt.
+        tokens: tokens of the continuation, without end-of-text.
+        text: the continuation, decoded.
+        ended: whether end-of-text follows.
     """
 
     prompt: tuple[int, ...]
@@ -36,13 +36,13 @@ class Continuation:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Which prompts are cut from held-out text.
+    """How to select prompts from held-out text.
 
     Attributes:
-        count: how many.
-        prompt_tokens: tokens given; 0 takes 32, or half of a smaller context.
-        new_tokens: tokens that follow, at most.
-        seed: decides which.
+        count: number of prompts.
+        prompt_tokens: tokens per prompt; 0 means 32, or half of the context if that is smaller.
+        new_tokens: maximum number of tokens of a continuation.
+        seed: selects the prompts.
     """
 
     count: int = 32
@@ -50,11 +50,11 @@ class PromptOptions:
     new_tokens: int = 128
     seed: int = 0
 
-    def fitted(self, context: int) -> PromptOptions:
-        """The same with nothing left open, for a model with such a context.
+    def resolve(self, context: int) -> PromptOptions:
+        """Return the options with defaults filled in for a model with this context length.
 
         Raises:
-            UsageError: lists what is out of range and what is allowed.
+            UsageError: lists the values that are out of range, and the ranges.
         """
         rules = (
             (self.count >= 1, "--prompts", self.count, "at least 1"),
@@ -62,29 +62,32 @@ class PromptOptions:
                 0 <= self.prompt_tokens <= context,
                 "--prompt-tokens",
                 self.prompt_tokens,
-                f"1 to {context:,}, the model's context, or 0 for 32 or half of it",
+                f"from 1 to {context:,} (the model's context), or 0 for the default",
             ),
             (self.new_tokens >= 1, "--new-tokens", self.new_tokens, "at least 1"),
-            (0 <= self.seed < 2**62, "--seed", self.seed, "between 0 and 2**62 - 1"),
+            (0 <= self.seed < 2**62, "--seed", self.seed, "from 0 to 2**62 - 1"),
         )
-        wrong = [f"{name} is {value:,}; allowed is {allowed}" for fine, name, value, allowed in rules if not fine]
+        wrong = [f"{name} must be {allowed}, not {value:,}" for is_valid, name, value, allowed in rules if not is_valid]
         if wrong:
             raise UsageError("\n".join(wrong))
         return dataclasses.replace(self, prompt_tokens=self.prompt_tokens or max(1, min(32, context // 2)))
 
 
-def human_continuations(dataset: TokenDataset, options: PromptOptions) -> list[Continuation]:
-    """Prompts from held-out text with their true continuations: the yardstick.
+def human_continuations(
+    dataset: TokenDataset, options: PromptOptions, observer: EvaluationObserver = SILENT
+) -> list[Continuation]:
+    """Return prompts from held-out text with their true continuations, the reference for generated text.
 
-    Beginnings of documents first, in an order that the seed decides; where there are too few of them, stretches
-    from inside documents, which do not overlap. No text is cut inside a character.
+    Beginnings of documents come first, in an order given by the seed. If there are too few, non-overlapping passages from
+    inside documents follow. No text is cut inside a character.
 
     Args:
         dataset: its `validation` split is read.
-        options: from `fitted`.
+        options: from `PromptOptions.resolve`.
+        observer: receives a warning if there are fewer prompts than asked for.
 
     Returns:
-        `options.count` of them, or as many as there are, and that is said.
+        `options.count` continuations, or as many as there are.
 
     Raises:
         DataError: no held-out document has more tokens than a prompt.
@@ -92,7 +95,7 @@ def human_continuations(dataset: TokenDataset, options: PromptOptions) -> list[C
     array = held_out_tokens(dataset)
     tokens = array.read(0, len(array))
     found: list[Continuation] = []
-    for begin, end in _stretches(tokens, dataset.tokenizer.end_of_text, options):
+    for begin, end in _passages(tokens, dataset.tokenizer.end_of_text, options):
         cut = _cut(dataset.tokenizer, tokens, begin, end, options)
         found += [cut] if cut is not None else []
         if len(found) == options.count:
@@ -100,14 +103,14 @@ def human_continuations(dataset: TokenDataset, options: PromptOptions) -> list[C
     if not found:
         raise DataError(
             f"{dataset.folder}: no held-out document has more than {options.prompt_tokens:,} tokens; "
-            f"give fewer with --prompt-tokens, or prepare longer documents"
+            f"use fewer --prompt-tokens, or prepare longer documents"
         )
-    console.warn(f"the held-out text yields {len(found):,} prompts, not {options.count:,}")
+    observer.warning(f"the held-out text has only {len(found):,} prompts; {options.count:,} were requested")
     return found
 
 
-def _stretches(tokens: NDArray[np.int64], end_of_text: int, options: PromptOptions) -> Iterator[tuple[int, int]]:
-    """Where texts may be cut: first token, and the document's end."""
+def _passages(tokens: NDArray[np.int64], end_of_text: int, options: PromptOptions) -> Iterator[tuple[int, int]]:
+    """Yield where a prompt may start, and where its document ends, as token indices."""
     size = options.prompt_tokens + options.new_tokens
     beginnings: list[tuple[int, int]] = []
     inside: list[tuple[int, int]] = []
@@ -116,25 +119,27 @@ def _stretches(tokens: NDArray[np.int64], end_of_text: int, options: PromptOptio
         end = span.start + span.tokens
         beginnings += [(first, end)] if _text_tokens(tokens, first, end, end_of_text) > options.prompt_tokens else []
         inside += [(begin, end) for begin in range(first + size, end - size + 1, size)]
-    chance = np.random.Generator(np.random.Philox(options.seed))
+    generator = np.random.Generator(np.random.Philox(options.seed))
     for group in (beginnings, inside):
-        for at in chance.permutation(len(group)):
+        for at in generator.permutation(len(group)):
             yield group[at]
 
 
 def _text_tokens(tokens: NDArray[np.int64], first: int, end: int, end_of_text: int) -> int:
-    """Tokens of a document without the end-of-text after it: a prompt needs a word of text to follow, not its end."""
+    """Return the tokens of a document without end-of-text: a prompt must be followed by text, not only by the end."""
     return end - first - int(end > first and tokens[end - 1] == end_of_text)
 
 
 def _cut(
     tokenizer: Tokenizer, tokens: NDArray[np.int64], begin: int, end: int, options: PromptOptions
 ) -> Continuation | None:
-    """Prompt and continuation from `begin` on; None where no character begins at the right places, or no text follows."""
+    """Cut prompt and continuation at character boundaries; None if there is no such boundary or no text follows."""
     ids: list[int] = tokens[begin : min(end, begin + options.prompt_tokens + options.new_tokens)].tolist()
     while ids and not _begins_character(tokenizer, ids[0]):
         ids = ids[1:]
-    follows = 1 + int(bool(ids) and ids[-1] == tokenizer.end_of_text)  # at least a token of text, then perhaps its end
+    follows = 1 + int(
+        bool(ids) and ids[-1] == tokenizer.end_of_text
+    )  # a token of text, and end-of-text if that comes next
     border = min(options.prompt_tokens, len(ids) - follows)
     while border > 0 and not _begins_character(tokenizer, ids[border]):
         border -= 1
@@ -145,12 +150,12 @@ def _cut(
 
 
 def _begins_character(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether a token does not begin in the middle of a character: UTF-8 marks the bytes that go on (10xxxxxx)."""
+    """Return whether a token starts a character; UTF-8 marks continuation bytes as 10xxxxxx."""
     return tokenizer.token_bytes(token)[0] & 0b1100_0000 != 0b1000_0000
 
 
 def continuation_of(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> Continuation:
-    """A continuation by its tokens, up to the first end-of-text."""
+    """Return the continuation made of these tokens, up to the first end-of-text."""
     end = tokenizer.end_of_text
     ended = end in tokens
     kept = tuple(tokens[: tokens.index(end)] if ended else tokens)

@@ -1,15 +1,15 @@
-"""How well a model predicts a data set's held-out text."""
+"""Loss of a model on the held-out text of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from glassgpt import console
 from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import TokenizerError
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss, validation_loss
 
@@ -17,7 +17,7 @@ TOKENS_PER_BATCH = 8192
 
 
 def require_same_tokenizer(model_fingerprint: str, dataset: TokenDataset) -> None:
-    """Refuse data that a model cannot read.
+    """Check that a data set was tokenized for a model.
 
     Raises:
         TokenizerError: the data set was made with another tokenizer than the model's.
@@ -30,30 +30,38 @@ def require_same_tokenizer(model_fingerprint: str, dataset: TokenDataset) -> Non
 
 
 def evaluate_dataset(
-    model: LanguageModel, dataset: TokenDataset, *, context_length: int = 0, limit: int = 0
+    model: LanguageModel,
+    dataset: TokenDataset,
+    *,
+    context_length: int = 0,
+    limit: int = 0,
+    observer: EvaluationObserver = SILENT,
 ) -> ValidationLoss:
-    """Loss over a whole validation split, each token predicted exactly once.
+    """Return the loss over a whole validation split, each token predicted exactly once.
 
-    The text is cut into windows of the context length without overlap, so that a window's first tokens have
-    little to go by; this is the usual figure, and slightly above what a sliding window would give.
+    The text is cut into windows of the context length without overlap. This is the usual measurement; it is slightly
+    higher than that of a sliding window, because the first tokens of a window have little context.
 
     Args:
         model: in evaluation mode.
         dataset: its `validation` split is read.
-        context_length: tokens a window; 0 takes the model's context.
-        limit: only so many tokens from the start; 0 takes all.
+        context_length: tokens per window; 0 means the model's context.
+        limit: number of tokens to read from the start; 0 means all.
+        observer: receives progress.
     """
     context = context_length or model.config.context_length
     tokens = dataset.split("validation")
     total = min(limit or len(tokens), len(tokens) - 1)
-    rows = max(1, TOKENS_PER_BATCH // context)
+    batch_size = max(1, TOKENS_PER_BATCH // context)
     device = next(model.parameters()).device
-    with console.progress("evaluating", total, unit="tokens") as meter:
-        windows = _watched(validation_windows(tokens, context, batch_size=rows, limit=total), meter)
+    with observer.progress("evaluating", total) as advance:
+        windows = _counted(validation_windows(tokens, context, batch_size=batch_size, limit=total), advance)
         return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device)
 
 
-def _watched(windows: Iterator[tuple[Tensor, Tensor]], meter: console.ProgressMeter) -> Iterator[tuple[Tensor, Tensor]]:
+def _counted(
+    windows: Iterator[tuple[Tensor, Tensor]], advance: Callable[[int], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
     for inputs, targets in windows:
         yield inputs, targets
-        meter.advance(targets.numel())
+        advance(targets.numel())

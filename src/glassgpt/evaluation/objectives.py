@@ -1,7 +1,7 @@
-"""What a purpose wants of generated text, as a number: the distance from what people wrote on the same prompts.
+"""What a purpose asks of generated text, as a score: the distance from human text on the same prompts.
 
-After Holtzman et al. (2020): text that people write surprises a model again and again, while the most probable text
-runs in circles and the freest one falls apart. What a purpose wants otherwise stands in `OBJECTIVES`.
+After Holtzman et al. (2020): human text keeps surprising a model, the most probable text loops, and unrestricted sampling
+falls apart. How purposes differ is defined in `OBJECTIVES`.
 """
 
 from __future__ import annotations
@@ -10,74 +10,72 @@ import math
 from dataclasses import dataclass
 
 from glassgpt.errors import ConfigError
-from glassgpt.evaluation.quality import Variety
+from glassgpt.evaluation.quality import Diversity
 from glassgpt.schema import did_you_mean
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the score is made of.
+class ScoreInputs:
+    """The metrics of a set of texts that a score is computed from.
 
     Attributes:
         surprisal: nats per token under the model itself.
-        variety: of the words.
+        diversity: of the words.
     """
 
     surprisal: float
-    variety: Variety
+    diversity: Diversity
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a purpose wants; the score is a sum of three distances, and lower is better.
+    """What a purpose asks for. The score is a weighted sum of three distances; lower is better.
 
     Attributes:
-        surprisal: nats per token wished for, as a share of what people's text has; 0 is as low as can be.
-        variety: weight of the distance of distinct-2 from people's.
-        repetition: weight of repeated 4-grams beyond people's share.
-        why: in words.
+        surprisal: target for nats per token, relative to human text; 0 asks for as few as possible.
+        diversity: weight of the distance between the two distinct-2.
+        repetition: weight of repeated 4-grams in excess of the human share.
+        why: explanation for the reader.
     """
 
     surprisal: float
-    variety: float
+    diversity: float
     repetition: float
     why: str
 
-    def score(self, found: Figures, human: Figures) -> float:
-        """|surprisal / people's - wish| + variety · |distinct-2 - people's| + repetition · (repeated-4 beyond people's).
+    def score(self, found: ScoreInputs, human: ScoreInputs) -> float:
+        """Return |surprisal / human - target| + diversity · |distinct-2 - human| + repetition · excess of repeated-4.
 
-        Infinite where something could not be measured: a setting that writes nothing is no candidate.
+        Infinite if something could not be measured, so that settings that generate nothing never win.
         """
         surprise = abs(found.surprisal / human.surprisal - self.surprisal)
-        variety = self.variety * abs(found.variety.distinct_2 - human.variety.distinct_2)
-        excess = max(0.0, found.variety.repeated_4 - _known(human.variety.repeated_4))
-        total = surprise + variety + self.repetition * excess
+        diversity = self.diversity * abs(found.diversity.distinct_2 - human.diversity.distinct_2)
+        excess = max(0.0, found.diversity.repeated_4 - _zero_if_nan(human.diversity.repeated_4))
+        total = surprise + diversity + self.repetition * excess
         return total if math.isfinite(total) else math.inf
 
 
 OBJECTIVES = {
-    "creative": Objective(1.0, 2.0, 5.0, "as surprising and as varied as what people wrote, and no more loops"),
-    "chat": Objective(
-        0.8, 1.0, 5.0, "a little less surprising than what people wrote, nearly as varied, no more loops"
-    ),
-    "technical": Objective(0.0, 0.0, 20.0, "the most probable text that repeats itself no more than people do"),
-    "code": Objective(0.0, 0.0, 5.0, "the most probable text; repeating is natural in code, looping is not"),
+    "creative": Objective(1.0, 2.0, 5.0, "as surprising and as varied as human text, without more repetition"),
+    "chat": Objective(0.8, 1.0, 5.0, "a little less surprising than human text, nearly as varied, no more repetition"),
+    "technical": Objective(0.0, 0.0, 20.0, "the most probable text that repeats itself no more than human text does"),
+    "code": Objective(0.0, 0.0, 5.0, "the most probable text; code repeats itself naturally, but must not loop"),
 }
-"""By purpose; each of the ready settings has one."""
+"""Objectives by purpose, one for each generation preset."""
 
 
 def objective_for(purpose: str) -> Objective:
-    """What a purpose wants.
+    """Return the objective of a purpose.
 
     Raises:
         ConfigError: there is no such purpose.
     """
     if purpose not in OBJECTIVES:
         hint = did_you_mean(purpose, OBJECTIVES)
-        raise ConfigError([f"--for is {purpose}{hint}; allowed is {', '.join(OBJECTIVES)}"])
+        raise ConfigError([f"--for must be one of {', '.join(OBJECTIVES)}, not {purpose}{hint}"])
     return OBJECTIVES[purpose]
 
 
-def _known(value: float) -> float:
+def _zero_if_nan(value: float) -> float:
     """Texts too short for a 4-gram repeat none."""
     return 0.0 if math.isnan(value) else value

@@ -1,13 +1,13 @@
-"""How surprising a text is to a model, with as much of it in view as one pays for.
+"""Loss of texts by sliding windows: more context for each token, at the price of more computation.
 
-A model sees `context` tokens at once. Cut into windows without overlap, a text's tokens have half of that before
-them on average, and the first of a window nothing; windows that move on by a `stride` smaller than the context
-read tokens twice, but score each only once, with at least context - stride tokens before it.
+A model sees `context` tokens at once. In windows without overlap, a token has half of that before it on average, and the
+first of a window has nothing. Windows that advance by a `stride` smaller than the context read tokens more than once, but
+score each only once, with at least context - stride tokens before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt import console
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import DataError, UsageError
 from glassgpt.evaluation.loss import TOKENS_PER_BATCH
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss
 
 LOGITS_CHUNK_SIZE = 1024
-"""Tokens whose logits are held at once: they are by far the largest thing here."""
+"""Tokens whose logits are held in memory at once; logits are by far the largest tensor here."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Span:
     """A text inside an array of tokens.
 
     Attributes:
-        start: its first token.
-        tokens: how many it has.
-        given: how many of them, from the first on, are seen but not scored; at least 1.
+        start: index of its first token.
+        tokens: number of tokens.
+        given: number of leading tokens that serve as context but are not scored; at least 1.
     """
 
     start: int
@@ -43,19 +43,19 @@ class Span:
 
     @property
     def targets(self) -> int:
-        """Tokens that are scored."""
+        """Return the number of scored tokens."""
         return max(0, self.tokens - self.given)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a model sees at once.
+    """The part of a text that a model sees at once.
 
     Attributes:
-        span: which text it belongs to.
-        start: its first token, in the array.
-        inputs: tokens in view; each is followed by one to predict.
-        scored: of the predictions, so many at the end count.
+        span: index of the text it belongs to.
+        start: index of its first token in the array.
+        inputs: number of input tokens; each predicts the token after it.
+        scored: number of predictions, counted from the end, that are scored.
     """
 
     span: int
@@ -65,45 +65,52 @@ class Window:
 
 
 def held_out_tokens(dataset: TokenDataset) -> TokenArray:
-    """The held-out text of a data set.
+    """Return the held-out text of a data set.
 
     Raises:
-        DataError: there is none.
+        DataError: the data set has none.
     """
     tokens = dataset.split("validation")
     if len(tokens) < 2:
         raise DataError(
-            f"{dataset.folder} holds out no text to evaluate on; prepare it again with --validation-fraction above 0, "
-            f"or name another data set with --data DIR"
+            f"{dataset.folder} has no held-out text to evaluate on; prepare it again with --validation-fraction above 0, "
+            f"or choose another data set with --data DIR"
         )
     return tokens
 
 
 def check_stride(stride: int, context: int) -> None:
-    """Refuse windows that would leave tokens out or stand still.
+    """Check that windows advance and skip no token.
 
     Raises:
-        UsageError: says what is allowed.
+        UsageError: the stride is not between 1 and the context.
     """
     if not 1 <= stride <= context:
         raise UsageError(
-            f"--stride is {stride}; allowed is 1 (slowest, most context) to {context} (the context: no overlap)"
+            f"--stride must be from 1 (slowest, most context) to {context} (the context: no overlap), not {stride}"
         )
 
 
 def sliding_loss(
-    model: LanguageModel, dataset: TokenDataset, *, stride: int, context_length: int = 0
+    model: LanguageModel,
+    dataset: TokenDataset,
+    *,
+    stride: int,
+    context_length: int = 0,
+    observer: EvaluationObserver = SILENT,
 ) -> ValidationLoss:
-    """Loss over a whole validation split by a sliding window, each token scored exactly once.
+    """Return the loss over a whole validation split by a sliding window, each token scored exactly once.
 
-    The recipe of transformers' page on perplexity. With `stride` equal to the context it is `evaluate_dataset`.
+    This is the method of the perplexity guide of transformers. With `stride` equal to the context it gives the same as
+    `evaluate_dataset`.
 
     Args:
         model: in evaluation mode.
         dataset: its `validation` split is read.
-        stride: tokens by which the window moves on; each token but the first ones has at least
-            context_length - stride tokens before it in view. Takes context_length / stride times as long.
-        context_length: tokens a window; 0 takes the model's context.
+        stride: tokens by which the window advances. Every token but the first ones has at least context_length - stride
+            tokens of context, and the time grows by context_length / stride.
+        context_length: tokens per window; 0 means the model's context.
+        observer: receives progress.
 
     Raises:
         UsageError: the stride is not between 1 and the context.
@@ -113,14 +120,14 @@ def sliding_loss(
     check_stride(stride, context)
     tokens = held_out_tokens(dataset)
     whole = Span(0, len(tokens))
-    with console.progress("evaluating", whole.targets, unit="tokens") as meter:
-        nats = span_nats(model, tokens, [whole], context=context, stride=stride, meter=meter)
+    with observer.progress("evaluating", whole.targets) as advance:
+        nats = span_nats(model, tokens, [whole], context=context, stride=stride, advance=advance)
     n_bytes = dataset.tokenizer.byte_lengths()[tokens.read(1, whole.targets)].sum()
     return ValidationLoss(float(nats[0]), whole.targets, int(n_bytes))
 
 
 def windows_of(index: int, span: Span, context: int, stride: int) -> Iterator[Window]:
-    """The windows of one text, in order; each target is scored in the first of them that reaches it."""
+    """Yield the windows of one text, in order. Each target is scored in the first window that reaches it."""
     predictions = span.tokens - 1
     done = span.given - 1  # prediction i is that of token i + 1
     for begin in range(0, predictions, stride):
@@ -140,27 +147,27 @@ def span_nats(
     *,
     context: int,
     stride: int,
-    meter: console.ProgressMeter | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """What predicting each of several texts costs a model: (len(spans),) nats, summed over a text's targets.
+    """Return the negative log-likelihood of several texts in nats: (len(spans),), each summed over a text's targets.
 
-    Windows of all texts share batches; shorter ones are filled up on the right, which no causal model can see.
+    Windows of all texts share batches. Shorter ones are padded on the right, where a causal model cannot see the padding.
 
     Args:
         model: in evaluation mode.
-        tokens: where the texts lie.
+        tokens: contains the texts.
         spans: the texts.
-        context: tokens in view at once.
-        stride: tokens by which a window moves on where a text is longer than that.
-        meter: told of each scored token.
+        context: tokens per window.
+        stride: tokens by which the window advances in texts longer than the context.
+        advance: called with the number of tokens just scored.
     """
     nats = np.zeros(len(spans))
     windows = [window for at, span in enumerate(spans) for window in windows_of(at, span, context, stride)]
     for batch in _batches(sorted(windows, key=lambda window: window.inputs)):
         for window, cost in zip(batch, _window_nats(model, tokens, batch), strict=True):
             nats[window.span] += cost
-        if meter is not None:
-            meter.advance(sum(window.scored for window in batch))
+        if advance is not None:
+            advance(sum(window.scored for window in batch))
     return nats
 
 
@@ -176,18 +183,18 @@ def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
 
 
 def _window_nats(model: LanguageModel, tokens: TokenArray, windows: Sequence[Window]) -> NDArray[np.float64]:
-    """Nats of each window's scored predictions together: (B,)."""
+    """Return the summed nats of each window's scored predictions: (B,)."""
     inputs, targets, scored = (part.to(next(model.parameters()).device) for part in _padded(tokens, windows))
-    features = model.features(inputs)[scored]  # (N, C): no logits are made that nobody asks for
+    features = model.features(inputs)[scored]  # (N, C); logits are computed only where they are scored
     pairs = zip(features.split(LOGITS_CHUNK_SIZE), targets[scored].split(LOGITS_CHUNK_SIZE), strict=True)
-    nats = [F.cross_entropy(model.head(part).float(), wanted, reduction="none") for part, wanted in pairs]
+    nats = [F.cross_entropy(model.head(part).float(), target, reduction="none") for part, target in pairs]
     costs = torch.zeros(scored.shape, dtype=torch.float64)
     costs[scored.cpu()] = torch.cat(nats).cpu().double()
     return costs.sum(dim=1).numpy()
 
 
 def _padded(tokens: TokenArray, windows: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets (int64) and whether a target is scored (bool), each (B, T)."""
+    """Return inputs and targets (int64) and a mask of the scored targets (bool), each (B, T)."""
     width = max(window.inputs for window in windows)
     rows = np.zeros((len(windows), width + 1), dtype=np.int64)
     scored = torch.zeros(len(windows), width, dtype=torch.bool)

@@ -1,139 +1,189 @@
-"""What `glassgpt evaluate` prints."""
+"""What `glassgpt evaluate` prints, and the JSON form of its results."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from glassgpt import console
+from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.evaluation.compare import Comparison, Written
+from glassgpt.evaluation.compare import Comparison, SettingsResult
 from glassgpt.evaluation.documents import DocumentLoss, shorten
+from glassgpt.evaluation.evaluate import EvaluationReport
 from glassgpt.evaluation.held_out import Continuation
-from glassgpt.evaluation.quality import FIGURES
+from glassgpt.evaluation.observer import EvaluationObserver
+from glassgpt.evaluation.precision_cost import PrecisionCost
+from glassgpt.evaluation.quality import METRICS
 from glassgpt.training.loss import ValidationLoss
 
 EXTREMES = 5
-"""Documents shown at either end."""
+"""Documents shown at either end of the ranking."""
 PROMPT_CHARACTERS = 200
 SAMPLE_CHARACTERS = 400
-LEAST_EXCERPT = 20
-DOCUMENT_FIGURES = 51
-"""Characters that a row of documents takes beside the document's beginning, borders and blanks included."""
-FIGURE_NAMES = 14
-FIGURE_CELLS = 8
-"""Characters of a comparison's first column and of a figure, border and blanks aside."""
+MIN_EXCERPT = 20
+DOCUMENT_COLUMNS = 51
+"""Characters of a row of the document table without the excerpt, including borders and padding."""
+METRIC_NAME_WIDTH = 14
+METRIC_WIDTH = 8
+"""Characters of the first column of a comparison and of a metric, without border and padding."""
 BORDERS = 3
 
 
+class ConsoleObserver(EvaluationObserver):
+    """Shows progress and notices on standard error."""
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Generator[Callable[[int], None]]:
+        """See `EvaluationObserver`."""
+        with console.progress(label, total, unit="tokens") as meter:
+            yield meter.advance
+
+    def notice(self, message: str) -> None:
+        """See `EvaluationObserver`."""
+        console.info(message)
+
+    def warning(self, message: str) -> None:
+        """See `EvaluationObserver`."""
+        console.warn(message)
+
+
+def show_report(report: EvaluationReport, dataset: TokenDataset, samples: int) -> None:
+    """Print a report.
+
+    Args:
+        report: to print.
+        dataset: that was evaluated.
+        samples: number of prompts whose texts are printed.
+    """
+    show_validation(report.validation)
+    if report.documents is not None:
+        show_documents(report.documents)
+    if report.comparison is not None:
+        show_comparison(report.comparison, dataset.tokenizer, samples)
+
+
+def report_json(report: EvaluationReport, dataset: TokenDataset) -> str:
+    """Return a report as one JSON object."""
+    values = validation_json(report.validation)
+    if report.documents is not None:
+        values["documents"] = documents_json(report.documents)
+    if report.comparison is not None:
+        values["generated"] = comparison_json(report.comparison, dataset.tokenizer)
+    return json.dumps(values, ensure_ascii=False)
+
+
 def show_validation(validation: ValidationLoss) -> None:
-    """Print a validation."""
+    """Print a validation loss."""
     console.output(f"validation loss: {validation.loss:.4f} nats per token ({validation.tokens:,} tokens)")
     console.output(f"perplexity: {validation.perplexity:.2f}")
     console.output(f"validation: {validation.bits_per_byte:.4f} bits per byte ({validation.n_bytes:,} bytes)")
 
 
 def validation_json(validation: ValidationLoss) -> dict[str, Any]:
-    """A validation by name."""
+    """Return a validation loss as a JSON object."""
     return {
         "validation_loss": validation.loss,
-        "perplexity": _figure(validation.perplexity),
-        "bits_per_byte": _figure(validation.bits_per_byte),
+        "perplexity": _finite_or_none(validation.perplexity),
+        "bits_per_byte": _finite_or_none(validation.bits_per_byte),
         "tokens": validation.tokens,
         "bytes": validation.n_bytes,
     }
 
 
-def _figure(value: float) -> float | None:
-    """JSON knows neither nan nor infinity."""
+def _finite_or_none(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
     return value if math.isfinite(value) else None
 
 
 def show_documents(documents: Sequence[DocumentLoss]) -> None:
-    """Print the documents that the model finds hardest and easiest, by perplexity."""
+    """Print the documents with the highest and the lowest perplexity."""
     ranked = sorted(documents, key=lambda document: document.loss.loss, reverse=True)
     columns = ("document", "tokens", "loss", "perplexity", "bits per byte")
     if len(ranked) <= 2 * EXTREMES:
-        console.table(f"all {len(ranked)} held-out documents, the hardest first", columns, _rows(ranked))
+        console.table(f"all {len(ranked)} held-out documents, hardest first", columns, _document_cells(ranked))
     else:
-        console.table(f"the hardest of {len(ranked):,} held-out documents", columns, _rows(ranked[:EXTREMES]))
-        console.table("the easiest", columns, _rows(ranked[-EXTREMES:]))
-    console.output("Each document is read alone. Lower is better; short documents vary most.")
+        title = f"the hardest of {len(ranked):,} held-out documents"
+        console.table(title, columns, _document_cells(ranked[:EXTREMES]))
+        console.table("the easiest", columns, _document_cells(ranked[-EXTREMES:]))
+    console.output("Each document is evaluated alone. Lower is better; short documents vary most.")
 
 
-def _rows(documents: Sequence[DocumentLoss]) -> list[list[str]]:
-    room = max(LEAST_EXCERPT, console.out.width - DOCUMENT_FIGURES)
+def _document_cells(documents: Sequence[DocumentLoss]) -> list[list[str]]:
+    width = max(MIN_EXCERPT, console.out.width - DOCUMENT_COLUMNS)
     return [
         [
-            shorten(f"{one.number}. {one.excerpt}", room),
-            f"{one.loss.tokens:,}",
-            f"{one.loss.loss:.4f}",
-            f"{one.loss.perplexity:.2f}",
-            f"{one.loss.bits_per_byte:.3f}",
+            shorten(f"{document.number}. {document.excerpt}", width),
+            f"{document.loss.tokens:,}",
+            f"{document.loss.loss:.4f}",
+            f"{document.loss.perplexity:.2f}",
+            f"{document.loss.bits_per_byte:.3f}",
         ]
-        for one in documents
+        for document in documents
     ]
 
 
 def documents_json(documents: Sequence[DocumentLoss]) -> list[dict[str, Any]]:
-    """Each document by number, in the text's order."""
-    return [{"number": one.number, "excerpt": one.excerpt, **validation_json(one.loss)} for one in documents]
+    """Return the documents as JSON objects, in order."""
+    return [{"number": each.number, "excerpt": each.excerpt, **validation_json(each.loss)} for each in documents]
 
 
 def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) -> None:
-    """Print the figures, a column for each setting and one for people, then some texts beside each other."""
+    """Print the metrics, one column for human text and one for each set of settings, then sample texts."""
     title = (
         f"{comparison.prompts.count} held-out prompts of {comparison.prompts.prompt_tokens} tokens, "
-        f"up to {comparison.prompts.new_tokens} new ones (seed {comparison.prompts.seed})"
+        f"up to {comparison.prompts.new_tokens} new tokens (seed {comparison.prompts.seed})"
     )
-    for part in side_by_side(comparison.settings, console.out.width):
-        columns = [comparison.human, *part]
-        rows = [[one.heading, *(one.cell(each.quality) for each in columns)] for one in FIGURES]
-        console.table(title, ["", *(heading(each.name) for each in columns)], rows)
-    for one in FIGURES:
-        console.output(f"  {one.heading:<11} {one.reading}")
-    console.output(f"  coherence by {comparison.embedder}")
-    console.output("As a rule, the nearer to people the better. What a text means, no figure knows.")
+    for results in split_to_width(comparison.settings, console.out.width):
+        columns = [comparison.human, *results]
+        cells = [[metric.heading, *(metric.cell(each.quality) for each in columns)] for metric in METRICS]
+        console.table(title, ["", *(heading(each.name) for each in columns)], cells)
+    for metric in METRICS:
+        console.output(f"  {metric.heading:<11} {metric.reading}")
+    console.output(f"  coherence uses {comparison.embedder}")
+    console.output("As a rule, closer to people is better. No metric knows what a text means.")
     for at in range(min(samples, comparison.prompts.count)):
         _show_texts(at, [comparison.human, *comparison.settings], tokenizer)
 
 
 def heading(name: str) -> str:
-    """A setting's name in lines that are not long: `temperature=0.7` over `+top_p=0.9`."""
+    """Break the name of settings into short lines: `temperature=0.7` above `+top_p=0.9`."""
     return name.replace("+", "\n+") if "=" in name else name
 
 
-def side_by_side(settings: Sequence[Written], width: int) -> list[list[Written]]:
-    """Settings in as many tables as it takes for each, people beside them, to be no wider than a terminal."""
-    tables: list[list[Written]] = [[]]
-    room = free = width - FIGURE_NAMES - (FIGURE_CELLS + BORDERS)
-    for one in settings:
-        taken = max(FIGURE_CELLS, *map(len, heading(one.name).split("\n"))) + BORDERS
-        if tables[-1] and taken > free:
+def split_to_width(results: Sequence[SettingsResult], width: int) -> list[list[SettingsResult]]:
+    """Distribute results over as many tables as needed to fit a terminal, each with a column for human text."""
+    tables: list[list[SettingsResult]] = [[]]
+    available = free = width - METRIC_NAME_WIDTH - (METRIC_WIDTH + BORDERS)
+    for result in results:
+        needed = max(METRIC_WIDTH, *map(len, heading(result.name).split("\n"))) + BORDERS
+        if tables[-1] and needed > free:
             tables.append([])
-            free = room
-        tables[-1].append(one)
-        free -= taken
+            free = available
+        tables[-1].append(result)
+        free -= needed
     return tables
 
 
 def prompt_line(at: int, text: Continuation, tokenizer: Tokenizer) -> str:
-    """The heading of texts that go on from one prompt: its end, on one line."""
+    """Return the heading above the continuations of one prompt: the end of the prompt, on one line."""
     prompt = " ".join(tokenizer.decode(text.prompt).split())
-    cut = "…" if len(prompt) > PROMPT_CHARACTERS else ""
-    return f"\n── prompt {at + 1}: {cut}{prompt[-PROMPT_CHARACTERS:]}"
+    ellipsis = "…" if len(prompt) > PROMPT_CHARACTERS else ""
+    return f"\n── prompt {at + 1}: {ellipsis}{prompt[-PROMPT_CHARACTERS:]}"
 
 
-def _show_texts(at: int, columns: Sequence[Written], tokenizer: Tokenizer) -> None:
+def _show_texts(at: int, columns: Sequence[SettingsResult], tokenizer: Tokenizer) -> None:
     console.output(prompt_line(at, columns[0].texts[at], tokenizer))
     for each in columns:
         console.output(f"{each.name}: {shorten(each.texts[at].text, SAMPLE_CHARACTERS) or '(nothing)'}")
 
 
 def comparison_json(comparison: Comparison, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Figures and texts by setting; `people` is the yardstick."""
+    """Return metrics and texts by settings as a JSON object; `people` is the human text."""
     return {
         "prompts": asdict(comparison.prompts),
         "coherence_by": comparison.embedder,
@@ -144,8 +194,19 @@ def comparison_json(comparison: Comparison, tokenizer: Tokenizer) -> dict[str, A
     }
 
 
-def _texts_json(written: Written, tokenizer: Tokenizer) -> list[Mapping[str, Any]]:
+def _texts_json(result: SettingsResult, tokenizer: Tokenizer) -> list[Mapping[str, Any]]:
     return [
-        {"prompt": tokenizer.decode(one.prompt), "text": one.text, "tokens": len(one.tokens), "ended": one.ended}
-        for one in written.texts
+        {"prompt": tokenizer.decode(text.prompt), "text": text.text, "tokens": len(text.tokens), "ended": text.ended}
+        for text in result.texts
     ]
+
+
+def show_precision_cost(cost: PrecisionCost | None, precision: str, dataset: TokenDataset | None) -> None:
+    """Print what decoding at a lower precision costs, on standard error; None means there was no held-out text."""
+    if cost is None or dataset is None:
+        console.info(f"{precision}: its cost in perplexity is unknown, there is no held-out text")
+        return
+    console.info(
+        f"{precision}: perplexity {cost.increase:+.2%} ({cost.exact:.3f} to {cost.prepared:.3f}) "
+        f"on the first {cost.tokens:,} held-out tokens of {dataset.folder}"
+    )

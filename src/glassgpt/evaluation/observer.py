@@ -1,0 +1,36 @@
+"""How an evaluation reports progress: it calls an observer, and only display code prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+
+class EvaluationObserver:
+    """Receives progress and notices of an evaluation. This base class ignores them; see `show.ConsoleObserver`."""
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Generator[Callable[[int], None]]:
+        """Enclose a task of `total` tokens.
+
+        Args:
+            label: what is being done.
+            total: tokens to process.
+
+        Yields:
+            A function to call with the number of tokens just processed.
+        """
+        yield _ignore
+
+    def notice(self, message: str) -> None:
+        """Receive a remark about what is evaluated and how."""
+
+    def warning(self, message: str) -> None:
+        """Receive a remark that limits what the results mean."""
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+SILENT = EvaluationObserver()
