@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from data_helpers import TEXTS, all_documents, as_jsonl, holds_only, prepare_dataset, stored_documents
 
 from glassgpt.data import PrepareOptions, TokenDataset, load_tokenizer, pipeline, prepare, show_summary, splitting
 from glassgpt.data.documents import DuplicateFilter, text_digest
+from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.show import ConsoleObserver
 from glassgpt.errors import DataError, Interrupted, UsageError
 
@@ -113,6 +115,32 @@ def test_small_vocabulary_is_reported(tmp_path, capsys):
     summary = prepare_dataset(tmp_path / "set", source, tokenizer="bpe:4096", observer=ConsoleObserver())
     assert summary.vocab_size < 300
     assert f"the text only yields {summary.vocab_size} tokens" in capsys.readouterr().err
+
+
+def test_prepare_prints_nothing_and_reports_every_byte_to_its_observer(tmp_path, capfd):
+    class Recorder(PrepareObserver):
+        def __init__(self):
+            self.tasks, self.bytes, self.prepared = [], 0, []
+
+        @contextmanager
+        def progress(self, task, total_bytes):
+            self.tasks.append((task, total_bytes))
+            yield self.count
+
+        def count(self, n_bytes):
+            self.bytes += n_bytes
+
+        def on_prepared(self, summary, tokenizer):
+            self.prepared.append((summary, tokenizer.name))
+
+    source = tmp_path / "data.jsonl"
+    source.write_bytes(as_jsonl(TEXTS))
+    recorder = Recorder()
+    summary = prepare_dataset(tmp_path / "set", source, observer=recorder)
+    assert recorder.tasks == [("preparing", source.stat().st_size)]
+    assert recorder.bytes == source.stat().st_size
+    assert recorder.prepared == [(summary, "bytes")]
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_summary_counts_and_its_output(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What `prepare` reports while it runs."""
+"""Callbacks through which `prepare` reports its progress."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class PrepareObserver:
     """Callbacks of `prepare`. Each does nothing here; a subclass overrides those it is interested in."""
 
     def on_ignored_files(self, folder: Path, count: int, suffixes: Sequence[str]) -> None:
-        """`count` files of a source folder are not read; `suffixes` are their most frequent suffixes."""
+        """Called when `count` files of a source folder are not read; `suffixes` are their most frequent suffixes."""
 
     def on_tokenizer_training(self, spec: str) -> None:
-        """A tokenizer is about to be trained."""
+        """Called before a tokenizer is trained."""
 
     def on_small_vocabulary(self, vocab_size: int) -> None:
-        """The training text yields a smaller vocabulary than requested, with `vocab_size` ids."""
+        """Called when the training text yields fewer ids than requested."""
 
     def on_prepared(self, summary: DatasetSummary, tokenizer: Tokenizer) -> None:
-        """The dataset is complete."""
+        """Called when the dataset is complete."""
 
     def progress(self, task: str, total_bytes: int | None) -> AbstractContextManager[Callable[[int], None]]:
-        """Return a context for a long task, which yields a function to call with each number of bytes processed.
+        """Return a context manager for a long task; it yields a function to call with each number of bytes processed.
 
         Args:
             task: the task, for display: "preparing", "downloading URL".

@@ -17,7 +17,7 @@ SHARD_TOKENS = 100_000_000
 
 
 class ShardWriter:
-    """Write the tokens of one split to `<split>-00000.bin`, `<split>-00001.bin`, …
+    """Writes the tokens of one split to `<split>-00000.bin`, `<split>-00001.bin`, …
 
     Args:
         folder: destination of the shards.

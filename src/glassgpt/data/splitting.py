@@ -32,7 +32,7 @@ class SplitRule(Protocol):
 
 @dataclass(frozen=True)
 class HashSplit:
-    """Assign each whole document to a split by a seeded hash of its text.
+    """Assigns each whole document to a split by a seeded hash of its text.
 
     Attributes:
         fraction: share of hash values assigned to validation.
@@ -69,7 +69,7 @@ class HashSplit:
 
 @dataclass(frozen=True)
 class FixedSplit:
-    """Assign every document of a source to the split the user named the source for."""
+    """Assigns every document of a source to the split the user named the source for."""
 
     split: str
 
@@ -85,7 +85,7 @@ class FixedSplit:
 
 @dataclass(frozen=True)
 class TailSplit:
-    """Cut each document: the last `fraction` of its characters is validation text."""
+    """Cuts each document: the last `fraction` of its characters is validation text."""
 
     fraction: float
     reason: str

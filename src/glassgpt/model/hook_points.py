@@ -1,4 +1,4 @@
-"""How an architecture declares its activations: the named tensors of one forward pass.
+"""Declaration of an architecture's activations: the named tensors of one forward pass.
 
 Each architecture lists them in its own file (`LanguageModel.activations`), so that inspection tools need to know no
 architecture by class. An activation is either captured at a hook point, the input or output of a module, or derived

@@ -1,4 +1,4 @@
-"""What all architectures share: the residual block and the language model around it.
+"""The parts shared by all architectures: the residual block and the language model around it.
 
 Each architecture has its own file, which defines the parts (`embed`, `blocks`, `norm`, `head`). This file combines them.
 """
@@ -16,7 +16,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation
 
 ParameterKind = Literal["embedding", "matrix", "vector", "head"]
-"""How an optimizer should treat a parameter: which algorithm, learning rate and weight decay apply."""
+"""Category of a parameter, from which the optimizer derives algorithm, learning rate and weight decay."""
 
 
 class Block(nn.Module):
