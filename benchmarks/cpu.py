@@ -1,8 +1,9 @@
-"""glassgpt beside its peers on this CPU, in one run, as ratios: `make bench`.
+"""Compare glassgpt with its peers on this CPU, in one run: `make bench`.
 
-Four things are measured: preparing (against tiktoken on one thread), a training step and cached generation
-(against transformers, same weights), and start-up (against `import torch`). The systems take turns; a ratio
-is formed within each round, and its median, least and most are told. Run it on a machine at rest.
+Four things are measured: preparation (compared with tiktoken on one thread), a training step and generation with a KV
+cache (compared with transformers, same weights), and start-up time (compared with `import torch`). The systems are
+measured in interleaved rounds; each round gives a ratio, and the median, minimum and maximum of the ratios are reported.
+Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ PACKAGES = ("glassgpt", "torch", "transformers", "tiktoken", "fastokens", "numpy
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """How much is measured.
 
     Attributes:
-        prepare_rounds: repetitions of preparing and of encoding, by each system.
+        prepare_rounds: repetitions of preparation and of encoding per system.
         megabytes: size of the corpus.
-        train_rounds: training steps measured, by each system.
-        generate_rounds: texts generated, by each system.
-        new_tokens: tokens of each text.
-        startup_rounds: processes started, of each kind.
+        train_rounds: training steps measured per system.
+        generate_rounds: texts generated per system.
+        new_tokens: tokens per text.
+        startup_rounds: processes started per command.
     """
 
     prepare_rounds: int = 5
@@ -43,11 +44,13 @@ class Settings:
     startup_rounds: int = 10
 
 
-QUICK = Settings(prepare_rounds=1, megabytes=2.0, train_rounds=2, generate_rounds=2, new_tokens=16, startup_rounds=2)
+QUICK = BenchmarkSettings(
+    prepare_rounds=1, megabytes=2.0, train_rounds=2, generate_rounds=2, new_tokens=16, startup_rounds=2
+)
 
 
-def measure(part: str, settings: Settings, text: Path | None) -> list[Row]:
-    """Measure one part; what it needs is imported only here, so that no part weighs on another."""
+def measure(part: str, settings: BenchmarkSettings, text: Path | None) -> list[Row]:
+    """Measure one part. Its imports are local, so that parts do not affect each other."""
     console.info(f"measuring: {part} …")
     if part == "prepare":
         from cpu_parts.preparing import measure_preparing
@@ -67,22 +70,22 @@ def measure(part: str, settings: Settings, text: Path | None) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the results."""
+    """Measure, print and write the results."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(description="glassgpt beside its peers on this CPU, as ratios.")
+    parser = argparse.ArgumentParser(description="Compare glassgpt with its peers on this CPU.")
     parser.add_argument("--only", choices=PARTS, help="measure one part")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: a smoke test, no measurement")
-    parser.add_argument("--text", type=Path, help="prepare this text or .jsonl file instead of the made corpus")
-    parser.add_argument("--out", type=Path, help="where the JSON goes; with --quick or --only, nowhere by default")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: a smoke test, not a measurement")
+    parser.add_argument("--text", type=Path, help="prepare this text or .jsonl file instead of the generated corpus")
+    parser.add_argument("--out", type=Path, help="result file; by default none with --quick or --only")
     chosen = parser.parse_args(given)
-    settings = QUICK if chosen.quick else Settings()
+    settings = QUICK if chosen.quick else BenchmarkSettings()
     rows = [row for part in PARTS if chosen.only in (None, part) for row in measure(part, settings, chosen.text)]
     show(rows)
     if chosen.quick:
-        console.warn("so few repetitions on so little text are a smoke test; whether targets are met is open")
+        console.warn("with --quick this is a smoke test; it does not show whether targets are met")
     out: Path | None = chosen.out or (None if chosen.quick or chosen.only else RESULTS)
     if out is not None:
-        what, measured = "glassgpt beside its peers on one CPU", dataclasses.asdict(settings)
+        what, measured = "glassgpt compared with its peers on one CPU", dataclasses.asdict(settings)
         write_report(out, report(what, rows, command=("cpu.py", *given), settings=measured, packages=PACKAGES))
 
 

@@ -41,7 +41,7 @@ from cpu_parts.generation import (
 from cpu_parts.llama import llama
 from cpu_parts.machine import usable_cores
 from cpu_parts.measure import Row, Samples, Target, compare, interleave, rates
-from cpu_parts.mixed import DRAWN, GREEDY, Mixture, Request, continuous, static, useful_tokens
+from cpu_parts.mixed import GREEDY, SAMPLED, Mixture, Request, continuous, static, useful_tokens
 from cpu_parts.models import matching_models
 from cpu_parts.results import report, show, write_report
 from cpu_parts.steps import SHORT, Write, clock_for, require_token_counts, settle, step_seconds
@@ -181,7 +181,7 @@ def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
     requests = mixture.draw()
     _require_same_greedy_texts(writer, theirs, tokenizer, requests[:2])
     systems = {
-        f"{REFERENCE}, static batches": static(theirs, mixture.at_once, DRAWN),
+        f"{REFERENCE}, static batches": static(theirs, mixture.at_once, SAMPLED),
         "glassgpt float32, continuous": continuous(writer, tokenizer, mixture.at_once, TOP_50),
     }
     brief = [Request(request.prompt, 2) for request in requests[: mixture.at_once]]

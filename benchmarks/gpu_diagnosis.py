@@ -1,8 +1,8 @@
-"""Diagnosis on a GPU: what watching a training costs there, and two faults that only a device can show whole.
+"""Diagnosis on a GPU: the cost of monitoring, and two faults that need a real device.
 
-GPT-2 124M in bfloat16, compiled, on random tokens with the frequencies of words (Zipf). Watched and unwatched trainings take
-turns; their steps after the first thirty count. Then a sequence whose embeddings become NaN on the device, and a step that
-does not fit into its memory.
+GPT-2 124M in bfloat16, compiled, on random tokens with Zipf-distributed frequencies. Monitored and unmonitored trainings
+are interleaved; steps after the first thirty count. Then a sequence whose embeddings become NaN on the device, and a
+step that does not fit into its memory.
 """
 
 from __future__ import annotations
@@ -41,89 +41,89 @@ from glassgpt.training.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis-gpu.json"
 TOKENS = 3_000_000
-SPOILT_STEP, SPOILT_ROW = 4, 6
+NAN_STEP, NAN_SEQUENCE = 4, 6
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained.
+    """The size of the measurement.
 
     Attributes:
-        model: its shape.
-        rows: sequences a step.
-        steps: of a training.
-        settling: steps at its beginning that do not count.
-        rounds: trainings watched, and as many unwatched.
-        too_many_rows: sequences of a step that memory has no room for.
+        model: shape of the model.
+        batch_size: sequences per step.
+        steps: steps per training.
+        warmup_steps: steps at the start that do not count.
+        rounds: number of monitored trainings, and of unmonitored ones.
+        too_large_batch_size: sequences per step that do not fit into memory.
         compile: see `TrainConfig`.
     """
 
     model: ModelConfig
-    rows: int = 32
+    batch_size: int = 32
     steps: int = 160
-    settling: int = 30
+    warmup_steps: int = 30
     rounds: int = 2
-    too_many_rows: int = 512
+    too_large_batch_size: int = 512
     compile: str = "on"
 
 
 GPT2 = Size(ModelConfig(vocab_size=50304, context_length=1024, n_layer=12, n_head=12, n_embd=768))
 
 
-class Numbers:
-    """As much of a tokenizer as a training asks for: its tokens are numbers."""
+class NumberTokenizer:
+    """The part of the tokenizer interface that training uses; its tokens are numbers."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
 
     def byte_lengths(self) -> np.ndarray:
-        """One byte each."""
+        """Return one byte for each token."""
         return np.ones(self._vocab_size, dtype=np.int64)
 
     def decode(self, tokens: Any) -> str:
-        """The numbers."""
+        """Return the numbers as text."""
         return " ".join(map(str, tokens))
 
 
-class Words:
-    """Training and held-out text."""
+class RandomDataset:
+    """Random training and validation tokens."""
 
     tokenizer_fingerprint = "numbers"
 
     def __init__(self, vocab_size: int, tokens: int = TOKENS) -> None:
-        drawn = np.random.default_rng(0).zipf(1.3, size=tokens)
-        self.tokenizer = cast(Tokenizer, Numbers(vocab_size))
-        self._tokens = (drawn % vocab_size).astype(np.uint16)
+        sampled = np.random.default_rng(0).zipf(1.3, size=tokens)
+        self.tokenizer = cast(Tokenizer, NumberTokenizer(vocab_size))
+        self._tokens = (sampled % vocab_size).astype(np.uint16)
 
     def split(self, name: str) -> TokenArray:
-        """Its tokens."""
+        """Return the tokens of a split."""
         return TokenArray([self._tokens if name == "train" else self._tokens[: 8 * 2048]])
 
 
 @dataclass
-class Told(Observer):
-    """Keeps what a training says."""
+class RecordingObserver(Observer):
+    """Records steps and events."""
 
     steps: list[StepMetrics] = field(default_factory=list[StepMetrics])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Keep it."""
+        """Record a step."""
         self.steps.append(metrics)
 
     def on_event(self, step: int, event: str, details: dict[str, Any]) -> None:
-        """Keep it."""
+        """Record an event."""
         self.events.append({"step": step, "event": event, **details})
 
 
-def begun(size: Size, folder: str, *, watched: bool, **train: Any) -> tuple[Trainer, Told]:
-    """A training, and what it will have said.
+def build_trainer(size: Size, folder: str, *, monitored: bool, **train: Any) -> tuple[Trainer, RecordingObserver]:
+    """Return a trainer and the observer that records it.
 
     Args:
         size: what is trained.
-        folder: where.
-        watched: whether diagnosis is on.
-        **train: settings other than the usual ones.
+        folder: folder of the run.
+        monitored: enable diagnosis.
+        **train: overrides of the usual settings.
     """
     torch.compiler.reset()
     gc.collect()
@@ -132,7 +132,7 @@ def begun(size: Size, folder: str, *, watched: bool, **train: Any) -> tuple[Trai
     torch.manual_seed(3)
     context = size.model.context_length
     usual = {
-        "max_steps": size.steps, "batch_tokens": size.rows * context, "learning_rate": 1e-3, "eval_every_steps": 0,
+        "max_steps": size.steps, "batch_tokens": size.batch_size * context, "learning_rate": 1e-3, "eval_every_steps": 0,
         "eval_tokens": 2 * context, "compile": size.compile,
     }  # fmt: skip
     settings = TrainerConfig(
@@ -141,88 +141,88 @@ def begun(size: Size, folder: str, *, watched: bool, **train: Any) -> tuple[Trai
         schedule=ScheduleConfig(warmup_steps=20),
         checkpoint=CheckpointConfig(every_steps=0, keep_best=False),
     )
-    told, words = Told(), cast(Any, Words(size.model.vocab_size))
-    trainer = Trainer(build_model(size.model), words, settings, RunFolder(Path(folder)), [told])
-    if watched:
+    observer, dataset = RecordingObserver(), cast(Any, RandomDataset(size.model.vocab_size))
+    trainer = Trainer(build_model(size.model), dataset, settings, RunFolder(Path(folder)), [observer])
+    if monitored:
         attach_diagnosis(trainer, DiagnosisConfig())
-    return trainer, told
+    return trainer, observer
 
 
-def step_milliseconds(size: Size, *, watched: bool) -> float:
-    """Mean over the steps that count: what is sampled now and then is in it, a median would overlook it."""
+def step_milliseconds(size: Size, *, monitored: bool) -> float:
+    """Return the mean over the steps that count; a median would ignore the cost of occasional sampling."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer, told = begun(size, folder, watched=watched)
+        trainer, observer = build_trainer(size, folder, monitored=monitored)
         trainer.run()
-        if found := [event for event in told.events if event["event"] == EVENT]:
-            raise SystemExit(f"a sound training was warned of: {found}")
-        at = [metrics.seconds for metrics in told.steps][size.settling :]
+        if found := [event for event in observer.events if event["event"] == EVENT]:
+            raise SystemExit(f"a healthy training got a warning: {found}")
+        at = [metrics.seconds for metrics in observer.steps][size.warmup_steps :]
         return 1e3 * statistics.mean(b - a for a, b in itertools.pairwise(at))
 
 
-def cost_of_watching(size: Size) -> dict[str, list[float]]:
-    """Milliseconds a step of each training."""
-    figures: dict[str, list[float]] = {"unwatched": [], "watched": []}
-    step_milliseconds(size, watched=True)  # compiles, and fills the compiler's cache
+def monitoring_cost(size: Size) -> dict[str, list[float]]:
+    """Return the milliseconds per step of each training."""
+    figures: dict[str, list[float]] = {"unmonitored": [], "monitored": []}
+    step_milliseconds(size, monitored=True)  # compiles, and fills the compiler's cache
     for _ in range(size.rounds):
-        for name, of in figures.items():
-            of.append(step_milliseconds(size, watched=name == "watched"))
+        for name, values in figures.items():
+            values.append(step_milliseconds(size, monitored=name == "monitored"))
     return figures
 
 
-def spoilt_sequence(size: Size) -> dict[str, Any]:
-    """What became of a training in which one sequence makes NaN."""
+def nan_sequence(size: Size) -> dict[str, Any]:
+    """Return the outcome of a training in which one sequence produces NaN."""
     with tempfile.TemporaryDirectory() as folder:
         rows, context = 8, size.model.context_length
         batch = {"batch_tokens": rows * context, "micro_batch_size": 4}
-        trainer, told = begun(size, folder, watched=True, max_steps=12, **batch)
+        trainer, observer = build_trainer(size, folder, monitored=True, max_steps=12, **batch)
         batches = trainer.train_step.batches
-        start = int(batches.starts_at(SPOILT_STEP * rows, rows)[SPOILT_ROW])
-        spoilt = torch.from_numpy(batches.tokens.read(start, context)).to(next(trainer.model.parameters()).device)
+        start = int(batches.starts_at(NAN_STEP * rows, rows)[NAN_SEQUENCE])
+        nan_tokens = torch.from_numpy(batches.tokens.read(start, context)).to(next(trainer.model.parameters()).device)
 
-        def spoil(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-            return torch.where((inputs[0] == spoilt).all(-1)[:, None, None], math.nan, output)
+        def insert_nan(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            return torch.where((inputs[0] == nan_tokens).all(-1)[:, None, None], math.nan, output)
 
-        cast(Any, trainer.model).token_embedding.register_forward_hook(spoil)
+        cast(Any, trainer.model).token_embedding.register_forward_hook(insert_nan)
         outcome = trainer.run()
         return {
-            "events": _short(told.events),
-            "steps": [metrics.step for metrics in told.steps],
+            "events": _short(observer.events),
+            "steps": [metrics.step for metrics in observer.steps],
             "validation_loss": outcome.validation.loss,
         }
 
 
-def too_large_a_step(size: Size) -> dict[str, Any]:
-    """What became of a training whose step does not fit."""
+def too_large_step(size: Size) -> dict[str, Any]:
+    """Return the outcome of a training whose step does not fit into memory."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = size.too_many_rows
+        rows = size.too_large_batch_size
         batch = {"batch_tokens": rows * size.model.context_length, "micro_batch_size": rows}
-        trainer, told = begun(size, folder, watched=True, max_steps=3, compile="off", **batch)
+        trainer, observer = build_trainer(size, folder, monitored=True, max_steps=3, compile="off", **batch)
         trainer.run()
         return {
             "asked": {"rows": rows},
-            "events": _short(told.events),
+            "events": _short(observer.events),
             "memory": trainer.train_step.memory.to_json(),
-            "losses": [round(metrics.loss, 3) for metrics in told.steps],
+            "losses": [round(metrics.loss, 3) for metrics in observer.steps],
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         }
 
 
 def _short(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without texts that are long."""
+    """Return the events without long texts."""
     return json.loads(
         json.dumps([{k: v for k, v in event.items() if len(str(v)) < 300} for event in events], default=str)
     )
 
 
 def measure(size: Size) -> dict[str, Any]:
-    """Everything, as it is written down."""
-    spoilt = spoilt_sequence(size)
-    print(json.dumps(spoilt, indent=1), flush=True)
-    large = too_large_a_step(size)
+    """Measure everything and return the content of the result file."""
+    nan_tokens = nan_sequence(size)
+    print(json.dumps(nan_tokens, indent=1), flush=True)
+    large = too_large_step(size)
     print(json.dumps(large, indent=1), flush=True)
-    figures = cost_of_watching(size)
+    figures = monitoring_cost(size)
     print(figures, flush=True)
-    rows = compare("a step of training", "ms", figures, "unwatched", {"watched": Target("<=", 1.01)})
+    rows = compare("one training step", "ms", figures, "unmonitored", {"monitored": Target("<=", 1.01)})
     return {
         "what": __doc__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -231,13 +231,13 @@ def measure(size: Size) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "settings": asdict(size),
         "rows": [asdict(row) for row in rows],
-        "a sequence that makes NaN": spoilt,
+        "a sequence that produces NaN": nan_tokens,
         "a step that does not fit": large,
     }
 
 
 def main() -> None:
-    """Measure, and write the file."""
+    """Measure and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()

@@ -1,12 +1,12 @@
-"""Training on GPUs beside peers: speed, seconds to a loss, the loss of three minutes, two GPUs.
+"""Compare training on GPUs with peers: throughput, time to a loss, loss after three minutes, two GPUs.
 
     python benchmarks/gpu_train.py time-to-loss --data DATA --out benchmarks/results/time-to-loss.json --peers FILE
 
-Each part writes one file of rows with `system, figure, unit, ratio_to_reference`. Peers are measured by their own
-programs, on the same machine and best at the same time on another of its GPUs; what they showed is handed over in a
-JSON file (`--peers`): `{"peers": {NAME: {"repository": …, "commit": …, "settings": …}}, "rows": {PART: [ROW, …]}}`.
-The first of a part's peers is the reference, without any the first row of ours. `merge` puts peers into a file that
-was written without them.
+Each part writes one file of rows with `system, figure, unit, ratio_to_reference`. Peers are measured with their own
+programs on the same machine, ideally at the same time on another of its GPUs. Their results are passed in a JSON file
+(`--peers`): `{"peers": {NAME: {"repository": …, "commit": …, "settings": …}}, "rows": {PART: [ROW, …]}}`.
+The first peer of a part is the reference; without peers, our first row is. `merge` adds peers to an existing result
+file.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ from glassgpt.data.files import write_atomically
 Row = dict[str, Any]
 PARTS = ("throughput", "speed-ups", "time-to-loss", "three-minutes", "two-gpus", "merge")
 REFERENCE_LOSS = 4.3066
-"""Nats on the first 393,216 validation tokens that tuned nanoGPT ended at."""
+"""Final loss of a tuned nanoGPT on the first 393,216 validation tokens, in nats."""
 GPT2_AS_PEERS_TRAIN_IT = (
     "gpt2 --model.bias false --model.vocab-size 50304 --train.batch-tokens 65536 --train.micro-batch-size 64"
 )
 TWO_GPUS = "textbooks-124m --model.dropout 0 --train.batch-tokens 131072 --train.micro-batch-size 64"
 
 WHAT = {
-    "throughput": "tokens per second of training GPT-2 124M, T = 1024, bf16, no dropout, no biases, 65,536 tokens a step",
-    "speed-ups": "tokens per second of training GPT-2 124M (T = 1024, bf16), each speed-up switched on over those before it",
-    "time-to-loss": "seconds of training, compiling and validations left out, until the validation loss on the first "
-    "393,216 tokens is the reference's; crossing points interpolated between two validations; median over seeds",
-    "three-minutes": "validation loss after at most three minutes of training, compiling left out",
-    "two-gpus": "tokens per second on one and on two GPUs of one host at the same global batch of 131,072 tokens",
+    "throughput": "tokens per second of training GPT-2 124M, T = 1024, bf16, no dropout, no biases, 65,536 tokens per step",
+    "speed-ups": "tokens per second of training GPT-2 124M (T = 1024, bf16), enabling one optimization after another",
+    "time-to-loss": "seconds of training, without compilation and validation, until the validation loss on the first "
+    "393,216 tokens reaches the reference's; interpolated between two validations; median over seeds",
+    "three-minutes": "validation loss after at most three minutes of training, without compilation",
+    "two-gpus": "tokens per second on one and on two GPUs of one host with the same global batch of 131,072 tokens",
 }
 
 
 def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speed of GPT-2's step, the median over repetitions in processes of their own."""
+    """Measure the throughput of GPT-2: the median over repetitions in separate processes."""
     command = [*shlex.split(GPT2_AS_PEERS_TRAIN_IT), "--data", str(arguments.data), "--steps", "40"]
     return {"rows": [_bench("glassgpt", command, arguments.repeat)]}
 
 
 def two_gpus(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Speed on one and on two GPUs."""
+    """Measure the throughput on one and on two GPUs."""
     command = [*shlex.split(TWO_GPUS), "--data", str(arguments.data), "--steps", "15"]
     one = _bench("glassgpt, 1 GPU", command, arguments.repeat)
     return {"rows": [one, _bench("glassgpt, 2 GPUs", [*command, "--gpus", "2"], arguments.repeat)]}
 
 
 def speed_ups(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The ladder, and a profile of where the time of a step goes."""
+    """Enable one optimization after another, and profile a step."""
     from gpu_parts.steps import LADDER, ladder
 
     rows, profiles = ladder(arguments.only or list(LADDER), arguments.rows, arguments.data, arguments.lock)
@@ -70,7 +70,7 @@ def speed_ups(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_to_loss(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Several seeds of the fast recipe."""
+    """Measure the time to a loss with several seeds."""
     from gpu_parts import runs
 
     overrides = {"data": str(arguments.data), **dict(arguments.set)}
@@ -79,7 +79,7 @@ def time_to_loss(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def three_minutes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The preset as it is."""
+    """Measure the loss after three minutes with the unchanged preset."""
     from gpu_parts import runs
 
     overrides = {"data": str(arguments.data), **dict(arguments.set)}
@@ -112,7 +112,7 @@ def _bench_once(command: Sequence[str]) -> dict[str, Any]:
 
 
 def with_peers(result: dict[str, Any], part: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The result with a peer file's rows before ours, and every ratio over the first row's figure."""
+    """Return the result with the peers' rows before ours, and all ratios relative to the first row."""
     theirs: list[Row] = given.get("rows", {}).get(part, [])
     names = {row["system"] for row in theirs}
     rows = [*theirs, *(row for row in result["rows"] if row["system"] not in names)]
@@ -122,8 +122,8 @@ def with_peers(result: dict[str, Any], part: str, given: dict[str, Any]) -> dict
     return {**result, "peers": given.get("peers", result.get("peers", {})), "rows": rows}
 
 
-def described(part: str) -> dict[str, Any]:
-    """What was measured, where and with what."""
+def description_of(part: str) -> dict[str, Any]:
+    """Return a description of the measurement, the hardware and the versions."""
     count = torch.cuda.device_count()
     names = [torch.cuda.get_device_name(i) for i in range(count)]
     return {
@@ -137,7 +137,7 @@ def described(part: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a part, or merge peers into its file."""
+    """Measure one part, or merge peers into its result file."""
     given = _parser().parse_args(arguments)
     peers: dict[str, Any] = json.loads(given.peers.read_text()) if given.peers else {}
     if given.part == "merge":
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "three-minutes": three_minutes,
             "two-gpus": two_gpus,
         }[part]
-        result = {**described(part), **measure(given)}
+        result = {**description_of(part), **measure(given)}
     text = json.dumps(with_peers(result, part, peers), indent=2, ensure_ascii=False)
     write_atomically(given.out, text.encode() + b"\n")
     print(text)
@@ -161,17 +161,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--data", type=Path, help="data set, made by glassgpt prepare")
+    parser.add_argument("--data", type=Path, help="data set created by glassgpt prepare")
     parser.add_argument("--out", type=Path, required=True, help="result file")
-    parser.add_argument("--peers", type=Path, help="what peers showed")
-    parser.add_argument("--repeat", type=int, default=3, help="of a throughput")
+    parser.add_argument("--peers", type=Path, help="JSON file with the peers' results")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of a throughput measurement")
     parser.add_argument("--preset", default="textbooks-124m")
-    parser.add_argument("--set", type=_pair, nargs="*", default=[], metavar="NAME=VALUE", help="of the preset")
+    parser.add_argument(
+        "--set", type=_pair, nargs="*", default=[], metavar="NAME=VALUE", help="overrides of the preset's settings"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--loss", type=float, default=REFERENCE_LOSS, help="to be reached")
-    parser.add_argument("--only", nargs="*", help="groups of the ladder of speed-ups")
-    parser.add_argument("--rows", type=int, default=64, help="sequences a step of the ladder")
-    parser.add_argument("--lock", type=Path, help="held while the ladder takes times; several may compile meanwhile")
+    parser.add_argument("--loss", type=float, default=REFERENCE_LOSS, help="loss to reach")
+    parser.add_argument("--only", nargs="*", help="groups of optimizations (speed-ups)")
+    parser.add_argument("--rows", type=int, default=64, help="sequences per step (speed-ups)")
+    parser.add_argument(
+        "--lock",
+        type=Path,
+        help="lock file held while timing (speed-ups), so that other processes can compile in between",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What several test files need: a small data set of known entropy, and the command line as a user runs it."""
+"""Shared fixtures: a small data set with known entropy, the command line, a trained run, a browser."""
 
 import os
 import shutil
@@ -15,17 +15,17 @@ from glassgpt.data.grammar import grammar_text
 from glassgpt.data.prepare import PrepareOptions, prepare
 from pages import listened
 
-# Workers share the cores; more threads than that make small models slower, not faster.
+# pytest workers share the cores; more threads make small models slower.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Triton's own functions are defined when it is first imported, be it by torch, and only then asks whether to interpret.
+# Triton reads this when it is first imported, possibly by torch, so it must be set early.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what needs a browser, so that it can be asked for alone."""
+    """Mark tests that use a browser, so that they can be selected."""
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker("browser")
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def grammar_data(tmp_path_factory) -> Path:
-    """A data set of the grammar in bytes; its tail is held out."""
+    """A byte-level data set of the grammar; its tail is held out."""
     folder = tmp_path_factory.mktemp("grammar")
     text = folder / "grammar.txt"
     text.write_text(grammar_text(6000, seed=1))
@@ -49,7 +49,7 @@ def grammar_dataset(grammar_data) -> TokenDataset:
 
 @pytest.fixture(scope="session")
 def glassgpt_command():
-    """Run `glassgpt …` in a process of its own: stdout, stderr and exit code as a user gets them."""
+    """Run `glassgpt …` in a separate process and return the completed process."""
 
     def run(*arguments, cwd=None, stdin=None, timeout=120):
         command = [sys.executable, "-m", "glassgpt", *map(str, arguments)]
@@ -60,7 +60,7 @@ def glassgpt_command():
 
 @pytest.fixture
 def run_main(capsys):
-    """Run `glassgpt …` in this process, much faster than in a new one: exit code, stdout, stderr."""
+    """Run `glassgpt …` in this process, which is much faster; return exit code, stdout and stderr."""
 
     def run(*arguments):
         try:
@@ -76,7 +76,7 @@ def run_main(capsys):
 
 @pytest.fixture(scope="session")
 def nano_run(grammar_data, tmp_path_factory) -> Path:
-    """A trained run; tests read it and do not change it."""
+    """A trained run; tests must not modify it."""
     from glassgpt.api import train
     from glassgpt.config import load_config
 
@@ -87,30 +87,35 @@ def nano_run(grammar_data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser():
-    """Chromium without a window; the machine's own, or the one that playwright has fetched."""
+    """Headless Chromium: the system's, or the one that playwright downloaded."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        named = os.environ.get("CHROMIUM")
-        path = named or shutil.which("chromium") or shutil.which("chromium-browser") or driver.chromium.executable_path
-        if not named and not Path(path).exists():
-            pytest.skip("there is no Chromium; install it with: make browser")
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
+        configured = os.environ.get("CHROMIUM")
+        path = (
+            configured
+            or shutil.which("chromium")
+            or shutil.which("chromium-browser")
+            or driver.chromium.executable_path
+        )
+        if not configured and not Path(path).exists():
+            pytest.skip("Chromium is not installed; install it with: make browser")
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def open_page(browser):
-    """Make a page with the given options of a context; whatever it logs, or fails to load, is an error."""
-    contexts, complaints = [], []
+    """Open a page with the given context options; anything it logs or fails to load fails the test."""
+    contexts, errors = [], []
 
     def make(**options):
         contexts.append(browser.new_context(**options))
         page, logged = listened(contexts[-1])
-        complaints.append(logged)
+        errors.append(logged)
         return page
 
     yield make
-    assert not any(complaints), complaints
+    assert not any(errors), errors
     for context in contexts:
         context.close()

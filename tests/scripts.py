@@ -1,4 +1,4 @@
-"""Benchmarks as modules: they are scripts, which find their parts in their own folder."""
+"""Import benchmark scripts, which find their parts in their own folder."""
 
 import importlib.util
 import sys
@@ -8,7 +8,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def load_script(name, patch):
-    """`benchmarks/NAME.py` as a module; the folder is on the path for as long as `patch` lasts."""
+    """Return `benchmarks/NAME.py` as a module; its folder stays on sys.path until `patch` is undone."""
     patch.syspath_prepend(str(BENCHMARKS))
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

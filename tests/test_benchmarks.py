@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks; that they run is shown by running them."""
+"""Arithmetic and result files of the CPU benchmarks, without running them at full size."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from scripts import load_script
 
 @pytest.fixture(scope="module")
 def cpu():
-    """`benchmarks/cpu.py` as a module; the folder it finds its parts in is on the path meanwhile."""
+    """`benchmarks/cpu.py` as a module, with its folder on sys.path."""
     with pytest.MonkeyPatch.context() as patch:
         yield load_script("cpu", patch)
 
@@ -30,7 +30,7 @@ def rows_of(measure, figures=None, relation=">=", value=1.5):
     return measure.compare("work", "tokens/s", figures, "theirs", {"ours": target})
 
 
-def test_ratios_are_formed_within_rounds(measure):
+def test_ratios_are_computed_within_rounds(measure):
     theirs, ours = rows_of(measure)
     assert (theirs.system, theirs.figure, theirs.ratio_to_reference) == ("theirs", 3.0, 1.0)
     assert (theirs.spread, theirs.target, theirs.met) == (None, None, None)
@@ -41,7 +41,7 @@ def test_ratios_are_formed_within_rounds(measure):
 
 
 @pytest.mark.parametrize(("relation", "value", "met"), [(">=", 2, True), (">=", 2.1, False), ("<=", 1.9, False)])
-def test_target_is_held_against_the_median_ratio(measure, relation, value, met):
+def test_target_applies_to_the_median_ratio(measure, relation, value, met):
     assert rows_of(measure, relation=relation, value=value)[1].met is met
 
 
@@ -51,24 +51,24 @@ def test_less_is_better_for_times(measure):
     assert rows[1].ratio_to_reference == 2.0
 
 
-def test_rounds_of_different_number_are_refused(measure):
+def test_compare_rejects_different_numbers_of_rounds(measure):
     with pytest.raises(ValueError):
         rows_of(measure, {"ours": [1.0, 2.0], "theirs": [1.0]})
 
 
-def test_systems_take_turns_and_each_begins_a_round(measure):
+def test_interleave_rotates_the_order_of_systems(measure):
     order = []
 
-    def noted(name):
+    def recording(name):
         return lambda: order.append(name) or float(len(order))
 
-    samples = measure.interleave({name: noted(name) for name in "abc"}, rounds=3)
+    samples = measure.interleave({name: recording(name) for name in "abc"}, rounds=3)
     assert "".join(order) == "abcbcacab"
     assert samples == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
     assert measure.rates({"a": [2.0, 4.0]}, 8) == {"a": [4.0, 2.0]}
 
 
-def test_results_are_written_where_asked(cpu, measure, tmp_path, monkeypatch, capsys):
+def test_results_are_written_to_out(cpu, measure, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cpu, "measure", lambda part, settings, text: rows_of(measure) if part == "train" else [])
     out = tmp_path / "cpu.json"
     cpu.main(["--quick", "--out", str(out)])
@@ -82,7 +82,7 @@ def test_results_are_written_where_asked(cpu, measure, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("option", [["--quick"], ["--only", "train"]])
-def test_a_part_alone_does_not_replace_the_results(cpu, measure, tmp_path, monkeypatch, option):
+def test_partial_runs_do_not_replace_the_results(cpu, measure, tmp_path, monkeypatch, option):
     monkeypatch.setattr(cpu, "measure", lambda *_: rows_of(measure))
     monkeypatch.setattr(cpu, "RESULTS", tmp_path / "cpu.json")
     cpu.main(option)
@@ -91,7 +91,7 @@ def test_a_part_alone_does_not_replace_the_results(cpu, measure, tmp_path, monke
     assert cpu.RESULTS.exists()
 
 
-def test_corpus_is_the_same_again_and_brings_new_words(cpu, tmp_path):
+def test_corpus_is_deterministic_and_contains_new_words(cpu, tmp_path):
     from cpu_parts.corpus import WORD, read_documents, write_corpus
     from glassgpt.data.shakespeare import installed_plays
 
@@ -106,7 +106,7 @@ def test_corpus_is_the_same_again_and_brings_new_words(cpu, tmp_path):
     assert 0.002 < sum(word not in known for word in words) / len(words) < 0.03
 
 
-def test_text_of_ones_own_is_cut_at_blank_lines(cpu, tmp_path):
+def test_user_text_is_split_at_blank_lines(cpu, tmp_path):
     from cpu_parts.corpus import read_documents, write_documents
 
     text = "\n\n".join(["word " * 300] * 20) + "\n\n"
@@ -125,7 +125,7 @@ def decoding(cpu, monkeypatch):
     return module
 
 
-def test_reading_the_prompt_is_no_step(decoding):
+def test_prefill_is_not_counted_as_a_step(decoding):
     now = [100.0]
 
     def write(new_tokens):
@@ -139,14 +139,16 @@ def test_reading_the_prompt_is_no_step(decoding):
     assert [decoding._beside_peers("decoding", figures, batch)[1].met for batch in (1, 4)] == [None, True]
     del figures["llama.cpp q8_0"]
     assert decoding._beside_peers("decoding", figures, 1) == []
-    with pytest.raises(SystemExit, match=r"texts of \[3, 2\] tokens, and 3 were asked for"):
+    with pytest.raises(SystemExit, match=r"texts have \[3, 2\] tokens, expected 3"):
         decoding.require_token_counts([[1, 2, 3], [1, 2]], 3)
 
 
-def test_llama_is_asked_for_what_the_others_write(cpu, tmp_path, monkeypatch):
+def test_llama_gets_the_same_workload(cpu, tmp_path, monkeypatch):
     from cpu_parts.llama import llama
 
-    with pytest.raises(SystemExit, match="--llama needs LLAMA_BATCHED_BENCH in the environment, a file: not set"):
+    with pytest.raises(
+        SystemExit, match="--llama needs the environment variable LLAMA_BATCHED_BENCH to be a file; it is not set"
+    ):
         llama(64, 2, 1)
     program = tmp_path / "bench"
     program.write_text(f"""#!{sys.executable}
@@ -161,11 +163,11 @@ print("|    64 |", min(int(given["-ntg"]), 9), "|", given["-npl"], "| 0.1 |")
         monkeypatch.setenv(name, str(program))
     write = llama(64, 2, 1)
     write(8)
-    with pytest.raises(SystemExit, match=r"llama\.cpp did not write 10 tokens"):
+    with pytest.raises(SystemExit, match=r"llama\.cpp did not generate 10 tokens"):
         write(10)
 
 
-def test_requests_are_the_same_again_and_of_every_length(decoding):
+def test_requests_are_deterministic_and_of_mixed_length(decoding):
     mixture = decoding.Mixture()
     requests = mixture.draw()
     assert requests == decoding.Mixture().draw()
@@ -177,8 +179,8 @@ def test_requests_are_the_same_again_and_of_every_length(decoding):
     assert decoding.useful_tokens(requests) == sum(outputs)
 
 
-class Counting:
-    """As much of transformers' model as `generate` is asked for; each token is the number of its row."""
+class FakeModel:
+    """The part of transformers' model interface that is used; each generated token is the index of its sequence."""
 
     def __init__(self):
         self.generation_config = type("", (), {})()
@@ -189,9 +191,9 @@ class Counting:
         return torch.cat([ids, torch.arange(len(ids))[:, None].expand(-1, max_new_tokens)], dim=1)
 
 
-def test_a_static_batch_runs_until_its_longest_text_ends(decoding):
-    model, request = Counting(), decoding.Request
-    texts = decoding.static(model, 2, decoding.DRAWN)([request([5], 2), request([6, 7, 8], 4), request([9, 9], 1)])
+def test_static_batch_runs_until_its_longest_text_ends(decoding):
+    model, request = FakeModel(), decoding.Request
+    texts = decoding.static(model, 2, decoding.SAMPLED)([request([5], 2), request([6, 7, 8], 4), request([9, 9], 1)])
     assert texts == [[0, 0], [1, 1, 1, 1], [0]]
     end = 50256
     assert model.asked == [
@@ -201,7 +203,7 @@ def test_a_static_batch_runs_until_its_longest_text_ends(decoding):
     assert model.generation_config.eos_token_id is None
 
 
-def test_mixed_requests_are_measured_and_written(decoding, tmp_path, monkeypatch, capsys):
+def test_mixed_requests_are_measured_and_saved(decoding, tmp_path, monkeypatch, capsys):
     from cpu_parts.models import matching_models
     from glassgpt.model.config import ModelConfig
 
@@ -226,7 +228,7 @@ def test_mixed_requests_are_measured_and_written(decoding, tmp_path, monkeypatch
     assert "say with --only what it is for" in capsys.readouterr().err
 
 
-def test_our_engine_gives_each_request_its_tokens(decoding):
+def test_engine_returns_all_requested_tokens(decoding):
     from cpu_parts.models import matching_models
     from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
     from glassgpt.generation.bench import TOP_50
@@ -240,10 +242,10 @@ def test_our_engine_gives_each_request_its_tokens(decoding):
     assert serve(requests) == first  # the same engine again
 
 
-def test_texts_that_end_early_stop_the_measurement(decoding, monkeypatch):
-    model = Counting()
+def test_short_texts_abort_the_measurement(decoding, monkeypatch):
+    model = FakeModel()
     monkeypatch.setattr(model, "generate", lambda ids, **how: torch.cat([ids, ids[:, :1]], dim=1))
-    with pytest.raises(SystemExit, match=r"texts of \[1\] tokens, and \[3\] were asked for"):
+    with pytest.raises(SystemExit, match=r"texts have \[1\] tokens, expected \[3\]"):
         decoding.static(model, 1, decoding.GREEDY)([decoding.Request([1, 2], 3)])
 
 
@@ -253,7 +255,7 @@ def inspect_cpu(cpu, monkeypatch):
     return load_script("inspect_cpu", monkeypatch)
 
 
-def test_only_ours_is_held_against_what_was_promised(inspect_cpu):
+def test_only_our_system_has_a_target(inspect_cpu):
     def taken(seconds, what, system):
         return [{"what": what, "system": system, "threads": 2, "clock": "wall time", "seconds": seconds, "bytes": 7}]
 
@@ -267,7 +269,7 @@ def test_only_ours_is_held_against_what_was_promised(inspect_cpu):
     assert (rows[0].least, rows[0].most) == (0.5 * promised, 2 * promised)
 
 
-def test_a_measured_text_has_the_tokens_that_were_asked_for(inspect_cpu):
+def test_measured_texts_have_the_requested_length(inspect_cpu):
     from glassgpt.data import load_tokenizer
     from inspect_parts.worker import text_of
 

@@ -1,4 +1,4 @@
-"""What the GPU benchmarks make of their measurements; that they measure is shown by running them."""
+"""Arithmetic and result files of the GPU benchmarks, without running them at full size."""
 
 import copy
 import itertools
@@ -28,7 +28,7 @@ def runs(gpu):
     return runs
 
 
-def test_a_crossing_lies_between_two_validations(runs):
+def test_crossing_interpolates_between_validations(runs):
     points = [runs.Point(10, 1.0, 5.0), runs.Point(20, 2.0, 4.5), runs.Point(30, 3.0, 4.1)]
     assert runs.crossing(points, 4.3) == pytest.approx(2.5)
     assert runs.crossing(points, 4.5) == 2.0
@@ -36,7 +36,7 @@ def test_a_crossing_lies_between_two_validations(runs):
     assert runs.crossing(points, 4.0) is None
 
 
-def test_the_step_that_compiles_counts_as_long_as_the_others(runs):
+def test_compile_time_is_not_counted(runs):
     clock = runs.Clock()
     for step, seconds in ((1, 70.0), (2, 70.5), (3, 71.0)):
         clock.on_step(StepMetrics(step, 1.0, 0.1, 1.0, 0, seconds, 0.0, None))
@@ -140,13 +140,13 @@ def test_a_figure_may_have_a_target_of_its_own(monkeypatch):
 def diagnosed(monkeypatch):
     script = load_script("gpu_diagnosis", monkeypatch)
     shape = ModelConfig(vocab_size=500, context_length=16, n_layer=1, n_head=1, n_embd=16)
-    return script, script.Size(shape, rows=4, steps=12, settling=4, rounds=2, compile="off")
+    return script, script.Size(shape, batch_size=4, steps=12, warmup_steps=4, rounds=2, compile="off")
 
 
-def test_a_spoilt_sequence_is_found_and_left_out(diagnosed):
+def test_nan_sequence_is_quarantined(diagnosed):
     script, size = diagnosed
-    found = script.spoilt_sequence(size)
-    assert found["steps"] == [step for step in range(1, 13) if step != script.SPOILT_STEP + 1]
+    found = script.nan_sequence(size)
+    assert found["steps"] == [step for step in range(1, 13) if step != script.NAN_STEP + 1]
     replay, finding = found["events"][0], found["events"][-1]
     assert (replay["event"], replay["cause"]) == ("replay", "data")
     assert finding["code"] == "GG-NAN-011"
@@ -154,14 +154,16 @@ def test_a_spoilt_sequence_is_found_and_left_out(diagnosed):
     assert found["validation_loss"] < 7
 
 
-def test_watched_and_unwatched_take_turns(diagnosed, monkeypatch):
+def test_monitored_and_unmonitored_trainings_are_interleaved(diagnosed, monkeypatch):
     script, size = diagnosed
     asked = []
-    monkeypatch.setattr(script, "step_milliseconds", lambda size, *, watched: asked.append(watched) or 1.0 + watched)
-    assert script.cost_of_watching(size) == {"unwatched": [1.0, 1.0], "watched": [2.0, 2.0]}
+    monkeypatch.setattr(
+        script, "step_milliseconds", lambda size, *, monitored: asked.append(monitored) or 1.0 + monitored
+    )
+    assert script.monitoring_cost(size) == {"unmonitored": [1.0, 1.0], "monitored": [2.0, 2.0]}
     assert asked == [True, False, True, False, True]
 
 
-def test_steps_are_timed_after_they_have_settled(diagnosed):
+def test_warmup_steps_are_not_timed(diagnosed):
     script, size = diagnosed
-    assert 0 < script.step_milliseconds(size, watched=False) < 1000
+    assert 0 < script.step_milliseconds(size, monitored=False) < 1000

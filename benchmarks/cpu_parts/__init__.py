@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/cpu.py`: one module for each thing measured, and the measuring itself."""
+"""Parts of `benchmarks/cpu.py`: one module per measurement, and the shared timing code."""

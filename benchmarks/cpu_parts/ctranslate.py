@@ -1,4 +1,4 @@
-"""CTranslate2 as a peer, in a process of its own: its threads slow PyTorch's in the same process from then on."""
+"""CTranslate2 as a peer, in a separate process: its threads would slow PyTorch's in the same process from then on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glassgpt.model.transformer import LanguageModel
 
 
 def converted(model: LanguageModel, precision: str, folder: Path) -> Path:
-    """The model in CTranslate2's format, converted once."""
+    """Return the path of the model in CTranslate2's format, converting it on the first call."""
     from ctranslate2.converters import TransformersConverter  # pyright: ignore
 
     path = folder / precision
@@ -29,13 +29,13 @@ def converted(model: LanguageModel, precision: str, folder: Path) -> Path:
 def measure_step(
     path: Path, precision: str, prompt: tuple[int, ...], batch: int, threads: int, new_tokens: int
 ) -> float:
-    """Seconds of one step, by this process's own clock; the first call loads the model and writes a little."""
+    """Return the seconds per decoding step; the first call loads and warms up the model."""
     return step_seconds(_writer(path, precision, prompt, batch, threads), new_tokens, clock_for(threads))
 
 
 @functools.cache
 def _writer(path: Path, precision: str, prompt: tuple[int, ...], batch: int, threads: int) -> Write:
-    import ctranslate2  # pyright: ignore[reportMissingImports] - measured where it is installed
+    import ctranslate2  # pyright: ignore[reportMissingImports] - optional
 
     names = json.loads((path / "vocabulary.json").read_text(encoding="utf-8"))
     prompts = [[names[token] for token in prompt]] * batch

@@ -1,7 +1,6 @@
-"""Encoding alone, in a process of its own, so that no tokenizer starts with words it has seen before.
+"""Measure encoding alone, in a separate process, so that tokenizers start with empty word caches.
 
-Loading is not counted. Documents are handed to glassgpt in batches as large as `prepare`'s, to tiktoken
-one by one.
+Loading is not measured. glassgpt gets documents in batches as large as `prepare`'s, tiktoken one at a time.
 """
 
 import sys
@@ -15,7 +14,7 @@ from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, gpt2_tokenizer
 
 
 def batches(texts: list[str]) -> Iterator[list[str]]:
-    """Cut the texts into batches of about `BATCH_CHARACTERS`."""
+    """Group texts into batches of about `BATCH_CHARACTERS`."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -48,6 +47,6 @@ def with_tiktoken(texts: list[str]) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Arguments: glassgpt or tiktoken, and the documents; prints the seconds and the number of tokens."""
+    """Print seconds and number of tokens. Arguments: glassgpt or tiktoken, and the documents."""
     encode = {"glassgpt": with_glassgpt, "tiktoken": with_tiktoken}[sys.argv[1]]
     print(*encode(list(read_documents(Path(sys.argv[2])))))

@@ -1,4 +1,4 @@
-"""Cached generation of one text: the whole call, from the prompt's text (ours) or ids (transformers')."""
+"""Measure generation of one text with a KV cache: the complete call, from the prompt's text (ours) or ids (transformers)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SENTENCE = " The quick brown fox jumps over the lazy dog while a curious cat loo
 
 
 def measure_generation(rounds: int, new_tokens: int) -> list[Row]:
-    """Rows of new tokens per second at batch 1, reading the prompt included."""
+    """Return rows of new tokens per second at batch 1, prefill included."""
     ours, theirs = (model.eval() for model in matching_models())
     ours = prepare_for_decoding(ours)
     tokenizer = gpt2_tokenizer()
@@ -46,7 +46,7 @@ def measure_generation(rounds: int, new_tokens: int) -> list[Row]:
 
 
 def prompt_of(n_tokens: int, tokenizer: Tokenizer) -> str:
-    """A text of exactly so many tokens: in it, every word is one."""
+    """Return a text of exactly `n_tokens` tokens; each of its words is one token."""
     words = [tokenizer.decode([token]) for token in tokenizer.encode(SENTENCE)]
     prompt = "".join(words[i % len(words)] for i in range(n_tokens))
     assert len(tokenizer.encode(prompt)) == n_tokens
@@ -54,12 +54,12 @@ def prompt_of(n_tokens: int, tokenizer: Tokenizer) -> str:
 
 
 def sample_ours(model: LanguageModel, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
-    """Draw a text among the 50 most probable tokens."""
+    """Generate a text with top-k 50."""
     require_token_counts([our_tokens(model, tokenizer, prompt, new_tokens, temperature=1.0, top_k=TOP_K)], new_tokens)
 
 
 def sample_theirs(model: Any, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> None:
-    """The same with transformers, whose call begins and ends with ids."""
+    """Generate a text with top-k 50 with transformers, whose call takes and returns ids."""
     ids = tokenizer.encode(prompt)
     require_token_counts(
         [their_tokens(model, ids, new_tokens, do_sample=True, top_k=TOP_K, temperature=1.0)], new_tokens
@@ -75,13 +75,13 @@ def our_tokens(
     temperature: float,
     top_k: int = 0,
 ) -> list[int]:
-    """New tokens by `glassgpt.generation`."""
+    """Return the new tokens from `glassgpt.generation`."""
     options = GenerationOptions(max_tokens=new_tokens, temperature=temperature, top_k=top_k, top_p=1.0, seed=1)
     return generate(model, tokenizer, prompt, options)[0].tokens
 
 
 def their_tokens(model: Any, prompt: list[int], new_tokens: int, **settings: Any) -> list[int]:
-    """New tokens by `transformers.generate`."""
+    """Return the new tokens from `transformers`' `generate`."""
     ids = torch.tensor([prompt])
     model.generation_config.eos_token_id = None
     text = model.generate(
@@ -96,6 +96,6 @@ def their_tokens(model: Any, prompt: list[int], new_tokens: int, **settings: Any
 
 
 def require_equal_texts(ours: list[int], theirs: list[int]) -> None:
-    """Stop where the two do not choose alike: they would not be doing the same work."""
+    """Exit if the two generate different greedy tokens: they would not be doing the same work."""
     if ours != theirs:
-        raise SystemExit(f"generation: the greedy tokens differ: {ours} here, {theirs} in transformers")
+        raise SystemExit(f"generation: the greedy tokens differ: glassgpt {ours}, transformers {theirs}")

@@ -1,4 +1,4 @@
-"""What result files say of the machine and of what is installed on it."""
+"""Describe the machine and the installed packages for result files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
+    """Return the name of the processor, if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -20,14 +20,14 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> Sequence[int]:
-    """The cores that this process may run on."""
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return range(os.cpu_count() or 1)
 
 
 def package_version(package: str) -> str:
-    """A package's version, or that it is not there."""
+    """Return a package's version, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:

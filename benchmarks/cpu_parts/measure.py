@@ -1,4 +1,4 @@
-"""Taking turns, medians and ratios: what all measurements share."""
+"""Interleaved timing, medians and ratios, shared by all measurements."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 from typing import Literal
 
 Samples = dict[str, list[float]]
-"""Seconds of each repetition by system; entry i of every list was taken in the same round."""
+"""Seconds per repetition by system; entry i of every list was measured in the same round."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and extremes of repeated measurements."""
+    """Median, minimum and maximum of repeated measurements."""
 
     median: float
     least: float
@@ -23,19 +23,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
+        """Return the spread of at least one value."""
         return cls(median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a ratio should reach."""
+    """The ratio that should be reached."""
 
     relation: Literal[">=", "<="]
     value: float
 
     def met_by(self, ratio: float) -> bool:
-        """Whether the ratio reaches it."""
+        """Return whether a ratio meets the target."""
         return ratio >= self.value if self.relation == ">=" else ratio <= self.value
 
     def __str__(self) -> str:
@@ -44,19 +44,20 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One system's figure in one measurement.
+    """The result of one system in one measurement.
 
     Attributes:
         part: what was measured.
-        system: who did it.
+        system: which system.
         figure: median over the rounds, in `unit`.
-        unit: of the figure; the ratio is one of figures, this system's over the reference's.
-        better: whether more or less of the unit is better, and so of the ratio.
-        figure_spread: least and most of the figure.
-        ratio_to_reference: median of the rounds' ratios; 1 for the reference itself.
-        spread: least and most of the ratios; None for the reference.
-        target: what the ratio should be, as text; None where nothing was promised.
-        met: whether it is.
+        unit: unit of the figure.
+        better: whether more or less of the unit is better; also holds for the ratio.
+        figure_spread: minimum and maximum of the figure.
+        ratio_to_reference: median over the rounds of this system's figure divided by the reference's; 1 for the
+            reference itself.
+        spread: minimum and maximum of the ratios; None for the reference.
+        target: the required ratio as text, or None if there is none.
+        met: True if the target is met; None if there is none.
     """
 
     part: str
@@ -72,11 +73,11 @@ class Row:
 
 
 def interleave(systems: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
-    """Measure A B C, B C A, C A B, …: what slows the machine for a while then slows every system alike.
+    """Measure A B C, B C A, C A B, …, so that a temporary slowdown of the machine affects all systems alike.
 
     Args:
         systems: by name, a function that does the work once and returns its seconds.
-        rounds: how often each is measured; what is not to be measured (a warm-up) is the caller's.
+        rounds: number of measurements of each. Warming up is left to the caller.
     """
     names = list(systems)
     samples: Samples = {name: [] for name in names}
@@ -88,7 +89,7 @@ def interleave(systems: Mapping[str, Callable[[], float]], rounds: int) -> Sampl
 
 
 def clock(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes; rubbish of earlier work is collected before, not meanwhile."""
+    """Return the seconds that `work` takes, after collecting the garbage of earlier work."""
     gc.collect()
     start = time.perf_counter()
     work()
@@ -102,14 +103,14 @@ def compare(
     reference: str,
     targets: Mapping[str, Target] | None = None,
 ) -> list[Row]:
-    """A row for each system, the reference first.
+    """Return one row per system, the reference first.
 
     Args:
         part: what was measured.
-        unit: of the figures.
-        figures: by system, one figure a round.
-        reference: the system that the others are divided by, round by round.
-        targets: by system, what its ratio should be.
+        unit: unit of the figures.
+        figures: by system, one figure per round.
+        reference: the system by which the others are divided, round by round.
+        targets: required ratios by system.
     """
     others = [name for name in figures if name != reference]
     rows = [_row(part, reference, unit, figures[reference], None, None)]
@@ -139,5 +140,5 @@ def _row(
 
 
 def rates(samples: Samples, amount: float) -> Samples:
-    """Units per second from seconds, the same amount of work in every repetition."""
+    """Convert seconds to units per second, for the same amount of work in every repetition."""
     return {name: [amount / seconds for seconds in taken] for name, taken in samples.items()}

@@ -1,4 +1,4 @@
-"""Requests of mixed length: rows that end make room for waiting ones, beside batches that wait for their longest."""
+"""Requests of mixed length: continuous batching compared with static batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
 GREEDY = {"do_sample": False}
-DRAWN = {"do_sample": True, "top_k": TOP_K, "temperature": 1.0}
+SAMPLED = {"do_sample": True, "top_k": TOP_K, "temperature": 1.0}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text that is asked for.
+    """A request for one text.
 
     Attributes:
-        prompt: its tokens.
-        new_tokens: how many are to follow.
+        prompt: tokens of the prompt.
+        new_tokens: number of tokens to generate.
     """
 
     prompt: list[int]
@@ -35,14 +35,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Requests as they come in; the same ones for the same seed.
+    """A distribution of requests; deterministic for a seed.
 
     Attributes:
-        requests: how many.
-        prompts: fewest and most tokens of a prompt.
-        outputs: fewest and most tokens that are to follow.
-        at_once: texts written together.
-        seed: of lengths and prompts.
+        requests: number of requests.
+        prompts: minimum and maximum length of a prompt, in tokens.
+        outputs: minimum and maximum number of tokens to generate.
+        at_once: number of texts generated at a time.
+        seed: seed of lengths and prompts.
     """
 
     requests: int = 24
@@ -52,21 +52,21 @@ class Mixture:
     seed: int = 0
 
     def draw(self) -> list[Request]:
-        """The requests, in the order in which they come."""
-        dice = random.Random(self.seed)
-        sizes = [(dice.randint(*self.prompts), dice.randint(*self.outputs)) for _ in range(self.requests)]
-        return [Request([dice.randrange(END_OF_TEXT) for _ in range(prompt)], output) for prompt, output in sizes]
+        """Return the requests in order of arrival."""
+        rng = random.Random(self.seed)
+        sizes = [(rng.randint(*self.prompts), rng.randint(*self.outputs)) for _ in range(self.requests)]
+        return [Request([rng.randrange(END_OF_TEXT) for _ in range(prompt)], output) for prompt, output in sizes]
 
 
 def useful_tokens(requests: Sequence[Request]) -> int:
-    """Tokens that somebody asked for."""
+    """Return the number of requested tokens."""
     return sum(request.new_tokens for request in requests)
 
 
 def continuous(
     model: LanguageModel, tokenizer: Tokenizer, at_once: int, options: GenerationOptions
 ) -> Callable[[Sequence[Request]], list[list[int]]]:
-    """Our engine, kept from one call to the next, as a server keeps it; gives each request's tokens."""
+    """Return a function that serves requests with our engine, which is kept between calls as in a server."""
     engine = Engine(model, tokenizer, slots=at_once)
 
     def serve(requests: Sequence[Request]) -> list[list[int]]:
@@ -76,19 +76,19 @@ def continuous(
         while not engine.is_idle:
             for piece in engine.step():
                 texts[piece.request].append(piece.token)
-        return _whole(list(texts.values()), requests)
+        return _checked_lengths(list(texts.values()), requests)
 
     return serve
 
 
 def static(model: Any, at_once: int, how: dict[str, Any]) -> Callable[[Sequence[Request]], list[list[int]]]:
-    """`transformers` in batches, in the order of arrival; each runs until its longest text ends."""
+    """Return a function that serves requests with `transformers` in batches; each runs until its longest text ends."""
 
     def serve(requests: Sequence[Request]) -> list[list[int]]:
         texts: list[list[int]] = []
         for start in range(0, len(requests), at_once):
             texts += _batch(model, requests[start : start + at_once], how)
-        return _whole(texts, requests)
+        return _checked_lengths(texts, requests)
 
     return serve
 
@@ -105,15 +105,15 @@ def _batch(model: Any, requests: Sequence[Request], how: dict[str, Any]) -> list
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts as one tensor (B, T), and where in it they are."""
+    """Return prompts as one left-padded tensor (B, T), and the attention mask (B, T)."""
     longest = max(map(len, prompts))
     ids = [[END_OF_TEXT] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def _whole(texts: list[list[int]], requests: Sequence[Request]) -> list[list[int]]:
+def _checked_lengths(texts: list[list[int]], requests: Sequence[Request]) -> list[list[int]]:
     got, wanted = list(map(len, texts)), [request.new_tokens for request in requests]
     if got != wanted:
-        raise SystemExit(f"mixed requests: texts of {got} tokens, and {wanted} were asked for")
+        raise SystemExit(f"mixed requests: texts have {got} tokens, expected {wanted}")
     return texts

@@ -1,4 +1,4 @@
-"""Our GPT-2 and transformers', with the same weights."""
+"""GPT-2 in glassgpt and in transformers, with the same weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from glassgpt.model.parameter_names import gpt2_parameter_mappings
 from glassgpt.model.transformer import LanguageModel
 
 GPT2 = ModelConfig(vocab_size=50257)
-"""OpenAI's smallest, 124 M parameters; without dropout, so that losses can be compared."""
+"""GPT-2 124M without dropout, so that losses can be compared."""
 END_OF_TEXT = 50256
 
 
 def matching_models(config: ModelConfig = GPT2, seed: int = 1337) -> tuple[LanguageModel, Any]:
-    """A freshly initialised model of ours and a GPT2LMHeadModel that computes the same function.
+    """Return a freshly initialised glassgpt model and a GPT2LMHeadModel that computes the same function.
 
-    The embedding of end-of-text is zero: its logit then is 0 and never among the 50 largest, so that
-    neither ever ends a text early.
+    The embedding of end-of-text is zero: its logit is then 0 and never among the 50 largest, so that neither model ends
+    a text early.
     """
     torch.manual_seed(seed)
     ours = build_model(config)
@@ -47,7 +47,7 @@ def _theirs(ours: LanguageModel) -> Any:
         attn_implementation="sdpa",
     )
     theirs = GPT2LMHeadModel(config)
-    theirs.loss_type = "ForCausalLM"  # what it falls back on anyway, with a warning
+    theirs.loss_type = "ForCausalLM"  # the default, set here to avoid a warning
     parameters = dict(theirs.named_parameters())
     weights = ours.state_dict()
     with torch.no_grad():

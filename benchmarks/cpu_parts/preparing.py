@@ -1,4 +1,4 @@
-"""Text to a data set on disk, from cold: every repetition is a fresh process, imports and all."""
+"""Measure preparation from text to a data set from a cold start: every repetition is a new process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TARGETS = {FAST: Target(">=", 3.0), PLAIN: Target(">=", 0.9)}
 WARM_UP_MEGABYTES = 0.1
 
 BLOCK_FASTOKENS = "import sys; sys.modules['fastokens'] = None; "
-"""Makes `import fastokens` fail in the process to come, as if it were not installed."""
+"""Makes `import fastokens` fail in the new process, as if it were not installed."""
 
 ENCODE_ONLY = f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); from cpu_parts.encode_only import main; main()"
 
 
 def measure_preparing(rounds: int, megabytes: float, text: Path | None) -> list[Row]:
-    """Rows for preparing from cold and for encoding alone."""
+    """Return rows for preparation from a cold start and for encoding alone."""
     with tempfile.TemporaryDirectory() as folder:
         bench = _Preparing(Path(folder), megabytes, text)
         return [*bench.from_cold(rounds), *bench.encoding(rounds)]
@@ -51,7 +51,7 @@ class _Preparing:
     def from_cold(self, rounds: int) -> list[Row]:
         systems = {REFERENCE: self._tiktoken, FAST: self._fast, PLAIN: self._plain}
         for work in systems.values():
-            work(self._small)  # so that no first round alone reads libraries from disk or compiles them
+            work(self._small)  # warm up: read libraries from disk and compile bytecode
         counts: dict[str, int] = {}
 
         def timed(name: str) -> Callable[[], float]:
@@ -112,20 +112,20 @@ class _Preparing:
 
 def _rows(part: str, samples: Samples, counts: dict[str, int], targets: dict[str, Target] = TARGETS) -> list[Row]:
     if len(set(counts.values())) != 1:
-        raise SystemExit(f"{part}: the systems made different numbers of tokens: {counts}")
+        raise SystemExit(f"{part}: the systems produced different numbers of tokens: {counts}")
     tokens = counts[REFERENCE]
     return compare(f"{part}, {tokens / 1e6:.1f} M tokens", "tokens/s", rates(samples, tokens), REFERENCE, targets)
 
 
 def _write_ranks(path: Path) -> None:
-    """GPT-2's vocabulary as the file that tiktoken keeps of its own encodings."""
+    """Write GPT-2's vocabulary in tiktoken's file format."""
     tokenizer = gpt2_tokenizer()
     pieces = (tokenizer.token_bytes(token) for token in range(tokenizer.end_of_text))
     path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(piece), i) for i, piece in enumerate(pieces)))
 
 
 def _python(*arguments: str) -> str:
-    """Standard output of a fresh interpreter; its standard error goes to the error that a failure raises."""
+    """Run a new interpreter and return its standard output; exit with its standard error if it fails."""
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"a measured program failed:\n{done.stderr.strip()}")

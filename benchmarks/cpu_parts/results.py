@@ -1,4 +1,4 @@
-"""What the CPU's result files say besides their rows, how rows are shown, and where they are written."""
+"""Print benchmark results and write result files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from cpu_parts.measure import Row
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 
-TURNS = (
-    "ratio_to_reference is this system's figure over the reference's, the median over rounds in which the systems took "
-    "turns; spread is its least and most"
+RATIO_NOTE = (
+    "ratio_to_reference is this system's figure divided by the reference's, as the median over interleaved rounds; "
+    "spread is its minimum and maximum"
 )
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print a table for each thing measured, with the reference on its first line."""
+    """Print one table per measurement, with the reference in the first line."""
     for part, group in itertools.groupby(rows, key=lambda row: row.part):
         own = list(group)
         title = f"{part}: {own[0].unit}, {own[0].better} is better"
-        columns = ("system", "median", "ratio", "least – most", "target", "")
+        columns = ("system", "median", "ratio", "min – max", "target", "")
         console.table(title, columns, [_cells(row) for row in own])
-    console.output("ratio: the system's figure over that of the first line, median over the rounds")
+    console.output("ratio: the system's figure divided by that of the first line, median over the rounds")
 
 
 def _cells(row: Row) -> list[str]:
@@ -53,18 +53,18 @@ def report(
     packages: Sequence[str],
     hardware: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything that is needed to read the figures, and to take them again.
+    """Return the content of a result file: everything needed to understand and repeat the measurement.
 
     Args:
-        what: was measured.
-        rows: the figures.
-        command: a file of this folder, and the arguments it was given.
+        what: what was measured.
+        rows: the results.
+        command: name of the script and its arguments.
         settings: how much was measured.
-        packages: whose versions matter.
-        hardware: what is to be known of it besides the processor's name and cores.
+        packages: packages whose versions matter.
+        hardware: details besides the processor's name and number of cores.
     """
     return {
-        "what": f"{what}; {TURNS}",
+        "what": f"{what}; {RATIO_NOTE}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": shlex.join(["python", f"benchmarks/{command[0]}", *command[1:]]),
         "hardware": {"cpu": cpu_model(), "cores": len(usable_cores()), **(hardware or {})},
@@ -75,7 +75,7 @@ def report(
 
 
 def write_report(out: Path, content: dict[str, Any]) -> None:
-    """Write a report as JSON, and say where."""
+    """Write a result file as JSON and print its path."""
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json.dumps(content, indent=2) + "\n").encode())
-    console.info(f"written to {out}")
+    console.info(f"wrote {out}")

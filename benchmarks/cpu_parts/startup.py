@@ -1,4 +1,4 @@
-"""How long one waits for help: fresh processes against one that imports torch and nothing else."""
+"""Measure start-up time: new processes compared with one that only imports torch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TARGETS = {HELP: Target("<=", 0.2), IMPORT: Target("<=", 0.2)}
 
 
 def measure_startup(rounds: int) -> list[Row]:
-    """Rows of milliseconds from the start of the interpreter to its end."""
+    """Return rows of milliseconds from the start of the interpreter to its exit."""
     systems = {name: _timed(command) for name, command in COMMANDS.items()}
     for work in systems.values():
-        work()  # the first reads from disk and compiles
+        work()  # warm up: read from disk and compile bytecode
     samples = interleave(systems, rounds)
     milliseconds = {name: [1e3 * seconds for seconds in taken] for name, taken in samples.items()}
     return compare("start-up", "ms", milliseconds, REFERENCE, TARGETS)

@@ -1,8 +1,8 @@
-"""The peer in preparing, as a program of its own: what one writes with tiktoken on one thread.
+"""The peer for preparation, as a separate program: a typical script with tiktoken on one thread.
 
     python tiktoken_reference.py RANKS PATTERN DOCUMENTS.jsonl OUT.bin
 
-Nothing of glassgpt is imported. Prints how many tokens it wrote.
+Does not import glassgpt. Prints the number of tokens written.
 """
 
 import json
@@ -14,7 +14,7 @@ from tiktoken.load import load_tiktoken_bpe
 
 
 def prepare(ranks_path: str, pattern: str, documents_path: str, out_path: str) -> int:
-    """Encode each document in turn, end-of-text before it, and append its ids as uint16."""
+    """Encode each document, prepend end-of-text, and append the ids to the file as uint16. Return the number of tokens."""
     ranks = load_tiktoken_bpe(ranks_path)
     end_of_text = len(ranks)
     special = {"<|endoftext|>": end_of_text}

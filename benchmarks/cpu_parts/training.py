@@ -1,4 +1,4 @@
-"""One training step of GPT-2's shape: forward, loss, backward, clipping, AdamW."""
+"""Measure one training step of GPT-2: forward, loss, backward, clipping, AdamW."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 
 REFERENCE, OURS = "transformers", "glassgpt"
 TARGETS = {OURS: Target("<=", 1.0)}
-ROWS, CONTEXT = 2, 256
+BATCH_SIZE, CONTEXT = 2, 256
 WARM_UP_STEPS = 2
 LOSS_TOLERANCE = 1e-3
-"""Relative; rounding differs between kernels, and each step starts from what the last one rounded."""
+"""Relative tolerance: kernels round differently, and rounding errors accumulate over steps."""
 
 Step = Callable[[], float]
-"""One optimizer step; returns its loss in nats."""
+"""Runs one optimizer step and returns its loss in nats."""
 
 
 def measure_training(rounds: int) -> list[Row]:
-    """Rows of milliseconds per step, on the same weights and the same batch."""
+    """Return rows of milliseconds per step, with the same weights and the same batch."""
     ours, theirs = matching_models()
-    tokens = torch.randint(ours.config.vocab_size, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        ours.config.vocab_size, (BATCH_SIZE, CONTEXT + 1), generator=torch.Generator().manual_seed(1)
+    )
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     steps = {REFERENCE: their_step(theirs, inputs, targets), OURS: our_step(ours, inputs, targets)}
     losses: dict[str, list[float]] = {name: [step() for _ in range(WARM_UP_STEPS)] for name, step in steps.items()}
@@ -40,11 +42,11 @@ def measure_training(rounds: int) -> list[Row]:
     samples = interleave({name: timed(name) for name in steps}, rounds)
     require_equal_losses(losses[OURS], losses[REFERENCE])
     milliseconds = {name: [1e3 * seconds for seconds in taken] for name, taken in samples.items()}
-    return compare(f"training step, {ROWS} x {CONTEXT} tokens", "ms", milliseconds, REFERENCE, TARGETS)
+    return compare(f"training step, {BATCH_SIZE} x {CONTEXT} tokens", "ms", milliseconds, REFERENCE, TARGETS)
 
 
 def our_step(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Step:
-    """What `Trainer` does in a step, from its own parts."""
+    """Return a step with the same components as `Trainer`."""
     model.train()
     train = TrainConfig()
     optimizers = build_optimizers(model, OptimizerConfig())
@@ -63,7 +65,7 @@ def our_step(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Step:
 
 
 def their_step(model: Any, inputs: Tensor, targets: Tensor) -> Step:
-    """The same with transformers' model and its own loss; decay on matrices only, as ours."""
+    """Return the same step with transformers' model and loss; weight decay on matrices only, as in ours."""
     model.train()
     model.config.use_cache = False
     train, settings = TrainConfig(), OptimizerConfig()
@@ -93,7 +95,7 @@ def their_step(model: Any, inputs: Tensor, targets: Tensor) -> Step:
 
 
 def require_equal_losses(ours: list[float], theirs: list[float]) -> None:
-    """Stop where the two did not train alike: their times would say nothing about each other."""
+    """Exit if the losses differ: the systems would not have done the same work."""
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if not abs(a - b) <= LOSS_TOLERANCE * abs(b):
-            raise SystemExit(f"training: step {i + 1} has the loss {a:.6f} here and {b:.6f} in transformers")
+            raise SystemExit(f"training: the loss of step {i + 1} is {a:.6f} in glassgpt and {b:.6f} in transformers")
