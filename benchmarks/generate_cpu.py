@@ -160,7 +160,7 @@ def _transformers(model: Any, prompt: list[int], batch: int) -> Write:
 
 
 def _glassgpt(model: LanguageModel, precision: Precision, tokenizer: Tokenizer, prompt: str, batch: int) -> Write:
-    writer = prepare_for_decoding(model, precision, rows=batch)
+    writer = prepare_for_decoding(model, precision, batch_size=batch)
 
     def write(new_tokens: int) -> None:
         options = GenerationOptions(
@@ -177,7 +177,7 @@ def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
     console.info(f"measuring: requests of mixed length, {threads} thread(s) …")
     torch.set_num_threads(threads)
     ours, theirs = (model.eval() for model in matching_models())
-    writer, tokenizer = prepare_for_decoding(ours, "float32", rows=mixture.at_once), gpt2_tokenizer()
+    writer, tokenizer = prepare_for_decoding(ours, "float32", batch_size=mixture.at_once), gpt2_tokenizer()
     requests = mixture.draw()
     _require_same_greedy_texts(writer, theirs, tokenizer, requests[:2])
     systems = {

@@ -28,7 +28,7 @@ from cpu_parts.mixed import Mixture, Request, continuous, left_pad, useful_token
 from glassgpt.data.files import write_atomically
 from glassgpt.generation.bench import TOP_50, GenerationSpeed, GenerationWorkload, endless_tokenizer, measure_generation
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.precision import in_bfloat16
+from glassgpt.generation.precision import to_bfloat16
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
@@ -118,7 +118,7 @@ def mixed(rounds: int, *, compiled: bool) -> dict[str, list[float]]:
     useful, most = useful_tokens(requests), max(request.new_tokens for request in requests)
     prompts, _ = left_pad([request.prompt for request in requests])
     padded = [Request(prompt, most) for prompt in prompts.tolist()]
-    model = in_bfloat16(our_model(context))
+    model = to_bfloat16(our_model(context))
     serve = continuous(model, endless_tokenizer(model), MIXTURE.at_once, replace(TOP_50, seed=0))
     rates = {
         "glassgpt, continuous": [useful / timed(lambda: serve(requests)) for _ in range(2 + rounds)][2:],

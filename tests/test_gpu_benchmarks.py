@@ -97,7 +97,7 @@ def agreement(monkeypatch):
     from gpu_parts import agreement
 
     # Triton's interpreter knows no bfloat16; in float32 the twin is the model.
-    monkeypatch.setattr(agreement, "in_bfloat16", copy.deepcopy)
+    monkeypatch.setattr(agreement, "to_bfloat16", copy.deepcopy)
     monkeypatch.setattr(agreement, "SIZES", (1, 2))
     monkeypatch.setattr(agreement, "TOKENS", 2)
     monkeypatch.setattr(agreement, "DRAWS", ({"top_k": 50}, {"top_p": 0.7, "temperature": 1.5}))

@@ -22,7 +22,7 @@ from glassgpt.generation.gpu.sampler import FusedSampler, SamplingLimits
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.precision import in_bfloat16
+from glassgpt.generation.precision import to_bfloat16
 from glassgpt.generation.processors import build_processors
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
@@ -58,7 +58,7 @@ def agreement(model: LanguageModel, *, tokens: int = 48, rows: int = 192, mixtur
     Raises:
         SystemExit: something that is promised is not so.
     """
-    twin = in_bfloat16(model)
+    twin = to_bfloat16(model)
     apart = logits_apart(model, twin, tokens)
     promises = {
         "logits as near to float32 as PyTorch's": apart[KERNELS] <= apart[PYTORCH] + ROUNDING,
@@ -159,7 +159,7 @@ def is_the_same_alone(twin: LanguageModel, mixture: Mixture) -> bool:
 
 def names_nan(twin: LanguageModel, mixture: Mixture) -> bool:
     """Whether a spoilt model is called one."""
-    spoilt = in_bfloat16(twin)
+    spoilt = to_bfloat16(twin)
     next(spoilt.parameters()).data.fill_(torch.nan)
     try:
         continuous(spoilt, endless_tokenizer(spoilt), 4, TOP_50)(mixture.draw()[:4])

@@ -49,7 +49,7 @@ class LoadedModel:
     @functools.cached_property
     def writer(self) -> LanguageModel:
         """The model's twin that writes fastest on this machine, made when it is first needed."""
-        return prepare_for_decoding(self.model, self.precision, rows=self.rows)
+        return prepare_for_decoding(self.model, self.precision, batch_size=self.rows)
 
     def generate(self, prompt: str | None = None, *, method: DecodingStrategy | None = None, **options: Any) -> str:
         """The continuation of a prompt.

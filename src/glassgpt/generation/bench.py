@@ -17,9 +17,10 @@ import torch
 from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
+from glassgpt.generation.cpu.packing import is_packed
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.precision import Precision, is_packed, prepare_for_decoding
+from glassgpt.generation.precision import Precision, prepare_for_decoding
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.hardware import versions
@@ -121,7 +122,7 @@ def measure_generation(
     bytes_per_weight = 4.0
     for batch in load.batches:
         say(f"measuring {batch} at once …")
-        writer = prepare_for_decoding(model, precision, rows=batch)
+        writer = prepare_for_decoding(model, precision, batch_size=batch)
         bytes_per_weight = _bytes_per_weight(writer, precision)
         speeds.append(
             _measure(writer, batch, load, _step_bytes(model, writer, batch, load, bytes_per_weight) / bandwidth)

@@ -1,0 +1,149 @@
+"""Pack a model's matrices for the fastest kernel on this CPU.
+
+Generating few texts at a time reads every weight once per token. In float32 that is half a gigabyte for the smallest
+GPT-2, in int8 an eighth of a gigabyte. Which kernel reads it fastest differs with the processor and the batch size, so
+the kernels of the requested precision are timed, once per process, on matrices of the model's width.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from glassgpt.errors import GenerationError
+from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
+from glassgpt.model.config import ModelConfig
+from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.transformer import LanguageModel
+
+MIN_TIMED_ELEMENTS = 2**18
+"""Smaller matrices stay in a core's own cache, where the overhead of calls costs more than memory."""
+TIMED_ELEMENTS = 2**24
+"""Elements of all matrices that kernels are timed on: in float32, more than a processor's caches hold."""
+MAX_TIMED_MATRICES = 48
+TIMING_ROUNDS = 4
+MIN_GAIN = 0.9
+"""A kernel must take less than this fraction of the simplest one's time, or noise would decide."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights are packed for a kernel and cannot be trained."""
+
+    def __init__(self, product: Product) -> None:
+        super().__init__()
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        return self.product(x.reshape(-1, x.size(-1))).view(*x.shape[:-1], -1)
+
+
+class PackedGPT2(GPT2):
+    """GPT-2 whose head has the embedding's values, packed for a kernel."""
+
+    tied_head: PackedLinear
+
+    def head(self, features: Tensor) -> Tensor:
+        """See `LanguageModel.head`."""
+        return self.tied_head(features)
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """The kernel to use, and the measurements behind it.
+
+    Attributes:
+        kernel: the fastest one.
+        milliseconds: by kernel name, the time of the same products; empty if none was timed.
+        batch_size: sequences per decoding step that it was chosen for.
+    """
+
+    kernel: Kernel
+    milliseconds: dict[str, float]
+    batch_size: int
+
+    def describe(self) -> str:
+        """Return one line for the user."""
+        times = ", ".join(f"{name} {taken:.1f}" for name, taken in self.milliseconds.items())
+        timed = f" (timed with batch size {self.batch_size}, ms: {times})" if self.milliseconds else ""
+        return f"decoding on the CPU in {self.kernel.precision}, {self.kernel.name}{timed}"
+
+
+def choose_kernel(config: ModelConfig, precision: DecodingPrecision, batch_size: int) -> KernelChoice:
+    """Return the fastest kernel of a precision on this machine; kernels are timed once per process.
+
+    Models so small that their matrices stay in a core's own cache get the simplest kernel.
+
+    Raises:
+        GenerationError: this PyTorch has no kernel of that precision.
+    """
+    kernels = [kernel for kernel in KERNELS if kernel.precision == precision and kernel.is_available()]
+    if not kernels:
+        raise GenerationError(
+            f"PyTorch {torch.__version__} has no {precision} kernel for this CPU; use --precision float32"
+        )
+    simplest = kernels[0]
+    if len(kernels) == 1 or 4 * config.n_embd**2 < MIN_TIMED_ELEMENTS:
+        return KernelChoice(simplest, {}, batch_size)
+    milliseconds = _time_kernels(tuple(kernels), config.n_embd, batch_size, torch.get_num_threads())
+    best = min(kernels, key=lambda kernel: milliseconds[kernel.name])
+    is_faster = milliseconds[best.name] < MIN_GAIN * milliseconds[simplest.name]
+    return KernelChoice(best if is_faster else simplest, dict(milliseconds), batch_size)
+
+
+@functools.cache
+def _time_kernels(kernels: Sequence[Kernel], width: int, batch_size: int, threads: int) -> dict[str, float]:
+    """Return the milliseconds that each kernel takes for the same products, each product's minimum over the rounds."""
+    count = max(1, min(MAX_TIMED_MATRICES, TIMED_ELEMENTS // (4 * width**2)))
+    matrix = torch.linspace(-1, 1, 4 * width**2).view(4 * width, width)
+    x = torch.linspace(-1, 1, batch_size * width).view(batch_size, width)
+    return {kernel.name: _time([kernel.pack(matrix.clone(), None) for _ in range(count)], x) for kernel in kernels}
+
+
+@torch.inference_mode()
+def _time(products: Sequence[Product], x: Tensor) -> float:
+    # All products in each round: the same one twice in a row would find its matrix in the processor's cache.
+    rounds = [[_seconds(product, x) for product in products] for _ in range(TIMING_ROUNDS)]
+    return 1e3 * sum(min(taken) for taken in zip(*rounds, strict=True))
+
+
+def _seconds(product: Product, x: Tensor) -> float:
+    start = time.perf_counter()
+    product(x)
+    return time.perf_counter() - start
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Return whether a model's layers are packed."""
+    return any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
+    """Return a copy of the model whose linear layers and tied head use a kernel; it shares all other parameters.
+
+    Returns:
+        The model itself for the first of `KERNELS`, which is what it computes anyway.
+    """
+    if kernel is KERNELS[0]:
+        return model
+    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    packed = copy.deepcopy(model, shared).eval()
+    for name, module in list(packed.named_modules()):
+        if isinstance(module, nn.Linear):
+            packed.set_submodule(name, _pack_linear(module, kernel))
+    if isinstance(packed, GPT2):
+        head = PackedLinear(kernel.pack(packed.token_embedding.weight.detach(), None))
+        packed.__class__ = PackedGPT2
+        packed.add_module("tied_head", head)
+    return packed
+
+
+def _pack_linear(linear: nn.Linear, kernel: Kernel) -> PackedLinear:
+    bias = dict(linear.named_parameters()).get("bias")  # missing where the layer has none
+    return PackedLinear(kernel.pack(linear.weight.detach(), None if bias is None else bias.detach()))
