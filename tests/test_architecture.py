@@ -68,7 +68,7 @@ def test_every_module_is_a_package_a_base_module_or_top_level():
     modules = {path.stem for path in SOURCE.glob("*.py")} | {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert modules - {*PACKAGES} == BASE_MODULES | TOP_LEVEL
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - TOP_LEVEL <= {*PACKAGES, "configs", "settings"}
+    assert folders - TOP_LEVEL <= {*PACKAGES, "configs"}
 
 
 @pytest.mark.parametrize(

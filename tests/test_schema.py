@@ -60,8 +60,8 @@ class Everything(First, Second):
 SETTINGS = {each.name: each for each in settings_of(Everything)}
 
 
-def test_own_settings_precede_inherited_ones_and_nested_names_are_dotted():
-    assert list(SETTINGS) == ["count", "steps", "bias", "inner.depth", "rate", "words"]
+def test_inherited_settings_come_first_and_nested_names_are_dotted():
+    assert list(SETTINGS) == ["rate", "words", "count", "steps", "bias", "inner.depth"]
     assert SETTINGS["inner.depth"].help == "how deep."
     assert SETTINGS["inner.depth"].flag == "--inner.depth"
     assert SETTINGS["rate"].help == "The rate."

@@ -23,7 +23,7 @@ from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import to_bfloat16
-from glassgpt.generation.processors import build_processors
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 

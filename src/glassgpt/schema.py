@@ -190,7 +190,7 @@ def _plain(number: float) -> str:
 def settings_of(component: type[Any], prefix: str = "") -> tuple[Setting, ...]:
     """Return the settings of a dataclass, and of the dataclasses that it holds.
 
-    Of a class with several bases those of the class itself come first, then those of its bases in their order.
+    Inherited settings come first, in the order of the bases.
 
     Args:
         component: the dataclass.
@@ -211,9 +211,13 @@ def settings_of(component: type[Any], prefix: str = "") -> tuple[Setting, ...]:
 
 def _fields_in_order(component: type[Any]) -> list[dataclasses.Field[Any]]:
     fields = {item.name: item for item in dataclasses.fields(component)}
-    # `fields` begins with the last base; for a reader the first one comes first.
-    names = dict.fromkeys(name for owner in component.__mro__ for name in vars(owner).get("__annotations__", {}))
-    return [fields[name] for name in names if name in fields]
+    # `fields` itself begins with the last of several bases; a reader expects the first one first.
+    return [fields[name] for name in dict.fromkeys(_annotated_names(component)) if name in fields]
+
+
+def _annotated_names(component: type[Any]) -> list[str]:
+    inherited = [name for base in component.__bases__ for name in _annotated_names(base)]
+    return [*inherited, *vars(component).get("__annotations__", {})]
 
 
 def _docstring_helps(component: type[Any]) -> dict[str, str]:

@@ -14,8 +14,9 @@ from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError, MissingExtraError
 from glassgpt.generation.constrained import choices_constraint, json_schema_constraint, regex_constraint
 from glassgpt.generation.engine.generate import generate
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 

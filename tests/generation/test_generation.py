@@ -18,8 +18,9 @@ from glassgpt.generation.engine.generate import generate, generate_many, stream
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -87,7 +88,7 @@ def uncached(model, prompt, options, index=0, vocab_size=257):
     while len(tokens) - len(prompt) < options.max_tokens and len(tokens) <= CONTEXT:
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1, :vocab_size]
-        logits = process(logits, processors, [TokenHistory(prompt, tokens[len(prompt) :])])
+        logits = apply_processors(logits, processors, [TokenHistory(prompt, tokens[len(prompt) :])])
         noise = None
         if options.temperature > 0:
             noise = gumbel_noise(options.seed, [index], [len(tokens)], torch.arange(vocab_size))
@@ -463,7 +464,7 @@ def test_the_smallest_slots_are_read_anew_all_the_same(model, capacity):
         if len(seen) > capacity:
             seen = seen[-max(1, capacity // 2) :]
         with torch.no_grad():
-            logits = process(model(torch.tensor([seen]))[:, -1, :257], build_processors(options, BYTES), [])
+            logits = apply_processors(model(torch.tensor([seen]))[:, -1, :257], build_processors(options, BYTES), [])
         seen.append(piece.token)
         noise = gumbel_noise(1, [0], [position], torch.arange(257))
         assert int(sample(logits, noise)) == piece.token

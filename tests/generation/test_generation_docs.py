@@ -1,6 +1,5 @@
 """The examples of docs/generation.md run as they stand, and its tables name every setting."""
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import glassgpt
-from glassgpt.cli.strategy_flags import NAMED
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
+from glassgpt.schema import settings_of
 from test_docs import commands
 
 PAGE = Path(__file__).parents[2] / "docs" / "generation.md"
@@ -42,6 +41,5 @@ def test_the_python_runs(run_folder, capsys):
 
 @pytest.mark.parametrize("kind", [GenerationOptions, BeamOptions, ContrastiveOptions, SpeculativeOptions])
 def test_every_setting_is_spoken_of(kind):
-    for item in dataclasses.fields(kind):
-        flag = NAMED.get((kind, item.name), item.name).replace("_", "-").removesuffix("s")
-        assert f"`{item.name}`" in TEXT or f"--{flag}" in TEXT, item.name
+    for each in settings_of(kind):
+        assert f"`{each.name}`" in TEXT or each.flag in TEXT, each.name

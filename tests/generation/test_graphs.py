@@ -22,7 +22,7 @@ from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors import build_processors
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig

@@ -7,7 +7,7 @@ import pytest
 
 import glassgpt
 from glassgpt import BeamOptions, ContrastiveOptions, api
-from glassgpt.cli.strategy_flags import strategy_from_flags
+from glassgpt.cli.generation_flags import strategy_from_flags
 from glassgpt.data import train_tokenizer
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.generation.search.beam import ScoredSample
@@ -51,27 +51,27 @@ def test_searches_from_python(loaded):
     ("call", "message"),
     [
         (lambda m: m.generate("a", temprature=1), "no option temprature; did you mean temperature"),
-        (lambda m: m.generate("a", beams=3), r"no option beams\n.*method=BeamOptions"),
+        (lambda m: m.generate("a", beams=3), r"no option beams\n.*strategy=BeamOptions"),
         (lambda m: m.stream("a", method=BeamOptions()), "no option method"),
         (lambda m: m.trace("a", stopp="b"), "no option stopp; did you mean stop"),
         (lambda m: m.generate("a", num_samples=3), "num_samples is 3, and one text is given back"),
         (lambda m: m.stream("a", num_samples=3), "num_samples is 3, and one text is given back"),
         (lambda m: m.samples("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
         (lambda m: m.pieces("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
-        (lambda m: m.generate("a", stop="that"), "stop is 'that'; allowed is a list of text"),
-        (lambda m: m.generate("a", ban="that"), "ban is 'that'; allowed is a list of text"),
-        (lambda m: m.generate("a", choices="yes"), "choices is 'yes'; allowed is a list of text"),
-        (lambda m: m.generate("a", stop_tokens=3), "stop_tokens is 3; allowed is a list of whole numbers"),
-        (lambda m: m.generate("a", max_tokens="5"), "max_tokens is '5'; allowed is a whole number"),
-        (lambda m: m.generate("a", top_k=True), "top_k is True; allowed is a whole number"),
-        (lambda m: m.generate("a", temperature=None), "temperature is None; allowed is a number"),
-        (lambda m: m.generate("a", logit_bias=[1]), r"logit_bias is \[1\]; allowed is a table"),
-        (lambda m: m.generate("a", processors=len), "processors is .*; allowed is a list of functions"),
-        (lambda m: m.generate("a", processors=(3,)), "processors is .*; allowed is a list of functions"),
-        (lambda m: m.generate("a", method=BeamOptions(force="love")), "force is 'love'; allowed is a list of text"),
-        (lambda m: m.generate("a", method=BeamOptions(beams="3")), "beams is '3'; allowed is a whole number"),
-        (lambda m: m.generate("a", method=BeamOptions(beams=0)), "beams is 0; allowed is at least 1"),
-        (lambda m: m.generate("a", method=ContrastiveOptions(k=0)), "k is 0; allowed is at least 1"),
+        (lambda m: m.generate("a", stop="that"), "stop is 'that'; it must be a list of strings"),
+        (lambda m: m.generate("a", ban="that"), "ban is 'that'; it must be a list of strings"),
+        (lambda m: m.generate("a", choices="yes"), "choices is 'yes'; it must be a list of strings"),
+        (lambda m: m.generate("a", stop_tokens=3), "stop_tokens is 3; it must be a list of integers"),
+        (lambda m: m.generate("a", max_tokens="5"), "max_tokens is '5'; it must be an integer"),
+        (lambda m: m.generate("a", top_k=True), "top_k is True; it must be an integer"),
+        (lambda m: m.generate("a", temperature=None), "temperature is None; it must be a number"),
+        (lambda m: m.generate("a", logit_bias=[1]), r"logit_bias is \[1\]; it must be a table"),
+        (lambda m: m.generate("a", processors=len), "processors is .*; it must be a list of functions"),
+        (lambda m: m.generate("a", processors=(3,)), "processors is .*; it must be a list of functions"),
+        (lambda m: m.generate("a", method=BeamOptions(force="love")), "force is 'love'; it must be a list of strings"),
+        (lambda m: m.generate("a", method=BeamOptions(beams="3")), "beams is '3'; it must be an integer"),
+        (lambda m: m.generate("a", method=BeamOptions(beams=0)), "beams is 0; it must be an integer of at least 1"),
+        (lambda m: m.generate("a", method=ContrastiveOptions(k=0)), "k is 0; it must be an integer of at least 1"),
         (lambda m: m.generate("a", method="beam"), r"method is 'beam'; allowed are BeamOptions\(…\)"),
         (lambda m: m.generate("a", method=SpeculativeOptions(prompt_lookup=True)), r"speculation\(…\)"),
         (lambda m: m.generate_many("abc"), "prompts is the text 'abc'; give a list"),
@@ -135,7 +135,9 @@ def test_methods_from_flags():
     )
     assert strategy_from_flags({"contrastive_k": 7}) == ContrastiveOptions(k=7)
     assert strategy_from_flags({"prompt_lookup": True}) == SpeculativeOptions(prompt_lookup=True)
-    with pytest.raises(UsageError, match=r"beam search \(--beams\) and contrastive search \(--contrastive-k\) exclude"):
+    with pytest.raises(
+        UsageError, match=r"beam search \(--beams\) and contrastive search \(--contrastive-k\) cannot be combined"
+    ):
         strategy_from_flags({"beams": 3, "contrastive_k": 3})
 
 
@@ -215,23 +217,23 @@ def test_speculation_on_the_command_line(nano_run, run_main):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("--beams 4 --temperature 0.5", 1, "temperature is 0.5, which has no meaning in beam search"),
-        ("--beams 4 --settings creative", 1, "temperature is 1.1, which has no meaning in beam search"),
-        ("--beams 4 --num-samples 2", 1, "num_samples is 2, which has no meaning in beam search"),
+        ("--beams 4 --temperature 0.5", 1, "temperature is 0.5, which beam search does not support"),
+        ("--beams 4 --settings creative", 1, "temperature is 1.1, which beam search does not support"),
+        ("--beams 4 --num-samples 2", 1, "num_samples is 2, which beam search does not support"),
         ("--beams 4 --explain", 2, "--explain shows what tokens were drawn from"),
-        ("--beams 4 --prompt-lookup", 2, "exclude each other"),
-        ("--beam-groups 3", 1, "groups is 3; allowed is a divisor of beams (4)"),
+        ("--beams 4 --prompt-lookup", 2, "cannot be combined"),
+        ("--beam-groups 3", 1, "groups is 3; it must be a divisor of beams (4)"),
         ("--early-stopping sometimes", 2, "sometimes"),
-        ("--seed 1.5", 2, "--seed is '1.5'; allowed is a whole number"),
-        ("--max-tokens 3e1", 2, "--max-tokens is '3e1'; allowed is a whole number"),
-        ("--stop-token 3 --stop-token 4.0", 2, "--stop-token is '4.0'; allowed is a whole number"),
-        ("--beams 2.5", 2, "--beams is '2.5'; allowed is a whole number"),
-        ("--beams 2 --overflow re-prefill", 1, "none of them may be forgotten"),
-        ("--contrastive-alpha 2", 1, "alpha is 2.0; allowed is between 0 and 1"),
-        ("--draft-tokens 3", 1, "the run of a model that guesses, or none and prompt_lookup"),
+        ("--seed 1.5", 2, "--seed is '1.5'; allowed is an integer"),
+        ("--max-tokens 3e1", 2, "--max-tokens is '3e1'; allowed is an integer"),
+        ("--stop-token 3 --stop-token 4.0", 2, "--stop-token is '4.0'; allowed is an integer"),
+        ("--beams 2.5", 2, "--beams is '2.5'; allowed is an integer"),
+        ("--beams 2 --overflow re-prefill", 1, "it ends where the context ends"),
+        ("--contrastive-alpha 2", 1, "alpha is 2.0; it must be a number between 0 and 1"),
+        ("--draft-tokens 3", 1, "give either the run of a draft model or prompt_lookup"),
         ("--draft nowhere", 1, "nowhere"),
-        ("--prompts nowhere.txt", 2, "allowed is a readable file"),
-        ("--prompts /dev/null", 2, "holds no prompt"),
+        ("--prompts nowhere.txt", 2, "it must be a readable file"),
+        ("--prompts /dev/null", 2, "contains no prompt"),
     ],
 )
 def test_mistakes(nano_run, run_main, arguments, code, message):

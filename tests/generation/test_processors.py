@@ -13,10 +13,16 @@ from transformers import GPT2LMHeadModel
 
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError
-from glassgpt.generation import processors as ours
 from glassgpt.generation.engine.generate import generate, stream
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors import top_p
+from glassgpt.generation.processors.ban import spellings
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors, build_processors
+from glassgpt.generation.processors.repetition_penalty import apply_repetition_penalty
+from glassgpt.generation.processors.temperature import temperature_at
+from glassgpt.generation.processors.top_k import apply_top_k
+from glassgpt.generation.processors.top_p import apply_top_p
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -35,7 +41,7 @@ def random_logits(seed, scale=1.0, rows=3, vocab=V):
 
 
 def processed(logits, histories, **settings):
-    return process(logits, build_processors(GenerationOptions(**{**PLAIN, **settings}), BYTES), histories)
+    return apply_processors(logits, build_processors(GenerationOptions(**{**PLAIN, **settings}), BYTES), histories)
 
 
 def histories_of(*texts, prompt=2):
@@ -58,7 +64,7 @@ def test_top_k_is_transformers(seed, scale, k):
 
 def test_top_k_keeps_ties():
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
-    assert ours.apply_top_k(logits, 2).isfinite().tolist() == [[False, True, True, True, False]]
+    assert apply_top_k(logits, 2).isfinite().tolist() == [[False, True, True, True, False]]
 
 
 @given(seed=seeds, scale=scales, p=st.floats(0.01, 0.999), few=st.sampled_from([1, 7, V]))
@@ -67,20 +73,20 @@ def test_top_p_is_transformers(seed, scale, p, few):
     logits = random_logits(seed, scale)
     assume(not near_a_limit(logits, p))
     with pytest.MonkeyPatch.context() as patch:  # both ways: the shortcut suffices, the whole is sorted
-        patch.setattr(ours, "SORTED_AT_ONCE", few)
+        patch.setattr(top_p, "SORTED_FIRST", few)
         assert torch.equal(processed(logits, [], top_p=p), transformers.TopPLogitsWarper(p)(None, logits))
 
 
 def test_top_p_keeps_the_token_that_crosses_and_at_least_one():
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    assert ours.apply_top_p(logits, 0.6).isfinite().tolist() == [[True, True, False]]
-    assert ours.apply_top_p(logits, 1e-9).isfinite().tolist() == [[True, False, False]]
+    assert apply_top_p(logits, 0.6).isfinite().tolist() == [[True, True, False]]
+    assert apply_top_p(logits, 1e-9).isfinite().tolist() == [[True, False, False]]
 
 
 @pytest.mark.parametrize("few", [1, 3, 8])
 def test_top_p_takes_the_lowest_ids_of_a_tie(monkeypatch, few):
-    monkeypatch.setattr(ours, "SORTED_AT_ONCE", few)
-    kept = ours.apply_top_p(torch.zeros(1, 8), 0.3).isfinite()
+    monkeypatch.setattr(top_p, "SORTED_FIRST", few)
+    kept = apply_top_p(torch.zeros(1, 8), 0.3).isfinite()
     assert kept.tolist() == [[True] * 3 + [False] * 5]
 
 
@@ -96,7 +102,7 @@ def test_min_p_is_transformers(seed, scale, p):
 @given(seed=seeds, scale=st.sampled_from([0.1, 1.0, 5.0]), mass=st.floats(0.01, 0.99), k=st.integers(2, V))
 @settings(max_examples=80, deadline=None)
 def test_typical_is_transformers(seed, scale, mass, k):
-    logits = ours.apply_top_k(random_logits(seed, scale), k)
+    logits = apply_top_k(random_logits(seed, scale), k)
     log_p = logits.double().log_softmax(-1)
     distance = (-log_p + (log_p.exp() * log_p).nansum(-1, keepdim=True)).abs()
     assume(not near_a_limit(logits, mass, distance.argsort(-1)))
@@ -115,7 +121,7 @@ def test_rows_with_histories_of_their_own():
     logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
     histories = [TokenHistory([0], [0, 0]), TokenHistory([1, 2], [])]
     expected = [[1.0, -2.0, 1.0], [2.0, -4.0, 0.5]]
-    assert ours.apply_repetition_penalty(logits, 2.0, histories).tolist() == expected
+    assert apply_repetition_penalty(logits, 2.0, histories).tolist() == expected
 
 
 def test_presence_and_frequency_by_hand():
@@ -167,7 +173,7 @@ def test_ban_is_transformers(seed, text, words):
 
 def test_a_word_is_banned_as_it_stands_in_a_text():
     tokenizer = train_tokenizer("bpe:300", ["the cat sat. the cat ran. cat! a cat"])
-    sequences = ours.banned_sequences(["cat", " cat"], tokenizer)
+    sequences = spellings(["cat", " cat"], tokenizer)
     assert sequences == [tuple(tokenizer.encode("cat")), tuple(tokenizer.encode(" cat"))]
 
 
@@ -183,7 +189,7 @@ def test_the_temperature_follows_its_schedule():
     histories = [TokenHistory([], [0] * n) for n in (0, 1, 4, 5, 6, 100)]
     got = processed(torch.ones(6, V), histories, **settings)[:, 0]
     torch.testing.assert_close(got, 1 / torch.tensor([1.0, 1.25, 2.0, 1.25, 0.5, 0.5]))
-    at_once = ours.temperature_at(0, 1.0, ((0, 0.3), (10, 0.6)))
+    at_once = temperature_at(0, 1.0, ((0, 0.3), (10, 0.6)))
     assert at_once == 0.3
 
 
@@ -369,11 +375,14 @@ def test_one_s_own_processor_is_applied(pair):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (lambda logits, _: None, "processor <lambda> gave None; it must give logits, \\(1, 257\\) of torch.float32"),
-        (lambda logits, _: logits[0], r"gave a tensor \(257,\) of torch.float32"),
-        (lambda logits, _: logits[:, :5], r"gave a tensor \(1, 5\)"),
+        (
+            lambda logits, _: None,
+            "processor <lambda> returned None; it must return logits, \\(1, 257\\) of torch.float32",
+        ),
+        (lambda logits, _: logits[0], r"returned a tensor \(257,\) of torch.float32"),
+        (lambda logits, _: logits[:, :5], r"returned a tensor \(1, 5\)"),
         (lambda logits, _: logits.long(), "of torch.int64; it must"),
-        (lambda logits, _: logits * math.nan, "gave a logit that is no number"),
+        (lambda logits, _: logits * math.nan, "returned NaN logits"),
     ],
 )
 @pytest.mark.parametrize("temperature", [0, 1])
@@ -437,7 +446,7 @@ def test_every_bad_option_is_named_at_once():
     lines = str(caught.value).splitlines()
     assert len(lines) == len(bad)
     for name in bad:
-        assert any(line.startswith(f"{name} is ") and "; allowed is " in line for line in lines)
+        assert any(line.startswith(f"{name} is ") and "; it must be " in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -452,11 +461,11 @@ def test_what_is_no_number_is_refused(name, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_tokens": 11, "max_tokens": 10}, "min_tokens is 11; allowed is between 0 and max_tokens"),
-        ({"temperature": 0, "temperature_schedule": ((5, 1.0),)}, "after a positive temperature"),
+        ({"min_tokens": 11, "max_tokens": 10}, "min_tokens is 11; it must be at most max_tokens"),
+        ({"temperature": 0, "temperature_schedule": ((5, 1.0),)}, "temperature must be positive"),
         ({"temperature_schedule": ((5, 0.0),)}, "positive temperatures"),
-        ({"temperature_schedule": ((-1, 1.0),)}, "rising positions"),
-        ({"regex": "a", "choices": ("b",)}, "exclude each other"),
+        ({"temperature_schedule": ((-1, 1.0),)}, "increasing positions"),
+        ({"regex": "a", "choices": ("b",)}, "cannot be combined"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings, message):
@@ -469,8 +478,8 @@ def test_a_token_that_does_not_exist_is_refused_before_anything_runs(pair):
     with pytest.raises(GenerationError) as caught:
         stream(pair[0], BYTES, "x", options)
     assert str(caught.value).splitlines() == [
-        "logit_bias names the token 257; allowed are 0 to 256, the tokens of bytes",
-        "stop_tokens names the token -1; allowed are 0 to 256, the tokens of bytes",
+        "logit_bias contains the token id 257; ids must be between 0 and 256, the vocabulary of bytes",
+        "stop_tokens contains the token id -1; ids must be between 0 and 256, the vocabulary of bytes",
     ]
 
 

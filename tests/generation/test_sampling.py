@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassgpt.generation.engine.sampling import gumbel_noise, gumbel_sample, sample
-from glassgpt.generation.processors import apply_top_k
+from glassgpt.generation.processors.top_k import apply_top_k
 
 V = 40
 seeds = st.integers(0, 2**32 - 1)

@@ -482,12 +482,12 @@ def test_contrastive_search_follows_a_form_with_fewer_ways_than_candidates(model
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        (BeamOptions(beams=0), "beams is 0; allowed is at least 1"),
-        (BeamOptions(beams=4, groups=3), r"groups is 3; allowed is a divisor of beams \(4\)"),
-        (BeamOptions(beams=2, best=3), "best is 3; allowed is between 1 and beams"),
+        (BeamOptions(beams=0), "beams is 0; it must be an integer of at least 1"),
+        (BeamOptions(beams=4, groups=3), r"groups is 3; it must be a divisor of beams \(4\)"),
+        (BeamOptions(beams=2, best=3), "best is 3; it must be at most beams"),
         (BeamOptions(length_penalty=math.inf), "length_penalty is inf"),
-        (BeamOptions(early_stopping="always"), "early_stopping is 'always'; allowed is true or false or never"),
-        (BeamOptions(diversity=0.5), "diversity is 0.5.*add groups"),
+        (BeamOptions(early_stopping="always"), "early_stopping is 'always'; it must be true, false or never"),
+        (BeamOptions(diversity=0.5), "diversity is 0.5.*increase groups"),
         (BeamOptions(coverage_penalty=-1), "coverage_penalty is -1"),
         (BeamOptions(force=(" ",)), "force is .*not blank"),
         (BeamOptions(force=("much too long a word",)), "the forced words have at least 20 tokens, the text may have 6"),
@@ -504,9 +504,9 @@ def test_bad_searches_are_refused(model, search, message):
 def test_settings_of_sampling_have_no_meaning(model, asked):
     options = GenerationOptions(**{**GREEDY, **asked})
     (name,) = asked
-    with pytest.raises(GenerationError, match=f"{name} is .* no meaning in beam search"):
+    with pytest.raises(GenerationError, match=f"{name} is .* beam search does not support"):
         beam_search(model, BYTES, ["a"], options, BeamOptions())
-    with pytest.raises(GenerationError, match=f"{name} is .* no meaning in contrastive search"):
+    with pytest.raises(GenerationError, match=f"{name} is .* contrastive search does not support"):
         contrastive_search(model, BYTES, ["a"], options, ContrastiveOptions())
 
 

@@ -14,8 +14,9 @@ from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.generate import generate, generate_many, stream
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoder, SpeculativeDecoding
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from small_models import CONTEXT, attentive_model, disturbed, share_that_depends_on_far_tokens
 
 BYTES = load_tokenizer("bytes")
@@ -162,7 +163,7 @@ def test_what_is_drawn_is_drawn_from_the_models_distribution(model, drafts):
     def distribution(tokens):
         with torch.no_grad():
             logits = model(torch.tensor([tokens]))[:, -1]
-        p = process(logits, processors, [TokenHistory(encoded, tokens[len(encoded) :])]).softmax(-1)[0]
+        p = apply_processors(logits, processors, [TokenHistory(encoded, tokens[len(encoded) :])]).softmax(-1)[0]
         return {token: float(p[token]) for token in p.nonzero()[:, 0].tolist()}
 
     for first, p in distribution(encoded).items():

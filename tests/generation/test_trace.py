@@ -13,8 +13,9 @@ from glassgpt.generation.decoding_trace import MIN_LOGPROB, trace
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.generation.show import format_probability, format_token, print_generation
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -59,7 +60,7 @@ def test_the_figures_are_those_of_the_model_asked_step_by_step(model, settings, 
     for at, step in enumerate(told.steps):
         with torch.no_grad():
             raw = model(torch.tensor([[*prompt, *output[:at]]]))[:, -1]
-        logits = process(raw, processors, [TokenHistory(prompt, output[:at])])
+        logits = apply_processors(raw, processors, [TokenHistory(prompt, output[:at])])
         for one_of_them in step.candidates:
             expected = (raw.log_softmax(-1)[0, one_of_them.token], logits.log_softmax(-1)[0, one_of_them.token])
             for got, wanted in zip((one_of_them.raw, one_of_them.processed), expected, strict=True):

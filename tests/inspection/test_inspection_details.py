@@ -8,8 +8,9 @@ import torch
 from test_inspection_trace import BOTH, BYTES, GPT2, TEXT
 
 from glassgpt.generation.engine.sampling import gumbel_sample
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.inspection import details
 from glassgpt.inspection.analysis import divergence, head_scores, promoted_tokens, strongest_units, token_losses
 from glassgpt.inspection.details import DETAILS, UNITS, detail, sources
@@ -116,7 +117,7 @@ def test_the_choice_is_the_processors_own():
     choice = told(traced, "choice")
     processors = build_processors(options, BYTES)
     assert choice["stages"] == ["model", *(processor.name for processor in processors)]
-    logits = process(traced["logits"][-1:].float(), processors, [TokenHistory(traced.tokens, [])])
+    logits = apply_processors(traced["logits"][-1:].float(), processors, [TokenHistory(traced.tokens, [])])
     chances = logits.softmax(dim=-1)[0]
     for token, row in zip(choice["tokens"], choice["chances"], strict=True):
         assert row[-1] == pytest.approx(float(chances[token["id"]]), abs=1e-6)
@@ -164,7 +165,7 @@ def test_a_drawn_token_is_the_samplers_and_is_followed():
     asked = {"id": key, "what": "sample", "arguments": {"seed": 5}, "options": {"top_k": 4, "temperature": 1.5}}
     drawn = desk.detail(asked)
     traced = trace(model, BYTES, TEXT, GenerationOptions(top_k=4, temperature=1.5))
-    logits = process(
+    logits = apply_processors(
         traced["logits"][-1:].float(), build_processors(traced.options, BYTES), [TokenHistory(traced.tokens, [])]
     )
     assert drawn["token"]["id"] == int(gumbel_sample(logits, 5, [0], [len(traced)])[0])

@@ -57,8 +57,7 @@ def generate(
         how much.
     """
     from glassgpt import api
-    from glassgpt.cli.generation_flags import options_from_flags, read_prompts
-    from glassgpt.cli.strategy_flags import strategy_from_flags
+    from glassgpt.cli.generation_flags import options_from_flags, read_prompts, strategy_from_flags
     from glassgpt.evaluation.precision_cost import perplexity_cost
     from glassgpt.evaluation.show import ConsoleObserver, show_precision_cost
     from glassgpt.generation.engine.prompt import random_seed

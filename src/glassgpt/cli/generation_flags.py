@@ -1,194 +1,213 @@
-"""The options of a generation as the command line takes them: `GenerationOptions` again, in groups. Free of torch.
-
-Names, types and help come from `GenerationOptions`; only what is spelled otherwise on a command line stands here.
-"""
+"""Command-line flags of a generation, derived from `GenerationOptions` and the decoding strategies. Free of torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, get_args, get_origin
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin
 
 from cyclopts import CoercionError, Group, Parameter, Token
-from docstring_parser import parse as parse_docstring
 
 from glassgpt.errors import UsageError
-from glassgpt.generation.options import GenerationOptions, option_types
-from glassgpt.generation.presets import load_generation_preset, parse_token_name
-
-GROUPS = {
-    "Length and end": ("max_tokens", "min_tokens", "stop", "stop_tokens"),
-    "Sampling": (
-        "temperature",
-        "temperature_schedule",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "seed",
-        "num_samples",
-    ),
-    "Against repetition": ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"),
-    "Words and form": ("logit_bias", "ban", "regex", "choices", "json_schema"),
-    "Prompt and output": (),  # and whatever is in no other group
-}
-OPTION_GROUPS = [Group(name, sort_key=at) for at, name in enumerate(GROUPS)]
-PROMPT_AND_OUTPUT = OPTION_GROUPS[-1]
-SPELLED = {
-    "logit_bias": "; as TEXT=NUMBER or #ID=NUMBER, may be repeated",
-    "temperature_schedule": "; as TOKENS=TEMPERATURE, may be repeated",
-    "json_schema": "; or the path of a file with it",
-    "stop": "; may be repeated",
-    "stop_tokens": "; may be repeated",
-    "ban": "; may be repeated",
-    "choices": "; may be repeated",
-}
-"""What the help of an option says more on the command line."""
-NOT_OF_ONE_TOKEN = {"seed", "num_samples"}
-"""Of the groups that shape a choice: what decides between choices that are made already."""
-NAMED = {"choices": "--choice", "stop_tokens": "--stop-token"}
-"""Options that take one thing a time and are named for it."""
+from glassgpt.generation.options import GenerationOptions, processor_settings
+from glassgpt.generation.presets import load_generation_preset
+from glassgpt.generation.processors.base import GROUPS, OUTPUT
+from glassgpt.generation.strategy_options import STRATEGIES, StrategyOptions
+from glassgpt.schema import Setting, is_mapping, parse_text, settings_of
 
 
-def converter_of(kind: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
-    """How the words of a command line become whole numbers; None for what cyclopts reads well by itself."""
-    return whole if int in (kind, *get_args(kind)) else None
+def _expressible(settings: Iterable[Setting]) -> dict[str, Setting]:
+    """Return the settings that a command line can express, by their flag as an identifier."""
+    return {_key(each): each for each in settings if not each.details.python_only}
 
 
-def whole(kind: Any, words: Sequence[Token]) -> Any:
-    """Whole numbers as written: cyclopts would round 1.5 and say nothing."""
-    for word in words:
-        if not re.fullmatch(r"[+-]?\d+", word.value):
-            raise CoercionError(f"{word.value!r} is no whole number.", token=word)
-    numbers = [int(word.value) for word in words]
-    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
+def _key(each: Setting) -> str:
+    return each.flag.removeprefix("--").replace("-", "_")
 
 
-def _flag(name: str, help: str) -> Any:
-    """The type of an option, with its group and help."""
-    last = len(GROUPS) - 1
-    at = next((at for at, names in enumerate(GROUPS.values()) if name in names), last)
-    kind = tuple[str, ...] if name in _PAIRS else option_types()[name]
-    default = getattr(GenerationOptions(), name)
-    is_plain = isinstance(default, (int, float, str)) and not isinstance(default, bool) and default != ""
-    shown = f" [default: {default}]" if is_plain else ""
+OPTIONS = _expressible(settings_of(GenerationOptions))
+STRATEGY_OPTIONS = {strategy: _expressible(settings_of(strategy)) for strategy in STRATEGIES}
+PROCESSOR_OPTIONS = _expressible(processor_settings())
+
+
+def _groups() -> dict[str, Group]:
+    """Return the headings of the help, in order; those that are not listed in `GROUPS` precede the last one."""
+    every = [*OPTIONS.values(), *(each for options in STRATEGY_OPTIONS.values() for each in options.values())]
+    names = dict.fromkeys((*GROUPS[:-1], *(each.details.group for each in every)))
+    del names[OUTPUT]
+    return {name: Group(name, sort_key=at) for at, name in enumerate((*names, OUTPUT))}
+
+
+HELP_GROUPS = _groups()
+PROMPT_AND_OUTPUT = HELP_GROUPS[OUTPUT]
+
+
+def _flag(each: Setting) -> Any:
+    """Return the annotated type from which cyclopts makes the flag of a setting."""
+    kind = _flag_type(each)
     parameter = Parameter(
-        name=NAMED.get(name),
-        converter=converter_of(kind),
-        group=OPTION_GROUPS[at],
+        converter=parse_integers if int in (kind, *get_args(kind)) else None,
+        group=HELP_GROUPS[each.details.group],
         negative="",
         show_default=False,
-        help=f"{help.removesuffix('.')}{SPELLED.get(name, '')}.{shown}",
+        help=_help(each),
     )
     return Annotated[kind, parameter]
 
 
-def option_helps(kind: type) -> dict[str, str]:
-    """What a dataclass says of its attributes, by name, as help texts."""
-    entries = parse_docstring(kind.__doc__ or "").params
-    helps = {entry.arg_name: " ".join((entry.description or "").split()) for entry in entries}
-    return {name: f"{help[0].upper()}{help[1:]}" for name, help in helps.items()}
+def _flag_type(each: Setting) -> Any:
+    if each.details.from_text:
+        return str
+    if _holds_pairs(each):
+        return tuple[str, ...]
+    if each.choices and bool in each.types:
+        return Literal["true", "false", *each.choices]
+    return each.type
 
 
-def _flags() -> dict[str, Any]:
-    helps = option_helps(GenerationOptions)
-    names = [item.name for item in dataclasses.fields(GenerationOptions) if item.name in option_types()]
-    return {name: _flag(name, helps[name]) for name in names}
+def _holds_pairs(each: Setting) -> bool:
+    """Return whether a setting is a table or a list of pairs, which flags give as KEY=NUMBER."""
+    return is_mapping(each.type) or (get_origin(each.type) is tuple and get_origin(get_args(each.type)[0]) is tuple)
 
 
-def options_from_flags(
-    defaults: Mapping[str, Any], settings: str | None, given: Mapping[str, Any]
-) -> GenerationOptions:
-    """The options of a command: defaults, then settings by name or file, then what was given explicitly.
+def _help(each: Setting) -> str:
+    flag_help = each.details.flag_help
+    sentences = [each.help, *([f"{flag_help[0].upper()}{flag_help[1:]}."] if flag_help else [])]
+    notes = [*_default(each), *([each.details.note] if each.details.note else [])]
+    return " ".join(sentences) + (f" [{'; '.join(notes)}]" if notes else "")
+
+
+def _default(each: Setting) -> list[str]:
+    """Return the default as help shows it, if there is one to show."""
+    if each.type is bool or not isinstance(each.default, int | float | str):
+        return []
+    return [f"default: {str(each.default).lower() if isinstance(each.default, bool) else each.default}"]
+
+
+def parse_integers(kind: Any, words: Sequence[Token]) -> Any:
+    """Return integers as written. Cyclopts itself would round 1.5 without a message."""
+    for word in words:
+        if not re.fullmatch(r"[+-]?\d+", word.value):
+            raise CoercionError(f"{word.value!r} is not an integer.", token=word)
+    numbers = [int(word.value) for word in words]
+    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
+
+
+def _flags(options: Mapping[str, Setting]) -> dict[str, Any]:
+    return {key: _flag(each) for key, each in options.items()}
+
+
+# Not total: what was not given is absent, so that presets and defaults can be told from it.
+GenerationFlags = TypedDict("GenerationFlags", _flags(OPTIONS), total=False)  # type: ignore[misc]  # pyright: ignore
+"""The flags of `GenerationOptions`, as a type that cyclopts reads."""
+LogitsProcessorFlags = TypedDict("LogitsProcessorFlags", _flags(PROCESSOR_OPTIONS), total=False)  # type: ignore[misc]  # pyright: ignore
+"""Those of them that shape the distribution of a single token."""
+StrategyFlags = TypedDict(  # type: ignore[misc]
+    "StrategyFlags",
+    {key: flag for options in STRATEGY_OPTIONS.values() for key, flag in _flags(options).items()},  # pyright: ignore
+    total=False,
+)
+"""The flags of the decoding strategies."""
+
+
+def options_from_flags(defaults: Mapping[str, Any], preset: str | None, given: Mapping[str, Any]) -> GenerationOptions:
+    """Return the options of a command: its defaults, overridden by a preset, overridden by flags.
 
     Args:
-        defaults: the command's own, by name; `GenerationOptions` has the others.
-        settings: see `load_generation_preset`.
-        given: values by name, as the command line has them; only those that were given.
+        defaults: of the command, where they differ from those of `GenerationOptions`.
+        preset: see `load_generation_preset`.
+        given: values by flag; only those that were given.
 
     Raises:
-        UsageError: something cannot be read.
-        GenerationError: lists what is out of range.
+        UsageError: a value cannot be read.
+        ConfigError: see `load_generation_preset`.
+        GenerationError: lists every value out of range.
     """
-    asked = {name: _READ[name](name, value) if name in _READ else value for name, value in given.items()}
-    options = GenerationOptions(**{**defaults, **(load_generation_preset(settings) if settings else {}), **asked})
+    flags = {OPTIONS[key].name: _value(OPTIONS[key], value) for key, value in given.items()}
+    options = GenerationOptions(**{**defaults, **(load_generation_preset(preset) if preset else {}), **flags})
     options.check()
     return options
 
 
-def read_prompts(given: Sequence[str], file: Path | None) -> list[str | None]:
-    """The prompts of a command: those given one by one, - for all of standard input, then a file's lines.
+def strategy_from_flags(given: Mapping[str, Any]) -> StrategyOptions | None:
+    """Return the decoding strategy that any of its flags selects; None samples token by token.
 
-    Blank lines of a file are passed over. Without any prompt there is one, None, which begins a document.
+    Args:
+        given: values by flag; only those that were given.
 
     Raises:
-        UsageError: the file cannot be read or holds no prompt.
+        UsageError: flags of several strategies are mixed.
+        GenerationError: lists every value out of range.
+    """
+    chosen = {
+        strategy: {options[key].name: _value(options[key], value) for key, value in given.items() if key in options}
+        for strategy, options in STRATEGY_OPTIONS.items()
+        if not options.keys().isdisjoint(given)
+    }
+    if len(chosen) > 1:
+        names = [f"{each.name} ({_first_flag(each, given)})" for each in chosen]
+        raise UsageError(f"{' and '.join(names)} cannot be combined; choose one")
+    for strategy, values in chosen.items():
+        options = strategy(**values)
+        options.check()
+        return options
+    return None
+
+
+def _first_flag(strategy: type[StrategyOptions], given: Mapping[str, Any]) -> str:
+    return next(each.flag for key, each in STRATEGY_OPTIONS[strategy].items() if key in given)
+
+
+def _value(each: Setting, given: Any) -> Any:
+    """Return the value of a setting from its flag's words.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    if each.details.from_text:
+        return _read(each, each.details.from_text, given)
+    if _holds_pairs(each):
+        pairs = [_read(each, lambda text: _pair(each, text), text) for text in given]
+        return dict(pairs) if is_mapping(each.type) else tuple(pairs)
+    return parse_text(given, each) if each.choices and isinstance(given, str) else given
+
+
+def _read(each: Setting, parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{each.flag} is {text!r}; it must be {each.details.metavar}") from error
+
+
+def _pair(each: Setting, text: str) -> tuple[Any, float]:
+    """`KEY=NUMBER`; the key may contain an equals sign itself."""
+    key, _, value = text.rpartition("=")
+    parse_key = each.details.parse_key or (str if is_mapping(each.type) else int)
+    return parse_key(key), float(value)
+
+
+def read_prompts(given: Sequence[str], file: Path | None) -> list[str | None]:
+    """Return the prompts of a command: those given one by one (- is standard input), then the lines of a file.
+
+    Blank lines of the file are skipped. Without any prompt the only one is None, which begins a document.
+
+    Raises:
+        UsageError: the file cannot be read or contains no prompt.
     """
     prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in given]
     if file is not None:
-        prompts += _lines_of(file)
+        prompts += _prompt_lines(file)
     return [*prompts] or [None]
 
 
-def _lines_of(file: Path) -> list[str]:
+def _prompt_lines(file: Path) -> list[str]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts is {str(file)!r}; allowed is a readable file, or - ({error})") from error
+        raise UsageError(f"--prompts is {str(file)!r}; it must be a readable file, or - ({error})") from error
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
-        raise UsageError(f"{file} holds no prompt; write one on each line")
+        raise UsageError(f"{file} contains no prompt; write one per line")
     return lines
-
-
-def _bias(name: str, given: Sequence[str]) -> dict[int | str, float]:
-    return {parse_token_name(key): value for key, value in _pairs(name, given, str, "TEXT=NUMBER or #ID=NUMBER")}
-
-
-def _schedule(name: str, given: Sequence[str]) -> tuple[tuple[int, float], ...]:
-    return tuple(_pairs(name, given, int, "TOKENS=TEMPERATURE"))
-
-
-def _pairs(name: str, given: Sequence[str], kind: Callable[[str], Any], meaning: str) -> list[tuple[Any, float]]:
-    """`A=B`, B a number; A may hold an equals sign itself."""
-    pairs: list[tuple[Any, float]] = []
-    for text in given:
-        key, _, value = text.rpartition("=")
-        try:
-            pairs.append((kind(key), float(value)))
-        except ValueError:
-            raise UsageError(f"--{name.replace('_', '-')} is {text!r}; allowed is {meaning}") from None
-    return pairs
-
-
-def _schema(name: str, given: str) -> str:
-    """The schema itself begins with a brace; everything else is a path."""
-    if given.lstrip().startswith("{"):
-        return given
-    try:
-        return Path(given).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--json-schema is {given!r}; allowed is a JSON object or a readable file ({error})"
-        ) from error
-
-
-_PAIRS = {"logit_bias": _bias, "temperature_schedule": _schedule}
-_READ: dict[str, Callable[[str, Any], Any]] = {**_PAIRS, "json_schema": _schema}
-
-# Not total: what was not given is not there, so that settings can be told from defaults.
-Flags = TypedDict("Flags", _flags(), total=False)  # type: ignore[misc]  # pyright: ignore
-"""What `glassgpt generate` takes, as a type that cyclopts reads."""
-
-_PROCESSING = {*GROUPS["Sampling"], *GROUPS["Against repetition"], *GROUPS["Words and form"], "min_tokens"}
-
-
-def _processor_flags() -> dict[str, Any]:
-    return {name: kind for name, kind in _flags().items() if name in _PROCESSING - NOT_OF_ONE_TOKEN}
-
-
-LogitsProcessorFlags = TypedDict("LogitsProcessorFlags", _processor_flags(), total=False)  # type: ignore[misc]  # pyright: ignore
-"""What shapes the probabilities of a single token, which is all that `glassgpt inspect` draws."""

@@ -9,15 +9,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from glassgpt.cli.generation_flags import Flags, LogitsProcessorFlags, whole
-from glassgpt.cli.strategy_flags import StrategyFlags
+from glassgpt.cli.generation_flags import GenerationFlags, LogitsProcessorFlags, StrategyFlags, parse_integers
 from glassgpt.errors import UsageError
 
 Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Positional arguments; - means standard input."""
 Overrides = Annotated[dict[str, str], Parameter(parse=False)]
 """Settings by dotted name (`--train.learning-rate 3e-4`); `dispatch` takes them from the command line."""
-GenerationArguments = Annotated[Flags, Parameter(name="*")]
+GenerationArguments = Annotated[GenerationFlags, Parameter(name="*")]
 """The generation settings that were given, each with its own option."""
 StrategyArguments = Annotated[StrategyFlags, Parameter(name="*")]
 """The settings of a decoding strategy that were given."""
@@ -25,7 +24,7 @@ LogitsProcessorArguments = Annotated[LogitsProcessorFlags, Parameter(name="*")]
 """The generation settings that belong to logits processors."""
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 """An option without a value; off by default."""
-Integer = Annotated[int, Parameter(converter=whole)]
+Integer = Annotated[int, Parameter(converter=parse_integers)]
 """An integer; numbers with a fraction are rejected, not rounded."""
 Run = Annotated[Path, Parameter(help="Folder of a run, created by glassgpt train or import.")]
 Checkpoint = Annotated[str, Parameter(help="Checkpoint to load: best, latest or step-NNNNNN.")]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, MissingExtraError
-from glassgpt.generation.options import TokenHistory
+from glassgpt.generation.processors.base import TokenHistory
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python writes it. Free white space would let a model write blanks for ever."""

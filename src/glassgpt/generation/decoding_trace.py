@@ -20,8 +20,9 @@ from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sequence import dropped_at
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import LogitsProcessor, build_processors
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.transformer import LanguageModel
 
 FIRST_STAGE = "model"

@@ -13,8 +13,9 @@ import torch
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.generation.engine.sampling import gumbel_sample, sample
 from glassgpt.generation.engine.streaming import TextStream
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors, process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -62,7 +63,7 @@ def generate_tokens(
     while len(output) < options.max_tokens and cache.lengths[0] + len(new_tokens) <= cache.capacity:
         tokens = torch.tensor([new_tokens], device=parameter.device)  # (1, T): the prompt, then one token at a time
         logits = model(tokens, cache)[:, -1, : tokenizer.vocab_size].float().cpu()  # (1, V) of the last position
-        logits = process(logits, processors, [TokenHistory(prompt, output)])
+        logits = apply_processors(logits, processors, [TokenHistory(prompt, output)])
         if options.is_greedy:
             token = int(sample(logits, None))
         else:

@@ -1,4 +1,4 @@
-"""Ready settings by purpose: small TOML files that come with the package, or one's own. Free of torch."""
+"""Generation presets: small TOML files that come with the package, or the user's own. Free of torch."""
 
 from __future__ import annotations
 
@@ -9,92 +9,79 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.errors import ConfigError
-from glassgpt.generation.kinds import allowed, did_you_mean, fits
-from glassgpt.generation.options import option_types
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.schema import Setting, convert, did_you_mean, settings_of
 
 
 @cache
-def _ready() -> dict[str, str]:
-    folder = resources.files("glassgpt") / "settings"
+def _packaged() -> dict[str, str]:
+    folder = resources.files("glassgpt") / "configs" / "generation"
     files = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
     return {Path(file.name).stem: file.read_text(encoding="utf-8") for file in files}
 
 
 def generation_preset_names() -> list[str]:
-    """The purposes for which there are ready settings."""
-    return sorted(_ready())
-
-
-def settings_summary(name: str) -> str:
-    """The first comment of a file, which says what it is for."""
-    return _ready()[name].splitlines()[0].removeprefix("#").strip()
+    """Return the names of the presets that come with the package."""
+    return sorted(_packaged())
 
 
 def load_generation_preset(source: str) -> dict[str, Any]:
-    """Arguments for `GenerationOptions`, of ready settings or a TOML file.
+    """Return arguments for `GenerationOptions` from a preset or TOML file.
 
     Args:
-        source: a purpose (`creative`, `technical`, `chat`, `code`), or a path that ends in .toml.
+        source: a preset's name (`chat`, `code`, `creative`, `technical`), or a path that ends in .toml.
 
     Raises:
-        ConfigError: there is no such purpose or file, or it holds an unknown name or a value of the wrong type.
+        ConfigError: there is no such preset or file, or it contains an unknown name or a value of the wrong type.
     """
-    return parse_generation_preset(_text_of(source), source)
+    return parse_generation_preset(_read(source), source)
 
 
 def parse_generation_preset(text: str, source: str) -> dict[str, Any]:
-    """Arguments for `GenerationOptions`, of TOML text.
+    """Return arguments for `GenerationOptions` from TOML text.
 
     Args:
         text: the TOML.
-        source: what messages call it.
+        source: its name in error messages.
 
     Raises:
-        ConfigError: it is no TOML, or holds an unknown name or a value of the wrong type.
+        ConfigError: it is not TOML, or contains an unknown name or a value of the wrong type.
     """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{source} is not valid TOML: {error}"]) from error
-    problems = [problem for name, value in table.items() if (problem := _problem(name, value))]
+    known = {each.name: each for each in settings_of(GenerationOptions) if not each.details.python_only}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in table.items():
+        try:
+            values[name] = _converted(name, value, known)
+        except ValueError as error:
+            problems.append(f"settings {source}: {error}")
     if problems:
-        raise ConfigError([f"settings {source}: {problem}" for problem in problems])
-    return {name: _frozen(name, value) for name, value in table.items()}
+        raise ConfigError(problems)
+    return values
 
 
-def _text_of(source: str) -> str:
+def _converted(name: str, value: Any, known: dict[str, Setting]) -> Any:
+    if name not in known:
+        raise ValueError(f"there is no setting {name}{did_you_mean(name, known)}")
+    return convert(value, known[name])
+
+
+def _read(source: str) -> str:
+    if source in _packaged():
+        return _packaged()[source]
     if not source.endswith(".toml"):
-        if source not in _ready():
-            names = ", ".join(generation_preset_names())
-            raise ConfigError(
-                [
-                    f"there are no settings {source}{did_you_mean(source, _ready())}; there are {names}, or a path to a .toml"
-                ]
-            )
-        return _ready()[source]
+        names = generation_preset_names()
+        raise ConfigError(
+            [
+                f"there is no generation preset {source}{did_you_mean(source, names)}; choose {', '.join(names)}, or a "
+                f"path that ends in .toml"
+            ]
+        )
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{source} cannot be read: {error}"]) from error
-
-
-def _problem(name: str, value: Any) -> str:
-    types = option_types()
-    if name not in types:
-        return f"there is no setting {name}{did_you_mean(name, types)}"
-    if not fits(value, types[name]):
-        return f"{name} is {value!r}; allowed is {allowed(types[name])}"
-    return ""
-
-
-def _frozen(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {parse_token_name(key): float(number) for key, number in value.items()}
-    if isinstance(value, list):
-        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
-    return float(value) if option_types()[name] is float else value
-
-
-def parse_token_name(text: str) -> int | str:
-    """A token as it is named in text: `#262` is an id, anything else the token's own text."""
-    return int(text[1:]) if text[:1] == "#" and text[1:].isdecimal() else text

@@ -1,176 +1,157 @@
-"""What may be asked of the methods that write otherwise than token by token. Free of torch."""
+"""The options of the decoding strategies other than sampling token by token, one dataclass each. Free of torch."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import ClassVar, Literal
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.kinds import type_errors
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import BEAM_SEARCH, CONTRASTIVE_SEARCH, CheckedOptions
+from glassgpt.schema import setting, settings_of
 
 DRAFT_TOKENS = 4
-"""Guesses for each pass of the model, in speculative decoding."""
-
-Rule = tuple[bool, str, str]
-
-NOT_SEARCHED = {
-    "temperature": "0",
-    "temperature_schedule": "empty",
-    "top_k": "0",
-    "top_p": "0.95, its default, which nothing reads",
-    "min_p": "0",
-    "typical_p": "1",
-    "seed": "none",
-    "num_samples": "1",
-    "overflow": "stop",
-    "logprobs": "0",
-}
-"""Options of a generation that a search has no use for, and the only value that they may have."""
-WHY_NOT = {
-    "num_samples": "a search gives the best text; beam search gives several with best",
-    "overflow": "a search compares whole texts, so none of them may be forgotten; it ends where the context does",
-    "logprobs": "a search draws no token, so there is nothing that one was drawn from; beam search gives scores",
-}
-NOTHING_DRAWN = "nothing is drawn there"
+"""Tokens proposed for each forward pass in speculative decoding."""
+BEAM_GROUP, CONTRASTIVE_GROUP, SPECULATIVE_GROUP = "Beam search", "Contrastive search", "Speculative decoding"
 
 
 @dataclass(frozen=True)
-class BeamOptions:
-    """How beam search looks for the most probable text.
+class BeamOptions(CheckedOptions):
+    """Beam search: keep the most probable texts while they grow."""
 
-    Attributes:
-        beams: texts that are followed at once.
-        length_penalty: a text's score is its log-probability over its tokens to this power, end-of-text counted; 0
-            compares sums, which favours short texts, 1 means, more than 1 favours long ones.
-        early_stopping: when there are as many complete texts as beams: true stops, false stops unless a text that is
-            still being written is better as it stands, never stops when none can become better (exact).
-        groups: beams in so many groups that avoid each other's tokens (Vijayakumar et al. 2016); divides beams.
-        diversity: taken from a token's log-probability for each beam of an earlier group that chose it for the same
-            place; for the choice alone, scores are the model's.
-        best: how many texts are given back, best first.
-        coverage_penalty: weight of the coverage of the prompt by attention (Wu et al. 2016, eq. 14); 0 is none.
-        force: words or phrases that the text must hold, as written, with or without a space before (Post & Vilar
-            2018).
-    """
+    name: ClassVar[str] = BEAM_SEARCH
+    defaults: ClassVar[dict[str, int]] = {"temperature": 0}
 
-    beams: int = 4
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    groups: int = 1
-    diversity: float = 0.0
-    best: int = 1
-    coverage_penalty: float = 0.0
-    force: tuple[str, ...] = ()
+    beams: int = setting(4, help="Number of texts that are kept.", group=BEAM_GROUP, minimum=1)
+    length_penalty: float = setting(
+        1.0,
+        help="A text's score is its log-probability divided by its number of tokens, end-of-text included, to this "
+        "power: 0 compares sums, which favours short texts, 1 compares means, more than 1 favours long texts.",
+        group=BEAM_GROUP,
+        must_be="a finite number",
+    )
+    early_stopping: bool | Literal["never"] = setting(
+        False,
+        help="When to stop once there are as many complete texts as beams: true stops at once, false stops unless an "
+        "unfinished text scores higher as it stands, never stops only when none can become better (exact).",
+        group=BEAM_GROUP,
+    )
+    groups: int = setting(
+        1,
+        help="Divide the beams into this many groups that avoid each other's tokens (Vijayakumar et al. 2016).",
+        group=BEAM_GROUP,
+        flag="beam_groups",
+        minimum=1,
+    )
+    diversity: float = setting(
+        0.0,
+        help="Subtract this from a token's log-probability for each beam of an earlier group that chose the token at "
+        "the same position. It affects the choice only, not the scores.",
+        group=BEAM_GROUP,
+        minimum=0,
+    )
+    best: int = setting(1, help="Number of texts to return, best first.", group=BEAM_GROUP, minimum=1)
+    coverage_penalty: float = setting(
+        0.0,
+        help="Weight of the coverage of the prompt by attention (Wu et al. 2016, eq. 14).",
+        group=BEAM_GROUP,
+        minimum=0,
+        note="0 disables it",
+    )
+    force: tuple[str, ...] = setting(
+        (),
+        help="Words or phrases that the text must contain, as written, with or without a space before (Post & Vilar "
+        "2018).",
+        group=BEAM_GROUP,
+        is_valid=lambda words: all(word.strip() for word in words),
+        must_be="a list of strings that are not blank",
+        flag_help="may be repeated",
+    )
 
-    def check(self) -> None:
-        """Refuse what has no meaning.
-
-        Raises:
-            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
-        """
-        _require_kinds(self)
-        divides = self.groups >= 1 and self.beams % self.groups == 0
-        rules: tuple[Rule, ...] = (
-            (self.beams >= 1, "beams", "at least 1"),
-            (math.isfinite(self.length_penalty), "length_penalty", "a finite number (0 compares sums)"),
-            (self.early_stopping in (True, False, "never"), "early_stopping", "true, false or never"),
-            (divides, "groups", f"a divisor of beams ({self.beams})"),
-            (0 <= self.diversity < math.inf, "diversity", "0 or a positive number"),
-            (not self.diversity or self.groups > 1, "diversity", "0 where there is one group; add groups"),
-            (1 <= self.best <= max(1, self.beams), "best", f"between 1 and beams ({self.beams})"),
-            (0 <= self.coverage_penalty < math.inf, "coverage_penalty", "0 (none) or a positive number"),
-            (all(word.strip() for word in self.force), "force", "words that are not blank"),
-        )
-        _refuse(self, rules)
-
-
-@dataclass(frozen=True)
-class ContrastiveOptions:
-    """How contrastive search chooses among the most probable tokens (Su et al. 2022).
-
-    Attributes:
-        alpha: weight of being unlike the text so far against being probable; 0 is greedy.
-        k: tokens that are looked at.
-    """
-
-    alpha: float = 0.6
-    k: int = 4
-
-    def check(self) -> None:
-        """Refuse what has no meaning.
-
-        Raises:
-            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
-        """
-        _require_kinds(self)
-        _refuse(self, ((0 <= self.alpha <= 1, "alpha", "between 0 and 1"), (self.k >= 1, "k", "at least 1")))
+    def conflicts(self) -> Iterator[str]:
+        """Yield a message for each value that does not fit the number of beams or groups."""
+        if self.groups >= 1 and self.beams % self.groups:
+            yield f"groups is {self.groups}; it must be a divisor of beams ({self.beams})"
+        if self.diversity and self.groups == 1:
+            yield f"diversity is {self.diversity}; it must be 0 with a single group; increase groups"
+        if self.best > self.beams:
+            yield f"best is {self.best}; it must be at most beams ({self.beams})"
 
 
 @dataclass(frozen=True)
-class SpeculativeOptions:
-    """How several tokens are got from one pass of the model; the text stays the same (Leviathan et al. 2023).
+class ContrastiveOptions(CheckedOptions):
+    """Contrastive search: of the most probable tokens, take one that is unlike the text so far (Su et al. 2022)."""
 
-    Attributes:
-        draft: run of a small model with the same tokenizer, which guesses the next tokens.
-        prompt_lookup: guess what followed where the text's last words stood before; needs no other model.
-        draft_tokens: guesses for each pass.
-    """
+    name: ClassVar[str] = CONTRASTIVE_SEARCH
+    defaults: ClassVar[dict[str, int]] = {"temperature": 0}
 
-    draft: Path | None = None
-    prompt_lookup: bool = False
-    draft_tokens: int = DRAFT_TOKENS
+    alpha: float = setting(
+        0.6,
+        help="Weight of being unlike the text so far against being probable; 0 is greedy.",
+        group=CONTRASTIVE_GROUP,
+        flag="contrastive_alpha",
+        minimum=0,
+        maximum=1,
+    )
+    k: int = setting(
+        4,
+        help="Number of most probable tokens that are compared.",
+        group=CONTRASTIVE_GROUP,
+        flag="contrastive_k",
+        minimum=1,
+    )
 
-    def check(self) -> None:
-        """Refuse what has no meaning.
 
-        Raises:
-            GenerationError: lists every value of the wrong type, else every one out of range, and what is allowed.
-        """
-        _require_kinds(self)
-        one = (self.draft is not None) != self.prompt_lookup
-        rules: tuple[Rule, ...] = (
-            (one, "draft", "the run of a model that guesses, or none and prompt_lookup; one of the two"),
-            (self.draft_tokens >= 1, "draft_tokens", "at least 1"),
-        )
-        _refuse(self, rules)
+@dataclass(frozen=True)
+class SpeculativeOptions(CheckedOptions):
+    """Speculative decoding: several tokens from one forward pass, the same text (Leviathan et al. 2023)."""
+
+    name: ClassVar[str] = "speculative decoding"
+    defaults: ClassVar[dict[str, int]] = {}
+
+    draft: Path | None = setting(
+        None,
+        help="Run of a small model with the same tokenizer that proposes the next tokens.",
+        group=SPECULATIVE_GROUP,
+    )
+    prompt_lookup: bool = setting(
+        False,
+        help="Propose the tokens that followed an earlier occurrence of the text's last tokens; needs no other model.",
+        group=SPECULATIVE_GROUP,
+    )
+    draft_tokens: int = setting(
+        DRAFT_TOKENS, help="Tokens proposed for each forward pass.", group=SPECULATIVE_GROUP, minimum=1
+    )
+
+    def conflicts(self) -> Iterator[str]:
+        """Yield a message unless exactly one source of proposals is given."""
+        if (self.draft is not None) == self.prompt_lookup:
+            yield f"draft is {self.draft}; give either the run of a draft model or prompt_lookup, and not both"
 
 
 StrategyOptions = BeamOptions | ContrastiveOptions | SpeculativeOptions
-"""A way to write otherwise than token by token, as it is asked for."""
-
-
-def _require_kinds(options: StrategyOptions) -> None:
-    if wrong := type_errors(options, get_type_hints(type(options))):
-        raise GenerationError("\n".join(wrong))
-
-
-def _refuse(options: StrategyOptions, rules: Iterable[Rule]) -> None:
-    wrong = [f"{name} is {getattr(options, name)}; allowed is {allowed}" for fine, name, allowed in rules if not fine]
-    if wrong:
-        raise GenerationError("\n".join(wrong))
+"""Options of a decoding strategy; None stands for sampling token by token."""
+STRATEGIES: tuple[type[StrategyOptions], ...] = (BeamOptions, ContrastiveOptions, SpeculativeOptions)
 
 
 def reject_sampling_options(options: GenerationOptions, search: str) -> None:
-    """Refuse settings of sampling: a search takes what is best, it draws nothing.
+    """Raise an error if options are set that a search cannot honour, such as those of sampling.
 
     Args:
         options: of the generation.
-        search: what it is called.
+        search: the strategy's `name`.
 
     Raises:
-        GenerationError: lists the settings that have no meaning there.
+        GenerationError: lists the settings, each with the reason and the only value allowed.
     """
-    plain = dataclasses.replace(GenerationOptions(), temperature=0)
-    wrong = [
-        f"{name} is {getattr(options, name)}, which has no meaning in {search}: {WHY_NOT.get(name, NOTHING_DRAWN)}; "
-        f"leave it out (it must be {allowed})"
-        for name, allowed in NOT_SEARCHED.items()
-        if getattr(options, name) != getattr(plain, name)
+    defaults = next(each.defaults for each in STRATEGIES if each.name == search)
+    errors = [
+        f"{each.name} is {value!r}, which {search} does not support: {reason}; leave it out (it must be {only!r})"
+        for each in settings_of(GenerationOptions)
+        if (reason := each.details.unsupported_by.get(search))
+        and (value := getattr(options, each.name)) != (only := defaults.get(each.name, each.default))
     ]
-    if wrong:
-        raise GenerationError("\n".join(wrong))
+    if errors:
+        raise GenerationError("\n".join(errors))

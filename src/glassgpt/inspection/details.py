@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from glassgpt.errors import InspectionError
-from glassgpt.generation.processors import build_processors
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.inspection.analysis import (
     component_norms,
     divergence,

@@ -27,8 +27,9 @@ from torch import Tensor
 import glassgpt.errors
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import LogitsProcessor, build_processors
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.inspection.capture import Edit, record
 from glassgpt.inspection.hook_points import activations_of, axis_sizes, hook_points
 from glassgpt.inspection.tokenization import PreToken, pretokens

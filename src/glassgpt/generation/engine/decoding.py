@@ -15,7 +15,7 @@ from torch import Tensor
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.engine.sampling import gumbel_sample, sample
 from glassgpt.generation.engine.sequence import SequenceState
-from glassgpt.generation.processors import process
+from glassgpt.generation.processors.pipeline import apply_processors
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -178,7 +178,7 @@ def group_by_request(sequences: Sequence[SequenceState]) -> Iterable[list[int]]:
 def _sample_group(logits: Tensor, group: Sequence[SequenceState]) -> list[int]:
     request = group[0].request
     try:
-        logits = process(logits, request.processors, [sequence.history for sequence in group])
+        logits = apply_processors(logits, request.processors, [sequence.history for sequence in group])
     except GenerationError as error:
         raise RequestError(str(error), request.id) from error
     if request.options.is_greedy:

@@ -18,7 +18,7 @@ from glassgpt.generation.engine.output import OutputStream, TokenChunk
 from glassgpt.generation.engine.prompt import random_seed, token_limit
 from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors import build_processors
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.transformer import LanguageModel
 
 DEFAULT_SLOTS = 64

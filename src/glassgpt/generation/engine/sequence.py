@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import LogitsProcessor
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.output import Sample
-from glassgpt.generation.options import GenerationOptions, TokenHistory
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.search.context import Prompt, SearchContext, in_batches
 from glassgpt.generation.search.coverage import AttentionRecorder, coverage_score, record_attention
 from glassgpt.generation.search.forced_words import ForcedWordsState, forced_words_state

@@ -17,8 +17,9 @@ from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.engine.output import Sample, sample_from_tokens
 from glassgpt.generation.engine.prompt import encode_prompt, token_limit
 from glassgpt.generation.engine.streaming import TextStream
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import build_processors
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.generation.strategy_options import reject_sampling_options
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel

@@ -12,8 +12,9 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.output import Sample
-from glassgpt.generation.options import GenerationOptions, TokenHistory
-from glassgpt.generation.processors import process
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.processors.base import TokenHistory
+from glassgpt.generation.processors.pipeline import apply_processors
 from glassgpt.generation.search.context import Prompt, SearchContext, in_batches
 from glassgpt.generation.strategy_options import ContrastiveOptions
 from glassgpt.model.transformer import LanguageModel
@@ -128,7 +129,7 @@ class _Search:
         """The most probable tokens of each text, as processors leave them: probabilities and ids, (B, k) each."""
         logits = torch.stack([text.logits for text in texts])
         histories = [TokenHistory(text.prompt, text.output) for text in texts]
-        processed = process(logits, self._searcher.processors, histories)
+        processed = apply_processors(logits, self._searcher.processors, histories)
         probabilities, tokens = processed.softmax(dim=-1).topk(self._k)
         return probabilities, tokens
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.generation.processors import TokenSequence, banned_sequences
+from glassgpt.generation.processors.ban import spellings
+from glassgpt.generation.processors.logit_bias import TokenSequence
 
 Word = tuple[TokenSequence, ...]
 """A word's spellings."""
@@ -60,7 +61,7 @@ class ForcedWordsState:
 
 def forced_words_state(words: Sequence[str], tokenizer: Tokenizer) -> ForcedWordsState:
     """Words or phrases, as written."""
-    return ForcedWordsState(tuple(tuple(banned_sequences([word], tokenizer)) for word in dict.fromkeys(words)))
+    return ForcedWordsState(tuple(tuple(spellings([word], tokenizer)) for word in dict.fromkeys(words)))
 
 
 def _ends_with(text: TokenSequence, end: TokenSequence) -> bool:
