@@ -75,7 +75,7 @@ def test_searches_from_python(loaded):
         (lambda m: m.generate("a", method="beam"), r"method is 'beam'; allowed are BeamOptions\(…\)"),
         (lambda m: m.generate("a", method=SpeculativeOptions(prompt_lookup=True)), r"speculation\(…\)"),
         (lambda m: m.generate_many("abc"), "prompts is the text 'abc'; give a list"),
-        (lambda m: m.generate(5), "the prompt is 5; allowed is text"),
+        (lambda m: m.generate(5), "the prompt is 5; it must be a string"),
     ],
 )
 def test_mistakes_from_python(loaded, call, message):
