@@ -1,13 +1,13 @@
-"""The fault suite: faults put into real trainings, and sound trainings, each looked at from the outside.
+"""The fault suite: faults injected into real trainings, and healthy trainings, each observed from the outside.
 
-`python -m benchmarks.faults` runs it; see `__main__.py`. How a case is told apart and judged stands in `case.py` and
-`judge.py`, what is put in where in `data_faults.py`, `model_faults.py`, `training_faults.py` and `machine_faults.py`,
-and the sound ones in `healthy.py`.
+`python -m benchmarks.faults` runs it; see `__main__.py`. `case.py` defines a case, `stages.py` runs one, `scoring.py`
+scores it. The faults are in `data_faults.py`, `model_faults.py`, `training_faults.py` and `machine_faults.py`, the
+healthy trainings in `healthy.py`.
 """
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# How a fault is put into a living training is written down once, where the tests of diagnosis use it too.
+# Faults of a live training are injected by the same helpers as in the tests of diagnosis.
 sys.path.insert(0, str(ROOT / "tests"))

@@ -1,4 +1,4 @@
-"""What a case of the suite is: a training, what is wrong with it, and what should be said of it."""
+"""A case of the suite: a training, the fault injected into it, and what should be reported."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Literal
 from glassgpt.training.loop import Trainer
 from glassgpt.training.run_folder import RunFolder
 
-from .texts import sound_text
+from .datasets import healthy_dataset
 
-Station = Literal["before", "start", "while", "after", "text"]
-STATIONS: tuple[Station, ...] = ("before", "start", "while", "after", "text")
-"""`doctor` on the configuration; the quick look as training begins; the watch; `doctor RUN`; `doctor RUN --text`."""
+Stage = Literal["before", "start", "during", "after", "text"]
+STAGES: tuple[Stage, ...] = ("before", "start", "during", "after", "text")
+"""`doctor` on the configuration; the checks when training starts; the live monitor; `doctor RUN`; `doctor RUN --text`."""
 Recovery = Literal["automatic", "resume"]
-"""By itself; or by `train --resume` when what was in the way is gone."""
+"""By the run itself, or by `train --resume` once the obstacle is gone."""
 Patch = tuple[str, str, Any]
-"""A module, a name in it, and what stands there instead: a fault of the program itself."""
+"""A module, a name in it, and its replacement: a bug of the program itself."""
 
 PRESET = "nano"
 BASE: Mapping[str, Any] = MappingProxyType(
@@ -34,12 +34,12 @@ BASE: Mapping[str, Any] = MappingProxyType(
         "train.eval_tokens": 9600,
         "schedule.warmup_steps": 30,
         "checkpoint.every_steps": 40,
-        # A look into the layers each 20 steps instead of 100, because these runs are a tenth as long as usual ones.
+        # Layers are sampled every 20 steps instead of 100, because these runs are a tenth as long as usual ones.
         "diagnosis.sample_every_steps": 20,
     }
 )
-"""Another shape than those on which thresholds were calibrated: `nano` is 64 wide with a context of 64. It ends where
-three seeds differ by half a percent, so that two percent mean something."""
+"""Another shape than those on which thresholds were calibrated: `nano` has width 64 and context 64. Long enough that
+three seeds differ by half a percent, so that a tolerance of two percent means something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +47,21 @@ class Case:
     """A training.
 
     Attributes:
-        name: of the case, once in the suite.
-        what: it is, in a sentence.
-        preset: that it begins with.
-        settings: what differs from `BASE`, by dotted name.
-        text: makes its data set in a folder.
+        name: unique in the suite.
+        what: one sentence about it.
+        preset: the preset it starts from.
+        settings: differences from `BASE`, by dotted name.
+        dataset: makes its data set in a folder and returns the data set's folder.
     """
 
     name: str
     what: str
     preset: str = PRESET
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    text: Callable[[Path], Path] = sound_text
+    dataset: Callable[[Path], Path] = healthy_dataset
 
     def overrides(self) -> dict[str, Any]:
-        """All settings that are given besides the preset's."""
+        """Return all settings that differ from the preset."""
         return {**BASE, **self.settings}
 
 
@@ -71,28 +71,29 @@ class Fault(Case):
 
     Attributes:
         kind: of fault.
-        expects: codes of the catalogue that name its cause.
-        station: that should find it.
-        fatal: whether the run breaks, or its result means nothing, if nobody does anything.
-        recovery: how the run comes to the end it would have had; None where only its owner can mend it.
-        at: step in which the fault appears; 0 where it is there from the beginning.
-        world: faults of the program, in force at every station.
-        arm: puts the fault into a training that was just built.
-        stays: whether `arm` is in force also when the run is gone on with, or done again.
+        expects: codes that name its cause.
+        stage: that should detect it.
+        fatal: whether the run breaks, or its result means nothing, if nobody intervenes.
+        recovery: how the run reaches the result it would have had without the fault; None where only the user can fix
+            it.
+        at: step in which the fault appears; 0 if it is there from the beginning.
+        patches: bugs of the program, in force at every stage.
+        inject: puts the fault into a trainer that was just built.
+        persists: whether `inject` is also applied when the run is resumed or replayed.
         kill_at: step before which the process is killed.
-        damage: changes the files that the run has left.
-        writes: settings with which `doctor RUN --text` lets it write.
+        damage: changes the files that the run left.
+        writes: generation options for `doctor RUN --text`.
     """
 
     kind: str
     expects: tuple[str, ...]
-    station: Station
+    stage: Stage
     fatal: bool
     recovery: Recovery | None = None
     at: int = 0
-    world: tuple[Patch, ...] = ()
-    arm: Callable[[Trainer], None] | None = None
-    stays: bool = False
+    patches: tuple[Patch, ...] = ()
+    inject: Callable[[Trainer], None] | None = None
+    persists: bool = False
     kill_at: int | None = None
     damage: Callable[[RunFolder], None] | None = None
     writes: Mapping[str, Any] | None = None
@@ -100,11 +101,11 @@ class Fault(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class Healthy(Case):
-    """A training with which nothing is wrong, whatever it looks like.
+    """A training without any fault, however unusual it looks.
 
     Attributes:
-        stop_at: step at which it is interrupted, and gone on with; 0 never.
-        fine_tunes: whether it begins with the weights of another run.
+        stop_at: step at which it is interrupted, to be resumed; 0 never.
+        fine_tunes: whether it starts from the weights of another run.
     """
 
     stop_at: int = 0

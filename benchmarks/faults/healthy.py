@@ -1,4 +1,4 @@
-"""Sound trainings: every preset scaled down, and settings that are odd but valid."""
+"""Healthy trainings: every preset scaled down, and settings that are unusual but valid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from glassgpt.config import load_config, preset_names
 
-from . import texts
+from . import datasets
 from .case import Healthy
 from .training_faults import MUON
 
@@ -15,7 +15,7 @@ WIDTH, CONTEXT, STEPS, ROWS = 64, 32, 240, 16
 
 
 def scaled_down(preset: str) -> dict[str, Any]:
-    """A preset's recipe at a size for this suite: rates of AdamW by width, warmup by length, as its authors would."""
+    """Return a preset's settings at a size for this suite: AdamW's learning rate by width, warmup by length."""
     config = load_config(preset)
     shrink = config.model.n_embd / WIDTH
     warmup = config.schedule.warmup_steps * STEPS / config.train.max_steps
@@ -47,7 +47,7 @@ def _preset(preset: str) -> Healthy:
     )
 
 
-def _odd(name: str, what: str, settings: Mapping[str, Any], **more: Any) -> Healthy:
+def _unusual(name: str, what: str, settings: Mapping[str, Any], **more: Any) -> Healthy:
     return Healthy(name=name, what=what, settings=settings, **more)
 
 
@@ -56,44 +56,44 @@ AT_A_CONSTANT_RATE = {"schedule.kind": "constant"}
 
 HEALTHY: Sequence[Healthy] = (
     *(_preset(name) for name in preset_names()),
-    _odd("constant-rate", "a constant rate to the end", AT_A_CONSTANT_RATE),
-    _odd("no-warmup-low-rate", "no warmup, at a low rate", {"schedule.warmup_steps": 0, "train.learning_rate": 1e-3}),
-    _odd("tiny-batch", "one sequence a step", {"train.batch_tokens": 32, "train.learning_rate": 1e-3}),
-    _odd("big-batch", "64 sequences a step", {"train.batch_tokens": 64 * 32, "train.max_steps": 200}),
-    _odd("dropout", "a dropout of 0.3", {"model.dropout": 0.3}),
-    _odd("modern-adamw", "Modern with AdamW alone", MODERN),
-    _odd("modern-muon", "Modern with Muon at a constant rate", {**MUON, **AT_A_CONSTANT_RATE}),
-    _odd(
-        "modern-shared-keys-window", "Modern with shared keys and a window",
+    _unusual("constant-rate", "a constant rate to the end", AT_A_CONSTANT_RATE),
+    _unusual("no-warmup-low-rate", "no warmup, at a low rate", {"schedule.warmup_steps": 0, "train.learning_rate": 1e-3}),
+    _unusual("tiny-batch", "one sequence per step", {"train.batch_tokens": 32, "train.learning_rate": 1e-3}),
+    _unusual("big-batch", "64 sequences per step", {"train.batch_tokens": 64 * 32, "train.max_steps": 200}),
+    _unusual("dropout", "a dropout of 0.3", {"model.dropout": 0.3}),
+    _unusual("modern-adamw", "Modern with AdamW alone", MODERN),
+    _unusual("modern-muon", "Modern with Muon at a constant rate", {**MUON, **AT_A_CONSTANT_RATE}),
+    _unusual(
+        "modern-shared-keys-window", "Modern with grouped-query attention and a window",
         {**MUON, "model.n_head": 4, "model.n_kv_head": 2, "model.window": 16, "model.n_layer": 3},
     ),
-    _odd("context-16", "a context of 16", {"model.context_length": 16}),
-    _odd("context-192", "a context of 192", {"model.context_length": 192, "train.batch_tokens": 768, "train.max_steps": 200}),
-    _odd("long-accumulation", "12 micro-batches a step", {"train.micro_batch_size": 1, "train.max_steps": 200}),
-    _odd("resumed", "interrupted in the middle and gone on with", {}, stop_at=130),
-    _odd(
-        "several-epochs", "ten readings of a small text with dropout",
-        {"model.dropout": 0.1}, text=texts.grammar(400),
+    _unusual("context-16", "a context of 16", {"model.context_length": 16}),
+    _unusual("context-192", "a context of 192", {"model.context_length": 192, "train.batch_tokens": 768, "train.max_steps": 200}),
+    _unusual("long-accumulation", "12 micro-batches per step", {"train.micro_batch_size": 1, "train.max_steps": 200}),
+    _unusual("resumed", "interrupted in the middle and resumed", {}, stop_at=130),
+    _unusual(
+        "several-epochs", "ten epochs of a small text with dropout",
+        {"model.dropout": 0.1}, dataset=datasets.grammar(400),
     ),
-    _odd("bf16", "bfloat16", {"train.precision": "bf16", "train.max_steps": 200}),
-    _odd("fp16", "float16 with a scaler", {"train.precision": "fp16", "train.max_steps": 200}),
-    _odd("linear-to-zero", "a rate that falls in a line to zero", {"schedule.kind": "linear", "schedule.final_ratio": 0.0}),
-    _odd("wsd", "warmup, stable, decay", {"schedule.kind": "wsd"}),
-    _odd("rate-in-steps", "a rate that is halved every 100 steps", {"schedule.kind": "step", "schedule.step_every": 100}),
-    _odd("no-clipping", "no clipping", {"train.clip_norm": 0.0}),
-    _odd("low-clip", "gradients clipped to 0.3", {"train.clip_norm": 0.3}),
-    _odd("average", "averaged weights", {"train.ema_decay": 0.98}),
-    _odd("deep-and-narrow", "12 blocks of width 24", {"model.n_layer": 12, "model.n_embd": 24, "train.max_steps": 200}),
-    _odd("one-block", "a single block with a single head", {"model.n_layer": 1, "model.n_head": 1}),
-    _odd("rate-three-times", "three times the usual rate", {"train.learning_rate": 0.02}),
-    _odd("rate-a-tenth", "a tenth of the usual rate", {"train.learning_rate": 7e-4}),
-    _odd("no-decay", "no weight decay", {"optimizer.weight_decay": 0.0}),
-    _odd("decay-fivefold", "a weight decay of 0.5", {"optimizer.weight_decay": 0.5}),
-    _odd("chunked-and-recomputed", "the loss in chunks, activations computed again",
+    _unusual("bf16", "bfloat16", {"train.precision": "bf16", "train.max_steps": 200}),
+    _unusual("fp16", "float16 with a scaler", {"train.precision": "fp16", "train.max_steps": 200}),
+    _unusual("linear-to-zero", "a rate that falls linearly to zero", {"schedule.kind": "linear", "schedule.final_ratio": 0.0}),
+    _unusual("wsd", "warmup, stable, decay", {"schedule.kind": "wsd"}),
+    _unusual("rate-in-steps", "a rate that halves every 100 steps", {"schedule.kind": "step", "schedule.step_every": 100}),
+    _unusual("no-clipping", "no clipping", {"train.clip_norm": 0.0}),
+    _unusual("low-clip", "gradients clipped to 0.3", {"train.clip_norm": 0.3}),
+    _unusual("average", "averaged weights", {"train.ema_decay": 0.98}),
+    _unusual("deep-and-narrow", "12 blocks of width 24", {"model.n_layer": 12, "model.n_embd": 24, "train.max_steps": 200}),
+    _unusual("one-block", "a single block with a single head", {"model.n_layer": 1, "model.n_head": 1}),
+    _unusual("rate-three-times", "three times the usual rate", {"train.learning_rate": 0.02}),
+    _unusual("rate-a-tenth", "a tenth of the usual rate", {"train.learning_rate": 7e-4}),
+    _unusual("no-decay", "no weight decay", {"optimizer.weight_decay": 0.0}),
+    _unusual("decay-fivefold", "a weight decay of 0.5", {"optimizer.weight_decay": 0.5}),
+    _unusual("chunked-and-recomputed", "chunked loss, recomputed activations",
          {"train.loss_chunk_tokens": 128, "train.recompute_activations": True, "train.max_steps": 200}),
-    _odd("bpe-tokens", "tokens of 500 pieces", {}, text=texts.grammar(8000, "bpe:500")),
-    _odd("plays", "Shakespeare, which nobody can foresee", {"train.max_steps": 450}, text=texts.plays),
-    _odd("plays-constant-muon", "Shakespeare at a constant rate by Muon",
-         {**MUON, **AT_A_CONSTANT_RATE, "train.max_steps": 450}, text=texts.plays),
-    _odd("openai-init", "OpenAI's small first weights at this width", {"model.init_std": 0.02}),
+    _unusual("bpe-tokens", "a BPE vocabulary of 500 tokens", {}, dataset=datasets.grammar(8000, "bpe:500")),
+    _unusual("plays", "Shakespeare, which cannot be predicted well", {"train.max_steps": 450}, dataset=datasets.plays),
+    _unusual("plays-constant-muon", "Shakespeare at a constant rate with Muon",
+         {**MUON, **AT_A_CONSTANT_RATE, "train.max_steps": 450}, dataset=datasets.plays),
+    _unusual("openai-init", "OpenAI's small initial weights at this width", {"model.init_std": 0.02}),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Faults around the model: loader, memory, disk, process, files; and settings that spoil generated text."""
+"""Faults around the model: loader, memory, disk, process, files; and options that spoil generated text."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def _slow_loader(trainer: Trainer) -> None:
 
 
 def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:
-    """Each step computes something useless for so long."""
+    """Waste CPU time in each step from a step on."""
 
-    def arm(trainer: Trainer) -> None:
+    def inject(trainer: Trainer) -> None:
         do = trainer.train_step.step
 
         def slower(number: int, rate: float, **more: Any) -> Any:
@@ -51,13 +51,13 @@ def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:
 
         trainer.train_step.step = slower  # type: ignore[method-assign]
 
-    return arm
+    return inject
 
 
 def leaking(megabytes: float) -> Callable[[Trainer], None]:
-    """Each step keeps so much."""
+    """Leak memory in each step."""
 
-    def arm(trainer: Trainer) -> None:
+    def inject(trainer: Trainer) -> None:
         kept: list[Tensor] = []
         do = trainer.train_step.step
 
@@ -67,13 +67,13 @@ def leaking(megabytes: float) -> Callable[[Trainer], None]:
 
         trainer.train_step.step = step  # type: ignore[method-assign]
 
-    return arm
+    return inject
 
 
 def short_of_memory(rows: int, step: int = 0) -> Callable[[Trainer], None]:
-    """From a step on there is room for so many sequences at once."""
+    """Let more than this many sequences at once run out of memory, from a step on."""
 
-    def arm(trainer: Trainer) -> None:
+    def inject(trainer: Trainer) -> None:
         compute = trainer.train_step.loss.train
 
         def train(inputs: Tensor, targets: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def short_of_memory(rows: int, step: int = 0) -> Callable[[Trainer], None]:
 
         trainer.train_step.loss.train = train  # type: ignore[method-assign]
 
-    return arm
+    return inject
 
 
 def _little_memory(device: torch.device) -> int:
@@ -95,15 +95,15 @@ def _full_disk(folder: Path) -> Usage:
 
 
 def full_from(step: int) -> Callable[[Trainer], None]:
-    """From a step on the disk takes no more checkpoints."""
+    """Let the disk be full for checkpoints from a step on."""
 
-    def arm(trainer: Trainer) -> None:
+    def inject(trainer: Trainer) -> None:
         def refuse(*arguments: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         at_step(trainer, step, lambda: setattr(checkpoint, "save_file", refuse))
 
-    return arm
+    return inject
 
 
 def _killed_in_the_middle_of_saving(trainer: Trainer) -> None:
@@ -157,105 +157,105 @@ NO_DISK: tuple[Patch, ...] = (("glassgpt.diagnosis.checks.settings.shutil", "dis
 
 MACHINE_FAULTS: Sequence[Fault] = (
     Fault(
-        name="slow-loader", kind="speed", fatal=False, station="while",
-        what="each batch takes 15 ms to be read", arm=_slow_loader, expects=("GG-SPD-002",),
+        name="slow-loader", kind="speed", fatal=False, stage="during",
+        what="reading a batch takes 15 ms", inject=_slow_loader, expects=("GG-SPD-002",),
     ),
     Fault(
-        name="steps-become-slow", kind="speed", fatal=False, station="while", at=200,
-        what="from a step on each computes something useless for 40 ms", arm=busy_from(200, 0.04),
+        name="steps-become-slow", kind="speed", fatal=False, stage="during", at=200,
+        what="from some step on each step wastes 40 ms of CPU time", inject=busy_from(200, 0.04),
         expects=("GG-SPD-001",),
     ),
     Fault(
-        name="memory-leak", kind="memory leak", fatal=True, station="while",
-        what="each step keeps 3 MB", arm=leaking(3), expects=("GG-MEM-010",),
+        name="memory-leak", kind="memory leak", fatal=True, stage="during",
+        what="each step leaks 3 MB", inject=leaking(3), expects=("GG-MEM-010",),
     ),
     Fault(
-        name="memory-leak-fast", kind="memory leak", fatal=True, station="while",
-        what="each step keeps 12 MB", arm=leaking(12), settings={"train.max_steps": 200}, expects=("GG-MEM-010",),
+        name="memory-leak-fast", kind="memory leak", fatal=True, stage="during",
+        what="each step leaks 12 MB", inject=leaking(12), settings={"train.max_steps": 200}, expects=("GG-MEM-010",),
     ),
     Fault(
-        name="too-large-for-memory", kind="out of memory", fatal=True, station="before",
-        what="the configuration needs more memory than there is", world=NO_ROOM, expects=("GG-MEM-001",),
+        name="too-large-for-memory", kind="out of memory", fatal=True, stage="before",
+        what="the configuration needs more memory than is free", patches=NO_ROOM, expects=("GG-MEM-001",),
     ),
     Fault(
-        name="out-of-memory-at-once", kind="out of memory", fatal=True, station="while", recovery="automatic",
-        what="there is room for 4 of 12 sequences at once", at=1, arm=short_of_memory(4), expects=("GG-MEM-012",),
+        name="out-of-memory-at-once", kind="out of memory", fatal=True, stage="during", recovery="automatic",
+        what="more than 4 of 12 sequences at once run out of memory", at=1, inject=short_of_memory(4), expects=("GG-MEM-012",),
     ),
     Fault(
-        name="out-of-memory-later", kind="out of memory", fatal=True, station="while", recovery="automatic",
-        what="in the middle room is left for 2 of 12 sequences at once", at=200, arm=short_of_memory(2, 200),
+        name="out-of-memory-later", kind="out of memory", fatal=True, stage="during", recovery="automatic",
+        what="from halfway on, more than 2 of 12 sequences at once run out of memory", at=200, inject=short_of_memory(2, 200),
         expects=("GG-MEM-012",),
     ),
     Fault(
-        name="out-of-memory-for-good", kind="out of memory", fatal=True, station="while",
-        what="in the middle there is no room for a single sequence", at=200, arm=short_of_memory(0, 200),
+        name="out-of-memory-for-good", kind="out of memory", fatal=True, stage="during",
+        what="from halfway on, even a single sequence runs out of memory", at=200, inject=short_of_memory(0, 200),
         expects=("GG-MEM-012",),
     ),
     Fault(
-        name="disk-too-small", kind="disk", fatal=True, station="before",
-        what="the disk has no room for the checkpoints", world=NO_DISK, expects=("GG-DSK-001", "GG-CFG-001"),
+        name="disk-too-small", kind="disk", fatal=True, stage="before",
+        what="the disk has no space for the checkpoints", patches=NO_DISK, expects=("GG-DSK-001", "GG-CFG-001"),
     ),
     Fault(
-        name="disk-full-later", kind="disk", fatal=True, station="after", recovery="resume", at=220,
-        what="the disk is full when a checkpoint is to be written", arm=full_from(220), expects=("GG-DSK-002", "GG-DSK-001"),
+        name="disk-full-later", kind="disk", fatal=True, stage="after", recovery="resume", at=220,
+        what="the disk is full when a checkpoint is to be written", inject=full_from(220), expects=("GG-DSK-002", "GG-DSK-001"),
     ),
     Fault(
-        name="killed-in-the-middle", kind="process killed", fatal=True, station="after", recovery="resume", at=235,
+        name="killed-in-the-middle", kind="process killed", fatal=True, stage="after", recovery="resume", at=235,
         what="the process is killed between two checkpoints", kill_at=235, expects=("GG-END-001",),
     ),
     Fault(
-        name="killed-at-the-beginning", kind="process killed", fatal=True, station="after", recovery="resume", at=20,
+        name="killed-at-the-beginning", kind="process killed", fatal=True, stage="after", recovery="resume", at=20,
         what="the process is killed before its first checkpoint", kill_at=20, expects=("GG-END-001", "GG-CKP-002"),
     ),
     Fault(
-        name="killed-while-saving", kind="process killed", fatal=True, station="after", recovery="resume", at=200,
-        what="the process is killed while it writes a checkpoint", arm=_killed_in_the_middle_of_saving,
+        name="killed-while-saving", kind="process killed", fatal=True, stage="after", recovery="resume", at=200,
+        what="the process is killed while writing a checkpoint", inject=_killed_in_the_middle_of_saving,
         expects=("GG-END-001", "GG-CKP-003"),
     ),
     Fault(
-        name="checkpoint-bit-flipped", kind="damaged checkpoint", fatal=True, station="after", recovery="resume",
-        what="a bit of the newest weights is another, and the process was killed", at=255, kill_at=255,
+        name="checkpoint-bit-flipped", kind="damaged checkpoint", fatal=True, stage="after", recovery="resume",
+        what="a bit of the newest weights is flipped, and the process was killed", at=255, kill_at=255,
         damage=_flip_in_newest, expects=("GG-CKP-001",),
     ),
     Fault(
-        name="checkpoint-cut-off", kind="damaged checkpoint", fatal=True, station="after", recovery="resume",
-        what="the newest optimizer file is cut off, and the process was killed", at=160, kill_at=160,
+        name="checkpoint-cut-off", kind="damaged checkpoint", fatal=True, stage="after", recovery="resume",
+        what="the newest optimizer file is truncated, and the process was killed", at=160, kill_at=160,
         damage=_cut_optimizer, expects=("GG-CKP-001",),
     ),
     Fault(
-        name="checkpoints-all-damaged", kind="damaged checkpoint", fatal=True, station="after",
-        what="no checkpoint has its manifest any more", damage=_all_manifests_gone, expects=("GG-CKP-002",),
+        name="checkpoints-all-damaged", kind="damaged checkpoint", fatal=True, stage="after",
+        what="all checkpoint manifests are missing", damage=_all_manifests_gone, expects=("GG-CKP-002",),
     ),
     Fault(
-        name="checkpoints-deleted", kind="damaged checkpoint", fatal=True, station="after",
-        what="somebody has deleted all checkpoints", damage=_no_checkpoint_left, expects=("GG-CKP-002",),
+        name="checkpoints-deleted", kind="damaged checkpoint", fatal=True, stage="after",
+        what="all checkpoints were deleted", damage=_no_checkpoint_left, expects=("GG-CKP-002",),
     ),
     Fault(
-        name="checkpoint-holds-nan", kind="damaged checkpoint", fatal=True, station="after",
-        what="the newest checkpoint holds a NaN under a right checksum", damage=_nan_in_newest,
+        name="checkpoint-holds-nan", kind="damaged checkpoint", fatal=True, stage="after",
+        what="the newest checkpoint contains a NaN under a correct checksum", damage=_nan_in_newest,
         expects=("GG-NAN-003",),
     ),
     Fault(
-        name="metrics-torn", kind="disk", fatal=False, station="after",
-        what="the middle of the metrics is torn", damage=_torn_lines, expects=("GG-END-002",),
+        name="metrics-torn", kind="disk", fatal=False, stage="after",
+        what="the middle of the metrics file is corrupt", damage=_torn_lines, expects=("GG-END-002",),
     ),
     Fault(
-        name="text-temperature", kind="generated text", fatal=True, station="text",
-        what="text is written at a temperature of 3", writes={"temperature": 3.0, "top_p": 1.0},
+        name="text-temperature", kind="generated text", fatal=True, stage="text",
+        what="text is generated at temperature 3", writes={"temperature": 3.0, "top_p": 1.0},
         expects=("GG-TXT-003",),
     ),
     Fault(
-        name="text-penalty", kind="generated text", fatal=True, station="text",
-        what="text is written with a repetition penalty of 5", writes={"repetition_penalty": 5.0},
+        name="text-penalty", kind="generated text", fatal=True, stage="text",
+        what="text is generated with a repetition penalty of 5", writes={"repetition_penalty": 5.0},
         expects=("GG-TXT-003",),
     ),
     Fault(
-        name="text-ends-early", kind="generated text", fatal=True, station="text",
+        name="text-ends-early", kind="generated text", fatal=True, stage="text",
         what="text ends at each letter e", writes={"stop": ("e",)}, expects=("GG-TXT-004",),
     ),
     Fault(
-        name="text-undertrained", kind="generated text", fatal=True, station="text",
-        what="text is written by a model that was trained for 12 steps",
+        name="text-undertrained", kind="generated text", fatal=True, stage="text",
+        what="text is generated by a model trained for 12 steps",
         settings={"train.max_steps": 12, "schedule.warmup_steps": 2}, writes={"temperature": 0.8},
         expects=("GG-TXT-002",),
     ),

@@ -1,4 +1,4 @@
-"""Faults of the model as it is built: kernels, causality, first weights, layers that do not learn, decay, precision."""
+"""Faults of the model: kernels, causality, initialization, layers that do not learn, weight decay, precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Change = Callable[[LanguageModel], None]
 
 
 def built(change: Change) -> tuple[Patch, ...]:
-    """Every model that the program builds is changed so."""
+    """Apply a change to every model that the program builds."""
 
     def build(config: ModelConfig, *more: Any) -> LanguageModel:
         model = build_model(config, *more)
@@ -37,7 +37,7 @@ def built(change: Change) -> tuple[Patch, ...]:
 
 
 def attending(kernel: AttentionFunction, *, last_block_only: bool = False) -> Change:
-    """Attention is computed by another kernel."""
+    """Replace the attention kernel."""
 
     def change(model: LanguageModel) -> None:
         for block in list(model.blocks)[-1:] if last_block_only else model.blocks:
@@ -47,16 +47,16 @@ def attending(kernel: AttentionFunction, *, last_block_only: bool = False) -> Ch
 
 
 def later(step: int, change: Change) -> Callable[[Trainer], None]:
-    """The model of a training is changed just before a step."""
+    """Apply a change to the model just before a step."""
 
-    def arm(trainer: Trainer) -> None:
+    def inject(trainer: Trainer) -> None:
         def act() -> None:
             with torch.no_grad():
                 change(trainer.model)
 
         at_step(trainer, step, act)
 
-    return arm
+    return inject
 
 
 def _see_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
@@ -77,7 +77,7 @@ def _blind(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
 
 
 def _nan_at_mask(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
-    """A query that may see nothing: 0 / 0, as softmax over masked scores alone gives it."""
+    """Give NaN for the first query, as softmax does for a fully masked one."""
     out = attend(q, k, v, mask, dropout, window)
     return torch.cat([out[:, :, :1] * math.nan, out[:, :, 1:]], dim=2)
 
@@ -97,7 +97,7 @@ class _BadBackward(torch.autograd.Function):
 
 
 def _leaking_embedding(model: LanguageModel) -> None:
-    """A tenth of each token's embedding is the next token's."""
+    """Add a tenth of the next token's embedding to each token's."""
 
     def leak(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output + 0.1 * output.roll(-1, dims=1)
@@ -106,7 +106,7 @@ def _leaking_embedding(model: LanguageModel) -> None:
 
 
 def _leaking_norm(model: LanguageModel) -> None:
-    """The last normalisation takes its mean over the whole window."""
+    """Let the last normalization use the mean over the whole window."""
 
     def leak(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output - 0.1 * output.mean(dim=1, keepdim=True)
@@ -115,7 +115,7 @@ def _leaking_norm(model: LanguageModel) -> None:
 
 
 def _leaking_mlp(model: LanguageModel) -> None:
-    """The last block's units are mixed with those of the position after."""
+    """Mix the last block's units with those of the next position."""
 
     def leak(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output + 0.05 * F.pad(output, (0, 0, 0, 1))[:, 1:]
@@ -124,7 +124,7 @@ def _leaking_mlp(model: LanguageModel) -> None:
 
 
 def each(part: str, act: Callable[[Tensor], object]) -> Change:
-    """Something is done with each parameter whose name holds `part`."""
+    """Apply a function to each parameter whose name contains `part`."""
 
     def change(model: LanguageModel) -> None:
         for name, parameter in model.named_parameters():
@@ -135,33 +135,33 @@ def each(part: str, act: Callable[[Tensor], object]) -> Change:
 
 
 def scaled(factor: float, part: str = "") -> Change:
-    """Matrices whose name holds `part` are so many times as large."""
+    """Multiply the matrices whose names contain `part`."""
     return each(part, lambda parameter: parameter.mul_(factor) if parameter.ndim > 1 else None)
 
 
 def filled(value: float, part: str) -> Change:
-    """Parameters whose name holds `part` hold one value."""
+    """Set the parameters whose names contain `part` to one value."""
     return each(part, lambda parameter: parameter.fill_(value))
 
 
 def _residual_not_scaled(model: LanguageModel) -> None:
-    """The projections into the residual stream begin as large as all others, whatever the depth."""
+    """Initialize the projections into the residual stream without scaling by depth."""
     scaled(math.sqrt(2 * len(model.blocks)), ".out.weight")(model)
     scaled(math.sqrt(2 * len(model.blocks)), ".down.weight")(model)
 
 
 def frozen(part: str) -> Change:
-    """Parameters whose name holds `part` do not learn."""
+    """Freeze the parameters whose names contain `part`."""
     return each(part, lambda parameter: parameter.requires_grad_(False))
 
 
 def _detached(model: LanguageModel) -> None:
-    """No gradient passes through the first block's MLP."""
+    """Detach the first block's MLP from the gradient."""
     model.blocks[0].mlp.up.register_forward_hook(lambda module, inputs, output: output.detach())  # type: ignore[union-attr]
 
 
 def optimized(decay_all: bool = False, without_first: bool = False) -> tuple[Patch, ...]:
-    """The program divides parameters among optimizers in another way."""
+    """Let the program build wrong parameter groups."""
 
     def build(model: LanguageModel, *arguments: Any, **more: Any) -> list[torch.optim.Optimizer]:
         optimizers = build_optimizers(model, *arguments, **more)
@@ -181,8 +181,8 @@ def optimized(decay_all: bool = False, without_first: bool = False) -> tuple[Pat
     )
 
 
-def enlarging(module: str, factor: float) -> Change:
-    """What a module gives is so many times as large."""
+def scaled_output(module: str, factor: float) -> Change:
+    """Multiply the output of a module."""
 
     def change(model: LanguageModel) -> None:
         model.get_submodule(module).register_forward_hook(lambda m, inputs, output: output * factor)
@@ -197,145 +197,145 @@ DEEP = {"model.n_layer": 12, "model.n_embd": 24, "train.max_steps": 200}
 
 MODEL_FAULTS: Sequence[Fault] = (
     Fault(
-        name="kernel-not-causal", kind="broken attention kernel", fatal=True, station="before",
-        what="the attention kernel forgets the mask", world=built(attending(_see_all)), expects=KERNEL,
+        name="kernel-not-causal", kind="broken attention kernel", fatal=True, stage="before",
+        what="the attention kernel ignores the mask", patches=built(attending(_see_all)), expects=KERNEL,
     ),
     Fault(
-        name="kernel-one-ahead", kind="broken attention kernel", fatal=True, station="before",
-        what="the mask is off by one", world=built(attending(_see_one_ahead)), expects=KERNEL,
+        name="kernel-one-ahead", kind="broken attention kernel", fatal=True, stage="before",
+        what="the mask is off by one", patches=built(attending(_see_one_ahead)), expects=KERNEL,
     ),
     Fault(
-        name="kernel-not-causal-last-block", kind="broken attention kernel", fatal=True, station="before",
-        what="the kernel of the last block alone forgets the mask",
-        world=built(attending(_see_all, last_block_only=True)), expects=KERNEL,
+        name="kernel-not-causal-last-block", kind="broken attention kernel", fatal=True, stage="before",
+        what="only the kernel of the last block ignores the mask",
+        patches=built(attending(_see_all, last_block_only=True)), expects=KERNEL,
     ),
     Fault(
-        name="kernel-wrong-scale", kind="broken attention kernel", fatal=False, station="before",
-        what="the kernel does not divide scores by the root of the width", world=built(attending(_unscaled)),
+        name="kernel-wrong-scale", kind="broken attention kernel", fatal=False, stage="before",
+        what="the kernel does not divide scores by the root of the head dimension", patches=built(attending(_unscaled)),
         expects=("GG-KER-001",),
     ),
     Fault(
-        name="kernel-blind", kind="broken attention kernel", fatal=True, station="before",
-        what="attention returns each position its own value", world=built(attending(_blind)),
+        name="kernel-blind", kind="broken attention kernel", fatal=True, stage="before",
+        what="attention returns the value of each position itself", patches=built(attending(_blind)),
         expects=("GG-KER-001", "GG-CAU-002"),
     ),
     Fault(
-        name="kernel-nan-at-mask", kind="broken attention kernel", fatal=True, station="before",
-        recovery="automatic", stays=True,
-        what="a query that may see nothing gives no number", world=built(attending(_nan_at_mask)),
+        name="kernel-nan-at-mask", kind="broken attention kernel", fatal=True, stage="before",
+        recovery="automatic", persists=True,
+        what="a fully masked query gives NaN", patches=built(attending(_nan_at_mask)),
         expects=("GG-KER-001", "GG-NAN-001"),
     ),
     Fault(
-        name="kernel-nan-later", kind="broken attention kernel", fatal=True, station="while", recovery="automatic",
-        what="from a step on the kernel gives no number at its mask", at=150, arm=later(150, attending(_nan_at_mask)),
+        name="kernel-nan-later", kind="broken attention kernel", fatal=True, stage="during", recovery="automatic",
+        what="from some step on the kernel gives NaN for masked queries", at=150, inject=later(150, attending(_nan_at_mask)),
         expects=("GG-NAN-015",),
     ),
     Fault(
-        name="kernel-nan-backward-later", kind="broken attention kernel", fatal=True, station="while",
-        recovery="automatic", what="from a step on the kernel's gradient is no number", at=90,
-        arm=later(90, attending(_nan_backward)), expects=("GG-NAN-015",),
+        name="kernel-nan-backward-later", kind="broken attention kernel", fatal=True, stage="during",
+        recovery="automatic", what="from some step on the kernel's gradient is NaN", at=90,
+        inject=later(90, attending(_nan_backward)), expects=("GG-NAN-015",),
     ),
     Fault(
-        name="future-in-embedding", kind="leaked future", fatal=True, station="before",
-        what="a tenth of each embedding is that of the next token", world=built(_leaking_embedding), expects=FUTURE,
+        name="future-in-embedding", kind="leaked future", fatal=True, stage="before",
+        what="a tenth of each embedding is that of the next token", patches=built(_leaking_embedding), expects=FUTURE,
     ),
     Fault(
-        name="future-in-norm", kind="leaked future", fatal=True, station="before",
-        what="the last normalisation sees the mean of the whole window", world=built(_leaking_norm), expects=FUTURE,
+        name="future-in-norm", kind="leaked future", fatal=True, stage="before",
+        what="the last normalization uses the mean of the whole window", patches=built(_leaking_norm), expects=FUTURE,
     ),
     Fault(
-        name="future-in-last-mlp", kind="leaked future", fatal=True, station="before",
-        what="a twentieth of the position after comes into the last MLP", world=built(_leaking_mlp), expects=FUTURE,
+        name="future-in-last-mlp", kind="leaked future", fatal=True, stage="before",
+        what="a twentieth of the next position leaks into the last MLP", patches=built(_leaking_mlp), expects=FUTURE,
     ),
     Fault(
-        name="init-too-large", kind="wrong initialisation", fatal=False, station="before",
-        what="all matrices begin ten times too large", world=built(scaled(10)), expects=("GG-INI-001",),
+        name="init-too-large", kind="wrong initialization", fatal=False, stage="before",
+        what="all matrices are initialized ten times too large", patches=built(scaled(10)), expects=("GG-INI-001",),
     ),
     Fault(
-        name="init-all-zero", kind="wrong initialisation", fatal=True, station="before",
-        what="all matrices begin at zero", world=built(scaled(0)), expects=("GG-INI-004", "GG-BAT-001", "GG-GRD-001"),
+        name="init-all-zero", kind="wrong initialization", fatal=True, stage="before",
+        what="all matrices are initialized to zero", patches=built(scaled(0)), expects=("GG-INI-004", "GG-BAT-001", "GG-GRD-001"),
     ),
     Fault(
-        name="init-all-equal", kind="wrong initialisation", fatal=True, station="before",
-        what="all matrices begin with one value", world=built(filled(0.02, "weight")),
+        name="init-all-equal", kind="wrong initialization", fatal=True, stage="before",
+        what="all matrices are initialized to one value", patches=built(filled(0.02, "weight")),
         expects=("GG-INI-004", "GG-BAT-001", "GG-GRD-001"),
     ),
     Fault(
-        name="init-residual-not-scaled", kind="wrong initialisation", fatal=False, station="before",
+        name="init-residual-not-scaled", kind="wrong initialization", fatal=False, stage="before",
         what="projections into the residual stream of 12 blocks are not scaled down", settings=DEEP,
-        world=built(_residual_not_scaled), expects=("GG-INI-005", "GG-LAY-002"),
+        patches=built(_residual_not_scaled), expects=("GG-INI-005", "GG-LAY-002"),
     ),
     Fault(
-        name="init-gain-zero", kind="wrong initialisation", fatal=True, station="before",
-        what="the gain of the last normalisation begins at zero", world=built(filled(0.0, "norm.weight")),
+        name="init-gain-zero", kind="wrong initialization", fatal=True, stage="before",
+        what="the gain of the last normalization is initialized to zero", patches=built(filled(0.0, "norm.weight")),
         expects=("GG-INI-004", "GG-GRD-001", "GG-BAT-001"),
     ),
     Fault(
-        name="head-exploding-at-start", kind="exploding values", fatal=False, station="before",
+        name="head-exploding-at-start", kind="exploding values", fatal=False, stage="before",
         what="the gain before the head is fifty times too large",
-        world=built(lambda model: model.norm.weight.mul_(50)), expects=("GG-INI-001",),
+        patches=built(lambda model: model.norm.weight.mul_(50)), expects=("GG-INI-001",),
     ),
     Fault(
-        name="head-exploding-later", kind="exploding values", fatal=True, station="while", recovery="automatic",
+        name="head-exploding-later", kind="exploding values", fatal=True, stage="during", recovery="automatic",
         what="the gain before the head becomes a hundred times too large", at=160,
-        arm=later(160, lambda model: model.norm.weight.mul_(100)), expects=("GG-DIV-002", "GG-LAY-003"),
+        inject=later(160, lambda model: model.norm.weight.mul_(100)), expects=("GG-DIV-002", "GG-LAY-003"),
     ),
     Fault(
-        name="attention-exploding-later", kind="exploding values", fatal=True, station="while", recovery="automatic",
+        name="attention-exploding-later", kind="exploding values", fatal=True, stage="during", recovery="automatic",
         what="queries and keys become a thousand times too large", at=130,
-        arm=later(130, scaled(1000, "qkv.weight")), expects=("GG-DIV-002", "GG-ATT-001", "GG-ATT-002"),
+        inject=later(130, scaled(1000, "qkv.weight")), expects=("GG-DIV-002", "GG-ATT-001", "GG-ATT-002"),
     ),
     Fault(
-        name="residual-exploding-later", kind="exploding values", fatal=True, station="while", recovery="automatic",
-        what="what the last MLP adds becomes two thousand times too large", at=140,
-        arm=later(140, scaled(2000, "blocks.1.mlp.down.weight")), expects=("GG-DIV-002", "GG-LAY-002"),
+        name="residual-exploding-later", kind="exploding values", fatal=True, stage="during", recovery="automatic",
+        what="the output of the last MLP becomes two thousand times too large", at=140,
+        inject=later(140, scaled(2000, "blocks.1.mlp.down.weight")), expects=("GG-DIV-002", "GG-LAY-002"),
     ),
     Fault(
-        name="block-frozen", kind="layers that do not learn", fatal=False, station="before",
-        what="the first block is frozen", world=built(frozen("blocks.0.")), expects=("GG-GRD-002", "GG-GRD-001"),
+        name="block-frozen", kind="layers that do not learn", fatal=False, stage="before",
+        what="the first block is frozen", patches=built(frozen("blocks.0.")), expects=("GG-GRD-002", "GG-GRD-001"),
     ),
     Fault(
-        name="attention-frozen-later", kind="layers that do not learn", fatal=False, station="while",
-        what="from a step on the last attention is frozen", at=100, arm=later(100, frozen("blocks.1.attention.")),
+        name="attention-frozen-later", kind="layers that do not learn", fatal=False, stage="during",
+        what="from some step on the last attention is frozen", at=100, inject=later(100, frozen("blocks.1.attention.")),
         expects=("GG-GRD-001", "GG-GRD-002"),
     ),
     Fault(
-        name="mlp-detached", kind="layers that do not learn", fatal=False, station="before",
-        what="no gradient passes through the first MLP", world=built(_detached), expects=("GG-GRD-001",),
+        name="mlp-detached", kind="layers that do not learn", fatal=False, stage="before",
+        what="no gradient passes through the first MLP", patches=built(_detached), expects=("GG-GRD-001",),
     ),
     Fault(
-        name="units-dead", kind="layers that do not learn", fatal=False, station="while",
-        what="the units of the last MLP are far below the bend", at=60,
-        arm=later(60, filled(-50.0, "blocks.1.mlp.up.bias")), expects=("GG-LAY-001",),
+        name="units-dead", kind="layers that do not learn", fatal=False, stage="during",
+        what="the units of the last MLP are far in the flat part of the activation", at=60,
+        inject=later(60, filled(-50.0, "blocks.1.mlp.up.bias")), expects=("GG-LAY-001",),
     ),
     Fault(
-        name="optimizer-lacks-a-block", kind="layers that do not learn", fatal=False, station="before",
-        what="the optimizer does not hold the first block", world=optimized(without_first=True),
+        name="optimizer-lacks-a-block", kind="layers that do not learn", fatal=False, stage="before",
+        what="the optimizer lacks the first block", patches=optimized(without_first=True),
         expects=("GG-GRD-003",),
     ),
     Fault(
-        name="decay-on-everything", kind="weight decay", fatal=False, station="before",
-        what="biases, gains and embeddings are decayed", world=optimized(decay_all=True), expects=("GG-GRD-004",),
+        name="decay-on-everything", kind="weight decay", fatal=False, stage="before",
+        what="weight decay is applied to biases, gains and embeddings", patches=optimized(decay_all=True), expects=("GG-GRD-004",),
     ),
     Fault(
-        name="decay-a-hundredfold", kind="weight decay", fatal=True, station="before",
-        what="a weight decay of 20: weights are forgotten within ten steps", settings={"optimizer.weight_decay": 20.0},
+        name="decay-a-hundredfold", kind="weight decay", fatal=True, stage="before",
+        what="a weight decay of 20, which forgets weights within ten steps", settings={"optimizer.weight_decay": 20.0},
         expects=("GG-CFG-007",),
     ),
     Fault(
-        name="fp16-overflow-mlp", kind="overflow in float16", fatal=True, station="before", settings=HALF,
-        what="the last MLP's units leave the range of float16 from the beginning", stays=True,
-        world=built(enlarging("blocks.1.mlp.up", 1e6)), expects=("GG-NAN-001", "GG-NAN-012"),
+        name="fp16-overflow-mlp", kind="overflow in float16", fatal=True, stage="before", settings=HALF,
+        what="the last MLP's units exceed the range of float16 from the beginning", persists=True,
+        patches=built(scaled_output("blocks.1.mlp.up", 1e6)), expects=("GG-NAN-001", "GG-NAN-012"),
     ),
     Fault(
-        name="fp16-overflow-later", kind="overflow in float16", fatal=True, station="while", settings=HALF,
-        what="from a step on the first MLP's units leave the range of float16", at=200,
-        arm=later(200, enlarging("blocks.0.mlp.up", 1e6)), expects=("GG-NAN-012",),
+        name="fp16-overflow-later", kind="overflow in float16", fatal=True, stage="during", settings=HALF,
+        what="from some step on the first MLP's units exceed the range of float16", at=200,
+        inject=later(200, scaled_output("blocks.0.mlp.up", 1e6)), expects=("GG-NAN-012",),
     ),
     Fault(
-        name="fp16-scale-never-settles", kind="overflow in float16", fatal=False, station="while", settings=HALF,
-        what="the gradient scale grows again after each step, and overflows every other one",
-        arm=lambda trainer: _restless(trainer), expects=("GG-SCL-001",),
+        name="fp16-scale-never-settles", kind="overflow in float16", fatal=False, stage="during", settings=HALF,
+        what="the gradient scale grows after each step and overflows at every other one",
+        inject=lambda trainer: _restless(trainer), expects=("GG-SCL-001",),
     ),
 )  # fmt: skip
 

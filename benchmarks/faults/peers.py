@@ -1,7 +1,7 @@
-"""What the detectors of two other projects say of the same losses and gradient norms.
+"""What the detectors of two other projects report of the same losses and gradient norms.
 
-Re-expressed from what they compute, with their defaults: Lightning (pytorch-lightning, commit 7f0c343) and OLMo-core
-(commit fa6c501). Neither names a cause, so there is none here.
+Reimplemented from their formulas and defaults: Lightning (pytorch-lightning, commit 7f0c343) and OLMo-core
+(commit fa6c501). Neither names a cause.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ LIGHTNING, OLMO_CORE = "Lightning 7f0c343", "OLMo-core fa6c501"
 
 @dataclass
 class Series:
-    """What a run told of its steps, in the order in which it did them, refused ones among them.
+    """What a run logged of its steps, in the order in which it trained them, including skipped ones.
 
     Attributes:
         losses: training loss of each step, nats.
         norms: gradient norm of each step, before clipping.
-        steps: the number of each; one comes twice where training went back.
+        steps: the number of each; it repeats after a rollback.
         validations: step and loss of each validation.
     """
 
@@ -33,11 +33,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Alarm:
-    """The first alarm of a peer.
+    """The first alarm of another project.
 
     Attributes:
-        by: which of its detectors.
-        step: at which step.
+        by: name of the detector.
+        step: the step.
     """
 
     by: str
@@ -45,7 +45,7 @@ class Alarm:
 
 
 def lightning(series: Series) -> Alarm | None:
-    """The first alarm of what Lightning offers: a loss that is not finite, a spike, patience, an anomaly.
+    """Return the first alarm of Lightning: a non-finite loss, a spike, patience, an anomaly.
 
     `EarlyStopping(check_finite=True)` on the training loss of each step and, with its patience of 3, on the validation
     loss; `SpikeDetection` (window 10, warmup 1, relative tolerance 2); `detect_anomaly`, which raises on a NaN in the
@@ -61,9 +61,9 @@ def lightning(series: Series) -> Alarm | None:
 
 
 def lightning_spikes(losses: Sequence[float], *, window: int = 10, rtol: float = 2.0) -> list[bool]:
-    """Whether each loss is worse than the one before it and off the mean of the last ten by twice that mean.
+    """Return for each loss whether it is worse than the one before and off the mean of the last ten by twice that mean.
 
-    The first is never judged. A spike is not taken into the mean.
+    The first loss is not judged, and a spike does not enter the mean.
     """
     kept: deque[float] = deque(maxlen=window)
     last, found = 0.0, list[bool]()
@@ -79,7 +79,7 @@ def lightning_spikes(losses: Sequence[float], *, window: int = 10, rtol: float =
 
 
 def _patience(validations: Sequence[tuple[int, float]], patience: int = 3) -> list[Alarm]:
-    """Where the validation loss is not finite, or was not lower than its best three times in a row."""
+    """Return where the validation loss is not finite, or was not below its best three times in a row."""
     best, waited = math.inf, 0
     for step, loss in validations:
         waited = 0 if loss < best else waited + 1
@@ -90,7 +90,7 @@ def _patience(validations: Sequence[tuple[int, float]], patience: int = 3) -> li
 
 
 def olmo_core(series: Series) -> Alarm | None:
-    """The first alarm of OLMo-core: its stability monitor, or its trainer's refusal of a loss that is not finite."""
+    """Return the first alarm of OLMo-core: its stability monitor, or its trainer's check for a non-finite loss."""
     found = [
         *_first("StabilityMonitor", series, olmo_spikes(series.losses)),
         *_first("StabilityMonitor", series, olmo_spikes(series.norms)),
@@ -100,9 +100,9 @@ def olmo_core(series: Series) -> Alarm | None:
 
 
 def olmo_spikes(values: Sequence[float], *, window: int = 128, sigmas: float = 6.0) -> list[bool]:
-    """Whether each value lies above mean + 6 standard deviations of the 128 before it; all of them are taken in.
+    """Return for each value whether it exceeds mean + 6 standard deviations of the 128 before it; all enter the window.
 
-    A NaN compares as no spike, and while it is in the window nothing else is one either.
+    A NaN is not a spike, and while it is in the window nothing else is one either.
     """
     found = list[bool]()
     for n, value in enumerate(values):

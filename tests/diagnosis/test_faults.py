@@ -1,4 +1,4 @@
-"""The fault suite: its list is what it claims to be, its judge and its peers compute what they say, and it runs."""
+"""The fault suite: cases are valid, scoring and the peers' detectors compute what they claim, and it runs."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def suite():
     return suite
 
 
-def test_there_are_enough_of_everything(suite):
+def test_suite_has_enough_distinct_cases(suite):
     assert len(suite.FAULTS) >= 40
     assert len({fault.kind for fault in suite.FAULTS}) >= 12
     assert len(suite.HEALTHY) >= 15
@@ -38,32 +38,32 @@ def test_there_are_enough_of_everything(suite):
     assert len({fault.what for fault in suite.FAULTS}) == len(suite.FAULTS)
 
 
-def test_what_is_expected_exists(suite):
+def test_expected_codes_and_steps_exist(suite):
     for fault in suite.FAULTS:
         assert fault.expects, fault.name
         assert set(fault.expects) <= set(entries()), fault.name
         assert 0 <= fault.at <= fault.overrides()["train.max_steps"], fault.name
 
 
-def test_every_setting_can_work(suite):
+def test_settings_of_every_case_are_valid(suite):
     from glassgpt.config import load_config
 
     for case in (*suite.FAULTS, *suite.HEALTHY):
         assert load_config(case.preset, case.overrides()).problems() == [], case.name
 
 
-def found(station, code, severity, confidence=1.0, step=0):
-    from benchmarks.faults.stations import Found
+def found(stage, code, severity, confidence=1.0, step=0):
+    from benchmarks.faults.stages import StageFinding
 
-    return Found(station, step, Finding(code, severity, {}, confidence))
+    return StageFinding(stage, step, Finding(code, severity, {}, confidence))
 
 
-def test_the_top_finding_is_the_worst_of_the_first_station_that_warns():
-    from benchmarks.faults.judge import top_finding
+def test_top_finding_is_the_worst_of_the_first_stage_that_warns():
+    from benchmarks.faults.scoring import top_finding
 
     note = found("before", "GG-CFG-002", "note")
-    first, second = found("while", "GG-SPK-002", "warning"), found("while", "GG-ATT-002", "warning")
-    fatal, unsure = found("while", "GG-DIV-001", "fatal", 0.9), found("while", "GG-MEM-012", "fatal", 0.5)
+    first, second = found("during", "GG-SPK-002", "warning"), found("during", "GG-ATT-002", "warning")
+    fatal, unsure = found("during", "GG-DIV-001", "fatal", 0.9), found("during", "GG-MEM-012", "fatal", 0.5)
     later = found("after", "GG-NAN-002", "fatal")
     assert top_finding([]) is None
     assert top_finding([note]) == note
@@ -71,8 +71,8 @@ def test_the_top_finding_is_the_worst_of_the_first_station_that_warns():
     assert top_finding([note, first, unsure, fatal, later]) == fatal
 
 
-def test_totals_count_what_the_rows_say():
-    from benchmarks.faults.judge import totals
+def test_totals_count_the_rows():
+    from benchmarks.faults.scoring import totals
 
     peer = {"detected": True, "cause": None}
     silent = {"detected": False, "cause": None}
@@ -82,15 +82,15 @@ def test_totals_count_what_the_rows_say():
     }  # fmt: skip
     missed = {**row, "kind": "b", "detected": False, "cause_right": False, "recovered": False, "lightning": silent}
     missed |= {"steps_until_detection": None}
-    sound = {"false_alarm": False, "interventions": [], "notes": {}, "lightning": peer, "olmo_core": silent}
-    counted = totals([row, missed], [sound])
+    healthy = {"false_alarm": False, "interventions": [], "notes": {}, "lightning": peer, "olmo_core": silent}
+    counted = totals([row, missed], [healthy])
     assert (counted["faults"], counted["kinds"], counted["fatal"], counted["fatal_detected"]) == (2, 2, 2, 1)
     assert (counted["cause_right"], counted["recoverable"], counted["recovered"]) == (1, 2, 1)
     assert (counted["healthy"], counted["false_alarms"]) == (1, 0)
     assert counted["peers"]["lightning"] == {"detected": 1, "fatal_detected": 1, "cause_right": 0, "false_alarms": 1}
 
 
-def test_olmo_cores_monitor_is_mean_and_six_deviations():
+def test_olmo_core_alarms_above_six_standard_deviations():
     from benchmarks.faults.peers import olmo_spikes
 
     chance = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_olmo_cores_monitor_is_mean_and_six_deviations():
     assert not any(olmo_spikes(values))
 
 
-def test_lightnings_spike_is_three_times_the_running_mean():
+def test_lightning_alarms_above_three_times_the_running_mean():
     from benchmarks.faults.peers import lightning_spikes
 
     assert lightning_spikes([2.0] * 12 + [5.9, 2.0, 6.1]) == [False] * 14 + [False]
@@ -112,7 +112,7 @@ def test_lightnings_spike_is_three_times_the_running_mean():
     assert lightning_spikes([2.0, math.nan, 2.0]) == [False, True, False]
 
 
-def test_peers_name_their_first_alarm():
+def test_peers_return_their_first_alarm():
     from benchmarks.faults.peers import Alarm, Series, lightning, olmo_core
 
     nan = Series([2.0, 2.0, math.nan], [1.0, 1.0, math.nan], [1, 2, 3])
@@ -125,10 +125,10 @@ def test_peers_name_their_first_alarm():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="each case runs in a forked process")
 @pytest.mark.parametrize(
-    ("name", "code", "station"),
+    ("name", "code", "stage"),
     [("kernel-one-ahead", "GG-KER-001", "before"), ("checkpoint-bit-flipped", "GG-CKP-001", "after")],
 )
-def test_a_fault_from_end_to_end(suite, monkeypatch, name, code, station):
+def test_fault_is_detected_end_to_end(suite, monkeypatch, name, code, stage):
     import dataclasses
 
     from benchmarks.faults import __main__ as run
@@ -138,14 +138,14 @@ def test_a_fault_from_end_to_end(suite, monkeypatch, name, code, station):
     kill_at = fault.kill_at and 50
     short_fault = dataclasses.replace(fault, settings={**fault.settings, **short}, kill_at=kill_at, at=kill_at or 0)
     monkeypatch.setattr(run, "FAULTS", [short_fault])
-    row = run.look_at(name)
-    assert (row["detected"], row["cause_right"], row["code"], row["station"]) == (True, True, code, station)
+    row = run.run_by_name(name)
+    assert (row["detected"], row["cause_right"], row["code"], row["stage"]) == (True, True, code, stage)
     assert row["recovered"] is (True if fault.recovery else None)
     json.dumps(row, allow_nan=False)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="each case runs in a forked process")
-def test_a_sound_training_from_end_to_end(suite, monkeypatch):
+def test_healthy_training_has_no_alarm_end_to_end(suite, monkeypatch):
     import dataclasses
 
     from benchmarks.faults import __main__ as run
@@ -154,11 +154,11 @@ def test_a_sound_training_from_end_to_end(suite, monkeypatch):
     short = {"train.max_steps": 60, "checkpoint.every_steps": 20, "schedule.warmup_steps": 10}
     monkeypatch.setattr(run, "FAULTS", [])
     monkeypatch.setattr(run, "HEALTHY", [dataclasses.replace(case, settings=short, stop_at=30)])
-    row = run.look_at("resumed")
+    row = run.run_by_name("resumed")
     assert (row["false_alarm"], row["ended"]) == (False, "finished")
 
 
-def test_the_written_results_keep_their_promises(suite):
+def test_committed_results_meet_the_targets(suite):
     found = json.loads(RESULTS.read_text())
     assert {row["name"] for row in found["rows"]} == {fault.name for fault in suite.FAULTS}
     assert {row["name"] for row in found["healthy_rows"]} == {case.name for case in suite.HEALTHY}

@@ -1,4 +1,4 @@
-"""What is watched and what may be mended by itself, as data. Free of torch."""
+"""Configuration of diagnosis and recovery during training. Free of torch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class DiagnosisConfig:
-    """Diagnosis while training.
+    """Diagnosis and recovery during training.
 
     Attributes:
-        watch: off hears nothing; on tells findings; full also samples every layer and writes it to layers.jsonl.
-        sample_every_steps: steps between two looks at layers and gradients; 0 never looks.
-        recover: whether what can be undone is done by itself: skipping a step, keeping a bad row out, rewinding,
-            taking less memory. Without it, training stops at a step that is not finite and says why.
-        most_replays: refused steps of a run that are replayed to find their cause; a replay costs about ten steps.
-        most_rows: rows of a run that may be kept out.
-        most_rewinds: rewinds of a run; after that it stops.
-        skips_before_rewind: refused steps within skip_window_steps that make it rewind.
+        watch: off runs no detector; on reports findings; full also writes every layer sample to layers.jsonl.
+        sample_every_steps: steps between two samples of all layers; 0 never samples.
+        recover: whether the run recovers by itself where that can be undone: skip a step, quarantine a sequence, roll
+            back, use less memory. Without it, training stops at a step that is not finite and says why.
+        most_replays: skipped steps per run that are replayed to find their cause; a replay costs about ten steps.
+        most_rows: sequences per run that may be quarantined.
+        most_rewinds: rollbacks per run; at the next one training stops.
+        skips_before_rewind: skipped steps within skip_window_steps that cause a rollback.
         skip_window_steps: see skips_before_rewind.
-        rewind_rate_factor: what a rewind multiplies the learning rate with.
-        rewarmup_steps: over which the rate rises after a rewind.
-        certify_steps: a checkpoint counts as healthy when so many steps after it were in order.
+        rewind_rate_factor: multiplies the learning rate at a rollback.
+        rewarmup_steps: steps of learning-rate warmup after a rollback.
+        certify_steps: a checkpoint counts as healthy after this many normal steps.
         grow_after_steps: steps without running out of memory before a larger micro-batch is tried again; 0 never.
     """
 
@@ -40,7 +40,7 @@ class DiagnosisConfig:
     grow_after_steps: int = 500
 
     def problems(self) -> list[str]:
-        """Everything about this configuration that cannot work, a line each."""
+        """Return what is invalid about this configuration, one line per problem."""
         found = [
             f"diagnosis.{name} is {getattr(self, name)}; it must be at least {least}"
             for name, least in (
@@ -57,5 +57,5 @@ class DiagnosisConfig:
             if getattr(self, name) < least
         ]
         if not 0 < self.rewind_rate_factor <= 1:
-            found.append(f"diagnosis.rewind_rate_factor is {self.rewind_rate_factor}; it must be above 0, at most 1")
+            found.append(f"diagnosis.rewind_rate_factor is {self.rewind_rate_factor}; it must be above 0 and at most 1")
         return found
