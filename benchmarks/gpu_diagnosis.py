@@ -201,7 +201,7 @@ def too_large_step(size: Size) -> dict[str, Any]:
         return {
             "asked": {"rows": rows},
             "events": _short(observer.events),
-            "memory": trainer.train_step.memory.to_json(),
+            "memory": trainer.train_step.memory_plan.to_json(),
             "losses": [round(metrics.loss, 3) for metrics in observer.steps],
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         }

@@ -1,4 +1,4 @@
-"""Faults that are put into a training from outside, for the tests of diagnosis."""
+"""Faults that are injected into a training run, for the tests of diagnosis and the fault suite."""
 
 import math
 from pathlib import Path
@@ -17,10 +17,10 @@ TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_emb
 
 
 class Told(Observer):
-    """Remembers everything."""
+    """An observer that remembers everything."""
 
     def __init__(self):
-        self.steps, self.events, self.rewinds = [], [], []
+        self.steps, self.events, self.rollbacks = [], [], []
 
     def on_step(self, metrics):
         self.steps.append(metrics)
@@ -29,15 +29,15 @@ class Told(Observer):
         self.events.append((event, dict(details)))
 
     def on_rollback(self, step):
-        self.rewinds.append(step)
+        self.rollbacks.append(step)
 
     def of(self, event):
         return [details for name, details in self.events if name == event]
 
 
-def trainer_for(dataset, path, guard=None, *, dist=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
+def trainer_for(dataset, path, policy=None, *, dist=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
     defaults = {"max_steps": 12, "batch_tokens": 256, "learning_rate": 1e-3, "eval_every_steps": 0, "eval_tokens": 512}
-    settings = TrainerConfig(
+    config = TrainerConfig(
         train=TrainConfig(**{**defaults, **train}),
         optimizer=optimizer or OptimizerConfig(),
         schedule=ScheduleConfig(kind="constant", warmup_steps=warmup),
@@ -45,7 +45,10 @@ def trainer_for(dataset, path, guard=None, *, dist=None, model=TINY, optimizer=N
     )
     torch.manual_seed(3)
     told = Told()
-    return Trainer(build_model(model), dataset, settings, RunFolder(Path(path)), [told], dist, guard), told
+    trainer = Trainer(build_model(model), dataset, config, RunFolder(Path(path)), [told], dist)
+    if policy is not None:
+        trainer.policy = policy(trainer)
+    return trainer, told
 
 
 def weights(model):
@@ -53,11 +56,11 @@ def weights(model):
 
 
 def poison_window(trainer, step, row, rank=0):
-    """Make the tokens of one row of one batch, wherever they come again, give an embedding that is no number."""
+    """Make the embeddings of one row of one batch NaN, wherever its tokens occur again. Returns its first token."""
     batches = trainer.train_step.batches
-    twin = Batches(batches.tokens, batches.context_length, trainer.config.seed)
+    same = Batches(batches.tokens, batches.context_length, trainer.config.seed)
     every = trainer.train_step.batch_size * batches.world_size
-    start = int(twin.starts_at((step - 1) * every, every)[rank * trainer.train_step.batch_size + row])
+    start = int(same.starts_at((step - 1) * every, every)[rank * trainer.train_step.batch_size + row])
     bad = torch.from_numpy(batches.tokens.read(start, batches.context_length))
 
     def hook(module, inputs, output):
@@ -69,8 +72,8 @@ def poison_window(trainer, step, row, rank=0):
 
 
 def at_step(trainer, step, action):
-    """Do something once, just before the forward pass of a step."""
-    original = trainer.train_step.step
+    """Do something once, just before a step."""
+    original = trainer.train_step.run
 
     def stepping(number, learning_rate, **more):
         if number == step and not stepping.done:
@@ -79,19 +82,19 @@ def at_step(trainer, step, action):
         return original(number, learning_rate, **more)
 
     stepping.done = False
-    trainer.train_step.step = stepping
+    trainer.train_step.run = stepping
 
 
 class Memoryless:
-    """A device that has room for so many sequences in a forward pass."""
+    """Makes forward passes with more than `batch_size` sequences run out of memory."""
 
-    def __init__(self, train_step, rows, from_call=1, error=None):
-        self._train, self.rows, self._from, self._calls = train_step.loss.train, rows, from_call, 0
+    def __init__(self, train_step, batch_size, from_call=1, error=None):
+        self._train, self.batch_size, self._from, self._calls = train_step.loss.train, batch_size, from_call, 0
         self._error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         train_step.loss.train = self
 
     def __call__(self, inputs, targets):
         self._calls += 1
-        if len(inputs) > self.rows and self._calls >= self._from:
+        if len(inputs) > self.batch_size and self._calls >= self._from:
             raise self._error
         return self._train(inputs, targets)

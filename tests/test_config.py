@@ -114,14 +114,17 @@ def test_missing_file_is_reported(tmp_path):
     [
         ({"model.n_head": 5}, "the nearest divisor is 4"),
         ({"train.batch_tokens": 1000}, "the nearest is 1024"),
-        ({"train.micro_batch_size": 3}, "does not divide the 16 sequences"),
+        ({"train.micro_batch_size": 3}, "it must divide the 16 sequences"),
         ({"train.micro_batch_size": -1}, "must be at least 0, or auto"),
-        ({"train.micro_batch_size": "auto", "train.sharding": "full"}, "auto does not go with train.sharding full"),
+        (
+            {"train.micro_batch_size": "auto", "train.sharding": "full"},
+            "auto cannot be combined with train.sharding full",
+        ),
         ({"train.early_stop_evaluations": 2, "train.eval_every_steps": 0}, "needs validations"),
         ({"optimizer.beta1": 1.0}, "optimizer.beta1 is 1.0"),
         ({"train.learning_rate": -1.0}, "train.learning_rate is -1.0"),
         ({"train.learning_rate": float("nan")}, "train.learning_rate is nan"),
-        ({"checkpoint.keep_last": 0}, "or a run could not go on"),
+        ({"checkpoint.keep_last": 0}, "or the run could not be resumed"),
         ({"model.init_std": 0.0}, "model.init_std is 0.0"),
     ],
 )

@@ -23,7 +23,7 @@ Tokens = NDArray[np.int64]
 
 def batches_from(kind: type[Batches]) -> tuple[Patch, ...]:
     """Let the program use another class of batches."""
-    return (("glassgpt.training.step", "Batches", kind), ("glassgpt.diagnosis.doctor", "Batches", kind))
+    return (("glassgpt.training.trainable", "Batches", kind), ("glassgpt.diagnosis.doctor", "Batches", kind))
 
 
 class _TwoAhead(Batches):

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fault_helpers import at_step
-from glassgpt.training import checkpoint
-from glassgpt.training.checkpoint import WEIGHTS, _seal, list_checkpoints
+from glassgpt.training.checkpoint import WEIGHTS, list_checkpoints, store, write_manifest
 from glassgpt.training.loop import Trainer
 from glassgpt.training.run_folder import RunFolder
 
@@ -40,7 +39,7 @@ def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:
     """Waste CPU time in each step from a step on."""
 
     def inject(trainer: Trainer) -> None:
-        do = trainer.train_step.step
+        do = trainer.train_step.run
 
         def slower(number: int, rate: float, **more: Any) -> Any:
             if number >= step:
@@ -49,7 +48,7 @@ def busy_from(step: int, seconds: float) -> Callable[[Trainer], None]:
                     math.sqrt(2.0)
             return do(number, rate, **more)
 
-        trainer.train_step.step = slower  # type: ignore[method-assign]
+        trainer.train_step.run = slower  # type: ignore[method-assign]
 
     return inject
 
@@ -59,13 +58,13 @@ def leaking(megabytes: float) -> Callable[[Trainer], None]:
 
     def inject(trainer: Trainer) -> None:
         kept: list[Tensor] = []
-        do = trainer.train_step.step
+        do = trainer.train_step.run
 
         def step(number: int, rate: float, **more: Any) -> Any:
             kept.append(torch.ones(int(megabytes * 250_000)))
             return do(number, rate, **more)
 
-        trainer.train_step.step = step  # type: ignore[method-assign]
+        trainer.train_step.run = step  # type: ignore[method-assign]
 
     return inject
 
@@ -101,7 +100,7 @@ def full_from(step: int) -> Callable[[Trainer], None]:
         def refuse(*arguments: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        at_step(trainer, step, lambda: setattr(checkpoint, "save_file", refuse))
+        at_step(trainer, step, lambda: setattr(store, "save_file", refuse))
 
     return inject
 
@@ -109,7 +108,7 @@ def full_from(step: int) -> Callable[[Trainer], None]:
 def _killed_in_the_middle_of_saving(trainer: Trainer) -> None:
     import os
 
-    at_step(trainer, 200, lambda: setattr(checkpoint, "_seal", lambda folder: os.kill(os.getpid(), 9)))
+    at_step(trainer, 200, lambda: setattr(store, "write_manifest", lambda folder: os.kill(os.getpid(), 9)))
 
 
 def _newest(run: RunFolder) -> Path:
@@ -139,7 +138,7 @@ def _nan_in_newest(run: RunFolder) -> None:
     weights["blocks.0.mlp.up.weight"][2, 3] = math.nan
     save_file(weights, folder / WEIGHTS)
     (folder / "manifest.json").unlink()
-    _seal(folder)
+    write_manifest(folder)
 
 
 def _no_checkpoint_left(run: RunFolder) -> None:

@@ -176,7 +176,7 @@ def optimized(decay_all: bool = False, without_first: bool = False) -> tuple[Pat
         return optimizers
 
     return (
-        ("glassgpt.training.step", "build_optimizers", build),
+        ("glassgpt.training.trainable", "build_optimizers", build),
         ("glassgpt.diagnosis.doctor", "build_optimizers", build),
     )
 

@@ -26,7 +26,6 @@ from glassgpt.training.batch_loader import DirectLoader
 from glassgpt.training.bench import random_tokens
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
-from glassgpt.training.figures import PendingFigures
 from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.loss import cross_entropy
 from glassgpt.training.step import TrainStep
@@ -188,16 +187,13 @@ def _build(switches: Switches, rows: int, data: Path | None) -> _Built:
 
 def _step_of(built: _Built, switches: Switches) -> Callable[[], None]:
     train_step = built.train_step
-    waiting: list[PendingFigures] = []
+    rate = 6e-4 if switches.preset == "gpt2" else 0.01
 
     def step() -> None:
-        figures = train_step.step(1, 6e-4 if switches.preset == "gpt2" else 0.01)
-        if not switches.late:
-            figures.loss.item(), figures.grad_norm.item()
-            return
-        waiting.append(PendingFigures(figures))
-        if len(waiting) > 1:
-            waiting.pop(0).read()
+        if switches.late:
+            train_step.run(1, rate)
+        else:
+            train_step.run_and_wait(1, rate)
 
     train_step.model.train()
     return step

@@ -178,7 +178,7 @@ def test_every_reason_is_used_and_complete_in_both_languages():
 
 def test_every_logged_event_has_a_display_name():
     text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
-    told = set(re.findall(r'\.tell\(\s*"([^"]+)"', text))
+    told = set(re.findall(r'\.emit\(\s*"([^"]+)"', text))
     assert len(told) > 10
     assert told | set(get_args(Cause)) <= set(words())
 

@@ -34,7 +34,7 @@ def monitored(dataset, path, *, recover=False, sample=10, **changes):
     config = DiagnosisConfig(sample_every_steps=sample, recover=recover, certify_steps=5)
     monitor = TrainingMonitor(trainer, config)
     monitor.attach()
-    trainer.guard = RecoveryPolicy(config, monitor)
+    trainer.policy = RecoveryPolicy(trainer, config, monitor)
     return trainer, monitor, told
 
 
@@ -316,7 +316,7 @@ def test_layer_sample_agrees_with_the_formulas(grammar_dataset, tmp_path):
     probe = LayerProbe(trainer, 1, samples.append)
     trainer.train_step.probes.append(probe)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    trainer.train_on(1)
+    trainer.run_steps(1)
     (sample,) = samples
     name = "blocks.0.mlp.up.weight"
     after = dict(trainer.model.named_parameters())[name].detach()

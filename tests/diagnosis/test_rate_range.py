@@ -24,7 +24,7 @@ def train_step_for(dataset, *, optimizer="adamw", rate=5e-3) -> TrainStep:
 
 
 def losses_of(train_step: TrainStep, first: int, steps: int) -> list[float]:
-    return [train_step.step(number, 5e-3)[0].item() for number in range(first, first + steps)]
+    return [train_step.run_and_wait(number, 5e-3).loss for number in range(first, first + steps)]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

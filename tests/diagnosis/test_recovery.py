@@ -1,4 +1,4 @@
-"""What is mended by itself: the run goes on, to the end it would have had, and says what was done."""
+"""Recovery: a run with a fault goes on to the end it would have had, and reports what was done."""
 
 import ast
 import dataclasses
@@ -16,48 +16,54 @@ from fault_helpers import TINY, Memoryless, at_step, poison_window, trainer_for,
 from glassgpt.device import is_out_of_memory
 from glassgpt.diagnosis.checks import memory
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.diagnosis.recovery import RecoveryPolicy, largest_fitting_micro_batch, reduced_memory_plan
+from glassgpt.diagnosis.recovery import RecoveryPolicy, largest_fitting_micro_batch
 from glassgpt.errors import DataError, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.training.checkpoint import list_checkpoints, newest_verified_checkpoint, read_state, resolve_pointer
 from glassgpt.training.config import OptimizerConfig
+from glassgpt.training.memory_plan import MemoryPlan
 from glassgpt.training.observers import JsonlLogger
-from glassgpt.training.parallel import MemoryPlan
+from glassgpt.training.outcomes import Applied, Skipped
 from glassgpt.training.run_folder import RunFolder, read_jsonl
 from glassgpt.training.step import TrainStep
 
 
-def recovery(**changes):
-    return RecoveryPolicy(DiagnosisConfig(**changes))
+def recovery(peak_memory=None, fit_micro_batch=memory.fit_micro_batch_size, too_large=None, **changes):
+    """Return a function that builds the policy of a trainer."""
+
+    def build(trainer):
+        policy = RecoveryPolicy(trainer, DiagnosisConfig(**changes), None, peak_memory, fit_micro_batch)
+        if too_large is not None:
+            policy.load_state_dict({**policy.state_dict(), "too_many_rows": too_large})
+        return policy
+
+    return build
 
 
 def gradients(train_step):
-    """Of the next step's batch, before clipping."""
+    """Return the gradient of the next batch, before clipping."""
     train_step._accumulate()
     flat = torch.cat([p.grad.flatten() for p in train_step.model.parameters()])
-    train_step._forget_gradients()
+    train_step.model.zero_grad(set_to_none=True)
     return flat
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_refused_step_leaves_no_trace(grammar_dataset, tmp_path, name):
-    """Weights, momentum, average: as if the step had not been; the bits of a run that never took it."""
+def test_skipped_step_changes_neither_weights_nor_optimizer_nor_average(grammar_dataset, tmp_path, name):
     optimizer = OptimizerConfig(name=name, momentum_warmup_steps=9)
     trainer, _ = trainer_for(grammar_dataset, tmp_path, optimizer=optimizer, ema_decay=0.9)
-    trainer.train_on(3)
+    trainer.run_steps(3)
     before = [weights(trainer.model), *(t.clone() for t in tensors_of(trainer.train_step))]
-    start = trainer.train_step.start()
+    start = trainer.train_step.snapshot()
     handle = trainer.model.norm.register_forward_hook(lambda module, inputs, output: output * math.nan)
-    figures = trainer.train_step.step(4, 1e-3)
+    assert trainer.train_step.run(4, 1e-3) is None
     handle.remove()
-    assert figures.refused == 1
-    assert figures.bad_micro_steps == 1
-    good = trainer.train_step.step(5, 1e-3)  # queued before anybody knew
-    assert good.refused == 0
+    skipped = trainer.train_step.run(5, 1e-3)  # queued before the host could know of it, and undone
+    assert isinstance(skipped, Skipped)
+    assert (skipped.step, skipped.bad_micro_steps, skipped.snapshot.windows) == (4, 1, start.windows)
     after = [weights(trainer.model), *tensors_of(trainer.train_step)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    trainer.train_step.go_back(start)
-    trainer.train_step.release()
-    trainer.train_step.step(4, 1e-3)
+    assert trainer.train_step.batches.position == start.windows + trainer.train_step.batch_size
+    assert isinstance(trainer.train_step.run_and_wait(5, 1e-3), Applied)
     assert not torch.equal(weights(trainer.model), before[0])
 
 
@@ -66,18 +72,18 @@ def tensors_of(train_step: TrainStep):
     return [t for state in states for t in state.values()] + list(train_step.average.named().values())
 
 
-def test_a_healthy_run_is_bit_equal_with_and_without(grammar_dataset, tmp_path):
+def test_recovery_policy_leaves_a_healthy_run_bit_equal(grammar_dataset, tmp_path):
     trained = []
     model = dataclasses.replace(TINY, dropout=0.1)
-    for number, guard in enumerate((None, recovery())):
-        trainer, told = trainer_for(grammar_dataset, tmp_path / str(number), guard, model=model, every_steps=3)
+    for number, policy in enumerate((None, recovery())):
+        trainer, told = trainer_for(grammar_dataset, tmp_path / str(number), policy, model=model, every_steps=3)
         trainer.run()
         assert told.events == []
         trained.append(weights(trainer.model))
     assert torch.equal(*trained)
 
 
-def test_a_bad_row_is_kept_out_and_the_run_ends_well(grammar_dataset, tmp_path):
+def test_bad_row_is_quarantined(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), every_steps=6)
     start = poison_window(trainer, 5, 3)
     outcome = trainer.run()
@@ -96,24 +102,23 @@ def test_a_bad_row_is_kept_out_and_the_run_ends_well(grammar_dataset, tmp_path):
     assert outcome.validation.loss == pytest.approx(undisturbed.run().validation.loss, rel=0.02)
 
 
-def test_a_run_with_a_row_kept_out_resumes_bit_equal(grammar_dataset, tmp_path):
+def test_run_with_quarantined_row_resumes_bit_equal(grammar_dataset, tmp_path):
     whole, _ = trainer_for(grammar_dataset, tmp_path / "whole", recovery())
     poison_window(whole, 5, 3)
     whole.run()
     first, _ = trainer_for(grammar_dataset, tmp_path / "run", recovery(), every_steps=8, max_steps=8)
     poison_window(first, 5, 3)
     first.run()
-    guard = recovery()
-    second, _ = trainer_for(grammar_dataset, tmp_path / "run", guard)
+    second, _ = trainer_for(grammar_dataset, tmp_path / "run", recovery())
     second.resume(newest_verified_checkpoint(RunFolder(tmp_path / "run")).path)
     second.run()
     assert torch.equal(weights(whole.model), weights(second.model))
-    assert guard.state()["skips"] == [5]
+    assert second.policy.state_dict()["skips"] == [5]
 
 
-def test_damaged_weights_are_thrown_away_at_once(grammar_dataset, tmp_path):
-    guard = recovery(certify_steps=1)
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, every_steps=2, max_steps=16)
+def test_damaged_weights_are_rolled_back_at_once(grammar_dataset, tmp_path):
+    policy = recovery(certify_steps=1)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, policy, every_steps=2, max_steps=16)
 
     def damage():
         with torch.no_grad():
@@ -125,12 +130,12 @@ def test_damaged_weights_are_thrown_away_at_once(grammar_dataset, tmp_path):
     assert (rewind["to"], rewind["because"], rewind["rate_scale"]) == (6, "weights", 1.0)
     assert outcome.step == 16
     assert math.isfinite(outcome.validation.loss)
-    assert told.rewinds == [6]
+    assert told.rollbacks == [6]
 
 
-def test_many_skips_rewind_with_a_lower_rate_and_a_new_warmup(grammar_dataset, tmp_path):
-    guard = recovery(certify_steps=1, most_replays=0, rewarmup_steps=3)
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, every_steps=3, max_steps=16)
+def test_repeated_skips_roll_back_to_a_lower_learning_rate(grammar_dataset, tmp_path):
+    policy = recovery(certify_steps=1, most_replays=0, rewarmup_steps=3)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, policy, every_steps=3, max_steps=16)
     for step in (8, 9, 10):
         poison_window(trainer, step, 0)
     outcome = trainer.run()
@@ -142,11 +147,11 @@ def test_many_skips_rewind_with_a_lower_rate_and_a_new_warmup(grammar_dataset, t
     assert rates[16] == pytest.approx(1e-3 * 0.5)
     assert outcome.step == 16
     state = read_state(newest_verified_checkpoint(RunFolder(tmp_path)).path)
-    # The data went on: ten steps before the rewind, ten after it.
+    # The data goes on: ten steps before the rollback, ten after it.
     assert (state.windows, state.rate_scale) == (20 * 8, 0.5)
 
 
-def test_before_the_first_checkpoint_it_rewinds_to_the_beginning(grammar_dataset, tmp_path):
+def test_rollback_before_the_first_checkpoint_returns_to_the_initial_state(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(most_replays=0), max_steps=8)
     for step in (2, 3, 4):
         poison_window(trainer, step, 0)
@@ -155,7 +160,7 @@ def test_before_the_first_checkpoint_it_rewinds_to_the_beginning(grammar_dataset
     assert [step.step for step in told.steps] == [1, *range(1, 9)]
 
 
-def test_a_budget_ends_in_a_stop(grammar_dataset, tmp_path):
+def test_run_stops_when_the_rollback_budget_is_spent(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(most_replays=1), max_steps=40)
     trainer.model.norm.register_forward_hook(lambda module, inputs, output: output * math.nan)
     with pytest.raises(TrainingDivergedError):
@@ -165,7 +170,7 @@ def test_a_budget_ends_in_a_stop(grammar_dataset, tmp_path):
     assert list_checkpoints(RunFolder(tmp_path)) == []
 
 
-def test_without_recovery_it_stops_and_says_why(grammar_dataset, tmp_path):
+def test_without_recovery_the_run_stops_and_reports_the_cause(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(recover=False))
     poison_window(trainer, 5, 3)
     with pytest.raises(TrainingDivergedError):
@@ -173,29 +178,30 @@ def test_without_recovery_it_stops_and_says_why(grammar_dataset, tmp_path):
     assert [name for name, _ in told.events] == ["replay", "diverged"]
 
 
-def test_a_healthy_checkpoint_is_kept_until_another_is_certified(grammar_dataset, tmp_path):
+def test_healthy_checkpoint_is_kept_until_another_is_certified(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(certify_steps=3, most_replays=0), every_steps=2)
     run = RunFolder(tmp_path)
     seen = {}
     trainer.observers.append(told)
-    original = trainer.guard.after_step
+    original = trainer.policy.decide
 
-    def looking(one):
-        original(one)
+    def decide(outcome):
+        decision = original(outcome)
         path = resolve_pointer(run, "healthy")
-        seen[one.state.step] = path and path.name
+        seen[trainer.state.step] = path and path.name
         assert path is None or path.is_dir()
+        return decision
 
-    trainer.guard.after_step = looking
+    trainer.policy.decide = decide
     trainer.run()
     assert seen[5] is None
     assert (seen[6], seen[7], seen[8]) == ("step-000002", "step-000002", "step-000004")
 
 
-def test_abandoned_steps_leave_the_metrics_and_the_checkpoints(grammar_dataset, tmp_path):
+def test_rollback_sets_later_metrics_and_checkpoints_aside(grammar_dataset, tmp_path):
     run = RunFolder(tmp_path)
-    guard = recovery(certify_steps=1, most_replays=0)
-    trainer, _ = trainer_for(grammar_dataset, tmp_path, guard, every_steps=3, max_steps=12)
+    policy = recovery(certify_steps=1, most_replays=0)
+    trainer, _ = trainer_for(grammar_dataset, tmp_path, policy, every_steps=3, max_steps=12)
     trainer.observers.append(JsonlLogger(run, 0))
     for step in (8, 10, 11):
         poison_window(trainer, step, 0)
@@ -207,7 +213,7 @@ def test_abandoned_steps_leave_the_metrics_and_the_checkpoints(grammar_dataset, 
     assert events == ["step skipped"] * 3 + ["rewind"]
 
 
-def test_an_overflow_that_the_scaler_passes_over_is_no_trouble(grammar_dataset, tmp_path):
+def test_scaler_overflow_is_not_reported(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), precision="fp16")
     trainer.train_step.scaler._init_scale = 2.0**40
     trainer.run()
@@ -216,7 +222,7 @@ def test_an_overflow_that_the_scaler_passes_over_is_no_trouble(grammar_dataset, 
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_out_of_memory_redoes_the_whole_step_with_the_same_gradient(grammar_dataset, tmp_path, dropout):
+def test_out_of_memory_retries_the_whole_step_with_the_same_gradient(grammar_dataset, tmp_path, dropout):
     model = dataclasses.replace(TINY, dropout=dropout)
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), model=model, micro_batch_size=4)
     Memoryless(trainer.train_step, 2, from_call=2)
@@ -225,13 +231,13 @@ def test_out_of_memory_redoes_the_whole_step_with_the_same_gradient(grammar_data
     plain.run()
     (event,) = told.of("out of memory")
     assert (event["before"]["micro_rows"], event["after"]["micro_rows"], event["recovered"]) == (4, 2, True)
-    # The second of its micro-batches failed; done again, the step is that of a run that began with two rows.
+    # Its second micro-batch failed; retried, the step is that of a run that began with micro-batches of two.
     assert torch.equal(weights(trainer.model), weights(plain.model))
     assert read_state(newest_verified_checkpoint(RunFolder(tmp_path)).path).memory["micro_rows"] == 2
 
 
 @pytest.mark.parametrize(
-    "memory",
+    "plan",
     [
         MemoryPlan(8, 0, False),
         MemoryPlan(4, 0, False),
@@ -240,28 +246,28 @@ def test_out_of_memory_redoes_the_whole_step_with_the_same_gradient(grammar_data
         MemoryPlan(2, 16, True),
     ],
 )
-def test_the_gradient_is_the_same_however_memory_is_saved(grammar_dataset, tmp_path, memory):
+def test_gradient_is_the_same_with_every_memory_plan(grammar_dataset, tmp_path, plan):
     trainer, _ = trainer_for(grammar_dataset, tmp_path)
     expected = gradients(trainer.train_step)
     trainer.train_step.seek(0)
-    trainer.train_step.adapt(memory)
-    assert trainer.train_step.memory == memory
+    trainer.train_step.set_memory_plan(plan)
+    assert trainer.train_step.memory_plan == plan
     torch.testing.assert_close(gradients(trainer.train_step), expected, rtol=1e-4, atol=1e-6)
     trainer.train_step.seek(0)
-    trainer.train_step.adapt(MemoryPlan(8, 0, False))
+    trainer.train_step.set_memory_plan(MemoryPlan(8, 0, False))
     assert torch.equal(gradients(trainer.train_step), expected)
 
 
-def test_memory_is_saved_in_the_order_of_its_price():
-    memory: MemoryPlan | None = MemoryPlan(6, 0, False)
-    ladder = []
-    while memory is not None:
-        ladder.append((memory.micro_batch_size, memory.loss_chunk_tokens, memory.recompute_activations))
-        memory = reduced_memory_plan(memory, 12, 1024)
-    assert ladder == [(6, 0, False), (3, 0, False), (1, 0, False), (1, 128, False), (1, 128, True)]
+def test_memory_plan_is_reduced_cheapest_first():
+    plan: MemoryPlan | None = MemoryPlan(6, 0, False)
+    plans = []
+    while plan is not None:
+        plans.append((plan.micro_batch_size, plan.loss_chunk_tokens, plan.recompute_activations))
+        plan = plan.reduced(12, 1024)
+    assert plans == [(6, 0, False), (3, 0, False), (1, 0, False), (1, 128, False), (1, 128, True)]
 
 
-def test_where_no_room_can_be_made_the_error_goes_on(grammar_dataset, tmp_path):
+def test_run_stops_when_no_memory_plan_is_left(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery())
 
     def never(inputs, targets):
@@ -269,49 +275,46 @@ def test_where_no_room_can_be_made_the_error_goes_on(grammar_dataset, tmp_path):
 
     trainer.train_step.loss.train = never
     with pytest.raises(
-        MemoryExhaustedError, match=r"step 1: ran out of memory with a micro-batch of 1 .* Nothing is left"
+        MemoryExhaustedError, match=r"step 1: ran out of memory with a micro-batch of 1 .* No option that takes less"
     ):
         trainer.run()
     assert [event["recovered"] for event in told.of("out of memory")] == [True] * 4 + [False]
 
 
-def test_the_micro_batch_that_fits_by_measure():
+def test_largest_fitting_micro_batch_from_measured_peaks():
     assert largest_fitting_micro_batch({1: 300, 4: 600}, 32, 0, 1000) == 8
     assert largest_fitting_micro_batch({2: 500}, 32, 300, 1000) == 4
     assert largest_fitting_micro_batch({2: 500}, 32, 300, 200) == 0
 
 
-def test_the_micro_batch_grows_again_but_not_to_what_failed(grammar_dataset, tmp_path):
-    guard = RecoveryPolicy(DiagnosisConfig(grow_after_steps=3), measured=lambda: (100, 10**9))
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard)
-    shortage = Memoryless(trainer.train_step, 1)
-    at_step(trainer, 3, lambda: setattr(shortage, "rows", 2))
+def test_micro_batch_does_not_grow_back_to_a_size_that_failed(grammar_dataset, tmp_path):
+    policy = recovery(peak_memory=lambda: (100, 10**9), grow_after_steps=3)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, policy)
+    device = Memoryless(trainer.train_step, 1)
+    at_step(trainer, 3, lambda: setattr(device, "batch_size", 2))
     trainer.run()
     assert [event["after"]["micro_rows"] for event in told.of("out of memory")] == [4, 2, 1]
-    assert told.of("micro-batch grown") == []  # 2 failed, and nothing lies between
+    assert told.of("micro-batch grown") == []  # 2 failed, and there is no size between 1 and 2
 
 
-def test_the_micro_batch_grows_where_there_is_room(grammar_dataset, tmp_path):
-    guard = RecoveryPolicy(DiagnosisConfig(grow_after_steps=3), measured=lambda: (10**6, 10**9))
-    guard.restore({**guard.state(), "too_many_rows": 8})
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard)
-    trainer.adapt(MemoryPlan(1, 0, False))
+def test_micro_batch_grows_if_there_is_room(grammar_dataset, tmp_path):
+    policy = recovery(peak_memory=lambda: (10**6, 10**9), too_large=8, grow_after_steps=3)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, policy)
+    trainer.set_memory_plan(MemoryPlan(1, 0, False))
     trainer.run()
     assert told.of("micro-batch grown") == [{"before": 1, "after": 4}]
     assert trainer.train_step.micro_batch_size == 4
 
 
-def test_it_never_grows_beyond_what_was_asked_for(grammar_dataset, tmp_path):
-    guard = RecoveryPolicy(DiagnosisConfig(grow_after_steps=3), measured=lambda: (10**6, 10**9))
-    guard.restore({**guard.state(), "too_many_rows": 8})
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, micro_batch_size=2)
-    trainer.adapt(MemoryPlan(1, 0, False))
+def test_micro_batch_never_grows_beyond_the_configured_size(grammar_dataset, tmp_path):
+    policy = recovery(peak_memory=lambda: (10**6, 10**9), too_large=8, grow_after_steps=3)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, policy, micro_batch_size=2)
+    trainer.set_memory_plan(MemoryPlan(1, 0, False))
     trainer.run()
     assert told.of("micro-batch grown") == [{"before": 1, "after": 2}]
 
 
-def test_the_host_runs_out_of_memory_too(grammar_dataset, tmp_path):
-    """As PyTorch itself says it: a RuntimeError without a class of its own."""
+def test_failed_host_allocation_counts_as_out_of_memory(grammar_dataset, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 47, dtype=torch.int8)
     assert is_out_of_memory(caught.value)
@@ -322,9 +325,9 @@ def test_the_host_runs_out_of_memory_too(grammar_dataset, tmp_path):
     assert [event["after"]["micro_rows"] for event in told.of("out of memory")] == [4]
 
 
-def test_the_micro_batch_is_fitted_by_measure_at_the_start(grammar_dataset, tmp_path):
-    guard = RecoveryPolicy(DiagnosisConfig(), fitted=lambda trainer: 4)
-    trainer, told = trainer_for(grammar_dataset, tmp_path, guard, micro_batch_size="auto", every_steps=6)
+def test_auto_micro_batch_is_measured_once(grammar_dataset, tmp_path):
+    policy = recovery(fit_micro_batch=lambda trainer: 4)
+    trainer, told = trainer_for(grammar_dataset, tmp_path, policy, micro_batch_size="auto", every_steps=6)
     trainer.run()
     assert told.of("micro-batch fitted") == [{"rows": 4, "of": 8}]
     plain, _ = trainer_for(grammar_dataset, tmp_path / "plain", micro_batch_size=4)
@@ -332,35 +335,33 @@ def test_the_micro_batch_is_fitted_by_measure_at_the_start(grammar_dataset, tmp_
     assert torch.equal(weights(trainer.model), weights(plain.model))
 
     def never(trainer):
-        raise AssertionError("a resumed run knows it")
+        raise AssertionError("a resumed run must not measure again")
 
-    resumed, told = trainer_for(
-        grammar_dataset, tmp_path, RecoveryPolicy(DiagnosisConfig(), fitted=never), micro_batch_size="auto"
-    )
+    resumed, told = trainer_for(grammar_dataset, tmp_path, recovery(fit_micro_batch=never), micro_batch_size="auto")
     resumed.resume(list_checkpoints(RunFolder(tmp_path))[0])
     resumed.run()
     assert torch.equal(weights(resumed.model), weights(plain.model))
 
 
 @pytest.mark.parametrize(("spare", "rows"), [(0.5, 1), (2.5, 2), (7.9, 4), (8.5, 8), (1000, 8)])
-def test_what_fits_is_measured(grammar_dataset, tmp_path, monkeypatch, spare, rows):
+def test_fit_micro_batch_size_measures_what_fits(grammar_dataset, tmp_path, monkeypatch, spare, rows):
     trainer, _ = trainer_for(grammar_dataset, tmp_path, micro_batch_size="auto")
-    need = memory.measure_requirement(trainer.model.config, trainer.config, trainer.hardware)
+    need = memory.measured(trainer.model.config, trainer.config, trainer.hardware)
     held = 4 * sum(p.numel() for p in trainer.model.parameters())
-    free = (need.bytes_for(max(1.0, spare)) - held) / memory.USABLE + 1
+    free = (need.at(max(1.0, spare)) - held) / memory.USABLE + 1
     monkeypatch.setattr(memory, "free_memory", lambda device: int(free))
     monkeypatch.setattr(memory, "memory_requirement", lambda *_: need)
     assert memory.fit_micro_batch_size(trainer) == rows
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    with pytest.raises(MemoryExhaustedError, match="with one sequence per micro-batch"):
+    with pytest.raises(MemoryExhaustedError, match="with one sequence at a time"):
         memory.fit_micro_batch_size(trainer)
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
     assert memory.fit_micro_batch_size(trainer) is None
 
 
-def test_a_resumed_run_takes_less_memory_where_that_is_asked(grammar_dataset, tmp_path):
+def test_resumed_run_takes_no_more_memory_than_configured(grammar_dataset, tmp_path):
     first, _ = trainer_for(grammar_dataset, tmp_path, recovery())
-    first.adapt(MemoryPlan(4, 0, False))
+    first.set_memory_plan(MemoryPlan(4, 0, False))
     first.run()
     for asked, expected in ((0, 4), (8, 4), (2, 2), ("auto", 4)):
         again, _ = trainer_for(grammar_dataset, tmp_path, recovery(), micro_batch_size=asked)
@@ -368,18 +369,18 @@ def test_a_resumed_run_takes_less_memory_where_that_is_asked(grammar_dataset, tm
         assert again.train_step.micro_batch_size == expected
     again, _ = trainer_for(grammar_dataset, tmp_path, recovery(), loss_chunk_tokens=32, recompute_activations=True)
     again.resume(newest_verified_checkpoint(RunFolder(tmp_path)).path)
-    assert again.train_step.memory == MemoryPlan(4, 32, True)
-    # More ranks have fewer rows each, which what is remembered may not divide.
-    assert again._remembered(MemoryPlan(5, 0, False)).micro_batch_size == 4
+    assert again.train_step.memory_plan == MemoryPlan(4, 32, True)
+    # With more ranks each has a smaller batch, which the remembered size may not divide.
+    assert MemoryPlan(5, 0, False).resumed(again.config.train, 8).micro_batch_size == 4
 
 
-def test_all_rows_bad_is_refused(grammar_dataset, tmp_path):
+def test_quarantine_of_the_whole_text_is_an_error(grammar_dataset, tmp_path):
     trainer, _ = trainer_for(grammar_dataset, tmp_path)
     with pytest.raises(DataError, match="every window"):
         trainer.quarantine([(0, 10**9)])
 
 
-SHORTAGE = """
+OUT_OF_MEMORY_SCRIPT = """
 import dataclasses
 import os
 import sys
@@ -396,9 +397,10 @@ data, out, arch, step, rows, micro_batch = sys.argv[1:]
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")) as dist:
     model = dataclasses.replace(TINY, arch=arch, bias=arch == "gpt2")
-    guard = RecoveryPolicy(DiagnosisConfig(recover=rows != "off"), measured=lambda: (10**6, 10**9))
+    config = DiagnosisConfig(recover=rows != "off")
+    policy = lambda trainer: RecoveryPolicy(trainer, config, peak_memory=lambda: (10**6, 10**9))
     trainer, told = trainer_for(
-        TokenDataset.open(Path(data)), out, guard, dist=dist, model=model, micro_batch_size=int(micro_batch)
+        TokenDataset.open(Path(data)), out, policy, dist=dist, model=model, micro_batch_size=int(micro_batch)
     )
     if dist.rank == 1 and rows.isdigit():
         at_step(trainer, int(step), lambda: Memoryless(trainer.train_step, int(rows)))
@@ -412,7 +414,7 @@ with process_group(torch.device("cpu")) as dist:
 """
 
 
-RANKS = """
+BAD_ROW_SCRIPT = """
 import os
 import sys
 import torch
@@ -426,9 +428,9 @@ from glassgpt.training.distributed import full_tensor, process_group
 data, out, sharding = sys.argv[1:]
 torch.set_num_threads(1)
 with process_group(torch.device("cpu")) as dist:
-    guard = RecoveryPolicy(DiagnosisConfig(certify_steps=1))
+    policy = lambda trainer: RecoveryPolicy(trainer, DiagnosisConfig(certify_steps=1))
     trainer, told = trainer_for(
-        TokenDataset.open(Path(data)), out, guard, dist=dist, sharding=sharding, every_steps=3, max_steps=14
+        TokenDataset.open(Path(data)), out, policy, dist=dist, sharding=sharding, every_steps=3, max_steps=14
     )
     for step in (5, 9, 10):
         poison_window(trainer, step, 2, rank=1)
@@ -449,10 +451,12 @@ def two_processes(code, script, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])
-def test_memory_runs_out_on_one_of_two_processes_and_both_take_less(grammar_data, tmp_path, arch):
-    """In its first step the second has room for one sequence; both end with the bits of a run that began so."""
+def test_out_of_memory_on_one_of_two_processes_is_retried_by_both(grammar_data, tmp_path, arch):
+    """In its first step one has memory for one sequence; both end with the bits of a run that began so."""
     short, plain = (
-        two_processes(SHORTAGE, tmp_path / "run.py", grammar_data, tmp_path / name, arch, 1, rows, micro_batch)
+        two_processes(
+            OUT_OF_MEMORY_SCRIPT, tmp_path / "run.py", grammar_data, tmp_path / name, arch, 1, rows, micro_batch
+        )
         for name, rows, micro_batch in (("short", "1", 4), ("plain", "enough", 1))
     )
     assert (short.returncode, plain.returncode) == (0, 0), short.stderr + plain.stderr
@@ -465,11 +469,13 @@ def test_memory_runs_out_on_one_of_two_processes_and_both_take_less(grammar_data
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "rows", "why"), [(9, "1", "the others wait"), (1, "0", "Nothing is left")])
-def test_where_the_others_cannot_be_asked_it_says_so(grammar_data, tmp_path, step, rows, why):
+@pytest.mark.parametrize(
+    ("step", "rows", "why"), [(9, "1", "the other processes wait"), (1, "0", "No option that takes less")]
+)
+def test_out_of_memory_that_cannot_be_retried_says_why(grammar_data, tmp_path, step, rows, why):
     out = RunFolder(tmp_path / "run")
     out.path.mkdir()
-    done = two_processes(SHORTAGE, tmp_path / "run.py", grammar_data, out.path, "gpt2", step, rows, 4)
+    done = two_processes(OUT_OF_MEMORY_SCRIPT, tmp_path / "run.py", grammar_data, out.path, "gpt2", step, rows, 4)
     assert done.returncode != 0
     assert f"1: step {step}: " in done.stdout
     assert why in done.stdout
@@ -478,9 +484,9 @@ def test_where_the_others_cannot_be_asked_it_says_so(grammar_data, tmp_path, ste
 
 
 @pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
-def test_two_processes_decide_the_same(grammar_data, tmp_path, sharding):
-    """A row of the second is bad; both skip, and keep it out or rewind together."""
-    done = two_processes(RANKS, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding)
+def test_two_processes_decide_alike(grammar_data, tmp_path, sharding):
+    """A row of the second process is bad: both skip the step, and quarantine the row or roll back together."""
+    done = two_processes(BAD_ROW_SCRIPT, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == second

@@ -38,7 +38,7 @@ from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.errors import CheckpointError, TrainingDivergedError
 from glassgpt.model.build import build_model
-from glassgpt.training.checkpoint import _seal
+from glassgpt.training.checkpoint import write_manifest
 from glassgpt.training.run_folder import RunFolder
 
 
@@ -89,7 +89,7 @@ def test_full_disk_during_training_is_reported(grammar_data, tmp_path, monkeypat
     def refuse(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("glassgpt.training.checkpoint.save_file", refuse)
+    monkeypatch.setattr("glassgpt.training.checkpoint.store.save_file", refuse)
     config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 12, "checkpoint.every_steps": 8})
     with pytest.raises(CheckpointError):
         api.train(config, tmp_path / "run")
@@ -137,7 +137,7 @@ def test_non_finite_weights_are_reported(run):
     weights["norm.weight"][3] = math.inf
     save_file(weights, file)
     (newest_checkpoint(run) / "manifest.json").unlink()
-    _seal(newest_checkpoint(run))
+    write_manifest(newest_checkpoint(run))
     assert "GG-NAN-003" in doctor_codes(run)
 
 
@@ -287,7 +287,7 @@ def test_non_finite_averaged_weights_are_reported(run):
     weights["norm.weight"][0] = math.nan
     save_file(weights, newest_checkpoint(run) / "average.safetensors")
     (newest_checkpoint(run) / "manifest.json").unlink()
-    _seal(newest_checkpoint(run))
+    write_manifest(newest_checkpoint(run))
     check = run_checks.check_weights(run, [300])
     assert codes(check) == ["GG-NAN-003"]
     assert check.findings[0].evidence["parameter"] == "norm.weight (average)"

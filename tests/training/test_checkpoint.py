@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, whatever byte is hit."""
+"""Checkpoints are intact or refused, whichever byte is damaged."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.training import checkpoint as ck
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.optimizers import build_optimizers
+from glassgpt.training.rng import capture_rng, restore_rng
 from glassgpt.training.run_folder import RunFolder
 
 CONFIG = ModelConfig(vocab_size=11, context_length=8, n_layer=1, n_head=1, n_embd=4)
@@ -41,12 +42,12 @@ def optimizers(model):
 
 
 def save(run, model, optimizers, step):
-    return ck.save_checkpoint(run, model, optimizers, ck.TrainingState(step=step, rng=[ck.capture_rng()]))
+    return ck.save_checkpoint(run, model, optimizers, ck.TrainingState(step=step, rng=[capture_rng()]))
 
 
-def test_what_is_saved_comes_back(run, model, optimizers):
+def test_saved_checkpoint_loads_equal(run, model, optimizers):
     path = save(run, model, optimizers, 7)
-    assert ck.damage(path) is None
+    assert ck.find_damage(path) is None
     assert (run.checkpoints / "latest").read_text() == "step-000007\n"
     loaded = ck.load_model(path)
     assert loaded.config == CONFIG
@@ -57,23 +58,23 @@ def test_what_is_saved_comes_back(run, model, optimizers):
     assert all(torch.equal(before[i][key], after[i][key]) for i in before for key in ("exp_avg", "exp_avg_sq", "step"))
 
 
-def test_loading_a_model_leaves_the_generator_alone(run, model, optimizers):
+def test_load_model_draws_no_random_numbers(run, model, optimizers):
     path = save(run, model, optimizers, 1)
     before = torch.get_rng_state()
     ck.load_model(path)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_every_generator_is_restored(run, model, optimizers):
+def test_generators_are_restored_from_a_checkpoint(run, model, optimizers):
     path = save(run, model, optimizers, 1)
     first = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
-    ck.restore_rng(ck.read_state(path).rng[0])
+    restore_rng(ck.read_state(path).rng[0])
     assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == first
 
 
 @pytest.mark.parametrize("name", [ck.WEIGHTS, ck.OPTIMIZER, ck.STATE, ck.MANIFEST])
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
-def test_damage_is_named_and_the_one_before_is_used(run, model, optimizers, name, how):
+def test_damaged_file_is_named_and_the_previous_checkpoint_used(run, model, optimizers, name, how):
     good, bad = save(run, model, optimizers, 1), save(run, model, optimizers, 2)
     file = bad / name
     content = bytearray(file.read_bytes())
@@ -86,14 +87,14 @@ def test_damage_is_named_and_the_one_before_is_used(run, model, optimizers, name
         file.write_bytes(content)
     found = ck.newest_verified_checkpoint(run)
     assert found.path == good
-    assert len(found.refused) == 1
-    assert "step-000002" in found.refused[0]
-    assert name in found.refused[0] or name == ck.MANIFEST  # a bit in the manifest may hit another file's entry
+    assert len(found.skipped) == 1
+    assert "step-000002" in found.skipped[0]
+    assert name in found.skipped[0] or name == ck.MANIFEST  # a bit in the manifest may hit another file's entry
     with pytest.raises(CheckpointError, match="is damaged"):
         ck.find_checkpoint(run, "step-000002")
 
 
-def test_every_byte_of_the_manifest_counts(run, model, optimizers):
+def test_damage_to_any_byte_of_the_manifest_is_found(run, model, optimizers):
     path = save(run, model, optimizers, 1)
     manifest = path / ck.MANIFEST
     content = manifest.read_bytes()
@@ -106,27 +107,27 @@ def test_every_byte_of_the_manifest_counts(run, model, optimizers):
             same = json.dumps(json.loads(flipped)["files"]) == significant
         except (ValueError, KeyError):
             same = False
-        assert same or ck.damage(path) is not None, at
+        assert same or ck.find_damage(path) is not None, at
 
 
-def test_nothing_whole_is_an_error_and_nothing_at_all_is_not(run, model, optimizers):
+def test_only_damaged_checkpoints_are_an_error_but_none_is_not(run, model, optimizers):
     assert ck.newest_verified_checkpoint(run) is None
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         ck.find_checkpoint(run, "latest")
     (save(run, model, optimizers, 1) / ck.MANIFEST).unlink()
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of .* is whole \(step-000001: manifest.json is missing\)"
+        CheckpointError, match=r"every checkpoint of .* is damaged \(step-000001: manifest.json is missing\)"
     ):
         ck.newest_verified_checkpoint(run)
 
 
-def test_an_unknown_name_lists_what_there_is(run, model, optimizers):
+def test_unknown_checkpoint_name_lists_the_known_ones(run, model, optimizers):
     save(run, model, optimizers, 1)
     with pytest.raises(CheckpointError, match="it has: best, latest, step-000001"):
         ck.find_checkpoint(run, "step-000099")
 
 
-def test_the_newest_and_the_best_are_kept(run, model, optimizers):
+def test_prune_keeps_the_newest_and_the_best(run, model, optimizers):
     for step in (1, 2, 3, 4):
         path = save(run, model, optimizers, step)
         if step == 2:
@@ -137,8 +138,8 @@ def test_the_newest_and_the_best_are_kept(run, model, optimizers):
     assert ck.find_checkpoint(run, "latest").name == "step-000004"
 
 
-def test_a_later_damaged_one_does_not_count_as_kept(run, model, optimizers):
-    """The run went on from step 1, because step 9 was damaged; what it saves now must not be thrown away for that."""
+def test_prune_does_not_count_later_damaged_checkpoints(run, model, optimizers):
+    """The run was resumed from step 1 because step 9 was damaged; its next checkpoint must not be deleted."""
     for step in (1, 9):
         save(run, model, optimizers, step)
     (run.checkpoints / "step-000009" / ck.MANIFEST).unlink()
@@ -147,14 +148,14 @@ def test_a_later_damaged_one_does_not_count_as_kept(run, model, optimizers):
     assert [path.name for path in ck.list_checkpoints(run)] == ["step-000002", "step-000009"]
     assert ck.newest_verified_checkpoint(run).path.name == "step-000002"
     replaced = save(run, model, optimizers, 9)
-    assert ck.damage(replaced) is None
+    assert ck.find_damage(replaced) is None
     assert not list(run.checkpoints.glob(f"{ck.STAGING_PREFIX}*"))
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("PytorchStreamWriter failed writing file"), OSError(28, "No space left")]
 )
-def test_whatever_a_writer_calls_a_full_disk_it_is_one_line(run, model, optimizers, monkeypatch, error):
+def test_full_disk_is_one_error_whatever_the_writer_raises(run, model, optimizers, monkeypatch, error):
     good = save(run, model, optimizers, 1)
 
     def full(*arguments, **keywords):
@@ -166,7 +167,7 @@ def test_whatever_a_writer_calls_a_full_disk_it_is_one_line(run, model, optimize
     assert ck.newest_verified_checkpoint(run).path == good
 
 
-def test_settings_given_anew_hold_when_a_run_goes_on(run, model, optimizers):
+def test_load_optimizers_keeps_configured_hyperparameters(run, model, optimizers):
     path = save(run, model, optimizers, 1)
     changed = build_optimizers(model, OptimizerConfig(weight_decay=0.7, beta2=0.5, embedding_rate_ratio=3.0))
     ck.load_optimizers(changed, path)
@@ -176,7 +177,7 @@ def test_settings_given_anew_hold_when_a_run_goes_on(run, model, optimizers):
     assert all(group["betas"] == (0.9, 0.5) for group in groups)
 
 
-def test_what_a_killed_process_left_is_never_taken_for_a_checkpoint(run, model, optimizers):
+def test_staging_folder_is_never_taken_for_a_checkpoint(run, model, optimizers):
     good = save(run, model, optimizers, 1)
     shutil.copytree(good, run.checkpoints / f"{ck.STAGING_PREFIX}99")
     assert ck.newest_verified_checkpoint(run).path == good
@@ -184,26 +185,26 @@ def test_what_a_killed_process_left_is_never_taken_for_a_checkpoint(run, model, 
     assert [path.name for path in run.checkpoints.iterdir() if path.is_dir()] == ["step-000001"]
 
 
-def test_a_full_disk_leaves_the_earlier_ones(run, model, optimizers, monkeypatch):
+def test_full_disk_leaves_earlier_checkpoints_untouched(run, model, optimizers, monkeypatch):
     good = save(run, model, optimizers, 1)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ck, "save_file", full)
+    monkeypatch.setattr(ck.store, "save_file", full)
     with pytest.raises(CheckpointError, match="No space left on device; earlier checkpoints are untouched"):
         save(run, model, optimizers, 2)
     assert ck.newest_verified_checkpoint(run).path == good
     assert not list(run.checkpoints.glob(".*"))
 
 
-def test_weights_of_another_shape_are_refused(run, model, optimizers):
+def test_load_weights_refuses_another_shape(run, model, optimizers):
     path = save(run, model, optimizers, 1)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         ck.load_weights(build_model(dataclasses.replace(CONFIG, n_embd=8)), path)
 
 
-def test_a_pickle_in_place_of_the_optimizer_is_not_run(run, model, optimizers):
+def test_pickle_in_place_of_the_optimizer_is_not_executed(run, model, optimizers):
     path = save(run, model, optimizers, 1)
 
     class Evil:

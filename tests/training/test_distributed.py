@@ -1,4 +1,4 @@
-"""Two real processes on the CPU (Gloo) against one: the same losses, and runs that survive what happens to ranks."""
+"""Two real processes on the CPU (Gloo), compared with one: equal losses, and runs that survive lost processes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ SETTINGS = [
 
 
 @pytest.fixture(autouse=True)
-def one_thread_a_process(monkeypatch):
+def one_thread_per_process(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -65,7 +65,7 @@ def weights(out, step=STEPS):
 
 
 def assert_like(out, alone):
-    """Up to rounding: sums over a batch are formed in another order."""
+    """Compare up to rounding: sums over a batch are formed in another order."""
     assert len(losses(out)) == STEPS
     for key in ("loss", "validation_loss"):
         np.testing.assert_allclose(losses(out, key), losses(alone, key), rtol=2e-4)
@@ -74,22 +74,22 @@ def assert_like(out, alone):
 
 
 @pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
-def test_two_processes_learn_what_one_learns(train, alone, tmp_path, sharding):
-    """With accumulation, Muon's work shared, and the validation too; DDP and FSDP2."""
+def test_two_processes_train_like_one(train, alone, tmp_path, sharding):
+    """With accumulation, shared Muon updates and shared validation; DDP and FSDP2."""
     done = train(tmp_path / "run", "--gpus", 2, "--train.micro-batch-size", 2, "--train.sharding", sharding)
     assert "2 processes" in done.stderr
-    assert done.stderr.count("tokens of text") == 1  # one of them speaks
+    assert done.stderr.count("tokens of text") == 1  # only one of them prints
     assert_like(tmp_path / "run", alone)
 
 
 @pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_another_number_of_processes(train, alone, tmp_path, glassgpt_command, first):
+def test_resume_with_another_number_of_processes(train, alone, tmp_path, glassgpt_command, first):
     train(tmp_path / "run", "--gpus", first, "--train.sharding", "full", steps=8)
     done = glassgpt_command(
         "train", "--resume", "--out", tmp_path / "run", "--gpus", 3 - first, "--train.max-steps", STEPS
     )
     assert done.returncode == 0, done.stderr
-    # The schedule was laid out for 8 steps first; what it did in these differs, but both go on without a jump.
+    # The schedule was for 8 steps at first, so these steps differ; but the loss must not jump.
     assert len(losses(tmp_path / "run")) == STEPS
     assert max(np.diff(losses(tmp_path / "run"))) < 0.3
     assert weights(tmp_path / "run").keys() == weights(alone).keys()
@@ -113,7 +113,7 @@ def children_of(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the ranks with ps")
-def test_a_lost_rank_ends_the_run_with_a_line_and_nothing_is_lost(grammar_data, tmp_path, glassgpt_command):
+def test_lost_process_ends_the_run_with_one_line_and_it_can_be_resumed(grammar_data, tmp_path, glassgpt_command):
     out = tmp_path / "run"
     process = start(grammar_data, out, "--gpus", 2, "--train.max-steps", 5000)
     wait_for_steps(out, process, 12)
@@ -121,7 +121,7 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_nothing_is_lost(grammar_data, 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     last = errors.strip().splitlines()[-1]
-    assert re.search(r"process \d of 2 ended with signal 9 .* go on .* --resume --out .* --gpus 2", last), errors[
+    assert re.search(r"process \d of 2 ended with signal 9 .* resume .* --resume --out .* --gpus 2", last), errors[
         -2000:
     ]
     assert "Traceback" not in errors
@@ -129,11 +129,11 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_nothing_is_lost(grammar_data, 
         "train", "--resume", "--out", out, "--train.max-steps", 30, "--train.eval-every-steps", 0
     )
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from step-" in resumed.stderr
+    assert "resuming from step-" in resumed.stderr
 
 
 @pytest.mark.slow
-def test_one_asked_to_stop_stops_all_at_the_same_step(grammar_data, tmp_path):
+def test_all_processes_stop_at_the_same_step(grammar_data, tmp_path):
     out = tmp_path / "run"
     process = start(grammar_data, out, "--gpus", 2, "--train.max-steps", 5000)
     wait_for_steps(out, process, 8)
@@ -146,15 +146,15 @@ def test_one_asked_to_stop_stops_all_at_the_same_step(grammar_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_restart_by_torchrun_goes_on(train, grammar_data, tmp_path, glassgpt_command, monkeypatch):
-    """torchrun runs the same command again; it does not say --resume."""
+def test_restart_by_torchrun_resumes(train, grammar_data, tmp_path, glassgpt_command, monkeypatch):
+    """torchrun runs the same command again, without --resume."""
     train(tmp_path / "run", steps=8)
     arguments = ("train", "nano", "--data", grammar_data, "--out", tmp_path / "run", *SETTINGS, "--train.max-steps", 12)
     assert glassgpt_command(*arguments).returncode == 2
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     done = glassgpt_command(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "going on from step-000008" in done.stderr
+    assert "resuming from step-000008" in done.stderr
 
 
 def test_bench_train_writes_what_it_prints(tmp_path, glassgpt_command):
@@ -167,24 +167,24 @@ def test_bench_train_writes_what_it_prints(tmp_path, glassgpt_command):
     assert "attention by flash" in done.stdout
 
 
-def test_what_cannot_be_shared_is_said_before_anything_starts(grammar_data, tmp_path, glassgpt_command):
+def test_batch_that_processes_cannot_share_is_refused_before_anything_starts(grammar_data, tmp_path, glassgpt_command):
     done = glassgpt_command(
         "train", "nano", "--data", grammar_data, "--out", tmp_path / "r", "--gpus", 3, "--train.batch-tokens", 512
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "8 sequences, which 3 processes cannot share evenly; the nearest that they can is 576" in done.stderr
+    assert "3 processes cannot share them evenly. The nearest value that works is 576" in done.stderr
     assert not (tmp_path / "r").exists()
     assert "--gpus is 0" in glassgpt_command("train", "nano", "--gpus", 0).stderr
 
 
-def test_batches_are_checked_for_the_ranks():
-    assert TrainConfig(batch_tokens=1024, micro_batch_size=4).batch_problems(64, ranks=2) == []
-    (problem,) = TrainConfig(batch_tokens=1024, micro_batch_size=16).batch_problems(64, ranks=2)
-    assert "8 sequences of a batch on each of 2 processes; the nearest that does is 8" in problem
+def test_batch_problems_consider_the_number_of_processes():
+    assert TrainConfig(batch_tokens=1024, micro_batch_size=4).batch_problems(64, world_size=2) == []
+    (problem,) = TrainConfig(batch_tokens=1024, micro_batch_size=16).batch_problems(64, world_size=2)
+    assert "it must divide the 8 sequences of a batch on each of 2 processes; the nearest that does is 8" in problem
     assert load_config("nano").problems(ranks=2) == []
 
 
-def test_who_one_is_comes_from_the_environment(monkeypatch):
+def test_distributed_context_comes_from_the_environment(monkeypatch):
     assert distributed_from_environment() == DistributedContext(0, 1, 0)
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -192,7 +192,7 @@ def test_who_one_is_comes_from_the_environment(monkeypatch):
     assert not distributed_from_environment().is_main
 
 
-def test_alone_nothing_is_cut_or_sent():
+def test_single_process_neither_shards_nor_communicates():
     tensor = torch.arange(6.0).view(2, 3)
     assert DistributedContext().all_reduce_sum(tensor) is tensor
     assert DistributedContext().all_gather(tensor) is tensor

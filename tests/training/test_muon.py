@@ -1,4 +1,4 @@
-"""Muon against singular values, against PyTorch's own, and against figures done by hand."""
+"""Muon, compared with singular values, with PyTorch's Muon, and with hand-computed numbers."""
 
 import copy
 import math
@@ -18,25 +18,25 @@ CLASSIC = [(3.4445, -4.7750, 2.0315)] * 5
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8), (1, 1, 5)])
-def test_singular_values_become_one_and_directions_stay(shape):
+def test_orthogonalise_sets_singular_values_to_one_and_keeps_singular_vectors(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     found = orthogonalise(matrices)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.85
     assert values.max() < 1.15
-    # The same singular vectors: what is left of U V^T is a diagonal.
+    # The singular vectors are the same if U^T X V is diagonal.
     inner = u.mT @ found @ v.mT
     off = inner - torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
     assert off.abs().max() < 1e-2
 
 
-def test_no_gradient_gives_no_update():
+def test_zero_gradient_gives_zero_update():
     assert torch.equal(orthogonalise(torch.zeros(2, 4, 4)), torch.zeros(2, 4, 4))
 
 
-def test_steps_are_those_of_pytorchs_own(monkeypatch):
-    """With its coefficients and plain decay; it computes in bfloat16, hence the tolerance."""
+def test_steps_equal_those_of_torch_muon(monkeypatch):
+    """With its coefficients and without decay. It computes in bfloat16, hence the tolerance."""
     monkeypatch.setattr("glassgpt.training.muon.orthogonalise", lambda m: orthogonalise(m, CLASSIC))
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 6), (12, 4), (6, 6)]]
@@ -53,13 +53,13 @@ def test_steps_are_those_of_pytorchs_own(monkeypatch):
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
 
 
-def test_decay_acts_only_where_it_goes_with_the_update():
+def test_cautious_decay_acts_only_where_it_has_the_sign_of_the_update():
     parameter = torch.nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
     parameter.grad = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     Muon([parameter], lr=0.1, weight_decay=1.0).step()
     update = orthogonalise(torch.eye(2)[None])[0, 0, 0].item()
     assert parameter[0, 0].item() == pytest.approx(1.0 - 0.1 * (update + 1.0))
-    assert parameter[1, 1].item() == pytest.approx(-1.0 - 0.1 * update)  # there decay would pull the other way
+    assert parameter[1, 1].item() == pytest.approx(-1.0 - 0.1 * update)  # here decay would act against the update
 
 
 def test_momentum_warms_up():
@@ -73,7 +73,7 @@ def test_momentum_warms_up():
     assert seen == pytest.approx([0.85, 0.9, 0.95, 0.95])
 
 
-def test_state_comes_back():
+def test_state_dict_restores_the_optimizer():
     torch.manual_seed(0)
     first, second = (torch.nn.Parameter(torch.ones(3, 3)) for _ in range(2))
     one, two = Muon([first], momentum_warmup_steps=5), Muon([second], momentum_warmup_steps=5)
@@ -91,7 +91,7 @@ def test_state_comes_back():
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])
-def test_every_parameter_has_one_optimizer_and_its_own_rate(arch):
+def test_every_parameter_has_one_optimizer_and_the_rate_of_its_kind(arch):
     shape = {"vocab_size": 50, "context_length": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
     model = build_model(ModelConfig(arch=arch, bias=arch == "gpt2", **shape))
     config = OptimizerConfig(name="muon", embedding_rate_ratio=28, head_rate_ratio=0.16, vector_rate_ratio=0.6)
@@ -110,7 +110,7 @@ def test_every_parameter_has_one_optimizer_and_its_own_rate(arch):
     assert set(parameter_groups(model, config)) == set(kinds.values())
 
 
-def test_the_average_follows_and_lends_itself():
+def test_weight_average_follows_the_weights_and_can_replace_them():
     torch.manual_seed(0)
     model = build_model(ModelConfig(vocab_size=5, context_length=4, n_layer=1, n_head=1, n_embd=4))
     average = WeightAverage(model, decay=0.9)
@@ -130,5 +130,5 @@ def test_the_average_follows_and_lends_itself():
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.detach(), expected[name])
     assert all(torch.equal(p, own[name]) for name, p in model.named_parameters())
-    # With a lasting decay of 0.9 the average is 9 steps behind a steady walk.
+    # With a decay of 0.9 the average is 9 steps behind weights that grow by 1 per step.
     assert math.isclose((own["norm.weight"] - average.named()["norm.weight"]).mean().item(), 9.0, rel_tol=1e-3)

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments: a real process, killed again and again, ends with the same bits."""
+"""A real process that is killed with `kill -9` at random moments and resumed ends with the same bits."""
 
 import random
 import shutil
@@ -27,7 +27,7 @@ def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def wait_for_steps(out: Path, process: subprocess.Popen[str], steps: int) -> None:
-    """Until the run has done so many steps more, or has ended by itself."""
+    """Wait until the run has done this many more steps, or has ended."""
     metrics = RunFolder(out).metrics
     goal = (len(read_jsonl(metrics)) if metrics.exists() else 0) + steps
     while process.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < goal):
@@ -47,14 +47,14 @@ def final_weights(out: Path):
     return load_file(RunFolder(out).checkpoints / "step-000040" / "model.safetensors")
 
 
-def test_killed_and_resumed_is_bit_equal(grammar_data, whole, tmp_path):
+def test_killed_and_resumed_run_is_bit_equal(grammar_data, whole, tmp_path):
     out = tmp_path / "run"
     chance = random.Random(7)
     kills = 0
     process = start(grammar_data, out)
     while True:
         wait_for_steps(out, process, chance.randint(1, 14))
-        time.sleep(chance.random() * 0.02)  # anywhere within a step, a validation or a checkpoint
+        time.sleep(chance.random() * 0.02)  # anywhere in a step, a validation or a checkpoint
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
@@ -72,16 +72,16 @@ def test_killed_and_resumed_is_bit_equal(grammar_data, whole, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_run_that_is_complete_says_so_and_how_to_train_it_longer(grammar_data, whole, tmp_path):
+def test_resume_of_a_complete_run_says_how_to_train_longer(grammar_data, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     again = start(grammar_data, tmp_path / "run", "--resume")
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
-    assert "all its 40 steps are done; train longer with: --train.max-steps NUMBER" in errors
+    assert "all 40 steps are done; train longer with: --train.max-steps NUMBER" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_saves_at_the_step_and_says_how_to_go_on(grammar_data, whole, tmp_path, number):
+def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, whole, tmp_path, number):
     out = tmp_path / "run"
     process = start(grammar_data, out)
     wait_for_steps(out, process, 4)
@@ -99,7 +99,7 @@ def test_a_signal_saves_at_the_step_and_says_how_to_go_on(grammar_data, whole, t
     assert all(expected[name].equal(got[name]) for name in expected)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(grammar_data, whole, tmp_path):
+def test_damaged_newest_checkpoint_is_reported_and_skipped(grammar_data, whole, tmp_path):
     out = tmp_path / "run"
     process = start(grammar_data, out)
     wait_for_steps(out, process, 10)

@@ -1,4 +1,4 @@
-"""The learning rate over the steps."""
+"""Learning rate schedules."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ KINDS = ["constant", "linear", "cosine", "step", "wsd"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_warmup_rises_in_a_line_and_reaches_the_peak(kind):
+def test_warmup_is_linear_and_reaches_the_peak(kind):
     schedule = ScheduleConfig(kind=kind, warmup_steps=4)
     ratios = [learning_rate_ratio(schedule, step, 100) for step in range(5)]
     assert ratios == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -27,7 +27,7 @@ def test_the_last_step_has_the_final_ratio(kind):
     assert learning_rate_ratio(schedule, 250, 100) == pytest.approx(0.07)  # resumed with fewer steps
 
 
-def test_shapes_in_the_middle():
+def test_values_in_the_middle_of_the_decay():
     at_half = dataclasses.replace(ScheduleConfig(), warmup_steps=0, final_ratio=0.0)
     assert learning_rate_ratio(dataclasses.replace(at_half, kind="cosine"), 50, 101) == pytest.approx(0.5)
     assert learning_rate_ratio(dataclasses.replace(at_half, kind="cosine"), 25, 101) == pytest.approx(
@@ -50,7 +50,7 @@ def test_wsd_is_stable_then_decays():
 
 
 @given(st.sampled_from(KINDS), st.integers(0, 50), st.floats(0, 1), st.floats(0, 1), st.integers(1, 200))
-def test_ratios_stay_between_zero_and_one_and_never_rise_after_warmup(kind, warmup, final, decay, steps):
+def test_ratio_is_in_0_1_and_never_rises_after_warmup(kind, warmup, final, decay, steps):
     schedule = ScheduleConfig(kind=kind, warmup_steps=warmup, final_ratio=final, decay_fraction=decay, step_every=7)
     ratios = [learning_rate_ratio(schedule, step, steps) for step in range(steps)]
     assert all(0 <= ratio <= 1 for ratio in ratios)

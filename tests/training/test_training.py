@@ -1,4 +1,4 @@
-"""Training against figures that can be computed: a known entropy, a whole batch, an uninterrupted run."""
+"""Training, compared with what can be computed: a known entropy, a whole batch, an uninterrupted run."""
 
 import dataclasses
 import json
@@ -18,12 +18,11 @@ from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, Traini
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training import checkpoint as ck
-from glassgpt.training import loop
 from glassgpt.training.bench import measure_training
 from glassgpt.training.config import OptimizerConfig, TrainConfig, TrainerConfig
 from glassgpt.training.curve import smooth
-from glassgpt.training.figures import Figures, PendingFigures, StepFigures
 from glassgpt.training.hardware import Hardware, resolve_hardware
+from glassgpt.training.lagged_metrics import LaggedMetrics
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import TrainingLoss, ValidationLoss, cross_entropy, validation_loss
 from glassgpt.training.observers import Observer
@@ -61,8 +60,8 @@ def weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def test_it_learns_a_grammar_to_its_entropy_and_not_below(nano_run, grammar_dataset):
-    """The whole set_pointer: close to the true entropy of text never seen, and never under it."""
+def test_training_reaches_the_entropy_of_a_grammar_and_not_less(nano_run, grammar_dataset):
+    """On unseen text the loss comes close to the true entropy, and never falls below it."""
     loaded = api.load(nano_run)
     text = grammar_text(600, seed=12345)
     tokens = torch.tensor([loaded.tokenizer.end_of_text, *loaded.tokenizer.encode(text)])
@@ -80,11 +79,11 @@ def test_it_learns_a_grammar_to_its_entropy_and_not_below(nano_run, grammar_data
 @pytest.mark.slow
 def test_long_training_comes_within_two_percent_of_the_entropy(grammar_data, tmp_path):
     config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 3000, "train.eval_tokens": 0})
-    outcome = api.train(config, tmp_path / "run")
-    assert grammar_entropy() < outcome.best_loss < grammar_entropy() + 0.06
+    result = api.train(config, tmp_path / "run")
+    assert grammar_entropy() < result.best_loss < grammar_entropy() + 0.06
 
 
-def test_accumulated_equals_whole(grammar_dataset, tmp_path):
+def test_accumulated_gradient_equals_that_of_the_whole_batch(grammar_dataset, tmp_path):
     trained = []
     for micro in (0, 4, 1):
         trainer = trainer_for(grammar_dataset, tmp_path / str(micro), micro_batch_size=micro)
@@ -94,27 +93,27 @@ def test_accumulated_equals_whole(grammar_dataset, tmp_path):
     torch.testing.assert_close(trained[0], trained[2], rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_equals_one_written_out_by_hand(grammar_dataset, tmp_path):
+def test_step_equals_torch_adamw_on_the_same_batch(grammar_dataset, tmp_path):
     """One step of the loop against torch's own AdamW on the same batch."""
     from glassgpt.data.batches import Batches
 
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=1, clip_norm=0.0)
     torch.manual_seed(3)
-    twin = build_model(TINY)
+    model = build_model(TINY)
     batches = Batches(grammar_dataset.split("train"), 32, trainer.config.seed)
     inputs, targets = batches.next(8)
-    matrices = [p for p in twin.parameters() if (p.ndim == 2 and p.shape[0] not in (257, 32)) or p.shape == (16, 16)]
-    others = [p for p in twin.parameters() if not any(p is m for m in matrices)]
+    matrices = [p for p in model.parameters() if (p.ndim == 2 and p.shape[0] not in (257, 32)) or p.shape == (16, 16)]
+    others = [p for p in model.parameters() if not any(p is m for m in matrices)]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     rate = 1e-2 * 1 / 101  # first of the default 100 warmup steps
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), eps=1e-8)
-    torch.nn.functional.cross_entropy(twin(inputs).flatten(0, 1), targets.flatten()).backward()
+    torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()).backward()
     optimizer.step()
     trainer.run()
-    torch.testing.assert_close(weights(trainer.model), weights(twin), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-7)
 
 
-def test_clipping_bounds_the_step(grammar_dataset, tmp_path):
+def test_clipping_limits_the_gradient_norm(grammar_dataset, tmp_path):
     recorder = Recorder()
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=1, clip_norm=1e-3, observers=[recorder])
     seen = []
@@ -125,11 +124,11 @@ def test_clipping_bounds_the_step(grammar_dataset, tmp_path):
     )
     trainer.run()
     assert seen == [pytest.approx(1e-3, rel=1e-3)]
-    assert recorder.steps[0].grad_norm > 1e-2  # what is reported is the norm before clipping
+    assert recorder.steps[0].grad_norm > 1e-2  # the reported norm is that before clipping
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_only_matrices_are_decayed_and_nothing_is_forgotten(bias):
+def test_every_parameter_is_in_one_group_and_only_matrices_are_decayed(bias):
     model = build_model(dataclasses.replace(TINY, bias=bias))
     groups = list(parameter_groups(model, OptimizerConfig()).values())
     members = [id(p) for group in groups for p in group["params"]]
@@ -138,7 +137,7 @@ def test_only_matrices_are_decayed_and_nothing_is_forgotten(bias):
     assert len(groups[0]["params"]) == 4 * TINY.n_layer
 
 
-def test_a_head_of_its_own_is_decayed_where_asked():
+def test_untied_head_is_decayed_if_configured():
     model = build_model(dataclasses.replace(TINY, arch="modern", bias=False))
     groups = parameter_groups(model, OptimizerConfig(weight_decay=0.3, head_weight_decay=1.0))
     assert {kind: group["weight_decay"] for kind, group in groups.items()} == {
@@ -151,19 +150,19 @@ def test_a_head_of_its_own_is_decayed_where_asked():
     ]
 
 
-def test_waiting_for_the_last_step_before_a_validation_is_training_time(grammar_dataset, tmp_path, monkeypatch):
-    class Slow(loop.PendingFigures):
-        def read(self):
-            time.sleep(0.05)
-            return super().read()
+def test_waiting_for_the_last_step_counts_as_training_time(grammar_dataset, tmp_path, monkeypatch):
+    def slow(self):
+        time.sleep(0.05)
+        return original(self)
 
-    monkeypatch.setattr(loop, "PendingFigures", Slow)
+    original = LaggedMetrics.pop
+    monkeypatch.setattr(LaggedMetrics, "pop", slow)
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=3, eval_every_steps=1)
     assert trainer.run().seconds >= 3 * 0.05
 
 
-def test_a_resumed_run_is_bit_equal(grammar_dataset, tmp_path):
-    """With dropout, accumulation and best-tracking on; stopped after every possible step."""
+def test_resumed_run_is_bit_equal(grammar_dataset, tmp_path):
+    """With dropout, accumulation and validation; stopped after every possible step."""
     model = dataclasses.replace(TINY, dropout=0.2)
     options = {"model": model, "max_steps": 6, "micro_batch_size": 4, "eval_every_steps": 2}
     whole = trainer_for(grammar_dataset, tmp_path / "whole", **options)
@@ -171,15 +170,14 @@ def test_a_resumed_run_is_bit_equal(grammar_dataset, tmp_path):
     for stop in range(1, 6):
         path = tmp_path / f"stop{stop}"
         first = trainer_for(grammar_dataset, path, **options)
-        for _ in range(stop):
-            first._step()
-        first._save()
-        torch.manual_seed(999)  # a new process starts elsewhere
+        first.run_steps(stop)
+        first.save()
+        torch.manual_seed(999)  # as in a new process
         second = trainer_for(grammar_dataset, path, **options)
         second.resume(ck.newest_verified_checkpoint(RunFolder(path)).path)
-        outcome = second.run()
+        result = second.run()
         assert torch.equal(weights(second.model), weights(whole.model)), stop
-        assert outcome.validation == expected.validation
+        assert result.validation == expected.validation
 
 
 def test_fp16_scaler_is_resumed(grammar_dataset, tmp_path):
@@ -187,9 +185,8 @@ def test_fp16_scaler_is_resumed(grammar_dataset, tmp_path):
     whole = trainer_for(grammar_dataset, tmp_path / "whole", **options)
     whole.run()
     first = trainer_for(grammar_dataset, tmp_path / "run", **options)
-    for _ in range(3):
-        first._step()
-    first._save()
+    first.run_steps(3)
+    first.save()
     second = trainer_for(grammar_dataset, tmp_path / "run", **options)
     second.resume(ck.newest_verified_checkpoint(RunFolder(tmp_path / "run")).path)
     assert second.train_step.scaler.get_scale() == first.train_step.scaler.get_scale()
@@ -211,9 +208,8 @@ def test_lower_precision_learns_the_same(grammar_dataset, tmp_path, precision):
 def test_divergence_stops_and_saves_nothing(grammar_dataset, tmp_path):
     recorder = Recorder()
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=50, observers=[recorder])
-    for _ in range(3):
-        trainer._step()
-    trainer._save()
+    trainer.run_steps(3)
+    trainer.save()
     with torch.no_grad():
         trainer.model.token_embedding.weight[0, 0] = math.nan
     with pytest.raises(TrainingDivergedError, match="nothing of it was saved"):
@@ -230,8 +226,8 @@ def test_early_stopping(grammar_dataset, tmp_path, monkeypatch):
     trainer = trainer_for(
         grammar_dataset, tmp_path, max_steps=12, eval_every_steps=2, early_stop_evaluations=2, observers=[recorder]
     )
-    outcome = trainer.run()
-    assert (outcome.step, outcome.stopped_early, outcome.best_loss) == (8, True, 2.0)
+    result = trainer.run()
+    assert (result.step, result.stopped_early, result.best_loss) == (8, True, 2.0)
     assert [is_best for _, _, is_best in recorder.validations] == [True, True, False, False]
     assert ck.resolve_pointer(RunFolder(tmp_path), "best").name == "step-000004"
 
@@ -246,7 +242,7 @@ def test_validation_changes_nothing(grammar_dataset, tmp_path):
     assert torch.equal(*trained)
 
 
-def test_validation_loss_by_hand():
+def test_validation_loss_equals_a_sum_over_log_probabilities():
     torch.manual_seed(0)
     model = build_model(TINY).train()
     windows = [(torch.randint(257, (2, 5)), torch.randint(257, (2, 5))), (torch.randint(257, (1, 3)),) * 2]
@@ -260,12 +256,12 @@ def test_validation_loss_by_hand():
     assert model.training
 
 
-def test_figures_that_overflow_are_infinite():
+def test_perplexity_overflows_to_infinity_and_bits_per_no_byte_are_nan():
     assert ValidationLoss(1e6, 1, 1).perplexity == math.inf
     assert math.isnan(ValidationLoss(1.0, 1, 0).bits_per_byte)
 
 
-def test_the_run_folder_tells_the_whole_story(nano_run, grammar_dataset):
+def test_run_folder_has_all_files(nano_run, grammar_dataset):
     run = RunFolder(nano_run)
     lines = read_jsonl(run.metrics)
     steps = [line for line in lines if "loss" in line]
@@ -278,7 +274,7 @@ def test_the_run_folder_tells_the_whole_story(nano_run, grammar_dataset):
     assert api.load(nano_run).tokenizer.fingerprint == grammar_dataset.tokenizer_fingerprint
 
 
-def test_metrics_of_steps_that_were_lost_are_dropped(grammar_data, tmp_path):
+def test_resume_drops_metrics_after_the_checkpoint(grammar_data, tmp_path):
     config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 6, "checkpoint.every_steps": 3})
     api.train(config, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
@@ -289,7 +285,7 @@ def test_metrics_of_steps_that_were_lost_are_dropped(grammar_data, tmp_path):
     assert [line["event"] for line in read_jsonl(run.events)] == ["start", "resume"]
 
 
-def test_other_data_or_tokenizer_is_refused(grammar_data, tmp_path):
+def test_resume_refuses_other_data_tokenizer_or_shape(grammar_data, tmp_path):
     from glassgpt.data.prepare import PrepareOptions, prepare
 
     (tmp_path / "text.txt").write_text(grammar_text(900, seed=5))
@@ -306,13 +302,13 @@ def test_other_data_or_tokenizer_is_refused(grammar_data, tmp_path):
     overrides = {"data": str(tmp_path / "bpe"), "init_from": str(run), "model.vocab_size": 257}
     with pytest.raises((TokenizerError, ConfigError), match="another tokenizer|was made with the tokenizer"):
         api.train(load_config("nano", overrides), tmp_path / "other")
-    with pytest.raises(UsageError, match="cannot change shape"):
+    with pytest.raises(UsageError, match="cannot change the shape"):
         api.resumed_config(run, {"model.n_layer": 3})
     with pytest.raises(UsageError, match="holds a run already; go on with it by --resume"):
         api.train(load_config("nano", {"data": str(grammar_data)}), run)
 
 
-def test_training_can_start_from_another_run(nano_run, grammar_data, tmp_path):
+def test_init_from_starts_with_the_weights_of_another_run(nano_run, grammar_data, tmp_path):
     overrides = {
         "data": str(grammar_data),
         "init_from": str(nano_run),
@@ -320,8 +316,8 @@ def test_training_can_start_from_another_run(nano_run, grammar_data, tmp_path):
         "train.learning_rate": 1e-9,
         "schedule.warmup_steps": 0,
     }
-    outcome = api.train(load_config("nano", overrides), tmp_path / "tuned")
-    assert outcome.best_loss == pytest.approx(read_jsonl(RunFolder(nano_run).metrics)[-1]["validation_loss"], rel=1e-4)
+    result = api.train(load_config("nano", overrides), tmp_path / "tuned")
+    assert result.best_loss == pytest.approx(read_jsonl(RunFolder(nano_run).metrics)[-1]["validation_loss"], rel=1e-4)
     with pytest.raises(CheckpointError, match="model.n_layer is 3 here and 2 there"):
         api.train(load_config("nano", {**overrides, "model.n_layer": 3}), tmp_path / "no")
 
@@ -336,7 +332,7 @@ def test_tensorboard_events_are_written(grammar_data, tmp_path):
     assert len(events.Scalars("validation/bits_per_byte")) == 1
 
 
-def test_hardware_answers_auto(monkeypatch):
+def test_hardware_resolves_auto(monkeypatch):
     on_cpu = resolve_hardware(TrainConfig(device="cpu"))
     assert (on_cpu.precision, on_cpu.compile, on_cpu.peak_flops) == ("fp32", False, None)
     assert resolve_hardware(TrainConfig(device="cpu", compile="on")).compile
@@ -346,7 +342,7 @@ def test_hardware_answers_auto(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_the_same(grammar_dataset, tmp_path):
+def test_compiled_model_trains_the_same(grammar_dataset, tmp_path):
     losses = []
     for compiled in ("off", "on"):
         recorder = Recorder()
@@ -355,7 +351,7 @@ def test_a_compiled_model_trains_the_same(grammar_dataset, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def test_smoothing_of_a_constant_is_the_constant():
+def test_smooth_keeps_a_constant():
     assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
     assert smooth([]) == []
 
@@ -369,22 +365,22 @@ MODERN = ModelConfig(arch="modern", vocab_size=257, context_length=32, n_layer=2
 MUON = OptimizerConfig(name="muon", beta1=0.8, embedding_rate_ratio=10, head_rate_ratio=0.2, momentum_warmup_steps=3)
 
 
-def test_modern_and_muon_learn_a_grammar_to_its_entropy_and_not_below(grammar_data, grammar_dataset, tmp_path):
+def test_modern_with_muon_reaches_the_entropy_of_a_grammar_and_not_less(grammar_data, grammar_dataset, tmp_path):
     """In the same steps as GPT-2 with AdamW, whose test is at the top of this file, and closer."""
     changes = {"data": str(grammar_data), "model.arch": "modern", "model.bias": False, "train.learning_rate": 0.02}
     muon = {"name": "muon", "beta1": 0.8, "embedding_rate_ratio": 10.0, "head_rate_ratio": 0.2}
     changes |= {f"optimizer.{name}": value for name, value in muon.items()}
-    outcome = api.train(load_config("nano", changes), tmp_path / "run")
+    result = api.train(load_config("nano", changes), tmp_path / "run")
     loaded = api.load(tmp_path / "run")
     assert (loaded.model.config.arch, loaded.step) == ("modern", 300)
-    assert grammar_entropy() < outcome.best_loss < grammar_entropy() + 0.08
+    assert grammar_entropy() < result.best_loss < grammar_entropy() + 0.08
     words = loaded.generate("today the ", max_tokens=40, temperature=0)
     assert words.split()[0] in {"cat", "sailor", "teacher", "robot", "king", "old", "quiet", "curious"}
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])
 @pytest.mark.parametrize("model", [TINY, MODERN], ids=["gpt2", "modern"])
-def test_a_loss_in_chunks_is_the_same_loss_and_gradient(chunk, model):
+def test_chunked_loss_has_the_same_value_and_gradient(chunk, model):
     torch.manual_seed(0)
     net = build_model(model)
     for parameter in net.parameters():
@@ -399,7 +395,7 @@ def test_a_loss_in_chunks_is_the_same_loss_and_gradient(chunk, model):
     torch.testing.assert_close(found["chunks"], found["whole"], rtol=1e-4, atol=1e-6)
 
 
-def test_activations_computed_again_change_nothing(grammar_dataset, tmp_path):
+def test_recomputed_activations_change_nothing(grammar_dataset, tmp_path):
     model = dataclasses.replace(TINY, dropout=0.2)
     runs = {
         again: trainer_for(grammar_dataset, tmp_path / str(again), model=model, recompute_activations=again)
@@ -411,7 +407,7 @@ def test_activations_computed_again_change_nothing(grammar_dataset, tmp_path):
     assert torch.equal(weights(runs[True].model), weights(runs[False].model))
 
 
-def test_the_average_is_what_is_validated_and_used(grammar_dataset, tmp_path):
+def test_averaged_weights_are_validated_and_loaded(grammar_dataset, tmp_path):
     recorder = Recorder()
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=6, ema_decay=0.5, observers=[recorder])
     trainer.run()
@@ -428,14 +424,13 @@ def test_the_average_is_what_is_validated_and_used(grammar_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", [OptimizerConfig(), MUON], ids=["adamw", "muon"])
-def test_an_averaged_modern_run_is_resumed_bit_equal(grammar_dataset, tmp_path, optimizer):
+def test_averaged_modern_run_resumes_bit_equal(grammar_dataset, tmp_path, optimizer):
     options = {"model": dataclasses.replace(MODERN, dropout=0.1), "max_steps": 6, "ema_decay": 0.9}
     whole = trainer_for(grammar_dataset, tmp_path / "whole", optimizer=optimizer, **options)
     whole.run()
     first = trainer_for(grammar_dataset, tmp_path / "run", optimizer=optimizer, **options)
-    for _ in range(3):
-        first._step()
-    first._save()
+    first.run_steps(3)
+    first.save()
     second = trainer_for(grammar_dataset, tmp_path / "run", optimizer=optimizer, **options)
     second.resume(ck.newest_verified_checkpoint(RunFolder(tmp_path / "run")).path)
     second.run()
@@ -444,7 +439,7 @@ def test_an_averaged_modern_run_is_resumed_bit_equal(grammar_dataset, tmp_path, 
         assert torch.equal(tensor, second.train_step.average.named()[name])
 
 
-def test_a_run_keeps_its_optimizer(grammar_dataset, tmp_path):
+def test_resume_refuses_another_optimizer(grammar_dataset, tmp_path):
     first = trainer_for(grammar_dataset, tmp_path, model=MODERN, max_steps=1)
     first.run()
     second = trainer_for(grammar_dataset, tmp_path, model=MODERN, max_steps=2, optimizer=MUON)
@@ -452,7 +447,7 @@ def test_a_run_keeps_its_optimizer(grammar_dataset, tmp_path):
         second.resume(ck.newest_verified_checkpoint(RunFolder(tmp_path)).path)
 
 
-def test_speed_is_measured_by_phase():
+def test_training_speed_is_measured_by_phase():
     settings = TrainerConfig(train=TrainConfig(batch_tokens=256, micro_batch_size=4, device="cpu"))
     speed = measure_training(build_model(TINY), settings, steps=3, warmup_steps=1)
     assert list(speed.phase_ms) == ["data", "forward", "backward", "optimizer"]
@@ -464,7 +459,7 @@ def test_speed_is_measured_by_phase():
     json.dumps(speed.as_json())
 
 
-def test_the_kernel_of_attention_is_found_out():
+def test_attention_kernel_is_detected_without_drawing_random_numbers():
     hardware = resolve_hardware(TrainConfig(device="cpu"))
     assert hardware.attention_kernel(TINY) == "flash"
     before = torch.get_rng_state()
@@ -472,12 +467,18 @@ def test_the_kernel_of_attention_is_found_out():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_figures_are_read_as_they_were():
-    pending = PendingFigures(StepFigures(*(torch.tensor(x) for x in (1.5, 2.5, 1.0, 3.0, 0.0))))
-    assert pending.read() == Figures(1.5, 2.5, 1, 3, False)
+def test_lagged_metrics_return_each_step_once_and_one_step_late():
+    lagged = LaggedMetrics()
+    assert lagged.push("first", torch.tensor([1.5, 2.5])) is None
+    assert lagged.push("second", torch.tensor([3.0, 4.0])) == ("first", [1.5, 2.5])
+    assert lagged.pop() == ("second", [3.0, 4.0])
+    assert lagged.pop() is None
+    lagged.push("third", torch.tensor([5.0]))
+    lagged.clear()
+    assert lagged.pop() is None
 
 
-def test_a_validation_that_is_no_number_is_never_the_best(grammar_dataset, tmp_path, monkeypatch):
+def test_non_finite_validation_loss_stops_the_run(grammar_dataset, tmp_path, monkeypatch):
     trainer = trainer_for(grammar_dataset, tmp_path, max_steps=2, eval_every_steps=1)
     monkeypatch.setattr(trainer, "validate", lambda: ValidationLoss(math.nan, 1, 1))
     with pytest.raises(TrainingDivergedError):
@@ -485,12 +486,12 @@ def test_a_validation_that_is_no_number_is_never_the_best(grammar_dataset, tmp_p
     assert ck.list_checkpoints(RunFolder(tmp_path)) == []
 
 
-def test_a_run_that_stopped_early_stays_stopped(grammar_dataset, tmp_path):
+def test_run_that_stopped_early_stays_stopped(grammar_dataset, tmp_path):
     options = {"max_steps": 9, "eval_every_steps": 1, "early_stop_evaluations": 2, "learning_rate": 1e-9}
     first = trainer_for(grammar_dataset, tmp_path, **options)
     first.state.best_loss = 0.0  # nothing will be better
     assert first.run().stopped_early
     second = trainer_for(grammar_dataset, tmp_path, **options)
     second.resume(ck.newest_verified_checkpoint(RunFolder(tmp_path)).path)
-    outcome = second.run()
-    assert (outcome.stopped_early, outcome.step) == (True, 2)
+    result = second.run()
+    assert (result.stopped_early, result.step) == (True, 2)

@@ -1,4 +1,4 @@
-"""A run's folder: made of weights from elsewhere, and gone on with."""
+"""Create run folders, and read the configuration of one that is resumed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from glassgpt.training.run_folder import RunFolder
 
 
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:
-    """Make a run of weights that were not trained here, so that every command works on it.
+    """Create a run from weights that were not trained here, so that every command works on it.
 
     Raises:
-        UsageError: something is there already.
+        UsageError: `out` exists already.
     """
     run = RunFolder(out)
     require_new_run(run)
@@ -30,38 +30,38 @@ def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFol
 
 
 def trainer_config(config: RunConfig) -> TrainerConfig:
-    """What of a configuration a training step needs to know."""
+    """Return the part of a configuration that a `Trainer` needs."""
     return TrainerConfig(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
 
 
 def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
-    """The configuration of an existing run, with changes.
+    """Return the configuration of an existing run, with changes.
 
     Raises:
         CheckpointError: there is no run.
-        UsageError: the changes concern the model's shape, which its checkpoints fix.
+        UsageError: they change the model's shape, which its checkpoints fix.
     """
     run = RunFolder(Path(out)).require()
     before = load_config(run.config)
     config = load_config(run.config, overrides)
     if not config.model.same_shape(before.model):
-        raise UsageError("a run's model cannot change shape when it is resumed; start a new run with another --out")
+        raise UsageError("a resumed run cannot change the shape of its model; start a new run with another --out")
     return config
 
 
 def require_new_run(run: RunFolder) -> None:
-    """Keep what is in a folder already.
+    """Check that a folder is free for a new run.
 
     Raises:
-        UsageError: a run, or anything else, is there.
+        UsageError: it holds a run, or anything else.
     """
     if run.exists():
-        raise UsageError(f"{run.path} holds a run already; go on with it by --resume, or choose another --out")
+        raise UsageError(f"{run.path} holds a run already; resume it with --resume, or choose another --out")
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise UsageError(f"{run.path} exists and is not a run; choose another --out")
 
 
 def write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Write what a run has besides its checkpoints and figures: the configuration and the tokenizer."""
+    """Write the configuration and the tokenizer of a run."""
     write_atomically(run.config, to_toml(config).encode())
     tokenizer.save(run.tokenizer)

@@ -1,4 +1,4 @@
-"""From a configuration to a trained run, watched over from its first step to its report."""
+"""Train a configuration into a run folder, monitored from its first step to its report."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import TrainingSpeed, measure_training
 from glassgpt.training.checkpoint import (
+    VerifiedCheckpoint,
     checkpoint_step,
     find_checkpoint,
     has_optimizer,
@@ -41,12 +42,12 @@ from glassgpt.training.checkpoint import (
     read_model_config,
     read_state,
 )
-from glassgpt.training.curve import draw_loss_curve
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
 from glassgpt.training.hardware import versions
-from glassgpt.training.loop import Trainer, TrainingResult, announce
-from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard, display
+from glassgpt.training.loop import Trainer, TrainingResult
+from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
 from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
 
 
 def train(
@@ -57,18 +58,18 @@ def train(
     tensorboard: bool = False,
     observers: tuple[Observer, ...] = (),
 ) -> TrainingResult:
-    """Train as configured, into the folder `out`; with `resume`, go on where the run there stopped.
+    """Train as configured into the folder `out`, or resume the run there.
 
     Args:
-        config: the configuration; it is checked as a whole first.
-        out: the run's folder.
-        resume: continue from the newest whole checkpoint, or start if there is none yet.
+        config: the configuration; all of it is validated first.
+        out: folder of the run.
+        resume: continue from the newest intact checkpoint, or start if there is none yet.
         tensorboard: also write TensorBoard events.
-        observers: further listeners.
+        observers: further observers of the run.
 
     Raises:
-        ConfigError: lists everything that cannot work.
-        UsageError: there is a run in `out` already, and `resume` was not asked for.
+        ConfigError: lists every invalid setting.
+        UsageError: there is a run in `out` already, and `resume` is False.
         Interrupted: the user stopped it; it was saved.
         GlassGPTError: see `Trainer.run`.
     """
@@ -79,21 +80,21 @@ def train(
 
 
 def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: bool = False) -> RunConfig:
-    """Everything that can be known to go wrong before training starts.
+    """Check everything that can be known to fail before training starts.
 
     Returns:
-        The configuration with nothing left open; see `glassgpt.config.resolve_config`.
+        The resolved configuration; see `glassgpt.config.resolve_config`.
 
     Raises:
-        ConfigError: lists everything that cannot work.
-        UsageError: there is a run in `out` already, and `resume` was not asked for.
+        ConfigError: lists every invalid setting.
+        UsageError: `out` cannot be created, or there is a run in it already and `resume` is False.
     """
     run = RunFolder(Path(out))
     if not resume:
         require_new_run(run)
     existing = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"{run.path} cannot be made: {existing} is no folder that can be written to")
+        raise UsageError(f"cannot create {run.path}: {existing} is not a writable folder")
     require_gpus(config.train.device, processes)
     resolved = resolve_config(config, run.path, processes)
     if warning := warmup_warning(config, resolved):
@@ -111,63 +112,64 @@ def _train(
     observers: tuple[Observer, ...],
 ) -> TrainingResult:
     dataset = TokenDataset.open(Path(config.data))
-    settings = trainer_config(config)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
-    found = newest_verified_checkpoint(run) if resume else None
-    if config.init_from and found is None:
+    checkpoint = newest_verified_checkpoint(run) if resume else None
+    if config.init_from and checkpoint is None:
         _initialise_from(model, config.init_from, dataset)
-    noticed = _first_look(config, run, dataset, None if found else model) if dist.is_main else []
-    trainer = Trainer(model, dataset, settings, run, dist=dist)
+    findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
+    trainer = Trainer(model, dataset, trainer_config(config), run, dist=dist)
     attach_diagnosis(trainer, config.diagnosis)
     if dist.rank > 0:
-        torch.manual_seed(config.seed + dist.rank)  # equal weights, but dropout of its own
-    if found is not None:
-        for line in found.refused:
-            console.warn(f"passing over a damaged checkpoint: {line}")
-        if not has_optimizer(found.path):
-            raise UsageError(
-                f"{run.path} holds imported weights; train on from them with --init-from {run.path} --out NEW"
-            )
-        trainer.resume(found.path)
-        console.info(f"going on from {found.path.name}")
-        if trainer.state.step >= config.train.max_steps:
-            console.info(
-                f"all its {config.train.max_steps:,} steps are done; train longer with: --train.max-steps NUMBER"
-            )
-    dist.barrier()  # until all have looked at the folder; from here on the first writes to it
+        torch.manual_seed(config.seed + dist.rank)  # all ranks have the same weights, but each its own dropout
+    if checkpoint is not None:
+        _resume(trainer, checkpoint)
+    dist.barrier()  # all ranks have read the folder; from here on the first one writes to it
     if not dist.is_main:
         trainer.observers += observers
         return trainer.run()
     run.path.mkdir(parents=True, exist_ok=True)
     write_run_files(run, config, dataset.tokenizer)
-    files = JsonlLogger(run, trainer.state.step)
-    _note_start(files, trainer, found.refused if found else [], noticed)
-    announce(trainer)
-    with display(config.train.max_steps - trainer.state.step) as shown:
-        trainer.observers += [files, *([TensorBoard(run)] if tensorboard else []), shown, *observers]
+    logger = JsonlLogger(run, trainer.state.step)
+    _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings)
+    print_training_setup(trainer)
+    with progress_display(config.train.max_steps - trainer.state.step) as progress:
+        trainer.observers += [logger, *([TensorBoard(run)] if tensorboard else []), progress, *observers]
         try:
-            outcome = trainer.run()
+            result = trainer.run()
         except GlassGPTError:
-            _leave_report(run, config, dataset)
+            _write_report(run, config, dataset)
             raise
     draw_loss_curve(run)
-    _leave_report(run, config, dataset)
-    return outcome
+    _write_report(run, config, dataset)
+    return result
 
 
-def _first_look(config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None) -> list[Finding]:
-    """What is noticed at a start of training, and said; without a model where it goes on from a checkpoint."""
+def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
+    """Resume from a checkpoint and print what the user should know."""
+    for line in checkpoint.skipped:
+        console.warn(f"skipping a damaged checkpoint: {line}")
+    if not has_optimizer(checkpoint.path):
+        path = trainer.run_folder.path
+        raise UsageError(f"{path} holds imported weights; train on from them with --init-from {path} --out NEW")
+    trainer.resume(checkpoint.path)
+    console.info(f"resuming from {checkpoint.path.name}")
+    max_steps = trainer.config.train.max_steps
+    if trainer.state.step >= max_steps:
+        console.info(f"all {max_steps:,} steps are done; train longer with: --train.max-steps NUMBER")
+
+
+def _startup_findings(
+    config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None
+) -> list[Finding]:
+    """Check and print what can be seen before the first step; `model` is None if the run is resumed."""
     weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
-    known_loss = None
-    if config.init_from and model is not None:
-        known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
-    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights, known_loss)
+    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights)
     return print_startup_findings(diagnosis.run_startup_checks(plan, model), terminal_language())
 
 
-def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
-    """What the files tell of a run that has just ended, well or not, on one page in its folder."""
+def _write_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
+    """Write `report.html` from the files of a run that has just ended, well or not."""
     record, known = RunLog.read(run), dataset_baseline(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
@@ -175,25 +177,25 @@ def _leave_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
     checks = [check_live_findings(record, [finding for check in curve for finding in check.findings]), *curve]
     try:
         write_report(record, checks, known)
-    except OSError as error:  # a full disk has ended the run; that is what the user must read
-        console.warn(f"{run.report} could not be written: {error.strerror}")
+    except OSError as error:  # the disk is full, which ended the run: that is the error to show
+        console.warn(f"cannot write {run.report}: {error.strerror}")
 
 
 def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
-    """Let a training be watched, and mended where that can be undone. Before it is resumed."""
+    """Let a run be monitored, and recovered where that is possible. Call it before `resume`."""
     monitor = None
     if config.watch != "off":
         monitor = TrainingMonitor(trainer, config, trainer.run_folder.layers)
         monitor.attach()
         trainer.observers.append(MonitorDisplay(monitor, shows_layers=config.watch == "full" and trainer.dist.is_main))
-    trainer.guard = RecoveryPolicy(config, monitor)
+    trainer.policy = RecoveryPolicy(trainer, config, monitor)
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
-    """How fast a configuration trains here; on its data where it names some, else on random tokens.
+    """Measure how fast a configuration trains on this machine: on its data if it names some, else on random tokens.
 
     Raises:
-        ConfigError: lists everything that cannot work.
+        ConfigError: lists every invalid setting.
     """
     dist = distributed_from_environment()
     require_gpus(config.train.device, dist.world_size)
@@ -205,7 +207,9 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
         vocab_size = dataset.vocab_size if dataset else GPT2_VOCAB_SIZE
         model_config = dataclasses.replace(model_config, vocab_size=vocab_size)
     if dataset and model_config.vocab_size < dataset.vocab_size:
-        raise ConfigError([f"model.vocab_size is {model_config.vocab_size:,}, the data set has {dataset.vocab_size:,}"])
+        raise ConfigError(
+            [f"model.vocab_size is {model_config.vocab_size:,}, but the data set has {dataset.vocab_size:,} tokens"]
+        )
     tokens = dataset.split("train") if dataset else None
     with process_group(pick_device(config.train.device)) as dist:
         torch.manual_seed(config.seed)
@@ -223,20 +227,20 @@ def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -
             for name in SHAPE_FIELDS
             if getattr(model.config, name) != getattr(theirs, name)
         ]
-        raise CheckpointError(f"{source} is another model: {'; '.join(different)}")
+        raise CheckpointError(f"{source} has a model of another shape: {'; '.join(different)}")
     if read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise TokenizerError(
-            f"{dataset.folder} was made with another tokenizer than {source}; "
+            f"{dataset.folder} was prepared with another tokenizer than {source}; "
             f"prepare the text again with --tokenizer {source}"
         )
     load_weights(model, path, averaged=True)
 
 
-def _note_start(files: JsonlLogger, trainer: Trainer, refused: list[str], noticed: list[Finding]) -> None:
+def _log_start(logger: JsonlLogger, trainer: Trainer, damaged: list[str], findings: list[Finding]) -> None:
     step = trainer.state.step
-    for line in refused:
-        files.on_event(step, "checkpoint refused", {"why": line})
-    how = {"hardware": trainer.hardware.describe(), **versions(), "host": platform.node(), "pid": os.getpid()}
-    files.on_event(step, "resume" if step else "start", how)
-    for finding in noticed:
-        files.on_event(step, EVENT, finding.to_json())
+    for line in damaged:
+        logger.on_event(step, "checkpoint refused", {"why": line})
+    environment = {"hardware": trainer.hardware.describe(), **versions(), "host": platform.node(), "pid": os.getpid()}
+    logger.on_event(step, "resume" if step else "start", environment)
+    for finding in findings:
+        logger.on_event(step, EVENT, finding.to_json())

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.diagnosis.layer_sample import LayerSample
-from glassgpt.diagnosis.replay import attentions
 from glassgpt.model.attention import attention_scores, attention_weights, causal_mask
+from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.distributed import full_tensor, local_tensor
 from glassgpt.training.loop import Trainer
 
@@ -108,7 +108,7 @@ class _ActivationHooks:
         self._log_z: Tensor | None = None
 
     def __enter__(self) -> _ActivationHooks:
-        for module in attentions(self._model):
+        for module in attention_modules(self._model):
             self._original_attend.append((module, module.attend))
             module.attend = self._attend
         for block in self._model.blocks:

@@ -145,7 +145,7 @@ class TrainingMonitor(Observer):
     def _report(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
             self.findings.append(finding)
-            self._trainer.tell(EVENT, finding.to_json())
+            self._trainer.emit(EVENT, finding.to_json())
 
 
 def finding_from_replay(step: int, result: ReplayResult, actions: Sequence[str] = ()) -> Finding:

@@ -1,5 +1,5 @@
-"""logits -> weights: loss, optimizers, schedule, precision, checkpoints and the loop.
+"""logits -> weights: loss, optimizers, schedule, precision, checkpoints and the training loop.
 
-Nothing is imported here, so that reading a configuration does not load torch; import the module you need.
-`training.loop.Trainer` is where to start reading.
+This file imports nothing, so that reading a configuration does not load torch; import the module you need. Start
+reading at `training.loop` and `training.step`.
 """

@@ -1,4 +1,4 @@
-"""An exponential average of the weights: steadier than the weights themselves, and often better."""
+"""An exponential moving average of the weights, which is steadier than the weights and often better."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from glassgpt.model.transformer import LanguageModel
 
 
 class WeightAverage:
-    """Follows a model's weights with a decay (Polyak and Juditsky 1992; Kingma and Ba 2015, section 7.2).
+    """Averages a model's weights over the steps (Polyak and Juditsky 1992; Kingma and Ba 2015, section 7.2).
 
-    While few steps have been done the average is over all of them, so that the random start is soon forgotten:
-    the decay of step n is at most n / (n + 9).
+    The decay of step n is at most n / (n + 9): at first the average is over nearly all steps, so that it soon forgets
+    the random initialisation.
 
     Args:
-        model: whose weights are followed; they are what the average begins with.
+        model: the model; its weights are the initial average.
         decay: share of the average that each step keeps, below 1.
     """
 
@@ -27,21 +27,21 @@ class WeightAverage:
         self._tensors = [parameter.detach().clone() for parameter in model.parameters()]
 
     @torch.no_grad()
-    def update(self, step: int, blocked: Tensor | None = None) -> None:
-        """Take in the weights after the step with number `step` (1 is the first).
+    def update(self, step: int, skip: Tensor | None = None) -> None:
+        """Include the weights after a step.
 
         Args:
-            step: the step.
-            blocked: a scalar on the device, 1 where the step was refused and nothing is to be taken in.
+            step: its number; the first is 1.
+            skip: a scalar on the device, 1 if the step was skipped and the average must stay as it is.
         """
         share = 1 - min(self._decay, step / (step + 9))
-        taken = share if blocked is None else torch.where(blocked > 0, 0.0, share)
+        share_or_zero = share if skip is None else torch.where(skip > 0, 0.0, share)
         for average, parameter in zip(self._tensors, self._model.parameters(), strict=True):
-            average.lerp_(parameter, taken)
+            average.lerp_(parameter, share_or_zero)
 
     @contextmanager
     def in_place(self) -> Generator[None]:
-        """Let the model have the average for its weights as long as the context lasts."""
+        """Use the average as the model's weights within a block."""
         self._swap()
         try:
             yield
@@ -49,7 +49,7 @@ class WeightAverage:
             self._swap()
 
     def named(self) -> dict[str, Tensor]:
-        """The average by the names of the parameters."""
+        """Return the average by parameter name."""
         names = [name for name, _ in self._model.named_parameters()]
         return dict(zip(names, self._tensors, strict=True))
 

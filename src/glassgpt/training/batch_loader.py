@@ -1,7 +1,7 @@
-"""Batches to the device, without making it wait.
+"""Bring batches to the device without making it wait.
 
-Where the whole text fits on a GPU beside the model it lies there, and a batch is one gather. Where it does not,
-the next batch is read and pinned in the background while the GPU works on this one.
+If the whole text fits on a GPU next to the model, it is kept there, and a batch is one gather. Otherwise the next
+batches are read and pinned in a background thread while the GPU works.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from torch import Tensor
 
 from glassgpt.data.batches import Batches
 
-SHARE_OF_FREE_MEMORY = 0.05
-"""Of the GPU's free memory, what the text may take."""
+MAX_MEMORY_SHARE = 0.05
+"""Share of the GPU's free memory that the text may take."""
 BYTES_PER_TOKEN_ON_DEVICE = 4
 
 Batch = tuple[Tensor, Tensor]
 
 
 class BatchLoader(Protocol):
-    """Where batches come from; `batches.position` counts what has been handed out, not what was read ahead."""
+    """Loads batches; `batches.position` counts what was returned, not what was prefetched."""
 
-    def next(self, rows: int) -> Batch:
-        """The next inputs and targets, each (rows, context_length) int64 on the device."""
+    def next(self, batch_size: int) -> Batch:
+        """Return the next inputs and targets, each (batch_size, context_length) int64 on the device."""
         ...
 
-    def restart(self) -> None:
-        """Forget what was read ahead: the position in the data or the size of batches is about to change."""
+    def reset(self) -> None:
+        """Forget what was prefetched: the position in the data or the batch size is about to change."""
         ...
 
     def close(self) -> None:
-        """End what works in the background."""
+        """Stop background threads."""
         ...
 
 
 def build_batch_loader(batches: Batches, device: torch.device) -> BatchLoader:
-    """The fastest way to this device for these batches."""
+    """Return the fastest loader for these batches on this device."""
     if device.type != "cuda":
         return DirectLoader(batches, device)
     free, _ = torch.cuda.mem_get_info(device)
-    if len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= SHARE_OF_FREE_MEMORY * free:
+    if len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= MAX_MEMORY_SHARE * free:
         return DeviceResidentLoader(batches, device)
     return PrefetchingLoader(batches, device)
 
 
 class DirectLoader:
-    """The readable twin of the others: read, then move."""
+    """Reads a batch, then moves it: the readable reference implementation of the others."""
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self._batches, self._device = batches, device
 
-    def next(self, rows: int) -> Batch:
+    def next(self, batch_size: int) -> Batch:
         """See `BatchLoader`."""
-        inputs, targets = self._batches.next(rows)
+        inputs, targets = self._batches.next(batch_size)
         return inputs.to(self._device), targets.to(self._device)
 
-    def restart(self) -> None:
-        """Nothing was read ahead."""
+    def reset(self) -> None:
+        """Do nothing: nothing is prefetched."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no thread."""
 
 
 class DeviceResidentLoader:
-    """The whole text on the device; only the windows' starts travel."""
+    """Keeps the whole text on the device; only the first token of each window is sent there."""
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self._batches, self._device = batches, device
@@ -77,53 +77,57 @@ class DeviceResidentLoader:
         self._tokens = torch.from_numpy(tokens).to(device)
         self._offsets = torch.arange(batches.context_length + 1, device=device)
 
-    def next(self, rows: int) -> Batch:
+    def next(self, batch_size: int) -> Batch:
         """See `BatchLoader`."""
-        starts = torch.from_numpy(self._batches.next_starts(rows))
+        starts = torch.from_numpy(self._batches.next_starts(batch_size))
         if self._device.type == "cuda":
             starts = starts.pin_memory().to(self._device, non_blocking=True)
-        window = self._tokens[starts[:, None] + self._offsets].long()  # (rows, context_length + 1)
-        return window[:, :-1], window[:, 1:]
+        windows = self._tokens[starts[:, None] + self._offsets].long()  # (batch_size, context_length + 1)
+        return windows[:, :-1], windows[:, 1:]
 
-    def restart(self) -> None:
-        """Nothing was read ahead."""
+    def reset(self) -> None:
+        """Do nothing: nothing is prefetched."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no thread."""
 
 
 class PrefetchingLoader:
-    """Reads and pins the next batches in a thread, while the device works on this one."""
+    """Reads and pins the next batches in a thread while the device works on the current one."""
 
-    BATCHES_AHEAD = 2
+    PREFETCHED_BATCHES = 2
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self._batches, self._device = batches, device
         self._pool = ThreadPoolExecutor(1)
-        self._ahead: deque[tuple[int, int, Future[Batch]]] = deque()
+        self._prefetched: deque[tuple[int, int, Future[Batch]]] = deque()  # (batch size, position after it, batch)
 
-    def next(self, rows: int) -> Batch:
-        """See `BatchLoader`."""
-        while len(self._ahead) <= self.BATCHES_AHEAD:
-            first = self._ahead[-1][1] if self._ahead else self._batches.position
-            starts = self._batches.starts_at(first, rows)
-            after = first + rows * self._batches.world_size
-            self._ahead.append((rows, after, self._pool.submit(self._read, starts)))
-        asked, after, reading = self._ahead.popleft()
-        if asked != rows:
-            raise ValueError(f"batches of {asked} rows were read ahead, and {rows} are asked for")
+    def next(self, batch_size: int) -> Batch:
+        """See `BatchLoader`.
+
+        Raises:
+            ValueError: batches of another size were prefetched; call `reset` before changing it.
+        """
+        while len(self._prefetched) <= self.PREFETCHED_BATCHES:
+            first = self._prefetched[-1][1] if self._prefetched else self._batches.position
+            starts = self._batches.starts_at(first, batch_size)
+            after = first + batch_size * self._batches.world_size
+            self._prefetched.append((batch_size, after, self._pool.submit(self._read, starts)))
+        prefetched_size, after, reading = self._prefetched.popleft()
+        if prefetched_size != batch_size:
+            raise ValueError(f"the batch size is {batch_size}, but batches of {prefetched_size} were prefetched")
         inputs, targets = reading.result()
         self._batches.seek(after)
         return inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
-    def restart(self) -> None:
-        """See `BatchLoader`; `batches.position` is that of what was handed out, so nothing is lost."""
-        for _, _, reading in self._ahead:
+    def reset(self) -> None:
+        """See `BatchLoader`. Nothing is lost: `batches.position` is behind the last batch that was returned."""
+        for _, _, reading in self._prefetched:
             reading.cancel()
-        self._ahead.clear()
+        self._prefetched.clear()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._pool.shutdown(cancel_futures=True)
 
     def _read(self, starts: np.ndarray) -> Batch:

@@ -1,4 +1,4 @@
-"""How fast a configuration trains on this machine, and where the time goes: `glassgpt bench train`."""
+"""Measure how fast a configuration trains on this machine, and where the time goes: `glassgpt bench train`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware, resolve_hardware, versions
+from glassgpt.training.outcomes import OutOfMemory
 from glassgpt.training.step import TrainStep
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -26,22 +27,22 @@ PHASES = ("data", "forward", "backward", "optimizer")
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """What was measured.
+    """The result of a measurement.
 
     Attributes:
-        tokens_per_second: over all processes, from the median step.
+        tokens_per_second: over all processes, from the median step time.
         step_ms: median time of a step.
-        step_ms_spread: the fastest and the slowest step.
-        phase_ms: of a step, by phase, measured in a second pass that waits after each; their sum is therefore a
-            little more than a step.
+        step_ms_spread: times of the fastest and the slowest step.
+        phase_ms: median time of each phase of a step, measured in a second pass that synchronises after each phase;
+            their sum is therefore a little more than a step.
         flops_per_token: see `glassgpt.model.accounting.flops_per_token`.
-        mfu: tokens_per_second x flops_per_token over the peak of all devices; None where that is not known.
-        peak_memory_bytes: most that was allocated on the first device; None on a CPU.
-        attention: the kernel that attention ran with.
+        mfu: tokens_per_second x flops_per_token over the peak FLOP/s of all devices; None if that is unknown.
+        peak_memory_bytes: peak of the memory allocated on the first device; None on a CPU.
+        attention: name of the attention kernel.
         hardware: device, precision, compiled or not.
-        processes: how many.
-        first_step_seconds: with compiling.
-        last_loss: of the last step, to see that it trained.
+        processes: number of processes.
+        first_step_seconds: time of the first step, including compilation.
+        last_loss: loss of the last step, to see that it trained.
         versions: of Python and PyTorch.
     """
 
@@ -60,50 +61,50 @@ class TrainingSpeed:
     versions: dict[str, str] = field(default_factory=versions)
 
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
+        """Return the result as JSON."""
         return asdict(self)
 
 
 def random_tokens(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
-    """Random tokens: training on them takes as long as on any text."""
+    """Return random tokens: training on them takes as long as on any text."""
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     return TokenArray([np.random.default_rng(seed).integers(vocab_size, size=count, dtype=dtype)])
 
 
 def measure_training(
     model: LanguageModel,
-    settings: TrainerConfig,
+    config: TrainerConfig,
     *,
     tokens: TokenArray | None = None,
     steps: int = 20,
     warmup_steps: int = 5,
     dist: DistributedContext | None = None,
 ) -> TrainingSpeed:
-    """Train some steps at a fixed rate and time them.
+    """Train some steps at a fixed learning rate and time them.
 
     Args:
         model: freshly initialised, on the CPU; it is changed.
-        settings: the configuration.
-        tokens: text; random tokens by default.
-        steps: how many are timed, in each of the two passes.
-        warmup_steps: how many go before, the first of which compiles.
+        config: the configuration.
+        tokens: the training text; random tokens by default.
+        steps: steps that are timed, in each of the two passes.
+        warmup_steps: steps before them, the first of which compiles.
         ranks: the processes that train together.
     """
     dist = dist or DistributedContext()
-    hardware = resolve_hardware(settings.train)
-    needed = settings.train.batch_tokens * 2 + model.config.context_length + 1
-    train_step = TrainStep(model, tokens or random_tokens(model.config.vocab_size, needed), settings, hardware, dist)
+    hardware = resolve_hardware(config.train)
+    needed = config.train.batch_tokens * 2 + model.config.context_length + 1
+    train_step = TrainStep(model, tokens or random_tokens(model.config.vocab_size, needed), config, hardware, dist)
     train_step.model.train()
     try:
         with hardware.kernels():
-            return _measure(train_step, settings, hardware, dist, steps, warmup_steps)
+            return _measure(train_step, config, hardware, dist, steps, warmup_steps)
     finally:
         train_step.close()
 
 
 def _measure(
     train_step: TrainStep,
-    settings: TrainerConfig,
+    config: TrainerConfig,
     hardware: Hardware,
     dist: DistributedContext,
     steps: int,
@@ -114,19 +115,19 @@ def _measure(
         torch.cuda.reset_peak_memory_stats(hardware.device)
 
     def step() -> float:
-        figures = train_step.step(1, settings.train.learning_rate)
+        loss = train_step.run_and_wait(1, config.train.learning_rate).loss
         wait()
-        return figures.loss.item()
+        return loss
 
     first = _seconds(step)
     for _ in range(warmup_steps - 1):
         step()
     dist.barrier()
-    # Timed without waiting in between, as training runs; a step's time is that from its end to the next one's.
-    ends = _ends_of_steps(train_step, settings, hardware.device, steps)
+    # Not synchronised in between, as in training; a step's time is from its end to the end of the next one.
+    ends = _ends_of_steps(train_step, config, hardware.device, steps)
     taken = [1e3 * (after - before) for before, after in pairwise(ends)]
     phases = _phases(train_step, wait, step, steps)
-    speed = 1e3 * settings.train.batch_tokens / statistics.median(taken)
+    speed = 1e3 * config.train.batch_tokens / statistics.median(taken)
     flops, peak = flops_per_token(train_step.model.config), hardware.peak_flops
     return TrainingSpeed(
         tokens_per_second=speed,
@@ -144,24 +145,37 @@ def _measure(
     )
 
 
-def _ends_of_steps(train_step: TrainStep, settings: TrainerConfig, device: torch.device, steps: int) -> list[float]:
-    """Seconds at which each of `steps` + 1 steps was done, by the device's own clock where it has one."""
+def _ends_of_steps(train_step: TrainStep, config: TrainerConfig, device: torch.device, steps: int) -> list[float]:
+    """Return the time in seconds at which each of `steps` + 1 steps was done, on the device's clock if it has one."""
     if device.type != "cuda":
         ends: list[float] = []
         for _ in range(steps + 1):
-            train_step.step(1, settings.train.learning_rate)
+            _queue(train_step, config)
             ends.append(time.perf_counter())
+        train_step.finish()
         return ends
     events = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
     for event in events:
-        train_step.step(1, settings.train.learning_rate)
+        _queue(train_step, config)
         event.record()
     torch.cuda.synchronize(device)
+    train_step.finish()
     return [events[0].elapsed_time(event) / 1e3 for event in events]
 
 
+def _queue(train_step: TrainStep, config: TrainerConfig) -> None:
+    """Queue a step, as training does.
+
+    Raises:
+        torch.OutOfMemoryError: memory ran out.
+    """
+    outcome = train_step.run(1, config.train.learning_rate)
+    if isinstance(outcome, OutOfMemory):
+        raise torch.OutOfMemoryError(outcome.message)
+
+
 def _phases(train_step: TrainStep, wait: Callable[[], None], step: Callable[[], float], steps: int) -> dict[str, float]:
-    """Milliseconds of a step by phase, the median over steps, waiting for the device after each."""
+    """Return the median milliseconds of each phase of a step, synchronising with the device after each."""
     taken: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(steps):
         sums: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""How a model is trained, as data. Free of torch, so that configurations can be read and checked alone."""
+"""The configuration of training. Does not import torch, so that configurations can be read and checked quickly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def divisors(n: int) -> list[int]:
-    """All divisors of a positive number, the smallest first."""
+    """Return all divisors of a positive number, smallest first."""
     return [k for k in range(1, n + 1) if n % k == 0]
 
 
@@ -17,25 +17,25 @@ class TrainConfig:
 
     Attributes:
         max_steps: optimizer steps in all.
-        batch_tokens: tokens for one optimizer step; a multiple of the context length.
-        micro_batch_size: sequences per forward pass and process, the rest is accumulated; 0 takes the whole batch at
-            once, auto measures at the start how many fit into memory.
-        learning_rate: highest rate, reached after warmup.
-        clip_norm: largest global gradient norm, larger ones are scaled down; 0 switches clipping off.
-        precision: arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere.
-        device: where to train; auto takes CUDA, then MPS, then the CPU.
-        compile: torch.compile; auto uses it on CUDA, where it pays.
-        sharding: with several processes, full spreads weights and optimizer over them (FSDP2), for models that one
-            GPU cannot hold; none gives each a copy (DDP), which is faster.
-        loss_chunk_tokens: tokens whose logits are held at once; 0 holds those of the whole micro-batch, which is
-            faster and takes batch x vocabulary in memory.
-        recompute_activations: forget each block's activations and compute them again for the gradient: less memory,
+        batch_tokens: tokens per optimizer step; a multiple of the context length.
+        micro_batch_size: sequences per forward pass and process; gradients are accumulated over the batch. 0 is the whole
+            batch at once, auto measures at the start how many fit into memory.
+        learning_rate: peak learning rate, reached after warmup.
+        clip_norm: largest global gradient norm; larger gradients are scaled down. 0 switches clipping off.
+        precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere.
+        device: device to train on; auto takes CUDA, then MPS, then the CPU.
+        compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
+        sharding: with several processes, full shards weights and optimizer over them (FSDP2), for models that one GPU
+            cannot hold; none gives each process a copy (DDP), which is faster.
+        loss_chunk_tokens: tokens whose logits are held in memory at once; 0 holds those of the whole micro-batch, which
+            is faster and takes memory for batch x vocabulary.
+        recompute_activations: recompute each block's activations in the backward pass instead of storing them: less memory,
             about a third more time.
-        ema_decay: share that an exponential average of the weights keeps each step; what is validated, saved as
-            best and used is then the average. 0 is no average.
+        ema_decay: decay per step of an exponential average of the weights; the average is then what is validated, saved
+            as best and used. 0 keeps no average.
         eval_every_steps: steps between validations; 0 validates only at the end.
-        eval_tokens: validation tokens looked at while training, from the start of the set; 0 takes all.
-        early_stop_evaluations: stop after so many validations without a new best; 0 never stops early.
+        eval_tokens: validation tokens used while training, from the start of the set; 0 uses all.
+        early_stop_evaluations: validations without a new best after which training stops; 0 never stops early.
     """
 
     max_steps: int = 1000
@@ -55,7 +55,7 @@ class TrainConfig:
     early_stop_evaluations: int = 0
 
     def problems(self) -> list[str]:
-        """Everything about this configuration that cannot work, a line each."""
+        """Return a line for each invalid setting."""
         found = [
             f"train.{name} is {getattr(self, name)}; it must be at least {least}"
             for name, least in (
@@ -73,47 +73,53 @@ class TrainConfig:
         if not 0 < self.learning_rate < float("inf"):
             found.append(f"train.learning_rate is {self.learning_rate}; it must be positive and finite")
         if not 0 <= self.clip_norm < float("inf"):
-            found.append(f"train.clip_norm is {self.clip_norm}; it must be positive, or 0 for no clipping")
+            found.append(f"train.clip_norm is {self.clip_norm}; it must be positive and finite, or 0 for no clipping")
         if not 0 <= self.ema_decay < 1:
             found.append(f"train.ema_decay is {self.ema_decay}; it must be at least 0 (no average) and below 1")
         if self.sharding == "full" and self.precision == "fp16":
-            found.append("train.precision fp16 does not go with train.sharding full; take bf16")
+            found.append("train.precision fp16 cannot be combined with train.sharding full; use bf16")
         if self.sharding == "full" and self.micro_batch_size == "auto":
-            found.append("train.micro_batch_size auto does not go with train.sharding full; name a number")
+            found.append("train.micro_batch_size auto cannot be combined with train.sharding full; set a number")
         if self.sharding == "full" and self.ema_decay:
-            found.append("train.ema_decay does not go with train.sharding full; set one of them to 0 or none")
+            found.append(
+                "train.ema_decay cannot be combined with train.sharding full; set train.ema_decay to 0 or train.sharding to none"
+            )
         if self.early_stop_evaluations > 0 and self.eval_every_steps == 0:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
         return found
 
-    def resolve_micro_batch_size(self, rows: int) -> int:
-        """Sequences of a forward pass where a process has so many a step; all of them where they are yet to be fitted."""
-        return rows if self.micro_batch_size in (0, "auto") else int(self.micro_batch_size)
+    def resolve_micro_batch_size(self, batch_size: int) -> int:
+        """Return the sequences per forward pass for `batch_size` sequences per step and process.
 
-    def batch_problems(self, context_length: int, ranks: int = 1) -> list[str]:
-        """Whether the batch divides into ranks, sequences and micro-batches."""
+        With `auto` these are all of them; how many fit is measured when training starts.
+        """
+        return batch_size if self.micro_batch_size in (0, "auto") else int(self.micro_batch_size)
+
+    def batch_problems(self, context_length: int, world_size: int = 1) -> list[str]:
+        """Return a line if the batch does not divide into sequences, processes and micro-batches."""
         if min(self.batch_tokens, context_length) < 1:
             return []
-        rows, rest = divmod(self.batch_tokens, context_length)
+        batch_size, rest = divmod(self.batch_tokens, context_length)
         if rest:
             nearest = max(1, round(self.batch_tokens / context_length)) * context_length
             return [
-                f"train.batch_tokens is {self.batch_tokens}, not a multiple of model.context_length "
+                f"train.batch_tokens is {self.batch_tokens}; it must be a multiple of model.context_length "
                 f"{context_length}; the nearest is {nearest}"
             ]
-        if rows % ranks:
-            nearest = max(1, round(rows / ranks)) * ranks * context_length
+        if batch_size % world_size:
+            nearest = max(1, round(batch_size / world_size)) * world_size * context_length
             return [
-                f"train.batch_tokens is {self.batch_tokens}, {rows} sequences, which {ranks} processes cannot share "
-                f"evenly; the nearest that they can is {nearest}"
+                f"train.batch_tokens is {self.batch_tokens}, which is {batch_size} sequences; {world_size} processes "
+                f"cannot share them evenly. The nearest value that works is {nearest}"
             ]
-        rows //= ranks
-        asked = self.resolve_micro_batch_size(rows)
-        if asked > 0 and rows % asked:
-            nearest = min(divisors(rows), key=lambda n: abs(n - asked))
+        batch_size //= world_size
+        micro_batch_size = self.resolve_micro_batch_size(batch_size)
+        if micro_batch_size > 0 and batch_size % micro_batch_size:
+            nearest = min(divisors(batch_size), key=lambda n: abs(n - micro_batch_size))
+            where = f" on each of {world_size} processes" if world_size > 1 else ""
             return [
-                f"train.micro_batch_size is {self.micro_batch_size}, which does not divide the {rows} sequences "
-                f"of a batch{f' on each of {ranks} processes' if ranks > 1 else ''}; the nearest that does is {nearest}"
+                f"train.micro_batch_size is {self.micro_batch_size}; it must divide the {batch_size} sequences of a "
+                f"batch{where}; the nearest that does is {nearest}"
             ]
         return []
 
@@ -123,18 +129,18 @@ class OptimizerConfig:
     """The optimizer.
 
     Attributes:
-        name: algorithm; adamw (Loshchilov and Hutter 2019) for everything, or muon (Jordan et al. 2024) for matrices
-            and adamw for all else.
+        name: algorithm: adamw (Loshchilov and Hutter 2019) for all parameters, or muon (Jordan et al. 2024) for
+            matrices and adamw for the rest.
         beta1: decay of the running mean of gradients.
         beta2: decay of the running mean of squared gradients.
-        epsilon: added to the root of the squared mean.
-        weight_decay: pull of matrices towards zero; embeddings, biases and gains are never decayed.
-        head_weight_decay: pull towards zero of a head that is not tied.
-        momentum: share of the past that muon keeps in each step.
-        momentum_warmup_steps: steps in which muon's momentum rises to that from 0.85; 0 has it from the start.
-        embedding_rate_ratio: rate of embeddings over train.learning_rate.
-        head_rate_ratio: rate of a head that is not tied over train.learning_rate.
-        vector_rate_ratio: rate of biases and gains over train.learning_rate.
+        epsilon: added to the square root of that mean.
+        weight_decay: weight decay of matrices; embeddings, biases and gains are never decayed.
+        head_weight_decay: weight decay of an untied head.
+        momentum: share of its running average that muon keeps in each step.
+        momentum_warmup_steps: steps over which muon's momentum rises to that from 0.85; 0 is no warmup.
+        embedding_rate_ratio: learning rate of embeddings over train.learning_rate.
+        head_rate_ratio: learning rate of an untied head over train.learning_rate.
+        vector_rate_ratio: learning rate of biases and gains over train.learning_rate.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -150,7 +156,7 @@ class OptimizerConfig:
     vector_rate_ratio: float = 1.0
 
     def problems(self) -> list[str]:
-        """Everything about this configuration that cannot work, a line each."""
+        """Return a line for each invalid setting."""
         found = [
             f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
             for name in ("beta1", "beta2", "momentum")
@@ -171,15 +177,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over the steps, as a share of its peak.
+    """The learning rate schedule, as a share of
 
     Attributes:
         kind: shape after warmup; wsd is warmup, stable, decay (Hu et al. 2024).
-        warmup_steps: steps of linear rise from 0.
-        final_ratio: rate at the last step over the peak, for linear, cosine and wsd.
-        decay_fraction: share of all steps that wsd spends on its final linear decay.
-        step_every: steps between two drops, for step.
-        step_factor: what a drop multiplies the rate with, for step.
+        warmup_steps: steps of linear warmup from 0.
+        final_ratio: learning rate of the last step over the peak, for linear, cosine and wsd.
+        decay_fraction: share of all steps in the final linear decay of wsd.
+        step_every: steps between two drops of step.
+        step_factor: factor of each drop of step.
     """
 
     kind: Literal["constant", "linear", "cosine", "step", "wsd"] = "cosine"
@@ -190,13 +196,13 @@ class ScheduleConfig:
     step_factor: float = 0.5
 
     def fitted(self, max_steps: int) -> ScheduleConfig:
-        """The same with a warmup that ends before training does: a tenth of the steps if it would not."""
+        """Return the schedule with a warmup that ends before training does: a tenth of the steps if it would not."""
         if self.warmup_steps < max_steps:
             return self
         return replace(self, warmup_steps=max_steps // 10)
 
     def problems(self) -> list[str]:
-        """Everything about this configuration that cannot work, a line each."""
+        """Return a line for each invalid setting."""
         found: list[str] = []
         if self.warmup_steps < 0:
             found.append(f"schedule.warmup_steps is {self.warmup_steps}; it must not be negative")
@@ -210,12 +216,12 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept of a run.
+    """Which checkpoints are saved and kept.
 
     Attributes:
         every_steps: steps between checkpoints; 0 saves only at the end and when interrupted.
-        keep_last: how many of the newest are kept.
-        keep_best: whether the one of the lowest validation loss is saved and kept as well.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: whether the checkpoint with the lowest validation loss is saved and kept as well.
     """
 
     every_steps: int = 500
@@ -224,16 +230,18 @@ class CheckpointConfig:
 
     @property
     def max_kept(self) -> int:
-        """Checkpoints on disk at the worst moment: those kept and the one being written."""
+        """Largest number of checkpoints on disk at once: those kept and the one being written."""
         return self.keep_last + int(self.keep_best) + 1
 
     def problems(self) -> list[str]:
-        """Everything about this configuration that cannot work, a line each."""
+        """Return a line for each invalid setting."""
         found: list[str] = []
         if self.every_steps < 0:
             found.append(f"checkpoint.every_steps is {self.every_steps}; it must not be negative")
         if self.keep_last < 1:
-            found.append(f"checkpoint.keep_last is {self.keep_last}; it must be at least 1, or a run could not go on")
+            found.append(
+                f"checkpoint.keep_last is {self.keep_last}; it must be at least 1, or the run could not be resumed"
+            )
         return found
 
 

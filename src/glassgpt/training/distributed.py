@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, and what they say to each other.
+"""Several processes that train one model: which of them this is, and what they exchange.
 
-`torchrun` starts them and tells each its number; everything else is torch.distributed. With a single process all
-of this costs nothing and does nothing.
+`torchrun` starts them and numbers them; the rest is torch.distributed. With a single process all of this costs
+nothing and does nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from glassgpt.training.launch import launched_by_torchrun
 
 T = TypeVar("T")
 
-LOST_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)
+CONNECTION_ERROR = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before it takes them for lost."""
+"""How long a rank waits for the others before it considers them lost."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DistributedContext:
     """This process among those that train together.
 
     Attributes:
-        rank: number of this process, from 0.
+        rank: number of this process; the first is 0.
         world_size: number of processes.
         local_rank: number of this process on its own machine, which is the number of its GPU.
     """
@@ -46,17 +46,17 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Add up over all ranks, in place."""
+        """Sum a tensor over all ranks, in place, and return it."""
         if self.world_size > 1:
             torch_distributed.all_reduce(tensor)
         return tensor
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """The (N, …) tensors of all ranks, one after the other."""
+        """Concatenate the (N, …) tensors of all ranks along the first dimension."""
         if self.world_size == 1:
             return tensor
         tensor = tensor.contiguous()
@@ -64,22 +64,22 @@ class DistributedContext:
         torch_distributed.all_gather(list(whole.chunk(self.world_size)), tensor)
         return whole
 
-    def all_gather_objects(self, mine: T) -> list[T]:
-        """What each rank gives, in their order, on all of them."""
+    def all_gather_objects(self, value: T) -> list[T]:
+        """Return the picklable values of all ranks, in the order of the ranks."""
         if self.world_size == 1:
-            return [mine]
-        everyones: list[Any] = [None] * self.world_size
-        torch_distributed.all_gather_object(everyones, mine)
-        return everyones
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch_distributed.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have got here."""
         if self.world_size > 1:
             torch_distributed.barrier()
 
 
 def distributed_from_environment() -> DistributedContext:
-    """Who this process is, by the variables that `torchrun` sets."""
+    """Return which process this is, from the environment variables that `torchrun` sets."""
     if not launched_by_torchrun():
         return DistributedContext()
     return DistributedContext(
@@ -89,10 +89,10 @@ def distributed_from_environment() -> DistributedContext:
 
 @contextmanager
 def process_group(device: torch.device) -> Generator[DistributedContext]:
-    """Join the other ranks as long as the context lasts; NCCL between GPUs, Gloo between CPUs.
+    """Join the other ranks for the time of the block, over NCCL between GPUs and over Gloo between CPUs.
 
     Raises:
-        LostRankError: another rank is gone, so that this one cannot go on either.
+        LostRankError: another rank has died, so this one cannot go on.
     """
     dist = distributed_from_environment()
     if dist.world_size == 1:
@@ -106,43 +106,43 @@ def process_group(device: torch.device) -> Generator[DistributedContext]:
     try:
         yield dist
     except RuntimeError as error:
-        # Whoever waits for a lost rank is told by the library that carries the tensors, in its own words.
-        if not isinstance(error, torch_distributed.DistError) and not LOST_CONNECTION.search(str(error)):
+        # A lost rank shows as an error of the library that carries the tensors, which has no common class.
+        if not isinstance(error, torch_distributed.DistError) and not CONNECTION_ERROR.search(str(error)):
             raise
-        raise LostRankError(f"process {dist.rank} lost the connection to another one", exit_code=1) from error
+        raise LostRankError(f"process {dist.rank} lost the connection to another process", exit_code=1) from error
     finally:
         torch_distributed.destroy_process_group()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded over the ranks (all of them must call)."""
+    """Return the whole of a tensor that may be sharded over the ranks; all ranks must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor, outside of autograd: all of it, where it is not sharded."""
+    """Return this rank's shard of a tensor, detached; the whole tensor if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data
 
 
-def full_tensors(parts: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-    """Whole tensors from this rank's parts, cut as their namesakes in `like` are (all ranks must call)."""
+def full_tensors(shards: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Return whole tensors from this rank's shards, which are sharded as those in `like`; all ranks must call."""
     return [
-        DTensor.from_local(part, own.device_mesh, own.placements, shape=own.shape, stride=own.stride()).full_tensor()
+        DTensor.from_local(shard, own.device_mesh, own.placements, shape=own.shape, stride=own.stride()).full_tensor()
         if isinstance(own, DTensor)
-        else part
-        for part, own in zip(parts, like, strict=True)
+        else shard
+        for shard, own in zip(shards, like, strict=True)
     ]
 
 
-def local_shards(wholes: Tensor, like: Sequence[Tensor]) -> Tensor:
-    """This rank's parts of whole tensors (N, …), cut as their namesakes in `like` are."""
+def local_shards(tensors: Tensor, like: Sequence[Tensor]) -> Tensor:
+    """Return this rank's shards of whole tensors (N, …), sharded as those in `like`."""
     if not isinstance(like[0], DTensor):
-        return wholes
-    return torch.stack([local_tensor(shard_like(whole, own)) for whole, own in zip(wholes, like, strict=True)])
+        return tensors
+    return torch.stack([local_tensor(shard_like(tensor, own)) for tensor, own in zip(tensors, like, strict=True)])
 
 
-def shard_like(whole: Tensor, like: Tensor) -> Any:
-    """A whole tensor, cut over the ranks as `like` is; whole where that is."""
+def shard_like(tensor: Tensor, like: Tensor) -> Any:
+    """Return a whole tensor sharded over the ranks as `like` is, if that is sharded."""
     if not isinstance(like, DTensor):
-        return whole
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

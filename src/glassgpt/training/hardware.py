@@ -1,4 +1,4 @@
-"""What the machine is and what it can do: device, precision, peak arithmetic."""
+"""The hardware that a model is trained on: device, precision, attention kernels, peak FLOP/s."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from glassgpt.device import pick_device
 from glassgpt.model.attention import attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.rng import preserved_rng
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -32,8 +33,8 @@ PEAK_BF16_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense 16-bit FLOP/s with float32 accumulation by the vendors' data sheets, by a part of the name that
-`torch.cuda.get_device_name` gives; longer names are tried first, so that L40S is not taken for L4."""
+"""Dense 16-bit FLOP/s with float32 accumulation, from the vendors' data sheets, by a part of the name that
+`torch.cuda.get_device_name` returns. Longer names are tried first, so that L40S is not taken for L4."""
 
 
 ATTENTION_ORDER = (
@@ -42,15 +43,15 @@ ATTENTION_ORDER = (
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 )
-"""On Hopper cuDNN's kernel is the fastest, and PyTorch does not choose it by itself everywhere."""
+"""Fastest first: on Hopper that is cuDNN's kernel, which PyTorch does not choose by itself everywhere."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Resolved answers to the configuration's `auto`.
+    """The device and precision that the configuration resolves to on this machine.
 
     Attributes:
-        device: where tensors live.
+        device: device of all tensors.
         precision: arithmetic of the forward pass.
         compile: whether the model is compiled.
     """
@@ -60,42 +61,41 @@ class Hardware:
     compile: bool
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Context in which the forward pass runs in `precision`; weights stay float32."""
+        """Return a context in which the forward pass runs in `precision`; weights stay float32."""
         if self.precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
     def kernels(self) -> AbstractContextManager[object]:
-        """Context in which attention tries kernels in the order that is fastest here."""
+        """Return a context in which attention tries the kernels in the order of their speed."""
         return sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext()
 
     def attention_kernel(self, model: ModelConfig) -> str:
-        """The kernel that attention over the whole context runs with: `cudnn`, `flash`, `efficient`, `math`, …
+        """Return the kernel that attention over the whole context uses: `cudnn`, `flash`, `efficient`, `math`, …
 
-        Found out by running it once and looking.
+        It is found by running attention once and recording the operation that PyTorch dispatches to.
         """
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         shape = (1, model.n_head, model.context_length, model.head_dim)
-        few = (1, model.kv_heads, model.context_length, model.head_dim)
+        kv_shape = (1, model.kv_heads, model.context_length, model.head_dim)
         q = torch.zeros(shape, dtype=dtype, device=self.device, requires_grad=True)
-        k, v = (torch.zeros(few, dtype=dtype, device=self.device, requires_grad=True) for _ in range(2))
+        k, v = (torch.zeros(kv_shape, dtype=dtype, device=self.device, requires_grad=True) for _ in range(2))
         dropout = model.dropout if model.arch == "gpt2" else 0.0
-        devices = [self.device] if self.device.type == "cuda" else []
-        # Dropout draws; training must not feel that somebody looked.
-        with torch.random.fork_rng(devices), self.kernels(), _WatchedCalls() as watched:
+        # Dropout draws random numbers, which must not change the training that follows.
+        with preserved_rng(self.device), self.kernels(), _RecordedCalls() as calls:
             attend(q, k, v, None, dropout)
-        # aten::_scaled_dot_product_cudnn_attention; without one of these the formula was computed step by step.
-        fused = [re.search(r"_scaled_dot_product_(?:fused_)?([a-z]+)_attention", name) for name in watched.names]
+        # Such as aten::_scaled_dot_product_cudnn_attention; without one, the formula was computed operation by operation.
+        fused = [re.search(r"_scaled_dot_product_(?:fused_)?([a-z]+)_attention", name) for name in calls.names]
         return next((match[1] for match in fused if match), "math")
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Gradient scaler, at work for fp16 only (Micikevicius et al. 2018)."""
+        """Return a gradient scaler, enabled for fp16 only (Micikevicius et al. 2018)."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     @property
     def peak_flops(self) -> float | None:
-        """FLOP/s to hold the measured ones against, or None where no honest figure is known."""
+        """Peak FLOP/s of one device, or None if unknown (on a CPU, in fp32, on other GPUs)."""
         if self.device.type != "cuda" or self.precision == "fp32":
             return None
         name = torch.cuda.get_device_name(self.device)
@@ -103,15 +103,15 @@ class Hardware:
         return next(known, None)
 
     def describe(self) -> str:
-        """One line for a person: `cpu (2 threads), fp32, not compiled`."""
+        """Return one line such as `cpu (2 threads), fp32, not compiled`."""
         name = f"cpu ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else str(self.device)
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         return f"{name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
 
 
-class _WatchedCalls(TorchDispatchMode):
-    """Notes the names of the operations that PyTorch dispatches to."""
+class _RecordedCalls(TorchDispatchMode):
+    """Records the names of the operations that PyTorch dispatches to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,10 +123,10 @@ class _WatchedCalls(TorchDispatchMode):
 
 
 def resolve_hardware(train: TrainConfig) -> Hardware:
-    """Turn every `auto` into an answer for this machine.
+    """Resolve every `auto` for this machine.
 
     Raises:
-        ConfigError: a device or precision is asked for that this machine lacks.
+        ConfigError: the device is not available.
     """
     device = pick_device(train.device)
     if train.precision != "auto":
@@ -141,5 +141,5 @@ def resolve_hardware(train: TrainConfig) -> Hardware:
 
 
 def versions() -> dict[str, str]:
-    """What a measurement or a run should be remembered with."""
+    """Return the versions to record with a measurement or a run."""
     return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}

@@ -1,23 +1,21 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to stop at the next step boundary, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first asks the loop to stop at the next step boundary, the second ends the process."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
-
-from glassgpt import console
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether and by which signal the user asked to stop.
+    """Whether the user asked to stop, and by which signal.
 
     Attributes:
-        signal_number: the signal, or None as long as nobody asked.
+        signal_number: the signal, or None until there is one.
     """
 
     def __init__(self) -> None:
@@ -25,11 +23,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests(*, aloud: bool = True) -> Generator[StopRequest]:
-    """Listen for the signals as long as the context lasts; then the handlers before are back in place.
+def stop_requests(on_request: Callable[[], None]) -> Generator[StopRequest]:
+    """Handle the signals within a block; afterwards the previous handlers are back.
 
-    With `aloud`, what was asked is confirmed at once, so that nobody asks twice in doubt. Outside the main thread
-    Python delivers no signals; there the request simply never comes.
+    Outside the main thread Python delivers no signals; there the request never comes.
+
+    Args:
+        on_request: called in the signal handler at the first signal, so that the user can be told at once.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -37,17 +37,15 @@ def stop_requests(*, aloud: bool = True) -> Generator[StopRequest]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal_number is not None:
-            # Asked twice: the default action ends the process here and now.
+        if request.signal_number is not None:  # the second signal: the default action ends the process here and now
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         request.signal_number = number
-        if aloud:
-            console.info("stopping after this step and saving; once more to leave at once, losing what is unsaved")
+        on_request()
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

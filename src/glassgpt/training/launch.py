@@ -1,4 +1,4 @@
-"""`--gpus N`: the same command, started N times by torchrun. Free of torch until it launches."""
+"""`--gpus N`: run the same command in N processes with torchrun. Does not import torch until it launches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from glassgpt import console
 from glassgpt.errors import Interrupted, LostRankError
 
 SHUTDOWN_SECONDS = 600
@@ -16,25 +15,19 @@ SHUTDOWN_SECONDS = 600
 
 
 def launched_by_torchrun() -> bool:
-    """Whether `torchrun` started this process."""
+    """Return whether `torchrun` started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def restarted_by_torchrun() -> bool:
-    """Whether `torchrun` has started this process again after a rank was lost."""
+    """Return whether `torchrun` has started this process again after a rank was lost."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
-def mute_nonzero_ranks() -> None:
-    """Let the first rank alone speak; all say the same."""
-    if launched_by_torchrun() and os.environ["RANK"] != "0":
-        console.mute()
+def exit_process(exit_code: int) -> NoReturn:
+    """End this process. One of several is ended at once: everything is written and closed by now.
 
-
-def leave(exit_code: int) -> NoReturn:
-    """End this process; one of several at once, because everything is written and closed by now.
-
-    Gloo's threads were seen to keep a finished rank for half a minute while the interpreter was taken down, about
+    Gloo's threads were seen to keep a finished rank alive for half a minute while the interpreter shut down, about
     once in five times.
     """
     if launched_by_torchrun():
@@ -44,17 +37,17 @@ def leave(exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-def launch(processes: int, arguments: Sequence[str], way_out: str = "") -> None:
-    """Run `glassgpt ARGUMENTS` in so many processes on this machine, and wait for them.
+def launch(processes: int, arguments: Sequence[str], advice: str = "") -> None:
+    """Run `glassgpt ARGUMENTS` in several processes on this machine and wait for them.
 
     Args:
         processes: how many.
         arguments: of the command line, without the program's name.
-        way_out: what to do when one of them is lost, for the message.
+        advice: command that resumes after a lost process, for the error message.
 
     Raises:
-        LostRankError: one of them failed; the others were ended.
-        Interrupted: the user stopped them; what they said about saving stands above.
+        LostRankError: one of them failed; the others were stopped.
+        Interrupted: the user stopped them.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -62,19 +55,19 @@ def launch(processes: int, arguments: Sequence[str], way_out: str = "") -> None:
 
     options = ["--standalone", f"--nproc-per-node={processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
     options += ["-m", "glassgpt", *arguments]
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it in a line of our own
-    # Each process would otherwise be given one thread, with a warning.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
+    # torchrun would otherwise give each process one thread, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
         run(get_args_parser().parse_args(options))
     except SignalException as stop:
         raise Interrupted("stopped", int(stop.sigval)) from stop
     except ChildFailedError as error:
-        # Who was killed comes before who noticed and ended for that reason.
+        # A process that was killed (negative exit code) comes before those that noticed and ended for that reason.
         rank, failure = min(error.failures.items(), key=lambda item: item[1].exitcode)
         raise LostRankError(
             f"process {rank} of {processes} ended with {_reason(failure.exitcode)} and the others were stopped"
-            + (f"; {way_out} --gpus {processes}" if way_out else ""),
+            + (f"; {advice} --gpus {processes}" if advice else ""),
             failure.exitcode,
         ) from error
 

@@ -1,4 +1,4 @@
-"""Cross-entropy, in training and over a fixed validation set."""
+"""The cross-entropy loss, in training and on the validation set."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from glassgpt.model.transformer import LanguageModel
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-probability in nats of the targets (B, T) under the logits (B, T, V): a scalar.
+    """Return the mean negative log-probability of the targets (B, T) under the logits (B, T, V), in nats: a scalar.
 
-    In float32 whatever the logits are: a sum over the vocabulary loses too much in 16 bits.
+    It is computed in float32 whatever the logits are: a sum over the vocabulary loses too much in 16 bits.
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 class TrainingLoss(nn.Module):
-    """tokens -> loss, as one module: compiled as a whole, the loss is fused with what makes its logits.
+    """Maps tokens to the loss, as one module: compiled as a whole, the loss is fused with the computation of its logits.
 
     Args:
         model: the model.
-        chunk_tokens: tokens whose logits are held at once. In the backward pass each chunk's logits are made again,
-            so that memory is saved and a product with the head is paid for it. 0 holds all of them.
+        chunk_tokens: tokens whose logits are held at once. The backward pass computes each chunk's logits again, which
+            saves memory and costs one more product with the head. 0 holds all of them.
     """
 
     def __init__(self, model: LanguageModel, chunk_tokens: int = 0) -> None:
@@ -38,12 +38,12 @@ class TrainingLoss(nn.Module):
         self.model, self.chunk_tokens = model, chunk_tokens
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Inputs and targets (B, T) -> mean nats per token: a scalar."""
+        """Return the mean loss of inputs and targets (B, T) in nats per token: a scalar."""
         if not 0 < self.chunk_tokens < targets.numel():
             return cross_entropy(self.model(inputs), targets)
         features = self.model.features(inputs).flatten(0, 1)  # (B·T, C)
         chunks = zip(features.split(self.chunk_tokens), targets.flatten().split(self.chunk_tokens), strict=True)
-        nats = [checkpoint(self._nats, part, wanted, use_reentrant=False) for part, wanted in chunks]
+        nats = [checkpoint(self._nats, inputs, outputs, use_reentrant=False) for inputs, outputs in chunks]
         return torch.stack(nats).sum() / targets.numel()  # type: ignore[arg-type]
 
     def _nats(self, features: Tensor, targets: Tensor) -> Tensor:
@@ -52,12 +52,12 @@ class TrainingLoss(nn.Module):
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """What predicting a text cost.
+    """The loss on a text.
 
     Attributes:
-        nats: negative log-probability of all targets together.
-        tokens: how many targets there were.
-        n_bytes: UTF-8 bytes that these tokens stand for; end-of-text stands for none.
+        nats: negative log-probability of all targets, summed.
+        tokens: number of targets.
+        n_bytes: UTF-8 bytes of these tokens; end-of-text has none.
     """
 
     nats: float
@@ -66,20 +66,19 @@ class ValidationLoss:
 
     @property
     def loss(self) -> float:
-        """Nats per token."""
+        """Mean loss, nats per token."""
         return self.nats / self.tokens
 
     @property
     def perplexity(self) -> float:
-        """e to the loss; infinite where that overflows."""
+        """e to the loss; infinite if that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs for a byte of the text, comparable across tokenizers.
+        """Bits that the model needs per byte of the text, comparable across tokenizers; NaN for no bytes.
 
-        The cost of predicting end-of-text is counted although it stands for no byte: a model must also
-        know where a document ends.
+        Predicting end-of-text counts, although it has no bytes: a model must also know where a document ends.
         """
         return self.nats / math.log(2) / self.n_bytes if self.n_bytes else math.nan
 
@@ -94,15 +93,16 @@ def validation_loss(
     autocast: AbstractContextManager[object] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> ValidationLoss:
-    """Loss over given windows with dropout off; leaves the model's mode and every RNG as they were.
+    """Return the loss over windows without dropout; the model's mode and all generators stay as they were.
 
     Args:
         model: the model.
         windows: batches of (inputs, targets), each (B, T) int64.
-        byte_lengths: (V,) bytes of each token.
-        device: where the model lies.
+        byte_lengths: (V,) UTF-8 bytes of each token.
+        device: the model's device.
         autocast: precision context for the forward pass.
-        loss: inputs and targets to mean nats, where not the plain way through the model (it is wrapped or sharded).
+        loss: maps inputs and targets to the mean loss; by default the plain forward pass of the model. Pass it if the
+            model is wrapped or sharded.
     """
     forward = loss or TrainingLoss(model)
     was_training = model.training
@@ -115,6 +115,6 @@ def validation_loss(
             tokens += targets.numel()
             n_bytes += int(byte_lengths[targets.numpy()].sum())
     model.train(was_training)
-    # Read from the device once, at the end, and added up in double precision.
+    # One transfer from the device, at the end; the sum is in double precision.
     total = torch.stack(nats).cpu().double().sum().item() if nats else 0.0
     return ValidationLoss(total, tokens, n_bytes)

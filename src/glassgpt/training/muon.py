@@ -1,11 +1,11 @@
-"""Muon: momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
+"""Muon: momentum, orthogonalised before it is applied (Jordan et al. 2024).
 
 The update of a weight matrix is replaced by the nearest matrix whose singular values are all 1, so that every
 direction learns at the same speed, not only the few that dominate the gradient. `orthogonalise` finds it with
 matrix products alone.
 
-`torch.optim.Muon` computes the same (a test holds this one against it), but one matrix at a time: here matrices of
-one shape are orthogonalised in one batch, ranks share the work, decay is cautious and momentum warms up.
+`torch.optim.Muon` computes the same (a test compares the two), but one matrix at a time. Here all matrices of one
+shape are orthogonalised in one batch, ranks share the work, weight decay is cautious and momentum warms up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAFETY = 1.02
 
 
 def orthogonalise(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = POLAR_EXPRESS) -> Tensor:
-    """The orthogonal factor U V^T of each matrix U S V^T, singular values within about 10 % of 1.
+    """Return the orthogonal factor U V^T of each matrix U S V^T, with singular values within about 10 % of 1.
 
     Each step applies an odd polynomial a x + b x^3 + c x^5 to all singular values x at once.
 
@@ -42,7 +42,7 @@ def orthogonalise(matrices: Tensor, coefficients: Sequence[tuple[float, float, f
         coefficients: a, b, c of each step.
 
     Returns:
-        (N, rows, columns) in the same precision as computed.
+        (N, rows, columns) in the precision of the computation.
     """
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     is_tall = x.size(-2) > x.size(-1)
@@ -55,24 +55,23 @@ def orthogonalise(matrices: Tensor, coefficients: Sequence[tuple[float, float, f
     return x.mT if is_tall else x
 
 
-def _look_ahead(
-    averages: list[Tensor], gradients: list[Tensor], momentum: Tensor, blocked: Tensor | None
-) -> list[Tensor]:
-    """Move the running averages, in place; returns a step further towards the newest gradient (Nesterov).
+def _look_ahead(averages: list[Tensor], gradients: list[Tensor], momentum: Tensor, skip: Tensor | None) -> list[Tensor]:
+    """Update the running averages in place; return them moved one step further towards the gradient (Nesterov).
 
-    Where `blocked` is 1, the average is taken for the gradient: it stays as it is, and what is not finite is gone.
+    Where `skip` is 1, the average takes the place of the gradient: so it stays as it is. The gradient cannot be
+    multiplied by 0 instead, because 0 times NaN is NaN.
     """
     ahead: list[Tensor] = []
     for average, gradient in zip(averages, gradients, strict=True):
-        if blocked is not None:
-            gradient = torch.where(blocked > 0, average, gradient)
+        if skip is not None:
+            gradient = torch.where(skip > 0, average, gradient)
         average.lerp_(gradient, 1 - momentum)
         ahead.append(gradient.lerp(average, momentum))
     return ahead
 
 
 def _apply(parameters: list[Tensor], updates: Tensor, rate: Tensor, decay: Tensor) -> None:
-    """Step along the updates; weights are decayed only where that goes the same way (Chen et al. 2025)."""
+    """Apply the updates, with cautious weight decay: only where it has the sign of the update (Chen et al. 2025)."""
     for parameter, update in zip(parameters, updates.unbind(), strict=True):
         update = update.to(parameter.dtype)
         cautious = (update * parameter > 0).to(parameter.dtype)
@@ -86,15 +85,15 @@ class Muon(torch.optim.Optimizer):
         params: matrices, or groups of them.
         lr: learning rate; an update has a root mean square near lr / sqrt(columns), whatever the gradient was.
         weight_decay: cautious and decoupled, times the learning rate.
-        momentum: share of the past that is kept in each step.
-        momentum_warmup_steps: steps in which momentum rises to that from `FIRST_MOMENTUM`; early gradients turn
-            quickly.
-        ranks: processes that share the work; each ends with the same weights.
+        momentum: share of the running average that each step keeps.
+        momentum_warmup_steps: steps over which momentum rises to that from `FIRST_MOMENTUM`, because early gradients
+            change direction quickly.
+        dist: processes that share the work; all end with the same weights.
         compiled: whether to compile the update (worth it on a GPU only).
 
     Attributes:
-        found_inf: scalar on the device, or None. Where it is 1, a step changes nothing; PyTorch's fused optimizers
-            have it by the same name.
+        found_inf: a scalar on the device, or None. If it is 1, a step changes nothing. PyTorch's fused optimizers have
+            an attribute of the same name and meaning.
     """
 
     FIRST_MOMENTUM = 0.85
@@ -129,7 +128,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on every matrix that has a gradient; on none, where the scalar `found_inf` is 1."""
+        """Update every matrix that has a gradient; none, if the scalar `found_inf` is 1."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -154,7 +153,7 @@ class Muon(torch.optim.Optimizer):
         ahead = self._look_ahead(averages, gradients, torch.tensor(momentum), self.found_inf)
         updates = self._orthogonal_parts(full_tensors(ahead, parameters))
         rows, columns = parameters[0].shape
-        # Tensors, because a compiled function would be compiled again for each new number.
+        # As tensors: a compiled function would be compiled again for each new Python float.
         rate = torch.tensor(float(group["lr"]) * max(1.0, rows / columns) ** 0.5)
         if self.found_inf is not None:
             rate = torch.where(self.found_inf > 0, 0.0, rate)
@@ -164,7 +163,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
-        """(N, rows, columns) of them all; each rank computes an equal part and all get the whole."""
+        """Orthogonalise matrices into (N, rows, columns); each rank computes an equal part, and all get the whole."""
         each = -(-len(matrices) // self._dist.world_size)
         first = self._dist.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]

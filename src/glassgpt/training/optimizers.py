@@ -1,4 +1,4 @@
-"""From parameter kinds to optimizers."""
+"""Assign parameters to optimizers by their kind."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Optimizers = list[torch.optim.Optimizer]
 
 
 def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[ParameterKind, dict[str, Any]]:
-    """Every parameter in exactly one group, by its kind; groups that would be empty are left out.
+    """Return optimizer groups by parameter kind; every parameter is in exactly one, and none is empty.
 
-    Matrices are decayed, and a head of its own if that is asked for; all else is not: decay on biases and gains
-    pulls norms towards off, and on embeddings it shrinks rare tokens that get no gradient to grow back.
-    `rate_ratio` is the group's learning rate over `train.learning_rate`.
+    Weight decay applies to matrices, and to an untied head if configured. Decaying biases and gains would switch norms
+    off, and decaying embeddings would shrink rare tokens, which get no gradient to grow back. `rate_ratio` is the
+    group's learning rate over `train.learning_rate`.
     """
     ratios: dict[ParameterKind, float] = {
         "matrix": 1.0,
@@ -42,9 +42,9 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
 def build_optimizers(
     model: LanguageModel, config: OptimizerConfig, dist: DistributedContext | None = None, *, compiled: bool = False
 ) -> Optimizers:
-    """The optimizers of a model; the loop sets their learning rate at each step.
+    """Return the optimizers of a model. `set_learning_rate` must be called before each step.
 
-    AdamW is PyTorch's own with its fused kernel, one pass over memory instead of a dozen.
+    AdamW is PyTorch's with its fused kernel: one pass over memory instead of a dozen.
     """
     groups = parameter_groups(model, config)
     built: Optimizers = []
@@ -67,7 +67,7 @@ def build_optimizers(
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], learning_rate: float) -> None:
-    """Give every group its rate."""
+    """Set the learning rate of every group, scaled by its `rate_ratio`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["rate_ratio"]

@@ -1,10 +1,9 @@
-"""The model as the loop calls it: wrapped for several ranks, compiled, its activations forgotten where asked."""
+"""The training loss as the train step calls it: wrapped for several ranks, compiled, with recomputed activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,45 +20,17 @@ from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
-    """What memory is traded for; the gradient is the same whatever stands here.
-
-    Attributes:
-        micro_batch_size: sequences in a forward pass.
-        loss_chunk_tokens: see `TrainConfig`.
-        recompute_activations: see `TrainConfig`.
-    """
-
-    micro_batch_size: int
-    loss_chunk_tokens: int
-    recompute_activations: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """For checkpoints and `events.jsonl`, where the micro-batch size has the name `micro_rows`."""
-        return {
-            "micro_rows": self.micro_batch_size,
-            "loss_chunk_tokens": self.loss_chunk_tokens,
-            "recompute_activations": self.recompute_activations,
-        }
-
-    @classmethod
-    def from_json(cls, plan: Mapping[str, Any]) -> MemoryPlan:
-        """Undo `to_json`."""
-        return cls(plan["micro_rows"], plan["loss_chunk_tokens"], plan["recompute_activations"])
-
-
 class ParallelLoss:
-    """Inputs and targets to loss, the same whatever wraps it.
+    """Maps inputs and targets to the loss, whatever the model is wrapped in.
 
     Args:
         model: on its device; sharding changes its parameters in place.
         train: the configuration.
-        hardware: what `auto` came to.
-        ranks: the processes that train together.
+        hardware: resolved device and precision.
+        dist: the processes that train together.
 
     Attributes:
-        is_sharded: whether each rank holds only a part of each parameter, so that all must do the same calls.
+        is_sharded: whether each rank holds a part of each parameter only, so that all ranks must make the same calls.
     """
 
     def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, dist: DistributedContext) -> None:
@@ -68,7 +39,7 @@ class ParallelLoss:
         self._wrapped: nn.Module = self._loss
         self._blocks, self._recomputes = model.blocks, False
         if train.recompute_activations:
-            self._recompute()
+            self._recompute_activations()
         if self.is_sharded:
             self._shard(model, hardware)
         elif dist.world_size > 1:
@@ -78,46 +49,46 @@ class ParallelLoss:
                 compiled,  # type: ignore[arg-type]
                 device_ids=devices,
                 gradient_as_bucket_view=True,
-                broadcast_buffers=False,  # they are tables, the same everywhere
+                broadcast_buffers=False,  # they are constant tables, the same on all ranks
             )
         elif hardware.compile:
             self._wrapped = torch.compile(self._loss)  # type: ignore[assignment]
 
     def train(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats per token of this rank's micro-batch (B, T), to be differentiated: a scalar."""
+        """Return the mean loss of this rank's micro-batch (B, T) in nats per token: a differentiable scalar."""
         return self._wrapped(inputs, targets)
 
     def validate(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The same without gradient, by the way that needs no compiling for each shape."""
+        """Return the same, uncompiled: validation batches have other shapes, and each would be compiled anew."""
         return self._loss(inputs, targets)
 
     def without_sync(self) -> AbstractContextManager[object]:
-        """Context for all but the last micro-batch of a step: gradients add up here and travel once."""
+        """Context for all micro-batches of a step but the last: gradients are accumulated, but not exchanged."""
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
-        return _unsynchronised(self._loss) if self.is_sharded else nullcontext()
+        return _without_gradient_sync(self._loss) if self.is_sharded else nullcontext()
 
     @property
-    def memory(self) -> tuple[int, bool]:
-        """Tokens whose logits are held at once, and whether activations are computed again; see `MemoryPlan`."""
+    def memory_options(self) -> tuple[int, bool]:
+        """The tokens whose logits are held at once, and whether activations are recomputed; see `MemoryPlan`."""
         return self._loss.chunk_tokens, self._recomputes
 
-    def adapt(self, loss_chunk_tokens: int, recompute_activations: bool) -> None:
+    def set_memory_options(self, loss_chunk_tokens: int, recompute_activations: bool) -> None:
         """Trade time for memory, or back."""
-        if (loss_chunk_tokens, recompute_activations) == self.memory:
+        if (loss_chunk_tokens, recompute_activations) == self.memory_options:
             return
         self._loss.chunk_tokens = loss_chunk_tokens
         if recompute_activations and not self._recomputes:
-            self._recompute()
+            self._recompute_activations()
         elif self._recomputes and not recompute_activations:
             for block in self._blocks:
-                del block.forward  # the class's own comes to light again
+                del block.forward  # uncovers the method of the class
             self._recomputes = False
-        torch.compiler.reset()  # what was compiled holds the old way
+        torch.compiler.reset()  # compiled code is specialised to the options before
 
-    def _recompute(self) -> None:
+    def _recompute_activations(self) -> None:
         for block in self._blocks:
-            _recompute(block)
+            _keep_only_input(block)
         self._recomputes = True
 
     def _shard(self, model: LanguageModel, hardware: Hardware) -> None:
@@ -132,7 +103,7 @@ class ParallelLoss:
 
 
 @contextmanager
-def _unsynchronised(module: nn.Module) -> Generator[None]:
+def _without_gradient_sync(module: nn.Module) -> Generator[None]:
     assert isinstance(module, FSDPModule)
     module.set_requires_gradient_sync(False)
     try:
@@ -141,7 +112,7 @@ def _unsynchronised(module: nn.Module) -> Generator[None]:
         module.set_requires_gradient_sync(True)
 
 
-def _recompute(block: nn.Module) -> None:
-    """Let a block keep only its input, and compute the rest again for the gradient (Chen et al. 2016)."""
+def _keep_only_input(block: nn.Module) -> None:
+    """Let a block keep only its input, and recompute its activations in the backward pass (Chen et al. 2016)."""
     forward: Callable[..., Any] = block.forward
     block.forward = partial(checkpoint, forward, use_reentrant=False)

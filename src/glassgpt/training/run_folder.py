@@ -1,4 +1,4 @@
-"""A run is a folder; this is the only place that knows where in it things lie."""
+"""The folder of a run, and the names of the files in it."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class RunFolder:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer, whole: a run needs nothing else to read and write text."""
+        """The complete tokenizer; a run needs no other file to read and generate text."""
         return self.path / "tokenizer.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: steps and validations."""
+        """One JSON object per line: steps and validations."""
         return self.path / "metrics.jsonl"
 
     @property
     def abandoned(self) -> Path:
-        """Lines of `metrics.jsonl` whose steps were taken back by a rewind."""
+        """Lines of `metrics.jsonl` whose steps a rollback has undone."""
         return self.path / "abandoned.jsonl"
 
     @property
     def layers(self) -> Path:
-        """One JSON object a line: what a look into every layer showed, where that was asked for."""
+        """One JSON object per line: samples of every layer, if the run records them."""
         return self.path / "layers.jsonl"
 
     @property
     def events(self) -> Path:
-        """One JSON object a line: what happened to the run."""
+        """One JSON object per line: what happened to the run."""
         return self.path / "events.jsonl"
 
     @property
@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The run on one page."""
+        """The report: the run on one page."""
         return self.path / "report.html"
 
     @property
@@ -67,15 +67,15 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """One folder a checkpoint."""
+        """One folder per checkpoint."""
         return self.path / "checkpoints"
 
     def exists(self) -> bool:
-        """Whether there is a run here."""
+        """Return whether there is a run here."""
         return self.config.is_file()
 
     def require(self) -> RunFolder:
-        """This run, if it is one.
+        """Return this run folder.
 
         Raises:
             CheckpointError: there is no run here.
@@ -84,7 +84,7 @@ class RunFolder:
             raise CheckpointError(f"{self.path} is a file; name the folder of the run")
         if not self.path.is_dir():
             raise CheckpointError(
-                f"{self.path} does not exist; make a run with: glassgpt train PRESET --out {self.path}"
+                f"{self.path} does not exist; create a run with: glassgpt train PRESET --out {self.path}"
             )
         if not self.exists():
             raise CheckpointError(f"{self.path} is not a run: it has no {self.config.name}")
@@ -92,7 +92,7 @@ class RunFolder:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file; a last line that a crash cut short is left out."""
+    """Return the lines of a JSONL file, without a last line that a crash cut short; [] if there is no file."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")

@@ -1,4 +1,4 @@
-"""The learning rate at each step. A pure function of the step, so that resuming needs no state."""
+"""The learning rate schedule: a pure function of the step, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from glassgpt.training.config import ScheduleConfig
 
 
 def learning_rate_ratio(schedule: ScheduleConfig, step: int, max_steps: int) -> float:
-    """Rate of the step with number `step` (0 is the first), as a share of the peak, in [0, 1].
+    """Return the learning rate after `step` steps as a share of its peak, in [0, 1].
 
-    Warmup ends at 1 and what follows reaches `final_ratio` at the last step.
+    Warmup ends at 1; the decay after it reaches `final_ratio` at the last step.
     """
     if step < schedule.warmup_steps:
         return (step + 1) / (schedule.warmup_steps + 1)

@@ -1,18 +1,129 @@
-"""What `glassgpt bench train` prints."""
+"""What training shows: the announcement, the progress bar, the loss curve, the result of `bench train`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import UsageError
 from glassgpt.training.bench import TrainingSpeed
+from glassgpt.training.curve import smooth
+from glassgpt.training.loop import Trainer
+from glassgpt.training.loss import ValidationLoss
+from glassgpt.training.observers import Observer, StepMetrics
+from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 
-def show_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | None) -> None:
-    """Print the figures of a measurement, and write them to a file where one is named.
+def print_training_setup(trainer: Trainer) -> None:
+    """Print what is about to be trained, on what, and how."""
+    model, train = trainer.model, trainer.config.train
+    parameters = sum(p.numel() for p in model.parameters())
+    kernel = trainer.hardware.attention_kernel(model.config)
+    processes = f", {trainer.dist.world_size} processes" if trainer.dist.world_size > 1 else ""
+    console.info(
+        f"{model.config.arch} with {console.format_count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
+        f"{kernel} attention{processes}; "
+        f"{console.format_count(trainer.state.train_tokens, 'tokens')} of text, "
+        f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
+    )
+
+
+class ProgressDisplay(Observer):
+    """A progress bar with loss, learning rate, gradient norm, speed and time left; plain lines without a terminal."""
+
+    def __init__(self, meter: console.ProgressMeter) -> None:
+        self._meter = meter
+        self._last_step = self._steps_to_regain = 0
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Advance the bar."""
+        note = (
+            f"loss {metrics.loss:.3f}  lr {metrics.learning_rate:.2e}  norm {metrics.grad_norm:.2f}  "
+            f"{console.format_count(metrics.tokens_per_second, 'tokens')}/s"
+        )
+        if metrics.mfu is not None:
+            note += f"  mfu {metrics.mfu:.1%}"
+        self._meter.note(note)
+        # After a rollback, the bar waits until training is back where it was.
+        if self._steps_to_regain == 0:
+            self._meter.advance(1)
+        self._last_step = metrics.step
+        self._steps_to_regain = max(0, self._steps_to_regain - 1)
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        """Print a line above the bar."""
+        mark = "  best so far" if is_best else ""
+        console.info(
+            f"step {step:>6,}  validation loss {validation.loss:.4f}  {validation.bits_per_byte:.4f} bits per byte{mark}"
+        )
+
+    def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
+        """Print the micro-batch size that was measured to fit into memory."""
+        if event == "micro-batch fitted":
+            console.info(f"micro-batch of {details['rows']} of {details['of']} sequences, measured to fit into memory")
+
+    def on_rollback(self, step: int) -> None:
+        """Stop the bar until training is back where it was."""
+        self._steps_to_regain += max(0, self._last_step - step)
+
+    def on_stop_request(self) -> None:
+        """Confirm the request at once, so that nobody asks twice in doubt."""
+        console.info("stopping after this step and saving; ask again to stop at once and lose what is unsaved")
+
+
+@contextmanager
+def progress_display(steps: int) -> Generator[ProgressDisplay]:
+    """Yield a `ProgressDisplay` for a number of steps."""
+    with console.progress("training", steps, unit="steps") as meter:
+        yield ProgressDisplay(meter)
+
+
+def draw_loss_curve(run: RunFolder) -> None:
+    """Draw `loss.png` from `metrics.jsonl`: training loss raw and smoothed, validation losses, learning rate below."""
+    from matplotlib.figure import Figure  # imported only when a picture is drawn
+
+    lines = read_jsonl(run.metrics)
+    steps = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "validation_loss" in line]
+    if not steps:
+        return
+    x = [line["step"] for line in steps]
+    losses = [line["loss"] for line in steps]
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    top.plot(x, losses, color="#0072B2", alpha=0.25, linewidth=0.8)
+    top.plot(x, smooth(losses), color="#0072B2", label="training (smoothed)")
+    if validations:
+        best = min(validations, key=lambda line: line["validation_loss"])
+        top.plot(
+            [line["step"] for line in validations],
+            [line["validation_loss"] for line in validations],
+            "o-", color="#D55E00", markersize=4, label="validation",
+        )  # fmt: skip
+        top.annotate(
+            f"{best['validation_loss']:.3f} nats per token\n{best['validation_bits_per_byte']:.3f} bits per byte",
+            (best["step"], best["validation_loss"]),
+            xytext=(-8, 28), textcoords="offset points", ha="right", color="#D55E00",
+            arrowprops={"arrowstyle": "-", "color": "#D55E00"},
+        )  # fmt: skip
+    top.set_ylabel("loss (nats per token)")
+    top.set_title(run.path.name)
+    top.grid(alpha=0.3)
+    top.legend()
+    bottom.plot(x, [line["learning_rate"] for line in steps], color="#009E73")
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("step")
+    bottom.grid(alpha=0.3)
+    figure.savefig(run.curve, dpi=110)
+
+
+def print_training_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | None) -> None:
+    """Print a measurement, and write it to a file if one is given.
 
     Raises:
         UsageError: the file cannot be written.
@@ -20,7 +131,7 @@ def show_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | None) -> No
     least, most = speed.step_ms_spread
     console.output(f"on {speed.hardware}, attention by {speed.attention}, {speed.processes} process(es)")
     rows = [(phase, f"{ms:.2f}", f"{ms / sum(speed.phase_ms.values()):.1%}") for phase, ms in speed.phase_ms.items()]
-    console.table("where a step's time goes, waiting after each phase", ("phase", "ms", "share"), rows)
+    console.table("time per step by phase, synchronised after each", ("phase", "ms", "share"), rows)
     console.output(f"step: {speed.step_ms:.2f} ms ({least:.2f} to {most:.2f}) for {batch_tokens:,} tokens")
     console.output(f"speed: {speed.tokens_per_second:,.0f} tokens per second")
     if speed.mfu is not None:
@@ -28,9 +139,9 @@ def show_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | None) -> No
         console.output(f"MFU: {speed.mfu:.1%} = tokens per second x {flops}FLOP per token / peak FLOP per second")
     if speed.peak_memory_bytes is not None:
         console.output(f"peak memory: {speed.peak_memory_bytes / 1e9:.2f} GB")
-    console.output(f"first step, with compiling: {speed.first_step_seconds:.1f} s")
+    console.output(f"first step, including compilation: {speed.first_step_seconds:.1f} s")
     if file is not None:
         try:
             write_atomically(file, (json.dumps(speed.as_json(), indent=2) + "\n").encode())
         except OSError as error:
-            raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+            raise UsageError(f"cannot write {file}: {error.strerror}") from error

@@ -1,325 +1,191 @@
-"""One optimizer step: gradients of a whole batch, then the update. Read `TrainStep.step` first: it reads like what it does.
+"""One optimizer step: the gradient of a whole batch, then the update. Start reading at `TrainStep.run`.
 
-An update whose loss or gradient is not finite is refused *on the device*: optimizers select, by a flag that they
-find in `found_inf`, between new and old weights (PyTorch's convention, which its fused kernels follow and Muon of
-ours too). The host learns of it later, when it reads the step's figures; until it has said `release`, every further
-update is refused as well, so that it finds weights, optimizer and average exactly as the refused step found them.
+A GPU works asynchronously. When `run` returns, its step is queued, not done, and waiting for the result would leave
+the GPU idle once a step; so `run` returns the outcome of the step before. A step whose loss or gradient is not finite
+is therefore skipped by the device itself: optimizers read a flag, `found_inf` (PyTorch's convention, which its fused
+kernels and our Muon follow), and keep the old weights where it is set. The flag stays set until the host has learned
+of it, so the step that was queued behind a bad one changes nothing either, and `run` undoes what it did on the host.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from glassgpt.data.batches import Batches
 from glassgpt.data.shards import TokenArray
-from glassgpt.device import is_out_of_memory
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.average import WeightAverage
-from glassgpt.training.batch_loader import build_batch_loader
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext, full_tensor
-from glassgpt.training.figures import StepFigures
 from glassgpt.training.hardware import Hardware
-from glassgpt.training.optimizers import build_optimizers, set_learning_rate
-from glassgpt.training.parallel import MemoryPlan, ParallelLoss
-
-CAREFUL_STEPS = 3
-"""Steps of several ranks in which gradients travel only when all know that all have theirs: memory runs out by size in
-the first two (with the second, the optimizer's averages are there from the beginning), or after a change of memory."""
-
-
-class Probe(Protocol):
-    """Looks at weights and gradients from within a step; must change neither, nor draw random numbers."""
-
-    def before_update(self, step: int) -> None:
-        """Gradients are whole and clipped, and weights as they were in the forward pass."""
-        ...
-
-    def after_update(self, step: int) -> None:
-        """Weights are updated; there are no gradients any more."""
-        ...
+from glassgpt.training.lagged_metrics import LaggedMetrics
+from glassgpt.training.optimizers import set_learning_rate
+from glassgpt.training.outcomes import Applied, Outcome, OutOfMemory, Skipped
+from glassgpt.training.snapshot import StepSnapshot
+from glassgpt.training.trainable import TrainableModel
 
 
-@dataclass(frozen=True)
-class StepSnapshot:
-    """What decides a step besides weights and optimizer: enough to do it again.
+class QueuedStep(NamedTuple):
+    """A step whose outcome is not known yet; see `Applied` and `Skipped`."""
 
-    Attributes:
-        windows: position in the data.
-        rng: of the generators that dropout draws from.
-        counters: steps that optimizers count on the host.
-    """
-
-    windows: int
-    rng: dict[str, Tensor]
-    counters: tuple[int, ...]
+    step: int
+    learning_rate: float
+    data_seconds: float
+    snapshot: StepSnapshot
 
 
-class TrainStep:
-    """A model on its device with all that changes its weights.
-
-    Args:
-        model: on the CPU; it is moved to the device and changed in place.
-        tokens: the training text.
-        settings: the configuration.
-        hardware: what `auto` came to.
-        ranks: the processes that train together.
-
-    Attributes:
-        model: the model.
-        loss: the model as it is called here: wrapped, compiled, sharded.
-        optimizers: what changes the weights.
-        scaler: of gradients, at work for fp16 only.
-        average: of the weights, or None.
-        batches: the position in the data.
-        mark: told the name of each phase when it has been queued; for measuring.
-        probes: who looks at gradients and updates.
-        began: where the latest step began.
-        data_seconds: for which the latest step waited for its batches.
-        micro_batch_size: sequences in a forward pass; see `adapt`.
-        rows: sequences in a step, of this rank.
-        on_out_of_memory: asked, outside of any handler and with the gradients dropped, whether room was made, so
-            that the whole step can be done again; on all ranks with the same words.
-    """
+class TrainStep(TrainableModel):
+    """Runs optimizer steps on a `TrainableModel`, which holds the model, the optimizers and the data."""
 
     def __init__(
         self,
         model: LanguageModel,
         tokens: TokenArray,
-        settings: TrainerConfig,
+        config: TrainerConfig,
         hardware: Hardware,
         dist: DistributedContext,
     ) -> None:
-        train, context = settings.train, model.config.context_length
-        self.model = model.to(hardware.device)
-        self.loss = ParallelLoss(self.model, train, hardware, dist)
-        self.optimizers = build_optimizers(self.model, settings.optimizer, dist, compiled=hardware.compile)
-        self.scaler = hardware.scaler()
-        self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
-        self.batches = Batches(tokens, context, settings.seed, rank=dist.rank, world_size=dist.world_size)
-        self.loader = build_batch_loader(self.batches, hardware.device)
-        self.mark: Callable[[str], None] = lambda phase: None
-        self.probes: list[Probe] = []
-        self.batch_size = train.batch_tokens // context // dist.world_size
-        self.micro_batch_size = train.resolve_micro_batch_size(self.batch_size)
-        self.on_out_of_memory: Callable[[str], bool] = lambda message: False
-        self._clip_norm = train.clip_norm or math.inf
-        self.data_seconds = 0.0
-        self._hardware, self._dist = hardware, dist
-        self._careful_steps = CAREFUL_STEPS
-        self.began = self.start()
-        # Kept, never replaced: the optimizers hold the first.
-        self._blocked = torch.zeros((), device=hardware.device)
-        self._halted = torch.zeros((), device=hardware.device, dtype=torch.bool)
+        super().__init__(model, tokens, config, hardware, dist)
+        self._data_seconds = 0.0
+        self._lagged = LaggedMetrics[QueuedStep]()
+        # Two flags on the device, changed in place because the optimizers hold the first: skip this update, and skip
+        # all updates until the host has seen that one was skipped.
+        self._skip = torch.zeros((), device=self.hardware.device)
+        self._halted = torch.zeros((), device=self.hardware.device, dtype=torch.bool)
         for optimizer in self.optimizers:
-            optimizer.found_inf = self._blocked  # type: ignore[attr-defined]
+            optimizer.found_inf = self._skip  # type: ignore[attr-defined]
 
-    def step(self, number: int, learning_rate: float, *, asked_to_stop: bool = False) -> StepFigures:
-        """The step with this number, 1 being the first.
+    def run(self, step: int, learning_rate: float, *, stop_requested: bool = False) -> Outcome | None:
+        """Queue an optimizer step and return the outcome of the one queued before it.
 
         Args:
-            number: of the step.
-            learning_rate: for the update.
-            asked_to_stop: whether this rank's user wants to stop; it travels with the figures to the other ranks.
-
-        Raises:
-            torch.OutOfMemoryError: memory ran out, and `on_out_of_memory` could make no room; or it ran out in a step
-                of several ranks in which the others cannot be asked, because they wait for gradients.
-        """
-        set_learning_rate(self.optimizers, learning_rate)
-        local = self._accumulate_with_room()
-        asked = torch.full_like(local[0], float(asked_to_stop))
-        loss, bad_micro_steps, stop_requests = self._dist.all_reduce_sum(torch.stack([*local, asked])).unbind()
-        grad_norm = self._gradient_norm()
-        refused = self._refuse(loss, grad_norm)
-        self._update(number)
-        self.mark("optimizer")
-        return StepFigures(loss, grad_norm, stop_requests, bad_micro_steps, refused)
-
-    def start(self) -> StepSnapshot:
-        """Where the next step will begin."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self._hardware.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self._hardware.device)
-        if self._hardware.device.type == "mps":
-            rng["mps"] = torch.mps.get_rng_state()
-        counters = tuple(group["steps"] for optimizer in self.optimizers for group in _counting(optimizer))
-        return StepSnapshot(self.batches.position, rng, counters)
-
-    def go_back(self, start: StepSnapshot) -> None:
-        """Undo what steps have changed on the host since `start`; for steps whose updates were refused."""
-        self.seek(start.windows)
-        torch.set_rng_state(start.rng["cpu"])
-        if "cuda" in start.rng:
-            torch.cuda.set_rng_state(start.rng["cuda"], self._hardware.device)
-        if "mps" in start.rng:
-            torch.mps.set_rng_state(start.rng["mps"])
-        groups = [group for optimizer in self.optimizers for group in _counting(optimizer)]
-        for group, steps in zip(groups, start.counters, strict=True):
-            group["steps"] = steps
-
-    def seek(self, windows: int) -> None:
-        """Go to a position in the data."""
-        self.loader.restart()
-        self.batches.seek(windows)
-
-    def release(self) -> None:
-        """Let updates be applied again after one was refused."""
-        self._halted.zero_()
-
-    @property
-    def memory(self) -> MemoryPlan:
-        """What memory is traded for now."""
-        return MemoryPlan(self.micro_batch_size, *self.loss.memory)
-
-    def adapt(self, memory: MemoryPlan) -> None:
-        """Trade otherwise; the step's batch and gradient stay the same.
-
-        Raises:
-            ValueError: the micro-batch does not divide the step's rows.
-        """
-        if self.batch_size % memory.micro_batch_size:
-            raise ValueError(f"{memory.micro_batch_size} sequences do not divide the {self.batch_size} of a step")
-        self.loader.restart()
-        self._careful_steps = CAREFUL_STEPS
-        self.micro_batch_size = memory.micro_batch_size
-        self.loss.adapt(memory.loss_chunk_tokens, memory.recompute_activations)
-
-    def begin_again(self) -> None:
-        """As before the first step, with the weights that the model has now."""
-        for optimizer in self.optimizers:
-            optimizer.state.clear()
-            for group in _counting(optimizer):
-                group["steps"] = 0
-        self.scaler = self._hardware.scaler()
-        if self.average is not None:
-            for name, parameter in self.model.named_parameters():
-                self.average.named()[name].copy_(parameter.detach())
-
-    @property
-    def is_careful(self) -> bool:
-        """Whether ranks ask each other, in the next step, if memory ran out anywhere, before gradients travel.
-
-        Where weights are sharded they cannot: all ranks compute every layer together.
-        """
-        return self._dist.world_size > 1 and self._careful_steps > 0 and not self.loss.is_sharded
-
-    def _accumulate_with_room(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the whole batch, again from its beginning for as long as room for it can be made."""
-        self.began = self.start()
-        while True:
-            figures = self._attempt()
-            if not isinstance(figures, str):
-                return figures
-            # Only out here is nothing of the failed step alive any more: the exception held its frames.
-            self._forget_gradients()
-            self.go_back(self.began)
-            is_known = self._dist.world_size == 1 or self.is_careful
-            if not is_known or not self.on_out_of_memory(figures):
-                raise torch.OutOfMemoryError(figures)
-
-    def _attempt(self) -> tuple[Tensor, Tensor] | str:
-        """Accumulate once; returns the words of it where memory ran out, here or on a rank that can tell."""
-        shortage = ""
-        try:
-            figures = self._accumulate()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            figures = shortage = str(error).strip().partition("\n")[0]
-        if not self.is_careful:
-            return figures
-        if shortage:
-            self._forget_gradients()  # to tell the others takes memory too
-        told = next((words for words in self._dist.all_gather_objects(shortage) if words), "")
-        if told:
-            return told
-        self._average_gradients()
-        self._careful_steps -= 1
-        return figures
-
-    def _average_gradients(self) -> None:
-        """What DDP does while it computes, done afterwards."""
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                self._dist.all_reduce_sum(parameter.grad.mul_(1 / self._dist.world_size))
-
-    def _accumulate(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the whole batch, micro-batch by micro-batch.
+            step: its number; the first is 1.
+            learning_rate: rate of the update.
+            stop_requested: whether this rank's user asked to stop; all ranks learn of it with the outcome.
 
         Returns:
-            This rank's part of the mean loss over all ranks, and how many micro-steps had a loss that is not finite.
+            - `Applied`, or None if no step was waiting for its outcome.
+            - `Skipped`: the step before was not applied, so the step of this call was undone; run it again.
+            - `OutOfMemory`: the step of this call did not complete and was undone.
         """
-        loss = torch.zeros((), device=self._hardware.device)
-        bad = torch.zeros((), device=self._hardware.device)
-        accumulation = self.batch_size // self.micro_batch_size
-        self.data_seconds = 0.0
-        for i in range(accumulation):
-            asked = time.perf_counter()
+        snapshot = self.snapshot()
+        set_learning_rate(self.optimizers, learning_rate)
+        can_retry = self.memory_guard.can_retry
+        sums = self.memory_guard.attempt(self._accumulate, self.model)
+        if isinstance(sums, str):
+            self.restore(snapshot)
+            return OutOfMemory(step, sums, can_retry)
+        local = torch.stack([*sums, torch.full_like(sums[0], float(stop_requested))])
+        loss, bad_micro_steps, stop_requests = self.dist.all_reduce_sum(local).unbind()
+        grad_norm = self._clip_gradients()
+        skipped = self._gate(loss, grad_norm)
+        self._update(step)
+        self.mark("optimizer")
+
+        queued = QueuedStep(step, learning_rate, self._data_seconds, snapshot)
+        scalars = torch.stack([loss, grad_norm, stop_requests, bad_micro_steps, skipped])
+        outcome = self._resolve(self._lagged.push(queued, scalars))
+        if isinstance(outcome, Skipped):
+            self._lagged.clear()
+            self.restore(snapshot)
+        return outcome
+
+    def finish(self) -> Applied | Skipped | None:
+        """Wait for the step queued last and return its outcome; None if it was returned already."""
+        return self._resolve(self._lagged.pop())
+
+    def discard_queued(self) -> None:
+        """Forget the step queued last: the run is rolled back to before it."""
+        self._lagged.clear()
+        self._halted.zero_()
+
+    def run_and_wait(self, step: int, learning_rate: float) -> Applied | Skipped:
+        """Run a step and wait for its outcome, with none queued before it.
+
+        Raises:
+            torch.OutOfMemoryError: memory ran out.
+        """
+        outcome = self.run(step, learning_rate) or self.finish()
+        if isinstance(outcome, OutOfMemory):
+            raise torch.OutOfMemoryError(outcome.message)
+        assert outcome is not None, "a step was queued just now"
+        return outcome
+
+    def _accumulate(self) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of the batch, one micro-batch at a time.
+
+        Returns:
+            This rank's share of the mean loss over all ranks, and its number of micro-batches whose loss is not finite.
+        """
+        loss = torch.zeros((), device=self.hardware.device)
+        bad = torch.zeros((), device=self.hardware.device)
+        micro_steps = self.batch_size // self.micro_batch_size
+        self._data_seconds = 0.0
+        for i in range(micro_steps):
+            requested = time.perf_counter()
             inputs, targets = self.loader.next(self.micro_batch_size)
-            self.data_seconds += time.perf_counter() - asked
+            self._data_seconds += time.perf_counter() - requested
             self.mark("data")
-            travels = i == accumulation - 1 and not self.is_careful
-            with nullcontext() if travels else self.loss.without_sync():
-                with self._hardware.autocast():
+            # Gradients add up on each rank and are exchanged once, during the last backward pass.
+            exchange = i == micro_steps - 1 and not self.memory_guard.defers_exchange
+            with nullcontext() if exchange else self.loss.without_sync():
+                with self.hardware.autocast():
                     micro_loss = self.loss.train(inputs, targets)
                 self.mark("forward")
-                # Micro-batches are equally long, so the mean of their means is the mean of the whole batch.
-                self.scaler.scale(micro_loss / accumulation).backward()
+                # All micro-batches have the same size, so the mean of their means is the mean over the batch. backward()
+                # adds to the gradients, so each loss is divided before it; the scaler (fp16 only) keeps small gradients
+                # from underflowing and is divided out again before clipping.
+                self.scaler.scale(micro_loss / micro_steps).backward()
                 self.mark("backward")
             micro_loss = micro_loss.detach()
-            loss += micro_loss / accumulation
+            loss += micro_loss / micro_steps
             bad += ~micro_loss.isfinite()
-        return loss / self._dist.world_size, bad
+        return loss / self.dist.world_size, bad
 
-    def _gradient_norm(self) -> Tensor:
-        """Unscale and clip the gradients; returns their global norm before clipping."""
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to the largest allowed global norm; return the norm before."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        return full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm))
+        # One norm over all parameters: clipping changes the length of the step, never its direction.
+        return full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm))
 
-    def _refuse(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Set the flag by which optimizers keep the old weights; returns whether it is this step's doing, as 0 or 1.
+    def _gate(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Set the flags that make optimizers keep the old weights; return 1 if this step is at fault, else 0.
 
-        Loss and norm are the same on all ranks, so that all decide the same.
+        Loss and norm are the same on all ranks, so all ranks decide the same, without asking the host.
         """
         finite = loss.isfinite() & grad_norm.isfinite()
-        self._blocked.copy_(~finite | self._halted)
-        # With a scaler, an overflowing gradient is everyday business: the scale shrinks, and training goes on.
+        self._skip.copy_(~finite | self._halted)
+        # With a scaler an overflowing gradient is routine: it lowers its scale, and training goes on.
         self._halted |= ~loss.isfinite() if self.scaler.is_enabled() else ~finite
         return (~finite).float()
 
-    def _update(self, number: int) -> None:
-        """Step with all optimizers, or with none of them; then forget the gradients."""
+    def _update(self, step: int) -> None:
+        """Apply the gradients, or keep everything as it is where the gate says so; then drop the gradients."""
         for probe in self.probes:
-            probe.before_update(number)
+            probe.before_update(step)
         for optimizer in self.optimizers:
-            # Not scaler.step, which asks for each optimizer by itself: half an update would be applied.
+            # Not scaler.step(optimizer), which decides for each optimizer alone and could apply half an update.
             optimizer.step()
         self.scaler.update()
-        self._forget_gradients()
+        self.model.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(number, self._blocked)
+            self.average.update(step, self._skip)
         for probe in self.probes:
-            probe.after_update(number)
+            probe.after_update(step)
 
-    def _forget_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-
-    def close(self) -> None:
-        """End what works in the background."""
-        self.loader.close()
-
-
-def _counting(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The groups of an optimizer that count their steps on the host."""
-    return [group for group in optimizer.param_groups if "steps" in group]
+    def _resolve(self, finished: tuple[QueuedStep, list[float]] | None) -> Applied | Skipped | None:
+        """Turn a finished step's scalars into its outcome. If it was skipped, let further steps be applied again."""
+        if finished is None:
+            return None
+        queued, (loss, grad_norm, stop_requests, bad_micro_steps, at_fault) = finished
+        common = (queued.step, loss, grad_norm, queued.learning_rate)
+        scaler_skipped = at_fault > 0 and self.scaler.is_enabled() and math.isfinite(loss)
+        if at_fault > 0 and not scaler_skipped:
+            self._halted.zero_()
+            return Skipped(*common, stop_requests > 0, int(bad_micro_steps), queued.snapshot)
+        return Applied(*common, queued.data_seconds, stop_requests > 0, scaler_skipped)

@@ -29,7 +29,7 @@ from glassgpt.training.checkpoint import (
     WEIGHTS,
     checkpoint_name,
     checkpoint_step,
-    damage,
+    find_damage,
     list_checkpoints,
 )
 from glassgpt.training.config import TrainerConfig
@@ -183,7 +183,7 @@ def check_live_findings(log: RunLog, reported: list[Finding]) -> CheckResult:
 
 def classify_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
     """Return the steps of the whole checkpoints, and the problem of each damaged one by its step."""
-    problems = {checkpoint_step(path): damage(path) for path in list_checkpoints(run)}
+    problems = {checkpoint_step(path): find_damage(path) for path in list_checkpoints(run)}
     whole = [step for step, problem in problems.items() if problem is None]
     return whole, {step: problem for step, problem in problems.items() if problem is not None}
 

@@ -1,4 +1,4 @@
-"""However batches come to the device, they are the same batches, and the position counts what was handed out."""
+"""All batch loaders return the same batches, and the position counts what they returned."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ def fast(request):
     return request.param
 
 
-def batches(**ranks):
-    return Batches(random_tokens(300, 1000), 16, seed=5, **ranks)
+def batches(**distributed):
+    return Batches(random_tokens(300, 1000), 16, seed=5, **distributed)
 
 
-@pytest.mark.parametrize("ranks", [{}, {"rank": 1, "world_size": 2}])
-def test_fast_feeds_equal_the_readable_one(fast, ranks):
-    one, two = DirectLoader(batches(**ranks), CPU), fast(batches(**ranks), CPU)
+@pytest.mark.parametrize("distributed", [{}, {"rank": 1, "world_size": 2}])
+def test_fast_loaders_return_the_batches_of_the_direct_one(fast, distributed):
+    one, two = DirectLoader(batches(**distributed), CPU), fast(batches(**distributed), CPU)
     for _ in range(60):  # several epochs
         for a, b in zip(one.next(4), two.next(4), strict=True):
             assert a.dtype == b.dtype == torch.int64
@@ -30,7 +30,7 @@ def test_fast_feeds_equal_the_readable_one(fast, ranks):
     two.close()
 
 
-def test_a_sought_position_is_where_it_goes_on(fast):
+def test_loader_continues_at_a_sought_position(fast):
     whole, resumed = fast(batches(), CPU), batches()
     for _ in range(7):
         whole.next(4)
@@ -39,13 +39,13 @@ def test_a_sought_position_is_where_it_goes_on(fast):
         assert torch.equal(a, b)
 
 
-def test_another_number_of_rows_than_was_read_ahead_is_refused():
-    feed = PrefetchingLoader(batches(), CPU)
-    feed.next(4)
-    with pytest.raises(ValueError, match="read ahead"):
-        feed.next(2)
-    feed.close()
+def test_prefetching_loader_refuses_another_batch_size():
+    loader = PrefetchingLoader(batches(), CPU)
+    loader.next(4)
+    with pytest.raises(ValueError, match="prefetched"):
+        loader.next(2)
+    loader.close()
 
 
-def test_a_cpu_reads_directly():
+def test_cpu_uses_the_direct_loader():
     assert isinstance(build_batch_loader(batches(), CPU), DirectLoader)

@@ -1,0 +1,37 @@
+"""The attention modules of a model, and the function that each of them attends with."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from glassgpt.model.attention import AttentionFunction, attend_readable
+from glassgpt.model.transformer import LanguageModel
+
+
+def attention_modules(model: LanguageModel) -> list[Any]:
+    """Return the modules with an `attend` function, in the order of the blocks."""
+    return [module for module in model.modules() if hasattr(module, "attend")]
+
+
+def set_attention(model: LanguageModel, attend: AttentionFunction) -> None:
+    """Let every block attend with this function; a compiled model is compiled again."""
+    for module in attention_modules(model):
+        module.attend = attend
+    torch.compiler.reset()
+
+
+@contextmanager
+def reference_attention(model: LanguageModel) -> Generator[None]:
+    """Compute attention with its readable reference implementation within a block."""
+    kept = [(module, module.attend) for module in attention_modules(model)]
+    for module, _ in kept:
+        module.attend = attend_readable
+    try:
+        yield
+    finally:
+        for module, attend in kept:
+            module.attend = attend

@@ -1,0 +1,69 @@
+"""Checkpoints that can be trusted: complete or absent, verified before use, without pickles from strangers.
+
+A checkpoint is a folder `step-NNNNNN` with
+
+- `model.safetensors`: the weights, by parameter name;
+- `average.safetensors`: their exponential average, if training keeps one;
+- `optimizer.pt`: the optimizers' tensors, unsharded, read with `weights_only=True`;
+- `state.json`: everything else that determines how training goes on (step, data position, generators, scaler);
+- `manifest.json`: size and SHA-256 of each of these files, written last.
+
+It is written to a staging folder on the same file system, flushed to disk and renamed; only then does `latest` name
+it. Whenever the power fails, the previous checkpoint is intact.
+"""
+
+from glassgpt.training.checkpoint.layout import (
+    AVERAGE,
+    MANIFEST,
+    OPTIMIZER,
+    STAGING_PREFIX,
+    STATE,
+    WEIGHTS,
+    checkpoint_name,
+    checkpoint_step,
+    has_optimizer,
+    list_checkpoints,
+    resolve_pointer,
+    set_pointer,
+)
+from glassgpt.training.checkpoint.load import load_average, load_model, load_optimizers, load_weights
+from glassgpt.training.checkpoint.state import TrainingState, read_model_config, read_state
+from glassgpt.training.checkpoint.store import clean_staging, prune, save_checkpoint, set_aside_checkpoints_after
+from glassgpt.training.checkpoint.verify import (
+    VerifiedCheckpoint,
+    find_checkpoint,
+    find_damage,
+    newest_verified_checkpoint,
+    write_manifest,
+)
+
+__all__ = [
+    "AVERAGE",
+    "MANIFEST",
+    "OPTIMIZER",
+    "STAGING_PREFIX",
+    "STATE",
+    "WEIGHTS",
+    "TrainingState",
+    "VerifiedCheckpoint",
+    "checkpoint_name",
+    "checkpoint_step",
+    "clean_staging",
+    "find_checkpoint",
+    "find_damage",
+    "has_optimizer",
+    "list_checkpoints",
+    "load_average",
+    "load_model",
+    "load_optimizers",
+    "load_weights",
+    "newest_verified_checkpoint",
+    "prune",
+    "read_model_config",
+    "read_state",
+    "resolve_pointer",
+    "save_checkpoint",
+    "set_aside_checkpoints_after",
+    "set_pointer",
+    "write_manifest",
+]

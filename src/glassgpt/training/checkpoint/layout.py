@@ -1,0 +1,53 @@
+"""Names of a checkpoint's files, the checkpoints of a run, and the pointers that name one of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from glassgpt.data.files import write_atomically
+from glassgpt.training.run_folder import RunFolder
+
+WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
+STATE, MANIFEST = "state.json", "manifest.json"
+STAGING_PREFIX = ".staging-"
+ABANDONED_PREFIX = "abandoned-"
+
+Pointer = Literal["latest", "best", "healthy"]
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the folder name of the checkpoint after `step` steps."""
+    return f"step-{step:06d}"
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step in a checkpoint's folder name."""
+    return int(path.name.removeprefix("step-"))
+
+
+def list_checkpoints(run: RunFolder) -> list[Path]:
+    """Return all checkpoint folders of a run, oldest first, verified or not."""
+    if not run.checkpoints.is_dir():
+        return []
+    found = [p for p in run.checkpoints.iterdir() if p.is_dir() and re.fullmatch(r"step-\d+", p.name)]
+    return sorted(found, key=checkpoint_step)
+
+
+def has_optimizer(checkpoint: Path) -> bool:
+    """Return whether training can be resumed exactly from a checkpoint; imported weights have no optimizer."""
+    return (checkpoint / OPTIMIZER).is_file()
+
+
+def set_pointer(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
+    """Let a pointer name a checkpoint."""
+    write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
+
+
+def resolve_pointer(run: RunFolder, pointer: Pointer) -> Path | None:
+    """Return the checkpoint that a pointer names, or None."""
+    file = run.checkpoints / pointer
+    name = file.read_text(errors="replace").strip() if file.is_file() else ""
+    path = run.checkpoints / name
+    return path if re.fullmatch(r"step-\d+", name) and path.is_dir() else None

@@ -1,0 +1,83 @@
+"""The part of a checkpoint that is neither weights nor optimizer tensors: `state.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glassgpt.errors import CheckpointError
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.checkpoint.layout import STATE
+
+
+@dataclass
+class TrainingState:
+    """What besides weights and optimizer determines how training goes on.
+
+    Attributes:
+        step: optimizer steps done.
+        windows: training windows consumed, which is the position in the data.
+        train_tokens: length of the training data, to notice that it was exchanged.
+        tokenizer_fingerprint: of the tokenizer that the data was prepared with.
+        seconds: time spent training, interruptions excluded.
+        best_loss: lowest validation loss so far, or None before the first validation.
+        evaluations_since_best: for early stopping.
+        scaler: state of the gradient scaler; empty if it is disabled.
+        rng: every random generator, for each rank; see `capture_rng`.
+        model: the model's configuration, so that a checkpoint can be loaded by itself.
+        quarantined: spans of training tokens that are excluded; see `Batches.quarantine`.
+        rate_scale: factor on the scheduled learning rate, below 1 after a rollback.
+        rewarmup: step after which the learning rate rises anew, and over how many steps; (0, 0) if it does not.
+        memory: the memory plan, if it was changed; see `MemoryPlan.to_json`.
+        policy: what the recovery policy remembers. In `state.json` its name is `guard`.
+    """
+
+    step: int = 0
+    windows: int = 0
+    train_tokens: int = 0
+    tokenizer_fingerprint: str = ""
+    seconds: float = 0.0
+    best_loss: float | None = None
+    evaluations_since_best: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict[str, Any])
+    rng: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    model: dict[str, Any] = field(default_factory=dict[str, Any])
+    quarantined: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    rate_scale: float = 1.0
+    rewarmup: tuple[int, int] = (0, 0)
+    memory: dict[str, Any] = field(default_factory=dict[str, Any])
+    policy: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def to_json(self) -> str:
+        """Return the content of `state.json`."""
+        fields = asdict(self)
+        fields["guard"] = fields.pop("policy")
+        return json.dumps(fields)
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """Return the training state of a verified checkpoint.
+
+    Raises:
+        CheckpointError: it was written by an incompatible version of glassgpt.
+    """
+    try:
+        fields = json.loads((checkpoint / STATE).read_text())
+        policy = fields.pop("guard", {})
+        return TrainingState(**fields, policy=policy)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / STATE} cannot be read: {error}") from error
+
+
+def read_model_config(checkpoint: Path) -> ModelConfig:
+    """Return the model configuration of a verified checkpoint.
+
+    Raises:
+        CheckpointError: it was written by an incompatible version of glassgpt.
+    """
+    try:
+        return ModelConfig(**read_state(checkpoint).model)
+    except TypeError as error:
+        raise CheckpointError(f"{checkpoint / STATE} describes an unknown model: {error}") from error

@@ -1,0 +1,132 @@
+"""Write checkpoints, and delete those that need not be kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from glassgpt.data.files import sync_folder
+from glassgpt.errors import CheckpointError
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint.layout import (
+    ABANDONED_PREFIX,
+    AVERAGE,
+    OPTIMIZER,
+    STAGING_PREFIX,
+    STATE,
+    WEIGHTS,
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+    resolve_pointer,
+    set_pointer,
+)
+from glassgpt.training.checkpoint.state import TrainingState
+from glassgpt.training.checkpoint.verify import write_manifest
+from glassgpt.training.distributed import DistributedContext, full_tensor
+from glassgpt.training.run_folder import RunFolder
+
+
+def save_checkpoint(
+    run: RunFolder,
+    model: LanguageModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    state: TrainingState,
+    *,
+    average: Mapping[str, torch.Tensor] | None = None,
+    dist: DistributedContext | None = None,
+) -> Path:
+    """Write a checkpoint and let `latest` name it. All ranks must call: shards are gathered, the first rank writes.
+
+    Args:
+        run: the run; its folder is created if missing.
+        model: weights to save; they are copied to the CPU.
+        optimizers: empty for imported weights, from which training starts afresh.
+        state: everything else; its `model` is filled in here.
+        average: the averaged weights, if there are any.
+        dist: the processes that train together.
+
+    Raises:
+        CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
+    """
+    is_writer = dist is None or dist.is_main
+    weights = {name: _gather(p, keep=is_writer) for name, p in model.state_dict().items()}
+    tensors = [_gather(optimizer.state_dict(), keep=is_writer) for optimizer in optimizers]
+    target = run.checkpoints / checkpoint_name(state.step)
+    if not is_writer:
+        return target
+    staging = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}"
+    replaced = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}-replaced"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        save_file(weights, staging / WEIGHTS)
+        if average is not None:
+            save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
+        if tensors:
+            torch.save(tensors, staging / OPTIMIZER)
+        (staging / STATE).write_text(replace(state, model=asdict(model.config)).to_json())
+        write_manifest(staging)
+        if target.exists():
+            # A damaged checkpoint of this step that was skipped when the run was resumed; never the only intact one.
+            os.rename(target, replaced)
+        os.rename(staging, target)
+        sync_folder(run.checkpoints)
+        set_pointer(run, "latest", target)
+    except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports a full disk in its own way
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
+        raise CheckpointError(f"could not save {target}: {reason}; earlier checkpoints are untouched") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    return target
+
+
+def prune(run: RunFolder, keep_last: int, step: int) -> None:
+    """Delete all checkpoints up to `step` but the best, the one certified healthy, and the newest `keep_last`.
+
+    Later ones are damaged, or the run would have been resumed from them; they must not count as kept.
+    """
+    kept = (resolve_pointer(run, "best"), resolve_pointer(run, "healthy"))
+    for path in [path for path in list_checkpoints(run) if checkpoint_step(path) <= step][:-keep_last]:
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def set_aside_checkpoints_after(run: RunFolder, step: int) -> None:
+    """Rename the checkpoints after `step`: the run was rolled back and goes on without them.
+
+    Those that were set aside before are deleted.
+    """
+    for path in run.checkpoints.glob(f"{ABANDONED_PREFIX}*"):
+        shutil.rmtree(path)
+    for path in list_checkpoints(run):
+        if checkpoint_step(path) > step:
+            path.rename(path.with_name(ABANDONED_PREFIX + path.name))
+
+
+def clean_staging(run: RunFolder) -> None:
+    """Delete what a killed process left half-written."""
+    for path in run.checkpoints.glob(f"{STAGING_PREFIX}*"):
+        shutil.rmtree(path)
+
+
+def _gather(tree: Any, *, keep: bool) -> Any:
+    """Return the same state with unsharded tensors on the CPU; None in place of tensors that this rank does not `keep`.
+
+    Tensors are gathered one by one, in an order that all ranks share: no device ever holds more than one whole tensor.
+    """
+    if isinstance(tree, torch.Tensor):
+        whole = full_tensor(tree.detach())
+        return whole.to("cpu").contiguous() if keep else None
+    if isinstance(tree, dict):
+        return {key: _gather(value, keep=keep) for key, value in tree.items()}  # type: ignore[misc]
+    return tree

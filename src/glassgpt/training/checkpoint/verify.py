@@ -1,0 +1,115 @@
+"""Whether a checkpoint is intact: its manifest, written last and checked before every use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from glassgpt.data.files import sync_folder, write_atomically
+from glassgpt.errors import CheckpointError
+from glassgpt.training.checkpoint.layout import MANIFEST, STATE, WEIGHTS, list_checkpoints, resolve_pointer
+from glassgpt.training.run_folder import RunFolder
+
+FORMAT_VERSION = 1
+
+
+def write_manifest(folder: Path) -> None:
+    """Flush every file of a folder to disk, then write the manifest."""
+    files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    for name in files:
+        _sync_file(folder / name)
+    write_atomically(folder / MANIFEST, json.dumps({"format": FORMAT_VERSION, "files": files}, indent=1).encode())
+    sync_folder(folder)
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint in a few words, or None if every byte is as it was written."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        version, files = manifest["format"], dict(manifest["files"])
+        expected = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is damaged"
+    if version != FORMAT_VERSION:
+        return f"its format is {version}, but this version reads {FORMAT_VERSION}"
+    if not {WEIGHTS, STATE} <= expected.keys():
+        return f"{MANIFEST} does not list {WEIGHTS} and {STATE}"
+    for name, (size, sha256) in expected.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+        if _sha256(path) != sha256:
+            return f"{name} does not match its checksum"
+    return None
+
+
+@dataclass(frozen=True)
+class VerifiedCheckpoint:
+    """The newest intact checkpoint of a run.
+
+    Attributes:
+        path: its folder.
+        skipped: a line for each newer checkpoint, saying what is wrong with it.
+    """
+
+    path: Path
+    skipped: list[str]
+
+
+def newest_verified_checkpoint(run: RunFolder) -> VerifiedCheckpoint | None:
+    """Return the newest intact checkpoint of a run, or None if the run has none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, but all are damaged.
+    """
+    skipped: list[str] = []
+    for path in reversed(list_checkpoints(run)):
+        problem = find_damage(path)
+        if problem is None:
+            return VerifiedCheckpoint(path, skipped)
+        skipped.append(f"{path.name}: {problem}")
+    if skipped:
+        raise CheckpointError(f"every checkpoint of {run.path} is damaged ({'; '.join(skipped)})")
+    return None
+
+
+def find_checkpoint(run: RunFolder, which: str) -> Path:
+    """Return a verified checkpoint by name.
+
+    Args:
+        run: the run.
+        which: `best` (the newest if none was validated), `latest`, or the name of a checkpoint's folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
+        found = newest_verified_checkpoint(run)
+        if found is None:
+            raise CheckpointError(f"{run.path} has no checkpoint yet")
+        return found.path
+    path = resolve_pointer(run, "best") if which == "best" else run.checkpoints / which
+    if path is None or not path.is_dir():
+        known = ", ".join(p.name for p in list_checkpoints(run)) or "none"
+        raise CheckpointError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
+    problem = find_damage(path)
+    if problem is not None:
+        raise CheckpointError(f"{path} is damaged: {problem}; name another one with --checkpoint")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,115 @@
+"""A model on its device with everything that training changes: optimizers, scaler, average, position in the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from glassgpt.data.batches import Batches
+from glassgpt.data.shards import TokenArray
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.average import WeightAverage
+from glassgpt.training.batch_loader import build_batch_loader
+from glassgpt.training.config import TrainerConfig
+from glassgpt.training.distributed import DistributedContext
+from glassgpt.training.hardware import Hardware
+from glassgpt.training.memory_plan import MemoryPlan
+from glassgpt.training.observers import Probe
+from glassgpt.training.optimizers import build_optimizers
+from glassgpt.training.out_of_memory import OutOfMemoryGuard
+from glassgpt.training.parallel import ParallelLoss
+from glassgpt.training.rng import capture_torch_rng, restore_torch_rng
+from glassgpt.training.snapshot import StepSnapshot, groups_with_step_counter
+
+
+class TrainableModel:
+    """Builds and holds the parts of a training step.
+
+    Args:
+        model: on the CPU; it is moved to the device and changed in place.
+        tokens: the training text.
+        config: the configuration.
+        hardware: resolved device and precision.
+        dist: the processes that train together.
+
+    Attributes:
+        model: the model.
+        loss: the model as training calls it: wrapped, compiled, sharded.
+        optimizers: one or two (Muon for matrices, AdamW for the rest).
+        scaler: gradient scaler, enabled for fp16 only.
+        average: exponential average of the weights, or None.
+        batches: the training text as batches, with the position in it.
+        loader: brings batches to the device.
+        batch_size: sequences per step and rank.
+        micro_batch_size: sequences per forward pass.
+        clip_norm: largest global gradient norm; infinite without clipping.
+        memory_guard: reports if memory ran out.
+        mark: called with the name of each phase of a step when it has been queued; for measuring.
+        probes: objects that look at gradients and updates within a step.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokens: TokenArray,
+        config: TrainerConfig,
+        hardware: Hardware,
+        dist: DistributedContext,
+    ) -> None:
+        train, context = config.train, model.config.context_length
+        self.hardware, self.dist = hardware, dist
+        self.model = model.to(hardware.device)
+        self.loss = ParallelLoss(self.model, train, hardware, dist)
+        self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
+        self.scaler = hardware.scaler()
+        self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
+        self.batches = Batches(tokens, context, config.seed, rank=dist.rank, world_size=dist.world_size)
+        self.loader = build_batch_loader(self.batches, hardware.device)
+        self.batch_size = train.batch_tokens // context // dist.world_size
+        self.micro_batch_size = train.resolve_micro_batch_size(self.batch_size)
+        self.clip_norm = train.clip_norm or math.inf
+        self.memory_guard = OutOfMemoryGuard(dist, is_sharded=self.loss.is_sharded)
+        self.mark: Callable[[str], None] = lambda phase: None
+        self.probes: list[Probe] = []
+
+    def snapshot(self) -> StepSnapshot:
+        """Return what determines the next step besides weights and optimizer tensors."""
+        steps = tuple(group["steps"] for group in groups_with_step_counter(self.optimizers))
+        return StepSnapshot(self.batches.position, capture_torch_rng(self.hardware.device), steps)
+
+    def restore(self, snapshot: StepSnapshot) -> None:
+        """Return to a snapshot: data position, generators and the step counters that optimizers keep on the host."""
+        self.seek(snapshot.windows)
+        restore_torch_rng(snapshot.rng, self.hardware.device)
+        groups = groups_with_step_counter(self.optimizers)
+        for group, steps in zip(groups, snapshot.optimizer_steps, strict=True):
+            group["steps"] = steps
+
+    def seek(self, windows: int) -> None:
+        """Go to a position in the data, counted in windows over all ranks."""
+        self.loader.reset()
+        self.batches.seek(windows)
+
+    @property
+    def memory_plan(self) -> MemoryPlan:
+        """The current trade of time for memory."""
+        return MemoryPlan(self.micro_batch_size, *self.loss.memory_options)
+
+    def set_memory_plan(self, plan: MemoryPlan) -> None:
+        """Trade differently from the next step on. Its gradient stays the same, up to rounding.
+
+        Raises:
+            ValueError: the micro-batch size does not divide the batch size.
+        """
+        if self.batch_size % plan.micro_batch_size:
+            raise ValueError(
+                f"the micro-batch size {plan.micro_batch_size} must divide the batch size {self.batch_size}"
+            )
+        self.loader.reset()
+        self.memory_guard.restart()
+        self.micro_batch_size = plan.micro_batch_size
+        self.loss.set_memory_options(plan.loss_chunk_tokens, plan.recompute_activations)
+
+    def close(self) -> None:
+        """Stop the background threads."""
+        self.loader.close()

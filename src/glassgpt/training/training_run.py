@@ -1,0 +1,231 @@
+"""A run between two steps: what it consists of, and how it is saved, resumed, rolled back and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from glassgpt.data.shards import TokenDataset
+from glassgpt.errors import CheckpointError
+from glassgpt.model.accounting import flops_per_token
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint import (
+    TrainingState,
+    load_average,
+    load_optimizers,
+    load_weights,
+    prune,
+    read_state,
+    save_checkpoint,
+    set_aside_checkpoints_after,
+    set_pointer,
+)
+from glassgpt.training.config import TrainerConfig
+from glassgpt.training.distributed import DistributedContext
+from glassgpt.training.hardware import resolve_hardware
+from glassgpt.training.interrupt import StopRequest
+from glassgpt.training.loss import ValidationLoss
+from glassgpt.training.memory_plan import MemoryPlan
+from glassgpt.training.observers import Observer
+from glassgpt.training.outcomes import Policy, Rollback
+from glassgpt.training.rng import capture_rng, restore_rng
+from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.schedule import learning_rate_ratio
+from glassgpt.training.snapshot import InitialState, groups_with_step_counter
+from glassgpt.training.step import TrainStep
+from glassgpt.training.throughput import Throughput
+from glassgpt.training.validation import Validator
+
+
+class TrainingRun:
+    """A model, its data and its run folder, with everything that a checkpoint holds.
+
+    Args:
+        model: on the CPU, freshly initialised or loaded; it is moved to the device and changed in place.
+        dataset: training and validation tokens.
+        config: the configuration.
+        run: where checkpoints are written.
+        observers: notified of what happens, in this order.
+        dist: the processes that train together.
+        policy: decides what to do about steps that fail; by default the run stops.
+
+    Attributes:
+        train_step: runs the steps; holds model, optimizers and data position.
+        state: what a checkpoint holds besides weights and optimizer.
+        hardware: resolved device and precision.
+        throughput: speed over the last steps.
+        stop_request: what the user of this process asked for.
+        any_rank_stops: whether the user of any process had asked to stop, when that was last exchanged.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        dataset: TokenDataset,
+        config: TrainerConfig,
+        run: RunFolder,
+        observers: Sequence[Observer] = (),
+        dist: DistributedContext | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.dataset, self.config, self.run_folder = dataset, config, run
+        self.observers, self.policy = list(observers), policy or Policy()
+        self.dist = dist or DistributedContext()
+        self.hardware = resolve_hardware(config.train)
+        tokens = dataset.split("train")
+        self.train_step = TrainStep(model, tokens, config, self.hardware, self.dist)
+        self.model = self.train_step.model
+        self.state = TrainingState(train_tokens=len(tokens), tokenizer_fingerprint=dataset.tokenizer_fingerprint)
+        self._validator = Validator(self.train_step, dataset, config.train)
+        peak = self.hardware.peak_flops
+        self.throughput = Throughput(
+            config.train.batch_tokens, flops_per_token(model.config), peak * self.dist.world_size if peak else None
+        )
+        self.stop_request = StopRequest()
+        self.any_rank_stops = False
+
+    def validate(self) -> ValidationLoss:
+        """Return the loss on the validation set, of the averaged weights if there are any."""
+        return self._validator.run()
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of the step after `step` steps."""
+        train, state = self.config.train, self.state
+        scheduled = train.learning_rate * learning_rate_ratio(self.config.schedule, step, train.max_steps)
+        # After a rollback the peak is lower, and the rate rises to it anew.
+        since, rewarmup_steps = state.rewarmup
+        rising = min(1.0, (step - since + 1) / (rewarmup_steps + 1))
+        return scheduled * state.rate_scale * rising
+
+    def emit(self, event: str, details: Mapping[str, object]) -> None:
+        """Tell all observers of an event."""
+        for observer in self.observers:
+            observer.on_event(self.state.step, event, details)
+
+    def save(self, *, is_best: bool = False) -> Path:
+        """Write a checkpoint and delete the ones that need not be kept. All ranks must call.
+
+        Args:
+            is_best: let the pointer `best` name it.
+
+        Raises:
+            CheckpointError: the file system refused.
+        """
+        self.state.rng = self.dist.all_gather_objects(capture_rng())
+        self.state.scaler = self.train_step.scaler.state_dict()
+        self.state.policy = self.policy.state_dict()
+        average = self.train_step.average.named() if self.train_step.average else None
+        path = save_checkpoint(
+            self.run_folder, self.model, self.train_step.optimizers, self.state, average=average, dist=self.dist
+        )
+        if self.dist.is_main:
+            if is_best:
+                set_pointer(self.run_folder, "best", path)
+            prune(self.run_folder, self.config.checkpoint.keep_last, self.state.step)
+        self.dist.barrier()
+        for observer in self.observers:
+            observer.on_checkpoint(self.state.step, path)
+        self.policy.on_checkpoint(path)
+        return path
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from a verified checkpoint as if the run had never stopped.
+
+        Raises:
+            CheckpointError: it belongs to another model, other data, or another tokenizer.
+        """
+        state = read_state(checkpoint)
+        if state.tokenizer_fingerprint != self.state.tokenizer_fingerprint:
+            raise CheckpointError(f"{checkpoint} was trained with another tokenizer than the data set's")
+        if state.train_tokens != self.state.train_tokens:
+            raise CheckpointError(
+                f"{checkpoint} was trained on {state.train_tokens:,} tokens, but the data set now has "
+                f"{self.state.train_tokens:,}: it was exchanged, so the run cannot be resumed exactly; start a new run "
+                f"from these weights with --init-from {self.run_folder.path}"
+            )
+        self._load(checkpoint, state)
+        self.train_step.batches.quarantine(state.quarantined)
+        self.train_step.seek(state.windows)
+        if state.memory:
+            plan = MemoryPlan.from_json(state.memory)
+            self.train_step.set_memory_plan(plan.resumed(self.config.train, self.train_step.batch_size))
+        self.policy.load_state_dict(state.policy)
+        self.state = state
+
+    def roll_back(self, rollback: Rollback) -> None:
+        """Return to an earlier state and go on with the data that would have come next.
+
+        Later checkpoints are set aside, so that a resumed run does not find them.
+        """
+        before, windows = self.state, self.train_step.batches.position
+        if isinstance(rollback.target, InitialState):
+            state = TrainingState(train_tokens=before.train_tokens, tokenizer_fingerprint=before.tokenizer_fingerprint)
+            self._load_initial(rollback.target)
+        else:
+            state = read_state(rollback.target)
+            self._load(rollback.target, state)
+        if self.dist.is_main:
+            set_aside_checkpoints_after(self.run_folder, state.step)
+        self.train_step.discard_queued()
+        self.train_step.seek(windows)
+        self.state = replace(
+            state,
+            windows=windows,
+            seconds=before.seconds,
+            quarantined=before.quarantined,
+            rate_scale=before.rate_scale * rollback.learning_rate_factor,
+            rewarmup=(state.step, rollback.rewarmup_steps),
+            memory=before.memory,
+        )
+        for observer in self.observers:
+            observer.on_rollback(state.step)
+        details = {"from": before.step, "to": state.step, "rate_scale": self.state.rate_scale}
+        self.emit("rewind", {**details, "because": rollback.reason, "rewinds_left": rollback.rollbacks_left})
+
+    def quarantine(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Exclude further spans of training tokens, (first, end), from the next batch on.
+
+        Raises:
+            DataError: nothing would be left.
+        """
+        batches = self.train_step.batches
+        batches.quarantine([*batches.quarantined, *spans])
+        self.train_step.loader.reset()
+        self.state.quarantined = batches.quarantined
+
+    def set_memory_plan(self, plan: MemoryPlan) -> None:
+        """Take less memory, or more, from the next step on; the batch and its gradient stay the same."""
+        self.train_step.set_memory_plan(plan)
+        self.state.memory = plan.to_json()
+
+    def _load(self, checkpoint: Path, state: TrainingState) -> None:
+        """Load weights, optimizers, average, scaler and generators from a verified checkpoint."""
+        load_weights(self.model, checkpoint)
+        load_optimizers(self.train_step.optimizers, checkpoint)
+        if self.train_step.average is not None:
+            average = load_average(checkpoint) or dict(self.model.named_parameters())
+            for name, tensor in self.train_step.average.named().items():
+                tensor.copy_(average[name].detach())
+        if state.scaler:
+            self.train_step.scaler.load_state_dict(state.scaler)
+        if len(state.rng) == self.dist.world_size:
+            restore_rng(state.rng[self.dist.rank])
+        else:
+            # Another number of ranks cannot draw the same dropout; what remains is that no two ranks draw the same.
+            torch.manual_seed(hash((self.config.seed, state.step, self.dist.rank)))
+
+    def _load_initial(self, initial: InitialState) -> None:
+        """Return to the weights of the beginning, with optimizers that have done no step."""
+        initial.load_weights(self.model)
+        for optimizer in self.train_step.optimizers:
+            optimizer.state.clear()
+        for group in groups_with_step_counter(self.train_step.optimizers):
+            group["steps"] = 0
+        self.train_step.scaler = self.hardware.scaler()
+        if self.train_step.average is not None:
+            for name, parameter in self.model.named_parameters():
+                self.train_step.average.named()[name].copy_(parameter.detach())
+        self.train_step.restore(initial.snapshot)

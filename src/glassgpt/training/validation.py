@@ -1,0 +1,56 @@
+"""Validation during training, shared by all ranks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import islice
+
+import torch
+
+from glassgpt.data.batches import validation_windows
+from glassgpt.data.shards import TokenDataset
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.loss import ValidationLoss, validation_loss
+from glassgpt.training.trainable import TrainableModel
+
+MAX_BATCH_SIZE = 16
+"""Most sequences in one forward pass of a validation; larger batches only take memory."""
+
+
+class Validator:
+    """Computes the loss on the fixed validation set.
+
+    Args:
+        trained: the model in training; what is validated is its average, if it has one.
+        dataset: where the validation tokens come from.
+        train: the configuration.
+    """
+
+    def __init__(self, trained: TrainableModel, dataset: TokenDataset, train: TrainConfig) -> None:
+        self._trained, self._train = trained, train
+        self._tokens = dataset.split("validation")
+        self._byte_lengths = dataset.tokenizer.byte_lengths()
+
+    def run(self) -> ValidationLoss:
+        """Return the loss over all ranks. Changes neither the model nor any generator."""
+        trained, dist = self._trained, self._trained.dist
+        batch_size = max(1, min(trained.micro_batch_size, MAX_BATCH_SIZE))
+        context, limit = trained.model.config.context_length, self._train.eval_tokens or None
+        windows = validation_windows(self._tokens, context, batch_size=batch_size, limit=limit)
+        is_shared = dist.world_size > 1 and not trained.loss.is_sharded
+        if is_shared:
+            windows = islice(windows, dist.rank, None, dist.world_size)
+        with trained.average.in_place() if trained.average else nullcontext():
+            result = validation_loss(
+                trained.model,
+                windows,
+                self._byte_lengths,
+                device=trained.hardware.device,
+                autocast=trained.hardware.autocast(),
+                loss=trained.loss.validate,
+            )
+        if not is_shared:
+            return result
+        parts = torch.tensor([result.nats, result.tokens, result.n_bytes], dtype=torch.float64)
+        nats, tokens, n_bytes = dist.all_reduce_sum(parts.to(trained.hardware.device)).tolist()
+        return ValidationLoss(nats, int(tokens), int(n_bytes))
