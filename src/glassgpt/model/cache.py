@@ -8,71 +8,14 @@ length is never attended to, and the slot's next tokens overwrite it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from glassgpt.model.cache_slots import SlotOperations
-from glassgpt.model.config import ModelConfig
+from glassgpt.model.cache_storage import CacheStorage
 
 
-class KVCache(SlotOperations):
-    """Preallocated keys and values of every layer; `SlotOperations` copies and selects slots.
-
-    Args:
-        config: the model's shape.
-        slots: number of sequences B.
-        capacity: positions C per slot; defaults to the model's context length.
-        dtype: of keys and values; must be the model's.
-        device: the model's device.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        slots: int,
-        capacity: int | None = None,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        capacity = config.context_length if capacity is None else capacity
-        shape = (config.n_layer, slots, config.kv_heads, capacity, config.head_dim)
-        self._allocate(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
-
-    @classmethod
-    def from_tensors(cls, keys: Tensor, values: Tensor) -> KVCache:
-        """Return an empty cache that stores its keys and values in these tensors, (n_layer, B, K, C, D) each."""
-        cache = cls.__new__(cls)
-        cache._allocate(keys, values)
-        return cache
-
-    def _allocate(self, keys: Tensor, values: Tensor) -> None:
-        self._set_storage(keys, values)
-        self.capacity = keys.size(3)
-        self._lengths = torch.zeros(keys.size(1), dtype=torch.long)  # on the CPU: the loop reads them at every step
-        self._pending = 0
-
-    @property
-    def keys(self) -> Tensor:
-        """The storage of all keys, (n_layer, B, K, C, D); undefined beyond the length of a slot."""
-        return self._keys
-
-    @property
-    def values(self) -> Tensor:
-        """The storage of all values, (n_layer, B, K, C, D); undefined beyond the length of a slot."""
-        return self._values
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Number of tokens held by each slot."""
-        return tuple(self._lengths.tolist())
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of keys and values together."""
-        return 2 * self._keys.nbytes
+class KVCache(CacheStorage):
+    """Keys and values of every layer, filled by the model; `CacheStorage` allocates, truncates and copies slots."""
 
     def begin(self, n_tokens: int) -> None:
         """Assign positions to the next `n_tokens` of every slot. The model calls this before its first layer.
@@ -83,10 +26,10 @@ class KVCache(SlotOperations):
         longest = int(self._lengths.max())
         if longest + n_tokens > self.capacity:
             raise IndexError(f"{longest} cached + {n_tokens} new tokens exceed the cache of {self.capacity}")
-        self._pending = n_tokens
-        self._extent = longest + n_tokens  # keys that attention reads, S
-        # Slots of equal length are the common case (one sequence, a batch read from the start): all new tokens then
-        # have the same positions, are stored by one slice, and plain causal order needs no mask.
+        self._n_new = n_tokens
+        self._extent = longest + n_tokens  # number of keys that attention reads, S
+        # Slots of equal length are the common case (one sequence, or a batch from the start). All new tokens then have
+        # the same positions, one slice stores them, and plain causal order needs no mask.
         self._uniform = int(self._lengths.min()) == longest
         device = self._keys.device
         if self._uniform:  # created on the device: a CUDA graph cannot copy from the host
@@ -94,7 +37,7 @@ class KVCache(SlotOperations):
             self._positions = new.expand(self._keys.size(1), n_tokens)  # (B, T)
         else:
             self._positions = self._lengths[:, None].to(device) + torch.arange(n_tokens, device=device)
-        self._masks: dict[int, Tensor | None] = {}  # by window; layers with the same window share a mask
+        self._masks: dict[int, Tensor | None] = {}  # by window: layers with the same window share a mask
 
     def positions(self) -> Tensor:
         """Return the positions of the new tokens in their sequences, (B, T) int64."""
@@ -128,7 +71,7 @@ class KVCache(SlotOperations):
         """
         keys, values = self._keys[layer], self._values[layer]
         if self._uniform:
-            new = slice(self._extent - self._pending, self._extent)
+            new = slice(self._extent - self._n_new, self._extent)
             keys[:, :, new], values[:, :, new] = k, v
         else:
             # Two index tensors around a slice move their own axes to the front: the target is (B, T, K, D).
@@ -139,19 +82,7 @@ class KVCache(SlotOperations):
     def commit(self) -> None:
         """Count the new tokens as cached. The model calls this after its last layer.
 
-        Until then the lengths are unchanged, so that every layer sees the same positions, and a pass that fails
-        halfway leaves the cache as it was.
+        Until then the lengths are unchanged, so that every layer sees the same positions, and a pass that fails halfway
+        leaves the cache as it was.
         """
-        self._lengths += self._pending
-        self._pending = 0
-
-    def truncate(self, lengths: Sequence[int]) -> None:
-        """Shorten each slot to the given length; 0 empties it.
-
-        Raises:
-            ValueError: a length is negative or exceeds what the slot holds.
-        """
-        held = self.lengths
-        if len(lengths) != len(held) or any(not 0 <= new <= old for new, old in zip(lengths, held, strict=False)):
-            raise ValueError(f"cannot truncate slots of lengths {list(held)} to {list(lengths)}")
-        self._lengths.copy_(torch.tensor(list(lengths), dtype=torch.long))
+        self._lengths += self._n_new
