@@ -36,7 +36,8 @@ class CacheStorage:
     ) -> None:
         capacity = config.context_length if capacity is None else capacity
         shape = (config.n_layer, slots, config.kv_heads, capacity, config.head_dim)
-        self._set_tensors(torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self._set_tensors(keys, values)
         self._lengths = torch.zeros(slots, dtype=torch.long)  # on the CPU: the decode loop reads them at every step
 
     @classmethod
