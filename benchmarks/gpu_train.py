@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--data", type=Path, help="data set created by glassgpt prepare")
+    parser.add_argument("--data", type=Path, help="dataset created by glassgpt prepare")
     parser.add_argument("--out", type=Path, required=True, help="result file")
     parser.add_argument("--peers", type=Path, help="JSON file with the peers' results")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of a throughput measurement")

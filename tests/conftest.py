@@ -1,4 +1,4 @@
-"""Shared fixtures: a small data set with known entropy, the command line, a trained run, a browser."""
+"""Shared fixtures: a small dataset with known entropy, the command line, a trained run, a browser."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def grammar_data(tmp_path_factory) -> Path:
-    """A byte-level data set of the grammar; its tail is held out."""
+    """A byte-level dataset of the grammar; its tail is held out."""
     folder = tmp_path_factory.mktemp("grammar")
     text = folder / "grammar.txt"
     text.write_text(grammar_text(6000, seed=1))

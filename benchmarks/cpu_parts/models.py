@@ -18,7 +18,7 @@ END_OF_TEXT = 50256
 
 
 def matching_models(config: ModelConfig = GPT2, seed: int = 1337) -> tuple[LanguageModel, Any]:
-    """Return a freshly initialised glassgpt model and a GPT2LMHeadModel that computes the same function.
+    """Return a freshly initialized glassgpt model and a GPT2LMHeadModel that computes the same function.
 
     The embedding of end-of-text is zero: its logit is then 0 and never among the 50 largest, so that neither model ends
     a text early.

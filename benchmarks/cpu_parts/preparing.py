@@ -1,4 +1,4 @@
-"""Measure preparation from text to a data set from a cold start: every repetition is a new process."""
+"""Measure preparation from text to a dataset from a cold start: every repetition is a new process."""
 
 from __future__ import annotations
 

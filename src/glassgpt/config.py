@@ -29,7 +29,7 @@ class RunConfig:
     """The complete configuration of a run.
 
     Attributes:
-        data: folder of the data set, created by `glassgpt prepare`.
+        data: folder of the dataset, created by `glassgpt prepare`.
         seed: seed of the initial weights, the order of the data and dropout.
         init_from: run whose best weights training starts from; empty starts from random weights.
         model: the model's shape.
@@ -239,7 +239,7 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
     from glassgpt.data.shards import TokenDataset
 
     if not config.data:
-        problems.append("no data set is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR")
+        problems.append("no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR")
         return config
     try:
         dataset = TokenDataset.open(Path(config.data))

@@ -29,7 +29,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     """Prepare the plays, train the preset `demo`, generate text, and print the bits per byte.
 
     Args:
-        out: folder of the run; the data set is written next to it.
+        out: folder of the run; the dataset is written next to it.
         force: replace an earlier demo run.
 
     Raises:

@@ -30,7 +30,7 @@ class ConfigError(UsageError):
 
 
 class DataError(GlassGPTError):
-    """A source or data set that cannot be read. The message names the file and, if known, the line."""
+    """A source or dataset that cannot be read. The message names the file and, if known, the line."""
 
 
 class TokenizerError(GlassGPTError):
