@@ -15,7 +15,7 @@ from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.generate import generate, generate_many
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.search.beam import BeamCandidate, Hypothesis, beam_search, share
+from glassgpt.generation.search.beam import BeamCandidate, Hypothesis, beam_search, select_from_banks
 from glassgpt.generation.search.context import SearchContext
 from glassgpt.generation.search.contrastive import contrastive_search
 from glassgpt.generation.search.coverage import coverage_score, record_attention
@@ -74,7 +74,7 @@ def transformers_beams(theirs, prompt, **asked):
 @pytest.mark.parametrize("early_stopping", [True, False, "never"])
 @pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 0.7, 1.0, 2.5])
 @pytest.mark.parametrize("beams", [2, 5])
-def test_beam_search_is_transformers(ending, theirs, early_stopping, length_penalty, beams):
+def test_beam_search_equals_transformers(ending, theirs, early_stopping, length_penalty, beams):
     search = BeamOptions(beams=beams, length_penalty=length_penalty, early_stopping=early_stopping, best=beams)
     options = GenerationOptions(max_tokens=9, **GREEDY)
     ours = beam_search(ending, BYTES, PROMPTS, options, search)
@@ -92,7 +92,7 @@ def test_beam_search_is_transformers(ending, theirs, early_stopping, length_pena
         assert [one.score for one in found] == pytest.approx(scores, rel=1e-4, abs=1e-4)
 
 
-def test_the_three_ways_to_stop_differ_here(ending):
+def test_early_stopping_modes_give_different_texts(ending):
     """Else the test above would not tell them apart."""
     options = GenerationOptions(max_tokens=9, **GREEDY)
     found = [
@@ -128,7 +128,7 @@ def test_processors_act_on_log_probabilities_as_in_transformers(ending, theirs):
         assert [one.score for one in found] == pytest.approx(scores, rel=1e-4)
 
 
-def test_stop_tokens_are_more_ends(ending, theirs):
+def test_stop_tokens_end_beams(ending, theirs):
     options = GenerationOptions(max_tokens=10, stop_tokens=STOPS, **GREEDY)
     for prompt, found in zip(
         PROMPTS, beam_search(ending, BYTES, PROMPTS, options, BeamOptions(4, best=4)), strict=True
@@ -141,7 +141,7 @@ def test_stop_tokens_are_more_ends(ending, theirs):
         assert [one.score for one in found] == pytest.approx(scores, rel=1e-4)
 
 
-def test_stop_strings_complete_a_text_as_tokens_do(model):
+def test_stop_strings_end_beams_like_stop_tokens(model):
     """Were they not more than the candidates, all beams could end at once."""
     letters = [chr(token) for token in range(32, 127)]
     strings = GenerationOptions(max_tokens=10, stop=tuple(letters), **GREEDY)
@@ -163,7 +163,7 @@ def test_one_beam_is_greedy(ending):
         assert (one.tokens, one.text, one.finish_reason) == (greedy.tokens, greedy.text, greedy.finish_reason)
 
 
-def test_prompts_together_are_as_each_alone(ending):
+def test_batched_prompts_equal_single_prompts(ending):
     options = GenerationOptions(max_tokens=10, **GREEDY)
     search = BeamOptions(beams=6, groups=3, diversity=0.7, best=4)
     together = beam_search(ending, BYTES, PROMPTS, options, search)
@@ -214,7 +214,7 @@ EXHAUSTIVE = GenerationOptions(max_tokens=5, processors=(only_letters,), **GREED
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
-def test_with_enough_beams_the_best_of_all_texts_are_found(ending, listed, length_penalty):
+def test_exhaustive_search_finds_the_best_texts(ending, listed, length_penalty):
     search = BeamOptions(beams=400, length_penalty=length_penalty, early_stopping="never", best=5)
     (found,) = beam_search(ending, BYTES, ["xy"], EXHAUSTIVE, search)
     assert [(one.tokens, one.score) for one in found] == [
@@ -230,7 +230,7 @@ def holds(text, words):
 
 
 @pytest.mark.parametrize("words", FORCED, ids=str)
-def test_with_enough_beams_the_best_texts_with_the_forced_words_are_found(ending, listed, words):
+def test_exhaustive_search_finds_the_best_texts_with_forced_words(ending, listed, words):
     search = BeamOptions(beams=400, early_stopping="never", best=4, force=words)
     (found,) = beam_search(ending, BYTES, ["xy"], EXHAUSTIVE, search)
     expected = ranked({text: total for text, total in listed.items() if holds(text, words)}, best=4)
@@ -242,7 +242,7 @@ def test_with_enough_beams_the_best_texts_with_the_forced_words_are_found(ending
 @pytest.mark.parametrize("words", FORCED, ids=str)
 @pytest.mark.parametrize("beams", [1, 2, 5])
 @pytest.mark.parametrize("early_stopping", [True, "never"])
-def test_few_beams_hold_the_forced_words_too(ending, words, beams, early_stopping):
+def test_few_beams_contain_the_forced_words(ending, words, beams, early_stopping):
     """Even one, and even where there is just room for them."""
     needed = forced_words_state(words, BYTES).needed
     for room in (needed, needed + 3):
@@ -253,7 +253,7 @@ def test_few_beams_hold_the_forced_words_too(ending, words, beams, early_stoppin
             assert all(holds(one.tokens, words) for one in found)
 
 
-def test_forced_words_with_a_tokenizer_that_joins_letters():
+def test_forced_words_with_multi_letter_tokens():
     tokenizer = train_tokenizer("bpe:300", ["the cat sat on the mat and the dog sat there too " * 20])
     model = attentive_model(vocab_size=tokenizer.vocab_size)
     words = ("the dog", "cat")
@@ -268,30 +268,30 @@ def test_forced_words_with_a_tokenizer_that_joins_letters():
     text=st.text("ab ", max_size=12),
 )
 @settings(max_examples=200, deadline=None)
-def test_wishes_are_what_is_missing_and_can_always_be_neared(words, text):
-    wishes = forced_words_state(words, BYTES)
+def test_forced_words_state_tracks_missing_words_and_has_a_next_token(words, text):
+    state = forced_words_state(words, BYTES)
     for token in BYTES.encode(text):
-        wishes = wishes.after(token)
-    assert len(wishes.missing) == sum(word not in text for word in dict.fromkeys(words))
-    while wishes.missing:
-        nearer = min((wishes.after(token) for token in wishes.next_tokens), key=lambda after: after.needed)
-        assert nearer.needed < wishes.needed
-        wishes = nearer
-    assert wishes.needed == 0
+        state = state.after(token)
+    assert len(state.missing) == sum(word not in text for word in dict.fromkeys(words))
+    while state.missing:
+        nearer = min((state.after(token) for token in state.next_tokens), key=lambda after: after.needed)
+        assert nearer.needed < state.needed
+        state = nearer
+    assert state.needed == 0
 
 
-def test_banks_share_the_beam():
+def test_banks_share_the_beams():
     """A text that starts a forced word early is among the beams however unlikely it is."""
 
     def candidate(merit, missing):
-        wishes = ForcedWordsState(tuple((tuple(range(at, at + 1)),) for at in range(missing)))
-        return BeamCandidate(Hypothesis((), merit, 0, wishes), merit, ends=False)
+        state = ForcedWordsState(tuple((tuple(range(at, at + 1)),) for at in range(missing)))
+        return BeamCandidate(Hypothesis((), merit, 0, state), merit, is_complete=False)
 
     free = [candidate(-float(i), 2) for i in range(5)]
     begun, done = [candidate(-50.0, 1), candidate(-60.0, 1)], [candidate(-99.0, 0)]
-    assert [one.merit for one in share([*free, *begun, *done], 5)] == [0.0, -1.0, -50.0, -60.0, -99.0]
-    assert [one.merit for one in share([*free, *begun], 3)] == [0.0, -50.0, -60.0]
-    assert share(free, 3) == free[:3]
+    assert [one.rank_score for one in select_from_banks([*free, *begun, *done], 5)] == [0.0, -1.0, -50.0, -60.0, -99.0]
+    assert [one.rank_score for one in select_from_banks([*free, *begun], 3)] == [0.0, -50.0, -60.0]
+    assert select_from_banks(free, 3) == free[:3]
 
 
 def naive_groups(model, prompt, options, search, vocabulary):
@@ -325,7 +325,7 @@ def naive_groups(model, prompt, options, search, vocabulary):
 
 @pytest.mark.parametrize(("beams", "groups"), [(2, 2), (6, 3), (8, 2), (6, 2)])
 @pytest.mark.parametrize("diversity", [0.0, 0.8, 5.0])
-def test_groups_are_the_algorithm_of_the_paper(ending, beams, groups, diversity):
+def test_diverse_groups_follow_the_paper(ending, beams, groups, diversity):
     search = BeamOptions(beams, groups=groups, diversity=diversity, best=beams, early_stopping=True)
     for prompt in PROMPTS[:3]:
         (found,) = beam_search(ending, BYTES, [prompt], EXHAUSTIVE, search)
@@ -349,7 +349,7 @@ def test_diversity_makes_groups_differ(model):
 
 @pytest.mark.parametrize("text", ["ROMEO: what", "ab", None])
 @pytest.mark.parametrize("shape", [{}, {"arch": "modern", "bias": False, "window": 4}], ids=str)
-def test_coverage_by_the_formula(text, shape):
+def test_coverage_penalty_follows_the_formula(text, shape):
     """The mean of all layers' and heads' attention, from a model that writes attention out, without a cache."""
     model, beta = attentive_model(**shape), 0.4
     prompt = [END] if text is None else BYTES.encode(text)
@@ -363,7 +363,7 @@ def test_coverage_by_the_formula(text, shape):
         assert one.score == pytest.approx(one.log_probability / len(output) + beta * coverage, rel=1e-4)
 
 
-def test_coverage_changes_what_is_found(model):
+def test_coverage_penalty_changes_the_result(model):
     options = GenerationOptions(max_tokens=6, **GREEDY)
     plain, strong = (
         beam_search(model, BYTES, ["ab cd ef"], options, BeamOptions(8, coverage_penalty=weight))
@@ -375,47 +375,47 @@ def test_coverage_changes_what_is_found(model):
 def full_attention(model, tokens):
     seen = []
 
-    def around(attend):
-        def reporting(q, k, v, mask, dropout, window=0):
+    def wrap(attend):
+        def recording(q, k, v, mask, dropout, window=0):
             seen.append(attention_weights(q, k.repeat_interleave(q.size(1) // k.size(1), 1), mask, window))
             return attend(q, k, v, mask, dropout, window)
 
-        return reporting
+        return recording
 
-    twin = copy.deepcopy(model)
-    for block in twin.blocks:
-        block.attention.attend = around(block.attention.attend)
+    recorded = copy.deepcopy(model)
+    for block in recorded.blocks:
+        block.attention.attend = wrap(block.attention.attend)
     with torch.no_grad():
-        twin(torch.tensor([tokens]))
+        recorded(torch.tensor([tokens]))
     return torch.stack(seen).mean(dim=(0, 2))[0]
 
 
-def test_a_watched_model_shares_its_weights_and_leaves_the_model_alone(model):
-    twin, _ = record_attention(model)
-    assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
-    assert model.blocks[0].attention.attend is not twin.blocks[0].attention.attend
+def test_recording_copy_shares_weights_and_leaves_the_model_unchanged(model):
+    recorded, _ = record_attention(model)
+    assert all(a is b for a, b in zip(model.parameters(), recorded.parameters(), strict=True))
+    assert model.blocks[0].attention.attend is not recorded.blocks[0].attention.attend
     assert coverage_score(torch.tensor([1.0, 3.0])) == 0
     assert math.isfinite(coverage_score(torch.tensor([0.0, 1.0])))
 
 
-def test_memory_running_out_changes_no_text(ending, monkeypatch, capsys):
+def test_out_of_memory_changes_no_text(ending, monkeypatch, caplog):
     options, search = GenerationOptions(max_tokens=6, **GREEDY), BeamOptions(3)
-    calm = beam_search(ending, BYTES, PROMPTS, options, search)
-    read = SearchContext.read
+    expected = beam_search(ending, BYTES, PROMPTS, options, search)
+    prefill = SearchContext.prefill
 
-    def cramped(self, prompts):
+    def out_of_memory(self, prompts):
         if len(prompts) > 2:
-            raise torch.OutOfMemoryError("pretended")
-        return read(self, prompts)
+            raise torch.OutOfMemoryError("simulated")
+        return prefill(self, prompts)
 
-    monkeypatch.setattr(SearchContext, "read", cramped)
+    monkeypatch.setattr(SearchContext, "prefill", out_of_memory)
     assert [[one.tokens for one in found] for found in beam_search(ending, BYTES, PROMPTS, options, search)] == [
-        [one.tokens for one in found] for found in calm
+        [one.tokens for one in found] for found in expected
     ]
-    assert "out of memory with 5 prompts at once: going on with 2" in capsys.readouterr().err
+    assert "out of memory with 5 prompts at a time; continuing with 2 " in caplog.text
 
 
-def test_a_form_is_kept_in_beams(model):
+def test_beams_follow_a_regex(model):
     pytest.importorskip("llguidance")
     options = GenerationOptions(max_tokens=20, regex="([a-c]{2} ){2}[0-9]!", **GREEDY)
     (found,) = beam_search(model, BYTES, ["x"], options, BeamOptions(5, best=5))
@@ -441,7 +441,7 @@ def naive_contrastive(model, prompt, alpha, k, count):
 
 
 @pytest.mark.parametrize(("alpha", "k"), [(0.6, 4), (0.3, 8), (0.9, 2), (0.0, 5), (0.6, 1), (1.0, 3)])
-def test_contrastive_search_is_its_formula(model, alpha, k):
+def test_contrastive_search_follows_the_formula(model, alpha, k):
     options = GenerationOptions(max_tokens=15, **GREEDY)
     found = contrastive_search(model, BYTES, PROMPTS, options, ContrastiveOptions(alpha, k))
     for prompt, one in zip(PROMPTS, found, strict=True):
@@ -451,7 +451,7 @@ def test_contrastive_search_is_its_formula(model, alpha, k):
     assert ([one.tokens for one in found] == greedy) == (alpha == 0 or k == 1)
 
 
-def test_contrastive_search_ends_where_texts_end(model):
+def test_contrastive_search_stops_at_stop_tokens(model):
     endless = contrastive_search(
         model, BYTES, PROMPTS, GenerationOptions(max_tokens=20, **GREEDY), ContrastiveOptions()
     )
@@ -472,7 +472,7 @@ def test_contrastive_search_at_the_end_of_the_context(model):
         contrastive_search(model, BYTES, ["x" * CONTEXT], options, ContrastiveOptions())
 
 
-def test_contrastive_search_follows_a_form_with_fewer_ways_than_candidates(model):
+def test_contrastive_search_with_fewer_possible_tokens_than_candidates(model):
     pytest.importorskip("llguidance")
     options = GenerationOptions(max_tokens=20, choices=("yes", "no way"), **GREEDY)
     found = contrastive_search(model, BYTES, PROMPTS, options, ContrastiveOptions(k=6))
@@ -490,10 +490,13 @@ def test_contrastive_search_follows_a_form_with_fewer_ways_than_candidates(model
         (BeamOptions(diversity=0.5), "diversity is 0.5.*increase groups"),
         (BeamOptions(coverage_penalty=-1), "coverage_penalty is -1"),
         (BeamOptions(force=(" ",)), "force is .*not blank"),
-        (BeamOptions(force=("much too long a word",)), "the forced words have at least 20 tokens, the text may have 6"),
+        (
+            BeamOptions(force=("much too long a word",)),
+            "the forced words need at least 20 tokens, but the text may have 6",
+        ),
     ],
 )
-def test_bad_searches_are_refused(model, search, message):
+def test_invalid_beam_options_are_rejected(model, search, message):
     with pytest.raises(GenerationError, match=message):
         beam_search(model, BYTES, ["a"], GenerationOptions(max_tokens=6, **GREEDY), search)
 
@@ -501,7 +504,7 @@ def test_bad_searches_are_refused(model, search, message):
 @pytest.mark.parametrize(
     "asked", [{"temperature": 0.8}, {"seed": 1}, {"num_samples": 2}, {"top_k": 5}, {"overflow": "re-prefill"}], ids=str
 )
-def test_settings_of_sampling_have_no_meaning(model, asked):
+def test_sampling_options_are_rejected(model, asked):
     options = GenerationOptions(**{**GREEDY, **asked})
     (name,) = asked
     with pytest.raises(GenerationError, match=f"{name} is .* beam search does not support"):
@@ -513,12 +516,12 @@ def test_settings_of_sampling_have_no_meaning(model, asked):
 @pytest.mark.parametrize(
     ("search", "message"), [(ContrastiveOptions(alpha=1.5), "alpha is 1.5"), (ContrastiveOptions(k=0), "k is 0")]
 )
-def test_bad_contrasts_are_refused(model, search, message):
+def test_invalid_contrastive_options_are_rejected(model, search, message):
     with pytest.raises(GenerationError, match=message):
         contrastive_search(model, BYTES, ["a"], GenerationOptions(**GREEDY), search)
 
 
-def test_a_text_that_tokens_spell_twice_is_found_once():
+def test_text_with_two_tokenizations_is_returned_once():
     """Of "ab" as one token and as two, the more probable spelling is given."""
     tokenizer = train_tokenizer("bpe:260", ["abab " * 50])
     model = attentive_model(vocab_size=tokenizer.vocab_size)
@@ -528,9 +531,9 @@ def test_a_text_that_tokens_spell_twice_is_found_once():
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
 
 
-def test_a_forced_word_that_rules_forbid_is_named(model):
+def test_forced_word_that_is_banned_is_an_error(model):
     options = GenerationOptions(max_tokens=6, ban=("zz",), **GREEDY)
-    with pytest.raises(GenerationError, match=r"settings together \(ban, force\) leave no text"):
+    with pytest.raises(GenerationError, match=r"together allow no text: ban, force;"):
         beam_search(model, BYTES, ["a"], options, BeamOptions(force=("zz",)))
 
 
@@ -538,17 +541,17 @@ def test_a_forced_word_that_rules_forbid_is_named(model):
     ("asked", "why"),
     [({"overflow": "re-prefill"}, "none of them may be forgotten"), ({"logprobs": 1}, "draws no token")],
 )
-def test_it_is_said_why_a_search_has_no_use_for_a_setting(model, asked, why):
+def test_error_explains_why_an_option_cannot_be_used(model, asked, why):
     with pytest.raises(GenerationError, match=why):
         beam_search(model, BYTES, ["a"], GenerationOptions(**GREEDY, **asked), BeamOptions())
 
 
-def test_rules_that_leave_nothing_are_named(model):
+def test_options_that_allow_no_text_are_named(model):
     def nothing(logits, histories):
         return torch.full_like(logits, -math.inf)
 
     options = GenerationOptions(max_tokens=4, processors=(nothing,), **GREEDY)
-    with pytest.raises(GenerationError, match=r"\(nothing\) leave no text"):
+    with pytest.raises(GenerationError, match="allow no text: nothing;"):
         beam_search(model, BYTES, ["a"], options, BeamOptions())
     with pytest.raises(GenerationError, match="nothing"):
         contrastive_search(model, BYTES, ["a"], options, ContrastiveOptions())

@@ -1,1 +1,1 @@
-"""Texts that are searched for instead of drawn: the most probable ones, or those that repeat themselves least."""
+"""Deterministic search instead of sampling: beam search and contrastive search."""

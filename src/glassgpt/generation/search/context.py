@@ -1,19 +1,18 @@
-"""What searches share: prompts read into a cache, log-probabilities of the next tokens, and when a text ends."""
+"""What searches share: prefill, logits of the next tokens, the end of a text, and batches of prompts."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from torch import Tensor
 
-from glassgpt import console
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.device import unless_out_of_memory
+from glassgpt.device import halve_until_it_fits
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
+from glassgpt.generation.engine.memory import warn_of_smaller_batch
 from glassgpt.generation.engine.output import Sample, sample_from_tokens
 from glassgpt.generation.engine.prompt import encode_prompt, token_limit
 from glassgpt.generation.engine.streaming import TextStream
@@ -29,16 +28,16 @@ Prompt = tuple[int, ...]
 
 
 class SearchContext:
-    """A model, its tokenizer and the settings that a search goes by.
+    """A model, its tokenizer and the options of a search.
 
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
-        options: length, penalties, words, form; nothing of sampling.
-        search: what the search is called, for errors.
+        options: everything but sampling: length, penalties, words, constraints.
+        search: the search's name, for error messages.
 
     Raises:
-        GenerationError: a setting is out of range or has no meaning in a search.
+        GenerationError: an option is out of range or cannot be combined with a search.
     """
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, options: GenerationOptions, search: str) -> None:
@@ -46,108 +45,110 @@ class SearchContext:
         reject_sampling_options(options, search)
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.processors = build_processors(options, tokenizer)
-        self._ends = {tokenizer.end_of_text, *options.stop_tokens}
+        self._end_tokens = {tokenizer.end_of_text, *options.stop_tokens}
         self._parameter = next(model.parameters())
 
     @property
-    def n_ends(self) -> int:
-        """How many different tokens end a text."""
-        return len(self._ends)
+    def n_end_tokens(self) -> int:
+        """Number of different tokens that end a text."""
+        return len(self._end_tokens)
 
     def encode(self, prompts: Sequence[str | None]) -> list[Prompt]:
-        """See `encode_prompt`."""
+        """Return the tokens of each prompt; see `encode_prompt`."""
         return [tuple(encode_prompt(self.model, self.tokenizer, prompt, self.options)) for prompt in prompts]
 
     def limit(self, prompt: Prompt) -> int:
-        """Most tokens that may follow a prompt."""
+        """Return the most new tokens after a prompt."""
         return token_limit(self.model, len(prompt), self.options)
 
-    def cache(self, rows: int, capacity: int) -> KVCache:
-        """An empty cache."""
+    def new_cache(self, slots: int, capacity: int) -> KVCache:
+        """Return an empty cache."""
         weights = self._parameter
-        return KVCache(self.model.config, rows, capacity, dtype=weights.dtype, device=weights.device)
+        return KVCache(self.model.config, slots, capacity, dtype=weights.dtype, device=weights.device)
 
-    def read(self, prompts: Sequence[Prompt]) -> KVCache:
-        """A cache with all but the last token of each prompt, and room for what may follow."""
-        cache = self.cache(len(prompts), max(len(prompt) + self.limit(prompt) - 1 for prompt in prompts))
-        # Nothing to read in a prompt of one token: any token will do, none of it is taken over.
-        reading = ChunkedPrefill(self.model, [prompt[:-1] or prompt for prompt in prompts])
-        while not reading.step():
+    def prefill(self, prompts: Sequence[Prompt]) -> KVCache:
+        """Return a cache with all but the last token of each prompt, and room for the new tokens."""
+        cache = self.new_cache(len(prompts), max(len(prompt) + self.limit(prompt) - 1 for prompt in prompts))
+        # A prompt of one token has nothing to prefill: it is processed as padding, and none of it is used.
+        prefill = ChunkedPrefill(self.model, [prompt[:-1] or prompt for prompt in prompts])
+        while not prefill.step():
             pass
-        for row, prompt in enumerate(prompts):
-            cache.copy_slot(row, reading.cache, row, len(prompt) - 1)
+        for slot, prompt in enumerate(prompts):
+            cache.copy_slot(slot, prefill.cache, slot, len(prompt) - 1)
         return cache
 
-    def features(self, texts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
-        """Read some tokens a row, shorter ones filled up on the right: (B, T, C)."""
-        return self.model.features(pad_right(texts, self._parameter.device), cache)
+    def features(self, tokens: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """Process new tokens of each sequence, padded on the right; return their features: (B, T, C)."""
+        return self.model.features(pad_right(tokens, self._parameter.device), cache)
 
     def logits(self, features: Tensor) -> Tensor:
-        """What follows, of features (B, C): (B, V) float32 on the CPU."""
+        """Return the logits after features (B, C): (B, V) float32 on the CPU."""
         return self.model.head(features[:, None])[:, 0, : self.tokenizer.vocab_size].float().cpu()
 
     def process(self, scores: Tensor, histories: Sequence[TokenHistory]) -> Tensor:
-        """Apply the processors; unlike in sampling, a row may be left with nothing: it is followed no further."""
+        """Apply the logits processors. Unlike in sampling, they may forbid every token: that text is abandoned."""
         for processor in self.processors:
             scores = processor.apply(scores, histories)
         return scores
 
-    def is_end(self, output: Sequence[int]) -> bool:
-        """Whether a text ends with its last token."""
-        return output[-1] in self._ends or (bool(self.options.stop) and self._has_stopped(output))
+    def is_complete(self, output: Sequence[int]) -> bool:
+        """Return whether a text ends with its last token."""
+        return output[-1] in self._end_tokens or (bool(self.options.stop) and self._has_stop_string(output))
 
-    def _has_stopped(self, output: Sequence[int]) -> bool:
+    def _has_stop_string(self, output: Sequence[int]) -> bool:
         text = TextStream(self.tokenizer, self.options.stop, self.options.min_tokens)
         for token in output:
             text.push(token)
         return text.stopped
 
     def sample(self, index: int, output: Sequence[int]) -> Sample:
-        """A finished text."""
+        """Return the sample of a complete text."""
         return sample_from_tokens(self.tokenizer, self.options, index, output)
 
-    def spelling(self, output: Sequence[int]) -> tuple[bytes, int]:
-        """What is the same for texts that differ in their tokens only: their bytes, and the token that ended them."""
-        end = output[-1] if output[-1] in self._ends else -1
+    def text_key(self, output: Sequence[int]) -> tuple[bytes, int]:
+        """Return what texts with different tokens may have in common: their bytes, and the token that ended them."""
+        end = output[-1] if output[-1] in self._end_tokens else -1
         inner = output[:-1] if end >= 0 else output
         return b"".join(map(self.tokenizer.token_bytes, inner)), end
 
-    def dead_end(self, more: Sequence[str] = ()) -> GenerationError:
-        """No text is left to be followed and none is complete.
+    def no_text_error(self, more: Sequence[str] = ()) -> GenerationError:
+        """Return the error to raise if no text is complete and none can be continued.
 
         Args:
-            more: settings of the search that have a part in it.
+            more: options of the search that contribute to it.
         """
         names = ", ".join([*(processor.name for processor in self.processors), *more])
-        return GenerationError(f"the settings together ({names}) leave no text to be found; loosen one of them")
+        return GenerationError(f"these options together allow no text: {names}; relax one of them")
 
 
-def prompts_per_batch(rows: int) -> int:
-    """How many prompts are searched together, if each takes so many rows."""
-    return max(1, DEFAULT_SLOTS // rows)
+def prompts_per_batch(sequences_per_prompt: int) -> int:
+    """Return how many prompts are searched together."""
+    return max(1, DEFAULT_SLOTS // sequences_per_prompt)
 
 
-def in_batches(prompts: Sequence[Prompt], rows: int, search: Callable[[Sequence[Prompt]], list[T]]) -> list[T]:
-    """Search for some prompts at a time; where memory does not suffice, for half as many, with the same results.
+def search_in_batches(
+    prompts: Sequence[Prompt], sequences_per_prompt: int, search: Callable[[Sequence[Prompt]], list[T]]
+) -> list[T]:
+    """Search for some prompts at a time, and for half as many each time memory runs out; results do not change.
 
     Args:
-        prompts: tokens of each.
-        rows: that each prompt takes in the cache.
-        search: for some of them.
+        prompts: token ids of each prompt.
+        sequences_per_prompt: cache slots that each prompt takes.
+        search: returns a result for each of some prompts.
 
     Raises:
-        GenerationError: memory does not suffice for one prompt.
+        GenerationError: memory runs out with a single prompt.
     """
-    found: list[T] = []
-    at_once = prompts_per_batch(rows)
-    while len(found) < len(prompts):
-        batch = prompts[len(found) : len(found) + at_once]
-        results = unless_out_of_memory(functools.partial(search, batch))
-        if results is not None:
-            found += results
-            continue
-        if len(batch) == 1:
-            raise GenerationError("memory does not suffice for one prompt; use fewer beams or --device cpu")
-        at_once = len(batch) // 2
-        console.warn(f"out of memory with {len(batch)} prompts at once: going on with {at_once}; no text changes")
-    return found
+    results: list[T] = []
+    batch_size = prompts_per_batch(sequences_per_prompt)
+    while len(results) < len(prompts):
+        start, count = len(results), min(batch_size, len(prompts) - len(results))
+        found = halve_until_it_fits(lambda n, start=start: search(prompts[start : start + n]), count)
+        if found is None:
+            raise GenerationError("out of memory with a single prompt; use fewer beams or --device cpu")
+        batch_results, fitting = found
+        results += batch_results
+        if fitting < count:
+            warn_of_smaller_batch("prompts", count, fitting)
+            batch_size = fitting
+    return results

@@ -1,8 +1,8 @@
-"""Words that a text must hold: how far a text has come with them (Post & Vilar 2018).
+"""Words that a text must contain, and how many of their tokens it still needs (Post & Vilar 2018).
 
-A word has two spellings in tokens, with and without a space before it; either will do. What is still needed is
-counted in tokens: those that complete the word which stands half-written at the text's end, and the shortest
-spellings of all others. So there is always a token after which less is needed.
+A word has two spellings in tokens, with and without a space before it; either will do. The tokens still needed are
+those that complete a word that the text has begun, and the shortest spellings of all other missing words. So there is
+always a token after which fewer are needed.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from glassgpt.generation.processors.ban import spellings
 from glassgpt.generation.processors.logit_bias import TokenSequence
 
 Word = tuple[TokenSequence, ...]
-"""A word's spellings."""
+"""The spellings of a word."""
 
 
 @dataclass(frozen=True)
 class ForcedWordsState:
-    """What a text has yet to hold.
+    """The forced words that a text does not contain yet.
 
     Attributes:
-        missing: words that have not come yet.
-        end: the text's last tokens, as many as a spelling may be long.
+        missing: the missing words.
+        suffix: the text's last tokens, as many as the longest spelling has.
     """
 
     missing: tuple[Word, ...] = ()
-    end: TokenSequence = ()
+    suffix: TokenSequence = ()
 
     def after(self, token: int) -> ForcedWordsState:
-        """The wishes when the text has got one token more."""
+        """Return the state after one more token."""
         if not self.missing:
             return self
-        end = (*self.end, token)
-        missing = tuple(word for word in self.missing if not any(_ends_with(end, spelling) for spelling in word))
+        suffix = (*self.suffix, token)
+        missing = tuple(word for word in self.missing if not any(_ends_with(suffix, spelling) for spelling in word))
         longest = max((len(spelling) for word in missing for spelling in word), default=0)
-        return dataclasses.replace(self, missing=missing, end=end[max(0, len(end) - longest) :])
+        return dataclasses.replace(self, missing=missing, suffix=suffix[max(0, len(suffix) - longest) :])
 
     @cached_property
     def needed(self) -> int:
-        """Tokens that still have to come."""
+        """Smallest number of tokens that complete all missing words."""
         shortest = [min(map(len, word)) for word in self.missing]
-        # Only one word can be half-written and go on; it saves what its shortest spelling would take more.
+        # Only one word can be partly written at the text's end; its tokens count against its shortest spelling.
         saved = [
-            least - (len(spelling) - _begun(self.end, spelling))
+            least - (len(spelling) - _begun_length(self.suffix, spelling))
             for least, word in zip(shortest, self.missing, strict=True)
             for spelling in word
         ]
@@ -55,19 +55,19 @@ class ForcedWordsState:
 
     @property
     def next_tokens(self) -> set[int]:
-        """Tokens with which a missing word begins or goes on."""
-        return {spelling[_begun(self.end, spelling)] for word in self.missing for spelling in word}
+        """Tokens that begin or continue a missing word."""
+        return {spelling[_begun_length(self.suffix, spelling)] for word in self.missing for spelling in word}
 
 
 def forced_words_state(words: Sequence[str], tokenizer: Tokenizer) -> ForcedWordsState:
-    """Words or phrases, as written."""
+    """Return the state of an empty text for words or phrases, spelled as given."""
     return ForcedWordsState(tuple(tuple(spellings([word], tokenizer)) for word in dict.fromkeys(words)))
 
 
-def _ends_with(text: TokenSequence, end: TokenSequence) -> bool:
-    return len(text) >= len(end) and text[len(text) - len(end) :] == end
+def _ends_with(tokens: TokenSequence, suffix: TokenSequence) -> bool:
+    return len(tokens) >= len(suffix) and tokens[len(tokens) - len(suffix) :] == suffix
 
 
-def _begun(text: TokenSequence, spelling: TokenSequence) -> int:
-    """How many tokens of a spelling, less than all, stand at the text's end."""
-    return next(n for n in range(len(spelling) - 1, -1, -1) if _ends_with(text, spelling[:n]))
+def _begun_length(tokens: TokenSequence, spelling: TokenSequence) -> int:
+    """Return the length of the longest proper prefix of a spelling that is a suffix of the tokens."""
+    return next(n for n in range(len(spelling) - 1, -1, -1) if _ends_with(tokens, spelling[:n]))
