@@ -539,7 +539,7 @@ def test_forced_word_that_is_banned_is_an_error(model):
 
 @pytest.mark.parametrize(
     ("asked", "why"),
-    [({"overflow": "re-prefill"}, "none of them may be forgotten"), ({"logprobs": 1}, "draws no token")],
+    [({"overflow": "re-prefill"}, "it ends where the context ends"), ({"logprobs": 1}, "it does not sample")],
 )
 def test_error_explains_why_an_option_cannot_be_used(model, asked, why):
     with pytest.raises(GenerationError, match=why):
