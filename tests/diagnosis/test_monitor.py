@@ -343,6 +343,21 @@ def test_layer_sample_agrees_with_the_formulas(grammar_dataset, tmp_path):
     np.testing.assert_allclose(sample.entropies, torch.stack(seen).numpy(), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("model", "optimizer", "sampled"),
+    [
+        (TINY, OptimizerConfig(), {"matrix", "vector"}),
+        (dataclasses.replace(TINY, arch="modern", bias=False), OptimizerConfig(name="muon"), set()),
+    ],
+)
+def test_staleness_leaves_out_embeddings_and_heads(grammar_dataset, tmp_path, model, optimizer, sampled):
+    """Rows of rare tokens dominate them; with Muon nothing else is updated by AdamW."""
+    trainer, monitor, _ = monitored(grammar_dataset, tmp_path, model=model, optimizer=optimizer)
+    trainer.run()
+    kinds = trainer.model.parameter_kinds()
+    assert {kinds[name] for name in monitor.last_sample.staleness} == sampled
+
+
 def test_monitor_resumes_from_the_state_of_version_0_1(grammar_dataset, tmp_path):
     _, monitor, _ = monitored(grammar_dataset, tmp_path, recover=True)
     loss = {"accepted": [math.log(2.0)] * 60, "refused": []}
@@ -365,6 +380,14 @@ def test_training_stops_at_the_first_bad_step_without_recovery(grammar_dataset, 
     with pytest.raises(TrainingDivergedError):
         trainer.run()
     assert [name for name, _ in told.events] == ["replay", "finding", "diverged"]
+
+
+def test_diagnosis_config_reports_invalid_values():
+    config = DiagnosisConfig(most_rewinds=-1, rewind_rate_factor=0.0)
+    assert config.problems() == [
+        "diagnosis.most_rewinds is -1; it must be at least 0",
+        "diagnosis.rewind_rate_factor is 0.0; it must be above 0 and at most 1",
+    ]
 
 
 def test_updates_of_zero_are_reported_when_they_repeat(idle_monitor):
