@@ -9,7 +9,7 @@ SHAPE_FIELDS = ("arch", "vocab_size", "context_length", "n_layer", "n_head", "n_
 """Fields that determine the parameters or their meaning; the others may change between training runs."""
 
 GPT2_VOCAB_SIZE = 50257
-"""Vocabulary size assumed for counting where the configuration leaves it open and there is no tokenizer."""
+"""Vocabulary size assumed for counting when the configuration leaves it open and no tokenizer is given."""
 
 FULL_ATTENTION_EVERY = 4
 """With a sliding window, every fourth block and the last one still attend to the whole context."""
