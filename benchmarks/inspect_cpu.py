@@ -1,15 +1,14 @@
-"""How long one waits to see something, and how much is sent for it, beside peers: GPT-2's size, on this CPU.
+"""Latency and response sizes of the inspection page, compared with other tools, at GPT-2's size on this CPU.
 
     python benchmarks/inspect_cpu.py
 
-Every round is a process of its own for each system, as a user's first look is; the clock runs from when the model is
-loaded, and waits for a quiet moment before (--patience). On one thread it is the process's own CPU time, which other
-programs on the machine hardly touch; on several, and in the browser, it is the wall's. The weights are random, which
-costs the same.
+Every round is a separate process for each system, timed from when the model is loaded, after waiting for the machine to be
+idle (--patience). One thread is measured in CPU time, which other programs hardly affect; several threads and the browser
+in wall time. The weights are random, which costs the same.
 
-BertViz is measured where it is installed (pip install bertviz ipython); of Transformer Explainer, which runs in the
-browser and takes eleven words at most, the sizes of what it sends are told. With Chromium and playwright our page is
-also opened.
+BertViz is measured if it is installed (pip install bertviz ipython). For Transformer Explainer, which runs in the browser
+and accepts at most eleven words, only the download sizes are listed. With Chromium and playwright the page itself is
+measured too.
 """
 
 from __future__ import annotations
@@ -40,26 +39,26 @@ from inspect_parts.worker import AGAIN, FIRST, HEAD, HEAD_IN_BROWSER, IN_BROWSER
 RESULTS = Path(__file__).parent / "results" / "inspect.json"
 PACKAGES = ("glassgpt", "torch", "transformers", "bertviz", "playwright")
 MOST_SECONDS = {FIRST: 2.0, AGAIN: 2.0, IN_BROWSER: 2.0, HEAD: 0.15, HEAD_IN_BROWSER: 0.15}
-"""What was promised of ours."""
+"""Targets for glassgpt."""
 QUIET = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure of one system.
+    """One measurement of one system.
 
     Attributes:
-        what: was asked for.
-        system: that was asked.
-        threads: of the computation; None where only sizes are known.
-        clock: processor time or wall time; None where only sizes are known.
-        seconds: median over the rounds; None where only sizes are known.
-        least: seconds.
-        most: seconds.
+        what: was requested.
+        system: that was measured.
+        threads: of the computation; None if only sizes are known.
+        clock: processor time or wall time; None if only sizes are known.
+        seconds: median over the rounds; None if only sizes are known.
+        least: minimum in seconds.
+        most: maximum in seconds.
         bytes: sent or written.
-        target: most seconds that were promised; None where nothing was.
-        met: whether the median keeps the promise.
-        settings: how it was taken, where that is not plain.
+        target: upper limit for the median in seconds; None if there is none.
+        met: whether the median is below the target.
+        settings: how it was measured, where that is not obvious.
     """
 
     what: str
@@ -76,19 +75,23 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, and write the results."""
+    """Measure, print and write the results."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(description="How long one waits to see something, beside peers.")
+    parser = argparse.ArgumentParser(description="Latency of the inspection page, compared with other tools.")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(usable_cores())}))
-    parser.add_argument("--patience", type=float, default=60, help="seconds to wait for rest before each round")
+    parser.add_argument(
+        "--patience", type=float, default=60, help="maximum seconds to wait for an idle machine before each round"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args(given)
     turns = [
         (system, threads) for _ in range(asked.rounds) for system in systems() for threads in sorted(set(asked.threads))
     ]
-    busy, rounds = zip(*((rest(asked.patience), measure(*turn, asked.tokens)) for turn in turns), strict=True)
+    busy, rounds = zip(
+        *((wait_until_idle(asked.patience), measure(*turn, asked.tokens)) for turn in turns), strict=True
+    )
     rows = [*rows_of(rounds), *(Row(**row) for row in explainer_rows())]
     show(rows, f"GPT-2's size, {asked.tokens} tokens")
     command = shlex.join(["python", "benchmarks/inspect_cpu.py", *given])
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def systems() -> list[str]:
-    """The systems that can be measured on this machine."""
+    """Return the systems that can be measured on this machine."""
     found = ["glassgpt"]
     if importlib.util.find_spec("playwright") and shutil.which("chromium"):
         found.append("glassgpt's page")
@@ -105,19 +108,19 @@ def systems() -> list[str]:
     return found
 
 
-def rest(patience: float) -> float:
-    """Wait until less than a quarter of a core is at work; how many cores were at the end."""
+def wait_until_idle(patience: float) -> float:
+    """Wait until less than a quarter of a core is busy; return how many cores were busy at the end."""
     deadline = time.monotonic() + patience
-    while (busy := _cores_at_work()) >= QUIET and time.monotonic() < deadline:
+    while (busy := _busy_cores()) >= QUIET and time.monotonic() < deadline:
         time.sleep(1)
     return busy
 
 
-def _cores_at_work(seconds: float = 1.0) -> float:
+def _busy_cores(seconds: float = 1.0) -> float:
     def idle() -> float:
         try:
             fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-        except OSError:  # no Linux: nothing is known, and nothing is waited for
+        except OSError:  # not Linux: unknown, so do not wait
             return time.monotonic() * (os.cpu_count() or 1)
         return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
@@ -127,7 +130,7 @@ def _cores_at_work(seconds: float = 1.0) -> float:
 
 
 def measure(system: str, threads: int, tokens: int) -> list[dict[str, Any]]:
-    """One round of one system, in a process of its own: what, seconds and bytes."""
+    """Run one round of one system in a separate process; return its measurements."""
     console.info(f"measuring: {system}, {threads} thread(s) …")
     command = [sys.executable, "-m", "inspect_parts.worker", system, str(tokens), str(threads)]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -138,16 +141,16 @@ def measure(system: str, threads: int, tokens: int) -> list[dict[str, Any]]:
 
 
 def rows_of(rounds: Sequence[Sequence[dict[str, Any]]]) -> list[Row]:
-    """A row for each thing that was measured, in the order in which they first come."""
-    figures: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
-    for figure in (figure for one in rounds for figure in one):
-        key = (figure["what"], figure["system"], figure["threads"], figure["clock"])
-        figures.setdefault(key, []).append(figure)
-    return [_row(*key, taken) for key, taken in figures.items()]
+    """Return one row for each measurement, in order of first appearance."""
+    measurements: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+    for each in (each for one in rounds for each in one):
+        key = (each["what"], each["system"], each["threads"], each["clock"])
+        measurements.setdefault(key, []).append(each)
+    return [_row(*key, taken) for key, taken in measurements.items()]
 
 
 def _row(what: str, system: str, threads: int, clock: str, taken: Sequence[dict[str, Any]]) -> Row:
-    spread = Spread.of([figure["seconds"] for figure in taken])
+    spread = Spread.of([each["seconds"] for each in taken])
     target = MOST_SECONDS.get(what) if system == "glassgpt" else None
     met = None if target is None else spread.median < target
     return Row(what, system, threads, clock, spread.median, spread.least, spread.most, taken[0]["bytes"], target, met)
@@ -155,7 +158,7 @@ def _row(what: str, system: str, threads: int, clock: str, taken: Sequence[dict[
 
 def show(rows: Sequence[Row], title: str) -> None:
     """Print a table."""
-    head = ["what", "system", "clock", "ms", "least-most", "bytes", "promised"]
+    head = ["what", "system", "clock", "ms", "min-max", "bytes", "target"]
     console.table(title, head, [_cells(row) for row in rows], numeric_from=3)
 
 
@@ -163,9 +166,9 @@ def _cells(row: Row) -> list[str]:
     times = ["", ""]
     if row.seconds is not None and row.least is not None and row.most is not None:
         times = [_ms(row.seconds), f"{_ms(row.least)}-{_ms(row.most)}"]
-    promised = "" if row.target is None else f"< {_ms(row.target)}: {'yes' if row.met else 'NO'}"
+    target = "" if row.target is None else f"< {_ms(row.target)}: {'yes' if row.met else 'NO'}"
     clock = f"{row.threads} × {row.clock}" if row.clock else ""
-    return [row.what, row.system, clock, *times, f"{row.bytes:,}", promised]
+    return [row.what, row.system, clock, *times, f"{row.bytes:,}", target]
 
 
 def _ms(seconds: float) -> str:
@@ -173,10 +176,10 @@ def _ms(seconds: float) -> str:
 
 
 def report(rows: Sequence[Row], asked: argparse.Namespace, command: str, busy: Sequence[float]) -> dict[str, Any]:
-    """Everything that is needed to read the figures, and to take them again."""
+    """Return everything needed to interpret and reproduce the results."""
     return {
-        "what": "seconds from when the model is loaded until something can be seen, and bytes sent or written for it; "
-        "every round a process of its own, median with least and most",
+        "what": "seconds from when the model is loaded until something is visible, and bytes sent or written for it; "
+        "every round is a separate process, median with minimum and maximum",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": command,
         "hardware": {"cpu": cpu_model(), "cores": len(usable_cores())},

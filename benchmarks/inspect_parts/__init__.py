@@ -1,1 +1,1 @@
-"""What `inspect_cpu.py` measures: a round of each system in a fresh process, and sizes of a peer that cannot be run."""
+"""Parts of `inspect_cpu.py`: one round per system in a fresh process, and the download sizes of a tool that cannot be run."""

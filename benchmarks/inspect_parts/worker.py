@@ -1,4 +1,4 @@
-"""One round of one system, in a fresh process: prints JSON, a figure for each thing that was asked for."""
+"""Run one round of one system in a fresh process, and print the measurements as JSON."""
 
 from __future__ import annotations
 
@@ -34,73 +34,73 @@ IN_BROWSER = "first picture, in the browser"
 HEAD_IN_BROWSER = "one further head, in the browser"
 DRAWN = """() => [...document.querySelectorAll("canvas")].some(canvas => canvas.width && canvas.height && canvas
     .getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(value => value))"""
-"""Whether a page shows a matrix."""
+"""JavaScript that returns whether a page shows a matrix."""
 NEXT_HEAD = """async () => {
     const isReady = () => document.querySelector("#head").dataset.ready;
     document.querySelector("#head-more").click();
-    while (isReady()) await new Promise(requestAnimationFrame); // until the press has been taken notice of
+    while (isReady()) await new Promise(requestAnimationFrame); // until the click takes effect
     while (!isReady()) await new Promise(requestAnimationFrame);
 }"""
-"""Presses the button and waits until the next head is drawn."""
+"""JavaScript that selects the next head and waits until it is drawn."""
 
-Figure = dict[str, Any]
+Measurement = dict[str, Any]
 
 
 def text_of(count: int, seed: int = 1) -> str:
-    """A text of so many tokens of GPT-2's."""
+    """Return a text of this many GPT-2 tokens."""
     tokenizer = load_tokenizer("gpt2")
     tokens = tokenizer.encode(grammar_text(count, seed=seed))[:count]
     text = tokenizer.decode(tokens)
     if tokenizer.encode(text) != tokens:
-        raise SystemExit("the text does not give the same tokens when it is read again")
+        raise SystemExit("the decoded text does not encode to the same tokens")
     return text
 
 
-def figure(what: str, system: str, work: Callable[[], int], *, is_wall: bool = False) -> Figure:
-    """Time of a work that returns the bytes that it made: the wall's, or on one thread the process's own."""
-    is_own = torch.get_num_threads() == 1 and not is_wall
-    clock = time.process_time if is_own else time.perf_counter
+def measure(what: str, system: str, work: Callable[[], int], *, is_wall: bool = False) -> Measurement:
+    """Time a function that returns the bytes it produced: CPU time on one thread, wall time otherwise."""
+    is_single = torch.get_num_threads() == 1 and not is_wall
+    clock = time.process_time if is_single else time.perf_counter
     start = clock()
     size = work()
-    timed = "processor time" if is_own else "wall time"
-    told = {"what": what, "system": system, "threads": torch.get_num_threads(), "clock": timed}
-    return {**told, "seconds": clock() - start, "bytes": size}
+    timed = "processor time" if is_single else "wall time"
+    labels = {"what": what, "system": system, "threads": torch.get_num_threads(), "clock": timed}
+    return {**labels, "seconds": clock() - start, "bytes": size}
 
 
-def measure_ours(count: int) -> list[Figure]:
-    """What the page is sent, asked in its own words and answered as the server answers."""
+def measure_ours(count: int) -> list[Measurement]:
+    """Measure the requests of the page, answered as the server answers them."""
     model, _ = matching_models()
     texts = [text_of(count, seed) for seed in (1, 2)]
-    questions = Questions(
+    requests = PageRequests(
         InspectionService([LoadedRun("", model.eval(), load_tokenizer("gpt2"))], texts[0], GenerationOptions())
     )
     system = "glassgpt"
     return [
-        figure(FIRST, system, lambda: questions.first_picture(None)),
-        figure(AGAIN, system, lambda: questions.first_picture(texts[1])),
-        figure(BLOCK, system, lambda: questions.block(7)),
-        figure(HEAD, system, lambda: questions.head(7, 3)),
-        figure(LENS, system, questions.lens),
+        measure(FIRST, system, lambda: requests.first_picture(None)),
+        measure(AGAIN, system, lambda: requests.first_picture(texts[1])),
+        measure(BLOCK, system, lambda: requests.block(7)),
+        measure(HEAD, system, lambda: requests.head(7, 3)),
+        measure(LENS, system, requests.lens),
     ]
 
 
-class Questions:
-    """A page's questions to a desk, panel by panel; each gives the bytes of its answers.
+class PageRequests:
+    """The page's requests, panel by panel; each method returns the bytes of the responses.
 
-    A test holds them against what a browser asks.
+    A test compares them with what a browser requests.
 
     Args:
-        desk: that answers.
+        service: answers the requests.
     """
 
-    def __init__(self, desk: InspectionService) -> None:
-        self._desk, self._trace = desk, dict[str, Any]()
+    def __init__(self, service: InspectionService) -> None:
+        self._service, self._trace = service, dict[str, Any]()
 
     def first_picture(self, text: str | None) -> int:
-        """The run itself, bytes and tokens, and the embeddings: what comes before the first matrix is drawn."""
-        self._trace = self._desk.ask({} if text is None else {"text": text})
-        told = self._trace["overview"]
-        last, names = len(told["tokens"]) - 1, {each["name"] for each in told["tensors"]}
+        """Request the forward pass, bytes and tokens, and embeddings: everything before the first matrix is drawn."""
+        self._trace = self._service.trace({} if text is None else {"text": text})
+        overview = self._trace["overview"]
+        last, names = len(overview["tokens"]) - 1, {each["name"] for each in overview["tensors"]}
         pictures = ("embedding.token", "embedding.position", "rotary.cos", "embedding")
         return (
             _n_bytes(self._trace)
@@ -115,7 +115,7 @@ class Questions:
         )
 
     def block(self, layer: int) -> int:
-        """Another block opened: what its heads are, and where they look."""
+        """Request another block: its head scores and attention weights."""
         at = f"blocks.{layer}.attention"
         heads = range(self._trace["overview"]["model"]["n_head"])
         return (
@@ -125,32 +125,32 @@ class Questions:
         )
 
     def head(self, layer: int, head: int) -> int:
-        """A head of the open block made large; its weights are there, beside the others'."""
+        """Request a head of the open block in detail; its weights are loaded already."""
         model = self._trace["overview"]["model"]
         shared = head // (model["n_head"] // model["kv_heads"])
         parts = {"scores": head, "mixed": head, "q": head, "k": shared, "v": shared}
         return sum(self._array(f"blocks.{layer}.attention.{part}", number) for part, number in parts.items())
 
     def lens(self) -> int:
-        """What the model would say after each block, at the tokens that are shown side by side."""
-        told = self._trace["overview"]
-        first = max(0, len(told["tokens"]) - LENS_TOKENS)
-        return sum(self._detail("lens", depth=depth, first=first) for depth in range(told["model"]["n_layer"] + 1))
+        """Request the logit lens at all depths, for the positions displayed at once."""
+        overview = self._trace["overview"]
+        first = max(0, len(overview["tokens"]) - LENS_TOKENS)
+        return sum(self._detail("lens", depth=depth, first=first) for depth in range(overview["model"]["n_layer"] + 1))
 
     def _detail(self, what: str, **arguments: int) -> int:
-        return _n_bytes(self._desk.detail({"id": self._trace["id"], "what": what, "arguments": arguments}))
+        return _n_bytes(self._service.detail({"id": self._trace["id"], "what": what, "arguments": arguments}))
 
     def _array(self, name: str, *index: int) -> int:
-        return len(self._desk.array(self._trace["id"], name, *index)[0])
+        return len(self._service.tensor_bytes(self._trace["id"], name, *index)[0])
 
 
 def _n_bytes(answer: dict[str, Any]) -> int:
-    """As the server writes JSON."""
+    """Return the size of a response as the server serializes it."""
     return len(json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def measure_page(count: int, threads: int) -> list[Figure]:
-    """In Chromium: from the address to a drawn matrix, the page's own files in it; then from one head to the next."""
+def measure_page(count: int, threads: int) -> list[Measurement]:
+    """Measure in Chromium: from opening the address to a drawn matrix, including the page's files; then from head to head."""
     from playwright.sync_api import sync_playwright
 
     text = text_of(count)
@@ -162,25 +162,25 @@ def measure_page(count: int, threads: int) -> list[Figure]:
         page.on("requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"]))
         with _served(run, text, threads) as address:
 
-            def opened() -> int:
+            def open_page() -> int:
                 page.goto(address)
                 page.wait_for_function(DRAWN)
                 return 0
 
-            first = figure(IN_BROWSER, "glassgpt", opened, is_wall=True)
+            first = measure(IN_BROWSER, "glassgpt", open_page, is_wall=True)
             page.wait_for_load_state("networkidle")
             first["bytes"] = sum(sizes)
             page.goto(f"{address}#layer=7")
             _scroll_to(page, "head")
             sizes.clear()
-            head = figure(HEAD_IN_BROWSER, "glassgpt", lambda: page.evaluate(NEXT_HEAD) or 0, is_wall=True)
+            head = measure(HEAD_IN_BROWSER, "glassgpt", lambda: page.evaluate(NEXT_HEAD) or 0, is_wall=True)
             page.wait_for_load_state("networkidle")
         browser.close()
     return [first, {**head, "bytes": sum(sizes)}]
 
 
 def _scroll_to(page: Any, panel: str) -> None:
-    """Until a panel stands drawn in sight, and those around it, which push it about, are drawn too."""
+    """Scroll until a panel is drawn and visible, and the panels around it, which move it, are drawn too."""
     section = page.locator(f"#{panel}")
     while section.get_attribute("data-ready") is None:
         section.scroll_into_view_if_needed()
@@ -191,25 +191,25 @@ def _scroll_to(page: Any, panel: str) -> None:
 
 @contextmanager
 def _served(run: Path, text: str, threads: int) -> Generator[str]:
-    """The page's address, served by the command line as for a user."""
+    """Serve the page from the command line as a user does, and yield its address."""
     command = [sys.executable, "-m", "glassgpt", "inspect", str(run), "--prompt", text, "--no-browser"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        said = ""
-        while not (found := re.search(r"http://127\S+/", said)):
+        output = ""
+        while not (found := re.search(r"http://127\S+/", output)):
             line = process.stderr.readline() if process.stderr else ""
             if not line:
-                raise SystemExit(f"the page was not served: {said}")
-            said += line
+                raise SystemExit(f"the page was not served: {output}")
+            output += line
         yield found[0]
     finally:
         process.terminate()
         process.wait()
 
 
-def measure_bertviz(count: int) -> list[Figure]:
-    """The views of all heads as BertViz's own function returns them, the model's run included."""
+def measure_bertviz(count: int) -> list[Measurement]:
+    """Measure BertViz's views of all heads, including the forward pass."""
     from bertviz import head_view, model_view  # pyright: ignore
 
     _, theirs = matching_models()
@@ -219,18 +219,18 @@ def measure_bertviz(count: int) -> list[Figure]:
     pieces = [tokenizer.decode([token]) for token in tokens]
 
     @torch.no_grad()
-    def view(made_by: Callable[..., Any]) -> int:
+    def view(render: Callable[..., Any]) -> int:
         attention = theirs(torch.tensor([tokens]), output_attentions=True).attentions
-        return len(made_by(attention, pieces, html_action="return").data.encode())
+        return len(render(attention, pieces, html_action="return").data.encode())
 
     return [
-        figure("first picture: head view", "BertViz", lambda: view(head_view)),
-        figure("first picture: model view", "BertViz", lambda: view(model_view)),
+        measure("first picture: head view", "BertViz", lambda: view(head_view)),
+        measure("first picture: model view", "BertViz", lambda: view(model_view)),
     ]
 
 
 def main() -> None:
-    """Measure what the command line names."""
+    """Measure the system named on the command line."""
     system, count, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(threads)
     if system == "glassgpt":

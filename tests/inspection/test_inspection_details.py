@@ -1,11 +1,11 @@
-"""What the page's panels are told is what the model computed, by another way."""
+"""Details for the panels of the page, compared with independent computations."""
 
 import json
 import re
 
 import pytest
 import torch
-from test_inspection_trace import BOTH, BYTES, GPT2, TEXT
+from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, TEXT
 
 from glassgpt.generation.engine.sampling import gumbel_sample
 from glassgpt.generation.options import GenerationOptions
@@ -13,7 +13,7 @@ from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.inspection import details
 from glassgpt.inspection.analysis import divergence, head_scores, promoted_tokens, strongest_units, token_losses
-from glassgpt.inspection.details import DETAILS, UNITS, detail, sources
+from glassgpt.inspection.details import DETAILS, TOP_UNITS, detail, sources
 from glassgpt.inspection.interventions import ScaleHead
 from glassgpt.inspection.service import InspectionService, LoadedRun, page_overview
 from glassgpt.inspection.trace import trace
@@ -22,35 +22,35 @@ from glassgpt.training.run_folder import RunFolder
 from small_models import shaken
 
 
-def told(traced, what, **arguments):
+def get_detail(traced, what, **arguments):
     return json.loads(json.dumps(detail(traced, what, arguments), allow_nan=False))
 
 
-@BOTH
-def test_the_lens_is_the_models_at_its_end(config):
+@BOTH_ARCHITECTURES
+def test_last_lens_depth_equals_the_model(config):
     traced = trace(shaken(config), BYTES, TEXT)
-    rows = told(traced, "lens", depth=config.n_layer, first=0)
+    rows = get_detail(traced, "lens", depth=config.n_layer, first=0)
     chances = traced["logits"][:, : BYTES.vocab_size].softmax(dim=-1)
     for row, expected in zip(rows["likeliest"], chances, strict=True):
         assert [token for token, _ in row] == expected.topk(5).indices.tolist()
         torch.testing.assert_close(torch.tensor([chance for _, chance in row]), expected.topk(5).values)
         assert all(str(token) in rows["pieces"] for token, _ in row)
-    assert told(traced, "lens", depth=0, first=0) != rows
+    assert get_detail(traced, "lens", depth=0, first=0) != rows
 
 
-def test_a_long_text_has_its_lens_in_pieces(monkeypatch):
+def test_lens_of_a_long_text_comes_in_pieces(monkeypatch):
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    whole = told(traced, "lens", depth=2, first=0)["likeliest"]
+    whole = get_detail(traced, "lens", depth=2, first=0)["likeliest"]
     monkeypatch.setattr(details, "LENS_TOKENS", 5)
-    pieces = [told(traced, "lens", depth=2, first=first)["likeliest"] for first in range(0, len(traced), 5)]
+    pieces = [get_detail(traced, "lens", depth=2, first=first)["likeliest"] for first in range(0, len(traced), 5)]
     assert len(pieces[0]) == 5
     assert [[token for token, _ in row] for piece in pieces for row in piece] == [
         [token for token, _ in row] for row in whole
     ]
 
 
-@BOTH
-def test_all_units_together_are_the_mlps_output(config):
+@BOTH_ARCHITECTURES
+def test_unit_vectors_sum_to_the_mlp_output(config):
     traced = trace(shaken(config), BYTES, TEXT)
     units, vectors = strongest_units(traced, 1, 7, 10**6)
     assert sorted(units.tolist()) == list(range(traced.describe("blocks.1.mlp.hidden").shape[1]))
@@ -61,11 +61,11 @@ def test_all_units_together_are_the_mlps_output(config):
     assert torch.equal(lengths, lengths.sort(descending=True).values)
 
 
-@BOTH
-def test_units_are_told_with_what_they_promote(config):
+@BOTH_ARCHITECTURES
+def test_units_list_promoted_tokens(config):
     traced = trace(shaken(config), BYTES, TEXT)
-    rows = told(traced, "units", layer=2, position=3)["units"]
-    assert len(rows) == UNITS
+    rows = get_detail(traced, "units", layer=2, position=3)["units"]
+    assert len(rows) == TOP_UNITS
     _, vectors = strongest_units(traced, 2, 3)
     for row, vector in zip(rows, vectors, strict=True):
         assert row["value"] == float(traced["blocks.2.mlp.hidden"][3, row["unit"]])
@@ -73,48 +73,48 @@ def test_units_are_told_with_what_they_promote(config):
         assert row["promotes"][0]["id"] == int(after.argmax()) == int(promoted_tokens(traced, vector[None])[0, 0])
 
 
-def test_the_nearest_token_is_itself():
+def test_nearest_token_is_the_token_itself():
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    tokens = told(traced, "nearest", position=4)["tokens"]
+    tokens = get_detail(traced, "nearest", position=4)["tokens"]
     assert tokens[0]["id"] == traced.tokens[4]
     assert tokens[0]["cosine"] == pytest.approx(1)
     assert [token["cosine"] for token in tokens] == sorted((token["cosine"] for token in tokens), reverse=True)
 
 
-@BOTH
-def test_lengths_of_the_stream(config):
+@BOTH_ARCHITECTURES
+def test_stream_norms(config):
     traced = trace(shaken(config), BYTES, TEXT)
-    lengths = told(traced, "stream")
+    lengths = get_detail(traced, "stream")
     assert lengths["norms"][2][5] == pytest.approx(float(traced["blocks.1.output"][5].norm()), rel=1e-5)
     assert lengths["attention"][1][5] == pytest.approx(float(traced["blocks.1.attention.output"][5].norm()), rel=1e-5)
     assert lengths["mlp"][2][0] == pytest.approx(float(traced["blocks.2.mlp.output"][0].norm()), rel=1e-5)
 
 
-@BOTH
-def test_kinds_of_heads(config):
+@BOTH_ARCHITECTURES
+def test_head_scores(config):
     traced = trace(shaken(config), BYTES, TEXT)
     expected = head_scores(traced).named()
-    for kind, found in told(traced, "heads").items():
+    for kind, found in get_detail(traced, "heads").items():
         torch.testing.assert_close(torch.tensor(found), expected[kind])
-    assert told(trace(shaken(config), BYTES, "abc"), "heads")["induction"] == [[None] * config.n_head] * 3
+    assert get_detail(trace(shaken(config), BYTES, "abc"), "heads")["induction"] == [[None] * config.n_head] * 3
 
 
-def test_losses_and_changes():
+def test_losses_and_changed_probabilities():
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    assert told(traced, "losses") == {"losses": pytest.approx(token_losses(traced).tolist())}
+    assert get_detail(traced, "losses") == {"losses": pytest.approx(token_losses(traced).tolist())}
     changed = traced.intervene(ScaleHead(1, 1))
-    assert told(changed, "losses")["divergence"] == pytest.approx(divergence(changed).tolist(), abs=1e-7)
-    moved = told(changed, "change")["tokens"]
+    assert get_detail(changed, "losses")["divergence"] == pytest.approx(divergence(changed).tolist(), abs=1e-7)
+    moved = get_detail(changed, "change")["tokens"]
     before, after = traced["next.model"], changed["next.model"]
     assert moved[0]["id"] == int((before - after).abs().argmax())
     assert (moved[0]["before"], moved[0]["after"]) == (float(before[moved[0]["id"]]), float(after[moved[0]["id"]]))
-    assert told(trace(shaken(GPT2), BYTES, "a"), "losses") == {"losses": []}
+    assert get_detail(trace(shaken(GPT2), BYTES, "a"), "losses") == {"losses": []}
 
 
-def test_the_choice_is_the_processors_own():
+def test_choice_equals_the_logits_processors():
     options = GenerationOptions(top_k=6, min_p=0.01, repetition_penalty=1.5)
     traced = trace(shaken(GPT2), BYTES, TEXT, options)
-    choice = told(traced, "choice")
+    choice = get_detail(traced, "choice")
     processors = build_processors(options, BYTES)
     assert choice["stages"] == ["model", *(processor.name for processor in processors)]
     logits = apply_processors(traced["logits"][-1:].float(), processors, [TokenHistory(traced.tokens, [])])
@@ -125,7 +125,7 @@ def test_the_choice_is_the_processors_own():
     assert choice["entropy"][-1] == pytest.approx(float(torch.special.entr(chances).sum()), abs=1e-5)
 
 
-def test_processors_tell_what_was_written_from_the_prompt():
+def test_penalties_count_generated_tokens_only():
     options = GenerationOptions(presence_penalty=1.5, frequency_penalty=0.5, temperature=1.0, top_p=1.0)
     model, wrote = shaken(GPT2), [65, 66, 65]
     traced = trace(model, BYTES, TEXT, options, wrote)
@@ -138,16 +138,16 @@ def test_processors_tell_what_was_written_from_the_prompt():
     torch.testing.assert_close(changed[changed.stages()[-1]], expected)
 
 
-@BOTH
-def test_the_cache_is_the_one_that_writing_fills(config):
+@BOTH_ARCHITECTURES
+def test_cache_size_equals_a_real_cache(config):
     model = shaken(config)
     traced = trace(model, BYTES, TEXT)
     cache = KVCache(config, 1, len(traced))
     model(traced["tokens"][None], cache)
-    assert told(traced, "cache")["held"] == cache.n_bytes == len(traced) * told(traced, "cache")["token"]
+    assert get_detail(traced, "cache")["held"] == cache.n_bytes == len(traced) * get_detail(traced, "cache")["token"]
 
 
-def test_every_figure_has_its_lines():
+def test_every_tensor_and_detail_has_source_code():
     traced = trace(shaken(GPT2), BYTES, TEXT)
     told = page_overview(traced, traced.options)
     named = {tensor["name"]: tensor["place"] for tensor in told["tensors"]} | told["places"]
@@ -158,43 +158,43 @@ def test_every_figure_has_its_lines():
     assert texts[named["blocks.1.attention.weights"]].startswith("def attention_weights(")
 
 
-def test_a_drawn_token_is_the_samplers_and_is_followed():
+def test_sampled_token_equals_the_sampler_and_is_appended():
     model = shaken(GPT2)
-    desk = InspectionService([LoadedRun("", model, BYTES)], TEXT, GenerationOptions())
-    key = desk.ask({})["id"]
+    service = InspectionService([LoadedRun("", model, BYTES)], TEXT, GenerationOptions())
+    key = service.trace({})["id"]
     asked = {"id": key, "what": "sample", "arguments": {"seed": 5}, "options": {"top_k": 4, "temperature": 1.5}}
-    drawn = desk.detail(asked)
+    drawn = service.detail(asked)
     traced = trace(model, BYTES, TEXT, GenerationOptions(top_k=4, temperature=1.5))
     logits = apply_processors(
         traced["logits"][-1:].float(), build_processors(traced.options, BYTES), [TokenHistory(traced.tokens, [])]
     )
     assert drawn["token"]["id"] == int(gumbel_sample(logits, 5, [0], [len(traced)])[0])
-    longer = desk.ask({"written": [drawn["token"]["id"]]})["overview"]
+    longer = service.trace({"written": [drawn["token"]["id"]]})["overview"]
     assert [token["id"] for token in longer["tokens"]] == [*traced.tokens, drawn["token"]["id"]]
     assert longer["text"] == TEXT
     greedy = InspectionService([LoadedRun("", model, BYTES)], TEXT, GenerationOptions(temperature=0))
-    key = greedy.ask({})["id"]
+    key = greedy.trace({})["id"]
     best = greedy.detail({"id": key, "what": "sample", "arguments": {"seed": 5}})["token"]["id"]
     assert best == int(traced["next.model"].argmax())
 
 
-def test_a_run_is_seen_as_it_learned(nano_run):
+def test_checkpoints_are_traced_by_step(nano_run):
     import glassgpt
 
     loaded = glassgpt.load(nano_run, device="cpu")
-    desk = InspectionService(
+    service = InspectionService(
         [LoadedRun("nano", loaded.model, loaded.tokenizer, RunFolder(nano_run))], "the king", GenerationOptions()
     )
-    steps = desk.ask({})["overview"]["steps"]
+    steps = service.trace({})["overview"]["steps"]
     assert len(steps) >= 2
     for step in steps:
-        key = desk.ask({"step": step})["id"]
+        key = service.trace({"step": step})["id"]
         then = glassgpt.load(nano_run, checkpoint=f"step-{step:06d}", device="cpu").trace("the king")
-        found = desk.detail({"id": key, "what": "losses"})["losses"]
+        found = service.detail({"id": key, "what": "losses"})["losses"]
         assert found == pytest.approx(token_losses(then).tolist(), abs=1e-5)
 
 
-def test_the_pages_first_question_is_the_one_that_was_asked_before_it_opened():
-    desk = InspectionService([LoadedRun("", shaken(GPT2), BYTES)], TEXT, GenerationOptions())
-    assert desk.ask({})["id"] == desk.ask({"step": None, "text": None, "written": []})["id"]
-    assert len(desk._traces) == 1
+def test_first_request_of_the_page_is_already_cached():
+    service = InspectionService([LoadedRun("", shaken(GPT2), BYTES)], TEXT, GenerationOptions())
+    assert service.trace({})["id"] == service.trace({"step": None, "text": None, "written": []})["id"]
+    assert len(service._traces) == 1

@@ -1,4 +1,4 @@
-"""The examples of docs/inspection.md run as they stand."""
+"""The examples and the table of docs/inspection.md."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def test_the_examples_run(nano_run, tmp_path, monkeypatch, capsys):
     assert "glassgpt/model/attention.py" in out
 
 
-def test_every_name_of_the_table_is_there(nano_run):
+def test_every_activation_is_documented(nano_run):
     import glassgpt
 
     names = glassgpt.load(nano_run, device="cpu").trace("ab").names()

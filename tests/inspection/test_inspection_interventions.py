@@ -1,4 +1,4 @@
-"""Interventions do what they say, and nothing else; the model never notices."""
+"""Interventions have their documented effect and leave the model unchanged."""
 
 import copy
 import json
@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_inspection_trace import BOTH, BYTES, GPT2, MODERN, TEXT
+from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, MODERN, TEXT
 
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.analysis import divergence
@@ -52,14 +52,14 @@ def without_block(model, layer):
 
 
 @pytest.mark.parametrize("layer", range(3))
-def test_a_block_without_its_parts_is_no_block(traced, layer):
+def test_ablating_a_block_equals_removing_it(traced, layer):
     removed = without_block(traced.model, layer)(traced["tokens"][None])[0]
     for changes in ([ScaleBlock(layer)], [ScaleAttention(layer), ScaleMLP(layer)]):
         assert torch.equal(traced.intervene(*changes)["logits"], removed)
 
 
-def test_a_head_switched_off_writes_nothing(traced):
-    """By hand: the columns of the output projection that read that head are zero."""
+def test_ablated_head_adds_nothing(traced):
+    """Reference: zero the columns of the output projection that read the head."""
     model = copy.deepcopy(traced.model)
     width = model.config.head_dim
     with torch.no_grad():
@@ -70,8 +70,8 @@ def test_a_head_switched_off_writes_nothing(traced):
     assert torch.equal(changed["blocks.1.attention.mixed"][1], traced["blocks.1.attention.mixed"][1])
 
 
-def test_a_position_switched_off_is_never_read(traced):
-    """What follows it cannot depend on its values: in the first block, mixing without that column."""
+def test_ablated_position_is_never_read(traced):
+    """Reference: in the first block, mix the values with that column of weights set to zero."""
     changed = traced.intervene(ScalePosition(3, layer=0))
     at = "blocks.0.attention"
     weights = traced[f"{at}.weights"].clone()
@@ -86,32 +86,32 @@ def test_a_position_switched_off_is_never_read(traced):
 @pytest.mark.parametrize(
     "change", [ScaleHead(1, 1, 1.0), ScaleMLP(0, 1.0), ScalePosition(2, 1.0), ScaleAttention(1, 1.0)]
 )
-def test_a_scale_of_one_changes_nothing(traced, change):
+def test_scale_of_one_changes_nothing(traced, change):
     assert torch.equal(traced.intervene(change)["logits"], traced["logits"])
 
 
 def test_patching_everything_gives_the_other_prompt(traced):
-    other = traced.of(OTHER)
+    other = traced.of_text(OTHER)
     for name in ("embedding", "blocks.0.output", "blocks.2.output"):
         assert torch.equal(traced.intervene(Patch(name, OTHER))["logits"], other["logits"])
 
 
 def test_patching_with_itself_changes_nothing(traced):
-    names = [name for name in traced.names() if getattr(traced.site(name).origin, "read_only", True) is False]
+    names = [name for name in traced.names() if getattr(traced.activation(name).origin, "read_only", True) is False]
     assert {"embedding", "blocks.1.norm1", "blocks.1.mlp.hidden", "blocks.1.attention.v"} <= set(names)
     for name in names:
         assert torch.equal(traced.intervene(Patch(name, TEXT, positions=(1, -1)))["logits"], traced["logits"]), name
 
 
-def test_a_patch_is_put_where_it_belongs(traced):
+def test_patch_replaces_only_the_given_positions_and_head(traced):
     name = "blocks.1.attention.mixed"
     changed = traced.intervene(Patch(name, OTHER, positions=(4, 5), sources=(5, 6), head=1))
     expected = traced[name].clone()
-    expected[1, [4, 5]] = traced.of(OTHER)[name][1, [5, 6]]
+    expected[1, [4, 5]] = traced.of_text(OTHER)[name][1, [5, 6]]
     assert torch.equal(changed[name], expected)
 
 
-def test_interventions_add_up_in_their_order(traced):
+def test_interventions_apply_in_order(traced):
     first, second = ScaleMLP(1, 0.5), ScaleHead(2, 0)
     together = traced.intervene(first, second)
     apart = traced.intervene(first).intervene(second)
@@ -124,7 +124,7 @@ def test_interventions_add_up_in_their_order(traced):
     assert torch.equal(half_twice["logits"], traced.intervene(ScaleMLP(1, 0.25))["logits"])
 
 
-def test_the_difference_is_what_changed(traced):
+def test_difference_is_relative_to_the_base(traced):
     changed = traced.intervene(ScaleBlock(1))
     assert torch.equal(changed.difference("blocks.1.input"), torch.zeros(len(traced), 24))
     torch.testing.assert_close(
@@ -134,9 +134,9 @@ def test_the_difference_is_what_changed(traced):
     assert divergence(changed).max() > 0.01
 
 
-@BOTH
+@BOTH_ARCHITECTURES
 @pytest.mark.parametrize("change", ALL, ids=str)
-def test_the_model_never_notices(config, change):
+def test_interventions_do_not_modify_the_model(config, change):
     model = shaken(config)
     before = copy.deepcopy(model.state_dict())
     traced = trace(model, BYTES, TEXT)
@@ -147,7 +147,7 @@ def test_the_model_never_notices(config, change):
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
 
 
-def test_an_exception_on_the_way_leaves_nothing_behind(monkeypatch):
+def test_exception_leaves_no_hooks(monkeypatch):
     model = shaken(GPT2)
     traced = trace(model, BYTES, TEXT)
 
@@ -163,7 +163,7 @@ def test_an_exception_on_the_way_leaves_nothing_behind(monkeypatch):
 
 
 @pytest.mark.parametrize("change", ALL, ids=str)
-def test_through_json_and_back(change):
+def test_json_round_trip(change):
     assert from_json(json.loads(json.dumps(to_json(change)))) == change
 
 
@@ -177,7 +177,7 @@ values = st.one_of(
     st.dictionaries(st.sampled_from(["layer", "head", "scale", "position", "name", "text", "positions", "x"]), values),
     st.sampled_from(["head", "mlp", "block", "position", "patch", "nothing", None]),
 )
-def test_any_json_is_an_intervention_or_refused(attributes, kind):
+def test_any_json_is_accepted_or_refused_in_one_line(attributes, kind):
     traced = trace(shaken(GPT2), BYTES, "ab")
     refused = "refused"
     try:
@@ -190,22 +190,22 @@ def test_any_json_is_an_intervention_or_refused(attributes, kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (ScaleHead(3, 0), "no block 3; the model has 0 to 2"),
+        (ScaleHead(3, 0), "no block 3; the model has blocks 0 to 2"),
         (ScaleHead(0, 9), "no head 9"),
         (ScaleMLP(-1), "no block -1"),
-        (ScaleMLP(0, math.nan), "the scale is nan"),
-        (ScalePosition(99), "no position 99; the text has 0 to 18"),
-        (Patch("blocks.0.middle", OTHER), "only looked at"),
-        (Patch("norm", OTHER), "only looked at"),
-        (Patch("logits", OTHER), "only looked at"),
-        (Patch("nothing", OTHER), "has no nothing"),
-        (Patch("embedding", "a"), "19 positions from 1"),
-        (Patch("embedding", OTHER, (1,), (2, 3)), "1 positions from 2"),
+        (ScaleMLP(0, math.nan), "the scale must be .*, not nan"),
+        (ScalePosition(99), "no position 99; the text has positions 0 to 18"),
+        (Patch("blocks.0.middle", OTHER), "is read-only"),
+        (Patch("norm", OTHER), "is read-only"),
+        (Patch("logits", OTHER), "is read-only"),
+        (Patch("nothing", OTHER), "no activation nothing"),
+        (Patch("embedding", "a"), "19 positions of embedding from 1 positions"),
+        (Patch("embedding", OTHER, (1,), (2, 3)), "1 positions of embedding from 2 positions"),
         (Patch("embedding", OTHER, head=1), "has no heads"),
         (Patch("embedding", ""), "the text is empty"),
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_refused(traced, change, message):
+def test_invalid_intervention_is_refused(traced, change, message):
     with pytest.raises(InspectionError, match=message):
         traced.intervene(change)

@@ -1,17 +1,17 @@
-"""`glassgpt inspect --text`: the figures are the trace's, in 80 columns, and no text can spoil the terminal."""
+"""`glassgpt inspect --text`: correct values, 80 columns, and safe for the terminal."""
 
 import re
 
 import pytest
 import torch
+from inspection_helpers import BYTES, GPT2, MODERN
 from rich.cells import cell_len
-from test_inspection_trace import BYTES, GPT2, MODERN
 
+from glassgpt.cli.inspection import print_trace
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import InspectionError, UsageError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection.interventions import Patch, ScaleHead, ScalePosition, parse_intervention, parse_patch
-from glassgpt.inspection.show import show_trace
 from glassgpt.inspection.trace import trace
 from glassgpt.model.config import ModelConfig
 from planted import planted
@@ -21,11 +21,11 @@ HOSTILE = "[red]x[/] <img onerror=1>\x1b[2J\x07\u202eab\U0001f600한\r\n"
 
 
 def shown(capsys, traced, **how):
-    show_trace(traced, **how)
+    print_trace(traced, **how)
     return capsys.readouterr().out
 
 
-def test_the_planted_head_is_drawn(capsys):
+def test_induction_head_is_shown(capsys):
     model, tokenizer = planted()
     out = shown(capsys, trace(model, tokenizer, "kfmbqzxkfmbq"))
     assert re.search(r"Attention of head 1\.[01], induction 0\.\d\d", out)
@@ -36,7 +36,7 @@ def test_the_planted_head_is_drawn(capsys):
     assert rows[-1].split()[-1][10:12] in ("██", "▓▓")  # at z, which followed q
 
 
-def test_an_ablation_shows_before_and_after(capsys):
+def test_ablation_shows_before_and_after(capsys):
     model, tokenizer = planted()
     traced = trace(model, tokenizer, "kfmbqzxkfmbq")
     out = shown(capsys, traced, ablate=["head:1.0", "head:1.1"])
@@ -47,7 +47,7 @@ def test_an_ablation_shows_before_and_after(capsys):
     assert f"{100 * (after - before):+.1f}" in out
 
 
-def test_merges_are_written_out(capsys):
+def test_merges_are_shown(capsys):
     config = ModelConfig(vocab_size=50257, context_length=64, n_layer=2, n_head=2, n_embd=8)
     torch.manual_seed(0)
     traced = trace(shaken(config), load_tokenizer("gpt2"), "the cat understands antidisestablishmentarianism")
@@ -59,7 +59,7 @@ def test_merges_are_written_out(capsys):
 
 @pytest.mark.parametrize("config", [GPT2, MODERN], ids=lambda config: config.arch)
 @pytest.mark.parametrize("text", [HOSTILE, "a", None, "ab" * 24], ids=["hostile", "one", "none", "full"])
-def test_every_text_fits_the_terminal_and_does_it_no_harm(config, text, capsys):
+def test_any_text_fits_the_terminal_and_is_printable(config, text, capsys):
     options = GenerationOptions(top_k=5, min_p=0.01, repetition_penalty=1.2)
     out = shown(capsys, trace(shaken(config), BYTES, text, options), ablate=["mlp:1=0.5"])
     assert all(character.isprintable() or character == "\n" for character in out)
@@ -70,24 +70,24 @@ def test_every_text_fits_the_terminal_and_does_it_no_harm(config, text, capsys):
     )
 
 
-def test_words_are_interventions():
+def test_parse_intervention():
     assert parse_intervention("head:3.1") == ScaleHead(3, 1)
     assert parse_intervention("head:3.1=0.5") == ScaleHead(3, 1, 0.5)
     assert parse_intervention("position:7=-2") == ScalePosition(7, -2.0)
     for words in ("head:3", "mlp:1.2", "head:a.b", "nothing:1", "", "mlp:1=x", "mlp:1=", "patch:1", "head:³.1"):
-        with pytest.raises(UsageError, match="is no intervention; allowed are head:LAYER.HEAD"):
+        with pytest.raises(UsageError, match="is not an intervention; expected head:LAYER.HEAD"):
             parse_intervention(words)
 
 
-def test_words_are_patches():
+def test_parse_patch():
     assert parse_patch("blocks.3.output=a = b\n") == Patch("blocks.3.output", "a = b\n")
     assert parse_patch("embedding@5,-1=x") == Patch("embedding", "x", (5, -1))
     for words in ("embedding", "embedding=", "=x", "embedding@=x", "embedding@1.5=x", "Embedding=x"):
-        with pytest.raises(UsageError, match="is no patch; allowed are NAME=TEXT and NAME@POSITION=TEXT"):
+        with pytest.raises(UsageError, match="is not a patch; expected NAME=TEXT or NAME@POSITIONS=TEXT"):
             parse_patch(words)
 
 
-def test_a_patch_shows_what_it_changes(capsys):
+def test_patch_shows_what_it_changes(capsys):
     model, tokenizer = planted()
     traced = trace(model, tokenizer, "kfmbqzxkfmbq")
     out = shown(capsys, traced, patch=["blocks.1.output@-1=zqbmfkxzqbmf"])
@@ -97,16 +97,16 @@ def test_a_patch_shows_what_it_changes(capsys):
     assert f"{100 * float(other['next.model'][25]):.1f} %" in out
 
 
-def test_a_head_that_is_not_there_is_refused():
+def test_invalid_head_is_refused():
     traced = trace(shaken(GPT2), BYTES, "ab")
     for words in ("3.0", "0.3", "x", "1", "-1.0"):
-        with pytest.raises(UsageError, match="allowed is LAYER.HEAD from 0.0 to 2.2"):
-            show_trace(traced, head=words)
+        with pytest.raises(UsageError, match="must be LAYER.HEAD from 0.0 to 2.2"):
+            print_trace(traced, head=words)
     with pytest.raises(InspectionError, match="no head 7"):
-        show_trace(traced, ablate=["head:0.7"])
+        print_trace(traced, ablate=["head:0.7"])
 
 
-def test_the_command(nano_run, glassgpt_command):
+def test_command_prints_a_trace(nano_run, glassgpt_command):
     done = glassgpt_command("inspect", nano_run, "--prompt", "the old king", "--text", "--top-k", 3, "--head", "1.0")
     assert done.returncode == 0, done.stderr
     assert "Attention of head 1.0" in done.stdout
@@ -125,21 +125,21 @@ def test_the_command(nano_run, glassgpt_command):
         (["--prompt", "a" * 200_000, "--text"], 1, "at most 100,000"),
         (["--prompt", "a" * 90_000, "--text"], 1, "the model's context"),
         (["--prompt", "a", "--text", "--ablate", "head:99.0"], 1, "no block 99"),
-        (["--prompt", "a", "--text", "--ablate", "heat:1"], 2, "is no intervention"),
+        (["--prompt", "a", "--text", "--ablate", "heat:1"], 2, "is not an intervention"),
         (["--prompt", "a", "--text", "--top-k", "-1"], 1, "top_k"),
         (["--prompt", "a", "--text", "--max-tokens", "3"], 2, "--max-tokens"),
-        (["--prompt", "a", "--head", "0.0"], 2, "are of --text"),
-        (["--prompt", "a", "--patch", "embedding=b"], 2, "are of --text"),
-        (["--prompt", "a", "--text", "--patch", "embedding"], 2, "is no patch; allowed are NAME=TEXT"),
-        (["--prompt", "a", "--text", "--patch", "logits@0=b"], 1, "cannot be replaced"),
-        (["--prompt", "a", "--text", "--compare", "x"], 2, "--compare is of the page"),
-        (["--prompt", "a", "--text", "--save", "x.html"], 2, "exclude each other"),
-        (["--prompt", "a", "--port", "70000"], 2, "--port is 70000"),
+        (["--prompt", "a", "--head", "0.0"], 2, "require --text"),
+        (["--prompt", "a", "--patch", "embedding=b"], 2, "require --text"),
+        (["--prompt", "a", "--text", "--patch", "embedding"], 2, "is not a patch; expected NAME=TEXT"),
+        (["--prompt", "a", "--text", "--patch", "logits@0=b"], 1, "is read-only"),
+        (["--prompt", "a", "--text", "--compare", "x"], 2, "--compare works on the page only"),
+        (["--prompt", "a", "--text", "--save", "x.html"], 2, "cannot be combined"),
+        (["--prompt", "a", "--port", "70000"], 2, "--port must be from 1 to 65535"),
         (["--prompt", ""], 1, "the text is empty"),
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_cannot_be_inspected_is_said_in_a_line(arguments, code, message, nano_run, monkeypatch, capsys):
+def test_invalid_arguments_are_refused(arguments, code, message, nano_run, monkeypatch, capsys):
     from glassgpt.cli import main
 
     with pytest.raises(SystemExit) as stop:

@@ -1,37 +1,29 @@
-"""The trace is the run's own: bit-equal, complete, described truly, and the model stays as it was."""
+"""Traces: bit-identical to the model, complete, correctly described, and without side effects on the model."""
 
 import copy
 
 import pytest
 import torch
+from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, MODERN, TEXT
 from test_interchange import SHAPES as ORACLE_SHAPES
 from test_interchange import config_of
 from test_model import SHAPES, shaken
 
-from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError, InspectionError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection.analysis import head_outputs
-from glassgpt.inspection.trace import MOST_BYTES, trace, trace_tokens
+from glassgpt.inspection.trace import MAX_TEXT_BYTES, trace, trace_tokens
 from glassgpt.model.activations import repeat_kv_heads
 from glassgpt.model.attention import attention_weights
-from glassgpt.model.config import ModelConfig
 
-BYTES = load_tokenizer("bytes")
 ORACLE = [
     config_of({"vocab_size": 257, "n_positions": context, "n_layer": layers, "n_head": heads, "n_embd": width})
     for context, layers, heads, width in ORACLE_SHAPES
 ]
-GPT2 = ModelConfig(vocab_size=257, context_length=48, n_layer=3, n_head=3, n_embd=24)
-MODERN = ModelConfig(
-    arch="modern", vocab_size=260, context_length=48, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, window=5, bias=False
-)
-BOTH = pytest.mark.parametrize("config", [GPT2, MODERN], ids=lambda config: config.arch)
-TEXT = "the cat saw the cat"
 
 
 class SmallVocabulary:
-    """Stands for a tokenizer of the model's size; nothing is cut here."""
+    """A tokenizer of any vocabulary size; it never tokenizes."""
 
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size
@@ -48,7 +40,7 @@ def tokens_of(config):
 
 
 @pytest.mark.parametrize("config", [*SHAPES, *ORACLE], ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
-def test_traced_is_untraced_bit_for_bit(config):
+def test_traced_logits_are_bit_identical(config):
     model = shaken(config)
     tokens = tokens_of(config)
     untraced = model(torch.tensor([tokens]))[0]
@@ -57,8 +49,8 @@ def test_traced_is_untraced_bit_for_bit(config):
     assert torch.equal(traced["norm"], model.features(torch.tensor([tokens]))[0])
 
 
-@BOTH
-def test_every_tensor_is_as_it_is_described(config):
+@BOTH_ARCHITECTURES
+def test_every_activation_matches_its_description(config):
     traced = trace(shaken(config), BYTES, TEXT, GenerationOptions(top_k=5))
     for name in traced.names():
         described = traced.describe(name)
@@ -71,9 +63,9 @@ def test_every_tensor_is_as_it_is_described(config):
     assert traced.stages() == ["next.model", "next.temperature", "next.top_k", "next.top_p"]
 
 
-@BOTH
-def test_the_parts_add_up(config):
-    """The residual stream is what the blocks added; the readable attention mixes what the fast one mixed."""
+@BOTH_ARCHITECTURES
+def test_residual_stream_sums_and_attention_matches_the_reference(config):
+    """Blocks add to the residual stream; the reference attention mixes the same values as the fast one."""
     traced = trace(shaken(config), BYTES, TEXT)
     for layer in range(config.n_layer):
         at = f"blocks.{layer}"
@@ -91,8 +83,8 @@ def test_the_parts_add_up(config):
         torch.testing.assert_close(total, traced[f"{at}.attention.output"], rtol=1e-4, atol=1e-5)
 
 
-def test_the_weights_are_those_of_the_queries_that_the_model_compares():
-    """Recorded in the model's own call of the attention seam, which the trace never listens to."""
+def test_weights_equal_those_of_the_attention_call():
+    """Recorded in the model's own call of the attention function, which is no hook point."""
     model = shaken(MODERN)
     seen = []
 
@@ -109,8 +101,8 @@ def test_the_weights_are_those_of_the_queries_that_the_model_compares():
         assert torch.equal(traced[f"blocks.{layer}.attention.weights"], weights)
 
 
-@BOTH
-def test_views_where_a_view_serves(config):
+@BOTH_ARCHITECTURES
+def test_captured_activations_are_views(config):
     traced = trace(shaken(config), BYTES, TEXT)
     first = traced["blocks.0.input"]
     assert first.data_ptr() == traced["embedding"].data_ptr()
@@ -120,8 +112,8 @@ def test_views_where_a_view_serves(config):
     assert traced["blocks.1.attention.mixed"]._base is not None
 
 
-@BOTH
-def test_the_model_stays_as_it_was(config):
+@BOTH_ARCHITECTURES
+def test_tracing_does_not_modify_the_model(config):
     model = shaken(config).train()
     before = copy.deepcopy(model.state_dict())
     traced = trace(model, BYTES, TEXT)
@@ -133,7 +125,7 @@ def test_the_model_stays_as_it_was(config):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_next_token_is_that_of_generation():
+def test_next_token_equals_generation():
     from glassgpt.generation.engine.generate import generate
 
     model = shaken(GPT2)
@@ -145,9 +137,9 @@ def test_the_next_token_is_that_of_generation():
     torch.testing.assert_close(traced["next.model"], traced["logits"][-1].softmax(-1))
 
 
-def test_other_options_need_no_other_run(monkeypatch):
+def test_other_options_do_not_rerun_the_model(monkeypatch):
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    monkeypatch.setattr("glassgpt.inspection.trace.record", None)
+    monkeypatch.setattr("glassgpt.inspection.trace.capture_activations", None)
     other = traced.with_options(GenerationOptions(temperature=1, top_p=1, top_k=3))
     assert other.stages() == ["next.model", "next.top_k"]
     assert int((other["next.top_k"] > 0).sum()) == 3
@@ -157,25 +149,25 @@ def test_other_options_need_no_other_run(monkeypatch):
         traced.with_options(GenerationOptions(top_k=-1))
 
 
-def test_what_cannot_be_traced_is_refused_in_a_line():
+def test_invalid_texts_are_refused():
     model = shaken(GPT2)
     with pytest.raises(InspectionError, match="the text is empty"):
         trace(model, BYTES, "")
-    with pytest.raises(InspectionError, match="49 tokens; allowed are 1 to 48"):
+    with pytest.raises(InspectionError, match="49 tokens; it must have from 1 to 48"):
         trace(model, BYTES, "a" * 49)
     with pytest.raises(InspectionError, match="at most 100,000"):
-        trace(model, BYTES, "é" * MOST_BYTES)
+        trace(model, BYTES, "é" * MAX_TEXT_BYTES)
     with pytest.raises(TokenizerError, match="lone surrogate"):
         trace(model, BYTES, "\ud800")
     with pytest.raises(TokenizerError, match="outside the vocabulary"):
         trace_tokens(model, BYTES, [999])
     with pytest.raises(InspectionError, match="did you mean blocks.0.attention.weights"):
         _ = trace(model, BYTES, "a")["blocks.0.attention.weight"]
-    with pytest.raises(InspectionError, match="undisturbed"):
+    with pytest.raises(InspectionError, match="no interventions"):
         trace(model, BYTES, "a").difference("logits")
 
 
-def test_without_a_text_a_document_begins():
+def test_no_text_means_the_beginning_of_a_document():
     traced = trace(shaken(GPT2), BYTES, None)
     assert traced.tokens == [BYTES.end_of_text]
     assert traced.pretokens == []
@@ -183,10 +175,11 @@ def test_without_a_text_a_document_begins():
     assert bytes(trace(shaken(GPT2), BYTES, "añ")["bytes"].tolist()) == "añ".encode()
 
 
-def test_little_is_kept_of_what_is_computed(monkeypatch):
+def test_derived_activations_are_cached_within_a_budget(monkeypatch):
+    size = trace(shaken(GPT2), BYTES, TEXT)["blocks.0.attention.weights"].nbytes
+    monkeypatch.setattr("glassgpt.inspection.trace.MAX_CACHED_BYTES", size * 2)
     traced = trace(shaken(GPT2), BYTES, TEXT)
     assert traced["logits"] is traced["logits"]
-    monkeypatch.setattr("glassgpt.inspection.trace.MOST_KEPT", traced["blocks.0.attention.weights"].nbytes * 2)
     first = traced["blocks.0.attention.weights"]
     assert traced["blocks.1.attention.weights"] is traced["blocks.1.attention.weights"]
     assert traced["blocks.2.attention.weights"] is not first

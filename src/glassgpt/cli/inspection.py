@@ -1,16 +1,22 @@
-"""Look inside."""
+"""The command `inspect`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, LogitsProcessorArguments, PresetOption, Run
 from glassgpt.errors import UsageError
+
+if TYPE_CHECKING:
+    from glassgpt.inspection.service import InspectionService
+    from glassgpt.inspection.trace import Trace
 
 
 def inspect(
@@ -30,60 +36,147 @@ def inspect(
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
 ) -> None:
-    """Follow a text through a run's model, from its bytes to the next token: in the browser, or printed.
+    """Inspect what a run's model computes on a text, from bytes to the next token, in the browser or as printed text.
 
     Parameters
     ----------
     prompt:
-        Text to look at; without it, the token that begins a document. - reads standard input.
+        Text to inspect; defaults to the token that begins a document. - reads standard input.
     text:
-        Print the essentials: merges, logit lens, kinds of heads, one head's attention, the next token's candidates.
+        Print a summary: merges, logit lens, kinds of heads, the attention of one head, and the next-token candidates.
     save:
-        Write one HTML file that shows it without a network, instead of serving a page.
+        Write the page to one HTML file that works offline, instead of serving it.
     compare:
-        Folder of another run, to put beside this one on the page.
+        Folder of another run to compare with on the page.
     port:
-        Of the page, on this machine alone; 0 takes a free one (extra: serve).
+        Local port of the page; 0 means a free one (extra: serve).
     browser:
         Open the page in the browser.
     head:
-        With --text: LAYER.HEAD whose attention is drawn; by default the one with the clearest pattern.
+        With --text: LAYER.HEAD whose attention is shown; defaults to the one with the clearest pattern.
     ablate:
-        With --text: switch a part off and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or
-        position:NUMBER; scaled instead with =NUMBER; may be repeated.
+        With --text: ablate a component and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or
+        position:POSITION; append =SCALE to scale it instead. May be repeated.
     patch:
-        With --text: put in place of an activation that of another text, NAME=TEXT everywhere or NAME@POSITION=TEXT
-        (several with commas), as blocks.0.output@5=the old queen; may be repeated.
+        With --text: replace an activation by that of another text: NAME=TEXT, or NAME@POSITION=TEXT for some positions
+        (comma-separated), such as blocks.0.output@5=the old queen. May be repeated.
     """
     from glassgpt import api
     from glassgpt.cli.generation_flags import options_from_flags
-    from glassgpt.inspection.checkpoint_traces import History
-    from glassgpt.inspection.server import serve_page
+    from glassgpt.inspection.checkpoint_traces import CheckpointTraces
     from glassgpt.inspection.service import InspectionService, LoadedRun
-    from glassgpt.inspection.show import show_trace
     from glassgpt.inspection.static_page import save_page
     from glassgpt.inspection.trace import trace
     from glassgpt.training.run_folder import RunFolder
 
-    if (ablate or head or patch) and not text:
-        raise UsageError("--ablate, --patch and --head are of --text; on the page, one clicks")
-    if compare and (text or save):
-        raise UsageError("--compare is of the page; leave --text and --save out")
-    if text and save:
-        raise UsageError("--text and --save exclude each other")
-    if not 0 <= port < 1 << 16:
-        raise UsageError(f"--port is {port}; allowed is 1 to 65535, or 0 for a free one")
+    _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
     if prompt == "-":
         prompt = sys.stdin.read()
-    asked = options_from_flags({}, settings, options or {})
+    generation_options = options_from_flags({}, settings, options or {})
     loaded = api.load(run, checkpoint=checkpoint, device=device)
     if text:
-        show_trace(trace(loaded.model, loaded.tokenizer, prompt, asked), ablate=ablate, patch=patch, head=head)
+        traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)
+        print_trace(traced, ablate=ablate, patch=patch, head=head)
     elif save:
-        told = History(RunFolder(run), loaded.tokenizer, prompt, asked)
-        save_page(trace(loaded.model, loaded.tokenizer, prompt, asked), save, told)
+        checkpoints = CheckpointTraces(RunFolder(run), loaded.tokenizer, prompt, generation_options)
+        save_page(trace(loaded.model, loaded.tokenizer, prompt, generation_options), save, checkpoints)
         console.info(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
-        subjects = [LoadedRun(str(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
-        serve_page(InspectionService(subjects, prompt, asked), port=port, browser=browser)
+        loaded_runs = [LoadedRun(str(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
+        serve_page(InspectionService(loaded_runs, prompt, generation_options), port=port, browser=browser)
+
+
+def _check_combination(
+    text: bool,
+    save: Path | None,
+    compare: Path | None,
+    port: int,
+    *,
+    ablate: Sequence[str],
+    patch: Sequence[str],
+    head: str | None,
+) -> None:
+    if (ablate or head or patch) and not text:
+        raise UsageError("--ablate, --patch and --head require --text; on the page, use its controls")
+    if compare and (text or save):
+        raise UsageError("--compare works on the page only; omit --text and --save")
+    if text and save:
+        raise UsageError("--text and --save cannot be combined")
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port must be from 1 to 65535, or 0 for a free one, not {port}")
+
+
+def print_trace(
+    trace: Trace, *, ablate: Sequence[str] = (), patch: Sequence[str] = (), head: str | None = None
+) -> None:
+    """Apply the interventions of the command line to a trace and print it.
+
+    Args:
+        trace: without interventions.
+        ablate: see `parse_intervention`.
+        patch: see `parse_patch`; applied after those of `ablate`.
+        head: `LAYER.HEAD` whose attention is shown; defaults to the one with the clearest pattern.
+
+    Raises:
+        UsageError: an intervention or the head is invalid.
+        InspectionError: an intervention does not fit the model or the text.
+    """
+    from glassgpt.inspection.analysis import head_scores, probe
+    from glassgpt.inspection.interventions import parse_intervention, parse_patch
+    from glassgpt.inspection.show import show_trace
+
+    interventions = [*map(parse_intervention, ablate), *map(parse_patch, patch)]
+    chosen = None if head is None else _parse_head(trace, head)
+    changed = trace.intervene(*interventions) if interventions else trace
+    has_room = trace.model.config.context_length > 1
+    kinds = head_scores(probe(trace.model, trace.tokenizer)) if has_room else None
+    show_trace(changed, changes=[*ablate, *patch], head=chosen, kinds=kinds)
+
+
+def _parse_head(trace: Trace, given: str) -> tuple[int, int]:
+    layer, _, head = given.partition(".")
+    config = trace.model.config
+    if layer.isdecimal() and head.isdecimal() and int(layer) < config.n_layer and int(head) < config.n_head:
+        return int(layer), int(head)
+    last = f"{config.n_layer - 1}.{config.n_head - 1}"
+    raise UsageError(f"--head must be LAYER.HEAD from 0.0 to {last}, not {given!r}")
+
+
+def serve_page(service: InspectionService, *, port: int = 0, browser: bool = True) -> None:
+    """Serve the page until interrupted, print its address and open it in the browser.
+
+    Args:
+        service: answers the page's requests.
+        port: on 127.0.0.1; 0 means a free one.
+        browser: open the page in the browser.
+
+    Raises:
+        InspectionError: the initial text cannot be traced, or the port is in use.
+        MissingExtraError: starlette or uvicorn is not installed.
+    """
+    from glassgpt.inspection import server
+
+    service.trace({})  # the page's first request: computed before the browser opens, so that errors appear here
+
+    def announce(address: str) -> None:
+        console.info(f"page served at {address} (press Ctrl-C to stop)")
+        if browser and not _open_browser(address):
+            number = urlsplit(address).port
+            console.info(
+                f"no browser could be opened here; open the address yourself, from another machine after: "
+                f"ssh -L {number}:127.0.0.1:{number} HOST"
+            )
+
+    server.serve(service, announce, port)
+
+
+def _open_browser(address: str) -> bool:
+    """Open a graphical browser and return whether there is one; text browsers would take over the terminal."""
+    import webbrowser
+
+    try:
+        found = webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return type(found) is not webbrowser.GenericBrowser and found.open(address)

@@ -1,5 +1,5 @@
-"""activations -> pictures: what a model computes on a text, by name, measured, changed, and shown.
+"""Inspection: what a model computes on a text, by name, and how to analyze, change and display it.
 
-Nothing is imported here; import the module you need: `inspection.trace` for "everything between this text and its
-next token", `inspection.measures`, `inspection.interventions`, `inspection.history` for a run's checkpoints.
+Nothing is imported here. Start with `inspection.trace` (every activation between a text and its next token), then
+`inspection.analysis`, `inspection.interventions` and `inspection.checkpoint_traces`.
 """

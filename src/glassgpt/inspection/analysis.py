@@ -1,8 +1,5 @@
-"""Figures that tell what a model does with a text, and what its heads are for.
-
-Each is computed from a trace, in the order in which one asks: what would the model say already here (the logit
-lens), where does each head look, which kind of head is it, how large is the residual stream, which tokens does a
-vector mean, and how well was each token foreseen.
+"""Analyses of a trace: logit lens, attention patterns of heads, norms of the residual stream, nearest and promoted tokens,
+token losses.
 """
 
 from __future__ import annotations
@@ -20,34 +17,34 @@ from glassgpt.inspection.trace import Trace, trace_tokens
 from glassgpt.model.transformer import LanguageModel
 
 PROBE_TOKENS = 50
-"""Random tokens that a probe repeats once (Olsson et al. 2022 take sequences of this kind)."""
-SHORTEST = 1e-8
-"""Length below which a vector has no direction."""
-NAMED_FROM = 0.3
-"""A head that gives less of its attention to a pattern than this is not named after it."""
+"""Random tokens that `probe` repeats once, as in Olsson et al. 2022."""
+MIN_NORM = 1e-8
+"""Lower bound for norms that are divided by."""
+MIN_HEAD_SCORE = 0.3
+"""Share of attention that a pattern must get for a head to be named after it."""
 
 
 def residual_stream_names(trace: Trace) -> list[str]:
-    """The residual stream at its L + 1 places: after the embedding, and after each of the L blocks."""
+    """Return the names of the residual stream after the embedding and after each of the L blocks (L + 1 names)."""
     return ["embedding", *(f"blocks.{layer}.output" for layer in range(trace.model.config.n_layer))]
 
 
 @torch.no_grad()
 def logit_lens(trace: Trace, depths: Sequence[int] | None = None, positions: Sequence[int] | None = None) -> Tensor:
-    """The logits that the model would give if it stopped after some blocks (nostalgebraist 2020).
+    """Return the logit lens: the logits if the model stopped after a number of blocks (nostalgebraist 2020).
 
-    The residual stream there passes the model's last normalisation, by that place's own mean and variance, and head.
+    The residual stream at that depth goes through the model's final normalization, with its own statistics, and the head.
 
     Args:
         trace: of the text.
-        depths: after how many blocks, 0 … L; by default all. After L they are the model's logits, bit for bit.
-        positions: of which tokens; by default all. With GPT-2's vocabulary, all is 0.2 MB for each depth and token.
+        depths: numbers of blocks, 0 … L; defaults to all. At L the result is bit-identical to the model's logits.
+        positions: token positions; defaults to all. With GPT-2's vocabulary, each depth and position takes 0.2 MB.
 
     Returns:
-        (len(depths), len(positions), V).
+        Logits (len(depths), len(positions), V).
 
     Raises:
-        IndexError: there is no such depth or position.
+        IndexError: a depth or position is out of range.
     """
     names = residual_stream_names(trace)
     chosen = [trace[names[depth]] for depth in (range(len(names)) if depths is None else depths)]
@@ -57,43 +54,43 @@ def logit_lens(trace: Trace, depths: Sequence[int] | None = None, positions: Seq
 
 
 def attention_entropy(trace: Trace, layer: int) -> Tensor:
-    """How widely each head looks from each position, in nats: (H, T); 0 is one token, ln t all t tokens alike."""
+    """Return the entropy of each head's attention per query, in nats: (H, T); 0 for one token, ln t for uniform over t."""
     return torch.special.entr(trace[f"blocks.{layer}.attention.weights"]).sum(dim=-1)
 
 
 def residual_norms(trace: Trace) -> Tensor:
-    """Euclidean length of the residual stream after 0 … L blocks: (L + 1, T)."""
+    """Return the L2 norm of the residual stream after 0 … L blocks: (L + 1, T)."""
     return torch.stack([trace[name].float().norm(dim=-1) for name in residual_stream_names(trace)])
 
 
 def token_losses(trace: Trace) -> Tensor:
-    """How badly each token but the first was foreseen, in nats: (T - 1,)."""
+    """Return the cross-entropy loss of every token but the first, in nats: (T - 1,)."""
     return F.cross_entropy(trace["logits"][:-1].float(), trace["tokens"][1:], reduction="none")
 
 
 @torch.no_grad()
 def token_vectors(model: LanguageModel) -> Tensor:
-    """The embedding of every token: (V, C), the model's own memory."""
+    """Return the token embedding matrix (V, C), not a copy."""
     return model.get_submodule("token_embedding").get_parameter("weight").detach()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of the angle between vectors, over the last axis: -1 … 1."""
+    """Return the cosine similarity over the last axis: -1 … 1."""
     return F.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
 def nearest_tokens(model: LanguageModel, vector: Tensor, count: int = 10) -> list[tuple[int, float]]:
-    """The tokens whose embeddings point most nearly where a vector (C,) does, with the cosine; best first."""
+    """Return the tokens whose embeddings have the highest cosine similarity with a vector (C,), with the cosine; best first."""
     vectors, direction = token_vectors(model).float(), F.normalize(vector.float(), dim=0)
-    # `cosine`, without the (V, C) of products that it would write into memory.
-    cosines = (vectors @ direction) / vectors.norm(dim=-1).clamp_min(SHORTEST)
+    # Same as `cosine`, but without allocating a product of shape (V, C).
+    cosines = (vectors @ direction) / vectors.norm(dim=-1).clamp_min(MIN_NORM)
     found = cosines.topk(min(count, model.config.vocab_size))
     return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
 
 @torch.no_grad()
 def component_norms(trace: Trace) -> dict[str, Tensor]:
-    """Euclidean length of what attention and MLP add to the residual stream, block by block: (L, T) by part."""
+    """Return the L2 norms of what attention and MLP of each block add to the residual stream: (L, T) for each."""
     layers = range(trace.model.config.n_layer)
     return {
         part: torch.stack([trace[f"blocks.{layer}.{part}.output"].float().norm(dim=-1) for layer in layers])
@@ -103,44 +100,43 @@ def component_norms(trace: Trace) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def strongest_units(trace: Trace, layer: int, position: int, count: int = 10) -> tuple[Tensor, Tensor]:
-    """The hidden units of an MLP that add most to a token's residual stream.
+    """Return the hidden units of an MLP that add most to the residual stream at a position.
 
     Returns:
-        Their numbers (n,), those that write the longest vectors first, and these vectors (n, C). Together with
-        those of all other units, and the bias where there is one, they are the MLP's output.
+        Indices of the units (n,), by decreasing norm of the vectors they add, and these vectors (n, C). The vectors of all
+        units, plus the bias if there is one, sum to the MLP's output.
     """
     hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()  # (M,)
-    writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()  # (C, M)
-    units = (hidden.abs() * writes.norm(dim=0)).topk(min(count, len(hidden))).indices
+    weight = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()  # (C, M)
+    units = (hidden.abs() * weight.norm(dim=0)).topk(min(count, len(hidden))).indices
     return units, unit_vectors(trace, layer, position, units)
 
 
 @torch.no_grad()
 def unit_vectors(trace: Trace, layer: int, position: int, units: Tensor) -> Tensor:
-    """What hidden units (n,) of an MLP add to a token's residual stream: (n, C)."""
+    """Return what hidden units (n,) of an MLP add to the residual stream at a position: (n, C)."""
     hidden = trace[f"blocks.{layer}.mlp.hidden"][position].float()
-    writes = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()
-    return (writes[:, units] * hidden[units]).T
+    weight = trace.model.get_submodule(f"blocks.{layer}.mlp.down").get_parameter("weight").float()
+    return (weight[:, units] * hidden[units]).T
 
 
 @torch.no_grad()
 def promoted_tokens(trace: Trace, vectors: Tensor, count: int = 5) -> Tensor:
-    """Which tokens become likelier when a vector is added to the residual stream: (n, C) -> (n, count), best first.
+    """Return the tokens whose logits grow most when a vector is added to the residual stream: (n, C) -> (n, count).
 
-    The vectors are read by the head alone (Geva et al. 2022): the last normalisation, which depends on the rest of
-    the stream, is left out.
+    Only the head is applied (Geva et al. 2022); the final normalization, which depends on the rest of the stream, is not.
     """
     head = trace.model.head(vectors.to(token_vectors(trace.model).dtype))
     return head[:, : trace.tokenizer.vocab_size].topk(min(count, trace.tokenizer.vocab_size)).indices
 
 
 def divergence(trace: Trace) -> Tensor:
-    """How far interventions moved the model's prediction at each position: KL(before ‖ after) in nats, (T,).
+    """Return the KL divergence KL(before ‖ after) of the model's predictions under interventions, in nats: (T,).
 
     Raises:
-        InspectionError: nothing was intervened in.
+        InspectionError: the trace has no interventions.
     """
-    trace.difference("tokens")  # says so where there is no base
+    trace.difference("tokens")  # raises if there is no base
     assert trace.base is not None
     before, after = (each["logits"].float().log_softmax(dim=-1) for each in (trace.base, trace))
     return F.kl_div(after, before, log_target=True, reduction="none").sum(dim=-1)
@@ -148,15 +144,15 @@ def divergence(trace: Trace) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """The share of its attention that each head gives to a pattern, averaged over where the pattern exists: (L, H).
+    """Share of attention that each head gives to known patterns, averaged over the queries that have them: (L, H) each.
 
-    NaN where a text has nothing of the kind.
+    NaN if the text does not contain the pattern.
 
     Attributes:
-        previous: to the token before (Elhage et al. 2021).
-        duplicate: to earlier occurrences of the same token (Wang et al. 2022).
-        induction: to the tokens that followed those occurrences, which is what a head looks at that continues a
-            repetition (Elhage et al. 2021; Olsson et al. 2022, "prefix matching").
+        previous: attention to the previous token (Elhage et al. 2021).
+        duplicate: attention to earlier occurrences of the same token (Wang et al. 2022).
+        induction: attention to the tokens that followed those occurrences, as needed to continue a repetition (Elhage et
+            al. 2021; Olsson et al. 2022, "prefix matching").
     """
 
     previous: Tensor
@@ -164,18 +160,18 @@ class HeadScores:
     induction: Tensor
 
     def named(self) -> dict[str, Tensor]:
-        """The scores by their names."""
+        """Return the scores by name."""
         return {"previous": self.previous, "duplicate": self.duplicate, "induction": self.induction}
 
     def name(self, layer: int, head: int) -> tuple[str, float] | None:
-        """What a head does most, and how much; None where it is less than `NAMED_FROM`."""
+        """Return the pattern with a head's highest score, and the score; None if it is below `MIN_HEAD_SCORE`."""
         scores = {name: float(score[layer, head]) for name, score in self.named().items()}
         best = max(scores, key=lambda name: -1.0 if math.isnan(scores[name]) else scores[name])
-        return (best, scores[best]) if scores[best] >= NAMED_FROM else None
+        return (best, scores[best]) if scores[best] >= MIN_HEAD_SCORE else None
 
 
 def head_scores(trace: Trace) -> HeadScores:
-    """What the heads do on a text. Of rare patterns a text tells little; see `probe`."""
+    """Return the head scores on a text. Few texts contain enough of the rarer patterns; see `probe`."""
     weights = [trace[f"blocks.{layer}.attention.weights"] for layer in range(trace.model.config.n_layer)]
     patterns = head_patterns(trace["tokens"])
     scores = {name: torch.stack([_share(each, pattern) for each in weights]) for name, pattern in patterns.items()}
@@ -183,34 +179,34 @@ def head_scores(trace: Trace) -> HeadScores:
 
 
 def head_patterns(tokens: Tensor) -> dict[str, Tensor]:
-    """Where heads of each kind look: (T, T) bool by name, rows are queries."""
+    """Return which keys belong to each pattern: (T, T) bool by name, rows are queries."""
     order = torch.arange(len(tokens), device=tokens.device)
     earlier = order[None] < order[:, None]
     same = (tokens[None] == tokens[:, None]) & earlier
-    # Key s follows an earlier occurrence of the query's token where key s - 1 is one.
+    # Key s follows an earlier occurrence of the query's token if key s - 1 is one.
     followed = torch.zeros_like(same)
     followed[:, 1:] = same[:, :-1]
     return {"previous": order[None] == order[:, None] - 1, "duplicate": same, "induction": followed}
 
 
 def _share(weights: Tensor, pattern: Tensor) -> Tensor:
-    """The mean, over the queries that have a key of this pattern, of their attention to such keys: (H,)."""
-    there = pattern.any(dim=-1)
-    return (weights * pattern).sum(dim=-1)[:, there].mean(dim=-1)
+    """Return the attention to the keys of a pattern, averaged over the queries that have such keys: (H,)."""
+    has_pattern = pattern.any(dim=-1)
+    return (weights * pattern).sum(dim=-1)[:, has_pattern].mean(dim=-1)
 
 
 def probe(model: LanguageModel, tokenizer: Tokenizer, *, length: int = PROBE_TOKENS, seed: int = 0) -> Trace:
-    """A trace of random tokens said twice, on which a head's kind shows whatever the model was trained on.
+    """Trace a sequence of random tokens that is repeated once, which shows patterns of heads whatever the training data.
 
     Args:
-        model: its context holds two tokens at least.
+        model: with a context of at least two tokens.
         tokenizer: the model's.
-        length: tokens before they are repeated; at most half the context and as many as the vocabulary has. Each is
-            drawn once, so that it has one earlier occurrence and not several.
+        length: tokens before the repetition, at most half the context and the size of the vocabulary. They are distinct, so
+            that each token has only one earlier occurrence.
         seed: of the tokens.
 
     Raises:
-        InspectionError: the context holds a single token.
+        InspectionError: the context has only one token.
     """
     order = torch.randperm(tokenizer.end_of_text, generator=torch.Generator().manual_seed(seed))
     tokens = order[: min(length, model.config.context_length // 2)].tolist()

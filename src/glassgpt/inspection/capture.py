@@ -1,8 +1,8 @@
-"""A run of the model that is listened to, and into which one may reach.
+"""Run a model with hooks that capture activations or replace them.
 
-The model itself is never touched: the run is that of a *twin*, whose modules are copies and whose weights are the
-very same memory. Listening hooks sit on the twin and go with it, so neither an exception nor a second thread can
-leave anything behind. The computation is the model's own, by its own kernels; hooks only look at what passes.
+The model itself is never modified: hooks are registered on a copy whose modules are new but whose weights are the same
+memory. The hooks disappear with the copy, so that neither an exception nor another thread can leave any behind. The
+forward pass and its kernels are the model's own.
 """
 
 from __future__ import annotations
@@ -20,75 +20,75 @@ from glassgpt.model.transformer import LanguageModel
 
 
 @dataclass(frozen=True)
-class Edit:
-    """A change of what passes somewhere.
+class ActivationEdit:
+    """A change to a tensor during the forward pass.
 
     Attributes:
-        passage: where.
-        change: from what the module takes and what passes to what passes instead; it changes neither in place.
+        location: where to hook.
+        change: maps the module's input and the hooked tensor to the replacement; it must modify neither in place.
     """
 
-    passage: HookLocation
+    location: HookLocation
     change: Callable[[Tensor, Tensor], Tensor]
 
 
-def twin(model: LanguageModel) -> LanguageModel:
-    """A copy in evaluation mode that shares every weight and buffer with the model."""
+def copy_sharing_weights(model: LanguageModel) -> LanguageModel:
+    """Return a copy of a model in evaluation mode that shares all parameters and buffers with it."""
     shared = [*model.parameters(), *model.buffers()]
-    # What deepcopy finds in its memo it takes as already copied.
+    # deepcopy treats objects in its memo as already copied.
     return copy.deepcopy(model, {id(tensor): tensor for tensor in shared}).eval()
 
 
 @torch.no_grad()
-def record(
-    model: LanguageModel, tokens: Tensor, passages: Iterable[HookLocation], edits: Iterable[Edit] = ()
+def capture_activations(
+    model: LanguageModel, tokens: Tensor, locations: Iterable[HookLocation], edits: Iterable[ActivationEdit] = ()
 ) -> Mapping[HookLocation, Tensor]:
-    """Run the model up to its last hidden state and keep what passes.
+    """Run a model up to its last hidden state and return the tensors at the given locations.
 
     Args:
-        model: it stays as it is.
+        model: is not modified.
         tokens: (1, T) int64.
-        passages: where to listen. Of a module that is used twice, the last time counts.
-        edits: applied in their order, before anything is kept.
+        locations: where to capture. For a module that is called twice, the last call counts.
+        edits: applied in order, before anything is captured.
 
     Returns:
-        What passed, (1, T, …) each: the run's own memory, not copies.
+        The captured tensors, (1, T, …) each; not copies.
 
     Raises:
         IndexError: the tokens do not fit the model's context.
     """
-    heard: dict[HookLocation, Tensor] = {}
-    running = twin(model)
-    modules = dict(running.named_modules())
+    captured: dict[HookLocation, Tensor] = {}
+    hooked = copy_sharing_weights(model)
+    modules = dict(hooked.named_modules())
     for edit in edits:
-        _reach_into(modules[edit.passage[0]], edit)
-    for passage in passages:
-        _listen(modules[passage[0]], passage, heard)
-    running.features(tokens)
-    return heard
+        _register_edit(modules[edit.location[0]], edit)
+    for location in locations:
+        _register_capture(modules[location[0]], location, captured)
+    hooked.features(tokens)
+    return captured
 
 
-def _listen(module: nn.Module, passage: HookLocation, heard: dict[HookLocation, Tensor]) -> None:
+def _register_capture(module: nn.Module, location: HookLocation, captured: dict[HookLocation, Tensor]) -> None:
     def before(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        heard[passage] = arguments[0]
+        captured[location] = arguments[0]
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-        heard[passage] = output
+        captured[location] = output
 
-    if passage[1] == "input":
+    if location[1] == "input":
         module.register_forward_pre_hook(before)
     else:
         module.register_forward_hook(after)
 
 
-def _reach_into(module: nn.Module, edit: Edit) -> None:
+def _register_edit(module: nn.Module, edit: ActivationEdit) -> None:
     def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return (edit.change(arguments[0], arguments[0]), *arguments[1:])
 
     def after(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         return edit.change(arguments[0], output)
 
-    if edit.passage[1] == "input":
+    if edit.location[1] == "input":
         module.register_forward_pre_hook(before)
     else:
         module.register_forward_hook(after)

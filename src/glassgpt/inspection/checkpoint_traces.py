@@ -1,4 +1,4 @@
-"""The same sentence through a run's checkpoints: how the model came to what it says now."""
+"""Traces of one text through the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import CheckpointError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.inspection.caching import LRUCache
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
@@ -21,60 +22,48 @@ from glassgpt.training.checkpoint import (
 )
 from glassgpt.training.run_folder import RunFolder
 
-TRACES_KEPT = 3
-"""In memory at once, each with its model: the one looked at and its neighbours."""
+CACHED_TRACES = 3
+"""Traces in memory, each with its model: the current checkpoint and its neighbors."""
 
-Figure = TypeVar("Figure")
-Key = TypeVar("Key")
-Kept = TypeVar("Kept")
+T = TypeVar("T")
 
 
-class History:
-    """Traces of one text, a checkpoint each, loaded and verified when they are asked for; made by `history`.
+class CheckpointTraces:
+    """Traces of one text, one per checkpoint, verified and loaded on request; created by `trace_checkpoints`.
 
     Attributes:
         run: the run.
         tokenizer: the run's.
         text: that is traced, or None for the beginning of a document.
         options: see `Trace`.
-        steps: of training, for which there are checkpoints, in order; a damaged one shows when it is asked for.
+        steps: training steps that have a checkpoint, in order; a damaged one is reported when it is requested.
     """
 
     def __init__(self, run: RunFolder, tokenizer: Tokenizer, text: str | None, options: GenerationOptions) -> None:
         self.run, self.tokenizer, self.text, self.options = run, tokenizer, text, options
-        self.steps = steps_of(run)
-        self._traces: dict[int, Trace] = {}
+        self.steps = checkpoint_steps(run)
+        self._traces: LRUCache[int, Trace] = LRUCache(CACHED_TRACES)
 
     def __getitem__(self, step: int) -> Trace:
-        """The trace after so many steps of training.
+        """Return the trace at a training step.
 
         Raises:
             CheckpointError: there is no checkpoint of that step, or it is damaged.
             TokenizerError: it was trained with another tokenizer than the run has now.
             InspectionError: the text cannot be traced.
         """
-        found = self._traces.get(step) or self._load(step)
-        keep(self._traces, step, found, TRACES_KEPT)
-        return found
+        return self._traces.get(step, lambda: self._load(step))
 
-    def follow(self, figure: Callable[[Trace], Figure]) -> Iterator[tuple[int, Figure]]:
-        """A figure of every checkpoint, oldest first; see `__getitem__` for what can go wrong."""
-        return ((step, figure(self[step])) for step in self.steps)
+    def map(self, function: Callable[[Trace], T]) -> Iterator[tuple[int, T]]:
+        """Yield the step and the function's result for each checkpoint, oldest first; raises as `__getitem__` does."""
+        return ((step, function(self[step])) for step in self.steps)
 
     def _load(self, step: int) -> Trace:
-        return trace(model_after(self.run, self.tokenizer, step), self.tokenizer, self.text, self.options)
+        return trace(load_checkpoint_model(self.run, self.tokenizer, step), self.tokenizer, self.text, self.options)
 
 
-def keep(kept: dict[Key, Kept], key: Key, value: Kept, most: int) -> None:
-    """Put something behind all others, and let the first go where there are too many: the last asked for stays longest."""
-    kept.pop(key, None)
-    kept[key] = value
-    while len(kept) > most:
-        del kept[next(iter(kept))]
-
-
-def model_after(run: RunFolder, tokenizer: Tokenizer, step: int) -> LanguageModel:
-    """A run's model after so many steps of training, verified.
+def load_checkpoint_model(run: RunFolder, tokenizer: Tokenizer, step: int) -> LanguageModel:
+    """Load the model of a run at a training step, verified.
 
     Raises:
         CheckpointError: there is no checkpoint of that step, or it is damaged.
@@ -83,19 +72,18 @@ def model_after(run: RunFolder, tokenizer: Tokenizer, step: int) -> LanguageMode
     checkpoint = find_checkpoint(run, checkpoint_name(step))
     if read_state(checkpoint).tokenizer_fingerprint != tokenizer.fingerprint:
         raise TokenizerError(
-            f"{run.tokenizer} is not the tokenizer that {checkpoint.name} was trained with; put back the "
-            "file that the run began with"
+            f"{run.tokenizer} is not the tokenizer that {checkpoint.name} was trained with; restore the original file"
         )
     return load_model(checkpoint)
 
 
-def steps_of(run: RunFolder) -> list[int]:
-    """The steps of training for which a run has checkpoints, in order."""
+def checkpoint_steps(run: RunFolder) -> list[int]:
+    """Return the training steps for which a run has checkpoints, in order."""
     return [checkpoint_step(path) for path in list_checkpoints(run)]
 
 
-def history(run: str | Path, text: str | None, options: GenerationOptions | None = None) -> History:
-    """The checkpoints of a run, to be looked into with one text.
+def trace_checkpoints(run: str | Path, text: str | None, options: GenerationOptions | None = None) -> CheckpointTraces:
+    """Return the traces of a text through all checkpoints of a run.
 
     Args:
         run: the run's folder.
@@ -107,7 +95,7 @@ def history(run: str | Path, text: str | None, options: GenerationOptions | None
         TokenizerError: the run's tokenizer cannot be read.
     """
     folder = RunFolder(Path(run)).require()
-    found = History(folder, load_tokenizer(folder.tokenizer), text, options or GenerationOptions())
-    if not found.steps:
+    traces = CheckpointTraces(folder, load_tokenizer(folder.tokenizer), text, options or GenerationOptions())
+    if not traces.steps:
         raise CheckpointError(f"{run} has no checkpoint yet; train it for longer, or save more often")
-    return found
+    return traces

@@ -1,6 +1,6 @@
-"""What a panel of the page asks for when it is looked at: figures of a trace, each a JSON object.
+"""Details of a trace that panels of the page request when they are displayed, each a JSON object.
 
-What is large and regular travels as an array instead; see `wire.array`.
+Large arrays are transferred in binary form instead; see `serialization.tensor_bytes`.
 """
 
 from __future__ import annotations
@@ -29,55 +29,57 @@ from glassgpt.inspection.analysis import (
     token_vectors,
     unit_vectors,
 )
-from glassgpt.inspection.serialization import numbers, source_reference, token_json
+from glassgpt.inspection.serialization import nested_lists, source_reference, token_json
 from glassgpt.inspection.trace import Trace
 from glassgpt.model.cache import KVCache
 
-CANDIDATES = 12
-"""Tokens told of each distribution."""
-LENS_TOLD = 5
+TOP_TOKENS = 12
+"""Tokens listed for each distribution."""
+LENS_TOP_TOKENS = 5
 LENS_TOKENS = 64
-"""Positions of one answer; the page shows as many. At GPT-2's size each depth of them is 5 GFLOP and 13 MB of logits."""
-NEAREST = 10
-UNITS = 10
-PROMOTED = 6
+"""Positions per response; the page shows as many. At GPT-2's size, each depth of them takes 5 GFLOP and 13 MB of logits."""
+NEAREST_TOKENS = 10
+TOP_UNITS = 10
+PROMOTED_TOKENS = 6
 
 
 def lens(trace: Trace, depth: int, first: int) -> dict[str, Any]:
-    """What the model would say after so many blocks, at the positions from `first` on, `LENS_TOKENS` at most.
+    """Return the logit lens at a depth, for up to `LENS_TOKENS` positions from `first` on.
 
-    `likeliest`: for each position LENS_TOLD pairs of id and probability; `pieces`: the tokens by their ids.
+    `likeliest`: for each position, LENS_TOP_TOKENS pairs of token id and probability; `pieces`: text of the tokens by id.
     """
     positions = range(first, min(first + LENS_TOKENS, len(trace)))
     logits = logit_lens(trace, [depth], positions)[0, :, : trace.tokenizer.vocab_size].float()
-    best = logits.topk(min(LENS_TOLD, logits.size(-1)))
-    chances = (best.values - logits.logsumexp(dim=-1, keepdim=True)).exp()  # softmax, of the few that are told
+    best = logits.topk(min(LENS_TOP_TOKENS, logits.size(-1)))
+    chances = (best.values - logits.logsumexp(dim=-1, keepdim=True)).exp()  # softmax, only of the listed tokens
     rows = [list(zip(*pair, strict=True)) for pair in zip(best.indices.tolist(), chances.tolist(), strict=True)]
     ids = {token for row in rows for token, _ in row}
     return {"likeliest": rows, "pieces": {token: token_json(trace.tokenizer, token)["piece"] for token in ids}}
 
 
 def nearest(trace: Trace, position: int) -> dict[str, Any]:
-    """The tokens whose embeddings point most nearly where that of the token at a position does, with the cosine."""
+    """Return the tokens with the embeddings most similar to that of the token at a position, with the cosine similarity."""
     vector = token_vectors(trace.model)[trace.tokens[position]]
-    within = [pair for pair in nearest_tokens(trace.model, vector, NEAREST) if pair[0] < trace.tokenizer.vocab_size]
+    within = [
+        pair for pair in nearest_tokens(trace.model, vector, NEAREST_TOKENS) if pair[0] < trace.tokenizer.vocab_size
+    ]
     return {"tokens": [{**token_json(trace.tokenizer, token), "cosine": cosine} for token, cosine in within]}
 
 
 def units(trace: Trace, layer: int, position: int) -> dict[str, Any]:
-    """The hidden units that add most to a token: their value, the length of what they write, what they promote."""
-    return {"units": _units(trace, layer, position, *strongest_units(trace, layer, position, UNITS))}
+    """Return the hidden units that add most at a position: value, norm of the vector they add, and promoted tokens."""
+    return {"units": _units(trace, layer, position, *strongest_units(trace, layer, position, TOP_UNITS))}
 
 
 def unit(trace: Trace, layer: int, position: int, unit: int) -> dict[str, Any]:
-    """The same of one hidden unit."""
+    """Return the same as `units` for one hidden unit."""
     found = torch.tensor([unit], device=trace["tokens"].device)
     return {"units": _units(trace, layer, position, found, unit_vectors(trace, layer, position, found))}
 
 
 def _units(trace: Trace, layer: int, position: int, found: Tensor, vectors: Tensor) -> list[dict[str, Any]]:
     values = trace[f"blocks.{layer}.mlp.hidden"][position, found].tolist()
-    promoted = promoted_tokens(trace, vectors, PROMOTED).tolist()
+    promoted = promoted_tokens(trace, vectors, PROMOTED_TOKENS).tolist()
     told = zip(found.tolist(), values, vectors.norm(dim=-1).tolist(), promoted, strict=True)
     return [
         {"unit": unit, "value": value, "length": length, "promotes": [token_json(trace.tokenizer, t) for t in tokens]}
@@ -86,30 +88,30 @@ def _units(trace: Trace, layer: int, position: int, found: Tensor, vectors: Tens
 
 
 def heads(trace: Trace) -> dict[str, Any]:
-    """What the heads do on this text, by kind: (L, H) each, None where the text has nothing of the kind."""
-    return {name: numbers(score) for name, score in head_scores(trace).named().items()}
+    """Return the head scores on this text: (L, H) for each pattern, None if the text does not contain it."""
+    return {name: nested_lists(score) for name, score in head_scores(trace).named().items()}
 
 
 def stream(trace: Trace) -> dict[str, Any]:
-    """Lengths of the residual stream `norms` (L + 1, T), and of what `attention` and `mlp` add to it (L, T)."""
-    parts = {name: numbers(lengths) for name, lengths in component_norms(trace).items()}
-    return {"norms": numbers(residual_norms(trace)), **parts}
+    """Return the norms of the residual stream `norms` (L + 1, T), and of what `attention` and `mlp` add to it (L, T)."""
+    parts = {name: nested_lists(lengths) for name, lengths in component_norms(trace).items()}
+    return {"norms": nested_lists(residual_norms(trace)), **parts}
 
 
 def losses(trace: Trace) -> dict[str, Any]:
-    """How badly each token but the first was foreseen, in nats, and how far interventions moved the prediction."""
-    moved = {} if trace.base is None else {"divergence": numbers(divergence(trace))}
-    return {"losses": numbers(token_losses(trace)), **moved}
+    """Return the loss of each token but the first in nats, and the divergence caused by interventions."""
+    moved = {} if trace.base is None else {"divergence": nested_lists(divergence(trace))}
+    return {"losses": nested_lists(token_losses(trace)), **moved}
 
 
 def choice(trace: Trace) -> dict[str, Any]:
-    """The next token's distribution at each stage.
+    """Return the next-token distribution after each logits processor.
 
-    `stages`: their names; `tokens`: the likeliest of each; `chances`: of these at each stage; `possible` and
-    `entropy` (nats) of each stage.
+    `stages`: names; `tokens`: the most probable ones of each stage; `chances`: their probabilities at each stage;
+    `possible`: number of tokens with a probability above 0; `entropy`: in nats.
     """
     stages = {name: trace[name] for name in trace.stages()}
-    told = {token: None for chances in stages.values() for token, _ in _pairs(chances, CANDIDATES)}
+    told = {token: None for chances in stages.values() for token, _ in _pairs(chances, TOP_TOKENS)}
     return {
         "stages": [name.removeprefix("next.") for name in stages],
         "tokens": [token_json(trace.tokenizer, token) for token in told],
@@ -120,10 +122,10 @@ def choice(trace: Trace) -> dict[str, Any]:
 
 
 def change(trace: Trace) -> dict[str, Any]:
-    """The tokens whose probability to come next the interventions moved most: `before` and `after`.
+    """Return the tokens whose next-token probability the interventions changed most: `before` and `after`.
 
     Raises:
-        InspectionError: nothing was intervened in.
+        InspectionError: the trace has no interventions.
     """
     moved = trace.difference("next.model").abs()
     assert trace.base is not None
@@ -131,13 +133,13 @@ def change(trace: Trace) -> dict[str, Any]:
     return {
         "tokens": [
             {**token_json(trace.tokenizer, token), "before": float(before[token]), "after": float(after[token])}
-            for token, _ in _pairs(moved, CANDIDATES)
+            for token, _ in _pairs(moved, TOP_TOKENS)
         ]
     }
 
 
 def cache(trace: Trace) -> dict[str, Any]:
-    """What the keys and values of the text take in memory: bytes, by the cache that writing uses."""
+    """Return the size of the key-value cache in bytes: per token, for this text, and for a full context."""
     config, dtype = trace.model.config, next(trace.model.parameters()).dtype
 
     def n_bytes(positions: int) -> int:
@@ -154,7 +156,7 @@ def cache(trace: Trace) -> dict[str, Any]:
 
 
 def _pairs(values: Tensor, count: int) -> list[tuple[int, float]]:
-    """The largest of (V,), best first, each with its number; nothing that is 0."""
+    """Return index and value of the largest elements of (V,), best first, without zeros."""
     found = values.topk(min(count, len(values)))
     pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
     return [(token, value) for token, value in pairs if value > 0]
@@ -174,15 +176,15 @@ def _hidden(trace: Trace) -> int:
 
 @dataclass(frozen=True)
 class Detail:
-    """One of the things that can be asked for.
+    """A detail that can be requested.
 
     Attributes:
-        tell: from a trace and the arguments.
-        source: the function of ours that computes the figures.
-        arguments: by name, how many there are to choose from, 0 being the first.
+        compute: maps a trace and the arguments to a JSON object.
+        source: the function of this package that computes the values.
+        arguments: by name, how to get the number of valid values, which start at 0.
     """
 
-    tell: Callable[..., dict[str, Any]]
+    compute: Callable[..., dict[str, Any]]
     source: Callable[..., Any]
     arguments: Mapping[str, Callable[[Trace], int]]
 
@@ -199,46 +201,46 @@ DETAILS = {
     "change": Detail(change, divergence, {}),
     "cache": Detail(cache, KVCache, {}),
 }
-"""By the names under which a page asks for them."""
+"""Details by the names under which the page requests them."""
 
 
 def detail(trace: Trace, what: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A detail of a trace; see the functions of this module.
+    """Return a detail of a trace; see the functions of this module.
 
     Raises:
-        InspectionError: there is no such detail, or an argument is not one that it takes.
+        InspectionError: there is no such detail, or the arguments are invalid.
     """
     found = DETAILS.get(what)
     if found is None:
-        raise InspectionError(f"there is no detail {shortened(what)}; allowed are {', '.join(DETAILS)}")
+        raise InspectionError(f"the detail must be one of {', '.join(DETAILS)}, not {abbreviate(what)}")
     if arguments.keys() != found.arguments.keys():
-        allowed = ", ".join(found.arguments) or "no arguments"
-        raise InspectionError(f"{what} takes {allowed}, not {_listed(arguments)}")
-    for name, counted in found.arguments.items():
-        _require_number(what, name, arguments[name], counted(trace))
-    return found.tell(trace, **arguments)
+        expected = ", ".join(found.arguments) or "no arguments"
+        raise InspectionError(f"{what} takes {expected}, not {_listed(arguments)}")
+    for name, count in found.arguments.items():
+        _require_index(what, name, arguments[name], count(trace))
+    return found.compute(trace, **arguments)
 
 
 def _listed(names: Mapping[str, Any]) -> str:
-    return shortened(", ".join(names))[1:-1] or "no arguments"
+    return abbreviate(", ".join(names))[1:-1] or "no arguments"
 
 
-def shortened(given: Any) -> str:
-    """What was given, as a message repeats it: not more than one can read."""
+def abbreviate(given: Any) -> str:
+    """Return a short representation of a value for an error message."""
     return reprlib.repr(given)
 
 
-def _require_number(what: str, name: str, given: Any, count: int) -> None:
+def _require_index(what: str, name: str, given: Any, count: int) -> None:
     if type(given) is not int or not 0 <= given < count:
-        raise InspectionError(f"the {name} of {what} is {shortened(given)}; allowed is 0 to {count - 1}")
+        raise InspectionError(f"the {name} of {what} must be an integer from 0 to {count - 1}, not {abbreviate(given)}")
 
 
 def sources(trace: Trace) -> dict[str, Any]:
-    """The text of our lines that compute the tensors and details of a trace, by their place."""
-    functions = {trace.site(name).source for name in trace.names()} | {each.source for each in DETAILS.values()}
+    """Return the source code that computes the activations and details of a trace, keyed by `source_reference`."""
+    functions = {trace.activation(name).source for name in trace.names()} | {each.source for each in DETAILS.values()}
     return {"texts": {source_reference(function): inspect.getsource(function) for function in functions}}
 
 
-def places() -> dict[str, str]:
-    """Where the details are computed."""
+def source_references() -> dict[str, str]:
+    """Return the source location of each detail."""
     return {what: source_reference(each.source) for what, each in DETAILS.items()}

@@ -1,7 +1,7 @@
-"""A trace as it travels to a page: one JSON object to begin with, then arrays, each when a panel needs it.
+"""Serialize a trace for the page: one JSON overview, then binary arrays as panels request them.
 
-What no text may do to a page is the page's to see to, as everything here is data: pieces of text are JSON strings,
-with controls made visible and broken characters told by their bytes.
+Everything is plain data. Token texts are JSON strings in which control characters and invalid UTF-8 are made printable; that
+no text becomes markup is ensured by the page.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from glassgpt.inspection.tokenization import PreToken
 from glassgpt.inspection.trace import Trace, source_of
 
 MAX_RESPONSE_VALUES = 1 << 22
-"""Numbers in one answer: 16 MiB. All weights of one block of GPT-2 at its full context are three times that."""
+"""Values per response: 16 MiB. The attention weights of one GPT-2 block at full context are three times that."""
 
 
 def overview(trace: Trace) -> dict[str, Any]:
-    """What a page shows first, and the names of all that it may ask for: JSON values only, NaN as None.
+    """Return what the page shows first, and the names of everything it can request, as JSON values (NaN as None).
 
-    Keys: `text`, `model` (its shape), `tokenizer` (its fingerprint), `tokens` (id, piece, bytes), `pretokens` (start,
-    bytes, merges, tokens), `tensors` (see `Description`), `replaceable` (names that a patch can replace),
-    `interventions`. What takes longer is a `detail`.
+    Keys: `text`, `model` (its configuration), `tokenizer` (its fingerprint), `tokens` (id, piece, bytes), `pretokens`
+    (start, bytes, merges, tokens), `tensors` (see `ActivationDescription`), `replaceable` (names of patchable activations),
+    `interventions`. Everything that takes longer to compute is a detail.
     """
     return {
         "text": trace.text,
@@ -38,46 +38,48 @@ def overview(trace: Trace) -> dict[str, Any]:
         "tokens": [token_json(trace.tokenizer, token) for token in trace.tokens],
         "pretokens": [_pretoken_json(part) for part in trace.pretokens],
         "tensors": [_description_json(trace, name) for name in trace.names()],
-        "replaceable": trace.replaceable(),
+        "replaceable": trace.patchable(),
         "interventions": [to_json(intervention) for intervention in trace.interventions],
     }
 
 
-def array(trace: Trace, name: str, *index: int, most: int = MAX_RESPONSE_VALUES) -> tuple[bytes, tuple[int, ...]]:
-    """A tensor, or a part of it, as little-endian float32, row by row.
+def tensor_bytes(
+    trace: Trace, name: str, *index: int, max_values: int = MAX_RESPONSE_VALUES
+) -> tuple[bytes, tuple[int, ...]]:
+    """Return a tensor, or a slice of it, as little-endian float32 in row-major order.
 
     Args:
         trace: of the text.
-        name: of the tensor.
-        index: into its first axes: of `blocks.3.attention.weights`, `(1,)` is head 1.
-        most: numbers that the answer may hold.
+        name: of the activation.
+        index: into its first axes: for `blocks.3.attention.weights`, `(1,)` selects head 1.
+        max_values: maximum number of values in the response.
 
     Returns:
         The bytes and the shape.
 
     Raises:
-        InspectionError: there is no such tensor or part, or it holds too much.
+        InspectionError: there is no such activation or slice, or it is too large.
     """
     shape = trace.describe(name).shape
     if len(index) > len(shape) or any(not 0 <= at < size for at, size in zip(index, shape, strict=False)):
-        raise InspectionError(f"{name} has the shape {list(shape)}; it has no part {list(index)}")
+        raise InspectionError(f"index {list(index)} is out of range for {name} of shape {list(shape)}")
     part = shape[len(index) :]
-    if (count := math.prod(part)) > most:
+    if (count := math.prod(part)) > max_values:
         raise InspectionError(
-            f"{name}{list(index)} holds {count:,} numbers, one answer at most {most:,}; ask for a part"
+            f"{name}{list(index)} has {count:,} values, more than {max_values:,} per response; request a slice"
         )
     values = trace[name][index].float().cpu().contiguous().numpy()
     return values.astype("<f4", copy=sys.byteorder != "little").tobytes(), part
 
 
 def token_json(tokenizer: Tokenizer, token: int) -> dict[str, Any]:
-    """Id, text for the eye, and bytes in hexadecimal."""
+    """Return id, printable text, and bytes in hexadecimal."""
     raw = tokenizer.token_bytes(token)
     return {"id": token, "piece": printable(raw), "bytes": raw.hex()}
 
 
-def numbers(values: Tensor) -> Any:
-    """Nested lists of numbers, with None for what is not finite, which JSON does not know."""
+def nested_lists(values: Tensor) -> Any:
+    """Return a tensor as nested lists, with None for values that are not finite, which JSON cannot represent."""
     return _finite(values.tolist())
 
 
@@ -96,10 +98,10 @@ def _description_json(trace: Trace, name: str) -> dict[str, Any]:
     description = trace.describe(name)
     plain = {key: getattr(description, key) for key in ("name", "unit", "formula")}
     lists = {"axes": list(description.axes), "shape": list(description.shape)}
-    return {**plain, **lists, "place": source_reference(trace.site(name).source)}
+    return {**plain, **lists, "place": source_reference(trace.activation(name).source)}
 
 
 def source_reference(function: Callable[..., Any]) -> str:
-    """Where a function of ours is written, as a page names it: `glassgpt/model/attention.py:78–82`."""
+    """Return where a function is defined, as the page shows it: `glassgpt/model/attention.py:78–82`."""
     source = source_of(function)
     return f"{source.file}:{source.first}–{source.last}"

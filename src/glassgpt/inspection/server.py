@@ -1,7 +1,7 @@
-"""The page in the browser: on this machine alone, behind an address that nobody can guess.
+"""HTTP server of the page: local only, and behind an unguessable address.
 
-Read before it is answered: the Host header, so that no other site's name can lead here (DNS rebinding); the Origin,
-so that no other site's page can ask; a random token in the path, so that no other user of the machine can.
+Every request is checked for its Host header (against DNS rebinding), its Origin (against pages of other sites) and a random
+token in the path (against other users of the machine).
 """
 
 from __future__ import annotations
@@ -9,26 +9,23 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from glassgpt import console
 from glassgpt.errors import GlassGPTError, InspectionError, MissingExtraError
 from glassgpt.inspection.service import ExpiredTraceError, InspectionService
-from glassgpt.inspection.static_page import MODULES, page_file
-from glassgpt.inspection.trace import MOST_BYTES
+from glassgpt.inspection.static_page import PAGE_MODULES, read_page_file
+from glassgpt.inspection.trace import MAX_TEXT_BYTES
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
-MAX_REQUEST_BYTES = 8 * MOST_BYTES
-"""Bytes of a question: JSON spells a character in up to six."""
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+MAX_REQUEST_BYTES = 8 * MAX_TEXT_BYTES
+"""JSON encodes a character in up to six bytes."""
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -38,13 +35,13 @@ HEADERS = {
 }
 
 
-def application(desk: InspectionService, key: str, hosts: tuple[str, ...]) -> Starlette:
-    """The ASGI application.
+def create_app(service: InspectionService, key: str, hosts: tuple[str, ...]) -> Starlette:
+    """Create the ASGI application.
 
     Args:
-        desk: that answers.
-        key: the token, first in every path.
-        hosts: what a Host header may be, with the port.
+        service: answers the requests.
+        key: the secret first component of every path.
+        hosts: accepted Host headers, including the port.
 
     Raises:
         MissingExtraError: starlette is not installed.
@@ -57,30 +54,32 @@ def application(desk: InspectionService, key: str, hosts: tuple[str, ...]) -> St
     except ImportError as error:
         raise MissingExtraError("starlette", "serve", "the page in the browser") from error
 
-    async def ask(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(desk.ask, await _question(request)))
+    async def trace(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(service.trace, await _read_json(request)))
 
     async def detail(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(desk.detail, await _question(request)))
+        return JSONResponse(await run_in_threadpool(service.detail, await _read_json(request)))
 
-    async def values(request: Request) -> Response:
-        asked = request.query_params
-        index = _index(asked.get("index", ""))
-        raw, shape = await run_in_threadpool(desk.array, asked.get("id", ""), asked.get("name", ""), *index)
+    async def array(request: Request) -> Response:
+        parameters = request.query_params
+        index = _parse_index(parameters.get("index", ""))
+        raw, shape = await run_in_threadpool(
+            service.tensor_bytes, parameters.get("id", ""), parameters.get("name", ""), *index
+        )
         return Response(raw, media_type="application/octet-stream", headers={"X-Shape": json.dumps(shape)})
 
     async def file(request: Request) -> Response:
         name = request.path_params["name"] or "index.html"
-        if name not in ("index.html", "page.css", *MODULES):
-            return Response("there is nothing here", 404)
-        return Response(page_file(name), media_type=KINDS[Path(name).suffix])
+        if name not in ("index.html", "page.css", *PAGE_MODULES):
+            return Response("not found", 404)
+        return Response(read_page_file(name), media_type=MEDIA_TYPES[Path(name).suffix])
 
-    def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def guard(request: Request) -> Response:
             if not _is_allowed(request, key, hosts):
-                return Response("not here", 403, headers=HEADERS)
+                return Response("forbidden", 403, headers=HEADERS)
             try:
-                response = await answer(request)
+                response = await endpoint(request)
             except GlassGPTError as error:
                 response = JSONResponse({"error": str(error)}, 410 if isinstance(error, ExpiredTraceError) else 400)
             response.headers.update(HEADERS)
@@ -90,9 +89,9 @@ def application(desk: InspectionService, key: str, hosts: tuple[str, ...]) -> St
 
     return Starlette(
         routes=[
-            Route("/{key}/trace", guarded(ask), methods=["POST"]),
+            Route("/{key}/trace", guarded(trace), methods=["POST"]),
             Route("/{key}/detail", guarded(detail), methods=["POST"]),
-            Route("/{key}/array", guarded(values), methods=["GET"]),
+            Route("/{key}/array", guarded(array), methods=["GET"]),
             Route("/{key}/{name:path}", guarded(file), methods=["GET"]),
         ]
     )
@@ -104,38 +103,38 @@ def _is_allowed(request: Request, key: str, hosts: tuple[str, ...]) -> bool:
     return host in hosts and origin in (None, f"http://{host}") and secrets.compare_digest(given, key.encode())
 
 
-async def _question(request: Request) -> dict[str, Any]:
+async def _read_json(request: Request) -> dict[str, Any]:
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > MAX_REQUEST_BYTES:
-            raise InspectionError(f"the text is too long; at most {MOST_BYTES:,} bytes are looked at")
+            raise InspectionError(f"the text is too long; it must have at most {MAX_TEXT_BYTES:,} bytes")
     try:
         found: Any = json.loads(body)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise InspectionError("a question is a JSON object")
+        raise InspectionError("the request must be a JSON object")
     return found
 
 
-def _index(given: str) -> list[int]:
-    """`2,7` is row 7 of head 2."""
+def _parse_index(given: str) -> list[int]:
+    """Parse an index such as `2,7` (head 2, row 7)."""
     if not re.fullmatch(r"([0-9]{1,7}(,[0-9]{1,7})*)?", given):
-        raise InspectionError("a part of a tensor is named by numbers with commas between")
+        raise InspectionError("index must be comma-separated integers")
     return [int(number) for number in given.split(",") if number]
 
 
-def serve(desk: InspectionService, announce: Callable[[str], None], port: int = 0) -> None:
-    """Serve until interrupted.
+def serve(service: InspectionService, announce: Callable[[str], None], port: int = 0) -> None:
+    """Serve the page until interrupted.
 
     Args:
-        desk: that answers.
+        service: answers the requests.
         announce: called with the address once it can be opened.
-        port: on 127.0.0.1; 0 takes a free one.
+        port: on 127.0.0.1; 0 means a free one.
 
     Raises:
-        InspectionError: the port is taken.
+        InspectionError: the port is in use.
         MissingExtraError: starlette or uvicorn is not installed.
     """
     import socket
@@ -150,36 +149,7 @@ def serve(desk: InspectionService, announce: Callable[[str], None], port: int = 
     except OSError as error:
         raise InspectionError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
     number, key = listener.getsockname()[1], secrets.token_urlsafe(24)
-    built = application(desk, key, (f"127.0.0.1:{number}", f"localhost:{number}"))
-    listener.listen()  # from here on the browser's first question waits instead of failing
+    app = create_app(service, key, (f"127.0.0.1:{number}", f"localhost:{number}"))
+    listener.listen()  # from here on, connections wait for the server instead of failing
     announce(f"http://127.0.0.1:{number}/{key}/")
-    uvicorn.Server(uvicorn.Config(built, log_level="error", access_log=False)).run(sockets=[listener])
-
-
-def serve_page(desk: InspectionService, *, port: int = 0, browser: bool = True) -> None:
-    """Serve a page until interrupted, and open the browser; see `serve`.
-
-    Raises:
-        InspectionError: the text to begin with cannot be followed.
-    """
-    desk.ask({})  # says so before a browser opens, and is what the page asks first
-
-    def announce(address: str) -> None:
-        console.info(f"look inside at {address} (Ctrl-C ends it)")
-        if browser and not _open(address):
-            number = urlsplit(address).port
-            console.info(
-                "no browser could be opened here; open the address yourself, from another machine after: "
-                f"ssh -L {number}:127.0.0.1:{number} HOST"
-            )
-
-    serve(desk, announce, port)
-
-
-def _open(address: str) -> bool:
-    """Open a browser with a window; whether there is one. One of text would take the terminal, and cannot show the page."""
-    try:
-        found = webbrowser.get()
-    except webbrowser.Error:
-        return False
-    return type(found) is not webbrowser.GenericBrowser and found.open(address)
+    uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])

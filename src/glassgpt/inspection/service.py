@@ -1,4 +1,4 @@
-"""Who answers a page's questions: the runs that are looked into, and the traces that were asked for last."""
+"""Answers the page's requests: the runs being inspected, and the most recent traces of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.generation.engine.sampling import gumbel_sample
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection.checkpoint_traces import keep, model_after, steps_of
-from glassgpt.inspection.details import detail, places, shortened, sources
+from glassgpt.inspection.caching import LRUCache
+from glassgpt.inspection.checkpoint_traces import checkpoint_steps, load_checkpoint_model
+from glassgpt.inspection.details import abbreviate, detail, source_references, sources
 from glassgpt.inspection.interventions import from_json, is_number, to_json
-from glassgpt.inspection.serialization import array, overview, token_json
+from glassgpt.inspection.serialization import overview, tensor_bytes, token_json
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.run_folder import RunFolder
 
-SLIDERS: dict[str, type[int] | type[float]] = {
+ADJUSTABLE_OPTIONS: dict[str, type[int] | type[float]] = {
     "temperature": float,
     "top_k": int,
     "top_p": float,
@@ -33,29 +34,29 @@ SLIDERS: dict[str, type[int] | type[float]] = {
     "presence_penalty": float,
     "frequency_penalty": float,
 }
-"""The options that a page may set."""
-TRACES_KEPT = 4
-"""What is looked at, the same undisturbed, another run's, and one more. At GPT-2's size a run of 1,024 tokens takes
-0.6 GB."""
-MODELS_KEPT = 3
-"""Of earlier checkpoints."""
-QUESTION: dict[str, Any] = {"run": 0, "step": None, "text": None, "written": [], "interventions": []}
-"""What a question holds, and what it is where it is left out."""
+"""Generation options that the page can set."""
+CACHED_TRACES = 4
+"""The current trace, the same without interventions, that of the other run, and one more. For GPT-2 with 1,024 tokens a
+trace takes 0.6 GB."""
+CACHED_MODELS = 3
+"""Models of earlier checkpoints."""
+REQUEST_DEFAULTS: dict[str, Any] = {"run": 0, "step": None, "text": None, "written": [], "interventions": []}
+"""Fields of a trace request, with their defaults."""
 
 
 class ExpiredTraceError(InspectionError):
-    """A trace is asked for that is kept no more; the page asks its question again."""
+    """A trace is requested that is no longer cached; the page requests it anew."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run that is looked into.
+    """A run to inspect.
 
     Attributes:
-        name: by which a person knows it.
-        model: as it was loaded.
+        name: shown to the user.
+        model: the loaded model.
         tokenizer: the model's.
-        folder: where its earlier checkpoints lie, if there are any.
+        folder: of the run, for its earlier checkpoints; None if there are none.
     """
 
     name: str
@@ -64,114 +65,110 @@ class LoadedRun:
     folder: RunFolder | None = None
 
     def steps(self) -> list[int]:
-        """Of training, for which there are checkpoints."""
-        return [] if self.folder is None else steps_of(self.folder)
+        """Return the training steps that have a checkpoint."""
+        return [] if self.folder is None else checkpoint_steps(self.folder)
 
 
 class InspectionService:
-    """Answers a page's questions, one at a time.
+    """Answers the page's requests, one at a time.
 
     Args:
-        subjects: the run, and perhaps another to compare it with.
-        text: to begin with.
-        options: to begin with.
+        runs: the run to inspect, and optionally another to compare it with.
+        text: initial text.
+        options: initial generation options.
     """
 
-    def __init__(self, subjects: Sequence[LoadedRun], text: str | None, options: GenerationOptions) -> None:
+    def __init__(self, runs: Sequence[LoadedRun], text: str | None, options: GenerationOptions) -> None:
         self._lock = threading.Lock()
-        self._subjects, self._text, self._options = subjects, text, options
-        self._traces: dict[str, Trace] = {}
-        self._models: dict[tuple[int, int], LanguageModel] = {}
+        self._runs, self._text, self._options = runs, text, options
+        self._traces: LRUCache[str, Trace] = LRUCache(CACHED_TRACES)
+        self._models: LRUCache[tuple[int, int], LanguageModel] = LRUCache(CACHED_MODELS)
 
-    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """The `overview` of a trace, its `id`, and what else there is to look at.
+    def trace(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Trace a text, and return the `overview` of the trace and its `id`.
 
         Args:
-            question: `text`, `written` (ids of tokens after it), `interventions` (see `to_json`), `run` (0, or 1 for
-                the one that it is compared with) and `step` (of training; None is the checkpoint that was loaded). All
-                may be left out.
+            request: `text`, `written` (ids of generated tokens after it), `interventions` (see `to_json`), `run` (0, or 1
+                for the one to compare with) and `step` (a training step; None means the loaded checkpoint). All are optional.
 
         Raises:
-            InspectionError: the question is not understood or cannot be answered.
-            GlassGPTError: see `trace` and `model_after`.
+            InspectionError: the request is invalid.
+            GlassGPTError: see `trace` and `load_checkpoint_model`.
         """
-        asked = _understood(question, len(self._subjects))
-        asked["text"] = asked["text"] if asked["text"] is not None else self._text
+        complete = _validate_request(request, len(self._runs))
+        complete["text"] = complete["text"] if complete["text"] is not None else self._text
         with self._lock:
-            found = self._trace_of(asked)
-            subject = self._subjects[asked["run"]]
-            names = [each.name for each in self._subjects]
-            told = page_overview(found, self._options, names, subject.steps())
-            return {"id": _id_of(asked), "overview": told}
+            found = self._get_trace(complete)
+            run = self._runs[complete["run"]]
+            names = [each.name for each in self._runs]
+            return {"id": _request_id(complete), "overview": page_overview(found, self._options, names, run.steps())}
 
-    def array(self, key: str, name: str, *index: int) -> tuple[bytes, tuple[int, ...]]:
-        """A tensor of a trace that was asked for, or a part of it; see `wire.array`.
+    def tensor_bytes(self, trace_id: str, name: str, *index: int) -> tuple[bytes, tuple[int, ...]]:
+        """Return a tensor of a cached trace, or a slice of it; see `serialization.tensor_bytes`.
 
         Raises:
-            ExpiredTraceError: the trace is kept no more.
+            ExpiredTraceError: the trace is no longer cached.
             InspectionError: there is no such tensor, or it is too large.
         """
         with self._lock:
-            return array(self._kept(key), name, *index)
+            return tensor_bytes(self._cached_trace(trace_id), name, *index)
 
-    def detail(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """A detail of a trace that was asked for; see the module `details`.
+    def detail(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a detail of a cached trace; see the module `details`.
 
         Args:
-            question: `id`, `what`, `arguments` and `options` (those of `SLIDERS`). Of `what` there are besides
-                `sample`, which draws a `token` with a `seed`, and `sources`, our lines that compute the figures.
+            request: `id`, `what`, `arguments` and `options` (those in `ADJUSTABLE_OPTIONS`). In addition to the details of
+                that module, `what` can be `sample`, which samples a `token` with a `seed`, or `sources`, the source code
+                that computes the values.
 
         Raises:
-            ExpiredTraceError: the trace is kept no more.
-            InspectionError: the question is not understood.
-            GenerationError: the options cannot work.
+            ExpiredTraceError: the trace is no longer cached.
+            InspectionError: the request is invalid.
+            GenerationError: the options are invalid.
         """
-        what, arguments = question.get("what"), question.get("arguments", {})
+        what, arguments = request.get("what"), request.get("arguments", {})
         if not isinstance(what, str) or not isinstance(arguments, dict):
-            raise InspectionError("a detail has a what, and arguments by name")
-        options = self._options_from(question.get("options", {}))
+            raise InspectionError("a detail request needs a what (text) and arguments (an object)")
+        options = self._options_from(request.get("options", {}))
         with self._lock:
-            found = self._kept(question.get("id")).with_options(options)
-            own: dict[str, Callable[[Trace, Any], dict[str, Any]]] = {"sample": _drawn, "sources": _sources}
-            return own[what](found, arguments) if what in own else detail(found, what, arguments)
+            found = self._cached_trace(request.get("id")).with_options(options)
+            additional: dict[str, Callable[[Trace, Any], dict[str, Any]]] = {"sample": _sample, "sources": _sources}
+            return additional[what](found, arguments) if what in additional else detail(found, what, arguments)
 
-    def _kept(self, key: Any) -> Trace:
-        if not isinstance(key, str) or key not in self._traces:
-            raise ExpiredTraceError("this view is too old; follow the text once more")
-        return self._traces[key]
-
-    def _trace_of(self, asked: dict[str, Any]) -> Trace:
-        key = _id_of(asked)
-        found = self._traces.get(key) or self._made(asked)
-        keep(self._traces, key, found, TRACES_KEPT)
+    def _cached_trace(self, trace_id: Any) -> Trace:
+        found = self._traces.peek(trace_id) if isinstance(trace_id, str) else None
+        if found is None:
+            raise ExpiredTraceError("this trace is no longer in memory; request it again")
         return found
 
-    def _made(self, asked: dict[str, Any]) -> Trace:
-        if asked["interventions"]:
-            base = self._trace_of({**asked, "interventions": []})
-            return base.intervene(*map(from_json, asked["interventions"]))
-        subject = self._subjects[asked["run"]]
-        model = subject.model if asked["step"] is None else self._model(asked["run"], asked["step"])
-        return trace(model, subject.tokenizer, asked["text"], self._options, asked["written"])
+    def _get_trace(self, request: dict[str, Any]) -> Trace:
+        return self._traces.get(_request_id(request), lambda: self._compute_trace(request))
 
-    def _model(self, run: int, step: int) -> LanguageModel:
-        subject = self._subjects[run]
-        if subject.folder is None:
-            raise InspectionError(f"{subject.name} has no checkpoints to go through")
-        device = next(subject.model.parameters()).device
-        found = self._models.get((run, step)) or model_after(subject.folder, subject.tokenizer, step).to(device)
-        keep(self._models, (run, step), found, MODELS_KEPT)
-        return found
+    def _compute_trace(self, request: dict[str, Any]) -> Trace:
+        if request["interventions"]:
+            base = self._get_trace({**request, "interventions": []})
+            return base.intervene(*map(from_json, request["interventions"]))
+        run = self._runs[request["run"]]
+        model = run.model if request["step"] is None else self._checkpoint_model(request["run"], request["step"])
+        return trace(model, run.tokenizer, request["text"], self._options, request["written"])
+
+    def _checkpoint_model(self, index: int, step: int) -> LanguageModel:
+        run = self._runs[index]
+        folder = run.folder
+        if folder is None:
+            raise InspectionError(f"{run.name} has no checkpoints")
+        device = next(run.model.parameters()).device
+        return self._models.get((index, step), lambda: load_checkpoint_model(folder, run.tokenizer, step).to(device))
 
     def _options_from(self, given: Any) -> GenerationOptions:
         if not isinstance(given, dict):
-            raise InspectionError("options are a JSON object")
-        wrong = [name for name, value in given.items() if name not in SLIDERS or not is_number(value)]
+            raise InspectionError("options must be a JSON object")
+        wrong = [name for name, value in given.items() if name not in ADJUSTABLE_OPTIONS or not is_number(value)]
         if wrong:
             raise InspectionError(
-                f"{shortened(wrong[0])} cannot be set here; allowed are numbers for {', '.join(SLIDERS)}"
+                f"{abbreviate(wrong[0])} cannot be set here; options are numbers for {', '.join(ADJUSTABLE_OPTIONS)}"
             )
-        values: dict[str, Any] = {name: SLIDERS[name](value) for name, value in given.items()}
+        values: dict[str, Any] = {name: ADJUSTABLE_OPTIONS[name](value) for name, value in given.items()}
         options = dataclasses.replace(self._options, **values)
         options.check()
         return options
@@ -180,52 +177,58 @@ class InspectionService:
 def page_overview(
     found: Trace, options: GenerationOptions, runs: Sequence[str] = ("",), steps: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The `overview`, and what else a page has to know from the beginning.
+    """Return the `overview`, and what else the page needs from the start.
 
-    Keys besides those of `overview`: `written`, how many of the tokens are not of the text; `options`, those of
-    `SLIDERS` to begin with; `runs`, the names of what can be compared; `steps`, for which there are
-    checkpoints; `places`, the lines of ours that compute the details.
+    Additional keys: `written`, the number of generated tokens; `options`, the initial values of `ADJUSTABLE_OPTIONS`;
+    `runs`, the names of the runs; `steps` that have a checkpoint; `places`, the source locations of the details.
     """
-    sliders = {name: getattr(options, name) for name in SLIDERS}
-    more = {"written": found.written, "options": sliders, "runs": [*runs], "steps": [*steps], "places": places()}
+    more = {
+        "written": found.n_generated,
+        "options": {name: getattr(options, name) for name in ADJUSTABLE_OPTIONS},
+        "runs": [*runs],
+        "steps": [*steps],
+        "places": source_references(),
+    }
     return {**overview(found), **more}
 
 
-def _understood(question: Mapping[str, Any], n_runs: int) -> dict[str, Any]:
-    """A question with everything in it, spelled in one way, so that the same question has the same id."""
-    wrong = sorted(set(question) - set(QUESTION))
-    if wrong:
-        raise InspectionError(f"a question has no {shortened(wrong[0])}; allowed are {', '.join(sorted(QUESTION))}")
-    asked = {**QUESTION, **question}
-    if not isinstance(asked["text"], str | None) or not _is_list_of(asked["interventions"], dict):
-        raise InspectionError("a question has a text and a list of interventions")
-    if not _is_list_of(asked["written"], int) or type(asked["step"]) not in (int, type(None)):
-        raise InspectionError("what was written is a list of token ids, and a step is a number")
-    if type(asked["run"]) is not int or not 0 <= asked["run"] < n_runs:
-        raise InspectionError(f"there is no run {shortened(asked['run'])}; there are {n_runs}")
-    return {**asked, "interventions": [to_json(from_json(each)) for each in asked["interventions"]]}
+def _validate_request(request: Mapping[str, Any], n_runs: int) -> dict[str, Any]:
+    """Return a request with defaults filled in, in a canonical form, so that equal requests have equal ids."""
+    unknown = sorted(set(request) - set(REQUEST_DEFAULTS))
+    if unknown:
+        fields = ", ".join(sorted(REQUEST_DEFAULTS))
+        raise InspectionError(f"unknown field {abbreviate(unknown[0])} in the request; its fields are {fields}")
+    complete = {**REQUEST_DEFAULTS, **request}
+    if not isinstance(complete["text"], str | None) or not _is_list_of(complete["interventions"], dict):
+        raise InspectionError("text must be a string, and interventions a list of objects")
+    if not _is_list_of(complete["written"], int) or type(complete["step"]) not in (int, type(None)):
+        raise InspectionError("written must be a list of token ids, and step an integer")
+    if type(complete["run"]) is not int or not 0 <= complete["run"] < n_runs:
+        raise InspectionError(f"there is no run {abbreviate(complete['run'])}; runs are 0 to {n_runs - 1}")
+    return {**complete, "interventions": [to_json(from_json(each)) for each in complete["interventions"]]}
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(type(each) is kind for each in value)
 
 
-def _id_of(asked: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+def _request_id(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _drawn(found: Trace, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A token from the distribution behind all processors; without chance where the options are greedy."""
+def _sample(found: Trace, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Sample a token from the distribution after all logits processors; take the most probable one if greedy."""
     seed = arguments.get("seed")
     if set(arguments) != {"seed"} or type(seed) is not int or not 0 <= seed < 2**32:
-        raise InspectionError("sample takes a seed from 0 to 4294967295")
-    chances = found[found.stages()[-1]].cpu()
-    token = int(chances.argmax()) if found.options.is_greedy else _draw(chances, seed, len(found))
-    return {"token": {**token_json(found.tokenizer, token), "probability": float(chances[token])}, "seed": seed}
+        raise InspectionError("sample takes a seed, an integer from 0 to 4294967295")
+    probabilities = found[found.stages()[-1]].cpu()
+    is_greedy = found.options.is_greedy
+    token = int(probabilities.argmax()) if is_greedy else _sample_token(probabilities, seed, len(found))
+    return {"token": {**token_json(found.tokenizer, token), "probability": float(probabilities[token])}, "seed": seed}
 
 
-def _draw(chances: torch.Tensor, seed: int, position: int) -> int:
-    return int(gumbel_sample(chances.log()[None], seed, [0], [position])[0])
+def _sample_token(probabilities: torch.Tensor, seed: int, position: int) -> int:
+    return int(gumbel_sample(probabilities.log()[None], seed, [0], [position])[0])
 
 
 def _sources(found: Trace, arguments: Mapping[str, Any]) -> dict[str, Any]:

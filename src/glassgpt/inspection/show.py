@@ -1,4 +1,4 @@
-"""What `glassgpt inspect --text` prints: the way of a text through a model, in 80 columns."""
+"""What `glassgpt inspect --text` prints: a text on its way through a model, in 80 columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.text import Text
 from glassgpt import console
 from glassgpt.data.show import COLORS
 from glassgpt.data.tokenizers.printable import printable
-from glassgpt.errors import UsageError
 from glassgpt.generation.show import format_probability, format_token
 from glassgpt.inspection.analysis import (
     HeadScores,
@@ -19,56 +18,48 @@ from glassgpt.inspection.analysis import (
     divergence,
     head_scores,
     logit_lens,
-    probe,
     token_losses,
 )
-from glassgpt.inspection.interventions import parse_intervention, parse_patch
 from glassgpt.inspection.tokenization import PreToken
 from glassgpt.inspection.trace import Trace
 
 COLUMNS = 80
 PARTS_SHOWN = 12
-"""Pre-tokens whose merges are written out."""
+"""Pre-tokens whose merges are shown."""
 TOKENS_SHOWN = 200
-"""Tokens written out in colour."""
+"""Tokens shown in color."""
 PIECE_CELLS = 9
 LENS_POSITIONS = 4
 LENS_DEPTHS = 13
-"""Of a deeper model, so many depths evenly between the first and the last."""
+"""For deeper models, this many depths are shown, evenly spaced from the first to the last."""
 HEADS_SHOWN = 12
 MAP_TOKENS = 30
-"""Of the end of a longer text; two cells each, and room for the token."""
-CANDIDATES = 8
+"""Last tokens shown in the attention map; each takes two cells."""
+TOP_TOKENS = 8
 SHADES = "░▒▓█"
-UNSEEN, LEAST_SEEN = "·", 0.05
-"""What has less of a query's attention is a dot."""
-JOINT, ARROW, GAP, BLANK = "·", " → ", "…", "␣"
+NO_ATTENTION, MIN_ATTENTION = "·", 0.05
+"""Less attention than this is shown as a dot."""
+PIECE_SEPARATOR, ARROW, ELLIPSIS, SPACE = "·", " → ", "…", "␣"
 
 
-def show_trace(trace: Trace, *, ablate: Sequence[str] = (), patch: Sequence[str] = (), head: str | None = None) -> None:
-    """Print the essentials of a trace, and what interventions change.
+def show_trace(
+    trace: Trace, *, changes: Sequence[str] = (), head: tuple[int, int] | None = None, kinds: HeadScores | None = None
+) -> None:
+    """Print the essentials of a trace, and what its interventions change.
 
     Args:
-        trace: of an undisturbed run.
-        ablate: interventions as `parse_intervention` reads them; everything shown is then of the run with them.
-        patch: patches as `parse_patch` reads them, after those.
-        head: `LAYER.HEAD` whose attention is drawn; by default the one that has the clearest pattern.
-
-    Raises:
-        UsageError: a head or an intervention is not spelled as it must be.
-        InspectionError: it is not there in this model.
+        trace: with the interventions applied, if any.
+        changes: the interventions as the user wrote them.
+        head: layer and head whose attention is shown; defaults to the one with the clearest pattern.
+        kinds: head scores on a repeated random sequence, see `analysis.probe`; None if the context is too short.
     """
-    changes = [*map(parse_intervention, ablate), *map(parse_patch, patch)]
-    chosen = None if head is None else _parse_head(trace, head)
-    shown = trace.intervene(*changes) if changes else trace
     _show_tokens(trace)
-    _show_lens(shown)
-    kinds = head_scores(probe(trace.model, trace.tokenizer)) if trace.model.config.context_length > 1 else None
-    _show_heads(shown, kinds)
-    _show_attention(shown, *(chosen or _clearest(kinds)), kinds)
-    _show_choice(shown)
+    _show_lens(trace)
+    _show_heads(trace, kinds)
+    _show_attention(trace, *(head or _clearest_head(kinds)), kinds)
+    _show_next_token(trace)
     if changes:
-        _show_change(shown, [*ablate, *patch])
+        _show_changes(trace, changes)
 
 
 def _heading(title: str, remark: str) -> None:
@@ -81,7 +72,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _show_tokens(trace: Trace) -> None:
-    """The text in colour, a colour for each token, then how each part was merged."""
+    """Print the text with one color per token, then the merges of its pre-tokens."""
     config = trace.model.config
     size = f"{config.arch}, {config.n_layer} blocks, {config.n_head} heads, width {config.n_embd}"
     _heading("Tokens", f"{_count(len(trace['bytes']), 'byte')} → {_count(len(trace), 'token')}; {size}")
@@ -99,29 +90,29 @@ def _show_tokens(trace: Trace) -> None:
 
 
 def _merging(trace: Trace, part: PreToken) -> Text:
-    """`  t·h·e → th·e → the  464`; of many steps, so many from both ends as there is room for."""
-    stages = [JOINT.join(_shown(piece) for piece in pieces) for pieces in part.stages()]
+    """Return `  t·h·e → th·e → the  464`; steps in the middle are omitted if they do not fit."""
+    stages = [PIECE_SEPARATOR.join(_shown(piece) for piece in pieces) for pieces in part.stages()]
     ids = f"  {_cut(' '.join(map(str, part.tokens)), COLUMNS // 3)}"
     room = COLUMNS - 2 - cell_len(ids)
     kept = next(
         (kept for gap in range(len(stages) - 1) if cell_len(kept := _without_middle(stages, gap)) <= room),
-        f"{_cut(_shown(part.raw), room // 3)}{ARROW}{GAP}{ARROW}{_cut(stages[-1], room // 2)}",
+        f"{_cut(_shown(part.raw), room // 3)}{ARROW}{ELLIPSIS}{ARROW}{_cut(stages[-1], room // 2)}",
     )
     return Text(f"  {kept}").append(ids, style="dim")
 
 
 def _without_middle(stages: Sequence[str], gap: int) -> str:
-    """All steps but `gap` of them around the middle."""
+    """Join all steps except `gap` of them in the middle."""
     first = (len(stages) - gap + 1) // 2
-    return ARROW.join([*stages[:first], *([GAP] if gap else []), *stages[first + gap :]])
+    return ARROW.join([*stages[:first], *([ELLIPSIS] if gap else []), *stages[first + gap :]])
 
 
 def _shown(piece: bytes) -> str:
-    return printable(piece).replace(" ", BLANK)
+    return printable(piece).replace(" ", SPACE)
 
 
 def _cut(text: str, cells: int) -> str:
-    """At most so many cells wide."""
+    """Truncate a text to a width in terminal cells."""
     if cell_len(text) <= cells:
         return text
     while text and cell_len(text) > cells - 1:
@@ -134,7 +125,7 @@ def _piece(trace: Trace, token: int, cells: int = PIECE_CELLS) -> str:
 
 
 def _show_lens(trace: Trace) -> None:
-    """A table of depths by positions: what the model would say if it stopped there."""
+    """Print the most probable next token at each depth and position."""
     n_layer = trace.model.config.n_layer
     count = min(LENS_DEPTHS, n_layer + 1)
     depths = sorted({round(at * n_layer / max(1, count - 1)) for at in range(count)})
@@ -151,7 +142,7 @@ def _show_lens(trace: Trace) -> None:
         ]
         for depth, tokens, chances in zip(depths, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-    _heading("Logit lens", "what would come next, if the model stopped after that block")
+    _heading("Logit lens", "the prediction if the model stopped after that block")
     console.table("", ["after", *(f"{at}: {_piece(trace, trace.tokens[at])}" for at in positions)], rows)
 
 
@@ -161,12 +152,12 @@ def _whole_percent(logprob: float) -> str:
 
 
 def _show_heads(trace: Trace, kinds: HeadScores | None) -> None:
-    """The heads with a name, by random tokens said twice, and what they do here."""
+    """Print the heads that follow a pattern on repeated random tokens, and what they do in this text."""
     config = trace.model.config
     heads = [(layer, head) for layer in range(config.n_layer) for head in range(config.n_head)]
     names = {at: name for at in heads if kinds is not None and (name := kinds.name(*at))}
     best = sorted(names, key=lambda at: -names[at][1])[:HEADS_SHOWN]
-    _heading("Heads", f"{len(names)} of {len(heads)} follow a pattern on random tokens said twice")
+    _heading("Heads", f"{len(names)} of {len(heads)} follow a pattern on repeated random tokens")
     if not best:
         return
     here = head_scores(trace).named()
@@ -186,8 +177,8 @@ def _score(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def _clearest(kinds: HeadScores | None) -> tuple[int, int]:
-    """The head with the highest score of any kind; the first where there is none."""
+def _clearest_head(kinds: HeadScores | None) -> tuple[int, int]:
+    """Return the head with the highest score of any pattern; the first head if there is none."""
     if kinds is None:
         return 0, 0
     layers, heads = kinds.previous.shape
@@ -198,13 +189,13 @@ def _clearest(kinds: HeadScores | None) -> tuple[int, int]:
 
 
 def _show_attention(trace: Trace, layer: int, head: int, kinds: HeadScores | None) -> None:
-    """A heat map: a row for each query, darker where it looks."""
+    """Print a heat map of attention weights: one row per query, one column per key."""
     first = max(0, len(trace) - MAP_TOKENS)
     weights = trace[f"blocks.{layer}.attention.weights"][head, first:, first:].tolist()
     name = kinds.name(layer, head) if kinds else None
     title = f"Attention of head {layer}.{head}" + (f", {name[0]} {name[1]:.2f}" if name else "")
     last = f", the last {len(weights)} tokens" if first else ""
-    _heading(title, f"rows look back, {SHADES} = 0 … 1{last}")
+    _heading(title, f"one row per query, {SHADES} = 0 … 1{last}")
     for at, row in enumerate(weights):
         label = _piece(trace, trace.tokens[first + at], 14)
         cells = "".join(_shade(value) * 2 for value in row[: at + 1])
@@ -212,35 +203,35 @@ def _show_attention(trace: Trace, layer: int, head: int, kinds: HeadScores | Non
 
 
 def _shade(value: float) -> str:
-    return UNSEEN if value < LEAST_SEEN else SHADES[min(len(SHADES) - 1, int(value * len(SHADES)))]
+    return NO_ATTENTION if value < MIN_ATTENTION else SHADES[min(len(SHADES) - 1, int(value * len(SHADES)))]
 
 
-def _show_choice(trace: Trace) -> None:
-    """The next token's candidates through each processor."""
+def _show_next_token(trace: Trace) -> None:
+    """Print the most probable next tokens after each logits processor."""
     stages = trace.stages()
     chances = {stage: trace[stage] for stage in stages}
-    top = chances[stages[0]].topk(min(CANDIDATES, trace.tokenizer.vocab_size)).indices.tolist()
+    top = chances[stages[0]].topk(min(TOP_TOKENS, trace.tokenizer.vocab_size)).indices.tolist()
     rows = [
         [_piece(trace, token, 16), str(token), *(_percent(float(chances[stage][token])) for stage in stages)]
         for token in top
     ]
     rows.append(["possible", "", *(f"{int((chances[stage] > 0).sum()):,}" for stage in stages)])
-    _heading("Next token", "its probability, from the model through each processor")
+    _heading("Next token", "its probability, from the model through each logits processor")
     console.table("", ["piece", "id", *(stage.removeprefix("next.") for stage in stages)], rows)
     if len(trace) > 1:
         loss = float(token_losses(trace).mean())
-        console.output(f"the text itself was foreseen with {loss:.3f} nats per token")
+        console.output(f"loss of the text itself: {loss:.3f} nats per token")
 
 
 def _percent(chance: float) -> str:
     return format_probability(math.log(chance) if chance > 0 else -math.inf)
 
 
-def _show_change(trace: Trace, words: Sequence[str]) -> None:
-    """What the interventions did to the next token and to the text."""
+def _show_changes(trace: Trace, words: Sequence[str]) -> None:
+    """Print what the interventions changed in the next token and in the loss of the text."""
     assert trace.base is not None
     before, after = trace.base["next.model"], trace["next.model"]
-    moved = (after - before).abs().topk(min(CANDIDATES, len(after))).indices.tolist()
+    moved = (after - before).abs().topk(min(TOP_TOKENS, len(after))).indices.tolist()
     rows = [
         [
             _piece(trace, token, 16),
@@ -250,23 +241,13 @@ def _show_change(trace: Trace, words: Sequence[str]) -> None:
         ]
         for token in moved
     ]
-    _heading("Changed", f"by {', '.join(map(_safe, words))}")
+    _heading("Changed", f"by {', '.join(map(_printable_text, words))}")
     console.table("", ["piece", "before", "after", "points"], rows)
     if len(trace) > 1:
         losses = [float(token_losses(each).mean()) for each in (trace.base, trace)]
-        console.output(f"nats per token of the text: {losses[0]:.3f} before, {losses[1]:.3f} after")
-    console.output(f"divergence of the next token's distribution: {float(divergence(trace)[-1]):.3f} nats")
+        console.output(f"loss of the text in nats per token: {losses[0]:.3f} before, {losses[1]:.3f} after")
+    console.output(f"KL divergence of the next-token distribution: {float(divergence(trace)[-1]):.3f} nats")
 
 
-def _safe(words: str) -> str:
+def _printable_text(words: str) -> str:
     return printable(words.encode("utf-8", "replace"))
-
-
-def _parse_head(trace: Trace, words: str) -> tuple[int, int]:
-    layer, _, head = words.partition(".")
-    config = trace.model.config
-    if layer.isdecimal() and head.isdecimal() and int(layer) < config.n_layer and int(head) < config.n_head:
-        return int(layer), int(head)
-    raise UsageError(
-        f"--head is {_safe(words)!r}; allowed is LAYER.HEAD from 0.0 to {config.n_layer - 1}.{config.n_head - 1}"
-    )

@@ -1,4 +1,4 @@
-"""The page as one file that needs neither the program nor a network."""
+"""Export the page as one HTML file that needs neither a server nor a network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import CheckpointError, InspectionError
-from glassgpt.inspection.checkpoint_traces import History
+from glassgpt.inspection.checkpoint_traces import CheckpointTraces
 from glassgpt.inspection.details import LENS_TOKENS, detail, sources
-from glassgpt.inspection.serialization import array
+from glassgpt.inspection.serialization import tensor_bytes
 from glassgpt.inspection.service import page_overview
 from glassgpt.inspection.trace import Trace
 
-MODULES = (
+PAGE_MODULES = (
     "words.js",
     "dom.js",
     "state.js",
@@ -41,44 +41,44 @@ MODULES = (
     "keys.js",
     "page.js",
 )
-"""Each after those that it imports."""
+"""JavaScript modules, each after those it imports."""
 MAX_SAVED_VALUES = 6 << 20
-"""Numbers in a saved page: 24 MiB, a third more as text."""
-MOST_UNITS = 256
-"""Tokens, times blocks, whose strongest hidden units are saved."""
+"""Values in a saved page: 24 MiB, a third more in base64."""
+MAX_SAVED_UNITS = 256
+"""Limit for tokens × blocks; beyond it, the strongest hidden units are not saved."""
 
 
-def page_file(name: str) -> str:
-    """The text of one of the page's files."""
+def read_page_file(name: str) -> str:
+    """Return the content of one of the page's files."""
     return (resources.files("glassgpt.inspection") / "page" / name).read_text(encoding="utf-8")
 
 
-def save_page(found: Trace, file: Path, told: History | None = None) -> None:
-    """Write one file that shows a trace without the program and without a network.
+def save_page(found: Trace, file: Path, checkpoints: CheckpointTraces | None = None) -> None:
+    """Write one HTML file that shows a trace without a server and without a network.
 
-    What would make it too large is left out, the least needed first, and the page says what.
+    If it would be too large, the least important parts are left out, and the page says which.
 
     Args:
         found: the trace.
-        file: that is written.
-        told: the same text through the run's checkpoints, which are held too if all of them find room.
+        file: to write.
+        checkpoints: the same text through the run's checkpoints, which are included if all of them fit.
 
     Raises:
-        InspectionError: its attention weights alone are too many for a file, or it cannot be written.
+        InspectionError: the attention weights alone are too large, or the file cannot be written.
     """
     try:
-        write_atomically(file, _standalone(json.dumps(_held(found, told))).encode())
+        write_atomically(file, _standalone(json.dumps(_page_data(found, checkpoints))).encode())
     except OSError as error:
         raise InspectionError(
             f"{file} cannot be written ({error.strerror}); choose another file with --save"
         ) from error
 
 
-def _held(found: Trace, told: History | None) -> dict[str, Any]:
-    """Everything that the page can ask for, in the form in which it would be answered."""
+def _page_data(found: Trace, checkpoints: CheckpointTraces | None) -> dict[str, Any]:
+    """Return everything that the page can request, in the form of the server's responses."""
     arrays, left_out = _arrays(found)
-    earlier, too_many = _earlier(told, arrays, left_out)
-    if not _has_room_for_units(found):
+    earlier, too_many = _earlier(checkpoints, arrays, left_out)
+    if not _units_fit(found):
         left_out.append("mlp units")
     main = _view("saved", found, arrays)
     main["details"]["sources"] = sources(found)
@@ -88,43 +88,43 @@ def _held(found: Trace, told: History | None) -> dict[str, Any]:
 
 
 def _view(key: str, found: Trace, arrays: dict[str, Any]) -> dict[str, Any]:
-    """One trace under the id by which the page knows it."""
+    """Return one trace under the id by which the page knows it."""
     details = {_key(what, arguments): detail(found, what, arguments) for what, arguments in _details(found)}
     return {"id": key, "overview": page_overview(found, found.options), "arrays": arrays, "details": details}
 
 
 def _earlier(
-    told: History | None, arrays: Mapping[str, Any], left_out: Sequence[str]
+    checkpoints: CheckpointTraces | None, arrays: Mapping[str, Any], left_out: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The views of the checkpoints by their steps, and what is left out: all where not each finds room."""
-    if told is None or not told.steps:
+    """Return the checkpoints' views by step, and what is left out: all of them unless every one fits."""
+    if checkpoints is None or not checkpoints.steps:
         return {}, []
     size = sum(math.prod(each["shape"]) for each in arrays.values())
-    if left_out or size * (1 + len(told.steps)) > MAX_SAVED_VALUES:
+    if left_out or size * (1 + len(checkpoints.steps)) > MAX_SAVED_VALUES:
         return {}, ["checkpoints"]
     earlier, missing = dict[str, Any](), list[str]()
-    for step in told.steps:
+    for step in checkpoints.steps:
         try:
-            found = told[step]
-        except CheckpointError as error:  # the page says which and why
+            found = checkpoints[step]
+        except CheckpointError as error:  # the page says which, and why
             missing.append(f"checkpoint {step} ({error})")
         else:
             earlier[str(step)] = _view(str(step), found, _arrays(found)[0])
     return earlier, missing
 
 
-def _has_room_for_units(found: Trace) -> bool:
-    return len(found) * found.model.config.n_layer <= MOST_UNITS
+def _units_fit(found: Trace) -> bool:
+    return len(found) * found.model.config.n_layer <= MAX_SAVED_UNITS
 
 
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
     yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
-    last = max(0, len(found) - LENS_TOKENS)  # only the last piece begins elsewhere than at a multiple
+    last = max(0, len(found) - LENS_TOKENS)  # only the last piece may start between multiples
     pieces = sorted({min(first, last) for first in range(0, len(found), LENS_TOKENS)})
     yield from (("lens", {"depth": depth, "first": first}) for depth in range(layers + 1) for first in pieces)
     yield from (("nearest", {"position": position}) for position in range(len(found)))
-    if _has_room_for_units(found):
+    if _units_fit(found):
         yield from (
             ("units", {"layer": layer, "position": position})
             for layer in range(layers)
@@ -142,28 +142,26 @@ GROUPS = (
     ("attention.scores",),
     ("mlp.hidden", "output"),
 )
-"""What the page asks of each block, the most needed first."""
+"""What the page requests of each block, most important first."""
 
 
 def _arrays(found: Trace) -> tuple[dict[str, Any], list[str]]:
-    """The tensors that there is room for, and the names of those that are left out."""
+    """Return the tensors that fit, and the names of those left out."""
     room, kept, left_out = MAX_SAVED_VALUES, dict[str, Any](), list[str]()
-    for told, names in _groups(found).items():
+    for group, names in _groups(found).items():
         size = sum(math.prod(found.describe(name).shape) for name in names)
         if size > room:
-            left_out.append(told)
+            left_out.append(group)
         else:
             room -= size
             kept |= {name: _saved(found, name) for name in names}
     if next(iter(_groups(found))) in left_out:
-        raise InspectionError(
-            f"the page would hold more than {MAX_SAVED_VALUES:,} numbers of attention alone; give a shorter text"
-        )
+        raise InspectionError(f"the attention weights alone exceed {MAX_SAVED_VALUES:,} values; use a shorter text")
     return kept, left_out
 
 
 def _groups(found: Trace) -> dict[str, list[str]]:
-    """Names that are kept together, under the one by which a person is told of them; the most needed first."""
+    """Return the activations that are saved together, by the name shown to the user; most important first."""
     layers = range(found.model.config.n_layer)
     weights, *others = [
         (", ".join(group), [f"blocks.{layer}.{part}" for layer in layers for part in group]) for group in GROUPS
@@ -173,27 +171,27 @@ def _groups(found: Trace) -> dict[str, list[str]]:
 
 
 def _saved(found: Trace, name: str) -> dict[str, Any]:
-    raw, shape = array(found, name, most=MAX_SAVED_VALUES)
+    raw, shape = tensor_bytes(found, name, max_values=MAX_SAVED_VALUES)
     return {"values": base64.b64encode(raw).decode(), "shape": shape}
 
 
 def _standalone(data: str) -> str:
-    # Inside a script element only "<" could end it; JSON may spell it otherwise.
-    held = f'<script type="application/json" id="saved">{data.replace("<", chr(92) + "u003c")}</script>'
-    style = f"<style>{page_file('page.css')}</style>"
-    page = page_file("index.html").replace('<link rel="stylesheet" href="page.css">', style)
+    # Inside a script element only "<" can end it; JSON can escape it.
+    data_element = f'<script type="application/json" id="saved">{data.replace("<", chr(92) + "u003c")}</script>'
+    style = f"<style>{read_page_file('page.css')}</style>"
+    page = read_page_file("index.html").replace('<link rel="stylesheet" href="page.css">', style)
     return page.replace(
-        '<script type="module" src="page.js"></script>', f'{held}\n<script type="module">{_joined()}</script>'
+        '<script type="module" src="page.js"></script>', f'{data_element}\n<script type="module">{_joined()}</script>'
     )
 
 
 def _joined() -> str:
-    """The modules as one script, each in a scope of its own that gives back what it exports."""
-    return "\n".join(["const modules = {};", *map(_scope, MODULES)])
+    """Return the modules as one script, each in a function that returns its exports."""
+    return "\n".join(["const modules = {};", *map(_scope, PAGE_MODULES)])
 
 
 def _scope(name: str) -> str:
-    code = page_file(name)
+    code = read_page_file(name)
     exported = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", code, re.MULTILINE)
     code = re.sub(r'^import (\{.*\}) from "\./(.*)";$', r'const \1 = modules["\2"];', code, flags=re.MULTILINE)
     code = re.sub(r"^export ", "", code, flags=re.MULTILINE)

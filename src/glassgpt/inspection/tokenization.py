@@ -1,6 +1,6 @@
-"""How a text becomes tokens, step by step: bytes, the pre-tokens they are cut into, and the merges in each.
+"""Tokenization step by step: a text's bytes, its pre-tokens, and the BPE merges in each.
 
-The readable twin of the library that cuts text at speed; a test holds the tokens of the two equal.
+This is the readable reference implementation of the fast tokenizer library; a test checks that their tokens are equal.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import regex
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import BPETokenizer, split_whitespace_runs
 
-TABLES_KEPT = 4
-"""Vocabularies whose ranks are kept as a table."""
+CACHED_TOKENIZERS = 4
+"""Tokenizers whose merge ranks stay in memory."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Two neighbouring pieces become one.
+    """One BPE merge: two adjacent pieces become one.
 
     Attributes:
-        start: where the left one begins, in bytes from the pre-token's beginning.
-        left: its bytes.
-        right: those of the right one.
-        rank: of the merge, which is the id of the piece that it makes; lower ranks go first.
+        start: byte offset of the left piece within the pre-token.
+        left: bytes of the left piece.
+        right: bytes of the right piece.
+        rank: of the merge, which is also the id of the resulting token; lower ranks are merged first.
     """
 
     start: int
@@ -39,13 +39,13 @@ class Merge:
 
 @dataclass(frozen=True)
 class PreToken:
-    """A part of the text across whose borders nothing is merged.
+    """A part of the text that is tokenized by itself: no merge crosses its boundaries.
 
     Attributes:
-        start: its first byte in the text.
+        start: byte offset in the text.
         raw: its bytes.
-        merges: in the order in which they happen; none where the tokenizer does not merge.
-        tokens: the ids in the end.
+        merges: in the order they are applied; empty if the tokenizer does not merge.
+        tokens: the resulting token ids.
     """
 
     start: int
@@ -54,7 +54,7 @@ class PreToken:
     tokens: tuple[int, ...]
 
     def stages(self) -> Iterator[list[bytes]]:
-        """The pieces at the beginning, single bytes, and after each merge."""
+        """Yield the pieces: first single bytes, then the result of each merge."""
         pieces = {at: bytes([byte]) for at, byte in enumerate(self.raw)}
         yield list(pieces.values())
         for merge in self.merges:
@@ -63,10 +63,10 @@ class PreToken:
 
 
 def pretokens(tokenizer: Tokenizer, text: str) -> list[PreToken]:
-    """How a text is cut and merged; of a tokenizer that does not merge, the whole text in one part.
+    """Return how a text is split and merged; a tokenizer that does not merge gives the whole text as one part.
 
     Raises:
-        TokenizerError: the text holds a lone surrogate.
+        TokenizerError: the text contains a lone surrogate.
     """
     tokens = tuple(tokenizer.encode(text))
     if not isinstance(tokenizer, BPETokenizer):
@@ -74,10 +74,10 @@ def pretokens(tokenizer: Tokenizer, text: str) -> list[PreToken]:
     pattern, ranks = _table(tokenizer)
     words = [match[0].encode() for part in split_whitespace_runs(text) for match in pattern.finditer(part)]
     starts = _running_total(map(len, words))
-    return [_merged(start, raw, ranks) for start, raw in zip(starts, words, strict=False)]
+    return [_apply_merges(start, raw, ranks) for start, raw in zip(starts, words, strict=False)]
 
 
-@lru_cache(TABLES_KEPT)
+@lru_cache(CACHED_TOKENIZERS)
 def _table(tokenizer: BPETokenizer) -> tuple[regex.Pattern[str], dict[bytes, int]]:
     pieces = map(base64.b64decode, tokenizer.payload["ranks"])
     return regex.compile(tokenizer.payload["pattern"]), {piece: rank for rank, piece in enumerate(pieces)}
@@ -90,11 +90,11 @@ def _running_total(lengths: Iterator[int]) -> Iterator[int]:
         total += length
 
 
-def _merged(start: int, raw: bytes, ranks: Mapping[bytes, int]) -> PreToken:
-    """Merge the pair of lowest rank, the leftmost of several, until no pair is in the table (Sennrich et al. 2016)."""
-    ends = {at: at + 1 for at in range(len(raw))}  # where each piece ends, by where it begins
+def _apply_merges(start: int, raw: bytes, ranks: Mapping[bytes, int]) -> PreToken:
+    """Repeatedly merge the pair of lowest rank, leftmost first, until no pair is in the table (Sennrich et al. 2016)."""
+    ends = {at: at + 1 for at in range(len(raw))}  # end of each piece, by its start
     begins = {end: at for at, end in ends.items()}
-    pairs: list[tuple[int, int, int, int]] = []  # rank, begin, middle, end; those that are over stay in the heap
+    pairs: list[tuple[int, int, int, int]] = []  # (rank, begin, middle, end); outdated entries stay in the heap
 
     def offer(begin: int | None, middle: int, end: int | None) -> None:
         if begin is not None and end is not None and (rank := ranks.get(raw[begin:end])) is not None:
@@ -106,7 +106,7 @@ def _merged(start: int, raw: bytes, ranks: Mapping[bytes, int]) -> PreToken:
     while pairs:
         rank, begin, middle, end = heapq.heappop(pairs)
         if ends.get(begin) != middle or ends.get(middle) != end:
-            continue  # one of the two has been merged with another meanwhile
+            continue  # outdated: one of the two pieces has been merged since
         merges.append(Merge(begin, raw[begin:middle], raw[middle:end], rank))
         del ends[middle]
         del begins[middle]

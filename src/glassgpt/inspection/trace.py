@@ -1,12 +1,12 @@
-"""Everything between a text and its next token, lazily and by name.
+"""Every activation between a text and its next token, lazily and by name.
 
     trace = glassgpt.load("runs/demo").trace("ROMEO: my love")
     trace.names()
     trace["blocks.0.attention.weights"]  # (H, T, T)
     trace.describe("blocks.0.attention.weights")
 
-The model runs once, by its fast path; what passed is kept. What a fast kernel does not show, the scores and weights
-of attention, is computed from the queries and keys that passed, when it is asked for.
+The model runs once, by its fast path, and the activations at hook points are captured. What fused kernels do not expose,
+the scores and weights of attention, is computed on request from the captured queries and keys.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
 from glassgpt.generation.processors.pipeline import build_processors
-from glassgpt.inspection.capture import Edit, record
+from glassgpt.inspection.caching import LRUCache
+from glassgpt.inspection.capture import ActivationEdit, capture_activations
 from glassgpt.inspection.hook_points import activations_of, axis_sizes, hook_points
 from glassgpt.inspection.tokenization import PreToken, pretokens
 from glassgpt.model.hook_points import Activation, HookPoint, ReadActivation
 from glassgpt.model.transformer import LanguageModel
 
-MOST_BYTES = 100_000
-"""A longer text is refused before it is cut; no model here sees as much at once."""
+MAX_TEXT_BYTES = 100_000
+"""Longer texts are refused before they are tokenized; no model here has that much context."""
 MODEL_STAGE = "model"
-"""Before any processor."""
-MOST_KEPT = 256 << 20
-"""Bytes of computed tensors that a trace keeps: the logits of 1,024 tokens over GPT-2's vocabulary, or the weights of
-five of its blocks. What passed in the run is kept whole."""
-_HOUSE = Path(glassgpt.errors.__file__).parent.parent
+"""Name of the next-token distribution before any logits processor."""
+MAX_CACHED_BYTES = 256 << 20
+"""Limit for derived tensors that a trace caches: the logits of 1,024 tokens over GPT-2's vocabulary, or the attention
+weights of five of its blocks. Captured activations are all kept."""
+_SOURCE_ROOT = Path(glassgpt.errors.__file__).parent.parent
 
 
 @dataclass(frozen=True)
-class Source:
-    """Lines of our source.
+class SourceLocation:
+    """Lines of this package's source code.
 
     Attributes:
-        file: from the package's folder on, with slashes.
+        file: path starting with the package's name, with forward slashes.
         first: number of the first line.
-        last: number of the last.
+        last: number of the last line.
     """
 
     file: str
@@ -62,16 +63,16 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a tensor of a trace is.
+class ActivationDescription:
+    """Description of one tensor of a trace.
 
     Attributes:
-        name: by which the trace has it.
-        axes: what its dimensions are.
-        shape: how long they are.
-        unit: of its numbers.
-        formula: what is computed, in the names of other tensors of the same block.
-        source: the lines that compute it.
+        name: of the activation.
+        axes: meaning of each dimension.
+        shape: length of each dimension.
+        unit: unit of the values.
+        formula: how it is computed, in terms of other activations of the same block.
+        source: the code that computes it.
     """
 
     name: str
@@ -79,34 +80,34 @@ class Description:
     shape: tuple[int, ...]
     unit: str
     formula: str
-    source: Source
+    source: SourceLocation
 
 
 class Intervention(Protocol):
-    """A change to a run; see `inspection.interventions`."""
+    """A change to the forward pass; see `inspection.interventions`."""
 
-    def edits(self, trace: Trace) -> Iterable[Edit]:
-        """What to change in a run like that of `trace`.
+    def edits(self, trace: Trace) -> Iterable[ActivationEdit]:
+        """Return the edits for a forward pass like that of `trace`.
 
         Raises:
-            InspectionError: it does not fit the model or the text.
+            InspectionError: the intervention does not fit the model or the text.
         """
         ...
 
 
 class Trace:
-    """What a model computed on one text; made by `trace` or `trace_tokens`.
+    """The activations of one forward pass over one text; created by `trace` or `trace_tokens`.
 
-    Everything is without the batch axis, on the model's device, and no copy: do not write into it.
+    Tensors have no batch axis, are on the model's device and are not copies: do not modify them.
 
     Attributes:
-        model: whose run it was; it is read when something is computed later, so its weights should still be the same.
+        model: that was run. Derived tensors are computed later from its weights, which should not change meanwhile.
         tokenizer: the model's.
-        text: that was traced, or None where tokens were given.
-        options: whose processors stand between the logits and the next token.
-        written: how many of the last tokens the model wrote itself; processors tell them from those of a prompt.
-        interventions: what was changed in the run.
-        base: the trace that was intervened in, or None.
+        text: that was traced, or None if tokens were given.
+        options: whose logits processors lead from the logits to the next token.
+        n_generated: number of last tokens that were generated by the model; penalties treat them differently from a prompt.
+        interventions: applied to the forward pass.
+        base: the trace without the last interventions, or None.
     """
 
     def __init__(
@@ -118,126 +119,131 @@ class Trace:
         options: GenerationOptions,
         interventions: tuple[Intervention, ...] = (),
         base: Trace | None = None,
-        written: int = 0,
+        n_generated: int = 0,
     ) -> None:
-        self.model, self.tokenizer, self.text, self.written = model, tokenizer, text, written
+        self.model, self.tokenizer, self.text, self.n_generated = model, tokenizer, text, n_generated
         self.interventions, self.base = interventions, base
-        self._sites = activations_of(model)
-        self._stand_before(options)
-        self._given = _given(tokenizer, tokens, next(model.parameters()).device)
-        self._derived = _Recent()
+        self._activations = activations_of(model)
+        self._set_options(options)
+        self._inputs = _input_tensors(tokenizer, tokens, next(model.parameters()).device)
+        self._derived = _tensor_cache()
         edits = [edit for intervention in interventions for edit in intervention.edits(base or self)]
-        passages = {port.location for _, port in hook_points(self._sites)}
-        self._heard = record(model, self._given["tokens"][None], passages, edits)
+        locations = {point.location for _, point in hook_points(self._activations)}
+        self._captured = capture_activations(model, self._inputs["tokens"][None], locations, edits)
 
-    def _stand_before(self, options: GenerationOptions) -> None:
-        """Take the distributions behind the processors of these options."""
+    def _set_options(self, options: GenerationOptions) -> None:
+        """Set the generation options, and declare the next-token distributions of their logits processors."""
         self.options = options
         processors = build_processors(options, self.tokenizer)
-        self._choices = _choices(processors, self.tokenizer.vocab_size, self.written)
-        self._chosen = _Recent()
+        self._distributions = _next_token_distributions(processors, self.tokenizer.vocab_size, self.n_generated)
+        self._derived_distributions = _tensor_cache()
 
     def names(self) -> list[str]:
-        """Everything that can be asked for, in the order in which the data passes it."""
-        return [*self._sites, *self._choices]
+        """Return the names of all activations, in data-flow order."""
+        return [*self._activations, *self._distributions]
 
     @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
-        """A tensor by its name.
+        """Return an activation by name.
 
         Raises:
-            InspectionError: there is none of this name.
+            InspectionError: there is no such activation.
         """
-        origin = self.site(name).origin
+        origin = self.activation(name).origin
         if origin is None:
-            return self._given[name]
+            return self._inputs[name]
         if isinstance(origin, HookPoint):
-            return origin.view(self._heard[origin.location])
-        recent = self._chosen if name in self._choices else self._derived
-        return recent.get(name, lambda: origin(self.__getitem__))
+            return origin.view(self._captured[origin.location])
+        cached = self._derived_distributions if name in self._distributions else self._derived
+        return cached.get(name, lambda: origin(self.__getitem__))
 
-    def site(self, name: str) -> Activation:
-        """How a tensor comes about.
+    def activation(self, name: str) -> Activation:
+        """Return the declaration of an activation.
 
         Raises:
-            InspectionError: there is none of this name.
+            InspectionError: there is no such activation.
         """
-        found = self._sites.get(name) or self._choices.get(name)
+        found = self._activations.get(name) or self._distributions.get(name)
         if found is None:
             nearest = difflib.get_close_matches(name, self.names(), 1)
             hint = f"did you mean {nearest[0]}?" if nearest else "trace.names() lists them"
-            raise InspectionError(f"a trace of this model has no {name}; {hint}")
+            raise InspectionError(f"this model has no activation {name}; {hint}")
         return found
 
-    def describe(self, name: str) -> Description:
-        """What a tensor is, without computing it.
+    def describe(self, name: str) -> ActivationDescription:
+        """Describe an activation without computing it.
 
         Raises:
-            InspectionError: there is none of this name.
+            InspectionError: there is no such activation.
         """
-        site = self.site(name)
-        if isinstance(site.origin, HookPoint):
-            shape = tuple(self[name].shape)  # captured already
+        declared = self.activation(name)
+        if isinstance(declared.origin, HookPoint):
+            shape = tuple(self[name].shape)  # already captured
         else:
             lengths = axis_sizes(self.model.config, len(self["bytes"]), len(self))
-            lengths["vocabulary"] = self.tokenizer.vocab_size if name in self._choices else lengths["vocabulary"]
-            shape = tuple(lengths[axis] for axis in site.axes)
-        return Description(name, site.axes, shape, site.unit, site.formula, source_of(site.source))
+            if name in self._distributions:
+                lengths["vocabulary"] = self.tokenizer.vocab_size  # without the padding of the embedding matrix
+            shape = tuple(lengths[axis] for axis in declared.axes)
+        source = source_of(declared.source)
+        return ActivationDescription(name, declared.axes, shape, declared.unit, declared.formula, source)
 
     def __len__(self) -> int:
-        """Number of tokens T."""
+        """Return the number of tokens T."""
         return len(self["tokens"])
 
     @cached_property
     def tokens(self) -> list[int]:
-        """The ids."""
+        """Return the token ids."""
         return self["tokens"].tolist()
 
     @cached_property
     def pretokens(self) -> list[PreToken]:
-        """How the text became tokens; nothing where tokens were given."""
+        """Return how the text was tokenized; empty if tokens were given."""
         return [] if self.text is None else pretokens(self.tokenizer, self.text)
 
     def stages(self) -> list[str]:
-        """The names of the next token's distributions: the model's own, then after each processor."""
-        return list(self._choices)
+        """Return the names of the next-token distributions: the model's own, then after each logits processor."""
+        return list(self._distributions)
 
-    def replaceable(self) -> list[str]:
-        """The names of what a patch can replace: others read it, and only there."""
-        return [name for name, port in hook_points(self._sites) if not port.read_only]
+    def patchable(self) -> list[str]:
+        """Return the names of the activations that an intervention can replace."""
+        return [name for name, point in hook_points(self._activations) if not point.read_only]
 
     def with_options(self, options: GenerationOptions) -> Trace:
-        """The same run before other processors; the model does not run again.
+        """Return a trace of the same forward pass with other logits processors; the model does not run again.
 
         Raises:
-            GenerationError: the options cannot work.
+            GenerationError: the options are invalid.
         """
         options.check()
         other = copy.copy(self)
-        other._stand_before(options)
+        other._set_options(options)
         return other
 
     def intervene(self, *interventions: Intervention) -> Trace:
-        """Run again with changes, on top of those made already; this trace becomes the new one's `base`.
+        """Run the model again with interventions, on top of those applied already.
+
+        Returns:
+            The new trace, whose `base` is this one.
 
         Raises:
-            InspectionError: one of them does not fit the model or the text.
+            InspectionError: an intervention does not fit the model or the text.
         """
-        everything = (*self.interventions, *interventions)
-        return Trace(self.model, self.tokenizer, self.tokens, self.text, self.options, everything, self, self.written)
+        applied = (*self.interventions, *interventions)
+        return Trace(self.model, self.tokenizer, self.tokens, self.text, self.options, applied, self, self.n_generated)
 
     def difference(self, name: str) -> Tensor:
-        """What the interventions changed: this trace's tensor less the base's, in float32.
+        """Return what the interventions changed: this trace's tensor minus that of its base, in float32.
 
         Raises:
-            InspectionError: nothing was intervened in, or there is no such tensor.
+            InspectionError: this trace has no interventions, or there is no such activation.
         """
         if self.base is None:
-            raise InspectionError("this trace is of an undisturbed run; trace.intervene(…) gives one with a difference")
+            raise InspectionError("this trace has no interventions; create one that has with trace.intervene(…)")
         return self[name].float() - self.base[name].float()
 
-    def of(self, text: str) -> Trace:
-        """An undisturbed trace of another text by the same model.
+    def of_text(self, text: str) -> Trace:
+        """Trace another text with the same model and options, without interventions.
 
         Raises:
             InspectionError: the text cannot be traced.
@@ -250,26 +256,27 @@ def trace(
     tokenizer: Tokenizer,
     text: str | None,
     options: GenerationOptions | None = None,
-    written: Sequence[int] = (),
+    generated: Sequence[int] = (),
 ) -> Trace:
-    """Run a model on a text and keep what it computed.
+    """Run a model on a text and capture its activations.
 
     Args:
-        model: it stays as it is, and its logits are those of any other run, bit for bit.
+        model: is not modified, and its logits are bit-identical to those of any other forward pass.
         tokenizer: the model's.
-        text: at most as many tokens as the model sees at once; None is the token that begins a document.
-        options: whose processors stand between the logits and the next token; by default `GenerationOptions()`.
-        written: tokens after those of the text, as a model writes them: it does not cut its own words anew.
+        text: must fit the model's context; None means the token that begins a document.
+        options: whose logits processors lead from the logits to the next token; defaults to `GenerationOptions()`.
+        generated: tokens after those of the text. They are taken as they are, because a model's own output need not be
+            the tokenization of its text.
 
     Raises:
-        InspectionError: the text is empty or too long.
-        GenerationError: the options cannot work.
-        TokenizerError: the text holds a lone surrogate, or a token is outside the vocabulary.
+        InspectionError: the text is empty or too long, or the architecture declares no activations.
+        GenerationError: the options are invalid.
+        TokenizerError: the text contains a lone surrogate, or a token is outside the vocabulary.
     """
     if text is not None:
-        _refuse_size(text)
+        _check_text(text)
     tokens = [tokenizer.end_of_text] if text is None else tokenizer.encode(text)
-    return trace_tokens(model, tokenizer, [*tokens, *written], options, text=text, written=len(written))
+    return trace_tokens(model, tokenizer, [*tokens, *generated], options, text=text, n_generated=len(generated))
 
 
 def trace_tokens(
@@ -279,75 +286,70 @@ def trace_tokens(
     options: GenerationOptions | None = None,
     *,
     text: str | None = None,
-    written: int = 0,
+    n_generated: int = 0,
 ) -> Trace:
-    """The trace of given tokens, which need not be those that any text is cut into; see `trace`.
+    """Trace given tokens, which need not be the tokenization of any text; see `trace`.
 
     Args:
         model: see `trace`.
         tokenizer: the model's.
-        tokens: those of a prompt, and what was written after it.
+        tokens: of a prompt, and what was generated after it.
         options: see `trace`.
-        text: that the first tokens are of, if they are of one.
-        written: how many of the last tokens the model wrote itself.
+        text: of the first tokens, if they are the tokenization of one.
+        n_generated: number of last tokens that were generated by the model.
 
     Raises:
-        InspectionError: there is no token, or there are more than the model sees at once.
-        GenerationError: the options cannot work.
+        InspectionError: there are no tokens, or more than the context holds, or the architecture declares no activations.
+        GenerationError: the options are invalid.
         TokenizerError: a token is outside the vocabulary.
     """
     options = options or GenerationOptions()
     options.check()
     context = model.config.context_length
     if not 0 < len(tokens) <= context:
-        raise InspectionError(f"the text has {len(tokens):,} tokens; allowed are 1 to {context:,}, the model's context")
-    return Trace(model, tokenizer, tokens, text, options, written=written)
+        raise InspectionError(
+            f"the text has {len(tokens):,} tokens; it must have from 1 to {context:,} (the model's context)"
+        )
+    return Trace(model, tokenizer, tokens, text, options, n_generated=n_generated)
 
 
-def _refuse_size(text: str) -> None:
+def _check_text(text: str) -> None:
     if not text:
-        raise InspectionError("the text is empty; give it some, or leave it out to look at the beginning of a document")
-    # Surrogates are the tokenizer's to refuse, in its own words.
-    if (n_bytes := len(text.encode("utf-8", "surrogatepass"))) > MOST_BYTES:
-        raise InspectionError(f"the text has {n_bytes:,} bytes; at most {MOST_BYTES:,} are looked at, shorten it")
+        raise InspectionError("the text is empty; omit it to inspect the beginning of a document")
+    # Lone surrogates pass here; the tokenizer has its own error for them.
+    if (n_bytes := len(text.encode("utf-8", "surrogatepass"))) > MAX_TEXT_BYTES:
+        raise InspectionError(f"the text has {n_bytes:,} bytes; it must have at most {MAX_TEXT_BYTES:,}")
 
 
-def _given(tokenizer: Tokenizer, tokens: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-    pieces = {token: tokenizer.token_bytes(token) for token in tokens}  # all are asked for, to refuse unknown ones
-    text = b"".join(pieces[token] for token in tokens if token != tokenizer.end_of_text)  # which is no text
+def _input_tensors(tokenizer: Tokenizer, tokens: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+    raw = {token: tokenizer.token_bytes(token) for token in tokens}  # raises for ids outside the vocabulary
+    text = b"".join(raw[token] for token in tokens if token != tokenizer.end_of_text)
     values = torch.from_numpy(np.frombuffer(text, np.uint8).copy())
     return {"bytes": values.to(device), "tokens": torch.tensor(list(tokens), device=device)}
 
 
-class _Recent:
-    """Computed tensors: the last ones that fit into `MOST_KEPT` together, and always the very last."""
-
-    def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
-
-    def get(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        found = self._tensors.pop(name, None)
-        found = compute() if found is None else found
-        self._tensors[name] = found
-        while len(self._tensors) > 1 and sum(tensor.nbytes for tensor in self._tensors.values()) > MOST_KEPT:
-            del self._tensors[next(iter(self._tensors))]
-        return found
+def _tensor_cache() -> LRUCache[str, Tensor]:
+    return LRUCache(MAX_CACHED_BYTES, lambda tensor: tensor.nbytes)
 
 
-def _choices(processors: Sequence[LogitsProcessor], vocab_size: int, written: int) -> dict[str, Activation]:
-    """The distributions of the next token: the model's own, then after each processor; (V,), V the tokenizer's."""
-    found = {f"next.{MODEL_STAGE}": _choice((), vocab_size, written)}
+def _next_token_distributions(
+    processors: Sequence[LogitsProcessor], vocab_size: int, n_generated: int
+) -> dict[str, Activation]:
+    """Declare the distributions of the next token (V,): the model's own, then after each logits processor."""
+    declared = {f"next.{MODEL_STAGE}": _distribution((), vocab_size, n_generated)}
     for count, processor in enumerate(processors, start=1):
         name = f"next.{processor.name}"
-        found[name if name not in found else f"{name}.{count}"] = _choice(processors[:count], vocab_size, written)
-    return found
+        unique = name if name not in declared else f"{name}.{count}"
+        declared[unique] = _distribution(processors[:count], vocab_size, n_generated)
+    return declared
 
 
-def _choice(processors: Sequence[LogitsProcessor], vocab_size: int, written: int) -> Activation:
+def _distribution(processors: Sequence[LogitsProcessor], vocab_size: int, n_generated: int) -> Activation:
     def probabilities(read: ReadActivation) -> Tensor:
         logits = read("logits")[-1:, :vocab_size].float()
         tokens = read("tokens").tolist()
-        history = TokenHistory(tokens[: len(tokens) - written], tokens[len(tokens) - written :])
+        prompt_length = len(tokens) - n_generated
+        history = TokenHistory(tokens[:prompt_length], tokens[prompt_length:])
         for processor in processors:
             logits = processor.apply(logits, [history])
         return logits.softmax(dim=-1)[0]
@@ -357,8 +359,13 @@ def _choice(processors: Sequence[LogitsProcessor], vocab_size: int, written: int
 
 
 @cache
-def source_of(function: Callable[..., object]) -> Source:
-    """Where a function or class of ours is written."""
+def source_of(function: Callable[..., object]) -> SourceLocation:
+    """Return where a function or class of this package is defined."""
     lines, first = inspect.getsourcelines(function)
-    file = Path(inspect.getfile(inspect.unwrap(function))).relative_to(_HOUSE).as_posix()
-    return Source(file, first, first + len(lines) - 1)
+    path = Path(inspect.getfile(inspect.unwrap(function)))
+    return SourceLocation(_display_path(path), first, first + len(lines) - 1)
+
+
+def _display_path(path: Path) -> str:
+    """Return a path relative to the source root; code outside the package (a user's architecture) keeps its file name."""
+    return path.relative_to(_SOURCE_ROOT).as_posix() if path.is_relative_to(_SOURCE_ROOT) else path.name

@@ -1,4 +1,4 @@
-"""The page's server answers its own page and nobody else; a saved page carries everything and nothing that runs."""
+"""The HTTP server of the page and the exported page: data, refused requests, and safety."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from importlib import resources
 
 import numpy as np
 import pytest
-from test_inspection_trace import BYTES, GPT2, TEXT
+from inspection_helpers import BYTES, GPT2, TEXT
 
+from glassgpt.cli.inspection import serve_page
 from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection import server as room
-from glassgpt.inspection import static_page as saved
+from glassgpt.inspection import server, static_page
 from glassgpt.inspection.interventions import ScaleHead
-from glassgpt.inspection.service import TRACES_KEPT, ExpiredTraceError, InspectionService, LoadedRun
+from glassgpt.inspection.service import CACHED_TRACES, ExpiredTraceError, InspectionService, LoadedRun
 from glassgpt.inspection.trace import trace
 from small_models import shaken
 
@@ -32,7 +32,7 @@ def model():
     return shaken(GPT2)
 
 
-def desk_of(model):
+def service_for(model):
     return InspectionService([LoadedRun("shaken", model, BYTES)], TEXT, GenerationOptions(top_k=3))
 
 
@@ -47,12 +47,12 @@ def address(model):
         found.append(where)
         ready.set()
 
-    threading.Thread(target=room.serve, args=(desk_of(model), announce), daemon=True).start()
+    threading.Thread(target=server.serve, args=(service_for(model), announce), daemon=True).start()
     assert ready.wait(30)
     return found[0]
 
 
-def answered(address, path="", body=None, **headers):
+def fetch(address, path="", body=None, **headers):
     """Status, headers and body."""
     data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(
@@ -65,48 +65,50 @@ def answered(address, path="", body=None, **headers):
         return error.code, error.headers, error.read()
 
 
-def test_figures_are_the_models(address, model):
-    status, headers, body = answered(address, "trace", {"text": None})
+def test_responses_contain_the_values_of_the_trace(address, model):
+    status, headers, body = fetch(address, "trace", {"text": None})
     assert status == 200
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     told = json.loads(body)
     assert told["overview"]["text"] == TEXT
     assert told["overview"]["options"]["top_k"] == 3
-    status, headers, raw = answered(address, f"array?id={told['id']}&name=blocks.1.attention.weights")
+    status, headers, raw = fetch(address, f"array?id={told['id']}&name=blocks.1.attention.weights")
     shape = json.loads(headers["X-Shape"])
     expected = trace(model, BYTES, TEXT)["blocks.1.attention.weights"]
     assert np.array_equal(np.frombuffer(raw, "<f4").reshape(shape), expected.numpy())
-    status, headers, raw = answered(address, f"array?id={told['id']}&name=blocks.1.attention.weights&index=2,7")
+    status, headers, raw = fetch(address, f"array?id={told['id']}&name=blocks.1.attention.weights&index=2,7")
     assert np.array_equal(np.frombuffer(raw, "<f4"), expected[2, 7].numpy())
-    choice = json.loads(answered(address, "detail", {"id": told["id"], "what": "choice", "options": {"top_k": 2}})[2])
+    choice = json.loads(fetch(address, "detail", {"id": told["id"], "what": "choice", "options": {"top_k": 2}})[2])
     assert choice["possible"][choice["stages"].index("top_k")] == 2
 
 
-def test_an_ablation_is_told(address, model):
+def test_trace_with_an_ablation(address, model):
     change = {"kind": "head", "layer": 1, "head": 1}
-    told = json.loads(answered(address, "trace", {"text": TEXT, "interventions": [change]})[2])
-    _, _, raw = answered(address, f"array?id={told['id']}&name=logits")
+    told = json.loads(fetch(address, "trace", {"text": TEXT, "interventions": [change]})[2])
+    _, _, raw = fetch(address, f"array?id={told['id']}&name=logits")
     expected = trace(model, BYTES, TEXT).intervene(ScaleHead(1, 1))["logits"]
     assert np.array_equal(np.frombuffer(raw, "<f4"), expected.flatten().numpy())
-    losses = json.loads(answered(address, "detail", {"id": told["id"], "what": "losses"})[2])
+    losses = json.loads(fetch(address, "detail", {"id": told["id"], "what": "losses"})[2])
     assert max(losses["divergence"]) > 0
 
 
-@pytest.mark.parametrize("name", ["", "page.css", *saved.MODULES])
-def test_the_pages_files(address, name):
-    status, headers, body = answered(address, name)
+@pytest.mark.parametrize("name", ["", "page.css", *static_page.PAGE_MODULES])
+def test_files_of_the_page_are_served(address, name):
+    status, headers, body = fetch(address, name)
     assert status == 200
-    assert body.decode() == saved.page_file(name or "index.html")
+    assert body.decode() == static_page.read_page_file(name or "index.html")
     assert headers["Content-Type"].startswith(("text/html", "text/css", "text/javascript"))
 
 
-def test_modules_import_earlier_ones_and_use_what_they_import():
-    """What `saved` relies on when it joins them."""
+def test_modules_import_earlier_modules_and_use_every_import():
+    """`static_page` relies on this when it joins the modules."""
     folder = resources.files("glassgpt.inspection") / "page"
-    assert sorted(saved.MODULES) == sorted(file.name for file in folder.iterdir() if file.name.endswith(".js"))
+    assert sorted(static_page.PAGE_MODULES) == sorted(
+        file.name for file in folder.iterdir() if file.name.endswith(".js")
+    )
     exported = {}
-    for name in saved.MODULES:
-        code = saved.page_file(name)
+    for name in static_page.PAGE_MODULES:
+        code = static_page.read_page_file(name)
         imports = re.findall(r'^import \{ (.*) \} from "\./(.*)";$', code, re.MULTILINE)
         assert len(imports) == code.count("import ")
         for names, module in imports:
@@ -117,50 +119,50 @@ def test_modules_import_earlier_ones_and_use_what_they_import():
         assert len(exported[name]) == code.count("export ")
 
 
-def test_nobody_else_is_answered(address):
-    assert answered(address, Host="evil.example")[0] == 403
-    assert answered(address, Origin="http://evil.example")[0] == 403
-    assert answered(address, "trace", {"text": "a"}, Origin="null")[0] == 403
-    assert answered(address, Origin=re.match(r"http://[^/]+", address)[0])[0] == 200
+def test_foreign_hosts_origins_and_keys_are_refused(address):
+    assert fetch(address, Host="evil.example")[0] == 403
+    assert fetch(address, Origin="http://evil.example")[0] == 403
+    assert fetch(address, "trace", {"text": "a"}, Origin="null")[0] == 403
+    assert fetch(address, Origin=re.match(r"http://[^/]+", address)[0])[0] == 200
     root = re.match(r"http://[^/]+/", address)[0]
     for path in ("", "wrong/", "wrong/page.js", "wrong/array?id=1&name=logits"):
-        assert answered(root, path)[0] in (403, 404)
+        assert fetch(root, path)[0] in (403, 404)
     for path in ("../pyproject.toml", "%2e%2e/serve.py", "..%2fserve.py", "nothing.js"):
-        assert answered(address, path)[0] in (403, 404)
+        assert fetch(address, path)[0] in (403, 404)
 
 
 @pytest.mark.parametrize(
-    ("question", "message"),
+    ("body", "message"),
     [
         ({"text": ""}, "the text is empty"),
         ({"text": "a" * 49}, "context"),
         ({"text": "a" * 900_000}, "at most 100,000"),
         ({"text": "\ud800"}, "lone surrogate"),
-        ({"text": 3}, "has a text"),
+        ({"text": 3}, "text must be a string"),
         ([], "JSON object"),
         (b"{", "JSON object"),
         (b"[" * 100_000, "JSON object"),
-        ({"text": "a", "options": {}}, "a question has no 'options'"),
+        ({"text": "a", "options": {}}, "unknown field 'options'"),
         ({"text": "a", "written": [257]}, "257"),
         ({"text": "a", "written": ["b"]}, "list of token ids"),
         ({"text": "a", "written": [1] * 48}, "49 tokens"),
         ({"text": "a", "run": 1}, "no run 1"),
         ({"text": "a", "run": [1] * 100_000}, "no run [1, 1, 1, 1, 1, 1, ...]"),
-        ({"x" * 100_000: 1}, "a question has no 'xxx"),
+        ({"x" * 100_000: 1}, "unknown field 'xxx"),
         ({"text": "a", "step": 3}, "no checkpoints"),
-        ({"text": "a", "step": True}, "a step is a number"),
+        ({"text": "a", "step": True}, "step an integer"),
         ({"text": "a", "written": [10**30]}, "outside the vocabulary"),
         ({"text": "a", "interventions": [{"kind": "head", "layer": 0, "head": [[[]]]}]}, "head (int)"),
-        ({"text": "a", "interventions": [3]}, "list of interventions"),
+        ({"text": "a", "interventions": [3]}, "interventions a list"),
         ({"text": "a", "interventions": [{"kind": "head", "layer": 9, "head": 0}]}, "no block 9"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_cannot_be_answered_is_said(address, question, message):
-    status, _, body = answered(address, "trace", question)
+def test_invalid_trace_request_gets_an_error(address, body, message):
+    status, _, response = fetch(address, "trace", body)
     assert status == 400
-    assert message in json.loads(body)["error"]
-    assert len(body) < 1000
+    assert message in json.loads(response)["error"]
+    assert len(response) < 1000
 
 
 @pytest.mark.parametrize(
@@ -172,41 +174,41 @@ def test_what_cannot_be_answered_is_said(address, question, message):
         ({"options": {"top_p": 7}}, "top_p is 7"),
         ({"options": {"top_k": math.nan}}, "'top_k' cannot be set here"),
         ({"options": {"top_k": 10**400}}, "'top_k' cannot be set here"),
-        ({"what": "weather"}, "no detail 'weather'; allowed are lens,"),
-        ({"what": None}, "has a what"),
+        ({"what": "weather"}, "must be one of lens, nearest"),
+        ({"what": None}, "needs a what"),
         ({"what": "lens"}, "lens takes depth, first, not no arguments"),
-        ({"what": "lens", "arguments": {"depth": 4, "first": 0}}, "allowed is 0 to 3"),
-        ({"what": "lens", "arguments": {"depth": True, "first": 0}}, "allowed is 0 to 3"),
+        ({"what": "lens", "arguments": {"depth": 4, "first": 0}}, "from 0 to 3"),
+        ({"what": "lens", "arguments": {"depth": True, "first": 0}}, "from 0 to 3"),
         ({"what": "sample", "arguments": {"seed": -1}}, "takes a seed"),
-        ({"what": "change"}, "undisturbed run"),
+        ({"what": "change"}, "no interventions"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_detail_that_cannot_be_told_is_said(address, asked, message):
-    key = json.loads(answered(address, "trace", {})[2])["id"]
-    status, _, body = answered(address, "detail", {"id": key, "what": "choice", **asked})
+def test_invalid_detail_request_gets_an_error(address, asked, message):
+    key = json.loads(fetch(address, "trace", {})[2])["id"]
+    status, _, body = fetch(address, "detail", {"id": key, "what": "choice", **asked})
     assert status == 400
     assert message in json.loads(body)["error"]
 
 
-def test_an_old_view_is_forgotten(model, address):
-    desk = desk_of(model)
-    first = desk.ask({"text": "a"})["id"]
-    assert desk.array(first, "logits")[1] == (1, 257)
-    for other in range(TRACES_KEPT):
-        desk.ask({"text": "b" * (other + 1)})
-    with pytest.raises(ExpiredTraceError, match="too old"):
-        desk.array(first, "logits")
-    assert desk.ask({"text": "a"})["id"] == first  # so the page's ids hold again once it has asked again
-    assert answered(address, "array?id=x&name=logits")[0] == 410
-    assert answered(address, "array?id=x&name=logits&index=1;2")[0] == 400
+def test_expired_trace_is_reported(model, address):
+    service = service_for(model)
+    first = service.trace({"text": "a"})["id"]
+    assert service.tensor_bytes(first, "logits")[1] == (1, 257)
+    for other in range(CACHED_TRACES):
+        service.trace({"text": "b" * (other + 1)})
+    with pytest.raises(ExpiredTraceError, match="no longer in memory"):
+        service.tensor_bytes(first, "logits")
+    assert service.trace({"text": "a"})["id"] == first  # the id is valid again after the trace is requested again
+    assert fetch(address, "array?id=x&name=logits")[0] == 410
+    assert fetch(address, "array?id=x&name=logits&index=1;2")[0] == 400
 
 
-def test_a_saved_page_carries_the_figures(model, tmp_path):
+def test_static_page_contains_the_data(model, tmp_path):
     import base64
 
     traced = trace(model, BYTES, HOSTILE[:40])
-    saved.save_page(traced, tmp_path / "page.html")
+    static_page.save_page(traced, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     held = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)[1]
     assert "<" not in held
@@ -222,39 +224,39 @@ def test_a_saved_page_carries_the_figures(model, tmp_path):
     assert told["details"]["lens/2/0"]["likeliest"]
 
 
-def test_a_page_that_would_be_too_large_is_not_saved(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(saved, "MAX_SAVED_VALUES", 100)
-    with pytest.raises(InspectionError, match="give a shorter text"):
-        saved.save_page(trace(model, BYTES, TEXT), tmp_path / "page.html")
+def test_too_large_static_page_is_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", 100)
+    with pytest.raises(InspectionError, match="use a shorter text"):
+        static_page.save_page(trace(model, BYTES, TEXT), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_what_is_left_out_of_a_saved_page_is_told(model, tmp_path, monkeypatch):
+def test_static_page_lists_what_is_left_out(model, tmp_path, monkeypatch):
     traced = trace(model, BYTES, TEXT, GenerationOptions(top_k=3))
     attention = (9 + 3) * len(traced) ** 2  # of nine heads, and three masks
-    monkeypatch.setattr(saved, "MAX_SAVED_VALUES", attention + 3 * len(traced) * 24)
-    saved.save_page(traced, tmp_path / "page.html")
+    monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", attention + 3 * len(traced) * 24)
+    static_page.save_page(traced, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     held = json.loads(re.search(r'id="saved">(.*?)</script>', page, re.DOTALL)[1])
-    assert held["left_out"] == [", ".join(group) for group in saved.GROUPS[1:]]
+    assert held["left_out"] == [", ".join(group) for group in static_page.GROUPS[1:]]
     assert "embedding.token" in held["arrays"]
     assert held["overview"]["options"]["top_k"] == 3
     assert held["overview"]["written"] == 0
 
 
-def test_a_folder_that_is_not_there_is_said(model, tmp_path):
+def test_missing_folder_is_an_error(model, tmp_path):
     with pytest.raises(InspectionError, match="cannot be written .*--save"):
-        saved.save_page(trace(model, BYTES, "a"), tmp_path / "nowhere" / "page.html")
+        static_page.save_page(trace(model, BYTES, "a"), tmp_path / "nowhere" / "page.html")
 
 
-def test_a_taken_port_is_said(model, address):
+def test_port_in_use_is_an_error(model, address):
     port = int(re.search(r":(\d+)/", address)[1])
     with pytest.raises(InspectionError, match="choose another with --port"):
-        room.serve(desk_of(model), print, port)
+        server.serve(service_for(model), print, port)
 
 
-class Window:
-    """A browser that opens, or says that it cannot."""
+class FakeBrowser:
+    """A browser that opens, or fails to."""
 
     def __init__(self, opens):
         self.opens, self.opened = opens, []
@@ -266,25 +268,25 @@ class Window:
 
 @pytest.mark.parametrize(
     ("found", "is_said"),
-    [(Window(True), False), (Window(False), True), (webbrowser.GenericBrowser("true"), True), (None, True)],
+    [(FakeBrowser(True), False), (FakeBrowser(False), True), (webbrowser.GenericBrowser("true"), True), (None, True)],
 )
-def test_without_a_browser_the_way_is_said(model, monkeypatch, capsys, found, is_said):
+def test_address_is_printed_without_a_browser(model, monkeypatch, capsys, found, is_said):
     def get():
         if found is None:
             raise webbrowser.Error("could not locate runnable browser")
         return found
 
     monkeypatch.setattr(webbrowser, "get", get)
-    monkeypatch.setattr(room, "serve", lambda desk, announce, port: announce(f"http://127.0.0.1:{port}/key/"))
-    room.serve_page(desk_of(model), port=4321)
+    monkeypatch.setattr(server, "serve", lambda service, announce, port: announce(f"http://127.0.0.1:{port}/key/"))
+    serve_page(service_for(model), port=4321)
     said = " ".join(capsys.readouterr().err.split())
-    assert "look inside at http://127.0.0.1:4321/key/" in said
+    assert "page served at http://127.0.0.1:4321/key/" in said
     assert ("ssh -L 4321:127.0.0.1:4321 HOST" in said) == is_said
-    if isinstance(found, Window):
+    if isinstance(found, FakeBrowser):
         assert found.opened == ["http://127.0.0.1:4321/key/"]
 
 
-def test_the_command_serves_two_runs(nano_run):
+def test_command_serves_two_runs(nano_run):
     pytest.importorskip("uvicorn")
     command = [sys.executable, "-m", "glassgpt", "inspect", nano_run, "--compare", nano_run, "--no-browser"]
     with subprocess.Popen([*command, "--prompt", "the king"], stderr=subprocess.PIPE, text=True) as process:
@@ -293,7 +295,7 @@ def test_the_command_serves_two_runs(nano_run):
             while not (found := re.search(r"http://127\S+", "".join(lines).replace("\n", ""))):
                 lines.append(process.stderr.readline())
                 assert lines[-1], lines
-            told = json.loads(answered(found[0], "trace", {"run": 1})[2])["overview"]
+            told = json.loads(fetch(found[0], "trace", {"run": 1})[2])["overview"]
         finally:
             process.terminate()
     assert told["text"] == "the king"

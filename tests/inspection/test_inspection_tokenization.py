@@ -1,4 +1,4 @@
-"""The step-by-step tokenizer ends where the fast one does."""
+"""The step-by-step tokenizer gives the same tokens as the fast one."""
 
 import pytest
 from hypothesis import given, settings
@@ -25,18 +25,18 @@ def assert_same_tokens(tokenizer, text):
 @pytest.mark.parametrize("tokenizer", [GPT2, TRAINED, BYTES], ids=lambda one: one.name)
 @settings(max_examples=150, deadline=None)
 @given(text=st.one_of(st.text(), st.text(alphabet="ab  \n'st1", max_size=60)))
-def test_the_steps_end_in_the_tokens(tokenizer, text):
+def test_steps_end_in_the_tokens(tokenizer, text):
     assert_same_tokens(tokenizer, text)
 
 
 @pytest.mark.parametrize("tokenizer", [GPT2, TRAINED], ids=lambda one: one.name)
-def test_hard_texts(tokenizer):
+def test_long_and_repetitive_texts(tokenizer):
     for text in (SELF_CHECK, "a" * 3000, "-" * 5000, " " * 60_000 + "x", "한국어" * 200):
         assert_same_tokens(tokenizer, text)
 
 
-def test_every_piece_is_reached_by_merging_alone():
-    """tiktoken takes a piece that is a token whole, without merging: the result is the same."""
+def test_every_token_is_reachable_by_merges():
+    """tiktoken looks up whole pieces before merging; the result is the same."""
     for token in range(GPT2.vocab_size - 1):
         try:
             piece = GPT2.token_bytes(token).decode()
@@ -46,7 +46,7 @@ def test_every_piece_is_reached_by_merging_alone():
             assert len(part.tokens) == len(GPT2.encode(part.raw.decode())), piece
 
 
-def test_each_stage_is_the_one_before_with_two_pieces_joined():
+def test_each_stage_merges_two_pieces_of_the_one_before():
     (part,) = pretokens(GPT2, "understanding")
     stages = list(part.stages())
     assert stages[0] == [bytes([byte]) for byte in b"understanding"]
@@ -59,7 +59,7 @@ def test_each_stage_is_the_one_before_with_two_pieces_joined():
         assert at <= merge.start
 
 
-def test_where_nothing_merges_the_text_is_one_part():
+def test_tokenizer_without_merges_gives_one_part():
     (part,) = pretokens(BYTES, "añb")
     assert part.merges == ()
     assert part.tokens == tuple("añb".encode())

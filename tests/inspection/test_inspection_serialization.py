@@ -1,109 +1,109 @@
-"""What travels is what the model computed, in plain JSON and little-endian floats, and never too much at once."""
+"""Serialization for the page, and traces through checkpoints."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from test_inspection_trace import BOTH, BYTES, GPT2, TEXT
+from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, TEXT
 
 from glassgpt.errors import CheckpointError, InspectionError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection.checkpoint_traces import TRACES_KEPT, history
+from glassgpt.inspection.checkpoint_traces import CACHED_TRACES, trace_checkpoints
 from glassgpt.inspection.interventions import ScaleHead
-from glassgpt.inspection.serialization import array, overview
+from glassgpt.inspection.serialization import overview, tensor_bytes
 from glassgpt.inspection.trace import trace
 from small_models import shaken
 
 HOSTILE = "<img src=x onerror=1>\x00\x1b[31m\u202eab\U0001f600"
 
 
-@BOTH
-def test_the_overview_is_json_and_true(config):
+@BOTH_ARCHITECTURES
+def test_overview_is_json_and_correct(config):
     traced = trace(shaken(config), BYTES, TEXT, GenerationOptions(top_k=3))
     told = json.loads(json.dumps(overview(traced), allow_nan=False))
     assert told["text"] == TEXT
     assert [token["id"] for token in told["tokens"]] == traced.tokens
     assert [tensor["name"] for tensor in told["tensors"]] == traced.names()
-    assert told["replaceable"] == [name for name in traced.names() if name in traced.replaceable()]
+    assert told["replaceable"] == [name for name in traced.names() if name in traced.patchable()]
     assert told["interventions"] == []
 
 
-def test_the_overview_of_an_intervention_says_what_was_done():
+def test_overview_lists_interventions():
     changed = trace(shaken(GPT2), BYTES, TEXT).intervene(ScaleHead(1, 1))
     told = json.loads(json.dumps(overview(changed), allow_nan=False))
     assert told["interventions"] == [{"kind": "head", "layer": 1, "head": 1, "scale": 0.0}]
 
 
-def test_a_hostile_text_travels_as_data():
+def test_hostile_text_is_plain_data():
     told = json.loads(json.dumps(overview(trace(shaken(GPT2), BYTES, HOSTILE))))
     assert told["text"] == HOSTILE
     assert "".join(token["piece"] for token in told["tokens"]).isprintable()
     assert bytes.fromhex("".join(token["bytes"] for token in told["tokens"])) == HOSTILE.encode()
 
 
-@BOTH
-def test_arrays_are_the_tensors(config):
+@BOTH_ARCHITECTURES
+def test_tensor_bytes_equal_the_tensors(config):
     traced = trace(shaken(config), BYTES, TEXT)
     for name in traced.names():
-        raw, shape = array(traced, name)
+        raw, shape = tensor_bytes(traced, name)
         values = np.frombuffer(raw, "<f4").reshape(shape)
         assert np.array_equal(values, traced[name].float().numpy(), equal_nan=True), name
-    raw, shape = array(traced, "blocks.1.attention.weights", 2, 7)
+    raw, shape = tensor_bytes(traced, "blocks.1.attention.weights", 2, 7)
     assert shape == (len(traced),)
     assert np.array_equal(np.frombuffer(raw, "<f4"), traced["blocks.1.attention.weights"][2, 7].numpy())
 
 
-def test_too_much_or_nothing_is_refused_before_it_is_computed(monkeypatch):
+def test_invalid_requests_are_refused_before_computing(monkeypatch):
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    monkeypatch.setattr(type(traced), "__getitem__", lambda self, name: self._given[name])
-    with pytest.raises(InspectionError, match=r"holds 1,083 numbers, one answer at most 500; ask for a part"):
-        array(traced, "blocks.0.attention.weights", most=500)
+    monkeypatch.setattr(type(traced), "__getitem__", lambda self, name: self._inputs[name])
+    with pytest.raises(InspectionError, match=r"has 1,083 values, more than 500 per response; request a slice"):
+        tensor_bytes(traced, "blocks.0.attention.weights", max_values=500)
     for index in ((9,), (-1,), (0, 0, 0, 0)):
-        with pytest.raises(InspectionError, match="it has no part"):
-            array(traced, "blocks.0.attention.weights", *index)
+        with pytest.raises(InspectionError, match="is out of range for"):
+            tensor_bytes(traced, "blocks.0.attention.weights", *index)
     with pytest.raises(InspectionError, match="did you mean"):
-        array(traced, "blocks.0.attention.weigths")
+        tensor_bytes(traced, "blocks.0.attention.weigths")
 
 
-def test_the_history_is_every_checkpoint(nano_run):
-    told = history(nano_run, "the old king")
+def test_checkpoint_traces_cover_every_checkpoint(nano_run):
+    told = trace_checkpoints(nano_run, "the old king")
     assert len(told.steps) >= 2
     assert told.steps == sorted(told.steps)
-    losses = dict(told.follow(lambda traced: float(traced["logits"].logsumexp(-1).mean())))
+    losses = dict(told.map(lambda traced: float(traced["logits"].logsumexp(-1).mean())))
     assert list(losses) == told.steps
     first, last = told[told.steps[0]], told[told.steps[-1]]
     assert not torch.equal(first["logits"], last["logits"])
     assert told[told.steps[-1]] is last
-    assert len(told._traces) <= TRACES_KEPT
+    assert len(told._traces) <= CACHED_TRACES
 
 
-def test_the_history_is_what_loading_gives(nano_run):
+def test_checkpoint_trace_equals_a_loaded_checkpoint(nano_run):
     import glassgpt
 
-    told = history(nano_run, "the old king")
+    told = trace_checkpoints(nano_run, "the old king")
     step = told.steps[-1]
     loaded = glassgpt.load(nano_run, checkpoint=f"step-{step:06d}", device="cpu")
     assert torch.equal(loaded.trace("the old king")["logits"], told[step]["logits"])
 
 
-def test_a_history_refuses_what_is_not_there(nano_run, tmp_path):
+def test_missing_or_damaged_checkpoints_are_errors(nano_run, tmp_path):
     import shutil
 
     with pytest.raises(CheckpointError, match="has no checkpoint step-999999"):
-        _ = history(nano_run, "a")[999_999]
+        _ = trace_checkpoints(nano_run, "a")[999_999]
     copy = tmp_path / "run"
     shutil.copytree(nano_run, copy)
-    step = history(copy, "a").steps[0]
+    step = trace_checkpoints(copy, "a").steps[0]
     weights = copy / "checkpoints" / f"step-{step:06d}" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(CheckpointError, match="damaged"):
-        _ = history(copy, "a")[step]
+        _ = trace_checkpoints(copy, "a")[step]
     from glassgpt.data.tokenizers import train_tokenizer
 
     train_tokenizer("bpe:300", ["other text"]).save(copy / "tokenizer.json")
     with pytest.raises(TokenizerError, match="is not the tokenizer"):
-        _ = history(copy, "a")[history(copy, "a").steps[-1]]
+        _ = trace_checkpoints(copy, "a")[trace_checkpoints(copy, "a").steps[-1]]
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        history(copy, "a")
+        trace_checkpoints(copy, "a")

@@ -1,10 +1,10 @@
-"""Measures against what is known: figures computed by hand, and a model whose heads were trained to be found."""
+"""Analyses compared with values computed by hand, and on a model trained to have induction heads."""
 
 import math
 
 import pytest
 import torch
-from test_inspection_trace import BOTH, BYTES, GPT2, TEXT
+from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, TEXT
 
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.analysis import (
@@ -31,8 +31,8 @@ REPEATED = "kfmbqzxkfmbq"
 """`z` is next."""
 
 
-@BOTH
-def test_the_lens_ends_at_the_models_logits(config):
+@BOTH_ARCHITECTURES
+def test_last_lens_depth_is_bit_identical_to_the_logits(config):
     traced = trace(shaken(config), BYTES, TEXT)
     lens = logit_lens(traced)
     assert lens.shape == (4, len(traced), config.vocab_size)
@@ -42,8 +42,8 @@ def test_the_lens_ends_at_the_models_logits(config):
     torch.testing.assert_close(part, lens[[1, 3]][:, [0, -1]], rtol=1e-5, atol=1e-5)
 
 
-@BOTH
-def test_the_lens_after_n_blocks_is_the_model_cut_there(config):
+@BOTH_ARCHITECTURES
+def test_lens_equals_a_truncated_model(config):
     model = shaken(config)
     traced = trace(model, BYTES, TEXT)
     lens = logit_lens(traced)
@@ -51,7 +51,7 @@ def test_the_lens_after_n_blocks_is_the_model_cut_there(config):
     torch.testing.assert_close(lens[1], model(traced["tokens"][None])[0], rtol=1e-5, atol=1e-5)
 
 
-def test_entropy_is_that_of_the_weights():
+def test_attention_entropy():
     traced = trace(shaken(GPT2), BYTES, TEXT)
     entropy = attention_entropy(traced, 1)
     weights = traced["blocks.1.attention.weights"]
@@ -61,7 +61,7 @@ def test_entropy_is_that_of_the_weights():
     assert entropy[:, 0].abs().max() == 0  # the first token sees only itself
 
 
-def test_norms_and_losses():
+def test_residual_norms_and_token_losses():
     traced = trace(shaken(GPT2), BYTES, TEXT)
     norms = residual_norms(traced)
     assert residual_stream_names(traced) == ["embedding", "blocks.0.output", "blocks.1.output", "blocks.2.output"]
@@ -73,7 +73,7 @@ def test_norms_and_losses():
     assert len(losses) == len(traced) - 1
 
 
-def test_a_token_is_nearest_to_itself():
+def test_token_is_nearest_to_itself():
     model = shaken(GPT2)
     vectors = token_vectors(model)
     found = nearest_tokens(model, 3 * vectors[65], 5)
@@ -82,7 +82,7 @@ def test_a_token_is_nearest_to_itself():
     assert found[1][1] == pytest.approx(float(cosine(vectors[65], vectors[found[1][0]])), abs=1e-5)
 
 
-def test_patterns_by_hand():
+def test_head_patterns_of_a_small_example():
     patterns = head_patterns(torch.tensor([5, 7, 5, 9, 7]))
     seen = {name: [list(pair) for pair in pattern.nonzero().tolist()] for name, pattern in patterns.items()}
     assert seen["previous"] == [[1, 0], [2, 1], [3, 2], [4, 3]]
@@ -90,21 +90,21 @@ def test_patterns_by_hand():
     assert seen["induction"] == [[2, 1], [4, 2]]
 
 
-def test_where_nothing_repeats_there_is_no_score():
+def test_scores_are_nan_without_repetition():
     scores = head_scores(trace(shaken(GPT2), BYTES, "abcdef"))
     assert scores.induction.isnan().all()
     assert scores.duplicate.isnan().all()
     assert not scores.previous.isnan().any()
 
 
-def test_a_head_is_named_after_what_it_does_most():
+def test_head_is_named_after_its_highest_score():
     scores = HeadScores(torch.tensor([[0.2, 0.5]]), torch.tensor([[math.nan, math.nan]]), torch.tensor([[0.1, 0.9]]))
     assert scores.name(0, 0) is None
     assert scores.name(0, 1) == ("induction", pytest.approx(0.9))
 
 
-def test_divergence_needs_something_to_compare_with():
-    with pytest.raises(InspectionError, match="undisturbed"):
+def test_divergence_requires_interventions():
+    with pytest.raises(InspectionError, match="no interventions"):
         divergence(trace(shaken(GPT2), BYTES, TEXT))
 
 
@@ -112,8 +112,8 @@ def chance_of(traced, letter):
     return float(traced["next.model"][LETTERS.index(letter)])
 
 
-def test_the_planted_heads_are_found():
-    """Two blocks learn induction as Olsson et al. 2022 describe it: a head that looks one back, then one that uses it."""
+def test_induction_heads_are_found():
+    """Two blocks learn induction as in Olsson et al. 2022: a previous-token head, then an induction head."""
     model, tokenizer = planted()
     scores = head_scores(probe(model, tokenizer, length=16))
     name, share = scores.name(1, 0) or ("", 0)
@@ -124,7 +124,7 @@ def test_the_planted_heads_are_found():
     assert scores.previous[1].max() < 0.2
 
 
-def test_the_planted_model_fails_without_its_induction_heads():
+def test_model_fails_without_its_induction_heads():
     model, tokenizer = planted()
     traced = trace(model, tokenizer, REPEATED)
     assert chance_of(traced, "z") > 0.9
@@ -134,14 +134,14 @@ def test_the_planted_model_fails_without_its_induction_heads():
     assert float(divergence(traced.intervene(*induction))[-1]) > 1
 
 
-def test_patching_moves_the_planted_answer():
-    """The residual stream of another prompt at the last position, after the block that answers, brings its answer."""
+def test_patching_moves_the_answer():
+    """Patching the output of the induction heads, or the token they copy, changes the answer."""
     model, tokenizer = planted()
     other = REPEATED.replace("z", "w")
     traced = trace(model, tokenizer, REPEATED)
     late = traced.intervene(Patch("blocks.1.attention.mixed", other, positions=(-1,)))
     assert chance_of(late, "w") > 0.9
-    # What the answer is read from is the position after the earlier `q`: patched there, early, it moves as well.
+    # The answer is copied from the position after the earlier `q`; patching the embedding there changes it too.
     source = traced.intervene(Patch("embedding", other, positions=(5,)))
     assert chance_of(source, "w") > 0.9
     elsewhere = traced.intervene(Patch("blocks.1.attention.mixed", other, positions=(2,)))

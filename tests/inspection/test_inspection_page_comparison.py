@@ -1,0 +1,69 @@
+"""Checkpoints and a second run on the page."""
+
+import pytest
+from inspection_helpers import BYTES, MODERN
+from page_helpers import OPTIONS, address_of, format_number, panel, percent, rows
+
+import glassgpt
+from glassgpt.inspection.analysis import token_losses
+from glassgpt.inspection.checkpoint_traces import checkpoint_steps, load_checkpoint_model, trace_checkpoints
+from glassgpt.inspection.trace import trace
+from glassgpt.training.run_folder import RunFolder
+from planted import planted
+from small_models import shaken
+
+
+def test_text_is_traced_through_checkpoints(page, nano_run):
+    loaded = glassgpt.load(nano_run, device="cpu")
+    text = "the old king"
+    page.goto(address_of(("nano", loaded.model, loaded.tokenizer, RunFolder(nano_run)), text=text))
+    traces = trace_checkpoints(nano_run, text)
+    panel(page, "history").locator("#follow").click()
+    last = len(traces.steps)
+    page.locator("#learned tbody tr").nth(last - 1).wait_for()
+    for row, step in zip(rows(page.locator("#learned")), traces.steps, strict=True):
+        best = float(traces[step]["next.model"].max())
+        assert row[0] == f"{step:,}"
+        assert float(row[1]) == pytest.approx(float(token_losses(traces[step]).mean()), abs=1e-3)
+        assert row[3] == percent(best)
+    page.locator("#step").focus()
+    page.keyboard.press("Home")
+    page.wait_for_url(f"**step={traces.steps[0]}**")
+    first = traces[traces.steps[0]]
+    assert rows(panel(page, "next"))[0][2] == percent(float(first["next.model"].max()))
+    page.reload()
+    panel(page, "history").locator("output", has_text=f"step {traces.steps[0]:,}").wait_for()
+
+
+def test_two_runs_are_compared(page, nano_run):
+    loaded = glassgpt.load(nano_run, device="cpu")
+    folder = RunFolder(nano_run)
+    earlier = load_checkpoint_model(folder, loaded.tokenizer, checkpoint_steps(folder)[0])
+    text = "the old king"
+    runs = [("nano", loaded.model, loaded.tokenizer, folder), ("earlier", earlier, loaded.tokenizer)]
+    page.goto(address_of(*runs, text=text))
+    panel(page, "history").locator("#compare").check()
+    page.locator("#runs table").wait_for()
+    both = [trace(model, loaded.tokenizer, text, OPTIONS) for model in (loaded.model, earlier)]
+    for row, (name, *_), found in zip(rows(page.locator("#runs")), runs, both, strict=True):
+        losses, n_bytes = token_losses(found), len(found["bytes"]) - len(found.tokenizer.token_bytes(found.tokens[0]))
+        assert row[:2] == [name, str(len(found))]
+        assert [float(each) for each in row[2:4]] == pytest.approx(
+            [float(losses.mean()), float(losses.sum()) / n_bytes], abs=1e-3
+        )
+    best = int(both[0]["next.model"].argmax())
+    chances = [percent(float(each["next.model"][best])) for each in reversed(both)]
+    assert rows(panel(page, "next"))[0][1:4] == [str(best), *chances]
+    panel(page, "head")
+    difference = both[0]["blocks.0.attention.weights"][0] - both[1]["blocks.0.attention.weights"][0]
+    assert page.locator("#weight-change span").inner_text() == f"= {format_number(float(difference[-1, 0]))}"
+
+
+def test_runs_with_different_tokenizers_are_compared(page, traced):
+    page.goto(address_of(("planted", *planted()), ("bytes", shaken(MODERN), BYTES)) + "#compare=true&written=[25]")
+    panel(page, "history")
+    assert [row[:2] for row in rows(page.locator("#runs"))] == [["planted", "13"], ["bytes", "12"]]
+    assert len(rows(panel(page, "next"))[0]) == 2 + len(traced.stages())
+    for name in ("head", "lens"):
+        panel(page, name)
+        assert page.locator(f"#{name} .failed").count() == 0
