@@ -63,9 +63,11 @@ def two_gpus(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def speed_ups(arguments: argparse.Namespace) -> dict[str, Any]:
     """Enable one optimization after another, and profile a step."""
-    from gpu_parts.steps import LADDER, ladder
+    from gpu_parts.steps import OPTIMIZATIONS, measure_optimizations
 
-    rows, profiles = ladder(arguments.only or list(LADDER), arguments.rows, arguments.data, arguments.lock)
+    rows, profiles = measure_optimizations(
+        arguments.only or list(OPTIMIZATIONS), arguments.rows, arguments.data, arguments.lock
+    )
     return {"rows": rows, "profiles": profiles}
 
 

@@ -45,20 +45,20 @@ def test_compile_time_is_not_counted(runs):
     assert clock.step_ms == 500.0
 
 
-def test_each_rung_of_the_ladder_switches_one_thing_on(gpu):
-    from gpu_parts.steps import ALL, LADDER, Switches
+def test_each_measurement_adds_one_optimization(gpu):
+    from gpu_parts.steps import ALL, OPTIMIZATIONS, Switches
 
-    rungs = [
-        rung
+    entries = [
+        entry
         for group in ("plain", "model", "vocabulary", "loss", "attention", "all")
-        for rung in LADDER[group].values()
+        for entry in OPTIMIZATIONS[group].values()
     ]
-    for before, after in itertools.pairwise(rungs):
+    for before, after in itertools.pairwise(entries):
         assert sum(getattr(before, f.name) != getattr(after, f.name) for f in fields(Switches)) == 1
-    assert rungs[-1] == ALL == Switches()
+    assert entries[-1] == ALL == Switches()
 
 
-def test_the_residual_stream_can_be_left_long(gpu):
+def test_residual_stream_can_stay_in_float32(gpu):
     from gpu_parts import steps
 
     model = build_model(ModelConfig(vocab_size=7, context_length=4, n_layer=1, n_head=1, n_embd=8))
@@ -71,7 +71,7 @@ def test_the_residual_stream_can_be_left_long(gpu):
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def test_peers_come_first_and_once(gpu, tmp_path):
+def test_merged_peers_come_first_and_once(gpu, tmp_path):
     out, peers = tmp_path / "two.json", tmp_path / "peers.json"
     ours = {"system": "glassgpt", "figure": 30.0, "unit": "s"}
     none = {"system": "glassgpt, other", "figure": None, "unit": "s"}
@@ -96,16 +96,16 @@ def agreement(monkeypatch):
     load_script("gpu_generate", monkeypatch)
     from gpu_parts import agreement
 
-    # Triton's interpreter knows no bfloat16; in float32 the twin is the model.
+    # Triton's interpreter does not support bfloat16, so the copy stays in float32.
     monkeypatch.setattr(agreement, "to_bfloat16", copy.deepcopy)
     monkeypatch.setattr(agreement, "SIZES", (1, 2))
     monkeypatch.setattr(agreement, "TOKENS", 2)
-    monkeypatch.setattr(agreement, "DRAWS", ({"top_k": 50}, {"top_p": 0.7, "temperature": 1.5}))
+    monkeypatch.setattr(agreement, "SAMPLING_SETTINGS", ({"top_k": 50}, {"top_p": 0.7, "temperature": 1.5}))
     return agreement
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for Triton's interpreter")
-def test_what_is_promised_on_a_gpu_is_checked_there(agreement, monkeypatch):
+def test_agreement_checks_pass_and_detect_differences(agreement, monkeypatch):
     from cpu_parts.mixed import Mixture
 
     monkeypatch.setattr("cpu_parts.mixed.END_OF_TEXT", 40)
@@ -113,8 +113,8 @@ def test_what_is_promised_on_a_gpu_is_checked_there(agreement, monkeypatch):
     model = build_model(ModelConfig(vocab_size=48, context_length=8, n_layer=1, n_head=1, n_embd=4)).eval()
     mixture = Mixture(requests=2, prompts=(1, 4), outputs=(2, 3), at_once=2)
     found = agreement.agreement(model, tokens=2, rows=2, mixture=mixture)
-    apart = found.pop("logits, largest difference from float32")
-    assert 0 < apart["the kernels in bfloat16"] < 1e-5
+    differences = found.pop("logits, largest difference from float32")
+    assert 0 < differences["the kernels in bfloat16"] < 1e-5
     draws = found.popitem()[1]
     assert set(draws.values()) == {0}
     assert len(draws) == 2
@@ -122,13 +122,13 @@ def test_what_is_promised_on_a_gpu_is_checked_there(agreement, monkeypatch):
     assert len(found) == 5
 
     monkeypatch.setattr(agreement, "sample_tokens", lambda logits, rows: logits.argmax(dim=-1).tolist())
-    assert agreement.draws_apart(model, {"temperature": 3.0}, 4) > 0
-    monkeypatch.setattr(agreement, "is_the_same_twice", lambda twin: False)
-    with pytest.raises(SystemExit, match="not so: the same bits when run twice$"):
+    assert agreement.differing_samples(model, {"temperature": 3.0}, 4) > 0
+    monkeypatch.setattr(agreement, "is_deterministic", lambda model: False)
+    with pytest.raises(SystemExit, match="broken guarantees: the same bits when run twice$"):
         agreement.agreement(model, tokens=2, rows=3, mixture=mixture)
 
 
-def test_a_figure_may_have_a_target_of_its_own(monkeypatch):
+def test_rows_can_have_absolute_targets(monkeypatch):
     pytest.importorskip("triton", reason="Triton is for Linux")
     script = load_script("gpu_generate", monkeypatch)
     row = script.compare("writing", "tokens/s", {"theirs": [10.0], "ours": [40.0]}, "theirs")[1]

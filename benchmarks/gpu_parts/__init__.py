@@ -1,1 +1,1 @@
-"""What `gpu_train.py` measures, a file each."""
+"""Measurements of `gpu_train.py` and `gpu_generate.py`, one file each."""

@@ -1,6 +1,6 @@
-"""Whether what the GPU's decoder writes is right: its kernels beside float32, processors and noise in PyTorch.
+"""Verify the GPU decoder: compare its kernels with float32, and with logits processors and noise in PyTorch.
 
-The tests hold the kernels against these in Triton's interpreter; here they are compiled, and of the real size.
+The tests do the same in Triton's interpreter; here the kernels are compiled and have their real size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
-DRAWS: tuple[dict[str, Any], ...] = (
+SAMPLING_SETTINGS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {},
     {"top_k": 50},
@@ -40,51 +40,51 @@ DRAWS: tuple[dict[str, Any], ...] = (
 )
 KERNELS, PYTORCH = "the kernels in bfloat16", "the model in bfloat16 by PyTorch"
 ROUNDING = 1e-6
-"""Of logits in float32."""
+"""Tolerance for logits in float32."""
 SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
 TOKENS = 5
-"""That rows are fed before their logits are compared to the bit."""
+"""Tokens to feed before logits are compared bit for bit."""
 
 
 def agreement(model: LanguageModel, *, tokens: int = 48, rows: int = 192, mixture: Mixture) -> dict[str, Any]:
-    """All of it, as it is written down.
+    """Run all checks and return their results.
 
     Args:
-        model: in float32 and evaluation mode, where it is to be measured.
-        tokens: positions whose logits are compared.
-        rows: drawn with each of `DRAWS`.
-        mixture: requests that are written all at once and one at a time.
+        model: in float32 and evaluation mode, on the device to check.
+        tokens: number of positions whose logits are compared.
+        rows: number of samples for each of `SAMPLING_SETTINGS`.
+        mixture: requests that are generated all at once and one at a time.
 
     Raises:
-        SystemExit: something that is promised is not so.
+        SystemExit: a guarantee is broken.
     """
-    twin = to_bfloat16(model)
-    apart = logits_apart(model, twin, tokens)
-    promises = {
-        "logits as near to float32 as PyTorch's": apart[KERNELS] <= apart[PYTORCH] + ROUNDING,
-        "the same bits when run twice": is_the_same_twice(twin),
-        "a row's logits bit-equal in batches of 1 to 64": does_not_depend_on_the_batch(twin),
-        "a request's text the same among others and alone": is_the_same_alone(twin, mixture),
-        "logits that are no numbers (NaN) are named": names_nan(twin, mixture),
+    low_precision = to_bfloat16(model)
+    differences = logits_differences(model, low_precision, tokens)
+    guarantees = {
+        "logits as close to float32 as PyTorch's": differences[KERNELS] <= differences[PYTORCH] + ROUNDING,
+        "the same bits when run twice": is_deterministic(low_precision),
+        "a row's logits bit-equal in batches of 1 to 64": is_batch_invariant(low_precision),
+        "a request's text is the same among others and alone": is_independent_of_other_requests(low_precision, mixture),
+        "NaN logits are reported": reports_nan(low_precision, mixture),
     }
-    broken = [name for name, holds in promises.items() if not holds]
+    broken = [name for name, holds in guarantees.items() if not holds]
     if broken:
-        raise SystemExit(f"not so: {'; '.join(broken)}")
+        raise SystemExit(f"broken guarantees: {'; '.join(broken)}")
     return {
-        "logits, largest difference from float32": apart,
-        **promises,
-        f"draws that differ from processors and noise in PyTorch, of {rows}": {
-            str(settings): draws_apart(twin, settings, rows) for settings in DRAWS
+        "logits, largest difference from float32": differences,
+        **guarantees,
+        f"samples that differ from processors and noise in PyTorch, of {rows}": {
+            str(settings): differing_samples(low_precision, settings, rows) for settings in SAMPLING_SETTINGS
         },
     }
 
 
 class Stepping:
-    """The kernels, a step at a time.
+    """Runs the kernels one step at a time.
 
     Args:
         model: in bfloat16.
-        slots: rows.
+        slots: number of sequences.
     """
 
     def __init__(self, model: LanguageModel, slots: int) -> None:
@@ -93,15 +93,15 @@ class Stepping:
         self._step = FusedStep(model, self._cache, self._state, model.config.vocab_size)
 
     def feed(self, tokens: Tensor, position: int) -> Tensor:
-        """Logits (M, V) of what comes after tokens (M,) that all stand at one position."""
+        """Return the logits (M, V) that follow tokens (M,), all at the same position."""
         self._state.append(tokens.tolist())
         self._state.ints[LENGTH.value] = position
-        self._step.logits.fill_(torch.nan)  # what nobody writes is seen
+        self._step.logits.fill_(torch.nan)  # exposes values that no kernel writes
         self._step.feed(tokens.size(0))
         return self._step.logits[: tokens.size(0)].clone()
 
     def logits(self, texts: Tensor) -> Tensor:
-        """Logits (M, V) of what comes after texts (M, T)."""
+        """Return the logits (M, V) that follow texts (M, T)."""
         return [self.feed(texts[:, position], position) for position in range(texts.size(1))][-1]
 
 
@@ -115,62 +115,64 @@ def _tokens(model: LanguageModel, rows: int, tokens: int) -> Tensor:
 
 
 @torch.inference_mode()
-def logits_apart(model: LanguageModel, twin: LanguageModel, tokens: int, rows: int = 8) -> dict[str, float]:
-    """Of the kernels, and of PyTorch in bfloat16."""
+def logits_differences(
+    model: LanguageModel, low_precision: LanguageModel, tokens: int, rows: int = 8
+) -> dict[str, float]:
+    """Return the largest differences from float32, of the kernels and of PyTorch in bfloat16."""
     text = _tokens(model, rows, tokens)
     device = next(model.parameters()).device
-    exact, plain = _cache(model, rows), _cache(twin, rows)
-    stepping = Stepping(twin, rows)
-    apart = {KERNELS: 0.0, PYTORCH: 0.0}
+    exact, plain = _cache(model, rows), _cache(low_precision, rows)
+    stepping = Stepping(low_precision, rows)
+    differences = {KERNELS: 0.0, PYTORCH: 0.0}
     for position in range(tokens):
         here = text[:, position : position + 1]
         wanted = model(here.to(device), exact)[:, 0]
-        found = stepping.feed(here[:, 0], position), twin(here.to(device), plain)[:, 0].float()
-        for name, logits in zip(apart, found, strict=True):
-            apart[name] = max(apart[name], (logits - wanted).abs().max().item())
-    return apart
+        found = stepping.feed(here[:, 0], position), low_precision(here.to(device), plain)[:, 0].float()
+        for name, logits in zip(differences, found, strict=True):
+            differences[name] = max(differences[name], (logits - wanted).abs().max().item())
+    return differences
 
 
 @torch.inference_mode()
-def is_the_same_twice(twin: LanguageModel) -> bool:
-    """Whether a step gives the same bits again."""
-    text = _tokens(twin, SIZES[-1], TOKENS)
-    stepping = Stepping(twin, SIZES[-1])
+def is_deterministic(low_precision: LanguageModel) -> bool:
+    """Return whether repeating a step gives the same bits."""
+    text = _tokens(low_precision, SIZES[-1], TOKENS)
+    stepping = Stepping(low_precision, SIZES[-1])
     return torch.equal(stepping.logits(text), stepping.logits(text))
 
 
 @torch.inference_mode()
-def does_not_depend_on_the_batch(twin: LanguageModel) -> bool:
-    """Whether rows have the same logits, to the bit, however many there are."""
-    text = _tokens(twin, SIZES[-1], TOKENS)
-    stepping = Stepping(twin, SIZES[-1])
+def is_batch_invariant(low_precision: LanguageModel) -> bool:
+    """Return whether a sequence's logits are bit-equal for every batch size."""
+    text = _tokens(low_precision, SIZES[-1], TOKENS)
+    stepping = Stepping(low_precision, SIZES[-1])
     alone = torch.cat([stepping.logits(row[None]) for row in text])
     return all(torch.equal(stepping.logits(text[:size]), alone[:size]) for size in SIZES)
 
 
-def is_the_same_alone(twin: LanguageModel, mixture: Mixture) -> bool:
-    """Whether every tenth request has the text that it has among all others."""
+def is_independent_of_other_requests(low_precision: LanguageModel, mixture: Mixture) -> bool:
+    """Return whether every tenth request gives the same text alone as among all others."""
     requests = mixture.draw()
     options = replace(TOP_50, seed=3)
-    together = continuous(twin, endless_tokenizer(twin), mixture.at_once, options)(requests)
-    alone = continuous(twin, endless_tokenizer(twin), 1, options)
+    together = continuous(low_precision, endless_tokenizer(low_precision), mixture.at_once, options)(requests)
+    alone = continuous(low_precision, endless_tokenizer(low_precision), 1, options)
     return all(alone([requests[i]]) == [together[i]] for i in range(0, len(requests), 10))
 
 
-def names_nan(twin: LanguageModel, mixture: Mixture) -> bool:
-    """Whether a spoilt model is called one."""
-    spoilt = to_bfloat16(twin)
-    next(spoilt.parameters()).data.fill_(torch.nan)
+def reports_nan(low_precision: LanguageModel, mixture: Mixture) -> bool:
+    """Return whether NaN weights lead to an error that says so."""
+    broken_model = to_bfloat16(low_precision)
+    next(broken_model.parameters()).data.fill_(torch.nan)
     try:
-        continuous(spoilt, endless_tokenizer(spoilt), 4, TOP_50)(mixture.draw()[:4])
+        continuous(broken_model, endless_tokenizer(broken_model), 4, TOP_50)(mixture.draw()[:4])
     except GenerationError as error:
         return "NaN" in str(error)
     return False
 
 
 @torch.inference_mode()
-def draws_apart(model: LanguageModel, settings: dict[str, Any], rows: int) -> int:
-    """Draws of the kernels that processors and noise in PyTorch would not have made."""
+def differing_samples(model: LanguageModel, settings: dict[str, Any], rows: int) -> int:
+    """Return the number of samples that differ from those with processors and noise in PyTorch."""
     device, vocabulary = next(model.parameters()).device, model.config.vocab_size
     tokenizer = endless_tokenizer(model)
     texts = _tokens(model, rows, 6).tolist()
@@ -178,9 +180,9 @@ def draws_apart(model: LanguageModel, settings: dict[str, Any], rows: int) -> in
     logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(6)) * 3
     state = SlotState(rows, vocabulary, device)
     state.insert(range(rows), made)
-    drawn = torch.full((rows,), -1, dtype=torch.int32, device=device)
-    FusedSampler(state, vocabulary, logits.to(device, copy=True))(rows, drawn, SamplingLimits.of(made, vocabulary))
-    return sum(a != b for a, b in zip(drawn.tolist(), sample_tokens(logits, made), strict=True))
+    sampled = torch.full((rows,), -1, dtype=torch.int32, device=device)
+    FusedSampler(state, vocabulary, logits.to(device, copy=True))(rows, sampled, SamplingLimits.of(made, vocabulary))
+    return sum(a != b for a, b in zip(sampled.tolist(), sample_tokens(logits, made), strict=True))
 
 
 def _row(number: int, text: Sequence[int], settings: dict[str, Any], tokenizer: Any) -> SequenceState:

@@ -1,4 +1,4 @@
-"""Whole runs: seconds to a loss, and the loss that three minutes of training reach."""
+"""Measure complete runs: the time to a loss, and the loss after three minutes of training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
 
 FIRST_TOKENS = 393_216
-"""Of the validation text, what the peers look at."""
+"""Number of validation tokens that the peers evaluate."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A validation: after how many seconds of training, compiling left out, which loss."""
+    """The result of a validation: step, seconds of training without compilation, loss."""
 
     step: int
     seconds: float
@@ -30,9 +30,9 @@ class Point:
 
 
 class Clock(Observer):
-    """Notes the validations of a run with the seconds trained by then.
+    """Records the validations of a run with the seconds of training before each.
 
-    The first step compiles; it is counted as long as the others took.
+    The first step compiles, so it is counted as the mean duration of the others.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,12 @@ class Clock(Observer):
 
     @property
     def step_ms(self) -> float:
-        """Mean time of a step."""
+        """Mean duration of a step in milliseconds."""
         return 1e3 * self.points[-1].seconds / self.points[-1].step
 
 
 def crossing(points: Sequence[Point], loss: float) -> float | None:
-    """Seconds at which the loss was reached, on the straight line between two validations; None where it was not."""
+    """Return the seconds after which a loss was reached, interpolated linearly between validations, or None."""
     for before, after in zip([None, *points], points, strict=False):
         if after.loss > loss:
             continue
@@ -68,7 +68,7 @@ def crossing(points: Sequence[Point], loss: float) -> float | None:
 def time_to_loss(
     preset: str, overrides: Mapping[str, str], seeds: Sequence[int], loss: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A row for all seeds together, and what each of them did."""
+    """Return one row for all seeds, and the details of each run."""
     runs: list[dict[str, Any]] = []
     for seed in seeds:
         given = {
@@ -81,31 +81,31 @@ def time_to_loss(
         points = [[point.step, round(point.seconds, 2), round(point.loss, 4)] for point in clock.points]
         runs.append({"seed": seed, "seconds": crossing(clock.points, loss), "step_ms": clock.step_ms, "points": points})
     reached = [run["seconds"] for run in runs if run["seconds"] is not None]
-    whole = len(reached) == len(runs)
+    all_reached = len(reached) == len(runs)
     row: dict[str, Any] = {
         "system": f"glassgpt {preset}",
-        "figure": round(statistics.median(reached), 2) if whole else None,
+        "figure": round(statistics.median(reached), 2) if all_reached else None,
         "unit": "s",
-        "least_most": [round(min(reached), 2), round(max(reached), 2)] if whole else None,
+        "least_most": [round(min(reached), 2), round(max(reached), 2)] if all_reached else None,
         "final_losses": [run["points"][-1][2] for run in runs],
     }
     return row, runs
 
 
 def three_minutes(preset: str, overrides: Mapping[str, str]) -> dict[str, Any]:
-    """Train once; the loss at the end over the whole validation text and over its first tokens."""
+    """Train once and return the final loss over all validation tokens and over the first ones."""
     with tempfile.TemporaryDirectory() as folder:
         clock, run = _train(preset, {"train.eval_every_steps": "0", **overrides}, Path(folder) / "run")
         model = api.load(run).model
         dataset = TokenDataset.open(Path(overrides["data"]))
-        whole, first = (evaluate_dataset(model, dataset, limit=limit) for limit in (0, FIRST_TOKENS))
+        full, first = (evaluate_dataset(model, dataset, limit=limit) for limit in (0, FIRST_TOKENS))
     return {
         "system": f"glassgpt {preset}",
-        "figure": round(whole.loss, 4),
+        "figure": round(full.loss, 4),
         "unit": "nats per token",
-        "tokens": whole.tokens,
+        "tokens": full.tokens,
         "first_tokens_figure": round(first.loss, 4),
-        "bits_per_byte": round(whole.bits_per_byte, 4),
+        "bits_per_byte": round(full.bits_per_byte, 4),
         "training_seconds": round(clock.points[-1].seconds, 1),
         "steps": clock.points[-1].step,
         "step_ms": round(clock.step_ms, 2),

@@ -1,4 +1,4 @@
-"""GPT-2's training step with its speed-ups switched on one after the other, and where the rest of its time goes."""
+"""Measure GPT-2's training step while enabling one optimization after another, and profile it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from glassgpt.training.batch_loader import DirectLoader
 from glassgpt.training.bench import random_tokens
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
+from glassgpt.training.garbage import manual_garbage_collection
 from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.loss import cross_entropy
 from glassgpt.training.step import TrainStep
@@ -37,18 +38,18 @@ PROFILED_STEPS = 3
 
 @dataclass(frozen=True)
 class Switches:
-    """What is switched on; with all of it, a step is glassgpt's own.
+    """The enabled optimizations; with all of them, the step is that of `glassgpt train`.
 
     Attributes:
-        compiled: nothing, the `model`, or the model and its `loss` as one.
+        compiled: "" for nothing, "model", or "loss" for the model and its loss together.
         padded: vocabulary of 50,304 instead of 50,257.
-        cudnn_first: attention tries cuDNN's kernel first; else PyTorch chooses.
-        short_residual: the residual stream in 16 bits under autocast; else in float32.
-        fused: AdamW by its fused kernel; else by lists of tensors.
-        resident: the text on the GPU; else read, gathered and sent at each step.
-        late: figures read a step late; else at once.
-        quiet: no garbage collection of its own choosing.
-        preset: of the model and optimizer.
+        cudnn_first: prefer cuDNN's attention kernel; otherwise PyTorch chooses.
+        short_residual: residual stream in 16 bits under autocast; otherwise in float32.
+        fused: fused AdamW; otherwise the foreach implementation.
+        resident: training data on the GPU; otherwise gathered on the host and copied at each step.
+        late: metrics read a step late; otherwise at once.
+        quiet: automatic garbage collection disabled.
+        preset: preset of model and optimizer.
         chunk_tokens: see `train.loss_chunk_tokens`.
         recompute: see `train.recompute_activations`.
     """
@@ -77,27 +78,27 @@ RESIDENT = replace(FUSED, resident=True)
 LATE = replace(RESIDENT, late=True)
 ALL = replace(LATE, quiet=True)
 
-LADDER: dict[str, dict[str, Switches]] = {
-    "plain": {"nothing but bf16": PLAIN},
+OPTIMIZATIONS: dict[str, dict[str, Switches]] = {
+    "plain": {"bf16 only": PLAIN},
     "model": {"+ model compiled": MODEL},
     "vocabulary": {"+ vocabulary padded": VOCABULARY},
     "loss": {"+ loss compiled with the model": LOSS},
-    "attention": {"+ cuDNN's attention first": ATTENTION},
+    "attention": {"+ cuDNN attention preferred": ATTENTION},
     "all": {
         "+ residual stream in 16 bits": RESIDUAL,
-        "+ AdamW fused": FUSED,
-        "+ text on the GPU": RESIDENT,
-        "+ figures read a step late": LATE,
-        "+ collector quiet (all)": ALL,
+        "+ fused AdamW": FUSED,
+        "+ training data on the GPU": RESIDENT,
+        "+ metrics read a step late": LATE,
+        "+ garbage collector disabled (all)": ALL,
     },
     "chunked": {"all, loss in chunks of 8,192 tokens": replace(ALL, chunk_tokens=8192)},
-    "recompute": {"all, activations recomputed": replace(ALL, recompute=True)},
+    "recompute": {"all, activation checkpointing": replace(ALL, recompute=True)},
     "modern": {"all, Modern with Muon": replace(ALL, preset="textbooks-124m")},
 }
-"""Groups whose members share one compiled function; each is switched on over the one before it."""
+"""Groups that share a compiled function; each entry adds one optimization to the entry before."""
 
 PROFILED = ("all", "modern")
-"""Groups whose last member is profiled."""
+"""Groups whose last entry is profiled."""
 
 KINDS = (
     ("attention", ("attention", "sdpa", "flash", "fmha", "cudnn_generated")),
@@ -107,24 +108,24 @@ KINDS = (
     ("norms", ("norm",)),
     ("embedding", ("embedding", "index")),
 )
-"""Kind of a kernel by parts of its name, the first that fits; all else is elementwise."""
+"""Kinds of kernels by parts of their names, first match; all others are elementwise."""
 
 
-def ladder(
+def measure_optimizations(
     groups: Sequence[str], rows: int, data: Path | None, lock: Path | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Measure groups of the ladder, and profile what is fullest.
+    """Measure groups of `OPTIMIZATIONS`; return a row per entry, and profiles of the last entries of `PROFILED`.
 
     Args:
-        groups: which.
-        rows: sequences a step.
-        data: data set; random tokens without.
-        lock: a file that is held while times are taken, so that several groups can compile at once.
+        groups: names of the groups.
+        rows: sequences per step.
+        data: dataset; random tokens by default.
+        lock: file to lock while timing, so that several processes can compile at the same time.
     """
     measured: list[dict[str, Any]] = []
     profiles: dict[str, Any] = {}
     for group in groups:
-        for name, switches in LADDER[group].items():
+        for name, switches in OPTIMIZATIONS[group].items():
             train_step = _build(switches, rows, data)
             with _kernels(switches), _residual(switches):
                 step = _step_of(train_step, switches)
@@ -133,7 +134,7 @@ def ladder(
                 _free()
                 with _held(lock):
                     measured.append({"system": name, **_measure(step, switches, train_step, rows)})
-                    if group in PROFILED and name == list(LADDER[group])[-1]:
+                    if group in PROFILED and name == list(OPTIMIZATIONS[group])[-1]:
                         profiles[name] = _profile(step)
             train_step.train_step.close()
             del train_step, step
@@ -144,7 +145,7 @@ def ladder(
 
 @dataclass
 class _Built:
-    """A train_step and how it computes its loss."""
+    """A train step, and whether its first call compiles."""
 
     train_step: TrainStep
     compiles: bool
@@ -177,7 +178,7 @@ def _build(switches: Switches, rows: int, data: Path | None) -> _Built:
         compiled = torch.compile(train_step.model)
         train_step.loss.train = lambda inputs, targets: cross_entropy(compiled(inputs), targets)  # type: ignore[method-assign]
     if not switches.fused:
-        train_step.optimizers[-1].found_inf = None  # type: ignore[attr-defined] - only fused ones know it
+        train_step.optimizers[-1].found_inf = None  # type: ignore[attr-defined] - only fused optimizers use it
         for group in train_step.optimizers[-1].param_groups:
             group["fused"], group["foreach"] = False, True
     if not switches.resident:
@@ -200,14 +201,14 @@ def _step_of(built: _Built, switches: Switches) -> Callable[[], None]:
 
 
 def _measure(step: Callable[[], None], switches: Switches, built: _Built, rows: int) -> dict[str, Any]:
-    """Tokens per second from the mean step of each round, and the spread over the rounds."""
+    """Return tokens per second from the mean step of each round, and the spread over the rounds."""
     device = next(built.train_step.model.parameters()).device
     tokens = rows * built.train_step.model.config.context_length
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for _ in range(WARMUP):
         step()
-    with _quiet() if switches.quiet else nullcontext():
+    with manual_garbage_collection() if switches.quiet else nullcontext():
         seconds = [_timed(step, device) for _ in range(ROUNDS)]
     rates = [tokens / second for second in seconds]
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
@@ -232,7 +233,7 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
 
 
 def _profile(step: Callable[[], None]) -> dict[str, Any]:
-    """Milliseconds a step by kind of kernel, and the kernels that take most."""
+    """Return the milliseconds per step by kind of kernel, and the slowest kernels."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(PROFILED_STEPS):
@@ -253,7 +254,7 @@ def _profile(step: Callable[[], None]) -> dict[str, Any]:
 
 
 def kind_of(kernel: str) -> str:
-    """What a kernel does, by its name."""
+    """Return the kind of a kernel, derived from its name."""
     return next((kind for kind, parts in KINDS if any(part in kernel.lower() for part in parts)), "elementwise")
 
 
@@ -266,7 +267,7 @@ def _kernels(switches: Switches) -> Iterator[None]:
 
 @contextmanager
 def _residual(switches: Switches) -> Iterator[None]:
-    """Leave the residual stream in float32 where it should not be short, as autocast alone does."""
+    """Keep the residual stream in float32, as autocast alone does, unless `short_residual` is set."""
     if switches.short_residual:
         yield
         return
@@ -279,18 +280,6 @@ def _features_in_float32(model: LanguageModel, tokens: Tensor, cache: None = Non
     for block in model.blocks:
         x = block(x)
     return model.norm(x)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
 
 
 @contextmanager
