@@ -56,7 +56,7 @@ def show_row(row: Row) -> None:
     """Print a line about a case."""
     if "kind" not in row:
         found = {**row["fatals"], **row["warnings"], **row["notes"]}
-        console.output(f"{'FALSE ALARM' if row['false_alarm'] else 'silent':<12} {row['name']:<32} {found or ''}")
+        console.output(f"{'FALSE ALARM' if row['false_alarm'] else 'no alarm':<12} {row['name']:<32} {found or ''}")
         return
     verdict = "right" if row["cause_right"] else "WRONG CAUSE" if row["detected"] else "NOT SEEN"
     ratio = f" loss {row['loss_ratio']:.3f}" if row["loss_ratio"] is not None else ""

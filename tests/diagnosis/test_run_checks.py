@@ -236,6 +236,20 @@ def test_clipping_is_reported_once_with_one_severity(run, tmp_path):
     assert [finding.severity for finding in found] == ["note"]
 
 
+def test_real_run_has_the_same_findings_live_and_from_its_files(grammar_data, tmp_path):
+    """Every gradient is clipped."""
+    changes = {"data": str(grammar_data), "train.max_steps": 300, "train.clip_norm": 1e-3, "diagnosis.watch": "full"}
+    config = load_config("nano", {**changes, "diagnosis.recover": False, "checkpoint.every_steps": 100})
+    api.train(config, tmp_path / "run")
+    live = [finding for _, finding in RunLog.read(RunFolder(tmp_path / "run")).findings()]
+    assert "GG-CLP-001" in [finding.code for finding in live]
+    checks = list(api.doctor(tmp_path / "run"))
+    reported = [finding for check in checks for finding in check.findings]
+    assert sorted(reported, key=lambda one: one.code) == sorted(live, key=lambda one: one.code)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("glassgpt doctor GG-CLP-001") == 2  # once in each language
+
+
 def test_slowdown_is_reported_from_files_of_gpu_runs_only(run):
     """On a CPU only the live run can tell other programs from slower work."""
     seconds = np.concatenate([np.full(500, 0.1), np.full(300, 0.3)])
