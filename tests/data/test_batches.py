@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from glassgpt.data import TokenArray
-from glassgpt.data.batches import Batches, validation_windows
+from glassgpt.data.batches import Batches
+from glassgpt.data.validation import validation_windows
 from glassgpt.errors import DataError
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from glassgpt import api
 from glassgpt.config import load_config
-from glassgpt.data.batches import validation_windows
 from glassgpt.data.grammar import grammar_entropy, grammar_nats, grammar_text, grammar_unigram_entropy
+from glassgpt.data.validation import validation_windows
 from glassgpt.errors import CheckpointError, ConfigError, TokenizerError, TrainingDivergedError, UsageError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig

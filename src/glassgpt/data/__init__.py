@@ -1,6 +1,7 @@
 """Text to documents to tokens to shards to batches.
 
-Nothing here imports torch, except `glassgpt.data.batches`, which is imported by its full name.
+Nothing here imports torch, except `glassgpt.data.batches` and `glassgpt.data.validation`, which are imported by their full
+names.
 """
 
 from glassgpt.data.grammar import grammar_entropy, grammar_nats, grammar_text, grammar_unigram_entropy

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.validation import validation_windows
 from glassgpt.errors import TokenizerError
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.transformer import LanguageModel

@@ -7,8 +7,8 @@ from itertools import islice
 
 import torch
 
-from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.validation import validation_windows
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import ValidationLoss, validation_loss
 from glassgpt.training.trainable import TrainableModel

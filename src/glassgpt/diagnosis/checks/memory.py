@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glassgpt.data.batches import validation_windows
 from glassgpt.data.shards import TokenArray
+from glassgpt.data.validation import validation_windows
 from glassgpt.device import free_memory
 from glassgpt.diagnosis.findings import CheckResult, Finding, Value
 from glassgpt.errors import MemoryExhaustedError
