@@ -6,6 +6,7 @@ error is not a terminal, progress is printed as plain lines. A base module: it i
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -49,6 +50,18 @@ def info(message: str) -> None:
 def warn(message: str) -> None:
     """Print a warning to standard error."""
     err.print(f"[yellow]warning:[/yellow] {escape(message)}")
+
+
+class _WarningHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def show_logged_warnings() -> None:
+    """Print what the package logs as warnings with `warn`; without this, Python's logging decides how they appear."""
+    logger = logging.getLogger("glassgpt")
+    if not any(isinstance(handler, _WarningHandler) for handler in logger.handlers):
+        logger.addHandler(_WarningHandler(logging.WARNING))
 
 
 def error(message: str, *, even_if_muted: bool = False) -> None:

@@ -157,12 +157,11 @@ class Setting:
         """Return whether a value of the right type is allowed. Numbers must be finite."""
         details = self.details
         if _is_number(value):
-            number = float(value)
             return (
-                math.isfinite(number)
-                and (details.minimum is None or number >= details.minimum)
-                and (details.above is None or number > details.above)
-                and (details.maximum is None or number <= details.maximum)
+                math.isfinite(value)
+                and (details.minimum is None or value >= details.minimum)  # as given: a float would round 2**63 - 1 up
+                and (details.above is None or value > details.above)
+                and (details.maximum is None or value <= details.maximum)
             )
         return details.is_valid is None or value is None or details.is_valid(value)
 

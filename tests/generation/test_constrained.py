@@ -53,7 +53,7 @@ def written(writer, samples=3, seed=1, **settings):
     ],
 )
 @pytest.mark.parametrize("temperature", [0, 1.5])
-def test_the_whole_output_matches(writer, pattern, temperature):
+def test_output_matches_the_regex(writer, pattern, temperature):
     for one in written(writer, regex=pattern, temperature=temperature):
         assert one.finish_reason == "end_of_text"
         assert re.fullmatch(pattern, one.text), one.text
@@ -73,7 +73,7 @@ PERSON = {
 
 
 @pytest.mark.parametrize("temperature", [0, 1.5])
-def test_json_follows_its_schema(writer, temperature):
+def test_output_follows_the_json_schema(writer, temperature):
     for one in written(writer, json_schema=json.dumps(PERSON), temperature=temperature):
         assert one.finish_reason == "end_of_text"
         person = json.loads(one.text)
@@ -88,13 +88,13 @@ def test_json_follows_its_schema(writer, temperature):
 ODD_CHOICES = ("yes", "yes.", "no way", 'a"b\\', "한국어\n", "<|endoftext|>", "(.*)")
 
 
-def test_a_choice_is_one_of_them(writer):
+def test_output_is_one_of_the_choices(writer):
     drawn = {one.text for one in written(writer, samples=24, choices=ODD_CHOICES, temperature=2.0)}
     assert drawn <= set(ODD_CHOICES)
     assert len(drawn) > 2
 
 
-def test_greedy_chooses_what_the_model_finds_most_probable():
+def test_greedy_decoding_takes_the_most_probable_choice():
     """Choices of one token each: the oracle is the model's own logits."""
     tokenizer = load_tokenizer("bytes")
     torch.manual_seed(3)
@@ -109,7 +109,7 @@ def test_greedy_chooses_what_the_model_finds_most_probable():
 
 @given(choices=st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=5, unique=True), pick=st.data())
 @settings(max_examples=100, deadline=None)
-def test_every_choice_can_be_written_and_ends_where_it_is_complete(choices, pick):
+def test_every_choice_can_be_generated_and_ends_when_complete(choices, pick):
     tokenizer = load_tokenizer("bytes")
     chosen = pick.draw(st.sampled_from(choices))
     tokens = tokenizer.encode(chosen)
@@ -124,7 +124,7 @@ def test_every_choice_can_be_written_and_ends_where_it_is_complete(choices, pick
         assert set(allowed[i, :256].nonzero()[:, 0].tolist()) == after
 
 
-def test_a_state_depends_on_the_output_alone():
+def test_constraint_state_depends_on_the_output_only():
     """Rows that come, go, fork and step back get what a constraint that reads all anew gives."""
     tokenizer, pattern = load_tokenizer("bytes"), "(ab|ac)*d"
     one = regex_constraint(pattern, tokenizer)
@@ -134,25 +134,25 @@ def test_a_state_depends_on_the_output_alone():
         assert torch.equal(one(torch.zeros(len(rows), 257), rows), fresh)
 
 
-def test_an_output_that_has_left_the_form_is_an_error():
+def test_output_that_violates_the_constraint_is_an_error():
     tokenizer = load_tokenizer("bytes")
-    with pytest.raises(GenerationError, match="cannot be held to its form"):
+    with pytest.raises(GenerationError, match="the output cannot be constrained"):
         regex_constraint("ab", tokenizer)(torch.zeros(1, 257), [TokenHistory([], [ord("z")])])
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"regex": "[0-9"}, "regex cannot be used: unclosed character class"),
-        ({"regex": "a(?=b)"}, "regex cannot be used: look-around"),
+        ({"regex": "[0-9"}, "regex is invalid: unclosed character class"),
+        ({"regex": "a(?=b)"}, "regex is invalid: look-around"),
         ({"json_schema": "{"}, "json_schema is not JSON"),
-        ({"json_schema": '{"type": "objekt"}'}, "json_schema cannot be used: Invalid type: objekt"),
+        ({"json_schema": '{"type": "objekt"}'}, "json_schema is invalid: Invalid type: objekt"),
         ({"json_schema": '{"not": {}}'}, "not"),
-        ({"json_schema": "[1]"}, "must be an object in braces"),
+        ({"json_schema": "[1]"}, "must be a JSON object"),
         ({"regex": "abc", "min_tokens": 9}, "after 3 new tokens every token is forbidden"),
     ],
 )
-def test_what_cannot_be_followed_is_said_in_one_line(setting, message):
+def test_invalid_constraint_is_a_one_line_error(setting, message):
     tokenizer = load_tokenizer("bytes")
     model = build_model(ModelConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=8)).eval()
     with pytest.raises(GenerationError, match=message) as caught:
@@ -160,20 +160,20 @@ def test_what_cannot_be_followed_is_said_in_one_line(setting, message):
     assert "\n" not in str(caught.value)
 
 
-def test_where_a_text_breaks_off_the_error_has_a_line_of_its_own(nano_run, run_main):
+def test_error_after_partial_output_starts_on_a_new_line(nano_run, run_main):
     code, out, err = run_main("generate", nano_run, "--prompt", "x", "--choice", "abc", "--min-tokens", 9)
     assert code == 1
     assert out == "xabc\n"
     assert err.startswith("error: after 3 new tokens every token is forbidden")
 
 
-def test_without_the_library_it_is_said_how_to_get_it(monkeypatch):
+def test_missing_library_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'glassgpt\[structured\]'"):
         build_processors(GenerationOptions(regex="a"), load_tokenizer("bytes"))
 
 
-def test_it_stands_behind_the_penalties_and_before_temperature():
+def test_constraint_follows_penalties_and_precedes_temperature():
     settings = {"logit_bias": {97: 1.0}, "min_tokens": 1, "temperature": 0.5, "top_p": 1.0}
     names = [
         one.name for one in build_processors(GenerationOptions(choices=("a",), **settings), load_tokenizer("bytes"))
@@ -181,7 +181,7 @@ def test_it_stands_behind_the_penalties_and_before_temperature():
     assert names == ["logit_bias", "min_tokens", "choices", "temperature"]
 
 
-def test_forbidden_stays_forbidden():
+def test_forbidden_tokens_stay_forbidden():
     tokenizer = load_tokenizer("bytes")
     logits = torch.zeros(1, 257)
     logits[0, ord("a")] = -math.inf

@@ -9,12 +9,14 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from glassgpt import console
 from glassgpt.data import load_tokenizer
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.engine import decoder_selection
 from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.generate import generate, generate_many, stream
+from glassgpt.generation.engine.memory import warn_of_smaller_batch
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
@@ -112,7 +114,7 @@ def uncached(model, prompt, options, index=0, vocab_size=257):
     ids=str,
 )
 @pytest.mark.parametrize("samples", [1, 4])
-def test_cached_equals_uncached(model, settings, samples):
+def test_engine_equals_uncached_reference(model, settings, samples):
     options = GenerationOptions(max_tokens=25, seed=11, num_samples=samples, **settings)
     got = generate(model, BYTES, "ROMEO: what", options)
     expected = [uncached(model, BYTES.encode("ROMEO: what"), options, index) for index in range(samples)]
@@ -120,7 +122,7 @@ def test_cached_equals_uncached(model, settings, samples):
     assert len(expected[0]) > 3
 
 
-def test_greedy_is_transformers(tmp_path, model):
+def test_greedy_text_equals_transformers(tmp_path, model):
     export_model(model, BYTES, tmp_path)
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     for prompt in ODD_PROMPTS[:4]:
@@ -136,7 +138,7 @@ def test_greedy_is_transformers(tmp_path, model):
         assert sampled[0].tokens == expected
 
 
-def test_a_sample_is_the_same_in_every_batch(model):
+def test_sample_does_not_depend_on_num_samples(model):
     texts = [
         generate(model, BYTES, "once", GenerationOptions(max_tokens=20, seed=5, num_samples=n)) for n in (1, 2, 3, 7)
     ]
@@ -145,7 +147,7 @@ def test_a_sample_is_the_same_in_every_batch(model):
     assert len({s.text for s in texts[-1]}) == 7
 
 
-def test_rows_that_end_early_leave_the_others_alone(model):
+def test_sequence_that_ends_early_does_not_change_others(model):
     options = GenerationOptions(max_tokens=40, seed=2, num_samples=6, temperature=1.2, stop=("e", "t", "\ufffd\ufffd"))
     together = generate(model, BYTES, "abc", options)
     assert len({len(s.tokens) for s in together}) > 2  # they do end at different steps
@@ -156,7 +158,7 @@ def test_rows_that_end_early_leave_the_others_alone(model):
 
 
 @pytest.mark.parametrize("prompt", ODD_PROMPTS)
-def test_streamed_pieces_are_the_text(model, prompt):
+def test_streamed_chunks_join_to_the_text(model, prompt):
     options = GenerationOptions(max_tokens=25, seed=3, num_samples=2)
     whole = generate(model, BYTES, prompt, options)
     pieces = list(stream(model, BYTES, prompt, options))
@@ -167,7 +169,7 @@ def test_streamed_pieces_are_the_text(model, prompt):
         assert mine[-1].finish_reason == one.finish_reason
 
 
-def test_seeds(model):
+def test_seed_determines_the_text(model):
     def text(seed):
         return generate(model, BYTES, "x", GenerationOptions(max_tokens=20, seed=seed))[0].tokens
 
@@ -176,20 +178,20 @@ def test_seeds(model):
     assert text(None) != text(None)
 
 
-def test_torchs_generators_are_left_alone(model):
+def test_generation_leaves_torch_generators_unchanged(model):
     before = torch.get_rng_state()
     generate(model, BYTES, "x", GenerationOptions(max_tokens=5))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_prompt_is_read_once():
+def test_samples_share_one_prefill():
     model = scripted("hello", "prompt")
     generate(model, BYTES, "prompt", GenerationOptions(max_tokens=4, temperature=0, num_samples=5))
     # All but its last token, which every sample's first step feeds.
     assert model.calls == [(1, 5), (5, 1), (5, 1), (5, 1), (5, 1)]
 
 
-def test_nothing_is_computed_before_it_is_asked_for():
+def test_streaming_is_lazy():
     model = scripted("hello")
     pieces = stream(model, BYTES, "p", GenerationOptions(max_tokens=4, temperature=0))
     assert model.calls == []
@@ -202,37 +204,37 @@ def only(model, prompt="p", **settings):
     return one
 
 
-def test_max_tokens():
+def test_max_tokens_ends_the_text():
     one = only(scripted("hello there"), max_tokens=5)
     assert (one.text, one.finish_reason) == ("hello", "length")
 
 
-def test_end_of_text():
+def test_end_of_text_ends_the_text():
     one = only(scripted([*b"bye", 256, *b"more"]), max_tokens=30)
     assert (one.text, one.tokens, one.finish_reason) == ("bye", [*b"bye"], "end_of_text")
 
 
-def test_stop_across_tokens():
+def test_stop_string_across_tokens():
     one = only(scripted("aaab and so on"), max_tokens=30, stop=("aab",))
     assert (one.text, one.tokens, one.finish_reason) == ("a", [*b"aaab"], "stop")
 
 
-def test_a_stop_that_never_completes_is_text():
+def test_incomplete_stop_string_is_text():
     one = only(scripted("aaaa"), max_tokens=4, stop=("aab", "aaaab"))
     assert (one.text, one.finish_reason) == ("aaaa", "length")
 
 
-def test_a_stop_with_the_last_token_is_a_stop():
+def test_stop_string_at_the_last_token_wins_over_length():
     one = only(scripted("abc"), max_tokens=3, stop=("bc",))
     assert (one.text, one.finish_reason) == ("a", "stop")
 
 
-def test_a_cut_character_at_the_end():
+def test_incomplete_character_at_the_end():
     one = only(scripted("é"), max_tokens=1)
     assert (one.text, one.tokens) == ("\ufffd", [0xC3])
 
 
-def test_the_context_is_a_limit(model):
+def test_text_ends_with_the_context(model):
     full = generate(model, BYTES, "x" * CONTEXT, GenerationOptions(max_tokens=10, seed=0, top_k=5))[0]
     assert (len(full.tokens), full.finish_reason) == (1, "length")
     model = scripted("y" * 100, "x" * (CONTEXT - 3))
@@ -240,7 +242,7 @@ def test_the_context_is_a_limit(model):
     assert (one.text, one.finish_reason) == ("yyyy", "length")
 
 
-def test_a_prompt_longer_than_the_context(model):
+def test_prompt_longer_than_the_context_is_an_error(model):
     options = GenerationOptions(max_tokens=5, temperature=0)
     with pytest.raises(GenerationError, match=r"53 tokens.*48.*--truncate"):
         stream(model, BYTES, "ab" * 24 + "xxxxx", options)
@@ -251,7 +253,7 @@ def test_a_prompt_longer_than_the_context(model):
     [({"max_tokens": 5}, 43), ({"max_tokens": 200}, 24), ({"max_tokens": 200, "overflow": "re-prefill"}, 48)],
     ids=str,
 )
-def test_a_prompt_that_is_cut_leaves_room_for_what_is_to_come(model, asked, kept):
+def test_truncated_prompt_leaves_room_for_new_tokens(model, asked, kept):
     prompt = "".join(map(chr, range(40, 93)))
     options = GenerationOptions(temperature=0, truncate=True, **asked)
     assert encode_prompt(model, BYTES, prompt, options) == BYTES.encode(prompt[-kept:])
@@ -261,21 +263,21 @@ def test_a_prompt_that_is_cut_leaves_room_for_what_is_to_come(model, asked, kept
     assert encode_prompt(model, BYTES, prompt[:CONTEXT], options) == BYTES.encode(prompt[:CONTEXT])
 
 
-def test_an_empty_prompt_is_refused_and_none_begins_a_document(model):
+def test_empty_prompt_is_an_error_and_none_begins_a_document(model):
     with pytest.raises(GenerationError, match="empty"):
         generate(model, BYTES, "", GenerationOptions())
     options = GenerationOptions(max_tokens=8, seed=4)
     assert generate(model, BYTES, None, options)[0].tokens == uncached(model, [256], options)
 
 
-def test_bad_options_are_refused_before_anything_runs():
+def test_invalid_options_are_reported_before_anything_runs():
     model = scripted("hello")
     with pytest.raises(GenerationError, match=r"max_tokens is 0[^\n]*\n.*top_p is 2"):
         stream(model, BYTES, "p", GenerationOptions(max_tokens=0, top_p=2.0))
     assert model.calls == []
 
 
-def test_the_padding_of_a_vocabulary_is_never_drawn():
+def test_vocabulary_padding_is_never_sampled():
     wide = random_model(vocab_size=320)
     with torch.no_grad():
         wide.token_embedding.weight[257:] *= 50  # the padding would win nearly always
@@ -284,7 +286,7 @@ def test_the_padding_of_a_vocabulary_is_never_drawn():
         assert one.tokens == uncached(wide, [ord("x")], options, one.index)
 
 
-def test_a_model_can_be_trained_on_after_it_has_written(model):
+def test_model_can_be_trained_after_generation(model):
     grads = []
     for wrote in (False, True):
         one = random_model()
@@ -301,14 +303,14 @@ LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 PROMPTS = ["a", "ROMEO: what", "xy", "a", "some longer words to read", None, "e"]
 
 
-def test_many_prompts_are_written_as_if_each_were_alone(model):
+def test_batched_prompts_equal_single_prompts(model):
     options = GenerationOptions(max_tokens=15, seed=8, num_samples=2, stop=LETTERS)
     alone = [generate(model, BYTES, prompt, options) for prompt in PROMPTS]
     assert generate_many(model, BYTES, PROMPTS, options) == alone
     assert len({len(sample.tokens) for samples in alone for sample in samples}) > 3
 
 
-def test_rows_that_end_make_room_for_waiting_ones(model):
+def test_waiting_sequences_take_free_slots(model):
     options = GenerationOptions(max_tokens=12, seed=8, stop=LETTERS)
     engine = Engine(model, BYTES, slots=2)
     ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
@@ -321,7 +323,7 @@ def test_rows_that_end_make_room_for_waiting_ones(model):
         assert tokens[request] == alone
 
 
-def test_a_cancelled_request_writes_no_more(model):
+def test_cancelled_request_gets_no_more_tokens(model):
     options = GenerationOptions(max_tokens=30, seed=1)
     engine = Engine(model, BYTES, slots=1)
     first, second = (engine.submit([ord(c)], options) for c in "ab")
@@ -343,7 +345,7 @@ DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": SpeculativeDecodi
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
-def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
+def test_request_without_possible_tokens_does_not_affect_others(decoder, monkeypatch):
     if decoder is graph_decoder and find_spec("triton"):
         monkeypatch.setattr("glassgpt.generation.gpu.graphs.STEPS_PER_LAUNCH", 2)  # the interpreter is slow
     model = build_model(ModelConfig(vocab_size=257, context_length=24, n_layer=1, n_head=1, n_embd=4)).eval()
@@ -360,7 +362,7 @@ def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
                 for piece in engine.step():
                     tokens[piece.request].append(piece.token)
             except RequestError as error:
-                ended.append((error.request, str(error).partition(" by the settings")[0]))
+                ended.append((error.request, str(error).partition(" by the combination")[0]))
         return list(tokens.values()), ended
 
     texts, ended = written(options)
@@ -373,7 +375,7 @@ def test_a_request_that_cannot_go_on_ends_alone(decoder, monkeypatch):
     "error",
     [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
 )
-def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, caplog):
+def test_cache_that_does_not_fit_memory_gets_fewer_slots(model, error, caplog):
     def cramped(model, vocab_size, slots, capacity, most=2):
         if slots > most:
             raise error
@@ -393,7 +395,7 @@ def test_a_cache_that_memory_has_no_room_for_gets_fewer_slots(model, error, capl
         Engine(model, BYTES, slots=4, decoder=functools.partial(cramped, most=0))
 
 
-def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
+def test_engine_builds_and_uses_a_custom_decoder(model):
     asked, drawn = [], []
 
     class Noted(StepwiseDecoder):
@@ -415,7 +417,7 @@ def test_a_decoder_of_ones_own_is_made_for_the_model_and_draws(model):
     assert tokens == [token for pairs in drawn for _, token in pairs] == uncached(model, BYTES.encode("ab"), options)
 
 
-def test_which_decoder_is_the_fastest(model, monkeypatch):
+def test_select_decoder_by_device_and_dtype(model, monkeypatch):
     graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
     monkeypatch.setattr(graphs, "GraphDecoder", lambda *_: "graphs")
     monkeypatch.setattr(decoder_selection, "StepwiseDecoder", lambda *_: "step by step")
@@ -432,7 +434,7 @@ def test_which_decoder_is_the_fastest(model, monkeypatch):
     assert chosen(model, "cuda", torch.bfloat16) == "step by step"
 
 
-def test_a_slot_smaller_than_the_context_is_a_limit_too(model):
+def test_text_ends_with_a_slot_smaller_than_the_context(model):
     options = GenerationOptions(max_tokens=40, seed=1)
     free = uncached(model, BYTES.encode("abcdefgh"), options)
     small = Engine(model, BYTES, slots=2, capacity=12)
@@ -453,7 +455,7 @@ def test_a_slot_smaller_than_the_context_is_a_limit_too(model):
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3])
-def test_the_smallest_slots_are_read_anew_all_the_same(model, capacity):
+def test_re_prefill_with_the_smallest_slots(model, capacity):
     options = GenerationOptions(max_tokens=9, seed=1, overflow="re-prefill")
     small = Engine(model, BYTES, slots=1, capacity=capacity)
     small.submit(BYTES.encode("a"), options)
@@ -470,7 +472,7 @@ def test_the_smallest_slots_are_read_anew_all_the_same(model, capacity):
         assert int(sample(logits, noise)) == piece.token
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory(model):
+def test_other_errors_are_not_treated_as_out_of_memory(model):
     def broken(*_):
         raise RuntimeError("shapes do not fit")
 
@@ -478,7 +480,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(model):
         Engine(model, BYTES, decoder=broken)
 
 
-def test_a_full_context_can_be_read_anew(model):
+def test_re_prefill_continues_after_a_full_context(model):
     prompt, options = "x" * (CONTEXT - 5), GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill")
     model_tokens = BYTES.encode(prompt)
     seen, expected = list(model_tokens), []
@@ -495,14 +497,14 @@ def test_a_full_context_can_be_read_anew(model):
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_a_spoilt_model_is_named(temperature):
+def test_nan_logits_are_an_error(temperature):
     spoilt = random_model()
     spoilt.norm.weight.data.fill_(torch.nan)
     with pytest.raises(GenerationError, match=r"logits contain NaN.*doctor"):
         generate(spoilt, BYTES, "a", GenerationOptions(temperature=temperature, seed=1))
 
 
-def test_memory_running_out_changes_no_text(model, monkeypatch, caplog):
+def test_out_of_memory_changes_no_text(model, monkeypatch, caplog):
     options = GenerationOptions(max_tokens=10, seed=3)
     calm = generate_many(model, BYTES, PROMPTS, options)
     decode = StepwiseDecoder.decode
@@ -518,3 +520,12 @@ def test_memory_running_out_changes_no_text(model, monkeypatch, caplog):
     monkeypatch.setattr(StepwiseDecoder, "decode", lambda self, rows: cramped(self, [*rows] * 4))
     with pytest.raises(GenerationError, match="out of memory with a single"):
         generate(model, BYTES, "a", options)
+
+
+def test_out_of_memory_warning_reaches_the_terminal(capsys):
+    console.show_logged_warnings()
+    console.show_logged_warnings()  # still one line per warning
+    warn_of_smaller_batch("sequences", 4, 2)
+    assert " ".join(capsys.readouterr().err.split()) == (
+        "warning: out of memory with 4 sequences at a time; continuing with 2 (same texts)"
+    )

@@ -86,7 +86,7 @@ def written(model, rows, decoder, slots=4, capacity=24, end=None):
 
 @pytest.mark.parametrize(("shape", "length", "keys"), SHAPES.values(), ids=SHAPES.keys())
 @torch.inference_mode()
-def test_the_kernels_compute_the_model(shape, length, keys, monkeypatch):
+def test_kernels_compute_the_models_logits_and_cache(shape, length, keys, monkeypatch):
     monkeypatch.setattr(tiles, "ATTENTION_KEYS", keys)
     model = random_model(shape)
     assert can_fuse(model)
@@ -106,7 +106,7 @@ def test_the_kernels_compute_the_model(shape, length, keys, monkeypatch):
 
 
 @torch.inference_mode()
-def test_rows_have_lengths_of_their_own(model):
+def test_rows_of_different_length(model):
     texts = torch.randint(0, V, (2, 5))
     cache, state = KVCache(model.config, 2, 8), SlotState(2, V, CPU)
     plain = KVCache(model.config, 1, 8)
@@ -171,7 +171,7 @@ DRAW_SIZES = {
 
 @pytest.mark.parametrize("sizes", DRAW_SIZES.values(), ids=DRAW_SIZES)
 @pytest.mark.parametrize("ties", [False, True])
-def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch):
+def test_sampling_kernels_equal_processors_and_noise(model, ties, sizes, monkeypatch):
     for name, size in sizes.items():
         monkeypatch.setattr(sampler, name, size)
     torch.manual_seed(1)
@@ -191,7 +191,7 @@ def test_draws_are_those_of_processors_and_noise(model, ties, sizes, monkeypatch
     assert state.ints[2].tolist() == [row.position + 1 for row in rows]
 
 
-def test_forbidden_tokens_and_infinities(model):
+def test_sampling_kernels_with_infinite_logits(model):
     logits = torch.full((3, 48), -math.inf)
     logits[0, 4] = 1.0
     logits[1, 3:9] = 0.5
@@ -205,7 +205,7 @@ def test_forbidden_tokens_and_infinities(model):
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")  # by numpy, in the interpreter
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"temperature": 0.0}], ids=str)
-def test_logits_that_are_no_numbers_give_no_token(model, settings):
+def test_nan_logits_give_no_token(model, settings):
     logits = torch.randn(3, 48)
     logits[1, 7] = logits[2, :] = math.nan
     logits[0, V:] = math.nan  # padding, never looked at
@@ -215,7 +215,7 @@ def test_logits_that_are_no_numbers_give_no_token(model, settings):
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")
-def test_a_broken_model_is_named(model, monkeypatch):
+def test_nan_logits_are_an_error(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     spoilt = copy.deepcopy(model)
     spoilt.norm.weight.data[0] = math.nan
@@ -224,7 +224,7 @@ def test_a_broken_model_is_named(model, monkeypatch):
             written(spoilt, [row_of([1, 2])], decoder)
 
 
-def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
+def test_continuous_batching_equals_the_stepwise_decoder(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
@@ -246,7 +246,7 @@ def test_continuous_batching_is_the_stepwise_decoders(model, monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
-def test_a_graph_of_more_rows_than_there_are(model, settings, monkeypatch):
+def test_graph_with_more_rows_than_sequences(model, settings, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
@@ -257,7 +257,7 @@ def test_a_graph_of_more_rows_than_there_are(model, settings, monkeypatch):
 
 
 @pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "SEARCH_CHUNK": 16}], ids=str)
-def test_a_slot_that_a_row_has_left_is_drawn_for_with_an_end(model, sizes, monkeypatch):
+def test_sampling_for_an_abandoned_slot_terminates(model, sizes, monkeypatch):
     """Its row's top-p was the host's to do, so that on the device nobody has worked out the mass it is a share of."""
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     for name, size in sizes.items():
@@ -273,7 +273,7 @@ def test_a_slot_that_a_row_has_left_is_drawn_for_with_an_end(model, sizes, monke
 
 
 @pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
-def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
+def test_top_k_of_the_whole_vocabulary_is_no_limit(model, top_k, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
@@ -282,7 +282,7 @@ def test_a_top_k_of_all_tokens_is_none(model, top_k, monkeypatch):
     assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
 
 
-def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypatch):
+def test_host_processors_work_in_a_batch_with_device_processors(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
@@ -296,7 +296,7 @@ def test_processors_of_the_host_work_beside_those_of_the_device(model, monkeypat
     assert written(model, rows(), GraphDecoder, slots=3) == written(model, rows(), StepwiseDecoder, slots=3)
 
 
-def test_a_full_context_is_read_anew(model, monkeypatch):
+def test_re_prefill_continues_after_a_full_context(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 3)
 
     def rows():
@@ -305,7 +305,7 @@ def test_a_full_context_is_read_anew(model, monkeypatch):
     assert written(model, rows(), GraphDecoder, capacity=6) == written(model, rows(), StepwiseDecoder, capacity=6)
 
 
-def test_nothing_is_launched_for_rows_that_need_no_more(model, monkeypatch):
+def test_no_launch_for_complete_sequences(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     launches = []
     launch = GraphDecoder._launch
@@ -352,7 +352,7 @@ def prompts_on_a_gpu(model, monkeypatch):
 
 
 @torch.inference_mode()
-def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_gpu, monkeypatch):
+def test_prompt_graph_is_captured_at_the_second_occurrence_of_a_shape(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
     monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
     assert made.prefill([[1, 2, 3], [4, 5]]) == "in chunks"
@@ -365,7 +365,7 @@ def test_prompts_are_captured_when_their_shape_comes_again(model, prompts_on_a_g
 
 
 @torch.inference_mode()
-def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkeypatch):
+def test_prompt_graphs_do_not_exceed_the_context(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
     monkeypatch.setattr(prompt_graphs, "PROMPT_LENGTHS", (8, 32))
     for _ in range(2):
@@ -373,7 +373,7 @@ def test_prompts_are_not_read_behind_the_context(model, prompts_on_a_gpu, monkey
     assert captured == [(2, model.config.context_length)]
 
 
-def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
+def test_large_prompt_shapes_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
     monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
@@ -385,7 +385,7 @@ def test_unusual_prompts_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
 
 
 @torch.inference_mode()
-def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
+def test_prompt_graph_fills_the_cache_like_the_model(model, prompts_on_a_gpu):
     made, captured = prompts_on_a_gpu
     taken = KVCache(model.config, 4, 24)
     for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
@@ -402,16 +402,16 @@ def test_captured_prompts_hold_what_the_model_reads(model, prompts_on_a_gpu):
 
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])
-def test_rows_share_a_graph_with_others_of_about_their_number(rows, bucket):
+def test_batch_sizes_are_rounded_up_to_graph_sizes(rows, bucket):
     assert graphs._graph_size(rows) == bucket
 
 
-def test_models_that_the_kernels_do_not_know():
+def test_unsupported_models_cannot_be_fused():
     assert not can_fuse(random_model(dataclasses.replace(GPT2_SHAPE, n_embd=6)))  # heads of width 3
     assert not can_fuse(torch.nn.Identity())
 
 
-def test_forbidding_everything_is_an_error(model, monkeypatch):
+def test_forbidding_every_token_is_an_error(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     row = row_of([1], limit=4, no_repeat_ngram=1, logit_bias=dict.fromkeys(range(1, V), -math.inf))
     with pytest.raises(GenerationError, match="every token is forbidden"):

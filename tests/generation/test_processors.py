@@ -57,7 +57,7 @@ def near_a_limit(logits, p, order=None):
 
 @given(seed=seeds, scale=scales, k=st.integers(1, V + 5))
 @settings(max_examples=60, deadline=None)
-def test_top_k_is_transformers(seed, scale, k):
+def test_top_k_equals_transformers(seed, scale, k):
     logits = random_logits(seed, scale)
     assert torch.equal(processed(logits, [], top_k=k), transformers.TopKLogitsWarper(k)(None, logits))
 
@@ -69,7 +69,7 @@ def test_top_k_keeps_ties():
 
 @given(seed=seeds, scale=scales, p=st.floats(0.01, 0.999), few=st.sampled_from([1, 7, V]))
 @settings(max_examples=120, deadline=None)
-def test_top_p_is_transformers(seed, scale, p, few):
+def test_top_p_equals_transformers(seed, scale, p, few):
     logits = random_logits(seed, scale)
     assume(not near_a_limit(logits, p))
     with pytest.MonkeyPatch.context() as patch:  # both ways: the shortcut suffices, the whole is sorted
@@ -77,14 +77,14 @@ def test_top_p_is_transformers(seed, scale, p, few):
         assert torch.equal(processed(logits, [], top_p=p), transformers.TopPLogitsWarper(p)(None, logits))
 
 
-def test_top_p_keeps_the_token_that_crosses_and_at_least_one():
+def test_top_p_keeps_the_crossing_token_and_at_least_one():
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert apply_top_p(logits, 0.6).isfinite().tolist() == [[True, True, False]]
     assert apply_top_p(logits, 1e-9).isfinite().tolist() == [[True, False, False]]
 
 
 @pytest.mark.parametrize("few", [1, 3, 8])
-def test_top_p_takes_the_lowest_ids_of_a_tie(monkeypatch, few):
+def test_top_p_takes_the_lowest_ids_on_a_tie(monkeypatch, few):
     monkeypatch.setattr(top_p, "SORTED_FIRST", few)
     kept = apply_top_p(torch.zeros(1, 8), 0.3).isfinite()
     assert kept.tolist() == [[True] * 3 + [False] * 5]
@@ -92,7 +92,7 @@ def test_top_p_takes_the_lowest_ids_of_a_tie(monkeypatch, few):
 
 @given(seed=seeds, scale=scales, p=st.floats(0.001, 1.0))
 @settings(max_examples=60, deadline=None)
-def test_min_p_is_transformers(seed, scale, p):
+def test_min_p_equals_transformers(seed, scale, p):
     logits = random_logits(seed, scale)
     shares = logits.double().softmax(-1)
     assume(((shares / shares.amax(-1, keepdim=True)) / p - 1).abs().min() > 1e-5 or p == 1.0)
@@ -101,7 +101,7 @@ def test_min_p_is_transformers(seed, scale, p):
 
 @given(seed=seeds, scale=st.sampled_from([0.1, 1.0, 5.0]), mass=st.floats(0.01, 0.99), k=st.integers(2, V))
 @settings(max_examples=80, deadline=None)
-def test_typical_is_transformers(seed, scale, mass, k):
+def test_typical_p_equals_transformers(seed, scale, mass, k):
     logits = apply_top_k(random_logits(seed, scale), k)
     log_p = logits.double().log_softmax(-1)
     distance = (-log_p + (log_p.exp() * log_p).nansum(-1, keepdim=True)).abs()
@@ -111,20 +111,20 @@ def test_typical_is_transformers(seed, scale, mass, k):
 
 @given(seed=seeds, penalty=st.floats(0.2, 5.0), text=few_tokens)
 @settings(max_examples=60, deadline=None)
-def test_repetition_penalty_is_transformers(seed, penalty, text):
+def test_repetition_penalty_equals_transformers(seed, penalty, text):
     logits, texts = random_logits(seed, rows=2), [text, text[::-1]]
     theirs = transformers.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(texts), logits.clone())
     torch.testing.assert_close(processed(logits, histories_of(*texts), repetition_penalty=penalty), theirs)
 
 
-def test_rows_with_histories_of_their_own():
+def test_repetition_penalty_uses_each_sequences_history():
     logits = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
     histories = [TokenHistory([0], [0, 0]), TokenHistory([1, 2], [])]
     expected = [[1.0, -2.0, 1.0], [2.0, -4.0, 0.5]]
     assert apply_repetition_penalty(logits, 2.0, histories).tolist() == expected
 
 
-def test_presence_and_frequency_by_hand():
+def test_presence_and_frequency_penalty_example():
     """OpenAI's formula: logit - count * frequency - (count > 0) * presence, over the output alone."""
     histories = [TokenHistory([3, 3], [0, 0, 0, 2]), TokenHistory([0], [])]
     logits = torch.zeros(2, V)
@@ -136,7 +136,7 @@ def test_presence_and_frequency_by_hand():
 
 @given(seed=seeds, n=st.integers(1, 6), text=few_tokens)
 @settings(max_examples=100, deadline=None)
-def test_no_repeat_ngram_is_transformers(seed, n, text):
+def test_no_repeat_ngram_equals_transformers(seed, n, text):
     logits, texts = random_logits(seed, rows=2), [text, text[::-1]]
     theirs = transformers.NoRepeatNGramLogitsProcessor(n)(torch.tensor(texts), logits)
     assert torch.equal(processed(logits, histories_of(*texts), no_repeat_ngram=n), theirs)
@@ -149,14 +149,14 @@ def test_no_repeat_ngram_is_transformers(seed, n, text):
 )
 @example(seed=0, text=[97] * 4, bias={"a" * 6: 1.0})
 @settings(max_examples=100, deadline=None)
-def test_logit_bias_is_transformers(seed, text, bias):
+def test_logit_bias_equals_transformers(seed, text, bias):
     logits, texts = random_logits(seed, rows=2), [text, text[::-1]]
     by_ids = {tuple(BYTES.encode(key)): value for key, value in bias.items()}
     theirs = transformers.SequenceBiasLogitsProcessor(by_ids)(torch.tensor(texts), logits)
     torch.testing.assert_close(processed(logits, histories_of(*texts), logit_bias=bias), theirs)
 
 
-def test_a_bias_by_id_and_by_text_add_up():
+def test_biases_by_id_and_by_text_add_up():
     histories = [TokenHistory([1], [])]
     biased = processed(torch.zeros(1, V), histories, logit_bias={97: 2.0, "a": 1.0, 256: -math.inf})
     assert biased[0, [96, 97, 256]].tolist() == [0.0, 3.0, -math.inf]
@@ -164,27 +164,27 @@ def test_a_bias_by_id_and_by_text_add_up():
 
 @given(seed=seeds, text=few_tokens, words=st.lists(st.text("abcd", min_size=1, max_size=3), min_size=1))
 @settings(max_examples=60, deadline=None)
-def test_ban_is_transformers(seed, text, words):
+def test_ban_equals_transformers(seed, text, words):
     logits, texts = random_logits(seed, rows=2), [text, [*text[:-1], ord(" ")]]
     bad = [BYTES.encode(spelling) for word in dict.fromkeys(words) for spelling in (word, f" {word}")]
     theirs = transformers.NoBadWordsLogitsProcessor(bad, 256)(torch.tensor(texts), logits)
     assert torch.equal(processed(logits, histories_of(*texts), ban=tuple(words)), theirs)
 
 
-def test_a_word_is_banned_as_it_stands_in_a_text():
+def test_banned_word_has_spellings_with_and_without_space():
     tokenizer = train_tokenizer("bpe:300", ["the cat sat. the cat ran. cat! a cat"])
     sequences = spellings(["cat", " cat"], tokenizer)
     assert sequences == [tuple(tokenizer.encode("cat")), tuple(tokenizer.encode(" cat"))]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_min_tokens_is_transformers(n):
+def test_min_tokens_equals_transformers(n):
     logits = random_logits(n, rows=1)
     theirs = transformers.MinNewTokensLengthLogitsProcessor(2, 2, [256, 5])(torch.ones(1, 2 + n), logits)
     assert torch.equal(processed(logits, [TokenHistory([1, 1], [1] * n)], min_tokens=2, stop_tokens=(5,)), theirs)
 
 
-def test_the_temperature_follows_its_schedule():
+def test_temperature_follows_its_schedule():
     settings = {"temperature": 1.0, "temperature_schedule": ((4, 2.0), (6, 0.5))}
     histories = [TokenHistory([], [0] * n) for n in (0, 1, 4, 5, 6, 100)]
     got = processed(torch.ones(6, V), histories, **settings)[:, 0]
@@ -224,7 +224,7 @@ def theirs_of_everything(prompt_tokens):
     mass=st.floats(0.05, 0.99),
 )
 @settings(max_examples=100, deadline=None)
-def test_all_together_in_transformers_order(seed, text, t, k, p, min_p, mass):
+def test_all_processors_together_equal_transformers(seed, text, t, k, p, min_p, mass):
     logits = random_logits(seed, 3.0, rows=1)
     sampling = {"temperature": t, "top_k": k, "top_p": p, "min_p": min_p, "typical_p": mass}
     theirs = theirs_of_everything(2)(torch.tensor([text]), logits.clone()) / t
@@ -239,7 +239,7 @@ def test_all_together_in_transformers_order(seed, text, t, k, p, min_p, mass):
     torch.testing.assert_close(mine.softmax(-1), theirs.softmax(-1), rtol=1e-4, atol=1e-6)
 
 
-def test_only_what_does_something_is_built_and_in_order():
+def test_only_active_processors_are_built_in_order():
     def mine(logits, histories):
         return logits
 
@@ -276,21 +276,21 @@ def test_only_what_does_something_is_built_and_in_order():
     assert [one.reads_history for one in plain] == [False] * 4
 
 
-def test_what_does_not_look_at_the_history_needs_none():
+def test_processors_that_read_no_history_need_none():
     options = GenerationOptions(temperature=0.7, top_k=9, min_p=0.1, typical_p=0.9, logit_bias={3: 1.0}, ban=("a",))
     for one in build_processors(options, BYTES):
         if not one.reads_history:
             assert one.apply(random_logits(0), []).shape == (3, V)
 
 
-def test_logits_are_not_written_into():
+def test_processors_do_not_modify_their_input():
     logits = random_logits(3)
     before = logits.clone()
     processed(logits, histories_of([1, 2, 1, 2]) * 3, **EVERYTHING, temperature=0.5, top_k=5, typical_p=0.5, min_p=0.1)
     assert torch.equal(logits, before)
 
 
-def test_where_nothing_is_left_it_is_said():
+def test_forbidding_every_token_is_an_error():
     everything_but_a = {token: -math.inf for token in range(V) if token != 97}
     with pytest.raises(GenerationError, match=r"after 1 new tokens every token is forbidden.*logit_bias, no_repeat"):
         processed(torch.zeros(1, V), [TokenHistory([], [97])], logit_bias=everything_but_a, no_repeat_ngram=1)
@@ -330,7 +330,7 @@ def pair(tmp_path_factory):
     ],
     ids=str,
 )
-def test_greedy_text_is_transformers(pair, mine, theirs):
+def test_greedy_text_equals_transformers(pair, mine, theirs):
     model, reference = pair
     for prompt in ("ROMEO:", "the the the", "한국"):
         tokens = torch.tensor([BYTES.encode(prompt)])
@@ -341,7 +341,7 @@ def test_greedy_text_is_transformers(pair, mine, theirs):
         assert got[0].tokens == expected
 
 
-def test_greedy_text_without_banned_words_is_transformers(pair):
+def test_greedy_text_with_banned_words_equals_transformers(pair):
     """Among letters, so that there are words to ban: pairs of letters that come when nothing is banned."""
     model, reference = pair
     letters = dict.fromkeys(range(97, 123), 50.0)
@@ -358,7 +358,7 @@ def test_greedy_text_without_banned_words_is_transformers(pair):
     assert not any(word in got.text for word in words)
 
 
-def test_one_s_own_processor_is_applied(pair):
+def test_custom_processor_is_applied(pair):
     model, _ = pair
 
     def only_letters(logits, histories):
@@ -386,13 +386,13 @@ def test_one_s_own_processor_is_applied(pair):
     ],
 )
 @pytest.mark.parametrize("temperature", [0, 1])
-def test_what_one_s_own_processor_gives_is_looked_at(pair, own, message, temperature):
+def test_custom_processor_result_is_validated(pair, own, message, temperature):
     options = GenerationOptions(max_tokens=3, temperature=temperature, seed=1, processors=(own,))
     with pytest.raises(GenerationError, match=message):
         generate(pair[0], BYTES, "a", options)
 
 
-def test_one_s_own_processor_may_write_into_its_logits(pair):
+def test_custom_processor_may_modify_its_logits(pair):
     texts = [
         generate(pair[0], BYTES, "ab", GenerationOptions(max_tokens=9, seed=1, logprobs=1, processors=(own,)))[0]
         for own in (lambda logits, _: logits.mul_(0.3), lambda logits, _: logits * 0.3)
@@ -419,7 +419,7 @@ def test_no_stop_before_min_tokens(pair):
     assert len(one.tokens) > 12
 
 
-def test_every_bad_option_is_named_at_once():
+def test_all_invalid_options_are_reported_at_once():
     bad = {
         "max_tokens": 0,
         "min_tokens": -1,
@@ -453,7 +453,7 @@ def test_every_bad_option_is_named_at_once():
     "name", ["temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "presence_penalty"]
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_refused(name, value):
+def test_non_finite_option_is_an_error(name, value):
     with pytest.raises(GenerationError, match=name):
         GenerationOptions(**{name: value}).check()
 
@@ -468,12 +468,12 @@ def test_what_is_no_number_is_refused(name, value):
         ({"regex": "a", "choices": ("b",)}, "cannot be combined"),
     ],
 )
-def test_what_does_not_go_together_is_refused(settings, message):
+def test_conflicting_options_are_an_error(settings, message):
     with pytest.raises(GenerationError, match=message):
         GenerationOptions(**settings).check()
 
 
-def test_a_token_that_does_not_exist_is_refused_before_anything_runs(pair):
+def test_unknown_token_id_is_reported_before_anything_runs(pair):
     options = GenerationOptions(logit_bias={257: 1.0, 256: 1.0}, stop_tokens=(-1,))
     with pytest.raises(GenerationError) as caught:
         stream(pair[0], BYTES, "x", options)
@@ -483,7 +483,7 @@ def test_a_token_that_does_not_exist_is_refused_before_anything_runs(pair):
     ]
 
 
-def test_no_processor_waits_for_a_gpu_or_mixes_devices():
+def test_processors_never_sync_with_a_gpu_or_mix_devices():
     """On tensors that pretend to be on one: reading a value, or a tensor left on the CPU, raises."""
     sampling = {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9}
     penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25}
@@ -508,7 +508,7 @@ def test_no_processor_waits_for_a_gpu_or_mixes_devices():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_as_on_the_cpu():
+def test_processors_give_the_same_on_a_gpu():
     logits, histories = random_logits(1, 3.0), histories_of([97, 98, 97, 98], [100] * 4, [99, 98, 99, 97])
     sampling = {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9}
     cpu = processed(logits, histories, **EVERYTHING, **sampling, presence_penalty=0.5, frequency_penalty=0.25)

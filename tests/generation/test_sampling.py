@@ -18,7 +18,7 @@ def random_logits(seed, scale=1.0, rows=3, vocab=V):
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def test_greedy_takes_the_lowest_id_of_a_tie():
+def test_greedy_takes_the_lowest_id_on_a_tie():
     assert sample(torch.tensor([[0.0, 2.0, 2.0], [3.0, 1.0, 3.0]]), None).tolist() == [1, 0]
 
 
@@ -28,7 +28,7 @@ def chi_square(counts, probabilities):
 
 
 @pytest.mark.parametrize("vary", ["position", "row", "seed"])
-def test_frequencies_follow_softmax(vary):
+def test_sample_frequencies_follow_softmax(vary):
     n, vocab = 20_000, 8
     logits = torch.tensor([[0.0, 1.0, -1.0, 0.5, 2.0, -0.5, 0.2, 0.9]])
     steps, zeros = list(range(n)), [0] * n
@@ -42,21 +42,21 @@ def test_frequencies_follow_softmax(vary):
     assert chi_square(counts, logits[0].double().softmax(-1)) < 24.3
 
 
-def test_neighbouring_positions_are_independent():
+def test_adjacent_positions_are_independent():
     positions = list(range(20_001))
     coins = gumbel_sample(torch.zeros(len(positions), 2), 3, [0] * len(positions), positions)
     pairs = torch.bincount(2 * coins[:-1] + coins[1:], minlength=4).double()
     assert chi_square(pairs, torch.full((4,), 0.25, dtype=torch.double)) < 16.3  # 3 degrees, 0.001
 
 
-def test_noise_is_gumbel():
+def test_noise_has_gumbel_moments():
     noise = gumbel_noise(5, [0], [0], torch.arange(100_000)).double()
     assert noise.isfinite().all()
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.05)
 
 
-def test_the_largest_noise_is_finite():
+def test_largest_noise_is_finite():
     """The one hash of 2**24 whose number rounds to 1: with a large vocabulary, it comes every few hundred tokens."""
     noise = gumbel_noise(54, [0], [7], torch.tensor([30170]))
     assert noise.item() == pytest.approx(24 * math.log(2))
@@ -67,7 +67,7 @@ def test_the_largest_noise_is_finite():
 
 @given(seed=st.integers(0, 2**63 - 1), row=st.integers(0, 100), position=st.integers(0, 2000))
 @settings(max_examples=50, deadline=None)
-def test_noise_depends_on_nothing_else(seed, row, position):
+def test_noise_depends_on_seed_sequence_position_and_token_only(seed, row, position):
     alone = gumbel_noise(seed, [row], [position], torch.arange(V))
     among = gumbel_noise(seed, [row + 1, row, 3], [9, position, 9], torch.arange(V))
     some = gumbel_noise(seed, [row], [position], torch.tensor([3, 17]))
@@ -79,7 +79,7 @@ def test_noise_depends_on_nothing_else(seed, row, position):
 
 @given(seed=seeds, k=st.integers(1, V))
 @settings(max_examples=40, deadline=None)
-def test_leaving_out_the_impossible_changes_no_draw(seed, k):
+def test_skipping_impossible_tokens_changes_no_sample(seed, k):
     logits = apply_top_k(random_logits(seed), k)
     whole = sample(logits, gumbel_noise(seed, [0, 1, 2], [5, 6, 7], torch.arange(V)))
     assert torch.equal(gumbel_sample(logits, seed, [0, 1, 2], [5, 6, 7]), whole)

@@ -39,7 +39,7 @@ def drafts(model):
     }
 
 
-def test_the_model_looks_at_the_whole_text(model):
+def test_test_model_depends_on_the_whole_text(model):
     """Else a wrong cache would show in no text."""
     assert share_that_depends_on_far_tokens(model) > 0.3
 
@@ -57,7 +57,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("asked", SETTINGS, ids=str)
-def test_the_text_is_that_of_plain_decoding(model, drafts, asked):
+def test_speculative_text_equals_plain_decoding(model, drafts, asked):
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2, **asked)
     plain = generate_many(model, BYTES, PROMPTS, options)
     for who, draft in drafts.items():
@@ -68,7 +68,7 @@ def test_the_text_is_that_of_plain_decoding(model, drafts, asked):
             )
 
 
-def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
+def test_sequences_with_different_acceptance(model, drafts):
     letters = tuple("abcdefghijklmnopqrstuvwxyz")
     options = GenerationOptions(max_tokens=25, seed=8, num_samples=3, stop=letters)
     plain = generate_many(model, BYTES, PROMPTS, options)
@@ -79,7 +79,7 @@ def test_rows_of_different_acceptance_end_at_different_steps(model, drafts):
 
 
 @pytest.mark.parametrize("who", ["alike", "the text"])
-def test_rows_come_and_go_while_others_are_guessed_for(model, drafts, who):
+def test_sequences_enter_and_leave_during_speculation(model, drafts, who):
     options = GenerationOptions(max_tokens=14, seed=5, stop=("e", "a", "o"))
     engine = Engine(model, BYTES, slots=2, decoder=SpeculativeDecoding(drafts[who]))
     ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS * 2]
@@ -92,21 +92,21 @@ def test_rows_come_and_go_while_others_are_guessed_for(model, drafts, who):
 
 
 @pytest.mark.parametrize("who", ["itself", "alike", "of a smaller context", "the text"])
-def test_a_full_context_is_read_anew(model, drafts, who):
+def test_re_prefill_continues_after_a_full_context(model, drafts, who):
     options = GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill", min_tokens=90)
     prompts = ["x" * (CONTEXT - 5), "ab"]
     speculation = SpeculativeDecoding(drafts[who])
     assert generate_many(model, BYTES, prompts, options, speculation) == generate_many(model, BYTES, prompts, options)
 
 
-def test_the_context_is_used_to_its_end(model, drafts):
+def test_speculation_uses_the_whole_context(model, drafts):
     options = GenerationOptions(max_tokens=100, temperature=0, min_tokens=100)
     for who in drafts:
         one, two = generate_many(model, BYTES, ["x" * (CONTEXT - 7), "ab"], options, SpeculativeDecoding(drafts[who]))
         assert [len(sample.tokens) for sample in (*one, *two)] == [8, CONTEXT - 1]
 
 
-def test_a_model_that_guesses_for_itself_is_always_right(model):
+def test_model_as_its_own_draft_is_always_accepted(model):
     speculation = SpeculativeDecoding(model, 3)
     (one,) = generate(model, BYTES, "ab", GenerationOptions(max_tokens=24, seed=1, min_tokens=24), speculation)
     assert len(one.tokens) == 24
@@ -117,7 +117,7 @@ def test_a_model_that_guesses_for_itself_is_always_right(model):
 
 @pytest.mark.parametrize("who", ["itself", "of a smaller context", "the text"])
 @pytest.mark.parametrize("overflow", ["stop", "re-prefill"])
-def test_more_guesses_than_the_context_has_room_for_are_as_many_as_it_has(model, drafts, who, overflow):
+def test_drafts_are_limited_by_the_context(model, drafts, who, overflow):
     asked = GenerationOptions(max_tokens=60, seed=3, num_samples=2, overflow=overflow)
     plain = generate_many(model, BYTES, ["ROMEO: ", "ab"], asked)
     speculation = SpeculativeDecoding(drafts[who], 500)
@@ -125,7 +125,7 @@ def test_more_guesses_than_the_context_has_room_for_are_as_many_as_it_has(model,
     assert speculation.stats.proposed > 10
 
 
-def test_memory_running_out_changes_no_text(model, drafts, monkeypatch):
+def test_out_of_memory_changes_no_text(model, drafts, monkeypatch):
     options = GenerationOptions(max_tokens=12, seed=3, num_samples=3)
     calm = generate_many(model, BYTES, PROMPTS, options)
     failed = []
@@ -145,7 +145,7 @@ def test_memory_running_out_changes_no_text(model, drafts, monkeypatch):
     assert len(set(failed)) == 2
 
 
-def test_what_is_drawn_is_drawn_from_the_models_distribution(model, drafts):
+def test_speculative_samples_follow_the_models_distribution(model, drafts):
     """Chi-square over the pairs of the first two tokens, whose probabilities can be computed."""
     prompt, count = "ab", 6000
     options = GenerationOptions(max_tokens=2, seed=2024, num_samples=count, top_k=3, top_p=1.0, temperature=1.0)
@@ -192,18 +192,18 @@ def naive_look_up(text, most):
 
 @given(text=st.lists(st.integers(0, 3), min_size=1, max_size=30), most=st.integers(1, 6))
 @settings(max_examples=300, deadline=None)
-def test_prompt_lookup_is_what_it_says(text, most):
+def test_prompt_lookup_equals_a_naive_search(text, most):
     assert lookup_draft(text, most) == naive_look_up(text, most)
 
 
-def test_prompt_lookup_by_hand():
+def test_prompt_lookup_examples():
     assert lookup_draft([1, 2, 3, 4, 5, 1, 2, 3], 2) == [4, 5]
     assert lookup_draft([7, 7], 3) == [7]
     assert lookup_draft([1, 2, 3], 3) == []
     assert lookup_draft([1], 3) == []
 
 
-def test_looking_into_a_text_that_repeats_saves_passes(model):
+def test_prompt_lookup_in_a_repetitive_text_saves_passes(model):
     options = GenerationOptions(max_tokens=20, temperature=0, regex="(abcde ){6}")
     speculation = SpeculativeDecoding(tokens=5)
     generate(model, BYTES, "abcde abcde ", options, speculation)
@@ -211,12 +211,12 @@ def test_looking_into_a_text_that_repeats_saves_passes(model):
 
 
 @pytest.mark.parametrize("tokens", [0, -1])
-def test_no_guesses_are_refused(tokens):
+def test_draft_tokens_below_1_is_an_error(tokens):
     with pytest.raises(GenerationError, match="draft_tokens is .*at least 1"):
         SpeculativeDecoding(tokens=tokens)
 
 
-def test_a_draft_that_draws_nothing_possible_ends_its_guesses(model, drafts):
+def test_draft_without_possible_tokens_ends(model, drafts):
     """The rule forbids everything after an x that the model never writes, and the draft always would."""
 
     def rule(logits, histories):
@@ -240,7 +240,7 @@ def test_a_draft_that_draws_nothing_possible_ends_its_guesses(model, drafts):
     assert speculation.stats.proposed > speculation.stats.accepted
 
 
-def test_a_pass_reads_all_guesses_of_all_rows_at_once(model, drafts, monkeypatch):
+def test_one_pass_verifies_all_drafts(model, drafts, monkeypatch):
     shapes = []
     real = type(model).features
 
@@ -257,7 +257,7 @@ def test_a_pass_reads_all_guesses_of_all_rows_at_once(model, drafts, monkeypatch
     assert speculation.stats.passes == sum(rows for rows, _ in shapes[1:])
 
 
-def test_modern_models_too():
+def test_speculation_with_modern_models():
     shape = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
     target = attentive_model(**shape)
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2)

@@ -25,14 +25,14 @@ def before_first(text, stop):
 @example(list("é한\U0001f469\u200d".encode())[:-1])
 @example([0xF0, 0x9F, 0x41, 0xED, 0xA0, 0x80, 0xC0, 0x80, 0xFF])
 @settings(max_examples=300, deadline=None)
-def test_joined_is_decoded(tokens):
+def test_joined_chunks_equal_decode(tokens):
     joined, _ = pieces(tokens)
     assert "".join(joined) == BYTES.decode(tokens)
 
 
 @given(st.text(max_size=30))
 @settings(max_examples=100, deadline=None)
-def test_a_character_comes_whole_and_at_once(text):
+def test_characters_are_released_complete_and_immediately(text):
     joined, _ = pieces(text.encode())
     assert "".join(joined) == text
     assert [piece for piece in joined if piece] == list(text)
@@ -51,25 +51,25 @@ def test_stop_strings_across_tokens(text, stop):
     assert "".join(joined) == before_first(text, stop)
 
 
-def test_aab_in_aaab():
+def test_stop_string_after_a_partial_match():
     joined, stopped = pieces(b"aaab", ["aab"])
     assert stopped
     assert "".join(joined) == "a"
 
 
-def test_only_what_may_be_a_stop_is_held_back():
+def test_only_possible_stop_strings_are_held_back():
     joined, stopped = pieces(b"xSTx", ["STOP"])
     assert joined == ["x", "", "", "STx", ""]
     assert not stopped
 
 
-def test_nothing_follows_a_stop():
+def test_nothing_follows_a_stop_string():
     text = TextStream(BYTES, ["."])
     assert [text.push(token) for token in b"a.b."] == ["a", "", "", ""]
     assert text.finish() == ""
 
 
-def test_a_stop_string_inside_one_token():
+def test_stop_string_inside_a_token():
     gpt2 = load_tokenizer("gpt2")
     joined, stopped = pieces(gpt2.encode("Hello, wonderful world"), ["onder"], gpt2)
     assert stopped
@@ -86,7 +86,7 @@ def test_gpt2_tokens_that_end_inside_a_character(text):
 
 @given(st.text("abc", max_size=12), st.integers(0, 8))
 @settings(max_examples=100, deadline=None)
-def test_no_stop_is_looked_for_in_the_first_tokens(text, least):
+def test_stop_strings_are_ignored_within_min_tokens(text, least):
     stream = TextStream(BYTES, ("ab", "c"), min_tokens=least)
     joined = "".join([*(stream.push(token) for token in text.encode()), stream.finish()])
     assert joined == text[:least] + before_first(text[least:], ("ab", "c"))

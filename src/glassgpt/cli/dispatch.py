@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     if debug:
         given.remove("--debug")
+    console.show_logged_warnings()
     try:
         _dispatch(given)
     except cyclopts.CycloptsError as error:

@@ -1,8 +1,8 @@
-"""Output that follows a form: a regular expression, a choice of texts, a JSON schema (extra: structured).
+"""Constrained output: a regular expression, a choice of texts or a JSON schema (extra: structured).
 
-The library llguidance keeps the set of texts that may still come and says, for each token, whether its bytes lead
-to one of them (after Willard & Louf 2023). End-of-text is allowed where the text is complete, and only there.
-Where the form leaves one way on, tokens are those that the tokenizer itself would use for it.
+The library llguidance tracks which texts may still follow and returns, for each token, whether its bytes lead to one of
+them (after Willard & Louf 2023). End-of-text is allowed where the text is complete, and only there. Where the constraint
+leaves a single continuation, it allows the tokens that the tokenizer itself would use for it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from glassgpt.errors import GenerationError, MissingExtraError
 from glassgpt.generation.processors.base import TokenHistory
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON as Python writes it. Free white space would let a model write blanks for ever."""
+"""JSON as Python formats it. With free white space a model could generate blanks forever."""
 
 
 class Constraint:
-    """Forbids the tokens after which a row's output could not become a text of the wanted form.
+    """Forbids the tokens after which a sequence's output could no longer satisfy the constraint.
 
-    What has been read of an output is kept from one call to the next; that saves time and changes nothing, as the
-    state depends on the output alone.
+    The states of the last call's outputs are cached; that only saves time, as a state depends on the output alone.
 
     Args:
         start: llguidance's matcher before any output.
@@ -36,13 +35,13 @@ class Constraint:
 
     def __init__(self, start: Any) -> None:
         self._start = start
-        self._read: Mapping[tuple[int, ...], Any] = {(): start}
+        self._states: Mapping[tuple[int, ...], Any] = {(): start}
 
     def __call__(self, logits: Tensor, histories: Sequence[TokenHistory]) -> Tensor:
         """(B, V) -> (B, V).
 
         Raises:
-            GenerationError: an output has left the form, or the form is too complex.
+            GenerationError: an output violates the constraint, or the constraint is too complex.
         """
         states: dict[tuple[int, ...], Any] = {}
         for history in histories:
@@ -50,16 +49,16 @@ class Constraint:
             if output not in states:
                 states[output] = self._after(output, states)
         allowed = torch.stack([_allowed(states[tuple(history.output)]) for history in histories])  # (B, V)
-        self._read = states
+        self._states = states
         return logits.masked_fill(~allowed.to(logits.device, non_blocking=True), -torch.inf)
 
     def _after(self, output: tuple[int, ...], states: Mapping[tuple[int, ...], Any]) -> Any:
-        known = self._read.get(output)
+        known = self._states.get(output)
         if known is not None:
             return known
-        before = states.get(output[:-1]) or self._read.get(output[:-1])
+        before = states.get(output[:-1]) or self._states.get(output[:-1])
         state, rest = (before, output[-1:]) if before is not None else (self._start, output)
-        state = state.deep_copy()  # other rows may go on from the same place
+        state = state.deep_copy()  # other sequences may continue from the same state
         state.consume_tokens(list(rest))
         _require_sound(state)
         return state
@@ -74,35 +73,37 @@ def _allowed(state: Any) -> Tensor:
 
 def _require_sound(state: Any) -> None:
     if state.is_error():
-        raise GenerationError(f"the output cannot be held to its form: {_first_line(state.get_error())}")
+        raise GenerationError(f"the output cannot be constrained: {_first_line(state.get_error())}")
 
 
-def regex_constraint(pattern: str, vocabulary: Tokenizer) -> Constraint:
-    r"""The whole output matches a regular expression, in Rust's syntax: no look-around, no back-references.
+def regex_constraint(pattern: str, tokenizer: Tokenizer) -> Constraint:
+    r"""Return the constraint that the whole output matches a regular expression.
 
-    Raises:
-        GenerationError: the expression cannot be understood.
-        MissingExtraError: the library is not installed.
-    """
-    return _constraint("regex", _library().LLMatcher.grammar_from_regex(pattern), vocabulary)
-
-
-def choices_constraint(choices: Sequence[str], vocabulary: Tokenizer) -> Constraint:
-    """The output is one of these texts, to the last character.
+    The syntax is Rust's: no look-around, no back-references.
 
     Raises:
+        GenerationError: the expression is invalid.
         MissingExtraError: the library is not installed.
     """
-    # Each character by its number, so that none has a meaning of its own.
+    return _constraint("regex", _library().LLMatcher.grammar_from_regex(pattern), tokenizer)
+
+
+def choices_constraint(choices: Sequence[str], tokenizer: Tokenizer) -> Constraint:
+    """Return the constraint that the output is exactly one of these texts.
+
+    Raises:
+        MissingExtraError: the library is not installed.
+    """
+    # Each character as an escape, so that none has a special meaning.
     spelled = ["".join(rf"\x{{{ord(character):X}}}" for character in choice) for choice in choices]
-    return _constraint("choices", _library().LLMatcher.grammar_from_regex("|".join(spelled)), vocabulary)
+    return _constraint("choices", _library().LLMatcher.grammar_from_regex("|".join(spelled)), tokenizer)
 
 
-def json_schema_constraint(schema: str, vocabulary: Tokenizer) -> Constraint:
-    """The output is JSON that a schema (draft 2020-12) allows, spaced as Python spaces it.
+def json_schema_constraint(schema: str, tokenizer: Tokenizer) -> Constraint:
+    """Return the constraint that the output is JSON that follows a schema (draft 2020-12), formatted as by Python.
 
     Raises:
-        GenerationError: the schema is no JSON, or holds what the library does not know.
+        GenerationError: the schema is not a JSON object, or uses a feature that the library does not support.
         MissingExtraError: the library is not installed.
     """
     library = _library()
@@ -111,15 +112,15 @@ def json_schema_constraint(schema: str, vocabulary: Tokenizer) -> Constraint:
     except json.JSONDecodeError as error:
         raise GenerationError(f"json_schema is not JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise GenerationError(f"json_schema is {schema}; it must be an object in braces, as {{}} for any JSON")
+        raise GenerationError(f"json_schema is {schema}; it must be a JSON object, such as {{}} for any JSON")
     grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(parsed), overrides=JSON_STYLE)
-    return _constraint("json_schema", grammar, vocabulary)
+    return _constraint("json_schema", grammar, tokenizer)
 
 
-def _constraint(setting: str, grammar: str, vocabulary: Tokenizer) -> Constraint:
-    start = _library().LLMatcher(_prepared(vocabulary), grammar, log_level=0)
+def _constraint(setting: str, grammar: str, tokenizer: Tokenizer) -> Constraint:
+    start = _library().LLMatcher(_token_tree(tokenizer), grammar, log_level=0)
     if start.is_error():
-        raise GenerationError(f"{setting} cannot be used: {_reason(start.get_error())}")
+        raise GenerationError(f"{setting} is invalid: {_reason(start.get_error())}")
     return Constraint(start)
 
 
@@ -128,13 +129,13 @@ def _first_line(message: str) -> str:
 
 
 def _reason(message: str) -> str:
-    """The line that says why, of an error that also draws where."""
+    """Return the line of an error message that gives the reason, without the excerpt that shows the place."""
     lines = message.strip().splitlines()
     return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
 
 
 class _Vocabulary:
-    """Our tokenizer as llguidance asks for it; the names are its."""
+    """The interface of a tokenizer that llguidance expects."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = tokenizer.end_of_text
@@ -148,15 +149,15 @@ class _Vocabulary:
 
 
 @lru_cache(maxsize=4)
-def _prepared(vocabulary: Tokenizer) -> Any:
-    """The vocabulary as a tree of bytes; it takes a tenth of a second for GPT-2's, so it is kept."""
+def _token_tree(tokenizer: Tokenizer) -> Any:
+    """Return the vocabulary as a prefix tree of bytes; cached, as it takes a tenth of a second for GPT-2's."""
     library = _library()
-    return library.LLTokenizer(library.TokenizerWrapper(_Vocabulary(vocabulary)))
+    return library.LLTokenizer(library.TokenizerWrapper(_Vocabulary(tokenizer)))
 
 
 def _library() -> ModuleType:
     try:
         import llguidance
     except ImportError as error:
-        raise MissingExtraError("llguidance", "structured", "holding text to a form") from error
+        raise MissingExtraError("llguidance", "structured", "constrained generation") from error
     return llguidance

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 
 import torch
 
-from glassgpt.generation.engine.decoding import Decoder, StepwiseDecoder
+from glassgpt.generation.engine.decoding import StepwiseDecoder
+from glassgpt.generation.engine.interfaces import Decoder
 from glassgpt.model.transformer import LanguageModel
 
 

@@ -6,13 +6,13 @@ The decoders in `gpu/` and `speculative.py` give the same tokens, faster, and ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from glassgpt.errors import GenerationError, RequestError
+from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.generation.engine.sampling import gumbel_sample, sample
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.processors.pipeline import apply_processors
@@ -30,55 +30,6 @@ def pad_right(sequences: Sequence[Sequence[int]], device: torch.device) -> Tenso
     longest = max(1, *map(len, sequences))
     padded = [[*tokens, *[PADDING] * (longest - len(tokens))] for tokens in sequences]
     return torch.tensor(padded, device=device)
-
-
-class Prefill(Protocol):
-    """Prompts that are being processed into a cache of their own.
-
-    Attributes:
-        cache: one slot per prompt, valid once `step` has returned True.
-    """
-
-    cache: KVCache
-
-    def step(self) -> bool:
-        """Process the next part; return True if it was the last."""
-        ...
-
-
-class Decoder(Protocol):
-    """Generates the next tokens of sequences that occupy cache slots 0, 1, 2, …
-
-    Attributes:
-        slots: number of sequences that fit.
-        capacity: tokens that fit into a slot.
-    """
-
-    slots: int
-    capacity: int
-
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Start to process prompts, at least one token each."""
-        ...
-
-    def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:
-        """Put a sequence into a slot; `source` holds all its visible tokens but the last."""
-        ...
-
-    def move(self, source: int, target: int) -> None:
-        """Move a sequence to another slot."""
-        ...
-
-    def decode(self, sequences: Sequence[SequenceState]) -> Iterable[tuple[SequenceState, int]]:
-        """Yield (sequence, token) pairs for the sequences in slots 0, 1, 2, …, each sequence's tokens in order.
-
-        A sequence may get several tokens from one call, or get them from a later call.
-        """
-        ...
-
-
-DecoderFactory = Callable[[LanguageModel, int, int, int], Decoder]
-"""Builds a decoder from a model, the vocabulary size, the number of slots and their capacity."""
 
 
 class ChunkedPrefill:

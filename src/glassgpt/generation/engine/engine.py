@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.engine.decoder_selection import select_decoder
-from glassgpt.generation.engine.decoding import DecoderFactory
+from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.generation.engine.memory import ShrinkingScheduler, build_decoder
 from glassgpt.generation.engine.output import OutputStream, TokenChunk
 from glassgpt.generation.engine.prompt import random_seed, token_limit

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.generation.engine.decoder_selection import select_decoder
-from glassgpt.generation.engine.decoding import DecoderFactory
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Engine
+from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.generation.engine.output import Sample, TokenChunk
 from glassgpt.generation.engine.prompt import encode_prompt, token_limit
 from glassgpt.generation.options import GenerationOptions

@@ -12,7 +12,7 @@ import torch
 
 from glassgpt.device import halve_until_it_fits, unless_out_of_memory
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.decoding import Decoder, DecoderFactory
+from glassgpt.generation.engine.interfaces import Decoder, DecoderFactory
 from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.model.transformer import LanguageModel

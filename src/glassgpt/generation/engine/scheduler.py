@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from glassgpt.generation.engine.decoding import Decoder, Prefill
+from glassgpt.generation.engine.interfaces import Decoder, Prefill
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.decoding import ChunkedPrefill, Prefill, pad_right, sample_tokens
+from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right, sample_tokens
 from glassgpt.generation.engine.drafting import (
     Draft,
     DraftModel,
@@ -25,6 +25,7 @@ from glassgpt.generation.engine.drafting import (
     ends_sequence,
     with_output,
 )
+from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.strategy_options import DRAFT_TOKENS
 from glassgpt.model.cache import KVCache

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glassgpt.generation.engine.decoding import Prefill, nan_logits_error, sample_tokens
+from glassgpt.generation.engine.decoding import nan_logits_error, sample_tokens
+from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu.kernels.common import NAN_TOKEN
 from glassgpt.generation.gpu.prompt_graphs import PromptGraphs

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glassgpt.generation.engine.decoding import ChunkedPrefill, Prefill, pad_right
+from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right
+from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
