@@ -102,7 +102,7 @@ def test_validation_text_of_another_kind_is_reported(prepared):
 
 
 def test_noise_is_reported_and_text_is_not(prepared):
-    """Pairs of tokens say nothing in it, in whatever tokens it is; in a small text little, which is not held against it."""
+    """In noise a token says nothing about the next one. In a short text it says little, which is not reported."""
     chance = random.Random(0)
     noise = "".join(chance.choice("abcdefghijklmnop ") for _ in range(50_000))
     assert codes(data_checks.check_split_similarity(prepared(noise[5000:], noise[:5000]))) == ["GG-DAT-012"]
@@ -115,6 +115,18 @@ def test_noise_is_reported_and_text_is_not(prepared):
 def test_repetitive_text_is_distinguished_from_a_stuck_data_loader(prepared):
     batches = Batches(prepared(" " * 5000, grammar_text(20, seed=1)).split("train"), 32, seed=0)
     assert codes(data_checks.check_batches(batches, 8)) == ["GG-DAT-006"]
+
+
+def test_text_that_changes_language_is_not_noise(prepared):
+    """Bigrams of one language say nothing about the other: both halves of the comparison must contain both."""
+    words = ["글을", "배우는", "아이는", "누구나", "아무도", "다시", "닫을", "수", "없는", "문을", "연다"]
+    chance = random.Random(0)
+    korean = "\n".join(" ".join(chance.choices(words, k=8)) for _ in range(500))
+    english = grammar_text(5000, seed=1)[: len(korean.encode())]  # the change of language is in the middle
+    for train in (korean + english, english + korean):
+        dataset = prepared(train, korean[:3000] + english[:3000])
+        assert len(dataset.split("train")) > 2 * data_checks.MIN_TOKENS_FOR_BIGRAMS
+        assert codes(data_checks.check_split_similarity(dataset)) == []
 
 
 class Shifted(Batches):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_resumed_run_is_checked_again(grammar_data, run, capsys):
         api.resumed_config(run.path, {"train.max_steps": "302", "train.learning_rate": "0.5"}), run.path, resume=True
     )
     assert "GG-CFG-003" in capsys.readouterr().err
+
+
+def test_fine_tuning_on_another_domain_is_not_fatal(prepared, nano_run, tmp_path, run_main):
+    korean = "\n".join(f"{i}번째 아이는 글을 배우고 {i * i}번째 문을 연다." for i in range(2000))
+    data = prepared(korean[6000:], korean[:6000]).folder
+    options = ("--data", data, "--train.learning-rate", "1e-4", "--json")
+    code, out, _ = run_main("doctor", "nano", "--init-from", nano_run, *options)
+    found = {f["code"]: f["severity"] for check in json.loads(out)["checks"] for f in check["findings"]}
+    assert (code, found.get("GG-INI-003")) == (0, "note")
 
 
 def test_fine_tuning_compares_loaded_weights_with_a_uniform_guess(grammar_data, nano_run):

@@ -68,9 +68,12 @@ def test_text_option_needs_a_run_with_data(run_main, grammar_data, run):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder.mkdir(), "is neither a run (config.toml) nor a data set (dataset.json)"),
+        (lambda folder: folder.mkdir(), "is neither a run (config.toml) nor a dataset (dataset.json)"),
         (lambda folder: folder.write_text("some text"), "then glassgpt doctor DIR"),
-        (lambda folder: (folder.mkdir(), (folder / "metrics.jsonl").write_text("{}")), "but not its config.toml"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "metrics.jsonl").write_text("{}")),
+            "is a run without its config.toml",
+        ),
     ],
 )
 def test_doctor_refuses_other_files_and_folders(tmp_path, run_main, make, message):

@@ -24,17 +24,17 @@ def test_live_tensor_bytes_counts_each_storage_once():
 
 def test_measured_requirement_predicts_a_larger_batch():
     """M₀ + k·b from b = 1 and 2 against a measurement at b = 6."""
-    need = memory.measured(SHAPES["gpt2"], small_batch_config(), CPU)
-    assert need.at(6) == pytest.approx(memory._peak(SHAPES["gpt2"], small_batch_config(), CPU, 6), rel=0.03)
+    need = memory.measure_requirement(SHAPES["gpt2"], small_batch_config(), CPU)
+    assert need.bytes_for(6) == pytest.approx(memory._peak(SHAPES["gpt2"], small_batch_config(), CPU, 6), rel=0.03)
     weights = sum(p.numel() for p in build_model(SHAPES["gpt2"]).parameters()) * 4
     assert need.fixed > 2.9 * weights  # with both of AdamW's averages
 
 
 def test_too_little_memory_reports_the_micro_batch_that_fits(monkeypatch):
-    need = memory.measured(SHAPES["gpt2"], small_batch_config(), CPU)
+    need = memory.measure_requirement(SHAPES["gpt2"], small_batch_config(), CPU)
     assert codes(memory.check_memory(SHAPES["gpt2"], small_batch_config(), CPU)) == []
-    monkeypatch.setattr(memory, "free_memory", lambda _: int(need.at(4) / memory.USABLE) + 10)
-    monkeypatch.setattr(memory, "predicted", lambda _: memory.MemoryRequirement(0, 0, is_measured=False))
+    monkeypatch.setattr(memory, "free_memory", lambda _: int(need.bytes_for(4) / memory.USABLE) + 10)
+    monkeypatch.setattr(memory, "predict_requirement", lambda _: memory.MemoryRequirement(0, 0, is_measured=False))
     check = memory.check_memory(SHAPES["gpt2"], small_batch_config(), CPU)
     assert codes(check) == ["GG-MEM-001"]
     assert check.findings[0].evidence["fits"] == 4

@@ -346,14 +346,14 @@ def test_auto_micro_batch_is_measured_once(grammar_dataset, tmp_path):
 @pytest.mark.parametrize(("spare", "rows"), [(0.5, 1), (2.5, 2), (7.9, 4), (8.5, 8), (1000, 8)])
 def test_fit_micro_batch_size_measures_what_fits(grammar_dataset, tmp_path, monkeypatch, spare, rows):
     trainer, _ = trainer_for(grammar_dataset, tmp_path, micro_batch_size="auto")
-    need = memory.measured(trainer.model.config, trainer.config, trainer.hardware)
+    need = memory.measure_requirement(trainer.model.config, trainer.config, trainer.hardware)
     held = 4 * sum(p.numel() for p in trainer.model.parameters())
-    free = (need.at(max(1.0, spare)) - held) / memory.USABLE + 1
+    free = (need.bytes_for(max(1.0, spare)) - held) / memory.USABLE + 1
     monkeypatch.setattr(memory, "free_memory", lambda device: int(free))
     monkeypatch.setattr(memory, "memory_requirement", lambda *_: need)
     assert memory.fit_micro_batch_size(trainer) == rows
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    with pytest.raises(MemoryExhaustedError, match="with one sequence at a time"):
+    with pytest.raises(MemoryExhaustedError, match="with one sequence per micro-batch"):
         memory.fit_micro_batch_size(trainer)
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
     assert memory.fit_micro_batch_size(trainer) is None

@@ -1,4 +1,4 @@
-"""What is wrong, or would go wrong: of a configuration, a run, a data set, a text."""
+"""Diagnosis of a configuration, a run, a dataset or the text that a run generates."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.post_mortem import check_replay
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
+from glassgpt.diagnosis.show import rate_range_progress
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
@@ -33,7 +34,7 @@ from glassgpt.training.checkpoint import find_checkpoint, read_state
 from glassgpt.training.run_folder import RunFolder
 
 HELD_OUT_TOKENS = 16_384
-"""Held-out tokens that generated text is held against."""
+"""Held-out tokens that generated text is compared with."""
 
 
 def doctor(
@@ -44,47 +45,45 @@ def doctor(
     rate_range: bool = False,
     text: GenerationOptions | None = None,
 ) -> Iterator[CheckResult]:
-    """Look at a configuration before it is trained, at a run from its files, or at a data set.
+    """Diagnose a configuration before training, a run from its files, a dataset, or this machine.
 
     Args:
-        target: a preset's name or TOML file, a run's folder, a data set's folder; None looks at this machine.
-        data: data set that a preset is to be trained on.
+        target: name or TOML file of a preset, folder of a run, folder of a dataset, or None for this machine.
+        data: dataset that a preset is to be trained on, or that replaces a run's own.
         overrides: settings by dotted name.
-        rate_range: also find out which learning rates are stood.
-        text: also let a run write with these settings, and tell what is wrong with its text.
+        rate_range: also run a learning-rate range test.
+        text: also generate text from a run with these options and diagnose it.
 
     Yields:
-        Each check as it is made, with the figure that it measured and what is wrong.
+        Each check with what it measured and its findings, as soon as it is done.
 
     Raises:
-        ConfigError: the target names nothing, or holds settings that do not exist.
-        UsageError: the target is a folder or file that is none of these, or text is asked of something that is no run.
+        ConfigError: the target does not exist, or a setting does not.
+        UsageError: the target is a file or folder of another kind, or `text` is given for something that is not a run.
     """
-    if text is not None and (target is None or not RunFolder(Path(target)).exists()):
-        raise UsageError(f"--text looks at what a run writes; name a run instead of {target or 'nothing'}")
-    if target is None and data is None and not overrides:
-        return diagnosis.diagnose_machine()
-    if target is None and data is not None and not overrides:
-        return _doctor_data(Path(data))
-    if target is not None and RunFolder(Path(target)).exists() and not rate_range:
-        return _doctor_run(RunFolder(Path(target)), Path(data) if data else None, text)
-    if target is not None and Path(target).is_dir() and not RunFolder(Path(target)).exists():
-        _require_data(Path(target))
-        return _doctor_data(Path(target))
+    path = None if target is None else Path(target)
+    run = RunFolder(path) if path is not None and RunFolder(path).exists() else None
+    if text is not None and run is None:
+        raise UsageError(f"--text generates from a run; give the folder of a run instead of {target or 'nothing'}")
+    if path is None and not overrides:
+        return diagnosis.diagnose_machine() if data is None else _doctor_data(Path(data))
+    if run is not None and not rate_range:
+        return _doctor_run(run, Path(data) if data else None, text)
+    if path is not None and path.is_dir() and run is None:
+        _require_dataset(path)
+        return _doctor_data(path)
     _require_configuration(target)
-    named = {"data": str(data)} if data else {}
-    config = load_config(target, {**(overrides or {}), **named})
-    out = Path(target) if target is not None and Path(target).is_dir() else Path("runs")
+    config = load_config(target, {**(overrides or {}), **({"data": str(data)} if data else {})})
+    out = path if path is not None and path.is_dir() else Path("runs")
     return _doctor_config(config, out, rate_range=rate_range)
 
 
-def _require_data(folder: Path) -> None:
-    """A folder that holds no data set was meant to be something else; a damaged one still has its description."""
+def _require_dataset(folder: Path) -> None:
     run = RunFolder(folder)
     if run.metrics.exists() or run.events.exists():
-        raise UsageError(f"{folder} holds what a run wrote, but not its {run.config.name}; bring that back")
+        raise UsageError(f"{folder} is a run without its {run.config.name}; restore that file")
     if not (folder / SUMMARY_FILE).exists():
-        raise UsageError(f"{folder} is neither a run ({run.config.name}) nor a data set ({SUMMARY_FILE})")
+        raise UsageError(f"{folder} is neither a run ({run.config.name}) nor a dataset ({SUMMARY_FILE})")
 
 
 def _require_configuration(target: str | Path | None) -> None:
@@ -93,12 +92,12 @@ def _require_configuration(target: str | Path | None) -> None:
         return
     if Path(target).is_file():
         raise UsageError(
-            f"{target} is neither a configuration (.toml) nor the folder of a run or a data set; a text is looked at "
-            f"when it is prepared: glassgpt prepare {target} --out DIR, then glassgpt doctor DIR"
+            f"{target} is neither a configuration (.toml) nor the folder of a run or a dataset; to diagnose a text, "
+            f"prepare it first: glassgpt prepare {target} --out DIR, then glassgpt doctor DIR"
         )
     raise UsageError(
-        f"{target} is nothing that can be examined: no folder of a run or a data set, no .toml, no code like GG-NAN-002, "
-        f"and none of the presets {', '.join(names)}{did_you_mean(str(target), names)}"
+        f"{target} is not a run, a dataset, a .toml file, a code such as GG-NAN-002, "
+        f"or one of the presets {', '.join(names)}{did_you_mean(str(target), names)}"
     )
 
 
@@ -119,21 +118,21 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterato
     yield problems
     if not problems.passed:
         return
-    weights: Path | None = None
+    weights, known_loss = None, None
     if config.init_from:
-        source = RunFolder(Path(config.init_from)).require()
-        weights = find_checkpoint(source, "best")
+        weights = find_checkpoint(RunFolder(Path(config.init_from)).require(), "best")
+        state = read_state(weights)
+        known_loss = state.best_loss
         if dataset is not None:
-            yield check_tokenizer(read_state(weights).tokenizer_fingerprint, dataset)
+            yield check_tokenizer(state.tokenizer_fingerprint, dataset)
     vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCAB_SIZE)
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    yield from diagnosis.diagnose_training(
-        diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights), rate_range=rate_range
-    )
+    plan = diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights, known_loss)
+    yield from diagnosis.diagnose_training(plan, rate_range=rate_range, progress=rate_range_progress)
 
 
 def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
-    """What `resolve_config` would refuse; without data, what can be known without."""
+    """Return what `resolve_config` would refuse; without a dataset, what is known without one."""
     if dataset is None:
         return config.problems()
     try:
@@ -145,33 +144,37 @@ def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
 
 def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | None) -> Iterator[CheckResult]:
     config = load_config(run.config)
-    folder = data or (Path(config.data) if config.data else None)
-    dataset = diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
-    known = None
-    if isinstance(dataset, CheckResult):
-        yield dataset
-    elif dataset is not None:
-        yield _check_runs_tokenizer(run, dataset)
-        known = dataset_baseline(dataset)
-    record = RunLog.read(run)
+    opened = _open_run_data(config, data)
+    dataset = opened if isinstance(opened, TokenDataset) else None
+    if isinstance(opened, CheckResult):
+        yield opened
+    if dataset is not None:
+        yield _check_run_tokenizer(run, dataset)
+    baseline = dataset_baseline(dataset) if dataset is not None else None
+    log = RunLog.read(run)
     yield from diagnose_run(
-        record,
+        log,
         config.model,
         trainer_config(config),
-        known,
-        train_tokens=dataset.info.train.tokens if isinstance(dataset, TokenDataset) else 0,
+        baseline,
+        train_tokens=dataset.info.train.tokens if dataset is not None else 0,
         is_fresh=not config.init_from,
     )
-    known_data = dataset if isinstance(dataset, TokenDataset) else None
-    replayed = check_replay(record, config.model, trainer_config(config), known_data)
+    replayed = check_replay(log, config.model, trainer_config(config), dataset)
     yield from [replayed] if replayed else []
     if text is not None:
-        if dataset is None or known is None or isinstance(dataset, CheckResult):
-            raise UsageError(f"--text needs held-out text, and the data of {run.path} are gone; name some with --data")
-        yield from _doctor_text(run, dataset, known, text)
+        if dataset is None or baseline is None:
+            raise UsageError(f"--text needs held-out text, but the dataset of {run.path} is gone; name one with --data")
+        yield from _doctor_text(run, dataset, baseline, text)
 
 
-def _check_runs_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
+def _open_run_data(config: RunConfig, data: Path | None) -> TokenDataset | CheckResult | None:
+    """Return the dataset of a run or the one that replaces it, why it cannot be opened, or None if it is gone."""
+    folder = data or (Path(config.data) if config.data else None)
+    return diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
+
+
+def _check_run_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
     try:
         return check_tokenizer(load_tokenizer(run.tokenizer).fingerprint, dataset)
     except GlassGPTError as error:
@@ -180,27 +183,26 @@ def _check_runs_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
 
 
 def report(run: str | Path, checks: list[CheckResult]) -> Path:
-    """Write a run's `report.html` with these checks; where it is.
+    """Write a run's `report.html` with these checks and return its path.
 
     Raises:
         CheckpointError: there is no run, or its folder cannot be written to.
     """
     folder = RunFolder(Path(run)).require()
-    config = load_config(folder.config)
-    dataset = diagnosis.open_dataset(Path(config.data)) if config.data and Path(config.data).is_dir() else None
-    known = dataset_baseline(dataset) if isinstance(dataset, TokenDataset) else None
+    dataset = _open_run_data(load_config(folder.config), None)
+    baseline = dataset_baseline(dataset) if isinstance(dataset, TokenDataset) else None
     try:
-        write_report(RunLog.read(folder), checks, known)
+        write_report(RunLog.read(folder), checks, baseline)
     except OSError as error:
-        raise CheckpointError(f"{folder.report} cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"cannot write {folder.report}: {error.strerror}") from error
     return folder.report
 
 
 def _doctor_text(
-    run: RunFolder, dataset: TokenDataset, known: NGramBaseline, options: GenerationOptions
+    run: RunFolder, dataset: TokenDataset, baseline: NGramBaseline, options: GenerationOptions
 ) -> Iterator[CheckResult]:
     loaded = load(run.path)
     loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS, observer=ConsoleObserver()).loss
     held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
     prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
-    yield from diagnose_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, ladder=known)
+    yield from diagnose_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, baseline=baseline)

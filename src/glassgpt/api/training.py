@@ -164,7 +164,10 @@ def _startup_findings(
 ) -> list[Finding]:
     """Check and print what can be seen before the first step; `model` is None if the run is resumed."""
     weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
-    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights)
+    known_loss = None
+    if config.init_from and model is not None:
+        known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
+    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights, known_loss)
     return print_startup_findings(diagnosis.run_startup_checks(plan, model), terminal_language())
 
 

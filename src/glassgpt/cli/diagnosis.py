@@ -1,4 +1,4 @@
-"""What is wrong, or would go wrong."""
+"""The command `doctor`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def doctor(
     target: str | None = None,
     *,
     data: Path | None = None,
+    init_from: Path | None = None,
     rate_range: Flag = False,
     text: Flag = False,
     settings: str | None = None,
@@ -24,49 +25,55 @@ def doctor(
     language: Literal["auto", "en", "ko"] = "auto",
     overrides: Overrides,
 ) -> None:
-    """Find out what is wrong, or would go wrong, and what to change. Exit code 1: it breaks the run.
+    """Find problems and their causes, before, during or after training. Exit code 1 means that the run is broken.
 
     Parameters
     ----------
     target:
-        A preset's name or TOML file, before training; a run, also a dead one; a data set; or a finding's code
-        (GG-NAN-002), to be explained. Without it, this machine is looked at.
+        What to diagnose: a preset's name or TOML file (before training), the folder of a run (even a dead one), the
+        folder of a dataset, or the code of a finding to explain (GG-NAN-002). Default: this machine.
     data:
-        Data set that a preset is to be trained on.
+        Dataset that a preset is to be trained on, or that replaces a run's own.
+    init_from:
+        Run whose weights training is to start from, as for train.
     rate_range:
-        Also try learning rates from 1e-7 to 1, suggest one and draw rate-range.png.
+        Also run a learning-rate range test from 1e-7 to 1: suggest a rate and write rate-range.png.
     text:
-        Also let a run write, and tell whether the model or a setting is at fault for poor text. The groups below are
-        the settings it writes with.
+        Also generate text from a run, and find out whether the model or a setting causes poor text. The generation
+        options below apply.
     settings:
-        With --text: ready settings by purpose or a TOML file, as for generate; single options win.
+        With --text: generation preset or TOML file, as for generate; single options override it.
     report:
-        Also write a run's report.html: its curves with the events marked, and the findings.
+        Also write the run's report.html: curves with events, and all findings.
     json:
         Print one JSON object.
     language:
-        Of findings; auto takes the terminal's.
+        Language of the findings; auto follows the locale of the terminal.
     """
     from glassgpt.cli.generation_flags import options_from_flags
     from glassgpt.diagnosis.catalogue import CODE, terminal_language
     from glassgpt.diagnosis.findings import is_fatal
     from glassgpt.diagnosis.show import print_catalogue_entry, show
 
-    spoken = terminal_language() if language == "auto" else language
+    chosen = terminal_language() if language == "auto" else language
     if target is not None and CODE.fullmatch(target):
-        print_catalogue_entry(target, spoken)
+        print_catalogue_entry(target, chosen)
         return
     if not text and (settings or options):
-        raise UsageError("settings of a generation are looked at with --text; add that")
-    writing = options_from_flags({}, settings, dict(options or {})) if text else None
+        raise UsageError("generation options need --text")
+    generation = options_from_flags({}, settings, dict(options or {})) if text else None
     if report and (target is None or not Path(target).is_dir()):
-        raise UsageError(f"--report is written into a run; name one instead of {target or 'nothing'}")
+        raise UsageError(f"--report writes into a run; give the folder of a run instead of {target or 'nothing'}")
 
-    from glassgpt import api  # loads torch, which takes seconds: after all that can be told or refused without it
+    from glassgpt import api  # imports torch, which takes seconds; usage errors are reported before that
 
-    checks = api.doctor(target, data=data, overrides=dict(overrides), rate_range=rate_range, text=writing)
-    made = show(checks, spoken, as_json=json)
+    named = {"init_from": str(init_from)} if init_from is not None else {}
+    results = show(
+        api.doctor(target, data=data, overrides={**overrides, **named}, rate_range=rate_range, text=generation),
+        chosen,
+        as_json=json,
+    )
     if report:
-        console.info(f"the report is {api.report(target or '.', made)}")
-    if is_fatal(made):
+        console.info(f"wrote {api.report(target or '.', results)}")
+    if is_fatal(results):
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What `glassgpt doctor` looks at, in order. Each check is a function elsewhere; here they are only put in a row."""
+"""Which checks run, and in which order: for this machine, a dataset, a planned training, and every start of training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glassgpt.diagnosis.checks import data as data_checks
 from glassgpt.diagnosis.checks import model as model_checks
 from glassgpt.diagnosis.checks import settings as settings_checks
 from glassgpt.diagnosis.checks.memory import check_memory
-from glassgpt.diagnosis.checks.rate_range import check_rate_range
+from glassgpt.diagnosis.checks.rate_range import Progress, check_rate_range, no_progress
 from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
 from glassgpt.errors import DataError, TokenizerError
 from glassgpt.model.accounting import count_parameters
@@ -32,24 +32,25 @@ from glassgpt.training.optimizers import build_optimizers
 from glassgpt.training.step import TrainStep
 
 LARGE_PARAMETERS = 200_000_000
-"""A model with more is looked at with its first layers alone: they are all built alike."""
+"""A larger model is checked with its first layers only; all its layers are built alike."""
 LAYERS_OF_A_LARGE_MODEL = 2
-LOOKED_AT_TOKENS = 512
-QUICK_TOKENS = 128
+BATCH_TOKENS = 512
+QUICK_BATCH_TOKENS = 128
 CAUSALITY_TOKENS = 64
-RANGE_TOKENS = 8192
+RATE_RANGE_TOKENS = 8192
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training that is about to begin.
+    """A training run that is about to start.
 
     Attributes:
-        model: the shape, its vocabulary filled in.
-        settings: of the training.
-        dataset: what it learns from, or None where none is named: random tokens then stand for it.
-        out: where the run is to be written.
-        weights: checkpoint whose weights it begins with, or None for fresh ones.
+        model: the model's shape, including the vocabulary size.
+        settings: of the trainer.
+        dataset: training data, or None to check with random tokens.
+        out: folder of the run.
+        weights: checkpoint that provides the initial weights, or None for untrained weights.
+        known_loss: lowest validation loss in nats that `weights` had in their own run; None if unknown.
     """
 
     model: ModelConfig
@@ -57,43 +58,48 @@ class TrainingPlan:
     dataset: TokenDataset | None
     out: Path
     weights: Path | None = None
+    known_loss: float | None = None
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the weights are untrained."""
+        """True if the weights are untrained."""
         return self.weights is None
 
-    def text(self) -> TokenArray:
-        """The training text, or what stands for it."""
+    @property
+    def batch_size(self) -> int:
+        """Sequences in a batch."""
+        return self.settings.train.batch_tokens // self.model.context_length
+
+    def training_tokens(self) -> TokenArray:
+        """Return the training tokens, or random tokens if there is no dataset."""
         if self.dataset is not None:
             return self.dataset.split("train")
         return random_tokens(self.model.vocab_size, 64 * (self.model.context_length + 1))
 
 
 def open_dataset(folder: Path) -> TokenDataset | CheckResult:
-    """The data set, or what is wrong with it."""
+    """Return the dataset in a folder, or a check result that says why it cannot be opened."""
     try:
         dataset = TokenDataset.open(folder)
         _ = dataset.tokenizer
     except DataError as error:
         return CheckResult("data", "unreadable", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
     except TokenizerError as error:
-        return CheckResult(
-            "data", "tokenizer mismatch", findings=(Finding("GG-DAT-010", "fatal", {"problem": str(error)}),)
-        )
+        finding = Finding("GG-DAT-010", "fatal", {"problem": str(error)})
+        return CheckResult("data", "tokenizer mismatch", findings=(finding,))
     return dataset
 
 
 def diagnose_machine() -> Iterator[CheckResult]:
-    """Where nothing is named: what this machine would train with."""
+    """Check the hardware that this machine would train on."""
     settings, model = TrainerConfig(), ModelConfig(n_layer=1, vocab_size=512, context_length=128)
     hardware = resolve_hardware(settings.train)
     yield settings_checks.check_hardware(model, settings.train, hardware)
-    yield model_checks.check_attention_kernel(build_model(model).blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+    yield _check_attention(build_model(model), hardware)
 
 
 def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
-    """A data set by itself."""
+    """Check a dataset by itself."""
     yield data_checks.check_shards(dataset)
     yield data_checks.check_token_ids(dataset, dataset.vocab_size)
     yield data_checks.check_tokenizer_fit(dataset)
@@ -102,103 +108,114 @@ def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
     yield data_checks.check_split_similarity(dataset)
 
 
-def diagnose_training(plan: TrainingPlan, *, rate_range: bool = False) -> Iterator[CheckResult]:
-    """A training before it begins: settings, machine, data, memory, model; the learning rates where asked.
+def diagnose_training(
+    plan: TrainingPlan, *, rate_range: bool = False, progress: Progress = no_progress
+) -> Iterator[CheckResult]:
+    """Check a training run before it starts: settings, machine, data, memory and model.
 
     Args:
-        plan: the training.
-        rate_range: also try learning rates; the picture goes beside the run.
+        plan: the training run.
+        rate_range: also run a learning-rate range test; its plot is written to the run's folder if that exists, else to
+            the current folder.
+        progress: reports the steps of the range test.
     """
     hardware = resolve_hardware(plan.settings.train)
-    yield from _settings(plan)
+    yield from _check_settings(plan)
     yield settings_checks.check_hardware(plan.model, plan.settings.train, hardware)
     yield settings_checks.check_disk(plan.model, plan.settings, plan.out)
     if plan.dataset is not None:
-        can_be_read = True
+        ids_are_valid = True
         for check in diagnose_dataset(plan.dataset):
             yield check
-            # Of ids without a row in the embedding no batch can be computed.
-            can_be_read &= all(finding.code != "GG-DAT-001" for finding in check.findings)
-        if not can_be_read:
+            ids_are_valid &= all(finding.code != "GG-DAT-001" for finding in check.findings)
+        if not ids_are_valid:  # the model cannot embed them
             return
     memory = check_memory(plan.model, plan.settings, hardware)
     yield memory
     if is_fatal([memory]):
         return
     with torch.random.fork_rng([hardware.device] if hardware.device.type == "cuda" else []):
-        yield from _model(plan, hardware)
+        yield from _check_model(plan, hardware)
         if rate_range:
-            yield _range(plan, hardware)
+            yield _check_rate_range(plan, hardware, progress)
 
 
 def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Iterator[CheckResult]:
-    """What a second or two can tell at every start of training; changes nothing and no random generator.
+    """Run the checks that take a second or two, at every start of training. No state is changed.
 
     Args:
-        plan: the training.
-        model: as it begins, on the CPU; None where it goes on from a checkpoint and was looked at before.
+        plan: the training run.
+        model: the initial model, on the CPU; None if training resumes from a checkpoint.
     """
-    yield from _settings(plan)
+    yield from _check_settings(plan)
     if plan.dataset is None:
         return
     ids = data_checks.check_token_ids(plan.dataset, plan.model.vocab_size, data_checks.QUICK_TOKENS)
     yield ids
     if not ids.passed:
         return
-    batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
-    yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
+    batches = Batches(plan.training_tokens(), plan.model.context_length, plan.settings.seed)
+    yield data_checks.check_batches(batches, plan.batch_size)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
         return
     cpu = Hardware(torch.device("cpu"), "fp32", compile=False)
-    inputs, targets = _first_batch(batches, QUICK_TOKENS)
-    if plan.is_fresh:
-        yield model_checks.check_initial_weights(model)
-    yield model_checks.check_initial_loss(model, inputs, targets, cpu, is_fresh=plan.is_fresh)
-    yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
+    inputs, targets = _first_batch(batches, QUICK_BATCH_TOKENS)
+    yield from _check_initial_behavior(plan, model, inputs, targets, cpu)
 
 
-def _settings(plan: TrainingPlan) -> Iterator[CheckResult]:
+def _check_settings(plan: TrainingPlan) -> Iterator[CheckResult]:
     yield settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_warmup(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_weight_decay(plan.model, plan.settings)
     if plan.dataset is not None:
-        yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.text()))
+        yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.training_tokens()))
 
 
-def _model(plan: TrainingPlan, hardware: Hardware) -> Iterator[CheckResult]:
-    model = _built(plan).to(hardware.device)
+def _check_model(plan: TrainingPlan, hardware: Hardware) -> Iterator[CheckResult]:
+    model = _initial_model(plan).to(hardware.device)
     size = {"parameters": count_parameters(plan.model), "blocks": len(model.blocks), "all": plan.model.n_layer}
     yield CheckResult("model", "size", size)
-    batches = Batches(plan.text(), plan.model.context_length, plan.settings.seed)
-    yield data_checks.check_batches(batches, plan.settings.train.batch_tokens // plan.model.context_length)
-    inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, LOOKED_AT_TOKENS))
-    optimizer = plan.settings.optimizer
-    yield model_checks.check_attention_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+    batches = Batches(plan.training_tokens(), plan.model.context_length, plan.settings.seed)
+    yield data_checks.check_batches(batches, plan.batch_size)
+    inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, BATCH_TOKENS))
+    yield _check_attention(model, hardware)
+    yield from _check_initial_behavior(plan, model, inputs, targets, hardware)
+    yield model_checks.check_gradients(model, inputs, targets, hardware)
+    yield model_checks.check_parameter_groups(model, build_optimizers(model, plan.settings.optimizer))
+    yield _check_one_batch(plan, model, inputs, targets)
+
+
+def _check_attention(model: LanguageModel, hardware: Hardware) -> CheckResult:
+    return model_checks.check_attention_kernel(model.blocks[0].attention.attend, hardware)  # type: ignore[union-attr]
+
+
+def _check_initial_behavior(
+    plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware
+) -> Iterator[CheckResult]:
     if plan.is_fresh:
         yield model_checks.check_initial_weights(model)
-    yield model_checks.check_initial_loss(model, inputs, targets, hardware, is_fresh=plan.is_fresh)
+    yield model_checks.check_initial_loss(
+        model, inputs, targets, hardware, is_fresh=plan.is_fresh, known_loss=plan.known_loss
+    )
     yield model_checks.check_causality(model, inputs[:, :CAUSALITY_TOKENS])
-    yield model_checks.check_gradients(model, inputs, targets, hardware)
-    yield model_checks.check_parameter_groups(model, build_optimizers(model, optimizer))
-    yield _one_batch(plan, model, inputs, targets)
 
 
-def _one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> CheckResult:
-    """Whether one batch is learned; where it is not, whether the rate is to blame: it is, if the usual one does it."""
+def _check_one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> CheckResult:
+    """Check that one batch can be fitted. If only the typical learning rate fits it, blame the configured rate."""
     optimizer, rate = plan.settings.optimizer, plan.settings.train.learning_rate
-    found = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
-    questioned = settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=True)
-    if found.passed or questioned.passed:
-        return found
-    usual = settings_checks.typical_learning_rate(plan.model, plan.settings)
-    if not model_checks.check_one_batch(model, inputs, targets, optimizer, usual).passed:
-        return found
-    blamed = dataclasses.replace(questioned.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
-    return CheckResult(found.name, "fitted at the typical rate", {**found.measurements, "usual": usual}, (blamed,))
+    result = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
+    rate_check = settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=True)
+    if result.passed or rate_check.passed:
+        return result
+    typical = settings_checks.typical_learning_rate(plan.model, plan.settings)
+    if not model_checks.check_one_batch(model, inputs, targets, optimizer, typical).passed:
+        return result
+    blamed = dataclasses.replace(rate_check.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
+    return CheckResult(result.name, "fitted at the typical rate", {**result.measurements, "usual": typical}, (blamed,))
 
 
-def _built(plan: TrainingPlan) -> LanguageModel:
-    """The model as training would begin with it; of a large fresh one the first layers."""
+def _initial_model(plan: TrainingPlan) -> LanguageModel:
+    """Return the model as training would start with it; only the first layers of a large untrained model."""
     shape = plan.model
     if plan.is_fresh and count_parameters(shape) > LARGE_PARAMETERS:
         shape = dataclasses.replace(shape, n_layer=min(shape.n_layer, LAYERS_OF_A_LARGE_MODEL))
@@ -210,22 +227,21 @@ def _built(plan: TrainingPlan) -> LanguageModel:
 
 
 def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
-    """At least a row of the first batch, and about so many tokens; the position stays."""
+    """Return inputs and targets, (B, T) each, of about this many tokens from the first batch; keep the position."""
     rows = max(1, tokens // batches.context_length)
     inputs, targets = batches.read(batches.starts_at(batches.position, rows))
-    most = max(2, tokens // rows)
-    return inputs[:, :most], targets[:, :most]
+    length = max(2, tokens // rows)
+    return inputs[:, :length], targets[:, :length]
 
 
-def _range(plan: TrainingPlan, hardware: Hardware) -> CheckResult:
-    rows = plan.settings.train.resolve_micro_batch_size(plan.settings.train.batch_tokens // plan.model.context_length)
-    rows = max(1, min(rows, RANGE_TOKENS // plan.model.context_length))
+def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress) -> CheckResult:
+    rows = plan.settings.train.resolve_micro_batch_size(plan.batch_size)
+    rows = max(1, min(rows, RATE_RANGE_TOKENS // plan.model.context_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
-    train_step = TrainStep(
-        _built(plan), plan.text(), dataclasses.replace(plan.settings, train=train), hardware, DistributedContext()
-    )
+    settings = dataclasses.replace(plan.settings, train=train)
+    train_step = TrainStep(_initial_model(plan), plan.training_tokens(), settings, hardware, DistributedContext())
     folder = plan.out if plan.out.is_dir() else Path()
     try:
-        return check_rate_range(train_step, hardware, train.learning_rate, folder / "rate-range.png")
+        return check_rate_range(train_step, hardware, train.learning_rate, folder / "rate-range.png", progress)
     finally:
         train_step.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
 
 from rich.cells import cell_len
@@ -127,6 +128,13 @@ def format_finding(finding: Finding, language: Language, indent: str = "") -> st
         f"  {labels['page']}: glassgpt doctor {finding.code}",
     ]
     return "\n".join(indent + line for line in lines)
+
+
+@contextmanager
+def rate_range_progress(steps: int) -> Generator[Callable[[], None]]:
+    """Show a progress bar for a learning-rate range test; yields the function that advances it."""
+    with console.progress("trying learning rates", steps, unit="steps") as meter:
+        yield lambda: meter.advance(1)
 
 
 def print_catalogue_entry(code: str, language: Language) -> None:

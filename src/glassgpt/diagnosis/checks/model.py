@@ -1,4 +1,4 @@
-"""Checks of a model before its first step: does it begin right, see only the past, learn, and all of it.
+"""Checks of a model before its first step: initialization, causality, attention kernel, gradients, one batch.
 
 None of them changes the model or a random generator.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from glassgpt.diagnosis.findings import CheckResult, Finding
+from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
 from glassgpt.model.attention import AttentionFunction, attend_readable
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import OptimizerConfig
@@ -23,41 +23,49 @@ from glassgpt.training.loss import cross_entropy
 from glassgpt.training.optimizers import build_optimizers, set_learning_rate
 
 INITIAL_NATS = 0.3
-HOT_SIGMA = 1.5
-"""Spread of the logits from which a fresh model is sure of things it cannot know."""
-WIDER, DEVIATIONS = 1.2, 6.0
-"""Times the standard deviation that is due, from which on a weight is drawn otherwise; small ones also scatter by chance,
-by a share of 1/sqrt(2N), of which so many times are allowed."""
-LEAK = 1e-5
-"""Share of the movement after the changed token that may show before it; computed in float64."""
-NOTHING = 1e-12
-"""Share of the logits up to which a movement is the rounding of float64."""
-STIRRED_STD = 0.02
-LEARNED_NATS = 0.1
-BATCH_STEPS = 200
-BATCH_TOKENS = 64
-SHOULD_FALL_TO = 0.5
-"""Share of the first loss that a batch read 200 times must be below."""
-SHOULD_FALL_A_STEP = 0.001
-"""Share of the loss that a step must take off where time ends the test early."""
+"""Tolerance of the initial loss."""
+MAX_INITIAL_SIGMA = 1.5
+"""Standard deviation of the logits above which an untrained model is confident without reason."""
+MAX_STD_RATIO, DEVIATIONS = 1.2, 6.0
+"""A matrix passes if its standard deviation is within a factor of 1.2 of the expected one. The standard deviation of
+few values varies by chance, by a relative 1/sqrt(2N); six times that is allowed."""
+MAX_LEAK = 1e-5
+"""Largest change before the changed token, relative to the change after it; computed in float64."""
+ROUNDING = 1e-12
+"""Change relative to the logits that float64 rounding can explain."""
+RANDOMIZED_STD = 0.02
+FITTED_NATS = 0.1
+ONE_BATCH_STEPS = 200
+ONE_BATCH_TOKENS = 64
+FITTED_SHARE = 0.5
+"""Share of its first loss that a batch must fall below in 200 steps."""
+MIN_FALL_PER_STEP = 0.001
+"""Relative fall of the loss required per step if the time limit ends the check early."""
 
 
 def check_initial_loss(
-    model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware, *, is_fresh: bool
+    model: LanguageModel,
+    inputs: Tensor,
+    targets: Tensor,
+    hardware: Hardware,
+    *,
+    is_fresh: bool,
+    known_loss: float | None = None,
 ) -> CheckResult:
-    """The first loss against ln V + σ²/2, which it is when logits and targets have nothing to do with each other.
+    """Compare the initial loss with ln V + σ²/2, the loss of logits that are unrelated to the targets.
 
-    With logits N(0, σ²), E[log Σ e^z] = ln V + σ²/2, and the target's own logit is 0 on average.
+    For logits from N(0, σ²), E[log Σ e^z] = ln V + σ²/2, and the target's own logit is 0 on average.
 
     Args:
         model: on the hardware's device.
-        inputs: (B, T) on the device.
-        targets: (B, T) on the device.
+        inputs: shape (B, T), on the same device.
+        targets: shape (B, T), on the same device.
         hardware: its precision is used.
-        is_fresh: whether the weights are untrained.
+        is_fresh: True for untrained weights.
+        known_loss: lowest validation loss in nats that loaded weights had in their own run; None if unknown.
     """
     with torch.no_grad(), _evaluating(model), hardware.autocast():
-        logits = model(inputs).float()
+        logits = model(inputs).float()  # (B, T, V)
     loss, sigma = cross_entropy(logits, targets).item(), logits.std(dim=-1).square().mean().sqrt().item()
     guessing = math.log(logits.size(-1))
     expected = guessing + sigma**2 / 2
@@ -69,15 +77,28 @@ def check_initial_loss(
     findings: tuple[Finding, ...] = ()
     if is_fresh and loss < guessing - INITIAL_NATS:
         findings = (Finding("GG-INI-002", "fatal", seen, confidence=0.8, ruled_out=("GG-INI-001",)),)
-    elif is_fresh and (loss > expected + INITIAL_NATS or sigma > HOT_SIGMA):
+    elif is_fresh and (loss > expected + INITIAL_NATS or sigma > MAX_INITIAL_SIGMA):
         findings = (Finding("GG-INI-001", "warning", seen, confidence=0.9, ruled_out=("GG-INI-002",)),)
     elif not is_fresh and loss > guessing - INITIAL_NATS:
-        findings = (Finding("GG-INI-003", "fatal", seen, confidence=0.8),)
+        severity, confidence = _severity_of_loaded(logits, guessing, known_loss)
+        findings = (Finding("GG-INI-003", severity, seen, confidence),)
     return CheckResult("initial loss", "fresh" if is_fresh else "loaded", seen, findings)
 
 
+def _severity_of_loaded(logits: Tensor, guessing: float, known_loss: float | None) -> tuple[Severity, float]:
+    """Judge loaded weights that are no better than a uniform guess on the new text.
+
+    Weights with a good validation loss in their own run are sound: the new text is just unlike their training text.
+    Weights that predict almost uniformly are untrained. Any others are trained, but on what is unknown.
+    """
+    if known_loss is not None and known_loss < guessing - INITIAL_NATS:
+        return "note", 0.9
+    entropy = torch.distributions.Categorical(logits=logits).entropy().mean().item()
+    return ("fatal", 0.9) if entropy > guessing - INITIAL_NATS else ("warning", 0.5)
+
+
 class _evaluating:  # noqa: N801 - a context, used like a function
-    """Dropout off, and the mode as it was afterwards."""
+    """Evaluation mode for the duration of a `with` block."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model, self._was_training = model, model.training
@@ -91,7 +112,7 @@ class _evaluating:  # noqa: N801 - a context, used like a function
 
 @torch.no_grad()
 def first_non_finite_module(model: nn.Module, inputs: Tensor, hardware: Hardware) -> str:
-    """Name of the first module, in the order of their ends, whose output is not finite; empty where all are."""
+    """Return the name of the first module, in the order of execution, whose output is not finite, or an empty string."""
     names = {module: name or "the model" for name, module in model.named_modules()}
     found: list[str] = []
 
@@ -110,21 +131,24 @@ def first_non_finite_module(model: nn.Module, inputs: Tensor, hardware: Hardware
 
 
 def randomize_zero_matrices(model: LanguageModel) -> LanguageModel:
-    """A copy whose matrices that are all zero are random: what begins as the identity hides what is behind it."""
-    twin = copy.deepcopy(model)
+    """Return a copy of the model in which matrices of zeros are random.
+
+    A block whose output projection is zero acts as the identity and would hide what is inside it.
+    """
+    copied = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
-    for parameter in twin.parameters():
+    for parameter in copied.parameters():
         if parameter.ndim > 1 and not parameter.detach().any():
-            noise = torch.randn(parameter.shape, generator=generator) * STIRRED_STD
+            noise = torch.randn(parameter.shape, generator=generator) * RANDOMIZED_STD
             parameter.data.copy_(noise)
-    return twin
+    return copied
 
 
 def check_initial_weights(model: LanguageModel) -> CheckResult:
-    """The standard deviation of each fresh matrix against what the initialisation should give it.
+    """Compare the standard deviation of each matrix with what the initialization should give it.
 
-    Projections into the residual stream that are not scaled down with the depth are seen nowhere else: the first loss
-    is as it should be, because a normalisation hides how large the stream has become.
+    Nothing else reveals residual projections that are not scaled down with depth: the initial loss is normal, because
+    normalization hides the size of the residual stream.
 
     Args:
         model: with untrained weights.
@@ -142,48 +166,48 @@ def check_initial_weights(model: LanguageModel) -> CheckResult:
 
 
 def _is_off(std: float, due: float, count: int) -> bool:
-    return _ratio(std, due) > max(WIDER, math.exp(DEVIATIONS / math.sqrt(2 * count)))
+    return _ratio(std, due) > max(MAX_STD_RATIO, math.exp(DEVIATIONS / math.sqrt(2 * count)))
 
 
 def _ratio(std: float, due: float) -> float:
-    """How far apart two deviations are, whichever is the larger; 1 where they are the same."""
+    """Return the larger standard deviation divided by the smaller one."""
     if std == due:
         return 1.0
     return max(std, due) / min(std, due) if min(std, due) > 0 else math.inf
 
 
 def check_causality(model: LanguageModel, tokens: Tensor) -> CheckResult:
-    """Change the future: nothing before may move. Change the past: what follows must move.
+    """Check that changing later tokens moves no earlier logit, and that changing earlier tokens moves later logits.
 
-    In float64 on the CPU, with the attention function that the model has, so that what moves does not drown.
+    Computed in float64 on the CPU, so that small leaks stand out from rounding, with the model's own attention function.
 
     Args:
-        model: anywhere.
-        tokens: (1, T) to start from, T at least 2.
+        model: on any device.
+        tokens: shape (B, T), T at least 2; only the first sequence is used.
     """
-    twin = randomize_zero_matrices(model).cpu().double().eval()
+    copied = randomize_zero_matrices(model).cpu().double().eval()
     tokens = tokens[:1].cpu()
     position = tokens.size(1) // 2
-    other = (tokens + 1) % twin.config.vocab_size
+    other = (tokens + 1) % copied.config.vocab_size
     later, earlier = tokens.clone(), tokens.clone()
     later[:, position:], earlier[:, :position] = other[:, position:], other[:, :position]
     with torch.no_grad():
-        logits = twin(tokens)
-        by_future, by_past = (twin(later) - logits).abs(), (twin(earlier) - logits).abs()
+        logits = copied(tokens)
+        by_future, by_past = (copied(later) - logits).abs(), (copied(earlier) - logits).abs()
     moved, scale = by_future[:, :position].max().item(), by_future[:, position:].max().item()
     felt = by_past[:, position:].max().item()
-    if max(scale, felt) <= NOTHING * logits.abs().max().item():
+    if max(scale, felt) <= ROUNDING * logits.abs().max().item():
         return CheckResult("causality", "constant logits", findings=(Finding("GG-INI-004", "fatal"),))
     findings: list[Finding] = []
-    if moved > LEAK * scale:
+    if moved > MAX_LEAK * scale:
         findings.append(Finding("GG-CAU-001", "fatal", {"position": position, "moved": moved}))
-    if felt <= LEAK**2 * scale:
+    if felt <= MAX_LEAK**2 * scale:
         findings.append(Finding("GG-CAU-002", "fatal"))
     return CheckResult("causality", "moved", {"moved": moved, "felt": felt}, tuple(findings))
 
 
 def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> CheckResult:
-    """The attention kernel against the formula, on this device in this precision."""
+    """Compare an attention kernel with the reference implementation, on this device in this precision."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[hardware.precision]
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, 48, 16, generator=generator).to(hardware.device, dtype) for _ in range(3))
@@ -191,7 +215,7 @@ def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> Che
         fast = attend(q, k, v, None, 0.0).float()
     formula = attend_readable(q.double().cpu(), k.double().cpu(), v.double().cpu(), None, 0.0)
     difference = (fast.cpu().double() - formula).abs().max().item()
-    # The largest value is about 4; a result rounded to the precision is off by half of its last bit, and sums add up.
+    # Values reach about 4. Rounding is off by half of the last bit, and errors add up in sums.
     allowed = 64 * torch.finfo(dtype).eps
     # TF32 rounds the factors of float32 products to 10 bits.
     allowed = max(allowed, 2e-2 if hardware.device.type == "cuda" and dtype == torch.float32 else 0.0)
@@ -201,12 +225,12 @@ def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> Che
 
 
 def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> CheckResult:
-    """Whether a gradient reaches every parameter, and each is finite; looked at in a randomize_zero_matrices copy."""
-    twin = randomize_zero_matrices(model).eval()
+    """Check that every parameter receives a finite gradient, in a copy from `randomize_zero_matrices`."""
+    copied = randomize_zero_matrices(model).eval()
     with hardware.autocast():
-        loss = cross_entropy(twin(inputs), targets)
+        loss = cross_entropy(copied(inputs), targets)
     loss.backward()
-    named = dict(twin.named_parameters())
+    named = dict(copied.named_parameters())
     frozen = [name for name, p in named.items() if not p.requires_grad]
     empty = [name for name, p in named.items() if p.requires_grad and (p.grad is None or not p.grad.any())]
     broken = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
@@ -223,7 +247,7 @@ def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardw
 
 
 def check_parameter_groups(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> CheckResult:
-    """Whether the optimizers hold every parameter once, and decay none that decay harms."""
+    """Check that each parameter is in exactly one optimizer group, and that no vector or embedding is decayed."""
     names = {id(p): name for name, p in model.named_parameters()}
     held = Counter(id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
     kinds = model.parameter_kinds()
@@ -256,27 +280,29 @@ def check_one_batch(
     *,
     seconds: float = 20.0,
 ) -> CheckResult:
-    """Whether a copy of the model learns one small batch by heart, dropout off, in 200 steps or so many seconds."""
-    twin = copy.deepcopy(model).eval()
-    optimizers = build_optimizers(twin, replace(optimizer, weight_decay=0.0, head_weight_decay=0.0))
-    inputs, targets = inputs[:4, :BATCH_TOKENS], targets[:4, :BATCH_TOKENS]
+    """Check that a copy of the model memorizes one small batch, without dropout, in 200 steps or the given time."""
+    copied = copy.deepcopy(model).eval()
+    optimizers = build_optimizers(copied, replace(optimizer, weight_decay=0.0, head_weight_decay=0.0))
+    inputs, targets = inputs[:4, :ONE_BATCH_TOKENS], targets[:4, :ONE_BATCH_TOKENS]
     losses: list[float] = []
     end = time.monotonic() + seconds
-    while len(losses) < BATCH_STEPS and (len(losses) < 2 or time.monotonic() < end):
-        # A short warmup: without one AdamW's first steps may throw a sound model off.
+    while len(losses) < ONE_BATCH_STEPS and (len(losses) < 2 or time.monotonic() < end):
+        # A short warmup: without one, AdamW's first steps can derail a healthy model.
         set_learning_rate(optimizers, learning_rate * min(1.0, (len(losses) + 1) / 10))
-        losses.append(_learn(twin, inputs, targets, optimizers))
-        if losses[-1] < LEARNED_NATS or not math.isfinite(losses[-1]):
+        losses.append(_train_once(copied, inputs, targets, optimizers))
+        if losses[-1] < FITTED_NATS or not math.isfinite(losses[-1]):
             break
     first, last = losses[0], losses[-1]
-    wanted = first * max(SHOULD_FALL_TO, 1 - SHOULD_FALL_A_STEP * len(losses))
+    target = first * max(FITTED_SHARE, 1 - MIN_FALL_PER_STEP * len(losses))
     seen = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
-    is_learned = last < max(wanted, LEARNED_NATS)
-    findings = () if is_learned else (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
+    is_fitted = last < max(target, FITTED_NATS)
+    findings = () if is_fitted else (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
     return CheckResult("one batch", "fitted", seen, findings)
 
 
-def _learn(model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
+def _train_once(
+    model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]
+) -> float:
     loss = cross_entropy(model(inputs), targets)
     loss.backward()
     for optimizer in optimizers:

@@ -1,16 +1,15 @@
-"""The learning-rate range test (Smith 2017): let the rate rise step by step, and see where the loss stops falling."""
+"""The learning-rate range test (Smith 2017): raise the rate step by step until the loss stops falling."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassgpt import console
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.training.batch_loader import PrefetchingLoader, build_batch_loader
 from glassgpt.training.curve import smooth
@@ -18,25 +17,27 @@ from glassgpt.training.hardware import Hardware
 from glassgpt.training.rng import capture_rng, restore_rng
 from glassgpt.training.step import TrainStep
 
+Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
+"""Opened with the number of steps, yields a function to call after each step."""
 LOWEST, HIGHEST = 1e-7, 1.0
 STEPS = 120
-LEAST_STEPS = 40
+MIN_STEPS = 40
 SECONDS = 120.0
 SMOOTHING = 0.8
 DIVERGED = 1.3
-"""Times the lowest smoothed loss, from which on there is nothing more to learn."""
+"""Multiple of the lowest smoothed loss at which the test stops."""
 
 
 @dataclass(frozen=True)
 class RateRange:
-    """What a range test showed.
+    """The result of a range test.
 
     Attributes:
-        rates: tried, in rising order.
-        losses: of the step before each update, in nats.
-        smoothed: the same, averaged.
-        limit: the rate at the lowest smoothed loss.
-        suggested: a tenth of that.
+        rates: learning rates tried, in ascending order.
+        losses: nats per token in the step at each rate, before its update.
+        smoothed: exponential average of the losses.
+        limit: learning rate at the lowest smoothed loss.
+        suggested: a tenth of the limit.
     """
 
     rates: list[float]
@@ -48,9 +49,10 @@ class RateRange:
 
 @contextmanager
 def preserved(train_step: TrainStep) -> Generator[None]:
-    """Whatever is trained in this context is undone at its end, to the last bit.
+    """Undo all training in this context at its end, bit for bit.
 
-    Weights, gradients, optimizers, their average, the scaler, the position in the data and every random generator.
+    Restores weights, gradients, optimizer states, averaged weights, the gradient scaler, the position in the data and
+    every random generator.
     """
     model = train_step.model
     weights = copy.deepcopy(model.state_dict())
@@ -73,7 +75,7 @@ def preserved(train_step: TrainStep) -> Generator[None]:
         if scaler:
             train_step.scaler.load_state_dict(scaler)
         train_step.batches.seek(position)
-        if isinstance(train_step.loader, PrefetchingLoader):  # what it has read ahead belongs to another position
+        if isinstance(train_step.loader, PrefetchingLoader):  # it has prefetched batches of another position
             device = next(model.parameters()).device
             train_step.loader.close()
             train_step.loader = build_batch_loader(train_step.batches, device)
@@ -81,40 +83,55 @@ def preserved(train_step: TrainStep) -> Generator[None]:
         restore_rng(rng)
 
 
+@contextmanager
+def no_progress(steps: int) -> Generator[Callable[[], None]]:
+    """Report no progress."""
+    yield lambda: None
+
+
 def find_rate_range(
-    train_step: TrainStep, hardware: Hardware, *, steps: int = STEPS, seconds: float = SECONDS
+    train_step: TrainStep,
+    hardware: Hardware,
+    *,
+    steps: int = STEPS,
+    seconds: float = SECONDS,
+    progress: Progress = no_progress,
 ) -> RateRange:
-    """Try rates from 1e-7 to 1 in equal ratios, a step each, and put everything back as it was.
+    """Train one step at each of a series of rates from 1e-7 to 1 in equal ratios, then restore all state.
 
     Args:
         train_step: fresh or in the middle of training.
-        hardware: where it trains.
-        steps: rates between the two ends; fewer where a step takes so long that time would not be enough.
-        seconds: how long it may take.
+        hardware: it trains on.
+        steps: number of rates; fewer are tried if steps are slow.
+        seconds: time limit.
+        progress: reports each step.
     """
     losses: list[float] = []
-    with (
-        preserved(train_step),
-        hardware.kernels(),
-        console.progress("trying learning rates", steps, unit="steps") as meter,
-    ):
+    with preserved(train_step), hardware.kernels():
         train_step.model.train()
-        _step(train_step, LOWEST)  # compiles, where that is asked
-        start = time.monotonic()
-        _step(train_step, LOWEST)
-        affordable = int(seconds / max(1e-9, time.monotonic() - start))
-        steps = max(min(LEAST_STEPS, steps), min(steps, affordable))
-        ratio = (HIGHEST / LOWEST) ** (1 / (steps - 1))
-        rates = [LOWEST * ratio**i for i in range(steps)]
-        for rate in rates:
-            losses.append(_step(train_step, rate))
-            meter.advance(1)
-            if not math.isfinite(losses[-1]) or _has_diverged(losses):
-                break
+        rates = _rates(min(steps, max(MIN_STEPS, _affordable_steps(train_step, seconds))))
+        with progress(len(rates)) as advance:
+            for rate in rates:
+                losses.append(_step(train_step, rate))
+                advance()
+                if not math.isfinite(losses[-1]) or _has_diverged(losses):
+                    break
     losses = [loss for loss in losses if math.isfinite(loss)]
     smoothed = smooth(losses, SMOOTHING)
     limit = rates[min(range(len(smoothed)), key=smoothed.__getitem__)]
     return RateRange(rates[: len(losses)], losses, smoothed, limit, limit / 10)
+
+
+def _affordable_steps(train_step: TrainStep, seconds: float) -> int:
+    _step(train_step, LOWEST)  # the first step may compile the model
+    start = time.monotonic()
+    _step(train_step, LOWEST)
+    return int(seconds / max(1e-9, time.monotonic() - start))
+
+
+def _rates(count: int) -> list[float]:
+    ratio = (HIGHEST / LOWEST) ** (1 / (count - 1))
+    return [LOWEST * ratio**i for i in range(count)]
 
 
 def _step(train_step: TrainStep, rate: float) -> float:
@@ -127,17 +144,22 @@ def _has_diverged(losses: list[float]) -> bool:
 
 
 def check_rate_range(
-    train_step: TrainStep, hardware: Hardware, learning_rate: float, picture: Path | None
+    train_step: TrainStep,
+    hardware: Hardware,
+    learning_rate: float,
+    picture: Path | None,
+    progress: Progress = no_progress,
 ) -> CheckResult:
-    """The configured rate against the one from which the loss no longer falls.
+    """Compare the configured learning rate with the one at which the loss stops falling.
 
     Args:
-        train_step: what is to be trained; it is left as it was.
-        hardware: where it trains.
+        train_step: the training to test; its state is restored.
+        hardware: it trains on.
         learning_rate: the configured one.
-        picture: where to draw the curve.
+        picture: file for a plot of the loss, or None for no plot.
+        progress: reports each step.
     """
-    found = find_rate_range(train_step, hardware)
+    found = find_rate_range(train_step, hardware, progress=progress)
     if picture is not None:
         draw_rate_range(found, learning_rate, picture)
     seen = {"rate": learning_rate, "limit": found.limit, "suggested": f"{found.suggested:.1g}"}
@@ -147,19 +169,19 @@ def check_rate_range(
 
 
 def draw_rate_range(found: RateRange, learning_rate: float, picture: Path) -> None:
-    """Draw loss over rate, with the limit, the suggestion and the configured rate marked."""
+    """Plot the loss over the learning rate; mark the limit, the suggested and the configured rate."""
     from matplotlib.figure import Figure  # imported only when a picture is drawn
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(found.rates, found.losses, color="#0072B2", alpha=0.3)
     axes.plot(found.rates, found.smoothed, color="#0072B2", label="loss (smoothed)")
-    for rate, colour, label in (
+    for rate, color, label in (
         (found.suggested, "#009E73", "suggested"),
         (learning_rate, "#D55E00", "configured"),
         (found.limit, "#666666", "lowest loss"),
     ):
-        axes.axvline(rate, color=colour, linestyle="--", label=f"{label}: {rate:.1g}")
+        axes.axvline(rate, color=color, linestyle="--", label=f"{label}: {rate:.1g}")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss (nats per token)")

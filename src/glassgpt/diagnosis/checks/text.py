@@ -1,7 +1,8 @@
-"""Generated text: does it loop, is it noise, does it end early; and is the model at fault or a setting?
+"""Checks of generated text: loops, improbable text and early ends, and whether the model or a setting causes them.
 
-The same prompts, from held-out text, are continued three times: with the settings in question, greedily, and freely
-(temperature 1, nothing cut). What goes wrong with the settings alone is theirs; what goes wrong freely is the model's.
+The same held-out prompts are continued three times: with the given settings, with greedy decoding, and with free
+sampling (temperature 1, nothing truncated). A problem that only the given settings have is caused by a setting; one
+that free sampling has as well is caused by the model.
 """
 
 from __future__ import annotations
@@ -27,25 +28,27 @@ NEW_TOKENS = 96
 SEED = 1
 LOOP_TIMES = 4
 LOOP_TOKENS = 16
-"""A loop is the same tokens four times over at the end of a text, and at least so many tokens together."""
+"""A loop is a passage repeated at least four times at the end of a text, at least 16 tokens in all."""
 OFTEN = 0.25
-"""Share of the texts from which on something is a property and no accident."""
+"""Share of the texts from which on a problem is reported."""
 CLEARLY_MORE = 0.25
+"""Difference of shares from which on a setting is blamed instead of the model."""
 EARLY_TOKENS = 8
-WILD_NATS = 1.0
+IMPROBABLE_NATS = 1.0
+"""Nats per token above human text from which on generated text is improbable."""
 FREE = GenerationOptions(temperature=1.0, top_p=1.0, max_tokens=NEW_TOKENS, seed=SEED)
 
 
 @dataclass(frozen=True)
 class GeneratedTexts:
-    """Texts that were written with the same settings.
+    """Texts generated with the same settings, and what was measured on them.
 
     Attributes:
         samples: one for each prompt.
-        loops: share that ends in a loop.
-        early: share that ends within `EARLY_TOKENS`, by itself.
-        mean_surprisal: what the model pays for a token of them, in nats; NaN where there are none.
-        example: a passage that is repeated, to be shown.
+        loops: share of the texts that end in a loop.
+        early: share that end within `EARLY_TOKENS` tokens without reaching the length limit.
+        mean_surprisal: nats per generated token under the model itself; NaN if there are no tokens.
+        example: a repeated passage, for display.
     """
 
     samples: list[Sample]
@@ -56,9 +59,9 @@ class GeneratedTexts:
 
 
 def find_loop(tokens: Sequence[int]) -> list[int]:
-    """The shortest passage that a text repeats to its end, or nothing.
+    """Return the shortest passage that is repeated up to the end of a text, or an empty list.
 
-    It must stand there four times, and fill 16 tokens together; a few blanks in a row are no loop.
+    It must occur four times and fill 16 tokens in all, so that a few spaces in a row do not count.
     """
     for period in range(1, len(tokens) // LOOP_TIMES + 1):
         span = max(LOOP_TIMES, math.ceil(LOOP_TOKENS / period)) * period
@@ -67,10 +70,10 @@ def find_loop(tokens: Sequence[int]) -> list[int]:
     return []
 
 
-def write(
+def generate_and_measure(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationOptions
 ) -> GeneratedTexts:
-    """Continue the prompts, and look at what comes."""
+    """Continue the prompts and measure the texts."""
     samples = [found[0] for found in generate_many(model, tokenizer, prompts, replace(options, num_samples=1))]
     loops = [loop for sample in samples if (loop := find_loop(sample.tokens))]
     early = [s for s in samples if s.finish_reason != "length" and len(s.tokens) <= EARLY_TOKENS]
@@ -88,7 +91,7 @@ def write(
 def mean_surprisal(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], samples: Sequence[Sample]
 ) -> float:
-    """Mean nats per token that the model pays for the continuations, by itself: no setting is in it."""
+    """Return the mean nats per token of the continuations under the model itself, without sampling settings."""
     nats, count = 0.0, 0
     device = next(model.parameters()).device
     for prompt, sample in zip(prompts, samples, strict=True):
@@ -103,7 +106,13 @@ def mean_surprisal(
 
 
 def held_out_prompts(tokens: Sequence[int], tokenizer: Tokenizer, context_length: int) -> list[str]:
-    """Beginnings from held-out text, evenly spread, that leave room to write; none holds an end of text."""
+    """Return prompts from evenly spaced places in held-out text, without end-of-text tokens.
+
+    Args:
+        tokens: held-out tokens.
+        tokenizer: decodes them.
+        context_length: of the model; a prompt takes at most a quarter of it.
+    """
     length = max(1, min(PROMPT_TOKENS, context_length // 4))
     starts = range(0, max(1, len(tokens) - length), max(1, (len(tokens) - length) // PROMPTS))
     pieces = [[t for t in tokens[start : start + length] if t != tokenizer.end_of_text] for start in starts]
@@ -118,35 +127,35 @@ def diagnose_text(
     options: GenerationOptions,
     *,
     validation_loss: float,
-    ladder: NGramBaseline,
+    baseline: NGramBaseline,
 ) -> Iterator[CheckResult]:
-    """What is wrong with the text that these settings give, and who is at fault.
+    """Find problems of the text that these settings produce, and name their cause.
 
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
         prompts: from held-out text.
-        options: the settings in question.
+        options: the settings to check.
         validation_loss: nats per token, on held-out text.
-        ladder: of the same text.
+        baseline: n-gram baselines of the same text.
     """
     asked = replace(
         options, max_tokens=min(options.max_tokens, NEW_TOKENS), seed=SEED if options.seed is None else options.seed
     )
-    ours = write(model, tokenizer, prompts, asked)
-    greedy = write(model, tokenizer, prompts, GenerationOptions(temperature=0.0, max_tokens=NEW_TOKENS))
-    free = write(model, tokenizer, prompts, FREE)
-    trained = check_training(validation_loss, ladder)
+    ours = generate_and_measure(model, tokenizer, prompts, asked)
+    greedy = generate_and_measure(model, tokenizer, prompts, GenerationOptions(temperature=0.0, max_tokens=NEW_TOKENS))
+    free = generate_and_measure(model, tokenizer, prompts, FREE)
+    trained = check_training(validation_loss, baseline)
     yield trained
     yield check_loops(ours, greedy, free, asked, validation_loss, is_trained=trained.passed)
     yield check_improbable_text(ours, asked, validation_loss, is_trained=trained.passed)
     yield check_early_ends(ours, greedy, free, asked)
 
 
-def check_training(validation_loss: float, ladder: NGramBaseline) -> CheckResult:
-    """Whether the model knows more than pairs of tokens; below that no setting gives good text."""
-    seen = {"loss": validation_loss, "rung": ladder.bigram}
-    is_trained = validation_loss < ladder.bigram
+def check_training(validation_loss: float, baseline: NGramBaseline) -> CheckResult:
+    """Check that the model beats bigram frequencies; otherwise no setting gives good text."""
+    seen = {"loss": validation_loss, "rung": baseline.bigram}
+    is_trained = validation_loss < baseline.bigram
     findings = () if is_trained else (Finding("GG-TXT-002", "warning", seen, confidence=0.9),)
     return CheckResult("model", "compared with bigrams", seen, findings)
 
@@ -160,7 +169,7 @@ def check_loops(
     *,
     is_trained: bool,
 ) -> CheckResult:
-    """Whether texts end in a loop: by a setting, if the model loops less when it may choose freely."""
+    """Check whether texts end in loops. A setting is the cause if the model loops less with free sampling."""
     shares = {"share": ours.loops, "texts": len(ours.samples), "greedy": greedy.loops, "free": free.loops}
     if ours.loops < OFTEN:
         return CheckResult("loops", "shares", shares)
@@ -176,7 +185,7 @@ def check_loops(
         }
         blamed = Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",))
         return CheckResult("loops", "shares", shares, (blamed,))
-    if not is_trained:  # said already, and reason enough
+    if not is_trained:  # already reported, and a sufficient explanation
         return CheckResult("loops", "shares", shares)
     seen = {"share": round(100 * ours.loops), "free": round(100 * free.loops), "loss": validation_loss}
     found = Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002"))
@@ -184,7 +193,7 @@ def check_loops(
 
 
 def most_restrictive_setting(options: GenerationOptions) -> tuple[str, float, float]:
-    """The setting that leaves the fewest candidates: its option, its value, and a better one."""
+    """Return the option that restricts the candidates most, its value, and a better value."""
     if options.top_k == 1:
         return "--top-k", 1, 50
     if options.temperature < 0.5:
@@ -201,9 +210,9 @@ def most_restrictive_setting(options: GenerationOptions) -> tuple[str, float, fl
 def check_improbable_text(
     ours: GeneratedTexts, options: GenerationOptions, validation_loss: float, *, is_trained: bool
 ) -> CheckResult:
-    """Whether the model itself finds its text far less probable than human text."""
+    """Check whether the model itself finds its text far less probable than human text."""
     costs = {"own": ours.mean_surprisal, "human": validation_loss}
-    if not ours.mean_surprisal > validation_loss + WILD_NATS:
+    if not ours.mean_surprisal > validation_loss + IMPROBABLE_NATS:
         return CheckResult("improbable text", "costs", costs)
     setting, value, wanted = most_permissive_setting(options)
     seen = {
@@ -220,7 +229,7 @@ def check_improbable_text(
 
 
 def most_permissive_setting(options: GenerationOptions) -> tuple[str, float, float]:
-    """The setting that lets improbable tokens through: its option, its value, and a better one."""
+    """Return the option that lets improbable tokens through, its value, and a better value."""
     penalties = (
         ("--repetition-penalty", options.repetition_penalty, 1.3, 1.1),
         ("--frequency-penalty", options.frequency_penalty, 1.0, 0.2),
@@ -237,7 +246,7 @@ def most_permissive_setting(options: GenerationOptions) -> tuple[str, float, flo
 def check_early_ends(
     ours: GeneratedTexts, greedy: GeneratedTexts, free: GeneratedTexts, options: GenerationOptions
 ) -> CheckResult:
-    """Whether texts end after a few tokens: by a stop string or token, or because the model ends them."""
+    """Check whether texts end after a few tokens, because of a stop string or token or because the model ends them."""
     shares = {"share": ours.early, "tokens": EARLY_TOKENS, "greedy": greedy.early, "free": free.early}
     if ours.early < OFTEN:
         return CheckResult("early ends", "shares", shares)
