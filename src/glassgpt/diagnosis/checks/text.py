@@ -29,7 +29,7 @@ SEED = 1
 LOOP_TIMES = 4
 LOOP_TOKENS = 16
 """A loop is a passage repeated at least four times at the end of a text, at least 16 tokens in all."""
-OFTEN = 0.25
+MIN_SHARE = 0.25
 """Share of the texts from which on a problem is reported."""
 CLEARLY_MORE = 0.25
 """Difference of shares from which on a setting is blamed instead of the model."""
@@ -142,14 +142,14 @@ def diagnose_text(
     asked = replace(
         options, max_tokens=min(options.max_tokens, NEW_TOKENS), seed=SEED if options.seed is None else options.seed
     )
-    ours = generate_and_measure(model, tokenizer, prompts, asked)
+    given = generate_and_measure(model, tokenizer, prompts, asked)
     greedy = generate_and_measure(model, tokenizer, prompts, GenerationOptions(temperature=0.0, max_tokens=NEW_TOKENS))
     free = generate_and_measure(model, tokenizer, prompts, FREE)
     trained = check_training(validation_loss, baseline)
     yield trained
-    yield check_loops(ours, greedy, free, asked, validation_loss, is_trained=trained.passed)
-    yield check_improbable_text(ours, asked, validation_loss, is_trained=trained.passed)
-    yield check_early_ends(ours, greedy, free, asked)
+    yield check_loops(given, greedy, free, asked, validation_loss, is_trained=trained.passed)
+    yield check_improbable_text(given, asked, validation_loss, is_trained=trained.passed)
+    yield check_early_ends(given, greedy, free, asked)
 
 
 def check_training(validation_loss: float, baseline: NGramBaseline) -> CheckResult:
@@ -161,7 +161,7 @@ def check_training(validation_loss: float, baseline: NGramBaseline) -> CheckResu
 
 
 def check_loops(
-    ours: GeneratedTexts,
+    given: GeneratedTexts,
     greedy: GeneratedTexts,
     free: GeneratedTexts,
     options: GenerationOptions,
@@ -170,24 +170,24 @@ def check_loops(
     is_trained: bool,
 ) -> CheckResult:
     """Check whether texts end in loops. A setting is the cause if the model loops less with free sampling."""
-    shares = {"share": ours.loops, "texts": len(ours.samples), "greedy": greedy.loops, "free": free.loops}
-    if ours.loops < OFTEN:
+    shares = {"share": given.loops, "texts": len(given.samples), "greedy": greedy.loops, "free": free.loops}
+    if given.loops < MIN_SHARE:
         return CheckResult("loops", "shares", shares)
-    if ours.loops - free.loops >= CLEARLY_MORE:
+    if given.loops - free.loops >= CLEARLY_MORE:
         setting, value, wanted = most_restrictive_setting(options)
         seen = {
             "setting": setting,
             "value": value,
             "wanted": wanted,
-            "share": round(100 * ours.loops),
+            "share": round(100 * given.loops),
             "free": round(100 * free.loops),
-            "example": ours.example,
+            "example": given.example,
         }
         blamed = Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",))
         return CheckResult("loops", "shares", shares, (blamed,))
     if not is_trained:  # already reported, and a sufficient explanation
         return CheckResult("loops", "shares", shares)
-    seen = {"share": round(100 * ours.loops), "free": round(100 * free.loops), "loss": validation_loss}
+    seen = {"share": round(100 * given.loops), "free": round(100 * free.loops), "loss": validation_loss}
     found = Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002"))
     return CheckResult("loops", "shares", shares, (found,))
 
@@ -208,18 +208,18 @@ def most_restrictive_setting(options: GenerationOptions) -> tuple[str, float, fl
 
 
 def check_improbable_text(
-    ours: GeneratedTexts, options: GenerationOptions, validation_loss: float, *, is_trained: bool
+    given: GeneratedTexts, options: GenerationOptions, validation_loss: float, *, is_trained: bool
 ) -> CheckResult:
     """Check whether the model itself finds its text far less probable than human text."""
-    costs = {"own": ours.mean_surprisal, "human": validation_loss}
-    if not ours.mean_surprisal > validation_loss + IMPROBABLE_NATS:
+    costs = {"own": given.mean_surprisal, "human": validation_loss}
+    if not given.mean_surprisal > validation_loss + IMPROBABLE_NATS:
         return CheckResult("improbable text", "costs", costs)
     setting, value, wanted = most_permissive_setting(options)
     seen = {
         "setting": setting,
         "value": value,
         "wanted": wanted,
-        "surprise": ours.mean_surprisal,
+        "surprise": given.mean_surprisal,
         "loss": validation_loss,
     }
     others = ("GG-TXT-002",) if is_trained else ()
@@ -244,15 +244,15 @@ def most_permissive_setting(options: GenerationOptions) -> tuple[str, float, flo
 
 
 def check_early_ends(
-    ours: GeneratedTexts, greedy: GeneratedTexts, free: GeneratedTexts, options: GenerationOptions
+    given: GeneratedTexts, greedy: GeneratedTexts, free: GeneratedTexts, options: GenerationOptions
 ) -> CheckResult:
     """Check whether texts end after a few tokens, because of a stop string or token or because the model ends them."""
-    shares = {"share": ours.early, "tokens": EARLY_TOKENS, "greedy": greedy.early, "free": free.early}
-    if ours.early < OFTEN:
+    shares = {"share": given.early, "tokens": EARLY_TOKENS, "greedy": greedy.early, "free": free.early}
+    if given.early < MIN_SHARE:
         return CheckResult("early ends", "shares", shares)
-    seen = {"share": round(100 * ours.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
-    stopped = [sample for sample in ours.samples if sample.finish_reason == "stop"]
-    if stopped and ours.early - free.early >= CLEARLY_MORE:
+    seen = {"share": round(100 * given.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
+    stopped = [sample for sample in given.samples if sample.finish_reason == "stop"]
+    if stopped and given.early - free.early >= CLEARLY_MORE:
         setting, value = (
             ("--stop", repr(list(options.stop))) if options.stop else ("--stop-token", str(options.stop_tokens))
         )
