@@ -16,8 +16,8 @@ from glassgpt.training.run_folder import RunFolder
 TINY = ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=16)
 
 
-class Told(Observer):
-    """An observer that remembers everything."""
+class RecordingObserver(Observer):
+    """Records steps, events and rollbacks."""
 
     def __init__(self):
         self.steps, self.events, self.rollbacks = [], [], []
@@ -44,7 +44,7 @@ def trainer_for(dataset, path, policy=None, *, dist=None, model=TINY, optimizer=
         checkpoint=CheckpointConfig(every_steps=every_steps, keep_best=False),
     )
     torch.manual_seed(3)
-    told = Told()
+    told = RecordingObserver()
     trainer = Trainer(build_model(model), dataset, config, RunFolder(Path(path)), [told], dist)
     if policy is not None:
         trainer.policy = policy(trainer)
@@ -85,7 +85,7 @@ def at_step(trainer, step, action):
     trainer.train_step.run = stepping
 
 
-class Memoryless:
+class LimitedMemory:
     """Makes forward passes with more than `batch_size` sequences run out of memory."""
 
     def __init__(self, train_step, batch_size, from_call=1, error=None):

@@ -1,4 +1,4 @@
-"""A model in which one knows what is to be found: attention alone, two blocks, trained to continue repetitions."""
+"""A model with a known mechanism (induction heads): two attention-only blocks trained to continue repetitions."""
 
 import functools
 
@@ -13,12 +13,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEF"
 CONTEXT = 40
 STEPS = 250
 ROWS = 32
-PEAK = 0.01
-"""Learning rate."""
+PEAK_LEARNING_RATE = 0.01
 
 
 class LetterTokenizer(Tokenizer):
-    """Each of `LETTERS` is a token: the smallest vocabulary in which something can be planted fast."""
+    """Each of `LETTERS` is a token: a small vocabulary makes training fast."""
 
     kind = "letters"
 
@@ -31,10 +30,10 @@ class LetterTokenizer(Tokenizer):
 
 @functools.cache
 def planted():
-    """The model, trained once in a process, in a few seconds on one core, always to the same weights.
+    """Return the model and its tokenizer; trained once per process, in a few seconds on one core, deterministically.
 
-    Its MLPs are held at zero. Texts are letters without repetition, said again and again; as their number differs
-    from text to text, only looking for the earlier occurrence helps, not counting back.
+    Its MLPs are kept at zero. A text is a sequence of distinct letters, repeated. The period differs from text to text,
+    so the model has to find the earlier occurrence of a letter; a fixed offset does not help.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -61,11 +60,13 @@ def _config():
 
 def _train(model):
     generator = torch.Generator().manual_seed(1)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=PEAK, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98)
+    )
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = PEAK * min((step + 1) / 50, max(0.05, 1 - step / STEPS))
-        tokens, foreseeable = _repetitions(generator)
-        loss = F.cross_entropy(model(tokens[:, :-1])[foreseeable], tokens[:, 1:][foreseeable])
+        optimizer.param_groups[0]["lr"] = PEAK_LEARNING_RATE * min((step + 1) / 50, max(0.05, 1 - step / STEPS))
+        tokens, predictable = _repetitions(generator)
+        loss = F.cross_entropy(model(tokens[:, :-1])[predictable], tokens[:, 1:][predictable])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -73,7 +74,7 @@ def _train(model):
 
 
 def _repetitions(generator):
-    """Tokens (ROWS, CONTEXT + 1), and which of the last CONTEXT of them a reader could know."""
+    """Return tokens, (ROWS, CONTEXT + 1), and which of the last CONTEXT of them are predictable, (ROWS, CONTEXT)."""
     periods = torch.randint(6, 20, (ROWS, 1), generator=generator)
     order = torch.rand(ROWS, len(LETTERS), generator=generator).argsort(dim=1)
     places = torch.arange(CONTEXT + 1)[None]

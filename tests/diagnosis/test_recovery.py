@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fault_helpers import TINY, Memoryless, at_step, poison_window, trainer_for, weights
+from fault_helpers import TINY, LimitedMemory, at_step, poison_window, trainer_for, weights
 from glassgpt.device import is_out_of_memory
 from glassgpt.diagnosis.checks import memory
 from glassgpt.diagnosis.config import DiagnosisConfig
@@ -225,7 +225,7 @@ def test_scaler_overflow_is_not_reported(grammar_dataset, tmp_path):
 def test_out_of_memory_retries_the_whole_step_with_the_same_gradient(grammar_dataset, tmp_path, dropout):
     model = dataclasses.replace(TINY, dropout=dropout)
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery(), model=model, micro_batch_size=4)
-    Memoryless(trainer.train_step, 2, from_call=2)
+    LimitedMemory(trainer.train_step, 2, from_call=2)
     trainer.run()
     plain, _ = trainer_for(grammar_dataset, tmp_path / "plain", model=model, micro_batch_size=2)
     plain.run()
@@ -290,7 +290,7 @@ def test_largest_fitting_micro_batch_from_measured_peaks():
 def test_micro_batch_does_not_grow_back_to_a_size_that_failed(grammar_dataset, tmp_path):
     policy = recovery(peak_memory=lambda: (100, 10**9), grow_after_steps=3)
     trainer, told = trainer_for(grammar_dataset, tmp_path, policy)
-    device = Memoryless(trainer.train_step, 1)
+    device = LimitedMemory(trainer.train_step, 1)
     at_step(trainer, 3, lambda: setattr(device, "batch_size", 2))
     trainer.run()
     assert [event["after"]["micro_rows"] for event in told.of("out of memory")] == [4, 2, 1]
@@ -320,7 +320,7 @@ def test_failed_host_allocation_counts_as_out_of_memory(grammar_dataset, tmp_pat
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     trainer, told = trainer_for(grammar_dataset, tmp_path, recovery())
-    Memoryless(trainer.train_step, 4, error=caught.value)
+    LimitedMemory(trainer.train_step, 4, error=caught.value)
     trainer.run()
     assert [event["after"]["micro_rows"] for event in told.of("out of memory")] == [4]
 
@@ -386,7 +386,7 @@ import os
 import sys
 import torch
 from pathlib import Path
-from fault_helpers import TINY, Memoryless, at_step, trainer_for, weights
+from fault_helpers import TINY, LimitedMemory, at_step, trainer_for, weights
 from glassgpt.data import TokenDataset
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.recovery import RecoveryPolicy
@@ -403,7 +403,7 @@ with process_group(torch.device("cpu")) as dist:
         TokenDataset.open(Path(data)), out, policy, dist=dist, model=model, micro_batch_size=int(micro_batch)
     )
     if dist.rank == 1 and rows.isdigit():
-        at_step(trainer, int(step), lambda: Memoryless(trainer.train_step, int(rows)))
+        at_step(trainer, int(step), lambda: LimitedMemory(trainer.train_step, int(rows)))
     try:
         trainer.run()
     except MemoryExhaustedError as error:

@@ -64,28 +64,28 @@ def _cause_of_live_replay(log: RunLog, step: int) -> str | None:
 
 def _find_start(log: RunLog, step: int, settings: TrainerConfig) -> Path | Obstacle:
     """Return the checkpoint from which the step can be reproduced bit for bit, or why there is none."""
-    seen: dict[str, Value] = {"step": step}
+    values: dict[str, Value] = {"step": step}
     try:
         found = newest_verified_checkpoint(log.run)
     except GlassGPTError as error:
-        return "failed", {**seen, "problem": str(error)}
+        return "failed", {**values, "problem": str(error)}
     if found is None or not has_optimizer(found.path):
-        return "no checkpoint", seen
+        return "no checkpoint", values
     steps = step - checkpoint_step(found.path)
-    seen |= {"checkpoint": found.path.name, "steps": steps, "most": MAX_REPLAYED_STEPS}
+    values |= {"checkpoint": found.path.name, "steps": steps, "most": MAX_REPLAYED_STEPS}
     if not 0 < steps <= MAX_REPLAYED_STEPS:
-        return "too far", seen
+        return "too far", values
     processes = len(read_state(found.path).rng)
     if processes != 1:
-        return "several processes", {**seen, "count": processes}
+        return "several processes", {**values, "count": processes}
     changes = [line for line in log.events if _is_intervention(line, checkpoint_step(found.path), step)]
     if changes:
-        return "changed since", {**seen, "event": str(changes[-1]["event"])}
+        return "changed since", {**values, "event": str(changes[-1]["event"])}
     trained_on_cpu = str(log.start_event.get("hardware", "cpu")).startswith("cpu")
     if trained_on_cpu != (settings.train.device == "cpu" or not torch.cuda.is_available()):
-        return "other machine", {**seen, "hardware": str(log.start_event["hardware"])}
+        return "other machine", {**values, "hardware": str(log.start_event["hardware"])}
     seconds = steps * float(np.median([s for s in log.durations() if math.isfinite(s)] or [0.0]))
-    return ("too long", {**seen, "seconds": seconds}) if seconds > MAX_SECONDS else found.path
+    return ("too long", {**values, "seconds": seconds}) if seconds > MAX_SECONDS else found.path
 
 
 def _is_intervention(line: Line, since: int, step: int) -> bool:
@@ -106,5 +106,5 @@ def _replay(
     if result is None:
         reason = Reason("every-step-is-finite", "not reproduced", {"checkpoint": checkpoint.name})
         result = ReplayResult("not reproduced", 0.6, reason)
-    seen: dict[str, Value] = {"step": step, "checkpoint": checkpoint.name, "cause": result.cause}
-    return CheckResult(CHECK, "replayed", seen, (finding_from_replay(step, result),))
+    values: dict[str, Value] = {"step": step, "checkpoint": checkpoint.name, "cause": result.cause}
+    return CheckResult(CHECK, "replayed", values, (finding_from_replay(step, result),))

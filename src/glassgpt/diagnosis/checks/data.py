@@ -77,8 +77,8 @@ def check_token_ids(dataset: TokenDataset, vocab_size: int, max_tokens: int = MA
     findings: tuple[Finding, ...] = ()
     if highest >= vocab_size:
         findings = (Finding("GG-DAT-001", "fatal", {"token": highest, "vocab_size": vocab_size}),)
-    seen = {"highest": highest, "vocab_size": vocab_size, "looked": sum(map(len, texts))}
-    return CheckResult("token ids", "highest", seen, findings)
+    values = {"highest": highest, "vocab_size": vocab_size, "looked": sum(map(len, texts))}
+    return CheckResult("token ids", "highest", values, findings)
 
 
 def check_batches(batches: Batches, batch_size: int) -> CheckResult:
@@ -107,8 +107,8 @@ def check_batches(batches: Batches, batch_size: int) -> CheckResult:
     if rows >= 8 and batches.windows_per_epoch >= 4 * rows and following > 0.5:
         findings.append(Finding("GG-DAT-004", "warning", {"share": round(100 * following, 1)}))
     outcome = "shifted" if shifted == 1 else "not shifted"
-    seen = {"shifted": shifted, "distinct": distinct, "rows": rows, "following": following}
-    return CheckResult("batches", outcome, seen, tuple(findings))
+    values = {"shifted": shifted, "distinct": distinct, "rows": rows, "following": following}
+    return CheckResult("batches", outcome, values, tuple(findings))
 
 
 def _repeated_windows(batches: Batches, starts: Tokens, inputs: torch.Tensor, distinct: int) -> Finding:
@@ -140,14 +140,14 @@ def check_overlap(dataset: TokenDataset, max_tokens: int = MAX_TOKENS) -> CheckR
     if share > OVERLAP_WARNING:
         severity: Severity = "fatal" if share > OVERLAP_FATAL else "warning"
         start = int(np.flatnonzero(found)[0]) * stride
-        seen = {
+        values = {
             "share": round(100 * share, 1),
             "found": int(found.sum()),
             "looked": len(passages),
             "n": n,
             "example": _quote(dataset, validation[start : start + n]),
         }
-        findings = (Finding("GG-DAT-005", severity, seen),)
+        findings = (Finding("GG-DAT-005", severity, values),)
     return CheckResult("overlap", "share", {"share": share, "passages": len(passages)}, findings)
 
 
@@ -207,15 +207,15 @@ def check_tokenizer_fit(dataset: TokenDataset) -> CheckResult:
     bytes_per_token = info.train.bytes / max(1, info.train.tokens)
     findings: list[Finding] = []
     if info.vocab_size > LARGE_VOCABULARY and bytes_per_token < MIN_BYTES_PER_TOKEN:
-        seen = {
+        values = {
             "tokenizer": info.tokenizer_name,
             "bytes_per_token": bytes_per_token,
             "vocab_size": str(info.vocab_size - 1),
         }
-        findings.append(Finding("GG-DAT-008", "warning", seen, confidence=0.8))
+        findings.append(Finding("GG-DAT-008", "warning", values, confidence=0.8))
     if info.vocab_size > LARGE_VOCABULARY and info.vocabulary_used < MIN_VOCABULARY_USED * info.vocab_size:
-        seen = {"used": info.vocabulary_used, "vocab_size": info.vocab_size}
-        findings.append(Finding("GG-DAT-009", "note", seen))
+        values = {"used": info.vocabulary_used, "vocab_size": info.vocab_size}
+        findings.append(Finding("GG-DAT-009", "note", values))
     measured = {"bytes": bytes_per_token, "used": info.vocabulary_used, "all": info.vocab_size}
     return CheckResult("tokenizer fit", "used", measured, tuple(findings))
 
@@ -238,8 +238,8 @@ def check_split_similarity(dataset: TokenDataset, max_tokens: int = MAX_TOKENS /
     if excess > MAX_EXCESS_NATS:
         findings.append(Finding("GG-DAT-011", "warning", {"excess": excess}, confidence=0.8))
     if len(train) >= MIN_TOKENS_FOR_BIGRAMS and own.unigram - own.bigram < MIN_BIGRAM_GAIN:
-        seen = {"unigram": own.unigram, "bigram": own.bigram}
-        findings.append(Finding("GG-DAT-012", "fatal", seen, confidence=0.9))
+        values = {"unigram": own.unigram, "bigram": own.bigram}
+        findings.append(Finding("GG-DAT-012", "fatal", values, confidence=0.9))
     baselines = {"uniform": across.uniform, "unigram": across.unigram, "bigram": across.bigram}
     return CheckResult("split similarity", "excess", {"excess": excess, **baselines}, tuple(findings))
 

@@ -37,7 +37,7 @@ GIGA, MEGA = 1e9, 1e6
 
 
 class LiveTensorBytes(TorchDispatchMode):
-    """Counts the bytes of all live tensors on any device. Memory used inside kernels is not seen.
+    """Counts the bytes of all live tensors on any device. Memory used inside kernels is not values.
 
     Args:
         present: tensors that exist already.
@@ -200,14 +200,14 @@ def check_memory(model: ModelConfig, settings: TrainerConfig, hardware: Hardware
     if train.micro_batch_size == "auto":
         rows = max(1, fits)
     needed, parts = need.bytes_for(rows), training_memory(model, rows)
-    seen: dict[str, Value] = {"needed": needed / GIGA, "free": free / GIGA, "rows": rows}
+    values: dict[str, Value] = {"needed": needed / GIGA, "free": free / GIGA, "rows": rows}
     how = "measured" if need.is_measured else "predicted"
     findings: tuple[Finding, ...] = ()
     if needed > USABLE * free:
         more = {"context": model.context_length, "fits": max(1, fits)}
         confidence = 0.95 if need.is_measured else 0.7
-        findings = (Finding("GG-MEM-001", "fatal", seen | _by_component(parts, GIGA) | more, confidence),)
-    return CheckResult("memory", how, seen | _by_component(parts, MEGA), findings)
+        findings = (Finding("GG-MEM-001", "fatal", values | _by_component(parts, GIGA) | more, confidence),)
+    return CheckResult("memory", how, values | _by_component(parts, MEGA), findings)
 
 
 def _by_component(parts: MemoryEstimate, unit: float) -> dict[str, Value]:

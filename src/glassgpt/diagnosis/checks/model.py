@@ -71,18 +71,18 @@ def check_initial_loss(
     expected = guessing + sigma**2 / 2
     if not math.isfinite(loss):
         where = first_non_finite_module(model, inputs, hardware)
-        seen = {"what": "loss", "module": where, "precision": hardware.precision}
-        return CheckResult("initial loss", "not finite", {"loss": loss}, (Finding("GG-NAN-001", "fatal", seen),))
-    seen = {"loss": loss, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
+        values = {"what": "loss", "module": where, "precision": hardware.precision}
+        return CheckResult("initial loss", "not finite", {"loss": loss}, (Finding("GG-NAN-001", "fatal", values),))
+    values = {"loss": loss, "expected": expected, "sigma": sigma, "vocab_size": logits.size(-1), "guessing": guessing}
     findings: tuple[Finding, ...] = ()
     if is_fresh and loss < guessing - INITIAL_NATS:
-        findings = (Finding("GG-INI-002", "fatal", seen, confidence=0.8, ruled_out=("GG-INI-001",)),)
+        findings = (Finding("GG-INI-002", "fatal", values, confidence=0.8, ruled_out=("GG-INI-001",)),)
     elif is_fresh and (loss > expected + INITIAL_NATS or sigma > MAX_INITIAL_SIGMA):
-        findings = (Finding("GG-INI-001", "warning", seen, confidence=0.9, ruled_out=("GG-INI-002",)),)
+        findings = (Finding("GG-INI-001", "warning", values, confidence=0.9, ruled_out=("GG-INI-002",)),)
     elif not is_fresh and loss > guessing - INITIAL_NATS:
         severity, confidence = _severity_of_loaded(logits, guessing, known_loss)
-        findings = (Finding("GG-INI-003", severity, seen, confidence),)
-    return CheckResult("initial loss", "fresh" if is_fresh else "loaded", seen, findings)
+        findings = (Finding("GG-INI-003", severity, values, confidence),)
+    return CheckResult("initial loss", "fresh" if is_fresh else "loaded", values, findings)
 
 
 def _severity_of_loaded(logits: Tensor, guessing: float, known_loss: float | None) -> tuple[Severity, float]:
@@ -160,8 +160,8 @@ def check_initial_weights(model: LanguageModel) -> CheckResult:
     if off:
         worst = max(off, key=lambda name: _ratio(found[name], model.initial_std(name)))
         std, due = found[worst], model.initial_std(worst)
-        seen = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
-        findings = (Finding("GG-INI-005", "warning", seen, confidence=0.8),)
+        values = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
+        findings = (Finding("GG-INI-005", "warning", values, confidence=0.8),)
     return CheckResult("initial weights", "spread", {"fine": len(found) - len(off), "all": len(found)}, findings)
 
 
@@ -219,9 +219,9 @@ def check_attention_kernel(attend: AttentionFunction, hardware: Hardware) -> Che
     allowed = 64 * torch.finfo(dtype).eps
     # TF32 rounds the factors of float32 products to 10 bits.
     allowed = max(allowed, 2e-2 if hardware.device.type == "cuda" and dtype == torch.float32 else 0.0)
-    seen = {"difference": difference, "allowed": allowed}
-    findings = () if difference <= allowed else (Finding("GG-KER-001", "fatal", seen),)
-    return CheckResult("attention kernel", "deviation", seen, findings)
+    values = {"difference": difference, "allowed": allowed}
+    findings = () if difference <= allowed else (Finding("GG-KER-001", "fatal", values),)
+    return CheckResult("attention kernel", "deviation", values, findings)
 
 
 def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardware: Hardware) -> CheckResult:
@@ -236,8 +236,8 @@ def check_gradients(model: LanguageModel, inputs: Tensor, targets: Tensor, hardw
     broken = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
     findings: list[Finding] = []
     if broken:
-        seen = {"what": "gradient", "module": broken[0], "precision": hardware.precision}
-        findings.append(Finding("GG-NAN-001", "fatal", seen))
+        values = {"what": "gradient", "module": broken[0], "precision": hardware.precision}
+        findings.append(Finding("GG-NAN-001", "fatal", values))
     if empty:
         findings.append(Finding("GG-GRD-001", "fatal", {"count": len(empty), "parameter": empty[0]}))
     if frozen:
@@ -265,8 +265,8 @@ def check_parameter_groups(model: LanguageModel, optimizers: list[torch.optim.Op
     ][:1]
     if decayed:
         name, decay = next(iter(decayed.items()))
-        seen = {"decay": decay, "count": len(decayed), "parameter": name}
-        findings.append(Finding("GG-GRD-004", "warning", seen))
+        values = {"decay": decay, "count": len(decayed), "parameter": name}
+        findings.append(Finding("GG-GRD-004", "warning", values))
     groups = sum(len(optimizer.param_groups) for optimizer in optimizers)
     return CheckResult("optimizer", "groups", {"parameters": len(held), "groups": groups}, tuple(findings))
 
@@ -294,10 +294,10 @@ def check_one_batch(
             break
     first, last = losses[0], losses[-1]
     target = first * max(FITTED_SHARE, 1 - MIN_FALL_PER_STEP * len(losses))
-    seen = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
+    values = {"first": first, "last": last, "steps": len(losses), "rate": learning_rate}
     is_fitted = last < max(target, FITTED_NATS)
-    findings = () if is_fitted else (Finding("GG-BAT-001", "fatal", seen, confidence=0.9),)
-    return CheckResult("one batch", "fitted", seen, findings)
+    findings = () if is_fitted else (Finding("GG-BAT-001", "fatal", values, confidence=0.9),)
+    return CheckResult("one batch", "fitted", values, findings)
 
 
 def _train_once(

@@ -162,8 +162,8 @@ def check_rate_range(
     found = find_rate_range(train_step, hardware, progress=progress)
     if picture is not None:
         draw_rate_range(found, learning_rate, picture)
-    seen = {"rate": learning_rate, "limit": found.limit, "suggested": f"{found.suggested:.1g}"}
-    findings = (Finding("GG-LRT-001", "warning", seen, confidence=0.7),) if learning_rate > found.limit else ()
+    values = {"rate": learning_rate, "limit": found.limit, "suggested": f"{found.suggested:.1g}"}
+    findings = (Finding("GG-LRT-001", "warning", values, confidence=0.7),) if learning_rate > found.limit else ()
     measured = {"limit": found.limit, "suggested": found.suggested, "rate": learning_rate, "picture": str(picture)}
     return CheckResult("learning-rate range", "plotted" if picture else "found", measured, findings)
 

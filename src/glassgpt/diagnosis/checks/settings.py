@@ -43,12 +43,12 @@ def typical_learning_rate(model: ModelConfig, settings: TrainerConfig) -> float:
 def check_learning_rate(model: ModelConfig, settings: TrainerConfig, *, is_fresh: bool) -> CheckResult:
     """Compare the learning rate with the typical one. Loaded weights can be tuned at any low rate."""
     rate, usual = settings.train.learning_rate, typical_learning_rate(model, settings)
-    seen = {"rate": rate, "usual": f"{usual:.1g}", "steps": settings.train.max_steps}
+    values = {"rate": rate, "usual": f"{usual:.1g}", "steps": settings.train.max_steps}
     findings: list[Finding] = []
     if rate > FAR_ABOVE * usual:
-        findings.append(Finding("GG-CFG-003", "warning", seen, confidence=0.8))
+        findings.append(Finding("GG-CFG-003", "warning", values, confidence=0.8))
     if is_fresh and rate < FAR_BELOW * usual:
-        findings.append(Finding("GG-CFG-004", "warning", seen, confidence=0.8))
+        findings.append(Finding("GG-CFG-004", "warning", values, confidence=0.8))
     return CheckResult("learning rate", "compared with typical", {"rate": rate, "ratio": rate / usual}, tuple(findings))
 
 
@@ -58,12 +58,12 @@ def check_warmup(model: ModelConfig, settings: TrainerConfig, *, is_fresh: bool)
     fitted = schedule.fitted(train.max_steps)
     findings: list[Finding] = []
     if fitted != schedule:
-        seen = {"warmup": schedule.warmup_steps, "steps": train.max_steps, "taken": fitted.warmup_steps}
-        findings.append(Finding("GG-CFG-002", "note", seen, actions=("shortened-warmup",)))
+        values = {"warmup": schedule.warmup_steps, "steps": train.max_steps, "taken": fitted.warmup_steps}
+        findings.append(Finding("GG-CFG-002", "note", values, actions=("shortened-warmup",)))
     elif _lacks_warmup(model, settings) and is_fresh:
         wanted = max(MIN_WARMUP_STEPS, train.max_steps // 20)
-        seen = {"rate": train.learning_rate, "warmup": schedule.warmup_steps, "wanted": wanted}
-        findings.append(Finding("GG-CFG-005", "warning", seen, confidence=0.6))
+        values = {"rate": train.learning_rate, "warmup": schedule.warmup_steps, "wanted": wanted}
+        findings.append(Finding("GG-CFG-005", "warning", values, confidence=0.6))
     return CheckResult("warmup", "steps", {"warmup": fitted.warmup_steps, "steps": train.max_steps}, tuple(findings))
 
 
@@ -83,8 +83,8 @@ def check_epochs(model: ModelConfig, settings: TrainerConfig, train_tokens: int)
     is_guarded = model.dropout >= 0.1 or settings.train.early_stop_evaluations > 0
     findings: tuple[Finding, ...] = ()
     if epochs > MANY_EPOCHS and not is_guarded:
-        seen = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
-        findings = (Finding("GG-CFG-006", "warning", seen, confidence=0.7),)
+        values = {"epochs": round(epochs, 1), "tokens": train_tokens, "asked": asked}
+        findings = (Finding("GG-CFG-006", "warning", values, confidence=0.7),)
     return CheckResult("epochs", "count", {"epochs": epochs, "tokens": train_tokens}, findings)
 
 
@@ -112,8 +112,8 @@ def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -
     if hardware.device.type == "cpu" and hardware.precision != "fp32" and not cpu_has_16_bit_matmul():
         findings.append(Finding("GG-HW-001", "note", {"precision": train.precision}))
     if hardware.device.type == "cuda" and kernel == "math":
-        seen = {"precision": hardware.precision, "head_dim": model.head_dim}
-        findings.append(Finding("GG-HW-002", "warning", seen))
+        values = {"precision": hardware.precision, "head_dim": model.head_dim}
+        findings.append(Finding("GG-HW-002", "warning", values))
     return CheckResult("hardware", "found", {"hardware": hardware.describe(), "kernel": kernel}, tuple(findings))
 
 
@@ -130,6 +130,6 @@ def check_disk(model: ModelConfig, settings: TrainerConfig, folder: Path) -> Che
     needed = kept * checkpoint_bytes(model, averaged=settings.train.ema_decay > 0)
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(existing).free
-    seen = {"needed": needed / GIGA, "free": free / GIGA, "kept": kept}
-    findings = (Finding("GG-DSK-001", "fatal", seen),) if needed > free else ()
+    values = {"needed": needed / GIGA, "free": free / GIGA, "kept": kept}
+    findings = (Finding("GG-DSK-001", "fatal", values),) if needed > free else ()
     return CheckResult("disk", "space", {"needed": needed / GIGA, "free": free / GIGA}, findings)

@@ -154,10 +154,10 @@ def diagnose_text(
 
 def check_training(validation_loss: float, baseline: NGramBaseline) -> CheckResult:
     """Check that the model beats bigram frequencies; otherwise no setting gives good text."""
-    seen = {"loss": validation_loss, "rung": baseline.bigram}
+    values = {"loss": validation_loss, "rung": baseline.bigram}
     is_trained = validation_loss < baseline.bigram
-    findings = () if is_trained else (Finding("GG-TXT-002", "warning", seen, confidence=0.9),)
-    return CheckResult("model", "compared with bigrams", seen, findings)
+    findings = () if is_trained else (Finding("GG-TXT-002", "warning", values, confidence=0.9),)
+    return CheckResult("model", "compared with bigrams", values, findings)
 
 
 def check_loops(
@@ -175,7 +175,7 @@ def check_loops(
         return CheckResult("loops", "shares", shares)
     if given.loops - free.loops >= CLEARLY_MORE:
         setting, value, wanted = most_restrictive_setting(options)
-        seen = {
+        values = {
             "setting": setting,
             "value": value,
             "wanted": wanted,
@@ -183,12 +183,12 @@ def check_loops(
             "free": round(100 * free.loops),
             "example": given.example,
         }
-        blamed = Finding("GG-TXT-001", "warning", seen, 0.9, ruled_out=("GG-TXT-006",))
+        blamed = Finding("GG-TXT-001", "warning", values, 0.9, ruled_out=("GG-TXT-006",))
         return CheckResult("loops", "shares", shares, (blamed,))
     if not is_trained:  # already reported, and a sufficient explanation
         return CheckResult("loops", "shares", shares)
-    seen = {"share": round(100 * given.loops), "free": round(100 * free.loops), "loss": validation_loss}
-    found = Finding("GG-TXT-006", "warning", seen, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002"))
+    values = {"share": round(100 * given.loops), "free": round(100 * free.loops), "loss": validation_loss}
+    found = Finding("GG-TXT-006", "warning", values, 0.8, ruled_out=("GG-TXT-001", "GG-TXT-002"))
     return CheckResult("loops", "shares", shares, (found,))
 
 
@@ -215,7 +215,7 @@ def check_improbable_text(
     if not given.mean_surprisal > validation_loss + IMPROBABLE_NATS:
         return CheckResult("improbable text", "costs", costs)
     setting, value, wanted = most_permissive_setting(options)
-    seen = {
+    values = {
         "setting": setting,
         "value": value,
         "wanted": wanted,
@@ -224,7 +224,7 @@ def check_improbable_text(
     }
     others = ("GG-TXT-002",) if is_trained else ()
     return CheckResult(
-        "improbable text", "costs", costs, (Finding("GG-TXT-003", "warning", seen, 0.9, ruled_out=others),)
+        "improbable text", "costs", costs, (Finding("GG-TXT-003", "warning", values, 0.9, ruled_out=others),)
     )
 
 
@@ -250,15 +250,15 @@ def check_early_ends(
     shares = {"share": given.early, "tokens": EARLY_TOKENS, "greedy": greedy.early, "free": free.early}
     if given.early < MIN_SHARE:
         return CheckResult("early ends", "shares", shares)
-    seen = {"share": round(100 * given.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
+    values = {"share": round(100 * given.early), "tokens": EARLY_TOKENS, "wanted": 4 * EARLY_TOKENS}
     stopped = [sample for sample in given.samples if sample.finish_reason == "stop"]
     if stopped and given.early - free.early >= CLEARLY_MORE:
         setting, value = (
             ("--stop", repr(list(options.stop))) if options.stop else ("--stop-token", str(options.stop_tokens))
         )
         more = {"setting": setting, "value": value, "free": round(100 * free.early)}
-        blamed = Finding("GG-TXT-004", "warning", seen | more, 0.95, ruled_out=("GG-TXT-005",))
+        blamed = Finding("GG-TXT-004", "warning", values | more, 0.95, ruled_out=("GG-TXT-005",))
         return CheckResult("early ends", "shares", shares, (blamed,))
     more = {"greedy": round(100 * greedy.early)}
-    found = Finding("GG-TXT-005", "warning", seen | more, 0.8, ruled_out=("GG-TXT-004",))
+    found = Finding("GG-TXT-005", "warning", values | more, 0.8, ruled_out=("GG-TXT-004",))
     return CheckResult("early ends", "shares", shares, (found,))
