@@ -147,7 +147,7 @@ class Unshuffled(Batches):
 
 
 class RepeatedBatch(Batches):
-    """Each batch is sound, and the first one again."""
+    """Every batch is correct by itself, but equal to the first one."""
 
     def starts_at(self, position, rows):
         return super().starts_at(0, rows)

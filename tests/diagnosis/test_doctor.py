@@ -21,7 +21,7 @@ from glassgpt.model.build import build_model
 
 
 def test_checks_stop_after_token_ids_outside_the_vocabulary(prepared, capsys):
-    """A model cannot be computed with them; the doctor says so instead of failing at it."""
+    """The model cannot embed them: the doctor must report that instead of failing."""
     dataset = prepared(grammar_text(400, seed=1), grammar_text(100, seed=2))
     shard = dataset.folder / "train-00000.bin"
     header = ShardHeader.read(shard)
@@ -85,7 +85,7 @@ def test_fine_tuning_on_another_domain_is_not_fatal(prepared, nano_run, tmp_path
 
 
 def test_fine_tuning_compares_loaded_weights_with_a_uniform_guess(grammar_data, nano_run):
-    """Loaded weights are held against guessing, not against ln V + σ²/2."""
+    """The initial loss of loaded weights is compared with ln V, not with ln V + σ²/2."""
     overrides = {"init_from": str(nano_run), "train.learning_rate": "1e-4"}
     checks = list(api.doctor("nano", data=grammar_data, overrides=overrides))
     assert codes(*checks) == []

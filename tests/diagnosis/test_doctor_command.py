@@ -15,7 +15,7 @@ def test_doctor_on_a_preset(run_main, grammar_data):
     found = json.loads(out)
     assert found["verdict"] == "fine"
     assert {"initial loss", "causality", "one batch", "memory", "overlap"} <= {c["check"] for c in found["checks"]}
-    assert "initial loss" in err  # lines about the work
+    assert "initial loss" in err  # progress
 
 
 def test_doctor_on_an_invalid_configuration(run_main, grammar_data):

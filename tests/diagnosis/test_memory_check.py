@@ -23,11 +23,11 @@ def test_live_tensor_bytes_counts_each_storage_once():
 
 
 def test_measured_requirement_predicts_a_larger_batch():
-    """M₀ + k·b from b = 1 and 2 against a measurement at b = 6."""
+    """A line through micro-batches of 1 and 2 sequences predicts the measurement with 6."""
     need = memory.measure_requirement(SHAPES["gpt2"], small_batch_config(), CPU)
     assert need.bytes_for(6) == pytest.approx(memory._peak(SHAPES["gpt2"], small_batch_config(), CPU, 6), rel=0.03)
     weights = sum(p.numel() for p in build_model(SHAPES["gpt2"]).parameters()) * 4
-    assert need.fixed > 2.9 * weights  # with both of AdamW's averages
+    assert need.fixed > 2.9 * weights  # includes both AdamW averages
 
 
 def test_too_little_memory_reports_the_micro_batch_that_fits(monkeypatch):

@@ -99,7 +99,7 @@ def test_loaded_weights_skip_the_initialization_check(grammar_dataset, nano_run,
 
 
 def test_expected_initial_loss_matches_the_formula(batch):
-    """Logits drawn from N(0, σ²) by hand."""
+    """The loss of logits drawn from N(0, σ²) is ln V + σ²/2."""
     torch.manual_seed(0)
     logits = torch.randn(200, 5000) * 1.2
     loss = torch.nn.functional.cross_entropy(logits, torch.randint(5000, (200,)))
@@ -119,7 +119,7 @@ def test_too_large_output_head_is_reported(batch):
 
 
 def test_too_low_initial_loss_is_reported(batch, nano_run):
-    """Trained weights that are said to be fresh."""
+    """Trained weights passed off as untrained ones."""
     trained = api.load(nano_run).model
     assert codes(model_checks.check_initial_loss(trained, *batch, CPU, is_fresh=True)) == ["GG-INI-002"]
     assert codes(model_checks.check_initial_loss(trained, *batch, CPU, is_fresh=False)) == []
@@ -218,7 +218,9 @@ def test_detached_layer_is_reported(batch):
     model.blocks[0].mlp.up = DetachedLinear(32, 128)
     check = model_checks.check_gradients(model, *batch, CPU)
     assert codes(check) == ["GG-GRD-001"]
-    assert check.findings[0].evidence["parameter"] == "blocks.0.norm2.weight"  # all on the way there are cut off
+    assert (
+        check.findings[0].evidence["parameter"] == "blocks.0.norm2.weight"
+    )  # every parameter before the detached layer
 
 
 def test_frozen_layer_is_reported(batch):

@@ -30,7 +30,7 @@ def losses_of(train_step: TrainStep, first: int, steps: int) -> list[float]:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("before", [0, 3])
 def test_range_test_restores_all_training_state(grammar_dataset, optimizer, before):
-    """Training goes on with the same bits as if nobody had tried anything."""
+    """Training continues bit for bit as if the test had not run."""
     undisturbed, tried = (train_step_for(grammar_dataset, optimizer=optimizer) for _ in range(2))
     torch.manual_seed(7)
     losses_of(undisturbed, 1, before)

@@ -1,4 +1,4 @@
-"""The report: whole, offline, escaped, in both languages; its pictures lose no spike."""
+"""The report: complete, offline, escaped, in both languages, with charts that keep every spike."""
 
 import json
 import math
@@ -31,7 +31,7 @@ NASTY = "<script>alert('\"&')</script>"
 
 
 class Page(HTMLParser):
-    """Refuses tags that do not nest, and remembers what is there."""
+    """Parses HTML, requires proper nesting, and records tags, attributes and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def test_report_is_complete_offline_and_escaped(run):
     assert "url(" not in text
     assert "@import" not in text
     assert text.count("default-src 'none'") == 1
-    assert NASTY in "".join(found.text)  # as text
+    assert NASTY in "".join(found.text)  # as text only
     assert found.tags.count("article") == 1  # the same finding, from a check and from the run itself
     assert found.tags.count("svg") == 4
 
@@ -97,7 +97,7 @@ HOSTILE = "<img src=x onerror=hurt=1><script>hurt=1</script>\u202eא" + "long" *
 
 @pytest.fixture
 def hostile_report(run) -> str:
-    """The address of a report in which nothing is meant well."""
+    """Return the address of a report whose every text contains hostile HTML."""
     with run.events.open("a") as file:
         file.write(json.dumps({"step": 120, "event": HOSTILE, "why": [HOSTILE, {HOSTILE: 0.123456}]}) + "\n")
     finding = Finding("GG-CFG-001", "fatal", {"problem": HOSTILE})
@@ -116,7 +116,7 @@ def test_hostile_text_stays_text_in_a_browser(open_page, hostile_report):
     assert opened.locator("img, script").count() == 0
     assert HOSTILE in opened.locator("article").inner_text()
     assert HOSTILE in opened.locator("table").last.inner_text()
-    assert opened.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+    assert opened.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
 
 
 def test_language_and_colors_switch_in_a_browser(open_page, hostile_report):
@@ -144,7 +144,7 @@ CONTRASTS = """() => {
         .map(element => [getComputedStyle(element).color, behind(element)].map(light))
         .map(([a, b]) => Math.max(a, b) / Math.min(a, b));
 }"""
-"""Of every visible text against what is behind it, by WCAG 2.2's formula, in which 4.5 is enough."""
+"""Returns the contrast of every visible text with its background (WCAG 2.2, which requires 4.5)."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -155,7 +155,7 @@ def test_text_has_enough_contrast_in_a_browser(open_page, hostile_report, scheme
     assert len(found) > 50
     assert min(found) >= 4.5
     sizes = "[...document.querySelectorAll('.plot span')].map(e => e.getBoundingClientRect().height)"
-    assert min(opened.evaluate(sizes)) >= 12  # not shrunk with the picture
+    assert min(opened.evaluate(sizes)) >= 12  # labels are not scaled with the chart
 
 
 def test_repeated_finding_is_listed_once_with_its_steps(run):
@@ -197,7 +197,7 @@ def test_diverged_run_has_a_report(grammar_data, tmp_path):
         api.train(load_config("nano", overrides), tmp_path / "run")
     shown = "".join(Page((tmp_path / "run" / "report.html").read_text()).text)
     assert "GG-NAN-014" in shown
-    assert "GG-CFG-003" in shown  # noticed before the first step
+    assert "GG-CFG-003" in shown  # found before the first step
     assert "nothing was found" not in shown
 
 
@@ -230,7 +230,7 @@ def test_unwritable_report_does_not_fail_training(grammar_data, tmp_path, monkey
 
 
 def places(svg: str) -> np.ndarray:
-    """The points of the first curve."""
+    """Return the points of the first series, (N, 2)."""
     path = re.search(r'class="curve [^"]*" d="M([^"]*)"', svg)[1]
     return np.array([[float(n) for n in point.split()] for point in path.split("L")])
 
@@ -241,7 +241,7 @@ def test_long_series_is_thinned_and_keeps_its_spike():
     svg = render_chart("x", [Series(range(100_000), values, "line", "training")])
     points = places(svg)
     assert len(points) <= 2 * MAX_COLUMNS + 2
-    assert points[:, 1].min() == 0  # the top
+    assert points[:, 1].min() == 0  # the top of the chart
     assert (np.diff(points[:, 0]) >= 0).all()
 
 

@@ -43,7 +43,7 @@ def text_finding_codes(run, run_main, *options) -> list[str]:
     code, out, _ = run_main("doctor", run, "--text", "--json", *options)
     assert code == 0
     codes = [f["code"] for check in json.loads(out)["checks"] for f in check["findings"]]
-    return [code for code in codes if "-SPD-" not in code]  # the machine is shared
+    return [code for code in codes if "-SPD-" not in code]  # test machines are shared
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_undertrained_model_is_not_blamed_on_a_setting(grammar_data, tmp_path, r
 
 
 def test_mean_surprisal_is_the_cross_entropy(nano_run):
-    """Against cross-entropy computed by hand."""
+    """Compared with a direct computation."""
     loaded = api.load(nano_run)
     prompt, text = "today the", " cat is eating bread"
     sample = Sample(0, text, loaded.tokenizer.encode(text))

@@ -15,7 +15,7 @@ def loaded(nano_run):
 
 @pytest.fixture(scope="module")
 def small():
-    """Knows nothing and writes anything; its texts end now and then."""
+    """Return an untrained model that generates random text and sometimes ends it."""
     torch.manual_seed(3)
     model = build_model(ModelConfig(vocab_size=257, context_length=32, n_layer=1, n_head=2, n_embd=16)).eval()
     for parameter in model.parameters():

@@ -15,7 +15,7 @@ from glassgpt.evaluation.diversity import ngrams
 
 
 def bleu_by_formula(text, references):
-    """Papineni et al. 2002, equations 2 to 4, on words between blanks; for texts in which every n-gram order occurs."""
+    """Papineni et al. 2002, equations 2 to 4, on words separated by spaces; for texts in which every n-gram order has a match."""
     text, references = text.split(), [reference.split() for reference in references]
     logs = 0.0
     for n in range(1, 5):
@@ -64,7 +64,7 @@ def test_bleu_of_equal_and_of_unrelated_texts():
     assert self_bleu(["one two three four five", "six seven eight nine ten"]) < 15
     assert self_bleu([TEXTS[0]] * MAX_SELF_BLEU_TEXTS + ["something else"]) == pytest.approx(
         100
-    )  # the last is not read
+    )  # the last text is beyond the limit
     assert math.isnan(self_bleu(["alone"]))
     assert math.isnan(self_bleu([]))
     assert math.isnan(reference_bleu([], []))

@@ -80,7 +80,7 @@ def encoder_states(folder, text):
 
 
 def test_embedding_model_uses_its_own_pooling(encoder_folder):
-    texts = ["the cat.", "the cat sat the cat sat."]  # of different length: what fills up must not count
+    texts = ["the cat.", "the cat sat the cat sat."]  # of different lengths: padding must not count
     wanted = [encoder_states(encoder_folder, text) for text in texts]
     found = EmbeddingModel(encoder_folder).embed(texts)
     assert found == pytest.approx(torch.stack([states.mean(0) for states in wanted]).numpy(), abs=1e-5)

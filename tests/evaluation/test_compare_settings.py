@@ -214,6 +214,6 @@ def test_tables_fit_the_terminal(comparison, capsys, monkeypatch, width):
     show_comparison(dataclasses.replace(comparison, settings=many), BYTES, samples=0)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
-    assert sum("repeated-4 │" in line for line in lines) == 2  # two tables, no name or figure broken in two
+    assert sum("repeated-4 │" in line for line in lines) == 2  # two tables, no name or value is wrapped
     for word in ("technical", "+repetition_penalty=1.1", "creative"):
         assert sum(word in line for line in lines) == 1

@@ -29,7 +29,10 @@ def test_prompts_depend_on_the_seed(grammar_dataset):
 def test_continuation_ends_with_its_document(grammar_dataset):
     dataset = held_out(grammar_dataset, documents("abcdef", "uvwxyz"))
     found = human_continuations(dataset, PromptOptions(2, 4, 50))
-    assert {(one.text, one.ended) for one in found} == {("ef", True), ("yz", False)}  # of the last, nobody knows
+    assert {(one.text, one.ended) for one in found} == {
+        ("ef", True),
+        ("yz", False),
+    }  # the end of the last document is unknown
 
 
 @settings(max_examples=60, deadline=None)
