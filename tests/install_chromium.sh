@@ -1,34 +1,34 @@
 #!/bin/sh
-# Installs Chromium, which the tests of pages drive; does nothing where there is one.
+# Install Chromium for the page tests, unless it is installed already.
 set -eu
 
 fail() {
-    echo "$1; install Chromium yourself, name one with CHROMIUM=PATH, or run: .venv/bin/playwright install chromium" >&2
+    echo "$1; install Chromium manually, set CHROMIUM=PATH, or run: .venv/bin/playwright install chromium" >&2
     exit 1
 }
 
-there() {
+has_chromium() {
     command -v chromium || command -v chromium-browser
 } >/dev/null
 
 if [ -n "${CHROMIUM:-}" ]; then
-    command -v "$CHROMIUM" >/dev/null || fail "CHROMIUM is $CHROMIUM, which is no program"
+    command -v "$CHROMIUM" >/dev/null || fail "CHROMIUM is $CHROMIUM, which is not a program"
     exit 0
 fi
-if there; then exit 0; fi
-command -v apt-get >/dev/null || fail "no Chromium is here, and no apt-get that could install it"
+if has_chromium; then exit 0; fi
+command -v apt-get >/dev/null || fail "Chromium is not installed, and there is no apt-get to install it with"
 if [ "$(id -u)" -eq 0 ]; then
     root=""
 elif command -v sudo >/dev/null; then
     root="sudo"
 else
-    fail "no Chromium is here, and only root may install it"
+    fail "Chromium is not installed, and installing it requires root"
 fi
-# Without a network it is known after seconds, not minutes.
-brief="-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20"
-# shellcheck disable=SC2086 # several words, or none
-$root apt-get update -q $brief || fail "the list of packages could not be read"
+# Fail after seconds, not minutes, without a network.
+timeouts="-o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20"
+# shellcheck disable=SC2086 # zero or more words
+$root apt-get update -q $timeouts || fail "the package list could not be downloaded"
 # shellcheck disable=SC2086
-$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $brief chromium fonts-nanum ||
+$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $timeouts chromium fonts-nanum ||
     fail "the package chromium could not be installed"
-there || fail "the package chromium brought no command of that name"
+has_chromium || fail "the package chromium contains no command of that name"
