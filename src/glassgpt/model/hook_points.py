@@ -29,7 +29,7 @@ Derivation = Callable[[ReadActivation], Tensor]
 
 @dataclass(frozen=True)
 class HookPoint:
-    """Where an activation passes through the model.
+    """A place in the model that an activation passes through.
 
     Attributes:
         module: name of the module, as in `named_modules`.

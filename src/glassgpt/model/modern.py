@@ -177,13 +177,13 @@ class Modern(LanguageModel):
         }
 
     def _qkv(self, layer: int) -> dict[str, Activation]:
-        """Declare q and k as projected, normalised and rotated, and v as projected."""
+        """Declare q and k as projected, normalized and rotated, and v as projected."""
         at, source, width = f"blocks.{layer}.attention", ModernAttention.forward, self.config.head_dim
         v = captured_heads(f"{at}.v", "norm1 · Wvᵀ", source, width, heads="kv_head")
         return {**self._rotated(at, "q", "head"), **self._rotated(at, "k", "kv_head"), f"{at}.v": v}
 
     def _rotated(self, at: str, name: str, heads: Axis) -> dict[str, Activation]:
-        """Declare q or k as projected, normalised and rotated by its position."""
+        """Declare q or k as projected, normalized and rotated by its position."""
         source = ModernAttention.forward
         first = captured_heads(f"{at}.{name}", f"norm1 · W{name}ᵀ", source, self.config.head_dim, heads=heads)
         projected, normalised = f"{name}.projected", f"{name}.normalised"
