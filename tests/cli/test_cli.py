@@ -191,7 +191,7 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("bench train nano --data {data} --model.vocab-size 100", 2, "the dataset has 257"),
         ("bench train nano --steps 1", 2, "must be at least 2"),
         ("demo --out {data}/dataset.json --force", 2, "not a run"),
-        ("train --resume --out {tmp}/none", 2, "there is no run to resume in"),
+        ("train --resume --out {tmp}/none", 2, "nothing to resume in"),
         ("generate {tmp}/none --prompt x", 1, "does not exist"),
         ("generate {run} --prompt {empty}", 1, "the prompt is empty"),
         ("generate {run} --prompt {long}", 1, "--truncate"),

@@ -297,7 +297,7 @@ def test_micro_batch_does_not_grow_back_to_a_size_that_failed(grammar_dataset, t
     assert told.of("micro-batch grown") == []  # 2 failed, and there is no size between 1 and 2
 
 
-def test_micro_batch_grows_if_there_is_room(grammar_dataset, tmp_path):
+def test_micro_batch_grows_if_memory_is_free(grammar_dataset, tmp_path):
     policy = recovery(peak_memory=lambda: (10**6, 10**9), too_large=8, grow_after_steps=3)
     trainer, told = trainer_for(grammar_dataset, tmp_path, policy)
     trainer.set_memory_plan(MemoryPlan(1, 0, False))

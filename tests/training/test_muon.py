@@ -10,7 +10,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.config import OptimizerConfig
-from glassgpt.training.muon import Muon, orthogonalise
+from glassgpt.training.muon import Muon, orthogonalize
 from glassgpt.training.optimizers import build_optimizers, parameter_groups, set_learning_rate
 
 CLASSIC = [(3.4445, -4.7750, 2.0315)] * 5
@@ -18,10 +18,10 @@ CLASSIC = [(3.4445, -4.7750, 2.0315)] * 5
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8), (1, 1, 5)])
-def test_orthogonalise_sets_singular_values_to_one_and_keeps_singular_vectors(shape):
+def test_orthogonalize_sets_singular_values_to_one_and_keeps_singular_vectors(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-    found = orthogonalise(matrices)
+    found = orthogonalize(matrices)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.85
     assert values.max() < 1.15
@@ -32,12 +32,12 @@ def test_orthogonalise_sets_singular_values_to_one_and_keeps_singular_vectors(sh
 
 
 def test_zero_gradient_gives_zero_update():
-    assert torch.equal(orthogonalise(torch.zeros(2, 4, 4)), torch.zeros(2, 4, 4))
+    assert torch.equal(orthogonalize(torch.zeros(2, 4, 4)), torch.zeros(2, 4, 4))
 
 
 def test_steps_equal_those_of_torch_muon(monkeypatch):
     """With its coefficients and without decay. It computes in bfloat16, hence the tolerance."""
-    monkeypatch.setattr("glassgpt.training.muon.orthogonalise", lambda m: orthogonalise(m, CLASSIC))
+    monkeypatch.setattr("glassgpt.training.muon.orthogonalize", lambda m: orthogonalize(m, CLASSIC))
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in [(6, 6), (12, 4), (6, 6)]]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
@@ -57,7 +57,7 @@ def test_cautious_decay_acts_only_where_it_has_the_sign_of_the_update():
     parameter = torch.nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
     parameter.grad = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     Muon([parameter], lr=0.1, weight_decay=1.0).step()
-    update = orthogonalise(torch.eye(2)[None])[0, 0, 0].item()
+    update = orthogonalize(torch.eye(2)[None])[0, 0, 0].item()
     assert parameter[0, 0].item() == pytest.approx(1.0 - 0.1 * (update + 1.0))
     assert parameter[1, 1].item() == pytest.approx(-1.0 - 0.1 * update)  # here decay would act against the update
 

@@ -38,7 +38,7 @@ def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
     """Return the configuration of an existing run, with changes.
 
     Raises:
-        CheckpointError: there is no run.
+        CheckpointError: the run does not exist.
         UsageError: they change the model's shape, which its checkpoints fix.
     """
     run = RunFolder(Path(out)).require()

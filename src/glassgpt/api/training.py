@@ -116,7 +116,7 @@ def _train(
     model = build_model(config.model)
     checkpoint = newest_verified_checkpoint(run) if resume else None
     if config.init_from and checkpoint is None:
-        _initialise_from(model, config.init_from, dataset)
+        _initialize_from(model, config.init_from, dataset)
     findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
     trainer = Trainer(model, dataset, trainer_config(config), run, dist=dist)
     attach_diagnosis(trainer, config.diagnosis)
@@ -211,7 +211,7 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
         model_config = dataclasses.replace(model_config, vocab_size=vocab_size)
     if dataset and model_config.vocab_size < dataset.vocab_size:
         raise ConfigError(
-            [f"model.vocab_size is {model_config.vocab_size:,}, but the data set has {dataset.vocab_size:,} tokens"]
+            [f"model.vocab_size is {model_config.vocab_size:,}, but the dataset has {dataset.vocab_size:,} tokens"]
         )
     tokens = dataset.split("train") if dataset else None
     with process_group(pick_device(config.train.device)) as dist:
@@ -220,7 +220,7 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
         return measure_training(model, trainer_config(config), tokens=tokens, steps=steps, dist=dist)
 
 
-def _initialise_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:
+def _initialize_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:
     folder = RunFolder(Path(source)).require()
     path = find_checkpoint(folder, "best")
     theirs = read_model_config(path)

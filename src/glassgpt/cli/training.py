@@ -36,7 +36,7 @@ def train(
     preset:
         Name of a preset (glassgpt config list) or a TOML file; not needed with --resume.
     data:
-        Data set from glassgpt prepare.
+        Dataset from glassgpt prepare.
     out:
         Folder of the run; by default runs/PRESET.
     resume:
@@ -77,7 +77,7 @@ def train(
         out = Path("runs") / Path(preset).stem
     exists = resume and (out / "config.toml").is_file()
     if resume and preset is None and not exists:
-        raise UsageError(f"there is no run to resume in {out}")
+        raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     config = None if exists else load_config(preset, overrides)
 
     from glassgpt import api  # loads torch, which takes seconds: after all checks that do not need it
@@ -99,7 +99,7 @@ def _print_result(result: TrainingResult, out: Path) -> None:
 
 
 def demo(*, out: Path = Path("runs/demo"), force: Flag = False) -> None:
-    """Train a small model on Shakespeare's plays and let it write, in about three minutes on two CPU cores.
+    """Train a small model on Shakespeare's plays and generate text with it, in about three minutes on two CPU cores.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def bench_train(
     preset:
         Name of a preset, a TOML file or a run.
     data:
-        Data set; by default random tokens, which take as long.
+        Dataset; by default random tokens, which take as long.
     steps:
         Number of steps that are timed.
     gpus:

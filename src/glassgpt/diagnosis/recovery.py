@@ -26,7 +26,7 @@ from glassgpt.training.snapshot import InitialState
 
 
 class Monitor(Protocol):
-    """What the policy needs of `glassgpt.diagnosis.monitor.TrainingMonitor`."""
+    """The part of `glassgpt.diagnosis.monitor.TrainingMonitor` that the policy needs."""
 
     def diverging(self) -> bool:
         """Return whether the loss has risen for good, as far as is known now."""
@@ -208,7 +208,7 @@ class RecoveryPolicy(Policy):
     # Rollback
 
     def _after_step(self) -> Decision:
-        """Certify checkpoints, roll back if the loss diverges, and take more memory if there is room."""
+        """Certify checkpoints, roll back if the loss diverges, and take more memory if there is some to spare."""
         self._certify()
         if self._config.recover and self._monitor is not None and self._monitor.diverging():
             return self._after_divergence(self._monitor)

@@ -1,4 +1,4 @@
-"""What a replay of a step found; see `glassgpt.diagnosis.replay`."""
+"""The result of replaying a step; see `glassgpt.diagnosis.replay`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NonFiniteRow:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something is the cause, or is not. The catalogue has the text.
+    """The reason for which something is the cause, or is not. The catalogue has the text.
 
     Attributes:
         key: key of the catalogue's text, such as `finite-at-a-lower-rate`.

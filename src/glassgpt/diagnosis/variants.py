@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass
 class Variant:
-    """How a micro-batch is run. A counterfactual replaces one part of it.
+    """A way to run a micro-batch. A counterfactual replaces one part of it.
 
     Attributes:
         model: the weights.

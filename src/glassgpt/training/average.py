@@ -15,7 +15,7 @@ class WeightAverage:
     """Averages a model's weights over the steps (Polyak and Juditsky 1992; Kingma and Ba 2015, section 7.2).
 
     The decay of step n is at most n / (n + 9): at first the average is over nearly all steps, so that it soon forgets
-    the random initialisation.
+    the random initialization.
 
     Args:
         model: the model; its weights are the initial average.

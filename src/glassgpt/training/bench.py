@@ -33,7 +33,7 @@ class TrainingSpeed:
         tokens_per_second: over all processes, from the median step time.
         step_ms: median time of a step.
         step_ms_spread: times of the fastest and the slowest step.
-        phase_ms: median time of each phase of a step, measured in a second pass that synchronises after each phase;
+        phase_ms: median time of each phase of a step, measured in a second pass that synchronizes after each phase;
             their sum is therefore a little more than a step.
         flops_per_token: see `glassgpt.model.accounting.flops_per_token`.
         mfu: tokens_per_second x flops_per_token over the peak FLOP/s of all devices; None if that is unknown.
@@ -83,7 +83,7 @@ def measure_training(
     """Train some steps at a fixed learning rate and time them.
 
     Args:
-        model: freshly initialised, on the CPU; it is changed.
+        model: freshly initialized, on the CPU; it is changed.
         config: the configuration.
         tokens: the training text; random tokens by default.
         steps: steps that are timed, in each of the two passes.
@@ -123,7 +123,7 @@ def _measure(
     for _ in range(warmup_steps - 1):
         step()
     dist.barrier()
-    # Not synchronised in between, as in training; a step's time is from its end to the end of the next one.
+    # Not synchronized in between, as in training; a step's time is from its end to the end of the next one.
     ends = _ends_of_steps(train_step, config, hardware.device, steps)
     taken = [1e3 * (after - before) for before, after in pairwise(ends)]
     phases = _phases(train_step, wait, step, steps)
@@ -175,7 +175,7 @@ def _queue(train_step: TrainStep, config: TrainerConfig) -> None:
 
 
 def _phases(train_step: TrainStep, wait: Callable[[], None], step: Callable[[], float], steps: int) -> dict[str, float]:
-    """Return the median milliseconds of each phase of a step, synchronising with the device after each."""
+    """Return the median milliseconds of each phase of a step, synchronizing with the device after each."""
     taken: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(steps):
         sums: dict[str, float] = defaultdict(float)

@@ -55,7 +55,7 @@ class TrainConfig:
     early_stop_evaluations: int = 0
 
     def problems(self) -> list[str]:
-        """Return a line for each invalid setting."""
+        """Return one line for each invalid setting."""
         found = [
             f"train.{name} is {getattr(self, name)}; it must be at least {least}"
             for name, least in (
@@ -156,7 +156,7 @@ class OptimizerConfig:
     vector_rate_ratio: float = 1.0
 
     def problems(self) -> list[str]:
-        """Return a line for each invalid setting."""
+        """Return one line for each invalid setting."""
         found = [
             f"optimizer.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
             for name in ("beta1", "beta2", "momentum")
@@ -202,7 +202,7 @@ class ScheduleConfig:
         return replace(self, warmup_steps=max_steps // 10)
 
     def problems(self) -> list[str]:
-        """Return a line for each invalid setting."""
+        """Return one line for each invalid setting."""
         found: list[str] = []
         if self.warmup_steps < 0:
             found.append(f"schedule.warmup_steps is {self.warmup_steps}; it must not be negative")
@@ -216,7 +216,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Which checkpoints are saved and kept.
+    """The checkpoints that are saved and kept.
 
     Attributes:
         every_steps: steps between checkpoints; 0 saves only at the end and when interrupted.
@@ -234,7 +234,7 @@ class CheckpointConfig:
         return self.keep_last + int(self.keep_best) + 1
 
     def problems(self) -> list[str]:
-        """Return a line for each invalid setting."""
+        """Return one line for each invalid setting."""
         found: list[str] = []
         if self.every_steps < 0:
             found.append(f"checkpoint.every_steps is {self.every_steps}; it must not be negative")

@@ -27,7 +27,7 @@ T = TypeVar("T")
 CONNECTION_ERROR = re.compile(r"gloo|nccl|connection (closed|reset)", re.IGNORECASE)
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before it considers them lost."""
+"""The time a rank waits for the others before it considers them lost."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether the user asked to stop, and by which signal.
+    """Records that the user asked to stop, and by which signal.
 
     Attributes:
         signal_number: the signal, or None until there is one.

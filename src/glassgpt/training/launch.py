@@ -11,7 +11,7 @@ from typing import NoReturn
 from glassgpt.errors import Interrupted, LostRankError
 
 SHUTDOWN_SECONDS = 600
-"""How long ranks that were asked to stop may take to finish their step and save."""
+"""The time that ranks get to finish their step and save when they are asked to stop."""
 
 
 def launched_by_torchrun() -> bool:

@@ -34,7 +34,7 @@ COLLECT_EVERY_STEPS = 100
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         step: steps done.
@@ -52,7 +52,7 @@ class TrainingResult:
 
 
 class Trainer(TrainingRun):
-    """Trains a model on a data set into a run folder; see `TrainingRun` for the arguments."""
+    """Trains a model on a dataset into a run folder; see `TrainingRun` for the arguments."""
 
     def run(self) -> TrainingResult:
         """Train until `max_steps`, or until early stopping or the user ends it.

@@ -1,4 +1,4 @@
-"""What a training step trades for memory: the micro-batch, the loss in chunks, recomputed activations."""
+"""Ways to trade time for memory: smaller micro-batches, the loss in chunks, recomputed activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_CHUNK_TOKENS = 64
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a step computes its gradient. Every plan gives the same gradient, up to rounding.
+    """The way a step computes its gradient. Every plan gives the same gradient, up to rounding.
 
     Attributes:
         micro_batch_size: sequences per forward pass.

@@ -1,11 +1,11 @@
-"""Muon: momentum, orthogonalised before it is applied (Jordan et al. 2024).
+"""Muon: momentum, orthogonalized before it is applied (Jordan et al. 2024).
 
 The update of a weight matrix is replaced by the nearest matrix whose singular values are all 1, so that every
-direction learns at the same speed, not only the few that dominate the gradient. `orthogonalise` finds it with
+direction learns at the same speed, not only the few that dominate the gradient. `orthogonalize` finds it with
 matrix products alone.
 
 `torch.optim.Muon` computes the same (a test compares the two), but one matrix at a time. Here all matrices of one
-shape are orthogonalised in one batch, ranks share the work, weight decay is cautious and momentum warms up.
+shape are orthogonalized in one batch, ranks share the work, weight decay is cautious and momentum warms up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAFETY = 1.02
 """Singular values must not exceed 1 at the start, also after rounding to 16 bits (same paper, section 4)."""
 
 
-def orthogonalise(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = POLAR_EXPRESS) -> Tensor:
+def orthogonalize(matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = POLAR_EXPRESS) -> Tensor:
     """Return the orthogonal factor U V^T of each matrix U S V^T, with singular values within about 10 % of 1.
 
     Each step applies an odd polynomial a x + b x^3 + c x^5 to all singular values x at once.
@@ -119,11 +119,11 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
         self._dist = dist or DistributedContext()
         self.found_inf: Tensor | None = None
-        self._orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
+        self._orthogonalize: Callable[[Tensor], Tensor] = orthogonalize
         self._look_ahead, self._apply = _look_ahead, _apply
         if compiled:
             self._look_ahead = torch.compile(_look_ahead, dynamic=False)
-            self._orthogonalise = torch.compile(orthogonalise, dynamic=False)
+            self._orthogonalize = torch.compile(orthogonalize, dynamic=False)
             self._apply = torch.compile(_apply, dynamic=False)
 
     @torch.no_grad()
@@ -163,8 +163,8 @@ class Muon(torch.optim.Optimizer):
         )
 
     def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
-        """Orthogonalise matrices into (N, rows, columns); each rank computes an equal part, and all get the whole."""
+        """Orthogonalize matrices into (N, rows, columns); each rank computes an equal part, and all get the whole."""
         each = -(-len(matrices) // self._dist.world_size)
         first = self._dist.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]
-        return self._dist.all_gather(self._orthogonalise(torch.stack(mine)))[: len(matrices)]
+        return self._dist.all_gather(self._orthogonalize(torch.stack(mine)))[: len(matrices)]

@@ -40,12 +40,12 @@ class OutOfMemoryGuard:
 
     @property
     def defers_exchange(self) -> bool:
-        """Whether the next step exchanges gradients after the backward pass instead of during it."""
+        """True if the next step exchanges gradients after the backward pass instead of during it."""
         return self._dist.world_size > 1 and self._steps_left > 0 and not self._is_sharded
 
     @property
     def can_retry(self) -> bool:
-        """Whether all ranks learn of a failure in the next step, so that it can be run again."""
+        """True if all ranks will learn of a failure in the next step, so that it can be retried."""
         return self._dist.world_size == 1 or self.defers_exchange
 
     def attempt(self, work: Callable[[], T], model: nn.Module) -> T | str:

@@ -1,4 +1,4 @@
-"""What a training step can come to, and what can be done about it.
+"""The outcomes of a training step, and the decisions that a policy can take on them.
 
 A step ends as `Applied`, `Skipped` or `OutOfMemory`. A policy answers with a decision, and the loop alone acts on it:
 `Continue`, `Retry`, `Rollback` or `Stop`. The plain `Policy` stops at the first failure; the one that recovers is

@@ -59,7 +59,7 @@ class ParallelLoss:
         return self._wrapped(inputs, targets)
 
     def validate(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the same, uncompiled: validation batches have other shapes, and each would be compiled anew."""
+        """Return the same, uncompiled: validation batches have other shapes, and compiling each takes long."""
         return self._loss(inputs, targets)
 
     def without_sync(self) -> AbstractContextManager[object]:
@@ -84,7 +84,7 @@ class ParallelLoss:
             for block in self._blocks:
                 del block.forward  # uncovers the method of the class
             self._recomputes = False
-        torch.compiler.reset()  # compiled code is specialised to the options before
+        torch.compiler.reset()  # compiled code is specialized to the options before
 
     def _recompute_activations(self) -> None:
         for block in self._blocks:

@@ -78,21 +78,21 @@ class RunFolder:
         """Return this run folder.
 
         Raises:
-            CheckpointError: there is no run here.
+            CheckpointError: this is not the folder of a run.
         """
         if self.path.is_file():
-            raise CheckpointError(f"{self.path} is a file; name the folder of the run")
+            raise CheckpointError(f"{self.path} is a file, not the folder of a run")
         if not self.path.is_dir():
             raise CheckpointError(
                 f"{self.path} does not exist; create a run with: glassgpt train PRESET --out {self.path}"
             )
         if not self.exists():
-            raise CheckpointError(f"{self.path} is not a run: it has no {self.config.name}")
+            raise CheckpointError(f"{self.path} is not a run: it lacks {self.config.name}")
         return self
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSONL file, without a last line that a crash cut short; [] if there is no file."""
+    """Return the lines of a JSONL file, without a last line that a crash cut short; [] if the file does not exist."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")

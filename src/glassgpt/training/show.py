@@ -1,4 +1,4 @@
-"""What training shows: the announcement, the progress bar, the loss curve, the result of `bench train`."""
+"""Terminal output of training: the announcement, the progress bar, the loss curve, the result of `bench train`."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def print_training_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | N
     least, most = speed.step_ms_spread
     console.output(f"on {speed.hardware}, attention by {speed.attention}, {speed.processes} process(es)")
     rows = [(phase, f"{ms:.2f}", f"{ms / sum(speed.phase_ms.values()):.1%}") for phase, ms in speed.phase_ms.items()]
-    console.table("time per step by phase, synchronised after each", ("phase", "ms", "share"), rows)
+    console.table("time per step by phase, synchronized after each", ("phase", "ms", "share"), rows)
     console.output(f"step: {speed.step_ms:.2f} ms ({least:.2f} to {most:.2f}) for {batch_tokens:,} tokens")
     console.output(f"speed: {speed.tokens_per_second:,.0f} tokens per second")
     if speed.mfu is not None:

@@ -16,7 +16,7 @@ from glassgpt.training.rng import TorchRngState
 
 @dataclass(frozen=True)
 class StepSnapshot:
-    """What determines a step besides weights and optimizer tensors, which a skipped step does not change.
+    """Everything that determines a step besides weights and optimizer tensors, which a skipped step does not change.
 
     Attributes:
         windows: position in the data.
@@ -36,7 +36,7 @@ def groups_with_step_counter(optimizers: Sequence[torch.optim.Optimizer]) -> lis
 
 @dataclass(frozen=True)
 class InitialState:
-    """What a run began with: the rollback target before the first checkpoint.
+    """The state at the start of a run: the rollback target before the first checkpoint.
 
     Attributes:
         weights: this rank's shard of each parameter, on the CPU.

@@ -1,4 +1,4 @@
-"""How fast training runs, and the metrics of a step."""
+"""Training speed, and the metrics of a step."""
 
 from __future__ import annotations
 

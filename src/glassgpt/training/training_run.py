@@ -44,7 +44,7 @@ class TrainingRun:
     """A model, its data and its run folder, with everything that a checkpoint holds.
 
     Args:
-        model: on the CPU, freshly initialised or loaded; it is moved to the device and changed in place.
+        model: on the CPU, freshly initialized or loaded; it is moved to the device and changed in place.
         dataset: training and validation tokens.
         config: the configuration.
         run: where checkpoints are written.
@@ -95,7 +95,7 @@ class TrainingRun:
         """Return the learning rate of the step after `step` steps."""
         train, state = self.config.train, self.state
         scheduled = train.learning_rate * learning_rate_ratio(self.config.schedule, step, train.max_steps)
-        # After a rollback the peak is lower, and the rate rises to it anew.
+        # After a rollback the peak is lower, and the rate rises to it once more.
         since, rewarmup_steps = state.rewarmup
         rising = min(1.0, (step - since + 1) / (rewarmup_steps + 1))
         return scheduled * state.rate_scale * rising
@@ -139,10 +139,10 @@ class TrainingRun:
         """
         state = read_state(checkpoint)
         if state.tokenizer_fingerprint != self.state.tokenizer_fingerprint:
-            raise CheckpointError(f"{checkpoint} was trained with another tokenizer than the data set's")
+            raise CheckpointError(f"{checkpoint} was trained with another tokenizer than the dataset's")
         if state.train_tokens != self.state.train_tokens:
             raise CheckpointError(
-                f"{checkpoint} was trained on {state.train_tokens:,} tokens, but the data set now has "
+                f"{checkpoint} was trained on {state.train_tokens:,} tokens, but the dataset now has "
                 f"{self.state.train_tokens:,}: it was exchanged, so the run cannot be resumed exactly; start a new run "
                 f"from these weights with --init-from {self.run_folder.path}"
             )

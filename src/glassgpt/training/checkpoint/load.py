@@ -26,7 +26,7 @@ def load_model(checkpoint: Path) -> LanguageModel:
 
     Its weights are the average, if the checkpoint has one.
     """
-    with preserved_rng(torch.device("cpu")):  # of the initialisation, which is overwritten
+    with preserved_rng(torch.device("cpu")):  # of the initialization, which is overwritten
         model = build_model(read_model_config(checkpoint))
     load_weights(model, checkpoint, averaged=True)
     return model.eval()

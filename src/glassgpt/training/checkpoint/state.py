@@ -14,7 +14,7 @@ from glassgpt.training.checkpoint.layout import STATE
 
 @dataclass
 class TrainingState:
-    """What besides weights and optimizer determines how training goes on.
+    """Everything besides weights and optimizer that determines how training goes on.
 
     Attributes:
         step: optimizer steps done.
@@ -29,7 +29,7 @@ class TrainingState:
         model: the model's configuration, so that a checkpoint can be loaded by itself.
         quarantined: spans of training tokens that are excluded; see `Batches.quarantine`.
         rate_scale: factor on the scheduled learning rate, below 1 after a rollback.
-        rewarmup: step after which the learning rate rises anew, and over how many steps; (0, 0) if it does not.
+        rewarmup: step of the last rollback and the steps over which the learning rate rises after it; (0, 0) without one.
         memory: the memory plan, if it was changed; see `MemoryPlan.to_json`.
         policy: what the recovery policy remembers. In `state.json` its name is `guard`.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,31 +64,39 @@ def save_checkpoint(
     target = run.checkpoints / checkpoint_name(state.step)
     if not is_writer:
         return target
+    try:
+        with _staging_folder(run, target) as staging:
+            save_file(weights, staging / WEIGHTS)
+            if average is not None:
+                save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
+            if tensors:
+                torch.save(tensors, staging / OPTIMIZER)
+            (staging / STATE).write_text(replace(state, model=asdict(model.config)).to_json())
+            write_manifest(staging)
+        set_pointer(run, "latest", target)
+    except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports a full disk in its own way
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
+        raise CheckpointError(f"could not save {target}: {reason}; earlier checkpoints are untouched") from error
+    return target
+
+
+@contextmanager
+def _staging_folder(run: RunFolder, target: Path) -> Generator[Path]:
+    """Yield an empty folder next to the checkpoints; if the block succeeds, rename it to `target`."""
     staging = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}"
     replaced = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}-replaced"
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        save_file(weights, staging / WEIGHTS)
-        if average is not None:
-            save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
-        if tensors:
-            torch.save(tensors, staging / OPTIMIZER)
-        (staging / STATE).write_text(replace(state, model=asdict(model.config)).to_json())
-        write_manifest(staging)
+        yield staging
         if target.exists():
             # A damaged checkpoint of this step that was skipped when the run was resumed; never the only intact one.
             os.rename(target, replaced)
         os.rename(staging, target)
         sync_folder(run.checkpoints)
-        set_pointer(run, "latest", target)
-    except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports a full disk in its own way
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
-        raise CheckpointError(f"could not save {target}: {reason}; earlier checkpoints are untouched") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
-    return target
 
 
 def prune(run: RunFolder, keep_last: int, step: int) -> None:

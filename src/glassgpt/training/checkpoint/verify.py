@@ -1,4 +1,4 @@
-"""Whether a checkpoint is intact: its manifest, written last and checked before every use."""
+"""Verify checkpoints with their manifest, which is written last and checked before every use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint in a few words, or None if every byte is as it was written."""
+    """Return a short description of the damage to a checkpoint, or None if every byte is as it was written."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
         version, files = manifest["format"], dict(manifest["files"])
@@ -56,7 +56,7 @@ class VerifiedCheckpoint:
 
     Attributes:
         path: its folder.
-        skipped: a line for each newer checkpoint, saying what is wrong with it.
+        skipped: one line for each newer checkpoint, describing its damage.
     """
 
     path: Path
