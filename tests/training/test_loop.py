@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from fault_helpers import Memoryless, at_step, poison_window, trainer_for, weights
+from fault_helpers import LimitedMemory, at_step, poison_window, trainer_for, weights
 from glassgpt.errors import MemoryExhaustedError, TrainingDivergedError
 from glassgpt.model.attention import attend_readable
 from glassgpt.training.attention_modules import attention_modules
@@ -56,7 +56,7 @@ def test_plain_policy_stops_at_a_skipped_step(grammar_dataset, tmp_path):
 
 def test_plain_policy_stops_when_memory_runs_out(grammar_dataset, tmp_path):
     trainer, told = trainer_for(grammar_dataset, tmp_path)
-    Memoryless(trainer.train_step, 4)
+    LimitedMemory(trainer.train_step, 4)
     with pytest.raises(MemoryExhaustedError, match=r"step 1: ran out of memory with a micro-batch of 8 .* --resume"):
         trainer.run()
     assert [event["error"] for event in told.of("failed")] == ["MemoryExhaustedError"]
@@ -86,7 +86,7 @@ def test_continue_changes_memory_plan_and_attention(grammar_dataset, tmp_path):
 def test_retry_runs_the_step_again_with_the_new_plan(grammar_dataset, tmp_path):
     policy = Scripted(OutOfMemory=Retry(MemoryPlan(2, 0, False)))
     trainer, told = scripted(grammar_dataset, tmp_path, policy)
-    Memoryless(trainer.train_step, 2)
+    LimitedMemory(trainer.train_step, 2)
     trainer.run()
     plain, _ = trainer_for(grammar_dataset, tmp_path / "plain", micro_batch_size=2)
     plain.run()
