@@ -19,6 +19,7 @@ from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.show import print_stream
+from glassgpt.generation.strategies import stream_samples
 from glassgpt.training.run_folder import RunFolder
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
@@ -51,7 +52,8 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     for prompt in PROMPTS:
         options = GenerationOptions(seed=1)
         _heading(f"generate {out} --prompt ${prompt!r} --seed {options.seed}")
-        print_stream(loaded.writer, loaded.tokenizer, prompt, options)
+        chunks = stream_samples(loaded.decoding_model, loaded.tokenizer, prompt, options)
+        print_stream(prompt, chunks, options.max_tokens)
     validation = evaluate_dataset(loaded.model, TokenDataset.open(data), observer=ConsoleObserver())
     console.info(f"\nrun: {out}   loss curve: {run.curve}   report: {run.report}")
     console.info(f"look inside with: glassgpt inspect {out} --prompt {PROMPTS[0].strip()}")

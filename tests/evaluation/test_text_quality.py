@@ -84,7 +84,7 @@ def test_moved_data_is_named_in_the_error(nano_run, grammar_data, tmp_path):
     config = moved / "config.toml"
     config.write_text(config.read_text().replace(str(grammar_data), "gone"))
     with pytest.raises(
-        UsageError, match="was trained on gone, which is not there any more; say where it is with --data"
+        UsageError, match="was trained on gone, which no longer exists; give its new location with --data"
     ):
         api.load_with_dataset(moved)
     assert api.load_with_dataset(moved, grammar_data)[1].folder == grammar_data

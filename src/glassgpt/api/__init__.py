@@ -5,7 +5,7 @@ from __future__ import annotations
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.generation import bench_generate
-from glassgpt.api.loading import LoadedModel, held_out_text, load, load_for_generation, load_with_dataset
+from glassgpt.api.loading import LoadedModel, held_out_dataset, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
 from glassgpt.api.training import attach_diagnosis, bench_train, check, train
 
@@ -18,7 +18,7 @@ __all__ = [
     "check",
     "doctor",
     "evaluate",
-    "held_out_text",
+    "held_out_dataset",
     "load",
     "load_for_generation",
     "load_with_dataset",

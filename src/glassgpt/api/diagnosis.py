@@ -205,4 +205,6 @@ def _doctor_text(
     loss = evaluate_dataset(loaded.model, dataset, limit=HELD_OUT_TOKENS, observer=ConsoleObserver()).loss
     held_out = sample(dataset.split("validation"), HELD_OUT_TOKENS).tolist()
     prompts = held_out_prompts(held_out, loaded.tokenizer, loaded.model.config.context_length)
-    yield from diagnose_text(loaded.writer, loaded.tokenizer, prompts, options, validation_loss=loss, baseline=baseline)
+    yield from diagnose_text(
+        loaded.decoding_model, loaded.tokenizer, prompts, options, validation_loss=loss, baseline=baseline
+    )

@@ -51,7 +51,7 @@ def evaluate(
         check_output_path("--picture", picture, PICTURES, force=force)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
-    decoding_model = loaded.writer if request.settings else None
+    decoding_model = loaded.decoding_model if request.settings else None
     observer = ConsoleObserver()
     report = evaluation.evaluate(loaded.model, dataset, request, decoding_model=decoding_model, observer=observer)
     if as_json:
@@ -120,7 +120,7 @@ def sweep_decoding(
         purpose,
         prompts,
         budget,
-        decoding_model=loaded.writer,
+        decoding_model=loaded.decoding_model,
         observer=observer,
     )
     write_atomically(out, settings_toml(found, run).encode())

@@ -1,8 +1,9 @@
-"""How fast a model writes."""
+"""Measure the speed of generation."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.run_folder import RunFolder
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 256
-"""Lengths that are measured unless told otherwise, where the context has room for them."""
+"""Default lengths, if the context has room for them."""
 
 
 def bench_generate(
@@ -36,37 +37,39 @@ def bench_generate(
     device: str,
     precision: Precision,
     overrides: dict[str, Any],
+    on_batch: Callable[[int], None] = lambda size: None,
 ) -> tuple[list[GenerationSpeed], dict[str, Any]]:
-    """How fast a run's model, or one of a preset's shape, writes here; see `measure_generation`.
+    """Measure how fast a run's model, or a preset's with random weights, generates; see `measure_generation`.
 
-    Lengths that are None are `PROMPT_TOKENS` and `NEW_TOKENS`, or what of them the context has room for.
+    Lengths that are None default to `PROMPT_TOKENS` and `NEW_TOKENS`, or to what the context has room for.
 
     Raises:
-        UsageError: what is asked for cannot be measured.
-        GlassGPTError: there is no such model, or not such a device or precision.
+        UsageError: an argument is out of range.
+        GlassGPTError: the model, device or precision is not available.
     """
     options = GenerationOptions(temperature=1.0, top_k=top_k, top_p=top_p)
     options.check()
-    counts = _counts(batches)
-    built = _measured_model(model, device, overrides)
-    context = built.config.context_length
-    read = min(PROMPT_TOKENS, context // 4) if prompt_tokens is None else prompt_tokens
-    written = min(NEW_TOKENS, context + 1 - read) if new_tokens is None else new_tokens
-    return measure_generation(built, GenerationWorkload(counts, read, written, rounds, options), precision=precision)
+    sizes = _batch_sizes(batches)
+    measured = _model_to_measure(model, device, overrides)
+    context = measured.config.context_length
+    n_prompt = min(PROMPT_TOKENS, context // 4) if prompt_tokens is None else prompt_tokens
+    n_new = min(NEW_TOKENS, context + 1 - n_prompt) if new_tokens is None else new_tokens
+    workload = GenerationWorkload(sizes, n_prompt, n_new, rounds, options)
+    return measure_generation(measured, workload, precision=precision, on_batch=on_batch)
 
 
-def _counts(batches: str) -> tuple[int, ...]:
+def _batch_sizes(batches: str) -> tuple[int, ...]:
     try:
         return tuple(int(batch) for batch in batches.split(","))
     except ValueError:
-        raise UsageError(f"--batch is {batches!r}; allowed are numbers separated by commas, like 1,8,64") from None
+        raise UsageError(f"--batch is {batches!r}; it must be integers separated by commas, like 1,8,64") from None
 
 
-def _measured_model(model: str, device: str, overrides: dict[str, Any]) -> LanguageModel:
+def _model_to_measure(model: str, device: str, overrides: dict[str, Any]) -> LanguageModel:
     if RunFolder(Path(model)).config.is_file():
         if overrides:
             name = next(iter(overrides)).replace("_", "-")
-            raise UsageError(f"{model} is a run, whose model is as it was trained; --{name} is for presets")
+            raise UsageError(f"{model} is a run, whose model cannot be changed; use --{name} with a preset")
         return load(model, device=device).model
     config = load_config(model, overrides).model
     if config.vocab_size == 0:

@@ -1,14 +1,15 @@
-"""Let a model write, and how fast that goes."""
+"""`glassgpt generate` and `glassgpt bench generate`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.generation_flags import PROMPT_AND_OUTPUT
+from glassgpt.cli.generation_flags import PROMPT_AND_OUTPUT, options_from_flags, read_prompts, strategy_from_flags
 from glassgpt.cli.shared import (
     Checkpoint,
     Device,
@@ -20,7 +21,16 @@ from glassgpt.cli.shared import (
     Run,
     StrategyArguments,
 )
-from glassgpt.errors import UsageError
+from glassgpt.errors import GenerationError, UsageError
+
+if TYPE_CHECKING:
+    from glassgpt.api import LoadedModel
+    from glassgpt.generation.options import GenerationOptions
+    from glassgpt.generation.strategies import DecodingStrategy
+
+EXPLAINED_TOKENS, MAX_EXPLAINED_TOKENS = 20, 200
+"""Tokens that --explain generates by default, and at most: it prints a table for each."""
+EXPLAINED_CANDIDATES = 5
 
 
 def generate(
@@ -32,56 +42,110 @@ def generate(
     prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
     settings: PresetOption = None,
     options: GenerationArguments | None = None,
-    method: StrategyArguments | None = None,
+    strategy: StrategyArguments | None = None,
     explain: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     json: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> None:
-    """Let a run's model write. Tokens are drawn; with an option of a search (beams, contrastive), it searches instead.
+    """Generate text with a run's model. Tokens are sampled, unless an option selects beam or contrastive search.
 
     Parameters
     ----------
     prompt:
-        Text to continue; without it, a new document is begun. - reads standard input. May be repeated.
+        Text to continue; - reads standard input. May be repeated. Without a prompt a new document begins.
     prompts:
-        File with a prompt on each line, all written together. - reads standard input.
+        File with one prompt per line, processed together; - reads standard input.
     explain:
-        Show, token by token, the candidates with their probabilities before and after each processor.
+        Show for each token the candidates and their probabilities before and after each logits processor.
     json:
-        Print one JSON object a sample: prompt and sample by number, text, tokens, finish_reason, and what a search,
-        --logprobs or --explain add.
+        Print one JSON object per sample with prompt and sample number, text, tokens and finish_reason, and what beam
+        search, --logprobs or --explain add.
     precision:
-        Of the weights on a CPU: auto is the fastest exact way; bfloat16 and int8 change the text a little, and say
-        how much.
+        Of the weights. On a CPU auto is the fastest exact method; bfloat16 and int8 change the text slightly and
+        report by how much.
     """
     from glassgpt import api
-    from glassgpt.cli.generation_flags import options_from_flags, read_prompts, strategy_from_flags
+    from glassgpt.generation.engine.prompt import random_seed
+
+    texts, chosen = read_prompts(prompt, prompts), strategy_from_flags(strategy or {})
+    given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
+    # A search has defaults of its own; everything else samples, with a seed that can be reported.
+    defaults = dict(chosen.defaults) if chosen and chosen.defaults else {"seed": random_seed()}
+    parsed = options_from_flags(defaults, settings, given)
+    if parsed.logprobs and not (json or explain):
+        raise UsageError("--logprobs needs --json or --explain, which print them; add one of them")
+    if explain and "seed" not in defaults:
+        raise UsageError(
+            "--explain shows what tokens were sampled from, but a search does not sample; remove one of them"
+        )
+    loaded, loaded_strategy = api.load_for_generation(run, parsed, chosen, len(texts), checkpoint, device, precision)
+    if precision in ("bfloat16", "int8"):
+        _print_precision_cost(run, loaded, precision)
+    print_generation(loaded, texts, parsed, loaded_strategy, as_json=json, explain=explain)
+    if "seed" in defaults and "seed" not in given and not parsed.is_greedy:
+        console.info(f"(to repeat this text: --seed {parsed.seed})")
+
+
+def _print_precision_cost(run: Path, loaded: LoadedModel, precision: str) -> None:
+    from glassgpt import api
     from glassgpt.evaluation.precision_cost import perplexity_cost
     from glassgpt.evaluation.show import ConsoleObserver, show_precision_cost
-    from glassgpt.generation.engine.prompt import random_seed
-    from glassgpt.generation.show import EXPLAINED_TOKENS, print_generation
-    from glassgpt.generation.strategy_options import SpeculativeOptions
 
-    texts = read_prompts(prompt, prompts)
-    how = strategy_from_flags(method or {})
-    draws = how is None or isinstance(how, SpeculativeOptions)
-    given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
-    asked = options_from_flags({"seed": random_seed()} if draws else {"temperature": 0}, settings, given)
-    if asked.logprobs and not (json or explain):
-        raise UsageError("--logprobs are printed with --json or --explain; add one of them")
-    if explain and not draws:
-        raise UsageError("--explain shows what tokens were drawn from, and a search draws none; leave one of them out")
-    loaded, ready = api.load_for_generation(run, asked, how, len(texts), checkpoint, device, precision)
-    if precision in ("bfloat16", "int8"):
-        held_out = api.held_out_text(run, loaded.tokenizer)
-        observer = ConsoleObserver()
-        cost = perplexity_cost(loaded.model, loaded.writer, held_out, observer=observer) if held_out else None
-        show_precision_cost(cost, precision, held_out)
-    print_generation(loaded.writer, loaded.tokenizer, texts, asked, ready, as_json=json, explain=explain)
-    if draws and "seed" not in given and not asked.is_greedy:
-        console.info(f"(the same text again: --seed {asked.seed})")
+    held_out, observer = api.held_out_dataset(run, loaded.tokenizer), ConsoleObserver()
+    cost = perplexity_cost(loaded.model, loaded.decoding_model, held_out, observer=observer) if held_out else None
+    show_precision_cost(cost, precision, held_out)
+
+
+def print_generation(
+    loaded: LoadedModel,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    strategy: DecodingStrategy | None,
+    *,
+    as_json: bool,
+    explain: bool,
+) -> None:
+    """Generate and print, as text or JSON lines, with log-probabilities or traces if they are asked for.
+
+    Raises:
+        GenerationError: a prompt or an option is invalid.
+    """
+    from glassgpt.generation import show
+    from glassgpt.generation.decoding_trace import trace_samples
+    from glassgpt.generation.engine.speculative import SpeculativeDecoding
+    from glassgpt.generation.strategies import generate_samples, stream_samples
+
+    if explain and options.max_tokens > MAX_EXPLAINED_TOKENS:
+        raise GenerationError(
+            f"max_tokens is {options.max_tokens}; with --explain it must be at most {MAX_EXPLAINED_TOKENS}, because "
+            "each token gets a table"
+        )
+    model, tokenizer = loaded.decoding_model, loaded.tokenizer
+    is_sampled = strategy is None or isinstance(strategy, SpeculativeDecoding)
+    if is_sampled and len(prompts) == options.num_samples == 1 and not (as_json or explain):
+        chunks = stream_samples(model, tokenizer, prompts[0], options, strategy)
+        is_cut = show.print_stream(prompts[0], chunks, options.max_tokens)
+    else:
+        results = show.with_progress(generate_samples(model, tokenizer, prompts, options, strategy), len(prompts))
+        top = options.logprobs or EXPLAINED_CANDIDATES
+        traced = trace_samples(model, tokenizer, prompts, options, results, top=top)
+        is_cut = False
+        if explain and as_json:
+            show.print_json_with_traces(traced, tokenizer)
+        elif explain:
+            show.print_traces(prompts, traced, tokenizer)
+        elif as_json and options.logprobs:
+            show.print_json_with_logprobs(traced, tokenizer)
+        elif as_json:
+            show.print_json(results)
+        else:
+            is_cut = show.print_texts(prompts, results, options.max_tokens)
+    if is_cut:
+        show.print_context_full(model.config.context_length, can_continue=is_sampled)
+    if isinstance(strategy, SpeculativeDecoding):
+        show.print_acceptance_stats(strategy.stats)
 
 
 def bench_generate(
@@ -97,32 +161,32 @@ def bench_generate(
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     overrides: Overrides,
 ) -> None:
-    """Write texts and tell the speed: time to the first token and for each, tokens per second, memory, and its limit.
+    """Measure generation: time to first token, time per token, tokens per second, peak memory, share of the bandwidth.
 
     Parameters
     ----------
     model:
-        A run, or a preset whose model is made with random weights.
+        A run, or a preset, whose model gets random weights.
     batch:
-        Numbers of texts written at once, separated by commas.
+        Batch sizes, separated by commas.
     prompt_tokens:
         Tokens of each prompt; by default 64, or a quarter of a smaller context.
     new_tokens:
-        Tokens of each text; by default 256, or what a smaller context has room for.
+        New tokens of each text; by default 256, or what a smaller context leaves.
     top_k:
-        Draw among so many; 0 is all.
+        Sample among the k most probable tokens; 0 disables it.
     top_p:
-        Draw among the most probable tokens that have this probability together.
+        Sample among the most probable tokens that together reach this probability; 1 disables it.
     rounds:
-        How often each is timed.
+        Number of timed rounds.
     precision:
         Of the weights.
     """
     from glassgpt import api
-    from glassgpt.generation.bench import print_generation_speed
+    from glassgpt.generation.show import print_generation_speed
 
-    speeds, about = api.bench_generate(
+    speeds, context = api.bench_generate(
         model, batch, prompt_tokens, new_tokens, rounds, top_k=top_k, top_p=top_p, device=device, precision=precision,
-        overrides=overrides,
+        overrides=overrides, on_batch=lambda size: console.info(f"measuring a batch of {size} …"),
     )  # fmt: skip
-    print_generation_speed(speeds, about)
+    print_generation_speed(speeds, context)

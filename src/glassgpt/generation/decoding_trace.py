@@ -1,14 +1,14 @@
-"""What a text's tokens were chosen from: probabilities before and after each processor.
+"""Which tokens each token of a text was chosen from: probabilities before and after each logits processor.
 
-Nothing is recorded while a text is written. Its tokens are read once more, all at once, and the processors applied
-as they were: the same figures within float tolerance, at the price of one more pass and of none for those who do
-not ask.
+Nothing is recorded during generation. The finished text is fed to the model once more, all tokens at once, and the
+processors are applied as they were: the same values within float tolerance, for one additional pass and only on
+request.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,20 +26,20 @@ from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.transformer import LanguageModel
 
 FIRST_STAGE = "model"
-"""Before any processor."""
+"""Name of the stage before any processor."""
 MIN_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON does not know."""
-POSITIONS_AT_ONCE = 64
-"""Whose logits over the whole vocabulary are held in memory together."""
+"""Represents minus infinity, which JSON cannot express."""
+POSITIONS_PER_BATCH = 64
+"""Positions whose logits over the whole vocabulary are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class TokenCandidate:
-    """A token that could have been drawn.
+    """A token that could have been chosen.
 
     Attributes:
         token: its id.
-        logprobs: its log-probability at each stage of the trace, `MIN_LOGPROB` where it was impossible.
+        logprobs: its log-probability at each stage of the trace, `MIN_LOGPROB` if it was impossible.
     """
 
     token: int
@@ -47,12 +47,12 @@ class TokenCandidate:
 
     @property
     def raw(self) -> float:
-        """Before penalties and temperature: what the model thinks."""
+        """Log-probability that the model assigns, before any processor."""
         return self.logprobs[0]
 
     @property
     def processed(self) -> float:
-        """After all processors: what was drawn from. In greedy text, after the penalties and rules."""
+        """Log-probability after all processors, from which the token was sampled."""
         return self.logprobs[-1]
 
 
@@ -61,41 +61,68 @@ class DecodingStep:
     """The choice of one token.
 
     Attributes:
-        drawn: the token that was taken.
-        candidates: the most probable ones before and after the processors, the drawn one always among them; sorted
-            by their final probability, then by the model's.
+        chosen: the token that was generated.
+        candidates: the most probable tokens before and after the processors and the chosen one, sorted by their final
+            probability, then by the model's.
     """
 
-    drawn: TokenCandidate
+    chosen: TokenCandidate
     candidates: tuple[TokenCandidate, ...]
 
 
 @dataclass(frozen=True)
 class DecodingTrace:
-    """How a sample was chosen.
+    """How the tokens of a sample were chosen.
 
     Attributes:
-        stages: `model`, then the names of the processors, in order.
-        steps: one for each token, end-of-text included.
+        stages: `model`, then the names of the processors in order.
+        steps: one per token, end-of-text included.
     """
 
     stages: tuple[str, ...]
     steps: tuple[DecodingStep, ...]
 
 
-def explain(
+def generate_with_traces(
     model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions, *, top: int
 ) -> list[tuple[Sample, DecodingTrace]]:
-    """Write, and tell what each token of each sample was chosen from; see `trace`.
+    """Generate the samples of a prompt and return each with its trace; see `trace_decoding`.
 
     Raises:
-        GenerationError: the prompt or a setting cannot be used.
+        GenerationError: the prompt or an option is invalid.
     """
-    samples, tokens = generate(model, tokenizer, prompt, options), encode_prompt(model, tokenizer, prompt, options)
-    return [(sample, trace(model, tokenizer, tokens, sample, options, top=top)) for sample in samples]
+    samples = generate(model, tokenizer, prompt, options)
+    return next(trace_samples(model, tokenizer, [prompt], options, [samples], top=top))
 
 
-def trace(
+def trace_samples(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    results: Iterable[list[Sample]],
+    *,
+    top: int,
+) -> Iterator[list[tuple[Sample, DecodingTrace]]]:
+    """Yield the samples of each prompt with their traces.
+
+    Args:
+        model: that generated them.
+        tokenizer: the model's.
+        prompts: of the samples.
+        options: with which they were generated.
+        results: the samples of each prompt, in the order of the prompts.
+        top: see `trace_decoding`.
+
+    Raises:
+        GenerationError: see `trace_decoding`.
+    """
+    for prompt, samples in zip(prompts, results, strict=True):
+        tokens = encode_prompt(model, tokenizer, prompt, options)
+        yield [(each, trace_decoding(model, tokenizer, tokens, each, options, top=top)) for each in samples]
+
+
+def trace_decoding(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: Sequence[int],
@@ -104,25 +131,25 @@ def trace(
     *,
     top: int,
 ) -> DecodingTrace:
-    """What each token of a sample was chosen from.
+    """Return what each token of a sample was chosen from.
 
     Args:
-        model: that wrote it.
+        model: that generated it.
         tokenizer: the model's.
-        prompt: the prompt's tokens, as `encode_prompt` makes them.
-        sample: what was written.
-        options: with which it was written.
-        top: how many of the most probable tokens before and after the processors are candidates.
+        prompt: the prompt's token ids, from `encode_prompt`.
+        sample: the sample.
+        options: with which it was generated.
+        top: number of the most probable tokens before and after the processors that become candidates.
 
     Raises:
-        GenerationError: prompt and sample together are longer than the context, and nothing was forgotten.
+        GenerationError: prompt and sample together exceed the context, and nothing was dropped from it.
     """
     output = [*sample.tokens, *([tokenizer.end_of_text] if sample.finish_reason == "end_of_text" else [])]
     if options.overflow == "stop":
-        _require_all_in_view(len(prompt) + len(output) - 1, model.config.context_length)
+        _require_fits_context(len(prompt) + len(output) - 1, model.config.context_length)
     processors = build_processors(options, tokenizer)
     stages = _replay(model, prompt, output, processors, tokenizer.vocab_size)
-    steps = [_step(at, token, top) for at, token in zip(stages, output, strict=True)]
+    steps = [_step(logprobs, token, top) for logprobs, token in zip(stages, output, strict=True)]
     return DecodingTrace((FIRST_STAGE, *(processor.name for processor in processors)), tuple(steps))
 
 
@@ -134,20 +161,20 @@ def _replay(
     processors: Sequence[LogitsProcessor],
     vocab_size: int,
 ) -> Iterator[Tensor]:
-    """For each token of the output, the log-probabilities it was chosen from: (stages, V)."""
+    """Yield, for each token of the output, the log-probabilities at each stage: (stages, V)."""
     text, device = [*prompt, *output], next(model.parameters()).device
-    for forgotten, first, behind in _views(len(prompt), len(output), model.config.context_length):
-        seen = torch.tensor([text[forgotten : len(prompt) + behind - 1]], device=device)
-        features = model.features(seen)[:, first - behind :]  # (1, T, C)
-        for start in range(first, behind, POSITIONS_AT_ONCE):
-            some = features[:, start - first : start - first + POSITIONS_AT_ONCE]
-            logits = model.head(some)[0, :, :vocab_size].float().cpu()
+    for dropped, first, stop in _views(len(prompt), len(output), model.config.context_length):
+        visible = torch.tensor([text[dropped : len(prompt) + stop - 1]], device=device)
+        features = model.features(visible)[:, first - stop :]  # (1, T, C)
+        for start in range(first, stop, POSITIONS_PER_BATCH):
+            batch = features[:, start - first : start - first + POSITIONS_PER_BATCH]
+            logits = model.head(batch)[0, :, :vocab_size].float().cpu()
             histories = [TokenHistory(prompt, output[:at]) for at in range(start, start + logits.size(0))]
             yield from _stages(logits, processors, histories)
 
 
 def _stages(logits: Tensor, processors: Sequence[LogitsProcessor], histories: Sequence[TokenHistory]) -> Tensor:
-    """Log-probabilities before and after each processor: (T, stages, V)."""
+    """Return log-probabilities before and after each processor: (T, stages, V)."""
     stages = [logits]
     for processor in processors:
         stages.append(processor.apply(stages[-1], histories))
@@ -155,36 +182,39 @@ def _stages(logits: Tensor, processors: Sequence[LogitsProcessor], histories: Se
 
 
 def _views(prompt: int, output: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """Tokens of an output that were drawn after the same beginning was forgotten: (forgotten, first, behind the last).
+    """Group the tokens of an output by what had been dropped from the context when they were generated.
 
     Args:
-        prompt: its tokens.
-        output: its tokens.
-        context: most tokens in view.
+        prompt: number of tokens in the prompt.
+        output: number of tokens in the output.
+        context: context length.
+
+    Yields:
+        Tokens dropped, and the range (first, stop) of output tokens.
     """
     positions = range(prompt, prompt + output)
-    forgotten = [*itertools.accumulate(positions, lambda seen, at: dropped_at(at, seen, context), initial=0)][1:]
-    for seen, same in itertools.groupby(range(output), key=forgotten.__getitem__):
+    dropped = [*itertools.accumulate(positions, lambda before, at: dropped_at(at, before, context), initial=0)][1:]
+    for count, same in itertools.groupby(range(output), key=dropped.__getitem__):
         members = list(same)
-        yield seen, members[0], members[-1] + 1
+        yield count, members[0], members[-1] + 1
 
 
-def _require_all_in_view(tokens: int, context: int) -> None:
+def _require_fits_context(tokens: int, context: int) -> None:
     if tokens > context:
         raise GenerationError(
-            f"prompt and text have {tokens:,} tokens, the model sees {context:,} at once: their probabilities cannot "
-            "be told; write less"
+            f"prompt and text have {tokens:,} tokens, more than the model's context of {context:,}, so that their "
+            "probabilities cannot be computed; generate fewer tokens"
         )
 
 
-def _step(logprobs: Tensor, drawn: int, top: int) -> DecodingStep:
+def _step(logprobs: Tensor, chosen: int, top: int) -> DecodingStep:
     first, last = logprobs[0], logprobs[-1]
     count = min(top, first.numel())
-    tokens = dict.fromkeys([*last.topk(count).indices.tolist(), *first.topk(count).indices.tolist(), drawn])
-    candidates = [TokenCandidate(token, _clamped(logprobs[:, token])) for token in tokens]
-    candidates.sort(key=lambda one: (-one.processed, -one.raw, one.token))
-    return DecodingStep(next(one for one in candidates if one.token == drawn), tuple(candidates))
+    tokens = dict.fromkeys([*last.topk(count).indices.tolist(), *first.topk(count).indices.tolist(), chosen])
+    candidates = [TokenCandidate(token, _finite(logprobs[:, token])) for token in tokens]
+    candidates.sort(key=lambda each: (-each.processed, -each.raw, each.token))
+    return DecodingStep(next(each for each in candidates if each.token == chosen), tuple(candidates))
 
 
-def _clamped(logprobs: Tensor) -> tuple[float, ...]:
+def _finite(logprobs: Tensor) -> tuple[float, ...]:
     return tuple(logprobs.clamp(min=MIN_LOGPROB).tolist())

@@ -1,4 +1,4 @@
-"""All ways to write behind one call: token by token, several tokens a pass, or by a search."""
+"""Every decoding strategy behind one call: sampling, speculative decoding, beam search, contrastive search."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
-from glassgpt.generation.engine.generate import iter_samples
-from glassgpt.generation.engine.output import Sample
+from glassgpt.generation.engine.generate import iter_samples, stream
+from glassgpt.generation.engine.output import Sample, TokenChunk
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
@@ -20,83 +20,107 @@ from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
 from glassgpt.model.transformer import LanguageModel
 
 DecodingStrategy = BeamOptions | ContrastiveOptions | SpeculativeDecoding
-"""What `write` takes; `StrategyOptions`, with the draft model loaded."""
+"""How to choose tokens: `StrategyOptions` with the draft model loaded. None stands for sampling token by token."""
 Prompts = Sequence[str | None]
 
 
-def write(
+def generate_samples(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Prompts,
     options: GenerationOptions,
-    method: DecodingStrategy | None = None,
+    strategy: DecodingStrategy | None = None,
 ) -> Iterator[list[Sample]]:
-    """The texts of each prompt, in the prompts' order, as soon as they are complete.
+    """Yield the samples of each prompt, in the order of the prompts, as soon as they are complete.
 
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
         prompts: texts to continue; None begins a document.
-        options: the settings; a search takes none of sampling.
-        method: how; None draws token by token.
+        options: generation options that the strategy supports.
+        strategy: None samples token by token.
 
     Raises:
-        GenerationError: a prompt or a setting cannot be used, or it is no method.
+        GenerationError: a prompt, an option or the strategy is invalid; raised before anything is generated.
     """
-    _require_method(method)
-    if isinstance(method, BeamOptions | ContrastiveOptions):
-        method.check()
-        for prompt in prompts:
-            # What cannot be used is refused before anything is written.
-            encode_prompt(model, tokenizer, prompt, options)
-    if isinstance(method, BeamOptions):
-        return _in_turn(prompts, method.beams, lambda some: beam_search(model, tokenizer, some, options, method))
-    if isinstance(method, ContrastiveOptions):
-        return _in_turn(prompts, method.k, lambda some: _contrasted(model, tokenizer, some, options, method))
-    return iter_samples(model, tokenizer, prompts, options, method)
+    require_strategy(strategy)
+    if strategy is None or isinstance(strategy, SpeculativeDecoding):
+        return iter_samples(model, tokenizer, prompts, options, strategy)
+    strategy.check()
+    for prompt in prompts:
+        encode_prompt(model, tokenizer, prompt, options)
+    if isinstance(strategy, BeamOptions):
+        return _search(prompts, strategy.beams, lambda batch: beam_search(model, tokenizer, batch, options, strategy))
+    return _search(
+        prompts,
+        strategy.k,
+        lambda batch: [[sample] for sample in contrastive_search(model, tokenizer, batch, options, strategy)],
+    )
 
 
-def _require_method(method: object) -> None:
-    if method is not None and not isinstance(method, DecodingStrategy):
-        raise GenerationError(
-            f"method is {method!r}; allowed are BeamOptions(…), ContrastiveOptions(…), what the model's speculation(…) "
-            "makes, or None"
-        )
-
-
-def _contrasted(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    prompts: Prompts,
-    options: GenerationOptions,
-    method: ContrastiveOptions,
-) -> list[list[Sample]]:
-    return [[one] for one in contrastive_search(model, tokenizer, prompts, options, method)]
-
-
-def _in_turn(
-    prompts: Prompts, rows: int, search: Callable[[Prompts], Sequence[Sequence[Sample]]]
+def _search(
+    prompts: Prompts, width: int, search: Callable[[Prompts], Sequence[Sequence[Sample]]]
 ) -> Iterator[list[Sample]]:
-    """Some prompts at a time, so that their texts need not wait for all others."""
-    count = prompts_per_batch(rows)
+    """Search for a few prompts at a time, so that the first texts need not wait for all others."""
+    count = prompts_per_batch(width)
     for start in range(0, len(prompts), count):
         for samples in search(prompts[start : start + count]):
             yield list(samples)
 
 
-def strategy_defaults(method: DecodingStrategy | None) -> dict[str, Any]:
-    """Options of a generation that are otherwise where a method is used: a search draws nothing."""
-    return {"temperature": 0} if isinstance(method, BeamOptions | ContrastiveOptions) else {}
+def stream_samples(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str | None,
+    options: GenerationOptions,
+    strategy: DecodingStrategy | None = None,
+) -> Iterator[TokenChunk]:
+    """Yield the tokens and text of all samples of one prompt as they are generated.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        prompt: text to continue; None begins a document.
+        options: generation options.
+        strategy: None or speculative decoding; a search knows its text only at the end.
+
+    Raises:
+        GenerationError: the prompt, an option or the strategy is invalid.
+    """
+    require_strategy(strategy)
+    if isinstance(strategy, BeamOptions | ContrastiveOptions):
+        raise GenerationError(
+            f"{strategy.name} cannot stream, because it decides on the whole text; use generate or samples"
+        )
+    return stream(model, tokenizer, prompt, options, strategy)
 
 
-def decode_batch_size(texts: int, method: StrategyOptions | None) -> int:
-    """How many tokens are read by one pass of the model: for that many it is to be fast.
+def require_strategy(strategy: object) -> None:
+    """Check that an argument is a decoding strategy or None.
+
+    Raises:
+        GenerationError: it is not.
+    """
+    if strategy is not None and not isinstance(strategy, DecodingStrategy):
+        raise GenerationError(
+            f"strategy is {strategy!r}; it must be BeamOptions(…), ContrastiveOptions(…), the result of "
+            "speculative_decoding(…), or None"
+        )
+
+
+def strategy_defaults(strategy: DecodingStrategy | StrategyOptions | None) -> dict[str, Any]:
+    """Return the generation options whose defaults differ with a strategy: searches use temperature 0."""
+    return dict(strategy.defaults) if isinstance(strategy, BeamOptions | ContrastiveOptions) else {}
+
+
+def decode_batch_size(texts: int, strategy: StrategyOptions | None) -> int:
+    """Return the tokens per forward pass for which the weights should be prepared.
 
     Args:
         texts: prompts times samples.
-        method: how they are written.
+        strategy: None samples token by token.
     """
-    if isinstance(method, SpeculativeOptions):
-        return min(texts, DEFAULT_SLOTS) * (1 + method.draft_tokens)
-    rows = method.beams if isinstance(method, BeamOptions) else method.k if method is not None else 1
-    return min(texts, prompts_per_batch(rows)) * rows
+    if isinstance(strategy, SpeculativeOptions):
+        return min(texts, DEFAULT_SLOTS) * (1 + strategy.draft_tokens)
+    width = strategy.beams if isinstance(strategy, BeamOptions) else strategy.k if strategy is not None else 1
+    return min(texts, prompts_per_batch(width)) * width

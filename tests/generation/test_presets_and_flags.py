@@ -1,4 +1,4 @@
-"""Ready settings and one's own: all of them load, and mistakes are named."""
+"""Generation presets, TOML files and flags: what they accept, and which errors name a mistake."""
 
 import dataclasses
 from importlib import resources
@@ -12,12 +12,12 @@ from glassgpt.generation.presets import generation_preset_names, load_generation
 from glassgpt.schema import settings_of
 
 
-def test_there_are_settings_for_each_purpose():
+def test_the_package_has_four_presets():
     assert generation_preset_names() == ["chat", "code", "creative", "technical"]
 
 
 @pytest.mark.parametrize("name", ["chat", "code", "creative", "technical"])
-def test_ready_settings_load_and_say_why(name):
+def test_presets_are_valid_and_commented(name):
     given = load_generation_preset(name)
     GenerationOptions(**given).check()
     text = (resources.files("glassgpt") / "configs" / "generation" / f"{name}.toml").read_text(encoding="utf-8")
@@ -26,12 +26,12 @@ def test_ready_settings_load_and_say_why(name):
     assert sum("#" in line for line in values) >= 2
 
 
-def test_purposes_differ():
+def test_presets_differ_from_each_other():
     each = [tuple(sorted(load_generation_preset(name).items())) for name in generation_preset_names()]
     assert len(set(each)) == 4
 
 
-def test_a_file_of_one_s_own(tmp_path):
+def test_a_toml_file_is_converted_to_option_types(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'temperature = 1\nstop = ["a", "b"]\nseed = 3\ntemperature_schedule = [[10, 0.5], [20, 1]]\nstop_tokens = [5]\n'
@@ -65,14 +65,14 @@ def test_a_file_of_one_s_own(tmp_path):
         ("x = [", "is not valid TOML"),
     ],
 )
-def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
+def test_an_invalid_toml_file_is_an_error(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_generation_preset(str(path))
 
 
-def test_all_mistakes_at_once(tmp_path):
+def test_all_errors_of_a_file_are_reported_together(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("top_k = 1.5\ntop_q = 1\n")
     with pytest.raises(ConfigError) as caught:
@@ -87,12 +87,12 @@ def test_all_mistakes_at_once(tmp_path):
         ("none.toml", "none.toml cannot be read"),
     ],
 )
-def test_settings_that_are_not_there(name, message):
+def test_a_missing_preset_is_an_error(name, message):
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         load_generation_preset(name)
 
 
-def test_what_was_given_wins_over_settings_and_they_over_defaults():
+def test_flags_override_presets_and_presets_override_defaults():
     options = options_from_flags(
         {"seed": 1, "max_tokens": 7}, "creative", {"temperature": 0.5, "logit_bias": ("a=b=-1", "#3=2")}
     )
@@ -114,19 +114,19 @@ def test_what_was_given_wins_over_settings_and_they_over_defaults():
         ),
     ],
 )
-def test_what_the_command_line_cannot_read(given, message):
+def test_unreadable_flag_values_are_errors(given, message):
     with pytest.raises(UsageError, match=message):
         options_from_flags({}, None, given)
 
 
-def test_a_schema_from_a_file(tmp_path):
+def test_a_json_schema_is_read_from_a_file_or_taken_as_text(tmp_path):
     path = tmp_path / "schema.json"
     path.write_text('{"type": "null"}')
     assert options_from_flags({}, None, {"json_schema": str(path)}).json_schema == '{"type": "null"}'
     assert options_from_flags({}, None, {"json_schema": ' {"type": "null"}'}).json_schema == ' {"type": "null"}'
 
 
-def test_settings_out_of_range_are_refused():
+def test_flag_values_out_of_range_are_errors():
     with pytest.raises(GenerationError, match="min_p is 2"):
         options_from_flags({}, "creative", {"min_p": 2.0})
 

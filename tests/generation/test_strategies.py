@@ -1,4 +1,4 @@
-"""Every method of decoding as a user reaches it: from Python and from the command line."""
+"""Decoding strategies and prompts as users reach them: from Python and from the command line."""
 
 import json
 
@@ -26,7 +26,7 @@ def lines(out):
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_several_prompts_from_python(loaded):
+def test_prompts_generated_together_get_the_texts_they_get_alone(loaded):
     texts = loaded.generate_many(PROMPTS, seed=3, max_tokens=12)
     assert texts == [loaded.generate(prompt, seed=3, max_tokens=12) for prompt in PROMPTS]
     samples = loaded.samples_many(PROMPTS, seed=3, max_tokens=12, num_samples=2)
@@ -34,17 +34,17 @@ def test_several_prompts_from_python(loaded):
     assert [many[0].text for many in samples] == texts
 
 
-def test_searches_from_python(loaded):
+def test_searches_return_the_same_from_every_python_method(loaded):
     search = BeamOptions(beams=4, best=3)
-    found = loaded.samples("today ", method=search, max_tokens=12)
+    found = loaded.samples("today ", strategy=search, max_tokens=12)
     assert all(isinstance(one, ScoredSample) for one in found)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-    assert loaded.generate("today ", method=search, max_tokens=12) == found[0].text
-    many = loaded.generate_many(PROMPTS, method=ContrastiveOptions(), max_tokens=12)
-    assert many == [loaded.generate(prompt, method=ContrastiveOptions(), max_tokens=12) for prompt in PROMPTS]
-    assert "zebra" in loaded.generate("today ", method=BeamOptions(force=("zebra",)), max_tokens=20)
+    assert loaded.generate("today ", strategy=search, max_tokens=12) == found[0].text
+    many = loaded.generate_many(PROMPTS, strategy=ContrastiveOptions(), max_tokens=12)
+    assert many == [loaded.generate(prompt, strategy=ContrastiveOptions(), max_tokens=12) for prompt in PROMPTS]
+    assert "zebra" in loaded.generate("today ", strategy=BeamOptions(force=("zebra",)), max_tokens=20)
     with pytest.raises(GenerationError, match="temperature is 0.8"):
-        loaded.generate("today ", method=search, temperature=0.8)
+        loaded.generate("today ", strategy=search, temperature=0.8)
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_searches_from_python(loaded):
     [
         (lambda m: m.generate("a", temprature=1), "no option temprature; did you mean temperature"),
         (lambda m: m.generate("a", beams=3), r"no option beams\n.*strategy=BeamOptions"),
-        (lambda m: m.stream("a", method=BeamOptions()), "no option method"),
+        (lambda m: m.stream("a", strategy=BeamOptions()), "beam search cannot stream"),
         (lambda m: m.trace("a", stopp="b"), "no option stopp; did you mean stop"),
-        (lambda m: m.generate("a", num_samples=3), "num_samples is 3, and one text is given back"),
-        (lambda m: m.stream("a", num_samples=3), "num_samples is 3, and one text is given back"),
+        (lambda m: m.generate("a", num_samples=3), "num_samples is 3, but this method returns one text"),
+        (lambda m: m.stream("a", num_samples=3), "num_samples is 3, but this method returns one text"),
         (lambda m: m.samples("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
-        (lambda m: m.pieces("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
+        (lambda m: m.stream_chunks("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
         (lambda m: m.generate("a", stop="that"), "stop is 'that'; it must be a list of strings"),
         (lambda m: m.generate("a", ban="that"), "ban is 'that'; it must be a list of strings"),
         (lambda m: m.generate("a", choices="yes"), "choices is 'yes'; it must be a list of strings"),
@@ -68,28 +68,32 @@ def test_searches_from_python(loaded):
         (lambda m: m.generate("a", logit_bias=[1]), r"logit_bias is \[1\]; it must be a table"),
         (lambda m: m.generate("a", processors=len), "processors is .*; it must be a list of functions"),
         (lambda m: m.generate("a", processors=(3,)), "processors is .*; it must be a list of functions"),
-        (lambda m: m.generate("a", method=BeamOptions(force="love")), "force is 'love'; it must be a list of strings"),
-        (lambda m: m.generate("a", method=BeamOptions(beams="3")), "beams is '3'; it must be an integer"),
-        (lambda m: m.generate("a", method=BeamOptions(beams=0)), "beams is 0; it must be an integer of at least 1"),
-        (lambda m: m.generate("a", method=ContrastiveOptions(k=0)), "k is 0; it must be an integer of at least 1"),
-        (lambda m: m.generate("a", method="beam"), r"method is 'beam'; allowed are BeamOptions\(…\)"),
-        (lambda m: m.generate("a", method=SpeculativeOptions(prompt_lookup=True)), r"speculation\(…\)"),
-        (lambda m: m.generate_many("abc"), "prompts is the text 'abc'; give a list"),
+        (
+            lambda m: m.generate("a", strategy=BeamOptions(force="love")),
+            "force is 'love'; it must be a list of strings",
+        ),
+        (lambda m: m.generate("a", strategy=BeamOptions(beams="3")), "beams is '3'; it must be an integer"),
+        (lambda m: m.generate("a", strategy=BeamOptions(beams=0)), "beams is 0; it must be an integer of at least 1"),
+        (lambda m: m.generate("a", strategy=ContrastiveOptions(k=0)), "k is 0; it must be an integer of at least 1"),
+        (lambda m: m.generate("a", strategy="beam"), r"strategy is 'beam'; it must be BeamOptions\(…\)"),
+        (lambda m: m.generate("a", method=BeamOptions()), "no option method; it is called strategy now"),
+        (lambda m: m.generate("a", strategy=SpeculativeOptions(prompt_lookup=True)), r"speculative_decoding\(…\)"),
+        (lambda m: m.generate_many("abc"), "prompts is the string 'abc'; it must be a list"),
         (lambda m: m.generate(5), "the prompt is 5; it must be a string"),
     ],
 )
-def test_mistakes_from_python(loaded, call, message):
+def test_invalid_arguments_from_python_are_errors(loaded, call, message):
     with pytest.raises(GenerationError, match=message):
         call(loaded)
 
 
-def test_lists_and_numbers_of_other_kinds_are_taken(loaded):
+def test_lists_and_numpy_numbers_are_accepted(loaded):
     plain = loaded.generate("today ", stop=("is",), temperature=1, seed=3, max_tokens=12)
     odd = {"stop": ["is"], "temperature": np.float32(1), "seed": np.int64(3), "max_tokens": np.int32(12)}
     assert loaded.generate("today ", **odd) == plain
 
 
-def test_what_tokens_were_chosen_from_in_python(loaded, nano_run, run_main):
+def test_explain_returns_what_json_prints(loaded, nano_run, run_main):
     asked = {"max_tokens": 6, "seed": 3, "num_samples": 2, "top_k": 9}
     told = loaded.explain("today ", top=2, **asked)
     assert [sample for sample, _ in told] == loaded.samples("today ", **asked)
@@ -100,30 +104,28 @@ def test_what_tokens_were_chosen_from_in_python(loaded, nano_run, run_main):
     assert code == 0, err
     for (_, choices), line in zip(told, lines(out), strict=True):
         assert choices.stages[0] == "model"
-        got = [(step.drawn.raw, step.drawn.processed) for step in choices.steps]
+        got = [(step.chosen.raw, step.chosen.processed) for step in choices.steps]
         assert got == [(one["raw"], one["processed"]) for one in line["logprobs"]]
 
 
-def test_speculation_from_python(loaded):
+def test_speculative_decoding_does_not_change_the_text(loaded):
     plain = loaded.samples_many(PROMPTS, seed=3, max_tokens=20, num_samples=2)
     for draft in (loaded, None):
-        method = loaded.speculation(draft, tokens=3)
-        assert loaded.samples_many(PROMPTS, method=method, seed=3, max_tokens=20, num_samples=2) == plain
-        assert method.stats.proposed > 0
-    method = loaded.speculation()
-    assert "".join(loaded.stream("today ", speculation=method, seed=3, max_tokens=20)) == plain[0][0].text
+        strategy = loaded.speculative_decoding(draft, tokens=3)
+        assert loaded.samples_many(PROMPTS, strategy=strategy, seed=3, max_tokens=20, num_samples=2) == plain
+        assert strategy.stats.proposed > 0
+    strategy = loaded.speculative_decoding()
+    assert "".join(loaded.stream("today ", strategy=strategy, seed=3, max_tokens=20)) == plain[0][0].text
 
 
-def test_a_draft_must_speak_the_same_tokens(loaded):
+def test_a_draft_model_with_another_tokenizer_is_refused_from_python(loaded):
     other = train_tokenizer("bpe:300", ["the cat sat on the mat " * 50])
     stranger = api.LoadedModel(loaded.model, other, 0)
-    with pytest.raises(
-        TokenizerError, match=r"draft model's tokenizer is another \(bpe-\d+\) than the model's \(bytes\)"
-    ):
-        loaded.speculation(stranger)
+    with pytest.raises(TokenizerError, match=r"draft model's tokenizer \(bpe-\d+\) differs from the model's \(bytes\)"):
+        loaded.speculative_decoding(stranger)
 
 
-def test_methods_from_flags():
+def test_flags_select_a_strategy():
     assert strategy_from_flags({}) is None
     assert strategy_from_flags({"best": 2}) == BeamOptions(best=2)
     assert strategy_from_flags({"beam_groups": 2, "early_stopping": "false", "diversity": 0.5}) == BeamOptions(
@@ -142,7 +144,7 @@ def test_methods_from_flags():
 
 
 @pytest.mark.parametrize(
-    ("texts", "method", "rows"),
+    ("texts", "strategy", "batch_size"),
     [
         (3, None, 3),
         (300, None, 64),
@@ -153,11 +155,11 @@ def test_methods_from_flags():
         (2, ContrastiveOptions(k=4), 8),
     ],
 )
-def test_the_model_is_made_fast_for_the_rows_of_the_method(texts, method, rows):
-    assert decode_batch_size(texts, method) == rows
+def test_weights_are_prepared_for_the_batch_size_of_the_strategy(texts, strategy, batch_size):
+    assert decode_batch_size(texts, strategy) == batch_size
 
 
-def test_prompts_by_file_and_one_by_one(nano_run, run_main, loaded, tmp_path):
+def test_prompts_from_flags_and_a_file_are_generated_together(nano_run, run_main, loaded, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("the\n\nnow it\n")
     asked = ("--prompt", "today ", "--prompts", file, "--seed", 3, "--max-tokens", 12)
@@ -172,7 +174,7 @@ def test_prompts_by_file_and_one_by_one(nano_run, run_main, loaded, tmp_path):
     assert "── prompt 3 of 3, sample 2 of 2 (length) ──\nnow it" in out
 
 
-def test_prompts_from_standard_input(glassgpt_command, nano_run):
+def test_prompts_are_read_from_standard_input(glassgpt_command, nano_run):
     done = glassgpt_command(
         "generate", nano_run, "--prompts", "-", "--max-tokens", 3, "--seed", 1, "--json", stdin="today \nthe\n"
     )
@@ -180,14 +182,14 @@ def test_prompts_from_standard_input(glassgpt_command, nano_run):
     assert [line["prompt"] for line in lines(done.stdout)] == [0, 1]
 
 
-def test_beams_on_the_command_line(nano_run, run_main, loaded):
+def test_beam_search_on_the_command_line_matches_python(nano_run, run_main, loaded):
     asked = ("--prompt", "today ", "--max-tokens", 10, "--beams", 6, "--best", 2, "--length-penalty", 0.5)
     asked += ("--early-stopping", "never", "--beam-groups", 2, "--diversity", 0.3, "--coverage-penalty", 0.1)
     code, out, err = run_main("generate", nano_run, *asked, "--force", "zz", "--json")
     assert code == 0, err
     assert "--seed" not in err
     search = BeamOptions(6, 0.5, "never", groups=2, diversity=0.3, best=2, coverage_penalty=0.1, force=("zz",))
-    expected = loaded.samples("today ", method=search, max_tokens=10)
+    expected = loaded.samples("today ", strategy=search, max_tokens=10)
     assert [(line["text"], line["score"]) for line in lines(out)] == [
         (one.text, pytest.approx(one.score)) for one in expected
     ]
@@ -197,21 +199,21 @@ def test_beams_on_the_command_line(nano_run, run_main, loaded):
     assert out.startswith("today ")
 
 
-def test_contrast_on_the_command_line(nano_run, run_main, loaded):
+def test_contrastive_search_on_the_command_line_matches_python(nano_run, run_main, loaded):
     asked = ("--prompt", "today ", "--max-tokens", 10, "--contrastive-alpha", 0.4, "--contrastive-k", 3)
     code, out, err = run_main("generate", nano_run, *asked)
     assert code == 0, err
-    assert out == "today " + loaded.generate("today ", method=ContrastiveOptions(0.4, 3), max_tokens=10) + "\n"
+    assert out == "today " + loaded.generate("today ", strategy=ContrastiveOptions(0.4, 3), max_tokens=10) + "\n"
 
 
-def test_speculation_on_the_command_line(nano_run, run_main):
+def test_speculative_decoding_on_the_command_line_does_not_change_the_text(nano_run, run_main):
     asked = ("generate", nano_run, "--prompt", "today ", "--max-tokens", 20, "--seed", 3)
     code, plain, _ = run_main(*asked)
     for guess in (("--draft", nano_run, "--draft-tokens", 3), ("--prompt-lookup",)):
         code, out, err = run_main(*asked, *guess)
         assert (code, out) == (0, plain)
-        assert "guesses were right" in err
-    assert "(0 of 0 guesses" not in err
+        assert "draft tokens accepted" in err
+    assert "(0 of 0 draft tokens" not in err
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_speculation_on_the_command_line(nano_run, run_main):
         ("--beams 4 --temperature 0.5", 1, "temperature is 0.5, which beam search does not support"),
         ("--beams 4 --settings creative", 1, "temperature is 1.1, which beam search does not support"),
         ("--beams 4 --num-samples 2", 1, "num_samples is 2, which beam search does not support"),
-        ("--beams 4 --explain", 2, "--explain shows what tokens were drawn from"),
+        ("--beams 4 --explain", 2, "--explain shows what tokens were sampled from"),
         ("--beams 4 --prompt-lookup", 2, "cannot be combined"),
         ("--beam-groups 3", 1, "groups is 3; it must be a divisor of beams (4)"),
         ("--early-stopping sometimes", 2, "sometimes"),
@@ -236,15 +238,15 @@ def test_speculation_on_the_command_line(nano_run, run_main):
         ("--prompts /dev/null", 2, "contains no prompt"),
     ],
 )
-def test_mistakes(nano_run, run_main, arguments, code, message):
+def test_invalid_command_lines_are_errors(nano_run, run_main, arguments, code, message):
     got, _, err = run_main("generate", nano_run, "--prompt", "x", *arguments.split())
     assert got == code
     assert message in " ".join(err.split())
 
 
-def test_a_draft_with_other_tokens_is_refused(nano_run, run_main, loaded, tmp_path):
+def test_a_draft_model_with_another_tokenizer_is_refused_on_the_command_line(nano_run, run_main, loaded, tmp_path):
     other = train_tokenizer("bpe:300", ["the cat sat on the mat " * 50])
     draft = glassgpt.api.save_as_run(loaded.model, other, tmp_path / "draft")
     code, _, err = run_main("generate", nano_run, "--prompt", "x", "--draft", draft.path)
     assert code == 1
-    assert "the draft model's tokenizer is another" in " ".join(err.split())
+    assert "differs from the model's" in " ".join(err.split())
