@@ -85,8 +85,8 @@ def test_bytes_per_weight_follow_the_precision(run_main, nano_run, precision, n_
         ("{run} --precision int9", "int9"),
         ("{run} --device cuda", "device cuda is not available"),
         ("{run} --model.n-layer 1", "is a run, whose model cannot be changed; use --model.n-layer with a preset"),
-        ("nanoo", "there is no preset nanoo; did you mean nano?"),
-        ("nano --model.n-leyer 1", "there is no setting model.n_leyer; did you mean model.n_layer?"),
+        ("nanoo", "unknown preset nanoo; did you mean nano?"),
+        ("nano --model.n-leyer 1", "unknown setting model.n_leyer; did you mean model.n_layer?"),
     ],
 )
 def test_invalid_benchmark_arguments_are_errors(run_main, nano_run, arguments, message):

@@ -52,7 +52,7 @@ def test_a_toml_file_is_converted_to_option_types(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("temprature = 1", "there is no setting temprature; did you mean temperature?"),
+        ("temprature = 1", "unknown setting temprature; did you mean temperature?"),
         ('temperature = "warm"', "temperature is 'warm'; it must be a number of at least 0"),
         ("top_k = 1.5", "top_k is 1.5; it must be an integer of at least 0"),
         ("max_tokens = true", "max_tokens is True; it must be an integer of at least 1"),
@@ -61,7 +61,7 @@ def test_a_toml_file_is_converted_to_option_types(tmp_path):
         ("temperature_schedule = [[1, 2, 3]]", r"it must be a list of \[integer, number\] pairs"),
         ("logit_bias = 3", "logit_bias is 3; it must be a table"),
         ('seed = "x"', "seed is 'x'; it must be an integer between 0 and"),
-        ("processors = []", "there is no setting processors"),
+        ("processors = []", "unknown setting processors"),
         ("x = [", "is not valid TOML"),
     ],
 )

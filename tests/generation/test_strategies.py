@@ -50,10 +50,10 @@ def test_searches_return_the_same_from_every_python_method(loaded):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.generate("a", temprature=1), "no option temprature; did you mean temperature"),
-        (lambda m: m.generate("a", beams=3), r"no option beams\n.*strategy=BeamOptions"),
+        (lambda m: m.generate("a", temprature=1), "unknown option temprature; did you mean temperature"),
+        (lambda m: m.generate("a", beams=3), r"unknown option beams\n.*strategy=BeamOptions"),
         (lambda m: m.stream("a", strategy=BeamOptions()), "beam search cannot stream"),
-        (lambda m: m.trace("a", stopp="b"), "no option stopp; did you mean stop"),
+        (lambda m: m.trace("a", stopp="b"), "unknown option stopp; did you mean stop"),
         (lambda m: m.generate("a", num_samples=3), "num_samples is 3, but this method returns one text"),
         (lambda m: m.stream("a", num_samples=3), "num_samples is 3, but this method returns one text"),
         (lambda m: m.samples("a", logprobs=3), r"logprobs is 3, .*explain\(…, top=3\)"),
@@ -76,7 +76,7 @@ def test_searches_return_the_same_from_every_python_method(loaded):
         (lambda m: m.generate("a", strategy=BeamOptions(beams=0)), "beams is 0; it must be an integer of at least 1"),
         (lambda m: m.generate("a", strategy=ContrastiveOptions(k=0)), "k is 0; it must be an integer of at least 1"),
         (lambda m: m.generate("a", strategy="beam"), r"strategy is 'beam'; it must be BeamOptions\(…\)"),
-        (lambda m: m.generate("a", method=BeamOptions()), "no option method; it is called strategy now"),
+        (lambda m: m.generate("a", method=BeamOptions()), "unknown option method; it is called strategy now"),
         (lambda m: m.generate("a", strategy=SpeculativeOptions(prompt_lookup=True)), r"speculative_decoding\(…\)"),
         (lambda m: m.generate_many("abc"), "prompts is the string 'abc'; it must be a list"),
         (lambda m: m.generate(5), "the prompt is 5; it must be a string"),

@@ -66,7 +66,7 @@ def parse_generation_preset(text: str, source: str) -> dict[str, Any]:
 
 def _converted(name: str, value: Any, known: dict[str, Setting]) -> Any:
     if name not in known:
-        raise ValueError(f"there is no setting {name}{did_you_mean(name, known)}")
+        raise ValueError(f"unknown setting {name}{did_you_mean(name, known)}")
     return convert(value, known[name])
 
 
@@ -77,7 +77,7 @@ def _read(source: str) -> str:
         names = generation_preset_names()
         raise ConfigError(
             [
-                f"there is no generation preset {source}{did_you_mean(source, names)}; choose {', '.join(names)}, or a "
+                f"unknown generation preset {source}{did_you_mean(source, names)}; choose {', '.join(names)}, or a "
                 f"path that ends in .toml"
             ]
         )
