@@ -111,9 +111,7 @@ def options_from_kwargs(given: Mapping[str, Any]) -> GenerationOptions:
     """
     known = [each.name for each in settings_of(GenerationOptions)]
     errors = [
-        f"unknown option {name}{RENAMED.get(name) or did_you_mean(name, known)}"
-        for name in given
-        if name not in known
+        f"unknown option {name}{RENAMED.get(name) or did_you_mean(name, known)}" for name in given if name not in known
     ]
     if errors:
         options = (
