@@ -46,15 +46,15 @@ def test_formulas_and_units_have_korean_translations(page, address):
     page.goto(address)
     stages = GenerationOptions(top_k=5, min_p=0.1, presence_penalty=1.0)
     traces = [trace(shaken(config), BYTES, "the cat", stages) for config in (MODERN, GPT2)]
-    told = [found.describe(name) for found in traces for name in found.names()]
+    descriptions = [found.describe(name) for found in traces for name in found.names()]
     code = """async (formulas) => {
         const { wordsFor } = await import("./words.js");
         const { formulas: words } = wordsFor("ko");
         return formulas.map((formula) => words.reduce((text, [from, to]) => text.replace(from, to), formula));
     }"""
-    korean = page.evaluate(code, [each.formula for each in told])
-    names = {part for each in told for part in re.split(r"[.]", each.name)} | KNOWN
-    for each, formula in zip(traces, korean, strict=True):
+    korean = page.evaluate(code, [each.formula for each in descriptions])
+    names = {part for each in descriptions for part in re.split(r"[.]", each.name)} | KNOWN
+    for each, formula in zip(descriptions, korean, strict=True):
         left = set(re.findall(r"[A-Za-z][A-Za-z0-9_]{2,}", formula)) - names
         assert not left, (each.formula, formula)
     code = """async () => {
@@ -62,8 +62,8 @@ def test_formulas_and_units_have_korean_translations(page, address):
         return { units, axes };
     }"""
     words = page.evaluate(code)
-    assert {each.unit for each in told} == words["units"].keys()
-    assert {axis for each in told for axis in each.axes} == words["axes"].keys()
+    assert {each.unit for each in descriptions} == words["units"].keys()
+    assert {axis for each in descriptions for axis in each.axes} == words["axes"].keys()
 
 
 def test_both_languages_define_the_same_texts(page, address):

@@ -22,7 +22,7 @@ from glassgpt.training.loss import ValidationLoss
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate.
+    """Request for an evaluation.
 
     Attributes:
         context_length: tokens the model sees at once; 0 means its whole context.

@@ -36,7 +36,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How to select prompts from held-out text.
+    """Selection of prompts from held-out text.
 
     Attributes:
         count: number of prompts.

@@ -1,4 +1,4 @@
-"""What a purpose asks of generated text, as a score: the distance from human text on the same prompts.
+"""Objectives for generated text by purpose, as a score: the distance from human text on the same prompts.
 
 After Holtzman et al. (2020): human text keeps surprising a model, the most probable text loops, and unrestricted sampling
 falls apart. How purposes differ is defined in `OBJECTIVES`.
@@ -29,7 +29,7 @@ class ScoreInputs:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a purpose asks for. The score is a weighted sum of three distances; lower is better.
+    """Objective of a purpose. The score is a weighted sum of three distances; lower is better.
 
     Attributes:
         surprisal: target for nats per token, relative to human text; 0 asks for as few as possible.

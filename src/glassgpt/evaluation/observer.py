@@ -1,4 +1,4 @@
-"""How an evaluation reports progress: it calls an observer, and only display code prints."""
+"""Observer of an evaluation: domain code reports progress to it, and only display code prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All metrics of a set of texts, and how each is displayed."""
+"""All metrics of a set of texts, and their display."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def measure_quality(
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is displayed.
+    """Display of one metric.
 
     Attributes:
         name: attribute of `TextQuality`.

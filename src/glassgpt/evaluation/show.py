@@ -1,4 +1,4 @@
-"""What `glassgpt evaluate` prints, and the JSON form of its results."""
+"""Output of `glassgpt evaluate`, printed and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `glassgpt sweep-decoding` prints and writes."""
+"""Output of `glassgpt sweep-decoding`, printed and as a settings file."""
 
 from __future__ import annotations
 

@@ -219,15 +219,16 @@ def sweep(
             f"no settings could be scored: texts of up to {prompts.new_tokens} tokens are too short to measure their "
             f"diversity; use more --new-tokens"
         )
-    reference = search.score_inputs(search_prompts[: rounds[-1].prompts])
-    alternatives = {
-        "found": {**kept, **ranking[0].settings},
-        "ready": load_generation_preset(purpose),
-        "default": {},
-    }
-    counted = dataclasses.replace(prompts, count=len(search_prompts))
-    validation = search.validate(alternatives, validation_prompts)
-    return Sweep(purpose, ranking, reference, kept, rounds, counted, validation)
+    alternatives = {"found": {**kept, **ranking[0].settings}, "ready": load_generation_preset(purpose), "default": {}}
+    return Sweep(
+        purpose,
+        ranking,
+        human=search.score_inputs(search_prompts[: rounds[-1].prompts]),
+        kept=kept,
+        rounds=rounds,
+        prompts=dataclasses.replace(prompts, count=len(search_prompts)),
+        validation=search.validate(alternatives, validation_prompts),
+    )
 
 
 def _kept_options(purpose: str) -> dict[str, Any]:

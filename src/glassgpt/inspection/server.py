@@ -35,6 +35,9 @@ HEADERS = {
 }
 
 
+Endpoint = Callable[["Request"], Awaitable["Response"]]
+
+
 def create_app(service: InspectionService, key: str, hosts: tuple[str, ...]) -> Starlette:
     """Create the ASGI application.
 
@@ -61,40 +64,52 @@ def create_app(service: InspectionService, key: str, hosts: tuple[str, ...]) -> 
         return JSONResponse(await run_in_threadpool(service.detail, await _read_json(request)))
 
     async def array(request: Request) -> Response:
-        parameters = request.query_params
-        index = _parse_index(parameters.get("index", ""))
-        raw, shape = await run_in_threadpool(
-            service.tensor_bytes, parameters.get("id", ""), parameters.get("name", ""), *index
-        )
+        raw, shape = await run_in_threadpool(_tensor_bytes, service, request)
         return Response(raw, media_type="application/octet-stream", headers={"X-Shape": json.dumps(shape)})
 
-    async def file(request: Request) -> Response:
-        name = request.path_params["name"] or "index.html"
-        if name not in ("index.html", "page.css", *PAGE_MODULES):
-            return Response("not found", 404)
-        return Response(read_page_file(name), media_type=MEDIA_TYPES[Path(name).suffix])
-
-    def guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def guard(request: Request) -> Response:
-            if not _is_allowed(request, key, hosts):
-                return Response("forbidden", 403, headers=HEADERS)
-            try:
-                response = await endpoint(request)
-            except GlassGPTError as error:
-                response = JSONResponse({"error": str(error)}, 410 if isinstance(error, ExpiredTraceError) else 400)
-            response.headers.update(HEADERS)
-            return response
-
-        return guard
+    def route(path: str, endpoint: Endpoint, method: str) -> Route:
+        return Route(path, _guarded(endpoint, key, hosts), methods=[method])
 
     return Starlette(
         routes=[
-            Route("/{key}/trace", guarded(trace), methods=["POST"]),
-            Route("/{key}/detail", guarded(detail), methods=["POST"]),
-            Route("/{key}/array", guarded(array), methods=["GET"]),
-            Route("/{key}/{name:path}", guarded(file), methods=["GET"]),
+            route("/{key}/trace", trace, "POST"),
+            route("/{key}/detail", detail, "POST"),
+            route("/{key}/array", array, "GET"),
+            route("/{key}/{name:path}", _page_file, "GET"),
         ]
     )
+
+
+async def _page_file(request: Request) -> Response:
+    from starlette.responses import Response
+
+    name = request.path_params["name"] or "index.html"
+    if name not in ("index.html", "page.css", *PAGE_MODULES):
+        return Response("not found", 404)
+    return Response(read_page_file(name), media_type=MEDIA_TYPES[Path(name).suffix])
+
+
+def _tensor_bytes(service: InspectionService, request: Request) -> tuple[bytes, tuple[int, ...]]:
+    parameters = request.query_params
+    index = _parse_index(parameters.get("index", ""))
+    return service.tensor_bytes(parameters.get("id", ""), parameters.get("name", ""), *index)
+
+
+def _guarded(endpoint: Endpoint, key: str, hosts: tuple[str, ...]) -> Endpoint:
+    """Refuse foreign requests, turn errors into JSON responses, and add the security headers."""
+    from starlette.responses import JSONResponse, Response
+
+    async def respond(request: Request) -> Response:
+        if not _is_allowed(request, key, hosts):
+            return Response("forbidden", 403, headers=HEADERS)
+        try:
+            response = await endpoint(request)
+        except GlassGPTError as error:
+            response = JSONResponse({"error": str(error)}, 410 if isinstance(error, ExpiredTraceError) else 400)
+        response.headers.update(HEADERS)
+        return response
+
+    return respond
 
 
 def _is_allowed(request: Request, key: str, hosts: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""What `glassgpt inspect --text` prints: a text on its way through a model, in 80 columns."""
+"""Display for `glassgpt inspect --text`: a text on its way through a model, in 80 columns."""
 
 from __future__ import annotations
 
