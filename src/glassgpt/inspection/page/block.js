@@ -1,10 +1,10 @@
-// One block, and its heads side by side.
+// The attention maps of all heads of a block.
 import { isDark } from "./colour.js";
 import { choices, make, note, row } from "./dom.js";
 import { drawMatrix, isSeenBy } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 
-const NAMED_FROM = 0.3;
+const MIN_SCORE = 0.3; // of a pattern that a head is named after
 
 export const blockPanel = {
   id: "block",
@@ -12,7 +12,7 @@ export const blockPanel = {
   figures: ({ state }) => [`blocks.${state.layer}.attention.weights`, "heads"],
   async draw(view) {
     const { trace, state, words, choose } = view;
-    const sides = await Promise.all(besideEachOther(view).map((each) => side(each, words, state.layer)));
+    const sides = await Promise.all(comparedTraces(view).map((each) => side(each, words, state.layer)));
     const maps = Array.from({ length: trace.overview.model.n_head }, (_, head) => map(sides, state.layer, head));
     const blocks = Array.from({ length: trace.overview.model.n_layer }, (_, layer) => String(layer));
     return [
@@ -23,35 +23,35 @@ export const blockPanel = {
   },
 };
 
-function besideEachOther({ trace, base, state }) {
+function comparedTraces({ trace, base, state }) {
   return base && base.overview.model.n_layer > state.layer ? [trace, base] : [trace];
 }
 
 async function side(trace, words, layer) {
-  const [canvases, kinds] = await Promise.all([pictures(trace, layer), fetchDetail(trace, "heads")]);
-  return { canvases, told: canvases.map((_, head) => kindOf(kinds, words, layer, head)) };
+  const [canvases, kinds] = await Promise.all([attentionMaps(trace, layer), fetchDetail(trace, "heads")]);
+  return { canvases, labels: canvases.map((_, head) => kindOf(kinds, words, layer, head)) };
 }
 
-// A head's picture, with the other run's where that has such a head.
+// The attention map of a head, and that of the same head in the other run if it exists.
 function map(sides, layer, head) {
-  const those = sides.filter(({ canvases }) => canvases[head]);
+  const shown = sides.filter(({ canvases }) => canvases[head]);
   return make("span", { className: "map" },
-    make("span", { className: "pair" }, ...those.map(({ canvases }) => canvases[head])), make("b", { textContent: `${layer}.${head}` }),
-    ...those.map(({ told }) => make("small", { textContent: told[head] })));
+    make("span", { className: "pair" }, ...shown.map(({ canvases }) => canvases[head])), make("b", { textContent: `${layer}.${head}` }),
+    ...shown.map(({ labels }) => make("small", { textContent: labels[head] })));
 }
 
-const last = new Map(); // the pictures of a block, which stay when another of its heads is chosen; of two runs at most
+const cachedMaps = new Map(); // attention maps of a block, kept while its heads are selected; of at most two runs
 
-async function pictures(trace, layer) {
+async function attentionMaps(trace, layer) {
   const key = [trace.id, layer, isDark()].join("/");
-  const found = last.get(key) ?? (await drawn(trace, layer));
-  last.delete(key);
-  last.set(key, found);
-  if (last.size > 2) last.delete(last.keys().next().value);
+  const found = cachedMaps.get(key) ?? (await drawMaps(trace, layer));
+  cachedMaps.delete(key);
+  cachedMaps.set(key, found);
+  if (cachedMaps.size > 2) cachedMaps.delete(cachedMaps.keys().next().value);
   return found;
 }
 
-async function drawn(trace, layer) {
+async function drawMaps(trace, layer) {
   const at = `blocks.${layer}.attention`;
   const heads = Array.from({ length: trace.overview.model.n_head }, (_, head) => fetchArray(trace, `${at}.weights`, head));
   const [mask, ...weights] = await Promise.all([fetchArray(trace, `${at}.mask`), ...heads]);
@@ -65,5 +65,5 @@ async function drawn(trace, layer) {
 function kindOf(kinds, words, layer, head) {
   const scores = Object.entries(kinds).map(([kind, all]) => [kind, all[layer][head] ?? 0]);
   const [kind, score] = scores.reduce((best, each) => (each[1] > best[1] ? each : best));
-  return score >= NAMED_FROM ? `${words.kinds[kind]} ${score.toFixed(2)}` : "\u00a0";
+  return score >= MIN_SCORE ? `${words.kinds[kind]} ${score.toFixed(2)}` : "\u00a0";
 }

@@ -1,4 +1,4 @@
-// The cache of keys and values, growing with each token.
+// The size of the key-value cache, which grows with each token.
 import { bytes, make, note } from "./dom.js";
 import { fetchDetail } from "./source.js";
 import { pieceOf } from "./token.js";

@@ -1,10 +1,10 @@
-// Parts switched off, scaled or patched from another prompt, and what that changed.
+// Interventions: components ablated, scaled or patched from another prompt, and their effect.
 import { backed } from "./colour.js";
 import { barCell, button, figure, make, note, percent, row, select, slider, table } from "./dom.js";
 import { fetchDetail, isSaved } from "./source.js";
 import { piece, quoted, tokenButtons } from "./token.js";
 
-const form = { scale: 0, name: null, text: "", everywhere: false, oneHead: false }; // what is filled in but not yet done
+const form = { scale: 0, name: null, text: "", everywhere: false, oneHead: false }; // values entered but not yet applied
 
 export const changesPanel = {
   id: "changes",
@@ -37,7 +37,7 @@ function patching(view) {
   const hasHeads = trace.overview.tensors.find(({ name }) => name === form.name).axes[0] === "head";
   const name = select("patch-name", words.patchWhat, names.map((each) => [each, each]), form.name, (value) => {
     form.name = value;
-    redraw("changes"); // whether it has heads
+    redraw("changes"); // the head selector depends on the activation
   });
   const text = make("input", { type: "text", id: "patch-text", value: form.text, placeholder: words.otherText, "aria-label": words.otherText, oninput: () => { form.text = text.value; } });
   const where = select("patch-where", words.patchWhere, [["here", `${words.token} ${state.position}`], ["all", words.everywhere]], form.everywhere ? "all" : "here", (value) => { form.everywhere = value === "all"; });
@@ -46,7 +46,7 @@ function patching(view) {
   return make("form", { className: "row", id: "patching", onsubmit: (event) => { event.preventDefault(); patch(); } }, make("span", { textContent: words.patch }), name, head, where, text, make("button", { id: "patch", textContent: words.patchDo }));
 }
 
-export function spelled(words, { kind, layer, head, position, scale, name, text, positions }) {
+export function describeIntervention(words, { kind, layer, head, position, scale, name, text, positions }) {
   if (kind === "patch") return `${name}${Number.isInteger(head) ? `[${head}]` : ""}${positions?.length ? ` @ ${positions.join(", ")}` : ""} ← ${quoted(text)}`;
   const where = [layer, head, position].filter((each) => each !== undefined && each !== null).join(".");
   return `${words.parts[kind] ?? kind} ${where} ${scale ? `× ${scale}` : words.off}`;
@@ -54,11 +54,11 @@ export function spelled(words, { kind, layer, head, position, scale, name, text,
 
 function active({ state, words, choose }) {
   const chips = state.interventions.map((each, at) =>
-    button(`${spelled(words, each)} ✕`, () => choose({ interventions: state.interventions.filter((_, other) => other !== at) }), { className: "chip" }));
+    button(`${describeIntervention(words, each)} ✕`, () => choose({ interventions: state.interventions.filter((_, other) => other !== at) }), { className: "chip" }));
   return row(...chips, button(words.undo, () => choose({ interventions: [] }), { id: "undo" }));
 }
 
-// Measured against the same text undisturbed, also where the page compares with another run.
+// Compared with the same text without interventions, even if the page compares with another run.
 async function effect(view) {
   const { trace, undisturbed, words } = view;
   const [{ tokens }, after, before] = await Promise.all([fetchDetail(trace, "change"), fetchDetail(trace, "losses"), fetchDetail(undisturbed, "losses")]);

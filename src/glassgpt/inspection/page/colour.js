@@ -1,5 +1,5 @@
-// Colours that the colour-blind can tell apart: brightness alone orders them. Magnitudes go from paper through blue-green
-// to ink (in the dark from ink to yellow); signed figures from blue through paper to orange.
+// Color scales for color vision deficiency: brightness alone orders them. Magnitudes go from paper through blue-green to ink
+// (in dark mode from ink to yellow), signed values from blue through paper to orange.
 const RAMPS = {
   light: {
     magnitude: [[255, 255, 250], [199, 233, 190], [78, 184, 193], [34, 94, 168], [8, 29, 88]],
@@ -24,7 +24,7 @@ function between(stops, share) {
   return stops[low].map((from, channel) => Math.round(from + (stops[low + 1][channel] - from) * (at - low)));
 }
 
-// How far along its ramp a figure is, 0 … 1. A magnitude is drawn by its root, so that small ones show.
+// Position of a value on its color scale, 0 … 1. Magnitudes are mapped by their square root, so that small ones are visible.
 function shareOf(kind, value, largest) {
   const share = value / (largest || 1);
   return Math.min(1, Math.max(0, kind === "signed" ? 0.5 + share / 2 : Math.sqrt(Math.max(0, share))));
@@ -32,21 +32,21 @@ function shareOf(kind, value, largest) {
 
 const SHADES = 512;
 
-// From figures to pixels: red, green, blue and opacity in one number, looked up because pictures have many.
+// Map values to RGBA pixels by a lookup table, because images have many.
 export function painter(kind, largest) {
   const ramps = RAMPS[isDark() ? "dark" : "light"];
   const pixels = new Uint32Array(new Uint8Array([...Array.from({ length: SHADES }, (_, at) => [...between(ramps[kind], at / (SHADES - 1)), 255]).flat(), ...ramps.unseen, 255]).buffer);
   return { paint: (value) => pixels[Math.round(shareOf(kind, value, largest) * (SHADES - 1))], unseen: pixels[SHADES] };
 }
 
-// A background and an ink that is readable on it.
+// A background color and a readable text color on it.
 export function backed(kind, value, largest) {
   const [red, green, blue] = between(RAMPS[isDark() ? "dark" : "light"][kind], shareOf(kind, value, largest));
   const isBright = 0.299 * red + 0.587 * green + 0.114 * blue > 140;
   return { background: `rgb(${red} ${green} ${blue})`, color: isBright ? "#111" : "#fff" };
 }
 
-// What the colours mean: a strip from the least to the largest.
+// Legend: a strip from the lowest to the highest value.
 export function ramp(kind) {
   const stops = RAMPS[isDark() ? "dark" : "light"][kind].map(([red, green, blue]) => `rgb(${red} ${green} ${blue})`);
   return `linear-gradient(to right, ${stops.join(", ")})`;

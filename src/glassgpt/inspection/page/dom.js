@@ -1,4 +1,4 @@
-// Elements. What a person typed, or a model said, is only ever set as text, never as markup.
+// Create elements. Text from users and models is only ever set as text, never as markup.
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -22,12 +22,12 @@ export function button(textContent, onclick, properties = {}) {
   return make("button", { type: "button", textContent, onclick, ...properties });
 }
 
-// A number of 0 … count - 1, the nearest to `at`.
+// Clamp `at` to 0 … count - 1.
 export function within(at, count) {
   return Math.min(count - 1, Math.max(0, at));
 }
 
-// Buttons of which one is chosen; the arrow keys go from one to the next.
+// A radio group of buttons; the arrow keys move between them.
 export function choices(id, label, names, chosen, choose) {
   const buttons = names.map((name, at) =>
     make("button", { type: "button", role: "radio", id: `${id}-${at}`, "aria-checked": at === chosen, tabIndex: at === chosen ? 0 : -1, onclick: () => choose(at) }, name));
@@ -37,7 +37,7 @@ export function choices(id, label, names, chosen, choose) {
     if (!step) return;
     event.preventDefault();
     const next = within(chosen + step, names.length);
-    buttons[next].focus(); // the redrawn one of the same name takes the focus over
+    buttons[next].focus(); // the redrawn button with the same id gets the focus
     choose(next);
   };
   return group;
@@ -56,7 +56,7 @@ export function barCell(text, share) {
 export function slider(id, label, [min, max, step], value, told, oninput, onchange = () => {}) {
   const output = make("output", { textContent: told(value) });
   const input = make("input", { type: "range", id, min, max, step });
-  input.value = value; // after its limits, which would cut it
+  input.value = value; // after the limits, which would clamp it
   input.oninput = () => {
     output.textContent = told(Number(input.value));
     oninput(Number(input.value));
@@ -76,12 +76,12 @@ export function percent(chance) {
   return chance < 0.0005 ? "< 0.1 %" : `${(100 * chance).toFixed(1)} %`;
 }
 
-// A figure as it is read: four places, and a true minus.
+// Format a number with four decimals and a true minus sign.
 export function figure(value, places = 4) {
   return value.toFixed(places).replace("-", "−");
 }
 
-// How long each axis of a tensor is.
+// The shape of a tensor with the names of its axes.
 export function lengthsOf({ axes, shape }, words) {
   return axes.map((axis, at) => `${words.axes[axis]} ${shape[at]}`).join(" × ");
 }

@@ -1,10 +1,10 @@
-// What each token is, and where it stands, as rows of numbers; which tokens are near it.
+// Token and position embeddings as images; the nearest tokens.
 import { barCell, figure, lengthsOf, make, note, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";
 import { piece, pieceOf, quoted, stepper } from "./token.js";
 
-const HEIGHT = [120, 12]; // pixels of a picture at least, and of a row
+const HEIGHT = [120, 12]; // minimum height of an image, and of a row, in pixels
 
 export const embeddingsPanel = {
   id: "embeddings",
@@ -39,7 +39,7 @@ function neighbours({ trace, state, words }, { tokens }) {
   return make("div", { id: "nearest" }, make("h3", { textContent: `${words.nearestTo} ${quoted(pieceOf(trace, state.position))}` }), table([words.piece, "id", words.cosine], rows));
 }
 
-// How alike the two chosen tokens are: as embeddings, and after the block that is open.
+// Cosine similarity of the two selected tokens: as embeddings, and after the open block.
 async function cosines({ trace, state, words }) {
   const names = ["embedding.token", "embedding", `blocks.${state.layer}.output`];
   const rows = await Promise.all(names.map(async (name) => {

@@ -1,13 +1,13 @@
-// One head large: scores, mask, softmax, mixed values, each with its formula and the figures of the chosen cell in it.
+// One head in detail: scores, mask, softmax, mixed values, each with its formula and the values of the selected cell.
 import { barCell, figure, make, note, percent, row, table } from "./dom.js";
 import { dot } from "./embeddings.js";
 import { isSeenBy, largestOf, matrix } from "./matrix.js";
 import { fetchArray, unlessLeftOut } from "./source.js";
 import { piece, pieceOf, quoted, stepper } from "./token.js";
 
-const TERMS = 3; // of a sum, those that are written out
-const MOST_IN_A_ROW = 64; // tokens, for four pictures side by side
-const LOOKS = 6; // tokens told that a query looks at
+const TERMS = 3; // terms of a sum that are written out
+const MOST_IN_A_ROW = 64; // tokens, for four images side by side
+const LOOKS = 6; // keys listed for a query
 
 export const headPanel = {
   id: "head",
@@ -25,7 +25,7 @@ export const headPanel = {
   },
 };
 
-// What one head computed; keys and values may be shared by several heads.
+// The activations of one head; several query heads may share keys and values.
 async function headOf(trace, { layer, head }) {
   const { n_head: heads, kv_heads: shared } = trace.overview.model;
   const at = (part, number) => fetchArray(trace, `blocks.${layer}.attention.${part}`, number);
@@ -45,7 +45,7 @@ function picture(title, formula, shown, id, filled) {
   return make("figure", {}, make("figcaption", {}, make("b", { textContent: title }), make("span", { className: "formula", textContent: formula })), matrix(shown), make("p", { className: "filled", id }, ...lines));
 }
 
-// What the pictures of queries by keys have in common.
+// Properties shared by all query × key images.
 function square({ trace, state, choose }, id, label, values, length) {
   const tell = (query, key) => `${quoted(pieceOf(trace, query))} → ${quoted(pieceOf(trace, key))} ${figure(values[query * length + key])}`;
   const names = trace.overview.tokens.map(({ piece: text }) => text);
@@ -75,7 +75,7 @@ function maskOf(view, parts) {
   return picture(`2 · ${words.mask}`, maskFormula(parts), shown, "mask", lines);
 }
 
-// With a sliding window, how far back it reaches: the last token sees no more.
+// Includes the size of a sliding window, found from the last query.
 function maskFormula({ mask, length }) {
   const window = rowOf(mask, length - 1).reduce((count, seen) => count + (seen > 0 ? 1 : 0), 0);
   return window < length ? `sᵢⱼ = −∞, j > i, j ≤ i − ${window}` : "sᵢⱼ = −∞, j > i";
@@ -89,12 +89,12 @@ function weightsOf(view, parts) {
   return picture(`3 · ${words.weights}`, "aᵢⱼ = exp sᵢⱼ / Σⱼ exp sᵢⱼ", shown, "weight", [...lines, `= ${figure(cellOf(parts.weights, state))}`]);
 }
 
-// A score, raised, and what it is divided by.
+// The exponential of a score, and the sum it is divided by.
 function shareOf(parts, state, isSeen) {
   const scores = rowOf(parts.scores, state.position);
   const sum = scores.reduce((total, score, key) => total + (isSeen(state.position, key) ? Math.exp(score) : 0), 0);
-  const raised = isSeen(state.position, state.key) ? Math.exp(scores[state.key]) : 0;
-  return [`exp ${raised ? figure(scores[state.key]) : "−∞"} / Σ`, `= ${short(raised)} / ${short(sum)}`];
+  const exponential = isSeen(state.position, state.key) ? Math.exp(scores[state.key]) : 0;
+  return [`exp ${exponential ? figure(scores[state.key]) : "−∞"} / Σ`, `= ${short(exponential)} / ${short(sum)}`];
 }
 
 function mixedOf({ trace, state, words, choose }, parts) {

@@ -1,9 +1,9 @@
-// The run's checkpoints: the same text as the model learned it; and another run beside it.
+// The same text through the run's checkpoints, and a comparison with another run.
 import { barCell, button, figure, make, note, percent, slider, table } from "./dom.js";
 import { fetchDetail, fetchTrace, isSaved } from "./source.js";
 import { piece } from "./token.js";
 
-const learned = { key: "", rows: [] }; // what was followed through the checkpoints, and for which text
+const learned = { key: "", rows: [] }; // results through the checkpoints, and the text they belong to
 
 export const historyPanel = {
   id: "history",
@@ -31,7 +31,7 @@ function followed(view, steps) {
     try {
       for (const step of steps) {
         const rows = [...learned.rows, await figuresAt(step, state)];
-        if (learned.key !== key) return; // another text is followed meanwhile
+        if (learned.key !== key) return; // another text has been requested meanwhile
         learned.rows = rows;
         await redraw("history");
       }
@@ -52,14 +52,14 @@ async function figuresAt(step, { text, written }) {
   return { step, ...(await figuresOf(trace)) };
 }
 
-// What all tokens cost, and one of them on average, in nats; and the likeliest next one.
+// Total and mean loss of the text in nats, and the most probable next token.
 async function figuresOf(trace) {
   const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
   const sum = losses.reduce((total, each) => total + each, 0);
   return { sum, loss: losses.length ? sum / losses.length : null, token: tokens[0], chance: chances[0][0] };
 }
 
-// Both runs' figures of this text. Nats per byte compare also where the tokenizers differ.
+// Both runs' results on this text. Nats per byte are comparable even if the tokenizers differ.
 async function comparison({ trace, base, state, words, choose }) {
   const { runs } = trace.overview;
   if (runs.length < 2) return note(words.noCompare);
@@ -71,7 +71,7 @@ async function comparison({ trace, base, state, words, choose }) {
 
 async function summary(trace) {
   const { sum, loss, token, chance } = await figuresOf(trace);
-  const foreseen = trace.overview.tokens.slice(1).reduce((total, { bytes }) => total + bytes.length / 2, 0);
-  const figures = loss === null ? ["–", "–"] : [figure(loss, 3), figure(sum / Math.max(1, foreseen), 3)];
+  const predictedBytes = trace.overview.tokens.slice(1).reduce((total, { bytes }) => total + bytes.length / 2, 0);
+  const figures = loss === null ? ["–", "–"] : [figure(loss, 3), figure(sum / Math.max(1, predictedBytes), 3)];
   return [String(trace.overview.tokens.length), ...figures, piece(token.piece), percent(chance)];
 }

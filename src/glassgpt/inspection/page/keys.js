@@ -1,9 +1,9 @@
-// The keyboard: letters choose what is looked at, wherever nothing is being typed; "?" tells them.
+// Keyboard shortcuts: letters change the selection unless text is being typed; "?" lists them.
 import { button, make, table } from "./dom.js";
 
 const TYPED = "input:not([type=range]):not([type=checkbox]), textarea, select";
 
-// By key: what it changes, by how much.
+// By key: what it changes, and by how much.
 const MOVES = { j: ["layer", 1], k: ["layer", -1], h: ["head", -1], l: ["head", 1], n: ["position", 1], p: ["position", -1], "]": ["key", 1], "[": ["key", -1] };
 
 export function listenToKeys(view, { help, theme, typing }) {
@@ -17,7 +17,7 @@ export function listenToKeys(view, { help, theme, typing }) {
 }
 
 function go({ state, choose }, name, step) {
-  choose({ [name]: Math.max(0, state[name] + step) }); // the page keeps it below the most there is
+  choose({ [name]: Math.max(0, state[name] + step) }); // the page clamps it to the maximum
 }
 
 export function helpDialog(words) {

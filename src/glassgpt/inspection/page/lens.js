@@ -1,12 +1,12 @@
-// What the model would say if it stopped after each block, at every position.
+// The logit lens: predictions if the model stopped after each block, at every position.
 import { barCell, button, make, note, percent, row, table, within } from "./dom.js";
 import { backed } from "./colour.js";
 import { fetchDetail } from "./source.js";
 import { after, isComparable } from "./stream.js";
 import { piece, pieceOf, quoted, spaced } from "./token.js";
 
-const SHOWN = 64; // tokens side by side: as many as one answer of the program holds
-const SOON = 50; // milliseconds: what comes sooner needs no table of its own before the last
+const SHOWN = 64; // positions shown at once: as many as one response holds
+const SOON = 50; // minimum milliseconds between two intermediate tables
 
 export const lensPanel = {
   id: "lens",
@@ -20,24 +20,24 @@ export const lensPanel = {
     const told = { first, rows: [], others: isCompared ? [] : null };
     const parts = pages(view, first);
     let last = performance.now();
-    // One depth after the other, the last first, so that something is seen soon and the program is free in between.
+    // One depth after the other, last first, so that something is visible soon and the server can answer other requests.
     for (let depth = trace.overview.model.n_layer; depth >= 0; depth -= 1) {
       told.rows[depth] = await fetchDetail(trace, "lens", { depth, first });
       if (isCompared) told.others[depth] = await fetchDetail(base, "lens", { depth, first });
       if (!depth || performance.now() - last < SOON) continue;
-      if (!show([...parts, lensTable(view, told)])) return []; // something else is to be shown by now
+      if (!show([...parts, lensTable(view, told)])) return []; // superseded by a newer request
       last = performance.now();
     }
     return [...parts, lensTable(view, told), ...(isCompared ? [note(words.lensChanged)] : []), cell(view, told.rows[state.depth], state.position - first)];
   },
 };
 
-// Pieces of a long text begin at multiples; only the last begins earlier, so that it is whole.
+// Pages of a long text start at multiples of SHOWN; only the last starts earlier, so that it is full.
 function firstShown(position, count) {
   return Math.max(0, Math.min(SHOWN * Math.floor(position / SHOWN), count - SHOWN));
 }
 
-// Of a long text, which tokens are shown, and the way to the others.
+// For a long text: which tokens are shown, and buttons for the others.
 function pages({ trace, state, words, choose }, first) {
   const count = trace.overview.tokens.length;
   if (count <= SHOWN) return [];
@@ -48,7 +48,7 @@ function pages({ trace, state, words, choose }, first) {
     button(`${words.later} ›`, to(end), { id: "lens-later", disabled: end === count }))];
 }
 
-// Brings the chosen column into sight, beside the one of labels, which stands still.
+// Scroll the selected column into view, next to the sticky column of labels.
 function showColumn(body) {
   const [scroll, chosen, label] = [".scroll", "th.chosen", "th"].map((selector) => body.querySelector(selector));
   const left = chosen.offsetLeft - label.offsetWidth;
@@ -81,9 +81,9 @@ function lensCell({ state, choose }, answer, other, depth, position, [id, chance
   return make("td", {}, inner);
 }
 
-let isMoving = false; // by arrow keys: the cell that is chosen takes the focus once it is there
+let isMoving = false; // moved by arrow keys: the selected cell gets the focus once it is drawn
 
-// The deepest block is the uppermost row.
+// The deepest block is the top row.
 function move({ trace, state, choose }, event) {
   const step = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (!step) return;

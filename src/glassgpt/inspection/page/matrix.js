@@ -1,8 +1,8 @@
-// A matrix as a picture: one pixel a number, a frame around the chosen cell, and its figure below.
+// A matrix as an image: one pixel per value, a frame around the selected cell, and its value below.
 import { painter, ramp } from "./colour.js";
 import { make, within } from "./dom.js";
 
-const MOST_LABELS = 32; // rows that are labelled
+const MOST_LABELS = 32; // maximum number of labelled rows
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 export function largestOf(values) {
@@ -11,12 +11,12 @@ export function largestOf(values) {
   return largest;
 }
 
-// What a mask lets be seen, of queries by keys.
+// Whether the mask lets a query attend to a key.
 export function isSeenBy({ mask }) {
   return (query, key) => mask.values[query * mask.shape[1] + key] > 0;
 }
 
-// kind: "magnitude" or "signed"; isSeen(row, column): whether there is anything to see.
+// kind: "magnitude" or "signed"; isSeen(row, column): whether a cell is visible.
 export function drawMatrix(canvas, { values, rows, columns, kind = "magnitude", largest = 1, isSeen = () => true }) {
   canvas.width = columns;
   canvas.height = rows;
@@ -36,8 +36,8 @@ function cellAt(canvas, event) {
   return [at((event.clientY - box.top) / box.height, canvas.height), at((event.clientX - box.left) / box.width, canvas.width)];
 }
 
-// shown: what drawMatrix takes, and: id, label; cell [row, column]; tell(row, column) -> text; choose(row, column);
-// names, of the rows; height, in pixels, of a matrix that is not square.
+// shown: the arguments of drawMatrix, and id, label, cell [row, column], tell(row, column) -> text, choose(row, column),
+// names of the rows, and height in pixels if the matrix is not square.
 export function matrix(shown) {
   const { id, label, rows, columns, cell, tell, choose, names = [], height = null } = shown;
   const canvas = make("canvas", { id, tabIndex: 0, role: "img", "aria-label": label });

@@ -1,4 +1,4 @@
-// The hidden units that add most to a token, and the tokens that each of them makes likelier.
+// The hidden units that add most to a token, and the tokens that each promotes.
 import { button, figure, make, note, row, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { fetchArray, fetchDetail, unlessLeftOut } from "./source.js";
@@ -31,7 +31,7 @@ function chosenOf(trace, { unit }) {
   return unit === null ? null : Math.min(unit, count - 1);
 }
 
-// The strongest, and before them the one that was chosen.
+// The strongest units, preceded by the selected one.
 async function strongest({ trace, state, words, choose }) {
   const { layer, position } = state;
   const { units } = await fetchDetail(trace, "units", { layer, position });
@@ -44,7 +44,7 @@ async function strongest({ trace, state, words, choose }) {
   return make("div", { id: "units" }, table([words.unit, words.value, words.adds, words.promotes], rows));
 }
 
-// A saved page holds the strongest alone.
+// A saved page contains only the strongest units.
 async function unitAlone(trace, where) {
   return (await fetchDetail(trace, "unit", where).catch(unlessLeftOut({ units: [] }))).units;
 }

@@ -1,9 +1,9 @@
-// The next token's distribution, from the model through each processor, and one token drawn and appended.
+// The next-token distribution after each logits processor; sampling and appending a token.
 import { barCell, button, figure, make, note, percent, row, slider, table } from "./dom.js";
 import { fetchArray, fetchDetail, isSaved } from "./source.js";
 import { piece } from "./token.js";
 
-// Least, most and step.
+// Minimum, maximum and step.
 const SLIDERS = { temperature: [0.05, 2, 0.05], top_k: [0, 100, 1], top_p: [0.05, 1, 0.05], min_p: [0, 0.5, 0.01], repetition_penalty: [1, 2, 0.05], presence_penalty: [0, 2, 0.05], frequency_penalty: [0, 2, 0.05] };
 const MOST_ROWS = 14;
 
@@ -35,7 +35,7 @@ function distribution(view, { stages, tokens, chances, possible, entropy }, othe
   return make("div", { id: "distribution" }, table(heading, [...rows, ...sums]));
 }
 
-// A click appends it, as if it had been drawn.
+// A click appends the token as if it had been sampled.
 function candidate(view, id, text) {
   if (isSaved || isFull(view.trace)) return piece(text);
   return make("button", { type: "button", className: "link", title: view.words.append, "aria-label": `${view.words.append}: ${text}`, onclick: () => append(view, id) }, piece(text));
@@ -49,7 +49,7 @@ function isFull({ overview: { tokens, model } }) {
   return tokens.length >= model.context_length;
 }
 
-// Draws a token by the program, puts it behind the text, and follows both.
+// Sample a token on the server, append it, and trace the result.
 function writing(view) {
   const { trace, state, words, choose, say } = view;
   const draw = async () => {

@@ -1,7 +1,7 @@
-// The page, from top to bottom as the data flows: each panel draws itself when it can be seen and what it shows has changed.
+// The page, in data-flow order from top to bottom. A panel is drawn when it is visible and its content has changed.
 import { wordsFor } from "./words.js";
 import { button, lengthsOf, make, note, row } from "./dom.js";
-import { QUESTIONS, forgetQuestion, keepEntry, readAddress, state, writeAddress } from "./state.js";
+import { REQUEST_FIELDS, clearRequest, keepEntry, readAddress, state, writeAddress } from "./state.js";
 import { NoProgramError, NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
 import { tokensPanel } from "./tokens.js";
@@ -18,36 +18,36 @@ import { historyPanel } from "./history.js";
 import { helpDialog, listenToKeys } from "./keys.js";
 
 const PANELS = [tokensPanel, embeddingsPanel, blockPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
-const EVERYTHING = ["language", "theme"]; // what every panel needs
-const AHEAD = "300px"; // a panel is drawn when it is this near to being seen
+const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
+const AHEAD = "300px"; // panels are drawn this far before they become visible
 
 const root = document.getElementById("page");
 const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, name: "", baseName: "", choose, redraw, say };
-const frames = new Map(); // by panel: its section, and whether it is seen and drawn
+const frames = new Map(); // by panel: its section, and whether it is visible and drawn
 let asked = 0;
-let draft = null; // of a text that is being typed
+let draft = null; // text being typed
 
-// Everything that changes what is seen goes through here.
+// Every change of the state goes through here.
 function choose(change) {
   const names = Object.keys(change).filter((name) => JSON.stringify(change[name]) !== JSON.stringify(state[name]));
   if (!names.length) return;
-  if (names.some((name) => QUESTIONS.includes(name))) {
+  if (names.some((name) => REQUEST_FIELDS.includes(name))) {
     ask(change, keepEntry);
     return;
   }
   Object.assign(state, change);
   fitState();
-  if (names.some((name) => EVERYTHING.includes(name))) build();
+  if (names.some((name) => GLOBAL_STATE.includes(name))) build();
   else shown(names);
 }
 
 function shown(names) {
   writeAddress();
   fillBar();
-  for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) spoil(panel);
+  for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) invalidate(panel);
 }
 
-// What is chosen has to be there in the trace that is shown.
+// Clamp the selection to the current trace.
 function fitState() {
   const { tokens, model, steps } = view.trace.overview;
   const fitted = (value, count) => Math.min(value, count - 1);
@@ -59,15 +59,15 @@ function fitState() {
   if (!steps.includes(state.step)) state.step = null;
 }
 
-// Follows the text anew with a change, which is made once it is answered: until then everything stays as it was, and for
-// good where it cannot be followed, which is said. What was asked before can be gone back to.
+// Request a new trace with a change. The change is applied when the response arrives; if the request is refused, the view
+// stays as it was and the error is shown. The previous request stays in the browser history.
 async function ask(change = {}, before = () => {}) {
   const mine = ++asked;
   const wanted = { ...state, ...change };
   root.setAttribute("aria-busy", "true");
   try {
     const found = await traces(wanted);
-    if (mine !== asked) return; // somebody has asked for something else meanwhile
+    if (mine !== asked) return; // superseded by a newer request
     before();
     Object.assign(view, found);
     Object.assign(state, change, { text: view.trace.overview.text });
@@ -76,7 +76,7 @@ async function ask(change = {}, before = () => {}) {
     build();
   } catch (error) {
     if (mine !== asked) return;
-    if (view.trace) PANELS.forEach(spoil);
+    if (view.trace) PANELS.forEach(invalidate);
     say(error);
     return error;
   } finally {
@@ -84,11 +84,11 @@ async function ask(change = {}, before = () => {}) {
   }
 }
 
-// An address that cannot be followed leads to where the program began.
+// If the address is refused, fall back to the initial request.
 async function begin() {
   const error = await ask();
   if (!error) return;
-  forgetQuestion();
+  clearRequest();
   await ask();
   say(error);
 }
@@ -100,7 +100,7 @@ async function traces({ text, written, interventions, step, compare }) {
   return { trace, undisturbed, base: trace === undisturbed ? null : undisturbed };
 }
 
-// Tokens that were written mean something only to the same tokenizer.
+// Generated tokens are valid only for the same tokenizer.
 async function compared({ overview }, written) {
   const base = await fetchTrace({ run: 1, text: overview.text });
   return written.length && base.overview.tokenizer === overview.tokenizer ? fetchTrace({ run: 1, text: overview.text, written }) : base;
@@ -116,13 +116,13 @@ function messageOf(error) {
   return error instanceof NoProgramError ? view.words.noProgram : error.message;
 }
 
-// Header, bar and empty panels, which are then drawn as they come to be seen.
+// Build header, bar and empty panels, which are drawn as they become visible.
 function build() {
   view.words = wordsFor(state.language);
   const isOtherRun = view.base && view.base !== view.undisturbed;
   view.baseName = isOtherRun ? view.trace.overview.runs[1] : view.words.before;
   view.name = isOtherRun ? view.trace.overview.runs[0] : view.words.changed;
-  document.title = [view.trace.overview.runs[0], view.words.title].filter(Boolean).join(" · "); // by which tabs are told apart
+  document.title = [view.trace.overview.runs[0], view.words.title].filter(Boolean).join(" · "); // distinguishes browser tabs
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
@@ -138,7 +138,7 @@ function build() {
     main.replaceChildren(...PANELS.map(frame));
     footer.replaceChildren(note(view.words.foot), helpDialog(view.words));
   }
-  PANELS.forEach(spoil);
+  PANELS.forEach(invalidate);
 }
 
 function heading() {
@@ -185,7 +185,7 @@ function openHelp() {
   document.getElementById("help").showModal();
 }
 
-// What is chosen, always in sight.
+// The selection, always visible.
 function fillBar() {
   const { words, trace } = view;
   const { model, tokens } = trace.overview;
@@ -216,7 +216,7 @@ const watcher = new IntersectionObserver((entries) => {
   drawSeen();
 }, { rootMargin: AHEAD });
 
-function spoil(panel) {
+function invalidate(panel) {
   const known = frames.get(panel);
   known.isDrawn = false;
   known.turn += 1;
@@ -226,23 +226,23 @@ function spoil(panel) {
 
 let isDrawing = false;
 
-// One panel after the other, from above, so that the first is not kept waiting for what the others ask.
+// Draw one panel after the other from the top, so that the first does not wait for the requests of the others.
 async function drawSeen() {
   if (isDrawing) return;
   isDrawing = true;
-  await null; // until all that belongs to one change is spoilt
+  await null; // until all panels affected by a change are invalidated
   for (let panel = nextToDraw(); panel; panel = nextToDraw()) await begun(panel);
   isDrawing = false;
 }
 
-// Over as soon as there is something to see of it.
+// Resolves as soon as a part of the panel is visible.
 function begun(panel) {
   return new Promise((resolve) => { draw(panel, resolve).finally(resolve); });
 }
 
 function nextToDraw() {
   const due = PANELS.filter((panel) => frames.get(panel).isSeen && !frames.get(panel).isDrawn);
-  return due.find((panel) => frames.get(panel).section.contains(document.activeElement)) ?? due[0]; // first where one is at work
+  return due.find((panel) => frames.get(panel).section.contains(document.activeElement)) ?? due[0]; // the panel in use first
 }
 
 function redraw(id) {
@@ -255,7 +255,7 @@ async function draw(panel, seen = () => {}) {
   const mine = ++known.turn;
   known.isDrawn = true;
   const show = (nodes) => {
-    if (mine !== known.turn || known.section !== section) return false; // something else is to be shown by now
+    if (mine !== known.turn || known.section !== section) return false; // superseded by a newer request
     const body = section.querySelector(".body");
     body.classList.remove("empty");
     keepingFocus(() => keepingScroll(body, () => body.replaceChildren(...nodes)));
@@ -273,10 +273,10 @@ function failed(error) {
   return make("p", { className: "failed", role: "alert", textContent: messageOf(error) });
 }
 
-// Shape, unit and formula of a tensor, or the name of a measure, and our lines that compute it.
+// Shape, unit and formula of a tensor, or the description of a detail, and the source code that computes it.
 function described(name) {
   const tensor = view.trace.overview.tensors.find((each) => each.name === name);
-  const told = tensor ? spelled(tensor, view.words) : view.words.measures[name];
+  const told = tensor ? describeTensor(tensor, view.words) : view.words.measures[name];
   const place = tensor ? tensor.place : view.trace.overview.places[name];
   const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told} `, make("span", { className: "place", textContent: place })));
   details.ontoggle = async () => {
@@ -287,19 +287,19 @@ function described(name) {
   return details;
 }
 
-function spelled(tensor, words) {
+function describeTensor(tensor, words) {
   const formula = words.formulas.reduce((text, [from, to]) => text.replace(from, to), tensor.formula);
   return `[${lengthsOf(tensor, words)}] ${words.units[tensor.unit] ?? tensor.unit} = ${formula}`;
 }
 
-// Whoever had the focus by its id has it again afterwards.
+// Restore the focus to the element with the same id.
 function keepingFocus(change) {
   const { id } = document.activeElement ?? {};
   change();
   if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
 }
 
-// What is larger than its box stays where it was pushed.
+// Restore scroll positions.
 function keepingScroll(body, change) {
   const boxes = () => [...body.querySelectorAll(".scroll, .tokens")];
   const before = boxes().map(({ scrollLeft, scrollTop }) => [scrollLeft, scrollTop]);
@@ -307,7 +307,7 @@ function keepingScroll(body, change) {
   boxes().forEach((box, at) => box.scrollTo(...(before[at] ?? [0, 0])));
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(spoil));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(invalidate));
 window.addEventListener("hashchange", () => ask(readAddress()));
 listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 Object.assign(state, readAddress());

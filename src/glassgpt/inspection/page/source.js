@@ -1,18 +1,18 @@
-// Where the figures come from: the running program, or what a saved page carries with it.
+// Data source: the running server, or the data embedded in a saved page.
 const element = document.getElementById("saved");
 const saved = element && JSON.parse(element.textContent);
 
 export const isSaved = saved !== null;
 export const leftOut = isSaved ? saved.left_out : [];
 
-const MOST_KEPT = 128 << 20; // bytes of arrays that are kept here; the oldest go first
+const MAX_CACHED_BYTES = 128 << 20; // of arrays; the oldest are evicted first
 const kept = new Map();
-const MOST_TOLD = 500; // details that are kept
+const MAX_CACHED_DETAILS = 500;
 const told = new Map();
 
 export class NotSavedError extends Error {}
 
-// What stands in the place of what a saved page does without; other errors go on.
+// Return a substitute for data that a saved page lacks; rethrow other errors.
 export function unlessLeftOut(instead) {
   return (error) => {
     if (error instanceof NotSavedError) return instead;
@@ -20,11 +20,11 @@ export function unlessLeftOut(instead) {
   };
 }
 
-export class NoProgramError extends Error {} // it was ended, or another one answers at its address
+export class NoProgramError extends Error {} // it was stopped, or another server responds at its address
 
 const isLittleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 
-// The wire is little-endian, whatever this machine is; nearly every one is that too, and need not turn the numbers.
+// Responses are little-endian; on the rare big-endian machines the bytes are swapped.
 function readFloats(buffer) {
   if (isLittleEndian) return new Float32Array(buffer);
   const view = new DataView(buffer);
@@ -44,7 +44,7 @@ async function posted(path, asked) {
   return (await answered(path, options)).json();
 }
 
-// Once more after the program has forgotten a trace and followed the text anew.
+// Retry once if the server has evicted the trace, after requesting it again.
 async function patiently(trace, ask) {
   try {
     return await ask();
@@ -63,7 +63,7 @@ export async function fetchTrace(question) {
   return { ...(await posted("trace", question)), question };
 }
 
-// The values and shape of a tensor, or of the part of it that an index names: fetchArray(trace, "….weights", 3) is head 3.
+// Values and shape of a tensor, or of a slice of it: fetchArray(trace, "….weights", 3) is head 3.
 export function fetchArray(trace, name, ...index) {
   const key = [trace.id, name, ...index].join("/");
   if (!kept.has(key)) {
@@ -79,7 +79,7 @@ async function askedArray(trace, name, index) {
   return { values: readFloats(await response.arrayBuffer()), shape: JSON.parse(response.headers.get("X-Shape")) };
 }
 
-// The trace as it is held here: the one that was saved, or that of an earlier checkpoint.
+// The embedded trace: the saved one, or that of an earlier checkpoint.
 function heldOf({ id }) {
   return saved.earlier[id] ?? saved;
 }
@@ -98,20 +98,20 @@ async function letGo() {
   const sizes = await Promise.all([...kept.values()].map((each) => each.then(({ values }) => values.byteLength, () => 0)));
   let total = sizes.reduce((sum, size) => sum + size, 0);
   for (const [at, key] of [...kept.keys()].slice(0, -1).entries()) {
-    if (total <= MOST_KEPT) return;
+    if (total <= MAX_CACHED_BYTES) return;
     total -= sizes[at];
     kept.delete(key);
   }
 }
 
-// Figures of a trace that the program computes when they are asked for; see the program's `details`.
+// Details of a trace, computed by the server on request; see details.py.
 export function fetchDetail(trace, what, args = {}, options = {}) {
   const key = JSON.stringify([trace.id, what, args, options]);
   if (!told.has(key)) {
     const asked = isSaved ? savedDetail(trace, what, args) : patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
     told.set(key, asked);
     asked.catch(() => told.delete(key));
-    if (told.size > MOST_TOLD) told.delete(told.keys().next().value);
+    if (told.size > MAX_CACHED_DETAILS) told.delete(told.keys().next().value);
   }
   return told.get(key);
 }

@@ -1,11 +1,11 @@
-// What is chosen, and the address, which holds all of it, so that a view can be kept and shared.
+// The selection, and the address that contains all of it, so that a view can be kept and shared.
 const isCount = (value) => Number.isInteger(value) && value >= 0;
 const isText = (value) => typeof value === "string";
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const orNothing = (fits) => (value) => value === null || fits(value);
 const listOf = (fits) => (value) => Array.isArray(value) && value.every(fits);
 
-// By name: what it is to begin with, and what it may be.
+// By name: initial value, and valid values.
 const FIELDS = {
   text: [null, orNothing(isText)],
   written: [[], listOf(isCount)],
@@ -25,8 +25,8 @@ const FIELDS = {
   theme: ["auto", (value) => ["auto", "light", "dark"].includes(value)],
 };
 
-// A change of one of these is another question to the model.
-export const QUESTIONS = ["text", "written", "interventions", "step", "compare"];
+// A change of one of these requires a new trace.
+export const REQUEST_FIELDS = ["text", "written", "interventions", "step", "compare"];
 
 export const state = Object.fromEntries(Object.entries(FIELDS).map(([name, [first]]) => [name, first]));
 
@@ -38,7 +38,7 @@ function parsed(text) {
   }
 }
 
-// What the address says, where it fits; the rest is as it was to begin with.
+// Read the valid values of the address; everything else gets its initial value.
 export function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   return Object.fromEntries(Object.entries(FIELDS).map(([name, [first, fits]]) => {
@@ -47,12 +47,12 @@ export function readAddress() {
   }));
 }
 
-// Back to the text that the program began with.
-export function forgetQuestion() {
-  for (const name of QUESTIONS) state[name] = FIELDS[name][0];
+// Return to the initial text.
+export function clearRequest() {
+  for (const name of REQUEST_FIELDS) state[name] = FIELDS[name][0];
 }
 
-// The address so far becomes one to which the browser goes back.
+// Keep the current address in the browser history.
 export function keepEntry() {
   history.pushState(null, "", location.href);
 }

@@ -1,4 +1,4 @@
-// How long the residual stream is, and how much each part of each block adds to it.
+// Norms of the residual stream, and of what each part of each block adds to it.
 import { figure, make, note, table } from "./dom.js";
 import { largestOf, matrix } from "./matrix.js";
 import { fetchDetail } from "./source.js";
@@ -21,7 +21,7 @@ export const streamPanel = {
   },
 };
 
-// Whether what another run's trace has of each token and block stands beside that of this one.
+// Whether the other trace has the same tokens and blocks, so that values can be compared one by one.
 export function isComparable({ trace, base }) {
   return base && base.overview.tokens.length === trace.overview.tokens.length && base.overview.model.n_layer === trace.overview.model.n_layer;
 }
@@ -30,7 +30,7 @@ export function after(words, depth) {
   return depth ? `${words.block} ${depth - 1}` : words.embedding;
 }
 
-// Bars of one token from the embedding to the last block.
+// Bars for one token, from the embedding to the last block.
 function lengths({ norms, attention, mlp, other }, { position }, words) {
   const largest = Math.max(...[...norms, ...attention, ...mlp, ...(other?.norms ?? [])].map((each) => each[position]));
   const bar = (value, kind) => make("td", { className: `bar ${kind}`, style: { "--share": `${(100 * value) / largest}%` }, textContent: figure(value, 2) });

@@ -1,4 +1,4 @@
-// Tokens as they are shown everywhere.
+// How tokens are displayed.
 import { button, make, within } from "./dom.js";
 
 const BLANK = "␣";
@@ -19,8 +19,8 @@ export function piece(text) {
   return make("code", { className: "piece", dir: "auto", textContent: spaced(text) });
 }
 
-// A button for each token: a click chooses the one that is looked at, with Shift the one that it is compared with; the
-// arrow keys go from one to the next, so that Tab need not pass them all.
+// A button for each token. A click selects it, Shift-click selects it for comparison; the arrow keys move between tokens, so
+// that the whole group is a single tab stop.
 export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } = {}) {
   const { state, trace, choose } = view;
   const count = trace.overview.tokens.length;
@@ -37,13 +37,13 @@ export function tokenButtons(id, view, { paint = () => ({}), title = () => "" } 
     if (!step) return;
     event.preventDefault();
     const position = within(state.position + step, count);
-    buttons[position].focus({ preventScroll: true }); // the redrawn one of the same name takes the focus over
+    buttons[position].focus({ preventScroll: true }); // the redrawn button with the same id gets the focus
     choose({ position });
   };
   return box;
 }
 
-// Brings the chosen token into sight where there are more than their box shows.
+// Scroll the selected token into view.
 export function showChosen(body) {
   const [box, chosen] = [body.querySelector(".tokens"), body.querySelector(".tokens [aria-pressed=true]")];
   if (!chosen) return;
@@ -51,7 +51,7 @@ export function showChosen(body) {
   box.scrollTop = Math.min(top, Math.max(top + chosen.offsetHeight - box.clientHeight + 8, box.scrollTop));
 }
 
-// One back, what is chosen, one on.
+// Buttons for previous and next around the selection.
 export function stepper(view, id, name, count, told) {
   const { state, words, choose } = view;
   return make("span", { className: "stepper" },

@@ -1,11 +1,11 @@
-// The text as bytes, merging into tokens step by step.
+// The bytes of the text merging into tokens, step by step.
 import { figure, make, note, slider } from "./dom.js";
 import { fetchDetail } from "./source.js";
 import { pieceOf, quoted, showChosen, spaced, tokenButtons } from "./token.js";
 
 const COLOURS = ["var(--token-1)", "var(--token-2)", "var(--token-3)", "var(--token-4)"];
 const PARTS_SHOWN = 120;
-const SIGNS = { "\n": "⏎", "\t": "→", "\r": "␍" }; // of controls, as the program writes them
+const SIGNS = { "\n": "⏎", "\t": "→", "\r": "␍" }; // symbols for control characters, as in the terminal output
 
 export const tokensPanel = {
   id: "tokens",
@@ -48,7 +48,7 @@ function group(part, steps) {
     make("span", { className: made && made[0] === start ? "piece new" : "piece", dir: "auto", textContent: text })));
 }
 
-// Where each piece of a pre-token begins after so many merges, and its text.
+// Start and text of each piece of a pre-token after a number of merges.
 function mergedPieces(part, steps) {
   const raw = Uint8Array.from(part.bytes.match(/../g), (pair) => parseInt(pair, 16));
   const ends = new Map(Array.from(raw, (_, at) => [at, at + 1]));
