@@ -25,6 +25,8 @@ class TrainConfig:
         precision: arithmetic of the forward pass; auto is bf16 on a GPU that supports it and fp32 elsewhere.
         device: device to train on; auto takes CUDA, then MPS, then the CPU.
         compile: whether to use torch.compile; auto uses it on CUDA, where it pays off.
+        deterministic: whether a run on a GPU ends with the same bits each time it is trained or resumed; on a CPU it always
+            does. auto does so where it costs little: on Hopper or newer in 16 bits, with the extra deterministic.
         sharding: with several processes, full shards weights and optimizer over them (FSDP2), for models that one GPU
             cannot hold; none gives each process a copy (DDP), which is faster.
         loss_chunk_tokens: tokens whose logits are held in memory at once; 0 holds those of the whole micro-batch, which
@@ -46,6 +48,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    deterministic: Literal["auto", "on", "off"] = "auto"
     sharding: Literal["none", "full"] = "none"
     loss_chunk_tokens: int = 0
     recompute_activations: bool = False

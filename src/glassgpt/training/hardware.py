@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glassgpt.device import pick_device
-from glassgpt.model.attention import attend
+from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.deterministic import (
+    attend_deterministic,
+    deterministic_algorithms,
+    has_cudnn_attention,
+    set_cublas_workspace,
+)
 from glassgpt.training.rng import preserved_rng
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -54,11 +61,13 @@ class Hardware:
         device: device of all tensors.
         precision: arithmetic of the forward pass.
         compile: whether the model is compiled.
+        deterministic: whether only deterministic GPU kernels are used; a CPU has no others.
     """
 
     device: torch.device
     precision: Precision
     compile: bool
+    deterministic: bool = False
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context in which the forward pass runs in `precision`; weights stay float32."""
@@ -67,9 +76,18 @@ class Hardware:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
-    def kernels(self) -> AbstractContextManager[object]:
-        """Return a context in which attention tries the kernels in the order of their speed."""
-        return sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext()
+    @contextmanager
+    def kernels(self) -> Generator[None]:
+        """Context in which attention tries the kernels in the order of their speed, deterministic ones only if asked."""
+        with (
+            sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext(),
+            deterministic_algorithms() if self.deterministic else nullcontext(),
+        ):
+            yield
+
+    def attention(self, head_dim: int) -> AttentionFunction:
+        """Return the attention function to train with."""
+        return attend_deterministic if self.deterministic and has_cudnn_attention(self.device, head_dim) else attend
 
     def attention_kernel(self, model: ModelConfig) -> str:
         """Return the kernel that attention over the whole context uses: `cudnn`, `flash`, `efficient`, `math`, …
@@ -84,9 +102,10 @@ class Hardware:
         dropout = model.dropout if model.arch == "gpt2" else 0.0
         # Dropout draws random numbers, which must not change the training that follows.
         with preserved_rng(self.device), self.kernels(), _RecordedCalls() as calls:
-            attend(q, k, v, None, dropout)
-        # Such as aten::_scaled_dot_product_cudnn_attention; without one, the formula was computed operation by operation.
-        fused = [re.search(r"_scaled_dot_product_(?:fused_)?([a-z]+)_attention", name) for name in calls.names]
+            self.attention(model.head_dim)(q, k, v, None, dropout)
+        # Such as aten::_scaled_dot_product_cudnn_attention, or glassgpt::cudnn_attention for the deterministic one;
+        # without such an operation, the formula was computed step by step.
+        fused = [re.search(r"(?:_scaled_dot_product_(?:fused_)?|::)([a-z]+)_attention", name) for name in calls.names]
         return next((match[1] for match in fused if match), "math")
 
     def scaler(self) -> torch.amp.GradScaler:
@@ -107,7 +126,8 @@ class Hardware:
         name = f"cpu ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else str(self.device)
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-        return f"{name}, {self.precision}, {'compiled' if self.compile else 'not compiled'}"
+        words = [name, self.precision, "compiled" if self.compile else "not compiled"]
+        return ", ".join([*words, *(["deterministic"] if self.deterministic else [])])
 
 
 class _RecordedCalls(TorchDispatchMode):
@@ -137,7 +157,17 @@ def resolve_hardware(train: TrainConfig) -> Hardware:
         # On a CPU the casts of autocast cost a small model more than 16-bit products save.
         precision = "fp32"
     compiled = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
-    return Hardware(device, precision, compiled)
+    return Hardware(device, precision, compiled, _is_deterministic(train, device, precision))
+
+
+def _is_deterministic(train: TrainConfig, device: torch.device, precision: Precision) -> bool:
+    """Resolve `train.deterministic`; see `TrainConfig`."""
+    if device.type != "cuda" or train.deterministic == "off":
+        return False
+    if train.deterministic == "auto" and (precision == "fp32" or not has_cudnn_attention(device)):
+        return False
+    set_cublas_workspace()
+    return True
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from glassgpt.data.batches import Batches
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.attention_modules import set_attention
 from glassgpt.training.average import WeightAverage
 from glassgpt.training.batch_loader import build_batch_loader
 from glassgpt.training.config import TrainerConfig
@@ -59,6 +60,8 @@ class TrainableModel:
         train, context = config.train, model.config.context_length
         self.hardware, self.dist = hardware, dist
         self.model = model.to(hardware.device)
+        if hardware.deterministic:
+            set_attention(self.model, hardware.attention(model.config.head_dim))
         self.loss = ParallelLoss(self.model, train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()
