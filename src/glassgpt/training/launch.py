@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -37,6 +38,14 @@ def exit_process(exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
+def torchrun_options(parser: ArgumentParser, processes: int) -> list[str]:
+    """Return the options of `torchrun` for so many processes; PyTorch 2.11's has no `--shutdown-timeout`."""
+    options = ["--standalone", f"--nproc-per-node={processes}"]
+    if "shutdown_timeout" in vars(parser.parse_args(["script"])):
+        options.append(f"--shutdown-timeout={SHUTDOWN_SECONDS}")
+    return options
+
+
 def launch(processes: int, arguments: Sequence[str], advice: str = "") -> None:
     """Run `glassgpt ARGUMENTS` in several processes on this machine and wait for them.
 
@@ -53,13 +62,13 @@ def launch(processes: int, arguments: Sequence[str], advice: str = "") -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
-    options = ["--standalone", f"--nproc-per-node={processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
-    options += ["-m", "glassgpt", *arguments]
+    parser = get_args_parser()
+    options = [*torchrun_options(parser, processes), "-m", "glassgpt", *arguments]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
     # torchrun would otherwise give each process one thread, with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
-        run(get_args_parser().parse_args(options))
+        run(parser.parse_args(options))
     except SignalException as stop:
         raise Interrupted("stopped", int(stop.sigval)) from stop
     except ChildFailedError as error:
