@@ -194,8 +194,8 @@ def _doctor_after(case: Case, run: RunFolder) -> list[StageFinding]:
         found = _from_checks("after", api.doctor(run.path))
         if isinstance(case, Fault) and case.writes is not None:
             checks = api.doctor(run.path, text=GenerationOptions(**case.writes))
-            told = {found.finding.code for found in found}
-            found += [one for one in _from_checks("text", checks) if one.finding.code not in told]
+            known = {found.finding.code for found in found}
+            found += [one for one in _from_checks("text", checks) if one.finding.code not in known]
     return found
 
 

@@ -152,7 +152,7 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="weight-nan-first-block-early", kind="damaged weights", fatal=True, stage="during", recovery="automatic",
-        what="a weight of the first attention becomes no number before any checkpoint", at=30,
+        what="a weight of the first attention becomes NaN before the first checkpoint", at=30,
         inject=later(30, damaged("blocks.0.attention.qkv.weight", math.nan)), expects=WEIGHTS,
     ),
     Fault(

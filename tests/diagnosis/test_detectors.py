@@ -382,9 +382,9 @@ def test_series_gives_the_same_findings_live_and_from_the_files():
         found += [live.on_layers(sample) for sample in samples if sample.step == one.step]
         found.append(live.on_step(one))
         found += [live.on_validation(validation) for validation in validations if validation.step == one.step]
-    told = [finding for findings in found for finding in findings if not finding.code.startswith("GG-MEM")]
-    assert told == [finding for _, finding in offline]
-    assert {finding.code for finding in told} >= {
+    online = [finding for findings in found for finding in findings if not finding.code.startswith("GG-MEM")]
+    assert online == [finding for _, finding in offline]
+    assert {finding.code for finding in online} >= {
         "GG-CLP-001", "GG-DIV-001", "GG-SPK-001", "GG-SPK-002", "GG-SCL-001", "GG-SPD-001", "GG-SPD-002",
         "GG-UPD-001", "GG-UPD-002", "GG-UPD-003", "GG-GRD-005", "GG-ATT-001", "GG-ATT-002", "GG-LAY-001",
         "GG-LAY-002", "GG-LAY-003",

@@ -30,12 +30,12 @@ from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 
 def monitored(dataset, path, *, recover=False, sample=10, **changes):
-    trainer, told = trainer_for(dataset, path, **changes)
+    trainer, log = trainer_for(dataset, path, **changes)
     config = DiagnosisConfig(sample_every_steps=sample, recover=recover, certify_steps=5)
     monitor = TrainingMonitor(trainer, config)
     monitor.attach()
     trainer.policy = RecoveryPolicy(trainer, config, monitor)
-    return trainer, monitor, told
+    return trainer, monitor, log
 
 
 def codes(monitor):
@@ -67,11 +67,11 @@ def test_healthy_run_has_no_findings_and_ends_with_the_same_bits(grammar_dataset
     options |= {"micro_batch_size": 4, "optimizer": OptimizerConfig(name="muon" if "arch" in changes else "adamw")}
     for number in range(2):
         if number:
-            trainer, monitor, told = monitored(grammar_dataset, tmp_path / "on", recover=True, sample=3, **options)
+            trainer, monitor, log = monitored(grammar_dataset, tmp_path / "on", recover=True, sample=3, **options)
         else:
-            trainer, told = trainer_for(grammar_dataset, tmp_path / "off", **options)
+            trainer, log = trainer_for(grammar_dataset, tmp_path / "off", **options)
         trainer.run()
-        assert told.events == []
+        assert log.events == []
         trained.append(weights(trainer.model))
     assert monitor.findings == []
     assert torch.equal(*trained)
@@ -88,9 +88,9 @@ def test_preset_run_writes_layer_samples_and_no_finding(grammar_data, tmp_path):
 
 
 def test_divergence_by_a_high_learning_rate_is_rolled_back(grammar_dataset, tmp_path):
-    """Learned for a while, then far too high a rate: back to a certified checkpoint, and on to a good end."""
+    """The rate jumps after some learning: the run rolls back to a certified checkpoint and ends well."""
     options = {"max_steps": 220, "learning_rate": 1e-2, "warmup": 5, "every_steps": 20}
-    trainer, monitor, told = monitored(grammar_dataset, tmp_path / "run", recover=True, **options)
+    trainer, monitor, log = monitored(grammar_dataset, tmp_path / "run", recover=True, **options)
     original = trainer.learning_rate
 
     def rate(step):
@@ -100,15 +100,15 @@ def test_divergence_by_a_high_learning_rate_is_rolled_back(grammar_dataset, tmp_
     outcome = trainer.run()
     (finding,) = [finding for finding in monitor.findings if finding.code.startswith("GG-DIV")]
     assert (finding.code, finding.ruled_out, finding.actions) == ("GG-DIV-001", ("GG-DIV-002",), ("rewound",))
-    assert told.of("rewind")[0]["to"] <= 120
+    assert log.of("rewind")[0]["to"] <= 120
     undisturbed, _ = trainer_for(grammar_dataset, tmp_path / "undisturbed", **options)
     assert outcome.validation.loss == pytest.approx(undisturbed.run().validation.loss, rel=0.1)
 
 
 def test_divergence_by_changed_weights_keeps_the_learning_rate(grammar_dataset, tmp_path):
-    """All of them finite: nothing is refused, the loss only runs away. Back at the same rate."""
+    """The weights are finite, so no step is skipped; the loss diverges. The rollback keeps the learning rate."""
     options = {"max_steps": 160, "learning_rate": 1e-2, "warmup": 5, "every_steps": 20}
-    trainer, monitor, told = monitored(grammar_dataset, tmp_path / "run", recover=True, **options)
+    trainer, monitor, log = monitored(grammar_dataset, tmp_path / "run", recover=True, **options)
 
     def damage():
         with torch.no_grad():
@@ -119,7 +119,7 @@ def test_divergence_by_changed_weights_keeps_the_learning_rate(grammar_dataset, 
     (finding,) = [finding for finding in monitor.findings if finding.code.startswith("GG-DIV")]
     assert (finding.code, finding.severity, finding.actions) == ("GG-DIV-002", "warning", ("rewound",))
     assert finding.evidence["parameter"] == "norm.weight"
-    assert told.of("rewind")[0]["rate_scale"] == 1.0
+    assert log.of("rewind")[0]["rate_scale"] == 1.0
     undisturbed, _ = trainer_for(grammar_dataset, tmp_path / "undisturbed", **options)
     assert outcome.validation.loss == pytest.approx(undisturbed.run().validation.loss, rel=0.05)
 
@@ -252,7 +252,7 @@ def test_dead_units_are_reported_without_their_missing_gradients(grammar_dataset
     with torch.no_grad():
         trainer.model.blocks[1].mlp.up.bias.fill_(-50.0)
     trainer.run()
-    (finding,) = monitor.findings  # that their weights get no gradient follows from it, and is not told as well
+    (finding,) = monitor.findings  # missing gradients of their weights follow from it and are not reported
     assert finding.code == "GG-LAY-001"
     assert finding.evidence == {"block": 1, "share": 100.0}
 
@@ -272,17 +272,17 @@ def test_scaler_that_finds_its_scale_is_healthy(grammar_dataset, tmp_path):
 
 
 def test_skipped_step_is_reported_with_its_cause(grammar_dataset, tmp_path, capsys):
-    trainer, monitor, told = monitored(grammar_dataset, tmp_path, recover=True)
+    trainer, monitor, log = monitored(grammar_dataset, tmp_path, recover=True)
     trainer.observers.append(MonitorDisplay(monitor, shows_layers=True))
     poison_window(trainer, 5, 3)
     trainer.run()
-    (finding,) = told.of("finding")
+    (finding,) = log.of("finding")
     assert (finding["code"], finding["severity"], finding["seen"]["step"]) == ("GG-NAN-011", "warning", 5)
     assert finding["ruled_out"] == ["GG-NAN-012", "GG-NAN-013", "GG-NAN-015"]
     assert finding["done"] == ["skipped-step", "quarantined-rows"]
     printed = capsys.readouterr().err
     assert "GG-NAN-011: step 5 is not finite because of its data" in " ".join(printed.split())
-    json.dumps(told.events)
+    json.dumps(log.events)
 
 
 def test_out_of_memory_is_reported(grammar_dataset, tmp_path):
@@ -375,11 +375,11 @@ def test_every_cause_has_a_catalogue_entry():
 
 
 def test_training_stops_at_the_first_bad_step_without_recovery(grammar_dataset, tmp_path):
-    trainer, _, told = monitored(grammar_dataset, tmp_path)
+    trainer, _, log = monitored(grammar_dataset, tmp_path)
     poison_window(trainer, 5, 3)
     with pytest.raises(TrainingDivergedError):
         trainer.run()
-    assert [name for name, _ in told.events] == ["replay", "finding", "diverged"]
+    assert [name for name, _ in log.events] == ["replay", "finding", "diverged"]
 
 
 def test_diagnosis_config_reports_invalid_values():

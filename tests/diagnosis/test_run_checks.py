@@ -73,7 +73,7 @@ def test_diverged_run_is_reported(run):
 
 
 def test_divergence_of_a_real_run_is_explained(grammar_data, tmp_path):
-    """An absurd rate in a real training; what it leaves behind is enough."""
+    """A real training at an absurd learning rate."""
     config = load_config("nano", {"data": str(grammar_data), "train.learning_rate": 1e30, "train.max_steps": 40})
     with pytest.raises(TrainingDivergedError):
         api.train(config, tmp_path / "run")
@@ -82,7 +82,7 @@ def test_divergence_of_a_real_run_is_explained(grammar_data, tmp_path):
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     noticed = [Finding.from_json(event).code for event in events if event["event"] == "finding"]
     assert noticed[0] == "GG-CFG-003"  # before its first step
-    assert set(noticed[1:]) == {"GG-NAN-014"}  # three rewinds did not help
+    assert set(noticed[1:]) == {"GG-NAN-014"}  # three rollbacks did not help
 
 
 def test_full_disk_during_training_is_reported(grammar_data, tmp_path, monkeypatch):
@@ -308,7 +308,7 @@ def test_non_finite_averaged_weights_are_reported(run):
 
 
 def test_vanished_process_counts_as_killed_at_once(run):
-    """Where it ran on this machine; elsewhere a minute of silence tells."""
+    """On this machine only; elsewhere the run counts as dead after a minute without output."""
     record = RunLog.read(run)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

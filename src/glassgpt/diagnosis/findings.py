@@ -87,7 +87,7 @@ class CheckResult:
 
     Attributes:
         name: English name of the check, its key in the catalogue.
-        outcome: key of the sentence that tells what was measured.
+        outcome: key of the sentence that describes the measurements.
         measurements: values by the names that this sentence uses.
         findings: what is wrong; empty when nothing is.
     """

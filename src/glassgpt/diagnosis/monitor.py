@@ -1,7 +1,6 @@
-"""The live monitor of a run: feeds its series to the detectors and tells what they find.
+"""The live monitor of a run: feeds its series to the detectors and reports what they find.
 
-It is silent on a healthy run. What it finds has a code of the catalogue and goes to the trainer's observers, each code
-once; who prints or writes it is theirs to decide.
+Findings go to the trainer's observers, which print or log them. A healthy run has none.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ class TrainingMonitor(Observer):
         self._report([finding])
 
     def diverging(self) -> bool:
-        """Return whether the loss has been far above its best for too long to come back by itself."""
+        """Return whether the loss has been far above its best for too long to recover by itself."""
         return self._detectors.divergence.is_diverging
 
     def is_calm(self) -> bool:
@@ -149,7 +148,7 @@ class TrainingMonitor(Observer):
 
 
 def finding_from_replay(step: int, result: ReplayResult, actions: Sequence[str] = ()) -> Finding:
-    """Return the finding of a replayed step; it is no longer fatal where something was done about it."""
+    """Return the finding of a replayed step; it is a warning instead of fatal if an action was taken."""
     evidence: dict[str, Value] = {"step": step, "why": result.why.key, **result.why.seen}
     evidence |= {"module": result.module.name if result.module else "(not seen)"}
     if result.rows:

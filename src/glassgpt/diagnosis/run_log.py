@@ -32,7 +32,7 @@ END_EVENTS: dict[str, Status] = {
     "early stop": "stopped early",
 }
 SILENT_SECONDS, SILENT_STEPS = 60.0, 20.0
-"""A run that wrote nothing for this long, and for the duration of this many steps, is no longer running."""
+"""A run counts as dead after this time, or the duration of this many steps if that is longer, without output."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RunLog:
         return [_number(line, name) for line in self.steps]
 
     def step_metrics(self) -> list[StepMetrics]:
-        """Return what an observer of the live run was told of each step."""
+        """Return the metrics of each step as observers of the live run received them."""
         return [
             StepMetrics(
                 step=int(line["step"]),
@@ -181,7 +181,7 @@ class RunLog:
         return "running" if now() - self.last_written < patience else "killed"
 
     def _process_is_gone(self) -> bool:
-        """Return whether the last process ran on this machine and exists no more; elsewhere only silence tells."""
+        """Return whether the last process ran on this machine and no longer exists; on other machines nothing is known."""
         host, process = self.start_event.get("host"), self.start_event.get("pid")
         if os.name != "posix" or host != platform.node() or not isinstance(process, int) or process <= 0:
             return False

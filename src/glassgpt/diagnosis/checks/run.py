@@ -170,8 +170,8 @@ def check_log_files(log: RunLog) -> CheckResult:
 def check_live_findings(log: RunLog, reported: list[Finding]) -> CheckResult:
     """Return what the live run found and wrote down, each once, without what other checks report already.
 
-    Detectors report a code once in a run. Of their codes the finding from the files counts: it knows the whole run, and
-    it is today's where the run was watched by an older version.
+    Of a code that detectors report, the finding from the files replaces the live one: it covers the whole run, and
+    it applies current thresholds to runs of older versions.
     """
     decided_again = {finding.code for finding in reported if finding.code in DETECTOR_CODES}
     findings: list[Finding] = []

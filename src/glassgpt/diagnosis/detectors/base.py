@@ -1,4 +1,4 @@
-"""The interface of a detector and what it knows about the run besides the series it is fed."""
+"""The interface of a detector, and the context of the run that it judges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glassgpt.training.observers import StepMetrics
 
 @dataclass(frozen=True)
 class RunContext:
-    """The configuration and data of the run that detectors judge.
+    """Configuration and data of the run that detectors judge.
 
     Attributes:
         config: the run's training configuration.
@@ -43,7 +43,7 @@ class RunContext:
 
 
 class Detector:
-    """Decides on one kind of finding from a run's series.
+    """Decides about one kind of finding from a run's series.
 
     The live monitor and the offline analysis of a run folder feed the same objects, so each finding is decided in one
     place, with one threshold and one severity. A detector may return its finding again at later steps; `DetectorSuite`
@@ -58,16 +58,16 @@ class Detector:
     sees_skipped_steps: ClassVar[bool] = False
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
-        """Take in the metrics of a step."""
+        """Process the metrics of a step."""
 
     def on_validation(self, validation: Validation) -> Finding | None:
-        """Take in a validation; the steps up to it were taken in before."""
+        """Process a validation; the steps before it have been processed."""
 
     def on_layers(self, sample: LayerSample) -> Finding | None:
-        """Take in the layer statistics of a step."""
+        """Process the layer statistics of a step."""
 
     def forget_after(self, step: int) -> None:
-        """Drop what was taken in after `step`; training was rolled back to it."""
+        """Drop data of later steps, because training was rolled back to `step`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, as JSON."""

@@ -16,15 +16,15 @@ from glassgpt.training.observers import StepMetrics
 class ClippingDetector(Detector):
     """Notes when nearly all recent gradients after warmup were above the clip.
 
-    It is a note: AdamW and Muon hardly depend on the length of gradients that are all scaled alike, and good runs
-    were seen with a median norm of three times the clip.
+    It is a note: AdamW and Muon hardly depend on the length of gradients that are all scaled alike, and there were
+    good runs with a median norm of three times the clip.
     """
 
     codes = ("GG-CLP-001",)
     STEPS = 200
-    """Steps that are looked at; fewer would judge the steep beginning of a run alone."""
+    """Size of the window; a shorter one would judge the steep beginning of a run alone."""
     SHARE = 0.95
-    """Share of clipped steps from which on the clip scales every update instead of cutting off outliers."""
+    """Share of clipped steps above which clipping scales every update instead of limiting outliers."""
 
     def __init__(self, context: RunContext) -> None:
         self._clip_norm, self._warmup_steps = context.config.train.clip_norm, context.warmup_steps
@@ -32,7 +32,7 @@ class ClippingDetector(Detector):
 
     @property
     def steps(self) -> int:
-        """Number of recent steps after warmup that are looked at."""
+        """Number of steps in the window."""
         return len(self._norms)
 
     @property

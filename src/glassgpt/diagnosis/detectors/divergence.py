@@ -1,4 +1,4 @@
-"""A loss that left for good what it had reached: GG-DIV-001."""
+"""A loss that rose far above its best and stays there: GG-DIV-001."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class DivergenceDetector(Detector):
     """Above the best median by this many nats and by this share of it: more than any spike of a healthy run leaves in
     a median of 20 steps."""
     STEPS = 20
-    """Steps in a row that far away before the loss will not come back by itself; spikes recover within ten."""
+    """Consecutive steps that far away after which the loss will not recover by itself; spikes are shorter."""
     CONFIDENCE = 0.6
-    """Nearly always the learning rate; a replay tells it from weights that were changed by something else."""
+    """Nearly always the learning rate; only a replay can rule out weights that were changed by something else."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=self.WINDOW)
@@ -39,7 +39,7 @@ class DivergenceDetector(Detector):
 
     @property
     def is_diverging(self) -> bool:
-        """True if the loss has been far above its best for too long to come back."""
+        """True if the loss has been far above its best for too long to recover."""
         return self._steps_away >= self.STEPS
 
     @property
@@ -60,7 +60,7 @@ class DivergenceDetector(Detector):
         return Finding("GG-DIV-001", "fatal", self.evidence, self.CONFIDENCE) if self.is_diverging else None
 
     def forget_after(self, step: int) -> None:
-        """Start anew: the best loss must be reached again."""
+        """Start over: the best loss must be reached again."""
         self._recent.clear()
         self._best_median = math.inf
         self._steps_away = 0

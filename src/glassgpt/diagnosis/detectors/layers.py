@@ -82,7 +82,7 @@ class UpdateSizeDetector(SettledDetector):
         """Return GG-UPD-001 for updates that are too large, GG-UPD-002 for ones that are too small."""
         ratio = sample.median_update()
         scheduled = learning_rate_ratio(self._config.schedule, sample.step, self._config.train.max_steps)
-        # One update of exactly zero is no sign: a step that was queued behind a skipped one changes nothing.
+        # One update of exactly zero means nothing: a step that was queued behind a skipped one changes no weight.
         was_zero, self._was_zero = self._was_zero, ratio == 0
         if ratio > self.LARGEST:
             return Finding("GG-UPD-001", "warning", {"ratio": ratio})

@@ -17,7 +17,7 @@ class LossScaleDetector(Detector):
     codes = ("GG-SCL-001",)
     sees_skipped_steps = True
     STEPS = 50
-    """Steps that are looked at. Finding the scale takes about ten skips at the start of a run, which is normal."""
+    """Size of the window. Finding the scale takes about ten skips at the start of a run, which is normal."""
     SHARE = 0.4
     """A scale that grows again after each step overflows at every second one."""
 

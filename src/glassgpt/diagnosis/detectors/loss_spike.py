@@ -17,7 +17,7 @@ from glassgpt.training.observers import StepMetrics
 
 
 class OutlierFilter:
-    """Tells whether a loss stands out from the normal ones before it.
+    """Decides whether a loss is an outlier among the normal ones before it.
 
     The level is the median of the last 32 normal log-losses. The spread is 1.4826 times the median absolute deviation
     of the last 128 from a straight line through them: without the line, a loss that falls fast would look widely
@@ -81,7 +81,7 @@ class OutlierFilter:
 
 @dataclass
 class Spike:
-    """Consecutive steps whose loss stands out.
+    """Consecutive steps whose loss is an outlier.
 
     Attributes:
         step: the first of them.
@@ -117,16 +117,16 @@ class Spike:
 
 
 class LossSpikeDetector(Detector):
-    """Notes the first jump of the loss; warns when one does not come back or when they recur.
+    """Notes the first spike of the loss, and warns when one lasts or they recur.
 
-    A single jump that comes back is harmless and happens in good runs, also over tens of nats where the initial
-    weights are small for the learning rate. It is a note (GG-SPK-002). Jumps that last or recur are a warning
+    A single spike that recovers is harmless and happens in good runs: with small initial weights and a high learning
+    rate it reached 13 nats. It is a note (GG-SPK-002). Spikes that last or recur are a warning
     (GG-SPK-001).
     """
 
     codes = ("GG-SPK-001", "GG-SPK-002")
     RECURRING, RECURRING_WITHIN_STEPS = 3, 500
-    """Spikes that begin within so many steps count as recurring. PaLM's training had about twenty over
+    """This many spikes that begin within this many steps count as recurring. PaLM's training had about twenty over
     its whole length and was healthy (Chowdhery et al. 2022, section 5.1), hence a window instead of a total."""
     CALM_STEPS = 20
     """Steps after an outlier before the loss counts as calm again."""
@@ -202,7 +202,7 @@ class LossSpikeDetector(Detector):
         return Finding("GG-SPK-001", "warning", evidence, self.CONFIDENCE)
 
     def forget_after(self, step: int) -> None:
-        """Restart the window: what the loss was before the rollback must be reached again."""
+        """Restart the window, and forget spikes of later steps."""
         self._filter = OutlierFilter()
         self._current = None
         self._steps_since_outlier = self.CALM_STEPS

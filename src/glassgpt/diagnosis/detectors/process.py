@@ -1,4 +1,4 @@
-"""What only the training process can tell of itself: memory (GG-MEM-010, 011) and recompilation (GG-SPD-003)."""
+"""What only the training process knows: its memory (GG-MEM-010, 011) and recompilations (GG-SPD-003)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from glassgpt.training.observers import StepMetrics
 
 GIGA = 1e9
 CHECK_EVERY = 10
-"""Steps between two looks; asking the allocator or the system takes microseconds to milliseconds."""
+"""Steps between two measurements, which take up to milliseconds."""
 
 
 def memory_in_use() -> float:
-    """Return the bytes allocated on the GPU, or resident in this process without one; 0 where nothing tells."""
+    """Return the bytes allocated on the GPU, or without one those resident in this process; 0 if unknown."""
     if torch.cuda.is_available():
         return float(torch.cuda.memory_allocated())
     try:
@@ -85,7 +85,7 @@ class RecompilationDetector(Detector):
     codes = ("GG-SPD-003",)
     sees_skipped_steps = True
     COMPILATIONS = 3
-    """After the first look, by when the training step is compiled; validation may add one or two."""
+    """Compilations after the first measurement, when the train step is already compiled; validation may add one or two."""
 
     def __init__(self) -> None:
         self._first: int | None = None

@@ -57,24 +57,24 @@ class Plateau:
 
 
 class StagnationDetector(Detector):
-    """Looks every 100 steps whether the loss still falls.
+    """Checks every 100 steps whether the loss still falls.
 
-    A loss that stands at a baseline says more than that it is level, so it is asked for first. The best validation must
-    stand at that baseline too: dropout makes the training loss look worse than the model is. A run that has ended
-    above the frequencies of single tokens has learned nothing of use, even if its loss still fell.
+    A loss at a baseline is more specific than a plateau, so that is checked first. The best validation must be at that
+    baseline too, because dropout makes the training loss look worse than the model is. A run that ends above the
+    unigram baseline has learned nothing useful, even if its loss was still falling.
     """
 
     codes = ("GG-LAD-001", "GG-LAD-002", "GG-LAD-003", "GG-PLT-001")
     CODES: Mapping[BaselineName, tuple[str, Severity]] = {
         "uniform": ("GG-LAD-001", "fatal"),  # the result means nothing
         "unigram": ("GG-LAD-002", "warning"),
-        "bigram": ("GG-LAD-003", "note"),  # some texts hold no more
+        "bigram": ("GG-LAD-003", "note"),  # some texts allow no more
     }
     CHECK_EVERY = 100
     MIN_STEPS, MIN_SHARE = 200, 0.1
-    """Steps after warmup, and share of the run, before the first judgement: every run begins at ln V."""
+    """Steps after warmup, and share of the run, before the first check: every run begins at ln V."""
     ABOVE_BIGRAM_NATS = 0.05
-    """A plateau below this distance above the bigram baseline may be all that the text holds."""
+    """A plateau below this distance above the bigram baseline may be all that the text allows."""
     LAST_STEPS = 50
     """Steps whose median is the final loss of a run."""
     MIN_FINISHED_STEPS = 100
@@ -92,7 +92,7 @@ class StagnationDetector(Detector):
         self._best_validation = math.inf
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
-        """Return what the loss so far says, at every hundredth step and at the last."""
+        """Return a finding at every hundredth step and at the last, if the loss has stagnated."""
         self._recent.append(metrics.loss)
         self._pending.append(metrics.loss)
         if len(self._pending) == self._width:
@@ -109,7 +109,7 @@ class StagnationDetector(Detector):
         return step % self.CHECK_EVERY == 0 and step >= first
 
     def on_validation(self, validation: Validation) -> Finding | None:
-        """Take in the best validation."""
+        """Keep the best validation."""
         if validation.is_finite:
             self._best_validation = min(self._best_validation, validation.loss)
 
@@ -194,7 +194,7 @@ class StagnationDetector(Detector):
 def find_stall(
     steps: Sequence[int], losses: Sequence[float], rates: Sequence[float], baseline: NGramBaseline, *, warmup_steps: int
 ) -> Stall | None:
-    """Return the baseline at which the loss stands, if it hardly moved over the second half at a high rate.
+    """Return the baseline of the loss, if it hardly moved over the second half of the steps at a high learning rate.
 
     A run that only passes a baseline on its way down has not stalled. Fewer than 100 points are not judged.
 

@@ -1,4 +1,4 @@
-"""All detectors of a run, fed together from the live run or from its files."""
+"""All detectors of a run, fed by the live run or from its files."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class DetectorSet:
 
     Args:
         context: the run.
-        live: whether this is the training process itself, which can also tell its memory, its CPU time and what was
-            compiled. From a run's files these are known only by the findings that the live run wrote down.
+        live: whether this is the training process itself, which also knows its memory, CPU time and compilations. In a
+            run's files these appear only as findings of the live run.
         withheld: codes that the caller reports itself.
 
     Attributes:
@@ -128,7 +128,7 @@ class DetectorSet:
                 yield finding
 
     def forget_after(self, step: int) -> None:
-        """Drop what was taken in after `step`; training was rolled back to it."""
+        """Drop data of later steps, because training was rolled back to `step`."""
         for detector in self._detectors:
             detector.forget_after(step)
 
@@ -138,7 +138,7 @@ class DetectorSet:
         return {"reported": sorted(self._reported), "detectors": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; a detector that it does not hold begins anew."""
+        """Restore what `state_dict` returned; a detector that it does not contain starts fresh."""
         self._reported = set(state["reported"])
         for detector in self._detectors:
             if _key(detector) in state["detectors"]:
