@@ -8,6 +8,7 @@ import pytest
 
 import glassgpt
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.reference import update
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
 from glassgpt.schema import settings_of
 from test_docs import commands
@@ -43,3 +44,7 @@ def test_the_python_runs(run_folder, capsys):
 def test_every_setting_is_spoken_of(kind):
     for each in settings_of(kind):
         assert f"`{each.name}`" in TEXT or each.flag in TEXT, each.name
+
+
+def test_the_tables_of_settings_are_up_to_date():
+    assert update(TEXT) == TEXT, "run: python -m glassgpt.generation.reference docs/generation.md"
