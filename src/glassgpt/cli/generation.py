@@ -81,11 +81,21 @@ def generate(
             "--explain shows what tokens were sampled from, but a search does not sample; remove one of them"
         )
     loaded, loaded_strategy = api.load_for_generation(run, parsed, chosen, len(texts), checkpoint, device, precision)
+    _print_kernel(loaded)
     if precision in ("bfloat16", "int8"):
         _print_precision_cost(run, loaded, precision)
     print_generation(loaded, texts, parsed, loaded_strategy, as_json=json, explain=explain)
     if "seed" in defaults and "seed" not in given and not parsed.is_greedy:
         console.info(f"(to repeat this text: --seed {parsed.seed})")
+
+
+def _print_kernel(loaded: LoadedModel) -> None:
+    """Print which CPU kernel was chosen, if any were timed to choose it."""
+    from glassgpt.generation.precision import kernel_choice
+
+    choice = kernel_choice(loaded.model, loaded.precision, batch_size=loaded.batch_size)
+    if choice is not None and choice.milliseconds:
+        console.info(choice.describe())
 
 
 def _print_precision_cost(run: Path, loaded: LoadedModel, precision: str) -> None:
