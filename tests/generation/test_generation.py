@@ -1,4 +1,4 @@
-"""The engine against models called anew at each step, against transformers, and against itself from other sides."""
+"""The engine against an uncached reference, against transformers, and against itself in other batches."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ def model():
 
 
 class Scripted(torch.nn.Module):
-    """A model that says what it is told, and counts how often and with what it is asked."""
+    """A model that predicts a given script and records the shapes of its inputs."""
 
     def __init__(self, script):
         super().__init__()
@@ -64,7 +64,7 @@ class Scripted(torch.nn.Module):
         start = max(cache.lengths)
         cache.commit()
         self.calls.append(tuple(tokens.shape))
-        # which token comes after each position, as a feature
+        # the token after each position, encoded as a feature
         at = torch.arange(start, start + tokens.size(1)) - self.prompt_length + 1
         wanted = torch.tensor(self.script)[at.clamp(0, len(self.script) - 1)]
         return wanted.float()[None, :, None].expand(tokens.size(0), -1, 1)
@@ -84,7 +84,7 @@ def scripted(text, prompt="p", then="z"):
 
 
 def uncached(model, prompt, options, index=0, vocab_size=257):
-    """The reference: the whole text through the model at each step, one row, no shortcut."""
+    """The reference: the whole text through the model at each step, one sequence, no cache."""
     tokens = list(prompt)
     processors = build_processors(options, BYTES)
     while len(tokens) - len(prompt) < options.max_tokens and len(tokens) <= CONTEXT:
@@ -98,8 +98,8 @@ def uncached(model, prompt, options, index=0, vocab_size=257):
         tokens.append(token)
         if token == BYTES.end_of_text:
             break
-    drawn = tokens[len(prompt) :]
-    return drawn[:-1] if drawn[-1] == BYTES.end_of_text else drawn
+    output = tokens[len(prompt) :]
+    return output[:-1] if output[-1] == BYTES.end_of_text else output
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_greedy_text_equals_transformers(tmp_path, model):
         )[0]
         with torch.no_grad():
             top = model(out[None, :-1])[0, tokens.size(1) - 1 :].topk(2).values
-        assert (top[:, 0] - top[:, 1]).min() > 1e-4  # no tie that rounding could turn
+        assert (top[:, 0] - top[:, 1]).min() > 1e-4  # no tie that rounding could break
         expected = [token for token in out[tokens.size(1) :].tolist() if token != 256]
         sampled = generate(model, BYTES, prompt, GenerationOptions(max_tokens=20, temperature=0))
         assert sampled[0].tokens == expected
@@ -150,7 +150,7 @@ def test_sample_does_not_depend_on_num_samples(model):
 def test_sequence_that_ends_early_does_not_change_others(model):
     options = GenerationOptions(max_tokens=40, seed=2, num_samples=6, temperature=1.2, stop=("e", "t", "\ufffd\ufffd"))
     together = generate(model, BYTES, "abc", options)
-    assert len({len(s.tokens) for s in together}) > 2  # they do end at different steps
+    assert len({len(s.tokens) for s in together}) > 2  # they end at different steps
     free = dataclasses.replace(options, stop=())
     for one in together:
         reference = uncached(model, BYTES.encode("abc"), free, one.index)
@@ -161,11 +161,11 @@ def test_sequence_that_ends_early_does_not_change_others(model):
 def test_streamed_chunks_join_to_the_text(model, prompt):
     options = GenerationOptions(max_tokens=25, seed=3, num_samples=2)
     whole = generate(model, BYTES, prompt, options)
-    pieces = list(stream(model, BYTES, prompt, options))
+    chunks = list(stream(model, BYTES, prompt, options))
     for one in whole:
-        mine = [piece for piece in pieces if piece.index == one.index]
-        assert "".join(piece.text for piece in mine) == one.text == BYTES.decode(one.tokens)
-        assert [piece.finish_reason for piece in mine[:-1]] == [None] * (len(mine) - 1)
+        mine = [chunk for chunk in chunks if chunk.index == one.index]
+        assert "".join(chunk.text for chunk in mine) == one.text == BYTES.decode(one.tokens)
+        assert [chunk.finish_reason for chunk in mine[:-1]] == [None] * (len(mine) - 1)
         assert mine[-1].finish_reason == one.finish_reason
 
 
@@ -187,15 +187,15 @@ def test_generation_leaves_torch_generators_unchanged(model):
 def test_samples_share_one_prefill():
     model = scripted("hello", "prompt")
     generate(model, BYTES, "prompt", GenerationOptions(max_tokens=4, temperature=0, num_samples=5))
-    # All but its last token, which every sample's first step feeds.
+    # All but its last token, which is the input of each sample's first decoding step.
     assert model.calls == [(1, 5), (5, 1), (5, 1), (5, 1), (5, 1)]
 
 
 def test_streaming_is_lazy():
     model = scripted("hello")
-    pieces = stream(model, BYTES, "p", GenerationOptions(max_tokens=4, temperature=0))
+    chunks = stream(model, BYTES, "p", GenerationOptions(max_tokens=4, temperature=0))
     assert model.calls == []
-    assert next(pieces).text == "h"
+    assert next(chunks).text == "h"
     assert len(model.calls) == 1
 
 
@@ -280,7 +280,7 @@ def test_invalid_options_are_reported_before_anything_runs():
 def test_vocabulary_padding_is_never_sampled():
     wide = random_model(vocab_size=320)
     with torch.no_grad():
-        wide.token_embedding.weight[257:] *= 50  # the padding would win nearly always
+        wide.token_embedding.weight[257:] *= 50  # the padding would almost always win
     options = GenerationOptions(max_tokens=20, seed=1, num_samples=3)
     for one in generate(wide, BYTES, "x", options):
         assert one.tokens == uncached(wide, [ord("x")], options, one.index)
@@ -288,9 +288,9 @@ def test_vocabulary_padding_is_never_sampled():
 
 def test_model_can_be_trained_after_generation(model):
     grads = []
-    for wrote in (False, True):
+    for generates in (False, True):
         one = random_model()
-        if wrote:
+        if generates:
             generate(one, BYTES, "x", GenerationOptions(max_tokens=2))
         one.train()
         one(torch.arange(20)[None]).logsumexp(-1).sum().backward()
@@ -316,10 +316,10 @@ def test_waiting_sequences_take_free_slots(model):
     ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
     tokens = {request: [] for request in ids}
     while not engine.is_idle:
-        for piece in engine.step():
-            tokens[piece.request].append(piece.token)
+        for chunk in engine.step():
+            tokens[chunk.request].append(chunk.token)
     for request, prompt in zip(ids, PROMPTS, strict=True):
-        alone = [piece.token for piece in stream(model, BYTES, prompt, options)]
+        alone = [chunk.token for chunk in stream(model, BYTES, prompt, options)]
         assert tokens[request] == alone
 
 
@@ -329,19 +329,19 @@ def test_cancelled_request_gets_no_more_tokens(model):
     first, second = (engine.submit([ord(c)], options) for c in "ab")
     next(engine.step())
     engine.cancel(first)
-    pieces = []
+    chunks = []
     while not engine.is_idle:
-        pieces += engine.step()
-    assert {piece.request for piece in pieces} == {second}
+        chunks += engine.step()
+    assert {chunk.request for chunk in chunks} == {second}
 
 
 def graph_decoder(*parts):
     if torch.cuda.is_available():
-        pytest.skip("for Triton's interpreter")
+        pytest.skip("tests Triton's interpreter")
     return pytest.importorskip("glassgpt.generation.gpu.graphs").GraphDecoder(*parts)
 
 
-DECODERS = {"step by step": StepwiseDecoder, "guessing ahead": SpeculativeDecoding(), "graphs": graph_decoder}
+DECODERS = {"stepwise": StepwiseDecoder, "speculative": SpeculativeDecoding(), "graphs": graph_decoder}
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
@@ -353,85 +353,87 @@ def test_request_without_possible_tokens_does_not_affect_others(decoder, monkeyp
     settings = [{}, {"logit_bias": only_two, "no_repeat_ngram": 1, "num_samples": 2}, {"top_k": 4}]
     options = [GenerationOptions(max_tokens=4, seed=4, **chosen) for chosen in settings]
 
-    def written(requests):
+    def generated(requests):
         engine = Engine(model, BYTES, slots=4, decoder=decoder)
         ids = [engine.submit([7, 8, 7, 8], one) for one in requests]
         tokens, ended = {request: [] for request in ids}, []
         while not engine.is_idle:
             try:
-                for piece in engine.step():
-                    tokens[piece.request].append(piece.token)
+                for chunk in engine.step():
+                    tokens[chunk.request].append(chunk.token)
             except RequestError as error:
                 ended.append((error.request, str(error).partition(" by the combination")[0]))
         return list(tokens.values()), ended
 
-    texts, ended = written(options)
+    texts, ended = generated(options)
     assert ended == [(1, "after 2 new tokens every token is forbidden")]
     assert len(texts[1]) == 2 * 2
-    assert [texts[0], texts[2]] == written([options[0], options[2]])[0]
+    assert [texts[0], texts[2]] == generated([options[0], options[2]])[0]
 
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("pretended"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+    [torch.OutOfMemoryError("simulated"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
 )
 def test_cache_that_does_not_fit_memory_gets_fewer_slots(model, error, caplog):
-    def cramped(model, vocab_size, slots, capacity, most=2):
+    def out_of_memory(model, vocab_size, slots, capacity, most=2):
         if slots > most:
             raise error
         return StepwiseDecoder(model, vocab_size, slots, capacity)
 
     options = GenerationOptions(max_tokens=6, seed=3)
-    engine = Engine(model, BYTES, slots=12, decoder=cramped)
+    engine = Engine(model, BYTES, slots=12, decoder=out_of_memory)
     requests = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS]
-    written = {request: [] for request in requests}
+    generated = {request: [] for request in requests}
     while not engine.is_idle:
-        for piece in engine.step():
-            written[piece.request].append(piece.token)
+        for chunk in engine.step():
+            generated[chunk.request].append(chunk.token)
     alone = [generate(model, BYTES, prompt, options)[0].tokens for prompt in PROMPTS]
-    assert [[token for token in tokens if token != 256] for tokens in written.values()] == alone
+    assert [[token for token in tokens if token != 256] for tokens in generated.values()] == alone
     assert "out of memory with 12 sequences at a time; continuing with 1 " in caplog.text
     with pytest.raises(GenerationError, match="out of memory with a single sequence"):
-        Engine(model, BYTES, slots=4, decoder=functools.partial(cramped, most=0))
+        Engine(model, BYTES, slots=4, decoder=functools.partial(out_of_memory, most=0))
 
 
 def test_engine_builds_and_uses_a_custom_decoder(model):
-    asked, drawn = [], []
+    built, decoded = [], []
 
-    class Noted(StepwiseDecoder):
+    class RecordingDecoder(StepwiseDecoder):
         def __init__(self, model, vocab_size, slots, capacity):
-            asked.append((vocab_size, slots, capacity))
+            built.append((vocab_size, slots, capacity))
             super().__init__(model, vocab_size, slots, capacity)
 
         def decode(self, sequences):
-            drawn.append(super().decode(sequences))
-            return drawn[-1]
+            decoded.append(super().decode(sequences))
+            return decoded[-1]
 
     options = GenerationOptions(max_tokens=4, seed=3, stop_tokens=())
     for capacity, expected in ((None, CONTEXT), (20, 20), (999, CONTEXT)):
-        engine = Engine(model, BYTES, slots=3, capacity=capacity, decoder=Noted)
-        assert asked.pop() == (257, 3, expected)
+        engine = Engine(model, BYTES, slots=3, capacity=capacity, decoder=RecordingDecoder)
+        assert built.pop() == (257, 3, expected)
     engine.submit(BYTES.encode("ab"), options)
-    tokens = [piece.token for _ in range(9) for piece in engine.step()]
+    tokens = [chunk.token for _ in range(9) for chunk in engine.step()]
     assert engine.is_idle
-    assert tokens == [token for pairs in drawn for _, token in pairs] == uncached(model, BYTES.encode("ab"), options)
+    assert tokens == [token for pairs in decoded for _, token in pairs] == uncached(model, BYTES.encode("ab"), options)
 
 
 def test_select_decoder_by_device_and_dtype(model, monkeypatch):
     graphs = pytest.importorskip("glassgpt.generation.gpu.graphs", reason="Triton is for Linux")
     monkeypatch.setattr(graphs, "GraphDecoder", lambda *_: "graphs")
-    monkeypatch.setattr(decoder_selection, "StepwiseDecoder", lambda *_: "step by step")
+    monkeypatch.setattr(decoder_selection, "StepwiseDecoder", lambda *_: "stepwise")
 
     def chosen(model, device, dtype):
         return decoder_selection.select_decoder(as_if_on(model, device, dtype), 257, 1, 8)
 
     assert chosen(model, "cuda", torch.bfloat16) == "graphs"
-    assert chosen(model, "cuda", torch.float32) == "step by step"
-    assert chosen(model, "cpu", torch.bfloat16) == "step by step"
-    odd = build_model(dataclasses.replace(model.config, n_embd=9))  # heads of width 3, which the kernels do not know
-    assert chosen(odd, "cuda", torch.bfloat16) == "step by step"
+    assert chosen(model, "cuda", torch.float32) == "stepwise"
+    assert chosen(model, "cpu", torch.bfloat16) == "stepwise"
+    unsupported = build_model(
+        dataclasses.replace(model.config, n_embd=9)
+    )  # heads of width 3, which the kernels do not support
+    assert chosen(unsupported, "cuda", torch.bfloat16) == "stepwise"
     monkeypatch.setattr(decoder_selection, "find_spec", lambda name: None)
-    assert chosen(model, "cuda", torch.bfloat16) == "step by step"
+    assert chosen(model, "cuda", torch.bfloat16) == "stepwise"
 
 
 def test_text_ends_with_a_slot_smaller_than_the_context(model):
@@ -439,8 +441,8 @@ def test_text_ends_with_a_slot_smaller_than_the_context(model):
     free = uncached(model, BYTES.encode("abcdefgh"), options)
     small = Engine(model, BYTES, slots=2, capacity=12)
     small.submit(BYTES.encode("abcdefgh"), options)
-    pieces = [piece for _ in range(9) for piece in small.step()]
-    assert ([piece.token for piece in pieces], pieces[-1].finish_reason) == (free[:5], "length")
+    chunks = [chunk for _ in range(9) for chunk in small.step()]
+    assert ([chunk.token for chunk in chunks], chunks[-1].finish_reason) == (free[:5], "length")
     assert small.is_idle
     for prompt, allowed in (
         ("x" * 13, "has 13 tokens; it must have 1 to 12"),
@@ -459,17 +461,17 @@ def test_re_prefill_with_the_smallest_slots(model, capacity):
     options = GenerationOptions(max_tokens=9, seed=1, overflow="re-prefill")
     small = Engine(model, BYTES, slots=1, capacity=capacity)
     small.submit(BYTES.encode("a"), options)
-    pieces = [piece for _ in range(99) for piece in small.step()]
+    chunks = [chunk for _ in range(99) for chunk in small.step()]
     assert small.is_idle
     seen = BYTES.encode("a")
-    for position, piece in enumerate(pieces, start=1):
+    for position, chunk in enumerate(chunks, start=1):
         if len(seen) > capacity:
             seen = seen[-max(1, capacity // 2) :]
         with torch.no_grad():
             logits = apply_processors(model(torch.tensor([seen]))[:, -1, :257], build_processors(options, BYTES), [])
-        seen.append(piece.token)
+        seen.append(chunk.token)
         noise = gumbel_noise(1, [0], [position], torch.arange(257))
-        assert int(sample(logits, noise)) == piece.token
+        assert int(sample(logits, noise)) == chunk.token
 
 
 def test_other_errors_are_not_treated_as_out_of_memory(model):
@@ -498,26 +500,26 @@ def test_re_prefill_continues_after_a_full_context(model):
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_nan_logits_are_an_error(temperature):
-    spoilt = random_model()
-    spoilt.norm.weight.data.fill_(torch.nan)
+    damaged = random_model()
+    damaged.norm.weight.data.fill_(torch.nan)
     with pytest.raises(GenerationError, match=r"logits contain NaN.*doctor"):
-        generate(spoilt, BYTES, "a", GenerationOptions(temperature=temperature, seed=1))
+        generate(damaged, BYTES, "a", GenerationOptions(temperature=temperature, seed=1))
 
 
 def test_out_of_memory_changes_no_text(model, monkeypatch, caplog):
     options = GenerationOptions(max_tokens=10, seed=3)
-    calm = generate_many(model, BYTES, PROMPTS, options)
+    expected = generate_many(model, BYTES, PROMPTS, options)
     decode = StepwiseDecoder.decode
 
-    def cramped(self, rows):
+    def out_of_memory(self, rows):
         if len(rows) > 3:
-            raise torch.OutOfMemoryError("pretended")
+            raise torch.OutOfMemoryError("simulated")
         return decode(self, rows)
 
-    monkeypatch.setattr(StepwiseDecoder, "decode", cramped)
-    assert generate_many(model, BYTES, PROMPTS, options) == calm
+    monkeypatch.setattr(StepwiseDecoder, "decode", out_of_memory)
+    assert generate_many(model, BYTES, PROMPTS, options) == expected
     assert "out of memory" in caplog.text
-    monkeypatch.setattr(StepwiseDecoder, "decode", lambda self, rows: cramped(self, [*rows] * 4))
+    monkeypatch.setattr(StepwiseDecoder, "decode", lambda self, rows: out_of_memory(self, [*rows] * 4))
     with pytest.raises(GenerationError, match="out of memory with a single"):
         generate(model, BYTES, "a", options)
 

@@ -1,4 +1,4 @@
-"""The GPU's decoder against its readable twins, on a CPU: its kernels run in Triton's interpreter."""
+"""The GPU decoder against its reference implementations, on a CPU: its kernels run in Triton's interpreter."""
 
 import copy
 import dataclasses
@@ -30,13 +30,13 @@ from glassgpt.model.config import ModelConfig
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="checked on the device by benchmarks/gpu_generate.py")
 
 CPU = torch.device("cpu")
-V = 41  # tokens that may be drawn; the model's tables are padded to 48
+V = 41  # tokens of the tokenizer; the model's tables are padded to 48
 GPT2_SHAPE = ModelConfig(vocab_size=48, context_length=24, n_layer=1, n_head=2, n_embd=12)
 MODERN_SHAPE = ModelConfig(
     arch="modern", vocab_size=48, context_length=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, window=3, bias=False
 )
-# With tokens a row and keys looked at together: fewer than there are, or all at once. The interpreter takes some
-# milliseconds for each program, so there are few.
+# With the number of tokens, and the keys processed at once: fewer than there are, or all. The interpreter takes
+# milliseconds per program, so sizes are small.
 SHAPES = {
     "gpt2": (GPT2_SHAPE, 4, 2),
     "without biases": (dataclasses.replace(GPT2_SHAPE, bias=False), 2, 256),
@@ -59,12 +59,12 @@ def model():
 
 
 class Vocabulary:
-    """As much of a tokenizer as processors ask for."""
+    """The part of a tokenizer that logits processors use."""
 
     vocab_size, end_of_text, name = V, V - 1, "numbers"
 
 
-def row_of(prompt, index=0, limit=6, **settings):
+def sequence_of(prompt, index=0, limit=6, **settings):
     options = GenerationOptions(**{"top_p": 1.0, "seed": 5, "num_samples": index + 1, **settings})
     options.check()
     processors = tuple(build_processors(options, Vocabulary()))
@@ -72,8 +72,8 @@ def row_of(prompt, index=0, limit=6, **settings):
 
 
 @torch.inference_mode()
-def written(model, rows, decoder, slots=4, capacity=24, end=None):
-    """What each row draws under continuous batching; a row ends with its limit or with the token `end`."""
+def run(model, rows, decoder, slots=4, capacity=24, end=None):
+    """Return each sequence's output under continuous batching; it ends at its limit or with the token `end`."""
     scheduler = Scheduler(model, decoder(model, V, slots, capacity))
     for row in rows:
         scheduler.add(row)
@@ -122,7 +122,7 @@ def test_rows_of_different_length(model):
 
 
 EVERYTHING = SamplingLimits(penalties=True, top_k=True, top_p=True, none=True)
-DRAWS = [
+SAMPLING_OPTIONS = [
     {"temperature": 0.0},
     {},
     {"temperature": 1.7, "top_k": 5},
@@ -139,19 +139,19 @@ DRAWS = [
 ]
 
 
-def drawn_by_kernel(model, logits, rows, limits=EVERYTHING):
-    """What the draw kernel makes of given logits."""
+def sampled_by_kernels(model, logits, rows, limits=EVERYTHING):
+    """Sample from given logits with the kernels."""
     cache, state = KVCache(model.config, len(rows), 24), SlotState(len(rows), V, CPU)
     step = FusedStep(model, cache, state, V)
     state.insert(range(len(rows)), rows)
     step.logits.copy_(logits)
-    drawn = torch.full((len(rows),), -1, dtype=torch.int32)
-    step.sample(len(rows), drawn, limits)
-    return drawn.tolist(), state
+    sampled = torch.full((len(rows),), -1, dtype=torch.int32)
+    step.sample(len(rows), sampled, limits)
+    return sampled.tolist(), state
 
 
-def drawn_by_twin(logits, rows):
-    """The same by processors and noise, written out."""
+def sampled_by_reference(logits, rows):
+    """Sample with processors and noise, one sequence at a time."""
     out = []
     for one, row in zip(logits, rows, strict=True):
         left = one[None, :V]
@@ -162,30 +162,30 @@ def drawn_by_twin(logits, rows):
     return out
 
 
-DRAW_SIZES = {
+SAMPLER_SIZES = {
     "one part": {"PART": 64, "GROUP": 16, "SEARCH_CHUNK": 64},
     "some groups": {"PART": 16, "GROUP": 2, "FEW_GROUPS": 4, "MANY_GROUPS": 8, "SEARCH_CHUNK": 16},
     "never enough groups": {"PART": 32, "GROUP": 2, "FEW_GROUPS": 1, "MANY_GROUPS": 1, "SEARCH_CHUNK": 32},
 }
 
 
-@pytest.mark.parametrize("sizes", DRAW_SIZES.values(), ids=DRAW_SIZES)
+@pytest.mark.parametrize("sizes", SAMPLER_SIZES.values(), ids=SAMPLER_SIZES)
 @pytest.mark.parametrize("ties", [False, True])
 def test_sampling_kernels_equal_processors_and_noise(model, ties, sizes, monkeypatch):
     for name, size in sizes.items():
         monkeypatch.setattr(sampler, name, size)
     torch.manual_seed(1)
     rows = []
-    for number, settings in enumerate(DRAWS):
-        row = row_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": (number + 13 * ties) * 7_919_333_777})
+    for number, settings in enumerate(SAMPLING_OPTIONS):
+        row = sequence_of([1, 2, 2, 7], index=number % 3, **{**settings, "seed": (number + 13 * ties) * 7_919_333_777})
         row.output_ids = [2, 9, 9, 9, 30][: number % 6]
         rows.append(row)
     logits = torch.randn(len(rows), 48) * 3
     if ties:
-        logits = logits.round()  # -0.0 and 0.0 among them
-    logits[:, V:] = 1e4  # padding, never to be drawn
-    ours, state = drawn_by_kernel(model, logits, rows)
-    assert ours == drawn_by_twin(logits, rows)
+        logits = logits.round()  # includes -0.0 and 0.0
+    logits[:, V:] = 1e4  # padding, never sampled
+    ours, state = sampled_by_kernels(model, logits, rows)
+    assert ours == sampled_by_reference(logits, rows)
     assert state.ints[0].tolist() == ours
     assert state.ints[1].tolist() == [row.n_visible for row in rows]
     assert state.ints[2].tolist() == [row.position + 1 for row in rows]
@@ -196,11 +196,11 @@ def test_sampling_kernels_with_infinite_logits(model):
     logits[0, 4] = 1.0
     logits[1, 3:9] = 0.5
     logits[2, :V] = -1e30
-    rows = [row_of([0], top_k=2), row_of([0], top_p=0.45), row_of([0], top_p=0.45, temperature=1.0)]
-    ours, _ = drawn_by_kernel(model, logits, rows)
+    rows = [sequence_of([0], top_k=2), sequence_of([0], top_p=0.45), sequence_of([0], top_p=0.45, temperature=1.0)]
+    ours, _ = sampled_by_kernels(model, logits, rows)
     assert ours[0] == 4
-    assert ours[1] in (3, 4, 5)  # the lower ids of equal ones
-    assert ours == drawn_by_twin(logits, rows)
+    assert ours[1] in (3, 4, 5)  # the lowest ids on a tie
+    assert ours == sampled_by_reference(logits, rows)
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")  # by numpy, in the interpreter
@@ -208,8 +208,8 @@ def test_sampling_kernels_with_infinite_logits(model):
 def test_nan_logits_give_no_token(model, settings):
     logits = torch.randn(3, 48)
     logits[1, 7] = logits[2, :] = math.nan
-    logits[0, V:] = math.nan  # padding, never looked at
-    ours, state = drawn_by_kernel(model, logits, [row_of([0], **settings) for _ in range(3)])
+    logits[0, V:] = math.nan  # padding, never read
+    ours, state = sampled_by_kernels(model, logits, [sequence_of([0], **settings) for _ in range(3)])
     assert ours[1:] == [-1, -1]
     assert all(0 <= token < V for token in [ours[0], *state.ints[0].tolist()])
 
@@ -217,11 +217,11 @@ def test_nan_logits_give_no_token(model, settings):
 @pytest.mark.filterwarnings("ignore:All-NaN slice", "ignore:invalid value")
 def test_nan_logits_are_an_error(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
-    spoilt = copy.deepcopy(model)
-    spoilt.norm.weight.data[0] = math.nan
+    damaged = copy.deepcopy(model)
+    damaged.norm.weight.data[0] = math.nan
     for decoder in (GraphDecoder, StepwiseDecoder):
         with pytest.raises(GenerationError, match="logits contain NaN"):
-            written(spoilt, [row_of([1, 2])], decoder)
+            run(damaged, [sequence_of([1, 2])], decoder)
 
 
 def test_continuous_batching_equals_the_stepwise_decoder(model, monkeypatch):
@@ -229,20 +229,20 @@ def test_continuous_batching_equals_the_stepwise_decoder(model, monkeypatch):
 
     def rows():
         return [
-            row_of([4], limit=1),
-            row_of([4, 5, 6], limit=5, temperature=1.5),
-            row_of([1] * 9, limit=3, top_k=3, seed=9),
-            row_of([4, 5, 6], index=1, limit=3, temperature=1.5),
-            row_of([9, 8], limit=2, temperature=0.0),
-            row_of([9, 8], limit=4, repetition_penalty=1.4, frequency_penalty=0.3),
+            sequence_of([4], limit=1),
+            sequence_of([4, 5, 6], limit=5, temperature=1.5),
+            sequence_of([1] * 9, limit=3, top_k=3, seed=9),
+            sequence_of([4, 5, 6], index=1, limit=3, temperature=1.5),
+            sequence_of([9, 8], limit=2, temperature=0.0),
+            sequence_of([9, 8], limit=4, repetition_penalty=1.4, frequency_penalty=0.3),
         ]
 
-    plain = written(model, rows(), StepwiseDecoder, slots=2)
-    assert written(model, rows(), GraphDecoder, slots=2) == plain
-    # rows that end where nobody expects it
-    early = written(model, rows()[1:4], StepwiseDecoder, slots=2, end=plain[1][1])
+    plain = run(model, rows(), StepwiseDecoder, slots=2)
+    assert run(model, rows(), GraphDecoder, slots=2) == plain
+    # sequences that end early
+    early = run(model, rows()[1:4], StepwiseDecoder, slots=2, end=plain[1][1])
     assert early[0] == plain[1][:2]
-    assert written(model, rows()[1:4], GraphDecoder, slots=2, end=plain[1][1]) == early
+    assert run(model, rows()[1:4], GraphDecoder, slots=2, end=plain[1][1]) == early
 
 
 @pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
@@ -250,26 +250,28 @@ def test_graph_with_more_rows_than_sequences(model, settings, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
-        return [row_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
+        return [sequence_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
 
     assert graphs._graph_size(3) == 4
-    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+    assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "SEARCH_CHUNK": 16}], ids=str)
 def test_sampling_for_an_abandoned_slot_terminates(model, sizes, monkeypatch):
-    """Its row's top-p was the host's to do, so that on the device nobody has worked out the mass it is a share of."""
+    """Its sequence's top-p was applied on the host, so the mass that top-p refers to was never computed on the device."""
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     for name, size in sizes.items():
         monkeypatch.setattr(sampler, name, size)
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *args, **kinds: empty(*args, **kinds).zero_())  # as memory often is
+    monkeypatch.setattr(
+        torch, "empty", lambda *args, **kinds: empty(*args, **kinds).zero_()
+    )  # as uninitialized memory often is
 
     def rows():
-        left = [row_of([1, 2], index=index, limit=1, top_p=0.9, no_repeat_ngram=2) for index in range(4)]
-        return [*left, *(row_of([3, 4], index=index, limit=3, top_k=3) for index in range(3))]
+        left = [sequence_of([1, 2], index=index, limit=1, top_p=0.9, no_repeat_ngram=2) for index in range(4)]
+        return [*left, *(sequence_of([3, 4], index=index, limit=3, top_k=3) for index in range(3))]
 
-    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+    assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
 @pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
@@ -277,9 +279,9 @@ def test_top_k_of_the_whole_vocabulary_is_no_limit(model, top_k, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
     def rows():
-        return [row_of([4, 5], limit=4, top_k=top_k, temperature=2.0)]
+        return [sequence_of([4, 5], limit=4, top_k=top_k, temperature=2.0)]
 
-    assert written(model, rows(), GraphDecoder) == written(model, rows(), StepwiseDecoder)
+    assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
 def test_host_processors_work_in_a_batch_with_device_processors(model, monkeypatch):
@@ -287,22 +289,22 @@ def test_host_processors_work_in_a_batch_with_device_processors(model, monkeypat
 
     def rows():
         return [
-            row_of([1, 2, 1], limit=5, no_repeat_ngram=2, temperature=1.2),
-            row_of([3], limit=2),
-            row_of([1, 2], limit=6, frequency_penalty=0.8),
-            row_of([5], limit=3, temperature_schedule=((2, 2.0),)),
+            sequence_of([1, 2, 1], limit=5, no_repeat_ngram=2, temperature=1.2),
+            sequence_of([3], limit=2),
+            sequence_of([1, 2], limit=6, frequency_penalty=0.8),
+            sequence_of([5], limit=3, temperature_schedule=((2, 2.0),)),
         ]
 
-    assert written(model, rows(), GraphDecoder, slots=3) == written(model, rows(), StepwiseDecoder, slots=3)
+    assert run(model, rows(), GraphDecoder, slots=3) == run(model, rows(), StepwiseDecoder, slots=3)
 
 
 def test_re_prefill_continues_after_a_full_context(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 3)
 
     def rows():
-        return [row_of([1, 2, 3], limit=8, overflow="re-prefill"), row_of([7], limit=2)]
+        return [sequence_of([1, 2, 3], limit=8, overflow="re-prefill"), sequence_of([7], limit=2)]
 
-    assert written(model, rows(), GraphDecoder, capacity=6) == written(model, rows(), StepwiseDecoder, capacity=6)
+    assert run(model, rows(), GraphDecoder, capacity=6) == run(model, rows(), StepwiseDecoder, capacity=6)
 
 
 def test_no_launch_for_complete_sequences(model, monkeypatch):
@@ -310,12 +312,12 @@ def test_no_launch_for_complete_sequences(model, monkeypatch):
     launches = []
     launch = GraphDecoder._launch
     monkeypatch.setattr(GraphDecoder, "_launch", lambda self, rows: launches.append(1) or launch(self, rows))
-    written(model, [row_of([1], limit=4)], GraphDecoder)
+    run(model, [sequence_of([1], limit=4)], GraphDecoder)
     assert len(launches) == 2
 
 
-class Played:
-    """In the place of a CUDA graph: what was captured is done again by the model itself."""
+class FakeGraph:
+    """Replaces a CUDA graph: replaying runs the model again."""
 
     def __init__(self, prompts, model):
         self.prompts, self.model = prompts, model
@@ -325,41 +327,41 @@ class Played:
         self.model.features(self.prompts._tokens, KVCache.from_tensors(cache.keys, cache.values))
 
 
-class PlayedPrompts(prompt_graphs.PromptGraph):
-    """`PromptGraph` without a GPU."""
+class FakePromptGraph(prompt_graphs.PromptGraph):
+    """A `PromptGraph` that needs no GPU."""
 
     def __init__(self, model, cache):
         self.cache = cache
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long)
-        self._graph = Played(self, model)
+        self._graph = FakeGraph(self, model)
 
 
 @pytest.fixture
 def prompts_on_a_gpu(model, monkeypatch):
-    """`PromptGraphs` as they would be on one, and the shapes that they capture: rows and tokens."""
+    """`PromptGraphs` as on a GPU, and the shapes that they capture: number of prompts and tokens."""
     captured = []
 
     def capture(model, cache, pool):
         captured.append((cache.keys.size(1), cache.capacity))
-        return PlayedPrompts(model, cache)
+        return FakePromptGraph(model, cache)
 
     monkeypatch.setattr(prompt_graphs, "PromptGraph", capture)
     made = prompt_graphs.PromptGraphs(model)
-    made.__dict__["_memory"] = made._memory.zero_()  # made here, before it says where it is
+    made.__dict__["_memory"] = made._memory.zero_()  # allocated before the device is changed below
     made._device = torch.device("cuda")
-    made.__dict__["_pool"] = (0, 0)  # not made without a GPU
+    made.__dict__["_pool"] = (0, 0)  # cannot be created without a GPU
     return made, captured
 
 
 @torch.inference_mode()
 def test_prompt_graph_is_captured_at_the_second_occurrence_of_a_shape(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
-    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
-    assert made.prefill([[1, 2, 3], [4, 5]]) == "in chunks"
-    assert made.prefill([[1] * 8, [2]]).step() is True  # the shape is the same: two rows, at most eight tokens
+    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "chunked")
+    assert made.prefill([[1, 2, 3], [4, 5]]) == "chunked"
+    assert made.prefill([[1] * 8, [2]]).step() is True  # the same shape: two prompts, at most eight tokens
     assert made.prefill([[1], [2]]).step() is True
     assert captured == [(2, 8)]
-    assert made.prefill([[1] * 9, [2]]) == "in chunks"  # another shape
+    assert made.prefill([[1] * 9, [2]]) == "chunked"  # another shape
     made.prefill([[1] * 16, [2]]), made.prefill([[3, 4]] * 5), made.prefill([[3, 4]] * 6)
     assert captured == [(2, 8), (2, 16), (6, 8)]
 
@@ -376,11 +378,11 @@ def test_prompt_graphs_do_not_exceed_the_context(model, prompts_on_a_gpu, monkey
 def test_large_prompt_shapes_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
     made, captured = prompts_on_a_gpu
     made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
-    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "in chunks")
-    for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than there is memory for
-        assert [made.prefill(prompts) for _ in range(3)] == ["in chunks"] * 3
+    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "chunked")
+    for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than fit the shared memory
+        assert [made.prefill(prompts) for _ in range(3)] == ["chunked"] * 3
     made._device = CPU
-    assert [made.prefill([[1, 2]]) for _ in range(3)] == ["in chunks"] * 3
+    assert [made.prefill([[1, 2]]) for _ in range(3)] == ["chunked"] * 3
     assert captured == []
 
 
@@ -388,7 +390,7 @@ def test_large_prompt_shapes_are_not_captured(model, prompts_on_a_gpu, monkeypat
 def test_prompt_graph_fills_the_cache_like_the_model(model, prompts_on_a_gpu):
     made, captured = prompts_on_a_gpu
     taken = KVCache(model.config, 4, 24)
-    for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last are in used memory
+    for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last ones reuse memory
         reading, plain = made.prefill(prompts), prompt_graphs.ChunkedPrefill(model, prompts)
         while not (reading.step() & plain.step()):
             pass
@@ -413,6 +415,6 @@ def test_unsupported_models_cannot_be_fused():
 
 def test_forbidding_every_token_is_an_error(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
-    row = row_of([1], limit=4, no_repeat_ngram=1, logit_bias=dict.fromkeys(range(1, V), -math.inf))
+    row = sequence_of([1], limit=4, no_repeat_ngram=1, logit_bias=dict.fromkeys(range(1, V), -math.inf))
     with pytest.raises(GenerationError, match="every token is forbidden"):
-        written(model, [row], GraphDecoder)
+        run(model, [row], GraphDecoder)

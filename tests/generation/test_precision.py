@@ -30,7 +30,7 @@ from small_models import as_if_on
 BYTES = load_tokenizer("bytes")
 KERNELS_HERE = [kernel for kernel in KERNELS if kernel.is_available()]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06}
-"""Size of the logits' error over the logits' own."""
+"""Norm of the logits' error relative to the norm of the logits."""
 ALL_KERNELS = pytest.mark.parametrize("kernel", KERNELS_HERE, ids=lambda kernel: f"{kernel.precision}, {kernel.name}")
 ARCHITECTURES = pytest.mark.parametrize("arch", ["gpt2", "gpt2 without biases", "modern"])
 
@@ -94,7 +94,7 @@ def test_kernel_computes_linear(kernel, bias, rows):
 def test_product_of_a_vector_is_independent_of_the_batch(kernel):
     torch.manual_seed(0)
     x, weight = torch.randn(5, 64), torch.randn(37, 64)
-    x[1] *= 1e4  # one scale for all rows would leave nothing of the others
+    x[1] *= 1e4  # with one scale for all vectors nothing would be left of the others
     product = kernel.pack(weight, torch.randn(37))
     with torch.inference_mode():
         together = product(x)
@@ -106,7 +106,7 @@ def test_product_of_a_vector_is_independent_of_the_batch(kernel):
 @given(st.integers(0, 2**31), st.integers(1, 6), st.floats(-6, 6), st.floats(0, 3))
 @pytest.mark.parametrize("kernel", [k for k in KERNELS_HERE if k.precision == "int8"], ids=lambda k: k.name)
 def test_int8_error_is_within_rounding(kernel, seed, rows, exponent, spread):
-    """Each weight is off by half a step at most, and so is each input: the product then by no more than this."""
+    """Each weight and each input is off by at most half a step, which bounds the error of the product."""
     torch.manual_seed(seed)
     x = torch.randn(rows, 64) * 10**exponent * 10 ** (spread * torch.randn(rows, 1))
     weight = torch.randn(16, 64) * 10 ** torch.randn(16, 1)
@@ -193,14 +193,14 @@ def test_packed_model_agrees_with_and_without_cache(kernel, arch):
     cache = KVCache(packed.config, 2)
     with torch.inference_mode():
         steps = [packed(tokens[:, :12], cache), *(packed(tokens[:, t : t + 1], cache) for t in range(12, 20))]
-        # A sum in another order may round an input to its other neighbour.
+        # A different order of sums may round an input to the other neighbor.
         assert relative_error(torch.cat(steps, 1), packed(tokens)) < TOLERANCE[kernel.precision] / 3
 
 
 @ALL_KERNELS
 def test_greedy_text_of_a_confident_model_does_not_change(kernel):
     model = random_model()
-    with torch.no_grad():  # each token wants its successor, by far
+    with torch.no_grad():  # each token clearly predicts its successor
         model.token_embedding.weight.copy_(torch.nn.functional.normalize(torch.randn(257, 32), dim=-1))
         model.position_embedding.weight.mul_(0.01)
         model.blocks[1].mlp.down.weight.mul_(0.01)
@@ -255,6 +255,13 @@ def test_auto_chooses_the_fastest_exact_kernel(timed, capsys):
     assert prepare_for_decoding(packed) is packed
     assert kernel_choice(packed) is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_cli_shows_the_chosen_kernel(timed, nano_run, run_main):
+    timed(row_major=4.0, column_major=2.0, oneDNN=3.0)
+    code, _, err = run_main("generate", nano_run, "--prompt", "x", "--max-tokens", 2, "--temperature", 0)
+    assert code == 0
+    assert "decoding on the CPU in float32, column-major (timed with batch size 1" in " ".join(err.split())
 
 
 def test_gain_within_noise_keeps_the_simplest_kernel(timed):

@@ -1,4 +1,4 @@
-"""Sampling against the distribution it is to follow; its processors are in test_processors.py."""
+"""Sampling against the distribution that it has to follow; processors are tested in test_processors.py."""
 
 import math
 
@@ -27,17 +27,17 @@ def chi_square(counts, probabilities):
     return float(((counts - expected) ** 2 / expected).sum())
 
 
-@pytest.mark.parametrize("vary", ["position", "row", "seed"])
+@pytest.mark.parametrize("vary", ["position", "sequence", "seed"])
 def test_sample_frequencies_follow_softmax(vary):
     n, vocab = 20_000, 8
     logits = torch.tensor([[0.0, 1.0, -1.0, 0.5, 2.0, -0.5, 0.2, 0.9]])
     steps, zeros = list(range(n)), [0] * n
     if vary == "seed":
-        drawn = torch.cat([gumbel_sample(logits, seed, [0], [0]) for seed in range(2_000)])
+        sampled = torch.cat([gumbel_sample(logits, seed, [0], [0]) for seed in range(2_000)])
     else:
-        rows, positions = (zeros, steps) if vary == "position" else (steps, zeros)
-        drawn = gumbel_sample(logits.expand(n, -1), 7, rows, positions)
-    counts = torch.bincount(drawn, minlength=vocab).double()
+        sequences, positions = (zeros, steps) if vary == "position" else (steps, zeros)
+        sampled = gumbel_sample(logits.expand(n, -1), 7, sequences, positions)
+    counts = torch.bincount(sampled, minlength=vocab).double()
     # 7 degrees of freedom: above 24.3 with probability 0.001
     assert chi_square(counts, logits[0].double().softmax(-1)) < 24.3
 
@@ -57,7 +57,7 @@ def test_noise_has_gumbel_moments():
 
 
 def test_largest_noise_is_finite():
-    """The one hash of 2**24 whose number rounds to 1: with a large vocabulary, it comes every few hundred tokens."""
+    """One hash in 2**24 rounds to 1 in float32; with a large vocabulary, it occurs every few hundred tokens."""
     noise = gumbel_noise(54, [0], [7], torch.tensor([30170]))
     assert noise.item() == pytest.approx(24 * math.log(2))
     logits = torch.full((1, 30171), -1e4)
@@ -65,16 +65,16 @@ def test_largest_noise_is_finite():
     assert gumbel_sample(logits, 54, [0], [7]).tolist() == [5]
 
 
-@given(seed=st.integers(0, 2**63 - 1), row=st.integers(0, 100), position=st.integers(0, 2000))
+@given(seed=st.integers(0, 2**63 - 1), sequence=st.integers(0, 100), position=st.integers(0, 2000))
 @settings(max_examples=50, deadline=None)
-def test_noise_depends_on_seed_sequence_position_and_token_only(seed, row, position):
-    alone = gumbel_noise(seed, [row], [position], torch.arange(V))
-    among = gumbel_noise(seed, [row + 1, row, 3], [9, position, 9], torch.arange(V))
-    some = gumbel_noise(seed, [row], [position], torch.tensor([3, 17]))
+def test_noise_depends_on_seed_sequence_position_and_token_only(seed, sequence, position):
+    alone = gumbel_noise(seed, [sequence], [position], torch.arange(V))
+    among = gumbel_noise(seed, [sequence + 1, sequence, 3], [9, position, 9], torch.arange(V))
+    some = gumbel_noise(seed, [sequence], [position], torch.tensor([3, 17]))
     torch.testing.assert_close(among[1:2], alone)
     torch.testing.assert_close(some, alone[:, [3, 17]])
-    assert not torch.equal(alone, gumbel_noise(seed ^ (1 << 40), [row], [position], torch.arange(V)))
-    assert not torch.equal(alone, gumbel_noise(seed ^ 1, [row], [position], torch.arange(V)))
+    assert not torch.equal(alone, gumbel_noise(seed ^ (1 << 40), [sequence], [position], torch.arange(V)))
+    assert not torch.equal(alone, gumbel_noise(seed ^ 1, [sequence], [position], torch.arange(V)))
 
 
 @given(seed=seeds, k=st.integers(1, V))

@@ -1,4 +1,4 @@
-"""Speculative decoding against plain decoding: the same text, whoever guesses; and against the model's distribution."""
+"""Speculative decoding against plain decoding (the same text with any draft) and against the model's distribution."""
 
 import itertools
 
@@ -32,15 +32,15 @@ def model():
 def drafts(model):
     return {
         "itself": model,
-        "alike": disturbed(model, 0.005),
-        "a stranger": attentive_model(seed=9, n_layer=1, n_head=2, n_embd=8),
-        "of a smaller context": attentive_model(seed=0, context_length=20),
-        "the text": None,
+        "similar": disturbed(model, 0.005),
+        "unrelated": attentive_model(seed=9, n_layer=1, n_head=2, n_embd=8),
+        "smaller context": attentive_model(seed=0, context_length=20),
+        "prompt lookup": None,
     }
 
 
 def test_test_model_depends_on_the_whole_text(model):
-    """Else a wrong cache would show in no text."""
+    """Otherwise a wrong cache would change no text."""
     assert share_that_depends_on_far_tokens(model) > 0.3
 
 
@@ -60,10 +60,10 @@ SETTINGS = [
 def test_speculative_text_equals_plain_decoding(model, drafts, asked):
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2, **asked)
     plain = generate_many(model, BYTES, PROMPTS, options)
-    for who, draft in drafts.items():
-        for tokens in (1, 4) if who == "alike" else (4,):
+    for draft_name, draft in drafts.items():
+        for tokens in (1, 4) if draft_name == "similar" else (4,):
             assert generate_many(model, BYTES, PROMPTS, options, SpeculativeDecoding(draft, tokens)) == plain, (
-                who,
+                draft_name,
                 tokens,
             )
 
@@ -73,90 +73,92 @@ def test_sequences_with_different_acceptance(model, drafts):
     options = GenerationOptions(max_tokens=25, seed=8, num_samples=3, stop=letters)
     plain = generate_many(model, BYTES, PROMPTS, options)
     assert len({len(sample.tokens) for samples in plain for sample in samples}) > 3
-    speculation = SpeculativeDecoding(drafts["alike"])
-    assert generate_many(model, BYTES, PROMPTS, options, speculation) == plain
-    assert 0.1 < speculation.stats.acceptance_rate < 0.99
+    speculative = SpeculativeDecoding(drafts["similar"])
+    assert generate_many(model, BYTES, PROMPTS, options, speculative) == plain
+    assert 0.1 < speculative.stats.acceptance_rate < 0.99
 
 
-@pytest.mark.parametrize("who", ["alike", "the text"])
-def test_sequences_enter_and_leave_during_speculation(model, drafts, who):
+@pytest.mark.parametrize("draft_name", ["similar", "prompt lookup"])
+def test_sequences_enter_and_leave_during_speculation(model, drafts, draft_name):
     options = GenerationOptions(max_tokens=14, seed=5, stop=("e", "a", "o"))
-    engine = Engine(model, BYTES, slots=2, decoder=SpeculativeDecoding(drafts[who]))
+    engine = Engine(model, BYTES, slots=2, decoder=SpeculativeDecoding(drafts[draft_name]))
     ids = [engine.submit(encode_prompt(model, BYTES, prompt, options), options) for prompt in PROMPTS * 2]
     tokens = {request: [] for request in ids}
     while not engine.is_idle:
-        for piece in engine.step():
-            tokens[piece.request].append(piece.token)
+        for chunk in engine.step():
+            tokens[chunk.request].append(chunk.token)
     for request, prompt in zip(ids, PROMPTS * 2, strict=True):
-        assert tokens[request] == [piece.token for piece in stream(model, BYTES, prompt, options)]
+        assert tokens[request] == [chunk.token for chunk in stream(model, BYTES, prompt, options)]
 
 
-@pytest.mark.parametrize("who", ["itself", "alike", "of a smaller context", "the text"])
-def test_re_prefill_continues_after_a_full_context(model, drafts, who):
+@pytest.mark.parametrize("draft_name", ["itself", "similar", "smaller context", "prompt lookup"])
+def test_re_prefill_continues_after_a_full_context(model, drafts, draft_name):
     options = GenerationOptions(max_tokens=90, temperature=0, overflow="re-prefill", min_tokens=90)
     prompts = ["x" * (CONTEXT - 5), "ab"]
-    speculation = SpeculativeDecoding(drafts[who])
-    assert generate_many(model, BYTES, prompts, options, speculation) == generate_many(model, BYTES, prompts, options)
+    speculative = SpeculativeDecoding(drafts[draft_name])
+    assert generate_many(model, BYTES, prompts, options, speculative) == generate_many(model, BYTES, prompts, options)
 
 
 def test_speculation_uses_the_whole_context(model, drafts):
     options = GenerationOptions(max_tokens=100, temperature=0, min_tokens=100)
-    for who in drafts:
-        one, two = generate_many(model, BYTES, ["x" * (CONTEXT - 7), "ab"], options, SpeculativeDecoding(drafts[who]))
+    for draft_name in drafts:
+        one, two = generate_many(
+            model, BYTES, ["x" * (CONTEXT - 7), "ab"], options, SpeculativeDecoding(drafts[draft_name])
+        )
         assert [len(sample.tokens) for sample in (*one, *two)] == [8, CONTEXT - 1]
 
 
 def test_model_as_its_own_draft_is_always_accepted(model):
-    speculation = SpeculativeDecoding(model, 3)
-    (one,) = generate(model, BYTES, "ab", GenerationOptions(max_tokens=24, seed=1, min_tokens=24), speculation)
+    speculative = SpeculativeDecoding(model, 3)
+    (one,) = generate(model, BYTES, "ab", GenerationOptions(max_tokens=24, seed=1, min_tokens=24), speculative)
     assert len(one.tokens) == 24
-    assert speculation.stats.acceptance_rate == 1
-    assert speculation.stats.passes == 6
-    assert speculation.stats.tokens_per_forward == 4
+    assert speculative.stats.acceptance_rate == 1
+    assert speculative.stats.passes == 6
+    assert speculative.stats.tokens_per_forward == 4
 
 
-@pytest.mark.parametrize("who", ["itself", "of a smaller context", "the text"])
+@pytest.mark.parametrize("draft_name", ["itself", "smaller context", "prompt lookup"])
 @pytest.mark.parametrize("overflow", ["stop", "re-prefill"])
-def test_drafts_are_limited_by_the_context(model, drafts, who, overflow):
+def test_drafts_are_limited_by_the_context(model, drafts, draft_name, overflow):
     asked = GenerationOptions(max_tokens=60, seed=3, num_samples=2, overflow=overflow)
     plain = generate_many(model, BYTES, ["ROMEO: ", "ab"], asked)
-    speculation = SpeculativeDecoding(drafts[who], 500)
-    assert generate_many(model, BYTES, ["ROMEO: ", "ab"], asked, speculation) == plain
-    assert speculation.stats.proposed > 10
+    speculative = SpeculativeDecoding(drafts[draft_name], 500)
+    assert generate_many(model, BYTES, ["ROMEO: ", "ab"], asked, speculative) == plain
+    assert speculative.stats.proposed > 10
 
 
 def test_out_of_memory_changes_no_text(model, drafts, monkeypatch):
     options = GenerationOptions(max_tokens=12, seed=3, num_samples=3)
-    calm = generate_many(model, BYTES, PROMPTS, options)
+    expected = generate_many(model, BYTES, PROMPTS, options)
     failed = []
     for method in ("decode", "_verify"):  # before the pass, and after it
         with monkeypatch.context() as patch:
             real = getattr(SpeculativeDecoder, method)
 
-            def cramped(self, *given, real=real):
+            def out_of_memory(self, *given, real=real):
                 rows = given[-2] if len(given) == 3 else given[0]
                 if len(rows) > 3:
                     failed.append(real)
-                    raise torch.OutOfMemoryError("pretended")
+                    raise torch.OutOfMemoryError("simulated")
                 return real(self, *given)
 
-            patch.setattr(SpeculativeDecoder, method, cramped)
-            assert generate_many(model, BYTES, PROMPTS, options, SpeculativeDecoding(drafts["alike"])) == calm
+            patch.setattr(SpeculativeDecoder, method, out_of_memory)
+            assert generate_many(model, BYTES, PROMPTS, options, SpeculativeDecoding(drafts["similar"])) == expected
     assert len(set(failed)) == 2
 
 
 def test_speculative_samples_follow_the_models_distribution(model, drafts):
-    """Chi-square over the pairs of the first two tokens, whose probabilities can be computed."""
+    """Chi-square over the pairs of the first two tokens, whose probabilities are computed exactly."""
     prompt, count = "ab", 6000
     options = GenerationOptions(max_tokens=2, seed=2024, num_samples=count, top_k=3, top_p=1.0, temperature=1.0)
-    speculation = SpeculativeDecoding(drafts["alike"], 2)
+    speculative = SpeculativeDecoding(drafts["similar"], 2)
     encoded = encode_prompt(model, BYTES, prompt, options)
-    engine = Engine(model, BYTES, slots=count, capacity=8, decoder=speculation)
+    engine = Engine(model, BYTES, slots=count, capacity=8, decoder=speculative)
     engine.submit(encoded, options)
     drawn = [[] for _ in range(count)]
     while not engine.is_idle:
-        for piece in engine.step():
-            drawn[piece.index].append(piece.token)
+        for chunk in engine.step():
+            drawn[chunk.index].append(chunk.token)
     expected = {}
     processors = build_processors(options, BYTES)
 
@@ -170,8 +172,8 @@ def test_speculative_samples_follow_the_models_distribution(model, drafts):
         assert first != BYTES.end_of_text
         expected |= {(first, second): p * q for second, q in distribution([*encoded, first]).items()}
     assert sum(expected.values()) == pytest.approx(1)
-    assert speculation.stats.accepted > 100
-    assert speculation.stats.acceptance_rate < 0.99
+    assert speculative.stats.accepted > 100
+    assert speculative.stats.acceptance_rate < 0.99
     seen = {pair: drawn.count(list(pair)) for pair in expected}
     assert sum(seen.values()) == count
     chi_square = sum((seen[pair] - count * p) ** 2 / (count * p) for pair, p in expected.items())
@@ -179,7 +181,7 @@ def test_speculative_samples_follow_the_models_distribution(model, drafts):
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5
 
 
-def naive_look_up(text, most):
+def naive_lookup(text, most):
     for n in (3, 2, 1):
         end = text[-n:]
         places = [at + n for at in range(len(text) - n) if text[at : at + n] == end] if len(text) > n else []
@@ -193,7 +195,7 @@ def naive_look_up(text, most):
 @given(text=st.lists(st.integers(0, 3), min_size=1, max_size=30), most=st.integers(1, 6))
 @settings(max_examples=300, deadline=None)
 def test_prompt_lookup_equals_a_naive_search(text, most):
-    assert lookup_draft(text, most) == naive_look_up(text, most)
+    assert lookup_draft(text, most) == naive_lookup(text, most)
 
 
 def test_prompt_lookup_examples():
@@ -205,9 +207,9 @@ def test_prompt_lookup_examples():
 
 def test_prompt_lookup_in_a_repetitive_text_saves_passes(model):
     options = GenerationOptions(max_tokens=20, temperature=0, regex="(abcde ){6}")
-    speculation = SpeculativeDecoding(tokens=5)
-    generate(model, BYTES, "abcde abcde ", options, speculation)
-    assert speculation.stats.tokens_per_forward > 3
+    speculative = SpeculativeDecoding(tokens=5)
+    generate(model, BYTES, "abcde abcde ", options, speculative)
+    assert speculative.stats.tokens_per_forward > 3
 
 
 @pytest.mark.parametrize("tokens", [0, -1])
@@ -217,13 +219,13 @@ def test_draft_tokens_below_1_is_an_error(tokens):
 
 
 def test_draft_without_possible_tokens_ends(model, drafts):
-    """The rule forbids everything after an x that the model never writes, and the draft always would."""
+    """The rule forbids every token after an x, which the draft always proposes and the model never generates."""
 
     def rule(logits, histories):
         forbidden = torch.tensor([[bool(h.output) and h.output[-1] == ord("x")] for h in histories])
         return logits.masked_fill(forbidden, -torch.inf)
 
-    class Fond(torch.nn.Module):
+    class AlwaysX(torch.nn.Module):
         def __init__(self, of):
             super().__init__()
             self.of, self.config = of, of.config
@@ -235,9 +237,9 @@ def test_draft_without_possible_tokens_ends(model, drafts):
             return self.of.head(features).index_fill(-1, torch.tensor([ord("x")]), 1e4)
 
     options = GenerationOptions(max_tokens=10, temperature=0, processors=(rule,))
-    speculation = SpeculativeDecoding(Fond(drafts["alike"]), 3)
-    assert generate(model, BYTES, "ab", options, speculation) == generate(model, BYTES, "ab", options)
-    assert speculation.stats.proposed > speculation.stats.accepted
+    speculative = SpeculativeDecoding(AlwaysX(drafts["similar"]), 3)
+    assert generate(model, BYTES, "ab", options, speculative) == generate(model, BYTES, "ab", options)
+    assert speculative.stats.proposed > speculative.stats.accepted
 
 
 def test_one_pass_verifies_all_drafts(model, drafts, monkeypatch):
@@ -250,11 +252,11 @@ def test_one_pass_verifies_all_drafts(model, drafts, monkeypatch):
         return real(self, tokens, cache)
 
     monkeypatch.setattr(type(model), "features", counted)
-    speculation = SpeculativeDecoding(drafts["alike"], 3)
-    generate(model, BYTES, "ab", GenerationOptions(max_tokens=12, seed=1, num_samples=4, min_tokens=12), speculation)
-    assert shapes[0] == (1, 1)  # the prompt but its last token
+    speculative = SpeculativeDecoding(drafts["similar"], 3)
+    generate(model, BYTES, "ab", GenerationOptions(max_tokens=12, seed=1, num_samples=4, min_tokens=12), speculative)
+    assert shapes[0] == (1, 1)  # the prompt without its last token
     assert set(shapes[1:-1]) <= {(rows, 4) for rows in range(1, 5)} | {(rows, t) for rows, t in shapes if rows < 4}
-    assert speculation.stats.passes == sum(rows for rows, _ in shapes[1:])
+    assert speculative.stats.passes == sum(rows for rows, _ in shapes[1:])
 
 
 def test_speculation_with_modern_models():
