@@ -61,7 +61,6 @@ FORMAT_KEYS = re.compile(r"""(?<=["'`{.])(micro_rows|rung|verdict|rewound)(?=["'
 """Keys of JSON files and of finding codes' values; renaming them would break existing runs."""
 ALLOWED = {
     "src/glassgpt/model/modern.py": {"normalised"},  # name of an activation, which users type
-    "src/glassgpt/inspection/page/words.js": {"normalised"},
 }
 """By file: words that are right there."""
 RIDDLES = {

@@ -90,7 +90,7 @@ def setting(
         metavar: form of the words on the command line, for error messages ("TEXT=NUMBER").
         from_text: converts a word of the command line, or raises `ValueError`; by default by the field's type.
         parse_key: converts the keys of a TOML table and of `KEY=NUMBER`; by default they stay text.
-        unsupported_by: names of the decoding strategies that cannot honour the setting, each with the reason.
+        unsupported_by: names of the decoding strategies that cannot honor the setting, each with the reason.
         python_only: no text can express it, so that it has no flag and no place in a file.
     """
     details = Details(
@@ -361,7 +361,7 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known name most like a mistyped one, or nothing.
 
-    Of a dotted name the last part alone is recognised too, whatever component it was put in.
+    Of a dotted name the last part alone is recognized too, whatever component it was put in.
     """
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)

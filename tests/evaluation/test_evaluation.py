@@ -295,7 +295,7 @@ def test_documents_are_evaluated_alone_and_sum_to_the_whole(model, dataset, stri
 
 
 def dataset_holding_out(folder, tokens):
-    """Return a data set whose held-out text is exactly these tokens."""
+    """Return a dataset whose held-out text is exactly these tokens."""
     source = folder / "text.txt"
     source.write_text("training text, and some of it held out " * 5)
     prepare(PrepareOptions(sources=(str(source),), out=folder / "data", tokenizer="bytes", workers=1))

@@ -46,7 +46,7 @@ class RecordingObserver(EvaluationObserver):
 
 
 def held_out(dataset, tokens):
-    """Return the data set with these tokens as its held-out text."""
+    """Return the dataset with these tokens as its held-out text."""
     other = type(dataset)(dataset.folder, dataset.info, {})
     other.split = lambda name: TokenArray([np.array(tokens, dtype=np.int64)])
     return other

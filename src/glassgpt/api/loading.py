@@ -1,4 +1,4 @@
-"""Loading a run: its model and tokenizer, its data set, and a draft model."""
+"""Loading a run: its model and tokenizer, its dataset, and a draft model."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def load_for_generation(
 
 
 def held_out_dataset(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | None:
-    """Return the data set that a run was trained on, or None if it is gone or has another tokenizer."""
+    """Return the dataset that a run was trained on, or None if it is gone or has another tokenizer."""
     folder = load_config(Path(run)).data
     if not folder or not Path(folder).is_dir():
         return None
@@ -273,22 +273,22 @@ def load_with_dataset(
     device: str = "auto",
     batch_size: int = 1,
 ) -> tuple[LoadedModel, TokenDataset]:
-    """Load a run's model, and a data set to evaluate it on.
+    """Load a run's model, and a dataset to evaluate it on.
 
     Args:
         run: the run's folder.
-        data: folder of the data set; None takes the one that the run was trained on.
+        data: folder of the dataset; None takes the one that the run was trained on.
         checkpoint: see `load`, as are `device` and `batch_size`.
 
     Raises:
-        UsageError: the run names no data set, or one that no longer exists.
-        TokenizerError: the data set was prepared with another tokenizer than the model's.
+        UsageError: the run names no dataset, or one that no longer exists.
+        TokenizerError: the dataset was prepared with another tokenizer than the model's.
         GlassGPTError: see `load` and `TokenDataset.open`.
     """
     loaded = load(run, checkpoint=checkpoint, device=device, batch_size=batch_size)
     folder = data or load_config(Path(run)).data
     if not folder:
-        raise UsageError(f"{run} was not trained here and names no data set; give one with --data DIR")
+        raise UsageError(f"{run} was not trained here and names no dataset; give one with --data DIR")
     if data is None and not Path(folder).is_dir():
         raise UsageError(
             f"{run} was trained on {folder}, which no longer exists; give its new location with --data DIR"

@@ -42,7 +42,7 @@ def evaluate(
     Parameters
     ----------
     data:
-        Data set to evaluate on; defaults to the one the run was trained on.
+        Dataset to evaluate on; defaults to the one the run was trained on.
     context_length:
         Tokens the model sees at once; 0 means its whole context.
     stride:
@@ -140,7 +140,7 @@ def sweep_decoding(
     samples:
         Number of prompts whose texts are printed below the ranking.
     data:
-        Data set to take prompts from; defaults to the one the run was trained on.
+        Dataset to take prompts from; defaults to the one the run was trained on.
     """
     from glassgpt import api
     from glassgpt.api.evaluation import require_sample_count

@@ -1,4 +1,4 @@
-"""Loss of a model on the held-out text of a data set."""
+"""Loss of a model on the held-out text of a dataset."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TOKENS_PER_BATCH = 8192
 
 
 def require_same_tokenizer(model_fingerprint: str, dataset: TokenDataset) -> None:
-    """Check that a data set was tokenized for a model.
+    """Check that a dataset was tokenized for a model.
 
     Raises:
-        TokenizerError: the data set was made with another tokenizer than the model's.
+        TokenizerError: the dataset was made with another tokenizer than the model's.
     """
     if dataset.tokenizer_fingerprint != model_fingerprint:
         raise TokenizerError(

@@ -65,16 +65,16 @@ class Window:
 
 
 def held_out_tokens(dataset: TokenDataset) -> TokenArray:
-    """Return the held-out text of a data set.
+    """Return the held-out text of a dataset.
 
     Raises:
-        DataError: the data set has none.
+        DataError: the dataset has none.
     """
     tokens = dataset.split("validation")
     if len(tokens) < 2:
         raise DataError(
             f"{dataset.folder} has no held-out text to evaluate on; prepare it again with --validation-fraction above 0, "
-            f"or choose another data set with --data DIR"
+            f"or choose another dataset with --data DIR"
         )
     return tokens
 

@@ -102,7 +102,7 @@ def block_activations(
     stream = f"{previous}: the residual stream"
     return {
         f"{at}.input": derived(previous, ("position", "channel"), stream, LanguageModel.features, lambda x: x),
-        f"{at}.norm1": captured(f"{at}.norm1", "input, normalised", Block.forward),
+        f"{at}.norm1": captured(f"{at}.norm1", "input, normalized", Block.forward),
         **qkv,
         **_attention(model.config, layer),
         f"{at}.attention.output": captured(f"{at}.attention", "concatenated heads · Woᵀ", Block.forward),
@@ -110,7 +110,7 @@ def block_activations(
         f"{at}.middle": captured(
             f"{at}.norm2", "input + attention.output", Block.forward, side="input", read_only=True
         ),
-        f"{at}.norm2": captured(f"{at}.norm2", "middle, normalised", Block.forward),
+        f"{at}.norm2": captured(f"{at}.norm2", "middle, normalized", Block.forward),
         f"{at}.mlp.up": captured(f"{at}.mlp.up", "norm2 · Wᵀ", mlp, channels="hidden"),
         f"{at}.mlp.hidden": captured(f"{at}.mlp.down", nonlinearity, mlp, side="input", channels="hidden"),
         f"{at}.mlp.output": captured(f"{at}.mlp", "mlp.hidden · Wᵀ", mlp),

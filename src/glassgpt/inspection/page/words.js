@@ -75,7 +75,7 @@ const WORDS = {
     units: { dimensionless: "단위 없음", probability: "확률", "nats, up to a constant": "내트(상수만큼 다를 수 있음)", "byte value": "바이트의 값", "token id": "토큰의 번호", "true where the query may attend": "볼 수 있으면 참" },
     formulas: [
       ["the text in UTF-8", "UTF-8로 적은 글"], ["the bytes, merged into tokens", "바이트를 합쳐 만든 토큰"], ["row `tokens` of the token embedding", "토큰 임베딩의 `tokens`번째 줄"], [/^row (0 … T - 1)$/, "$1번째 줄"],
-      [/^(\S+): the residual stream$/, "$1: 잔차 흐름"], [/^(\w+), normalised$/, "$1을 정규화한 것"], [/^([QKV]) part of (.*)$/, "$2의 $1 부분"], [/^(.*) rotated by its position$/, "$1을 위치만큼 돌린 것"],
+      [/^(\S+): the residual stream$/, "$1: 잔차 흐름"], [/^(\w+), normalized$/, "$1을 정규화한 것"], [/^([QKV]) part of (.*)$/, "$2의 $1 부분"], [/^(.*) rotated by its position$/, "$1을 위치만큼 돌린 것"],
       ["softmax of the unmasked scores", "마스크가 가리지 않은 점수의 softmax"], ["concatenated heads", "이어 붙인 헤드"], ["token embeddingᵀ", "토큰 임베딩ᵀ"], [", tanh form", " (tanh 꼴)"], ["last row of logits", "logits의 마지막 줄"],
       [/\bkey\b/g, "열쇠"], [/\bquery\b/g, "질의"], [" and ", ", "], [/(?<![.\w])position\b/g, "위치"], ["mean x²", "x²의 평균"], [/\bmean\b/, "평균"], [/\bvar\b/, "분산"], ["gain", "이득"], [/\bbias$/, "편향"],
     ],
