@@ -297,10 +297,10 @@ def test_resume_refuses_other_data_tokenizer_or_shape(grammar_data, tmp_path):
     longer = {"train.max_steps": 4}
     with pytest.raises(CheckpointError, match="it was exchanged"):
         api.train(api.resumed_config(run, {"data": str(tmp_path / "bytes"), **longer}), run, resume=True)
-    with pytest.raises((CheckpointError, ConfigError), match="another tokenizer|was made with the tokenizer"):
+    with pytest.raises((CheckpointError, ConfigError), match="another tokenizer|was prepared with the tokenizer"):
         api.train(api.resumed_config(run, {"data": str(tmp_path / "bpe"), **longer}), run, resume=True)
     overrides = {"data": str(tmp_path / "bpe"), "init_from": str(run), "model.vocab_size": 257}
-    with pytest.raises((TokenizerError, ConfigError), match="another tokenizer|was made with the tokenizer"):
+    with pytest.raises((TokenizerError, ConfigError), match="another tokenizer|was prepared with the tokenizer"):
         api.train(load_config("nano", overrides), tmp_path / "other")
     with pytest.raises(UsageError, match="cannot change the shape"):
         api.resumed_config(run, {"model.n_layer": 3})
