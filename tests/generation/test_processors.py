@@ -1,4 +1,4 @@
-"""Each processor against transformers' own, all of them in transformers' order, and whole texts against its generate."""
+"""Each processor and all of them together against transformers, and texts against its `generate`."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ V = BYTES.vocab_size
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from([0.1, 1.0, 5.0, 30.0])
 few_tokens = st.lists(st.integers(97, 100), min_size=4, max_size=40)
-"""Out of four letters, so that much repeats."""
+"""Only four letters, so that much repeats."""
 PLAIN = {"temperature": 1.0, "top_p": 1.0}
 
 
@@ -49,7 +49,7 @@ def histories_of(*texts, prompt=2):
 
 
 def near_a_limit(logits, p, order=None):
-    """Whether a sum of probabilities meets p within rounding, so that either answer is right."""
+    """Return whether a sum of probabilities equals p within rounding, so that either result is right."""
     probabilities = logits.double().softmax(-1)
     ordered = probabilities.sort(descending=True).values if order is None else probabilities.gather(1, order)
     return (ordered.cumsum(-1) - p).abs().min() < 1e-5
@@ -72,7 +72,7 @@ def test_top_k_keeps_ties():
 def test_top_p_equals_transformers(seed, scale, p, few):
     logits = random_logits(seed, scale)
     assume(not near_a_limit(logits, p))
-    with pytest.MonkeyPatch.context() as patch:  # both ways: the shortcut suffices, the whole is sorted
+    with pytest.MonkeyPatch.context() as patch:  # both with the shortcut and with the whole vocabulary sorted
         patch.setattr(top_p, "SORTED_FIRST", few)
         assert torch.equal(processed(logits, [], top_p=p), transformers.TopPLogitsWarper(p)(None, logits))
 

@@ -1,4 +1,4 @@
-"""Beam search against transformers and against all texts there are; contrastive search against its formula."""
+"""Beam search against transformers and against exhaustive search; contrastive search against its formula."""
 
 import copy
 import itertools

@@ -184,7 +184,7 @@ class GraphDecoder:
 
 
 def _graph_size(n_sequences: int) -> int:
-    """Return the smallest batch size with a graph that holds so many sequences."""
+    """Return the smallest graph batch size that fits this many sequences."""
     for size in BATCH_SIZES:
         if n_sequences <= size:
             return size

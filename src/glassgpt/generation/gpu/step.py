@@ -122,5 +122,5 @@ class FusedStep:
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
-    """Return the tensor, or any valid pointer for a kernel that is told that there is none."""
+    """Return the tensor, or a placeholder that the kernel does not read."""
     return placeholder if tensor is None else tensor

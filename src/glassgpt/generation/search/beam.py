@@ -93,7 +93,7 @@ def beam_search(
         search: options of the search.
 
     Returns:
-        `search.best` texts per prompt, fewer if the search did not find so many different ones.
+        `search.best` texts per prompt, fewer if the search found fewer different ones.
 
     Raises:
         GenerationError: a prompt or an option is invalid, or the options together allow no text.
