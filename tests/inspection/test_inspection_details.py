@@ -149,8 +149,8 @@ def test_cache_size_equals_a_real_cache(config):
 
 def test_every_tensor_and_detail_has_source_code():
     traced = trace(shaken(GPT2), BYTES, TEXT)
-    told = page_overview(traced, traced.options)
-    named = {tensor["name"]: tensor["place"] for tensor in told["tensors"]} | told["places"]
+    page = page_overview(traced, traced.options)
+    named = {tensor["name"]: tensor["place"] for tensor in page["tensors"]} | page["places"]
     assert named.keys() == {*traced.names(), *DETAILS}
     texts = sources(traced)["texts"]
     assert {*named.values()} == texts.keys()

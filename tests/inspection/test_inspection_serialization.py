@@ -21,25 +21,25 @@ HOSTILE = "<img src=x onerror=1>\x00\x1b[31m\u202eab\U0001f600"
 @BOTH_ARCHITECTURES
 def test_overview_is_json_and_correct(config):
     traced = trace(shaken(config), BYTES, TEXT, GenerationOptions(top_k=3))
-    told = json.loads(json.dumps(overview(traced), allow_nan=False))
-    assert told["text"] == TEXT
-    assert [token["id"] for token in told["tokens"]] == traced.tokens
-    assert [tensor["name"] for tensor in told["tensors"]] == traced.names()
-    assert told["replaceable"] == [name for name in traced.names() if name in traced.patchable()]
-    assert told["interventions"] == []
+    result = json.loads(json.dumps(overview(traced), allow_nan=False))
+    assert result["text"] == TEXT
+    assert [token["id"] for token in result["tokens"]] == traced.tokens
+    assert [tensor["name"] for tensor in result["tensors"]] == traced.names()
+    assert result["replaceable"] == [name for name in traced.names() if name in traced.patchable()]
+    assert result["interventions"] == []
 
 
 def test_overview_lists_interventions():
     changed = trace(shaken(GPT2), BYTES, TEXT).intervene(ScaleHead(1, 1))
-    told = json.loads(json.dumps(overview(changed), allow_nan=False))
-    assert told["interventions"] == [{"kind": "head", "layer": 1, "head": 1, "scale": 0.0}]
+    result = json.loads(json.dumps(overview(changed), allow_nan=False))
+    assert result["interventions"] == [{"kind": "head", "layer": 1, "head": 1, "scale": 0.0}]
 
 
 def test_hostile_text_is_plain_data():
-    told = json.loads(json.dumps(overview(trace(shaken(GPT2), BYTES, HOSTILE))))
-    assert told["text"] == HOSTILE
-    assert "".join(token["piece"] for token in told["tokens"]).isprintable()
-    assert bytes.fromhex("".join(token["bytes"] for token in told["tokens"])) == HOSTILE.encode()
+    result = json.loads(json.dumps(overview(trace(shaken(GPT2), BYTES, HOSTILE))))
+    assert result["text"] == HOSTILE
+    assert "".join(token["piece"] for token in result["tokens"]).isprintable()
+    assert bytes.fromhex("".join(token["bytes"] for token in result["tokens"])) == HOSTILE.encode()
 
 
 @BOTH_ARCHITECTURES
@@ -67,24 +67,24 @@ def test_invalid_requests_are_refused_before_computing(monkeypatch):
 
 
 def test_checkpoint_traces_cover_every_checkpoint(nano_run):
-    told = trace_checkpoints(nano_run, "the old king")
-    assert len(told.steps) >= 2
-    assert told.steps == sorted(told.steps)
-    losses = dict(told.map(lambda traced: float(traced["logits"].logsumexp(-1).mean())))
-    assert list(losses) == told.steps
-    first, last = told[told.steps[0]], told[told.steps[-1]]
+    checkpoints = trace_checkpoints(nano_run, "the old king")
+    assert len(checkpoints.steps) >= 2
+    assert checkpoints.steps == sorted(checkpoints.steps)
+    losses = dict(checkpoints.map(lambda traced: float(traced["logits"].logsumexp(-1).mean())))
+    assert list(losses) == checkpoints.steps
+    first, last = checkpoints[checkpoints.steps[0]], checkpoints[checkpoints.steps[-1]]
     assert not torch.equal(first["logits"], last["logits"])
-    assert told[told.steps[-1]] is last
-    assert len(told._traces) <= CACHED_TRACES
+    assert checkpoints[checkpoints.steps[-1]] is last
+    assert len(checkpoints._traces) <= CACHED_TRACES
 
 
 def test_checkpoint_trace_equals_a_loaded_checkpoint(nano_run):
     import glassgpt
 
-    told = trace_checkpoints(nano_run, "the old king")
-    step = told.steps[-1]
+    checkpoints = trace_checkpoints(nano_run, "the old king")
+    step = checkpoints.steps[-1]
     loaded = glassgpt.load(nano_run, checkpoint=f"step-{step:06d}", device="cpu")
-    assert torch.equal(loaded.trace("the old king")["logits"], told[step]["logits"])
+    assert torch.equal(loaded.trace("the old king")["logits"], checkpoints[step]["logits"])
 
 
 def test_missing_or_damaged_checkpoints_are_errors(nano_run, tmp_path):

@@ -69,26 +69,26 @@ def test_responses_contain_the_values_of_the_trace(address, model):
     status, headers, body = fetch(address, "trace", {"text": None})
     assert status == 200
     assert "default-src 'none'" in headers["Content-Security-Policy"]
-    told = json.loads(body)
-    assert told["overview"]["text"] == TEXT
-    assert told["overview"]["options"]["top_k"] == 3
-    status, headers, raw = fetch(address, f"array?id={told['id']}&name=blocks.1.attention.weights")
+    result = json.loads(body)
+    assert result["overview"]["text"] == TEXT
+    assert result["overview"]["options"]["top_k"] == 3
+    status, headers, raw = fetch(address, f"array?id={result['id']}&name=blocks.1.attention.weights")
     shape = json.loads(headers["X-Shape"])
     expected = trace(model, BYTES, TEXT)["blocks.1.attention.weights"]
     assert np.array_equal(np.frombuffer(raw, "<f4").reshape(shape), expected.numpy())
-    status, headers, raw = fetch(address, f"array?id={told['id']}&name=blocks.1.attention.weights&index=2,7")
+    status, headers, raw = fetch(address, f"array?id={result['id']}&name=blocks.1.attention.weights&index=2,7")
     assert np.array_equal(np.frombuffer(raw, "<f4"), expected[2, 7].numpy())
-    choice = json.loads(fetch(address, "detail", {"id": told["id"], "what": "choice", "options": {"top_k": 2}})[2])
+    choice = json.loads(fetch(address, "detail", {"id": result["id"], "what": "choice", "options": {"top_k": 2}})[2])
     assert choice["possible"][choice["stages"].index("top_k")] == 2
 
 
 def test_trace_with_an_ablation(address, model):
     change = {"kind": "head", "layer": 1, "head": 1}
-    told = json.loads(fetch(address, "trace", {"text": TEXT, "interventions": [change]})[2])
-    _, _, raw = fetch(address, f"array?id={told['id']}&name=logits")
+    result = json.loads(fetch(address, "trace", {"text": TEXT, "interventions": [change]})[2])
+    _, _, raw = fetch(address, f"array?id={result['id']}&name=logits")
     expected = trace(model, BYTES, TEXT).intervene(ScaleHead(1, 1))["logits"]
     assert np.array_equal(np.frombuffer(raw, "<f4"), expected.flatten().numpy())
-    losses = json.loads(fetch(address, "detail", {"id": told["id"], "what": "losses"})[2])
+    losses = json.loads(fetch(address, "detail", {"id": result["id"], "what": "losses"})[2])
     assert max(losses["divergence"]) > 0
 
 
@@ -212,16 +212,16 @@ def test_static_page_contains_the_data(model, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     held = re.search(r'<script type="application/json" id="saved">(.*?)</script>', page, re.DOTALL)[1]
     assert "<" not in held
-    told = json.loads(held)
-    assert told["overview"]["text"] == traced.text
-    kept = told["arrays"]["blocks.2.attention.weights"]
+    result = json.loads(held)
+    assert result["overview"]["text"] == traced.text
+    kept = result["arrays"]["blocks.2.attention.weights"]
     values = np.frombuffer(base64.b64decode(kept["values"]), "<f4").reshape(kept["shape"])
     assert np.array_equal(values, traced["blocks.2.attention.weights"].numpy())
     assert page.count("<script") == page.count("</script>") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert not re.search(r"^(import|export) ", page, re.MULTILINE)
-    assert told["left_out"] == []
-    assert told["details"]["lens/2/0"]["likeliest"]
+    assert result["left_out"] == []
+    assert result["details"]["lens/2/0"]["likeliest"]
 
 
 def test_too_large_static_page_is_refused(model, tmp_path, monkeypatch):
@@ -295,9 +295,9 @@ def test_command_serves_two_runs(nano_run):
             while not (found := re.search(r"http://127\S+", "".join(lines).replace("\n", ""))):
                 lines.append(process.stderr.readline())
                 assert lines[-1], lines
-            told = json.loads(fetch(found[0], "trace", {"run": 1})[2])["overview"]
+            result = json.loads(fetch(found[0], "trace", {"run": 1})[2])["overview"]
         finally:
             process.terminate()
-    assert told["text"] == "the king"
-    assert told["runs"] == [str(nano_run)] * 2
-    assert len(told["steps"]) >= 2
+    assert result["text"] == "the king"
+    assert result["runs"] == [str(nano_run)] * 2
+    assert len(result["steps"]) >= 2

@@ -80,10 +80,10 @@ def unit(trace: Trace, layer: int, position: int, unit: int) -> dict[str, Any]:
 def _units(trace: Trace, layer: int, position: int, found: Tensor, vectors: Tensor) -> list[dict[str, Any]]:
     values = trace[f"blocks.{layer}.mlp.hidden"][position, found].tolist()
     promoted = promoted_tokens(trace, vectors, PROMOTED_TOKENS).tolist()
-    told = zip(found.tolist(), values, vectors.norm(dim=-1).tolist(), promoted, strict=True)
+    rows = zip(found.tolist(), values, vectors.norm(dim=-1).tolist(), promoted, strict=True)
     return [
         {"unit": unit, "value": value, "length": length, "promotes": [token_json(trace.tokenizer, t) for t in tokens]}
-        for unit, value, length, tokens in told
+        for unit, value, length, tokens in rows
     ]
 
 
@@ -111,11 +111,11 @@ def choice(trace: Trace) -> dict[str, Any]:
     `possible`: number of tokens with a probability above 0; `entropy`: in nats.
     """
     stages = {name: trace[name] for name in trace.stages()}
-    told = {token: None for chances in stages.values() for token, _ in _pairs(chances, TOP_TOKENS)}
+    rows = {token: None for chances in stages.values() for token, _ in _pairs(chances, TOP_TOKENS)}
     return {
         "stages": [name.removeprefix("next.") for name in stages],
-        "tokens": [token_json(trace.tokenizer, token) for token in told],
-        "chances": [[float(chances[token]) for chances in stages.values()] for token in told],
+        "tokens": [token_json(trace.tokenizer, token) for token in rows],
+        "chances": [[float(chances[token]) for chances in stages.values()] for token in rows],
         "possible": [int((chances > 0).sum()) for chances in stages.values()],
         "entropy": [float(torch.special.entr(chances).sum()) for chances in stages.values()],
     }

@@ -26,8 +26,8 @@ function switches(view) {
   const parts = { head: { layer, head }, attention: { layer }, mlp: { layer }, block: { layer }, position: { position } };
   const buttons = Object.entries(parts).map(([kind, at]) =>
     button(`${words.parts[kind]} ${Object.values(at).join(".")}`, () => add(view, { kind, ...at, scale: form.scale }), { id: `off-${kind}` }));
-  const told = (scale) => (scale === 0 ? `0 (${words.off})` : String(scale));
-  return make("div", {}, slider("scale", words.scale, [0, 2, 0.1], form.scale, told, (scale) => { form.scale = scale; }), row(make("span", { textContent: words.applyTo }), ...buttons));
+  const format = (scale) => (scale === 0 ? `0 (${words.off})` : String(scale));
+  return make("div", {}, slider("scale", words.scale, [0, 2, 0.1], form.scale, format, (scale) => { form.scale = scale; }), row(make("span", { textContent: words.applyTo }), ...buttons));
 }
 
 function patching(view) {

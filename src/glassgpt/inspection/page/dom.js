@@ -53,12 +53,12 @@ export function barCell(text, share) {
   return make("td", { className: "bar", style: { "--share": `${100 * Math.min(1, Math.max(0, share))}%` } }, text);
 }
 
-export function slider(id, label, [min, max, step], value, told, oninput, onchange = () => {}) {
-  const output = make("output", { textContent: told(value) });
+export function slider(id, label, [min, max, step], value, format, oninput, onchange = () => {}) {
+  const output = make("output", { textContent: format(value) });
   const input = make("input", { type: "range", id, min, max, step });
   input.value = value; // after the limits, which would clamp it
   input.oninput = () => {
-    output.textContent = told(Number(input.value));
+    output.textContent = format(Number(input.value));
     oninput(Number(input.value));
   };
   input.onchange = () => onchange(Number(input.value));

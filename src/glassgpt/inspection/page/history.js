@@ -19,8 +19,8 @@ export const historyPanel = {
 
 function scrubber({ state, words, choose }, steps) {
   const at = state.step === null ? steps.length : Math.max(0, steps.indexOf(state.step));
-  const told = (number) => (number === steps.length ? words.loaded : `${words.step} ${steps[number].toLocaleString("en")}`);
-  return slider("step", words.checkpoint, [0, steps.length, 1], at, told, () => {}, (number) => choose({ step: number === steps.length ? null : steps[number] }));
+  const format = (number) => (number === steps.length ? words.loaded : `${words.step} ${steps[number].toLocaleString("en")}`);
+  return slider("step", words.checkpoint, [0, steps.length, 1], at, format, () => {}, (number) => choose({ step: number === steps.length ? null : steps[number] }));
 }
 
 function followed(view, steps) {

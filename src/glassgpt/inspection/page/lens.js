@@ -17,18 +17,18 @@ export const lensPanel = {
     const { trace, base, state, words } = view;
     const isCompared = isComparable(view);
     const first = firstShown(state.position, trace.overview.tokens.length);
-    const told = { first, rows: [], others: isCompared ? [] : null };
+    const result = { first, rows: [], others: isCompared ? [] : null };
     const parts = pages(view, first);
     let last = performance.now();
     // One depth after the other, last first, so that something is visible soon and the server can answer other requests.
     for (let depth = trace.overview.model.n_layer; depth >= 0; depth -= 1) {
-      told.rows[depth] = await fetchDetail(trace, "lens", { depth, first });
-      if (isCompared) told.others[depth] = await fetchDetail(base, "lens", { depth, first });
+      result.rows[depth] = await fetchDetail(trace, "lens", { depth, first });
+      if (isCompared) result.others[depth] = await fetchDetail(base, "lens", { depth, first });
       if (!depth || performance.now() - last < SOON) continue;
-      if (!show([...parts, lensTable(view, told)])) return []; // superseded by a newer request
+      if (!show([...parts, lensTable(view, result)])) return []; // superseded by a newer request
       last = performance.now();
     }
-    return [...parts, lensTable(view, told), ...(isCompared ? [note(words.lensChanged)] : []), cell(view, told.rows[state.depth], state.position - first)];
+    return [...parts, lensTable(view, result), ...(isCompared ? [note(words.lensChanged)] : []), cell(view, result.rows[state.depth], state.position - first)];
   },
 };
 
@@ -60,13 +60,13 @@ function showColumn(body) {
   isMoving = false;
 }
 
-function lensTable(view, told) {
+function lensTable(view, result) {
   const { trace, state, words, choose } = view;
   const chosen = (at) => (at === state.position ? "chosen" : "");
-  const tokens = trace.overview.tokens.slice(told.first, told.first + SHOWN).map(({ piece: text }, at) => [text, told.first + at]);
+  const tokens = trace.overview.tokens.slice(result.first, result.first + SHOWN).map(({ piece: text }, at) => [text, result.first + at]);
   const heading = [words.after, ...tokens.map(([text, at]) => make("th", { className: chosen(at), onclick: () => choose({ position: at }) }, make("small", { textContent: at }), piece(text)))];
-  const lineOf = (answer, depth) => [after(words, depth), ...answer.likeliest.map((likeliest, at) => lensCell(view, answer, told.others?.[depth]?.likeliest[at], depth, told.first + at, likeliest[0]))];
-  const body = Object.entries(told.rows).map(([depth, answer]) => lineOf(answer, Number(depth))).reverse();
+  const lineOf = (answer, depth) => [after(words, depth), ...answer.likeliest.map((likeliest, at) => lensCell(view, answer, result.others?.[depth]?.likeliest[at], depth, result.first + at, likeliest[0]))];
+  const body = Object.entries(result.rows).map(([depth, answer]) => lineOf(answer, Number(depth))).reverse();
   const shown = table(heading, body, { className: "lens" });
   shown.onkeydown = (event) => move(view, event);
   return shown;

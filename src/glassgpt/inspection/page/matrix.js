@@ -45,9 +45,9 @@ export function matrix(shown) {
   canvas.style.setProperty("aspect-ratio", height ? "auto" : `${columns} / ${rows}`);
   if (height) canvas.style.setProperty("height", `${height}px`);
   const frame = make("span", { className: "frame", style: place(cell, rows, columns) });
-  const told = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite", textContent: tell(...cell) });
-  canvas.onpointermove = (event) => { told.textContent = tell(...cellAt(canvas, event)); };
-  canvas.onpointerleave = () => { told.textContent = tell(...cell); };
+  const readout = make("p", { className: "told", id: `${id}-told`, "aria-live": "polite", textContent: tell(...cell) });
+  canvas.onpointermove = (event) => { readout.textContent = tell(...cellAt(canvas, event)); };
+  canvas.onpointerleave = () => { readout.textContent = tell(...cell); };
   canvas.onclick = (event) => choose(...cellAt(canvas, event));
   canvas.onkeydown = (event) => {
     const step = STEPS[event.key];
@@ -58,7 +58,7 @@ export function matrix(shown) {
   const labels = names.length && names.length <= MOST_LABELS
     ? make("div", { className: "labels", "aria-hidden": "true" }, ...names.map((textContent, at) => make("span", { textContent, className: at === cell[0] ? "chosen" : "" })))
     : null;
-  return make("div", { className: "matrix" }, make("div", { className: "labelled" }, labels, make("div", { className: "picture" }, canvas, frame)), scaleOf(shown), told);
+  return make("div", { className: "matrix" }, make("div", { className: "labelled" }, labels, make("div", { className: "picture" }, canvas, frame)), scaleOf(shown), readout);
 }
 
 function scaleOf({ kind = "magnitude", largest = 1 }) {

@@ -13,9 +13,9 @@ export const nextPanel = {
   figures: () => ["logits", "next.model", "choice"],
   async draw(view) {
     const { trace, base, state } = view;
-    const told = await fetchDetail(trace, "choice", {}, state.options);
+    const choice = await fetchDetail(trace, "choice", {}, state.options);
     const other = base && base.overview.tokenizer === trace.overview.tokenizer ? (await fetchArray(base, "next.model")).values : null;
-    return [...(isSaved ? [] : [sliders(view)]), distribution(view, told, other), isSaved ? note(view.words.notDrawnSaved) : writing(view)];
+    return [...(isSaved ? [] : [sliders(view)]), distribution(view, choice, other), isSaved ? note(view.words.notDrawnSaved) : writing(view)];
   },
 };
 

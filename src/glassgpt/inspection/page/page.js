@@ -107,9 +107,9 @@ async function compared({ overview }, written) {
 }
 
 function say(error) {
-  let told = document.getElementById("error");
-  told ??= document.body.appendChild(make("p", { id: "error", role: "alert" }));
-  told.replaceChildren(...(error ? [messageOf(error), button("✕", () => say(null), { "aria-label": view.words.close })] : []));
+  let box = document.getElementById("error");
+  box ??= document.body.appendChild(make("p", { id: "error", role: "alert" }));
+  box.replaceChildren(...(error ? [messageOf(error), button("✕", () => say(null), { "aria-label": view.words.close })] : []));
 }
 
 function messageOf(error) {
@@ -189,7 +189,7 @@ function openHelp() {
 function fillBar() {
   const { words, trace } = view;
   const { model, tokens } = trace.overview;
-  const step = (name, count, told) => stepper(view, name, name, count, told);
+  const step = (name, count, text) => stepper(view, name, name, count, text);
   keepingFocus(() => root.children[1].replaceChildren(
     step("layer", model.n_layer, state.layer), step("head", model.n_head, state.head), step("position", tokens.length, `${state.position} ${quoted(pieceOf(trace, state.position))}`)));
 }
@@ -276,9 +276,9 @@ function failed(error) {
 // Shape, unit and formula of a tensor, or the description of a detail, and the source code that computes it.
 function described(name) {
   const tensor = view.trace.overview.tensors.find((each) => each.name === name);
-  const told = tensor ? describeTensor(tensor, view.words) : view.words.measures[name];
+  const description = tensor ? describeTensor(tensor, view.words) : view.words.measures[name];
   const place = tensor ? tensor.place : view.trace.overview.places[name];
-  const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${told} `, make("span", { className: "place", textContent: place })));
+  const details = make("details", {}, make("summary", {}, make("code", { textContent: name }), ` ${description} `, make("span", { className: "place", textContent: place })));
   details.ontoggle = async () => {
     if (!details.open || details.children.length > 1) return;
     const { texts } = await fetchDetail(view.trace, "sources");

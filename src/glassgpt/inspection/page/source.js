@@ -8,7 +8,7 @@ export const leftOut = isSaved ? saved.left_out : [];
 const MAX_CACHED_BYTES = 128 << 20; // of arrays; the oldest are evicted first
 const kept = new Map();
 const MAX_CACHED_DETAILS = 500;
-const told = new Map();
+const cachedDetails = new Map();
 
 export class NotSavedError extends Error {}
 
@@ -35,8 +35,8 @@ async function answered(path, options) {
   const response = await fetch(path, options).catch((error) => { throw new NoProgramError(error.message); });
   if (response.ok) return response;
   if (response.status === 403) throw new NoProgramError(response.statusText);
-  const told = await response.json().catch(() => ({ error: response.statusText }));
-  throw Object.assign(new Error(told.error), { isOld: response.status === 410 });
+  const body = await response.json().catch(() => ({ error: response.statusText }));
+  throw Object.assign(new Error(body.error), { isOld: response.status === 410 });
 }
 
 async function posted(path, asked) {
@@ -107,13 +107,13 @@ async function letGo() {
 // Details of a trace, computed by the server on request; see details.py.
 export function fetchDetail(trace, what, args = {}, options = {}) {
   const key = JSON.stringify([trace.id, what, args, options]);
-  if (!told.has(key)) {
+  if (!cachedDetails.has(key)) {
     const asked = isSaved ? savedDetail(trace, what, args) : patiently(trace, () => posted("detail", { id: trace.id, what, arguments: args, options }));
-    told.set(key, asked);
-    asked.catch(() => told.delete(key));
-    if (told.size > MAX_CACHED_DETAILS) told.delete(told.keys().next().value);
+    cachedDetails.set(key, asked);
+    asked.catch(() => cachedDetails.delete(key));
+    if (cachedDetails.size > MAX_CACHED_DETAILS) cachedDetails.delete(cachedDetails.keys().next().value);
   }
-  return told.get(key);
+  return cachedDetails.get(key);
 }
 
 async function savedDetail(trace, what, args) {

@@ -52,10 +52,10 @@ export function showChosen(body) {
 }
 
 // Buttons for previous and next around the selection.
-export function stepper(view, id, name, count, told) {
+export function stepper(view, id, name, count, text) {
   const { state, words, choose } = view;
   return make("span", { className: "stepper" },
     button("‹", () => choose({ [name]: Math.max(0, state[name] - 1) }), { id: `${id}-less`, "aria-label": `${words.previous}: ${words[name]}` }),
-    make("span", { id: `at-${id}`, dir: "auto", textContent: `${words[name]} ${told}` }),
+    make("span", { id: `at-${id}`, dir: "auto", textContent: `${words[name]} ${text}` }),
     button("›", () => choose({ [name]: Math.min(count - 1, state[name] + 1) }), { id: `${id}-more`, "aria-label": `${words.following}: ${words[name]}` }));
 }

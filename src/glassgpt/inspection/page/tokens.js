@@ -38,8 +38,8 @@ function merging({ trace, words, state, choose }) {
   const shown = make("div", { className: "parts", id: "pieces" });
   const show = (steps) => shown.replaceChildren(...parts.slice(0, PARTS_SHOWN).map((part) => group(part, steps)), parts.length > PARTS_SHOWN ? `… ${parts.length - PARTS_SHOWN}` : "");
   show(count);
-  const told = (steps) => `${steps} / ${most}`;
-  return [slider("merges", words.mergeSteps, [0, most, 1], count, told, show, (merges) => choose({ merges })), shown];
+  const format = (steps) => `${steps} / ${most}`;
+  return [slider("merges", words.mergeSteps, [0, most, 1], count, format, show, (merges) => choose({ merges })), shown];
 }
 
 function group(part, steps) {
