@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 COMMIT = "6e2ec372b1d7c73d3cf82704ec0b878522fc4085"
-"""Of github.com/poloclub/transformer-explainer, 27 February 2026."""
+"""Commit of github.com/poloclub/transformer-explainer, 27 February 2026."""
 PARTS = 63
 PART_BYTES = 10 << 20
 """The model is split into parts of 10 MiB; the last may be smaller (`src/utils/model/chunk.py`)."""

@@ -49,7 +49,7 @@ def test_settings_are_read_from_names_files_and_values(tmp_path):
         ("temprature=1", ConfigError, "did you mean temperature?"),
         ("temperature=warm", ConfigError, "--compare: cannot parse temperature=warm; expected NAME=VALUE"),
         ("temperature=1+top_p", ConfigError, "--compare: cannot parse top_p; expected NAME=VALUE"),
-        ("temperature='warm'", ConfigError, "allowed is a number"),
+        ("temperature='warm'", ConfigError, "must be a number"),
         ("none.toml", ConfigError, "none.toml cannot be read"),
     ],
 )

@@ -42,7 +42,7 @@ KNOWN = {"gelu", "relu", "softmax", "tanh", "sqrt", "rms", "cos", "sin", "UTF", 
 
 
 def test_formulas_and_units_have_korean_translations(page, address):
-    """What is left in Latin letters are names of tensors and functions."""
+    """Only names of tensors and functions remain in Latin letters."""
     page.goto(address)
     stages = GenerationOptions(top_k=5, min_p=0.1, presence_penalty=1.0)
     traces = [trace(shaken(config), BYTES, "the cat", stages) for config in (MODERN, GPT2)]

@@ -231,13 +231,13 @@ def test_brightness_orders_the_colors(page, address, scheme):
     page.emulate_media(color_scheme=scheme)
     page.goto(address)
     code = """async () => {
-        const { backed } = await import("./colour.js");
+        const { backed } = await import("./color.js");
         const at = (kind) => (value) => backed(kind, value, 1).background.match(/[0-9]+/g).map(Number);
         const shares = Array.from({ length: 21 }, (_, step) => step / 20);
         return [shares.map(at("magnitude")), shares.map(at("signed")), shares.map((share) => at("signed")(-share))];
     }"""
-    for colours in page.evaluate(code):
-        brightness = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colours]
+    for colors in page.evaluate(code):
+        brightness = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colors]
         steps = [after - before for before, after in itertools.pairwise(brightness)]
         assert all(step * (1 if scheme == "dark" else -1) > 0 for step in steps)
 

@@ -1,4 +1,4 @@
-"""What the page requests, and how it handles errors and hostile input."""
+"""Requests of the page, errors, and hostile input."""
 
 from pathlib import Path
 

@@ -129,8 +129,8 @@ def print_trace(
     interventions = [*map(parse_intervention, ablate), *map(parse_patch, patch)]
     chosen = None if head is None else _parse_head(trace, head)
     changed = trace.intervene(*interventions) if interventions else trace
-    has_room = trace.model.config.context_length > 1
-    kinds = head_scores(probe(trace.model, trace.tokenizer)) if has_room else None
+    can_repeat = trace.model.config.context_length > 1
+    kinds = head_scores(probe(trace.model, trace.tokenizer)) if can_repeat else None
     show_trace(changed, changes=[*ablate, *patch], head=chosen, kinds=kinds)
 
 

@@ -91,7 +91,7 @@ def trace_checkpoints(run: str | Path, text: str | None, options: GenerationOpti
         options: see `trace`.
 
     Raises:
-        CheckpointError: there is no run, or it has no checkpoint yet.
+        CheckpointError: the run is missing, or has no checkpoint yet.
         TokenizerError: the run's tokenizer cannot be read.
     """
     folder = RunFolder(Path(run)).require()

@@ -45,7 +45,7 @@ REQUEST_DEFAULTS: dict[str, Any] = {"run": 0, "step": None, "text": None, "writt
 
 
 class ExpiredTraceError(InspectionError):
-    """A trace is requested that is no longer cached; the page requests it anew."""
+    """A trace is requested that is no longer cached; the page requests it again."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _validate_request(request: Mapping[str, Any], n_runs: int) -> dict[str, Any]
     if not _is_list_of(complete["written"], int) or type(complete["step"]) not in (int, type(None)):
         raise InspectionError("written must be a list of token ids, and step an integer")
     if type(complete["run"]) is not int or not 0 <= complete["run"] < n_runs:
-        raise InspectionError(f"there is no run {abbreviate(complete['run'])}; runs are 0 to {n_runs - 1}")
+        raise InspectionError(f"run must be from 0 to {n_runs - 1}, not {abbreviate(complete['run'])}")
     return {**complete, "interventions": [to_json(from_json(each)) for each in complete["interventions"]]}
 
 

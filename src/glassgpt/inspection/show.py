@@ -93,10 +93,10 @@ def _merging(trace: Trace, part: PreToken) -> Text:
     """Return `  t·h·e → th·e → the  464`; steps in the middle are omitted if they do not fit."""
     stages = [PIECE_SEPARATOR.join(_shown(piece) for piece in pieces) for pieces in part.stages()]
     ids = f"  {_cut(' '.join(map(str, part.tokens)), COLUMNS // 3)}"
-    room = COLUMNS - 2 - cell_len(ids)
+    available = COLUMNS - 2 - cell_len(ids)
     kept = next(
-        (kept for gap in range(len(stages) - 1) if cell_len(kept := _without_middle(stages, gap)) <= room),
-        f"{_cut(_shown(part.raw), room // 3)}{ARROW}{ELLIPSIS}{ARROW}{_cut(stages[-1], room // 2)}",
+        (kept for gap in range(len(stages) - 1) if cell_len(kept := _without_middle(stages, gap)) <= available),
+        f"{_cut(_shown(part.raw), available // 3)}{ARROW}{ELLIPSIS}{ARROW}{_cut(stages[-1], available // 2)}",
     )
     return Text(f"  {kept}").append(ids, style="dim")
 

@@ -24,7 +24,7 @@ PAGE_MODULES = (
     "dom.js",
     "state.js",
     "source.js",
-    "colour.js",
+    "color.js",
     "matrix.js",
     "token.js",
     "tokens.js",
@@ -142,18 +142,18 @@ GROUPS = (
     ("attention.scores",),
     ("mlp.hidden", "output"),
 )
-"""What the page requests of each block, most important first."""
+"""Activations that the page requests of each block, most important first."""
 
 
 def _arrays(found: Trace) -> tuple[dict[str, Any], list[str]]:
     """Return the tensors that fit, and the names of those left out."""
-    room, kept, left_out = MAX_SAVED_VALUES, dict[str, Any](), list[str]()
+    available, kept, left_out = MAX_SAVED_VALUES, dict[str, Any](), list[str]()
     for group, names in _groups(found).items():
         size = sum(math.prod(found.describe(name).shape) for name in names)
-        if size > room:
+        if size > available:
             left_out.append(group)
         else:
-            room -= size
+            available -= size
             kept |= {name: _saved(found, name) for name in names}
     if next(iter(_groups(found))) in left_out:
         raise InspectionError(f"the attention weights alone exceed {MAX_SAVED_VALUES:,} values; use a shorter text")

@@ -1,5 +1,5 @@
 // The attention maps of all heads of a block.
-import { isDark } from "./colour.js";
+import { isDark } from "./color.js";
 import { choices, make, note, row } from "./dom.js";
 import { drawMatrix, isSeenBy } from "./matrix.js";
 import { fetchArray, fetchDetail } from "./source.js";

@@ -1,5 +1,5 @@
 // Interventions: components ablated, scaled or patched from another prompt, and their effect.
-import { backed } from "./colour.js";
+import { backed } from "./color.js";
 import { barCell, button, figure, make, note, percent, row, select, slider, table } from "./dom.js";
 import { fetchDetail, isSaved } from "./source.js";
 import { piece, quoted, tokenButtons } from "./token.js";

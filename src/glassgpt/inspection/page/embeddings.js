@@ -14,7 +14,7 @@ export const embeddingsPanel = {
     const { trace, state, words } = view;
     const strips = await Promise.all(stripes(trace).map((name) => strip(view, name)));
     const [near, alike] = await Promise.all([fetchDetail(trace, "nearest", { position: state.position }), cosines(view)]);
-    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, neighbours(view, near), make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), stepper(view, "other", "key", trace.overview.tokens.length, `${state.key} ${quoted(pieceOf(trace, state.key))}`), alike))];
+    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, nearestTokens(view, near), make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), stepper(view, "other", "key", trace.overview.tokens.length, `${state.key} ${quoted(pieceOf(trace, state.key))}`), alike))];
   },
 };
 
@@ -34,7 +34,7 @@ async function strip({ trace, state, words, choose }, name) {
   return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), make("span", { className: "lengths", textContent: lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words) })), matrix(shown));
 }
 
-function neighbours({ trace, state, words }, { tokens }) {
+function nearestTokens({ trace, state, words }, { tokens }) {
   const rows = tokens.map(({ piece: text, id, cosine }) => [piece(text), String(id), barCell(figure(cosine), cosine)]);
   return make("div", { id: "nearest" }, make("h3", { textContent: `${words.nearestTo} ${quoted(pieceOf(trace, state.position))}` }), table([words.piece, "id", words.cosine], rows));
 }

@@ -1,6 +1,6 @@
 // The logit lens: predictions if the model stopped after each block, at every position.
 import { barCell, button, make, note, percent, row, table, within } from "./dom.js";
-import { backed } from "./colour.js";
+import { backed } from "./color.js";
 import { fetchDetail } from "./source.js";
 import { after, isComparable } from "./stream.js";
 import { piece, pieceOf, quoted, spaced } from "./token.js";

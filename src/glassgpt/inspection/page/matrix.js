@@ -1,5 +1,5 @@
 // A matrix as an image: one pixel per value, a frame around the selected cell, and its value below.
-import { painter, ramp } from "./colour.js";
+import { painter, ramp } from "./color.js";
 import { make, within } from "./dom.js";
 
 const MOST_LABELS = 32; // maximum number of labelled rows

@@ -3,7 +3,7 @@ import { figure, make, note, slider } from "./dom.js";
 import { fetchDetail } from "./source.js";
 import { pieceOf, quoted, showChosen, spaced, tokenButtons } from "./token.js";
 
-const COLOURS = ["var(--token-1)", "var(--token-2)", "var(--token-3)", "var(--token-4)"];
+const COLORS = ["var(--token-1)", "var(--token-2)", "var(--token-3)", "var(--token-4)"];
 const PARTS_SHOWN = 120;
 const SIGNS = { "\n": "⏎", "\t": "→", "\r": "␍" }; // symbols for control characters, as in the terminal output
 
@@ -15,7 +15,7 @@ export const tokensPanel = {
   async draw(view, show) {
     const { trace, words, state } = view;
     const title = (at) => `${at} · ${trace.overview.tokens[at].id}`;
-    const paint = (at) => ({ background: COLOURS[at % COLOURS.length] });
+    const paint = (at) => ({ background: COLORS[at % COLORS.length] });
     const nodes = [...merging(view), tokenButtons("token", view, { paint, title })];
     show([...nodes, note(about(trace, words, state.position, null))]);
     const { losses } = await fetchDetail(trace, "losses");
