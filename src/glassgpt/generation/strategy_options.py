@@ -144,14 +144,14 @@ def reject_sampling_options(options: GenerationOptions, search: str) -> None:
         search: the strategy's `name`.
 
     Raises:
-        GenerationError: lists the settings, each with the reason and the only value allowed.
+        GenerationError: lists the settings, each with the reason.
     """
     defaults = next(each.defaults for each in STRATEGIES if each.name == search)
     errors = [
-        f"{each.name} is {value!r}, which {search} does not support: {reason}; leave it out (it must be {only!r})"
+        f"{each.name} is {value!r}, which {search} does not support: {reason}; leave it out"
         for each in settings_of(GenerationOptions)
         if (reason := each.details.unsupported_by.get(search))
-        and (value := getattr(options, each.name)) != (only := defaults.get(each.name, each.default))
+        and (value := getattr(options, each.name)) != defaults.get(each.name, each.default)
     ]
     if errors:
         raise GenerationError("\n".join(errors))
