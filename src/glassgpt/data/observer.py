@@ -16,6 +16,9 @@ class PrepareObserver:
     def on_ignored_files(self, folder: Path, count: int, suffixes: Sequence[str]) -> None:
         """Called when `count` files of a source folder are not read; `suffixes` are their most frequent suffixes."""
 
+    def on_note(self, text: str) -> None:
+        """Called with a remark on the sources or the output: what was left out or kept, and what can be done."""
+
     def on_tokenizer_training(self, spec: str) -> None:
         """Called before a tokenizer is trained."""
 

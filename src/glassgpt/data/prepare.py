@@ -105,14 +105,20 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
 
     Raises:
         UsageError: the options are invalid, or `out` exists and must not be replaced.
-        DataError: a source cannot be read, contains no text or invalid text, or the disk is full.
+        DataError: a source cannot be read, contains no text or invalid text, the disk is full, or something appeared at
+            `out` in the meantime.
         TokenizerError: the tokenizer cannot be loaded or trained.
         Interrupted: SIGINT or SIGTERM was received; nothing was written.
     """
     observer = observer or PrepareObserver()
     if problems := options.problems():
         raise UsageError("\n".join(problems))
-    with limited_threads(options.workers), staged_folder(options.out, force=options.force) as (staging, scratch):
+
+    def on_leftover(folder: Path) -> None:
+        observer.on_note(f"removed {folder}, which a killed prepare left behind")
+
+    staged = staged_folder(options.out, force=options.force, on_leftover=on_leftover)
+    with limited_threads(options.workers), staged as (staging, scratch):
         sources = _ruled_sources(options, scratch, observer)
         tokenizer = _load_or_train_tokenizer(sources, options, observer)
         summary = _write(sources, tokenizer, options, staging, observer)

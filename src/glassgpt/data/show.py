@@ -47,6 +47,10 @@ class ConsoleObserver(PrepareObserver):
         hint = f"; to read them as text, give a pattern: {pattern_for(folder, suffixes[0])}" if suffixes else ""
         console.info(f"{folder}: files of other types ignored: {count:,}{kinds}{hint}")
 
+    def on_note(self, text: str) -> None:
+        """Print the remark."""
+        console.info(f"note: {text}")
+
     def on_tokenizer_training(self, spec: str) -> None:
         """Print which tokenizer is trained."""
         console.info(f"training the tokenizer {spec} …")

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from glassgpt.data.files import is_disk_full, sync_folder
+from glassgpt.data.renames import exchange, rename_new
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.errors import DataError, Interrupted, UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows; leftovers cannot be told from the folders of a live process there, so they are kept
+    fcntl = None
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOCK_FILE = "lock"
+"""Locked while a process fills its staging folder; the kernel releases the lock when the process dies."""
+REPLACED = "replaced"
+"""Where the old dataset lies for a moment, on systems that cannot exchange two folders in one operation."""
 
 
 class _Stopped(KeyboardInterrupt):
@@ -28,21 +39,38 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def staged_folder(out: Path, *, force: bool) -> Generator[tuple[Path, Path], None, None]:
+def staged_folder(
+    out: Path, *, force: bool, on_leftover: Callable[[Path], None] | None = None
+) -> Generator[tuple[Path, Path], None, None]:
     """Yield a folder to fill and a scratch folder; on success the first is renamed to `out`.
+
+    Whatever appears at `out` in the meantime is kept: without `force` the finished folder gets another name, which the
+    error tells. With `force` a dataset there is exchanged for the new one, so that `out` is never missing.
+
+    Args:
+        out: folder to create.
+        force: whether a dataset at `out` may be replaced.
+        on_leftover: called with each staging folder of a killed process that was removed.
 
     Raises:
         UsageError: `out` exists and is not a dataset, or `force` is not given.
-        DataError: the disk is full or not writable.
+        DataError: the disk is full or not writable, or something appeared at `out`.
         Interrupted: SIGINT or SIGTERM was received; both folders have been removed.
     """
-    _check_existing(out, force)
+    target = Path(os.path.realpath(out))  # a link stays a link: the folder it leads to is replaced
+    published = False
     try:
-        with _stop_signals(), _temporary_folders(out) as (staging, scratch):
+        for leftover in _remove_leftovers(target):
+            if on_leftover:
+                on_leftover(leftover)
+        _check_existing(out, force)
+        with _stop_signals(), _temporary_folders(target) as (staging, scratch):
             yield staging, scratch
-            _publish(staging, out)
+            _publish(staging, target, force)
+            published = True
     except _Stopped as stop:
-        raise Interrupted(f"stopped; nothing was written to {out}", stop.number) from stop
+        state = f"the dataset {out} is complete" if published else f"nothing was written to {out}"
+        raise Interrupted(f"stopped; {state}", stop.number) from stop
     except OSError as error:
         problem = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
         where = error.filename or out
@@ -61,28 +89,97 @@ def _check_existing(out: Path, force: bool) -> None:
 @contextmanager
 def _temporary_folders(out: Path) -> Generator[tuple[Path, Path], None, None]:
     # Next to `out`, on the same file system, so that the rename is atomic.
-    parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=parent) as folder:
-        staging, scratch = Path(folder, "data"), Path(folder, "scratch")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder, lock = _locked_folder(out)
+    try:
+        staging, scratch = folder / "data", folder / "scratch"
         staging.mkdir()
         scratch.mkdir()
         yield staging, scratch
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
-def _publish(staging: Path, out: Path) -> None:
-    sync_folder(staging)
-    replaced = staging.with_name("replaced")
-    if out.exists():
-        os.replace(out, replaced)
+def _locked_folder(out: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
+            lock = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
+            if fcntl is None or _lock(lock, wait=True) is False or os.fstat(lock).st_nlink:
+                return folder, lock
+            os.close(lock)
+
+
+def _lock(file: int, *, wait: bool) -> bool | None:
+    """Return True if the lock was taken, None if another process has it, False if the file system has no locks."""
+    assert fcntl is not None
     try:
-        os.replace(staging, out)
-    except BaseException:
-        if replaced.exists():
-            os.replace(replaced, out)
-        raise
-    sync_folder(out.absolute().parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(out: Path) -> list[Path]:
+    """Remove staging folders of `out` whose process was killed, and return them.
+
+    A dataset that was killed between the two renames of a replacement is put back first.
+    """
+    removed: list[Path] = []
+    for folder in _staging_folders(out):
+        try:
+            lock = os.open(folder / LOCK_FILE, os.O_RDWR)
+        except OSError:  # being created, or of another user
+            continue
+        try:
+            if fcntl is None or not _lock(lock, wait=False):
+                continue
+            if (folder / REPLACED).is_dir() and not os.path.lexists(out):
+                rename_new(folder / REPLACED, out)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _staging_folders(out: Path) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.partial")
+    if not out.parent.is_dir():
+        return []
+    return sorted(path for path in out.parent.iterdir() if name.fullmatch(path.name) and not path.is_symlink())
+
+
+def _publish(staging: Path, out: Path, force: bool) -> None:
+    sync_folder(staging)
+    if force and (out / SUMMARY_FILE).is_file():
+        exchange(staging, out, staging.with_name(REPLACED))
+        if not (staging / SUMMARY_FILE).is_file():  # the dataset was itself replaced in the meantime
+            exchange(staging, out, staging.with_name(REPLACED))
+            raise DataError(_kept(staging, out))
+    else:
+        try:
+            rename_new(staging, out)
+        except FileExistsError as error:
+            raise DataError(_kept(staging, out)) from error
+    sync_folder(out.parent)
+
+
+def _kept(staging: Path, out: Path) -> str:
+    """Rename a finished dataset to a free name beside `out`, and return the message that says so."""
+    number = 2
+    while True:
+        kept = out.with_name(f"{out.name}-{number}")
+        try:
+            rename_new(staging, kept)
+        except FileExistsError:
+            number += 1
+            continue
+        sync_folder(out.parent)
+        return f"{out} appeared while this dataset was being prepared and is not replaced; the new dataset is {kept}"
 
 
 @contextmanager
