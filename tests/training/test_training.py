@@ -456,7 +456,7 @@ def test_training_speed_is_measured_by_phase():
     assert speed.step_ms_spread[0] <= speed.step_ms <= speed.step_ms_spread[1]
     assert (speed.mfu, speed.peak_memory_bytes, speed.processes) == (None, None, 1)
     assert speed.last_loss < math.log(257)
-    json.dumps(speed.as_json())
+    json.dumps(speed.to_json())
 
 
 def test_attention_kernel_is_detected_without_drawing_random_numbers():

@@ -132,16 +132,22 @@ def _train(
     write_run_files(run, config, dataset.tokenizer)
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings)
+    trainer.observers += [logger, *([TensorBoard(run)] if tensorboard else [])]
+    return _run_with_display(trainer, config, observers)
+
+
+def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Observer, ...]) -> TrainingResult:
+    """Run a training with a progress bar; whether it succeeds or fails, write its report."""
     print_training_setup(trainer)
     with progress_display(config.train.max_steps - trainer.state.step) as progress:
-        trainer.observers += [logger, *([TensorBoard(run)] if tensorboard else []), progress, *observers]
+        trainer.observers += [progress, *observers]
         try:
             result = trainer.run()
         except GlassGPTError:
-            _write_report(run, config, dataset)
+            _write_report(trainer.run_folder, config, trainer.dataset)
             raise
-    draw_loss_curve(run)
-    _write_report(run, config, dataset)
+    draw_loss_curve(trainer.run_folder)
+    _write_report(trainer.run_folder, config, trainer.dataset)
     return result
 
 

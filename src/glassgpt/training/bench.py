@@ -18,7 +18,7 @@ from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
-from glassgpt.training.hardware import Hardware, resolve_hardware, versions
+from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.outcomes import OutOfMemory
 from glassgpt.training.step import TrainStep
 
@@ -60,7 +60,7 @@ class TrainingSpeed:
     last_loss: float
     versions: dict[str, str] = field(default_factory=versions)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the result as JSON."""
         return asdict(self)
 
@@ -97,19 +97,13 @@ def measure_training(
     train_step.model.train()
     try:
         with hardware.kernels():
-            return _measure(train_step, config, hardware, dist, steps, warmup_steps)
+            return _measure(train_step, config, steps, warmup_steps)
     finally:
         train_step.close()
 
 
-def _measure(
-    train_step: TrainStep,
-    config: TrainerConfig,
-    hardware: Hardware,
-    dist: DistributedContext,
-    steps: int,
-    warmup_steps: int,
-) -> TrainingSpeed:
+def _measure(train_step: TrainStep, config: TrainerConfig, steps: int, warmup_steps: int) -> TrainingSpeed:
+    hardware, dist = train_step.hardware, train_step.dist
     wait = _waiter(hardware.device)
     if hardware.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(hardware.device)

@@ -97,27 +97,28 @@ class Trainer(TrainingRun):
         self._finish_step()
 
     def _train(self) -> TrainingResult:
+        """Step, validate and save until the end."""
         train, checkpoint = self.config.train, self.config.checkpoint
         validation: ValidationLoss | None = None
         self.model.train()
         while self.state.step < train.max_steps and not self._should_stop_early():
             if not self._take_step():
-                continue  # skipped, undone or rolled back: nothing is due
-            step = self.state.step
-            is_last, is_best = step == train.max_steps, False
+                continue  # skipped, out of memory or rolled back: run it again
+            step, keeps_best = self.state.step, False
+            is_last = step == train.max_steps
             validates = is_last or _is_due(step, train.eval_every_steps)
             saves = is_last or _is_due(step, checkpoint.every_steps)
             stop_signal = None if is_last else self._stop_signal()
-            if (validates or saves or stop_signal is not None) and not self._finish_step():
-                continue  # rolled back
+            if (validates or saves or stop_signal) and not self._finish_step():
+                continue  # rolled back: the step was bad, which only became known now
             if validates:
                 validation = self.validate()
-                is_best = self._record_validation(validation)
-            if saves or (is_best and checkpoint.keep_best) or self._should_stop_early() or stop_signal is not None:
-                self.save(is_best=is_best and checkpoint.keep_best)
-            if stop_signal is not None:
+                keeps_best = self._record_validation(validation) and checkpoint.keep_best
+            if saves or keeps_best or stop_signal or self._should_stop_early():
+                self.save(is_best=keeps_best)
+            if stop_signal:
                 self._interrupt(stop_signal)
-        # Resumed after its last step, a run has nothing left to do but to validate.
+        # A run that is resumed after its last step has nothing left to do but to validate.
         return self._result(validation or self.validate())
 
     def _take_step(self) -> bool:

@@ -142,6 +142,6 @@ def print_training_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | N
     console.output(f"first step, including compilation: {speed.first_step_seconds:.1f} s")
     if file is not None:
         try:
-            write_atomically(file, (json.dumps(speed.as_json(), indent=2) + "\n").encode())
+            write_atomically(file, (json.dumps(speed.to_json(), indent=2) + "\n").encode())
         except OSError as error:
             raise UsageError(f"cannot write {file}: {error.strerror}") from error
