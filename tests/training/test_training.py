@@ -304,7 +304,7 @@ def test_resume_refuses_other_data_tokenizer_or_shape(grammar_data, tmp_path):
         api.train(load_config("nano", overrides), tmp_path / "other")
     with pytest.raises(UsageError, match="cannot change the shape"):
         api.resumed_config(run, {"model.n_layer": 3})
-    with pytest.raises(UsageError, match="holds a run already; go on with it by --resume"):
+    with pytest.raises(UsageError, match="holds a run already; resume it with --resume"):
         api.train(load_config("nano", {"data": str(grammar_data)}), run)
 
 
