@@ -58,11 +58,11 @@ def show_row(row: Row) -> None:
         found = {**row["fatals"], **row["warnings"], **row["notes"]}
         console.output(f"{'FALSE ALARM' if row['false_alarm'] else 'no alarm':<12} {row['name']:<32} {found or ''}")
         return
-    verdict = "right" if row["cause_right"] else "WRONG CAUSE" if row["detected"] else "NOT SEEN"
+    result = "right" if row["cause_right"] else "WRONG CAUSE" if row["detected"] else "NOT SEEN"
     ratio = f" loss {row['loss_ratio']:.3f}" if row["loss_ratio"] is not None else ""
     recovery = {None: "", True: " recovered", False: " NOT RECOVERED"}[row["recovered"]]
     where = f"{row['code']} {row['stage']}" if row["code"] else ""
-    console.output(f"{verdict:<12} {row['name']:<32} {where:<20}{recovery}{ratio}  {row['codes']}")
+    console.output(f"{result:<12} {row['name']:<32} {where:<20}{recovery}{ratio}  {row['codes']}")
 
 
 def build_results(rows: Sequence[Row], command: str, seconds: float) -> Row:

@@ -51,7 +51,7 @@ class Case:
         what: one sentence about it.
         preset: the preset it starts from.
         settings: differences from `BASE`, by dotted name.
-        dataset: makes its data set in a folder and returns the data set's folder.
+        dataset: makes its dataset in a folder and returns the dataset's folder.
     """
 
     name: str

@@ -195,26 +195,26 @@ DATA_FAULTS: Sequence[Fault] = (
         expects=("GG-LAD-002", "GG-DAT-012"),
     ),
     Fault(
-        name="shard-bit-flipped", kind="damaged data set", fatal=True, stage="before",
+        name="shard-bit-flipped", kind="damaged dataset", fatal=True, stage="before",
         what="one bit of a shard is flipped", dataset=datasets.with_files(datasets.flip_bit), expects=SHARD,
     ),
     Fault(
-        name="shard-cut-off", kind="damaged data set", fatal=True, stage="before",
+        name="shard-cut-off", kind="damaged dataset", fatal=True, stage="before",
         what="the last third of a shard is missing", dataset=datasets.with_files(datasets.truncate_shard), expects=SHARD,
     ),
     Fault(
-        name="ids-out-of-range", kind="damaged data set", fatal=True, stage="before",
+        name="ids-out-of-range", kind="damaged dataset", fatal=True, stage="before",
         what="some token ids are far outside the vocabulary, the checksum is correct", dataset=datasets.with_tokens(_out_of_range),
         expects=("GG-DAT-001",),
     ),
     Fault(
-        name="one-id-out-of-range", kind="damaged data set", fatal=True, stage="before",
+        name="one-id-out-of-range", kind="damaged dataset", fatal=True, stage="before",
         what="a single token id is one above the last of the vocabulary", dataset=datasets.with_tokens(_one_out_of_range),
         expects=("GG-DAT-001",),
     ),
     Fault(
-        name="tokenizer-swapped", kind="damaged data set", fatal=True, stage="before",
-        what="the data set's tokenizer is another one of the same size",
+        name="tokenizer-swapped", kind="damaged dataset", fatal=True, stage="before",
+        what="the dataset's tokenizer is another one of the same size",
         dataset=datasets.with_files(datasets.swap_tokenizer), expects=("GG-DAT-010",),
     ),
     Fault(

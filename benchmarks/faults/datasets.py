@@ -1,4 +1,4 @@
-"""The data sets of the suite, intact and damaged."""
+"""The datasets of the suite, intact and damaged."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SENTENCES, HELD_OUT = 8000, 800
 SEED = 2026
 """Thresholds were calibrated on other text (seeds 1 to 3)."""
 MakeDataset = Callable[[Path], Path]
-"""Makes a data set in a folder and returns its path."""
+"""Makes a dataset in a folder and returns its path."""
 
 
 def prepared(folder: Path, train: str, validation: str, tokenizer: str = "bytes") -> Path:
-    """Prepare a data set of two texts."""
+    """Prepare a dataset of two texts."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.txt").write_text(train)
     (folder / "validation.txt").write_text(validation)
@@ -89,7 +89,7 @@ def _write_with_checksum(shard: Path, header: ShardHeader, payload: bytes) -> No
 
 
 def with_files(change: Callable[[Path], None]) -> MakeDataset:
-    """Change the files of a healthy data set."""
+    """Change the files of a healthy dataset."""
 
     def make(folder: Path) -> Path:
         data = healthy_dataset(folder)

@@ -151,7 +151,7 @@ def _torn_lines(run: RunFolder) -> None:
     run.metrics.write_bytes(raw[: len(raw) // 2] + b'\x00\x00{"step": 12\nnonsense' + raw[len(raw) // 2 :])
 
 
-NO_ROOM: tuple[Patch, ...] = (("glassgpt.diagnosis.checks.memory", "free_memory", _little_memory),)
+NO_MEMORY: tuple[Patch, ...] = (("glassgpt.diagnosis.checks.memory", "free_memory", _little_memory),)
 NO_DISK: tuple[Patch, ...] = (("glassgpt.diagnosis.checks.settings.shutil", "disk_usage", _full_disk),)
 
 MACHINE_FAULTS: Sequence[Fault] = (
@@ -174,7 +174,7 @@ MACHINE_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="too-large-for-memory", kind="out of memory", fatal=True, stage="before",
-        what="the configuration needs more memory than is free", patches=NO_ROOM, expects=("GG-MEM-001",),
+        what="the configuration needs more memory than is free", patches=NO_MEMORY, expects=("GG-MEM-001",),
     ),
     Fault(
         name="out-of-memory-at-once", kind="out of memory", fatal=True, stage="during", recovery="automatic",

@@ -1,4 +1,4 @@
-"""What the detectors of two other projects report of the same losses and gradient norms.
+"""Detectors of two other projects, applied to the same losses and gradient norms.
 
 Reimplemented from their formulas and defaults: Lightning (pytorch-lightning, commit 7f0c343) and OLMo-core
 (commit fa6c501). Neither names a cause.
@@ -16,7 +16,7 @@ LIGHTNING, OLMO_CORE = "Lightning 7f0c343", "OLMo-core fa6c501"
 
 @dataclass
 class Series:
-    """What a run logged of its steps, in the order in which it trained them, including skipped ones.
+    """Metrics of a run's steps, in the order in which it trained them, including skipped ones.
 
     Attributes:
         losses: training loss of each step, nats.

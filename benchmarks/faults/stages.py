@@ -54,7 +54,7 @@ class StageFinding:
 
 @dataclass
 class Trained:
-    """How a training went.
+    """The course of a training.
 
     Attributes:
         series: what the other projects' detectors are given.
@@ -162,7 +162,7 @@ def undisturbed(preset: str, settings: tuple[tuple[str, Any], ...]) -> float:
 def _healthy_case(
     preset: str, settings: tuple[tuple[str, Any], ...]
 ) -> Generator[tuple[Healthy, dict[str, Any], Path]]:
-    """Yield a case without a fault, its settings with a data set, and a temporary folder."""
+    """Yield a case without a fault, its settings with a dataset, and a temporary folder."""
     healthy = Healthy(name="healthy", what="the same without the fault", preset=preset, settings=dict(settings))
     with tempfile.TemporaryDirectory(prefix="glassgpt-faults-") as made:
         folder = Path(made)

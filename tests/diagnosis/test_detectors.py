@@ -216,7 +216,7 @@ def test_only_baselines_clearly_above_the_loss_are_ruled_out(level, ruled_out):
 
 
 def test_baselines_close_together_rule_each_other_not_out():
-    """Of random text nothing can be learned: standing at the lowest baseline does not rule out the others."""
+    """Random text: standing at the lowest baseline does not rule out the others."""
     close = dataclasses.replace(context(), baseline=lambda: NGramBaseline(5.55, 5.53, 5.50))
     (finding,) = feed(StagnationDetector(close), flat(400, 5.52))
     assert (finding.code, finding.ruled_out) == ("GG-LAD-003", ())
@@ -394,7 +394,7 @@ def test_series_gives_the_same_findings_live_and_from_the_files():
 @given(st.integers(1, 999))
 @settings(max_examples=20, deadline=None)
 def test_detectors_resume_from_their_saved_state(at):
-    """Timing is left out: a new process is timed anew."""
+    """Timing is left out: each process is timed on its own."""
     steps, validations, samples = troubled_run()
 
     def part(detectors, first, last):

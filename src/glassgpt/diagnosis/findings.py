@@ -1,4 +1,4 @@
-"""What a check or detector reports: the contract between them, `events.jsonl`, the terminal and the report."""
+"""Findings of checks and detectors: the contract between them, `events.jsonl`, the terminal and the report."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CheckResult:
         name: English name of the check, its key in the catalogue.
         outcome: key of the sentence that describes the measurements.
         measurements: values by the names that this sentence uses.
-        findings: what is wrong; empty when nothing is.
+        findings: the problems found; empty if there are none.
     """
 
     name: str

@@ -169,7 +169,7 @@ def _context(trainer: Trainer) -> RunContext:
 
 
 def _from_version_0_1(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state that version 0.1 saved, in today's form; windows that it did not save begin anew."""
+    """Return the state that version 0.1 saved, in today's form; windows that it did not save start empty."""
     loss = state["loss"]
     spikes = {
         "filter": {"normal": loss["accepted"], "outliers": loss["refused"]},

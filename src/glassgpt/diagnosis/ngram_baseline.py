@@ -1,4 +1,4 @@
-"""Losses that simple n-gram models reach on a data set: reference levels for a training loss. Free of torch."""
+"""Losses that simple n-gram models reach on a dataset: reference levels for a training loss. Free of torch."""
 
 from __future__ import annotations
 

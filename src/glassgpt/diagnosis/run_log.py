@@ -1,4 +1,4 @@
-"""What a run wrote down: `metrics.jsonl`, `events.jsonl` and `layers.jsonl`, whole or torn."""
+"""The log files of a run: `metrics.jsonl`, `events.jsonl` and `layers.jsonl`, whole or torn."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 MAD_TO_SIGMA = 1.4826
 """Standard deviations in a median absolute deviation, for a normal distribution."""
 BOOTSTRAP_BINS = 40
-"""Few enough that the mean of a bin is nearly independent of its neighbours'."""
+"""Few enough that the mean of a bin is nearly independent of the next."""
 BOOTSTRAP_DRAWS = 2000
 """The ends of the 95 % interval then vary by about 2 % of its width."""
 
@@ -63,7 +63,7 @@ def log_loss(loss: float) -> float:
 
 @dataclass(frozen=True)
 class Slope:
-    """How a series falls.
+    """Slope of a series.
 
     Attributes:
         value: nats per step, negative when the series falls.

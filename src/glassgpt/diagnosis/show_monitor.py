@@ -1,4 +1,4 @@
-"""What the terminal shows of a monitored run: findings as they come, the layers at the end."""
+"""Terminal output of a monitored run: findings as they come, the layers at the end."""
 
 from __future__ import annotations
 

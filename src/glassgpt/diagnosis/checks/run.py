@@ -121,7 +121,7 @@ def diagnose_metrics(
 
 @dataclass(frozen=True)
 class SeriesAnalysis:
-    """What the detectors found in a run's series.
+    """Result of running the detectors on a run's series.
 
     Attributes:
         detectors: after the last step.

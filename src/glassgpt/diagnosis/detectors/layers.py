@@ -71,7 +71,7 @@ class UpdateSizeDetector(SettledDetector):
     LARGEST = 0.1
     """Median of RMS(update) / RMS(weights). 0.03 is a common limit, but good runs of `nano` reached 0.08."""
     SMALLEST = 1e-5
-    """Of the same, at the peak learning rate: weights then take 100,000 steps to change by themselves once."""
+    """Lower limit at the peak learning rate: weights then take 100,000 steps to change by themselves once."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)

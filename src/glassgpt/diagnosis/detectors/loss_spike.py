@@ -28,7 +28,7 @@ class OutlierFilter:
     WINDOW = 128
     """Normal steps that are remembered."""
     MIN_STEPS = 32
-    """Normal steps before the first judgement and in the level: the median of fewer is mostly chance."""
+    """Normal steps before the first decision and in the level: the median of fewer is mostly chance."""
     SIGMAS = 6.0
     """Robust standard deviations above the level. Healthy runs of 600 steps with up to 8 % noise stay below."""
     MIN_NATS = 0.3

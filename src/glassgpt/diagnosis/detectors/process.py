@@ -1,4 +1,4 @@
-"""What only the training process knows: its memory (GG-MEM-010, 011) and recompilations (GG-SPD-003)."""
+"""Detectors of what only the training process knows: its memory (GG-MEM-010, 011) and recompilations (GG-SPD-003)."""
 
 from __future__ import annotations
 
