@@ -32,7 +32,7 @@ from .case import Case, Fault, Healthy, Stage
 from .datasets import healthy_dataset
 from .peers import Series
 
-INTERVENTIONS = (*post_mortem.CHANGES, "recovery ended")
+INTERVENTIONS = (*post_mortem.INTERVENTIONS, "recovery ended")
 """Events by which a run was changed automatically, or could not be."""
 AN_HOUR = 3600.0
 
