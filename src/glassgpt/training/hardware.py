@@ -105,7 +105,10 @@ class Hardware:
             self.attention(model.head_dim)(q, k, v, None, dropout)
         # Such as aten::_scaled_dot_product_cudnn_attention, or glassgpt::cudnn_attention for the deterministic one;
         # without such an operation, the formula was computed step by step.
-        fused = [re.search(r"(?:_scaled_dot_product_(?:fused_)?|::)([a-z]+)_attention", name) for name in calls.names]
+        fused = [
+            re.search(r"(?:_scaled_dot_product_(?:fused_)?|glassgpt[.:]+)([a-z]+)_attention", name)
+            for name in calls.names
+        ]
         return next((match[1] for match in fused if match), "math")
 
     def scaler(self) -> torch.amp.GradScaler:
