@@ -25,7 +25,7 @@ PACKAGES = ("glassgpt", "torch", "transformers", "tiktoken", "fastokens", "numpy
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkSettings:
-    """How much is measured.
+    """Size of the measurements.
 
     Attributes:
         prepare_rounds: repetitions of preparation and of encoding per system.

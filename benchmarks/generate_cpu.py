@@ -5,7 +5,7 @@ sizes. The figure is the time of one step: that of a long text less that of a sh
 that reading the prompt does not count. Peers that bring threads of their own run in processes of their own. On one thread it is the CPU time of the process and of those it starts, which
 other programs on the machine hardly touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
 
-With --only mixed: requests of mixed length, served by our engine, in which rows that end make room for waiting ones,
+With --only mixed: requests of mixed length, served by our engine, in which rows that end make space for waiting ones,
 and by transformers in batches that run until their longest text ends. The figure counts what was asked for.
 
 transformers is always there; CTranslate2 where it is installed (pip install ctranslate2); llama.cpp with --llama COMMIT,
@@ -73,7 +73,7 @@ TARGETS = {"glassgpt float32": Target(">=", 2), "glassgpt int8": Target(">=", 2)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How much is measured.
+    """Size of the measurements.
 
     Attributes:
         rounds: texts written by each system.

@@ -54,7 +54,7 @@ def our_model(context: int = 1024, **shape: Any) -> LanguageModel:
 
 
 def checked() -> dict[str, Any]:
-    """What the kernels write of each architecture, held against readable twins."""
+    """Compare the kernels with readable reference implementations for each architecture."""
     shapes: dict[str, dict[str, Any]] = {
         "gpt2": {},
         "modern": {"arch": "modern", "bias": False, "n_kv_head": 6, "window": 128},
@@ -93,7 +93,7 @@ def their_rates(model: Any, batch: int, rounds: int, **how: Any) -> list[float]:
 
 
 def their_texts(model: Any, prompts: torch.Tensor, new_tokens: int, **how: Any) -> torch.Tensor:
-    """What transformers writes."""
+    """Measure generation with transformers."""
     texts = model.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=True, top_k=TOP_K, temperature=1.0,
         max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0, **how,

@@ -152,7 +152,7 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _typed_values(given: Mapping[str, Any], origin: str, problems: list[str], *, parse: bool) -> dict[str, Any]:
-    """Return the given values in the types of their settings, and append what is wrong with them to `problems`.
+    """Return the given values in the types of their settings, and append their errors to `problems`.
 
     Args:
         given: values by dotted name, from TOML or from overrides.

@@ -35,7 +35,7 @@ METADATA = "setting"
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What a field declares about its setting besides type and default; see `setting`."""
+    """The metadata of a setting besides type and default; see `setting`."""
 
     help: str = ""
     group: str = ""
@@ -80,7 +80,7 @@ def setting(
         help: one or two sentences without the range, which is added.
         group: heading under which the command line lists it.
         minimum: smallest value allowed.
-        above: every value allowed is larger.
+        above: exclusive lower bound.
         maximum: largest value allowed.
         note: what a special value means ("0 disables it"); part of help and error messages.
         must_be: completes "it must be …" in error messages; by default type, range and note.
@@ -140,7 +140,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What a value must be, for an error message."""
+        """Requirement for a value, for an error message."""
         note = f" ({self.details.note})" if self.details.note else ""
         return (self.details.must_be or f"{describe_type(self.type)}{_range(self.details)}") + note
 

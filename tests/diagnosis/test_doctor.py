@@ -1,4 +1,4 @@
-"""Which checks run before and at the start of training."""
+"""The selection of checks before and at the start of training."""
 
 import dataclasses
 import hashlib

@@ -462,9 +462,9 @@ def test_out_of_memory_on_one_of_two_processes_is_retried_by_both(grammar_data, 
     assert (short.returncode, plain.returncode) == (0, 0), short.stderr + plain.stderr
     first, second = (ast.literal_eval(line) for line in short.stdout.splitlines())
     assert first == second
-    events, micro_rows, weights_sum = first
+    events, micro_batch_size, weights_sum = first
     assert [(told["before"]["micro_rows"], told["after"]["micro_rows"]) for _, told in events] == [(4, 2), (2, 1)]
-    assert micro_rows == 1
+    assert micro_batch_size == 1
     assert weights_sum == ast.literal_eval(plain.stdout.splitlines()[0])[2]
 
 

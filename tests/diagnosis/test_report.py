@@ -122,11 +122,11 @@ def test_hostile_text_stays_text_in_a_browser(open_page, hostile_report):
 def test_language_and_colors_switch_in_a_browser(open_page, hostile_report):
     opened = open_page(color_scheme="dark", offline=True)
     opened.goto(hostile_report)
-    colours = []
+    colors = []
     for label in ("auto", "light", "dark"):
         opened.get_by_label(label).check()
-        colours.append(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert colours[0] == colours[2] != colours[1]
+        colors.append(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colors[0] == colors[2] != colors[1]
     assert opened.locator("h2").first.inner_text() == WORDS["en"]["findings"]
     opened.get_by_label("한국어").check()
     assert opened.locator("h2").first.inner_text() == WORDS["ko"]["findings"]
@@ -137,8 +137,8 @@ CONTRASTS = """() => {
         value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4
     ).reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0.05);
     const behind = element => {
-        const colour = getComputedStyle(element).backgroundColor;
-        return colour === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : colour;
+        const color = getComputedStyle(element).backgroundColor;
+        return color === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : color;
     };
     return [...document.querySelectorAll("body *")].filter(element => element.innerText && element.checkVisibility())
         .map(element => [getComputedStyle(element).color, behind(element)].map(light))

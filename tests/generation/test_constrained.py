@@ -125,7 +125,7 @@ def test_every_choice_can_be_generated_and_ends_when_complete(choices, pick):
 
 
 def test_constraint_state_depends_on_the_output_only():
-    """Rows that come, go, fork and step back get what a constraint that reads all anew gives."""
+    """Incremental masks equal those computed from scratch when sequences are added, removed, forked and rolled back."""
     tokenizer, pattern = load_tokenizer("bytes"), "(ab|ac)*d"
     one = regex_constraint(pattern, tokenizer)
     for outputs in (["", ""], ["a", "a"], ["ab", "ac"], ["aba", "ab", "acacacd"], ["a"], ["abab"]):

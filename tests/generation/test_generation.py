@@ -253,7 +253,7 @@ def test_prompt_longer_than_the_context_is_an_error(model):
     [({"max_tokens": 5}, 43), ({"max_tokens": 200}, 24), ({"max_tokens": 200, "overflow": "re-prefill"}, 48)],
     ids=str,
 )
-def test_truncated_prompt_leaves_room_for_new_tokens(model, asked, kept):
+def test_truncated_prompt_leaves_space_for_new_tokens(model, asked, kept):
     prompt = "".join(map(chr, range(40, 93)))
     options = GenerationOptions(temperature=0, truncate=True, **asked)
     assert encode_prompt(model, BYTES, prompt, options) == BYTES.encode(prompt[-kept:])

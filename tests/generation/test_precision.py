@@ -368,10 +368,10 @@ def test_precision_cost_is_unknown_without_held_out_data(capsys):
 
 def test_cli_shows_precision_cost_and_rejects_unknown_precision(glassgpt_command, nano_run, tmp_path):
     asked = ("generate", nano_run, "--prompt", "today ", "--max-tokens", 5, "--temperature", 0, "--precision")
-    exact, quantised, unknown = (glassgpt_command(*asked, name) for name in ("auto", "int8", "int4"))
-    assert exact.returncode == quantised.returncode == 0
-    assert exact.stdout == quantised.stdout
-    assert re.search(r"int8: perplexity [+-]\d+\.\d\d% ", quantised.stderr)
+    exact, quantized, unknown = (glassgpt_command(*asked, name) for name in ("auto", "int8", "int4"))
+    assert exact.returncode == quantized.returncode == 0
+    assert exact.stdout == quantized.stdout
+    assert re.search(r"int8: perplexity [+-]\d+\.\d\d% ", quantized.stderr)
     assert "perplexity" not in exact.stderr
     assert unknown.returncode == 2
     assert "bfloat16" in unknown.stderr

@@ -184,7 +184,7 @@ def only_letters(logits, histories):
 
 
 def all_texts(model, prompt, longest):
-    """Every text over the letters that ends or is cut, with its log-probability; the model called anew for each."""
+    """Every text over the letters that ends or is cut, with its log-probability; with a separate call of the model for each."""
     found = {}
 
     def follow(output, total):
@@ -243,10 +243,10 @@ def test_exhaustive_search_finds_the_best_texts_with_forced_words(ending, listed
 @pytest.mark.parametrize("beams", [1, 2, 5])
 @pytest.mark.parametrize("early_stopping", [True, "never"])
 def test_few_beams_contain_the_forced_words(ending, words, beams, early_stopping):
-    """Even one, and even where there is just room for them."""
+    """Even one, and even where there is just space for them."""
     needed = forced_words_state(words, BYTES).needed
-    for room in (needed, needed + 3):
-        options = GenerationOptions(max_tokens=room, **GREEDY)
+    for space in (needed, needed + 3):
+        options = GenerationOptions(max_tokens=space, **GREEDY)
         search = BeamOptions(beams=beams, force=words, early_stopping=early_stopping, best=beams)
         for found in beam_search(ending, BYTES, PROMPTS, options, search):
             assert found
@@ -522,7 +522,7 @@ def test_invalid_contrastive_options_are_rejected(model, search, message):
 
 
 def test_text_with_two_tokenizations_is_returned_once():
-    """Of "ab" as one token and as two, the more probable spelling is given."""
+    """The more probable of the tokenizations of "ab" (one token or two) is returned."""
     tokenizer = train_tokenizer("bpe:260", ["abab " * 50])
     model = attentive_model(vocab_size=tokenizer.vocab_size)
     options = GenerationOptions(max_tokens=6, choices=("abab", "ba"), **GREEDY)

@@ -51,7 +51,7 @@ def test_gradients_of_the_custom_operator_are_those_of_attention(reference_kerne
 
 
 def test_the_custom_operator_has_shapes_without_a_kernel():
-    """What torch.compile traces with: shapes and memory order of the outputs, from fake tensors."""
+    """The fake implementation for torch.compile: shapes and memory order of the outputs, from fake tensors."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():

@@ -22,7 +22,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.run_folder import RunFolder
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 256
-"""Default lengths, if the context has room for them."""
+"""Default lengths, if the context has space for them."""
 
 
 def bench_generate(
@@ -41,7 +41,7 @@ def bench_generate(
 ) -> tuple[list[GenerationSpeed], dict[str, Any]]:
     """Measure how fast a run's model, or a preset's with random weights, generates; see `measure_generation`.
 
-    Lengths that are None default to `PROMPT_TOKENS` and `NEW_TOKENS`, or to what the context has room for.
+    Lengths that are None default to `PROMPT_TOKENS` and `NEW_TOKENS`, or to what the context has space for.
 
     Raises:
         UsageError: an argument is out of range.

@@ -103,7 +103,7 @@ def _flags(options: Mapping[str, Setting]) -> dict[str, Any]:
 GenerationFlags = TypedDict("GenerationFlags", _flags(OPTIONS), total=False)  # type: ignore[misc]  # pyright: ignore
 """The flags of `GenerationOptions`, as a type that cyclopts reads."""
 LogitsProcessorFlags = TypedDict("LogitsProcessorFlags", _flags(PROCESSOR_OPTIONS), total=False)  # type: ignore[misc]  # pyright: ignore
-"""Those of them that shape the distribution of a single token."""
+"""The flags that shape the distribution of a single token."""
 StrategyFlags = TypedDict(  # type: ignore[misc]
     "StrategyFlags",
     {key: flag for options in STRATEGY_OPTIONS.values() for key, flag in _flags(options).items()},  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Which checks run, and in which order: for this machine, a dataset, a planned training, and every start of training."""
+"""Select and order the checks: for this machine, a dataset, a planned training, and every start of training."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "details": "details", "check": "check", "measured": "result", "loss": "Loss (nats per token)",
         "rate": "Learning rate", "norm": "Gradient norm before clipping", "speed": "Tokens per second",
         "training": "training", "validation": "validation", "spike": "spike", "light": "light", "dark": "dark",
-        "auto": "auto", "more": "Details", "tokens": "training tokens", "language": "Language", "colours": "Colors",
+        "auto": "auto", "more": "Details", "tokens": "training tokens", "language": "Language", "colors": "Colors",
     },
     "ko": {
         "findings": "진단", "none": "문제를 찾지 못했습니다.", "curves": "스텝별 곡선", "checks": "검사",
@@ -55,7 +55,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "details": "내용", "check": "검사", "measured": "측정값", "loss": "손실(토큰당 nat)",
         "rate": "학습률", "norm": "자르기 전 기울기 크기", "speed": "초당 토큰",
         "training": "학습", "validation": "검증", "spike": "급등", "light": "밝게", "dark": "어둡게",
-        "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰", "language": "언어", "colours": "색",
+        "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰", "language": "언어", "colors": "색",
     },
 }  # fmt: skip
 
@@ -114,8 +114,8 @@ def _word(name: str) -> str:
 def _switches(language: Language) -> str:
     names: dict[Language, str] = {"en": "English", "ko": "한국어"}
     languages = [_switch("language", id, names[id], is_on=id == language) for id in LANGUAGES]
-    themes = [_switch("colours", id, _word(id), is_on=id == "auto") for id in ("auto", "light", "dark")]
-    groups = {"language": languages, "colours": themes}
+    themes = [_switch("colors", id, _word(id), is_on=id == "auto") for id in ("auto", "light", "dark")]
+    groups = {"language": languages, "colors": themes}
     return "".join(
         f"<fieldset><legend>{_word(name)}</legend>{''.join(switches)}</fieldset>" for name, switches in groups.items()
     )

@@ -1,4 +1,4 @@
-"""Which tokens each token of a text was chosen from: probabilities before and after each logits processor.
+"""The candidates that each token of a text was chosen from: probabilities before and after each logits processor.
 
 Nothing is recorded during generation. The finished text is fed to the model once more, all tokens at once, and the
 processors are applied as they were: the same values within float tolerance, for one additional pass and only on
@@ -72,7 +72,7 @@ class DecodingStep:
 
 @dataclass(frozen=True)
 class DecodingTrace:
-    """How the tokens of a sample were chosen.
+    """The choices of a sample's tokens.
 
     Attributes:
         stages: `model`, then the names of the processors in order.

@@ -33,7 +33,7 @@ RENAMED: dict[str, str] = {"method": "; it is called strategy now", "speculation
 
 @dataclass(frozen=True)
 class GenerationOptions(RuleOptions, SamplingOptions):
-    """How text is generated. `settings_of(GenerationOptions)` lists all settings, inherited ones included."""
+    """Options of text generation. `settings_of(GenerationOptions)` lists all settings, inherited ones included."""
 
     seed: int | None = setting(
         None,
@@ -107,7 +107,7 @@ def options_from_kwargs(given: Mapping[str, Any]) -> GenerationOptions:
     """Return options given by name.
 
     Raises:
-        GenerationError: there is no option of such a name.
+        GenerationError: a name is unknown.
     """
     known = [each.name for each in settings_of(GenerationOptions)]
     errors = [

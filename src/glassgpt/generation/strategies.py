@@ -20,7 +20,7 @@ from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
 from glassgpt.model.transformer import LanguageModel
 
 DecodingStrategy = BeamOptions | ContrastiveOptions | SpeculativeDecoding
-"""How to choose tokens: `StrategyOptions` with the draft model loaded. None stands for sampling token by token."""
+"""A strategy to choose tokens: `StrategyOptions` with the draft model loaded. None stands for sampling token by token."""
 Prompts = Sequence[str | None]
 
 

@@ -28,7 +28,7 @@ class BeamOptions(CheckedOptions):
     length_penalty: float = setting(
         1.0,
         help="A text's score is its log-probability divided by its number of tokens, end-of-text included, to this "
-        "power: 0 compares sums, which favours short texts, 1 compares means, more than 1 favours long texts.",
+        "power: 0 compares sums, which favors short texts, 1 compares means, more than 1 favors long texts.",
         group=BEAM_GROUP,
         must_be="a finite number",
     )
@@ -137,7 +137,7 @@ STRATEGIES: tuple[type[StrategyOptions], ...] = (BeamOptions, ContrastiveOptions
 
 
 def reject_sampling_options(options: GenerationOptions, search: str) -> None:
-    """Raise an error if options are set that a search cannot honour, such as those of sampling.
+    """Raise an error if options are set that a search cannot honor, such as those of sampling.
 
     Args:
         options: of the generation.

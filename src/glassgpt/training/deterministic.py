@@ -127,7 +127,7 @@ cudnn_attention.register_autograd(_differentiate, setup_context=_save)
 
 
 def _empty_like(x: Tensor) -> Tensor:
-    """An uninitialised (B, H, T, D) in the memory order (B, T, H, D), so that joining the heads is a view."""
+    """An uninitialized (B, H, T, D) in the memory order (B, T, H, D), so that joining the heads is a view."""
     batch, heads, tokens, width = x.shape
     return x.new_empty((batch, tokens, heads, width)).transpose(1, 2)
 

@@ -39,7 +39,7 @@ def exit_process(exit_code: int) -> NoReturn:
 
 
 def torchrun_options(parser: ArgumentParser, processes: int) -> list[str]:
-    """Return the options of `torchrun` for so many processes; PyTorch 2.11's has no `--shutdown-timeout`."""
+    """Return the options of `torchrun` for a number of processes; PyTorch 2.11's has no `--shutdown-timeout`."""
     options = ["--standalone", f"--nproc-per-node={processes}"]
     if "shutdown_timeout" in vars(parser.parse_args(["script"])):
         options.append(f"--shutdown-timeout={SHUTDOWN_SECONDS}")

@@ -1,1 +1,1 @@
-"""What is looked at, of settings, data, a model, a run and a text; each check gives a finding or nothing."""
+"""Checks of settings, data, a model, a run and generated text. Each check returns a finding or nothing."""

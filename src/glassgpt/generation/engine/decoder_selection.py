@@ -1,4 +1,4 @@
-"""Which decoder generates text on which device."""
+"""Select the decoder for a device."""
 
 from __future__ import annotations
 

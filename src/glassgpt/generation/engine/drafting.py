@@ -137,8 +137,8 @@ class DraftModel:
         fitting = [sequence.n_visible for sequence in sequences if self._fits(sequence)]
         if not fitting:
             return drafts
-        room = self._cache.capacity - max(fitting)  # all sequences are padded to the longest one
-        limits = [min(count, room) for count in max_tokens]
+        space = self._cache.capacity - max(fitting)  # all sequences are padded to the longest one
+        limits = [min(count, space) for count in max_tokens]
         logits = self._catch_up(sequences)  # also for sequences without a draft, so that no slot falls behind
         active = [i for i, sequence in enumerate(sequences) if limits[i] > 0 and self._fits(sequence)]
         while active:

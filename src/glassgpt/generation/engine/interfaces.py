@@ -1,4 +1,4 @@
-"""What the scheduler needs from a decoder: prefill prompts into a cache, generate tokens for the sequences in its slots."""
+"""The interface between scheduler and decoder: prefill prompts into a cache, generate tokens for the sequences in its slots."""
 
 from __future__ import annotations
 

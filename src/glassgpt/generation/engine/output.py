@@ -1,4 +1,4 @@
-"""What the engine returns: chunks while a text grows, samples when it is complete."""
+"""Output of the engine: chunks while a text grows, samples when it is complete."""
 
 from __future__ import annotations
 

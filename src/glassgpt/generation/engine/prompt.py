@@ -34,7 +34,7 @@ def encode_prompt(
 
 
 def _truncated_length(context: int, options: GenerationOptions) -> int:
-    """Return how much of a truncated prompt is kept: a full context would leave room for one new token only."""
+    """Return how much of a truncated prompt is kept: a full context would leave space for one new token only."""
     if options.overflow == "re-prefill":
         return context
     return max(1, context // 2, context - options.max_tokens)

@@ -1,4 +1,4 @@
-"""Continuous batching: a sequence that ends makes room for a waiting one (Yu et al. 2022).
+"""Continuous batching: a sequence that ends makes space for a waiting one (Yu et al. 2022).
 
 Prompts are prefilled between decoding steps, a chunk at a time, so that a long prompt does not hold up the sequences
 that are being decoded. Sequences with the same prompt share its prefill.

@@ -34,7 +34,7 @@ from glassgpt.model.transformer import LanguageModel
 
 @dataclass
 class AcceptanceStats:
-    """How many draft tokens were right.
+    """Counts of proposed and accepted draft tokens.
 
     Attributes:
         proposed: draft tokens verified by the model.
@@ -139,13 +139,13 @@ class SpeculativeDecoder:
         """Return the most draft tokens for each sequence.
 
         One less than the sequence may still get, because a pass yields one token more than it accepts; and, because
-        all sequences are padded to the longest one, no more than that one has room for in the context.
+        all sequences are padded to the longest one, no more than that one has space for in the context.
         """
-        room = min(self._max_draft, self._cache.capacity - max(sequence.n_visible for sequence in sequences))
+        space = min(self._max_draft, self._cache.capacity - max(sequence.n_visible for sequence in sequences))
         remaining = [
             min(s.request.max_new_tokens - len(s.output_ids), self.capacity - s.n_visible + 1) - 1 for s in sequences
         ]
-        return [max(0, min(room, count)) for count in remaining]
+        return [max(0, min(space, count)) for count in remaining]
 
     def _verify(self, logits: Tensor, sequences: Sequence[SequenceState], drafts: Sequence[Draft]) -> list[list[int]]:
         """Return what each sequence samples: its accepted draft tokens and the token after them."""

@@ -1,4 +1,4 @@
-"""How kernels are launched: programmatic dependent launch and the split between shared memory and L1 cache."""
+"""Launch options of kernels: programmatic dependent launch and the split between shared memory and L1 cache."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ FEW_GROUPS, MANY_GROUPS = 64, 256
 """Groups that are searched for a row with top-k or top-p: the few if its top-k is at most that number."""
 SEARCH_WARPS = 8
 SEARCH_CHUNK = 8192
-"""Tokens searched at once if these groups do not suffice."""
+"""Tokens searched at once if these groups are not enough."""
 
 
 @dataclass(frozen=True)
 class SamplingLimits:
-    """What the sampling kernels have to do for a batch; what no sequence uses costs nothing.
+    """The work of the sampling kernels for a batch; features that no sequence uses cost nothing.
 
     Attributes:
         penalties: whether a sequence has penalties.

@@ -1,4 +1,4 @@
-"""How work is divided among GPU programs: what was fastest on an H100 (docs/log.md).
+"""Division of work among GPU programs, as was fastest on an H100 (docs/log.md).
 
 No result depends on the number of rows: a row gives the same bits in any batch. So whatever determines the order of a
 sum (splits, accumulators, keys per program) depends on the model's shape alone.
@@ -16,7 +16,7 @@ ATTENTION_KEYS, ATTENTION_WARPS, ATTENTION_STAGES = 256, 4, 2
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a product is divided into programs.
+    """Division of a matrix product into programs.
 
     Attributes:
         rows: rows of x per program; at least 16, as the tensor cores need.
@@ -83,6 +83,6 @@ def accumulators_for(share: int) -> int:
 def attention_block_keys(half: int) -> int:
     """Return how many keys an attention program processes at once, for heads of width 2 · `half`.
 
-    Keys share the program's memory, so wider heads leave room for fewer of them.
+    Keys share the program's memory, so wider heads leave space for fewer of them.
     """
     return min(ATTENTION_KEYS, max(16, ATTENTION_KEYS * 32 // half))

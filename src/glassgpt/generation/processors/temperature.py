@@ -35,7 +35,7 @@ class TemperatureOptions(ProcessorOptions):
 
     temperature: float = setting(
         0.8,
-        help="Divide the logits by this: below 1 favours probable tokens, above 1 flattens the distribution.",
+        help="Divide the logits by this: below 1 favors probable tokens, above 1 flattens the distribution.",
         group=SAMPLING,
         minimum=0,
         note="0 always takes the most probable token",

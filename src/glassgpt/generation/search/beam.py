@@ -106,13 +106,13 @@ def beam_search(
     forced_words = forced_words_state(search.force, tokenizer)
     encoded = context.encode(prompts)
     for prompt in encoded:
-        _require_room(forced_words, context.limit(prompt))
+        _require_space(forced_words, context.limit(prompt))
     return search_in_batches(
         encoded, search.beams, lambda batch: _Search(context, search, batch, forced_words, recorder).run()
     )
 
 
-def _require_room(forced_words: ForcedWordsState, limit: int) -> None:
+def _require_space(forced_words: ForcedWordsState, limit: int) -> None:
     if forced_words.needed > limit:
         raise GenerationError(
             f"the forced words need at least {forced_words.needed} tokens, but the text may have {limit}; "
@@ -303,9 +303,9 @@ class BeamGroup:
         return sorted((place for place in places if values[place] > -math.inf), key=lambda place: -values[place])
 
     def _is_feasible(self, candidate: BeamCandidate) -> bool:
-        """Return whether the text contains all forced words or has room for them."""
-        room = 0 if candidate.is_complete else self._limit - len(candidate.hypothesis.tokens)
-        return candidate.hypothesis.forced_words.needed <= room
+        """Return whether the text contains all forced words or has space for them."""
+        space = 0 if candidate.is_complete else self._limit - len(candidate.hypothesis.tokens)
+        return candidate.hypothesis.forced_words.needed <= space
 
     def _add_complete(self, texts: Iterable[Hypothesis]) -> None:
         scored = [(self._score(text), text) for text in texts]

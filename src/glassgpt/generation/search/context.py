@@ -1,4 +1,4 @@
-"""What searches share: prefill, logits of the next tokens, the end of a text, and batches of prompts."""
+"""Shared by all searches: prefill, logits of the next tokens, the end of a text, and batches of prompts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SearchContext:
         return KVCache(self.model.config, slots, capacity, dtype=weights.dtype, device=weights.device)
 
     def prefill(self, prompts: Sequence[Prompt]) -> KVCache:
-        """Return a cache with all but the last token of each prompt, and room for the new tokens."""
+        """Return a cache with all but the last token of each prompt, and space for the new tokens."""
         cache = self.new_cache(len(prompts), max(len(prompt) + self.limit(prompt) - 1 for prompt in prompts))
         # A prompt of one token has nothing to prefill: it is processed as padding, and none of it is used.
         prefill = ChunkedPrefill(self.model, [prompt[:-1] or prompt for prompt in prompts])

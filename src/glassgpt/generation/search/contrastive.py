@@ -95,7 +95,7 @@ class _Search:
         ]
 
     def _limit(self, prompt: Prompt) -> int:
-        # Candidates are processed before one is chosen, so the last token needs room in the context, too.
+        # Candidates are processed before one is chosen, so the last token needs space in the context, too.
         context_length = self._context.model.config.context_length
         if len(prompt) == context_length:
             raise GenerationError(

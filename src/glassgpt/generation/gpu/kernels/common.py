@@ -1,4 +1,4 @@
-"""What all kernels share: the layout of the slots' state, and programmatic dependent launch."""
+"""Shared by all kernels: the layout of the slots' state, and programmatic dependent launch."""
 
 from __future__ import annotations
 

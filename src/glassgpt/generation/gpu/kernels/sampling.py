@@ -102,7 +102,7 @@ def sample_kernel(
 
     With top-k or top-p, only the groups with the largest maxima are searched: at least k tokens are as large as the
     k-th largest group maximum, so all tokens that top-k keeps are in groups whose maximum reaches it. If these groups
-    do not suffice (a flat distribution, a large k), the whole row is searched; the token is the same.
+    are not enough (a flat distribution, a large k), the whole row is searched; the token is the same.
     """
     start_next_kernel(OVERLAP)
     wait_for_previous_kernel(OVERLAP)
@@ -149,7 +149,7 @@ def sample_kernel(
 @triton.jit
 def _sample_from_groups(
     logits, slot_ints, slot_floats, maxima, selected, row, max_logit, mass, top_k, slots, vocab_size, stride, n_groups,
-    GROUPS: tl.constexpr, GROUP: tl.constexpr, MOST: tl.constexpr, ROOM: tl.constexpr,
+    GROUPS: tl.constexpr, GROUP: tl.constexpr, MOST: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
     """Sample from up to MOST groups; return the token, and whether the groups suffice.
 
@@ -165,10 +165,10 @@ def _sample_from_groups(
     is_selected = group_max >= threshold
     n_selected = tl.sum(is_selected.to(tl.int32), 0)
     rank = tl.cumsum(is_selected.to(tl.int32), 0) - 1
-    tl.store(selected + row * ROOM + rank, group, is_selected & (rank < MOST))
+    tl.store(selected + row * CAPACITY + rank, group, is_selected & (rank < MOST))
     tl.debug_barrier()  # one thread loads what another has stored
     which = tl.arange(0, MOST)
-    first = tl.load(selected + row * ROOM + which, which < n_selected, 0) * GROUP
+    first = tl.load(selected + row * CAPACITY + which, which < n_selected, 0) * GROUP
     ids = first[:, None] + tl.arange(0, GROUP)[None, :]
     inside = (which < n_selected)[:, None] & (ids < vocab_size)
     x = tl.load(logits + row.to(tl.int64) * stride + ids, inside, float("-inf"))
