@@ -27,7 +27,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOCK_FILE = "lock"
 """Locked while a process fills its staging folder; the kernel releases the lock when the process dies."""
 REPLACED = "replaced"
-"""Where the old dataset lies for a moment, on systems that cannot exchange two folders in one operation."""
+"""Temporary name of the old dataset, on systems that cannot exchange two folders in one operation."""
 
 
 class _Stopped(KeyboardInterrupt):
