@@ -21,6 +21,7 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.show import print_stream
 from glassgpt.generation.strategies import stream_samples
 from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.run_lock import require_unlocked
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
 PROMPTS = ("ROMEO:\n", "KING HENRY:\n", "FIRST WITCH:\n")
@@ -34,7 +35,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         force: replace an earlier demo run.
 
     Raises:
-        UsageError: `out` is not empty and `force` is not given, or `out` is not a run.
+        UsageError: `out` is not empty and `force` is not given, or `out` is not a run, or is being trained.
     """
     run = RunFolder(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -42,6 +43,7 @@ def run_demo(out: Path, *, force: bool = False) -> None:
             raise UsageError(f"{out} already exists; use it with glassgpt generate {out}, or start over with --force")
         if not run.exists():
             raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
+        require_unlocked(run)
         shutil.rmtree(out)
     data = out.with_name(f"{out.name}-data")
     _heading(f"prepare {SOURCE} --out {data} --tokenizer {TOKENIZER}")

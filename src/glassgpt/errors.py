@@ -33,6 +33,10 @@ class DataError(GlassGPTError):
     """A source or dataset that cannot be read. The message names the file and, if known, the line."""
 
 
+class UnsafeFileError(GlassGPTError):
+    """A symbolic link, FIFO or device where a run or dataset must have a regular file or a folder of its own."""
+
+
 class TokenizerError(GlassGPTError):
     """A tokenizer that cannot be loaded, trained or used, or is not the expected one."""
 

@@ -57,7 +57,7 @@ def require_new_run(run: RunFolder) -> None:
     """
     if run.exists():
         raise UsageError(f"{run.path} holds a run already; resume it with --resume, or choose another --out")
-    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+    if run.path.exists() and (not run.path.is_dir() or any(path != run.lock for path in run.path.iterdir())):
         raise UsageError(f"{run.path} exists and is not a run; choose another --out")
 
 

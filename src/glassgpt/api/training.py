@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -47,6 +49,7 @@ from glassgpt.training.hardware import versions
 from glassgpt.training.loop import Trainer, TrainingResult
 from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
 from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.run_lock import require_unlocked, run_lock
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
 
 
@@ -75,7 +78,7 @@ def train(
     """
     run = RunFolder(Path(out))
     config = check(config, out, processes=distributed_from_environment().world_size, resume=resume)
-    with process_group(pick_device(config.train.device)) as dist:
+    with process_group(pick_device(config.train.device)) as dist, _exclusively(run, dist, resume=resume):
         return _train(config, run, dist, resume=resume, tensorboard=tensorboard, observers=observers)
 
 
@@ -90,6 +93,7 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
         UsageError: `out` cannot be created, or there is a run in it already and `resume` is False.
     """
     run = RunFolder(Path(out))
+    require_unlocked(run)
     if not resume:
         require_new_run(run)
     existing = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
@@ -100,6 +104,31 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     if warning := warmup_warning(config, resolved):
         console.warn(warning)
     return resolved
+
+
+@contextmanager
+def _exclusively(run: RunFolder, dist: DistributedContext, *, resume: bool) -> Generator[None]:
+    """Hold the lock of a run folder in the first rank; all ranks fail if it cannot be held."""
+    problem = ""
+    with ExitStack() as stack:
+        if dist.is_main:
+            try:
+                is_held = stack.enter_context(run_lock(run))
+                run.require_no_links()
+                if not resume:
+                    require_new_run(run)  # it was checked, but not locked then
+                if not is_held:
+                    console.warn(
+                        f"the file system of {run.path} has no locks; make sure that nothing else trains into that folder"
+                    )
+            except GlassGPTError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"cannot create {run.path}: {error.strerror}"
+        problem = dist.all_gather_objects(problem)[0]
+        if problem:
+            raise UsageError(problem)
+        yield
 
 
 def _train(
@@ -128,7 +157,6 @@ def _train(
     if not dist.is_main:
         trainer.observers += observers
         return trainer.run()
-    run.path.mkdir(parents=True, exist_ok=True)
     write_run_files(run, config, dataset.tokenizer)
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings)

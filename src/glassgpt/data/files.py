@@ -1,14 +1,15 @@
-"""Atomic file writes, durable folders, and checks of output paths."""
+"""Atomic file writes, durable folders, files that are opened without following links, and checks of output paths."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from glassgpt.errors import UsageError
+from glassgpt.errors import UnsafeFileError, UsageError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -21,6 +22,67 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return "No space left on device" in str(error)  # libraries written in other languages pass on the text only
+
+
+def require_regular(path: Path) -> None:
+    """Check that a file of a run or dataset, if it exists, is a regular file and not a link.
+
+    Such folders may come from strangers: a link would let them choose what is read or appended to, and opening a FIFO
+    or a device can block or have effects.
+
+    Raises:
+        UnsafeFileError: it is something else.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        raise UnsafeFileError(f"{path} is {_kind(mode)}, not a regular file; replace it with the file itself")
+
+
+def require_own_folder(path: Path) -> None:
+    """Check that a folder inside a run or dataset, if it exists, is not a link to another place.
+
+    Raises:
+        UnsafeFileError: it is a link, or not a folder.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISDIR(mode):
+        raise UnsafeFileError(f"{path} is {_kind(mode)}, not a folder; replace it with the folder itself")
+
+
+def regular_only(path: str, flags: int) -> int:
+    """Open a file of a run or dataset without following a link; the `opener` of `open`.
+
+    Raises:
+        UnsafeFileError: it is a symbolic link, a FIFO, a device or a folder.
+    """
+    require_regular(Path(path))
+    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    file = os.open(path, flags | safe, 0o644)
+    mode = os.fstat(file).st_mode  # it may have been exchanged since
+    if not stat.S_ISREG(mode):
+        os.close(file)
+        raise UnsafeFileError(f"{path} is {_kind(mode)}, not a regular file; replace it with the file itself")
+    return file
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file of a run or dataset; see `regular_only`."""
+    with open(path, "rb", opener=regular_only) as file:
+        return file.read()
+
+
+def _kind(mode: int) -> str:
+    kinds = (
+        (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"), (stat.S_ISREG, "a file"),
+    )  # fmt: skip
+    return next((name for test, name in kinds if test(mode)), "a device")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

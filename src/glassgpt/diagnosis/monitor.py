@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from glassgpt.data.files import regular_only
 from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.detectors.base import RunContext
@@ -87,7 +88,7 @@ class TrainingMonitor(Observer):
         """Feed a layer sample, and write it down if all of them are wanted."""
         self.last_sample = sample
         if self._layers_file is not None and self._config.watch == "full" and self._trainer.dist.is_main:
-            with open(self._layers_file, "a", encoding="utf-8") as file:
+            with open(self._layers_file, "a", encoding="utf-8", opener=regular_only) as file:
                 file.write(json.dumps(asdict(sample)) + "\n")
         self._report(self._detectors.on_layers(sample))
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from glassgpt.data.files import read_regular
 from glassgpt.diagnosis.catalogue import entries
 from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.layer_sample import LayerSample
@@ -256,7 +257,7 @@ def _lines(path: Path) -> tuple[list[Line], int]:
         return [], 0
     good: list[Line] = []
     bad = 0
-    for raw in path.read_bytes().split(b"\n"):
+    for raw in read_regular(path).split(b"\n"):
         line = _parsed(raw)
         if line is not None:
             good.append(line)

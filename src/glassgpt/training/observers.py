@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from glassgpt.data.files import write_atomically
+from glassgpt.data.files import regular_only, write_atomically
 from glassgpt.errors import CheckpointError, MissingExtraError
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.run_folder import RunFolder, read_jsonl
@@ -96,7 +96,7 @@ class JsonlLogger(Observer):
     def __init__(self, run: RunFolder, step: int) -> None:
         self._run = run
         self._metrics = self._truncated(step)
-        self._events = open(run.events, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._events = open(run.events, "a", encoding="utf-8", opener=regular_only)  # noqa: SIM115 - closed by close()
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Write a line."""
@@ -121,7 +121,7 @@ class JsonlLogger(Observer):
         """Move the metrics of later steps to `abandoned.jsonl`."""
         self._metrics.close()
         dropped = [line for line in read_jsonl(self._run.metrics) if line["step"] > step]
-        with open(self._run.abandoned, "a", encoding="utf-8") as file:
+        with open(self._run.abandoned, "a", encoding="utf-8", opener=regular_only) as file:
             for line in dropped:
                 self._write(file, line)
         self._metrics = self._truncated(step)
@@ -130,7 +130,7 @@ class JsonlLogger(Observer):
         """Drop the metrics after a step; return the file, open for appending."""
         kept = [line for line in read_jsonl(self._run.metrics) if line["step"] <= step]
         write_atomically(self._run.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        return open(self._run.metrics, "a", encoding="utf-8")
+        return open(self._run.metrics, "a", encoding="utf-8", opener=regular_only)
 
     def close(self) -> None:
         """Close both files."""
@@ -153,7 +153,7 @@ def append_event(run: RunFolder, step: int, event: str, details: Mapping[str, An
         CheckpointError: it cannot be written.
     """
     try:
-        with open(run.events, "a", encoding="utf-8") as file:
+        with open(run.events, "a", encoding="utf-8", opener=regular_only) as file:
             file.write(json.dumps({"step": step, "event": event, **details}) + "\n")
     except OSError as error:
         raise CheckpointError(f"cannot write {run.events}: {error.strerror}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glassgpt.data.files import read_regular, require_own_folder, require_regular
 from glassgpt.errors import CheckpointError
 
 
@@ -70,6 +71,11 @@ class RunFolder:
         """One folder per checkpoint."""
         return self.path / "checkpoints"
 
+    @property
+    def lock(self) -> Path:
+        """Locked, and named after its owner, while a process trains into this folder."""
+        return self.path / "train.lock"
+
     def exists(self) -> bool:
         """Return whether there is a run here."""
         return self.config.is_file()
@@ -88,12 +94,28 @@ class RunFolder:
             )
         if not self.exists():
             raise CheckpointError(f"{self.path} is not a run: it lacks {self.config.name}")
+        self.require_no_links()
         return self
+
+    def require_no_links(self) -> None:
+        """Check that nothing in this folder leads out of it: a run may come from a stranger.
+
+        Raises:
+            UnsafeFileError: a file of the run is a symbolic link, a FIFO or a device, or one of its folders is a link.
+        """
+        files = (
+            self.config, self.tokenizer, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
+            self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
+        )  # fmt: skip
+        for folder in (self.checkpoints, self.tensorboard):
+            require_own_folder(folder)
+        for file in files:
+            require_regular(file)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a JSONL file, without a last line that a crash cut short; [] if the file does not exist."""
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_regular(path).split(b"\n")
     return [json.loads(line) for line in lines[:-1] if line]
