@@ -186,7 +186,7 @@ def report(run: str | Path, checks: list[CheckResult]) -> Path:
     """Write a run's `report.html` with these checks and return its path.
 
     Raises:
-        CheckpointError: there is no run, or its folder cannot be written to.
+        CheckpointError: the run does not exist, or its folder cannot be written to.
     """
     folder = RunFolder(Path(run)).require()
     dataset = _open_run_data(load_config(folder.config), None)

@@ -214,7 +214,7 @@ def load(
         batch_size: number of sequences at once for which generation is optimized.
 
     Raises:
-        CheckpointError: there is no run or no such checkpoint, or it is damaged.
+        CheckpointError: the run or the checkpoint does not exist, or the checkpoint is damaged.
         TokenizerError: the run's tokenizer is not the one that the model was trained with.
     """
     folder = RunFolder(Path(run)).require()

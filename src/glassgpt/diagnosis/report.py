@@ -33,7 +33,7 @@ from glassgpt.diagnosis.detectors.loss_spike import find_spikes
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.run_log import RunLog
-from glassgpt.diagnosis.show import LABELS, verdict
+from glassgpt.diagnosis.show import LABELS, summary_line
 from glassgpt.training.curve import smooth
 from glassgpt.training.run_folder import RunFolder
 
@@ -85,7 +85,7 @@ def render_report(
     style = (resources.files("glassgpt") / "diagnosis" / "report.css").read_text(encoding="utf-8")
     body = "".join(
         (
-            f"<header><h1>{name}</h1>{_in_both(lambda language: escape(verdict(list(checks), language)))}</header>",
+            f"<header><h1>{name}</h1>{_in_both(lambda language: escape(summary_line(list(checks), language)))}</header>",
             _summary(log),
             _findings(log, checks),
             _charts(log, baseline),

@@ -1,4 +1,4 @@
-"""Terminal output of `glassgpt doctor`: one line per check, the findings with their remedies, and a verdict."""
+"""Terminal output of `glassgpt doctor`: one line per check, the findings with their remedies, and a summary."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ LABELS: dict[Language, dict[str, str]] = {
     "en": {
         "fine": "ok", "fatal": "FATAL", "warning": "warning", "note": "note",
         "cause": "cause", "do": "what to do", "done": "already done", "ruled_out": "ruled out",
-        "page": "details", "confidence": "confidence", "verdict_fine": "no problems found",
-        "verdict_fatal": "this will break the run or make its result worthless",
-        "verdict_other": "nothing that breaks the run",
+        "page": "details", "confidence": "confidence", "summary_fine": "no problems found",
+        "summary_fatal": "this will break the run or make its result worthless",
+        "summary_other": "nothing that breaks the run",
     },
     "ko": {
         "fine": "정상", "fatal": "치명적", "warning": "경고", "note": "참고",
         "cause": "원인", "do": "해결 방법", "done": "이미 한 일", "ruled_out": "배제한 원인",
-        "page": "자세히", "confidence": "확신", "verdict_fine": "문제를 찾지 못했습니다",
-        "verdict_fatal": "실행이 깨지거나 결과가 쓸모없게 됩니다",
-        "verdict_other": "실행을 깨뜨릴 문제는 없습니다",
+        "page": "자세히", "confidence": "확신", "summary_fine": "문제를 찾지 못했습니다",
+        "summary_fatal": "실행이 깨지거나 결과가 쓸모없게 됩니다",
+        "summary_other": "실행을 깨뜨릴 문제는 없습니다",
     },
 }  # fmt: skip
 STATE_WIDTH, NAME_WIDTH = 8, 20
 
 
 def show(checks: Iterable[CheckResult], language: Language, *, as_json: bool) -> list[CheckResult]:
-    """Print each check as it completes, then the verdict.
+    """Print each check as it completes, then the summary.
 
     Args:
         checks: evaluated one by one while they are printed.
@@ -62,17 +62,17 @@ def show(checks: Iterable[CheckResult], language: Language, *, as_json: bool) ->
     if as_json:
         console.output(json.dumps(to_json_object(completed, language), ensure_ascii=False))
     else:
-        console.output(f"\n{verdict(completed, language)}")
+        console.output(f"\n{summary_line(completed, language)}")
     return completed
 
 
-def verdict(checks: list[CheckResult], language: Language) -> str:
+def summary_line(checks: list[CheckResult], language: Language) -> str:
     """Return a one-line summary of all checks."""
     labels, counts = LABELS[language], _counts(checks)
     found = ", ".join(f"{labels[severity]}: {count}" for severity, count in counts.items() if count)
     if not found:
-        return f"{labels['verdict_fine']} ({len(checks)})"
-    return f"{found}; {labels['verdict_fatal' if is_fatal(checks) else 'verdict_other']}"
+        return f"{labels['summary_fine']} ({len(checks)})"
+    return f"{found}; {labels['summary_fatal' if is_fatal(checks) else 'summary_other']}"
 
 
 def _counts(checks: list[CheckResult]) -> dict[str, int]:

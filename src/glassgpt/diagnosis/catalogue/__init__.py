@@ -27,6 +27,8 @@ ACTIONS, CHECKS, REASONS, WORDS = "actions.toml", "checks.toml", "reasons.toml",
 TRANSLATED_VALUES = ("cause", "event")
 """Values of a check result that are looked up in `words.toml`."""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+DISPLAY_NAMES = {"rung": "baseline", "micro_rows": "micro_batch_size"}
+"""Standard terms for values that `events.jsonl` stores under older names."""
 CODE = re.compile(r"GG-[A-Z]{2,4}-\d{3}")
 
 
@@ -200,7 +202,7 @@ def format_value(value: Value) -> str:
 
 def mark_placeholders(text: str) -> str:
     """Return a text for display without values: `{step}` becomes `‹step›`."""
-    return text.replace("{", "‹").replace("}", "›")
+    return PLACEHOLDER.sub(lambda match: f"‹{DISPLAY_NAMES.get(match[1], match[1])}›", text)
 
 
 def terminal_language() -> Language:
