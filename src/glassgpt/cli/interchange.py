@@ -26,7 +26,7 @@ def import_(source: str, *, out: Path) -> None:
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise UsageError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2")
     folder = Path(source) if Path(source).is_dir() else download(source)
-    model, tokenizer = import_model(folder)
+    model, tokenizer = import_model(folder, console.warn)
     run = api.save_as_run(model, tokenizer, out)
     count = sum(p.numel() for p in model.parameters())
     console.info(

@@ -216,7 +216,7 @@ def _summarize(
         duplicates=stream.duplicates,
         empty=stream.empty,
         vocabulary_used=int(np.count_nonzero(counts)),
-        frequent_tokens=_most_frequent(counts[: tokenizer.end_of_text]),
+        frequent_tokens=_most_frequent(np.where(tokenizer.byte_lengths() > 0, counts, 0)),
         options=options.recorded(),
     )
 

@@ -140,7 +140,7 @@ class _Vocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = tokenizer.end_of_text
         self.bos_token_id = None
-        self.special_token_ids = [tokenizer.end_of_text]
+        self.special_token_ids = sorted(tokenizer.special_tokens.values())
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
         self._encode = tokenizer.encode
 

@@ -208,8 +208,10 @@ def probe(model: LanguageModel, tokenizer: Tokenizer, *, length: int = PROBE_TOK
     Raises:
         InspectionError: the context has only one token.
     """
-    order = torch.randperm(tokenizer.end_of_text, generator=torch.Generator().manual_seed(seed))
-    tokens = order[: min(length, model.config.context_length // 2)].tolist()
+    special = set(tokenizer.special_tokens.values())
+    usual = [token for token in range(tokenizer.vocab_size) if token not in special]
+    order = torch.randperm(len(usual), generator=torch.Generator().manual_seed(seed))
+    tokens = [usual[i] for i in order[: min(length, model.config.context_length // 2)].tolist()]
     return trace_tokens(model, tokenizer, tokens * 2)
 
 

@@ -22,22 +22,34 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.errors import InterchangeError, MissingExtraError
 from glassgpt.interchange.layouts import LAYOUTS, HFConfig, Layout, layout_for
-from glassgpt.interchange.tokenizer_files import read_tokenizer_files, write_tokenizer_files
+from glassgpt.interchange.tokenizer_files import NATIVE_FILE, write_tokenizer_files
+from glassgpt.interchange.tokenizer_import import Notify, read_tokenizer_files
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
 CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
-DOWNLOADED = (CONFIG_FILE, "model*.safetensors", WEIGHTS_INDEX_FILE, "tokenizer.json", "vocab.json", "merges.txt")
+DOWNLOADED = (
+    CONFIG_FILE,
+    "model*.safetensors",
+    WEIGHTS_INDEX_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    NATIVE_FILE,
+)
 INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd")
 
 
-def import_model(folder: Path) -> tuple[LanguageModel, Tokenizer]:
+def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[LanguageModel, Tokenizer]:
     """Load a GPT-2 or NanoChat model from a Hugging Face folder.
 
     Args:
         folder: contains `config.json`, `model.safetensors` and tokenizer files. Without tokenizer files, a model with
             GPT-2's vocabulary size gets GPT-2's tokenizer.
+        notify: receives what the user should know about a model that is imported nevertheless.
 
     Returns:
         The model in evaluation mode, and its tokenizer.
@@ -47,15 +59,15 @@ def import_model(folder: Path) -> tuple[LanguageModel, Tokenizer]:
         TokenizerError: the glassgpt tokenizer file is damaged, or GPT-2's vocabulary is not available.
     """
     config = _read_config(folder)
-    tokenizer = _read_tokenizer(folder, config)
+    tokenizer = _read_tokenizer(folder, config, notify)
     weights = _read_weights(folder)
     model = build_model(config)
     _copy_weights(model, weights, folder)
     return model.eval(), tokenizer
 
 
-def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
-    tokenizer = read_tokenizer_files(folder)
+def _read_tokenizer(folder: Path, config: ModelConfig, notify: Notify) -> Tokenizer:
+    tokenizer = read_tokenizer_files(folder, notify)
     if tokenizer is None and config.vocab_size != GPT2_VOCAB_SIZE:
         raise InterchangeError(
             f"{folder} has no tokenizer files, and its vocabulary size {config.vocab_size:,} is not GPT-2's; "
@@ -65,7 +77,8 @@ def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
         tokenizer = gpt2_tokenizer()
     if tokenizer.vocab_size > config.vocab_size:
         raise InterchangeError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model only {config.vocab_size:,}"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model only {config.vocab_size:,}; "
+            f"call model.resize_token_embeddings(len(tokenizer)) in transformers and save it again"
         )
     return tokenizer
 

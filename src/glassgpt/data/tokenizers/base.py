@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -33,30 +33,51 @@ TokenIds = NDArray[np.uint16 | np.uint32]
 class Tokenizer(ABC):
     """Splits text into tokens; lossless for every Unicode text.
 
-    The ids 0 … `vocab_size - 2` stand for pieces of text. The last id is the special token `<|endoftext|>`, which
-    encoding never produces: spelled out in a text, it is ordinary text.
+    Every id stands for a piece of text, except those of special tokens, which encoding never produces: spelled out in
+    a text, a special token is ordinary text. Our own tokenizers have one, `<|endoftext|>`, as the last id; imported
+    ones may have more, at any id.
 
     Attributes:
         name: name shown in summaries ("gpt2", "bytes", "bpe-2048").
         payload: everything that determines the ids, as JSON values; saved in `tokenizer.json`.
+        special_tokens: id of each special token by its name.
+        end_of_text: id of the special token that separates documents.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, pieces: Sequence[bytes], payload: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        pieces: Sequence[bytes],
+        payload: dict[str, Any],
+        special_tokens: Mapping[str, int] | None = None,
+        end_of_text: str = END_OF_TEXT,
+    ) -> None:
+        """Store the vocabulary.
+
+        Args:
+            name: see the class, as is `payload`.
+            pieces: the bytes of each id that is not a special token, in the order of the ids.
+            payload: see the class.
+            special_tokens: see the class; None means `<|endoftext|>` as the last id.
+            end_of_text: name of the special token that separates documents.
+
+        Raises:
+            TokenizerError: the ids of the special tokens leave gaps, or `end_of_text` is not one of them.
+        """
         self.name = name
         self.payload = payload
-        self._pieces = [*pieces, END_OF_TEXT.encode()]
+        self.special_tokens = dict(special_tokens or {END_OF_TEXT: len(pieces)})
+        self._pieces = _with_special_tokens(pieces, self.special_tokens)
+        if end_of_text not in self.special_tokens:
+            raise TokenizerError(f"the end-of-text token {end_of_text!r} is not a special token of the vocabulary")
+        self.end_of_text = self.special_tokens[end_of_text]
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, including the special token."""
+        """Number of ids, including special tokens."""
         return len(self._pieces)
-
-    @property
-    def end_of_text(self) -> int:
-        """Id of `<|endoftext|>`, always the last one."""
-        return len(self._pieces) - 1
 
     @property
     def dtype(self) -> type[np.uint16] | type[np.uint32]:
@@ -109,9 +130,9 @@ class Tokenizer(ABC):
         return self._pieces[token]
 
     def byte_lengths(self) -> NDArray[np.int64]:
-        """Return the number of text bytes of each id, (vocab_size,); 0 for end-of-text."""
+        """Return the number of text bytes of each id, (vocab_size,); 0 for special tokens."""
         lengths = np.array([len(piece) for piece in self._pieces], dtype=np.int64)
-        lengths[self.end_of_text] = 0
+        lengths[list(self.special_tokens.values())] = 0
         return lengths
 
     def to_json(self) -> str:
@@ -138,6 +159,18 @@ class Tokenizer(ABC):
     def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Run `_encode` in threads; subclasses with a faster backend override this."""
         return in_threads(lambda text: np.array(self._encode(text), dtype=self.dtype), texts)
+
+
+def _with_special_tokens(pieces: Sequence[bytes], special_tokens: Mapping[str, int]) -> list[bytes]:
+    names = {token: name.encode() for name, token in special_tokens.items()}
+    size = len(pieces) + len(special_tokens)
+    if len(names) < len(special_tokens) or any(not 0 <= token < size for token in names):
+        raise TokenizerError(
+            f"the ids of the special tokens must be distinct and below {size}, the number of tokens; "
+            f"they are {sorted(special_tokens.values())}"
+        )
+    rest = iter(pieces)
+    return [names[token] if token in names else next(rest) for token in range(size)]
 
 
 def _require_unicode(text: str) -> None:

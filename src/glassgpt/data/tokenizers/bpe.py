@@ -10,7 +10,7 @@ import hashlib
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -69,26 +69,51 @@ for this one comparison takes a twentieth of the time of preparing 36 MB."""
 
 
 class BPETokenizer(Tokenizer):
-    """Byte-level BPE; the id of a token is the rank of its merge."""
+    """Byte-level BPE; of two merges, the one whose token has the lower id comes first."""
 
     kind = "bpe"
 
-    def __init__(self, name: str, pattern: str, pieces: Sequence[bytes]) -> None:
-        payload = {"pattern": pattern, "ranks": [base64.b64encode(piece).decode() for piece in pieces]}
-        super().__init__(name, pieces, {**payload, "end_of_text": len(pieces)})
+    def __init__(
+        self,
+        name: str,
+        pattern: str,
+        pieces: Sequence[bytes],
+        special_tokens: Mapping[str, int] | None = None,
+        end_of_text: str = END_OF_TEXT,
+    ) -> None:
+        """Store the vocabulary; see `Tokenizer`. `pattern` splits text into the words inside which bytes are merged."""
+        payload: dict[str, Any] = {
+            "pattern": pattern,
+            "ranks": [base64.b64encode(piece).decode() for piece in pieces],
+            "end_of_text": len(pieces),
+        }
+        if special_tokens is not None and special_tokens != {END_OF_TEXT: len(pieces)}:
+            special = {"special_tokens": dict(special_tokens), "end_of_text": special_tokens.get(end_of_text)}
+            payload |= special
+        super().__init__(name, pieces, payload, special_tokens, end_of_text)
         self._pattern = pattern
 
     @cached_property
+    def _ranks(self) -> dict[bytes, int]:
+        special = set(self.special_tokens.values())
+        return {piece: token for token, piece in enumerate(self._pieces) if token not in special}
+
+    @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
-        ranks = {piece: rank for rank, piece in enumerate(self._pieces[:-1])}
-        # Never matched, but without any special token tiktoken searches for an empty one at each character.
-        special = {END_OF_TEXT: len(ranks)}
-        return tiktoken.Encoding(self.name, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens=special)
+        # Special tokens are never matched, but without any tiktoken searches for an empty one at each character.
+        return tiktoken.Encoding(
+            self.name, pat_str=self._pattern, mergeable_ranks=self._ranks, special_tokens=self.special_tokens
+        )
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> BPETokenizer:
         """Rebuild from the payload of `tokenizer.json`."""
-        return cls(name, payload["pattern"], [base64.b64decode(piece) for piece in payload["ranks"]])
+        pieces = [base64.b64decode(piece) for piece in payload["ranks"]]
+        if "special_tokens" not in payload:
+            return cls(name, payload["pattern"], pieces)
+        special: dict[str, int] = payload["special_tokens"]
+        names = {token: name for name, token in special.items()}
+        return cls(name, payload["pattern"], pieces, special, names[payload["end_of_text"]])
 
     def _encode(self, text: str) -> list[int]:
         return [token for part in split_whitespace_runs(text) for token in self._tiktoken.encode_ordinary(part)]
@@ -121,6 +146,8 @@ class BPETokenizer(Tokenizer):
             import fastokens
         except ImportError:
             return None
+        if min(self.special_tokens.values()) < len(self._ranks):
+            return None  # fastokens takes ids without gaps
         fast = _load_fastokens(fastokens, self._pattern, self.payload["ranks"])
 
         def encode_parts(texts: list[str]) -> list[TokenIds]:

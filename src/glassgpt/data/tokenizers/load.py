@@ -10,6 +10,7 @@ from typing import Any, cast
 from glassgpt.data.tokenizers.base import FORMAT, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer
 from glassgpt.data.tokenizers.bpe import BPETokenizer, gpt2_tokenizer, train_bpe
 from glassgpt.data.tokenizers.byte import ByteTokenizer
+from glassgpt.data.tokenizers.library import LibraryTokenizer
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
 from glassgpt.data.tokenizers.unigram import UnigramTokenizer, train_unigram
 from glassgpt.errors import TokenizerError, UsageError
@@ -17,7 +18,8 @@ from glassgpt.errors import TokenizerError, UsageError
 NAMED: dict[str, Callable[[], Tokenizer]] = {"gpt2": gpt2_tokenizer, "bytes": ByteTokenizer}
 
 KINDS: dict[str, Callable[[str, dict[str, Any]], Tokenizer]] = {
-    kind.kind: kind.from_payload for kind in (BPETokenizer, ByteTokenizer, UnigramTokenizer, SentencePieceTokenizer)
+    kind.kind: kind.from_payload
+    for kind in (BPETokenizer, ByteTokenizer, UnigramTokenizer, SentencePieceTokenizer, LibraryTokenizer)
 }
 
 TRAINERS: dict[str, Callable[[int, Iterable[str]], Tokenizer]] = {
@@ -81,6 +83,8 @@ def _parse(text: str) -> dict[str, Any]:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
         raise TokenizerError(f"the tokenizer is damaged: line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets nested too deeply
+        raise TokenizerError(f"the tokenizer is damaged: {error}") from error
     return cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
 
 
@@ -88,7 +92,7 @@ def _rebuild(fields: dict[str, Any]) -> Tokenizer:
     damaged = "the tokenizer is damaged: its content does not match its fingerprint; restore it from a copy"
     try:
         tokenizer = KINDS[fields["kind"]](fields["name"], fields["payload"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TokenizerError(damaged) from error
     if tokenizer.fingerprint != fields.get("fingerprint"):
         raise TokenizerError(damaged)

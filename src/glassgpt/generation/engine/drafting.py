@@ -202,7 +202,7 @@ class DraftModel:
                 continue
             for i, token in zip(indices, tokens, strict=True):
                 drafts[i].append(token)
-                if not ends_sequence(sequences[i], token, self._vocab_size):
+                if not ends_sequence(sequences[i], token):
                     still_active.append(i)
         return still_active
 
@@ -212,9 +212,9 @@ def with_output(sequence: SequenceState, tokens: Sequence[int]) -> SequenceState
     return dataclasses.replace(sequence, output_ids=[*sequence.output_ids, *tokens])
 
 
-def ends_sequence(sequence: SequenceState, token: int, vocab_size: int) -> bool:
-    """Return whether a token ends a sequence: end-of-text, which is every tokenizer's last id, or a stop token."""
-    return token == vocab_size - 1 or token in sequence.request.options.stop_tokens
+def ends_sequence(sequence: SequenceState, token: int) -> bool:
+    """Return whether a token ends a sequence: end-of-text or a stop token."""
+    return token == sequence.request.end_of_text or token in sequence.request.options.stop_tokens
 
 
 def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:

@@ -86,6 +86,7 @@ class Engine:
             processors=tuple(build_processors(options, self._tokenizer)),
             seed=random_seed() if options.seed is None else options.seed,
             max_new_tokens=token_limit(self._model, len(prompt), options, self._capacity),
+            end_of_text=self._tokenizer.end_of_text,
         )
         self._n_requests += 1
         for index in range(options.num_samples):

@@ -19,6 +19,7 @@ class Request:
         processors: logits processors built from the options.
         seed: seed of the sampling noise.
         max_new_tokens: most tokens that each sequence may get.
+        end_of_text: id of the token that ends a text; -1 if there is none.
     """
 
     id: int
@@ -27,6 +28,7 @@ class Request:
     processors: tuple[LogitsProcessor, ...]
     seed: int
     max_new_tokens: int
+    end_of_text: int = -1
 
 
 @dataclass(eq=False)

@@ -167,7 +167,7 @@ class SpeculativeDecoder:
         return outputs
 
     def _continues(self, sequence: SequenceState, draft: Draft, at: int, token: int) -> bool:
-        return at < len(draft) and draft[at] == token and not ends_sequence(sequence, token, self._vocab_size)
+        return at < len(draft) and draft[at] == token and not ends_sequence(sequence, token)
 
     def _count(self, drafts: Iterable[Draft], outputs: Iterable[list[int]]) -> None:
         for draft, tokens in zip(drafts, outputs, strict=True):
