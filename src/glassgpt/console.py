@@ -1,21 +1,24 @@
 """All terminal output: messages, results, tables and progress bars.
 
 Results go to standard output, so that they can be piped; messages and progress go to standard error. If standard
-error is not a terminal, progress is printed as plain lines. A base module: it imports nothing of this package.
+error is not a terminal, progress is printed as plain lines. This is the only module that prints, and so the only one
+that escapes: control characters are made visible (`visible`), nothing is read as markup or emoji code, and characters
+that the terminal's encoding lacks become `?`. A base module: it imports nothing of this package.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import IO, Any, Protocol, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -28,12 +31,61 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_LINE_SECONDS = 5.0
 """Seconds between two progress lines if standard error is not a terminal."""
+MAX_MESSAGE = 4000
+"""Characters of a message that are printed; of a longer one, the middle is left out."""
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, which a terminal would obey; marks that reverse the order of characters; and
+surrogates, which stand for undecodable bytes in file names."""
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def visible(text: str) -> str:
+    """Return text with its control characters escaped, such as `\\x1b`."""
+    return UNSAFE.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+class _GuardedFile:
+    """A text file to which characters that its encoding lacks are written as `?`, instead of raising an error."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        try:
+            return self._file.write(text)
+        except UnicodeEncodeError as error:
+            return self._file.write(text.encode(error.encoding, "replace").decode(error.encoding))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _GuardedConsole(Console):
+    """A rich console that writes to a `_GuardedFile`, and takes text as it is, without markup and emoji codes."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    @property
+    def file(self) -> IO[str]:
+        """The file that is written to: the current standard output or error, unless one was set."""
+        return cast(IO[str], _GuardedFile(super().file))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+
+out = _GuardedConsole()
+err = _GuardedConsole(stderr=True)
 
 
 def mute() -> None:
@@ -44,12 +96,19 @@ def mute() -> None:
 
 def info(message: str) -> None:
     """Print a message to standard error."""
-    err.print(escape(message))
+    err.print(Text(_message(message)))
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error."""
-    err.print(f"[yellow]warning:[/yellow] {escape(message)}")
+    err.print(Text.assemble(("warning:", "yellow"), " ", _message(message)))
+
+
+def _message(message: str) -> str:
+    if len(message) > MAX_MESSAGE:
+        half = MAX_MESSAGE // 2
+        message = f"{message[:half]} … ({len(message) - MAX_MESSAGE:,} characters) … {message[-half:]}"
+    return visible(message)
 
 
 class _WarningHandler(logging.Handler):
@@ -68,26 +127,33 @@ def error(message: str, *, even_if_muted: bool = False) -> None:
     """Print an error message to standard error; with `even_if_muted`, also after `mute`."""
     if even_if_muted:
         err.quiet, err.file = False, sys.stderr
-    err.print(f"[bold red]error:[/bold red] {escape(message)}")
+    err.print(Text.assemble(("error:", "bold red"), " ", _message(message)))
 
 
 def output(text: str, *, end: str = "\n") -> None:
-    """Print text to standard output exactly as given, and flush it (streaming relies on that).
-
-    Characters that standard output cannot encode (on an ASCII terminal) are replaced by `?`.
-    """
-    encoding = out.encoding
-    out.file.write(text.encode(encoding, errors="replace").decode(encoding) + end)
+    """Print text to standard output with its control characters escaped, and flush it (streaming relies on that)."""
+    out.file.write(visible(text) + end)
     out.file.flush()
+
+
+def output_json(value: Any) -> None:
+    """Print a JSON value to standard output, on one line."""
+    text = json.dumps(value, ensure_ascii=not out.encoding.startswith("utf"))
+    output(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def styled(*parts: tuple[str, str]) -> None:
+    """Print a line to standard output from texts and their styles, such as `("Tokens", "bold")`."""
+    out.print(Text.assemble(*((visible(text), style) for text, style in parts)))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int = 1) -> None:
     """Print a table to standard output; columns from `numeric_from` on are right-aligned."""
-    grid = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    grid = Table(title=visible(title) or None, title_justify="left", title_style="bold", header_style="bold")
     for i, name in enumerate(columns):
-        grid.add_column(escape(name), justify="right" if i >= numeric_from else "left", overflow="fold")
+        grid.add_column(visible(name), justify="right" if i >= numeric_from else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*(visible(cell) for cell in row))
     out.print(grid)
 
 
@@ -134,7 +200,7 @@ class _BarMeter:
         self._bar.advance(self._task, amount)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
-        self._bar.update(self._task, note=escape(text))  # type: ignore[arg-type]
+        self._bar.update(self._task, note=visible(text))  # type: ignore[arg-type]
 
 
 class _LineMeter:
@@ -180,9 +246,9 @@ def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[P
         yield _LineMeter(label, total, unit)
         return
     middle: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
-    columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn()]
+    columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
     # redirect_stdout would send results to standard error while the bar is shown.
     with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(escape(label), total=total, note="")
+        task = bar.add_task(visible(label), total=total, note="")
         yield _BarMeter(bar, task)

@@ -206,7 +206,7 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("generate {run} --prompt x --regex a --choice b", 1, "cannot be combined"),
         ("generate {run} --prompt x --min-tokens 300", 1, "it must be at most max_tokens"),
         ("generate {run} --prompt x --logprobs 3", 2, "--json or --explain"),
-        ("generate {run} --prompt x --explain --max-tokens 500", 1, "allowed with --explain is 1 to 200"),
+        ("generate {run} --prompt x --explain --max-tokens 500", 1, "with --explain it must be at most 200"),
         ("generate {run} --prompt x --temprature 1", 2, "did you mean --temperature?"),
         ("generate {run} --train.max-steps 3", 2, "this command does not take the setting --train.max-steps"),
         ("evaluate {run} --context-length 65", 2, "--context-length must be from 1 to 64"),

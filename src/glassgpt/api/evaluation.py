@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from glassgpt import console
@@ -55,7 +56,7 @@ def evaluate(
     observer = ConsoleObserver()
     report = evaluation.evaluate(loaded.model, dataset, request, decoding_model=decoding_model, observer=observer)
     if as_json:
-        console.output(report_json(report, dataset))
+        console.output_json(report_json(report, dataset))
     else:
         show_report(report, dataset, samples)
     _write_files(report, dataset, json_file, picture)
@@ -74,7 +75,7 @@ def require_sample_count(samples: int) -> None:
 
 def _write_files(report: EvaluationReport, dataset: TokenDataset, json_file: Path | None, picture: Path | None) -> None:
     if json_file is not None:
-        write_atomically(json_file, f"{report_json(report, dataset)}\n".encode())
+        write_atomically(json_file, f"{json.dumps(report_json(report, dataset), ensure_ascii=False)}\n".encode())
         console.info(f"wrote {json_file}")
     if picture is not None and report.comparison is not None:
         has_all_glyphs = draw_comparison(report.comparison, dataset.tokenizer, picture)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cyclopts import App
 
 import glassgpt
+from glassgpt import console
 from glassgpt.cli import configuration, data, diagnosis, evaluation, generation, inspection, interchange, training
 from glassgpt.cli.examples import help_epilogue
 
@@ -14,6 +15,8 @@ app = App(
     name="glassgpt",
     help="A complete, readable GPT-2: prepare text, train, generate, evaluate, look inside, diagnose.",
     version=glassgpt.__version__,
+    console=console.out,
+    error_console=console.err,
     help_epilogue="Start with: glassgpt demo. The help of each command has examples, e.g. glassgpt train --help. "
     "Add --debug to see the full traceback of an error.",
 )

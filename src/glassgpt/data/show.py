@@ -6,8 +6,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.text import Text
-
 from glassgpt import console
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.prepare import PrepareOptions, prepare
@@ -103,10 +101,8 @@ def _characters_per_token(split: SplitSummary) -> str:
 def show_tokens(tokenizer: Tokenizer, text: str) -> None:
     """Print `text` with its tokens in alternating colors, then a table of tokens, ids and bytes."""
     tokens = tokenizer.encode(text)
-    line = Text()
-    for i, token in enumerate(tokens):
-        line.append(printable(tokenizer.token_bytes(token)), style=COLORS[i % len(COLORS)])
-    console.out.print(line)
+    pieces = [printable(tokenizer.token_bytes(token)) for token in tokens]
+    console.styled(*((piece, COLORS[i % len(COLORS)]) for i, piece in enumerate(pieces)))
     rows = [[str(token), printable(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
     console.table("", ["id", "token", "bytes"], rows, numeric_from=3)
     per_token = len(text) / len(tokens) if tokens else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -60,7 +59,7 @@ def show(checks: Iterable[CheckResult], language: Language, *, as_json: bool) ->
         else:
             _show_check(check, language)
     if as_json:
-        console.output(json.dumps(to_json_object(completed, language), ensure_ascii=False))
+        console.output_json(to_json_object(completed, language))
     else:
         console.output(f"\n{summary_line(completed, language)}")
     return completed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -67,14 +66,14 @@ def show_report(report: EvaluationReport, dataset: TokenDataset, samples: int) -
         show_comparison(report.comparison, dataset.tokenizer, samples)
 
 
-def report_json(report: EvaluationReport, dataset: TokenDataset) -> str:
-    """Return a report as one JSON object."""
+def report_json(report: EvaluationReport, dataset: TokenDataset) -> dict[str, Any]:
+    """Return a report as a JSON object."""
     values = validation_json(report.validation)
     if report.documents is not None:
         values["documents"] = documents_json(report.documents)
     if report.comparison is not None:
         values["generated"] = comparison_json(report.comparison, dataset.tokenizer)
-    return json.dumps(values, ensure_ascii=False)
+    return values
 
 
 def show_validation(validation: ValidationLoss) -> None:

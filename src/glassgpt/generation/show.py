@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -109,7 +108,7 @@ def print_json(results: Results) -> None:
     """
     for number, samples in enumerate(results):
         for sample in samples:
-            _print_json_line(_sample_json(number, sample))
+            console.output_json(_sample_json(number, sample))
 
 
 def print_json_with_logprobs(results: TracedResults, tokenizer: Tokenizer) -> None:
@@ -117,14 +116,14 @@ def print_json_with_logprobs(results: TracedResults, tokenizer: Tokenizer) -> No
     for number, samples in enumerate(results):
         for sample, trace in samples:
             logprobs = [_logprobs_json(step, tokenizer) for step in trace.steps]
-            _print_json_line(_sample_json(number, sample) | {"logprobs": logprobs})
+            console.output_json(_sample_json(number, sample) | {"logprobs": logprobs})
 
 
 def print_json_with_traces(results: TracedResults, tokenizer: Tokenizer) -> None:
     """Print the lines of `print_json` with `stages` and `steps`: the log-probabilities at every stage."""
     for number, samples in enumerate(results):
         for sample, trace in samples:
-            _print_json_line(_sample_json(number, sample) | _trace_json(trace, tokenizer))
+            console.output_json(_sample_json(number, sample) | _trace_json(trace, tokenizer))
 
 
 def print_traces(prompts: Prompts, results: TracedResults, tokenizer: Tokenizer) -> None:
@@ -178,10 +177,6 @@ def format_probability(logprob: float) -> str:
         return "–"
     percent = 100 * math.exp(logprob)
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
-
-
-def _print_json_line(line: dict[str, Any]) -> None:
-    console.output(json.dumps(line, ensure_ascii=False))
 
 
 def _sample_json(number: int, sample: Sample) -> dict[str, Any]:
@@ -241,4 +236,4 @@ def print_generation_speed(speeds: Sequence[GenerationSpeed], context: dict[str,
         "batch size", "first token, ms", "per token, ms", "tokens/s", "min to max", "of bandwidth limit", "peak GB",
     )  # fmt: skip
     console.table(title, columns, rows, numeric_from=0)
-    console.output(json.dumps({**context, "speeds": [dataclasses.asdict(speed) for speed in speeds]}))
+    console.output_json({**context, "speeds": [dataclasses.asdict(speed) for speed in speeds]})

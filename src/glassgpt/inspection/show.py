@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from rich.cells import cell_len
-from rich.text import Text
 
 from glassgpt import console
 from glassgpt.data.show import COLORS
@@ -63,8 +62,7 @@ def show_trace(
 
 
 def _heading(title: str, remark: str) -> None:
-    line = Text(f"\n{title}", style="bold")
-    console.out.print(line.append(f"  {_cut(remark, COLUMNS - cell_len(title) - 2)}", style="dim not bold"))
+    console.styled((f"\n{title}", "bold"), (f"  {_cut(remark, COLUMNS - cell_len(title) - 2)}", "dim"))
 
 
 def _count(number: int, what: str) -> str:
@@ -76,21 +74,22 @@ def _show_tokens(trace: Trace) -> None:
     config = trace.model.config
     size = f"{config.arch}, {config.n_layer} blocks, {config.n_head} heads, width {config.n_embd}"
     _heading("Tokens", f"{_count(len(trace['bytes']), 'byte')} → {_count(len(trace), 'token')}; {size}")
-    line = Text()
-    for at, token in enumerate(trace.tokens[:TOKENS_SHOWN]):
-        line.append(printable(trace.tokenizer.token_bytes(token)), style=COLORS[at % len(COLORS)])
+    line = [
+        (printable(trace.tokenizer.token_bytes(token)), COLORS[at % len(COLORS)])
+        for at, token in enumerate(trace.tokens[:TOKENS_SHOWN])
+    ]
     if len(trace) > TOKENS_SHOWN:
-        line.append(f" … and {len(trace) - TOKENS_SHOWN} more tokens", style="dim")
-    console.out.print(line)
+        line.append((f" … and {len(trace) - TOKENS_SHOWN} more tokens", "dim"))
+    console.styled(*line)
     merging = [part for part in trace.pretokens if part.merges]
     for part in merging[:PARTS_SHOWN]:
-        console.out.print(_merging(trace, part))
+        console.styled(*_merging(trace, part))
     if len(merging) > PARTS_SHOWN:
-        console.out.print(Text(f"  … and {len(merging) - PARTS_SHOWN} more parts", style="dim"))
+        console.styled((f"  … and {len(merging) - PARTS_SHOWN} more parts", "dim"))
 
 
-def _merging(trace: Trace, part: PreToken) -> Text:
-    """Return `  t·h·e → th·e → the  464`; steps in the middle are omitted if they do not fit."""
+def _merging(trace: Trace, part: PreToken) -> list[tuple[str, str]]:
+    """Return the styled line `  t·h·e → th·e → the  464`; steps in the middle are omitted if they do not fit."""
     stages = [PIECE_SEPARATOR.join(_shown(piece) for piece in pieces) for pieces in part.stages()]
     ids = f"  {_cut(' '.join(map(str, part.tokens)), COLUMNS // 3)}"
     available = COLUMNS - 2 - cell_len(ids)
@@ -98,7 +97,7 @@ def _merging(trace: Trace, part: PreToken) -> Text:
         (kept for gap in range(len(stages) - 1) if cell_len(kept := _without_middle(stages, gap)) <= available),
         f"{_cut(_shown(part.raw), available // 3)}{ARROW}{ELLIPSIS}{ARROW}{_cut(stages[-1], available // 2)}",
     )
-    return Text(f"  {kept}").append(ids, style="dim")
+    return [(f"  {kept}", ""), (ids, "dim")]
 
 
 def _without_middle(stages: Sequence[str], gap: int) -> str:
@@ -199,7 +198,7 @@ def _show_attention(trace: Trace, layer: int, head: int, kinds: HeadScores | Non
     for at, row in enumerate(weights):
         label = _piece(trace, trace.tokens[first + at], 14)
         cells = "".join(_shade(value) * 2 for value in row[: at + 1])
-        console.out.print(Text(f"{' ' * (14 - cell_len(label))}{label} ").append(cells, style="cyan"))
+        console.styled((f"{' ' * (14 - cell_len(label))}{label} ", ""), (cells, "cyan"))
 
 
 def _shade(value: float) -> str:
