@@ -295,4 +295,5 @@ def load_with_dataset(
         )
     dataset = TokenDataset.open(Path(folder))
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
+    dataset.verify_once(("validation",))
     return loaded, dataset

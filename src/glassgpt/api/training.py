@@ -44,6 +44,7 @@ from glassgpt.training.checkpoint import (
     read_model_config,
     read_state,
 )
+from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
 from glassgpt.training.hardware import versions
 from glassgpt.training.loop import Trainer, TrainingResult
@@ -141,6 +142,7 @@ def _train(
     observers: tuple[Observer, ...],
 ) -> TrainingResult:
     dataset = TokenDataset.open(Path(config.data))
+    verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     checkpoint = newest_verified_checkpoint(run) if resume else None
@@ -154,13 +156,14 @@ def _train(
     if checkpoint is not None:
         _resume(trainer, checkpoint)
     dist.barrier()  # all ranks have read the folder; from here on the first one writes to it
-    if not dist.is_main:
+    if verification is None:
         trainer.observers += observers
         return trainer.run()
+    verification.start()
     write_run_files(run, config, dataset.tokenizer)
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings)
-    trainer.observers += [logger, *([TensorBoard(run)] if tensorboard else [])]
+    trainer.observers += [logger, verification, *([TensorBoard(run)] if tensorboard else [])]
     return _run_with_display(trainer, config, observers)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from glassgpt.data.files import regular_only
 from glassgpt.data.summary import DatasetSummary
 from glassgpt.errors import DataError
 
@@ -24,6 +26,9 @@ HEADER = struct.Struct("<8sHHIQ32s32s40x")
 """Magic, version, bytes per token, vocabulary size, number of tokens, tokenizer fingerprint, SHA-256 of the tokens."""
 DTYPES: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 """Token types by bytes per token."""
+
+VERIFIED_AT_ONCE = 1 << 22
+"""Bytes that are verified at once; a multiple of every token size."""
 
 REBUILD_HINT = "rebuild the dataset with: glassgpt prepare SOURCE --out DIR --force"
 
@@ -60,7 +65,7 @@ class ShardHeader:
             DataError: the shard is missing, truncated, or has another format or version.
         """
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=regular_only) as file:
                 raw = file.read(HEADER.size)
                 size = os.fstat(file.fileno()).st_size
         except FileNotFoundError as error:
@@ -102,14 +107,34 @@ def check_headers(folder: Path, headers: Mapping[str, ShardHeader], summary: Dat
             raise DataError(f"{folder}: the {split} shards do not hold {expected.tokens} tokens; {REBUILD_HINT}")
 
 
-def verify_checksum(path: Path, header: ShardHeader) -> None:
+def verify_checksum(path: Path, header: ShardHeader, stop: threading.Event | None = None) -> int | None:
     """Read a shard and compare it with its checksum.
+
+    Args:
+        path: the shard.
+        header: its header.
+        stop: ends the work early when set.
+
+    Returns:
+        The highest token; None if it was stopped.
 
     Raises:
         DataError: the shard is damaged.
     """
-    with path.open("rb") as file:
+    checksum, highest = hashlib.sha256(), 0
+    with open(path, "rb", opener=regular_only) as file:
         file.seek(HEADER.size)
-        checksum = hashlib.file_digest(file, "sha256").digest()
-    if checksum != header.checksum:
+        while part := file.read(VERIFIED_AT_ONCE):
+            if stop is not None and stop.is_set():
+                return None
+            checksum.update(part)
+            whole = len(part) - len(part) % header.bytes_per_token
+            highest = max(highest, int(np.frombuffer(part[:whole], DTYPES[header.bytes_per_token]).max(initial=0)))
+    if checksum.digest() != header.checksum:
         raise DataError(f"{path} is damaged: its checksum does not match; {REBUILD_HINT}")
+    return highest
+
+
+def outside_vocabulary(where: str, token: int, vocab_size: int) -> str:
+    """Return the error message for a token id that the tokenizer does not have."""
+    return f"{where} holds the token {token:,}, but its vocabulary has only {vocab_size:,}; {REBUILD_HINT}"

@@ -15,20 +15,37 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.shard_format import DTYPES, HEADER, REBUILD_HINT, ShardHeader, check_headers, verify_checksum
+from glassgpt.data.files import require_regular
+from glassgpt.data.shard_format import (
+    DTYPES,
+    HEADER,
+    REBUILD_HINT,
+    ShardHeader,
+    check_headers,
+    outside_vocabulary,
+    verify_checksum,
+)
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.data.tokenizers.base import TOKENIZER_FILE
+from glassgpt.data.verification import BackgroundVerification, verify_once
 from glassgpt.errors import DataError, TokenizerError
 
-SPLITS = ("train", "validation")
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 class TokenArray:
-    """Several shards as one long array of tokens; nothing is read from disk until it is requested."""
+    """Several shards as one long array of tokens; nothing is read from disk until it is requested.
 
-    def __init__(self, shards: Sequence[NDArray[Any]]) -> None:
-        self._shards = shards
+    Args:
+        shards: the tokens.
+        vocab_size: every token must be below it; None does not check.
+        name: of the text, for error messages.
+    """
+
+    def __init__(self, shards: Sequence[NDArray[Any]], vocab_size: int | None = None, name: str = "the text") -> None:
+        self._shards, self._vocab_size, self._name = shards, vocab_size, name
         self._ends = list(accumulate(len(shard) for shard in shards))
 
     def __len__(self) -> int:
@@ -39,7 +56,16 @@ class TokenArray:
 
         Raises:
             IndexError: the range exceeds the array.
+            DataError: a token is outside the vocabulary.
         """
+        tokens = self.read_unchecked(start, count)
+        highest = int(tokens.max(initial=0))
+        if self._vocab_size is not None and highest >= self._vocab_size:
+            raise DataError(outside_vocabulary(self._name, highest, self._vocab_size))
+        return tokens
+
+    def read_unchecked(self, start: int, count: int) -> NDArray[np.int64]:
+        """Return what `read` does, even if a token is outside the vocabulary."""
         if start < 0 or count < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of {len(self)}")
         tokens = np.empty(count, dtype=np.int64)
@@ -80,8 +106,12 @@ class TokenDataset:
         if not (folder / SUMMARY_FILE).is_file():
             problem = "is not a prepared dataset" if folder.exists() else "does not exist"
             raise DataError(f"{folder} {problem}; create one with: glassgpt prepare SOURCE --out {folder}")
+        for name in (SUMMARY_FILE, TOKENIZER_FILE):
+            require_regular(folder / name)
         info = DatasetSummary.read(folder / SUMMARY_FILE)
         names = [name for split in SPLITS for name in info.split(split).shards]
+        if outside := next((name for name in names if Path(name).name != name), None):
+            raise DataError(f"{folder / SUMMARY_FILE} is damaged: it names the shard {outside!r}; {REBUILD_HINT}")
         headers = {name: ShardHeader.read(folder / name) for name in names}
         check_headers(folder, headers, info)
         return cls(folder, info, headers)
@@ -113,7 +143,8 @@ class TokenDataset:
 
     def split(self, name: Split) -> TokenArray:
         """Return the tokens of one split, memory-mapped."""
-        return TokenArray([self._map(shard) for shard in self.info.split(name).shards])
+        shards = [self._map(shard) for shard in self.info.split(name).shards]
+        return TokenArray(shards, self.vocab_size, f"the {name} split of {self.folder}")
 
     def _map(self, name: str) -> NDArray[Any]:
         header = self._headers[name]
@@ -121,6 +152,21 @@ class TokenDataset:
         if not header.tokens:  # an empty file cannot be mapped
             return np.empty(0, dtype=dtype)
         return np.memmap(self.folder / name, dtype, "r", offset=HEADER.size, shape=(header.tokens,))
+
+    def verify_once(self, splits: Sequence[Split] = SPLITS) -> None:
+        """Verify the shards of some splits that were not verified since they last changed.
+
+        Raises:
+            DataError: a shard is damaged, or a token is outside the vocabulary.
+        """
+        verify_once(self.folder, self._headers, self._shards_of(splits))
+
+    def verify_in_background(self) -> BackgroundVerification:
+        """Start verifying all shards that were not verified since they last changed; validation text first."""
+        return BackgroundVerification(self.folder, self._headers, self._shards_of(("validation", "train")))
+
+    def _shards_of(self, splits: Sequence[Split]) -> list[str]:
+        return [name for split in splits for name in self.info.split(split).shards]
 
     def verify(self) -> None:
         """Read every shard and compare it with its checksum.

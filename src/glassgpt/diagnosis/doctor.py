@@ -101,7 +101,10 @@ def diagnose_machine() -> Iterator[CheckResult]:
 def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
     """Check a dataset by itself."""
     yield data_checks.check_shards(dataset)
-    yield data_checks.check_token_ids(dataset, dataset.vocab_size)
+    ids = data_checks.check_token_ids(dataset, dataset.vocab_size)
+    yield ids
+    if not ids.passed:  # nothing can be counted
+        return
     yield data_checks.check_tokenizer_fit(dataset)
     yield data_checks.check_duplicates(dataset)
     yield data_checks.check_overlap(dataset)

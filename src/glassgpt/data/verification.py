@@ -1,0 +1,111 @@
+"""Verify the shards of a dataset once per version of a file, in the background if wanted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from glassgpt.data.files import read_regular, write_atomically
+from glassgpt.data.shard_format import ShardHeader, outside_vocabulary, verify_checksum
+from glassgpt.errors import DataError, GlassGPTError
+
+MEMORY_FILE = ".verified.json"
+"""Which version of each shard was found intact, in the dataset's folder."""
+
+Version = list[int]
+
+
+def verify_once(
+    folder: Path, headers: Mapping[str, ShardHeader], names: Iterable[str], stop: threading.Event | None = None
+) -> None:
+    """Verify shards that were not verified since they last changed.
+
+    A version of a file is its size, times of change (of content and of inode) and inode.
+
+    Args:
+        folder: the dataset folder.
+        headers: headers by shard name.
+        names: shards to verify.
+        stop: ends the work early when set.
+
+    Raises:
+        DataError: a shard is damaged, or a token is outside the vocabulary.
+    """
+    verified = _read_memory(folder)
+    for name in names:
+        version = _version(folder / name)
+        if verified.get(name) == version:
+            continue
+        highest = verify_checksum(folder / name, headers[name], stop)
+        if highest is None:
+            return
+        if highest >= headers[name].vocab_size:
+            raise DataError(outside_vocabulary(str(folder / name), highest, headers[name].vocab_size))
+        # Others may verify the same dataset at the same time.
+        verified = {**_read_memory(folder), name: version}
+        _write_memory(folder, verified)
+
+
+class BackgroundVerification:
+    """Verifies shards in a thread while something else is done.
+
+    Args:
+        folder: the dataset folder.
+        headers: headers by shard name.
+        names: shards to verify.
+    """
+
+    def __init__(self, folder: Path, headers: Mapping[str, ShardHeader], names: Iterable[str]) -> None:
+        self._stop = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(folder, headers, list(names)), daemon=True)
+        self._thread.start()
+
+    def check(self, *, wait: bool, timeout: float | None = None) -> None:
+        """Raise if damage was found by now.
+
+        Args:
+            wait: until everything is verified.
+            timeout: seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            DataError: a shard is damaged.
+        """
+        if wait:
+            self._thread.join(timeout)
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Stop verifying."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self, folder: Path, headers: Mapping[str, ShardHeader], names: list[str]) -> None:
+        try:
+            verify_once(folder, headers, names, self._stop)
+        except (GlassGPTError, OSError) as error:  # raised again by `check`, in the thread that waits for it
+            self._error = error
+
+
+def _version(path: Path) -> Version:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _read_memory(folder: Path) -> dict[str, Version]:
+    try:
+        content: object = json.loads(read_regular(folder / MEMORY_FILE))
+    except (OSError, ValueError, RecursionError, GlassGPTError):  # absent or damaged: everything is verified again
+        return {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+
+def _write_memory(folder: Path, verified: Mapping[str, Version]) -> None:
+    try:
+        write_atomically(folder / MEMORY_FILE, json.dumps(verified).encode())
+    except OSError:  # a dataset that cannot be written to is verified at every start
+        return

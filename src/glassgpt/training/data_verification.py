@@ -1,0 +1,39 @@
+"""End a training whose data turns out to be damaged."""
+
+from __future__ import annotations
+
+from glassgpt.data.shards import TokenDataset
+from glassgpt.training.loss import ValidationLoss
+from glassgpt.training.observers import Observer, StepMetrics
+
+START_SECONDS = 1.0
+"""Time that training waits at its start: most datasets are verified by then."""
+
+
+class DataVerification(Observer):
+    """Raises a `DataError` as soon as damage is found, at the latest at the end of the first epoch or of training.
+
+    Args:
+        dataset: verified in the background, from now on.
+        max_steps: number of the last step.
+    """
+
+    def __init__(self, dataset: TokenDataset, max_steps: int) -> None:
+        self._verification = dataset.verify_in_background()
+        self._train_tokens, self._max_steps = dataset.info.train.tokens, max_steps
+
+    def start(self) -> None:
+        """Wait a moment for the verification before anything is trained."""
+        self._verification.check(wait=True, timeout=START_SECONDS)
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Check."""
+        self._verification.check(wait=metrics.tokens >= self._train_tokens)
+
+    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
+        """Check before the last checkpoint is saved."""
+        self._verification.check(wait=step >= self._max_steps)
+
+    def close(self) -> None:
+        """Stop verifying."""
+        self._verification.close()
