@@ -89,7 +89,7 @@ err = _GuardedConsole(stderr=True)
 
 
 def mute() -> None:
-    """Suppress all further output, e.g. on every rank but the first."""
+    """Suppress all further output, for example on every rank but the first."""
     out.quiet = err.quiet = True
     out.file = err.file = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends
 
@@ -188,7 +188,7 @@ class ProgressMeter(Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Show a short text next to the bar (the current loss, the current file)."""
+        """Show a short text next to the bar, such as the current loss or file."""
         ...
 
 

@@ -135,7 +135,7 @@ class Setting:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that are allowed, of a `Literal`."""
+        """The values of a `Literal`."""
         return tuple(word for kind in self.types if get_origin(kind) is Literal for word in get_args(kind))
 
     @property
@@ -300,7 +300,7 @@ def _words(kind: Any) -> tuple[str, ...]:
 
 
 def convert(value: Any, of: Setting) -> Any:
-    """Return a value from a TOML file or a caller in its setting's type: int as float, lists as tuples.
+    """Convert a value from a TOML file or a caller to its setting's type: int to float, lists to tuples.
 
     Raises:
         ValueError: it has another type.
@@ -328,7 +328,7 @@ def _normalized(value: Any, kind: Any) -> Any:
 
 
 def parse_text(text: str, of: Setting) -> Any:
-    """Return the value that a word of the command line stands for, in its setting's type.
+    """Parse a command-line argument into its setting's type.
 
     Raises:
         ValueError: it stands for none.

@@ -132,7 +132,7 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterato
 
 
 def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:
-    """Return what `resolve_config` would refuse; without a dataset, what is known without one."""
+    """Return the problems that `resolve_config` would report; without a dataset, those that do not depend on it."""
     if dataset is None:
         return config.problems()
     try:
@@ -169,7 +169,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
 
 
 def _open_run_data(config: RunConfig, data: Path | None) -> TokenDataset | CheckResult | None:
-    """Return the dataset of a run or the one that replaces it, why it cannot be opened, or None if it is gone."""
+    """Return the dataset of a run or its replacement, a message if it cannot be opened, or None if it no longer exists."""
     folder = data or (Path(config.data) if config.data else None)
     return diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
 

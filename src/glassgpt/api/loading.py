@@ -236,7 +236,7 @@ def load_for_generation(
     device: str,
     precision: Precision,
 ) -> tuple[LoadedModel, DecodingStrategy | None]:
-    """Load what a generation needs: the run's model, optimized for the workload, and the draft model if there is one.
+    """Load a run's model, optimized for the workload, and the draft model if there is one.
 
     Args:
         run: see `load`, as are `checkpoint`, `device` and `precision`.
@@ -257,7 +257,7 @@ def load_for_generation(
 
 
 def held_out_dataset(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | None:
-    """Return the dataset that a run was trained on, or None if it is gone or has another tokenizer."""
+    """Return the dataset that a run was trained on, or None if it no longer exists or uses another tokenizer."""
     folder = load_config(Path(run)).data
     if not folder or not Path(folder).is_dir():
         return None

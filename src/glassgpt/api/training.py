@@ -84,7 +84,7 @@ def train(
 
 
 def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: bool = False) -> RunConfig:
-    """Check everything that can be known to fail before training starts.
+    """Validate everything that can be checked before training starts.
 
     Returns:
         The resolved configuration; see `glassgpt.config.resolve_config`.
@@ -199,7 +199,7 @@ def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
 def _startup_findings(
     config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None
 ) -> list[Finding]:
-    """Check and print what can be seen before the first step; `model` is None if the run is resumed."""
+    """Run the startup checks and print their findings; `model` is None if the run is resumed."""
     weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
     known_loss = None
     if config.init_from and model is not None:
@@ -209,7 +209,7 @@ def _startup_findings(
 
 
 def _write_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
-    """Write `report.html` from the files of a run that has just ended, well or not."""
+    """Write `report.html` from the files of a run that has just ended, successfully or not."""
     record, known = RunLog.read(run), dataset_baseline(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
@@ -222,7 +222,7 @@ def _write_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> N
 
 
 def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
-    """Let a run be monitored, and recovered where that is possible. Call it before `resume`."""
+    """Attach the monitor and the recovery policy to a trainer. Call it before `resume`."""
     monitor = None
     if config.watch != "off":
         monitor = TrainingMonitor(trainer, config, trainer.run_folder.layers)
@@ -232,7 +232,7 @@ def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
 
 
 def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
-    """Measure how fast a configuration trains on this machine: on its data if it names some, else on random tokens.
+    """Measure how fast a configuration trains on this machine: on its dataset if it has one, else on random tokens.
 
     Raises:
         ConfigError: lists every invalid setting.

@@ -25,12 +25,12 @@ def doctor(
     language: Literal["auto", "en", "ko"] = "auto",
     overrides: Overrides,
 ) -> None:
-    """Find problems and their causes, before, during or after training. Exit code 1 means that the run is broken.
+    """Find problems and their causes, before, during or after training. Exit code 1 means that something breaks the run.
 
     Parameters
     ----------
     target:
-        What to diagnose: a preset's name or TOML file (before training), the folder of a run (even a dead one), the
+        What to diagnose: a preset's name or TOML file (before training), the folder of a run (even a crashed one), the
         folder of a dataset, or the code of a finding to explain (GG-NAN-002). Default: this machine.
     data:
         Dataset that a preset is to be trained on, or that replaces a run's own.

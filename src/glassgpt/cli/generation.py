@@ -117,7 +117,7 @@ def print_generation(
     as_json: bool,
     explain: bool,
 ) -> None:
-    """Generate and print, as text or JSON lines, with log-probabilities or traces if they are asked for.
+    """Generate and print, as text or JSON lines, with log-probabilities or traces if requested.
 
     Raises:
         GenerationError: a prompt or an option is invalid.

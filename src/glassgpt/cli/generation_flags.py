@@ -80,7 +80,7 @@ def _help(each: Setting) -> str:
 
 
 def _default(each: Setting) -> list[str]:
-    """Return the default as help shows it, if there is one to show."""
+    """Return the default as the help shows it, if any."""
     if each.type is bool or not isinstance(each.default, int | float | str):
         return []
     return [f"default: {str(each.default).lower() if isinstance(each.default, bool) else each.default}"]
@@ -132,7 +132,7 @@ def options_from_flags(defaults: Mapping[str, Any], preset: str | None, given: M
 
 
 def strategy_from_flags(given: Mapping[str, Any]) -> StrategyOptions | None:
-    """Return the decoding strategy that any of its flags selects; None samples token by token.
+    """Return the decoding strategy selected by its flags, or None for plain sampling.
 
     Args:
         given: values by flag; only those that were given.
@@ -161,7 +161,7 @@ def _first_flag(strategy: type[StrategyOptions], given: Mapping[str, Any]) -> st
 
 
 def _value(each: Setting, given: Any) -> Any:
-    """Return the value of a setting from its flag's words.
+    """Parse the value of a setting from its flag's arguments.
 
     Raises:
         UsageError: they cannot be read.

@@ -155,7 +155,7 @@ def bench_train(
 
 
 def _mute_other_ranks() -> None:
-    """Let only the first of several processes print: all would print the same."""
+    """Mute every process but the first: all would print the same."""
     from glassgpt.training.launch import launched_by_torchrun
 
     if launched_by_torchrun() and os.environ["RANK"] != "0":

@@ -65,7 +65,7 @@ def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
 
 
 def _setting_named(option: str) -> str:
-    """Return the setting whose last component is this option (--train.max-steps for --max-steps), or ""."""
+    """Return the full name of the setting that ends in this option (--train.max-steps for --max-steps), or ""."""
     from glassgpt.config import settings
 
     dotted = [f"--{name.replace('_', '-')}" for name in settings() if "." in name]

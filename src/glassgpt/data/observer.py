@@ -14,10 +14,10 @@ class PrepareObserver:
     """Callbacks of `prepare`. Each does nothing here; a subclass overrides those it is interested in."""
 
     def on_ignored_files(self, folder: Path, count: int, suffixes: Sequence[str]) -> None:
-        """Called when `count` files of a source folder are not read; `suffixes` are their most frequent suffixes."""
+        """Called when `count` files of a source folder are ignored; `suffixes` are their most frequent suffixes."""
 
     def on_note(self, text: str) -> None:
-        """Called with a remark on the sources or the output: what was left out or kept, and what can be done."""
+        """Called with a note about the sources or the output, such as text that was left out."""
 
     def on_tokenizer_training(self, spec: str) -> None:
         """Called before a tokenizer is trained."""

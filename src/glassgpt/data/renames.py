@@ -1,4 +1,4 @@
-"""Renaming a folder so that nothing is ever replaced unasked, and a name is never without content.
+"""Rename folders without replacing anything by accident, and without a moment in which a name does not exist.
 
 Linux has both as one operation of the kernel (renameat2). Elsewhere, and on file systems without it, the fallbacks
 keep the first promise always, and the second except for the moment between two renames.
@@ -58,7 +58,7 @@ def exchange(first: Path, second: Path, aside: Path) -> None:
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    """Return whether the system could do it; errors other than missing support are raised."""
+    """Return whether the system supports the call; other errors are raised."""
     function = _system_renameat2()
     if function is None:
         return False

@@ -46,7 +46,7 @@ class ConsoleObserver(PrepareObserver):
         console.info(f"{folder}: files of other types ignored: {count:,}{kinds}{hint}")
 
     def on_note(self, text: str) -> None:
-        """Print the remark."""
+        """Print the note."""
         console.info(f"note: {text}")
 
     def on_tokenizer_training(self, spec: str) -> None:

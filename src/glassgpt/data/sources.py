@@ -1,4 +1,4 @@
-"""From what the user names (files, folders, patterns, URLs, hosted datasets) to sources of documents.
+"""Resolve names of files, folders, patterns, URLs and hosted datasets to sources of documents.
 
 A source can be read more than once. What can be read only once (standard input, a URL) is first stored in a scratch
 folder.
@@ -32,7 +32,7 @@ REPORTED_SUFFIXES = 3
 
 
 class DocumentSource(Protocol):
-    """Something that documents can be read from, any number of times."""
+    """A source of documents that can be read any number of times."""
 
     @property
     def size(self) -> int | None:

@@ -1,1 +1,1 @@
-"""figures -> causes: what went wrong, how that is known, and what to change."""
+"""Metrics -> causes: what went wrong, the evidence, and what to change."""

@@ -144,7 +144,7 @@ def diagnose_training(
 
 
 def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Iterator[CheckResult]:
-    """Run the checks that take a second or two, at every start of training. No state is changed.
+    """Run the checks that take a second or two at every start of training, without changing any state.
 
     Args:
         plan: the training run.
@@ -230,7 +230,7 @@ def _initial_model(plan: TrainingPlan) -> LanguageModel:
 
 
 def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, (B, T) each, of about this many tokens from the first batch; keep the position."""
+    """Return inputs and targets, (B, T) each, of about this many tokens from the first batch, without advancing."""
     rows = max(1, tokens // batches.context_length)
     inputs, targets = batches.read(batches.starts_at(batches.position, rows))
     length = max(2, tokens // rows)

@@ -20,7 +20,7 @@ EVENT = "finding"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, with the evidence. The catalogue says what it means and what to do.
+    """A problem with its evidence. The catalogue says what it means and what to do.
 
     Attributes:
         code: key of the catalogue entry, which never changes: `GG-NAN-003`.
@@ -59,7 +59,7 @@ class Finding:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Finding:
-        """Return the finding of a JSON object; other keys (`step`, `event`) are ignored.
+        """Create a finding from its JSON object; other keys (`step`, `event`) are ignored.
 
         Raises:
             DataError: it is not a finding.
@@ -83,7 +83,7 @@ def _as_json(value: Value) -> Value:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of a check, also where nothing is wrong. The catalogue puts what was measured into words.
+    """The result of a check, whether it passed or not. The catalogue describes the measurement in words.
 
     Attributes:
         name: English name of the check, its key in the catalogue.
@@ -99,12 +99,12 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """True if nothing is wrong."""
+        """True if there are no findings."""
         return not self.findings
 
     @property
     def worst(self) -> str:
-        """The most severe severity of the findings, or `fine` without any."""
+        """The highest severity among the findings, or `fine` without any."""
         found = {finding.severity for finding in self.findings}
         return next((severity for severity in SEVERITIES if severity in found), "fine")
 
@@ -116,5 +116,5 @@ class CheckResult:
 
 
 def is_fatal(checks: list[CheckResult]) -> bool:
-    """Return whether something was found that breaks the run."""
+    """Return whether any finding is fatal."""
     return any(finding.severity == "fatal" for check in checks for finding in check.findings)

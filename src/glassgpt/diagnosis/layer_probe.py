@@ -28,7 +28,7 @@ DEAD_BELOW = 1e-3
 
 
 class LayerProbe:
-    """Takes a `LayerSample` at every `every`-th step; the caller adds it to the train step's probes.
+    """Takes a `LayerSample` every `every` steps; the caller adds it to the train step's probes.
 
     Args:
         trainer: the run.
@@ -76,7 +76,7 @@ class LayerProbe:
 
 @torch.no_grad()
 def sample_activations(trainer: Trainer) -> dict[str, Any]:
-    """Run the first few sequences of the training text without dropout and return what hooks saw of them.
+    """Run the first few sequences of the training text without dropout and return the statistics recorded by hooks.
 
     Returns:
         The fields of `LayerSample` that come from activations.
@@ -162,7 +162,7 @@ class _ActivationHooks:
 
 
 def _staleness(trainer: Trainer, named: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return how much larger gradients are than AdamW's running mean of them says, for each dense parameter.
+    """Return how much larger gradients are than AdamW's running mean suggests, for each dense parameter.
 
     It is the root mean of g² / v (Wortsman et al. 2023, section 3.4). Embeddings and heads are left out: the row of a
     rare token gets almost no gradient between its occurrences, so its v decays and g² / v is huge when it comes, in
@@ -198,7 +198,7 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def _read(scalars: dict[str, Tensor]) -> dict[str, float]:
-    """Copy all scalars to the host at once, so that the device is waited for a single time."""
+    """Copy all scalars to the host at once, so that there is a single synchronization."""
     if not scalars:
         return {}
     values = torch.stack([value.float() for value in scalars.values()]).tolist()

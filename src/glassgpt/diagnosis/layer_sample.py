@@ -1,4 +1,4 @@
-"""Statistics of every layer at one step, as they are written to `layers.jsonl`. Free of torch."""
+"""Statistics of every layer at one step, as written to `layers.jsonl`. Free of torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LayerSample:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> LayerSample:
-        """Return the sample of a line of `layers.jsonl`; unknown keys are ignored.
+        """Create a sample from a line of `layers.jsonl`; unknown keys are ignored.
 
         Raises:
             DataError: the line holds no step.

@@ -1,4 +1,4 @@
-"""The live monitor of a run: feeds its series to the detectors and reports what they find.
+"""The live monitor of a run: passes its metrics to the detectors and reports their findings.
 
 Findings go to the trainer's observers, which print or log them. A healthy run has none.
 """
@@ -61,31 +61,31 @@ class TrainingMonitor(Observer):
         self._detectors = DetectorSet(_context(trainer), live=True, withheld=withheld)
 
     def attach(self) -> None:
-        """Begin to listen to the trainer."""
+        """Register with the trainer."""
         self._trainer.observers.append(self)
         if self._config.sample_every_steps:
             probe = LayerProbe(self._trainer, self._config.sample_every_steps, self.on_layers)
             self._trainer.train_step.probes.append(probe)
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run must remember, as JSON."""
+        """Return the state that a resumed run needs, as JSON."""
         return self._detectors.state_dict()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned, also what version 0.1 did; nothing where it is empty."""
+        """Restore what `state` returned, in this version or in 0.1; do nothing if it is empty."""
         if state:
             self._detectors.load_state_dict(state if "detectors" in state else _from_version_0_1(state))
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Feed a step's metrics."""
+        """Process a step's metrics."""
         self._report(self._detectors.on_step(metrics))
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
-        """Feed a validation."""
+        """Process a validation."""
         self._report(self._detectors.on_validation(Validation(step, validation.loss, validation.tokens)))
 
     def on_layers(self, sample: LayerSample) -> None:
-        """Feed a layer sample, and write it down if all of them are wanted."""
+        """Process a layer sample, and log it if all samples are to be logged."""
         self.last_sample = sample
         if self._layers_file is not None and self._config.watch == "full" and self._trainer.dist.is_main:
             with open(self._layers_file, "a", encoding="utf-8", opener=regular_only) as file:
@@ -93,7 +93,7 @@ class TrainingMonitor(Observer):
         self._report(self._detectors.on_layers(sample))
 
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
-        """Report that memory ran out, and whether less of it was enough."""
+        """Report that memory ran out, and whether a smaller plan was enough."""
         if event != "out of memory":
             return
         before = details["before"]
@@ -102,7 +102,7 @@ class TrainingMonitor(Observer):
         self._report([Finding("GG-MEM-012", "warning" if actions else "fatal", evidence, actions=actions)])
 
     def on_replay(self, step: int, result: ReplayResult, actions: Sequence[str]) -> None:
-        """Report what the replay of a skipped step came to.
+        """Report the result of replaying a skipped step.
 
         Args:
             step: the step that was not finite.
@@ -135,11 +135,11 @@ class TrainingMonitor(Observer):
         return self._detectors.divergence.is_diverging
 
     def is_calm(self) -> bool:
-        """Return whether the loss is where it is expected, now and for the last steps."""
+        """Return whether the loss is normal, now and for the last steps."""
         return self._detectors.divergence.is_near_best and self._detectors.loss_spikes.is_calm
 
     def forget_after(self, step: int) -> None:
-        """Drop what was seen after `step`; training was rolled back to it."""
+        """Drop data of later steps, because training was rolled back to `step`."""
         self._detectors.forget_after(step)
 
     def _report(self, findings: Sequence[Finding]) -> None:
@@ -149,7 +149,7 @@ class TrainingMonitor(Observer):
 
 
 def finding_from_replay(step: int, result: ReplayResult, actions: Sequence[str] = ()) -> Finding:
-    """Return the finding of a replayed step; it is a warning instead of fatal if an action was taken."""
+    """Return the finding for a replayed step: a warning instead of fatal if an action was taken."""
     evidence: dict[str, Value] = {"step": step, "why": result.why.key, **result.why.seen}
     evidence |= {"module": result.module.name if result.module else "(not seen)"}
     if result.rows:

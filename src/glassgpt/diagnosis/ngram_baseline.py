@@ -18,7 +18,7 @@ more of counts than smoothing them does."""
 
 @dataclass(frozen=True)
 class NGramBaseline:
-    """Validation loss of the simplest models of a text, in nats per token.
+    """Validation loss of simple n-gram models, in nats per token.
 
     Attributes:
         uniform: every token equally probable: ln V.
@@ -31,7 +31,7 @@ class NGramBaseline:
     bigram: float
 
     def value(self, name: BaselineName) -> float:
-        """Return the baseline of that name."""
+        """Return a baseline by name."""
         values: dict[BaselineName, float] = {"uniform": self.uniform, "unigram": self.unigram, "bigram": self.bigram}
         return values[name]
 

@@ -1,4 +1,4 @@
-"""Replay of the step that ended a run, from the run's files: what `replay` does in a live run, done afterwards."""
+"""Replay the step that ended a run from the run's files: the offline counterpart of `replay`."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def check_replay(
 
 
 def _cause_of_live_replay(log: RunLog, step: int) -> str | None:
-    """Return the cause that the run itself found when it replayed the step, if it did."""
+    """Return the cause that the run itself found when it replayed the step, if any."""
     replays = [line for line in log.events if line.get("event") == "replay" and line.get("at") == step]
     return str(replays[-1].get("cause", "?")) if replays else None
 
 
 def _find_start(log: RunLog, step: int, settings: TrainerConfig) -> Path | Obstacle:
-    """Return the checkpoint from which the step can be reproduced bit for bit, or why there is none."""
+    """Return the checkpoint from which the step can be reproduced bit for bit, or the reason why there is none."""
     values: dict[str, Value] = {"step": step}
     try:
         found = newest_verified_checkpoint(log.run)
@@ -89,7 +89,7 @@ def _find_start(log: RunLog, step: int, settings: TrainerConfig) -> Path | Obsta
 
 
 def _is_intervention(line: Line, since: int, step: int) -> bool:
-    """Return whether an event since a checkpoint changed the run in a way that a replay would not repeat."""
+    """Return whether an event since a checkpoint changed the run in a way that a replay would not reproduce."""
     is_failed_step = line.get("event") == "step skipped" and line.get("at") == step
     return line.get("event") in INTERVENTIONS and int(line.get("step", 0)) >= since and not is_failed_step
 

@@ -1,4 +1,4 @@
-"""The recovery policy: what to do about a step that was skipped, a loss that diverges, memory that ran out.
+"""The recovery policy: how to respond to a skipped step, a diverging loss, or running out of memory.
 
 It undoes only what can be undone, each within a budget, and reports everything to `events.jsonl`. A step that is not
 finite was skipped by the device already; the policy decides what follows. See docs/decisions/0018-recovery.md.
@@ -29,11 +29,11 @@ class Monitor(Protocol):
     """The part of `glassgpt.diagnosis.monitor.TrainingMonitor` that the policy needs."""
 
     def diverging(self) -> bool:
-        """Return whether the loss has risen for good, as far as is known now."""
+        """Return whether the loss has risen too far to recover by itself."""
         ...
 
     def is_calm(self) -> bool:
-        """Return whether nothing speaks against certifying a checkpoint."""
+        """Return whether a checkpoint may be certified as healthy."""
         ...
 
     def forget_after(self, step: int) -> None:
@@ -41,15 +41,15 @@ class Monitor(Protocol):
         ...
 
     def on_replay(self, step: int, result: ReplayResult, actions: Sequence[str], /) -> None:
-        """Report what a replay found, and which actions of the catalogue were taken."""
+        """Report the result of a replay and the actions taken, by their names in the catalogue."""
         ...
 
     def on_divergence(self, step: int, result: ReplayResult | None, actions: Sequence[str], /) -> None:
-        """Report that the loss diverged; why, if that was found; and which actions were taken."""
+        """Report that the loss diverged, with the cause, if known, and the actions taken."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run must remember, as JSON."""
+        """Return the state that a resumed run needs, as JSON."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class Monitor(Protocol):
 
 
 class RecoveryPolicy(Policy):
-    """Skips steps, quarantines data, rolls back and takes less memory; stops when its budget is spent.
+    """Skips steps, quarantines data, rolls back or reduces memory use; stops when its budget is spent.
 
     Args:
         trainer: the run.
@@ -95,7 +95,7 @@ class RecoveryPolicy(Policy):
         self._too_large_micro_batch: int | None = None
 
     def on_start(self) -> Continue:
-        """Fit the micro-batch if that is configured; keep the initial state, to roll back to it."""
+        """Choose the micro-batch size if configured, and keep the initial state as a rollback target."""
         trainer, plan = self._trainer, None
         if trainer.config.train.micro_batch_size == "auto" and not trainer.state.memory:
             size = self._fit_micro_batch(trainer)
@@ -107,7 +107,7 @@ class RecoveryPolicy(Policy):
         return Continue(memory_plan=plan, use_reference_attention=self._uses_reference_attention)
 
     def keep_initial_state(self) -> None:
-        """Keep the present weights in host memory, as the rollback target until a checkpoint is certified."""
+        """Keep the current weights in host memory, as the rollback target until a checkpoint is certified."""
         self.initial_state = InitialState.capture(self._trainer.model, self._trainer.train_step.snapshot())
 
     def decide(self, outcome: Outcome | None) -> Decision:
@@ -121,11 +121,11 @@ class RecoveryPolicy(Policy):
                 return self._after_step()
 
     def on_checkpoint(self, checkpoint: Path) -> None:
-        """Put a checkpoint on probation: it is certified after enough steps without trouble."""
+        """Put a checkpoint on probation: it is certified after enough normal steps."""
         self._uncertified.append(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must remember, as JSON."""
+        """Return the state that a resumed run needs, as JSON."""
         return {
             "skips": list(self._skipped_steps),
             "replays": self._replay_count,
@@ -137,7 +137,7 @@ class RecoveryPolicy(Policy):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned; nothing if it is empty."""
+        """Restore what `state_dict` returned; do nothing if it is empty."""
         if not state:
             return
         self._skipped_steps.extend(state["skips"])
@@ -150,7 +150,7 @@ class RecoveryPolicy(Policy):
     # Skipped steps
 
     def _after_skip(self, skipped: Skipped) -> Decision:
-        """Find the cause, and remove it if that can be undone."""
+        """Find the cause, and remove it if possible."""
         result = self._find_cause(skipped)
         advice = _advice(self._trainer, result)
         decision, actions = self._remove_cause(skipped, result) if self._config.recover else (None, ())
@@ -161,7 +161,7 @@ class RecoveryPolicy(Policy):
     def _remove_cause(
         self, skipped: Skipped, result: ReplayResult | None
     ) -> tuple[Continue | Rollback | None, tuple[str, ...]]:
-        """Return the decision with the catalogue's names of its actions; None if the budget is spent."""
+        """Return a decision that removes the cause, and its actions by their catalogue names; None if the budget is spent."""
         self._trainer.emit("step skipped", {"at": skipped.step, **_details(skipped)})
         self._uncertified.clear()  # what was saved just before may contain the cause
         self._skipped_steps.append(skipped.step)
@@ -208,14 +208,14 @@ class RecoveryPolicy(Policy):
     # Rollback
 
     def _after_step(self) -> Decision:
-        """Certify checkpoints, roll back if the loss diverges, and take more memory if there is some to spare."""
+        """Certify checkpoints, roll back if the loss diverges, and grow the micro-batch if memory allows."""
         self._certify()
         if self._config.recover and self._monitor is not None and self._monitor.diverging():
             return self._after_divergence(self._monitor)
         return self._grow_micro_batch()
 
     def _certify(self) -> None:
-        """Let the pointer `healthy` name a checkpoint that was followed by enough calm steps; it is kept until the next."""
+        """Point `healthy` at a checkpoint that was followed by enough calm steps; it is kept until the next one."""
         if self._monitor is not None and not self._monitor.is_calm():
             self._uncertified.clear()
         due = self._trainer.state.step - self._config.certify_steps - 1  # a step's metrics come one step later
@@ -234,7 +234,7 @@ class RecoveryPolicy(Policy):
         return rollback or Stop()
 
     def _explain_divergence(self) -> ReplayResult | None:
-        """Train the last steps again to find the cause. It costs up to a hundred steps and counts as a replay."""
+        """Repeat the last steps to find the cause. It costs up to a hundred steps and counts as a replay."""
         if self._replay_count >= self._config.most_replays or self._trainer.dist.world_size > 1:
             return None
         self._replay_count += 1
@@ -268,7 +268,7 @@ class RecoveryPolicy(Policy):
     # Memory
 
     def _after_out_of_memory(self, outcome: OutOfMemory) -> Decision:
-        """Halve the micro-batch, then compute the loss in chunks, then recompute activations: the cheapest that is left."""
+        """Halve the micro-batch, then compute the loss in chunks, then recompute activations: the cheapest remaining option."""
         trainer, step = self._trainer, self._trainer.train_step
         before = step.memory_plan
         after = before.reduced(step.batch_size, trainer.model.config.context_length)
@@ -282,7 +282,7 @@ class RecoveryPolicy(Policy):
         return Retry(after)
 
     def _grow_micro_batch(self) -> Continue:
-        """After long enough, take the largest micro-batch that fits by measurement; never one that ran out of memory."""
+        """After enough steps, use the largest micro-batch that fits by measurement, but never one that ran out of memory."""
         trainer, wait, limit = self._trainer, self._config.grow_after_steps, self._too_large_micro_batch
         calm_steps = trainer.state.step - self._memory_changed_at
         if self._peak_memory is None or limit is None or wait == 0 or calm_steps < wait:
@@ -327,7 +327,7 @@ def _cuda_peak_memory() -> tuple[int, int]:
 
 
 def _advice(trainer: Trainer, result: ReplayResult | None) -> str:
-    """Return what to do if the cause is another than the learning rate; empty for the usual advice."""
+    """Return advice for causes other than the learning rate; empty for the usual advice."""
     if result is None or result.cause in ("learning rate", "unknown"):
         return ""
     why = reason(result.why.key, result.why.seen)
@@ -335,7 +335,7 @@ def _advice(trainer: Trainer, result: ReplayResult | None) -> str:
 
 
 def _details(skipped: Skipped) -> dict[str, Any]:
-    """Return the metrics of a skipped step as JSON, which has no NaN: numbers that are not finite are strings."""
+    """Return the metrics of a skipped step as JSON, which has no NaN: non-finite numbers become strings."""
     return {
         "loss": str(skipped.loss),
         "grad_norm": str(skipped.grad_norm),

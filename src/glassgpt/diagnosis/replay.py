@@ -1,4 +1,4 @@
-"""Find out why a step was not finite: run it again with hooks, then with one thing changed at a time.
+"""Find the cause of a non-finite step: run it again with hooks, then with one change at a time.
 
 Lowering the learning rate after a NaN is often the wrong remedy: as often the cause is one row of the data, the
 precision, a kernel, or weights that were damaged. So the step is replayed from where it began, with hooks on every
@@ -52,7 +52,7 @@ SAME_WEIGHTS_TOLERANCE = 1e-3
 
 
 def replay(trainer: Trainer, skipped: Skipped, last_good: Path | InitialState | None = None) -> ReplayResult:
-    """Find out why a step of a running training was skipped. Changes nothing in it.
+    """Find the cause of a skipped step in a live run, without changing the run.
 
     Args:
         trainer: a run whose weights and optimizer are as the step found them; its model must not be sharded.
@@ -63,7 +63,7 @@ def replay(trainer: Trainer, skipped: Skipped, last_good: Path | InitialState | 
 
 
 def explain_divergence(trainer: Trainer, last_good: Path | InitialState | None = None) -> ReplayResult | None:
-    """Find out whether training itself led to the present weights, or something else has changed them.
+    """Find out whether training produced the current weights, or something else changed them.
 
     The steps since the last good weights are run again on a copy: only what training causes happens again.
 
@@ -82,7 +82,7 @@ def explain_divergence(trainer: Trainer, last_good: Path | InitialState | None =
 
 
 def _unchanged(trainer: Trainer, work: Callable[[], T]) -> T:
-    """Run a replay and restore the position in the data; everything else it leaves alone by itself."""
+    """Run a replay and restore the position in the data; nothing else is changed by a replay."""
     trainer.train_step.loader.reset()
     position = trainer.train_step.batches.position
     try:
@@ -92,7 +92,7 @@ def _unchanged(trainer: Trainer, work: Callable[[], T]) -> T:
 
 
 class _Case:
-    """One skipped step, and what is tried on it."""
+    """A skipped step and the experiments to find its cause."""
 
     def __init__(self, trainer: Trainer, skipped: Skipped, last_good: Path | InitialState | None) -> None:
         self._trainer, self._skipped, self._last_good = trainer, skipped, last_good
@@ -101,7 +101,7 @@ class _Case:
         self._module: NonFiniteModule | None = None
 
     def find_cause(self) -> ReplayResult:
-        """Change one thing after the other, the most telling first."""
+        """Run the experiments one after the other, the most conclusive first."""
         bad = [name for name, p in self._train_step.model.named_parameters() if not p.isfinite().all()]
         if bad:
             return self._result("weights", 0.95, "weights-not-finite", {"parameter": bad[0]}, parameters=bad)
@@ -123,7 +123,7 @@ class _Case:
         )
 
     def compare_with_training_again(self) -> ReplayResult | None:
-        """Train again from the last good weights and compare the weights; None if that is not possible."""
+        """Train again from the last good weights and compare the result; None if that is not possible."""
         if self._train_step.loss.is_sharded or self._last_good is None:
             return None
         again = self._train_again(1.0)
@@ -133,7 +133,7 @@ class _Case:
         return changed or self._result("learning rate", 0.8, "same-weights-when-done-again")
 
     def _find_micro_batch(self) -> tuple[int, Batch, Variant] | None:
-        """Return the first micro-batch that is not finite, with the generators as they were before it."""
+        """Return the first non-finite micro-batch, with the random generator states before it."""
         step, snapshot, device = self._train_step, self._skipped.snapshot, self._hardware.device
         with preserved_rng(device):
             restore_torch_rng(snapshot.rng, device)
@@ -153,7 +153,7 @@ class _Case:
         return inputs.to(self._hardware.device), targets.to(self._hardware.device)
 
     def _other_batches(self) -> list[Batch]:
-        """Return micro-batches of later steps; several, because one of them may contain a bad row as well."""
+        """Return micro-batches of later steps; several, because one of them may contain a bad sequence as well."""
         windows = self._train_step.batch_size * self._train_step.dist.world_size
         return [self._batch(self._skipped.snapshot.windows + ahead * windows) for ahead in STEPS_AHEAD]
 
@@ -208,7 +208,7 @@ class _Case:
         return self._damaged_or_diverged()
 
     def _good_model(self) -> LanguageModel | None:
-        """Return a copy of the model with the last weights that are known to be good."""
+        """Return a copy of the model with the last known good weights."""
         if self._last_good is None:
             return None
         model = copy.deepcopy(self._train_step.model)
@@ -236,7 +236,7 @@ class _Case:
         return self._result("model", 0.5, "a-lower-rate-fails-too")
 
     def _compare_weights(self, again: TrainStep) -> ReplayResult | None:
-        """Return the result for weights that training, run again, does not reproduce; None if it does."""
+        """Return the result if repeated training does not reproduce the weights; None if it does."""
         present = dict(self._train_step.model.named_parameters())
         trained = dict(again.model.named_parameters())
         distances = {name: _distance(p, present[name]) for name, p in trained.items()}
@@ -308,7 +308,7 @@ class _Case:
 
 
 class _StopAtSkip(Policy):
-    """Stops at the first skipped step, like the plain policy, and remembers it."""
+    """Stops at the first skipped step, like the default policy, and records it."""
 
     skipped: Skipped | None = None
 
@@ -319,7 +319,7 @@ class _StopAtSkip(Policy):
 
 
 def replay_saved_run(trainer: Trainer, checkpoint: Path, steps: int = MAX_REPLAYED_STEPS) -> ReplayResult | None:
-    """Find out why a run that has ended failed: train on from a checkpoint until it fails again.
+    """Find out why a finished run failed: continue from a checkpoint until it fails again.
 
     Args:
         trainer: built as the run was, on the same data, without observers: its folder is not written to.
@@ -347,7 +347,7 @@ def replay_saved_run(trainer: Trainer, checkpoint: Path, steps: int = MAX_REPLAY
 
 
 def _bisect(rows: Sequence[int], fails: Callable[[list[int]], bool]) -> list[int]:
-    """Return the rows that fail by themselves."""
+    """Return the sequences that fail on their own."""
     if not fails(list(rows)):
         return []
     if len(rows) == 1:
@@ -357,7 +357,7 @@ def _bisect(rows: Sequence[int], fails: Callable[[list[int]], bool]) -> list[int
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Return the distance of two tensors over the smaller of their norms: weights that were scaled, up or down, differ."""
+    """Return the distance of two tensors relative to the smaller norm, so that scaling in either direction shows."""
     a, b = a.detach().double(), b.detach().double()  # the norm of large weights would overflow
     smaller = min(a.norm().item(), b.norm().item())
     difference = (a - b).norm().item()

@@ -31,7 +31,7 @@ class NonFiniteModule:
 
 @dataclass(frozen=True)
 class NonFiniteRow:
-    """A row of the batch whose loss or gradient is not finite by itself.
+    """A sequence of the batch whose own loss or gradient is not finite.
 
     Attributes:
         micro_step: number of its micro-batch in the step; the first is 0.
@@ -50,7 +50,7 @@ class NonFiniteRow:
 
 @dataclass(frozen=True)
 class Reason:
-    """The reason for which something is the cause, or is not. The catalogue has the text.
+    """The reason why something is or is not the cause. The catalogue has the text.
 
     Attributes:
         key: key of the catalogue's text, such as `finite-at-a-lower-rate`.
@@ -65,7 +65,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The cause of a step that was not finite.
+    """The cause of a non-finite step.
 
     Attributes:
         cause: what the fault goes away with.

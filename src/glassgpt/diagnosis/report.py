@@ -103,7 +103,7 @@ def render_report(
 
 
 def _in_both(text: Callable[[Language], str], tag: str = "span") -> str:
-    """Return an element for each language, of which the style sheet shows one. `text` must return escaped HTML."""
+    """Return an element for each language; the style sheet shows one of them. `text` must return escaped HTML."""
     return "".join(f'<{tag} class="{language}" lang="{language}">{text(language)}</{tag}>' for language in LANGUAGES)
 
 
@@ -217,7 +217,7 @@ def _legend(colors: set[str]) -> str:
 
 
 def smooth_finite(values: Sequence[float]) -> list[float]:
-    """Return the series averaged from both ends, so that it does not lag behind a falling loss.
+    """Return the series smoothed in both directions, so that it does not lag behind a falling loss.
 
     A value that is not finite is replaced by the one before; it would spoil the whole average.
     """
@@ -280,7 +280,7 @@ def _event(line: dict[str, Any]) -> str:
 
 
 def _format_detail(value: Any, language: Language) -> str:
-    """Format a detail of an event; numbers have four digits here and all of them in the file."""
+    """Format a detail of an event; numbers are shortened to four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):

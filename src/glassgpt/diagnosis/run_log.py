@@ -105,7 +105,7 @@ class RunLog:
         ]
 
     def validation_series(self) -> list[Validation]:
-        """Return the validations in the form that detectors take."""
+        """Return the validations in the form that detectors expect."""
         return [
             Validation(
                 int(line["step"]),
@@ -136,20 +136,20 @@ class RunLog:
 
     @property
     def start_event(self) -> Line:
-        """The event of the newest start or resume; empty where none was written."""
+        """The event of the newest start or resume; empty if none was logged."""
         return self.event("resume") or self.event("start") or {}
 
     @property
     def diverged_at(self) -> int:
-        """The step that was not finite and ended the run, or else the newest step in any line."""
+        """The non-finite step that ended the run, or else the newest step in any line."""
         return int((self.event("diverged") or {}).get("at", self.last_step))
 
     def findings(self) -> list[tuple[int, Finding]]:
-        """Return what the live run found, each with its step."""
+        """Return the findings of the live run, each with its step."""
         return [(int(line["step"]), Finding.from_json(line)) for line in self.events if line.get("event") == EVENT]
 
     def latest_findings(self) -> list[tuple[int, Finding]]:
-        """Return what the live run found; of several findings of one code about one step only the last.
+        """Return the findings of the live run; of several with the same code and step only the last.
 
         Memory ran out, less was taken, it ran out again: only how that ended counts.
         """
@@ -194,7 +194,7 @@ class RunLog:
 
 
 def _exists(process: int) -> bool:
-    """Return whether there is a process with this number on this machine."""
+    """Return whether a process with this id exists on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -211,7 +211,7 @@ def _is_usable_event(line: Line) -> bool:
 
 
 def _is_known_finding(line: Line) -> bool:
-    """Return whether a line is a whole finding of a known code, with every value that its text asks for."""
+    """Return whether a line is a complete finding with a known code and every value that its text needs."""
     try:
         finding = Finding.from_json(line)
     except DataError:
@@ -233,7 +233,7 @@ def _number(line: Line, name: str) -> float:
 
 
 def _layer_samples(path: Path) -> tuple[list[LayerSample], int]:
-    """Return the samples of a file and how many lines are none.
+    """Return the samples of a file and the number of invalid lines.
 
     Where a step comes again, training was rolled back or resumed: later samples of the abandoned steps are dropped.
     """
@@ -252,7 +252,7 @@ def _layer_samples(path: Path) -> tuple[list[LayerSample], int]:
 
 
 def _lines(path: Path) -> tuple[list[Line], int]:
-    """Return the lines that are JSON objects, and how many are not; a last line cut short by a crash counts as one."""
+    """Return the lines that are JSON objects, and the number of other lines; a truncated last line counts as one."""
     if not path.is_file():
         return [], 0
     good: list[Line] = []

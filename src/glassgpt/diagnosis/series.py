@@ -24,7 +24,7 @@ BOOTSTRAP_DRAWS = 2000
 
 @dataclass(frozen=True)
 class Robust:
-    """Statistics that a single wild value does not move.
+    """Statistics that are robust to outliers.
 
     Attributes:
         median: the middle.
@@ -77,7 +77,7 @@ class Slope:
 
     @property
     def is_flat(self) -> bool:
-        """True if the interval reaches 0 or lies above it, so that nothing says that the series falls."""
+        """True if the interval reaches 0 or lies above it, so that there is no evidence of a falling series."""
         return self.high >= 0
 
 
@@ -137,5 +137,5 @@ class Validation:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the loss in nats: the losses of tokens are spread about as widely as their mean is high."""
+        """Standard error of the loss in nats: the standard deviation of token losses is about as large as their mean."""
         return self.loss / math.sqrt(max(1, self.tokens))

@@ -14,7 +14,7 @@ from glassgpt.training.observers import Observer
 
 
 class MonitorDisplay(Observer):
-    """Prints each finding in one line, and a table of the last layer sample when training ends.
+    """Prints each finding on one line, and a table of the last layer sample when training ends.
 
     Args:
         monitor: of the run.
@@ -37,7 +37,7 @@ class MonitorDisplay(Observer):
             console.warn(line)
 
     def close(self) -> None:
-        """Print the table of layers, where it is wanted and there is a sample."""
+        """Print the table of layers, if requested and there is a sample."""
         if self._shows_layers and self._monitor.last_sample is not None:
             print_layers(self._monitor.last_sample)
 

@@ -1,4 +1,4 @@
-"""Run one micro-batch in a varied way (other weights, precision, attention) and see whether it stays finite."""
+"""Run one micro-batch with other weights, precision or attention, and check whether it stays finite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass
 class Variant:
-    """A way to run a micro-batch. A counterfactual replaces one part of it.
+    """A way to run a micro-batch; each experiment replaces one part of it.
 
     Attributes:
         model: the weights.
@@ -37,13 +37,13 @@ class Variant:
     chunk_tokens: int = 0
 
     def is_finite(self, batch: Batch) -> bool:
-        """Return whether loss and gradient norm of a micro-batch are finite. All generators stay as they were."""
+        """Return whether loss and gradient norm of a micro-batch are finite. Random generators are left unchanged."""
         with self._as_in_training():
             loss = self._loss(batch)
             return bool(loss.isfinite()) and math.isfinite(_gradient_norm(self.model, loss))
 
     def find_non_finite_module(self, batch: Batch) -> NonFiniteModule | None:
-        """Return where the first value that is not finite arises, or None."""
+        """Return the module in which the first non-finite value arises, or None."""
         with self._as_in_training(), _MagnitudeHooks(self.model) as hooks:
             loss = self._loss(batch)
             if not loss.isfinite():

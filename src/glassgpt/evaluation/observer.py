@@ -11,7 +11,7 @@ class EvaluationObserver:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Generator[Callable[[int], None]]:
-        """Enclose a task of `total` tokens.
+        """Return a context manager for a task of `total` tokens.
 
         Args:
             label: what is being done.
@@ -23,10 +23,10 @@ class EvaluationObserver:
         yield _ignore
 
     def notice(self, message: str) -> None:
-        """Receive a remark about what is evaluated and how."""
+        """Called with a note about what is evaluated and how."""
 
     def warning(self, message: str) -> None:
-        """Receive a remark that limits what the results mean."""
+        """Called with a warning that limits what the results mean."""
 
 
 def _ignore(_: int) -> None:

@@ -172,7 +172,7 @@ def word(name: str, language: Language) -> str:
 
 
 def actions_taken(finding: Finding, language: Language = "en") -> list[str]:
-    """Return a sentence for each action that was taken already."""
+    """Return a sentence for each action that was already taken."""
     return [fill_placeholders(actions()[name][language], finding.evidence) for name in finding.actions]
 
 

@@ -1,4 +1,4 @@
-"""Checks of a prepared dataset, and of the batches that are cut from it."""
+"""Checks of a prepared dataset, and of the batches drawn from it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _repeated_windows(batches: Batches, starts: Tokens, inputs: torch.Tensor, di
 
 
 def passage_length(dataset: TokenDataset) -> int:
-    """Return the number of tokens in a passage that does not recur by chance."""
+    """Return a passage length, in tokens, at which repetition by chance is negligible."""
     train = dataset.info.train
     return max(PASSAGE_TOKENS, math.ceil(PASSAGE_BYTES * train.tokens / max(1, train.bytes)))
 

@@ -37,7 +37,7 @@ GIGA, MEGA = 1e9, 1e6
 
 
 class LiveTensorBytes(TorchDispatchMode):
-    """Counts the bytes of all live tensors on any device. Memory used inside kernels is not values.
+    """Counts the bytes of all live tensors on any device, without the workspace of kernels.
 
     Args:
         present: tensors that exist already.
@@ -154,7 +154,7 @@ def _step_and_evaluate(train_step: TrainStep, hardware: Hardware, text: TokenArr
 
 
 def memory_requirement(model: ModelConfig, settings: TrainerConfig, hardware: Hardware, free: int) -> MemoryRequirement:
-    """Return what training needs: measured if that takes seconds and surely fits, else predicted."""
+    """Return the memory that training needs: measured if that is quick and certain to fit, else predicted."""
     need = predict_requirement(model)
     if need.bytes_for(2) < free / 2 and _is_quick(model, hardware):
         return measure_requirement(model, settings, hardware)
@@ -188,7 +188,7 @@ def fit_micro_batch_size(trainer: Trainer) -> int | None:
 
 
 def check_memory(model: ModelConfig, settings: TrainerConfig, hardware: Hardware) -> CheckResult:
-    """Compare what training needs, by component, with the free memory; measured if that takes seconds."""
+    """Compare the memory that training needs, by component, with the free memory; measured if that is quick."""
     train = settings.train
     batch_size = max(1, train.batch_tokens // model.context_length)
     rows, free = train.resolve_micro_batch_size(batch_size), free_memory(hardware.device)

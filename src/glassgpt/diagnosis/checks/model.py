@@ -86,7 +86,7 @@ def check_initial_loss(
 
 
 def _severity_of_loaded(logits: Tensor, guessing: float, known_loss: float | None) -> tuple[Severity, float]:
-    """Judge loaded weights that are no better than a uniform guess on the new text.
+    """Return the severity for loaded weights that are no better than a uniform guess on the new text.
 
     Weights with a good validation loss in their own run are sound: the new text is just unlike their training text.
     Weights that predict almost uniformly are untrained. Any others are trained, but on what is unknown.
@@ -145,7 +145,7 @@ def randomize_zero_matrices(model: LanguageModel) -> LanguageModel:
 
 
 def check_initial_weights(model: LanguageModel) -> CheckResult:
-    """Compare the standard deviation of each matrix with what the initialization should give it.
+    """Compare the standard deviation of each matrix with that of its initialization.
 
     Nothing else reveals residual projections that are not scaled down with depth: the initial loss is normal, because
     normalization hides the size of the residual stream.

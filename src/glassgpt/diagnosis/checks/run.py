@@ -1,4 +1,4 @@
-"""Checks of a run from its files alone: how it ended, what is left of it, and what its metrics say."""
+"""Checks of a run from its files alone: how it ended, its checkpoints, and its metrics."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class SeriesAnalysis:
     findings: tuple[Finding, ...]
 
     def of(self, *prefixes: str) -> tuple[Finding, ...]:
-        """Return the findings whose code begins with one of these."""
+        """Return the findings whose code starts with one of these prefixes."""
         return tuple(finding for finding in self.findings if finding.code.startswith(prefixes))
 
 
@@ -168,7 +168,7 @@ def check_log_files(log: RunLog) -> CheckResult:
 
 
 def check_live_findings(log: RunLog, reported: list[Finding]) -> CheckResult:
-    """Return what the live run found and wrote down, each once, without what other checks report already.
+    """Return the findings that the live run logged, each once, except those that other checks report.
 
     Of a code that detectors report, the finding from the files replaces the live one: it covers the whole run, and
     it applies current thresholds to runs of older versions.
@@ -182,14 +182,14 @@ def check_live_findings(log: RunLog, reported: list[Finding]) -> CheckResult:
 
 
 def classify_checkpoints(run: RunFolder) -> tuple[list[int], dict[int, str]]:
-    """Return the steps of the whole checkpoints, and the problem of each damaged one by its step."""
+    """Return the steps of the intact checkpoints, and the problem of each damaged one by its step."""
     problems = {checkpoint_step(path): find_damage(path) for path in list_checkpoints(run)}
     whole = [step for step, problem in problems.items() if problem is None]
     return whole, {step: problem for step, problem in problems.items() if problem is not None}
 
 
 def check_checkpoints(log: RunLog, config: TrainerConfig, whole: list[int], damaged: dict[int, str]) -> CheckResult:
-    """Report which checkpoints can be used; one that a running process is writing is not a fault."""
+    """Report which checkpoints are usable; one that a running process is still writing is not a fault."""
     newest = checkpoint_name(max(whole)) if whole else "–"
     findings = [
         Finding("GG-CKP-001", "warning", {"checkpoint": checkpoint_name(step), "problem": problem, "whole": newest})
@@ -206,7 +206,7 @@ def check_checkpoints(log: RunLog, config: TrainerConfig, whole: list[int], dama
 
 
 def check_weights(run: RunFolder, whole: list[int]) -> CheckResult:
-    """Check that every weight of every whole checkpoint is a finite number."""
+    """Check that every weight of every intact checkpoint is finite."""
     broken = {step: first for step in whole if (first := _first_not_finite(run, step))}
     good = [step for step in whole if step not in broken]
     other = checkpoint_name(max(good)) if good else "–"
@@ -222,7 +222,7 @@ def check_weights(run: RunFolder, whole: list[int]) -> CheckResult:
 
 
 def _first_not_finite(run: RunFolder, step: int) -> tuple[str, int] | None:
-    """Return the first parameter that is not finite and the number of such values in all, or None if all are finite."""
+    """Return the first non-finite parameter and the total number of non-finite values, or None if all are finite."""
     counts: dict[str, int] = {}
     for path in (run.checkpoints / checkpoint_name(step) / name for name in (WEIGHTS, AVERAGE)):
         if path.is_file():
@@ -239,7 +239,7 @@ def _not_finite(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def check_end(log: RunLog, model: ModelConfig, config: TrainerConfig, whole: list[int]) -> CheckResult:
-    """Report how the run ended, and why where that can be known."""
+    """Report how the run ended, and why if that is known."""
     steps, last = config.train.max_steps, log.last_step
     status = log.status(steps)
     findings: tuple[Finding, ...] = ()
@@ -254,7 +254,7 @@ def check_end(log: RunLog, model: ModelConfig, config: TrainerConfig, whole: lis
 
 
 def _explained(log: RunLog) -> Finding | None:
-    """Return what the live run found about its end: the cause that a replay named, or a divergence it could not undo."""
+    """Return the live run's own finding about its end: the cause found by a replay, or an unrecovered divergence."""
     findings = [finding for _, finding in log.latest_findings()]
     causes = [one for one in findings if one.code in NAMED_CAUSES and one.evidence.get("step") == log.diverged_at]
     divergences = [one for one in findings if one.code.startswith("GG-DIV") and one.severity == "fatal"]
@@ -262,7 +262,7 @@ def _explained(log: RunLog) -> Finding | None:
 
 
 def _failed(log: RunLog) -> Finding:
-    """Return the finding of a run that was ended by an error, which it wrote down."""
+    """Return the finding for a run that ended with an error, which it logged."""
     event = log.event("failed") or {}
     seen = {"step": log.last_step, "problem": str(event.get("message", "")).strip().partition("\n")[0]}
     if event.get("disk_full"):
@@ -273,7 +273,7 @@ def _failed(log: RunLog) -> Finding:
 
 
 def _diverged(log: RunLog, rate_check: CheckResult) -> Finding:
-    """Return the finding of a run that ended by a loss or gradient that is not finite.
+    """Return the finding for a run that ended because of a non-finite loss or gradient.
 
     A learning rate far above the usual makes it the likely cause, and so do spikes before the end.
     """
@@ -311,7 +311,7 @@ def check_spikes(series: SeriesAnalysis) -> CheckResult:
 
 
 def check_divergence(series: SeriesAnalysis, end: CheckResult) -> CheckResult:
-    """Compare the newest losses with the best ones; that the run ended by a divergence is reported there."""
+    """Compare the newest losses with the best ones; `check_end` reports a run that ended by a divergence."""
     medians = series.detectors.divergence.evidence
     reported = {finding.code for finding in end.findings}
     findings = tuple(finding for finding in series.of("GG-DIV") if finding.code not in reported)
@@ -359,7 +359,7 @@ def check_speed(log: RunLog, series: SeriesAnalysis) -> CheckResult:
 
 
 def check_layers(log: RunLog, series: SeriesAnalysis) -> CheckResult:
-    """Report what the samples of the layers show."""
+    """Report what the layer samples show."""
     findings = series.of("GG-GRD", "GG-UPD", "GG-ATT", "GG-LAY")
     return CheckResult("layers", "samples", {"count": len(log.layer_samples)}, findings)
 

@@ -30,7 +30,7 @@ GIGA = 1e9
 
 
 def check_config_problems(problems: Sequence[str]) -> CheckResult:
-    """Report every problem that the configuration itself names."""
+    """Report every problem that the configuration's own validation finds."""
     findings = tuple(Finding("GG-CFG-001", "fatal", {"problem": problem}) for problem in problems)
     return CheckResult("configuration", "problems" if problems else "fine", {"count": len(problems)}, findings)
 
@@ -77,7 +77,7 @@ def _lacks_warmup(model: ModelConfig, settings: TrainerConfig) -> bool:
 
 
 def check_epochs(model: ModelConfig, settings: TrainerConfig, train_tokens: int) -> CheckResult:
-    """Count the epochs. Many are not reported if dropout or early stopping limits overfitting."""
+    """Report many epochs, unless dropout or early stopping limits overfitting."""
     asked = settings.train.max_steps * settings.train.batch_tokens
     epochs = asked / max(1, train_tokens)
     is_guarded = model.dropout >= 0.1 or settings.train.early_stop_evaluations > 0
@@ -89,7 +89,7 @@ def check_epochs(model: ModelConfig, settings: TrainerConfig, train_tokens: int)
 
 
 def check_weight_decay(model: ModelConfig, settings: TrainerConfig) -> CheckResult:
-    """Check over how many steps a decayed weight averages its updates: 1 / (learning rate · weight decay).
+    """Check the number of steps over which a decayed weight averages its updates: 1 / (learning rate · weight decay).
 
     See Wang and Aitchison 2024. A learning rate that is too high is not blamed on the decay.
     """

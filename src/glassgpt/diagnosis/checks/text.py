@@ -1,4 +1,4 @@
-"""Checks of generated text: loops, improbable text and early ends, and whether the model or a setting causes them.
+"""Checks of generated text: loops, improbable text and early ends, and whether the model or a setting is the cause.
 
 The same held-out prompts are continued three times: with the given settings, with greedy decoding, and with free
 sampling (temperature 1, nothing truncated). A problem that only the given settings have is caused by a setting; one
@@ -41,7 +41,7 @@ FREE = GenerationOptions(temperature=1.0, top_p=1.0, max_tokens=NEW_TOKENS, seed
 
 @dataclass(frozen=True)
 class GeneratedTexts:
-    """Texts generated with the same settings, and what was measured on them.
+    """Texts generated with the same settings, and their measurements.
 
     Attributes:
         samples: one for each prompt.
@@ -106,7 +106,7 @@ def mean_surprisal(
 
 
 def held_out_prompts(tokens: Sequence[int], tokenizer: Tokenizer, context_length: int) -> list[str]:
-    """Return prompts from evenly spaced places in held-out text, without end-of-text tokens.
+    """Return prompts from evenly spaced positions in held-out text, without end-of-text tokens.
 
     Args:
         tokens: held-out tokens.
@@ -153,7 +153,7 @@ def diagnose_text(
 
 
 def check_training(validation_loss: float, baseline: NGramBaseline) -> CheckResult:
-    """Check that the model beats bigram frequencies; otherwise no setting gives good text."""
+    """Check that the model beats bigram frequencies; otherwise no setting can give good text."""
     values = {"loss": validation_loss, "rung": baseline.bigram}
     is_trained = validation_loss < baseline.bigram
     findings = () if is_trained else (Finding("GG-TXT-002", "warning", values, confidence=0.9),)

@@ -1,1 +1,1 @@
-"""Detectors of faults in a run's series, one small class for each kind of finding."""
+"""Detectors of faults in a run's metrics, one small class for each kind of finding."""

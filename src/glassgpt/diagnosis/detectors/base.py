@@ -1,4 +1,4 @@
-"""The interface of a detector, and the context of the run that it judges."""
+"""The interface of a detector, and the context of the run that it examines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glassgpt.training.observers import StepMetrics
 
 @dataclass(frozen=True)
 class RunContext:
-    """Configuration and data of the run that detectors judge.
+    """Configuration and data of the run that detectors examine.
 
     Attributes:
         config: the run's training configuration.
@@ -43,7 +43,7 @@ class RunContext:
 
 
 class Detector:
-    """Decides about one kind of finding from a run's series.
+    """Detects one kind of finding in a run's metrics.
 
     The live monitor and the offline analysis of a run folder feed the same objects, so each finding is decided in one
     place, with one threshold and one severity. A detector may return its finding again at later steps; `DetectorSuite`

@@ -14,7 +14,7 @@ from glassgpt.training.observers import StepMetrics
 
 
 class ClippingDetector(Detector):
-    """Notes when nearly all recent gradients after warmup were above the clip.
+    """Reports a note when nearly all recent gradients after warmup exceeded the clipping threshold.
 
     It is a note: AdamW and Muon hardly depend on the length of gradients that are all scaled alike, and there were
     good runs with a median norm of three times the clip.
@@ -37,7 +37,7 @@ class ClippingDetector(Detector):
 
     @property
     def share(self) -> float:
-        """Share of the recent steps whose gradient norm was above the clip, in [0, 1]; 0 before there are any."""
+        """Fraction of recent steps whose gradient was clipped, in [0, 1]; 0 before there are any."""
         return sum(norm > self._clip_norm for norm in self._norms) / max(1, len(self._norms))
 
     @property

@@ -1,4 +1,4 @@
-"""A loss that rose far above its best and stays there: GG-DIV-001."""
+"""A loss that rose far above its best value and stays there: GG-DIV-001."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DivergenceDetector(Detector):
 
     @property
     def is_near_best(self) -> bool:
-        """True if the loss is not far above its best now."""
+        """True if the loss is not far above its best at present."""
         return self._steps_away == 0
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
@@ -60,7 +60,7 @@ class DivergenceDetector(Detector):
         return Finding("GG-DIV-001", "fatal", self.evidence, self.CONFIDENCE) if self.is_diverging else None
 
     def forget_after(self, step: int) -> None:
-        """Start over: the best loss must be reached again."""
+        """Reset: the best loss must be reached again."""
         self._recent.clear()
         self._best_median = math.inf
         self._steps_away = 0

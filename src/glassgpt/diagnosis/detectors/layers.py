@@ -26,7 +26,7 @@ class GradientFlowDetector(Detector):
     smallest then hardly learns."""
 
     def on_layers(self, sample: LayerSample) -> Finding | None:
-        """Return GG-GRD-001 for parameters without a gradient, else GG-GRD-005 for blocks out of balance."""
+        """Return GG-GRD-001 for parameters without a gradient, else GG-GRD-005 for unbalanced blocks."""
         missing = [name for name, norm in sample.gradients.items() if not norm and not _is_dead(name, sample)]
         if missing:
             return Finding("GG-GRD-001", "warning", {"count": len(missing), "parameter": missing[0]})
@@ -48,7 +48,7 @@ def _is_dead(name: str, sample: LayerSample) -> bool:
 
 
 class SettledDetector(Detector):
-    """A detector on layers that waits until warmup is over and the weights have settled."""
+    """Base of layer detectors that wait until warmup is over and the weights have settled."""
 
     SETTLING_STEPS: ClassVar[int] = 20
 
@@ -56,16 +56,16 @@ class SettledDetector(Detector):
         self._first_step = context.warmup_steps + self.SETTLING_STEPS
 
     def on_layers(self, sample: LayerSample) -> Finding | None:
-        """Take in a sample, if it is late enough."""
+        """Process a sample, if it is late enough in the run."""
         return self.on_settled_layers(sample) if sample.step > self._first_step else None
 
     def on_settled_layers(self, sample: LayerSample) -> Finding | None:
-        """Take in a sample of a step well after warmup."""
+        """Process a sample from well after warmup."""
         raise NotImplementedError
 
 
 class UpdateSizeDetector(SettledDetector):
-    """Warns when a step changes the weights by an unusual share of their size."""
+    """Warns when a step changes the weights by an unusual fraction of their norm."""
 
     codes = ("GG-UPD-001", "GG-UPD-002")
     LARGEST = 0.1
@@ -100,7 +100,7 @@ class UpdateSizeDetector(SettledDetector):
 
 
 class StaleMomentsDetector(SettledDetector):
-    """Notes when gradients are much larger than AdamW's running mean of their squares says.
+    """Reports a note when gradients are much larger than AdamW's running mean of their squares suggests.
 
     Only dense parameters are sampled: the row of a rare token in an embedding or head has next to no gradient most of
     the time, so its mean is always out of date, in good runs too.
@@ -170,7 +170,7 @@ class ResidualGrowthDetector(SettledDetector):
 
 
 class LogitDriftDetector(SettledDetector):
-    """Notes when the log-sum-exp of the logits drifts far from where it was."""
+    """Reports a note when the log-sum-exp of the logits drifts far from its early value."""
 
     codes = ("GG-LAY-003",)
     DRIFT = 20.0
@@ -199,14 +199,14 @@ class LogitDriftDetector(SettledDetector):
 
 
 def _largest(code: str, name: str, by_block: Sequence[float], limit: float) -> Finding | None:
-    """Return a warning with the block of the largest value, if that is above the limit."""
+    """Return a warning with the block of the largest value, if it exceeds the limit."""
     if not by_block or max(by_block) <= limit:
         return None
     return Finding(code, "warning", {name: max(by_block), "block": by_block.index(max(by_block))})
 
 
 def _ratio(after: float, before: float) -> float:
-    """Return after / before; infinite where `before` is zero and `after` is not."""
+    """Return after / before; infinite where only `before` is zero."""
     if before == 0:
         return math.inf if after else 1.0
     return after / before

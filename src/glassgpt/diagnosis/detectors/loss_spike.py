@@ -48,14 +48,14 @@ class OutlierFilter:
 
     @property
     def threshold(self) -> float:
-        """Nats above which the next loss is an outlier; infinite while too little is known."""
+        """Loss in nats above which the next one is an outlier; infinite before enough losses are known."""
         if len(self._normal) < self.MIN_STEPS:
             return math.inf
         sigma = robust(residuals(np.array(self._normal))).sigma
         return max(self.level * math.exp(min(self.SIGMAS * sigma, 500.0)), self.level + self.MIN_NATS)
 
     def is_outlier(self, loss: float) -> bool:
-        """Take in the next loss (nats) and return whether it is an outlier; one that is not finite always is."""
+        """Process the next loss (nats) and return whether it is an outlier; a non-finite one always is."""
         if not math.isfinite(loss):
             return True
         if loss <= self.threshold:
@@ -101,12 +101,12 @@ class Spike:
 
     @property
     def is_lasting(self) -> bool:
-        """True if the loss stayed up long enough to be the new level."""
+        """True if the loss stayed high long enough to count as the new level."""
         return self.steps >= OutlierFilter.LASTING_STEPS
 
     @property
     def height(self) -> float:
-        """The peak, with NaN counted as infinite, so that spikes can be compared."""
+        """The peak, with NaN counted as infinite so that spikes are comparable."""
         return self.peak if math.isfinite(self.peak) else math.inf
 
     def extend(self, step: int, loss: float, learning_rate: float) -> None:
@@ -117,7 +117,7 @@ class Spike:
 
 
 class LossSpikeDetector(Detector):
-    """Notes the first spike of the loss, and warns when one lasts or they recur.
+    """Reports a note at the first loss spike, and a warning when one lasts or they recur.
 
     A single spike that recovers is harmless and happens in good runs: with small initial weights and a high learning
     rate it reached 13 nats. It is a note (GG-SPK-002). Spikes that last or recur are a warning

@@ -34,7 +34,7 @@ class OverfittingDetector(Detector):
         self._above = 0
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
-        """Take in the training loss."""
+        """Process the training loss."""
         self._recent.append(metrics.loss)
 
     def on_validation(self, validation: Validation) -> Finding | None:

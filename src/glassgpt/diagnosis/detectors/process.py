@@ -61,7 +61,7 @@ class MemoryGrowthDetector(Detector):
 
 
 class MemoryFragmentationDetector(Detector):
-    """Notes when the CUDA allocator had to retry and holds far more memory than was ever in use."""
+    """Reports a note when the CUDA allocator had to retry and holds far more memory than was ever in use."""
 
     codes = ("GG-MEM-011",)
     sees_skipped_steps = True
@@ -69,7 +69,7 @@ class MemoryFragmentationDetector(Detector):
     """Reserved over used memory. Below, retries come from a device that is simply full."""
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
-        """Return GG-MEM-011 when reserved memory is in pieces."""
+        """Return GG-MEM-011 when reserved memory is fragmented."""
         if metrics.step % CHECK_EVERY or not torch.cuda.is_available():
             return None
         reserved, used = torch.cuda.memory_reserved(), torch.cuda.max_memory_allocated()
@@ -80,7 +80,7 @@ class MemoryFragmentationDetector(Detector):
 
 
 class RecompilationDetector(Detector):
-    """Notes when `torch.compile` keeps compiling while the run goes on."""
+    """Reports a note when `torch.compile` keeps recompiling during the run."""
 
     codes = ("GG-SPD-003",)
     sees_skipped_steps = True
@@ -91,7 +91,7 @@ class RecompilationDetector(Detector):
         self._first: int | None = None
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
-        """Return GG-SPD-003 when the model was compiled again several times."""
+        """Return GG-SPD-003 when the model was recompiled several times."""
         if metrics.step % CHECK_EVERY:
             return None
         from torch._dynamo.utils import counters  # imports the compiler, which takes a second

@@ -12,19 +12,19 @@ from glassgpt.training.observers import StepMetrics
 
 
 class _StepTimer:
-    """Turns the cumulative training time of steps into the duration of each."""
+    """Converts the cumulative training time to the duration of each step."""
 
     def __init__(self) -> None:
         self._last: StepMetrics | None = None
 
     def seconds(self, metrics: StepMetrics) -> float | None:
-        """Return the duration of this step, or None where the one before is not known."""
+        """Return the duration of this step, or None if the previous step is unknown."""
         last, self._last = self._last, metrics
         return metrics.seconds - last.seconds if last is not None and metrics.step == last.step + 1 else None
 
 
 class DataWaitDetector(Detector):
-    """Notes when a large share of the step time is spent waiting for the next batch."""
+    """Reports a note when a large share of the step time is spent waiting for the next batch."""
 
     codes = ("GG-SPD-002",)
     sees_skipped_steps = True
@@ -50,7 +50,7 @@ class DataWaitDetector(Detector):
 
 
 class SlowdownDetector(Detector):
-    """Notes when steps take twice as long as at the beginning.
+    """Reports a note when steps take twice as long as at the beginning.
 
     On a CPU this needs the process's own CPU time: where that stays the same, other programs compete for the cores and
     the run itself is as fast as before. A run folder does not hold it, so there only the live run can tell.

@@ -41,7 +41,7 @@ class Stall:
 
 @dataclass(frozen=True)
 class Plateau:
-    """A stretch in which the loss did not fall although the learning rate was high.
+    """A range of steps in which the loss did not fall although the learning rate was high.
 
     Attributes:
         first: its first step.
@@ -57,7 +57,7 @@ class Plateau:
 
 
 class StagnationDetector(Detector):
-    """Checks every 100 steps whether the loss still falls.
+    """Checks every 100 steps that the loss still falls.
 
     A loss at a baseline is more specific than a plateau, so that is checked first. The best validation must be at that
     baseline too, because dropout makes the training loss look worse than the model is. A run that ends above the
@@ -161,7 +161,7 @@ class StagnationDetector(Detector):
         return Finding(code, severity, evidence, self.STALL_CONFIDENCE, self._beaten(loss))
 
     def _beaten(self, loss: float) -> tuple[str, ...]:
-        """Codes of the baselines that lie clearly above the loss; one that is close to it cannot be ruled out."""
+        """Codes of the baselines that lie clearly above the loss; closer ones cannot be ruled out."""
         baseline = self._context.baseline()
         return tuple(code for name, (code, _) in self.CODES.items() if baseline.value(name) - loss > NEAR_NATS)
 
@@ -225,7 +225,7 @@ def find_plateau(
     epoch_steps: float = math.inf,
     steps_per_point: int = 1,
 ) -> Plateau | None:
-    """Return the last stretch at a high learning rate, if the loss no longer fell in it.
+    """Return the last range of steps at a high learning rate, if the loss no longer fell in it.
 
     What the schedule explains is left out: the warmup, and steps whose rate is below half of the peak. The stretch
     covers at least a whole epoch where the text is read several times, because the loss drops at the start of each.

@@ -61,7 +61,7 @@ DETECTOR_CODES = frozenset(code for detector in DETECTOR_CLASSES for code in det
 
 
 class DetectorSet:
-    """Feeds every detector and reports each code once.
+    """Runs all detectors and reports each code once.
 
     Args:
         context: the run.
@@ -104,7 +104,7 @@ class DetectorSet:
             self._detectors.append(SlowdownDetector(time.process_time if context.on_cpu else None))
 
     def on_step(self, metrics: StepMetrics) -> list[Finding]:
-        """Feed a step and return what was found for the first time.
+        """Process a step and return new findings.
 
         A loss that is not finite is left out: it would blind every window, and it is a finding of its own.
         """
@@ -114,11 +114,11 @@ class DetectorSet:
         return list(self._new(detector.on_step(metrics) for detector in fed))
 
     def on_validation(self, validation: Validation) -> list[Finding]:
-        """Feed a validation and return what was found for the first time."""
+        """Process a validation and return new findings."""
         return list(self._new(detector.on_validation(validation) for detector in self._detectors))
 
     def on_layers(self, sample: LayerSample) -> list[Finding]:
-        """Feed a sample of the layers and return what was found for the first time."""
+        """Process a layer sample and return new findings."""
         return list(self._new(detector.on_layers(sample) for detector in self._detectors))
 
     def _new(self, found: Iterable[Finding | None]) -> Iterator[Finding]:
@@ -146,7 +146,7 @@ class DetectorSet:
 
 
 def _key(detector: Detector) -> str:
-    """Return the name of a detector in saved state: its first code, which never changes."""
+    """Return the key of a detector in saved state: its first code, which never changes."""
     return detector.codes[0]
 
 
@@ -156,7 +156,7 @@ def run_detectors(
     validations: Iterable[Validation],
     samples: Iterable[LayerSample],
 ) -> list[tuple[int, Finding]]:
-    """Feed a whole run in the order in which a live run does it.
+    """Run detectors on a complete run, in the order of a live run.
 
     Returns:
         Each finding with the step at which it was found.

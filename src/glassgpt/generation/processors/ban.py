@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BanOptions(ProcessorOptions):
-    """Settings of the word ban."""
+    """Settings of banned words."""
 
     ban: tuple[str, ...] = setting(
         (),
