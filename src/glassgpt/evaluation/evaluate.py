@@ -1,4 +1,4 @@
-"""Run everything that `glassgpt evaluate` is asked for."""
+"""Run every evaluation that `glassgpt evaluate` offers."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def human_continuations(
 
 
 def _passages(tokens: NDArray[np.int64], end_of_text: int, options: PromptOptions) -> Iterator[tuple[int, int]]:
-    """Yield where a prompt may start, and where its document ends, as token indices."""
+    """Yield the token index at which a prompt may start, and the end of its document."""
     size = options.prompt_tokens + options.new_tokens
     beginnings: list[tuple[int, int]] = []
     inside: list[tuple[int, int]] = []
@@ -155,7 +155,7 @@ def _begins_character(tokenizer: Tokenizer, token: int) -> bool:
 
 
 def continuation_of(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> Continuation:
-    """Return the continuation made of these tokens, up to the first end-of-text."""
+    """Build a continuation from tokens, up to the first end-of-text."""
     end = tokenizer.end_of_text
     ended = end in tokens
     kept = tuple(tokens[: tokens.index(end)] if ended else tokens)

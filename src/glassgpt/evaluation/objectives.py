@@ -16,7 +16,7 @@ from glassgpt.schema import did_you_mean
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """The metrics of a set of texts that a score is computed from.
+    """The metrics from which the score of a set of texts is computed.
 
     Attributes:
         surprisal: nats per token under the model itself.
@@ -77,5 +77,5 @@ def objective_for(purpose: str) -> Objective:
 
 
 def _zero_if_nan(value: float) -> float:
-    """Texts too short for a 4-gram repeat none."""
+    """Replace NaN by 0: texts too short for a 4-gram repeat none."""
     return 0.0 if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Loss of texts by sliding windows: more context for each token, at the price of more computation.
+"""Loss over sliding windows: more context for each token, at the cost of more computation.
 
 A model sees `context` tokens at once. In windows without overlap, a token has half of that before it on average, and the
 first of a window has nothing. Windows that advance by a `stride` smaller than the context read tokens more than once, but
@@ -127,7 +127,7 @@ def sliding_loss(
 
 
 def windows_of(index: int, span: Span, context: int, stride: int) -> Iterator[Window]:
-    """Yield the windows of one text, in order. Each target is scored in the first window that reaches it."""
+    """Yield the windows of one text, in order. Each target is scored in the first window that contains it."""
     predictions = span.tokens - 1
     done = span.given - 1  # prediction i is that of token i + 1
     for begin in range(0, predictions, stride):

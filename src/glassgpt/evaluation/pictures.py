@@ -153,7 +153,7 @@ def _draw_texts(axes: Any, blocks: Sequence[tuple[str, str]], height: float) -> 
 
 
 def _lines(text: str) -> float:
-    """Return the height of a text in lines: its name above it, and half a line of space below."""
+    """Return the height of a block in lines: name, text, and half a line of space below."""
     return text.count("\n") + 2.5
 
 

@@ -1,4 +1,4 @@
-"""All metrics of a set of texts, and their display."""
+"""All metrics of a set of texts, and how they are displayed."""
 
 from __future__ import annotations
 

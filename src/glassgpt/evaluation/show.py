@@ -95,7 +95,7 @@ def validation_json(validation: ValidationLoss) -> dict[str, Any]:
 
 
 def _finite_or_none(value: float) -> float | None:
-    """JSON has neither NaN nor infinity."""
+    """Return None for NaN and infinity, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
@@ -150,7 +150,7 @@ def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) 
 
 
 def heading(name: str) -> str:
-    """Break the name of settings into short lines: `temperature=0.7` above `+top_p=0.9`."""
+    """Break the name of a set of settings into short lines: `temperature=0.7` above `+top_p=0.9`."""
     return name.replace("+", "\n+") if "=" in name else name
 
 

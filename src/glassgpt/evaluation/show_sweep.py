@@ -100,7 +100,7 @@ def _show_validation(found: Sweep) -> None:
 
 
 def _conclusion(validation: SweepValidation) -> str:
-    """Return whether the winner of the search also wins on the other prompts."""
+    """Describe whether the winner of the search also wins on the other prompts."""
     found, best = validation.settings[0], min(validation.settings, key=lambda each: each.score)
     if best.score < found.score:
         return f"On these, {NAMES[best.name]} do better: use them, or search on more --prompts."

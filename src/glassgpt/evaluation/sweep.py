@@ -83,7 +83,7 @@ class ValidatedSettings:
 
 @dataclass(frozen=True)
 class SweepValidation:
-    """The winner against the alternatives without a search, on prompts that the search did not use.
+    """The winner compared with the preset and the defaults, on prompts that the search did not use.
 
     The best of many candidates on some prompts is partly the luckiest; only other prompts show how good it is.
 
@@ -166,7 +166,7 @@ def plan_rounds(candidates: int, prompts: int, budget: int) -> list[Round]:
 
 
 def count_with_validation(count: int) -> int:
-    """Return how many prompts to select for a search on `count` of them: half as many again for validation."""
+    """Return the number of prompts to select for a search on `count` of them: half as many again for validation."""
     return count + count // 2
 
 
@@ -232,7 +232,7 @@ def sweep(
 
 
 def _kept_options(purpose: str) -> dict[str, Any]:
-    """Return the rest of the preset: stop conditions, length and other options that are not searched."""
+    """Return the options of the preset that are not searched, such as stop conditions and length."""
     return {name: value for name, value in load_generation_preset(purpose).items() if name not in SEARCHED}
 
 

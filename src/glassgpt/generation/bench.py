@@ -200,7 +200,7 @@ class _EndlessTokenizer:
 
 
 def endless_tokenizer(model: LanguageModel) -> Tokenizer:
-    """Return a substitute for the tokenizer of a model whose speed is measured."""
+    """Return a substitute for the tokenizer of a model, for measuring its speed."""
     return cast(Tokenizer, _EndlessTokenizer(model.config.vocab_size))
 
 

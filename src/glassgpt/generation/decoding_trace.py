@@ -131,7 +131,7 @@ def trace_decoding(
     *,
     top: int,
 ) -> DecodingTrace:
-    """Return what each token of a sample was chosen from.
+    """Return the candidates of each token of a sample.
 
     Args:
         model: that generated it.
@@ -182,7 +182,7 @@ def _stages(logits: Tensor, processors: Sequence[LogitsProcessor], histories: Se
 
 
 def _views(prompt: int, output: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """Group the tokens of an output by what had been dropped from the context when they were generated.
+    """Group the tokens of an output by the number of tokens dropped from the context when they were generated.
 
     Args:
         prompt: number of tokens in the prompt.

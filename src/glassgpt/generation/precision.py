@@ -1,4 +1,4 @@
-"""Prepare a model for fast generation on its device: precision of the weights, and on a CPU the kernel.
+"""Prepare a model for fast generation on its device: the precision of its weights and, on a CPU, the kernel.
 
 `auto` uses exact kernels on a CPU. int8 and bfloat16 change the results a little, so a CPU uses them only on request;
 `evaluation.precision_cost` measures what they cost. A CUDA GPU is the exception: models are trained in bfloat16 there,
@@ -26,7 +26,7 @@ DEVICE_PRECISIONS: dict[str, tuple[Precision, ...]] = {
 
 
 def prepare_for_decoding(model: LanguageModel, precision: Precision = "auto", *, batch_size: int = 1) -> LanguageModel:
-    """Return a copy of the model that generates fastest on its device.
+    """Return a copy of the model, optimized for generation on its device.
 
     The copy computes what the model does now; it cannot be trained and does not follow later training. On a CPU it
     shares embeddings and norms with the model. Delete the model to free the matrices that were packed.

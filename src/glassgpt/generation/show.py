@@ -1,4 +1,4 @@
-"""Printing of generated text, probabilities and speed. Everything printed here was computed elsewhere."""
+"""Print generated text, probabilities and speed. Everything printed here is computed elsewhere."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _is_changed(candidate: TokenCandidate, at: int) -> bool:
 
 
 def format_token(tokenizer: Tokenizer, token: int) -> str:
-    """Return a token's text in quotes, so that spaces are visible; bytes that are not a whole character in hex."""
+    """Return a token's text in quotes, so that spaces are visible; incomplete characters in hex."""
     raw = tokenizer.token_bytes(token)
     if token == tokenizer.end_of_text:
         return raw.decode()

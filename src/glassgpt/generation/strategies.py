@@ -61,7 +61,7 @@ def generate_samples(
 def _search(
     prompts: Prompts, width: int, search: Callable[[Prompts], Sequence[Sequence[Sample]]]
 ) -> Iterator[list[Sample]]:
-    """Search for a few prompts at a time, so that the first texts need not wait for all others."""
+    """Search for a few prompts at a time, so that the first texts do not wait for all others."""
     count = prompts_per_batch(width)
     for start in range(0, len(prompts), count):
         for samples in search(prompts[start : start + count]):
@@ -114,7 +114,7 @@ def strategy_defaults(strategy: DecodingStrategy | StrategyOptions | None) -> di
 
 
 def decode_batch_size(texts: int, strategy: StrategyOptions | None) -> int:
-    """Return the tokens per forward pass for which the weights should be prepared.
+    """Return the number of tokens per forward pass to prepare the weights for.
 
     Args:
         texts: prompts times samples.

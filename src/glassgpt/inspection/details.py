@@ -72,7 +72,7 @@ def units(trace: Trace, layer: int, position: int) -> dict[str, Any]:
 
 
 def unit(trace: Trace, layer: int, position: int, unit: int) -> dict[str, Any]:
-    """Return the same as `units` for one hidden unit."""
+    """Return the information of `units` for one hidden unit."""
     found = torch.tensor([unit], device=trace["tokens"].device)
     return {"units": _units(trace, layer, position, found, unit_vectors(trace, layer, position, found))}
 

@@ -1,4 +1,4 @@
-"""The activations of a model as a trace sees them: those its architecture declares, preceded by the text itself.
+"""The activations in a trace of a model: those its architecture declares, preceded by the text itself.
 
 Architectures declare their activations and hook points in their own files, see `LanguageModel.activations`.
 """
@@ -41,7 +41,7 @@ def hook_points(activations: Mapping[str, Activation]) -> Iterator[tuple[str, Ho
 
 
 def axis_sizes(config: ModelConfig, n_bytes: int, n_tokens: int) -> dict[Axis, int]:
-    """Return the length of each axis of the activations that are not captured."""
+    """Return the axis sizes of the activations that are computed instead of captured."""
     return {
         "byte": n_bytes,
         "position": n_tokens,

@@ -25,7 +25,7 @@ MAX_RESPONSE_VALUES = 1 << 22
 
 
 def overview(trace: Trace) -> dict[str, Any]:
-    """Return what the page shows first, and the names of everything it can request, as JSON values (NaN as None).
+    """Return the initial content of the page and the names of everything it can request, as JSON values (NaN as None).
 
     Keys: `text`, `model` (its configuration), `tokenizer` (its fingerprint), `tokens` (id, piece, bytes), `pretokens`
     (start, bytes, merges, tokens), `tensors` (see `ActivationDescription`), `replaceable` (names of patchable activations),
@@ -102,6 +102,6 @@ def _description_json(trace: Trace, name: str) -> dict[str, Any]:
 
 
 def source_reference(function: Callable[..., Any]) -> str:
-    """Return where a function is defined, as the page shows it: `glassgpt/model/attention.py:78–82`."""
+    """Return the source location of a function as shown on the page: `glassgpt/model/attention.py:78–82`."""
     source = source_of(function)
     return f"{source.file}:{source.first}–{source.last}"

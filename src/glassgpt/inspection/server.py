@@ -1,4 +1,4 @@
-"""HTTP server of the page: local only, and behind an unguessable address.
+"""HTTP server of the page: local only, at an unguessable address.
 
 Every request is checked for its Host header (against DNS rebinding), its Origin (against pages of other sites) and a random
 token in the path (against other users of the machine).

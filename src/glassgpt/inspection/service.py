@@ -177,7 +177,7 @@ class InspectionService:
 def page_overview(
     found: Trace, options: GenerationOptions, runs: Sequence[str] = ("",), steps: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """Return the `overview`, and what else the page needs from the start.
+    """Return the `overview` and everything else that the page needs at the start.
 
     Additional keys: `written`, the number of generated tokens; `options`, the initial values of `ADJUSTABLE_OPTIONS`;
     `runs`, the names of the runs; `steps` that have a checkpoint; `places`, the source locations of the details.

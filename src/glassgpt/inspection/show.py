@@ -1,4 +1,4 @@
-"""Display for `glassgpt inspect --text`: a text on its way through a model, in 80 columns."""
+"""Terminal output of `glassgpt inspect --text`: a text's path through a model, in 80 columns."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _page_data(found: Trace, checkpoints: CheckpointTraces | None) -> dict[str, 
 
 
 def _view(key: str, found: Trace, arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return one trace under the id by which the page knows it."""
+    """Return the overview of a trace under the id that the page uses for it."""
     details = {_key(what, arguments): detail(found, what, arguments) for what, arguments in _details(found)}
     return {"id": key, "overview": page_overview(found, found.options), "arrays": arrays, "details": details}
 
@@ -96,7 +96,7 @@ def _view(key: str, found: Trace, arrays: dict[str, Any]) -> dict[str, Any]:
 def _earlier(
     checkpoints: CheckpointTraces | None, arrays: Mapping[str, Any], left_out: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the checkpoints' views by step, and what is left out: all of them unless every one fits."""
+    """Return the overviews of the checkpoints by step, or the note that they were left out if not all of them fit."""
     if checkpoints is None or not checkpoints.steps:
         return {}, []
     size = sum(math.prod(each["shape"]) for each in arrays.values())
@@ -186,7 +186,7 @@ def _standalone(data: str) -> str:
 
 
 def _joined() -> str:
-    """Return the modules as one script, each in a function that returns its exports."""
+    """Join the modules into one script, each in a function that returns its exports."""
     return "\n".join(["const modules = {};", *map(_scope, PAGE_MODULES)])
 
 

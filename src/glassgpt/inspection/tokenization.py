@@ -63,7 +63,7 @@ class PreToken:
 
 
 def pretokens(tokenizer: Tokenizer, text: str) -> list[PreToken]:
-    """Return how a text is split and merged; a tokenizer that does not merge gives the whole text as one part.
+    """Return the pre-tokens of a text with their merges; without merges, the whole text is one pre-token.
 
     Raises:
         TokenizerError: the text contains a lone surrogate.

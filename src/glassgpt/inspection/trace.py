@@ -84,7 +84,7 @@ class ActivationDescription:
 
 
 class Intervention(Protocol):
-    """A change to the forward pass; see `inspection.interventions`."""
+    """A modification of the forward pass; see `inspection.interventions`."""
 
     def edits(self, trace: Trace) -> Iterable[ActivationEdit]:
         """Return the edits for a forward pass like that of `trace`.
@@ -171,7 +171,7 @@ class Trace:
         return found
 
     def describe(self, name: str) -> ActivationDescription:
-        """Describe an activation without computing it.
+        """Return the description of an activation without computing it.
 
         Raises:
             InspectionError: there is no such activation.
@@ -233,7 +233,7 @@ class Trace:
         return Trace(self.model, self.tokenizer, self.tokens, self.text, self.options, applied, self, self.n_generated)
 
     def difference(self, name: str) -> Tensor:
-        """Return what the interventions changed: this trace's tensor minus that of its base, in float32.
+        """Return the change caused by the interventions: this trace's tensor minus that of its base, in float32.
 
         Raises:
             InspectionError: this trace has no interventions, or there is no such activation.
@@ -360,7 +360,7 @@ def _distribution(processors: Sequence[LogitsProcessor], vocab_size: int, n_gene
 
 @cache
 def source_of(function: Callable[..., object]) -> SourceLocation:
-    """Return where a function or class of this package is defined."""
+    """Return the source location of a function or class of this package."""
     lines, first = inspect.getsourcelines(function)
     path = Path(inspect.getfile(inspect.unwrap(function)))
     return SourceLocation(_display_path(path), first, first + len(lines) - 1)

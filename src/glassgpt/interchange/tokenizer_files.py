@@ -170,7 +170,7 @@ def _sentencepiece_json(tokenizer: Tokenizer) -> Json:
 
 
 def _is_special(backend: Any, token: int) -> bool:
-    """Return whether a token's name is not its text: bytes and the unknown token."""
+    """Return whether a token's name differs from its text, as for bytes and the unknown token."""
     return backend.is_unknown(token) or backend.is_byte(token)
 
 

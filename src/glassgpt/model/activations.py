@@ -1,4 +1,4 @@
-"""Building blocks for `LanguageModel.activations`: what a pre-norm transformer block computes, and helpers to declare it.
+"""Helpers for `LanguageModel.activations`: declare the tensors that a pre-norm transformer block computes.
 
 An architecture file declares its embedding, its queries, keys and values, and its head; the rest of a block is the same
 for all architectures made of `transformer.Block` and is declared here.

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: the only place that knows kernels, and its readable reference implementation.
+"""Scaled dot-product attention: the only place that selects kernels, and a readable reference implementation.
 
 Every architecture calls an `AttentionFunction` that is chosen when the model is built: `attend` lets PyTorch pick
 the fastest kernel, `attend_readable` writes the formula out. A test checks that they agree.

@@ -28,7 +28,7 @@ class KVCache(CacheStorage):
             raise IndexError(f"{longest} cached + {n_tokens} new tokens exceed the cache of {self.capacity}")
         self._n_new = n_tokens
         self._extent = longest + n_tokens  # number of keys that attention reads, S
-        # Slots of equal length are the common case (one sequence, or a batch from the start). All new tokens then have
+        # Slots of equal length are the common case (one sequence, or a batch at its start). All new tokens then have
         # the same positions, one slice stores them, and plain causal order needs no mask.
         self._uniform = int(self._lengths.min()) == longest
         device = self._keys.device
@@ -44,7 +44,7 @@ class KVCache(CacheStorage):
         return self._positions
 
     def mask(self, window: int = 0) -> Tensor | None:
-        """Return the (B, 1, T, S) bool mask, True where a new token may attend; None if plain causal order suffices.
+        """Return the (B, 1, T, S) bool mask, True where a new token may attend; None for plain causal attention.
 
         Args:
             window: number of most recent positions a token attends to, including its own; 0 means all.

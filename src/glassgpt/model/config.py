@@ -1,4 +1,4 @@
-"""The shape of a model as plain data. Does not import torch, so that configurations can be read and checked alone."""
+"""The shape of a model as plain data. Does not import torch, so that configurations can be read and checked quickly."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ModelConfig:
         return 0 if is_full else self.window
 
     def same_shape(self, other: ModelConfig) -> bool:
-        """Return whether weights of one configuration fit the other."""
+        """Return whether weights of one configuration fit another."""
         return all(getattr(self, name) == getattr(other, name) for name in SHAPE_FIELDS)
 
     def problems(self) -> list[str]:

@@ -46,7 +46,7 @@ class HookPoint:
 
     @property
     def location(self) -> HookLocation:
-        """Return the module and the side to hook."""
+        """Return the module to hook, and whether its input or output."""
         return self.module, self.side
 
 

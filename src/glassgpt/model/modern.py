@@ -1,4 +1,4 @@
-"""The recipe that trains a small GPT fastest, without tricks that are fragile.
+"""The recipe that trains a small GPT fastest, without fragile tricks.
 
 Differences from GPT-2, each with its source: rotary instead of learned positions (Su et al. 2021); RMSNorm without
 gains (Zhang and Sennrich 2019), also on queries and keys (Henry et al. 2020); squared ReLU (So et al. 2021);

@@ -72,7 +72,7 @@ class LanguageModel(nn.Module, ABC):
         return {}
 
     def _initialize(self) -> None:
-        """Draw embeddings and matrices from a normal distribution, zero the biases, leave norm gains at 1."""
+        """Initialize embeddings and matrices from a normal distribution and biases to zero; leave norm gains at 1."""
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 if name.endswith("bias"):

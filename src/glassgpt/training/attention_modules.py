@@ -1,4 +1,4 @@
-"""The attention modules of a model, and the function that each of them attends with."""
+"""The attention modules of a model, and their attention functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def attention_modules(model: LanguageModel) -> list[Any]:
 
 
 def set_attention(model: LanguageModel, attend: AttentionFunction) -> None:
-    """Let every block attend with this function; a compiled model is compiled again."""
+    """Set the attention function of every block; a compiled model is recompiled."""
     for module in attention_modules(model):
         module.attend = attend
     torch.compiler.reset()
@@ -26,7 +26,7 @@ def set_attention(model: LanguageModel, attend: AttentionFunction) -> None:
 
 @contextmanager
 def reference_attention(model: LanguageModel) -> Generator[None]:
-    """Compute attention with its readable reference implementation within a block."""
+    """Use the readable reference implementation of attention within a `with` block."""
     kept = [(module, module.attend) for module in attention_modules(model)]
     for module, _ in kept:
         module.attend = attend_readable

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is steadier than the weights and often better."""
+"""An exponential moving average of the weights, which is less noisy than the weights and often better."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Generator[None]:
-        """Use the average as the model's weights within a block."""
+        """Use the average as the model's weights within a `with` block."""
         self._swap()
         try:
             yield

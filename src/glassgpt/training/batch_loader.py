@@ -1,4 +1,4 @@
-"""Bring batches to the device without making it wait.
+"""Move batches to the device without stalling it.
 
 If the whole text fits on a GPU next to the model, it is kept there, and a batch is one gather. Otherwise the next
 batches are read and pinned in a background thread while the GPU works.
@@ -25,14 +25,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class BatchLoader(Protocol):
-    """Loads batches; `batches.position` counts what was returned, not what was prefetched."""
+    """Loads batches; `batches.position` counts returned batches, not prefetched ones."""
 
     def next(self, batch_size: int) -> Batch:
         """Return the next inputs and targets, each (batch_size, context_length) int64 on the device."""
         ...
 
     def reset(self) -> None:
-        """Forget what was prefetched: the position in the data or the batch size is about to change."""
+        """Discard prefetched batches: the position in the data or the batch size is about to change."""
         ...
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ def build_batch_loader(batches: Batches, device: torch.device) -> BatchLoader:
 
 
 class DirectLoader:
-    """Reads a batch, then moves it: the readable reference implementation of the others."""
+    """Reads a batch, then moves it to the device: the readable reference implementation."""
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
         self._batches, self._device = batches, device
@@ -121,7 +121,7 @@ class PrefetchingLoader:
         return inputs.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
     def reset(self) -> None:
-        """See `BatchLoader`. Nothing is lost: `batches.position` is behind the last batch that was returned."""
+        """See `BatchLoader`. Nothing is lost: `batches.position` is right after the last returned batch."""
         for _, _, reading in self._prefetched:
             reading.cancel()
         self._prefetched.clear()

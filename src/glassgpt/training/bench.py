@@ -66,7 +66,7 @@ class TrainingSpeed:
 
 
 def random_tokens(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
-    """Return random tokens: training on them takes as long as on any text."""
+    """Return random tokens, which take as long to train on as any text."""
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     return TokenArray([np.random.default_rng(seed).integers(vocab_size, size=count, dtype=dtype)])
 
@@ -140,7 +140,7 @@ def _measure(train_step: TrainStep, config: TrainerConfig, steps: int, warmup_st
 
 
 def _ends_of_steps(train_step: TrainStep, config: TrainerConfig, device: torch.device, steps: int) -> list[float]:
-    """Return the time in seconds at which each of `steps` + 1 steps was done, on the device's clock if it has one."""
+    """Return the time in seconds at which each of `steps` + 1 steps ended, on the device's clock if it has one."""
     if device.type != "cuda":
         ends: list[float] = []
         for _ in range(steps + 1):
@@ -158,7 +158,7 @@ def _ends_of_steps(train_step: TrainStep, config: TrainerConfig, device: torch.d
 
 
 def _queue(train_step: TrainStep, config: TrainerConfig) -> None:
-    """Queue a step, as training does.
+    """Queue a step as in training.
 
     Raises:
         torch.OutOfMemoryError: memory ran out.

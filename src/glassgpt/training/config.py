@@ -250,7 +250,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Everything that a `Trainer` is configured with."""
+    """The configuration of a `Trainer`."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -1,4 +1,4 @@
-"""Bit-equal training on a GPU: two runs with the same seed, or a run and its resumption, end with the same weights.
+"""Bit-equal training on a GPU: two runs with the same seed, or a resumed run, end with the same weights.
 
 On a CPU training is deterministic as it is. On a GPU PyTorch's strict mode (`torch.use_deterministic_algorithms`)
 makes every operation so, but it rules out cuDNN's attention, whose backward pass is not deterministic as PyTorch
@@ -31,7 +31,7 @@ def set_cublas_workspace() -> None:
 
 @contextmanager
 def deterministic_algorithms() -> Generator[None]:
-    """Context in which every PyTorch operation is deterministic or raises an error; see `set_cublas_workspace`."""
+    """Context manager in which every PyTorch operation is deterministic or raises an error; see `set_cublas_workspace`."""
     set_cublas_workspace()
     import torch._inductor.config as inductor
 
@@ -67,7 +67,7 @@ def has_cudnn_attention(device: torch.device, head_dim: int = 64) -> bool:
 def attend_deterministic(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0
 ) -> Tensor:
-    """Attention as `attend` computes it, with cuDNN's deterministic backward pass where it applies.
+    """Compute the attention of `attend`, with cuDNN's deterministic backward pass where it applies.
 
     It applies to causal attention in 16 bits without dropout, the case of training; everything else goes to `attend`,
     which in strict mode uses deterministic kernels too. Shapes: see `AttentionFunction`.

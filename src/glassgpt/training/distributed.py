@@ -1,4 +1,4 @@
-"""Several processes that train one model: which of them this is, and what they exchange.
+"""Distributed training: the rank of this process, and collective operations.
 
 `torchrun` starts them and numbers them; the rest is torch.distributed. With a single process all of this costs
 nothing and does nothing.
@@ -32,7 +32,7 @@ TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together.
+    """The rank of this process and collectives over all ranks.
 
     Attributes:
         rank: number of this process; the first is 0.
@@ -73,13 +73,13 @@ class DistributedContext:
         return values
 
     def barrier(self) -> None:
-        """Wait until all ranks have got here."""
+        """Wait until all ranks have reached this point."""
         if self.world_size > 1:
             torch_distributed.barrier()
 
 
 def distributed_from_environment() -> DistributedContext:
-    """Return which process this is, from the environment variables that `torchrun` sets."""
+    """Return the distributed context from the environment variables that `torchrun` sets."""
     if not launched_by_torchrun():
         return DistributedContext()
     return DistributedContext(
@@ -89,7 +89,7 @@ def distributed_from_environment() -> DistributedContext:
 
 @contextmanager
 def process_group(device: torch.device) -> Generator[DistributedContext]:
-    """Join the other ranks for the time of the block, over NCCL between GPUs and over Gloo between CPUs.
+    """Join the process group for the duration of a `with` block: NCCL between GPUs, Gloo between CPUs.
 
     Raises:
         LostRankError: another rank has died, so this one cannot go on.
@@ -115,17 +115,17 @@ def process_group(device: torch.device) -> Generator[DistributedContext]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return the whole of a tensor that may be sharded over the ranks; all ranks must call."""
+    """Return the full tensor of one that may be sharded. Must be called on all ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """Return this rank's shard of a tensor, detached; the whole tensor if it is not sharded."""
+    """Return this rank's shard of a tensor, detached; the full tensor if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data
 
 
 def full_tensors(shards: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-    """Return whole tensors from this rank's shards, which are sharded as those in `like`; all ranks must call."""
+    """Gather full tensors from this rank's shards, sharded like those in `like`. Must be called on all ranks."""
     return [
         DTensor.from_local(shard, own.device_mesh, own.placements, shape=own.shape, stride=own.stride()).full_tensor()
         if isinstance(own, DTensor)
@@ -135,14 +135,14 @@ def full_tensors(shards: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tenso
 
 
 def local_shards(tensors: Tensor, like: Sequence[Tensor]) -> Tensor:
-    """Return this rank's shards of whole tensors (N, …), sharded as those in `like`."""
+    """Return this rank's shards of full tensors (N, …), sharded like those in `like`."""
     if not isinstance(like[0], DTensor):
         return tensors
     return torch.stack([local_tensor(shard_like(tensor, own)) for tensor, own in zip(tensors, like, strict=True)])
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Any:
-    """Return a whole tensor sharded over the ranks as `like` is, if that is sharded."""
+    """Return a full tensor sharded like `like`, or unchanged if that is not sharded."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

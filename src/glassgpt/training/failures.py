@@ -1,4 +1,4 @@
-"""The errors that end a training, with advice on how to go on."""
+"""The errors that end training, with advice on how to continue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from glassgpt.training.run_folder import RunFolder
 
 
 def diverged(step: int, what: str, train: TrainConfig, run: RunFolder, advice: str = "") -> TrainingDivergedError:
-    """Return the error for a training that diverged.
+    """Return the error for training that diverged.
 
     Args:
         step: the step.
@@ -30,7 +30,7 @@ def diverged(step: int, what: str, train: TrainConfig, run: RunFolder, advice: s
 def out_of_memory(
     outcome: OutOfMemory, plan: MemoryPlan, batch_size: int, run: RunFolder, dist: DistributedContext
 ) -> MemoryExhaustedError:
-    """Return the error for a training that does not fit into memory.
+    """Return the error for training that does not fit into memory.
 
     Args:
         outcome: of the step.

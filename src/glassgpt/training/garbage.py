@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept from stopping the host inside a training step."""
+"""Keep Python's garbage collector from pausing the host inside a training step."""
 
 from __future__ import annotations
 

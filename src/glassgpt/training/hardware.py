@@ -1,4 +1,4 @@
-"""The hardware that a model is trained on: device, precision, attention kernels, peak FLOP/s."""
+"""The training hardware: device, precision, attention kernels, peak FLOP/s."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Hardware:
 
     @contextmanager
     def kernels(self) -> Generator[None]:
-        """Context in which attention tries the kernels in the order of their speed, deterministic ones only if asked."""
+        """Context manager in which attention tries kernels from fastest to slowest; only deterministic ones if requested."""
         with (
             sdpa_kernel(list(ATTENTION_ORDER), set_priority=True) if self.device.type == "cuda" else nullcontext(),
             deterministic_algorithms() if self.deterministic else nullcontext(),
@@ -90,7 +90,7 @@ class Hardware:
         return attend_deterministic if self.deterministic and has_cudnn_attention(self.device, head_dim) else attend
 
     def attention_kernel(self, model: ModelConfig) -> str:
-        """Return the kernel that attention over the whole context uses: `cudnn`, `flash`, `efficient`, `math`, …
+        """Return the kernel that attention over the full context uses: `cudnn`, `flash`, `efficient`, `math`, …
 
         It is found by running attention once and recording the operation that PyTorch dispatches to.
         """

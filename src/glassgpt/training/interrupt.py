@@ -24,7 +24,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(on_request: Callable[[], None]) -> Generator[StopRequest]:
-    """Handle the signals within a block; afterwards the previous handlers are back.
+    """Handle the signals within a `with` block, then restore the previous handlers.
 
     Outside the main thread Python delivers no signals; there the request never comes.
 

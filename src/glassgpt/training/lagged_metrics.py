@@ -38,7 +38,7 @@ class LaggedMetrics(Generic[T]):
         return previous
 
     def pop(self) -> tuple[T, list[float]] | None:
-        """Wait for the newest step and return it with its scalars; None if it was returned already."""
+        """Wait for the newest step and return it with its scalars; None if it was already returned."""
         if self._pending is None:
             return None
         (step, host, event), self._pending = self._pending, None
@@ -47,5 +47,5 @@ class LaggedMetrics(Generic[T]):
         return step, host.tolist()
 
     def clear(self) -> None:
-        """Forget the newest step: it was undone."""
+        """Discard the newest step: it was undone."""
         self._pending = None

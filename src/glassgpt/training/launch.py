@@ -21,12 +21,12 @@ def launched_by_torchrun() -> bool:
 
 
 def restarted_by_torchrun() -> bool:
-    """Return whether `torchrun` has started this process again after a rank was lost."""
+    """Return whether `torchrun` restarted this process after a rank was lost."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def exit_process(exit_code: int) -> NoReturn:
-    """End this process. One of several is ended at once: everything is written and closed by now.
+    """End this process. With several ranks, skip Python's cleanup: everything is written and closed by now.
 
     Gloo's threads were seen to keep a finished rank alive for half a minute while the interpreter shut down, about
     once in five times.

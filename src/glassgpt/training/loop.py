@@ -52,7 +52,7 @@ class TrainingResult:
 
 
 class Trainer(TrainingRun):
-    """Trains a model on a dataset into a run folder; see `TrainingRun` for the arguments."""
+    """Trains a model on a dataset and writes a run folder; see `TrainingRun` for the arguments."""
 
     def run(self) -> TrainingResult:
         """Train until `max_steps`, or until early stopping or the user ends it.
@@ -122,7 +122,7 @@ class Trainer(TrainingRun):
         return self._result(validation or self.validate())
 
     def _take_step(self) -> bool:
-        """Run one optimizer step; return False if it does not count and has to be run again."""
+        """Run one optimizer step; return False if it does not count and must be repeated."""
         start = time.perf_counter()
         step = self.state.step + 1
         stop_requested = self.stop_request.signal_number is not None
@@ -153,7 +153,7 @@ class Trainer(TrainingRun):
         return True
 
     def _handle(self, outcome: Skipped | OutOfMemory) -> bool:
-        """Ask the policy about a step that was not applied, and act; return False if the run was rolled back."""
+        """Ask the policy about a step that was not applied, and carry out its decision; return False if rolled back."""
         if isinstance(outcome, Skipped):
             self.any_rank_stops = outcome.stop_requested
         elif not outcome.can_retry:
@@ -181,14 +181,14 @@ class Trainer(TrainingRun):
         return not isinstance(decision, Rollback)
 
     def _report(self, applied: Applied) -> None:
-        """Pass the metrics of a step on to the observers."""
+        """Pass the metrics of a step to the observers."""
         self.any_rank_stops = applied.stop_requested
         metrics = self.throughput.metrics(applied, self.state.seconds)
         for observer in self.observers:
             observer.on_step(metrics)
 
     def _record_validation(self, validation: ValidationLoss) -> bool:
-        """Tell the observers of a validation; return whether it is the best so far.
+        """Notify the observers of a validation; return whether it is the best so far.
 
         Raises:
             TrainingDivergedError: its loss is not finite.
@@ -220,7 +220,7 @@ class Trainer(TrainingRun):
             observer.on_stop_request()
 
     def _stop_signal(self) -> int | None:
-        """Return the signal to stop by; several ranks stop at the same step, one after any of them was asked to."""
+        """Return the signal that requests a stop; all ranks stop at the same step, one after any of them received it."""
         if self.dist.world_size == 1:
             return self.stop_request.signal_number
         return (self.stop_request.signal_number or signal.SIGTERM) if self.any_rank_stops else None
@@ -253,7 +253,7 @@ class Trainer(TrainingRun):
         return failures.out_of_memory(outcome, step.memory_plan, step.batch_size, self.run_folder, self.dist)
 
     def _report_failure(self, error: Exception) -> None:
-        """Write down what ended the run, for whoever looks at its files later."""
+        """Record in the run's files what ended it."""
         details: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
         details["disk_full"] = is_disk_full(error)
         if isinstance(error, MemoryExhaustedError):

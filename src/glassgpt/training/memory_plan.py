@@ -1,4 +1,4 @@
-"""Ways to trade time for memory: smaller micro-batches, the loss in chunks, recomputed activations."""
+"""Trade time for memory: smaller micro-batches, the loss in chunks, recomputed activations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_CHUNK_TOKENS = 64
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The way a step computes its gradient. Every plan gives the same gradient, up to rounding.
+    """Settings that trade time for memory in a step. Every plan gives the same gradient, up to rounding.
 
     Attributes:
         micro_batch_size: sequences per forward pass.
@@ -27,7 +27,7 @@ class MemoryPlan:
     recompute_activations: bool
 
     def reduced(self, batch_size: int, context_length: int) -> MemoryPlan | None:
-        """Return the next plan that takes less memory, cheapest first, or None if there is none.
+        """Return the next cheapest plan that takes less memory, or None if there is none.
 
         Args:
             batch_size: sequences per step and rank, which the micro-batch size must divide.
@@ -44,7 +44,7 @@ class MemoryPlan:
         return None
 
     def resumed(self, train: TrainConfig, batch_size: int) -> MemoryPlan:
-        """Return this plan, taken from a checkpoint, for a run with `batch_size` sequences per step and rank.
+        """Adapt a plan from a checkpoint to a run with `batch_size` sequences per step and rank.
 
         It never takes more memory than the plan or the configuration asks for.
         """
@@ -57,7 +57,7 @@ class MemoryPlan:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as it stands in checkpoints and `events.jsonl`, where the micro-batch is `micro_rows`."""
+        """Return the plan as stored in checkpoints and `events.jsonl`, where the micro-batch size is `micro_rows`."""
         return {
             "micro_rows": self.micro_batch_size,
             "loss_chunk_tokens": self.loss_chunk_tokens,
@@ -66,5 +66,5 @@ class MemoryPlan:
 
     @classmethod
     def from_json(cls, plan: Mapping[str, Any]) -> MemoryPlan:
-        """Return the plan that `to_json` wrote."""
+        """Restore a plan from the result of `to_json`."""
         return cls(plan["micro_rows"], plan["loss_chunk_tokens"], plan["recompute_activations"])

@@ -56,7 +56,7 @@ def orthogonalize(matrices: Tensor, coefficients: Sequence[tuple[float, float, f
 
 
 def _look_ahead(averages: list[Tensor], gradients: list[Tensor], momentum: Tensor, skip: Tensor | None) -> list[Tensor]:
-    """Update the running averages in place; return them moved one step further towards the gradient (Nesterov).
+    """Update the momentum in place; return it moved one step further towards the gradient (Nesterov).
 
     Where `skip` is 1, the average takes the place of the gradient: so it stays as it is. The gradient cannot be
     multiplied by 0 instead, because 0 times NaN is NaN.
@@ -128,7 +128,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient; none, if the scalar `found_inf` is 1."""
+        """Update every matrix that has a gradient, or none if the scalar `found_inf` is 1."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -163,7 +163,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     def _orthogonal_parts(self, matrices: list[Tensor]) -> Tensor:
-        """Orthogonalize matrices into (N, rows, columns); each rank computes an equal part, and all get the whole."""
+        """Orthogonalize matrices into (N, rows, columns); each rank computes an equal part, then all parts are gathered."""
         each = -(-len(matrices) // self._dist.world_size)
         first = self._dist.rank * each
         mine = [matrices[min(i, len(matrices) - 1)] for i in range(first, first + each)]

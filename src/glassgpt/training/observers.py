@@ -1,4 +1,4 @@
-"""Observers of a training run: the loop notifies them of what happens; they cannot influence it.
+"""Observers of a training run: the loop notifies them of events; they cannot influence it.
 
 `Observer` is what displays, log files and monitors derive from. This module has the ones that write files; the
 display is in `glassgpt.training.show`.
@@ -48,19 +48,19 @@ class StepMetrics:
 
 
 class Probe(Protocol):
-    """Looks at weights and gradients from within a step. It must change neither, nor draw random numbers."""
+    """Reads weights and gradients within a step. It must change neither, nor consume random numbers."""
 
     def before_update(self, step: int) -> None:
-        """Called when gradients are complete and clipped, and weights are as in the forward pass."""
+        """Called when gradients are complete and clipped, before weights are updated."""
         ...
 
     def after_update(self, step: int) -> None:
-        """Called when weights are updated and there are no gradients any more."""
+        """Called after weights are updated and gradients are cleared."""
         ...
 
 
 class Observer:
-    """Ignores everything; override what you want to be notified of."""
+    """Base class that ignores everything; override the methods you need."""
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Called for each step, one step late, so that a GPU never waits for the host."""
@@ -72,16 +72,16 @@ class Observer:
         """Called after each checkpoint."""
 
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
-        """Called when something happened that a reader of the run should know."""
+        """Called at an event that a reader of the run should know about."""
 
     def on_rollback(self, step: int) -> None:
-        """Called when training goes on from an earlier step; the metrics of later steps no longer hold."""
+        """Called when training continues from an earlier step; the metrics of later steps are no longer valid."""
 
     def on_stop_request(self) -> None:
         """Called in the signal handler when the user asks to stop; the run stops at the next step boundary."""
 
     def close(self) -> None:
-        """Called when the loop ends, however it ends."""
+        """Called when the loop ends, for any reason."""
 
 
 class JsonlLogger(Observer):
@@ -127,7 +127,7 @@ class JsonlLogger(Observer):
         self._metrics = self._truncated(step)
 
     def _truncated(self, step: int) -> TextIO:
-        """Drop the metrics after a step; return the file, open for appending."""
+        """Truncate the metrics after a step; return the file, open for appending."""
         kept = [line for line in read_jsonl(self._run.metrics) if line["step"] <= step]
         write_atomically(self._run.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
         return open(self._run.metrics, "a", encoding="utf-8", opener=regular_only)

@@ -1,4 +1,4 @@
-"""Running out of memory in a step, on one process or on one of several."""
+"""Handle running out of memory in a step, in one process or on one of several ranks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OutOfMemoryGuard:
         self._steps_left = CAUTIOUS_STEPS
 
     def restart(self) -> None:
-        """Be cautious again: the memory plan has changed."""
+        """Defer the exchange again: the memory plan has changed."""
         self._steps_left = CAUTIOUS_STEPS
 
     @property
@@ -77,7 +77,7 @@ class OutOfMemoryGuard:
         return result
 
     def _average_gradients(self, model: nn.Module) -> None:
-        """Do what DDP does during the backward pass."""
+        """Average gradients over the ranks, as DDP does during the backward pass."""
         for parameter in model.parameters():
             if parameter.grad is not None:
                 self._dist.all_reduce_sum(parameter.grad.mul_(1 / self._dist.world_size))

@@ -83,7 +83,7 @@ Outcome = Applied | Skipped | OutOfMemory
 
 @dataclass(frozen=True)
 class Continue:
-    """Go on, after these changes if any.
+    """Continue training, after these changes if any.
 
     Attributes:
         quarantine: spans of training tokens, (first, end), to exclude from all further batches.
@@ -105,7 +105,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Rollback:
-    """Return to an earlier state of the run and go on from there with the data that would have come next.
+    """Return to an earlier state of the run and continue from there with the data that would have come next.
 
     Attributes:
         target: a verified checkpoint of this run, or its initial state.
@@ -147,14 +147,14 @@ class Policy:
         return Continue()
 
     def decide(self, outcome: Outcome | None) -> Decision:
-        """Called after each step with the outcome that became known by then; None if none did."""
+        """Called after each step with the outcome that became known, or None."""
         return Stop() if isinstance(outcome, Skipped | OutOfMemory) else Continue()
 
     def on_checkpoint(self, checkpoint: Path) -> None:
         """Called after each checkpoint."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the policy of a resumed run must remember, as JSON."""
+        """Return the state that the policy of a resumed run needs, as JSON."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The training loss as the train step calls it: wrapped for several ranks, compiled, with recomputed activations."""
+"""The training loss that the train step calls: wrapped for several ranks, compiled, with recomputed activations."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ParallelLoss:
         return self._loss(inputs, targets)
 
     def without_sync(self) -> AbstractContextManager[object]:
-        """Context for all micro-batches of a step but the last: gradients are accumulated, but not exchanged."""
+        """Context manager for all micro-batches of a step but the last: gradients are accumulated but not exchanged."""
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
         return _without_gradient_sync(self._loss) if self.is_sharded else nullcontext()
@@ -74,7 +74,7 @@ class ParallelLoss:
         return self._loss.chunk_tokens, self._recomputes
 
     def set_memory_options(self, loss_chunk_tokens: int, recompute_activations: bool) -> None:
-        """Trade time for memory, or back."""
+        """Trade time for memory, or undo it."""
         if (loss_chunk_tokens, recompute_activations) == self.memory_options:
             return
         self._loss.chunk_tokens = loss_chunk_tokens
@@ -113,6 +113,6 @@ def _without_gradient_sync(module: nn.Module) -> Generator[None]:
 
 
 def _keep_only_input(block: nn.Module) -> None:
-    """Let a block keep only its input, and recompute its activations in the backward pass (Chen et al. 2016)."""
+    """Make a block save only its input and recompute its activations in the backward pass (Chen et al. 2016)."""
     forward: Callable[..., Any] = block.forward
     block.forward = partial(checkpoint, forward, use_reentrant=False)

@@ -41,7 +41,7 @@ def restore_torch_rng(states: Mapping[str, Tensor], device: torch.device) -> Non
 
 @contextmanager
 def preserved_rng(device: torch.device) -> Generator[None]:
-    """Run a block and leave every generator as it was: those of Python, NumPy, and PyTorch on the CPU and on `device`."""
+    """Run a `with` block and then restore every generator: those of Python, NumPy, and PyTorch on the CPU and on `device`."""
     python_state, numpy_state, torch_states = random.getstate(), np.random.get_state(), capture_torch_rng(device)
     try:
         yield

@@ -38,7 +38,7 @@ class RunFolder:
 
     @property
     def abandoned(self) -> Path:
-        """Lines of `metrics.jsonl` whose steps a rollback has undone."""
+        """Lines of `metrics.jsonl` whose steps were undone by a rollback."""
         return self.path / "abandoned.jsonl"
 
     @property
@@ -48,7 +48,7 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """One JSON object per line: what happened to the run."""
+        """One JSON object per line: the events of the run."""
         return self.path / "events.jsonl"
 
     @property
@@ -114,7 +114,7 @@ class RunFolder:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSONL file, without a last line that a crash cut short; [] if the file does not exist."""
+    """Return the lines of a JSONL file, without a truncated last line; [] if the file does not exist."""
     if not path.is_file():
         return []
     lines = read_regular(path).split(b"\n")

@@ -20,7 +20,7 @@ from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 
 def print_training_setup(trainer: Trainer) -> None:
-    """Print what is about to be trained, on what, and how."""
+    """Print a summary of the model, the data and the hardware before training."""
     model, train = trainer.model, trainer.config.train
     parameters = sum(p.numel() for p in model.parameters())
     kernel = trainer.hardware.attention_kernel(model.config)
@@ -68,11 +68,11 @@ class ProgressDisplay(Observer):
             console.info(f"micro-batch of {details['rows']} of {details['of']} sequences, measured to fit into memory")
 
     def on_rollback(self, step: int) -> None:
-        """Stop the bar until training is back where it was."""
+        """Pause the bar until training has caught up."""
         self._steps_to_regain += max(0, self._last_step - step)
 
     def on_stop_request(self) -> None:
-        """Confirm the request at once, so that nobody asks twice in doubt."""
+        """Confirm the request at once, so that the user does not repeat it."""
         console.info("stopping after this step and saving; ask again to stop at once and lose what is unsaved")
 
 

@@ -1,4 +1,4 @@
-"""State to return to without a checkpoint: the host state before a step, and the weights before the first one."""
+"""State that can be restored without a checkpoint: the host state before a step, and the initial weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glassgpt.training.rng import TorchRngState
 
 @dataclass(frozen=True)
 class StepSnapshot:
-    """Everything that determines a step besides weights and optimizer tensors, which a skipped step does not change.
+    """All state that determines a step, except weights and optimizer tensors, which a skipped step does not change.
 
     Attributes:
         windows: position in the data.

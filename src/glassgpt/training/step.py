@@ -95,16 +95,16 @@ class TrainStep(TrainableModel):
         return outcome
 
     def finish(self) -> Applied | Skipped | None:
-        """Wait for the step queued last and return its outcome; None if it was returned already."""
+        """Wait for the last queued step and return its outcome; None if it was already returned."""
         return self._resolve(self._lagged.pop())
 
     def discard_queued(self) -> None:
-        """Forget the step queued last: the run is rolled back to before it."""
+        """Discard the last queued step: the run is rolled back to before it."""
         self._lagged.clear()
         self._halted.zero_()
 
     def run_and_wait(self, step: int, learning_rate: float) -> Applied | Skipped:
-        """Run a step and wait for its outcome, with none queued before it.
+        """Run a step and wait for its outcome; no step may be queued before it.
 
         Raises:
             torch.OutOfMemoryError: memory ran out.
@@ -147,14 +147,14 @@ class TrainStep(TrainableModel):
         return loss / self.dist.world_size, bad
 
     def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to the largest allowed global norm; return the norm before."""
+        """Clip the gradients to the maximum global norm; return the norm before clipping."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         # One norm over all parameters: clipping changes the length of the step, never its direction.
         return full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm))
 
     def _gate(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
-        """Set the flags that make optimizers keep the old weights; return 1 if this step is at fault, else 0.
+        """Set the flags that make optimizers keep the old weights; return 1 if this step is not finite, else 0.
 
         Loss and norm are the same on all ranks, so all ranks decide the same, without asking the host.
         """
@@ -165,7 +165,7 @@ class TrainStep(TrainableModel):
         return (~finite).float()
 
     def _update(self, step: int) -> None:
-        """Apply the gradients, or keep everything as it is where the gate says so; then drop the gradients."""
+        """Apply the gradients unless the gate is closed; then clear them."""
         for probe in self.probes:
             probe.before_update(step)
         for optimizer in self.optimizers:
@@ -179,7 +179,7 @@ class TrainStep(TrainableModel):
             probe.after_update(step)
 
     def _resolve(self, finished: tuple[QueuedStep, list[float]] | None) -> Applied | Skipped | None:
-        """Turn a finished step's scalars into its outcome. If it was skipped, let further steps be applied again."""
+        """Turn a finished step's scalars into its outcome. If it was skipped, reopen the gate for later steps."""
         if finished is None:
             return None
         queued, (loss, grad_norm, stop_requests, bad_micro_steps, at_fault) = finished

@@ -24,11 +24,11 @@ class Throughput:
         self._durations: deque[float] = deque(maxlen=WINDOW_STEPS)
 
     def add(self, seconds: float) -> None:
-        """Count a step that took so long."""
+        """Record the duration of a step."""
         self._durations.append(seconds)
 
     def metrics(self, applied: Applied, seconds: float) -> StepMetrics:
-        """Return what observers see of a step.
+        """Return the metrics of a step for observers.
 
         Args:
             applied: the step.

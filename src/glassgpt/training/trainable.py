@@ -1,4 +1,4 @@
-"""A model on its device with everything that training changes: optimizers, scaler, average, position in the data."""
+"""A model on its device with all state that training changes: optimizers, scaler, average, data position."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TrainableModel:
         self.probes: list[Probe] = []
 
     def snapshot(self) -> StepSnapshot:
-        """Return what determines the next step besides weights and optimizer tensors."""
+        """Return the state besides weights and optimizer tensors that determines the next step."""
         steps = tuple(group["steps"] for group in groups_with_step_counter(self.optimizers))
         return StepSnapshot(self.batches.position, capture_torch_rng(self.hardware.device), steps)
 
@@ -89,17 +89,17 @@ class TrainableModel:
             group["steps"] = steps
 
     def seek(self, windows: int) -> None:
-        """Go to a position in the data, counted in windows over all ranks."""
+        """Move to a position in the data, counted in windows over all ranks."""
         self.loader.reset()
         self.batches.seek(windows)
 
     @property
     def memory_plan(self) -> MemoryPlan:
-        """The current trade of time for memory."""
+        """The current memory plan."""
         return MemoryPlan(self.micro_batch_size, *self.loss.memory_options)
 
     def set_memory_plan(self, plan: MemoryPlan) -> None:
-        """Trade differently from the next step on. Its gradient stays the same, up to rounding.
+        """Set the memory plan from the next step on. The gradient stays the same, up to rounding.
 
         Raises:
             ValueError: the micro-batch size does not divide the batch size.

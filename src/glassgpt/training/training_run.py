@@ -1,4 +1,4 @@
-"""A run between two steps: what it consists of, and how it is saved, resumed, rolled back and changed."""
+"""The state of a run between two steps: validate, save, resume, roll back and change it."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ class TrainingRun:
         return scheduled * state.rate_scale * rising
 
     def emit(self, event: str, details: Mapping[str, object]) -> None:
-        """Tell all observers of an event."""
+        """Notify all observers of an event."""
         for observer in self.observers:
             observer.on_event(self.state.step, event, details)
 
     def save(self, *, is_best: bool = False) -> Path:
-        """Write a checkpoint and delete the ones that need not be kept. All ranks must call.
+        """Write a checkpoint and delete old ones. Must be called on all ranks.
 
         Args:
             is_best: let the pointer `best` name it.
@@ -132,7 +132,7 @@ class TrainingRun:
         return path
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from a verified checkpoint as if the run had never stopped.
+        """Continue from a verified checkpoint as if the run had never stopped.
 
         Raises:
             CheckpointError: it belongs to another model, other data, or another tokenizer.
@@ -156,7 +156,7 @@ class TrainingRun:
         self.state = state
 
     def roll_back(self, rollback: Rollback) -> None:
-        """Return to an earlier state and go on with the data that would have come next.
+        """Return to an earlier state and continue with the data that would have come next.
 
         Later checkpoints are set aside, so that a resumed run does not find them.
         """
@@ -197,7 +197,7 @@ class TrainingRun:
         self.state.quarantined = batches.quarantined
 
     def set_memory_plan(self, plan: MemoryPlan) -> None:
-        """Take less memory, or more, from the next step on; the batch and its gradient stay the same."""
+        """Set the memory plan from the next step on; the batch and its gradient stay the same."""
         self.train_step.set_memory_plan(plan)
         self.state.memory = plan.to_json()
 
@@ -218,7 +218,7 @@ class TrainingRun:
             torch.manual_seed(hash((self.config.seed, state.step, self.dist.rank)))
 
     def _load_initial(self, initial: InitialState) -> None:
-        """Return to the weights of the beginning, with optimizers that have done no step."""
+        """Return to the initial weights, with fresh optimizers."""
         initial.load_weights(self.model)
         for optimizer in self.train_step.optimizers:
             optimizer.state.clear()

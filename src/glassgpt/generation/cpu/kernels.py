@@ -1,4 +1,4 @@
-"""Ways to multiply few vectors by a large matrix on a CPU, which is where decoding spends its time.
+"""Kernels that multiply a few vectors by a large matrix on a CPU, where decoding spends most of its time.
 
 A kernel packs a matrix once and returns a function from vectors to products. All compute `F.linear(x, weight, bias)`
 from float32 to float32: exactly but for the order of sums, or, in bfloat16 and int8, approximately. The product of each
@@ -41,7 +41,7 @@ _ops: Any = torch.ops
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to multiply.
+    """A matrix multiplication kernel.
 
     Attributes:
         name: as shown to users.
@@ -57,7 +57,7 @@ class Kernel:
 
 
 def row_major(weight: Tensor, bias: Tensor | None) -> Product:
-    """Use `F.linear` with the given matrix itself: bit for bit what the model computes."""
+    """Use `F.linear` with the given matrix itself: bit-identical to the model."""
     return lambda x: F.linear(x, weight, bias)
 
 
@@ -126,7 +126,7 @@ def _int8(pack: IntegerPack, weight: Tensor, bias: Tensor | None) -> Product:
 
 @functools.cache
 def _input_levels(pack: IntegerPack) -> int:
-    """Return how finely inputs can be quantized on this processor.
+    """Return the largest quantized value of inputs on this processor.
 
     Without VNNI instructions, two products of 8-bit numbers are added in 16 bits, which the largest ones overflow;
     inputs are then limited to 7 bits. Multiplying the largest numbers shows whether that is so.

@@ -1,4 +1,4 @@
-"""Memory layout of large matrices during generation, and products with few vectors.
+"""Memory layout of large matrices during generation, and their products with a few vectors.
 
 Generating one text on a CPU reads every weight once per token and does little else, so its speed is that of memory.
 In row-major order, as PyTorch creates a matrix, the product with one vector is a dot product per row, which the

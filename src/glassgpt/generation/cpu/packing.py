@@ -45,7 +45,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedGPT2(GPT2):
-    """GPT-2 whose head has the embedding's values, packed for a kernel."""
+    """GPT-2 whose head is a copy of the embedding, packed for a kernel."""
 
     tied_head: PackedLinear
 
@@ -99,7 +99,7 @@ def choose_kernel(config: ModelConfig, precision: DecodingPrecision, batch_size:
 
 @functools.cache
 def _time_kernels(kernels: Sequence[Kernel], width: int, batch_size: int, threads: int) -> dict[str, float]:
-    """Return the milliseconds that each kernel takes for the same products, each product's minimum over the rounds."""
+    """Return the milliseconds that each kernel takes for the same products: for each, the minimum over the rounds."""
     count = max(1, min(MAX_TIMED_MATRICES, TIMED_ELEMENTS // (4 * width**2)))
     matrix = torch.linspace(-1, 1, 4 * width**2).view(4 * width, width)
     x = torch.linspace(-1, 1, batch_size * width).view(batch_size, width)

@@ -1,4 +1,4 @@
-"""One decoding step for a batch of sequences, and how their prompts get into the cache.
+"""One decoding step for a batch of sequences, and the prefill of their prompts.
 
 `StepwiseDecoder` is the readable reference implementation: model, logits processors, sampling, one after the other.
 The decoders in `gpu/` and `speculative.py` give the same tokens, faster, and are tested against it.
@@ -62,7 +62,7 @@ class ChunkedPrefill:
 
 
 class StepwiseDecoder:
-    """One token per sequence and call, with no step hidden.
+    """The reference decoder: one token per sequence and call, with every step in plain sight.
 
     Args:
         model: in evaluation mode.

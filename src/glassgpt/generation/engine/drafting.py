@@ -30,7 +30,7 @@ Draft = list[int]
 
 
 class DraftProposer(Protocol):
-    """Proposes the next tokens of sequences. Any proposal is allowed; a good one saves time."""
+    """Proposes the next tokens of sequences. The output does not depend on proposals; good ones save time."""
 
     def insert(self, slot: int, sequence: SequenceState) -> None:
         """Called when a sequence is put into a slot."""
@@ -46,7 +46,7 @@ class DraftProposer(Protocol):
 
 
 class PromptLookup:
-    """Proposes what followed earlier in the sequence's own prompt and output."""
+    """Proposes the tokens that followed an earlier occurrence of the last few tokens in the sequence."""
 
     def insert(self, slot: int, sequence: SequenceState) -> None:
         """Do nothing: prompt lookup keeps no state."""
@@ -63,7 +63,7 @@ class PromptLookup:
 
 
 def lookup_draft(tokens: Sequence[int], max_tokens: int) -> Draft:
-    """Return what followed the last three tokens, else two, else one, where they occurred before; empty if never.
+    """Return the tokens that followed an earlier occurrence of the last three tokens, else two, else one; maybe none.
 
     Of several occurrences, the latest that is followed by `max_tokens` tokens is used, else the earliest, which is
     followed by the most.
@@ -149,7 +149,7 @@ class DraftModel:
         return drafts
 
     def _catch_up(self, sequences: Sequence[SequenceState]) -> Tensor:
-        """Process the tokens that each slot lacks; return the logits after the last one: (B, V)."""
+        """Process the tokens missing from each slot; return the logits after the last one: (B, V)."""
         cache = self._cache.first_slots(len(sequences))
         kept = [
             self._valid_length(i, held, s) for i, (held, s) in enumerate(zip(cache.lengths, sequences, strict=True))
@@ -159,7 +159,7 @@ class DraftModel:
         return self._feed(cache, missing)
 
     def _valid_length(self, slot: int, held: int, sequence: SequenceState) -> int:
-        """Return how many of a slot's tokens are the sequence's; its last token is always processed again."""
+        """Return how many of a slot's tokens belong to the sequence; its last token is always processed again."""
         if not self._fits(sequence):
             return 0
         certain = held - len(self._processed_drafts[slot])

@@ -1,4 +1,4 @@
-"""The engine: requests in, tokens and text out, any number of requests at once.
+"""The engine: requests in, tokens and text out, any number of requests concurrently.
 
 `stream` and `generate` in `generate.py` run an `Engine` until it is idle. A server keeps one engine and submits
 requests as they arrive. The path of a token: `Engine.step` -> `Scheduler.step` -> `StepwiseDecoder.decode` (logits,
@@ -28,7 +28,7 @@ MAX_PREFILL_TOKENS = 4096
 
 
 class Engine:
-    """Generates many texts at once with continuous batching.
+    """Generates many texts concurrently with continuous batching.
 
     Args:
         model: in evaluation mode.
@@ -96,7 +96,7 @@ class Engine:
         return request.id
 
     def cancel(self, request: int) -> None:
-        """Stop generating for a request."""
+        """Cancel a request."""
         for sequence in [sequence for sequence in self._outputs if sequence.request.id == request]:
             self._finish(sequence)
 

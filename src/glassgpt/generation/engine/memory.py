@@ -1,4 +1,4 @@
-"""Running out of memory while generating: fewer sequences at a time, the same texts.
+"""Handle running out of memory during generation: fewer sequences at a time, the same texts.
 
 Noise depends on a sequence's position only, so a sequence that waits and is prefilled again loses nothing.
 """
@@ -65,7 +65,7 @@ class ShrinkingScheduler(Scheduler):
 
 
 def warn_of_smaller_batch(what: str, count: int, smaller: int) -> None:
-    """Log that memory ran out and how work goes on."""
+    """Log that memory ran out and that generation continues with a smaller batch."""
     _logger.warning("out of memory with %d %s at a time; continuing with %d (same texts)", count, what, smaller)
 
 

@@ -16,7 +16,7 @@ FinishReason = Literal["length", "stop", "end_of_text"]
 
 @dataclass(slots=True)
 class TokenChunk:
-    """One new token of a sample and the text that became final with it.
+    """A new token of a sample and the text that became final with it.
 
     Attributes:
         request: the request's id, as returned by `Engine.submit`.
@@ -59,7 +59,7 @@ class Sample:
 
 
 class OutputStream:
-    """Turns a sample's tokens into text and decides when it ends.
+    """Turns a sample's tokens into text and detects its end.
 
     Args:
         tokenizer: decodes the tokens.

@@ -1,4 +1,4 @@
-"""Prompts: from text to tokens that fit the context."""
+"""Encode prompts as tokens that fit the context."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _require_text(prompt: object) -> None:
 def token_limit(
     model: LanguageModel, prompt_tokens: int, options: GenerationOptions, capacity: int | None = None
 ) -> int:
-    """Return the most tokens that a sample may get: `max_tokens`, or what the context (or `capacity`) leaves."""
+    """Return the maximum number of new tokens of a sample: `max_tokens`, or fewer if the context (or `capacity`) is full."""
     if options.overflow == "re-prefill":
         return options.max_tokens
     # The last token is never fed back to the model, so a full context still yields one token more.

@@ -67,7 +67,7 @@ def sample(logits: Tensor, noise: Tensor | None) -> Tensor:
 def gumbel_sample(
     logits: Tensor, seed: int | Sequence[int], sequences: Sequence[int], positions: Sequence[int]
 ) -> Tensor:
-    """Sample from softmax(logits) for each sequence, making noise only for tokens that are still possible.
+    """Sample from softmax(logits) for each sequence, computing noise only for tokens that are still possible.
 
     Top-k and top-p leave a small part of the vocabulary. As each token's noise depends on nothing but its own id,
     skipping the impossible tokens changes no result.

@@ -20,7 +20,7 @@ from glassgpt.model.transformer import LanguageModel
 
 @dataclass(frozen=True)
 class PrefillBatch:
-    """Prompts that are prefilled together.
+    """A batch of prompts that are prefilled together.
 
     Attributes:
         prefill: None if there is nothing to process because every prompt is a single token.
@@ -32,7 +32,7 @@ class PrefillBatch:
 
 
 class Scheduler:
-    """Decides which sequences are prefilled and decoded, and collects their tokens.
+    """Decides which sequences are prefilled and decoded, and yields their tokens.
 
     Args:
         model: in evaluation mode.
@@ -92,7 +92,7 @@ class Scheduler:
                 self._prefilling = None
 
     def _start_prefill(self, free: int) -> PrefillBatch:
-        """Take the first waiting sequences, as many as there are free slots and as fit into one prefill."""
+        """Take as many waiting sequences as there are free slots and as fit into one prefill."""
         groups: dict[tuple[int, ...], list[SequenceState]] = {}
         longest = 0
         while self._waiting and free:
@@ -127,6 +127,6 @@ class Scheduler:
         sequence.n_evictions += 1
 
     def _preempt(self, sequence: SequenceState) -> None:
-        """Take an active sequence out of its slot and put it first in the queue."""
+        """Preempt an active sequence: free its slot and put it first in the queue."""
         self._free_slot(sequence)
         self._waiting.appendleft(sequence)

@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(eq=False)
 class SequenceState:
-    """One sample while it is generated.
+    """The state of one sample during generation.
 
     Attributes:
         request: the request that it belongs to.
@@ -78,7 +78,7 @@ class SequenceState:
 
     @property
     def is_full(self) -> bool:
-        """True if it has all tokens that it may get."""
+        """True if it has reached its maximum number of tokens."""
         return len(self.output_ids) >= self.request.max_new_tokens
 
     def fit_context(self, capacity: int) -> bool:

@@ -1,4 +1,4 @@
-"""Speculative decoding: cheap draft tokens, all verified by one pass of the model.
+"""Speculative decoding: cheap draft tokens, verified together in one forward pass of the model.
 
 Leviathan et al. 2023 and Chen et al. 2023 accept a draft token with a probability that preserves the model's
 distribution. Here noise is a function of (seed, position), so the token that the model samples at each position is
@@ -53,7 +53,7 @@ class AcceptanceStats:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens per sequence and pass of the model (1 without speculation); 0 if there was no pass."""
+        """Tokens per sequence and forward pass (1 without speculation); 0 before the first."""
         return 1 + self.accepted / self.passes if self.passes else 0.0
 
 
@@ -84,7 +84,7 @@ class SpeculativeDecoding:
 
 
 class SpeculativeDecoder:
-    """A decoder that yields all accepted draft tokens of a pass, and one token more.
+    """A decoder that yields all accepted draft tokens of a forward pass, plus one.
 
     Args:
         model: in evaluation mode.
@@ -124,7 +124,7 @@ class SpeculativeDecoder:
         self._proposer.move(source, target)
 
     def decode(self, sequences: Sequence[SequenceState]) -> list[tuple[SequenceState, int]]:
-        """See `Decoder`: draft, verify all drafts in one pass, keep what the model samples itself."""
+        """See `Decoder`: draft, verify all drafts in one forward pass, keep the tokens that the model samples itself."""
         drafts = self._proposer.propose(sequences, self._draft_limits(sequences))
         cache = self._cache.first_slots(len(sequences))
         # Slots are longer than this only if memory ran out after the last pass of the model.
@@ -136,7 +136,7 @@ class SpeculativeDecoder:
         return [(sequence, token) for sequence, tokens in zip(sequences, outputs, strict=True) for token in tokens]
 
     def _draft_limits(self, sequences: Sequence[SequenceState]) -> list[int]:
-        """Return the most draft tokens for each sequence.
+        """Return the maximum number of draft tokens for each sequence.
 
         One less than the sequence may still get, because a pass yields one token more than it accepts; and, because
         all sequences are padded to the longest one, no more than that one has space for in the context.
@@ -148,7 +148,7 @@ class SpeculativeDecoder:
         return [max(0, min(space, count)) for count in remaining]
 
     def _verify(self, logits: Tensor, sequences: Sequence[SequenceState], drafts: Sequence[Draft]) -> list[list[int]]:
-        """Return what each sequence samples: its accepted draft tokens and the token after them."""
+        """Return the tokens that each sequence samples: its accepted draft tokens and the token after them."""
         outputs: list[list[int]] = [[] for _ in sequences]
         active = list(range(len(sequences)))
         at = 0

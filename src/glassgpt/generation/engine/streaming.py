@@ -1,4 +1,4 @@
-"""Tokens to text, incrementally: a token may end inside a character, a stop string inside a token."""
+"""Incremental detokenization: a token may end inside a character, a stop string inside a token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from glassgpt.data.tokenizers import Tokenizer
 
 
 class TextStream:
-    """Decodes tokens to chunks of text that are final: joined, they are the text.
+    """Decodes tokens to chunks of final text, whose concatenation is the whole text.
 
     Bytes of an incomplete character are held back until it is complete, and so is text that may be the start of a
     stop string.
@@ -39,7 +39,7 @@ class TextStream:
         return self._release(new)
 
     def finish(self) -> str:
-        """Return the text that is still held back, after the last token."""
+        """Return the remaining text, after the last token."""
         released = self._release(self._decoder.decode(b"", final=True))
         rest, self._held_back = self._held_back, ""
         return released + rest

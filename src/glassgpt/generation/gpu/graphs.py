@@ -1,4 +1,4 @@
-"""Decoding with CUDA graphs: several steps per launch, and tokens are read while the next steps run.
+"""Decoding with CUDA graphs: several steps per launch, with tokens read back while the next steps run.
 
 A graph is captured for each of a few batch sizes and holds `STEPS_PER_LAUNCH` steps of the kernels in `step.py`. The
 host reads the tokens of one launch when the next is already running, so the GPU never waits for it. Tokens that a
@@ -101,7 +101,7 @@ class GraphDecoder:
         self._inserted.setdefault(source, []).append((slot, sequence, source_slot))
 
     def _copy_inserted(self) -> None:
-        """Copy all inserted sequences into their slots together: launches cost more than the bytes."""
+        """Copy all inserted sequences into their slots together: launches cost more than copying."""
         for source, insertions in self._inserted.items():
             slots, sequences, source_slots = zip(*insertions, strict=True)
             self._cache.copy_slots(slots, source, source_slots, [sequence.n_visible - 1 for sequence in sequences])
@@ -133,7 +133,7 @@ class GraphDecoder:
 
     @staticmethod
     def _needs_more(sequence: SequenceState, pending: PendingTokens | None) -> bool:
-        """Return whether the pending tokens are fewer than the sequence may still get."""
+        """Return whether a sequence needs more tokens than are pending."""
         n_pending = 0
         if pending and pending.sequences.get(sequence) == sequence.n_evictions:
             n_pending = STEPS_PER_LAUNCH
@@ -171,7 +171,7 @@ class GraphDecoder:
         return list(zip(sequences, tokens, strict=True))
 
     def _capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return the same work as a CUDA graph, or itself on a CPU."""
+        """Capture a function as a CUDA graph; on a CPU, return the function itself."""
         if self._device.type == "cpu":
             return work
         snapshot = self._state.snapshot()

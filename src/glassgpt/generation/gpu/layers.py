@@ -1,4 +1,4 @@
-"""A model's layers as the kernels see them; the weights are the model's own, not copies."""
+"""A model's layers in the form that the kernels take; weights are shared with the model, not copied."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def can_fuse(model: LanguageModel) -> bool:
 
 
 def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
-    """Return GPT-2's blocks and head."""
+    """Convert GPT-2's blocks and head."""
     blocks = [
         _fuse_block(block, _fuse_linear(cast(CausalSelfAttention, block.attention).qkv), TANH_GELU.value)
         for block in cast("Iterable[Block]", model.blocks)
@@ -110,7 +110,7 @@ def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
 
 
 def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
-    """Return Modern's blocks and head; the matrices of queries, keys and values are concatenated into one."""
+    """Convert Modern's blocks and head; the matrices of queries, keys and values are concatenated into one."""
     blocks = [
         _fuse_block(block, _fuse_qkv(cast(ModernAttention, block.attention)), SQUARED_RELU.value)
         for block in cast("Iterable[Block]", model.blocks)

@@ -1,4 +1,4 @@
-"""The state of each cache slot on the device: what the kernels need besides keys and values."""
+"""The state of each cache slot on the device: the state that kernels need besides keys and values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SlotState:
         self._vocab_size = vocab_size
 
     def insert(self, slots: Sequence[int], sequences: Sequence[SequenceState]) -> None:
-        """Set the state of slots that get new sequences; their newest tokens are fed first."""
+        """Set the state of slots for new sequences, whose newest tokens are fed first."""
         device = self.ints.device
         index = torch.tensor(list(slots), device=device)
         keys = sequence_keys([s.request.seed for s in sequences], [s.index for s in sequences]).tolist()
@@ -60,7 +60,7 @@ class SlotState:
             state[target] = state[source]
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Record tokens that the first slots got from the host instead of from the sampling kernel."""
+        """Append tokens to the first slots that were sampled on the host instead of by the sampling kernel."""
         rows = len(tokens)
         new = torch.tensor(tokens, dtype=torch.int32).to(self.ints.device, non_blocking=True)
         self.ints[TOKEN.value, :rows] = new
@@ -69,7 +69,7 @@ class SlotState:
         self.counts[torch.arange(rows, device=new.device), new.long()] += 1
 
     def snapshot(self) -> tuple[Tensor, Tensor]:
-        """Return a copy of everything that a step changes."""
+        """Return a copy of all state that a step changes."""
         return self.ints.clone(), self.counts.clone()
 
     def restore(self, snapshot: tuple[Tensor, Tensor]) -> None:

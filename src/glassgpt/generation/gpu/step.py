@@ -1,4 +1,4 @@
-"""One decoding step by kernels: what `model(tokens, cache)` and sampling do for one token per sequence.
+"""One decoding step in kernels: the equivalent of `model(tokens, cache)` and sampling for one token per sequence.
 
 Residual stream and logits are float32 whatever the weights' type is, so a step is closer to the float32 model than
 its reference implementation in bfloat16.
@@ -26,7 +26,7 @@ from glassgpt.model.transformer import LanguageModel
 
 
 class FusedStep:
-    """Computes one token for each of the first rows of a cache, without the host.
+    """Computes the next token of each of the first slots of a cache, without involving the host.
 
     Args:
         model: supported by the kernels; see `can_fuse`.
@@ -122,5 +122,5 @@ class FusedStep:
 
 
 def _or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
-    """Return the tensor, or a placeholder that the kernel does not read."""
+    """Return the tensor, or a placeholder that the kernel ignores."""
     return placeholder if tensor is None else tensor

@@ -35,7 +35,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class TileTable:
-    """Tiles of each kind of product, up to some number of rows: few rows want many small programs.
+    """Tile sizes of each kind of product, up to some number of rows: with few rows, many small programs are faster.
 
     Attributes:
         head: the product with the vocabulary.
@@ -50,7 +50,7 @@ class TileTable:
     long: Tiles
 
     def select(self, width: int, width_out: int, splits: int) -> Tiles:
-        """Return the tiles of a product (M, width) by (width, width_out)."""
+        """Return the tile sizes of a product (M, width) by (width, width_out)."""
         if splits == 1:
             return self.head if width_out > 16 * 1024 else self.whole
         return self.short if width <= 1024 else self.long
@@ -66,22 +66,22 @@ TILE_TABLES = {
 
 
 def tile_table(rows: int) -> TileTable:
-    """Return the tiles for a number of rows."""
+    """Return the tile sizes for a number of rows."""
     return TILE_TABLES[next((limit for limit in TILE_TABLES if rows <= limit), max(TILE_TABLES))]
 
 
 def splits_for(width: int) -> int:
-    """Return how many programs share one output's product: each gets whole tensor-core steps of 16 columns."""
+    """Return the number of programs that share the columns of a product, each a multiple of 16 for tensor cores."""
     return next(splits for splits in (MAX_SPLITS, 2, 1) if width % (16 * splits) == 0 or splits == 1)
 
 
 def accumulators_for(share: int) -> int:
-    """Return how many sums a program accumulates in parallel over its share of the columns; see `linear_kernel`."""
+    """Return the number of sums that a program accumulates in parallel over its share of columns; see `linear_kernel`."""
     return 2 if share % 32 == 0 else 1
 
 
 def attention_block_keys(half: int) -> int:
-    """Return how many keys an attention program processes at once, for heads of width 2 · `half`.
+    """Return the number of keys that an attention program processes at once, for heads of width 2 · `half`.
 
     Keys share the program's memory, so wider heads leave space for fewer of them.
     """

@@ -1,4 +1,4 @@
-"""Base classes of options and logits processors. Free of torch, as is every import of a processor's file.
+"""Base classes of options and logits processors. Free of torch, like every processor's file.
 
 A processor's file declares its settings in a frozen dataclass derived from `ProcessorOptions` and builds the
 processor in `build`. Its line in `registry` adds it to `GenerationOptions`, and with that to Python arguments,
@@ -51,7 +51,7 @@ class ProcessorFunction(Protocol):
     """Maps logits to logits."""
 
     def __call__(self, logits: Tensor, histories: Sequence[TokenHistory], /) -> Tensor:
-        """Return processed logits, (B, V) as given.
+        """Return the processed logits, (B, V).
 
         Args:
             logits: (B, V) float32; a forbidden token gets minus infinity.
@@ -99,7 +99,7 @@ class ProcessorOptions(CheckedOptions):
     """Base of a logits processor's settings."""
 
     def build(self, tokenizer: Tokenizer) -> Iterator[LogitsProcessor]:
-        """Yield the processors that these settings ask for; none if they change nothing.
+        """Yield the processors for these settings; none if they change nothing.
 
         Args:
             tokenizer: the model's, to turn words into tokens.

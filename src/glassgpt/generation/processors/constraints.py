@@ -1,4 +1,4 @@
-"""`regex`, `choices`, `json_schema`: the whole output follows a form (extra: structured); see `constrained.py`."""
+"""`regex`, `choices`, `json_schema`: the whole output matches a pattern or schema (extra: structured); see `constrained.py`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ConstraintOptions(ProcessorOptions):
     )
 
     def conflicts(self) -> Iterator[str]:
-        """Yield a message if several forms are given."""
+        """Yield a message if several constraints are given."""
         if (self.regex is not None) + bool(self.choices) + (self.json_schema is not None) > 1:
             yield "regex, choices and json_schema cannot be combined; give only one of them"
 

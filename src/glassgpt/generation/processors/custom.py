@@ -1,4 +1,4 @@
-"""`processors`: functions of the caller's own."""
+"""`processors`: custom functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CustomProcessorOptions(ProcessorOptions):
-    """Settings for processors of the caller's own."""
+    """Settings for custom processors."""
 
     processors: tuple[ProcessorFunction, ...] = setting(
         (),

@@ -1,4 +1,4 @@
-"""Writing to single entries (sequence, token) of a batch of logits without waiting for the GPU.
+"""Write to single entries (sequence, token) of a batch of logits without waiting for the GPU.
 
 Torch is imported inside the functions, so that the processors' settings can be read without it.
 """

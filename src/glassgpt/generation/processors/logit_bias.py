@@ -21,7 +21,7 @@ TokenSequence = tuple[int, ...]
 
 
 def parse_token_name(text: str) -> int | str:
-    """Return a token as text names it: `#262` is an id, anything else the token's own text."""
+    """Parse the name of a token: `#262` is an id, anything else the token's text."""
     return int(text[1:]) if text[:1] == "#" and text[1:].isdecimal() else text
 
 
@@ -52,7 +52,7 @@ class LogitBiasOptions(ProcessorOptions):
             yield LogitsProcessor("logit_bias", SequenceBias(biases), reads_history=any(len(ids) > 1 for ids in biases))
 
     def named_tokens(self) -> Iterator[tuple[str, int]]:
-        """Yield the ids that are given as such."""
+        """Yield the tokens that are given as ids."""
         yield from (("logit_bias", key) for key in self.logit_bias if isinstance(key, int))
 
 

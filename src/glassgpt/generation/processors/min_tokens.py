@@ -1,4 +1,4 @@
-"""`min_tokens`: forbid the tokens that end a text before this many; and the other settings of a text's end."""
+"""`min_tokens`: forbid the tokens that end a text before this many; and the other stopping settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoppingOptions(ProcessorOptions):
-    """Settings of where a text ends, which the engine applies to the tokens."""
+    """Stopping settings, which the engine applies to the tokens."""
 
     max_tokens: int = setting(200, help="Most new tokens per sample.", group=LENGTH, minimum=1)
     stop: tuple[str, ...] = setting(
@@ -45,7 +45,7 @@ class StoppingOptions(ProcessorOptions):
 
 @dataclass(frozen=True)
 class MinTokensOptions(StoppingOptions):
-    """Settings of the shortest text."""
+    """Settings of the minimum length."""
 
     min_tokens: int = setting(
         0,
@@ -60,7 +60,7 @@ class MinTokensOptions(StoppingOptions):
             yield f"min_tokens is {self.min_tokens}; it must be at most max_tokens ({self.max_tokens})"
 
     def build(self, tokenizer: Tokenizer) -> Iterator[LogitsProcessor]:
-        """Yield the rule that a text does not end early, unless the minimum is 0."""
+        """Yield the processor, unless the minimum is 0."""
         if (least := self.min_tokens) > 0:
             ends = (tokenizer.end_of_text, *self.stop_tokens)
             yield LogitsProcessor(

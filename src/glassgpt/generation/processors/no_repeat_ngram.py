@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoRepeatNgramOptions(ProcessorOptions):
-    """Settings of the n-gram rule."""
+    """Settings of n-gram blocking."""
 
     no_repeat_ngram: int = setting(
         0,
@@ -30,7 +30,7 @@ class NoRepeatNgramOptions(ProcessorOptions):
     )
 
     def build(self, tokenizer: Tokenizer) -> Iterator[LogitsProcessor]:
-        """Yield the rule, unless n is 0."""
+        """Yield the processor, unless n is 0."""
         if (n := self.no_repeat_ngram) > 0:
             yield LogitsProcessor(
                 "no_repeat_ngram", lambda logits, histories: apply_no_repeat_ngram(logits, n, histories)

@@ -1,4 +1,4 @@
-"""Building the logits processors that options ask for, and applying them one after the other.
+"""Build the logits processors for given options, and apply them one after the other.
 
 Logits are (B, V) float32; a forbidden token gets minus infinity. Nothing here makes the host wait for a GPU, except
 the last check of `apply_processors`, and that only if a processor reads the history, which is on the host anyway.
@@ -18,7 +18,7 @@ from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
 
 
 def build_processors(options: GenerationOptions, tokenizer: Tokenizer) -> list[LogitsProcessor]:
-    """Return the processors that the settings ask for, in the order of `registry`; none that changes nothing.
+    """Return the active processors for the settings, in the order of `registry`.
 
     Args:
         options: checked settings.

@@ -37,7 +37,7 @@ class RuleOptions(
     ConstraintOptions,
     CustomProcessorOptions,
 ):
-    """Settings of the processors that act in sampling, greedy decoding and searches alike."""
+    """Settings of the processors that apply to sampling, greedy decoding and searches alike."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SamplingOptions(
     MinPOptions,
     TypicalPOptions,
 ):
-    """Settings of the processors that act only where a token is sampled."""
+    """Settings of the processors that apply only to sampling."""
 
 
 def _bases(combined: type[ProcessorOptions]) -> tuple[type[ProcessorOptions], ...]:

@@ -64,7 +64,7 @@ class TemperatureOptions(ProcessorOptions):
             yield "temperature_schedule is given; temperature must be positive then, but is 0"
 
     def build(self, tokenizer: Tokenizer) -> Iterator[LogitsProcessor]:
-        """Yield the division, unless the temperature is 1 throughout."""
+        """Yield the processor, unless the temperature is 1 throughout."""
         temperature, points = self.temperature, self.temperature_schedule
         if points:
             yield LogitsProcessor(

@@ -55,7 +55,7 @@ def apply_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def _columns_that_reach(p: float, logits: Tensor) -> Tensor:
-    """Return ids, ascending, that include every row's most probable tokens up to p; few, so that sorting is cheap."""
+    """Return few ids, ascending, that include every sequence's most probable tokens up to p, so that sorting is cheap."""
     import torch
 
     everything = torch.arange(logits.size(-1), device=logits.device)

@@ -121,7 +121,7 @@ def _require_space(forced_words: ForcedWordsState, limit: int) -> None:
 
 
 class _Search:
-    """All prompts of a batch, step by step; each cache slot holds a hypothesis of one of them."""
+    """Searches for all prompts of a batch; each cache slot holds a hypothesis of one of them."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Search:
         return self._context.process(logits.log_softmax(dim=-1), histories)
 
     def _total_attention(self, rows: Sequence[tuple[Prompt, Hypothesis]]) -> list[Tensor | None]:
-        """Return what each prompt token has received from each hypothesis, its newest token included."""
+        """Return the total attention to each prompt token from each hypothesis, its newest token included."""
         if self._recorder is None:
             return [None] * len(rows)
         newest = self._recorder.take()  # (B, S)
@@ -292,7 +292,7 @@ class BeamGroup:
         return totals.index_add(1, tokens, (-self._options.diversity * times).expand(len(totals), -1))
 
     def _places(self, rank_scores: Tensor, count: int) -> list[tuple[int, int]]:
-        """Return (row, token) of the best extensions, and of those that forced words need, best first."""
+        """Return (hypothesis, token) of the best extensions, and of those that forced words need, best first."""
         best = rank_scores.flatten().topk(count).indices.tolist()
         places = dict.fromkeys(divmod(at, rank_scores.size(1)) for at in best)
         for row, text in enumerate(self.running):
@@ -318,7 +318,7 @@ class BeamGroup:
         return score + self._options.coverage_penalty * coverage_score(text.attention)
 
     def _is_done(self) -> bool:
-        """Return whether continuing cannot find a better text, or is not expected to by the heuristic."""
+        """Return whether the search is done: no better text can be found, or none is expected by the heuristic."""
         if len(self.complete) < self._beams:
             return False
         if self._options.early_stopping is True:
@@ -338,7 +338,7 @@ class BeamGroup:
 
 
 def select_from_banks(candidates: Sequence[BeamCandidate], count: int) -> list[BeamCandidate]:
-    """Return the best candidates, taken equally from each bank of candidates that need as many forced tokens.
+    """Return the best candidates, taken equally from each bank of candidates with equally many forced tokens left.
 
     Texts that begin a forced word early are less probable than those that postpone it and would never be among the
     best. So each bank gives its best in turn, starting with the bank that needs the fewest tokens (dynamic beam

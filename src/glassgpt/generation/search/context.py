@@ -58,7 +58,7 @@ class SearchContext:
         return [tuple(encode_prompt(self.model, self.tokenizer, prompt, self.options)) for prompt in prompts]
 
     def limit(self, prompt: Prompt) -> int:
-        """Return the most new tokens after a prompt."""
+        """Return the maximum number of new tokens after a prompt."""
         return token_limit(self.model, len(prompt), self.options)
 
     def new_cache(self, slots: int, capacity: int) -> KVCache:
@@ -106,7 +106,7 @@ class SearchContext:
         return sample_from_tokens(self.tokenizer, self.options, index, output)
 
     def text_key(self, output: Sequence[int]) -> tuple[bytes, int]:
-        """Return what texts with different tokens may have in common: their bytes, and the token that ended them."""
+        """Return a key that is equal for token sequences with the same text: its bytes, and the token that ended it."""
         end = output[-1] if output[-1] in self._end_tokens else -1
         inner = output[:-1] if end >= 0 else output
         return b"".join(map(self.tokenizer.token_bytes, inner)), end
@@ -129,7 +129,7 @@ def prompts_per_batch(sequences_per_prompt: int) -> int:
 def search_in_batches(
     prompts: Sequence[Prompt], sequences_per_prompt: int, search: Callable[[Sequence[Prompt]], list[T]]
 ) -> list[T]:
-    """Search for some prompts at a time, and for half as many each time memory runs out; results do not change.
+    """Search for several prompts at a time, and for half as many each time memory runs out; results do not change.
 
     Args:
         prompts: token ids of each prompt.

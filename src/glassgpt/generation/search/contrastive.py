@@ -27,7 +27,7 @@ def contrastive_search(
     options: GenerationOptions,
     search: ContrastiveOptions,
 ) -> list[Sample]:
-    """Return the text of each prompt.
+    """Return the continuation of each prompt.
 
     Args:
         model: in evaluation mode; the similarity of tokens is that of its features.
@@ -64,7 +64,7 @@ class _Text:
 
 
 class _Search:
-    """All texts of a batch; the cache holds each text k times, so that its candidates are processed in one pass."""
+    """Searches for all texts of a batch; the cache holds each text k times, to process its candidates in one pass."""
 
     def __init__(self, context: SearchContext, options: ContrastiveOptions, prompts: Sequence[Prompt]) -> None:
         self._context, self._alpha = context, options.alpha
@@ -105,7 +105,7 @@ class _Search:
         return min(self._context.options.max_tokens, context_length - len(prompt))
 
     def _step(self, texts: list[_Text]) -> list[_Text]:
-        """Add one token to each text; return the texts that are not complete."""
+        """Add one token to each text; return the incomplete texts."""
         probabilities, tokens = self._candidates(texts)  # (B, k) each
         features = self._context.features(tokens.view(-1, 1).tolist(), self._cache)[:, 0]  # (B k, C)
         candidates = features.view(len(texts), self._k, -1)

@@ -24,7 +24,7 @@ class AttentionRecorder:
         self._weights: list[Tensor] = []
 
     def wrap(self, attend: AttentionFunction) -> AttentionFunction:
-        """Return an attention function that computes the same and records its weights."""
+        """Return an attention function with the same output that records its weights."""
 
         def recording(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
             if q.size(2) == 1:  # not during prefill, where the prompt attends to itself
@@ -36,11 +36,11 @@ class AttentionRecorder:
         return recording
 
     def clear(self) -> None:
-        """Discard what was recorded."""
+        """Discard the recorded weights."""
         self._weights = []
 
     def take(self) -> Tensor:
-        """Return the mean over the layers of the last pass and clear: (B, S) float32 on the CPU, rows sum to 1."""
+        """Return the mean over the layers of the last forward pass, and clear: (B, S) float32 on the CPU, rows sum to 1."""
         weights, self._weights = self._weights, []
         return torch.stack(weights).mean(dim=0).float().cpu()
 

@@ -1,4 +1,4 @@
-"""Words that a text must contain, and how many of their tokens it still needs (Post & Vilar 2018).
+"""Words that a text must contain, and the number of their tokens that are still missing (Post & Vilar 2018).
 
 A word has two spellings in tokens, with and without a space before it; either will do. The tokens still needed are
 those that complete a word that the text has begun, and the shortest spellings of all other missing words. So there is
@@ -33,7 +33,7 @@ class ForcedWordsState:
     suffix: TokenSequence = ()
 
     def after(self, token: int) -> ForcedWordsState:
-        """Return the state after one more token."""
+        """Return the state after another token."""
         if not self.missing:
             return self
         suffix = (*self.suffix, token)
@@ -43,7 +43,7 @@ class ForcedWordsState:
 
     @cached_property
     def needed(self) -> int:
-        """Smallest number of tokens that complete all missing words."""
+        """Minimum number of tokens that complete all missing words."""
         shortest = [min(map(len, word)) for word in self.missing]
         # Only one word can be partly written at the text's end; its tokens count against its shortest spelling.
         saved = [

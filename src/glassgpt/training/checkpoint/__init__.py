@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: complete or absent, verified before use, without pickles from strangers.
+"""Checkpoints: complete or absent, verified before use, and loaded without unpickling untrusted data.
 
 A checkpoint is a folder `step-NNNNNN` with
 

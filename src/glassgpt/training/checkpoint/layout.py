@@ -1,4 +1,4 @@
-"""Names of a checkpoint's files, the checkpoints of a run, and the pointers that name one of them."""
+"""Names of a checkpoint's files, the checkpoints of a run, and the pointers to one of them."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def has_optimizer(checkpoint: Path) -> bool:
 
 
 def set_pointer(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
-    """Let a pointer name a checkpoint."""
+    """Point a pointer at a checkpoint."""
     write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
 
 
 def resolve_pointer(run: RunFolder, pointer: Pointer) -> Path | None:
-    """Return the checkpoint that a pointer names, or None."""
+    """Return the checkpoint that a pointer points at, or None."""
     file = run.checkpoints / pointer
     name = file.read_text(errors="replace").strip() if file.is_file() else ""
     path = run.checkpoints / name

@@ -14,7 +14,7 @@ from glassgpt.training.checkpoint.layout import STATE
 
 @dataclass
 class TrainingState:
-    """Everything besides weights and optimizer that determines how training goes on.
+    """Everything besides weights and optimizer that determines how training continues.
 
     Attributes:
         step: optimizer steps done.

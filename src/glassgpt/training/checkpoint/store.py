@@ -1,4 +1,4 @@
-"""Write checkpoints, and delete those that need not be kept."""
+"""Write checkpoints, and delete old ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def save_checkpoint(
     average: Mapping[str, torch.Tensor] | None = None,
     dist: DistributedContext | None = None,
 ) -> Path:
-    """Write a checkpoint and let `latest` name it. All ranks must call: shards are gathered, the first rank writes.
+    """Write a checkpoint and point `latest` at it. Must be called on all ranks: shards are gathered, rank 0 writes.
 
     Args:
         run: the run; its folder is created if missing.
@@ -100,7 +100,7 @@ def _staging_folder(run: RunFolder, target: Path) -> Generator[Path]:
 
 
 def prune(run: RunFolder, keep_last: int, step: int) -> None:
-    """Delete all checkpoints up to `step` but the best, the one certified healthy, and the newest `keep_last`.
+    """Delete all checkpoints up to `step` except the best, the one certified healthy, and the newest `keep_last`.
 
     Later ones are damaged, or the run would have been resumed from them; they must not count as kept.
     """
@@ -111,7 +111,7 @@ def prune(run: RunFolder, keep_last: int, step: int) -> None:
 
 
 def set_aside_checkpoints_after(run: RunFolder, step: int) -> None:
-    """Rename the checkpoints after `step`: the run was rolled back and goes on without them.
+    """Rename the checkpoints after `step`: the run was rolled back and continues without them.
 
     Those that were set aside before are deleted.
     """
@@ -123,7 +123,7 @@ def set_aside_checkpoints_after(run: RunFolder, step: int) -> None:
 
 
 def clean_staging(run: RunFolder) -> None:
-    """Delete what a killed process left half-written."""
+    """Delete partial checkpoints left by a killed process."""
     for path in run.checkpoints.glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(path)
 

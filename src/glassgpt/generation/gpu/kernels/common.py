@@ -34,7 +34,7 @@ IN_PROMPT: tl.constexpr = tl.constexpr(1 << 24)
 
 @triton.jit
 def start_next_kernel(OVERLAP: tl.constexpr):
-    """Let the next kernel start as soon as every program of this one has started.
+    """Allow the next kernel to start as soon as every program of this one has started.
 
     Programmatic dependent launch, since Hopper. What a kernel does before `wait_for_previous_kernel` overlaps with the
     kernel before it, so it may only read what no kernel writes: above all weights, which come from global memory.

@@ -198,7 +198,7 @@ def _sample_from_groups(
 
 @triton.jit
 def _positive(mass):
-    """Return a mass above zero, so that an upward search ends at the largest token, above which there is none.
+    """Return a positive mass, so that an upward search ends at the largest token, which has no mass above it.
 
     Rows with a sequence have a positive mass anyway; an empty slot may have one that was never computed.
     """
@@ -244,7 +244,7 @@ def _kth_largest(order, k):
 def _sample_from_vocabulary(
     logits, slot_ints, slot_floats, row, max_logit, mass, slots, vocab_size, stride, CHUNK: tl.constexpr
 ):
-    """Like `_sample_from_groups`, over all tokens in chunks: much slower, and right for any row."""
+    """Like `_sample_from_groups`, over all tokens in chunks: much slower, but correct for any row."""
     logits_row = logits + row.to(tl.int64) * stride
     top_k = tl.load(slot_ints + TOP_K * slots + row)
     has_top_k = (top_k > 0) & (top_k < vocab_size)
@@ -294,7 +294,7 @@ def _best_above(logits_row, slot_ints, slot_floats, slots, row, floor, last_x, l
 
 @triton.jit
 def _count_above(logits_row, at_token, token, max_logit, vocab_size, CHUNK: tl.constexpr):
-    """Return how many tokens have a larger logit than this one, and the mass of all that rank above it."""
+    """Return the number and the total mass of the tokens that rank above this one."""
     counts = tl.zeros((CHUNK,), tl.int32)
     masses = tl.zeros((CHUNK,), tl.float32)
     for start in tl.range(0, vocab_size, CHUNK):
