@@ -1,4 +1,4 @@
-"""Decoding on the CPU beside its peers, in one run, as ratios.
+"""Decoding on the CPU compared with peers, in one run, as ratios.
 
 GPT-2 124M with random weights, a prompt of 64 tokens, tokens drawn among the 50 most probable, at several batch
 sizes. The figure is the time of one step: that of a long text less that of a short one, over the steps between, so
@@ -102,7 +102,7 @@ Serve = Callable[[Sequence[Request]], list[list[int]]]
 
 
 def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path) -> list[Row]:
-    """Rows for one batch size: tokens per second of all texts together, once prompts are read."""
+    """Rows for one batch size: total tokens per second of all texts, after prefill."""
     console.info(f"measuring: batch {batch}, {threads} thread(s) …")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
         timed = _systems(threads, batch, settings, folder, apart)
@@ -113,7 +113,7 @@ def measure_decoding(threads: int, batch: int, settings: Settings, folder: Path)
 
 
 def _beside_peers(part: str, figures: Samples, batch: int) -> list[Row]:
-    """The same figures of ours in int8 and each other system in 8 bits, as their own ratio."""
+    """Compare our int8 with each other system in 8 bits, as a separate ratio."""
     rows: list[Row] = []
     for peer in (name for name in PEERS if name in figures):
         both = {name: figures[name] for name in (peer, "glassgpt int8")}
@@ -125,7 +125,7 @@ def _beside_peers(part: str, figures: Samples, batch: int) -> list[Row]:
 def _systems(
     threads: int, batch: int, settings: Settings, folder: Path, apart: ProcessPoolExecutor
 ) -> dict[str, Callable[[], float]]:
-    """Each system's way to measure its step, ready to go."""
+    """Return a function for each system that measures its step."""
     torch.set_num_threads(threads)
     ours, theirs = (model.eval() for model in matching_models())
     tokenizer = gpt2_tokenizer()
@@ -173,7 +173,7 @@ def _glassgpt(model: LanguageModel, precision: Precision, tokenizer: Tokenizer, 
 
 
 def measure_mixed(threads: int, mixture: Mixture, rounds: int) -> list[Row]:
-    """Rows for requests of mixed length: useful tokens per second over the whole time, prompts and all."""
+    """Rows for requests of mixed length: useful tokens per second over the whole time, prefill included."""
     console.info(f"measuring: requests of mixed length, {threads} thread(s) …")
     torch.set_num_threads(threads)
     ours, theirs = (model.eval() for model in matching_models())
@@ -207,7 +207,7 @@ def _timer(serve: Serve, requests: Sequence[Request], clock: Callable[[], float]
 def _require_same_greedy_texts(
     writer: LanguageModel, theirs: Any, tokenizer: Tokenizer, requests: Sequence[Request]
 ) -> None:
-    """Prompts of different length, padded there and not here, must go on alike."""
+    """Check that prompts of different length, padded there but not here, have the same continuations."""
     few = [Request(request.prompt, GREEDY_TOKENS) for request in requests]
     own = continuous(writer, tokenizer, len(few), dataclasses.replace(TOP_50, temperature=0, top_k=0))(few)
     for mine, other in zip(own, static(theirs, len(few), GREEDY)(few), strict=True):

@@ -56,7 +56,7 @@ def weights(model):
 
 
 def poison_window(trainer, step, row, rank=0):
-    """Make the embeddings of one row of one batch NaN, wherever its tokens occur again. Returns its first token."""
+    """Make the embeddings of one sequence of a batch NaN, wherever its tokens occur again. Returns its first token."""
     batches = trainer.train_step.batches
     same = Batches(batches.tokens, batches.context_length, trainer.config.seed)
     every = trainer.train_step.batch_size * batches.world_size

@@ -1,8 +1,8 @@
-"""Pages in a browser that say what goes wrong with them."""
+"""Browser pages that record their errors."""
 
 
 def listened(context):
-    """A new page, and what it logs or fails to load."""
+    """Return a new page, and the list of messages it logs and requests that fail."""
     opened, logged = context.new_page(), []
     opened.set_default_timeout(30_000)
     opened.on("console", lambda message: logged.append(message.text))

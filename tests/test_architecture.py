@@ -20,7 +20,7 @@ TOP_LEVEL = {"config", "cli", "api", "demo", "__init__", "__main__"}
 
 
 def imported_parts(path: Path) -> set[str]:
-    """First part below `glassgpt` of everything that a file imports, at its top or inside functions."""
+    """Return the subpackages of `glassgpt` that a file imports, at its top or inside functions."""
     parts: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "glassgpt":
@@ -43,7 +43,7 @@ def test_packages_import_only_packages_before_them(path):
 
 
 def imported_files(path: Path) -> set[str]:
-    """Every module of ours that a file imports from, at its top or inside functions, for types too."""
+    """Return every module of ours that a file imports from, at its top or inside functions, for types too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("glassgpt."):

@@ -39,7 +39,7 @@ def headings(path: Path) -> list[str]:
 
 
 def anchor(heading: str) -> str:
-    """The fragment that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

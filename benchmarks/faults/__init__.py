@@ -1,4 +1,4 @@
-"""The fault suite: faults injected into real trainings, and healthy trainings, each observed from the outside.
+"""The fault suite: faults injected into real training runs, and healthy runs, each observed from outside.
 
 `python -m benchmarks.faults` runs it; see `__main__.py`. `case.py` defines a case, `stages.py` runs one, `scoring.py`
 scores it. The faults are in `data_faults.py`, `model_faults.py`, `training_faults.py` and `machine_faults.py`, the

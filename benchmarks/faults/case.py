@@ -1,4 +1,4 @@
-"""A case of the suite: a training, the fault injected into it, and what should be reported."""
+"""A case of the suite: a training run, the fault injected into it, and the expected findings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ three seeds differ by half a percent, so that a tolerance of two percent means s
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A training.
+    """A training run.
 
     Attributes:
         name: unique in the suite.
@@ -67,7 +67,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault(Case):
-    """A training with a fault.
+    """A training run with a fault.
 
     Attributes:
         kind: of fault.
@@ -101,7 +101,7 @@ class Fault(Case):
 
 @dataclass(frozen=True, kw_only=True)
 class Healthy(Case):
-    """A training without any fault, however unusual it looks.
+    """A healthy training run, however unusual it looks.
 
     Attributes:
         stop_at: step at which it is interrupted, to be resumed; 0 never.

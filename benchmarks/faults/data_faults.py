@@ -22,7 +22,7 @@ Tokens = NDArray[np.int64]
 
 
 def batches_from(kind: type[Batches]) -> tuple[Patch, ...]:
-    """Let the program use another class of batches."""
+    """Replace the program's class of batches."""
     return (("glassgpt.training.trainable", "Batches", kind), ("glassgpt.diagnosis.doctor", "Batches", kind))
 
 
@@ -78,7 +78,7 @@ class _Scrambled(Batches):
 
 
 def nan_sequences(*places: tuple[int, int]) -> Any:
-    """Let the sequences at these (step, row) of the batches give NaN wherever they occur again."""
+    """Make the sequences at these (step, row) of the batches produce NaN, wherever they occur again."""
 
     def inject(trainer: Trainer) -> None:
         for step, row in places:

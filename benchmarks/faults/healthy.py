@@ -1,4 +1,4 @@
-"""Healthy trainings: every preset scaled down, and settings that are unusual but valid."""
+"""Healthy training runs: every preset scaled down, and settings that are unusual but valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults around the model: loader, memory, disk, process, files; and options that spoil generated text."""
+"""Faults around the model: loader, memory, disk, process, files; and options that degrade generated text."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def leaking(megabytes: float) -> Callable[[Trainer], None]:
 
 
 def short_of_memory(rows: int, step: int = 0) -> Callable[[Trainer], None]:
-    """Let more than this many sequences at once run out of memory, from a step on."""
+    """Run out of memory with more than this many sequences at once, from a step on."""
 
     def inject(trainer: Trainer) -> None:
         compute = trainer.train_step.loss.train
@@ -94,7 +94,7 @@ def _full_disk(folder: Path) -> Usage:
 
 
 def full_from(step: int) -> Callable[[Trainer], None]:
-    """Let the disk be full for checkpoints from a step on."""
+    """Simulate a full disk for checkpoints from a step on."""
 
     def inject(trainer: Trainer) -> None:
         def refuse(*arguments: Any) -> None:

@@ -106,7 +106,7 @@ def _leaking_embedding(model: LanguageModel) -> None:
 
 
 def _leaking_norm(model: LanguageModel) -> None:
-    """Let the last normalization use the mean over the whole window."""
+    """Make the last normalization use the mean over the whole window."""
 
     def leak(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output - 0.1 * output.mean(dim=1, keepdim=True)
@@ -161,7 +161,7 @@ def _detached(model: LanguageModel) -> None:
 
 
 def optimized(decay_all: bool = False, without_first: bool = False) -> tuple[Patch, ...]:
-    """Let the program build wrong parameter groups."""
+    """Make the program build wrong parameter groups."""
 
     def build(model: LanguageModel, *arguments: Any, **more: Any) -> list[torch.optim.Optimizer]:
         optimizers = build_optimizers(model, *arguments, **more)

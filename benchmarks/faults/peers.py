@@ -61,7 +61,7 @@ def lightning(series: Series) -> Alarm | None:
 
 
 def lightning_spikes(losses: Sequence[float], *, window: int = 10, rtol: float = 2.0) -> list[bool]:
-    """Return for each loss whether it is worse than the one before and off the mean of the last ten by twice that mean.
+    """Return for each loss whether it is above the previous one and differs from the mean of the last ten by twice that mean.
 
     The first loss is not judged, and a spike does not enter the mean.
     """

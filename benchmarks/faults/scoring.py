@@ -1,4 +1,4 @@
-"""Turns what was observed of a case into a row of the results, and the rows into totals."""
+"""Convert observations of a case into a row of the results, and rows into totals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOLERANCE = 0.02
 
 
 def top_finding(found: Sequence[StageFinding]) -> StageFinding | None:
-    """Return what a user reads first: of the first stage that warns, the most severe, then surest, then first finding.
+    """Return the finding that a user reads first: in the first stage with a warning, the most severe, most certain, earliest.
 
     Where no stage warns, it is the first note.
     """
@@ -97,7 +97,7 @@ def codes_by_stage(found: Sequence[StageFinding]) -> dict[str, list[str]]:
 
 
 def peers(observed: Observation) -> dict[str, Any]:
-    """Return what two other projects' detectors say of the same series."""
+    """Return the alarms of two other projects' detectors on the same series."""
     series = observed.trained.series
     return {"lightning": _alarm(lightning(series)), "olmo_core": _alarm(olmo_core(series))}
 

@@ -92,7 +92,7 @@ class Observation:
 
 
 class Listener(Observer):
-    """Records the series that the other projects' detectors are given."""
+    """Records the series for the other projects' detectors."""
 
     def __init__(self) -> None:
         self.series = Series()
@@ -148,7 +148,7 @@ def run_case(case: Case, folder: Path) -> Observation:
 
 @cache
 def undisturbed(preset: str, settings: tuple[tuple[str, Any], ...]) -> float:
-    """Return the final validation loss of a training without a fault.
+    """Return the final validation loss of a training run without a fault.
 
     Args:
         preset: the preset it starts from.
@@ -200,7 +200,7 @@ def _doctor_after(case: Case, run: RunFolder) -> list[StageFinding]:
 
 
 def _from_checks(stage: Stage, checks: Iterable[CheckResult]) -> list[StageFinding]:
-    """Return the findings of checks up to where they crash, if they do; live findings belong to other stages."""
+    """Return the findings of checks, up to a crash if there is one; live findings belong to other stages."""
     found: list[StageFinding] = []
     try:
         for check in checks:
@@ -259,7 +259,7 @@ def _interrupt() -> None:
 
 
 def _make_old(run: RunFolder) -> None:
-    """Let the log files look an hour old: of a run that wrote a moment ago nobody knows whether it is running."""
+    """Make the log files look an hour old: a run that wrote a moment ago might still be running."""
     for file in (run.metrics, run.events):
         if file.is_file():
             os.utime(file, (time.time() - AN_HOUR,) * 2)

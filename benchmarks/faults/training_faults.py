@@ -1,4 +1,4 @@
-"""Faults during training: learning rates, and values that are damaged."""
+"""Faults during training: learning rates and damaged values."""
 
 from __future__ import annotations
 

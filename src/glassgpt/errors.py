@@ -34,7 +34,7 @@ class DataError(GlassGPTError):
 
 
 class UnsafeFileError(GlassGPTError):
-    """A symbolic link, FIFO or device where a run or dataset must have a regular file or a folder of its own."""
+    """A symbolic link, FIFO or device where a run or dataset must have a regular file or folder."""
 
 
 class TokenizerError(GlassGPTError):

@@ -331,7 +331,7 @@ def parse_text(text: str, of: Setting) -> Any:
     """Parse a command-line argument into its setting's type.
 
     Raises:
-        ValueError: it stands for none.
+        ValueError: it is not a value of that type.
     """
     if text in of.choices or str in of.types:
         return text

@@ -68,7 +68,7 @@ def test_help_lists_commands_in_order_of_use_with_examples(run_main):
 
 def test_generate_reports_a_full_context(run_main, nano_run):
     _, _, err = run_main("generate", nano_run, "--prompt", "today", "--max-tokens", 300, "--ban", ".", "--seed", 1)
-    assert "the context of 64 tokens is full; to go on, add --overflow re-prefill" in err
+    assert "the context of 64 tokens is full; to continue, add --overflow re-prefill" in err
     _, _, err = run_main("generate", nano_run, "--prompt", "today", "--beams", 2, "--max-tokens", 300, "--best", 2)
     assert "re-prefill" not in err
     assert err.count("the context of 64 tokens is full") == 1

@@ -102,7 +102,7 @@ def test_validation_text_of_another_kind_is_reported(prepared):
 
 
 def test_noise_is_reported_and_text_is_not(prepared):
-    """In noise a token says nothing about the next one. In a short text it says little, which is not reported."""
+    """In noise a token does not predict the next one. In a short text it hardly does, which is not reported."""
     chance = random.Random(0)
     noise = "".join(chance.choice("abcdefghijklmnop ") for _ in range(50_000))
     assert codes(data_checks.check_split_similarity(prepared(noise[5000:], noise[:5000]))) == ["GG-DAT-012"]
@@ -118,7 +118,7 @@ def test_repetitive_text_is_distinguished_from_a_stuck_data_loader(prepared):
 
 
 def test_text_that_changes_language_is_not_noise(prepared):
-    """Bigrams of one language say nothing about the other: both halves of the comparison must contain both."""
+    """Bigrams of one language do not predict the other: both halves of the comparison must contain both."""
     words = ["글을", "배우는", "아이는", "누구나", "아무도", "다시", "닫을", "수", "없는", "문을", "연다"]
     chance = random.Random(0)
     korean = "\n".join(" ".join(chance.choices(words, k=8)) for _ in range(500))

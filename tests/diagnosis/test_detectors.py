@@ -1,4 +1,4 @@
-"""Each detector fires on the series it is made for and stays silent on healthy ones, live and from files alike."""
+"""Each detector fires on the series it is made for and stays silent on healthy ones, both live and from files."""
 
 import dataclasses
 import json
@@ -215,7 +215,7 @@ def test_only_baselines_clearly_above_the_loss_are_ruled_out(level, ruled_out):
     assert finding.ruled_out == ruled_out
 
 
-def test_baselines_close_together_rule_each_other_not_out():
+def test_baselines_close_together_are_not_ruled_out():
     """Random text: standing at the lowest baseline does not rule out the others."""
     close = dataclasses.replace(context(), baseline=lambda: NGramBaseline(5.55, 5.53, 5.50))
     (finding,) = feed(StagnationDetector(close), flat(400, 5.52))
@@ -345,7 +345,7 @@ def test_every_code_has_a_catalogue_entry_and_one_detector():
 
 
 def troubled_run():
-    """A series in which most detectors find something, with two validations and three layer samples."""
+    """A series in which most detectors report a finding, with two validations and three layer samples."""
     chance = np.random.default_rng(0)
     losses = np.concatenate([curve(300), np.full(100, 6.0), flat(500, 2.9)])
     losses[50] *= 3
@@ -373,7 +373,7 @@ def troubled_run():
 
 
 def test_series_gives_the_same_findings_live_and_from_the_files():
-    """Live, the calls come one by one; from files, the series are merged by step."""
+    """Live, the detectors are called step by step; from files, the series are merged by step."""
     steps, validations, samples = troubled_run()
     offline = run_detectors(DetectorSet(context(on_cpu=False), live=False), steps, validations, samples)
     live = DetectorSet(context(on_cpu=False), live=True)

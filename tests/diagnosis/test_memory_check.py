@@ -1,4 +1,4 @@
-"""The memory check: counting, measuring, and what fits."""
+"""The memory check: counting, measuring, and fitting."""
 
 import pytest
 import torch

@@ -119,7 +119,7 @@ def test_too_large_output_head_is_reported(batch):
 
 
 def test_too_low_initial_loss_is_reported(batch, nano_run):
-    """Trained weights passed off as untrained ones."""
+    """Trained weights are presented as untrained ones."""
     trained = api.load(nano_run).model
     assert codes(model_checks.check_initial_loss(trained, *batch, CPU, is_fresh=True)) == ["GG-INI-002"]
     assert codes(model_checks.check_initial_loss(trained, *batch, CPU, is_fresh=False)) == []
@@ -133,7 +133,7 @@ def test_loaded_untrained_weights_are_reported(model, batch):
 
 @pytest.mark.parametrize(("known_loss", "severity"), [(0.6, "note"), (5.5, "warning"), (None, "warning")])
 def test_trained_weights_on_foreign_text_are_not_fatal(nano_run, known_loss, severity):
-    """A model of English bytes is worse than guessing on Korean bytes, and still a good start for fine-tuning."""
+    """A model of English bytes is worse than guessing on Korean bytes, yet a good start for fine-tuning."""
     tokens = torch.tensor(list("글을 배우는 아이는 누구나 문을 연다. ".encode()))[:49]
     model = api.load(nano_run).model
     check = model_checks.check_initial_loss(

@@ -1,4 +1,4 @@
-"""The live monitor on real trainings: silent on healthy ones, and each fault is reported with its code."""
+"""The live monitor on real training runs: silent on healthy ones, and each fault is reported with its code."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def feed(monitor, losses, **more):
 
 @pytest.fixture
 def idle_monitor(grammar_dataset, tmp_path):
-    """A monitor whose trainer does not run; the test feeds it."""
+    """A monitor whose trainer does not run; the test calls it."""
     trainer, monitor, _ = monitored(grammar_dataset, tmp_path, max_steps=1000)
     return trainer, monitor
 
@@ -88,7 +88,7 @@ def test_preset_run_writes_layer_samples_and_no_finding(grammar_data, tmp_path):
 
 
 def test_divergence_by_a_high_learning_rate_is_rolled_back(grammar_dataset, tmp_path):
-    """The rate jumps after some learning: the run rolls back to a certified checkpoint and ends well."""
+    """The rate jumps after some learning: the run rolls back to a certified checkpoint and completes."""
     options = {"max_steps": 220, "learning_rate": 1e-2, "warmup": 5, "every_steps": 20}
     trainer, monitor, log = monitored(grammar_dataset, tmp_path / "run", recover=True, **options)
     original = trainer.learning_rate
@@ -237,7 +237,7 @@ def test_exploding_attention_is_reported(grammar_dataset, tmp_path):
 
 
 def test_residual_stream_of_zeros_is_healthy_until_it_explodes(idle_monitor):
-    """A model that begins at zero adds nothing to its stream; the monitor must not fall over it."""
+    """A model that begins at zero adds nothing to its stream; the monitor must not crash on it."""
     _, monitor = idle_monitor
     still = {"blocks.0.norm1.weight": 1.0, "blocks.1.norm1.weight": 1.0}
     monitor.on_layers(LayerSample(100, gradients=still, updates={"a": 0.01}, residual=[0.0, 0.0, 0.0]))
@@ -310,7 +310,7 @@ def test_monitor_resumes_from_its_saved_state(grammar_dataset, tmp_path):
 
 
 def test_layer_sample_agrees_with_the_formulas(grammar_dataset, tmp_path):
-    """Against hand-written figures of the same weights."""
+    """Compared with values computed by hand from the same weights."""
     trainer, _ = trainer_for(grammar_dataset, tmp_path)
     samples = []
     probe = LayerProbe(trainer, 1, samples.append)

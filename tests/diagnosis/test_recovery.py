@@ -1,4 +1,4 @@
-"""Recovery: a run with a fault goes on to the end it would have had, and reports what was done."""
+"""Recovery: a run with a fault completes as if without it, and reports what was done."""
 
 import ast
 import dataclasses
@@ -452,7 +452,7 @@ def two_processes(code, script, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["gpt2", "modern"])
 def test_out_of_memory_on_one_of_two_processes_is_retried_by_both(grammar_data, tmp_path, arch):
-    """In its first step one has memory for one sequence; both end with the bits of a run that began so."""
+    """In the first step one rank has memory for one sequence only; both end bit-equal to a run that started that way."""
     short, plain = (
         two_processes(
             OUT_OF_MEMORY_SCRIPT, tmp_path / "run.py", grammar_data, tmp_path / name, arch, 1, rows, micro_batch
@@ -485,7 +485,7 @@ def test_out_of_memory_that_cannot_be_retried_says_why(grammar_data, tmp_path, s
 
 @pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_decide_alike(grammar_data, tmp_path, sharding):
-    """A row of the second process is bad: both skip the step, and quarantine the row or roll back together."""
+    """A sequence of the second rank is not finite: both skip the step, and quarantine it or roll back together."""
     done = two_processes(BAD_ROW_SCRIPT, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

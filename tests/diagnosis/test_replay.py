@@ -199,7 +199,7 @@ def test_saved_run_is_replayed_from_its_files(grammar_dataset, tmp_path):
 
 @pytest.fixture
 def bad_row(monkeypatch):
-    """Give every trainer of this process, also that of a replay, a row in its fifth batch that is not finite."""
+    """Give every trainer of this process, including a replay's, a non-finite sequence in its fifth batch."""
 
     def build(*arguments, **more):
         trainer = Trainer(*arguments, **more)
@@ -210,7 +210,7 @@ def bad_row(monkeypatch):
     monkeypatch.setattr("glassgpt.diagnosis.post_mortem.Trainer", build)
 
 
-def dead_run(grammar_data, out, **changes):
+def crashed_run(grammar_data, out, **changes):
     """Train a run that stops at its fifth step, without replaying it."""
     overrides = {
         "data": str(grammar_data), "model.context_length": 32, "model.n_embd": 16, "train.batch_tokens": 256,
@@ -226,7 +226,7 @@ def replay_check(run, **more):
 
 
 def test_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, bad_row):
-    dead_run(grammar_data, tmp_path / "run")
+    crashed_run(grammar_data, tmp_path / "run")
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     check = replay_check(tmp_path / "run")
     assert describe_measurement(check) == "step 5 replayed from step-000003: data"
@@ -236,12 +236,12 @@ def test_doctor_replays_the_step_that_ended_a_run(grammar_data, tmp_path, bad_ro
 
 
 def test_doctor_does_not_repeat_the_replay_of_the_run(grammar_data, tmp_path, bad_row):
-    dead_run(grammar_data, tmp_path / "run", **{"diagnosis.most_replays": 1})
+    crashed_run(grammar_data, tmp_path / "run", **{"diagnosis.most_replays": 1})
     assert describe_measurement(replay_check(tmp_path / "run")) == "step 5 was replayed when it failed: data"
 
 
 def test_doctor_reports_a_fault_that_does_not_recur(grammar_data, tmp_path, bad_row, monkeypatch):
-    dead_run(grammar_data, tmp_path / "run")
+    crashed_run(grammar_data, tmp_path / "run")
     monkeypatch.setattr("glassgpt.diagnosis.post_mortem.Trainer", Trainer)
     (finding,) = replay_check(tmp_path / "run").findings
     assert finding.code == "GG-NAN-017"
@@ -257,7 +257,7 @@ def test_doctor_reports_a_fault_that_does_not_recur(grammar_data, tmp_path, bad_
     ],
 )
 def test_doctor_says_why_a_step_cannot_be_replayed(grammar_data, tmp_path, bad_row, spoil, why):
-    dead_run(grammar_data, tmp_path / "run")
+    crashed_run(grammar_data, tmp_path / "run")
     spoil(RunFolder(tmp_path / "run"))
     check = replay_check(tmp_path / "run")
     assert check.passed

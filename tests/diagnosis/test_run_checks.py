@@ -1,4 +1,4 @@
-"""Checks of a finished or dead run from its files."""
+"""Checks of a finished or crashed run from its files."""
 
 import dataclasses
 import errno
@@ -73,7 +73,7 @@ def test_diverged_run_is_reported(run):
 
 
 def test_divergence_of_a_real_run_is_explained(grammar_data, tmp_path):
-    """A real training at an absurd learning rate."""
+    """A real training run at an absurd learning rate."""
     config = load_config("nano", {"data": str(grammar_data), "train.learning_rate": 1e30, "train.max_steps": 40})
     with pytest.raises(TrainingDivergedError):
         api.train(config, tmp_path / "run")
@@ -209,7 +209,7 @@ def test_loss_stuck_between_baselines_reports_the_lower_one(run):
 
 
 def test_finished_run_above_the_unigram_baseline_is_reported(run):
-    """It still falls, but it is over."""
+    """Its loss still falls, but the run is over."""
     losses = np.linspace(6, 4.5, 800)
     assert [finding.code for finding in metric_findings(run_log_with(run, losses))] == ["GG-LAD-002"]
     assert metric_findings(run_log_with(run, losses), max_steps=2000) == []
@@ -227,7 +227,7 @@ def test_plateau_is_reported_where_the_data_are_gone(run):
 
 
 def test_clipping_is_reported_once_with_one_severity(run, tmp_path):
-    """The live run wrote it down as well."""
+    """The live run logged it as well."""
     log = run_log_with(run, np.linspace(5, 1, 800), norm=3.0)
     live = event_of(Finding("GG-CLP-001", "warning", {"share": 1, "clip_norm": 1, "median": 3, "wanted": 6}), 300)
     config = small_batch_config(max_steps=800)
@@ -273,7 +273,7 @@ def test_layer_samples_of_abandoned_steps_are_left_out(run):
 
 
 def test_run_folder_of_version_0_1_is_read(run):
-    """Its metrics lack later columns, and its findings are warnings that are notes today."""
+    """Its metrics lack newer columns, and some of its warnings are notes today."""
     old = ("step", "loss", "learning_rate", "grad_norm", "seconds", "validation_loss")
     rewrite_metrics(run, lambda lines: [{name: line[name] for name in old if name in line} for line in lines])
     rewrite_metrics(

@@ -1,4 +1,4 @@
-"""Robust statistics: against numpy's, and where a value is wild or missing."""
+"""Robust statistics compared with numpy's, and with outliers or missing values."""
 
 import math
 

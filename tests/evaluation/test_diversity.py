@@ -53,7 +53,7 @@ def test_words_keeps_every_character(text):
 
 
 def naive_ngrams(items, n):
-    """Joined by a mark that no word holds."""
+    """N-grams as strings, joined by a mark that occurs in no word."""
     found, at = [], 0
     while at + n <= len(items):
         found.append("\0".join(items[at : at + n]))
@@ -63,7 +63,7 @@ def naive_ngrams(items, n):
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "ab"]), max_size=12), max_size=4), st.integers(1, 4))
 def test_shares_equal_a_naive_count(texts, n):
-    """Each stretch is looked for among those before it, one by one."""
+    """Each n-gram is searched for among the earlier ones."""
     every = [gram for text in texts for gram in naive_ngrams(text, n)]
     new = sum(gram not in every[:at] for at, gram in enumerate(every))
     assert distinct(texts, n) == pytest.approx(new / len(every) if every else math.nan, nan_ok=True)

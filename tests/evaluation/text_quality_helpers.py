@@ -25,7 +25,7 @@ class LetterCounts:
 
 
 class RecordingObserver(EvaluationObserver):
-    """Remembers everything it receives."""
+    """Records everything it receives."""
 
     def __init__(self):
         self.totals, self.done, self.messages = [], 0, []

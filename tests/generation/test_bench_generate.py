@@ -121,7 +121,7 @@ def test_rounds_use_different_prompts_and_warm_ups_do_not_count(model, monkeypat
 
 
 def test_bandwidth_limit_is_computed_by_hand(model):
-    """Each step reads every matrix once, the tied head too, and of each row the keys and values, half grown."""
+    """Each step reads every matrix once, the tied head too, and each sequence's keys and values at half length."""
     matrices = 2 * (16 * 48 + 16 * 16 + 2 * 16 * 64) + 50 * 16
     load = GenerationWorkload((3,), prompt_tokens=6, new_tokens=4)
     read = bench._step_bytes(model, model, 3, load, 4.0)

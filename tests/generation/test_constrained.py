@@ -1,4 +1,4 @@
-"""Output that follows a form, whatever the model: a tiny random one writes, Python's own re and json judge."""
+"""Constrained output: a tiny random model generates it, Python's re and json validate it."""
 
 import json
 import math

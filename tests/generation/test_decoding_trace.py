@@ -1,4 +1,4 @@
-"""Decoding traces, log-probabilities and --explain: they equal what tokens were sampled from."""
+"""Decoding traces, log-probabilities and --explain: they equal the distributions that tokens were sampled from."""
 
 import json
 import math

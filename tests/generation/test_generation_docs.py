@@ -1,4 +1,4 @@
-"""The examples of docs/generation.md run as they stand, and its tables name every setting."""
+"""The examples of docs/generation.md run unchanged, and its tables list every setting."""
 
 import re
 import shlex

@@ -258,7 +258,7 @@ def test_graph_with_more_rows_than_sequences(model, settings, monkeypatch):
 
 @pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "SEARCH_CHUNK": 16}], ids=str)
 def test_sampling_for_an_abandoned_slot_terminates(model, sizes, monkeypatch):
-    """Its sequence's top-p was applied on the host, so the mass that top-p refers to was never computed on the device."""
+    """Its sequence's top-p was applied on the host, so the total mass for top-p was never computed on the device."""
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
     for name, size in sizes.items():
         monkeypatch.setattr(sampler, name, size)

@@ -1,4 +1,4 @@
-"""Generation presets, TOML files and flags: what they accept, and which errors name a mistake."""
+"""Generation presets, TOML files and flags: what they accept, and which errors they report."""
 
 import dataclasses
 from importlib import resources

@@ -342,7 +342,7 @@ def test_greedy_text_equals_transformers(pair, mine, theirs):
 
 
 def test_greedy_text_with_banned_words_equals_transformers(pair):
-    """Among letters, so that there are words to ban: pairs of letters that come when nothing is banned."""
+    """Among letters, so that there are words to ban: pairs of letters that occur when nothing is banned."""
     model, reference = pair
     letters = dict.fromkeys(range(97, 123), 50.0)
     options = GenerationOptions(temperature=0, max_tokens=30, logit_bias=letters)
@@ -484,7 +484,7 @@ def test_unknown_token_id_is_reported_before_anything_runs(pair):
 
 
 def test_processors_never_sync_with_a_gpu_or_mix_devices():
-    """On tensors that pretend to be on one: reading a value, or a tensor left on the CPU, raises."""
+    """With tensors that pretend to be on a GPU: reading a value, or using a tensor left on the CPU, raises."""
     sampling = {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "typical_p": 0.9}
     penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25}
     each = [

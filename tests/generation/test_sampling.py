@@ -1,4 +1,4 @@
-"""Sampling against the distribution that it has to follow; processors are tested in test_processors.py."""
+"""Samples compared with the distribution that they must follow; processors are tested in test_processors.py."""
 
 import math
 

@@ -39,7 +39,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def ending():
-    """A model that likes to end its texts, so that complete ones compete with running ones."""
+    """A model that often ends its texts, so that complete ones compete with running ones."""
     model = attentive_model(seed=4)
     with torch.no_grad():
         model.token_embedding.weight[END] += 0.35 * torch.randn(24, generator=torch.Generator().manual_seed(2))
@@ -93,7 +93,7 @@ def test_beam_search_equals_transformers(ending, theirs, early_stopping, length_
 
 
 def test_early_stopping_modes_give_different_texts(ending):
-    """Else the test above would not tell them apart."""
+    """Otherwise the test above could not distinguish them."""
     options = GenerationOptions(max_tokens=9, **GREEDY)
     found = [
         [
@@ -142,7 +142,7 @@ def test_stop_tokens_end_beams(ending, theirs):
 
 
 def test_stop_strings_end_beams_like_stop_tokens(model):
-    """Were they not more than the candidates, all beams could end at once."""
+    """If there were no more of them than candidates, all beams could end at once."""
     letters = [chr(token) for token in range(32, 127)]
     strings = GenerationOptions(max_tokens=10, stop=tuple(letters), **GREEDY)
     tokens = GenerationOptions(max_tokens=10, stop_tokens=tuple(map(ord, letters)), **GREEDY)
@@ -281,7 +281,7 @@ def test_forced_words_state_tracks_missing_words_and_has_a_next_token(words, tex
 
 
 def test_banks_share_the_beams():
-    """A text that starts a forced word early is among the beams however unlikely it is."""
+    """A text that starts a forced word early is kept among the beams, however improbable it is."""
 
     def candidate(merit, missing):
         state = ForcedWordsState(tuple((tuple(range(at, at + 1)),) for at in range(missing)))
@@ -295,7 +295,7 @@ def test_banks_share_the_beams():
 
 
 def naive_groups(model, prompt, options, search, vocabulary):
-    """Vijayakumar et al. 2016, algorithm 1, without cache or batch: running texts and complete ones of each group."""
+    """Vijayakumar et al. 2016, algorithm 1, without cache or batch: incomplete and complete texts of each group."""
     size = search.beams // search.groups
     running = [[((), 0.0)] for _ in range(search.groups)]
     complete = [[] for _ in range(search.groups)]
@@ -350,7 +350,7 @@ def test_diversity_makes_groups_differ(model):
 @pytest.mark.parametrize("text", ["ROMEO: what", "ab", None])
 @pytest.mark.parametrize("shape", [{}, {"arch": "modern", "bias": False, "window": 4}], ids=str)
 def test_coverage_penalty_follows_the_formula(text, shape):
-    """The mean of all layers' and heads' attention, from a model that writes attention out, without a cache."""
+    """The mean of all layers' and heads' attention, from a model with explicit attention, without a cache."""
     model, beta = attentive_model(**shape), 0.4
     prompt = [END] if text is None else BYTES.encode(text)
     options = GenerationOptions(max_tokens=6, **GREEDY)

@@ -18,7 +18,7 @@ SHAPE = (2, 4, 6, 8)
 
 @pytest.fixture
 def reference_kernels(monkeypatch):
-    """Let the readable reference stand in for cuDNN, which needs a GPU; only the kernels are replaced."""
+    """Replace cuDNN's kernels, which need a GPU, by the readable reference implementation."""
 
     def forward(q, k, v):
         kv = [x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v)]

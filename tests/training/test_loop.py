@@ -1,4 +1,4 @@
-"""The loop acts on the decisions of a policy: a scripted one that answers chosen steps with a decision."""
+"""The loop acts on the decisions of a policy: a scripted one that returns decisions for chosen steps."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from glassgpt.training.snapshot import InitialState
 
 
 class Scripted(Policy):
-    """Records all outcomes, and answers the first one of each class with a decision."""
+    """Records all outcomes, and returns a decision for the first one of each class."""
 
     def __init__(self, **decisions):
         self.outcomes, self._decisions = [], decisions
@@ -110,7 +110,7 @@ def test_rollback_to_the_initial_state_keeps_the_data_position(grammar_dataset, 
 
 
 def test_rollback_of_an_applied_step_drops_the_queued_one(grammar_dataset, tmp_path):
-    """The step behind the one that the policy answers is queued, and bad: it must leave no trace."""
+    """The step after the one that the policy decides on is queued and not finite: it must leave no trace."""
     policy = Scripted()
     trainer, told = scripted(grammar_dataset, tmp_path, policy, every_steps=2)
     trainer.run_steps(2)

@@ -1,4 +1,4 @@
-"""Training, compared with what can be computed: a known entropy, a whole batch, an uninterrupted run."""
+"""Training, compared with known values: an entropy, a full batch, an uninterrupted run."""
 
 import dataclasses
 import json
@@ -366,7 +366,7 @@ MUON = OptimizerConfig(name="muon", beta1=0.8, embedding_rate_ratio=10, head_rat
 
 
 def test_modern_with_muon_reaches_the_entropy_of_a_grammar_and_not_less(grammar_data, grammar_dataset, tmp_path):
-    """In the same steps as GPT-2 with AdamW, whose test is at the top of this file, and closer."""
+    """In as many steps as GPT-2 with AdamW, whose test is at the top of this file, and more closely."""
     changes = {"data": str(grammar_data), "model.arch": "modern", "model.bias": False, "train.learning_rate": 0.02}
     muon = {"name": "muon", "beta1": 0.8, "embedding_rate_ratio": 10.0, "head_rate_ratio": 0.2}
     changes |= {f"optimizer.{name}": value for name, value in muon.items()}

@@ -164,7 +164,9 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     yield from [replayed] if replayed else []
     if text is not None:
         if dataset is None or baseline is None:
-            raise UsageError(f"--text needs held-out text, but the dataset of {run.path} is gone; name one with --data")
+            raise UsageError(
+                f"--text needs held-out text, but the dataset of {run.path} no longer exists; give one with --data"
+            )
         yield from _doctor_text(run, dataset, baseline, text)
 
 

@@ -188,7 +188,7 @@ def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
         console.warn(f"skipping a damaged checkpoint: {line}")
     if not has_optimizer(checkpoint.path):
         path = trainer.run_folder.path
-        raise UsageError(f"{path} holds imported weights; train on from them with --init-from {path} --out NEW")
+        raise UsageError(f"{path} holds imported weights; continue training them with --init-from {path} --out NEW")
     trainer.resume(checkpoint.path)
     console.info(f"resuming from {checkpoint.path.name}")
     max_steps = trainer.config.train.max_steps

@@ -99,7 +99,7 @@ def _flags(options: Mapping[str, Setting]) -> dict[str, Any]:
     return {key: _flag(each) for key, each in options.items()}
 
 
-# Not total: what was not given is absent, so that presets and defaults can be told from it.
+# Not total: what was not given is absent, so that it can be distinguished from presets and defaults.
 GenerationFlags = TypedDict("GenerationFlags", _flags(OPTIONS), total=False)  # type: ignore[misc]  # pyright: ignore
 """The flags of `GenerationOptions`, as a type that cyclopts reads."""
 LogitsProcessorFlags = TypedDict("LogitsProcessorFlags", _flags(PROCESSOR_OPTIONS), total=False)  # type: ignore[misc]  # pyright: ignore

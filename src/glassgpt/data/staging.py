@@ -20,7 +20,7 @@ from glassgpt.errors import DataError, Interrupted, UsageError
 
 try:
     import fcntl
-except ImportError:  # Windows; leftovers cannot be told from the folders of a live process there, so they are kept
+except ImportError:  # Windows; there, leftovers look like the folders of a live process, so they are kept
     fcntl = None
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -18,7 +18,7 @@ def validation_windows(
 
     Args:
         tokens: the text.
-        context_length: tokens per window; the last window is shorter and forms a batch of its own.
+        context_length: tokens per window; the last window is shorter and forms a separate batch.
         batch_size: windows per batch; the last full-length batch may have fewer.
         limit: maximum number of targets.
 

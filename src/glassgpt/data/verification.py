@@ -13,7 +13,7 @@ from glassgpt.data.shard_format import ShardHeader, outside_vocabulary, verify_c
 from glassgpt.errors import DataError, GlassGPTError
 
 MEMORY_FILE = ".verified.json"
-"""Which version of each shard was found intact, in the dataset's folder."""
+"""The version of each shard was found intact, in the dataset's folder."""
 
 Version = list[int]
 
@@ -65,7 +65,7 @@ class BackgroundVerification:
         self._thread.start()
 
     def check(self, *, wait: bool, timeout: float | None = None) -> None:
-        """Raise if damage was found by now.
+        """Raise if damage has been found so far.
 
         Args:
             wait: until everything is verified.

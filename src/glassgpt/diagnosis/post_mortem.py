@@ -40,7 +40,7 @@ def check_replay(
         log: of the run.
         model: shape of its model.
         settings: of its trainer.
-        dataset: its training data, or None if that is gone.
+        dataset: its training data, or None if it no longer exists.
     """
     if log.event("diverged") is None:
         return None

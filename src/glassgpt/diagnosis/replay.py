@@ -256,7 +256,7 @@ class _Case:
         steps = self._skipped.step - 1 - state.step
         first_window = self._skipped.snapshot.windows - steps * self._train_step.batch_size
         rolled_back_to, rewarmup_steps = trainer.state.rewarmup
-        # After a rollback the data goes on where it was, so the position in the checkpoint does not count.
+        # A rollback does not rewind the data, so the position in the checkpoint does not count.
         is_known = first_window == state.windows or (rolled_back_to == state.step and rewarmup_steps > 0)
         if trainer.dist.world_size > 1 or not is_known or not 0 <= steps <= MAX_REPLAYED_STEPS:
             return None

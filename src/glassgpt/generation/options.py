@@ -56,7 +56,7 @@ class GenerationOptions(RuleOptions, SamplingOptions):
     overflow: Literal["stop", "re-prefill"] = setting(
         "stop",
         help="What to do when the context is full: `stop` ends the text with the reason `length`, `re-prefill` drops "
-        "the first half of it and goes on.",
+        "the first half of it and continues.",
         group=OUTPUT,
         unsupported_by={
             BEAM_SEARCH: "it ends where the context ends",

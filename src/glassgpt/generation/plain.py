@@ -53,7 +53,7 @@ def generate_tokens(
         tokenizer: the model's.
         prompt: token ids.
         options: generation options with a seed.
-        index: the sample's index, which gives it noise of its own.
+        index: the sample's index, which determines its noise.
     """
     processors = build_processors(options, tokenizer)
     parameter = next(model.parameters())

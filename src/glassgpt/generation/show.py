@@ -72,7 +72,7 @@ def print_context_full(context_length: int, *, can_continue: bool) -> None:
         context_length: of the model.
         can_continue: whether the decoding strategy supports `--overflow re-prefill`.
     """
-    advice = "; to go on, add --overflow re-prefill, which drops the beginning" if can_continue else ""
+    advice = "; to continue, add --overflow re-prefill, which drops the beginning" if can_continue else ""
     console.info(f"(the context of {context_length:,} tokens is full{advice})")
 
 

@@ -126,7 +126,7 @@ def _read_content(folder: Path) -> tuple[Json | None, Path]:
 
 
 def _added_by_transformers(folder: Path) -> dict[str, int]:
-    """Return the tokens that transformers added to `vocab.json`, which it keeps in a file of their own."""
+    """Return the tokens that transformers added to `vocab.json`, which it keeps in a separate file."""
     path = folder / "added_tokens.json"
     return dict(read_json(path)) if path.is_file() else {}
 

@@ -16,7 +16,7 @@ class TrainConfig:
     """The training loop.
 
     Attributes:
-        max_steps: optimizer steps in all.
+        max_steps: total number of optimizer steps.
         batch_tokens: tokens per optimizer step; a multiple of the context length.
         micro_batch_size: sequences per forward pass and process; gradients are accumulated over the batch. 0 is the whole
             batch at once, auto measures at the start how many fit into memory.

@@ -92,7 +92,7 @@ def process_group(device: torch.device) -> Generator[DistributedContext]:
     """Join the process group for the duration of a `with` block: NCCL between GPUs, Gloo between CPUs.
 
     Raises:
-        LostRankError: another rank has died, so this one cannot go on.
+        LostRankError: another rank has died, so this one cannot continue.
     """
     dist = distributed_from_environment()
     if dist.world_size == 1:

@@ -29,7 +29,7 @@ def stop_requests(on_request: Callable[[], None]) -> Generator[StopRequest]:
     Outside the main thread Python delivers no signals; there the request never comes.
 
     Args:
-        on_request: called in the signal handler at the first signal, so that the user can be told at once.
+        on_request: called in the signal handler at the first signal, so that the user gets an immediate reply.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

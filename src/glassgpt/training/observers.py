@@ -89,7 +89,7 @@ class JsonlLogger(Observer):
 
     Args:
         run: the run.
-        step: the step that training goes on from. Lines of later steps, which an earlier process wrote before it was
+        step: the step that training continues from. Lines of later steps, which an earlier process wrote before it was
             killed, are dropped, so that each step has one line.
     """
 

@@ -22,7 +22,7 @@ class OutOfMemoryGuard:
 
     DDP exchanges gradients while it computes them, so a rank that fails halfway leaves the others waiting where they
     cannot be reached. In the first steps, and after each change of the memory plan, gradients are therefore exchanged
-    afterwards, once all ranks have told each other that they succeeded. Sharded ranks compute every layer together
+    afterwards, once all ranks know that all succeeded. Sharded ranks compute every layer together
     and cannot do this.
 
     Args:

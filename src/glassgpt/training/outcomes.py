@@ -139,7 +139,7 @@ Decision = Continue | Retry | Rollback | Stop
 class Policy:
     """Decides what to do after each step; the trainer alone acts on it. This one stops at the first failure.
 
-    On several ranks each has a policy of its own. All see the same outcomes and must decide alike.
+    Each rank has its own policy. All see the same outcomes and must make the same decisions.
     """
 
     def on_start(self) -> Continue:

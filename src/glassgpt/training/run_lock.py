@@ -45,7 +45,9 @@ def run_lock(run: RunFolder) -> Generator[bool]:
         yield is_held
     finally:
         if is_held:
-            run.lock.unlink(missing_ok=True)  # before it is released: who waits for it sees that it is gone
+            run.lock.unlink(
+                missing_ok=True
+            )  # before it is released: a waiting process then notices that it was deleted
         os.close(file)
         if not is_held:
             run.lock.unlink(missing_ok=True)

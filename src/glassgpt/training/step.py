@@ -160,7 +160,7 @@ class TrainStep(TrainableModel):
         """
         finite = loss.isfinite() & grad_norm.isfinite()
         self._skip.copy_(~finite | self._halted)
-        # With a scaler an overflowing gradient is routine: it lowers its scale, and training goes on.
+        # With a scaler an overflowing gradient is routine: the scaler lowers its scale, and training continues.
         self._halted |= ~loss.isfinite() if self.scaler.is_enabled() else ~finite
         return (~finite).float()
 

@@ -174,7 +174,7 @@ def _with_special_tokens(pieces: Sequence[bytes], special_tokens: Mapping[str, i
 
 
 def _require_unicode(text: str) -> None:
-    # Checked here for all tokenizers: some libraries repair the text silently, others raise errors of their own.
+    # Checked here for all tokenizers: some libraries repair the text silently, others raise their own errors.
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -53,7 +53,7 @@ def diagnose_run(
     """Yield every check of a run's files.
 
     Args:
-        log: what the run wrote down.
+        log: the run's log files.
         model: the shape of its model.
         config: its training configuration.
         baseline: of its data, or None where the data are gone: then only ln V is known.
@@ -90,7 +90,7 @@ def diagnose_metrics(
     """Yield the checks that need no checkpoint: how the run ended, and what its detectors find.
 
     Args:
-        log: what the run wrote down.
+        log: the run's log files.
         model: the shape of its model.
         config: its training configuration.
         baseline: of its data, or None where the data are gone.
@@ -142,7 +142,7 @@ def analyze_series(
     """Feed a run's series to the detectors that the live monitor uses.
 
     Args:
-        log: what the run wrote down.
+        log: the run's log files.
         config: its training configuration.
         baseline: of its data.
         train_tokens: size of its training text, or 0 where that is not known.

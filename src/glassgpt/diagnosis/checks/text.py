@@ -28,7 +28,7 @@ NEW_TOKENS = 96
 SEED = 1
 LOOP_TIMES = 4
 LOOP_TOKENS = 16
-"""A loop is a passage repeated at least four times at the end of a text, at least 16 tokens in all."""
+"""A loop is a passage repeated at least four times at the end of a text, at least 16 tokens in total."""
 MIN_SHARE = 0.25
 """Share of the texts from which on a problem is reported."""
 CLEARLY_MORE = 0.25
@@ -61,7 +61,7 @@ class GeneratedTexts:
 def find_loop(tokens: Sequence[int]) -> list[int]:
     """Return the shortest passage that is repeated up to the end of a text, or an empty list.
 
-    It must occur four times and fill 16 tokens in all, so that a few spaces in a row do not count.
+    It must occur four times and fill 16 tokens in total, so that a few spaces in a row do not count.
     """
     for period in range(1, len(tokens) // LOOP_TIMES + 1):
         span = max(LOOP_TIMES, math.ceil(LOOP_TOKENS / period)) * period

@@ -42,7 +42,7 @@ class GradientFlowDetector(Detector):
 
 
 def _is_dead(name: str, sample: LayerSample) -> bool:
-    """Return whether a parameter has no gradient because the units it feeds are dead, a finding of its own."""
+    """Return whether a parameter has no gradient because the units it feeds are dead, which is a separate finding."""
     path = name.split(".")
     return path[0] == "blocks" and path[2] in ("norm2", "mlp") and sample.dead[int(path[1])] > DEAD_SHARE
 

@@ -106,7 +106,7 @@ class DetectorSet:
     def on_step(self, metrics: StepMetrics) -> list[Finding]:
         """Process a step and return new findings.
 
-        A loss that is not finite is left out: it would blind every window, and it is a finding of its own.
+        A loss that is not finite is left out: it would blind every window, and it is a separate finding.
         """
         if not math.isfinite(metrics.loss):
             return []

@@ -11,7 +11,7 @@ from glassgpt.model.transformer import LanguageModel
 
 
 class Prefill(Protocol):
-    """Prompts that are being processed into a cache of their own.
+    """Prompts that are being processed into a separate cache.
 
     Attributes:
         cache: one slot per prompt, valid once `step` has returned True.

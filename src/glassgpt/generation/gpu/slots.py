@@ -73,7 +73,7 @@ class SlotState:
         return self.ints.clone(), self.counts.clone()
 
     def restore(self, snapshot: tuple[Tensor, Tensor]) -> None:
-        """Undo the steps since a snapshot; what they wrote into the cache lies behind the slots' lengths."""
+        """Undo the steps since a snapshot; what they wrote into the cache is beyond the slots' lengths."""
         self.ints.copy_(snapshot[0])
         self.counts.copy_(snapshot[1])
 

@@ -1,7 +1,7 @@
 """All logits processors, in the order in which they are applied.
 
 The order is that of Hugging Face transformers. Presence and frequency penalty, which it lacks, follow the repetition
-penalty. A new processor is a file of its own and a base class here.
+penalty. A new processor is one file and a base class here.
 """
 
 from __future__ import annotations

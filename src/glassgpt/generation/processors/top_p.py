@@ -59,7 +59,7 @@ def _columns_that_reach(p: float, logits: Tensor) -> Tensor:
     import torch
 
     everything = torch.arange(logits.size(-1), device=logits.device)
-    if logits.device.type != "cpu":  # a GPU sorts fast, and asking it whether few tokens suffice would stall it
+    if logits.device.type != "cpu":  # a GPU sorts fast, and asking it whether a few tokens are enough would stall it
         return everything
     few = min(SORTED_FIRST, logits.size(-1))
     largest = logits.topk(few).values

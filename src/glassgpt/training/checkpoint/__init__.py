@@ -5,7 +5,7 @@ A checkpoint is a folder `step-NNNNNN` with
 - `model.safetensors`: the weights, by parameter name;
 - `average.safetensors`: their exponential average, if training keeps one;
 - `optimizer.pt`: the optimizers' tensors, unsharded, read with `weights_only=True`;
-- `state.json`: everything else that determines how training goes on (step, data position, generators, scaler);
+- `state.json`: everything else that determines how training continues (step, data position, generators, scaler);
 - `manifest.json`: size and SHA-256 of each of these files, written last.
 
 It is written to a staging folder on the same file system, flushed to disk and renamed; only then does `latest` name

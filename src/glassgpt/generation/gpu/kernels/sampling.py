@@ -151,7 +151,7 @@ def _sample_from_groups(
     logits, slot_ints, slot_floats, maxima, selected, row, max_logit, mass, top_k, slots, vocab_size, stride, n_groups,
     GROUPS: tl.constexpr, GROUP: tl.constexpr, MOST: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
-    """Sample from up to MOST groups; return the token, and whether the groups suffice.
+    """Sample from up to MOST groups; return the token, and whether the groups were enough.
 
     top-p removes tokens from the bottom. So a sample from a superset of the nucleus is the sample if it lies in the
     nucleus; if it does not, no token at or below it (in the order of the logits) does, and the search continues above
