@@ -11,24 +11,32 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.errors import InterchangeError, MissingExtraError
+from glassgpt.interchange.comparison import compare_logits
+from glassgpt.interchange.files import MAX_SHOWN, read_json, reason, shown
 from glassgpt.interchange.layouts import LAYOUTS, HFConfig, Layout, layout_for
 from glassgpt.interchange.tokenizer_files import NATIVE_FILE, write_tokenizer_files
 from glassgpt.interchange.tokenizer_import import Notify, read_tokenizer_files
+from glassgpt.interchange.weights import (
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+    copy_weights,
+    match_weights,
+    read_headers,
+)
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
-CONFIG_FILE, WEIGHTS_FILE, WEIGHTS_INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
 DOWNLOADED = (
     CONFIG_FILE,
     "model*.safetensors",
@@ -40,7 +48,9 @@ DOWNLOADED = (
     "added_tokens.json",
     NATIVE_FILE,
 )
-INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd")
+INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner")
+UNSUPPORTED_KEYS = ("quantization_config", "auto_map", "rope_scaling", "pruned_heads")
+"""Config keys that change the function or need code of their own, whatever their value."""
 
 
 def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[LanguageModel, Tokenizer]:
@@ -58,12 +68,21 @@ def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[L
         InterchangeError: a file is missing or damaged, or the model is not supported.
         TokenizerError: the glassgpt tokenizer file is damaged, or GPT-2's vocabulary is not available.
     """
-    config = _read_config(folder)
+    given = _read_config(folder)
+    layout = _layout_of_file(given, folder / CONFIG_FILE)
+    config = _model_config(given, layout, folder / CONFIG_FILE)
+    is_tied = bool(given.get("tie_word_embeddings", True))
+    weights = match_weights(read_headers(folder), config, layout, is_tied=is_tied, folder=folder)
     tokenizer = _read_tokenizer(folder, config, notify)
-    weights = _read_weights(folder)
-    model = build_model(config)
-    _copy_weights(model, weights, folder)
-    return model.eval(), tokenizer
+    model = build_model(config).eval()
+    if not_finite := copy_weights(model, weights, layout):
+        notify(
+            f"{len(not_finite)} of {len(weights)} weights of {folder} have NaN or infinite values, such as "
+            f"{not_finite[0]}; the model cannot generate text"
+        )
+    else:
+        compare_logits(model, folder, notify)
+    return model, tokenizer
 
 
 def _read_tokenizer(folder: Path, config: ModelConfig, notify: Notify) -> Tokenizer:
@@ -145,25 +164,22 @@ def download(hub_id: str) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> ModelConfig:
-    path = folder / CONFIG_FILE
+def _read_config(folder: Path) -> HFConfig:
+    if not (folder / CONFIG_FILE).is_file():
+        raise InterchangeError(f"{folder} is not a Hugging Face model: it has no {CONFIG_FILE}")
+    return read_json(folder / CONFIG_FILE)
+
+
+def _model_config(given: HFConfig, layout: Layout, path: Path) -> ModelConfig:
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InterchangeError(f"{folder} is not a Hugging Face model: it has no {CONFIG_FILE}") from None
-    except ValueError as error:
-        raise InterchangeError(f"{path} is not valid JSON: {error}") from error
-    given = cast("HFConfig", content) if isinstance(content, dict) else {}
-    layout = _layout_of_file(given, path)
-    try:
-        config = layout.from_hf(given)
+        config = layout.from_hf(_without_aliases(given, layout, path))
         problems = [
-            f"{name} is {value!r}; it must be an integer"
+            f"{name} is {shown(value)}; it must be an integer"
             for name in INTEGER_FIELDS
             if type(value := getattr(config, name)) is not int
         ] or config.problems()
     except TypeError as error:
-        raise InterchangeError(f"{path} has a value of the wrong type: {error}") from error
+        raise InterchangeError(f"{path} has a value of the wrong type: {reason(error)}") from error
     except InterchangeError as error:
         raise InterchangeError(f"{path}: {error}") from error
     if problems:
@@ -171,62 +187,40 @@ def _read_config(folder: Path) -> ModelConfig:
     return config
 
 
+def _without_aliases(given: HFConfig, layout: Layout, path: Path) -> HFConfig:
+    """Return a config with each key under its first name.
+
+    transformers lets an alias win over the first name, but did not always; two different values are refused.
+    """
+    resolved = dict(given)
+    for alias, name in layout.aliases.items():
+        if alias not in resolved:
+            continue
+        value = resolved.pop(alias)
+        if resolved.setdefault(name, value) != value:
+            raise InterchangeError(
+                f"{name} is {shown(resolved[name])}, but {alias}, another name of the same setting, is {shown(value)}; "
+                f"delete the wrong one"
+            )
+    return resolved
+
+
 def _layout_of_file(given: HFConfig, path: Path) -> Layout:
     supported = {layout.model_type: layout for layout in LAYOUTS}
-    layout = supported.get(str(given.get("model_type")))
+    model_type = given.get("model_type")
+    layout = supported.get(model_type) if isinstance(model_type, str) else None
     if layout is None:
+        described = model_type if isinstance(model_type, str) and len(model_type) <= MAX_SHOWN else shown(model_type)
         raise InterchangeError(
-            f"{path} describes a model of type {given.get('model_type')}; only {' and '.join(supported)} are supported"
+            f"{path} describes a model of type {described}; only {' and '.join(supported)} are supported"
         )
+    for key in UNSUPPORTED_KEYS:
+        if given.get(key):
+            raise InterchangeError(f"{path}: {key} is {shown(given[key])}; glassgpt does not support {key}")
     for key, accepted in layout.required.items():
         if given.get(key, accepted[0]) not in accepted:
-            raise InterchangeError(f"{path}: {key} is {given[key]!r}; {layout.arch} only supports {accepted[0]!r}")
+            raise InterchangeError(f"{path}: {key} is {shown(given[key])}; {layout.arch} only supports {accepted[0]!r}")
     return layout
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        try:
-            weights |= load_file(path)
-        except FileNotFoundError:
-            raise InterchangeError(f"{path} is missing; {WEIGHTS_INDEX_FILE} names it") from None
-        except SafetensorError as error:
-            raise InterchangeError(f"{path} is damaged: {error}") from error
-    return weights
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the single weights file, or the shards of a large model."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return [folder / WEIGHTS_FILE]
-    if not (folder / WEIGHTS_INDEX_FILE).is_file():
-        raise InterchangeError(
-            f"{folder} has no {WEIGHTS_FILE}; pickled weights are not loaded, because unpickling can run code. "
-            f"Save the model again with transformers' save_pretrained"
-        )
-    try:
-        names: dict[str, str] = json.loads((folder / WEIGHTS_INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
-        return [folder / Path(name).name for name in sorted(set(names.values()))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InterchangeError(f"{folder / WEIGHTS_INDEX_FILE} cannot be read: {error}") from error
-
-
-def _copy_weights(model: LanguageModel, weights: dict[str, Tensor], folder: Path) -> None:
-    parameters = dict(model.named_parameters())
-    layout = layout_for(model.config.arch)
-    for mapping in layout.parameter_mappings(model.config.n_layer):
-        name = mapping.theirs if mapping.theirs in weights else mapping.theirs.removeprefix(layout.base_model_prefix)
-        if name not in weights:
-            raise InterchangeError(f"the weights of {folder} have no {name}")
-        tensor = weights[name].float()
-        tensor = tensor.T if mapping.transposed else tensor
-        parameter = parameters[mapping.ours]
-        if tensor.shape != parameter.shape:
-            raise InterchangeError(
-                f"the weights of {folder}: {name} is {tuple(tensor.shape)}, expected {tuple(parameter.shape)}"
-            )
-        parameter.data.copy_(tensor)
 
 
 def _config_json(config: ModelConfig, tokenizer: Tokenizer) -> HFConfig:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from glassgpt.errors import InterchangeError
-from glassgpt.model import gpt2, modern
-from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
+from glassgpt.interchange.files import shown
+from glassgpt.model import modern
+from glassgpt.model.config import GPT2_NORM_EPS, GPT2_VOCAB_SIZE, MLP_RATIO, ModelConfig
 from glassgpt.model.parameter_names import ParameterMapping, gpt2_parameter_mappings, modern_parameter_mappings
 
 HFConfig = dict[str, Any]
@@ -30,6 +32,11 @@ class Layout:
         parameter_mappings: yields the mapping of every parameter, given the number of blocks.
         from_hf: converts a Hugging Face config to ours.
         to_hf: converts our config to Hugging Face keys, except those in `required`.
+        embedding_shapes: shapes of the embeddings under their Hugging Face names.
+        block_prefix: beginning of the names of the blocks' parameters, up to the number.
+        buffers: matches tensors of a checkpoint that are no parameters.
+        tied_embedding: name of the embedding that is also the head, or None if the head is a parameter of its own.
+        aliases: other names of config keys, which transformers' `attribute_map` accepts.
     """
 
     arch: str
@@ -40,20 +47,43 @@ class Layout:
     parameter_mappings: Callable[[int], Iterator[ParameterMapping]]
     from_hf: Callable[[HFConfig], ModelConfig]
     to_hf: Callable[[ModelConfig], HFConfig]
+    embedding_shapes: Callable[[ModelConfig], dict[str, tuple[int, ...]]]
+    block_prefix: str
+    buffers: re.Pattern[str]
+    tied_embedding: str | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu"]] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+}
+"""Our name of each of transformers' activations; the first of each is written on export."""
 
 
 def _gpt2_from_hf(given: HFConfig) -> ModelConfig:
-    config = ModelConfig(
+    activation = given.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise InterchangeError(
+            f"activation_function is {shown(activation)}; gpt2 only supports {', '.join(ACTIVATIONS)}"
+        )
+    n_inner = given.get("n_inner")
+    n_embd = given.get("n_embd", 768)
+    return ModelConfig(
         vocab_size=given.get("vocab_size", GPT2_VOCAB_SIZE),
         context_length=given.get("n_positions", 1024),
         n_layer=given.get("n_layer", 12),
         n_head=given.get("n_head", 12),
-        n_embd=given.get("n_embd", 768),
+        n_embd=n_embd,
         dropout=given.get("resid_pdrop", 0.1),
         init_std=given.get("initializer_range", 0.02),
+        n_inner=0 if n_inner is None or n_inner == MLP_RATIO * n_embd else n_inner,
+        norm_eps=given.get("layer_norm_epsilon", GPT2_NORM_EPS),
+        activation=ACTIVATIONS[activation],
     )
-    _require_width("n_inner", given.get("n_inner"), gpt2.MLP_RATIO * config.n_embd)
-    return config
 
 
 def _gpt2_to_hf(config: ModelConfig) -> HFConfig:
@@ -66,16 +96,22 @@ def _gpt2_to_hf(config: ModelConfig) -> HFConfig:
         "attn_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
+        "n_inner": config.n_inner or None,
+        "layer_norm_epsilon": config.norm_eps,
+        "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
+        "tie_word_embeddings": True,
     }
 
 
 def _modern_from_hf(given: HFConfig) -> ModelConfig:
     rotary: HFConfig = given.get("rope_parameters") or {}
     if not isinstance(rotary, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - untrusted input
-        raise InterchangeError(f"rope_parameters is {rotary!r}; it must be an object")
+        raise InterchangeError(f"rope_parameters is {shown(rotary)}; it must be an object")
     base = rotary.get("rope_theta", given.get("rope_theta", modern.ROTARY_BASE))
     if base != modern.ROTARY_BASE or rotary.get("rope_type", "default") != "default":
-        raise InterchangeError(f"rope_parameters is {rotary}; modern only supports base {modern.ROTARY_BASE:g}")
+        raise InterchangeError(f"rope_parameters is {shown(rotary)}; modern only supports base {modern.ROTARY_BASE:g}")
+    if extra := rotary.keys() - {"rope_theta", "rope_type"}:
+        raise InterchangeError(f"rope_parameters has {shown(sorted(extra))}, which modern does not support")
     heads = given.get("num_attention_heads", 6)
     kv_heads = given.get("num_key_value_heads") or heads
     config = ModelConfig(
@@ -89,7 +125,7 @@ def _modern_from_hf(given: HFConfig) -> ModelConfig:
         init_std=given.get("initializer_range", 0.02),
         bias=False,
     )
-    _require_width("intermediate_size", given.get("intermediate_size", 8192), modern.MLP_RATIO * config.n_embd)
+    _require_width("intermediate_size", given.get("intermediate_size", 8192), MLP_RATIO * config.n_embd)
     return config
 
 
@@ -103,7 +139,7 @@ def _modern_to_hf(config: ModelConfig) -> HFConfig:
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.kv_heads,
         "hidden_size": config.n_embd,
-        "intermediate_size": modern.MLP_RATIO * config.n_embd,
+        "intermediate_size": MLP_RATIO * config.n_embd,
         "max_position_embeddings": config.context_length,
         "rope_parameters": {"rope_type": "default", "rope_theta": modern.ROTARY_BASE},
     }
@@ -121,16 +157,26 @@ LAYOUTS = (
         architecture="GPT2LMHeadModel",
         base_model_prefix="transformer.",
         required={
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-            "layer_norm_epsilon": (gpt2.NORM_EPS,),
             "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False,),
             "add_cross_attention": (False,),
-            "tie_word_embeddings": (True,),
         },
         parameter_mappings=gpt2_parameter_mappings,
         from_hf=_gpt2_from_hf,
         to_hf=_gpt2_to_hf,
+        embedding_shapes=lambda config: {
+            "transformer.wte.weight": (config.vocab_size, config.n_embd),
+            "transformer.wpe.weight": (config.context_length, config.n_embd),
+        },
+        block_prefix="transformer.h.",
+        buffers=re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"),  # the causal mask of old checkpoints
+        tied_embedding="transformer.wte.weight",
+        aliases={
+            "hidden_size": "n_embd",
+            "max_position_embeddings": "n_positions",
+            "num_attention_heads": "n_head",
+            "num_hidden_layers": "n_layer",
+        },
     ),
     Layout(
         arch="modern",
@@ -147,6 +193,9 @@ LAYOUTS = (
         parameter_mappings=modern_parameter_mappings,
         from_hf=_modern_from_hf,
         to_hf=_modern_to_hf,
+        embedding_shapes=lambda config: {"model.embed_tokens.weight": (config.vocab_size, config.n_embd)},
+        block_prefix="model.layers.",
+        buffers=re.compile(r"model\.rotary_emb\.\w+"),
     ),
 )
 """One layout per architecture."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-SHAPE_FIELDS = ("arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias")
+SHAPE_FIELDS = (
+    "arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias",
+    "n_inner", "norm_eps", "activation",
+)  # fmt: skip
 """Fields that determine the parameters or their meaning; the others may change between training runs."""
 
 GPT2_VOCAB_SIZE = 50257
 """Vocabulary size assumed for counting when the configuration leaves it open and no tokenizer is given."""
 
+LARGEST = {"vocab_size": 2**24, "context_length": 2**20, "n_layer": 10_000, "n_embd": 2**20, "n_inner": 2**22}
+"""Largest value of each field. Far beyond any model, it keeps a damaged or hostile file from filling the memory."""
+
+MLP_RATIO = 4
+"""Width of the MLP's hidden layer as a multiple of n_embd, where n_inner leaves it open."""
+
+GPT2_NORM_EPS = 1e-5
 FULL_ATTENTION_EVERY = 4
 """With a sliding window, every fourth block and the last one still attend to the whole context."""
 
@@ -33,6 +44,9 @@ class ModelConfig:
         init_std: standard deviation of the initial weights; OpenAI's 0.02 suits widths near 768, narrower models
             learn faster with a larger value.
         bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern.
+        n_inner: width of the MLP's hidden layer; 0 means 4 · n_embd. GPT-2 only.
+        norm_eps: added to the variance by LayerNorm. GPT-2 only.
+        activation: nonlinearity of the MLP: OpenAI's tanh form of GELU, or the exact one. GPT-2 only.
     """
 
     arch: Literal["gpt2", "modern"] = "gpt2"
@@ -46,6 +60,14 @@ class ModelConfig:
     dropout: float = 0.0
     init_std: float = 0.02
     bias: bool = True
+    n_inner: int = 0
+    norm_eps: float = GPT2_NORM_EPS
+    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+
+    @property
+    def inner_width(self) -> int:
+        """Width of the MLP's hidden layer, with 0 resolved to 4 · `n_embd`."""
+        return self.n_inner or MLP_RATIO * self.n_embd
 
     @property
     def head_dim(self) -> int:
@@ -73,6 +95,12 @@ class ModelConfig:
             for name in ("context_length", "n_layer", "n_head", "n_embd")
             if getattr(self, name) < 1
         ]
+        too_large = [name for name, most in LARGEST.items() if getattr(self, name) > most]
+        if too_large:  # nothing below is computed with such numbers
+            return [
+                f"model.{name} is {format_integer(getattr(self, name))}; it must be at most {LARGEST[name]:,}"
+                for name in too_large
+            ]
         if self.vocab_size < 0:
             found.append(f"model.vocab_size is {self.vocab_size}; it must be positive, or 0 for the tokenizer's")
         if not 0.0 <= self.dropout < 1.0:
@@ -89,14 +117,24 @@ class ModelConfig:
         return found + (self._gpt2_problems() if self.arch == "gpt2" else self._modern_problems())
 
     def _gpt2_problems(self) -> list[str]:
-        return [
+        found = [
             f"model.{name} is {getattr(self, name)}, but gpt2 does not support it; set it to 0, or model.arch to modern"
             for name in ("n_kv_head", "window")
             if getattr(self, name) != 0
         ]
+        if self.n_inner < 0:
+            found.append(f"model.n_inner is {self.n_inner}; it must be positive, or 0 for 4 · n_embd")
+        if not 0.0 < self.norm_eps < 1.0:
+            found.append(f"model.norm_eps is {self.norm_eps}; it must be above 0 and below 1")
+        return found
 
     def _modern_problems(self) -> list[str]:
-        found: list[str] = []
+        usual = {"n_inner": 0, "norm_eps": GPT2_NORM_EPS, "activation": "gelu_tanh"}
+        found = [
+            f"model.{name} is {getattr(self, name)}, but modern does not support it; leave it out"
+            for name, value in usual.items()
+            if getattr(self, name) != value
+        ]
         if self.bias:
             found.append("model.bias is true, but modern has no biases; set model.bias to false")
         if self.window < 0:
@@ -110,3 +148,12 @@ class ModelConfig:
                 f"model.n_embd / model.n_head is {self.head_dim}; it must be even, because modern rotates pairs of channels"
             )
         return found
+
+
+def format_integer(value: int) -> str:
+    """Return an integer for a message; one of thousands of digits, which Python refuses to print, by its size."""
+    return (
+        f"{value:,}"
+        if abs(value) < 10**30
+        else f"a number of more than {int(math.log10(2) * value.bit_length()):,} digits"
+    )

@@ -24,9 +24,6 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
 
-NORM_EPS = 1e-5
-MLP_RATIO = 4
-
 
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention; one matrix product computes q, k and v."""
@@ -60,14 +57,15 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, MLP_RATIO * config.n_embd, bias=config.bias)
-        self.down = nn.Linear(MLP_RATIO * config.n_embd, config.n_embd, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, config.inner_width, bias=config.bias)
+        # GPT-2 uses the tanh approximation of GELU; the exact form shifts logits by 1e-3.
+        self.activation = nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
+        self.down = nn.Linear(config.inner_width, config.n_embd, bias=config.bias)
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position, (B, T, C) -> (B, T, C)."""
-        # GPT-2 uses the tanh approximation of GELU; the exact form shifts logits by 1e-3.
-        return self.out_dropout(self.down(F.gelu(self.up(x), approximate="tanh")))
+        return self.out_dropout(self.down(self.activation(self.up(x))))
 
 
 class GPT2(LanguageModel):
@@ -85,14 +83,14 @@ class GPT2(LanguageModel):
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(
-                nn.LayerNorm(config.n_embd, NORM_EPS, bias=config.bias),
+                nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias),
                 CausalSelfAttention(config, layer, attend),
-                nn.LayerNorm(config.n_embd, NORM_EPS, bias=config.bias),
+                nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias),
                 MLP(config),
             )
             for layer in range(config.n_layer)
         )
-        self.norm = nn.LayerNorm(config.n_embd, NORM_EPS, bias=config.bias)
+        self.norm = nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
         self._initialize()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -125,9 +123,10 @@ class GPT2(LanguageModel):
             "embedding.position": captured("position_embedding", "row 0 … T - 1", GPT2.embed),
             "embedding": captured("embedding_dropout", "embedding.token + embedding.position", GPT2.embed),
         }
+        nonlinearity = "gelu(mlp.up), tanh form" if self.config.activation == "gelu_tanh" else "gelu(mlp.up)"
         for layer in range(self.config.n_layer):
-            declared |= block_activations(self, layer, self._qkv(layer), "gelu(mlp.up), tanh form")
-        norm = f"(x - mean) / sqrt(var + {NORM_EPS:g}) · gain + bias"
+            declared |= block_activations(self, layer, self._qkv(layer), nonlinearity)
+        norm = f"(x - mean) / sqrt(var + {self.config.norm_eps:g}) · gain + bias"
         return {
             **declared,
             "norm": captured("norm", norm, LanguageModel.features, read_only=True),

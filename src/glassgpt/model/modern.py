@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from glassgpt.model.activations import DIMENSIONLESS, block_activations, captured, captured_heads, derived, logits
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
-from glassgpt.model.config import ModelConfig
+from glassgpt.model.config import MLP_RATIO, ModelConfig
 from glassgpt.model.hook_points import Activation, Axis
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
 
 NORM_EPS = 1e-6
-MLP_RATIO = 4
 ROTARY_BASE = 10_000.0
 LOGIT_CAP = 15.0
 

@@ -15,6 +15,7 @@ from glassgpt.generation.gpu.kernels.model import linear_kernel
 from glassgpt.generation.gpu.launch import cache_lines, launcher
 from glassgpt.generation.gpu.tiles import accumulators_for, splits_for, tile_table
 from glassgpt.model import modern
+from glassgpt.model.config import MLP_RATIO
 from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
 from glassgpt.model.modern import Modern, ModernAttention, SquaredReLUMLP
 from glassgpt.model.transformer import Block, LanguageModel
@@ -96,8 +97,12 @@ class FusedBlock:
 
 
 def can_fuse(model: LanguageModel) -> bool:
-    """Return whether the kernels support a model: exactly these classes, with heads of even width."""
-    return type(model) in (GPT2, Modern) and model.config.head_dim % 2 == 0
+    """Return whether the kernels support a model: exactly these classes, with heads of even width and the usual MLP."""
+    if type(model) not in (GPT2, Modern):
+        return False
+    config = model.config
+    has_usual_mlp = config.inner_width == MLP_RATIO * config.n_embd and config.activation == "gelu_tanh"
+    return config.head_dim % 2 == 0 and has_usual_mlp
 
 
 def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
