@@ -164,6 +164,16 @@ def test_modified_content_is_rejected(gpt2):
             "damaged",
         ),
         (b"\xff\xfe", "tokenizer.json"),
+        (b"[" * 100_000, "damaged"),
+        (b'{"version": ' + b"1" * 5000 + b"}", "damaged"),
+        (
+            b'{"format": "glassgpt-tokenizer", "version": 1, "kind": "unigram", "name": "x", "payload": {"model": "{}"}}',
+            "damaged",
+        ),
+        (
+            b'{"format": "glassgpt-tokenizer", "version": 1, "kind": "sentencepiece", "name": "x", "payload": {"model": "AAAA"}}',
+            "damaged",
+        ),
     ],
 )
 def test_damaged_files_are_rejected(tmp_path, content, message):

@@ -18,8 +18,8 @@ from glassgpt.errors import DataError
 
 BATCH_CHARACTERS = 2_000_000
 """Characters encoded at once: enough to keep every core busy, little enough for any memory."""
-BATCHES_AHEAD = 8
-"""Batches read ahead of the encoder, so that reading continues while the tokenizer is still loading."""
+MAX_CHARACTERS_AHEAD = 16_000_000
+"""Characters read ahead of the encoder, so that reading continues while the tokenizer is still loading."""
 
 RuledSource = tuple[DocumentSource, SplitRule]
 """A source and the rule that divides its documents."""
@@ -102,14 +102,25 @@ def encode_in_background(
 ) -> Iterator[tuple[list[SplitText], list[TokenIds]]]:
     """Yield batches of texts with their tokens, encoding a few batches ahead while further documents are read."""
     waiting: deque[tuple[list[SplitText], Future[list[TokenIds]]]] = deque()
-    with ThreadPoolExecutor(1) as background:
+    characters = 0
+    background = ThreadPoolExecutor(1)
+    try:
         for batch in _batches(texts):
             waiting.append((batch, background.submit(tokenizer.encode_batch, [text for _, text in batch])))
-            if len(waiting) > BATCHES_AHEAD:
+            characters += _characters(batch)
+            while characters > MAX_CHARACTERS_AHEAD and waiting:
                 encoded, tokens = waiting.popleft()
+                characters -= _characters(encoded)
                 yield encoded, tokens.result()
-        for encoded, tokens in waiting:
+        while waiting:
+            encoded, tokens = waiting.popleft()
             yield encoded, tokens.result()
+    finally:
+        background.shutdown(wait=False, cancel_futures=True)
+
+
+def _characters(batch: Sequence[SplitText]) -> int:
+    return sum(len(text) for _, text in batch)
 
 
 def _batches(texts: Iterable[SplitText]) -> Iterator[list[SplitText]]:

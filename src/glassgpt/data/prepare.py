@@ -27,7 +27,8 @@ from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, Ta
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.threads import limited_threads
-from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer, is_training_spec, load_tokenizer, train_tokenizer
+from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer, is_training_spec, load_tokenizer
+from glassgpt.data.tokenizers.worker import train_interruptibly
 from glassgpt.errors import DataError, UsageError
 
 TRAINING_CHARACTERS = 256_000_000
@@ -120,7 +121,7 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
     staged = staged_folder(options.out, force=options.force, on_leftover=on_leftover)
     with limited_threads(options.workers), staged as (staging, scratch):
         sources = _ruled_sources(options, scratch, observer)
-        tokenizer = _load_or_train_tokenizer(sources, options, observer)
+        tokenizer = _load_or_train_tokenizer(sources, options, scratch, observer)
         summary = _write(sources, tokenizer, options, staging, observer)
         tokenizer.save(staging / TOKENIZER_FILE)
         write_atomically(staging / SUMMARY_FILE, summary.to_json().encode())
@@ -151,13 +152,13 @@ def _choose_rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> 
 
 
 def _load_or_train_tokenizer(
-    sources: Sequence[RuledSource], options: PrepareOptions, observer: PrepareObserver
+    sources: Sequence[RuledSource], options: PrepareOptions, scratch: Path, observer: PrepareObserver
 ) -> Tokenizer:
     if not is_training_spec(options.tokenizer):
         return load_tokenizer(options.tokenizer)
     observer.on_tokenizer_training(options.tokenizer)
     stream = DocumentStream(sources, deduplicate=options.deduplicate)
-    tokenizer = train_tokenizer(options.tokenizer, _training_texts(stream))
+    tokenizer = train_interruptibly(options.tokenizer, _training_texts(stream), scratch)
     if tokenizer.vocab_size < int(options.tokenizer.partition(":")[2]):
         observer.on_small_vocabulary(tokenizer.vocab_size)
     return tokenizer

@@ -18,7 +18,7 @@ from glassgpt.data.decompress import decompressed, is_compressed, uncompressed_s
 from glassgpt.data.documents import Document
 from glassgpt.errors import DataError, MissingExtraError
 
-TEXT_BLOCK_BYTES = 64 * 1024 * 1024
+TEXT_BLOCK_BYTES = 16 * 1024 * 1024
 """Size up to which a text file is one document; a larger file is cut at blank lines into documents of this size."""
 
 TEXT_SUFFIXES = (".txt", ".md", ".text")

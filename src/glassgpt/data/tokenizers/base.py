@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -22,6 +23,8 @@ END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = "glassgpt-tokenizer"
 FORMAT_VERSION = 1
+ERROR_CHARACTERS = 200
+"""Characters of a library's message that are passed on."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,10 +97,12 @@ class Tokenizer(ABC):
         """Return the ids of `text`.
 
         Raises:
-            TokenizerError: the text contains a lone surrogate, which is not a valid character.
+            TokenizerError: the text contains a lone surrogate, which is not a valid character, or the vocabulary is
+                incomplete.
         """
         _require_unicode(text)
-        return self._encode(text)
+        with library_errors(self.name):
+            return self._encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Return the ids of each text, equal to `encode`, using the fastest backend and all cores.
@@ -105,11 +110,12 @@ class Tokenizer(ABC):
         The environment variable RAYON_NUM_THREADS limits the number of threads.
 
         Raises:
-            TokenizerError: a text contains a lone surrogate.
+            TokenizerError: a text contains a lone surrogate, or the vocabulary is incomplete.
         """
         for text in texts:
             _require_unicode(text)
-        return self._encode_batch(texts)
+        with library_errors(self.name):
+            return self._encode_batch(texts)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of `tokens`; invalid UTF-8 (an incomplete character) becomes U+FFFD.
@@ -181,6 +187,23 @@ def _require_unicode(text: str) -> None:
         raise TokenizerError(
             f"the text contains the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
             "which is not a valid character; remove it or decode the text with errors='replace'"
+        ) from error
+
+
+@contextmanager
+def library_errors(name: str) -> Generator[None, None, None]:
+    """Turn a panic of a library written in Rust into an error that names the tokenizer.
+
+    Raises:
+        TokenizerError: the library panicked, as it does for a vocabulary without some byte.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # its class cannot be imported, and is no `Exception`
+            raise
+        raise TokenizerError(
+            f"the tokenizer {name} cannot encode this text ({str(error)[:ERROR_CHARACTERS]}); its vocabulary is incomplete"
         ) from error
 
 

@@ -10,7 +10,7 @@ import hashlib
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ import tiktoken
 from glassgpt.data.packages import package_folder
 from glassgpt.data.tokenizers.base import END_OF_TEXT, TokenIds, Tokenizer, in_threads
 from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order
+from glassgpt.data.tokenizers.long_runs import WHITESPACE, has_long_run, split_unbroken_runs, training_parts
 from glassgpt.errors import TokenizerError
 
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -43,7 +44,9 @@ LINE_SEPARATOR = "\uffff"
 """Placeholder for line breaks while the vocabulary is translated; a noncharacter, so it occurs in no text."""
 
 MAX_WHITESPACE_RUN = 50_000
-WHITESPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+MAX_FAST_RUN = 1000
+"""Characters of the longest run, and bytes of the longest token, that fastokens is given: its time grows with their
+square (a token of 20,000 bytes takes 40 seconds to load), tiktoken's does not."""
 WHITESPACE_RUN = re.compile(f"[{WHITESPACE}]++")
 
 # Everything that fast tokenizers have been seen to get wrong: special tokens spelled out, contractions, runs of spaces
@@ -101,9 +104,12 @@ class BPETokenizer(Tokenizer):
     @cached_property
     def _tiktoken(self) -> tiktoken.Encoding:
         # Special tokens are never matched, but without any tiktoken searches for an empty one at each character.
-        return tiktoken.Encoding(
-            self.name, pat_str=self._pattern, mergeable_ranks=self._ranks, special_tokens=self.special_tokens
-        )
+        try:
+            return tiktoken.Encoding(
+                self.name, pat_str=self._pattern, mergeable_ranks=self._ranks, special_tokens=self.special_tokens
+            )
+        except ValueError as error:  # sealed by its fingerprint, but no pattern
+            raise TokenizerError(f"the tokenizer {self.name} cannot be used: {error}") from error
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> BPETokenizer:
@@ -116,10 +122,10 @@ class BPETokenizer(Tokenizer):
         return cls(name, payload["pattern"], pieces, special, names[payload["end_of_text"]])
 
     def _encode(self, text: str) -> list[int]:
-        return [token for part in split_whitespace_runs(text) for token in self._tiktoken.encode_ordinary(part)]
+        return [token for part in _parts(text) for token in self._tiktoken.encode_ordinary(part)]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        parts = [split_whitespace_runs(text) for text in texts]
+        parts = [_parts(text) for text in texts]
         flat = self._encode_parts([part for text in parts for part in text])
         ids = iter(flat)
         return [_joined([next(ids) for _ in text], self.dtype) for text in parts]
@@ -148,14 +154,27 @@ class BPETokenizer(Tokenizer):
             return None
         if min(self.special_tokens.values()) < len(self._ranks):
             return None  # fastokens takes ids without gaps
+        if max(map(len, self._pieces)) > MAX_FAST_RUN:
+            return None
         fast = _load_fastokens(fastokens, self._pattern, self.payload["ranks"])
 
-        def encode_parts(texts: list[str]) -> list[TokenIds]:
+        def encode_words(texts: list[str]) -> list[TokenIds]:
             ids, offsets = fast.encode_batch_flat(texts, False, True)
             flat = np.frombuffer(ids, dtype=np.uint32).astype(self.dtype)
             return np.split(flat, np.frombuffer(offsets, dtype=np.uint64)[1:-1].astype(np.int64))
 
-        if not self._passes_self_check(encode_parts([SELF_CHECK])[0].tolist()):
+        def encode_parts(texts: list[str]) -> list[TokenIds]:
+            with_runs = [has_long_run(text, MAX_FAST_RUN) for text in texts]
+            if not any(with_runs):
+                return encode_words(texts)
+            backends = {False: encode_words, True: self._tiktoken_backend}
+            encoded = {
+                kind: iter(encode([text for text, each in zip(texts, with_runs, strict=True) if each is kind]))
+                for kind, encode in backends.items()
+            }
+            return [next(encoded[kind]) for kind in with_runs]
+
+        if not self._passes_self_check(encode_words([SELF_CHECK])[0].tolist()):
             warnings.warn(
                 "fastokens encodes text differently from tiktoken, so it is not used; update or uninstall it",
                 RuntimeWarning,
@@ -170,6 +189,10 @@ def _load_fastokens(fastokens: Any, pattern: str, ranks: Sequence[str]) -> Any:
         path = Path(folder, "ranks.tiktoken")
         path.write_bytes("".join(f"{piece} {rank}\n" for rank, piece in enumerate(ranks)).encode())
         return fastokens.Tokenizer.from_tiktoken(str(path), pattern, {})
+
+
+def _parts(text: str) -> list[str]:
+    return [part for piece in split_whitespace_runs(text) for part in split_unbroken_runs(piece)]
 
 
 def _joined(arrays: list[TokenIds], dtype: Any) -> TokenIds:
@@ -251,12 +274,7 @@ def train_bpe(vocab_size: int, texts: Iterable[str]) -> BPETokenizer:
     rustbpe: Any = import_module("rustbpe")  # without type information
 
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(_all_parts(texts), vocab_size - 1, pattern=TRAINED_PATTERN)
+    trainer.train_from_iterator(training_parts(texts), vocab_size - 1, pattern=TRAINED_PATTERN)
     rank_of: dict[bytes, int] = {bytes(piece): rank for piece, rank in trainer.get_mergeable_ranks()}
     pieces = sorted(rank_of, key=rank_of.__getitem__)
     return BPETokenizer(f"bpe-{len(pieces) + 1}", TRAINED_PATTERN, pieces)
-
-
-def _all_parts(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from split_whitespace_runs(text)

@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from glassgpt.data.tokenizers.base import FORMAT, FORMAT_VERSION, TOKENIZER_FILE, Tokenizer
+from glassgpt.data.tokenizers.base import (
+    ERROR_CHARACTERS,
+    FORMAT,
+    FORMAT_VERSION,
+    TOKENIZER_FILE,
+    Tokenizer,
+    library_errors,
+)
 from glassgpt.data.tokenizers.bpe import BPETokenizer, gpt2_tokenizer, train_bpe
 from glassgpt.data.tokenizers.byte import ByteTokenizer
 from glassgpt.data.tokenizers.library import LibraryTokenizer
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
 from glassgpt.data.tokenizers.unigram import UnigramTokenizer, train_unigram
-from glassgpt.errors import TokenizerError, UsageError
+from glassgpt.errors import GlassGPTError, TokenizerError, UsageError
 
 NAMED: dict[str, Callable[[], Tokenizer]] = {"gpt2": gpt2_tokenizer, "bytes": ByteTokenizer}
 
@@ -83,16 +90,19 @@ def _parse(text: str) -> dict[str, Any]:
         fields = json.loads(text)
     except json.JSONDecodeError as error:
         raise TokenizerError(f"the tokenizer is damaged: line {error.lineno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets nested too deeply
-        raise TokenizerError(f"the tokenizer is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise TokenizerError(f"the tokenizer is damaged: {str(error)[:ERROR_CHARACTERS]}") from error
     return cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
 
 
 def _rebuild(fields: dict[str, Any]) -> Tokenizer:
     damaged = "the tokenizer is damaged: its content does not match its fingerprint; restore it from a copy"
     try:
-        tokenizer = KINDS[fields["kind"]](fields["name"], fields["payload"])
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        with library_errors(str(fields.get("name"))):
+            tokenizer = KINDS[fields["kind"]](fields["name"], fields["payload"])
+    except GlassGPTError:
+        raise
+    except Exception as error:  # each library has its own, and tokenizers raises plain `Exception`
         raise TokenizerError(damaged) from error
     if tokenizer.fingerprint != fields.get("fingerprint"):
         raise TokenizerError(damaged)
