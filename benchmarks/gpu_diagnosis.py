@@ -1,6 +1,6 @@
 """Diagnosis on a GPU: the cost of monitoring, and two faults that need a real device.
 
-GPT-2 124M in bfloat16, compiled, on random tokens with Zipf-distributed frequencies. Monitored and unmonitored trainings
+GPT-2 124M in bfloat16, compiled, on random tokens with Zipf-distributed frequencies. Monitored and unmonitored training runs
 are interleaved; steps after the first thirty count. Then a sequence whose embeddings become NaN on the device, and a
 step that does not fit into its memory.
 """
@@ -53,7 +53,7 @@ class Size:
         batch_size: sequences per step.
         steps: steps per training.
         warmup_steps: steps at the start that do not count.
-        rounds: number of monitored trainings, and of unmonitored ones.
+        rounds: number of monitored training runs, and of unmonitored ones.
         too_large_batch_size: sequences per step that do not fit into memory.
         compile: see `TrainConfig`.
     """

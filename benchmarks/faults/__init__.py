@@ -2,7 +2,7 @@
 
 `python -m benchmarks.faults` runs it; see `__main__.py`. `case.py` defines a case, `stages.py` runs one, `scoring.py`
 scores it. The faults are in `data_faults.py`, `model_faults.py`, `training_faults.py` and `machine_faults.py`, the
-healthy trainings in `healthy.py`.
+healthy training runs in `healthy.py`.
 """
 
 import sys

@@ -69,7 +69,7 @@ def build_results(rows: Sequence[Row], command: str, seconds: float) -> Row:
     """Return the results with everything needed to read and repeat them."""
     faults, healthy = [row for row in rows if "kind" in row], [row for row in rows if "kind" not in row]
     return {
-        "what": "faults injected into real trainings on a CPU, and healthy trainings: what glassgpt reported of each, "
+        "what": "faults injected into real training runs on a CPU, and healthy training runs: what glassgpt reported of each, "
         "and whether the run reached the result it would have had; and what other projects' detectors report of the "
         "same series",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -91,7 +91,7 @@ def show_totals(found: Row) -> None:
         f"{found['fatal_detected']} of {found['fatal']} fatal ones; cause right {found['cause_right']} "
         f"({found['cause_right'] / max(1, found['faults']):.0%}); "
         f"recovered {found['recovered']} of {found['recoverable']}\n"
-        f"{found['healthy']} healthy trainings: {found['false_alarms']} false alarms, "
+        f"{found['healthy']} healthy training runs: {found['false_alarms']} false alarms, "
         f"{found['interventions_on_healthy']} with an intervention, {found['notes_on_healthy']} with a note"
     )
     for name, peer in found["peers"].items():
@@ -110,7 +110,7 @@ def select_cases(names: Sequence[str] | None) -> list[Case]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases, print the results and write them."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(description="Inject faults into real trainings and report what is detected.")
+    parser = argparse.ArgumentParser(description="Inject faults into real training runs and report what is detected.")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only cases whose names contain one of these")
     parser.add_argument("--jobs", type=int, default=1, help="cases to run at once; timing is only meaningful with 1")
     parser.add_argument(

@@ -54,7 +54,7 @@ def generate(
     Parameters
     ----------
     prompt:
-        Text to continue; - reads standard input. May be repeated. Without a prompt a new document begins.
+        Text to continue; - reads standard input. May be repeated. Without a prompt, a new document is started.
     prompts:
         File with one prompt per line, processed together; - reads standard input.
     explain:
@@ -63,7 +63,7 @@ def generate(
         Print one JSON object per sample with prompt and sample number, text, tokens and finish_reason, and what beam
         search, --logprobs or --explain add.
     precision:
-        Of the weights. On a CPU auto is the fastest exact method; bfloat16 and int8 change the text slightly and
+        Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and
         report by how much.
     """
     from glassgpt import api
@@ -182,7 +182,7 @@ def bench_generate(
     prompt_tokens:
         Tokens of each prompt; by default 64, or a quarter of a smaller context.
     new_tokens:
-        New tokens of each text; by default 256, or what a smaller context leaves.
+        New tokens of each text; by default 256, or as many as still fit into a smaller context.
     top_k:
         Sample among the k most probable tokens; 0 disables it.
     top_p:

@@ -43,7 +43,7 @@ def inspect(
     prompt:
         Text to inspect; defaults to the token that begins a document. - reads standard input.
     text:
-        Print a summary: merges, logit lens, kinds of heads, the attention of one head, and the next-token candidates.
+        Print a summary: merges, logit lens, head types, the attention of one head, and the next-token candidates.
     save:
         Write the page to one HTML file that works offline, instead of serving it.
     compare:

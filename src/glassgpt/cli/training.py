@@ -129,7 +129,7 @@ def bench_train(
     preset:
         Name of a preset, a TOML file or a run.
     data:
-        Dataset; by default random tokens, which take as long.
+        Dataset; by default random tokens, which take equally long.
     steps:
         Number of steps that are timed.
     gpus:

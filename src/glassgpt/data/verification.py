@@ -13,7 +13,7 @@ from glassgpt.data.shard_format import ShardHeader, outside_vocabulary, verify_c
 from glassgpt.errors import DataError, GlassGPTError
 
 MEMORY_FILE = ".verified.json"
-"""The version of each shard was found intact, in the dataset's folder."""
+"""Record, in the dataset's folder, of the version of each shard that was found intact."""
 
 Version = list[int]
 

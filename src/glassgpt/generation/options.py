@@ -76,8 +76,8 @@ class GenerationOptions(RuleOptions, SamplingOptions):
     )
     truncate: bool = setting(
         False,
-        help="Cut a prompt longer than the context on the left instead of refusing it: so far that `max_tokens` fit "
-        "after it, but not below half the context; with `re-prefill` only to the context.",
+        help="Truncate a prompt longer than the context on the left instead of rejecting it, so that `max_tokens` fit "
+        "after it, but at least half of the context is kept; with `re-prefill`, all of it.",
         group=OUTPUT,
     )
 

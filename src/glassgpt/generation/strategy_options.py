@@ -24,7 +24,7 @@ class BeamOptions(CheckedOptions):
     name: ClassVar[str] = BEAM_SEARCH
     defaults: ClassVar[dict[str, int]] = {"temperature": 0}
 
-    beams: int = setting(4, help="Number of texts that are kept.", group=BEAM_GROUP, minimum=1)
+    beams: int = setting(4, help="Number of beams: texts kept at each step.", group=BEAM_GROUP, minimum=1)
     length_penalty: float = setting(
         1.0,
         help="A text's score is its log-probability divided by its number of tokens, end-of-text included, to this "
@@ -35,7 +35,7 @@ class BeamOptions(CheckedOptions):
     early_stopping: bool | Literal["never"] = setting(
         False,
         help="When to stop once there are as many complete texts as beams: true stops at once, false stops unless an "
-        "unfinished text scores higher as it stands, never stops only when none can become better (exact).",
+        "unfinished text currently scores higher, never stops only when none can become better (exact).",
         group=BEAM_GROUP,
     )
     groups: int = setting(
@@ -89,7 +89,7 @@ class ContrastiveOptions(CheckedOptions):
 
     alpha: float = setting(
         0.6,
-        help="Weight of being unlike the text so far against being probable; 0 is greedy.",
+        help="Weight of dissimilarity to the text so far, relative to probability; 0 is greedy.",
         group=CONTRASTIVE_GROUP,
         flag="contrastive_alpha",
         minimum=0,
@@ -97,7 +97,7 @@ class ContrastiveOptions(CheckedOptions):
     )
     k: int = setting(
         4,
-        help="Number of most probable tokens that are compared.",
+        help="Number of candidates: the most probable tokens.",
         group=CONTRASTIVE_GROUP,
         flag="contrastive_k",
         minimum=1,

@@ -42,9 +42,9 @@ class ConstraintOptions(ProcessorOptions):
     )
     json_schema: str | None = setting(
         None,
-        help="Make the output JSON that follows this JSON schema, itself given as JSON text (extra: structured).",
+        help="Make the output JSON that follows this JSON schema, given as JSON text (extra: structured).",
         group=CONTENT,
-        flag_help="or as the path of a file",
+        flag_help="a path is read as a file",
         metavar="a JSON object or the path of a readable file",
         from_text=_read_schema,
     )

@@ -41,7 +41,7 @@ class LogitBiasOptions(ProcessorOptions):
         is_valid=_is_valid,
         must_be="a table that maps texts or #ids of tokens to finite numbers or -inf",
         metavar="TEXT=NUMBER or #ID=NUMBER",
-        flag_help="as TEXT=NUMBER or #ID=NUMBER, may be repeated",
+        flag_help="given as TEXT=NUMBER or #ID=NUMBER, may be repeated",
         parse_key=parse_token_name,
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class StoppingOptions(ProcessorOptions):
     """Stopping settings, which the engine applies to the tokens."""
 
-    max_tokens: int = setting(200, help="Most new tokens per sample.", group=LENGTH, minimum=1)
+    max_tokens: int = setting(200, help="Maximum number of new tokens per sample.", group=LENGTH, minimum=1)
     stop: tuple[str, ...] = setting(
         (),
         help="End the text before the first of these strings.",

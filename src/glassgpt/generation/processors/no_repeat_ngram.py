@@ -23,7 +23,7 @@ class NoRepeatNgramOptions(ProcessorOptions):
 
     no_repeat_ngram: int = setting(
         0,
-        help="Let no sequence of this many tokens occur twice in prompt and output (Paulus et al. 2018).",
+        help="Forbid n-grams of this many tokens to occur twice in prompt and output (Paulus et al. 2018).",
         group=REPETITION,
         minimum=0,
         note="0 disables it",

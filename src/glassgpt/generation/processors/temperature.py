@@ -49,7 +49,7 @@ class TemperatureOptions(ProcessorOptions):
         is_valid=_is_schedule,
         must_be="a list of [integer, number] pairs with increasing positions and positive temperatures",
         metavar="TOKENS=TEMPERATURE",
-        flag_help="as TOKENS=TEMPERATURE, may be repeated",
+        flag_help="given as TOKENS=TEMPERATURE, may be repeated",
         unsupported_by=SEARCHES_DO_NOT_SAMPLE,
     )
 
