@@ -7,7 +7,9 @@ the checks in `resolve_config` that need the model's size or the hardware.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -129,16 +131,39 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
             raise ConfigError([f"{source} is not a run: it has no config.toml"])
     if path.suffix == ".toml":
         try:
-            return f"{path}: ", tomllib.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
+            _check_seal(path, content)
+            return f"{path}: ", tomllib.loads(content.decode())
         except FileNotFoundError:
             raise ConfigError([f"{path} does not exist"]) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError([f"{path} is not valid TOML: {error}"]) from error
+        except OSError as error:
+            raise ConfigError([f"cannot read {path}: {error.strerror}"]) from error
+        # int() refuses numbers of thousands of digits with a ValueError, of which the other two are subclasses.
+        except (ValueError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise ConfigError([f"{path} is not valid TOML: {reason}"]) from error
     presets = _presets()
     if str(source) not in presets:
         names = ", ".join(sorted(presets))
         raise ConfigError([f"unknown preset {source}{did_you_mean(str(source), presets)}; the presets are {names}"])
     return f"preset {source}: ", tomllib.loads(presets[str(source)])
+
+
+def sealed(text: str) -> str:
+    """Return the content of a run's `config.toml` with a last line that holds its checksum."""
+    return f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def _check_seal(path: Path, content: bytes) -> None:
+    """Compare a configuration with the checksum in its last line, if it has one; see `sealed`."""
+    seal = re.search(rb"# sha256 ([0-9a-f]{64})\s*\Z", content)
+    if seal and hashlib.sha256(content[: seal.start()]).hexdigest().encode() != seal[1]:
+        raise ConfigError(
+            [
+                f"{path} does not match the checksum in its last line: it is damaged, or was edited; "
+                "if you edited it, delete that line"
+            ]
+        )
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from glassgpt.config import RunConfig, load_config, to_toml
+from glassgpt.config import RunConfig, load_config, sealed, to_toml
 from glassgpt.data.files import write_atomically
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
@@ -63,5 +63,5 @@ def require_new_run(run: RunFolder) -> None:
 
 def write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:
     """Write the configuration and the tokenizer of a run."""
-    write_atomically(run.config, to_toml(config).encode())
+    write_atomically(run.config, sealed(to_toml(config)).encode())
     tokenizer.save(run.tokenizer)

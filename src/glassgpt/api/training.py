@@ -35,14 +35,17 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import TrainingSpeed, measure_training
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
+    best_by_state,
     checkpoint_step,
     find_checkpoint,
     has_optimizer,
+    is_damaged_pointer,
     list_checkpoints,
     load_weights,
     newest_verified_checkpoint,
     read_model_config,
     read_state,
+    set_pointer,
 )
 from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
@@ -143,9 +146,13 @@ def _train(
 ) -> TrainingResult:
     dataset = TokenDataset.open(Path(config.data))
     verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
+    checkpoint = newest_verified_checkpoint(run) if resume else None
+    if checkpoint is not None and not read_model_config(checkpoint.path).same_shape(config.model):
+        raise CheckpointError(
+            f"{run.config} describes a model of another shape than {checkpoint.path}; restore that file"
+        )
     torch.manual_seed(config.seed)
     model = build_model(config.model)
-    checkpoint = newest_verified_checkpoint(run) if resume else None
     if config.init_from and checkpoint is None:
         _initialize_from(model, config.init_from, dataset)
     findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
@@ -155,6 +162,8 @@ def _train(
         torch.manual_seed(config.seed + dist.rank)  # all ranks have the same weights, but each its own dropout
     if checkpoint is not None:
         _resume(trainer, checkpoint)
+        if dist.is_main:
+            _repair_best(run)
     dist.barrier()  # all ranks have read the folder; from here on the first one writes to it
     if verification is None:
         trainer.observers += observers
@@ -194,6 +203,19 @@ def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
     max_steps = trainer.config.train.max_steps
     if trainer.state.step >= max_steps:
         console.info(f"all {max_steps:,} steps are done; train longer with: --train.max-steps NUMBER")
+
+
+def _repair_best(run: RunFolder) -> None:
+    """Let a damaged pointer `best` name the best checkpoint again; checkpoints are not deleted before."""
+    if not is_damaged_pointer(run, "best"):
+        return
+    best = best_by_state(run)
+    if best is None:
+        (run.checkpoints / "best").unlink()
+        console.warn(f"{run.checkpoints / 'best'} was damaged, and the checkpoint it named is gone; it was removed")
+    else:
+        set_pointer(run, "best", best)
+        console.warn(f"{run.checkpoints / 'best'} was damaged; it names {best.name} again")
 
 
 def _startup_findings(

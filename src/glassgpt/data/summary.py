@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from glassgpt.data.files import read_regular
 from glassgpt.errors import DataError
 
 SUMMARY_FILE = "dataset.json"
@@ -56,7 +58,8 @@ class DatasetSummary:
 
     def to_json(self) -> str:
         """Return the content of `dataset.json`."""
-        return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
+        fields = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        return json.dumps({**fields, "sha256": _checksum(fields)}, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> DatasetSummary:
@@ -66,9 +69,12 @@ class DatasetSummary:
             DataError: the file is damaged, not a glassgpt dataset, or of a newer version.
         """
         try:
-            fields = json.loads(path.read_bytes())
+            fields = json.loads(read_regular(path))
+            checksum = fields.pop("sha256", None)  # earlier datasets have none
+            if checksum is not None and checksum != _checksum(fields):
+                raise ValueError("its content does not match its checksum")
             file_format, version = fields.pop("format"), fields.pop("version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DataError(f"{path} is damaged or not a glassgpt dataset: {error}") from error
         if file_format != FORMAT or version != FORMAT_VERSION:
             raise DataError(
@@ -85,6 +91,10 @@ class DatasetSummary:
             return cls(**splits, frequent_tokens=frequent, **fields)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}; prepare the data again") from error
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _split_from(fields: dict[str, Any]) -> SplitSummary:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
 def divisors(n: int) -> list[int]:
     """Return all divisors of a positive number, smallest first."""
-    return [k for k in range(1, n + 1) if n % k == 0]
+    small = [k for k in range(1, math.isqrt(n) + 1) if n % k == 0]
+    return small + [n // k for k in reversed(small) if k * k != n]
+
+
+LARGEST_BATCH_TOKENS = 1 << 36
+"""Thousands of times the largest batches in use."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class TrainConfig:
             )
             if getattr(self, name) < least
         ]
+        if self.batch_tokens > LARGEST_BATCH_TOKENS:
+            found.append(f"train.batch_tokens is {self.batch_tokens}; it must be at most {LARGEST_BATCH_TOKENS}")
         if self.micro_batch_size != "auto" and self.micro_batch_size < 0:
             found.append(f"train.micro_batch_size is {self.micro_batch_size}; it must be at least 0, or auto")
         if not 0 < self.learning_rate < float("inf"):
@@ -100,7 +108,7 @@ class TrainConfig:
 
     def batch_problems(self, context_length: int, world_size: int = 1) -> list[str]:
         """Return a line if the batch does not divide into sequences, processes and micro-batches."""
-        if min(self.batch_tokens, context_length) < 1:
+        if min(self.batch_tokens, context_length) < 1 or self.batch_tokens > LARGEST_BATCH_TOKENS:
             return []
         batch_size, rest = divmod(self.batch_tokens, context_length)
         if rest:

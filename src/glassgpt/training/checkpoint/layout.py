@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from glassgpt.data.files import write_atomically
+from glassgpt.data.files import read_regular, write_atomically
 from glassgpt.training.run_folder import RunFolder
 
 WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
@@ -31,7 +31,9 @@ def list_checkpoints(run: RunFolder) -> list[Path]:
     """Return all checkpoint folders of a run, oldest first, verified or not."""
     if not run.checkpoints.is_dir():
         return []
-    found = [p for p in run.checkpoints.iterdir() if p.is_dir() and re.fullmatch(r"step-\d+", p.name)]
+    found = [
+        p for p in run.checkpoints.iterdir() if p.is_dir() and not p.is_symlink() and re.fullmatch(r"step-\d+", p.name)
+    ]
     return sorted(found, key=checkpoint_step)
 
 
@@ -46,8 +48,13 @@ def set_pointer(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
 
 
 def resolve_pointer(run: RunFolder, pointer: Pointer) -> Path | None:
-    """Return the checkpoint that a pointer points at, or None."""
+    """Return the checkpoint that a pointer points at; None if it does not exist or `is_damaged_pointer`."""
     file = run.checkpoints / pointer
-    name = file.read_text(errors="replace").strip() if file.is_file() else ""
-    path = run.checkpoints / name
-    return path if re.fullmatch(r"step-\d+", name) and path.is_dir() else None
+    name = read_regular(file).decode(errors="replace") if file.is_file() else ""
+    path = run.checkpoints / name.removesuffix("\n")
+    return path if re.fullmatch(r"step-\d+\n?", name) and path.is_dir() else None
+
+
+def is_damaged_pointer(run: RunFolder, pointer: Pointer) -> bool:
+    """Return whether a pointer exists but does not name a checkpoint of the run."""
+    return (run.checkpoints / pointer).exists() and resolve_pointer(run, pointer) is None

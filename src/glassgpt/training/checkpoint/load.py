@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from glassgpt.errors import CheckpointError
+from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.checkpoint.layout import AVERAGE, OPTIMIZER, WEIGHTS
+from glassgpt.training.checkpoint.layout import AVERAGE, OPTIMIZER, STATE, WEIGHTS
 from glassgpt.training.checkpoint.state import read_model_config
 from glassgpt.training.distributed import shard_like
 from glassgpt.training.rng import preserved_rng
@@ -26,10 +31,31 @@ def load_model(checkpoint: Path) -> LanguageModel:
 
     Its weights are the average, if the checkpoint has one.
     """
+    config = read_model_config(checkpoint)
+    _require_weights_of(config, checkpoint)
     with preserved_rng(torch.device("cpu")):  # of the initialization, which is overwritten
-        model = build_model(read_model_config(checkpoint))
+        model = build_model(config)
     load_weights(model, checkpoint, averaged=True)
     return model.eval()
+
+
+def _require_weights_of(config: ModelConfig, checkpoint: Path) -> None:
+    """Check that a checkpoint holds as many weights as its model has, before memory is allocated for the model.
+
+    Raises:
+        CheckpointError: it does not, or its weights cannot be read.
+    """
+    sizes = _tensor_sizes(checkpoint / WEIGHTS)
+    if config.n_layer > len(sizes) or count_parameters(config) > sum(sizes):
+        raise CheckpointError(f"{checkpoint / STATE} describes a larger model than {WEIGHTS} holds")
+
+
+def _tensor_sizes(file: Path) -> list[int]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return [math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
 def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = False) -> None:
@@ -48,14 +74,21 @@ def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = Fal
     try:
         weights = load_file(checkpoint / file)
         model.load_state_dict({name: shard_like(w, own.get(name, w)) for name, w in weights.items()})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / file} cannot be read: {error}") from error
     except RuntimeError as error:
-        last_line = str(error).strip().splitlines()[-1].strip()
+        last_line = str(error).strip().splitlines()[-1].strip()[:200]
         raise CheckpointError(f"{checkpoint} does not fit the model: {last_line}") from error
 
 
 def load_average(checkpoint: Path) -> dict[str, torch.Tensor] | None:
     """Return the averaged weights of a verified checkpoint, or None if it has none."""
-    return load_file(checkpoint / AVERAGE) if (checkpoint / AVERAGE).is_file() else None
+    if not (checkpoint / AVERAGE).is_file():
+        return None
+    try:
+        return load_file(checkpoint / AVERAGE)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / AVERAGE} cannot be read: {error}") from error
 
 
 def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], checkpoint: Path) -> None:
@@ -66,7 +99,11 @@ def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], checkpoint: Pat
     Raises:
         CheckpointError: it was trained with other optimizers.
     """
-    states: list[dict[str, Any]] = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
+    try:
+        states: list[dict[str, Any]] = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{checkpoint / OPTIMIZER} cannot be read: {reason}") from error
     try:
         for optimizer, state in zip(optimizers, states, strict=True):
             groups = optimizer.param_groups
@@ -81,7 +118,7 @@ def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], checkpoint: Pat
             optimizer.load_state_dict(state)
             for group, configured in zip(optimizer.param_groups, hyperparameters, strict=True):
                 group.update(configured)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{checkpoint} was trained with another optimizer than the configured one; a run keeps its optimizer"
         ) from error

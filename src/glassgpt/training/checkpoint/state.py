@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from glassgpt.data.files import read_regular
 from glassgpt.errors import CheckpointError
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint.layout import STATE
@@ -52,32 +53,58 @@ class TrainingState:
 
     def to_json(self) -> str:
         """Return the content of `state.json`."""
-        fields = asdict(self)
-        fields["guard"] = fields.pop("policy")
-        return json.dumps(fields)
+        content = asdict(self)
+        content["guard"] = content.pop("policy")
+        return json.dumps(content)
 
 
 def read_state(checkpoint: Path) -> TrainingState:
     """Return the training state of a verified checkpoint.
 
     Raises:
-        CheckpointError: it was written by an incompatible version of glassgpt.
+        CheckpointError: it was written by an incompatible version of glassgpt, or holds impossible values.
     """
+    file = checkpoint / STATE
     try:
-        fields = json.loads((checkpoint / STATE).read_text())
-        policy = fields.pop("guard", {})
-        return TrainingState(**fields, policy=policy)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / STATE} cannot be read: {error}") from error
+        content = json.loads(read_regular(file))
+        policy = content.pop("guard", {})
+        state = TrainingState(**content, policy=policy)
+    except (TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise CheckpointError(f"{file} cannot be read: {reason}") from error
+    if impossible := _impossible_fields(state):
+        raise CheckpointError(f"{file} cannot be read: impossible values of {', '.join(impossible)}")
+    return state
+
+
+def _impossible_fields(state: TrainingState) -> list[str]:
+    """Return the names of fields that have another type than they should, or are negative or absurdly large."""
+    found: list[str] = []
+    for item in fields(TrainingState):
+        value, default = getattr(state, item.name), getattr(TrainingState(), item.name)
+        if item.name in ("best_loss", "seconds", "rate_scale"):
+            allowed = value is None and default is None
+            fits = allowed or (isinstance(value, int | float) and not isinstance(value, bool))
+        elif isinstance(default, int):
+            fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+        else:
+            fits = isinstance(value, list | tuple if isinstance(default, list | tuple) else type(default))
+        if not fits:
+            found.append(item.name)
+    return found
 
 
 def read_model_config(checkpoint: Path) -> ModelConfig:
     """Return the model configuration of a verified checkpoint.
 
     Raises:
-        CheckpointError: it was written by an incompatible version of glassgpt.
+        CheckpointError: it was written by an incompatible version of glassgpt, or describes an impossible model.
     """
     try:
-        return ModelConfig(**read_state(checkpoint).model)
-    except TypeError as error:
+        config = ModelConfig(**read_state(checkpoint).model)
+        problems = config.problems()
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{checkpoint / STATE} describes an unknown model: {error}") from error
+    if problems:
+        raise CheckpointError(f"{checkpoint / STATE} describes an impossible model: {problems[0]}")
+    return config

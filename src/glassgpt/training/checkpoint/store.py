@@ -26,6 +26,7 @@ from glassgpt.training.checkpoint.layout import (
     WEIGHTS,
     checkpoint_name,
     checkpoint_step,
+    is_damaged_pointer,
     list_checkpoints,
     resolve_pointer,
     set_pointer,
@@ -102,8 +103,11 @@ def _staging_folder(run: RunFolder, target: Path) -> Generator[Path]:
 def prune(run: RunFolder, keep_last: int, step: int) -> None:
     """Delete all checkpoints up to `step` except the best, the one certified healthy, and the newest `keep_last`.
 
-    Later ones are damaged, or the run would have been resumed from them; they must not count as kept.
+    Later ones are damaged, or the run would have been resumed from them; they must not count as kept. Nothing is deleted
+    while a pointer is damaged: it may have named any of them.
     """
+    if is_damaged_pointer(run, "best") or is_damaged_pointer(run, "healthy"):
+        return
     kept = (resolve_pointer(run, "best"), resolve_pointer(run, "healthy"))
     for path in [path for path in list_checkpoints(run) if checkpoint_step(path) <= step][:-keep_last]:
         if path not in kept:

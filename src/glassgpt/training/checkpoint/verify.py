@@ -8,9 +8,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassgpt.data.files import sync_folder, write_atomically
-from glassgpt.errors import CheckpointError
-from glassgpt.training.checkpoint.layout import MANIFEST, STATE, WEIGHTS, list_checkpoints, resolve_pointer
+from glassgpt.data.files import read_regular, sync_folder, write_atomically
+from glassgpt.errors import CheckpointError, UnsafeFileError
+from glassgpt.training.checkpoint.layout import (
+    MANIFEST,
+    STATE,
+    WEIGHTS,
+    is_damaged_pointer,
+    list_checkpoints,
+    resolve_pointer,
+)
+from glassgpt.training.checkpoint.state import read_state
 from glassgpt.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
@@ -28,12 +36,14 @@ def write_manifest(folder: Path) -> None:
 def find_damage(checkpoint: Path) -> str | None:
     """Return a short description of the damage to a checkpoint, or None if every byte is as it was written."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+        manifest = json.loads(read_regular(checkpoint / MANIFEST))
         version, files = manifest["format"], dict(manifest["files"])
         expected = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError):
+    except UnsafeFileError as error:
+        return str(error)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"{MANIFEST} is damaged"
     if version != FORMAT_VERSION:
         return f"its format is {version}, but this version reads {FORMAT_VERSION}"
@@ -41,6 +51,8 @@ def find_damage(checkpoint: Path) -> str | None:
         return f"{MANIFEST} does not list {WEIGHTS} and {STATE}"
     for name, (size, sha256) in expected.items():
         path = checkpoint / name
+        if Path(name).name != name or path.is_symlink():
+            return f"{name} is not a file of the checkpoint itself"
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
@@ -81,7 +93,7 @@ def newest_verified_checkpoint(run: RunFolder) -> VerifiedCheckpoint | None:
 
 
 def find_checkpoint(run: RunFolder, which: str) -> Path:
-    """Return a verified checkpoint by name.
+    """Return a verified checkpoint by name; never another one in place of a best one that is damaged.
 
     Args:
         run: the run.
@@ -90,6 +102,12 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    if which == "best" and is_damaged_pointer(run, "best"):
+        best = best_by_state(run)
+        known = f"{best.name}, which had the lowest validation loss" if best else "latest"
+        raise CheckpointError(
+            f"{run.checkpoints / 'best'} is damaged; use --checkpoint {known}, or let train --resume repair it"
+        )
     if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
         found = newest_verified_checkpoint(run)
         if found is None:
@@ -103,6 +121,19 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}; name another one with --checkpoint")
     return path
+
+
+def best_by_state(run: RunFolder) -> Path | None:
+    """Return the intact checkpoint with the lowest validation loss by what the checkpoints themselves remember.
+
+    None if there is none any more: the newest remembers the lowest loss of the run, and the best is the first with it.
+    """
+    intact = [path for path in list_checkpoints(run) if find_damage(path) is None]
+    states = [(path, read_state(path)) for path in intact]
+    if not states or (lowest := states[-1][1].best_loss) is None:
+        return None
+    best = (path for path, state in states if state.best_loss == lowest and state.evaluations_since_best == 0)
+    return next(best, None)
 
 
 def _sha256(path: Path) -> str:
