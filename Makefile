@@ -53,7 +53,7 @@ reading:        ## update the line counts of docs/reading.md
 bench: $(READY) ## compare preparation, training and generation with their peers on this CPU
 	$(BIN)/python benchmarks/cpu.py
 
-faults: $(READY) ## inject faults into real trainings and check the diagnosis: about ten minutes on two cores
+faults: $(READY) ## inject faults into real training runs and check the diagnosis: about ten minutes on two cores
 	$(BIN)/python -m benchmarks.faults --jobs $(JOBS)
 
 clean:          ## remove the environment and all generated files

@@ -2,7 +2,7 @@
 
 GPT-2 124M with random weights, a prompt of 64 tokens, tokens drawn among the 50 most probable, at several batch
 sizes. The figure is the time of one step: that of a long text less that of a short one, over the steps between, so
-that reading the prompt does not count. Peers that bring threads of their own run in processes of their own. On one thread it is the CPU time of the process and of those it starts, which
+that reading the prompt does not count. Peers with their own threads run in separate processes. On one thread it is the CPU time of the process and of those it starts, which
 other programs on the machine hardly touch; on several it is the wall's. The systems take turns; a ratio is formed within each round.
 
 With --only mixed: requests of mixed length, served by our engine, in which rows that end make space for waiting ones,

@@ -3,7 +3,7 @@
     python benchmarks/gpu_determinism.py --out benchmarks/results/gpu-determinism.json [--gpus 2]
 
 For each architecture: two undisturbed runs with one seed, and a run that is killed with SIGKILL and resumed, must end
-with the same bits in weights and optimizer; each is a process of its own, compiled as in normal training. Then a
+with the same bits in weights and optimizer; each is a separate process, compiled as in normal training. Then a
 training step of GPT-2 124M is timed with and without. Exits with 1 if any bits differ.
 """
 

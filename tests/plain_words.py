@@ -50,6 +50,16 @@ INSTEAD = {
     r"(?:is|are) there already": "already exists",
     r"let(?:s|ting)? (?:it|them|a model|a run|the model|the run) write": "generate",
     r"what is wrong|that can be wrong": "the problem",
+    r"trainings": "training runs",
+    r"(?:goes|go|going|went) on": "continue",
+    r"trains? on from": "continue training",
+    r"(?:writes?|wrote) down": "log, record",
+    r"tak(?:e|es|en|ing) in (?:a|the)": "process",
+    r"all ranks must call": "must be called on all ranks",
+    r"for the time of": "for the duration of",
+    r"speaks? (?:for|against)": "evidence for, against",
+    r"let(?:s|ting)? (?:a pointer|every|the program|the pointer)": "an active verb: point at, make, replace",
+    r"in (?:a|one) (?:\w+ )?of (?:its|their|his|our|your) own": "separate, its own …",
     # American spelling, as in PyTorch and Hugging Face.
     r"colours?|behaviours?|favours?|neighbours?|artefacts?|licence|centre|grey|judgement|honour(?:s|ed)?": "color, …",
     r"\w*(?:initial|memor|orthogonal|regular|quant|special|normal|general|organ|serial|optim|material|recogn|random)"

@@ -154,7 +154,7 @@ def test_nan_sequence_is_quarantined(diagnosed):
     assert found["validation_loss"] < 7
 
 
-def test_monitored_and_unmonitored_trainings_are_interleaved(diagnosed, monkeypatch):
+def test_monitored_and_unmonitored_training_runs_are_interleaved(diagnosed, monkeypatch):
     script, size = diagnosed
     asked = []
     monkeypatch.setattr(

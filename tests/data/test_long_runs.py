@@ -133,7 +133,7 @@ def test_incomplete_vocabulary_is_named_when_the_library_panics(capfd):
     tokenizer = bpe.BPETokenizer("holey", bpe.TRAINED_PATTERN, pieces)
     with pytest.raises(TokenizerError, match="the tokenizer holey cannot encode this text"):
         tokenizer.encode("a q b")
-    capfd.readouterr()  # the library prints a traceback of its own
+    capfd.readouterr()  # the library prints its own traceback
 
 
 def test_pattern_that_is_none_is_named():

@@ -147,7 +147,7 @@ def test_repeated_skips_roll_back_to_a_lower_learning_rate(grammar_dataset, tmp_
     assert rates[16] == pytest.approx(1e-3 * 0.5)
     assert outcome.step == 16
     state = read_state(newest_verified_checkpoint(RunFolder(tmp_path)).path)
-    # The data goes on: ten steps before the rollback, ten after it.
+    # The data continues: ten steps before the rollback, ten after it.
     assert (state.windows, state.rate_scale) == (20 * 8, 0.5)
 
 

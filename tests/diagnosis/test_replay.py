@@ -253,7 +253,10 @@ def test_doctor_reports_a_fault_that_does_not_recur(grammar_data, tmp_path, bad_
         (lambda run: shutil.rmtree(run.checkpoints), "there is no checkpoint to start from"),
         (lambda run: next(run.checkpoints.glob("step-*/manifest.json")).unlink(), "is damaged"),
         (lambda run: run.events.open("a").write(json.dumps(EVENT) + "\n"), "(rollback)"),
-        (lambda run: run.config.write_text(run.config.read_text().replace("grammar", "gone")), "its dataset is gone"),
+        (
+            lambda run: run.config.write_text(run.config.read_text().replace("grammar", "gone")),
+            "its dataset no longer exists",
+        ),
     ],
 )
 def test_doctor_says_why_a_step_cannot_be_replayed(grammar_data, tmp_path, bad_row, spoil, why):

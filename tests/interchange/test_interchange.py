@@ -384,7 +384,7 @@ def test_named_pipe_is_not_read(folder):
     assert_import_fails(folder, "no config.json")
 
 
-# Variants of GPT-2 that have a setting of their own.
+# Variants of GPT-2 with a setting for each.
 
 
 @pytest.mark.parametrize(

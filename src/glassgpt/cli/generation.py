@@ -60,8 +60,8 @@ def generate(
     explain:
         Show for each token the candidates and their probabilities before and after each logits processor.
     json:
-        Print one JSON object per sample with prompt and sample number, text, tokens and finish_reason, and what beam
-        search, --logprobs or --explain add.
+        Print one JSON object per sample with prompt and sample number, text, tokens and finish_reason, and the fields
+        of beam search, --logprobs or --explain.
     precision:
         Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and
         report by how much.
@@ -71,7 +71,7 @@ def generate(
 
     texts, chosen = read_prompts(prompt, prompts), strategy_from_flags(strategy or {})
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
-    # A search has defaults of its own; everything else samples, with a seed that can be reported.
+    # A search has its own defaults; everything else samples, with a seed that can be reported.
     defaults = dict(chosen.defaults) if chosen and chosen.defaults else {"seed": random_seed()}
     parsed = options_from_flags(defaults, settings, given)
     if parsed.logprobs and not (json or explain):

@@ -104,7 +104,7 @@ def _temporary_folders(out: Path) -> Generator[tuple[Path, Path], None, None]:
 def _locked_folder(out: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-        with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
+        with suppress(FileNotFoundError):  # another process mistook it for a leftover before it was locked
             lock = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
             if fcntl is None or _lock(lock, wait=True) is False or os.fstat(lock).st_nlink:
                 return folder, lock

@@ -227,7 +227,7 @@ class RecoveryPolicy(Policy):
 
     def _after_divergence(self, monitor: Monitor) -> Decision:
         step, result = self._trainer.state.step, self._explain_divergence()
-        # Damaged weights say nothing against the learning rate; if it happens again, that is no longer believed.
+        # Damaged weights are no evidence against the learning rate, unless it happens again.
         was_damaged = result is not None and result.cause == "weights" and self._rollback_count == 0
         rollback = self._roll_back(1.0 if was_damaged else self._config.rewind_rate_factor, result)
         monitor.on_divergence(step, result, ("rewound",) if rollback else ())

@@ -244,7 +244,7 @@ class _Case:
         if not changed:
             self._rule_out("weights", "training-again-gives-the-same")
             return None
-        # A change from outside spoils the steps after it too, so other weights differ as well, but less.
+        # A change from outside also affects later steps, so other weights differ as well, but less.
         first = max(changed, key=lambda name: distances[name])
         names = (first, *(name for name in changed if name != first))
         return self._result("weights", 0.9, "changed-by-something-else", {"parameter": first}, parameters=names)

@@ -199,7 +199,7 @@ def _exists(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it exists, but belongs to somebody else
+    except PermissionError:  # it exists, but belongs to another user
         pass
     return True
 

@@ -17,7 +17,7 @@ from glassgpt.generation.cpu.packing import KernelChoice, choose_kernel, is_pack
 from glassgpt.model.transformer import LanguageModel
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
-"""`auto` is the fastest exact way on a CPU, and bfloat16 on a CUDA GPU that supports it."""
+"""`auto` is the fastest exact kernel on a CPU, and bfloat16 on a CUDA GPU that supports it."""
 
 DEVICE_PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "cpu": get_args(Precision),

@@ -50,7 +50,7 @@ DOWNLOADED = (
 )
 INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner")
 UNSUPPORTED_KEYS = ("quantization_config", "auto_map", "rope_scaling", "pruned_heads")
-"""Config keys that change the function or need code of their own, whatever their value."""
+"""Config keys that change the function or need custom code, whatever their value."""
 
 
 def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[LanguageModel, Tokenizer]:

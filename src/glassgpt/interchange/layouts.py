@@ -35,7 +35,7 @@ class Layout:
         embedding_shapes: shapes of the embeddings under their Hugging Face names.
         block_prefix: beginning of the names of the blocks' parameters, up to the number.
         buffers: matches tensors of a checkpoint that are no parameters.
-        tied_embedding: name of the embedding that is also the head, or None if the head is a parameter of its own.
+        tied_embedding: name of the embedding that is also the head, or None if the head is a separate parameter.
         aliases: other names of config keys, which transformers' `attribute_map` accepts.
     """
 

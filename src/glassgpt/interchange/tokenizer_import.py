@@ -1,7 +1,7 @@
 """Reading tokenizers from Hugging Face files, exactly or not at all.
 
 A tokenizer becomes one of our own kinds if that gives the same ids for every text; otherwise the library `tokenizers`
-goes on encoding it, provided that it loses no text. What remains is refused by name. `verify_tokenizer` then compares
+continues to encode it, provided that it loses no text. What remains is refused by name. `verify_tokenizer` then compares
 the result with the library on a probing text.
 """
 

@@ -148,7 +148,7 @@ class Modern(LanguageModel):
     def initial_std(self, name: str) -> float:
         """See `LanguageModel.initial_std`."""
         if name == "token_embedding.weight":
-            return 1.0  # embeddings are normalized, so this scale only sets how fast training turns them
+            return 1.0  # embeddings are normalized, so this scale only sets how fast training rotates them
         if name == "lm_head.weight":
             return 0.0  # all tokens start equally likely: the initial loss is ln V
         # Each block starts as the identity.

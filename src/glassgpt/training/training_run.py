@@ -109,7 +109,7 @@ class TrainingRun:
         """Write a checkpoint and delete old ones. Must be called on all ranks.
 
         Args:
-            is_best: let the pointer `best` name it.
+            is_best: point `best` at it.
 
         Raises:
             CheckpointError: the file system refused.
@@ -214,7 +214,7 @@ class TrainingRun:
         if len(state.rng) == self.dist.world_size:
             restore_rng(state.rng[self.dist.rank])
         else:
-            # Another number of ranks cannot draw the same dropout; what remains is that no two ranks draw the same.
+            # Another number of ranks cannot draw the same dropout; but no two ranks may draw the same.
             torch.manual_seed(hash((self.config.seed, state.step, self.dist.rank)))
 
     def _load_initial(self, initial: InitialState) -> None:

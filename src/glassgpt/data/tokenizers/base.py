@@ -200,7 +200,9 @@ def library_errors(name: str) -> Generator[None, None, None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # its class cannot be imported, and is no `Exception`
+        if (
+            type(error).__name__ != "PanicException"
+        ):  # its class cannot be imported, and does not derive from `Exception`
             raise
         raise TokenizerError(
             f"the tokenizer {name} cannot encode this text ({str(error)[:ERROR_CHARACTERS]}); its vocabulary is incomplete"

@@ -16,7 +16,7 @@ UNBROKEN = re.compile(f"[^{WHITESPACE}]++")
 RUN = re.compile(f"[{WHITESPACE}]++|[^{WHITESPACE}]++")
 
 MAX_TRAINING_RUN = 128
-"""Characters of a run that a tokenizer is trained on in one piece; longer ones would become tokens of their own."""
+"""Characters of a run that a tokenizer is trained on in one piece; longer ones would become separate tokens."""
 MAX_ENCODED_RUN = 250_000
 """Characters without a blank that are encoded in one piece: tiktoken takes 50 bytes and 1 µs for each."""
 

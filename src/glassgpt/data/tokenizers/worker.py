@@ -1,4 +1,4 @@
-"""Training of a tokenizer in a process of its own: `python -m glassgpt.data.tokenizers.worker SPEC TEXTS OUT`.
+"""Train a tokenizer in a separate process: `python -m glassgpt.data.tokenizers.worker SPEC TEXTS OUT`.
 
 The libraries do not react to signals while they train, which can take minutes; a process can be ended.
 """
@@ -49,7 +49,7 @@ def train_interruptibly(spec: str, texts: Iterable[str], scratch: Path) -> Token
 def _run_worker(spec: str, source: Path, result: Path) -> None:
     command = [sys.executable, "-m", __name__, spec, str(source), str(result)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    # In a session of its own, Ctrl-C reaches only this process, which then ends the other.
+    # In a separate session, Ctrl-C reaches only this process, which then ends the other.
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
