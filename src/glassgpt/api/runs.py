@@ -7,6 +7,7 @@ from typing import Any
 
 from glassgpt.config import RunConfig, load_config, sealed, to_toml
 from glassgpt.data.files import write_atomically
+from glassgpt.data.staging import staged_folder
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.model.transformer import LanguageModel
@@ -18,14 +19,18 @@ from glassgpt.training.run_folder import RunFolder
 def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:
     """Create a run from weights that were not trained here, so that every command works on it.
 
+    The run appears complete or not at all, so that a process that is killed does not block its repetition.
+
     Raises:
         UsageError: `out` exists already.
+        DataError: the disk is full or not writable.
     """
     run = RunFolder(out)
     require_new_run(run)
-    state = TrainingState(tokenizer_fingerprint=tokenizer.fingerprint)
-    save_checkpoint(run, model, (), state)
-    write_run_files(run, RunConfig(model=model.config), tokenizer)
+    with staged_folder(out, force=False, what="run") as (folder, _):
+        staged = RunFolder(folder)
+        save_checkpoint(staged, model, (), TrainingState(tokenizer_fingerprint=tokenizer.fingerprint))
+        write_run_files(staged, RunConfig(model=model.config), tokenizer)
     return run
 
 

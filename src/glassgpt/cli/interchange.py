@@ -21,8 +21,11 @@ def import_(source: str, *, out: Path) -> None:
         Run folder to create.
     """
     from glassgpt import api
+    from glassgpt.api.runs import require_new_run
     from glassgpt.interchange.huggingface import download, import_model
+    from glassgpt.training.run_folder import RunFolder
 
+    require_new_run(RunFolder(out))
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise UsageError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2")
     folder = Path(source) if Path(source).is_dir() else download(source)
@@ -45,10 +48,12 @@ def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:
         Destination of config.json, model.safetensors and tokenizer files; must be empty or not exist.
     """
     from glassgpt import api
+    from glassgpt.data.staging import staged_folder
     from glassgpt.interchange.huggingface import export_model
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} already exists and is not empty; choose another folder")
     loaded = api.load(run, checkpoint=checkpoint, device="cpu")
-    export_model(loaded.model, loaded.tokenizer, folder)
+    with staged_folder(folder, force=False, what="model") as (staging, _):
+        export_model(loaded.model, loaded.tokenizer, staging)
     console.info(f"wrote {folder}; load it with: AutoModelForCausalLM.from_pretrained({str(folder)!r})")

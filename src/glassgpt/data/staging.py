@@ -40,7 +40,7 @@ class _Stopped(KeyboardInterrupt):
 
 @contextmanager
 def staged_folder(
-    out: Path, *, force: bool, on_leftover: Callable[[Path], None] | None = None
+    out: Path, *, force: bool, what: str = "dataset", on_leftover: Callable[[Path], None] | None = None
 ) -> Generator[tuple[Path, Path], None, None]:
     """Yield a folder to fill and a scratch folder; on success the first is renamed to `out`.
 
@@ -48,8 +48,9 @@ def staged_folder(
     error tells. With `force` a dataset there is exchanged for the new one, so that `out` is never missing.
 
     Args:
-        out: folder to create.
+        out: folder to create; an empty folder there is replaced.
         force: whether a dataset at `out` may be replaced.
+        what: what the folder holds, for messages; only a dataset can be replaced.
         on_leftover: called with each staging folder of a killed process that was removed.
 
     Raises:
@@ -63,13 +64,13 @@ def staged_folder(
         for leftover in _remove_leftovers(target):
             if on_leftover:
                 on_leftover(leftover)
-        _check_existing(out, force)
+        _check_existing(out, force, what)
         with _stop_signals(), _temporary_folders(target) as (staging, scratch):
             yield staging, scratch
-            _publish(staging, target, force)
+            _publish(staging, target, force, what)
             published = True
     except _Stopped as stop:
-        state = f"the dataset {out} is complete" if published else f"nothing was written to {out}"
+        state = f"the {what} {out} is complete" if published else f"nothing was written to {out}"
         raise Interrupted(f"stopped; {state}", stop.number) from stop
     except OSError as error:
         problem = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
@@ -77,11 +78,11 @@ def staged_folder(
         raise DataError(f"{problem} ({where}); nothing was written to {out}") from error
 
 
-def _check_existing(out: Path, force: bool) -> None:
-    if not os.path.lexists(out):
+def _check_existing(out: Path, force: bool, what: str) -> None:
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / SUMMARY_FILE).is_file():
-        raise UsageError(f"{out} exists and is not a dataset, so it is not replaced; choose another --out")
+    if what != "dataset" or not (out / SUMMARY_FILE).is_file():
+        raise UsageError(f"{out} exists and is not a {what}, so it is not replaced; choose another --out")
     if not force:
         raise UsageError(f"{out} already holds a dataset; replace it with --force, or choose another --out")
 
@@ -153,23 +154,25 @@ def _staging_folders(out: Path) -> list[Path]:
     return sorted(path for path in out.parent.iterdir() if name.fullmatch(path.name) and not path.is_symlink())
 
 
-def _publish(staging: Path, out: Path, force: bool) -> None:
+def _publish(staging: Path, out: Path, force: bool, what: str) -> None:
     sync_folder(staging)
     if force and (out / SUMMARY_FILE).is_file():
         exchange(staging, out, staging.with_name(REPLACED))
         if not (staging / SUMMARY_FILE).is_file():  # the dataset was itself replaced in the meantime
             exchange(staging, out, staging.with_name(REPLACED))
-            raise DataError(_kept(staging, out))
+            raise DataError(_kept(staging, out, what))
     else:
+        with suppress(OSError):
+            out.rmdir()  # does nothing unless it is an empty folder
         try:
             rename_new(staging, out)
         except FileExistsError as error:
-            raise DataError(_kept(staging, out)) from error
+            raise DataError(_kept(staging, out, what)) from error
     sync_folder(out.parent)
 
 
-def _kept(staging: Path, out: Path) -> str:
-    """Rename a finished dataset to a free name beside `out`, and return the message that says so."""
+def _kept(staging: Path, out: Path, what: str) -> str:
+    """Rename a finished folder to a free name beside `out`, and return the message that says so."""
     number = 2
     while True:
         kept = out.with_name(f"{out.name}-{number}")
@@ -179,7 +182,7 @@ def _kept(staging: Path, out: Path) -> str:
             number += 1
             continue
         sync_folder(out.parent)
-        return f"{out} appeared while this dataset was being prepared and is not replaced; the new dataset is {kept}"
+        return f"{out} appeared while this {what} was being prepared and is not replaced; the new {what} is {kept}"
 
 
 @contextmanager
