@@ -84,7 +84,7 @@ def test_commands_run_with_ascii_output(arguments):
 
 
 def test_only_the_console_prints():
-    """Everything else would bypass the escapes."""
+    """Anything else would bypass the escaping."""
     package = Path(glassgpt.__file__).parent
     printing = re.compile(
         r"(?<![.\w])print\(|\bstd(out|err)\.write|console\.(out|err)\.print|\brich\.(markup|console)\b"

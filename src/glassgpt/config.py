@@ -150,7 +150,7 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def sealed(text: str) -> str:
-    """Return the content of a run's `config.toml` with a last line that holds its checksum."""
+    """Return the content of a run's `config.toml` with its checksum as the last line."""
     return f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 

@@ -53,7 +53,7 @@ def _escape(character: str) -> str:
 
 
 class _GuardedFile:
-    """A text file to which characters that its encoding lacks are written as `?`, instead of raising an error."""
+    """A text file that replaces characters missing from its encoding with `?` instead of raising an error."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -69,14 +69,14 @@ class _GuardedFile:
 
 
 class _GuardedConsole(Console):
-    """A rich console that writes to a `_GuardedFile`, and takes text as it is, without markup and emoji codes."""
+    """A rich console that writes to a `_GuardedFile`, and prints text literally, without markup or emoji codes."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @property
     def file(self) -> IO[str]:
-        """The file that is written to: the current standard output or error, unless one was set."""
+        """The output file: the current standard output or error, unless one was set."""
         return cast(IO[str], _GuardedFile(super().file))
 
     @file.setter
@@ -143,7 +143,7 @@ def output_json(value: Any) -> None:
 
 
 def styled(*parts: tuple[str, str]) -> None:
-    """Print a line to standard output from texts and their styles, such as `("Tokens", "bold")`."""
+    """Print a line of styled texts to standard output, such as `("Tokens", "bold")`."""
     out.print(Text.assemble(*((visible(text), style) for text, style in parts)))
 
 

@@ -22,7 +22,7 @@ def data(grammar_data, tmp_path):
 
 
 def damage(path):
-    """Set half of a shard to zero; the size and the time of the last change stay."""
+    """Set half of a shard to zero; keep its size and modification time."""
     before = path.stat()
     raw = path.read_bytes()
     path.write_bytes(raw[: HEADER.size] + bytes(len(raw) // 2) + raw[HEADER.size + len(raw) // 2 :])
@@ -30,7 +30,7 @@ def damage(path):
 
 
 def with_token(path, token):
-    """Put a token into a shard whose checksum is right."""
+    """Put a token into a shard and update its checksum."""
     header = ShardHeader.read(path)
     tokens = np.frombuffer(path.read_bytes()[HEADER.size :], "<u2").copy()
     tokens[:] = np.where(np.arange(len(tokens)) % 50 == 0, token, tokens)

@@ -316,7 +316,7 @@ def test_head_that_equals_the_embedding_is_imported(folder, tied):
 
 
 def test_head_alone_stands_for_the_tied_embedding(folder):
-    """`safetensors.torch.save_model` keeps one of two names of a tensor."""
+    """`safetensors.torch.save_model` keeps only one name of a shared tensor."""
     stored(folder, lambda weights: weights.update({"lm_head.weight": weights.pop("transformer.wte.weight")}))
     assert_same_function(import_model(folder)[0], hf_gpt2(SMALL))
 

@@ -1,4 +1,4 @@
-"""Files of a run that are damaged, or came from a stranger, are named in one line; nothing is replaced silently."""
+"""Damaged or untrusted files of a run are reported in one line; nothing is replaced silently."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Only one process trains into a run folder, and the kernel frees the folder of one that died."""
+"""Only one process trains into a run folder, and the kernel releases the lock of a process that died."""
 
 import os
 import platform

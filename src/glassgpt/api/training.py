@@ -112,7 +112,7 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
 
 @contextmanager
 def _exclusively(run: RunFolder, dist: DistributedContext, *, resume: bool) -> Generator[None]:
-    """Hold the lock of a run folder in the first rank; all ranks fail if it cannot be held."""
+    """Hold the lock of a run folder on rank 0; all ranks fail if it cannot be acquired."""
     problem = ""
     with ExitStack() as stack:
         if dist.is_main:
@@ -177,7 +177,7 @@ def _train(
 
 
 def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Observer, ...]) -> TrainingResult:
-    """Run a training with a progress bar; whether it succeeds or fails, write its report."""
+    """Train with a progress bar, then write the report, even if training fails."""
     print_training_setup(trainer)
     with progress_display(config.train.max_steps - trainer.state.step) as progress:
         trainer.observers += [progress, *observers]
@@ -206,7 +206,7 @@ def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
 
 
 def _repair_best(run: RunFolder) -> None:
-    """Let a damaged pointer `best` name the best checkpoint again; checkpoints are not deleted before."""
+    """Point a damaged `best` at the best checkpoint again, before any checkpoint is deleted."""
     if not is_damaged_pointer(run, "best"):
         return
     best = best_by_state(run)

@@ -42,7 +42,7 @@ def require_regular(path: Path) -> None:
 
 
 def require_own_folder(path: Path) -> None:
-    """Check that a folder inside a run or dataset, if it exists, is not a link to another place.
+    """Check that a folder inside a run or dataset, if it exists, is not a link to another location.
 
     Raises:
         UnsafeFileError: it is a link, or not a folder.

@@ -65,7 +65,7 @@ class TokenArray:
         return tokens
 
     def read_unchecked(self, start: int, count: int) -> NDArray[np.int64]:
-        """Return what `read` does, even if a token is outside the vocabulary."""
+        """Like `read`, but do not check that tokens are inside the vocabulary."""
         if start < 0 or count < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of {len(self)}")
         tokens = np.empty(count, dtype=np.int64)
@@ -154,7 +154,7 @@ class TokenDataset:
         return np.memmap(self.folder / name, dtype, "r", offset=HEADER.size, shape=(header.tokens,))
 
     def verify_once(self, splits: Sequence[Split] = SPLITS) -> None:
-        """Verify the shards of some splits that were not verified since they last changed.
+        """Verify the shards of some splits, unless they have been verified since their last change.
 
         Raises:
             DataError: a shard is damaged, or a token is outside the vocabulary.
@@ -162,7 +162,7 @@ class TokenDataset:
         verify_once(self.folder, self._headers, self._shards_of(splits))
 
     def verify_in_background(self) -> BackgroundVerification:
-        """Start verifying all shards that were not verified since they last changed; validation text first."""
+        """Start to verify all shards that have changed since they were last verified; validation text first."""
         return BackgroundVerification(self.folder, self._headers, self._shards_of(("validation", "train")))
 
     def _shards_of(self, splits: Sequence[Split]) -> list[str]:

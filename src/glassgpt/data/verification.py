@@ -1,4 +1,4 @@
-"""Verify the shards of a dataset once per version of a file, in the background if wanted."""
+"""Verify the shards of a dataset once per version of a file, optionally in the background."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Version = list[int]
 def verify_once(
     folder: Path, headers: Mapping[str, ShardHeader], names: Iterable[str], stop: threading.Event | None = None
 ) -> None:
-    """Verify shards that were not verified since they last changed.
+    """Verify shards that have changed since they were last verified.
 
     A version of a file is its size, times of change (of content and of inode) and inode.
 
@@ -50,7 +50,7 @@ def verify_once(
 
 
 class BackgroundVerification:
-    """Verifies shards in a thread while something else is done.
+    """Verifies shards in a background thread.
 
     Args:
         folder: the dataset folder.

@@ -40,7 +40,7 @@ CAUSE_CODES: dict[Cause, str] = {
 
 
 class TrainingMonitor(Observer):
-    """Runs all detectors on a training in progress.
+    """Runs all detectors during training.
 
     Args:
         trainer: the run.

@@ -1,4 +1,4 @@
-"""Comparison of an imported model with an independent forward pass: that of transformers, where it is installed."""
+"""Compare an imported model with an independent forward pass, by transformers if it is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 
 @torch.no_grad()
 def compare_logits(model: LanguageModel, folder: Path, notify: Callable[[str], None]) -> None:
-    """Compare the logits of random tokens with those of transformers; does nothing if that is not installed.
+    """Compare the logits of random tokens with those of transformers; do nothing if it is not installed.
 
     Args:
         model: imported from `folder`, in evaluation mode.

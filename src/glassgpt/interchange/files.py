@@ -1,4 +1,4 @@
-"""Reading files that others wrote: bounded, and every failure in one line."""
+"""Read untrusted files with a size limit and one-line error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def shown(value: object) -> str:
-    """Return a foreign value for an error message, shortened."""
+    """Return an untrusted value for an error message, shortened."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints

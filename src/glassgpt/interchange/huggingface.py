@@ -188,7 +188,7 @@ def _model_config(given: HFConfig, layout: Layout, path: Path) -> ModelConfig:
 
 
 def _without_aliases(given: HFConfig, layout: Layout, path: Path) -> HFConfig:
-    """Return a config with each key under its first name.
+    """Return a config with every alias replaced by its canonical key.
 
     transformers lets an alias win over the first name, but did not always; two different values are refused.
     """

@@ -116,7 +116,7 @@ def _bpe_json(tokenizer: Tokenizer) -> Json:
 
 
 def library_pattern(pattern: str) -> str:
-    """Return the pattern with which the library splits as ours does.
+    """Return the pattern with which the library splits text like our tokenizer.
 
     It reads {1,2}+ as "one or more times" instead of possessive; without the + the two agree.
     """

@@ -1,4 +1,4 @@
-"""Reading tokenizers from Hugging Face files, exactly or not at all.
+"""Read tokenizers from Hugging Face files, exactly or not at all.
 
 A tokenizer becomes one of our own kinds if that gives the same ids for every text; otherwise the library `tokenizers`
 continues to encode it, provided that it loses no text. What remains is refused by name. `verify_tokenizer` then compares
@@ -157,7 +157,7 @@ def _settings(folder: Path) -> Json:
 
 
 def _same_ids(one: Json, other: Json) -> bool:
-    """Return whether two contents of `tokenizer.json` give the same ids; scores may differ in their last digits."""
+    """Return whether two `tokenizer.json` contents produce the same ids; scores may differ in the last digits."""
     scores = [[score for _, score in _scored(content)] for content in (one, other)]
     return (
         len(scores[0]) == len(scores[1])
@@ -173,7 +173,7 @@ def _scored(content: Json) -> list[tuple[str, float]]:
 
 
 def _ids_of(content: Json) -> Any:
-    """Return the parts of `tokenizer.json` that determine ids, but scores, in one spelling."""
+    """Return the parts of `tokenizer.json` that determine ids, except scores, in canonical form."""
     steps: list[Json] = [_without_defaults(step) for step in _steps(content.get("pre_tokenizer"))]
     if [step["type"] for step in steps] == ["ByteLevel"] and steps[0].get("use_regex", True) is not False:
         steps = [_split(GPT2_PATTERN), {"type": "ByteLevel", "use_regex": False}]
@@ -195,7 +195,7 @@ def _ids_of(content: Json) -> Any:
 
 
 def _without_defaults(part: Mapping[str, Any]) -> Json:
-    """Return a part of `tokenizer.json` without values that mean the same as their absence."""
+    """Return a part of `tokenizer.json` without defaults and values that do not affect ids."""
     return {
         key: value
         for key, value in part.items()
@@ -254,7 +254,7 @@ def _end_of_text(folder: Path, ids: Mapping[str, int], special: Mapping[str, int
 
 
 def _native_kind(source: TokenizerSource) -> Tokenizer | None:
-    """Return the tokenizer as one of our own kinds, or None if none of them gives the same ids."""
+    """Convert the tokenizer to one of our kinds, or return None if none of them produces the same ids."""
     if source.content.get("normalizer") or any(not t.get("special") for t in source.content.get("added_tokens") or ()):
         return None
     model = source.content["model"]
@@ -342,7 +342,7 @@ def _library_kind(source: TokenizerSource) -> Tokenizer:
 
 
 def _lossy_parts(source: TokenizerSource) -> Iterator[str]:
-    """Yield what makes a tokenizer lose text or depend on more than the text."""
+    """Yield the parts of a tokenizer that lose text or depend on more than the text."""
     content, model = source.content, source.content["model"]
     if model["type"] not in ("BPE", "Unigram"):
         yield f"it holds a tokenizer of type {model['type']}; only byte-level BPE and Unigram keep all text"

@@ -1,4 +1,4 @@
-"""Reading safetensors: shapes first, so that a configuration is compared with them before a model is built."""
+"""Read safetensors: shapes first, to compare a configuration with them before a model is built."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESAVE = "save it again with transformers: {}.from_pretrained(FOLDER).save_pretr
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, known by its header.
+    """A tensor in a file, described by its header.
 
     Attributes:
         name: name in the file.
@@ -146,7 +146,7 @@ def _check_blocks(named: Mapping[str, StoredTensor], config: ModelConfig, layout
 
 
 def _resolve_tied_head(named: dict[str, StoredTensor], embedding: str, is_tied: bool, folder: Path) -> None:
-    """Leave the token embedding alone in `named`, if the head equals it."""
+    """Reduce head and token embedding in `named` to the embedding, which the head must equal."""
     head = named.pop(HEAD, None)
     if head is None and not is_tied:
         raise InterchangeError(f"{folder}: tie_word_embeddings is false, but the weights have no {HEAD}")

@@ -151,7 +151,7 @@ class ModelConfig:
 
 
 def format_integer(value: int) -> str:
-    """Return an integer for a message; one of thousands of digits, which Python refuses to print, by its size."""
+    """Format an integer for a message; for one too long for Python to print, give its size."""
     return (
         f"{value:,}"
         if abs(value) < 10**30

@@ -188,7 +188,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate schedule, as a share of
+    """The learning rate schedule.
 
     Attributes:
         kind: shape after warmup; wsd is warmup, stable, decay (Hu et al. 2024).

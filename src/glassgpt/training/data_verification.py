@@ -1,4 +1,4 @@
-"""End a training whose data turns out to be damaged."""
+"""Stop training when its data turns out to be damaged."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class DataVerification(Observer):
         self._train_tokens, self._max_steps = dataset.info.train.tokens, max_steps
 
     def start(self) -> None:
-        """Wait a moment for the verification before anything is trained."""
+        """Wait a moment for the verification before training starts."""
         self._verification.check(wait=True, timeout=START_SECONDS)
 
     def on_step(self, metrics: StepMetrics) -> None:
-        """Check."""
+        """Check for damage found so far."""
         self._verification.check(wait=metrics.tokens >= self._train_tokens)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:

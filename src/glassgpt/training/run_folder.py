@@ -73,7 +73,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked, and named after its owner, while a process trains into this folder."""
+        """The lock file; it holds the pid and host of the process that trains into this folder."""
         return self.path / "train.lock"
 
     def exists(self) -> bool:
@@ -98,7 +98,7 @@ class RunFolder:
         return self
 
     def require_no_links(self) -> None:
-        """Check that nothing in this folder leads out of it: a run may come from a stranger.
+        """Check that no link in this folder leads out of it: a run may be untrusted.
 
         Raises:
             UnsafeFileError: a file of the run is a symbolic link, a FIFO or a device, or one of its folders is a link.

@@ -1,4 +1,4 @@
-"""The lock of a run folder: only one process trains into it.
+"""The lock of a run folder: only one process may train into it.
 
 It is `flock` on a file in the folder, which the kernel releases when the process dies, however it dies. Readers
 (generate, evaluate, inspect, doctor) need no lock: every file they read is replaced atomically or appended to.
@@ -27,7 +27,7 @@ ATTEMPTS, PAUSE_SECONDS = 5, 0.05
 
 @contextmanager
 def run_lock(run: RunFolder) -> Generator[bool]:
-    """Hold the lock of a run folder, which is created if missing; if it stays empty, it is removed again.
+    """Hold the lock of a run folder, creating the folder if missing and removing it if it stays empty.
 
     Yields:
         False if the file system or the operating system has no locks, so that nothing is held.

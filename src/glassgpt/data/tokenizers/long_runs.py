@@ -48,7 +48,7 @@ def _even_cuts(run: re.Match[str]) -> range:
 
 
 def split_unbroken_runs(text: str, limit: int = MAX_ENCODED_RUN) -> list[str]:
-    """Cut a text so that at most `limit` characters without a blank follow each other.
+    """Cut a text so that no run of characters without whitespace is longer than `limit`.
 
     The cut is behind the last letter before a character that is none, where the patterns of GPT-2 and GPT-4 cut too, so
     that the ids are the same as without the limit; in a run without such a place it is after `limit` characters.

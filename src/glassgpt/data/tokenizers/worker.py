@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def train_interruptibly(spec: str, texts: Iterable[str], scratch: Path) -> Tokenizer:
-    """Train a tokenizer so that an exception raised by a signal handler ends the training at once.
+    """Train a tokenizer so that an exception raised by a signal handler stops it at once.
 
     Args:
         spec: see `train_tokenizer`.

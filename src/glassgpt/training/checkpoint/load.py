@@ -40,7 +40,7 @@ def load_model(checkpoint: Path) -> LanguageModel:
 
 
 def _require_weights_of(config: ModelConfig, checkpoint: Path) -> None:
-    """Check that a checkpoint holds as many weights as its model has, before memory is allocated for the model.
+    """Check that a checkpoint holds as many weights as its model, before memory is allocated for the model.
 
     Raises:
         CheckpointError: it does not, or its weights cannot be read.

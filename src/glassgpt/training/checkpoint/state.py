@@ -78,7 +78,7 @@ def read_state(checkpoint: Path) -> TrainingState:
 
 
 def _impossible_fields(state: TrainingState) -> list[str]:
-    """Return the names of fields that have another type than they should, or are negative or absurdly large."""
+    """Return the names of fields that have the wrong type or are negative or absurdly large."""
     found: list[str] = []
     for item in fields(TrainingState):
         value, default = getattr(state, item.name), getattr(TrainingState(), item.name)

@@ -124,7 +124,7 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
 
 
 def best_by_state(run: RunFolder) -> Path | None:
-    """Return the intact checkpoint with the lowest validation loss by what the checkpoints themselves remember.
+    """Return the intact checkpoint with the lowest validation loss recorded in the checkpoints themselves.
 
     None if there is none any more: the newest remembers the lowest loss of the run, and the best is the first with it.
     """
