@@ -1,5 +1,6 @@
 """Loss and perplexity on held-out text, compared with reference computations."""
 
+import copy
 import json
 import math
 from collections import Counter
@@ -15,9 +16,10 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 from glassgpt.data import load_tokenizer
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
-from glassgpt.errors import DataError, TokenizerError, UsageError
+from glassgpt.errors import CheckpointError, DataError, TokenizerError, UsageError
 from glassgpt.evaluation.continuations import continuation_nats
 from glassgpt.evaluation.documents import DocumentLoss, document_losses, document_spans
+from glassgpt.evaluation.evaluate import EvaluationRequest, evaluate
 from glassgpt.evaluation.held_out import continuation_of
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
 from glassgpt.evaluation.perplexity import Span, sliding_loss, windows_of
@@ -93,6 +95,15 @@ def test_uniform_model_has_the_loss_of_its_vocabulary_size(dataset, model):
     ends = int((tokens.read(1, len(tokens) - 1) == BYTES.end_of_text).sum())
     assert found.n_bytes == found.tokens - ends
     assert found.bits_per_byte == pytest.approx(math.log2(257) * found.tokens / found.n_bytes, rel=1e-6)
+
+
+@pytest.mark.parametrize("request_", [EvaluationRequest(), EvaluationRequest(stride=8)], ids=["windows", "sliding"])
+def test_nan_loss_is_named(dataset, model, request_):
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.blocks[0].mlp.up.weight[0, 0] = math.nan
+    with pytest.raises(CheckpointError, match="loss is NaN, so its weights are damaged"):
+        evaluate(damaged, dataset, request_)
 
 
 def test_byte_lengths_count_utf8_bytes():

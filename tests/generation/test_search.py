@@ -225,6 +225,16 @@ def test_exhaustive_search_finds_the_best_texts(ending, listed, length_penalty):
 FORCED = [("ab",), ("a", "cb"), ("abc", "ca"), ("bb", "b"), ("aa", "ab"), ("cab",)]
 
 
+@pytest.mark.parametrize("search", [BeamOptions(beams=2), ContrastiveOptions()], ids=["beams", "contrastive"])
+def test_nan_logits_are_named(search):
+    model = attentive_model()
+    with torch.no_grad():
+        model.blocks[1].mlp.up.weight[0, 0] = math.nan
+    run = beam_search if isinstance(search, BeamOptions) else contrastive_search
+    with pytest.raises(GenerationError, match="logits contain NaN"):
+        run(model, BYTES, ["a", "xy"], GenerationOptions(max_tokens=3, **GREEDY), search)
+
+
 def holds(text, words):
     return all(word.encode() in bytes(token for token in text if token != END) for word in words)
 

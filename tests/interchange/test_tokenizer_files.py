@@ -6,6 +6,7 @@ import json
 import pytest
 import regex
 import sentencepiece
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,13 +15,19 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.packages import package_folder
+from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import END_OF_TEXT, tokenizer_from_json
 from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, TRAINED_PATTERN
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from glassgpt.errors import InterchangeError
+from glassgpt.generation.engine.generate import generate
+from glassgpt.generation.engine.speculative import SpeculativeDecoding
+from glassgpt.generation.options import GenerationOptions
 from glassgpt.interchange import tokenizer_import
 from glassgpt.interchange.tokenizer_files import write_tokenizer_files
 from glassgpt.interchange.tokenizer_import import KNOWN_PATTERNS, read_tokenizer_files
+from small_models import attentive_model
 
 NAMES = ["gpt2", "bytes", "bpe:400", "unigram:330", "sentencepiece:400"]
 CORPUS = [
@@ -222,6 +229,36 @@ def test_end_of_text_at_id_0_is_imported(tmp_path):
     assert back.encode(END_OF_TEXT).count(0) == 0
     assert back.byte_lengths()[0] == 0
     assert tokenizer_from_json(back.to_json()).fingerprint == back.fingerprint
+
+
+def test_imported_tokenizer_prepares_and_generates_with_end_of_text_at_id_0(tmp_path):
+    theirs = byte_level_bpe(special_tokens=[END_OF_TEXT, "<pad>"])
+    tokenizer = read_tokenizer_files(saved(theirs, tmp_path / "model", eos_token=END_OF_TEXT))
+    (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": f"word {n} the"}) for n in range(40)))
+    tokenizer.save(tmp_path / "tokenizer.json")
+    prepare(
+        PrepareOptions(
+            sources=(str(tmp_path / "text.jsonl"),),
+            out=tmp_path / "data",
+            tokenizer=str(tmp_path / "tokenizer.json"),
+            workers=1,
+        )
+    )
+    dataset = TokenDataset.open(tmp_path / "data")
+    ids = dataset.split("train").read(0, 20).tolist()
+    assert ids[0] == 0
+    assert 0 in ids[1:]
+    assert 0 not in [token for token, _ in dataset.info.frequent_tokens]
+    model = attentive_model(vocab_size=tokenizer.vocab_size)
+    with torch.no_grad():
+        model.token_embedding.weight[0] *= 3  # often ends a text
+    options = GenerationOptions(max_tokens=20, seed=1, num_samples=6)
+    samples = generate(model, tokenizer, "the", options)
+    assert "end_of_text" in {sample.finish_reason for sample in samples}
+    assert any(len(sample.tokens) > 1 for sample in samples)
+    assert not any(0 in sample.tokens for sample in samples)
+    drafted = generate(model, tokenizer, "the", options, SpeculativeDecoding(model, 4))
+    assert [sample.tokens for sample in drafted] == [sample.tokens for sample in samples]
 
 
 def test_end_of_text_is_transformers_eos_token(tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glassgpt.data.shards import TokenDataset
-from glassgpt.errors import UsageError
+from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.evaluation.coherence import Embedder, EmbeddingModel, ModelStates
 from glassgpt.evaluation.compare import Comparison, compare, validated_options
 from glassgpt.evaluation.documents import DocumentLoss, document_losses
@@ -90,6 +91,7 @@ def evaluate(
         UsageError: the request does not fit this model.
         DataError: there is no held-out text for it.
         MissingExtraError: it needs a package that is not installed.
+        CheckpointError: the loss is NaN.
     """
     # Everything that can fail comes first, so that no error appears after minutes of work.
     request = request.resolve(model.config.context_length)
@@ -121,6 +123,10 @@ def _evaluate_prediction(
         validation = sliding_loss(model, dataset, stride=stride, context_length=context, observer=observer)
     else:
         validation = evaluate_dataset(model, dataset, context_length=context, observer=observer)
+    if math.isnan(validation.nats):
+        raise CheckpointError(
+            "the model's loss is NaN, so its weights are damaged; use an earlier checkpoint, and run: glassgpt doctor RUN"
+        )
     if not request.per_document:
         return validation, None
     return validation, document_losses(model, dataset, stride=stride, context_length=context, observer=observer)

@@ -10,7 +10,7 @@ from torch import Tensor
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.device import halve_until_it_fits
 from glassgpt.errors import GenerationError
-from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right
+from glassgpt.generation.engine.decoding import ChunkedPrefill, nan_logits_error, pad_right
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.engine.memory import warn_of_smaller_batch
 from glassgpt.generation.engine.output import Sample, sample_from_tokens
@@ -82,8 +82,15 @@ class SearchContext:
         return self.model.features(pad_right(tokens, self._parameter.device), cache)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits after features (B, C): (B, V) float32 on the CPU."""
-        return self.model.head(features[:, None])[:, 0, : self.tokenizer.vocab_size].float().cpu()
+        """Return the logits after features (B, C): (B, V) float32 on the CPU.
+
+        Raises:
+            GenerationError: they contain NaN.
+        """
+        logits = self.model.head(features[:, None])[:, 0, : self.tokenizer.vocab_size].float().cpu()
+        if bool(logits.isnan().any()):
+            raise nan_logits_error()
+        return logits
 
     def process(self, scores: Tensor, histories: Sequence[TokenHistory]) -> Tensor:
         """Apply the logits processors. Unlike in sampling, they may forbid every token: that text is abandoned."""
