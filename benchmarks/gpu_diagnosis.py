@@ -170,7 +170,7 @@ def monitoring_cost(size: Size) -> dict[str, list[float]]:
 
 
 def nan_sequence(size: Size) -> dict[str, Any]:
-    """Return the outcome of a training in which one sequence produces NaN."""
+    """Return the outcome of a training run in which one sequence produces NaN."""
     with tempfile.TemporaryDirectory() as folder:
         rows, context = 8, size.model.context_length
         batch = {"batch_tokens": rows * context, "micro_batch_size": 4}
@@ -192,7 +192,7 @@ def nan_sequence(size: Size) -> dict[str, Any]:
 
 
 def too_large_step(size: Size) -> dict[str, Any]:
-    """Return the outcome of a training whose step does not fit into memory."""
+    """Return the outcome of a training run whose step does not fit into memory."""
     with tempfile.TemporaryDirectory() as folder:
         rows = size.too_large_batch_size
         batch = {"batch_tokens": rows * size.model.context_length, "micro_batch_size": rows}

@@ -50,7 +50,7 @@ INSTEAD = {
     r"(?:is|are) there already": "already exists",
     r"let(?:s|ting)? (?:it|them|a model|a run|the model|the run) write": "generate",
     r"what is wrong|that can be wrong": "the problem",
-    r"trainings": "training runs",
+    r"trainings|a training (?:that|which|whose|in which|has)": "training run",
     r"(?:goes|go|going|went) on": "continue",
     r"trains? on from": "continue training",
     r"(?:writes?|wrote) down": "log, record",

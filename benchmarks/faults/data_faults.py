@@ -157,7 +157,7 @@ DATA_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="nan-row-with-dropout-late", kind="sequence that gives NaN", fatal=True, recovery="automatic",
-        what="one sequence of a late batch is NaN, in a training with dropout", at=281, persists=True, stage="during",
+        what="one sequence of a late batch is NaN, in a training run with dropout", at=281, persists=True, stage="during",
         settings={"model.dropout": 0.1}, inject=nan_sequences((281, 0)), expects=("GG-NAN-011",),
     ),
     Fault(

@@ -54,7 +54,7 @@ class StageFinding:
 
 @dataclass
 class Trained:
-    """The course of a training.
+    """The course of a training run.
 
     Attributes:
         series: what the other projects' detectors are given.

@@ -147,7 +147,7 @@ TRAINING_FAULTS: Sequence[Fault] = (
     ),
     Fault(
         name="warmup-longer-than-training", kind="warmup", fatal=False, stage="before",
-        what="a warmup of 2,000 steps in a training of 300", settings={"schedule.warmup_steps": 2000},
+        what="a warmup of 2,000 steps in a training run of 300", settings={"schedule.warmup_steps": 2000},
         expects=("GG-CFG-002",),
     ),
     Fault(
