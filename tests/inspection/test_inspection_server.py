@@ -2,14 +2,21 @@
 
 import json
 import math
+import os
 import re
+import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import webbrowser
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +27,13 @@ from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection import server, static_page
 from glassgpt.inspection.interventions import ScaleHead
-from glassgpt.inspection.service import CACHED_TRACES, ExpiredTraceError, InspectionService, LoadedRun
+from glassgpt.inspection.service import (
+    ADJUSTABLE_OPTIONS,
+    CACHED_TRACES,
+    ExpiredTraceError,
+    InspectionService,
+    LoadedRun,
+)
 from glassgpt.inspection.trace import trace
 from small_models import shaken
 
@@ -262,7 +275,9 @@ class FakeBrowser:
         self.opens, self.opened = opens, []
 
     def open(self, address):
-        self.opened.append(address)
+        file = Path(urllib.request.url2pathname(urllib.parse.urlsplit(address).path))
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)]
+        self.opened.append((address, modes, file.read_text(encoding="utf-8")))
         return self.opens
 
 
@@ -283,7 +298,12 @@ def test_address_is_printed_without_a_browser(model, monkeypatch, capsys, found,
     assert "page served at http://127.0.0.1:4321/key/" in said
     assert ("ssh -L 4321:127.0.0.1:4321 HOST" in said) == is_said
     if isinstance(found, FakeBrowser):
-        assert found.opened == ["http://127.0.0.1:4321/key/"]
+        ((address, modes, page),) = found.opened
+        assert address.startswith("file:///")
+        assert "key" not in address  # every user can read the browser's command line
+        assert modes == [0o600, 0o700]
+        assert 'content="0; url=http://127.0.0.1:4321/key/"' in page
+        assert not Path(urllib.request.url2pathname(urllib.parse.urlsplit(address).path)).exists()
 
 
 def test_command_serves_two_runs(nano_run):
@@ -301,3 +321,111 @@ def test_command_serves_two_runs(nano_run):
     assert result["text"] == "the king"
     assert result["runs"] == [str(nano_run)] * 2
     assert len(result["steps"]) >= 2
+
+
+EXTREMES = (5e-324, 1e-320, 1e-38, 1e-37, 1e-30, 1e30, 1e38, 1e300)
+
+
+@pytest.mark.parametrize("name", ADJUSTABLE_OPTIONS)
+def test_extreme_options_get_an_answer_or_an_error(address, name):
+    key = json.loads(fetch(address, "trace", {})[2])["id"]
+    for value in EXTREMES:
+        for what, arguments in (("choice", {}), ("sample", {"seed": 0})):
+            asked = {"id": key, "what": what, "arguments": arguments, "options": {name: value}}
+            status, _, body = fetch(address, "detail", asked)
+            assert status in (200, 400), (what, value)
+            json.loads(body, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET /x HTTP/1.1\r\nHost: x\r\n\r\nGET /"])
+def test_half_open_connection_is_closed(address_with_short_deadline, sent):
+    with socket.create_connection(address_with_short_deadline, timeout=10) as connection:
+        connection.sendall(sent)
+        received = b""
+        while part := _receive(connection):
+            received += part
+    assert received.count(b"HTTP/1.1") == (1 if b"Host" in sent else 0)
+
+
+def _receive(connection):
+    try:
+        return connection.recv(4096)
+    except ConnectionResetError:  # also closed
+        return b""
+
+
+def test_half_sent_body_is_answered(address_with_short_deadline, monkeypatch):
+    host, port = address_with_short_deadline
+    with socket.create_connection((host, port), timeout=10) as connection:
+        head = f"POST {address_with_short_deadline.path}trace HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 9\r\n\r\n{{"
+        connection.sendall(head.encode())
+        assert b"not complete after 0.3 seconds" in connection.recv(4096)
+
+
+class Address(tuple):
+    """Host and port of a server, and the path of its page."""
+
+    path: str
+
+
+@pytest.fixture
+def address_with_short_deadline(model, monkeypatch):
+    pytest.importorskip("uvicorn")
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.3)
+    found, ready = [], threading.Event()
+    threading.Thread(
+        target=server.serve, args=(service_for(model), lambda at: (found.append(at), ready.set())), daemon=True
+    ).start()
+    assert ready.wait(30)
+    parts = urllib.parse.urlsplit(found[0])
+    where = Address((parts.hostname, parts.port))
+    where.path = parts.path
+    return where
+
+
+SERVER = """
+import resource, sys, torch
+from inspection_helpers import BYTES, GPT2, TEXT
+from glassgpt import console
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.inspection import server
+from glassgpt.inspection.service import InspectionService, LoadedRun
+from small_models import shaken
+console.show_logged_warnings()
+service = InspectionService([LoadedRun("shaken", shaken(GPT2), BYTES)], TEXT, GenerationOptions())
+service.trace({})
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+server.REQUEST_SECONDS = 60
+try:
+    server.serve(service, lambda address: print(address, flush=True))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_too_many_connections_and_ctrl_c_in_the_middle_of_a_request():
+    """In a process of its own: it limits its file descriptors and is interrupted."""
+    pytest.importorskip("uvicorn")
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tests), str(tests.parent)])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes) as process:
+        try:
+            address = process.stdout.readline().strip()
+            parts = urllib.parse.urlsplit(address)
+            clients = [socket.create_connection((parts.hostname, parts.port), timeout=10) for _ in range(90)]
+            assert fetch(address)[0] == 200  # the idle connections were closed
+            half_sent = socket.create_connection((parts.hostname, parts.port), timeout=10)
+            half_sent.sendall(
+                f"POST {parts.path}trace HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 99\r\n\r\n".encode()
+            )
+            time.sleep(0.2)  # until the server has begun to read the body
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    for client in (*clients, half_sent):
+        client.close()
+    assert out.strip() == "interrupted"
+    assert err.count("too many open connections") == 1
+    assert err.count("\n") == 1, err[:3000]

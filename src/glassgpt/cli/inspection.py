@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,20 +156,39 @@ def serve_page(service: InspectionService, *, port: int = 0, browser: bool = Tru
         InspectionError: the initial text cannot be traced, or the port is in use.
         MissingExtraError: starlette or uvicorn is not installed.
     """
+    from tempfile import TemporaryDirectory
+
     from glassgpt.inspection import server
 
     service.trace({})  # the page's first request: computed before the browser opens, so that errors appear here
+    with TemporaryDirectory(prefix="glassgpt-") as folder:  # readable by this user only
 
-    def announce(address: str) -> None:
-        console.info(f"page served at {address} (press Ctrl-C to stop)")
-        if browser and not _open_browser(address):
-            number = urlsplit(address).port
-            console.info(
-                f"no browser could be opened here; open the address yourself, from another machine after: "
-                f"ssh -L {number}:127.0.0.1:{number} HOST"
-            )
+        def announce(address: str) -> None:
+            console.info(f"page served at {address} (press Ctrl-C to stop)")
+            if browser and not _open_browser(_redirect_file(Path(folder), address).as_uri()):
+                number = urlsplit(address).port
+                console.info(
+                    f"no browser could be opened here; open the address yourself, from another machine after: "
+                    f"ssh -L {number}:127.0.0.1:{number} HOST"
+                )
 
-    server.serve(service, announce, port)
+        server.serve(service, announce, port)
+
+
+def _redirect_file(folder: Path, address: str) -> Path:
+    """Write a page that leads to the address, and return its path.
+
+    A browser's command line can be read by every user of the machine, and the address contains the key; a file can be
+    kept from them.
+    """
+    file = folder / "inspect.html"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as page:
+        page.write(
+            f'<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+            f'<meta http-equiv="refresh" content="0; url={address}"><a href="{address}">glassgpt inspect</a>\n'
+        )
+    return file
 
 
 def _open_browser(address: str) -> bool:

@@ -6,6 +6,7 @@ token in the path (against other users of the machine).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES = 8 * MAX_TEXT_BYTES
 """JSON encodes a character in up to six bytes."""
+REQUEST_SECONDS = 10.0
+"""A request that is not complete after this time is dropped, and so is a connection without a request."""
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -120,10 +123,14 @@ def _is_allowed(request: Request, key: str, hosts: tuple[str, ...]) -> bool:
 
 async def _read_json(request: Request) -> dict[str, Any]:
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_REQUEST_BYTES:
-            raise InspectionError(f"the text is too long; it must have at most {MAX_TEXT_BYTES:,} bytes")
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_REQUEST_BYTES:
+                    raise InspectionError(f"the text is too long; it must have at most {MAX_TEXT_BYTES:,} bytes")
+    except TimeoutError as error:
+        raise InspectionError(f"the request was not complete after {REQUEST_SECONDS:g} seconds") from error
     try:
         found: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -155,7 +162,7 @@ def serve(service: InspectionService, announce: Callable[[str], None], port: int
     import socket
 
     try:
-        import uvicorn
+        from glassgpt.inspection.connections import run_server
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve", "the page in the browser") from error
     listener = socket.socket()
@@ -167,4 +174,4 @@ def serve(service: InspectionService, announce: Callable[[str], None], port: int
     app = create_app(service, key, (f"127.0.0.1:{number}", f"localhost:{number}"))
     listener.listen()  # from here on, connections wait for the server instead of failing
     announce(f"http://127.0.0.1:{number}/{key}/")
-    uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
+    run_server(app, listener, REQUEST_SECONDS)

@@ -23,6 +23,7 @@ from glassgpt.generation.gpu.prompt_graphs import PromptGraphs
 from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
+from glassgpt.generation.processors.temperature import SAFE_TEMPERATURE
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
@@ -128,8 +129,9 @@ class GraphDecoder:
 
     @staticmethod
     def _samples_on_device(sequence: SequenceState) -> bool:
-        names = {processor.name for processor in sequence.request.processors}
-        return names <= DEVICE_PROCESSORS and not sequence.request.options.temperature_schedule
+        names, options = {processor.name for processor in sequence.request.processors}, sequence.request.options
+        is_tiny = 0 < options.temperature < SAFE_TEMPERATURE  # the kernel would overflow
+        return names <= DEVICE_PROCESSORS and not options.temperature_schedule and not is_tiny
 
     @staticmethod
     def _needs_more(sequence: SequenceState, pending: PendingTokens | None) -> bool:

@@ -25,7 +25,8 @@ class RepetitionPenaltyOptions(ProcessorOptions):
         help="Divide positive logits of tokens that occurred in prompt or output by this and multiply negative ones "
         "with it, once per token (Keskar et al. 2019).",
         group=REPETITION,
-        above=0,
+        minimum=0.01,
+        maximum=100,  # beyond these, logits overflow or vanish
         note="1 disables it",
     )
 

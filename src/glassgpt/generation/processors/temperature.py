@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from glassgpt.data.tokenizers import Tokenizer
 
 Schedule = Sequence[tuple[int, float]]
+SAFE_TEMPERATURE = 1e-30
+"""At this temperature and above, logits up to 1e8 cannot overflow float32."""
+MIN_TEMPERATURE = 1e-37
+"""Smaller ones are not normal float32 numbers."""
 
 
 def _is_schedule(points: Schedule) -> bool:
@@ -72,7 +76,24 @@ class TemperatureOptions(ProcessorOptions):
                 lambda logits, histories: apply_temperature_schedule(logits, temperature, points, histories),
             )
         elif temperature != 1:
-            yield LogitsProcessor("temperature", lambda logits, _: logits / temperature, reads_history=False)
+            yield LogitsProcessor(
+                "temperature",
+                lambda logits, _: safe_to_divide(logits, temperature) / max(temperature, MIN_TEMPERATURE),
+                reads_history=False,
+            )
+
+
+def safe_to_divide(logits: Tensor, temperature: float) -> Tensor:
+    """Return logits whose quotient by a temperature does not overflow float32, with the same distribution.
+
+    Their maximum is subtracted if the temperature is tiny, so that the maximum stays 0 and the others can only reach
+    minus infinity.
+    """
+    import torch
+
+    if temperature >= SAFE_TEMPERATURE:
+        return logits
+    return logits - logits.max(dim=-1, keepdim=True).values.clamp(min=torch.finfo(logits.dtype).min)
 
 
 def temperature_at(position: int, temperature: float, points: Schedule) -> float:
@@ -92,6 +113,6 @@ def apply_temperature_schedule(
     """Divide each sequence's logits by the temperature at the length of its output."""
     import torch
 
-    values = [temperature_at(len(history.output), temperature, points) for history in histories]
+    values = [max(temperature_at(len(history.output), temperature, points), MIN_TEMPERATURE) for history in histories]
     divisors = torch.tensor(values, dtype=logits.dtype).to(logits.device, non_blocking=True)
-    return logits / divisors.unsqueeze(1)
+    return safe_to_divide(logits, min(values)) / divisors.unsqueeze(1)

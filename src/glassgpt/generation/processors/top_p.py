@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SORTED_FIRST = 256
 """Tokens that top-p tries before it sorts the whole vocabulary, which takes a CPU ten times as long."""
 
+SMALLEST_P = 1e-37
+"""A smaller p would be 0 in float32, and keep nothing."""
+
 
 @dataclass(frozen=True)
 class TopPOptions(ProcessorOptions):
@@ -50,7 +53,7 @@ def apply_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, order = logits[:, columns].sort(descending=True, stable=True)
     probabilities = (ordered - log_total).exp()
     preceding = probabilities.cumsum(dim=-1) - probabilities  # total of the more probable tokens
-    kept = ordered.masked_fill(preceding >= p, -math.inf)
+    kept = ordered.masked_fill(preceding >= max(p, SMALLEST_P), -math.inf)
     return logits.new_full(logits.shape, -math.inf).scatter(1, columns[order], kept)
 
 
