@@ -49,8 +49,9 @@ export function table(heading, rows, properties = {}) {
 }
 
 // A cell with a bar behind its figure.
+// A cell with a bar from the left, or, for a negative share, one of another color from the right.
 export function barCell(text, share) {
-  return make("td", { className: "bar", style: { "--share": `${100 * Math.min(1, Math.max(0, share))}%` } }, text);
+  return make("td", { className: share < 0 ? "bar negative" : "bar", style: { "--share": `${100 * Math.min(1, Math.abs(share))}%` } }, text);
 }
 
 export function slider(id, label, [min, max, step], value, format, oninput, onchange = () => {}) {

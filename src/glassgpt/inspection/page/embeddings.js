@@ -45,7 +45,7 @@ async function cosines({ trace, state, words }) {
   const rows = await Promise.all(names.map(async (name) => {
     const [one, other] = await Promise.all([state.position, state.key].map((at) => fetchArray(trace, name, at)));
     const value = cosine(one.values, other.values);
-    return [make("code", { textContent: name }), barCell(figure(value), Math.abs(value))];
+    return [make("code", { textContent: name }), barCell(figure(value), value)];
   }));
   const pair = [state.position, state.key].map((at) => quoted(pieceOf(trace, at)));
   return make("div", { id: "alike" }, table([pair.join(" · "), words.cosine], rows));

@@ -107,7 +107,9 @@ function mixedOf({ trace, state, words, choose }, parts) {
   };
   const weights = rowOf(parts.weights, state.position);
   const terms = strongest(weights, TERMS).map((key) => `${figure(weights[key])} · ${figure(parts.v.values[key * columns + channel])}`);
-  const lines = [`z${sub(state.position)}[${channel}] = ${terms.join(" + ")}${parts.length > TERMS ? " + …" : ""}`, `= ${figure(values[state.position * columns + channel])}`];
+  const sum = `${terms.join(" + ")}${parts.length > TERMS ? " + …" : ""}`;
+  const scales = state.interventions.filter(({ kind, layer, head }) => kind === "head" && layer === state.layer && head === state.head).map(({ scale }) => scale ?? 0);
+  const lines = [`z${sub(state.position)}[${channel}] = ${scales.length ? `(${sum})${scales.map((scale) => ` × ${scale}`).join("")}` : sum}`, `= ${figure(values[state.position * columns + channel])}`];
   return picture(`4 · ${words.mixed}`, "zᵢ = Σⱼ aᵢⱼ vⱼ", shown, "mix", lines);
 }
 
