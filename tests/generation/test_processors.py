@@ -193,6 +193,16 @@ def test_temperature_follows_its_schedule():
     assert at_once == 0.3
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e-38, 1e-37, 1e-31])
+@pytest.mark.parametrize("schedule", [(), ((4, 1.0),)])
+def test_tiny_temperature_takes_the_most_probable_token(temperature, schedule):
+    logits = torch.linspace(-80, 90, V).repeat(2, 1)
+    logits[:, 3] = -math.inf
+    histories = [TokenHistory([], [])] * 2
+    got = processed(logits, histories, temperature=temperature, temperature_schedule=schedule)
+    assert got.softmax(dim=-1)[:, -1].tolist() == [1, 1]
+
+
 EVERYTHING = {
     "logit_bias": {"a": 1.0, "bc": -2.0},
     "repetition_penalty": 1.3,

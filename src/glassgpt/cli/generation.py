@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from glassgpt.errors import GenerationError, UsageError
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
+    from glassgpt.generation.engine.output import Sample, TokenChunk
     from glassgpt.generation.options import GenerationOptions
     from glassgpt.generation.strategies import DecodingStrategy
 
@@ -134,11 +135,13 @@ def print_generation(
         )
     model, tokenizer = loaded.decoding_model, loaded.tokenizer
     is_sampled = strategy is None or isinstance(strategy, SpeculativeDecoding)
+    reasons: set[str | None] = set()
     if is_sampled and len(prompts) == options.num_samples == 1 and not (as_json or explain):
-        chunks = stream_samples(model, tokenizer, prompts[0], options, strategy)
+        chunks = _record_chunks(stream_samples(model, tokenizer, prompts[0], options, strategy), reasons)
         is_cut = show.print_stream(prompts[0], chunks, options.max_tokens)
     else:
         results = show.with_progress(generate_samples(model, tokenizer, prompts, options, strategy), len(prompts))
+        results = _record_samples(results, reasons)
         top = options.logprobs or EXPLAINED_CANDIDATES
         traced = trace_samples(model, tokenizer, prompts, options, results, top=top)
         is_cut = False
@@ -152,10 +155,24 @@ def print_generation(
             show.print_json(results)
         else:
             is_cut = show.print_texts(prompts, results, options.max_tokens)
+    if options.has_form and "length" in reasons:
+        show.print_form_cut(options.max_tokens)
     if is_cut:
         show.print_context_full(model.config.context_length, can_continue=is_sampled)
     if isinstance(strategy, SpeculativeDecoding):
         show.print_acceptance_stats(strategy.stats)
+
+
+def _record_chunks(chunks: Iterator[TokenChunk], reasons: set[str | None]) -> Iterator[TokenChunk]:
+    for chunk in chunks:
+        reasons.add(chunk.finish_reason)
+        yield chunk
+
+
+def _record_samples(results: Iterator[list[Sample]], reasons: set[str | None]) -> Iterator[list[Sample]]:
+    for samples in results:
+        reasons.update(sample.finish_reason for sample in samples)
+        yield samples
 
 
 def bench_generate(

@@ -205,6 +205,7 @@ def read_prompts(given: Sequence[str], file: Path | None) -> list[str | None]:
 def _prompt_lines(file: Path) -> list[str]:
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        text = text.removeprefix("\ufeff")  # the byte order mark that Windows editors write
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--prompts is {str(file)!r}; it must be a readable file, or - ({error})") from error
     lines = [line for line in text.split("\n") if line.strip()]

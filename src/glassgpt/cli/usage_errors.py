@@ -18,6 +18,16 @@ REQUIREMENTS = {
 }  # fmt: skip
 """Completes "it must be …" in the message about a value of the wrong type."""
 
+SHORT_NAMES = {
+    "--temp": "--temperature", "-t": "--temperature", "-T": "--temperature", "--topk": "--top-k", "--topp": "--top-p",
+    "-n": "--max-tokens", "--length": "--max-tokens", "--max-new-tokens": "--max-tokens", "--max-length": "--max-tokens",
+    "-p": "--prompt", "--text": "--prompt", "--input": "--prompt", "-o": "--out", "--output": "--out",
+    "--output-dir": "--out", "--num-return-sequences": "--num-samples", "--num-beams": "--beams",
+    "--lr": "--train.learning-rate", "--steps": "--train.max-steps", "--iters": "--train.max-steps",
+    "--wd": "--optimizer.weight-decay",
+}  # fmt: skip
+"""The option meant by names that are usual elsewhere."""
+
 
 def usage_error_message(error: cyclopts.CycloptsError) -> str:
     """Return a parsing error as one line that ends with a pointer to the help of the command that was typed."""
@@ -39,6 +49,8 @@ def _problem(error: cyclopts.CycloptsError) -> str:
             return f"{error.token.keyword} is given more than once"
         case UnusedCliTokensError():
             given = " ".join(shlex.quote(token) for token in error.unused_tokens or ())
+            if {"generate", "inspect"} & set(error.command_chain or ()):
+                return f"unexpected argument {given}; did you mean --prompt {given}?"
             return f"unexpected argument {given}; use --option VALUE, and quote values that contain spaces"
         case _:
             return _parser_message(error)
@@ -60,7 +72,9 @@ def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
     known = [name for each in error.argument_collection if each.parse for name in each.names]
     takes_settings = error.target is not None and "overrides" in inspect.signature(error.target).parameters
     setting = _setting_named(option) if takes_settings else ""
-    hint = f"; did you mean {setting}?" if setting else did_you_mean(option, [*known, "--help", "--version", "--debug"])
+    short = SHORT_NAMES.get(option, "")
+    usual = short if short in known or (takes_settings and "." in short) else setting
+    hint = f"; did you mean {usual}?" if usual else did_you_mean(option, [*known, "--help", "--version", "--debug"])
     return f"unknown option {option}{hint}"
 
 

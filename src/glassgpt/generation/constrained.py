@@ -23,6 +23,11 @@ from glassgpt.generation.processors.base import TokenHistory
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python formats it. With free white space a model could generate blanks forever."""
 
+UNSUPPORTED = {
+    "NoExtensionBias": "it uses set operations in brackets (&&, --, ~~), which are not supported; write the set out",
+}
+"""Reasons of the library that need an explanation."""
+
 
 class Constraint:
     """Forbids the tokens after which a sequence's output could no longer satisfy the constraint.
@@ -120,7 +125,8 @@ def json_schema_constraint(schema: str, tokenizer: Tokenizer) -> Constraint:
 def _constraint(setting: str, grammar: str, tokenizer: Tokenizer) -> Constraint:
     start = _library().LLMatcher(_token_tree(tokenizer), grammar, log_level=0)
     if start.is_error():
-        raise GenerationError(f"{setting} is invalid: {_reason(start.get_error())}")
+        reason = _reason(start.get_error())
+        raise GenerationError(f"{setting} is invalid: {UNSUPPORTED.get(reason, reason)}")
     return Constraint(start)
 
 

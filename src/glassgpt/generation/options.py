@@ -91,6 +91,11 @@ class GenerationOptions(RuleOptions, SamplingOptions):
         for part in (*RULES, *SAMPLERS):
             yield from part.named_tokens(self)
 
+    @property
+    def has_form(self) -> bool:
+        """True if the whole output must follow a form: a regular expression, one of several texts, or a JSON schema."""
+        return self.regex is not None or bool(self.choices) or self.json_schema is not None
+
     def build(self, tokenizer: Tokenizer) -> Iterator[LogitsProcessor]:
         """Yield the active processors in order; those of sampling only if a token is sampled."""
         for part in RULES if self.is_greedy else (*RULES, *SAMPLERS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -36,10 +37,12 @@ def print_stream(prompt: str | None, chunks: Iterable[TokenChunk], max_tokens: i
     Returns:
         True if the text ended early because the context was full; see `print_context_full`.
     """
+    remaining = iter(chunks)
+    first = list(itertools.islice(remaining, 1))  # before the prompt is printed: invalid options are reported here
     console.output(prompt or "", end="")
     tokens, reason = 0, None
     try:
-        for chunk in chunks:
+        for chunk in itertools.chain(first, remaining):
             console.output(chunk.text, end="")
             tokens, reason = tokens + 1, chunk.finish_reason
     finally:  # an error message, also of Ctrl-C, starts on a new line
@@ -74,6 +77,11 @@ def print_context_full(context_length: int, *, can_continue: bool) -> None:
     """
     advice = "; to continue, add --overflow re-prefill, which drops the beginning" if can_continue else ""
     console.info(f"(the context of {context_length:,} tokens is full{advice})")
+
+
+def print_form_cut(max_tokens: int) -> None:
+    """Print that a text may have ended before its form was complete, to standard error."""
+    console.warn(f"a text was cut at {max_tokens:,} tokens and may not match the form asked for; raise --max-tokens")
 
 
 def _print_text(prompts: Prompts, number: int, sample: Sample, n_samples: int) -> None:
