@@ -5,7 +5,10 @@ import pytest
 from glassgpt import console
 from glassgpt.cli import main
 from glassgpt.cli.generation_flags import read_prompts
+from glassgpt.data import load_tokenizer
+from glassgpt.errors import GenerationError
 from glassgpt.generation import show
+from glassgpt.generation.constrained import regex_constraint
 from glassgpt.generation.options import GenerationOptions
 
 
@@ -51,3 +54,9 @@ def test_cut_form_is_reported(capsys, monkeypatch):
     monkeypatch.setattr(console.err, "_width", 200)
     show.print_form_cut(5)
     assert "cut at 5 tokens" in capsys.readouterr().err
+
+
+def test_pattern_that_nothing_matches_is_an_error_at_once():
+    pytest.importorskip("llguidance")
+    with pytest.raises(GenerationError, match="regex is invalid: no text matches it"):
+        regex_constraint("[a&&b]", load_tokenizer("bytes"))

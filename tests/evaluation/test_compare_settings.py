@@ -22,7 +22,7 @@ from glassgpt.evaluation.evaluate import EvaluationRequest
 from glassgpt.evaluation.held_out import Continuation, PromptOptions, human_continuations
 from glassgpt.evaluation.pictures import PICTURES, draw_comparison
 from glassgpt.evaluation.quality import METRICS, Diversity, TextQuality
-from glassgpt.evaluation.show import comparison_json, show_comparison, split_to_width
+from glassgpt.evaluation.show import comparison_json, sample_lines, show_comparison, split_to_width
 from glassgpt.generation.presets import load_generation_preset
 
 
@@ -217,3 +217,9 @@ def test_tables_fit_the_terminal(comparison, capsys, monkeypatch, width):
     assert sum("repeated-4 │" in line for line in lines) == 2  # two tables, no name or value is wrapped
     for word in ("technical", "+repetition_penalty=1.1", "creative"):
         assert sum(word in line for line in lines) == 1
+
+
+def test_samples_keep_their_white_space():
+    assert sample_lines(" a  b\n") == " a  b"
+    assert sample_lines("if x:\n    y\n") == "\n    if x:\n        y"
+    assert sample_lines(" \n") == " (nothing)"

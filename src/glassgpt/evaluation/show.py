@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -178,7 +179,14 @@ def prompt_line(at: int, text: Continuation, tokenizer: Tokenizer) -> str:
 def _show_texts(at: int, columns: Sequence[SettingsResult], tokenizer: Tokenizer) -> None:
     console.output(prompt_line(at, columns[0].texts[at], tokenizer))
     for each in columns:
-        console.output(f"{each.name}: {shorten(each.texts[at].text, SAMPLE_CHARACTERS) or '(nothing)'}")
+        console.output(f"{each.name}:{sample_lines(each.texts[at].text)}")
+
+
+def sample_lines(text: str) -> str:
+    """Return the beginning of a text with its white space, which matters in code; several lines are indented below."""
+    text = text.rstrip()
+    shown = text if len(text) <= SAMPLE_CHARACTERS else f"{text[: SAMPLE_CHARACTERS - 1]}…"
+    return "\n" + textwrap.indent(shown, "    ") if "\n" in shown else f" {shown.strip(' ') or '(nothing)'}"
 
 
 def comparison_json(comparison: Comparison, tokenizer: Tokenizer) -> dict[str, Any]:

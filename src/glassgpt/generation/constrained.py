@@ -23,8 +23,8 @@ from glassgpt.generation.processors.base import TokenHistory
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python formats it. With free white space a model could generate blanks forever."""
 
-UNSUPPORTED = {
-    "NoExtensionBias": "it uses set operations in brackets (&&, --, ~~), which are not supported; write the set out",
+EXPLANATIONS = {
+    "NoExtensionBias": "no text matches it",
 }
 """Reasons of the library that need an explanation."""
 
@@ -124,9 +124,12 @@ def json_schema_constraint(schema: str, tokenizer: Tokenizer) -> Constraint:
 
 def _constraint(setting: str, grammar: str, tokenizer: Tokenizer) -> Constraint:
     start = _library().LLMatcher(_token_tree(tokenizer), grammar, log_level=0)
-    if start.is_error():
-        reason = _reason(start.get_error())
-        raise GenerationError(f"{setting} is invalid: {UNSUPPORTED.get(reason, reason)}")
+    state = start.deep_copy()
+    if not state.is_error():
+        state.compute_logit_bias()  # finds a form that nothing matches, such as [a&&b]
+    if state.is_error():
+        reason = _reason(state.get_error())
+        raise GenerationError(f"{setting} is invalid: {EXPLANATIONS.get(reason, reason)}")
     return Constraint(start)
 
 
