@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from glassgpt.console import format_amount
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError
 from glassgpt.model.config import ModelConfig
@@ -311,6 +312,6 @@ def _disk_problems(config: RunConfig, out: Path) -> list[str]:
     if needed <= free:
         return []
     return [
-        f"the checkpoints need {needed / 1e9:.1f} GB ({config.checkpoint.max_kept} of {size / 1e9:.1f} GB each), but "
-        f"{existing} has {free / 1e9:.1f} GB free; lower checkpoint.keep_last or choose another --out"
+        f"the checkpoints need {format_amount(needed, 'B')} ({config.checkpoint.max_kept} of "
+        f"{format_amount(size, 'B')} each), but {existing} has {format_amount(free, 'B')} free; lower checkpoint.keep_last or choose another --out"
     ]

@@ -204,9 +204,9 @@ class _BarMeter:
 
 
 class _LineMeter:
-    def __init__(self, label: str, total: float | None, unit: str) -> None:
+    def __init__(self, label: str, total: float | None, unit: str, done: int = 0) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._done = 0.0
+        self._done = self._done_before = float(done)
         self._note = ""
         self._start = self._last = time.monotonic()
 
@@ -221,7 +221,7 @@ class _LineMeter:
         self._note = text
 
     def _print(self, elapsed: float) -> None:
-        rate = self._done / elapsed
+        rate = (self._done - self._done_before) / elapsed
         line = f"{self._label}: {self._in_units(self._done)}"
         if self._total:
             left = max(0.0, self._total - self._done) / rate if rate else 0.0
@@ -234,21 +234,22 @@ class _LineMeter:
 
 
 @contextmanager
-def progress(label: str, total: float | None, *, unit: str = "B") -> Generator[ProgressMeter]:
+def progress(label: str, total: float | None, *, unit: str = "B", done: int = 0) -> Generator[ProgressMeter]:
     """Show a progress bar with rate and remaining time on a terminal, or print plain lines elsewhere.
 
     Args:
         label: name of the activity.
         total: number of units in total, or None if unknown.
         unit: "B" for bytes, or the plural of what is counted, such as "steps".
+        done: number of units that were completed earlier.
     """
     if not err.is_terminal:
-        yield _LineMeter(label, total, unit)
+        yield _LineMeter(label, total, unit, done)
         return
     middle: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
     columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn()]
     columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
     # redirect_stdout would send results to standard error while the bar is shown.
     with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(visible(label), total=total, note="")
+        task = bar.add_task(visible(label), total=total, completed=done, note="")
         yield _BarMeter(bar, task)

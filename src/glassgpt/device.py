@@ -42,16 +42,23 @@ def pick_device(requested: str = "auto") -> torch.device:
 
 
 def require_gpus(requested: str, processes: int) -> None:
-    """Raise if more processes are to be started than this machine has GPUs, where GPUs are used.
+    """Raise if more processes are to be started than this machine has GPUs, unless the CPU is asked for.
 
     Raises:
         ConfigError: there are too few GPUs.
     """
     started_by_torchrun = "RANK" in os.environ  # then WORLD_SIZE may span machines; the local rank is checked instead
-    if started_by_torchrun or requested not in ("auto", "cuda") or not torch.cuda.is_available():
+    if started_by_torchrun or requested not in ("auto", "cuda"):
         return
+    if processes > 1 and not torch.cuda.is_available():
+        raise ConfigError(
+            [
+                f"--gpus is {processes}, but this machine has no GPU; to train in {processes} processes on the CPU, add "
+                "--train.device cpu"
+            ]
+        )
     count = torch.cuda.device_count()
-    if processes > count:
+    if processes > max(1, count):
         raise ConfigError([f"--gpus is {processes}, but this machine has {count}; use at most {count}"])
 
 

@@ -50,16 +50,16 @@ def test_each_version_is_verified_once(data, monkeypatch):
         verification, "verify_checksum", lambda path, *rest: read.append(path.name) or real(path, *rest)
     )
     dataset = TokenDataset.open(data)
-    dataset.verify_once()
+    verification.verify_once(dataset)
     assert sorted(read) == ["train-00000.bin", "validation-00000.bin"]
-    dataset.verify_in_background().check(wait=True)
+    verification.BackgroundVerification(dataset).check(wait=True)
     assert len(read) == 2
     os.utime(data / "train-00000.bin")
-    TokenDataset.open(data).verify_once()
+    verification.verify_once(TokenDataset.open(data))
     assert read[2:] == ["train-00000.bin"]
     damage(data / "train-00000.bin")
     with pytest.raises(DataError, match=r"train-00000\.bin is damaged: its checksum"):
-        TokenDataset.open(data).verify_once()
+        verification.verify_once(TokenDataset.open(data))
 
 
 def test_training_on_damaged_shards_fails_before_the_run_exists(data, tmp_path):

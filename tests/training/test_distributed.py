@@ -26,6 +26,7 @@ from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 STEPS = 12
 SETTINGS = [
+    "--train.device", "cpu",
     "--train.batch-tokens", 512, "--train.eval-every-steps", 6, "--train.eval-tokens", 2000,
     "--checkpoint.every-steps", 4, "--schedule.warmup-steps", 2, "--train.learning-rate", 0.02,
     "--model.arch", "modern", "--model.bias", "false",
@@ -169,7 +170,18 @@ def test_bench_train_writes_what_it_prints(tmp_path, glassgpt_command):
 
 def test_batch_that_processes_cannot_share_is_refused_before_anything_starts(grammar_data, tmp_path, glassgpt_command):
     done = glassgpt_command(
-        "train", "nano", "--data", grammar_data, "--out", tmp_path / "r", "--gpus", 3, "--train.batch-tokens", 512
+        "train",
+        "nano",
+        "--data",
+        grammar_data,
+        "--out",
+        tmp_path / "r",
+        "--gpus",
+        3,
+        "--train.batch-tokens",
+        512,
+        "--train.device",
+        "cpu",
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "3 processes cannot share them evenly. The nearest value that works is 576" in done.stderr

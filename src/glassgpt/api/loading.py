@@ -11,6 +11,7 @@ from typing import Any
 from glassgpt.config import load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
+from glassgpt.data.verification import verify_once
 from glassgpt.device import pick_device
 from glassgpt.errors import GenerationError, TokenizerError, UsageError
 from glassgpt.evaluation.loss import require_same_tokenizer
@@ -29,7 +30,7 @@ from glassgpt.generation.strategies import (
 from glassgpt.generation.strategy_options import DRAFT_TOKENS, SpeculativeOptions, StrategyOptions
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.checkpoint import find_checkpoint, load_model, read_state
+from glassgpt.training.checkpoint import find_checkpoint, list_checkpoints, load_model, read_state, resolve_pointer
 from glassgpt.training.run_folder import RunFolder
 
 
@@ -43,6 +44,7 @@ class LoadedModel:
         model: in evaluation mode; `model(tokens)` returns logits.
         tokenizer: `tokenizer.encode(text)` and `tokenizer.decode(tokens)`.
         step: number of steps that the model was trained for.
+        checkpoint: description of the checkpoint that it was loaded from, for messages.
         precision: of the weights during generation; see `prepare_for_decoding`.
         batch_size: number of sequences at once for which generation is optimized.
     """
@@ -52,6 +54,7 @@ class LoadedModel:
     step: int
     precision: Precision = "auto"
     batch_size: int = 1
+    checkpoint: str = ""
 
     @functools.cached_property
     def decoding_model(self) -> LanguageModel:
@@ -224,7 +227,16 @@ def load(
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path).to(pick_device(device))
-    return LoadedModel(model, tokenizer, state.step, precision, batch_size)
+    return LoadedModel(model, tokenizer, state.step, precision, batch_size, _described(folder, path))
+
+
+def _described(run: RunFolder, checkpoint: Path) -> str:
+    """Return which checkpoint of a run this is, such as `step-000250, the best; the newest is step-000446`."""
+    newest = list_checkpoints(run)[-1]
+    best = resolve_pointer(run, "best")
+    roles = [name for name, path in (("best", best), ("newest", newest)) if path == checkpoint]
+    described = f"{checkpoint.name}, the {' and '.join(roles)}" if roles else checkpoint.name
+    return described if "newest" in roles else f"{described}; the newest is {newest.name}"
 
 
 def load_for_generation(
@@ -295,5 +307,5 @@ def load_with_dataset(
         )
     dataset = TokenDataset.open(Path(folder))
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
-    dataset.verify_once(("validation",))
+    verify_once(dataset, ("validation",))
     return loaded, dataset

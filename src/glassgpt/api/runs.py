@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from glassgpt.config import RunConfig, load_config, sealed, to_toml
-from glassgpt.data.files import write_atomically
+from glassgpt.config import RunConfig, load_config, sealed, settings, to_toml
+from glassgpt.data.files import sync_folder, write_atomically
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import UsageError
+from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import TrainingState, save_checkpoint
 from glassgpt.training.config import TrainerConfig
@@ -44,14 +44,35 @@ def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
 
     Raises:
         CheckpointError: the run does not exist.
-        UsageError: they change the model's shape, which its checkpoints fix.
+        UsageError: they change the model's shape, which its checkpoints fix, or what only a new run can have.
     """
     run = RunFolder(Path(out)).require()
     before = load_config(run.config)
     config = load_config(run.config, overrides)
     if not config.model.same_shape(before.model):
         raise UsageError("a resumed run cannot change the shape of its model; start a new run with another --out")
+    for name, option, why in (
+        ("seed", "--seed", "the order of its data depends on it"),
+        ("init_from", "--init-from", "it continues from its own checkpoint"),
+    ):
+        old, new = getattr(before, name), getattr(config, name)
+        if old != new:
+            kept = old if old != "" else "random weights"
+            raise UsageError(
+                f"{option} is {new}, but a resumed run keeps {kept}: {why}; start a new run with another --out"
+            )
     return config
+
+
+def changed_settings(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
+    """Return the old and new value of each setting that differs, by dotted name."""
+    changed: dict[str, list[Any]] = {}
+    for name in settings():
+        component, _, key = name.rpartition(".")
+        old, new = (getattr(getattr(config, component) if component else config, key) for config in (before, after))
+        if old != new:
+            changed[name] = [old, new]
+    return changed
 
 
 def require_new_run(run: RunFolder) -> None:
@@ -67,6 +88,14 @@ def require_new_run(run: RunFolder) -> None:
 
 
 def write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Write the configuration and the tokenizer of a run."""
-    write_atomically(run.config, sealed(to_toml(config)).encode())
-    tokenizer.save(run.tokenizer)
+    """Write the configuration and the tokenizer of a run.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    try:
+        write_atomically(run.config, sealed(to_toml(config)).encode())
+        tokenizer.save(run.tokenizer)
+        sync_folder(run.path.absolute().parent)  # the run's folder may be new
+    except OSError as error:
+        raise CheckpointError(f"cannot write {error.filename or run.path}: {error.strerror}") from error

@@ -8,12 +8,13 @@ import platform
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from glassgpt import console
-from glassgpt.api.runs import require_new_run, trainer_config, write_run_files
-from glassgpt.config import RunConfig, resolve_config, warmup_warning
+from glassgpt.api.runs import changed_settings, require_new_run, trainer_config, write_run_files
+from glassgpt.config import RunConfig, load_config, resolve_config, warmup_warning
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
@@ -54,7 +55,11 @@ from glassgpt.training.loop import Trainer, TrainingResult
 from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_unlocked, run_lock
+from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
+
+LEARNING_RATE_LEAP = 1.5
+"""A learning rate that is this many times higher after a resume is reported."""
 
 
 def train(
@@ -169,9 +174,10 @@ def _train(
         trainer.observers += observers
         return trainer.run()
     verification.start()
+    changed = _report_changes(trainer, config) if checkpoint else {}
     write_run_files(run, config, dataset.tokenizer)
     logger = JsonlLogger(run, trainer.state.step)
-    _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings)
+    _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings, changed)
     trainer.observers += [logger, verification, *([TensorBoard(run)] if tensorboard else [])]
     return _run_with_display(trainer, config, observers)
 
@@ -179,15 +185,24 @@ def _train(
 def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Observer, ...]) -> TrainingResult:
     """Train with a progress bar, then write the report, even if training fails."""
     print_training_setup(trainer)
-    with progress_display(config.train.max_steps - trainer.state.step) as progress:
+    with progress_display(config.train.max_steps, trainer.state.step) as progress:
         trainer.observers += [progress, *observers]
         try:
             result = trainer.run()
         except GlassGPTError:
             _write_report(trainer.run_folder, config, trainer.dataset)
             raise
-    draw_loss_curve(trainer.run_folder)
+    try:
+        draw_loss_curve(trainer.run_folder)
+    except (OSError, GlassGPTError) as error:  # the training itself is complete
+        console.warn(f"cannot draw {trainer.run_folder.curve}: {error}")
     _write_report(trainer.run_folder, config, trainer.dataset)
+    used, available = result.validation.tokens, trainer.dataset.info.validation.tokens - 1
+    if used < available:
+        console.info(
+            f"validated on the first {used:,} of {available:,} tokens (train.eval_tokens); "
+            f"on all of them: glassgpt evaluate {trainer.run_folder.path}"
+        )
     return result
 
 
@@ -203,6 +218,27 @@ def _resume(trainer: Trainer, checkpoint: VerifiedCheckpoint) -> None:
     max_steps = trainer.config.train.max_steps
     if trainer.state.step >= max_steps:
         console.info(f"all {max_steps:,} steps are done; train longer with: --train.max-steps NUMBER")
+
+
+def _report_changes(trainer: Trainer, config: RunConfig) -> dict[str, list[Any]]:
+    """Print and return the settings that differ from those that a resumed run had before."""
+    before = load_config(trainer.run_folder.config)
+    changed = changed_settings(before, config)
+    for name, (old, new) in changed.items():
+        console.info(f"{name} was {old or 'empty' if isinstance(old, str) else old} and is now {new}")
+    step = trainer.state.step
+    if trainer.state.step < config.train.max_steps:
+        old_ratio = learning_rate_ratio(before.schedule, min(step, before.train.max_steps - 1), before.train.max_steps)
+        old_rate, new_rate = (
+            before.train.learning_rate * old_ratio * trainer.state.rate_scale,
+            trainer.learning_rate(step),
+        )
+        if changed and new_rate > LEARNING_RATE_LEAP * old_rate:
+            console.warn(
+                f"the learning rate leaps from {old_rate:.2e} to {new_rate:.2e} at step {step + 1:,}, because the schedule "
+                "or its length changed"
+            )
+    return changed
 
 
 def _repair_best(run: RunFolder) -> None:
@@ -232,15 +268,19 @@ def _startup_findings(
 
 def _write_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
     """Write `report.html` from the files of a run that has just ended, successfully or not."""
+    try:
+        _write_report_file(run, config, dataset)
+    except (OSError, GlassGPTError) as error:  # the error that ended the run, if there is one, is the one to show
+        console.warn(f"cannot write {run.report}: {(error.strerror if isinstance(error, OSError) else None) or error}")
+
+
+def _write_report_file(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
     record, known = RunLog.read(run), dataset_baseline(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
     curve = list(diagnose_metrics(record, config.model, trainer_config(config), known, saved, train_tokens=tokens))
     checks = [check_live_findings(record, [finding for check in curve for finding in check.findings]), *curve]
-    try:
-        write_report(record, checks, known)
-    except OSError as error:  # the disk is full, which ended the run: that is the error to show
-        console.warn(f"cannot write {run.report}: {error.strerror}")
+    write_report(record, checks, known)
 
 
 def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
@@ -298,11 +338,18 @@ def _initialize_from(model: LanguageModel, source: str, dataset: TokenDataset) -
     load_weights(model, path, averaged=True)
 
 
-def _log_start(logger: JsonlLogger, trainer: Trainer, damaged: list[str], findings: list[Finding]) -> None:
+def _log_start(
+    logger: JsonlLogger,
+    trainer: Trainer,
+    damaged: list[str],
+    findings: list[Finding],
+    changed: dict[str, list[Any]],
+) -> None:
     step = trainer.state.step
     for line in damaged:
         logger.on_event(step, "checkpoint refused", {"why": line})
     environment = {"hardware": trainer.hardware.describe(), **versions(), "host": platform.node(), "pid": os.getpid()}
-    logger.on_event(step, "resume" if step else "start", environment)
+    changes = {"changed": changed} if changed else {}
+    logger.on_event(step, "resume" if step else "start", {**environment, **changes})
     for finding in findings:
         logger.on_event(step, EVENT, finding.to_json())

@@ -87,3 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader (head, less) has closed the pipe: stop quietly.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # Whatever the file system refuses is a matter of the machine, not a bug of ours.
+        if debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        console.error(f"{where}{error.strerror or error}")
+        sys.exit(GlassGPTError.exit_code)

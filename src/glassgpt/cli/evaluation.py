@@ -95,6 +95,7 @@ def evaluate(
         embedding_model=embedding_model,
     )
     loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, batch_size=prompts)
+    console.info(f"checkpoint: {loaded.checkpoint}")
     api.evaluate(
         loaded, dataset, request, as_json=json, samples=samples, json_file=json_file, picture=picture, force=force
     )
@@ -155,6 +156,7 @@ def sweep_decoding(
     if out is not None or run.is_dir():  # a missing run is reported by its own error
         check_output_path("--out", path, (".toml",), force=force)
     loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, batch_size=prompts)
+    console.info(f"checkpoint: {loaded.checkpoint}")
     options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
     found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)
     show_sweep(found, loaded.tokenizer, samples)

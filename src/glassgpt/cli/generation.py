@@ -82,6 +82,7 @@ def generate(
             "--explain shows what tokens were sampled from, but a search does not sample; remove one of them"
         )
     loaded, loaded_strategy = api.load_for_generation(run, parsed, chosen, len(texts), checkpoint, device, precision)
+    console.info(f"checkpoint: {loaded.checkpoint}")
     _print_kernel(loaded)
     if precision in ("bfloat16", "int8"):
         _print_precision_cost(run, loaded, precision)

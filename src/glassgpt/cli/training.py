@@ -46,7 +46,7 @@ def train(
     init_from:
         Start from the weights of another run, trained or imported.
     gpus:
-        Number of processes, one per GPU (all on the CPU if there is no GPU). It is short for
+        Number of processes, one per GPU (all on the CPU with --train.device cpu). It is short for
         torchrun --standalone --nproc-per-node=N -m glassgpt train; torchrun also trains on several machines.
     tensorboard:
         Also write TensorBoard events (extra: tensorboard).

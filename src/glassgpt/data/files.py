@@ -95,6 +95,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        sync_folder(path.parent)  # without it, a power failure could undo the rename
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

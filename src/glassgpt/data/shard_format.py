@@ -70,6 +70,8 @@ class ShardHeader:
                 size = os.fstat(file.fileno()).st_size
         except FileNotFoundError as error:
             raise DataError(f"the shard {path} is missing; {REBUILD_HINT}") from error
+        except OSError as error:
+            raise DataError(f"the shard {path} cannot be read: {error.strerror}") from error
         if len(raw) < HEADER.size or not raw.startswith(MAGIC):
             raise DataError(f"{path} is not a token shard; {REBUILD_HINT}")
         return cls._unpack(path, raw, size)
@@ -121,6 +123,13 @@ def verify_checksum(path: Path, header: ShardHeader, stop: threading.Event | Non
     Raises:
         DataError: the shard is damaged.
     """
+    try:
+        return _highest_token(path, header, stop)
+    except OSError as error:
+        raise DataError(f"the shard {path} cannot be read: {error.strerror}") from error
+
+
+def _highest_token(path: Path, header: ShardHeader, stop: threading.Event | None) -> int | None:
     checksum, highest = hashlib.sha256(), 0
     with open(path, "rb", opener=regular_only) as file:
         file.seek(HEADER.size)

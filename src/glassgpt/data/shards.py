@@ -28,7 +28,6 @@ from glassgpt.data.shard_format import (
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.tokenizers.base import TOKENIZER_FILE
-from glassgpt.data.verification import BackgroundVerification, verify_once
 from glassgpt.errors import DataError, TokenizerError
 
 Split = Literal["train", "validation"]
@@ -51,21 +50,13 @@ class TokenArray:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def read(self, start: int, count: int) -> NDArray[np.int64]:
-        """Return a copy of the tokens `start` … `start + count - 1`, (count,) int64.
+    def read(self, start: int, count: int, *, any_id: bool = False) -> NDArray[np.int64]:
+        """Return a copy of the tokens `start` … `start + count - 1`, (count,) int64; `any_id` accepts unknown ids.
 
         Raises:
             IndexError: the range exceeds the array.
             DataError: a token is outside the vocabulary.
         """
-        tokens = self.read_unchecked(start, count)
-        highest = int(tokens.max(initial=0))
-        if self._vocab_size is not None and highest >= self._vocab_size:
-            raise DataError(outside_vocabulary(self._name, highest, self._vocab_size))
-        return tokens
-
-    def read_unchecked(self, start: int, count: int) -> NDArray[np.int64]:
-        """Like `read`, but do not check that tokens are inside the vocabulary."""
         if start < 0 or count < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of {len(self)}")
         tokens = np.empty(count, dtype=np.int64)
@@ -75,6 +66,8 @@ class TokenArray:
             part = shard[offset : offset + count - filled]
             tokens[filled : filled + len(part)] = part
             filled += len(part)
+        if not any_id and self._vocab_size is not None and (highest := int(tokens.max(initial=0))) >= self._vocab_size:
+            raise DataError(outside_vocabulary(self._name, highest, self._vocab_size))
         return tokens
 
     def _locate(self, position: int) -> tuple[NDArray[Any], int]:
@@ -88,12 +81,13 @@ class TokenDataset:
     Attributes:
         folder: the dataset folder.
         info: the summary written by `prepare`.
+        headers: header of each shard, by name.
     """
 
     def __init__(self, folder: Path, info: DatasetSummary, headers: dict[str, ShardHeader]) -> None:
         self.folder = folder
         self.info = info
-        self._headers = headers
+        self.headers = headers
 
     @classmethod
     def open(cls, folder: Path) -> TokenDataset:
@@ -106,12 +100,9 @@ class TokenDataset:
         if not (folder / SUMMARY_FILE).is_file():
             problem = "is not a prepared dataset" if folder.exists() else "does not exist"
             raise DataError(f"{folder} {problem}; create one with: glassgpt prepare SOURCE --out {folder}")
-        for name in (SUMMARY_FILE, TOKENIZER_FILE):
-            require_regular(folder / name)
+        require_regular(folder / TOKENIZER_FILE)
         info = DatasetSummary.read(folder / SUMMARY_FILE)
         names = [name for split in SPLITS for name in info.split(split).shards]
-        if outside := next((name for name in names if Path(name).name != name), None):
-            raise DataError(f"{folder / SUMMARY_FILE} is damaged: it names the shard {outside!r}; {REBUILD_HINT}")
         headers = {name: ShardHeader.read(folder / name) for name in names}
         check_headers(folder, headers, info)
         return cls(folder, info, headers)
@@ -147,26 +138,11 @@ class TokenDataset:
         return TokenArray(shards, self.vocab_size, f"the {name} split of {self.folder}")
 
     def _map(self, name: str) -> NDArray[Any]:
-        header = self._headers[name]
+        header = self.headers[name]
         dtype = DTYPES[header.bytes_per_token]
         if not header.tokens:  # an empty file cannot be mapped
             return np.empty(0, dtype=dtype)
         return np.memmap(self.folder / name, dtype, "r", offset=HEADER.size, shape=(header.tokens,))
-
-    def verify_once(self, splits: Sequence[Split] = SPLITS) -> None:
-        """Verify the shards of some splits, unless they have been verified since their last change.
-
-        Raises:
-            DataError: a shard is damaged, or a token is outside the vocabulary.
-        """
-        verify_once(self.folder, self._headers, self._shards_of(splits))
-
-    def verify_in_background(self) -> BackgroundVerification:
-        """Start to verify all shards that have changed since they were last verified; validation text first."""
-        return BackgroundVerification(self.folder, self._headers, self._shards_of(("validation", "train")))
-
-    def _shards_of(self, splits: Sequence[Split]) -> list[str]:
-        return [name for split in splits for name in self.info.split(split).shards]
 
     def verify(self) -> None:
         """Read every shard and compare it with its checksum.
@@ -174,5 +150,5 @@ class TokenDataset:
         Raises:
             DataError: a shard is damaged; the message names it.
         """
-        for name, header in self._headers.items():
+        for name, header in self.headers.items():
             verify_checksum(self.folder / name, header)

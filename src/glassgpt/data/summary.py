@@ -99,4 +99,6 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 def _split_from(fields: dict[str, Any]) -> SplitSummary:
     shards = tuple(fields.pop("shards"))
+    if outside := next((name for name in shards if Path(name).name != name), None):
+        raise ValueError(f"it names the shard {outside!r}")
     return SplitSummary(shards=shards, **fields)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.files import read_regular, write_atomically
-from glassgpt.data.shard_format import ShardHeader, outside_vocabulary, verify_checksum
+from glassgpt.data.shard_format import outside_vocabulary, verify_checksum
+from glassgpt.data.shards import Split, TokenDataset
 from glassgpt.errors import DataError, GlassGPTError
 
 MEMORY_FILE = ".verified.json"
@@ -19,53 +20,52 @@ Version = list[int]
 
 
 def verify_once(
-    folder: Path, headers: Mapping[str, ShardHeader], names: Iterable[str], stop: threading.Event | None = None
+    dataset: TokenDataset, splits: Sequence[Split] = ("validation", "train"), stop: threading.Event | None = None
 ) -> None:
-    """Verify shards that have changed since they were last verified.
+    """Verify the shards of a dataset that have changed since they were last verified.
 
     A version of a file is its size, times of change (of content and of inode) and inode.
 
     Args:
-        folder: the dataset folder.
-        headers: headers by shard name.
-        names: shards to verify.
+        dataset: the dataset.
+        splits: splits to verify, in this order.
         stop: ends the work early when set.
 
     Raises:
         DataError: a shard is damaged, or a token is outside the vocabulary.
     """
+    folder = dataset.folder
     verified = _read_memory(folder)
-    for name in names:
-        version = _version(folder / name)
+    for name in [name for split in splits for name in dataset.info.split(split).shards]:
+        version, header = _version(folder / name), dataset.headers[name]
         if verified.get(name) == version:
             continue
-        highest = verify_checksum(folder / name, headers[name], stop)
+        highest = verify_checksum(folder / name, header, stop)
         if highest is None:
             return
-        if highest >= headers[name].vocab_size:
-            raise DataError(outside_vocabulary(str(folder / name), highest, headers[name].vocab_size))
+        if highest >= header.vocab_size:
+            raise DataError(outside_vocabulary(str(folder / name), highest, header.vocab_size))
         # Others may verify the same dataset at the same time.
         verified = {**_read_memory(folder), name: version}
         _write_memory(folder, verified)
 
 
 class BackgroundVerification:
-    """Verifies shards in a background thread.
+    """Verifies all shards of a dataset in a thread while something else is done; see `verify_once`.
 
     Args:
-        folder: the dataset folder.
-        headers: headers by shard name.
-        names: shards to verify.
+        dataset: the dataset.
     """
 
-    def __init__(self, folder: Path, headers: Mapping[str, ShardHeader], names: Iterable[str]) -> None:
+    def __init__(self, dataset: TokenDataset) -> None:
+        self._dataset = dataset
         self._stop = threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(folder, headers, list(names)), daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def check(self, *, wait: bool, timeout: float | None = None) -> None:
-        """Raise if damage has been found so far.
+        """Raise if damage was found by now.
 
         Args:
             wait: until everything is verified.
@@ -84,9 +84,9 @@ class BackgroundVerification:
         self._stop.set()
         self._thread.join()
 
-    def _run(self, folder: Path, headers: Mapping[str, ShardHeader], names: list[str]) -> None:
+    def _run(self) -> None:
         try:
-            verify_once(folder, headers, names, self._stop)
+            verify_once(self._dataset, stop=self._stop)
         except (GlassGPTError, OSError) as error:  # raised again by `check`, in the thread that waits for it
             self._error = error
 

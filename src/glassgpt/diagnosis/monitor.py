@@ -22,6 +22,7 @@ from glassgpt.diagnosis.layer_probe import LayerProbe
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.replay import Cause, ReplayResult
 from glassgpt.diagnosis.series import Validation
+from glassgpt.errors import CheckpointError
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
@@ -88,8 +89,11 @@ class TrainingMonitor(Observer):
         """Process a layer sample, and log it if all samples are to be logged."""
         self.last_sample = sample
         if self._layers_file is not None and self._config.watch == "full" and self._trainer.dist.is_main:
-            with open(self._layers_file, "a", encoding="utf-8", opener=regular_only) as file:
-                file.write(json.dumps(asdict(sample)) + "\n")
+            try:
+                with open(self._layers_file, "a", encoding="utf-8", opener=regular_only) as file:
+                    file.write(json.dumps(asdict(sample)) + "\n")
+            except OSError as error:
+                raise CheckpointError(f"cannot write {self._layers_file}: {error.strerror}") from error
         self._report(self._detectors.on_layers(sample))
 
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:

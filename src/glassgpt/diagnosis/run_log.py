@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -10,18 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from glassgpt.data.files import read_regular
-from glassgpt.diagnosis.catalogue import entries
-from glassgpt.diagnosis.findings import EVENT, Finding
+from glassgpt.diagnosis.catalogue import LANGUAGES, actions_taken, describe, ruled_out_causes
+from glassgpt.diagnosis.findings import EVENT, Finding, Severity
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.series import Validation
-from glassgpt.errors import DataError
+from glassgpt.errors import DataError, GlassGPTError
 from glassgpt.training.observers import StepMetrics
-from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.run_folder import RunFolder, read_lines
 
 Line = dict[str, Any]
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running", "imported"]
@@ -61,8 +59,8 @@ class RunLog:
     @classmethod
     def read(cls, run: RunFolder) -> RunLog:
         """Read all files; lines that cannot be read are counted and left out."""
-        metrics, bad_metrics = _lines(run.metrics)
-        events, bad_events = _lines(run.events)
+        metrics, bad_metrics = read_lines(run.metrics)
+        events, bad_events = read_lines(run.events)
         samples, bad_samples = _layer_samples(run.layers)
         usable_events = [line for line in events if _is_usable_event(line)]
         bad_events += len(events) - len(usable_events)
@@ -216,8 +214,14 @@ def _is_known_finding(line: Line) -> bool:
         finding = Finding.from_json(line)
     except DataError:
         return False
-    known = entries().get(finding.code)
-    return "step" in line and known is not None and known["en"].placeholders() <= finding.evidence.keys()
+    try:
+        for language in LANGUAGES:
+            describe(finding, language)
+            actions_taken(finding, language)
+            ruled_out_causes(finding, language)
+    except (GlassGPTError, KeyError, TypeError, ValueError, AttributeError):  # a name or value that is not ours
+        return False
+    return "step" in line and finding.severity in get_args(Severity)
 
 
 def _has_step(line: Line) -> bool:
@@ -237,7 +241,7 @@ def _layer_samples(path: Path) -> tuple[list[LayerSample], int]:
 
     Where a step comes again, training was rolled back or resumed: later samples of the abandoned steps are dropped.
     """
-    lines, bad = _lines(path)
+    lines, bad = read_lines(path)
     samples: list[LayerSample] = []
     for line in lines:
         try:
@@ -249,26 +253,3 @@ def _layer_samples(path: Path) -> tuple[list[LayerSample], int]:
             samples.pop()
         samples.append(sample)
     return samples, bad
-
-
-def _lines(path: Path) -> tuple[list[Line], int]:
-    """Return the lines that are JSON objects, and the number of other lines; a truncated last line counts as one."""
-    if not path.is_file():
-        return [], 0
-    good: list[Line] = []
-    bad = 0
-    for raw in read_regular(path).split(b"\n"):
-        line = _parsed(raw)
-        if line is not None:
-            good.append(line)
-        elif raw:
-            bad += 1
-    return good, bad
-
-
-def _parsed(raw: bytes) -> Line | None:
-    try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return line if isinstance(line, dict) else None

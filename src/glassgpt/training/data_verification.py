@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.verification import BackgroundVerification
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
 
@@ -19,7 +20,7 @@ class DataVerification(Observer):
     """
 
     def __init__(self, dataset: TokenDataset, max_steps: int) -> None:
-        self._verification = dataset.verify_in_background()
+        self._verification = BackgroundVerification(dataset)
         self._train_tokens, self._max_steps = dataset.info.train.tokens, max_steps
 
     def start(self) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from glassgpt.errors import MemoryExhaustedError, TrainingDivergedError
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from glassgpt.errors import CheckpointError, GlassGPTError, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.training.config import TrainConfig, divisors
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.memory_plan import MemoryPlan
@@ -53,3 +57,45 @@ def out_of_memory(
         f"({outcome.message}){why}. {advice}",
         alone=not outcome.can_retry,
     )
+
+
+class Closable(Protocol):
+    """Has files, threads or a display to close."""
+
+    def close(self) -> None:
+        """Close them."""
+        ...
+
+
+@contextmanager
+def closing_all(run: RunFolder, first: Closable, others: Sequence[Closable]) -> Generator[None]:
+    """Close everything after a block, whatever fails; an error of closing never hides the one that ended the block.
+
+    Args:
+        run: the run, for the error message.
+        first: closed first.
+        others: closed in this order; some may be added within the block.
+
+    Raises:
+        GlassGPTError: the block succeeded, and something could not be closed.
+    """
+    try:
+        yield
+    except BaseException:
+        _close_all(run, [first, *others])
+        raise
+    if (error := _close_all(run, [first, *others])) is not None:
+        raise error
+
+
+def _close_all(run: RunFolder, all_of_them: Sequence[Closable]) -> GlassGPTError | None:
+    """Close everything and return the first error."""
+    found: GlassGPTError | None = None
+    for each in all_of_them:
+        try:
+            each.close()
+        except GlassGPTError as error:
+            found = found or error
+        except OSError as error:
+            found = found or CheckpointError(f"cannot close the files of {run.path}: {error.strerror}")
+    return found

@@ -63,6 +63,10 @@ class Trainer(TrainingRun):
             CheckpointError: a checkpoint could not be written.
             MemoryExhaustedError: memory ran out, and there was no plan that takes less.
         """
+        with failures.closing_all(self.run_folder, self.train_step, self.observers):
+            return self._run()
+
+    def _run(self) -> TrainingResult:
         if self.dist.is_main:
             clean_staging(self.run_folder)
         self._act(self.policy.on_start(), None)
@@ -84,10 +88,6 @@ class Trainer(TrainingRun):
         except Exception as error:
             self._report_failure(error)
             raise
-        finally:
-            self.train_step.close()
-            for observer in self.observers:
-                observer.close()
 
     def run_steps(self, count: int) -> None:
         """Run steps without validating or saving."""
@@ -117,6 +117,10 @@ class Trainer(TrainingRun):
             if saves or keeps_best or stop_signal or self._should_stop_early():
                 self.save(is_best=keeps_best)
             if stop_signal:
+                # So that the best checkpoint is current; but it would change when early stopping ends the resumed run.
+                updates_best = checkpoint.keep_best and not validates and not train.early_stop_evaluations
+                if updates_best and self._record_validation(self.validate()):
+                    self.save(is_best=True)
                 self._interrupt(stop_signal)
         # A run that is resumed after its last step has nothing left to do but to validate.
         return self._result(validation or self.validate())
@@ -183,7 +187,8 @@ class Trainer(TrainingRun):
     def _report(self, applied: Applied) -> None:
         """Pass the metrics of a step to the observers."""
         self.any_rank_stops = applied.stop_requested
-        metrics = self.throughput.metrics(applied, self.state.seconds)
+        tokens = self.state.windows * self.model.config.context_length
+        metrics = self.throughput.metrics(applied, self.state.seconds, tokens)
         for observer in self.observers:
             observer.on_step(metrics)
 

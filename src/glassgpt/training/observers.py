@@ -7,7 +7,8 @@ display is in `glassgpt.training.show`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -15,7 +16,7 @@ from typing import Any, Protocol, TextIO
 from glassgpt.data.files import regular_only, write_atomically
 from glassgpt.errors import CheckpointError, MissingExtraError
 from glassgpt.training.loss import ValidationLoss
-from glassgpt.training.run_folder import RunFolder, read_jsonl
+from glassgpt.training.run_folder import RunFolder, read_jsonl, read_lines
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,9 @@ class JsonlLogger(Observer):
 
     def __init__(self, run: RunFolder, step: int) -> None:
         self._run = run
-        self._metrics = self._truncated(step)
-        self._events = open(run.events, "a", encoding="utf-8", opener=regular_only)  # noqa: SIM115 - closed by close()
+        with _reported(run.path):
+            self._events = open(run.events, "a", encoding="utf-8", opener=regular_only)  # noqa: SIM115 - closed by close()
+            self._metrics = self._truncated(step)
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Write a line."""
@@ -119,31 +121,55 @@ class JsonlLogger(Observer):
 
     def on_rollback(self, step: int) -> None:
         """Move the metrics of later steps to `abandoned.jsonl`."""
-        self._metrics.close()
-        dropped = [line for line in read_jsonl(self._run.metrics) if line["step"] > step]
-        with open(self._run.abandoned, "a", encoding="utf-8", opener=regular_only) as file:
+        with _reported(self._run.metrics):
+            self._metrics.close()
+        dropped = [line for line in read_jsonl(self._run.metrics) if _step(line) > step]
+        with (
+            _reported(self._run.abandoned),
+            open(self._run.abandoned, "a", encoding="utf-8", opener=regular_only) as file,
+        ):
             for line in dropped:
                 self._write(file, line)
-        self._metrics = self._truncated(step)
+        with _reported(self._run.metrics):
+            self._metrics = self._truncated(step)
 
     def _truncated(self, step: int) -> TextIO:
         """Truncate the metrics after a step; return the file, open for appending."""
-        kept = [line for line in read_jsonl(self._run.metrics) if line["step"] <= step]
+        lines, unreadable = read_lines(self._run.metrics)
+        if unreadable:
+            self.on_event(step, "unreadable lines dropped", {"file": self._run.metrics.name, "lines": unreadable})
+        kept = [line for line in lines if 0 <= _step(line) <= step]
         write_atomically(self._run.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
         return open(self._run.metrics, "a", encoding="utf-8", opener=regular_only)
 
     def close(self) -> None:
         """Close both files."""
-        self._metrics.close()
-        self._events.close()
+        with _reported(self._run.path):
+            try:
+                self._metrics.close()
+            finally:
+                self._events.close()
 
     @staticmethod
     def _write(file: TextIO, line: Mapping[str, Any]) -> None:
-        try:
+        with _reported(Path(file.name)):
             file.write(json.dumps(line) + "\n")
             file.flush()
-        except OSError as error:
-            raise CheckpointError(f"cannot write {file.name}: {error.strerror}") from error
+
+
+def _step(line: Mapping[str, Any]) -> int:
+    """Return the step of a line; -1 if it has none."""
+    step = line.get("step")
+    return step if isinstance(step, int) else -1
+
+
+@contextmanager
+def _reported(path: Path) -> Generator[None]:
+    """Raise errors of the file system as `CheckpointError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot write {error.filename or path}: {error.strerror}") from error
 
 
 def append_event(run: RunFolder, step: int, event: str, details: Mapping[str, Any]) -> None:
@@ -152,11 +178,8 @@ def append_event(run: RunFolder, step: int, event: str, details: Mapping[str, An
     Raises:
         CheckpointError: it cannot be written.
     """
-    try:
-        with open(run.events, "a", encoding="utf-8", opener=regular_only) as file:
-            file.write(json.dumps({"step": step, "event": event, **details}) + "\n")
-    except OSError as error:
-        raise CheckpointError(f"cannot write {run.events}: {error.strerror}") from error
+    with _reported(run.events), open(run.events, "a", encoding="utf-8", opener=regular_only) as file:
+        file.write(json.dumps({"step": step, "event": event, **details}) + "\n")
 
 
 class TensorBoard(Observer):

@@ -114,8 +114,38 @@ class RunFolder:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a JSONL file, without a truncated last line; [] if the file does not exist."""
+    """Return the lines of a JSONL file that can be read; see `read_lines`."""
+    return read_lines(path)[0]
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the lines of a JSONL file that are JSON objects, and how many are not; nothing if it does not exist.
+
+    A last line that a crash cut short counts as one that is not.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     if not path.is_file():
-        return []
-    lines = read_regular(path).split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+        return [], 0
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    good: list[dict[str, Any]] = []
+    bad = 0
+    for raw in content.split(b"\n"):
+        line = _parsed(raw)
+        if line is not None:
+            good.append(line)
+        elif raw:
+            bad += 1
+    return good, bad
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ class ProgressDisplay(Observer):
         """Print the micro-batch size that was measured to fit into memory."""
         if event == "micro-batch fitted":
             console.info(f"micro-batch of {details['rows']} of {details['of']} sequences, measured to fit into memory")
+        if event == "not deleted":
+            console.warn(f"cannot delete an old checkpoint: {details['path']}: {details['error']}")
 
     def on_rollback(self, step: int) -> None:
         """Pause the bar until training has caught up."""
@@ -77,9 +80,9 @@ class ProgressDisplay(Observer):
 
 
 @contextmanager
-def progress_display(steps: int) -> Generator[ProgressDisplay]:
-    """Yield a `ProgressDisplay` for a number of steps."""
-    with console.progress("training", steps, unit="steps") as meter:
+def progress_display(steps: int, done: int = 0) -> Generator[ProgressDisplay]:
+    """Yield a `ProgressDisplay` for a number of steps, of which some were done before the run was resumed."""
+    with console.progress("training", steps, unit="steps", done=done) as meter:
         yield ProgressDisplay(meter)
 
 
@@ -88,8 +91,8 @@ def draw_loss_curve(run: RunFolder) -> None:
     from matplotlib.figure import Figure  # imported only when a picture is drawn
 
     lines = read_jsonl(run.metrics)
-    steps = [line for line in lines if "loss" in line]
-    validations = [line for line in lines if "validation_loss" in line]
+    steps = [line for line in lines if _has_numbers(line, "step", "loss", "learning_rate")]
+    validations = [line for line in lines if _has_numbers(line, "step", "validation_loss", "validation_bits_per_byte")]
     if not steps:
         return
     x = [line["step"] for line in steps]
@@ -119,7 +122,13 @@ def draw_loss_curve(run: RunFolder) -> None:
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("step")
     bottom.grid(alpha=0.3)
-    figure.savefig(run.curve, dpi=110)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=110)
+    write_atomically(run.curve, picture.getvalue())  # a link there is replaced, not followed
+
+
+def _has_numbers(line: Mapping[str, Any], *names: str) -> bool:
+    return all(isinstance(line.get(name), int | float) for name in names)
 
 
 def print_training_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | None) -> None:

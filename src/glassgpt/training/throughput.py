@@ -27,12 +27,13 @@ class Throughput:
         """Record the duration of a step."""
         self._durations.append(seconds)
 
-    def metrics(self, applied: Applied, seconds: float) -> StepMetrics:
+    def metrics(self, applied: Applied, seconds: float, tokens: int) -> StepMetrics:
         """Return the metrics of a step for observers.
 
         Args:
             applied: the step.
             seconds: time trained so far.
+            tokens: trained on so far; the batch size may have changed at a resume.
         """
         speed = len(self._durations) * self._batch_tokens / sum(self._durations)
         return StepMetrics(
@@ -40,7 +41,7 @@ class Throughput:
             loss=applied.loss,
             learning_rate=applied.learning_rate,
             grad_norm=applied.grad_norm,
-            tokens=applied.step * self._batch_tokens,
+            tokens=tokens,
             seconds=seconds,
             tokens_per_second=speed,
             mfu=speed * self._flops_per_token / self._peak_flops if self._peak_flops else None,

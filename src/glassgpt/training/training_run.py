@@ -124,7 +124,10 @@ class TrainingRun:
         if self.dist.is_main:
             if is_best:
                 set_pointer(self.run_folder, "best", path)
-            prune(self.run_folder, self.config.checkpoint.keep_last, self.state.step)
+            try:
+                prune(self.run_folder, self.config.checkpoint.keep_last, self.state.step)
+            except OSError as error:  # the new checkpoint is sound; the old ones only take space
+                self.emit("not deleted", {"path": str(error.filename), "error": str(error.strerror)})
         self.dist.barrier()
         for observer in self.observers:
             observer.on_checkpoint(self.state.step, path)

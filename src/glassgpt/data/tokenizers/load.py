@@ -63,6 +63,8 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
 def _load_file(path: Path) -> Tokenizer:
     try:
         return tokenizer_from_json(path.read_bytes().decode())
+    except OSError as error:
+        raise TokenizerError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, TokenizerError) as error:
         raise TokenizerError(f"{path}: {error}") from error
 

@@ -46,12 +46,11 @@ def sample(tokens: TokenArray, max_tokens: int = MAX_TOKENS, *, any_id: bool = F
         max_tokens: most tokens to return.
         any_id: accept ids outside the vocabulary, which raise a `DataError` otherwise.
     """
-    read = tokens.read_unchecked if any_id else tokens.read
     if len(tokens) <= max_tokens:
-        return read(0, len(tokens))
+        return tokens.read(0, len(tokens), any_id=any_id)
     stretch = min(STRETCH_TOKENS, max_tokens)
     starts = np.linspace(0, len(tokens) - stretch, max_tokens // stretch).astype(np.int64)
-    return np.concatenate([read(int(start), stretch) for start in starts])
+    return np.concatenate([tokens.read(int(start), stretch, any_id=any_id) for start in starts])
 
 
 def check_shards(dataset: TokenDataset) -> CheckResult:

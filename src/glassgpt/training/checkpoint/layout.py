@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from glassgpt.data.files import read_regular, write_atomically
+from glassgpt.errors import CheckpointError
 from glassgpt.training.run_folder import RunFolder
 
 WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
@@ -43,8 +44,15 @@ def has_optimizer(checkpoint: Path) -> bool:
 
 
 def set_pointer(run: RunFolder, pointer: Pointer, checkpoint: Path) -> None:
-    """Point a pointer at a checkpoint."""
-    write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
+    """Point a pointer at a checkpoint.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    try:
+        write_atomically(run.checkpoints / pointer, checkpoint.name.encode() + b"\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {run.checkpoints / pointer}: {error.strerror}") from error
 
 
 def resolve_pointer(run: RunFolder, pointer: Pointer) -> Path | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def _staging_folder(run: RunFolder, target: Path) -> Generator[Path]:
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
+        sync_folder(run.path)  # checkpoints/ may be new
         yield staging
         if target.exists():
             # A damaged checkpoint of this step that was skipped when the run was resumed; never the only intact one.
@@ -114,22 +116,34 @@ def prune(run: RunFolder, keep_last: int, step: int) -> None:
             shutil.rmtree(path)
 
 
+LEFTOVER = re.compile(r"\.(latest|best|healthy|config\.toml|tokenizer\.json|metrics\.jsonl|loss\.png)\.[a-z0-9_]{8}")
+"""Temporary files of `write_atomically`."""
+
+
 def set_aside_checkpoints_after(run: RunFolder, step: int) -> None:
     """Rename the checkpoints after `step`: the run was rolled back and continues without them.
 
     Those that were set aside before are deleted.
     """
-    for path in run.checkpoints.glob(f"{ABANDONED_PREFIX}*"):
-        shutil.rmtree(path)
-    for path in list_checkpoints(run):
-        if checkpoint_step(path) > step:
-            path.rename(path.with_name(ABANDONED_PREFIX + path.name))
+    try:
+        for path in run.checkpoints.glob(f"{ABANDONED_PREFIX}*"):
+            shutil.rmtree(path)
+        for path in list_checkpoints(run):
+            if checkpoint_step(path) > step:
+                path.rename(path.with_name(ABANDONED_PREFIX + path.name))
+    except OSError as error:
+        raise CheckpointError(f"cannot set aside {error.filename}: {error.strerror}") from error
 
 
 def clean_staging(run: RunFolder) -> None:
     """Delete partial checkpoints left by a killed process."""
     for path in run.checkpoints.glob(f"{STAGING_PREFIX}*"):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # what cannot be deleted does no harm but takes space
+    for folder in (run.path, run.checkpoints):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if LEFTOVER.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _gather(tree: Any, *, keep: bool) -> Any:

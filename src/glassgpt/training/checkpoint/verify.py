@@ -43,6 +43,8 @@ def find_damage(checkpoint: Path) -> str | None:
         return f"{MANIFEST} is missing"
     except UnsafeFileError as error:
         return str(error)
+    except OSError as error:
+        return f"{MANIFEST} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return f"{MANIFEST} is damaged"
     if version != FORMAT_VERSION:
@@ -57,7 +59,11 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
-        if _sha256(path) != sha256:
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if found != sha256:
             return f"{name} does not match its checksum"
     return None
 
