@@ -82,15 +82,48 @@ def test_few_documents_are_each_split_at_their_tail(tmp_path, seed):
 
 
 def test_document_with_lowest_score_fills_an_empty_validation_split():
-    rule = splitting.choose_rule(range(10), 1e-12, seed=1)
+    rule = splitting.choose_rule([(digest, 5) for digest in range(10)], 1e-12, seed=1)
     lowest = min(range(10), key=rule.score)
     assert [rule.split_of(digest) == "validation" for digest in range(10)] == [digest == lowest for digest in range(10)]
 
 
-def test_choose_rule_reads_no_more_digests_than_needed():
-    read = []
-    splitting.choose_rule((read.append(n) or n for n in range(1000)), 0.5, seed=1)
-    assert splitting.MIN_DOCUMENTS <= len(read) <= splitting.MIN_DOCUMENTS + 2
+def test_choose_rule_reads_no_more_than_its_survey(monkeypatch):
+    for limit in ("SURVEYED_DOCUMENTS", "SURVEYED_CHARACTERS"):
+        read = []
+        with monkeypatch.context() as patch:
+            patch.setattr(splitting, limit, 20)
+            splitting.choose_rule((read.append(n) or (n, 1) for n in range(1000)), 0.5, seed=1)
+        assert 20 <= len(read) <= 23
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_validation_text_has_the_wanted_share_of_the_text(tmp_path, seed):
+    """By their hashes alone, these documents give between 0.1 % and 44 %."""
+    sizes = [40_000, 9_000, 7_000, *(1000 + 10 * i for i in range(30)), *(20 + i for i in range(30))]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([f"{i} " + "word " * (size // 5) for i, size in enumerate(sizes)]))
+    summary = prepare_dataset(tmp_path / "set", tmp_path / "a.jsonl", seed=seed)
+    share = summary.validation.characters / (summary.train.characters + summary.validation.characters)
+    assert 0.067 < share < 0.15
+
+
+def test_equal_documents_are_split_by_their_hash_alone():
+    documents = [(text_digest(str(n).encode()), 100) for n in range(500)]
+    rule = splitting.choose_rule(documents, 0.1, seed=3)
+    assert rule == splitting.HashSplit(0.1, 3)
+
+
+def test_share_that_documents_cannot_give_is_told(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([str(i) * 1000 for i in range(10, 20)]))
+    prepare_dataset(tmp_path / "set", tmp_path / "a.jsonl", validation_fraction=0.001, observer=ConsoleObserver())
+    assert "10.00% of the text is for validation instead of 0.10%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["x", "한"])
+def test_text_too_short_to_split_is_an_error(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match="there is no train text: 1 characters are too few"):
+        prepare_dataset(tmp_path / "set", tmp_path / "a.txt")
+    assert holds_only(tmp_path, "a.txt")
 
 
 def test_split_tail_cuts_each_document(tmp_path):

@@ -223,9 +223,7 @@ def test_truncated_zstandard_raises(tmp_path):
         list(readers.FileSource(tmp_path / "bad.txt.zst", "text", "bad").documents())
 
 
-@pytest.mark.parametrize(
-    ("texts", "message"), [(["a", None], "row 2: field 'text' holds NoneType"), ([1], "holds int")]
-)
+@pytest.mark.parametrize(("texts", "message"), [(["a", None], "row 2: field 'text' holds null"), ([1], "holds int")])
 def test_non_text_parquet_rows_raise(tmp_path, texts, message):
     (tmp_path / "bad.parquet").write_bytes(as_parquet(texts))
     with pytest.raises(DataError, match=message):
@@ -255,6 +253,6 @@ def test_downloads_of_the_same_name_are_separate_files(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources, "download", fetch)
     urls = ["http://x/a/data.txt", "http://x/b/data.txt"]
-    found = sources.resolve_sources(urls, field="text", seed=0, scratch=tmp_path, observer=PrepareObserver())
+    found = sources.resolve_sources(urls, sources.SourceOptions(), scratch=tmp_path, observer=PrepareObserver())
     texts = [document.text for source in found for document in source.documents()]
     assert texts == [f"content of {url}\n" for url in urls]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +27,11 @@ def prepare(
     seed: Integer = 1337,
     workers: Integer = 0,
     keep_duplicates: Flag = False,
+    encoding: str = "",
+    separator: str = "",
+    normalize: Annotated[tuple[Literal["nfc", "lf"], ...], Parameter(negative="", show_default=False)] = (),
+    skip_bad: Integer = 0,
+    follow_links: Flag = False,
     force: Flag = False,
 ) -> None:
     """Prepare text for training: build a dataset of token shards.
@@ -33,15 +39,15 @@ def prepare(
     Parameters
     ----------
     sources:
-        Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read; patterns such as
-        'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a
+        Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read, and .json files
+        that hold rows (one per line, or an array); patterns such as 'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a
         Hugging Face dataset; shakespeare or grammar.
     out:
         Dataset folder to create.
     tokenizer:
         gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
     field:
-        Field of a .jsonl or .parquet row that holds the text.
+        Field of a row of JSON or Parquet that holds the text.
     validation_fraction:
         Share of the text used for validation.
     validation_source:
@@ -54,6 +60,16 @@ def prepare(
         Number of tokenizer threads; 0 uses all cores.
     keep_duplicates:
         Keep exact duplicates of documents instead of dropping them.
+    encoding:
+        Encoding of text and JSON files, such as cp949 or utf-16; UTF-8 if not given.
+    separator:
+        Text between the documents of a text file, such as '<|endoftext|>'; it is left out.
+    normalize:
+        nfc composes decomposed characters (Korean from macOS), lf drops the carriage returns of Windows. May be repeated.
+    skip_bad:
+        Number of bad rows (null, not JSON, not UTF-8) that are skipped and counted; one more is an error.
+    follow_links:
+        Follow links that lead out of a source folder.
     force:
         Replace an existing dataset.
     """
@@ -75,9 +91,14 @@ def prepare(
         workers=workers,
         deduplicate=not keep_duplicates,
         force=force,
+        encoding=encoding,
+        separator=separator,
+        normalize=normalize,
+        skip_bad=skip_bad,
+        follow_links=follow_links,
     )
     prepare_and_show(options)
-    console.info(f"wrote the dataset {out}; train on it with: glassgpt train PRESET --data {out}")
+    console.info(f"wrote the dataset {out}; train on it with: glassgpt train PRESET --data {shlex.quote(str(out))}")
 
 
 def tokenize(

@@ -8,10 +8,14 @@ import lzma
 from pathlib import Path
 from typing import IO, Any, cast
 
-from glassgpt.errors import MissingExtraError
+from glassgpt.errors import DataError, MissingExtraError
 
 COMPRESSED_SUFFIXES = (".gz", ".xz", ".zst")
-READ_BLOCK_BYTES = 1 << 16
+READ_BLOCK_BYTES = 1 << 11
+"""Bytes of a .zst file decompressed at once: at most 32,000 times as many bytes come out of them."""
+MAX_EXPANSION = 200
+"""Times its size that a compressed file may expand to, beyond `ALWAYS_EXPANDED_BYTES`. Text reaches 3 to 20."""
+ALWAYS_EXPANDED_BYTES = 64 * 1024 * 1024
 
 
 def is_compressed(path: Path) -> bool:
@@ -37,6 +41,50 @@ def decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
     if suffix == ".xz":
         return cast("IO[bytes]", lzma.open(raw))
     return cast("IO[bytes]", io.BufferedReader(_ZstandardReader(raw))) if suffix == ".zst" else raw
+
+
+def max_expanded_bytes(size: int) -> int:
+    """Return the number of bytes that a file of this size may expand to."""
+    return max(ALWAYS_EXPANDED_BYTES, MAX_EXPANSION * size)
+
+
+def expansion_problem(label: str, limit: int) -> str:
+    """Return what is wrong with a file that expands to more than `limit` bytes, and what to do."""
+    return (
+        f"{label} expands to more than {limit >> 20:,} MB, {MAX_EXPANSION} times its size or more: it looks like a "
+        "decompression bomb; if it is not, decompress it first"
+    )
+
+
+class Bounded(io.RawIOBase):
+    """A stream that must not be longer than a limit.
+
+    Args:
+        stream: the decompressed bytes.
+        limit: maximum number of bytes.
+        label: name of the source, for the error message.
+    """
+
+    def __init__(self, stream: IO[bytes], limit: int, label: str) -> None:
+        self._stream, self._limit, self._label = stream, limit, label
+        self._bytes = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer and return the number of bytes.
+
+        Raises:
+            DataError: the stream is longer than the limit.
+        """
+        block = self._stream.read(len(buffer))
+        self._bytes += len(block)
+        if self._bytes > self._limit:
+            raise DataError(expansion_problem(self._label, self._limit))
+        buffer[: len(block)] = block
+        return len(block)
 
 
 class _ZstandardReader(io.RawIOBase):

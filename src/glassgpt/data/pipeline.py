@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from glassgpt.data.documents import Document, DuplicateFilter, text_digest
+from glassgpt.data.remarks import normalized, remarks_on
 from glassgpt.data.shard_writer import ShardWriter
 from glassgpt.data.sources import DocumentSource
 from glassgpt.data.splitting import SplitRule, SplitText
 from glassgpt.data.summary import SplitSummary
 from glassgpt.data.tokenizers import TokenIds, Tokenizer
-from glassgpt.errors import DataError
 
 BATCH_CHARACTERS = 2_000_000
 """Characters encoded at once: enough to keep every core busy, little enough for any memory."""
-MAX_CHARACTERS_AHEAD = 16_000_000
+MAX_CHARACTERS_AHEAD = 12_000_000
 """Characters read ahead of the encoder, so that reading continues while the tokenizer is still loading."""
 
 RuledSource = tuple[DocumentSource, SplitRule]
@@ -33,9 +34,12 @@ class DocumentStream:
         deduplicate: whether to drop exact copies.
         advance: called with each number of bytes read.
 
+        normalize: names of `NORMALIZATIONS` to apply.
+
     Attributes:
         duplicates: number of duplicates dropped so far.
-        empty: number of empty documents dropped so far.
+        empty: number of empty documents dropped so far, also of those that only have blanks.
+        remarks: number of documents so far by what is remarkable in them, see `glassgpt.data.remarks`.
     """
 
     def __init__(
@@ -44,12 +48,15 @@ class DocumentStream:
         *,
         deduplicate: bool,
         advance: Callable[[int], None] | None = None,
+        normalize: Sequence[str] = (),
     ) -> None:
         self._sources = sources
         self._deduplicate = deduplicate
         self._advance = advance
+        self._normalize = normalize
         self.duplicates = 0
         self.empty = 0
+        self.remarks: Counter[str] = Counter()
 
     def split_texts(self) -> Iterator[SplitText]:
         """Yield each document divided by its rule."""
@@ -60,14 +67,16 @@ class DocumentStream:
         """Yield each document with its digest and its rule."""
         new_texts = DuplicateFilter()
         for document, rule in self._all_documents():
-            content = _encode_utf8(document)
-            digest = text_digest(content)
-            if not content:
+            if not document.text or document.text.isspace():
                 self.empty += 1
-            elif self._deduplicate and not new_texts.add(digest):
+                continue
+            text = normalized(document.text, self._normalize)
+            digest = text_digest(text.encode())
+            if self._deduplicate and not new_texts.add(digest):
                 self.duplicates += 1
             else:
-                yield digest, document, rule
+                self.remarks.update(remarks_on(text))
+                yield digest, replace(document, text=text) if self._normalize else document, rule
 
     def _all_documents(self) -> Iterator[tuple[Document, SplitRule]]:
         for source, rule in self._sources:
@@ -77,17 +86,6 @@ class DocumentStream:
                     self._advance(document.position - position)
                 position = document.position
                 yield document, rule
-
-
-def _encode_utf8(document: Document) -> bytes:
-    try:
-        return document.text.encode()
-    except UnicodeEncodeError as error:
-        surrogate = ord(document.text[error.start])
-        raise DataError(
-            f"{document.origin}: the text contains the lone surrogate U+{surrogate:04X} at character "
-            f"{error.start}, which is not a valid character; repair or remove it"
-        ) from error
 
 
 def total_size(sources: Sequence[RuledSource]) -> int | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.bad_rows import BadRows
+from glassgpt.data.encodings import is_text_encoding
 from glassgpt.data.files import write_atomically
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.pipeline import (
@@ -20,10 +22,12 @@ from glassgpt.data.pipeline import (
     encode_in_background,
     total_size,
 )
+from glassgpt.data.readers import ReadOptions
+from glassgpt.data.remarks import NORMALIZATIONS, remark_texts
 from glassgpt.data.shard_writer import SHARD_TOKENS, ShardWriter
 from glassgpt.data.shards import SPLITS
-from glassgpt.data.sources import DocumentSource, resolve_sources
-from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, TailSplit, choose_rule
+from glassgpt.data.sources import DocumentSource, SourceOptions, resolve_sources
+from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, TailSplit, choose_rule, is_near
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.threads import limited_threads
@@ -52,6 +56,11 @@ class PrepareOptions:
         workers: number of threads; 0 means one per core. The result does not depend on it.
         deduplicate: drop exact copies of documents.
         force: replace an existing dataset.
+        encoding: encoding of text and JSON files; empty means UTF-8.
+        separator: text between two documents of a text file; empty means one document per file.
+        normalize: changes made to every text: "nfc" composes characters, "lf" drops carriage returns.
+        skip_bad: number of bad rows of JSON, Parquet and hosted datasets that may be skipped.
+        follow_links: follow links that lead out of a folder that is a source.
         shard_tokens: tokens per shard file.
     """
 
@@ -66,6 +75,11 @@ class PrepareOptions:
     workers: int = 0
     deduplicate: bool = True
     force: bool = False
+    encoding: str = ""
+    separator: str = ""
+    normalize: tuple[str, ...] = ()
+    skip_bad: int = 0
+    follow_links: bool = False
     shard_tokens: int = SHARD_TOKENS
 
     def problems(self) -> list[str]:
@@ -78,6 +92,15 @@ class PrepareOptions:
             ),
             (self.split in ("document", "tail"), f"split is {self.split!r}; it must be 'document' or 'tail'"),
             (self.workers >= 0, f"workers is {self.workers}; it must not be negative"),
+            (
+                not self.encoding or is_text_encoding(self.encoding),
+                f"encoding is {self.encoding!r}, which is unknown; it must be one of Python, such as cp949 or utf-16",
+            ),
+            (
+                all(name in NORMALIZATIONS for name in self.normalize),
+                f"normalize is {', '.join(self.normalize)}; it must be of {', '.join(NORMALIZATIONS)}",
+            ),
+            (self.skip_bad >= 0, f"skip_bad is {self.skip_bad}; it must not be negative"),
             (self.shard_tokens > 0, f"shard_tokens is {self.shard_tokens}; it must be positive"),
             (
                 not self.validation_sources or self.split == "document",
@@ -93,8 +116,9 @@ class PrepareOptions:
     def recorded(self) -> dict[str, Any]:
         """Return the options that determine the content, as stored in the dataset."""
         names = ("tokenizer", "field", "validation_fraction", "split", "seed", "deduplicate", "shard_tokens")
-        sources = {"sources": list(self.sources), "validation_sources": list(self.validation_sources)}
-        return sources | {name: getattr(self, name) for name in names}
+        names += ("encoding", "separator", "skip_bad", "follow_links")
+        lists = {name: list(getattr(self, name)) for name in ("sources", "validation_sources", "normalize")}
+        return lists | {name: getattr(self, name) for name in names}
 
 
 def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) -> DatasetSummary:
@@ -120,19 +144,26 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
 
     staged = staged_folder(options.out, force=options.force, on_leftover=on_leftover)
     with limited_threads(options.workers), staged as (staging, scratch):
-        sources = _ruled_sources(options, scratch, observer)
+        bad_rows = BadRows(options.skip_bad)
+        sources = _ruled_sources(options, bad_rows, scratch, observer)
         tokenizer = _load_or_train_tokenizer(sources, options, scratch, observer)
-        summary = _write(sources, tokenizer, options, staging, observer)
+        summary = replace(_write(sources, tokenizer, options, staging, observer), skipped=len(bad_rows))
         tokenizer.save(staging / TOKENIZER_FILE)
         write_atomically(staging / SUMMARY_FILE, summary.to_json().encode())
+    if bad_rows.first:
+        observer.on_note(f"bad rows skipped: {len(bad_rows):,}, the first one: {bad_rows.first}")
     observer.on_prepared(summary, tokenizer)
     return summary
 
 
-def _ruled_sources(options: PrepareOptions, scratch: Path, observer: PrepareObserver) -> list[RuledSource]:
+def _ruled_sources(
+    options: PrepareOptions, bad_rows: BadRows, scratch: Path, observer: PrepareObserver
+) -> list[RuledSource]:
+    reading = ReadOptions(options.encoding or None, options.separator or None, bad_rows)
+    source_options = SourceOptions(options.field, options.seed, options.follow_links, reading)
+
     def resolve(names: Sequence[str], purpose: str) -> list[DocumentSource]:
-        folder = scratch / purpose
-        return resolve_sources(names, field=options.field, seed=options.seed, scratch=folder, observer=observer)
+        return resolve_sources(names, source_options, scratch=scratch / purpose, observer=observer)
 
     sources = resolve(options.sources, "sources")
     validation_sources = resolve(options.validation_sources, "validation")
@@ -147,8 +178,9 @@ def _choose_rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> 
     if options.split == "tail":
         return TailSplit(options.validation_fraction, "as requested")
     undivided = [(source, FixedSplit(TRAIN)) for source in sources]
-    digests = (digest for digest, _, _ in DocumentStream(undivided, deduplicate=False).documents())
-    return choose_rule(digests, options.validation_fraction, options.seed)
+    stream = DocumentStream(undivided, deduplicate=False, normalize=options.normalize)
+    documents = ((digest, len(document.text)) for digest, document, _ in stream.documents())
+    return choose_rule(documents, options.validation_fraction, options.seed)
 
 
 def _load_or_train_tokenizer(
@@ -157,7 +189,7 @@ def _load_or_train_tokenizer(
     if not is_training_spec(options.tokenizer):
         return load_tokenizer(options.tokenizer)
     observer.on_tokenizer_training(options.tokenizer)
-    stream = DocumentStream(sources, deduplicate=options.deduplicate)
+    stream = DocumentStream(sources, deduplicate=options.deduplicate, normalize=options.normalize)
     tokenizer = train_interruptibly(options.tokenizer, _training_texts(stream), scratch)
     if tokenizer.vocab_size < int(options.tokenizer.partition(":")[2]):
         observer.on_small_vocabulary(tokenizer.vocab_size)
@@ -184,19 +216,40 @@ def _write(
     writers = {split: SplitWriter(ShardWriter(folder, split, tokenizer, options.shard_tokens)) for split in SPLITS}
     try:
         with observer.progress("preparing", total_size(sources)) as advance:
-            stream = DocumentStream(sources, deduplicate=options.deduplicate, advance=advance)
+            stream = DocumentStream(
+                sources, deduplicate=options.deduplicate, advance=advance, normalize=options.normalize
+            )
             for texts, tokens in encode_in_background(stream.split_texts(), tokenizer):
                 add_to_splits(writers, texts, tokens)
         splits = {split: writer.finish() for split, writer in writers.items()}
     finally:
         for writer in writers.values():
             writer.shards.abort()
-    for split, found in splits.items():
-        if not found.tokens and options.validation_sources:
-            raise DataError(f"there is no {split} text: its sources are empty or only contain duplicates")
+    _check_splits(splits, options, observer)
+    for text in remark_texts(stream.remarks):
+        observer.on_note(text)
     counts = sum(writer.counts for writer in writers.values())
     rules = "; ".join(dict.fromkeys(rule.description for _, rule in sources))
     return _summarize(splits, np.asarray(counts), stream, rules, tokenizer, options)
+
+
+def _check_splits(splits: dict[str, SplitSummary], options: PrepareOptions, observer: PrepareObserver) -> None:
+    total = sum(found.characters for found in splits.values())
+    for split, found in splits.items():
+        if found.tokens:
+            continue
+        if options.validation_sources:
+            raise DataError(f"there is no {split} text: its sources are empty or only contain duplicates")
+        raise DataError(
+            f"there is no {split} text: {total:,} characters are too few to split; add text, or name the validation text "
+            "with --validation-source"
+        )
+    share = splits[VALIDATION].characters / total
+    if not options.validation_sources and not is_near(share, options.validation_fraction):
+        observer.on_note(
+            f"{share:.2%} of the text is for validation instead of {options.validation_fraction:.2%}, because documents "
+            "are assigned whole and differ in size; cut each of them with --split tail, or try another --seed"
+        )
 
 
 def _summarize(

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import gzip
-import json
+import io
 import lzma
+import shlex
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
-from glassgpt.data.decompress import decompressed, is_compressed, uncompressed_suffix
+from glassgpt.data import json_rows
+from glassgpt.data.bad_rows import BadRows
+from glassgpt.data.decompress import (
+    Bounded,
+    decompressed,
+    expansion_problem,
+    is_compressed,
+    max_expanded_bytes,
+    uncompressed_suffix,
+)
 from glassgpt.data.documents import Document
+from glassgpt.data.encodings import Transcoder, has_nul_bytes, likely_encoding
+from glassgpt.data.json_rows import text_field
 from glassgpt.errors import DataError, MissingExtraError
 
-TEXT_BLOCK_BYTES = 16 * 1024 * 1024
+TEXT_BLOCK_BYTES = 8 * 1024 * 1024
 """Size up to which a text file is one document; a larger file is cut at blank lines into documents of this size."""
 
 TEXT_SUFFIXES = (".txt", ".md", ".text")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET_SUFFIX = ".parquet"
 KNOWN_SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, PARQUET_SUFFIX)
+AMBIGUOUS_SUFFIX = ".json"
+"""The suffix of JSON lines, of arrays and of single values alike; the content decides."""
+Layout = Literal["text", "lines", "values", "parquet"]
 
 FILE_BUFFER_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 256
@@ -32,18 +48,37 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """How the files of all sources are read.
+
+    Attributes:
+        encoding: encoding of text and JSON; None means UTF-8.
+        separator: text between two documents of a text file, which is left out; None means one document per file.
+        bad_rows: counts the rows that are skipped, and ends the reading where they are too many.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    bad_rows: BadRows = dataclass_field(default_factory=BadRows)
+
+
+@dataclass(frozen=True)
 class FileSource:
-    """A text, JSON-lines or Parquet file, compressed or not.
+    """A text, JSON or Parquet file, compressed or not.
 
     Attributes:
         path: the file.
         field: name of the JSON field or Parquet column that holds the text.
         label: name of the source in error messages.
+        options: how it is read.
+        layout: what the file holds; None goes by its name.
     """
 
     path: Path
     field: str
     label: str
+    options: ReadOptions = dataclass_field(default_factory=ReadOptions)
+    layout: Layout | None = None
 
     @property
     def size(self) -> int:
@@ -60,34 +95,70 @@ class FileSource:
         for document in self._read():
             empty = False
             yield document
-        if empty:
+        if empty and not len(self.options.bad_rows):
             raise DataError(f"{self.label} is empty: it contains no document; remove it from the sources")
 
     def _read(self) -> Iterator[Document]:
-        suffix = uncompressed_suffix(self.path)
-        if suffix == PARQUET_SUFFIX:
-            return _parquet_documents(self)
-        if suffix in JSON_SUFFIXES:
-            return _json_documents(self)
-        return _text_documents(self)
+        readers = {
+            "text": _text_documents,
+            "lines": _json_documents,
+            "values": _json_value_documents,
+            "parquet": _parquet_documents,
+        }
+        return readers[self.layout or _layout_by_name(self.path)](self)
+
+    def json_layout(self, *, strict: bool) -> Layout | None:
+        """Return how a file that may hold rows of JSON is laid out, by its first bytes; None if it is not JSON.
+
+        Args:
+            strict: whether the first row must have the field that holds the text.
+        """
+        with _open(self) as (stream, _):
+            found = json_rows.layout(stream.read(json_rows.HEAD_BYTES), self.field, strict=strict)
+        return cast("Layout | None", found)
+
+
+def _layout_by_name(path: Path) -> Layout:
+    suffix = uncompressed_suffix(path)
+    if suffix == PARQUET_SUFFIX:
+        return "parquet"
+    return "lines" if suffix in JSON_SUFFIXES else "text"
 
 
 def _text_documents(source: FileSource) -> Iterator[Document]:
+    separator = source.options.separator
     with _open(source) as (stream, position):
         line = 1
-        for block in _blocks(stream):
-            yield Document(_decode(block, source.label, line), f"{source.label}, line {line}", position())
-            line += block.count(b"\n")
+        blocks = _separated(stream, separator.encode()) if separator else _blocks(stream)
+        for block, n_lines in blocks:
+            yield Document(_decode(block, source, line), f"{source.label}, line {line}", position())
+            line += n_lines
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+def _blocks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield the text in parts of bounded size, with their numbers of line ends."""
     pending = stream.read(TEXT_BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK)
     while following := stream.read(TEXT_BLOCK_BYTES):
         end = _cut_position(pending)
-        yield pending[:end]
+        yield pending[:end], pending.count(b"\n", 0, end)
         pending = pending[end:] + following
     if pending:
-        yield pending
+        yield pending, pending.count(b"\n")
+
+
+def _separated(stream: IO[bytes], separator: bytes) -> Iterator[tuple[bytes, int]]:
+    """Like `_blocks`, but cut at each separator, without it and the line ends around it."""
+    pending = b""
+    for block, _ in _blocks(stream):
+        *complete, pending = (pending + block).split(separator)
+        for text in complete:
+            yield text.strip(b"\r\n"), (text + separator).count(b"\n")
+        while len(pending) > TEXT_BLOCK_BYTES:
+            end = _cut_position(pending[:TEXT_BLOCK_BYTES])
+            yield pending[:end], pending.count(b"\n", 0, end)
+            pending = pending[end:]
+    if pending:
+        yield pending.strip(b"\r\n"), 0
 
 
 def _cut_position(block: bytes) -> int:
@@ -102,49 +173,89 @@ def _cut_position(block: bytes) -> int:
     return end
 
 
-def _decode(raw: bytes, label: str, first_line: int) -> str:
+def _decode(raw: bytes, source: FileSource, first_line: int) -> str:
     try:
-        return raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError as error:
         line = first_line + raw.count(b"\n", 0, error.start)
-        raise DataError(
-            f"{label}, line {line}: invalid UTF-8 (byte 0x{raw[error.start]:02X}); "
-            "convert the file with: iconv -f ENCODING -t UTF-8"
-        ) from error
+        problem = f"invalid UTF-8 (byte 0x{raw[error.start]:02X})"
+        raise DataError(f"{source.label}, line {line}: {problem}; {_conversion(source, raw, error.start)}") from error
+    if has_nul_bytes(raw):
+        raise DataError(f"{source.label}, line {first_line}: not UTF-8 (NUL bytes); {_conversion(source, raw, 0)}")
+    return text
+
+
+def _conversion(source: FileSource, raw: bytes, position: int) -> str:
+    name = likely_encoding(raw, position)
+    file = shlex.quote(str(source.path))
+    command = f"iconv -f {name or 'ENCODING'} -t UTF-8 {file}"
+    if name is None:
+        return f"name its encoding with --encoding, or convert the file with: {command}"
+    return f"it looks like {name}: add --encoding {name.lower()}, or convert the file with: {command}"
 
 
 def _json_documents(source: FileSource) -> Iterator[Document]:
     with _open(source) as (stream, position):
-        for number, line in enumerate(stream, start=1):
-            if not line.isspace():
-                origin = f"{source.label}, line {number}"
-                fields = _parse(_decode(line.removeprefix(BYTE_ORDER_MARK), source.label, number), origin)
-                yield Document(text_field(fields, source.field, origin), origin, position())
+        for number, line in enumerate(json_rows.lines(stream), start=1):
+            if line is None or not line.isspace():
+                yield from _row(source, f"{source.label}, line {number}", line, number, position())
 
 
-def _parse(line: str, origin: str) -> dict[str, Any]:
+def _row(source: FileSource, origin: str, line: bytes | None, number: int, position: int) -> Iterator[Document]:
     try:
-        fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{origin}: not valid JSON ({error}); each line must be one JSON object") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"{origin}: expected a JSON object, got {type(fields).__name__}")
-    return cast("dict[str, Any]", fields)
+        if line is None:
+            raise DataError(f"{origin}: {json_rows.too_long()}")
+        row = json_rows.parse_row(_decode(line.removeprefix(BYTE_ORDER_MARK), source, number), origin)
+        text = _valid_text(text_field(row, source.field, origin), origin)
+    except DataError as error:
+        source.options.bad_rows.skip(origin, error)
+        return
+    yield from _documents_of(text, origin, position)
 
 
-def text_field(fields: dict[str, Any], field: str, origin: str) -> str:
-    """Return the text of one row.
+def _json_value_documents(source: FileSource) -> Iterator[Document]:
+    with _open(source) as (stream, position):
+        try:
+            for number, value in enumerate(json_rows.values(stream, source.label), start=1):
+                yield from _value(source, value, f"{source.label}, value {number}", position())
+        except UnicodeDecodeError as error:
+            advice = _conversion(source, error.object, error.start)
+            raise DataError(
+                f"{source.label}: invalid UTF-8 (byte 0x{error.object[error.start]:02X}); {advice}"
+            ) from error
 
-    Raises:
-        DataError: the field is missing or does not hold text.
-    """
-    if field not in fields:
-        available = ", ".join(fields) or "none"
-        raise DataError(f"{origin}: no field {field!r} (available: {available}); choose one with --field")
-    text = fields[field]
-    if not isinstance(text, str):
-        raise DataError(f"{origin}: field {field!r} holds {type(text).__name__}, not text")
+
+def _value(source: FileSource, value: Any, origin: str, position: int) -> Iterator[Document]:
+    try:
+        if not isinstance(value, (str, dict)):
+            raise DataError(f"{origin}: expected a JSON object or a text, got {type(value).__name__}")
+        row = {source.field: value} if isinstance(value, str) else cast("dict[str, Any]", value)
+        text = _valid_text(text_field(row, source.field, origin), origin)
+    except DataError as error:
+        source.options.bad_rows.skip(origin, error)
+        return
+    yield from _documents_of(text, origin, position)
+
+
+def _valid_text(text: str, origin: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        surrogate = ord(text[error.start])
+        raise DataError(
+            f"{origin}: the text contains the lone surrogate U+{surrogate:04X} at character "
+            f"{error.start}, which is not a valid character; repair or remove it"
+        ) from error
     return text
+
+
+def _documents_of(text: str, origin: str, position: int) -> Iterator[Document]:
+    """Yield the text of a row, cut like a text file if it is as large as one."""
+    if len(text) <= TEXT_BLOCK_BYTES:
+        yield Document(text, origin, position)
+        return
+    for block, _ in _blocks(io.BytesIO(text.encode())):
+        yield Document(block.decode(), origin, position)
 
 
 def _parquet_documents(source: FileSource) -> Iterator[Document]:
@@ -155,21 +266,54 @@ def _parquet_documents(source: FileSource) -> Iterator[Document]:
         raise MissingExtraError("pyarrow", "data", "reading Parquet") from error
     with _open(source) as (stream, _), _seekable(stream, source) as file:
         try:
-            yield from _parquet_rows(parquet.ParquetFile(file), source)
-        except arrow.ArrowException as error:
+            columns: list[str] = parquet.ParquetFile(file).schema_arrow.names
+            text_field(dict.fromkeys(columns, ""), source.field, source.label)
+            # As a dictionary, a text that is repeated a million times is in memory once.
+            table = parquet.ParquetFile(file, read_dictionary=[source.field], buffer_size=FILE_BUFFER_BYTES)
+            yield from _parquet_rows(table, source)
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: damaged compressed pages
+            if isinstance(error, OSError) and error.errno:
+                raise
             raise DataError(f"{source.label} is damaged or not Parquet: {error}") from error
 
 
 def _parquet_rows(table: Any, source: FileSource) -> Iterator[Document]:
-    names: list[str] = table.schema_arrow.names
-    text_field(dict.fromkeys(names, ""), source.field, source.label)
     total, row = table.metadata.num_rows, 0
-    for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[source.field]):
-        for text in batch.column(0).to_pylist():
+    expanded, limit = 0, max_expanded_bytes(source.size)
+    _check_expansion(source, _stored_bytes(table, source.field), limit)
+    for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=[source.field], use_threads=False):
+        for value in batch.column(0):
             row += 1
             origin = f"{source.label}, row {row}"
-            position = source.size * row // total
-            yield Document(text_field({source.field: text}, source.field, origin), origin, position)
+            text = _parquet_text(value, source, origin)
+            if text is not None:
+                expanded += len(text)
+                _check_expansion(source, expanded, limit)
+                yield from _documents_of(text, origin, source.size * row // total)
+
+
+def _parquet_text(value: Any, source: FileSource, origin: str) -> str | None:
+    try:
+        try:
+            content = value.as_py()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{origin}: invalid UTF-8 (byte 0x{error.object[error.start]:02X})") from error
+        return text_field({source.field: content}, source.field, origin)
+    except DataError as error:
+        source.options.bad_rows.skip(origin, error)
+        return None
+
+
+def _stored_bytes(table: Any, column: str) -> int:
+    """Return the size of a column after decompression, as the file itself gives it."""
+    groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+
+
+def _check_expansion(source: FileSource, expanded: int, limit: int) -> None:
+    if expanded > limit:
+        raise DataError(expansion_problem(source.label, limit))
 
 
 @contextmanager
@@ -186,13 +330,22 @@ def _seekable(stream: IO[bytes], source: FileSource) -> Generator[IO[bytes], Non
 
 @contextmanager
 def _open(source: FileSource) -> Generator[tuple[IO[bytes], Callable[[], int]], None, None]:
-    """Yield the decompressed bytes of a file, and a function that returns how many bytes were read from disk."""
+    """Yield the decompressed bytes of a file, as UTF-8, and a function that returns how many were read from disk."""
     try:
-        with (
-            source.path.open("rb", buffering=FILE_BUFFER_BYTES) as raw,
-            decompressed(raw, source.path) as stream,
-        ):
+        with ExitStack() as opened:
+            raw = opened.enter_context(source.path.open("rb", buffering=FILE_BUFFER_BYTES))
+            stream = opened.enter_context(decompressed(raw, source.path))
+            if is_compressed(source.path):
+                limit = max_expanded_bytes(source.size)
+                stream = cast("IO[bytes]", io.BufferedReader(Bounded(stream, limit, source.label), FILE_BUFFER_BYTES))
+            if source.options.encoding and (source.layout or _layout_by_name(source.path)) != "parquet":
+                stream = cast("IO[bytes]", io.BufferedReader(Transcoder(stream, source.options.encoding)))
             yield stream, raw.tell
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{source.label} is not {source.options.encoding}: {error.reason} (byte 0x{error.object[error.start]:02X}); "
+            "give its true --encoding"
+        ) from error
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{source.label} is truncated or not what its name says: {error}") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:

@@ -88,6 +88,8 @@ def show_summary(summary: DatasetSummary, tokenizer: Tokenizer) -> None:
     console.table(f"tokenizer {summary.tokenizer_name}", ["", *SPLITS], rows)
     console.output(f"split: {summary.split_rule}")
     console.output(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
+    if summary.skipped:
+        console.output(f"bad rows skipped: {summary.skipped:,}")
     share = summary.vocabulary_used / summary.vocab_size
     console.output(f"vocabulary used: {summary.vocabulary_used:,} of {summary.vocab_size:,} ({share:.1%})")
     frequent = (f"'{printable(tokenizer.token_bytes(token))}' {count:,}" for token, count in summary.frequent_tokens)

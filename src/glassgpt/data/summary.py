@@ -38,6 +38,7 @@ class DatasetSummary:
         vocabulary_used: number of distinct ids that occur, including end-of-text.
         frequent_tokens: most frequent ids (without end-of-text) and their counts.
         options: the options of `prepare`.
+        skipped: number of bad rows that were skipped.
     """
 
     tokenizer_name: str
@@ -51,6 +52,7 @@ class DatasetSummary:
     vocabulary_used: int
     frequent_tokens: tuple[tuple[int, int], ...]
     options: dict[str, Any]
+    skipped: int = 0
 
     def split(self, name: str) -> SplitSummary:
         """Return the counts of "train" or "validation"."""

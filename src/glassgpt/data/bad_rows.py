@@ -1,0 +1,44 @@
+"""Rows of a source that cannot be used, and how many of them may be skipped."""
+
+from __future__ import annotations
+
+from glassgpt.errors import DataError
+
+
+class BadRows:
+    """Counts the rows that were skipped; a row that is read again counts once.
+
+    Args:
+        limit: number of rows that may be skipped.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit
+        self._skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._skipped)
+
+    @property
+    def first(self) -> str:
+        """What was wrong with the first one; empty if there is none."""
+        return next(iter(self._skipped.values()), "")
+
+    def skip(self, origin: str, error: DataError) -> None:
+        """Skip a row.
+
+        Args:
+            origin: file and row.
+            error: what is wrong with it.
+
+        Raises:
+            DataError: there are more bad rows than the limit.
+        """
+        if origin in self._skipped:
+            return
+        if len(self._skipped) < self._limit:
+            self._skipped[origin] = str(error)
+        elif self._limit:
+            raise DataError(f"{error}; {self._limit} bad rows were skipped before, as --skip-bad permits") from error
+        else:
+            raise DataError(f"{error}; skip such rows with --skip-bad N") from error

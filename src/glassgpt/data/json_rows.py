@@ -1,0 +1,130 @@
+"""Rows from JSON: one object per line, or an array, or objects one after the other, read in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from glassgpt.data.encodings import has_nul_bytes
+from glassgpt.errors import DataError
+
+MAX_ROW_BYTES = 64 * 1024 * 1024
+"""Bytes of one row. A longer one is refused: all of it would have to be in memory several times."""
+BLOCK_CHARACTERS = 1 << 20
+HEAD_BYTES = 1 << 16
+SHOWN_FIELDS, SHOWN_CHARACTERS = 12, 40
+BETWEEN = re.compile(r"[\s,\ufeff]*")
+CHAT_FIELDS = ("messages", "conversations", "conversation")
+
+
+def text_field(fields: dict[str, Any], field: str, origin: str) -> str:
+    """Return the text of one row.
+
+    Raises:
+        DataError: the field is missing or does not hold text.
+    """
+    if field not in fields:
+        shown = [name[:SHOWN_CHARACTERS] for name in list(fields)[:SHOWN_FIELDS]]
+        available = ", ".join(shown) + (", …" if len(fields) > SHOWN_FIELDS else "") or "none"
+        hint = "choose one with --field"
+        if any(name in CHAT_FIELDS for name in fields):
+            hint = "these are chats: write each as one text first, the roles as you want the model to see them"
+        raise DataError(f"{origin}: no field {field!r} (available: {available}); {hint}")
+    text = fields[field]
+    if not isinstance(text, str):
+        kind = "null" if text is None else type(text).__name__
+        raise DataError(f"{origin}: field {field!r} holds {kind}, not text")
+    return text
+
+
+def parse_row(line: str, origin: str) -> dict[str, Any]:
+    """Return the object of one line.
+
+    Raises:
+        DataError: it is not valid JSON, or another value.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise DataError(f"{origin}: not valid JSON ({error}); each line must be one JSON object") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{origin}: expected a JSON object, got {type(row).__name__}")
+    return cast("dict[str, Any]", row)
+
+
+def lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """Yield each line of a stream, and None for one that is longer than a row may be."""
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        if len(line) > MAX_ROW_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_ROW_BYTES)
+            yield None
+        else:
+            yield line
+
+
+def values(stream: IO[bytes], label: str) -> Iterator[Any]:
+    """Yield the values of a JSON array, or of a text that is one value after the other.
+
+    Raises:
+        DataError: the text is not JSON, or a value is longer than a row may be.
+    """
+    decoder, utf8 = json.JSONDecoder(), codecs.getincrementaldecoder("utf-8")()
+    buffer, position, ended, number, wanted = "", 0, False, 1, BLOCK_CHARACTERS
+    in_array: bool | None = None
+    while True:
+        position = cast("re.Match[str]", BETWEEN.match(buffer, position)).end()
+        if in_array is None and position < len(buffer):
+            in_array = buffer[position] == "["
+            position += in_array
+            continue
+        if ended and position == len(buffer) and not in_array:
+            return
+        if in_array and buffer.startswith("]", position):
+            return
+        try:
+            value, end = decoder.raw_decode(buffer, position)
+        except (ValueError, RecursionError) as error:
+            if ended or isinstance(error, RecursionError):
+                raise DataError(f"{label}, value {number}: not valid JSON ({error})") from error
+            if len(buffer) - position > MAX_ROW_BYTES:
+                raise DataError(f"{label}, value {number}: {too_long()}") from error
+            block = stream.read(wanted)
+            ended = not block
+            buffer, position = buffer[position:] + utf8.decode(block, final=ended), 0
+            wanted = max(BLOCK_CHARACTERS, len(buffer))  # doubling: a long value is not parsed again for each block
+            continue
+        yield value
+        position, number = end, number + 1
+
+
+def too_long() -> str:
+    """Return what is wrong with a row that is too long."""
+    return f"the row is longer than {MAX_ROW_BYTES >> 20} MB; cut its text into several rows"
+
+
+def layout(head: bytes, field: str, *, strict: bool) -> str | None:
+    """Return how the rows of a JSON text are laid out: "lines", "values", or None if it is none of rows.
+
+    Args:
+        head: the first bytes of the text, `HEAD_BYTES` or fewer.
+        field: name of the field that holds the text.
+        strict: whether the first row must have that field.
+    """
+    text = head.removeprefix(codecs.BOM_UTF8).decode(errors="replace").lstrip()
+    if has_nul_bytes(head) or not text.startswith(("{", "[")):
+        return None
+    start = cast("re.Match[str]", BETWEEN.match(text, 1)).end() if text.startswith("[") else 0
+    try:
+        first, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        is_cut = len(head) >= HEAD_BYTES and text[start : start + 1] == "{"
+        return None if strict or not is_cut else ("values" if start or "\n" in text else "lines")
+    if not isinstance(first, (dict, str) if start else dict) or (
+        strict and isinstance(first, dict) and field not in first
+    ):
+        return None
+    return "values" if start or "\n" in text[:end] else "lines"
