@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from glassgpt.model.build import build_model
-from glassgpt.model.config import GPT2_NORM_EPS as NORM_EPS
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.config_checks import GPT2_NORM_EPS as NORM_EPS
 from glassgpt.model.parameter_names import gpt2_parameter_mappings
 from glassgpt.model.transformer import LanguageModel
 

@@ -212,6 +212,7 @@ def change(folder, **settings):
         ({"n_layer": 10**9}, "n_layer is 1,000,000,000; it must be at most"),
         ({"n_embd": 10**12, "n_head": 7}, "n_embd is 1,000,000,000,000; it must be at most"),
         ({"n_positions": 10**15}, "context_length is 1,000,000,000,000,000; it must be at most"),
+        ({"n_head": 10**4000}, "n_head is a number of more than 4,000 digits; it must be at most"),
         ({"n_layer": -1}, "n_layer is -1; it must be at least 1"),
         ({"n_layer": True}, "n_layer is True; it must be an integer"),
         ({"n_layer": 2.0}, "n_layer is 2.0; it must be an integer"),

@@ -410,6 +410,21 @@ def test_post_processor_that_adds_tokens_is_refused(tmp_path):
         read_tokenizer_files(tmp_path)
 
 
+def test_special_token_that_occurs_in_ordinary_text_is_refused(tmp_path):
+    byte_level_bpe(special_tokens=[END_OF_TEXT, "~"]).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InterchangeError, match="special token '~' occurs in ordinary text"):
+        read_tokenizer_files(tmp_path)
+
+
+def test_truncation_and_padding_of_the_last_call_are_ignored(tmp_path):
+    theirs = byte_level_bpe(special_tokens=[END_OF_TEXT])
+    plain = Tokenizer.from_str(theirs.to_str())
+    theirs.enable_truncation(4)
+    theirs.enable_padding(length=20)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    assert_equal_ids(read_tokenizer_files(tmp_path), plain)
+
+
 def test_vocabulary_without_all_bytes_is_refused(tmp_path):
     theirs = byte_level_bpe(special_tokens=[END_OF_TEXT], initial_alphabet=[])
     theirs.save(str(tmp_path / "tokenizer.json"))

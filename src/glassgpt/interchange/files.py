@@ -24,6 +24,11 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
+def name_of(value: object) -> str:
+    """Return a foreign name for an error message: without quotes, shortened."""
+    return value if isinstance(value, str) and len(value) <= MAX_SHOWN else shown(value)
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of an error's message, shortened."""
     lines = str(error).strip().splitlines()

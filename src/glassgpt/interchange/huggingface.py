@@ -21,7 +21,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.errors import InterchangeError, MissingExtraError
 from glassgpt.interchange.comparison import compare_logits
-from glassgpt.interchange.files import MAX_SHOWN, read_json, reason, shown
+from glassgpt.interchange.files import name_of, read_json, reason, shown
 from glassgpt.interchange.layouts import LAYOUTS, HFConfig, Layout, layout_for
 from glassgpt.interchange.tokenizer_files import NATIVE_FILE, write_tokenizer_files
 from glassgpt.interchange.tokenizer_import import Notify, read_tokenizer_files
@@ -210,9 +210,8 @@ def _layout_of_file(given: HFConfig, path: Path) -> Layout:
     model_type = given.get("model_type")
     layout = supported.get(model_type) if isinstance(model_type, str) else None
     if layout is None:
-        described = model_type if isinstance(model_type, str) and len(model_type) <= MAX_SHOWN else shown(model_type)
         raise InterchangeError(
-            f"{path} describes a model of type {described}; only {' and '.join(supported)} are supported"
+            f"{path} describes a model of type {name_of(model_type)}; only {' and '.join(supported)} are supported"
         )
     for key in UNSUPPORTED_KEYS:
         if given.get(key):

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import shown
 from glassgpt.model import modern
-from glassgpt.model.config import GPT2_NORM_EPS, GPT2_VOCAB_SIZE, MLP_RATIO, ModelConfig
+from glassgpt.model.config import GPT2_VOCAB_SIZE, MLP_RATIO, ModelConfig
+from glassgpt.model.config_checks import GPT2_NORM_EPS
 from glassgpt.model.parameter_names import ParameterMapping, gpt2_parameter_mappings, modern_parameter_mappings
 
 HFConfig = dict[str, Any]

@@ -21,7 +21,7 @@ from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
 from glassgpt.data.tokenizers.library import BYTE_PIECE, LibraryTokenizer, load_backend
 from glassgpt.data.tokenizers.unigram import UnigramTokenizer
 from glassgpt.errors import InterchangeError, MissingExtraError, TokenizerError
-from glassgpt.interchange.files import Json, read_json, read_text, reason, shown
+from glassgpt.interchange.files import Json, name_of, read_json, read_text, reason, shown
 from glassgpt.interchange.tokenizer_files import NATIVE_FILE, NATIVE_KEY, last_pair, library_pattern, tokenizer_json
 
 ORIGINAL_GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -43,6 +43,9 @@ ADVICE = (
 
 SCORE_TOLERANCE = 1e-9
 """Relative; the library changes the last digit of a score each time it reads one."""
+
+MIN_SPECIAL_NAME = 2
+"""Characters of a special token's name, from which on it is taken not to occur in ordinary text."""
 
 PROBE_TOKENS = 4096
 PROBE_WORDS = 24
@@ -232,6 +235,11 @@ def _source(folder: Path, content: Json, path: Path) -> TokenizerSource:
             f"{path} has no end-of-text token; name it as eos_token in {folder / 'tokenizer_config.json'}"
         )
     special[end_of_text] = ids[end_of_text]
+    if short := sorted(name for name in special if len(name.strip()) < MIN_SPECIAL_NAME):
+        raise InterchangeError(
+            f"{path}: its special token {shown(short[0])} occurs in ordinary text, which is ordinary text for glassgpt; "
+            f"rename it, for example to <|{short[0].strip() or 'space'}|>"
+        )
     if added := _added_by_post_processor(content.get("post_processor")):
         raise InterchangeError(
             f"{path}: its post_processor adds {shown(added)} to each text, which glassgpt does not; set post_processor "
@@ -345,7 +353,7 @@ def _lossy_parts(source: TokenizerSource) -> Iterator[str]:
     """Yield the parts of a tokenizer that lose text or depend on more than the text."""
     content, model = source.content, source.content["model"]
     if model["type"] not in ("BPE", "Unigram"):
-        yield f"it holds a tokenizer of type {model['type']}; only byte-level BPE and Unigram keep all text"
+        yield f"it holds a tokenizer of type {name_of(model['type'])}; only byte-level BPE and Unigram keep all text"
     if content.get("normalizer"):
         kind = content["normalizer"].get("type")
         yield f"its normalizer {shown(kind)} changes the text; normalize the text beforehand and set normalizer to null"
@@ -407,7 +415,8 @@ def verify_tokenizer(tokenizer: Tokenizer, content: Json, path: Path) -> None:
         InterchangeError: they differ, or a text does not survive encoding and decoding.
     """
     try:
-        theirs: Any = load_backend(json.dumps(content))
+        # transformers sets truncation and padding for each call; a file has those of the last call before it was saved.
+        theirs: Any = load_backend(json.dumps(content | {"truncation": None, "padding": None}))
     except MissingExtraError:
         theirs = None
     except TokenizerError as error:

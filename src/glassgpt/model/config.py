@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
+
+from glassgpt.model.config_checks import GPT2_NORM_EPS, excessive_sizes, variant_problems
 
 SHAPE_FIELDS = (
     "arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias",
@@ -15,13 +16,9 @@ SHAPE_FIELDS = (
 GPT2_VOCAB_SIZE = 50257
 """Vocabulary size assumed for counting when the configuration leaves it open and no tokenizer is given."""
 
-LARGEST = {"vocab_size": 2**24, "context_length": 2**20, "n_layer": 10_000, "n_embd": 2**20, "n_inner": 2**22}
-"""Largest value of each field. Far beyond any model, it keeps a damaged or hostile file from filling the memory."""
-
 MLP_RATIO = 4
 """Width of the MLP's hidden layer as a multiple of n_embd, where n_inner leaves it open."""
 
-GPT2_NORM_EPS = 1e-5
 FULL_ATTENTION_EVERY = 4
 """With a sliding window, every fourth block and the last one still attend to the whole context."""
 
@@ -95,12 +92,8 @@ class ModelConfig:
             for name in ("context_length", "n_layer", "n_head", "n_embd")
             if getattr(self, name) < 1
         ]
-        too_large = [name for name, most in LARGEST.items() if getattr(self, name) > most]
-        if too_large:  # nothing below is computed with such numbers
-            return [
-                f"model.{name} is {format_integer(getattr(self, name))}; it must be at most {LARGEST[name]:,}"
-                for name in too_large
-            ]
+        if too_large := excessive_sizes(self):  # nothing below is computed with such numbers
+            return too_large
         if self.vocab_size < 0:
             found.append(f"model.vocab_size is {self.vocab_size}; it must be positive, or 0 for the tokenizer's")
         if not 0.0 <= self.dropout < 1.0:
@@ -114,27 +107,18 @@ class ModelConfig:
                 f"model.n_head is {self.n_head}, which does not divide model.n_embd {self.n_embd}; "
                 f"the nearest divisor is {nearest}"
             )
+        found += variant_problems(self.arch, self.n_inner, self.norm_eps, self.activation)
         return found + (self._gpt2_problems() if self.arch == "gpt2" else self._modern_problems())
 
     def _gpt2_problems(self) -> list[str]:
-        found = [
+        return [
             f"model.{name} is {getattr(self, name)}, but gpt2 does not support it; set it to 0, or model.arch to modern"
             for name in ("n_kv_head", "window")
             if getattr(self, name) != 0
         ]
-        if self.n_inner < 0:
-            found.append(f"model.n_inner is {self.n_inner}; it must be positive, or 0 for 4 · n_embd")
-        if not 0.0 < self.norm_eps < 1.0:
-            found.append(f"model.norm_eps is {self.norm_eps}; it must be above 0 and below 1")
-        return found
 
     def _modern_problems(self) -> list[str]:
-        usual = {"n_inner": 0, "norm_eps": GPT2_NORM_EPS, "activation": "gelu_tanh"}
-        found = [
-            f"model.{name} is {getattr(self, name)}, but modern does not support it; leave it out"
-            for name, value in usual.items()
-            if getattr(self, name) != value
-        ]
+        found: list[str] = []
         if self.bias:
             found.append("model.bias is true, but modern has no biases; set model.bias to false")
         if self.window < 0:
@@ -148,12 +132,3 @@ class ModelConfig:
                 f"model.n_embd / model.n_head is {self.head_dim}; it must be even, because modern rotates pairs of channels"
             )
         return found
-
-
-def format_integer(value: int) -> str:
-    """Format an integer for a message; for one too long for Python to print, give its size."""
-    return (
-        f"{value:,}"
-        if abs(value) < 10**30
-        else f"a number of more than {int(math.log10(2) * value.bit_length()):,} digits"
-    )
