@@ -407,7 +407,7 @@ except KeyboardInterrupt:
 
 
 def test_too_many_connections_and_ctrl_c_in_the_middle_of_a_request():
-    """In a process of its own: it limits its file descriptors and is interrupted."""
+    """In a separate process: it limits its file descriptors and is interrupted."""
     pytest.importorskip("uvicorn")
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tests), str(tests.parent)])}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 STOP_SECONDS = 1
-"""How long Ctrl-C waits for running requests."""
+"""Seconds that Ctrl-C waits for running requests."""
 SILENT_SECONDS = 60.0
 """A shortage of file descriptors is reported once in this time."""
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
