@@ -1,4 +1,4 @@
-"""What people really have: other encodings, misnamed files, bad rows, links, hidden files, bombs."""
+"""Files as people have them: other encodings, misnamed files, bad rows, links, hidden files, bombs."""
 
 import gzip
 import io
@@ -49,7 +49,7 @@ def test_other_encodings_are_named_and_can_be_read(tmp_path, name):
     assert whole_text(tmp_path / "set") == SAMPLES[name]
 
 
-def test_encoding_that_nothing_speaks_for_is_not_guessed(tmp_path):
+def test_encoding_without_evidence_is_not_guessed(tmp_path):
     (tmp_path / "a.txt").write_bytes("Жил-был старик у самого синего моря".encode("cp1251"))
     with pytest.raises(DataError, match=r"name its encoding with --encoding.*iconv -f ENCODING"):
         prepare_dataset(tmp_path / "set", tmp_path / "a.txt")

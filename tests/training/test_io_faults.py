@@ -1,4 +1,4 @@
-"""When the file system refuses, the first error is shown in one line, and a sound training is not ended for trifles."""
+"""File system errors: the first one is shown in one line, and side files never end a sound training."""
 
 import errno
 import json

@@ -21,7 +21,7 @@ class BadRows:
 
     @property
     def first(self) -> str:
-        """What was wrong with the first one; empty if there is none."""
+        """The problem with the first one; empty if there is none."""
         return next(iter(self._skipped.values()), "")
 
     def skip(self, origin: str, error: DataError) -> None:
@@ -29,7 +29,7 @@ class BadRows:
 
         Args:
             origin: file and row.
-            error: what is wrong with it.
+            error: the problem with it.
 
         Raises:
             DataError: there are more bad rows than the limit.

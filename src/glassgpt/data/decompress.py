@@ -49,7 +49,7 @@ def max_expanded_bytes(size: int) -> int:
 
 
 def expansion_problem(label: str, limit: int) -> str:
-    """Return what is wrong with a file that expands to more than `limit` bytes, and what to do."""
+    """Return the message for a file that expands to more than `limit` bytes, and what to do."""
     return (
         f"{label} expands to more than {limit >> 20:,} MB, {MAX_EXPANSION} times its size or more: it looks like a "
         "decompression bomb; if it is not, decompress it first"

@@ -49,12 +49,12 @@ def is_text_encoding(name: str) -> bool:
 
 
 def has_nul_bytes(raw: bytes) -> bool:
-    """Return whether so many bytes are NUL that this is UTF-16 or UTF-32, which may pass for UTF-8."""
+    """Return whether the share of NUL bytes is that of UTF-16 or UTF-32, which may pass for UTF-8."""
     return raw.count(0) > MAX_NUL_SHARE * len(raw)
 
 
 def likely_encoding(raw: bytes, position: int = 0) -> str | None:
-    """Guess the encoding of text that is not UTF-8; None if nothing speaks for one.
+    """Guess the encoding of text that is not UTF-8; None if there is no evidence for one.
 
     Args:
         raw: the text.

@@ -102,7 +102,7 @@ def values(stream: IO[bytes], label: str) -> Iterator[Any]:
 
 
 def too_long() -> str:
-    """Return what is wrong with a row that is too long."""
+    """Return the message for a row that is too long."""
     return f"the row is longer than {MAX_ROW_BYTES >> 20} MB; cut its text into several rows"
 
 

@@ -49,7 +49,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How the files of all sources are read.
+    """Options for reading the files of all sources.
 
     Attributes:
         encoding: encoding of text and JSON; None means UTF-8.

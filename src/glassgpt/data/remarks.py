@@ -1,4 +1,4 @@
-"""What is remarkable in a text and can be changed: line ends of Windows, separators, decomposed characters."""
+"""Remarks on a text that the user may want to change: Windows line ends, separators, decomposed characters."""
 
 from __future__ import annotations
 

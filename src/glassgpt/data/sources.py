@@ -64,7 +64,7 @@ class GeneratedSource:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How sources are found and read.
+    """Options for finding and reading sources.
 
     Attributes:
         field: field or column that holds the text, in JSON, Parquet and hosted datasets.

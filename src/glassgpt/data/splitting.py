@@ -14,7 +14,7 @@ MIN_DOCUMENTS = 10
 """Documents needed to assign whole documents. With fewer, a single one may be most of the text, and its assignment would
 decide everything."""
 SURVEYED_DOCUMENTS, SURVEYED_CHARACTERS = 10_000, 64_000_000
-"""Up to so many documents, or so much text, sizes are looked at before the rule is chosen."""
+"""Documents, and characters, whose sizes are read before the rule is chosen."""
 MAX_DEVIATION = 1.5
 """Factor by which the share of validation text may differ from what was wanted."""
 SplitText = tuple[str, str]
