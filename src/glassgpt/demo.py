@@ -5,6 +5,7 @@ It runs the same code as the single commands and prints the command that each pa
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def run_demo(out: Path, *, force: bool = False) -> None:
     run = RunFolder(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not force:
-            raise UsageError(f"{out} already exists; use it with glassgpt generate {out}, or start over with --force")
+            raise UsageError(
+                f"{out} already exists; use it with glassgpt generate {shlex.quote(str(out))}, or start over with --force"
+            )
         if not run.exists():
             raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
         require_unlocked(run)
@@ -58,7 +61,9 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         print_stream(prompt, chunks, options.max_tokens)
     validation = evaluate_dataset(loaded.model, TokenDataset.open(data), observer=ConsoleObserver())
     console.info(f"\nrun: {out}   loss curve: {run.curve}   report: {run.report}")
-    console.info(f"look inside with: glassgpt inspect {out} --prompt {PROMPTS[0].strip()}")
+    console.info(
+        f"look inside with: glassgpt inspect {shlex.quote(str(out))} --prompt {shlex.quote(PROMPTS[0].strip())}"
+    )
     console.output(f"validation: {validation.bits_per_byte:.2f} bits per byte")
 
 

@@ -113,7 +113,7 @@ def test_noise_is_reported_and_text_is_not(prepared):
 
 
 def test_repetitive_text_is_distinguished_from_a_stuck_data_loader(prepared):
-    batches = Batches(prepared(" " * 5000, grammar_text(20, seed=1)).split("train"), 32, seed=0)
+    batches = Batches(prepared("-" * 5000, grammar_text(20, seed=1)).split("train"), 32, seed=0)
     assert codes(data_checks.check_batches(batches, 8)) == ["GG-DAT-006"]
 
 
@@ -168,6 +168,11 @@ def test_faulty_batches_are_reported(grammar_dataset, kind, expected):
     batches.seek(5)
     assert codes(data_checks.check_batches(batches, 16)) == expected
     assert batches.position == 5
+
+
+def test_windows_of_one_token_are_not_called_duplicates(grammar_dataset):
+    batches = Batches(grammar_dataset.split("train"), 1, seed=0)
+    assert codes(data_checks.check_batches(batches, 64)) == []
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 6))

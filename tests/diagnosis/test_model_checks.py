@@ -261,3 +261,8 @@ def test_one_batch_check_stops_after_its_time_limit(batch):
     check = model_checks.check_one_batch(model, *batch, OptimizerConfig(), 5e-3, seconds=0.0)
     assert time.monotonic() - start < 5
     assert "2 steps" in describe_measurement(check)
+
+
+def test_causality_of_one_position_is_not_checked(model, batch):
+    result = model_checks.check_causality(model, batch[0][:, :1])
+    assert (result.outcome, codes(result)) == ("too short", [])

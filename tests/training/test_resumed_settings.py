@@ -8,7 +8,7 @@ import pytest
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.device import require_gpus
-from glassgpt.errors import ConfigError, Interrupted, UsageError
+from glassgpt.errors import ConfigError, DataError, Interrupted, UsageError
 from glassgpt.training import checkpoint as ck
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder, read_jsonl
@@ -109,3 +109,9 @@ def test_shortage_of_disk_is_told_in_units_that_show_it(grammar_data, tmp_path, 
         ConfigError, match=r"the checkpoints need [\d.]+ MB \(4 of [\d.]+ MB each\), but .* has 12 kB free"
     ):
         api.check(load_config("nano", {"data": str(grammar_data)}), tmp_path / "run")
+
+
+def test_moved_dataset_is_named_with_the_option(run):
+    config = api.resumed_config(run.path, {"data": "/nowhere/data"})
+    with pytest.raises(DataError, match=r"was trained on /nowhere/data, which no longer exists; .* --data DIR"):
+        api.train(config, run.path, resume=True)

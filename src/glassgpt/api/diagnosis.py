@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _require_configuration(target: str | Path | None) -> None:
     if Path(target).is_file():
         raise UsageError(
             f"{target} is neither a configuration (.toml) nor the folder of a run or a dataset; to diagnose a text, "
-            f"prepare it first: glassgpt prepare {target} --out DIR, then glassgpt doctor DIR"
+            f"prepare it first: glassgpt prepare {shlex.quote(str(target))} --out DIR, then glassgpt doctor DIR"
         )
     raise UsageError(
         f"{target} is not a run, a dataset, a .toml file, a code such as GG-NAN-002, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import shlex
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, DataError, GlassGPTError, TokenizerError, UsageError
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
@@ -100,6 +101,7 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     Raises:
         ConfigError: lists every invalid setting.
         UsageError: `out` cannot be created, or there is a run in it already and `resume` is False.
+        DataError: the dataset of a run to resume no longer exists.
     """
     run = RunFolder(Path(out))
     require_unlocked(run)
@@ -109,6 +111,10 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"cannot create {run.path}: {existing} is not a writable folder")
     require_gpus(config.train.device, processes)
+    if resume and config.data and not Path(config.data).exists():
+        raise DataError(
+            f"{run.path} was trained on {config.data}, which no longer exists; give its new location with --data DIR"
+        )
     resolved = resolve_config(config, run.path, processes)
     if warning := warmup_warning(config, resolved):
         console.warn(warning)
@@ -201,7 +207,7 @@ def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Obse
     if used < available:
         console.info(
             f"validated on the first {used:,} of {available:,} tokens (train.eval_tokens); "
-            f"on all of them: glassgpt evaluate {trainer.run_folder.path}"
+            f"on all of them: glassgpt evaluate {shlex.quote(str(trainer.run_folder.path))}"
         )
     return result
 

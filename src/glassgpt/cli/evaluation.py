@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -160,4 +161,6 @@ def sweep_decoding(
     options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)
     found = api.sweep_decoding(loaded, dataset, purpose, options, budget=budget, out=path, run=run.absolute().name)
     show_sweep(found, loaded.tokenizer, samples)
-    console.info(f"wrote {path}; use it with: glassgpt generate {run} --settings {path}")
+    console.info(
+        f"wrote {path}; use it with: glassgpt generate {shlex.quote(str(run))} --settings {shlex.quote(str(path))}"
+    )

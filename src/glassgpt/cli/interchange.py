@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from glassgpt import console
@@ -35,8 +36,10 @@ def import_(source: str, *, out: Path) -> None:
     console.info(
         f"imported {console.format_count(count, 'parameters')} and the tokenizer {tokenizer.name} into {run.path}"
     )
-    console.info(f"generate text with: glassgpt generate {run.path} --prompt TEXT")
-    console.info(f"continue training with: glassgpt train {run.path} --init-from {run.path} --data DIR --out RUN")
+    console.info(f"generate text with: glassgpt generate {shlex.quote(str(run.path))} --prompt TEXT")
+    console.info(
+        f"continue training with: glassgpt train {shlex.quote(str(run.path))} --init-from {shlex.quote(str(run.path))} --data DIR --out RUN"
+    )
 
 
 def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:

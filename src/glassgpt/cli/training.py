@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,11 @@ def train(
     config = config or api.resumed_config(out, overrides)
     if gpus > 1 and not launched_by_torchrun():
         api.check(config, out, processes=gpus, resume=resume)
-        launch(gpus, sys.argv[1:], f"resume from the last checkpoint with: glassgpt train --resume --out {out}")
+        launch(
+            gpus,
+            sys.argv[1:],
+            f"resume from the last checkpoint with: glassgpt train --resume --out {shlex.quote(str(out))}",
+        )
         return
     _print_result(api.train(config, out, resume=resume, tensorboard=tensorboard), out)
 
@@ -93,7 +98,9 @@ def train(
 def _print_result(result: TrainingResult, out: Path) -> None:
     early = ", stopped early" if result.stopped_early else ""
     console.info(f"{result.step:,} steps in {console.format_duration(result.seconds)}{early}; the run is in {out}")
-    console.info(f"loss curve: {out / 'loss.png'}; generate text with: glassgpt generate {out} --prompt TEXT")
+    console.info(
+        f"loss curve: {out / 'loss.png'}; generate text with: glassgpt generate {shlex.quote(str(out))} --prompt TEXT"
+    )
     console.output(f"validation: {result.validation.loss:.4f} nats per token")
     console.output(f"validation: {result.validation.bits_per_byte:.2f} bits per byte")
 

@@ -5,6 +5,7 @@ The file format is in `shard_format.py`, writing in `shard_writer.py`.
 
 from __future__ import annotations
 
+import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -99,7 +100,9 @@ class TokenDataset:
         folder = Path(folder)
         if not (folder / SUMMARY_FILE).is_file():
             problem = "is not a prepared dataset" if folder.exists() else "does not exist"
-            raise DataError(f"{folder} {problem}; create one with: glassgpt prepare SOURCE --out {folder}")
+            raise DataError(
+                f"{folder} {problem}; create one with: glassgpt prepare SOURCE --out {shlex.quote(str(folder))}"
+            )
         require_regular(folder / TOKENIZER_FILE)
         info = DatasetSummary.read(folder / SUMMARY_FILE)
         names = [name for split in SPLITS for name in info.split(split).shards]

@@ -6,6 +6,7 @@ finite was skipped by the device already; the policy decides what follows. See d
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -331,7 +332,9 @@ def _advice(trainer: Trainer, result: ReplayResult | None) -> str:
     if result is None or result.cause in ("learning rate", "unknown"):
         return ""
     why = reason(result.why.key, result.why.seen)
-    return f"The cause is {result.cause}: {why}. What to do: glassgpt doctor {trainer.run_folder.path}"
+    return (
+        f"The cause is {result.cause}: {why}. What to do: glassgpt doctor {shlex.quote(str(trainer.run_folder.path))}"
+    )
 
 
 def _details(skipped: Skipped) -> dict[str, Any]:

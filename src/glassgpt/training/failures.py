@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -25,7 +26,7 @@ def diverged(step: int, what: str, train: TrainConfig, run: RunFolder, advice: s
         advice: what to do, where more is known than that a lower learning rate often helps.
     """
     usual = (
-        f"Resume from the last checkpoint with a lower learning rate: glassgpt train --resume --out {run.path} "
+        f"Resume from the last checkpoint with a lower learning rate: glassgpt train --resume --out {shlex.quote(str(run.path))} "
         f"--train.learning-rate {train.learning_rate / 2:g}"
     )
     return TrainingDivergedError(f"step {step:,}: {what}; nothing of it was saved. {advice or usual}")
@@ -49,7 +50,7 @@ def out_of_memory(
         why = "; the other processes wait in the middle of the step, so it cannot be retried"
     smaller = [n for n in divisors(batch_size) if n <= plan.micro_batch_size // 2]
     option = f"--train.micro-batch-size {smaller[-1]}" if smaller else "--train.recompute-activations true"
-    advice = f"Resume with less: glassgpt train --resume --out {run.path} {option}"
+    advice = f"Resume with less: glassgpt train --resume --out {shlex.quote(str(run.path))} {option}"
     if not smaller and plan.recompute_activations:
         advice = "No option that takes less is left: use a smaller model, a shorter context, or more processes"
     return MemoryExhaustedError(

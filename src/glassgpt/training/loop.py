@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shlex
 import signal
 import time
 from contextlib import suppress
@@ -234,7 +235,7 @@ class Trainer(TrainingRun):
         self.emit("interrupted", {"signal": signal_number})
         raise Interrupted(
             f"stopped and saved after step {self.state.step:,}; resume with: "
-            f"glassgpt train --resume --out {self.run_folder.path}",
+            f"glassgpt train --resume --out {shlex.quote(str(self.run_folder.path))}",
             signal_number,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class RunFolder:
             raise CheckpointError(f"{self.path} is a file, not the folder of a run")
         if not self.path.is_dir():
             raise CheckpointError(
-                f"{self.path} does not exist; create a run with: glassgpt train PRESET --out {self.path}"
+                f"{self.path} does not exist; create a run with: glassgpt train PRESET --out {shlex.quote(str(self.path))}"
             )
         if not self.exists():
             raise CheckpointError(f"{self.path} is not a run: it lacks {self.config.name}")

@@ -183,8 +183,10 @@ def check_causality(model: LanguageModel, tokens: Tensor) -> CheckResult:
 
     Args:
         model: on any device.
-        tokens: shape (B, T), T at least 2; only the first sequence is used.
+        tokens: shape (B, T); only the first sequence is used. With T of 1 there is no other position to look at.
     """
+    if tokens.size(1) < 2:
+        return CheckResult("causality", "too short")
     copied = randomize_zero_matrices(model).cpu().double().eval()
     tokens = tokens[:1].cpu()
     position = tokens.size(1) // 2
