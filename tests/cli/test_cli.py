@@ -354,3 +354,16 @@ def test_prompt_can_start_with_hyphens(run_main, nano_run):
     code, out, err = run_main("generate", nano_run, "--prompt", "-- is", "--max-tokens", 3)
     assert code == 0, err
     assert out.startswith("-- is")
+
+
+def test_decomposed_prompts_are_noted_and_composed(capsys):
+    import unicodedata
+
+    from glassgpt.cli.generation import _normalized
+
+    decomposed = unicodedata.normalize("NFD", "한국어")
+    assert _normalized([decomposed, None], None) == [decomposed, None]
+    assert "--normalize nfc" in capsys.readouterr().err
+    assert _normalized([decomposed, None], "nfc") == ["한국어", None]
+    assert _normalized(["한국어 text", ""], None) == ["한국어 text", ""]
+    assert capsys.readouterr().err == ""

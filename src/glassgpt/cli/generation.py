@@ -41,6 +41,7 @@ def generate(
         tuple[str, ...], Parameter(allow_leading_hyphen=True, negative="", show_default=False, group=PROMPT_AND_OUTPUT)
     ] = (),
     prompts: Annotated[Path | None, Parameter(allow_leading_hyphen=True, group=PROMPT_AND_OUTPUT)] = None,
+    normalize: Annotated[Literal["nfc"] | None, Parameter(group=PROMPT_AND_OUTPUT)] = None,
     settings: PresetOption = None,
     options: GenerationArguments | None = None,
     strategy: StrategyArguments | None = None,
@@ -58,6 +59,8 @@ def generate(
         Text to continue; - reads standard input. May be repeated. Without a prompt, a new document is started.
     prompts:
         File with one prompt per line, processed together; - reads standard input.
+    normalize:
+        nfc composes characters of the prompts that are decomposed, such as Korean from macOS.
     explain:
         Show for each token the candidates and their probabilities before and after each logits processor.
     json:
@@ -70,7 +73,7 @@ def generate(
     from glassgpt import api
     from glassgpt.generation.engine.prompt import random_seed
 
-    texts, chosen = read_prompts(prompt, prompts), strategy_from_flags(strategy or {})
+    texts, chosen = _normalized(read_prompts(prompt, prompts), normalize), strategy_from_flags(strategy or {})
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
     # A search has its own defaults; everything else samples, with a seed that can be reported.
     defaults = dict(chosen.defaults) if chosen and chosen.defaults else {"seed": random_seed()}
@@ -89,6 +92,20 @@ def generate(
     print_generation(loaded, texts, parsed, loaded_strategy, as_json=json, explain=explain)
     if "seed" in defaults and "seed" not in given and not parsed.is_greedy:
         console.info(f"(to repeat this text: --seed {parsed.seed})")
+
+
+def _normalized(prompts: Sequence[str | None], form: str | None) -> list[str | None]:
+    """Compose the prompts if asked to, and note decomposed ones otherwise."""
+    from glassgpt.data.remarks import is_decomposed, normalized
+
+    if form:
+        return [prompt and normalized(prompt, (form,)) for prompt in prompts]
+    if any(prompt and is_decomposed(prompt) for prompt in prompts):
+        console.info(
+            "note: the prompt has characters in decomposed form (NFD), which can cost three times the tokens; "
+            "compose them with --normalize nfc"
+        )
+    return [*prompts]
 
 
 def _print_kernel(loaded: LoadedModel) -> None:
