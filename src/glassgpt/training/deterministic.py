@@ -35,9 +35,7 @@ def deterministic_algorithms() -> Generator[None]:
     set_cublas_workspace()
     import torch._inductor.config as inductor
 
-    fill: Any = import_module(
-        "torch.utils.deterministic"
-    )  # its attribute is made at run time, unknown to type checkers
+    fill: Any = import_module("torch.utils.deterministic")  # type checkers do not know its attribute
 
     before = torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory, inductor.force_shape_pad
     torch.use_deterministic_algorithms(True)
@@ -169,14 +167,15 @@ def _execute(direction: str, build: Any, inputs: tuple[Tensor, ...], outputs: tu
     import cudnn  # pyright: ignore[reportMissingImports]
 
     device = inputs[0].device
-    handle = _handles.setdefault(device.index, None) or cudnn.create_handle()
-    _handles[device.index] = handle
+    if device.index not in _handles:
+        _handles[device.index] = cudnn.create_handle()
+    handle = _handles[device.index]
     cudnn.set_stream(handle, torch.cuda.current_stream(device).cuda_stream)
     key = (direction, device.index, *((tuple(x.shape), x.stride(), x.dtype) for x in inputs))
     if key not in _graphs:
         types = {torch.bfloat16: cudnn.data_type.BFLOAT16, torch.float16: cudnn.data_type.HALF}
         graph = cudnn.pygraph(
-            io_data_type=types[inputs[-2].dtype if direction == "backward" else inputs[0].dtype],
+            io_data_type=types[inputs[1].dtype],
             intermediate_data_type=cudnn.data_type.FLOAT,
             compute_data_type=cudnn.data_type.FLOAT,
             handle=handle,
