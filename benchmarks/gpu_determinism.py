@@ -3,8 +3,9 @@
     python benchmarks/gpu_determinism.py --out benchmarks/results/gpu-determinism.json [--gpus 2]
 
 For each architecture: two undisturbed runs with one seed, and a run that is killed with SIGKILL and resumed, must end
-with the same bits in weights and optimizer; each is a separate process, compiled as in normal training. Then a
-training step of GPT-2 124M is timed with and without. Exits with 1 if any bits differ.
+with the same bits in weights and optimizer; each is a separate process, compiled as in normal training. The replay of
+`glassgpt doctor`, from the checkpoint in the middle, must reach the same bits too. Then a training step of GPT-2 124M is
+timed with and without. Exits with 1 if any bits differ.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import shlex
@@ -26,6 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+
+from glassgpt.api.runs import trainer_config
+from glassgpt.config import load_config
+from glassgpt.data.shards import TokenDataset
+from glassgpt.diagnosis.replay import replay_saved_run
+from glassgpt.model.build import build_model
+from glassgpt.training.loop import Trainer
+from glassgpt.training.run_folder import RunFolder
 
 STEPS, KILL_AFTER, SAVE_EVERY = 40, 25, 20
 SMALL = "--model.vocab-size 50257 --model.n-layer 4 --train.batch-tokens 16384 --train.micro-batch-size 8"
@@ -85,8 +96,30 @@ def digest(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def replays_equal(out: Path) -> bool:
+    """Replay a run's steps from the checkpoint in the middle, as the doctor does; return whether the weights are equal."""
+    config = load_config(out)
+    with tempfile.TemporaryDirectory() as unused:
+        trainer = Trainer(
+            build_model(config.model),
+            TokenDataset.open(Path(config.data)),
+            trainer_config(config),
+            RunFolder(Path(unused)),
+        )
+        replay_saved_run(trainer, out / "checkpoints" / f"step-{SAVE_EVERY:06d}", STEPS - SAVE_EVERY)
+    saved = load_file(out / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors")
+    own = trainer.train_step.model.state_dict()
+    return all(torch.equal(own[name].cpu(), weight) for name, weight in saved.items())
+
+
+def in_new_process(out: Path) -> bool:
+    """Return `replays_equal(out)` of a new process, which has no compiled code and no random state of ours."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(replays_equal, (out,))
+
+
 def check(name: str, preset: str, data: Path, folder: Path, gpus: int) -> Row:
-    """Compare the final bits of undisturbed, repeated, and killed and resumed runs."""
+    """Compare the final bits of undisturbed, repeated, killed and resumed, and replayed runs (one GPU)."""
     outs = [folder / f"{name}-{gpus}-{part}".replace(" ", "-") for part in ("first", "second", "killed")]
     for out in outs[:2]:
         run(train_command(preset, data, out, gpus, "on"))
@@ -95,7 +128,9 @@ def check(name: str, preset: str, data: Path, folder: Path, gpus: int) -> Row:
     run(glassgpt("train", "--resume", "--out", str(outs[2]), *several))
     first, second, killed = map(digest, outs)
     row = {"model": name, "gpus": gpus, "files": sorted(first), "repeated": first == second, "resumed": first == killed}
-    print(f"{name:20s} {gpus} GPU(s): repeated run equal {row['repeated']}, killed and resumed equal {row['resumed']}")
+    if gpus == 1:  # the doctor replays runs of one process
+        row["replayed"] = in_new_process(outs[0])
+    print(f"{name:20s} {gpus} GPU(s): {row}", flush=True)
     return row
 
 
@@ -125,7 +160,7 @@ def main() -> int:
         rows = [check(name, ARCHITECTURES[name], folder / "data", folder, 1) for name in options.only]
         if options.gpus > 1:
             rows.append(check("gpt2", ARCHITECTURES["gpt2"], folder / "data", folder, options.gpus))
-        costs = [cost(name, preset, folder) for name, preset in TIMED.items()]
+        costs = [cost(name, preset, folder) for name, preset in TIMED.items() if name in options.only]
     report = {
         "what": "bits of weights and optimizer after a repeated and after a killed and resumed run, and the cost",
         "command": shlex.join(["python", *sys.argv]),
@@ -136,7 +171,7 @@ def main() -> int:
         "costs": costs,
     }
     options.out.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if all(row["repeated"] and row["resumed"] for row in rows) else 1
+    return 0 if all(row["repeated"] and row["resumed"] and row.get("replayed", True) for row in rows) else 1
 
 
 if __name__ == "__main__":
