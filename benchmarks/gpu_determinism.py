@@ -23,13 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from cpu_parts.machine import package_version
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import load_config
 from glassgpt.data.shards import TokenDataset
@@ -165,7 +165,10 @@ def main() -> int:
         "what": "bits of weights and optimizer after a repeated and after a killed and resumed run, and the cost",
         "command": shlex.join(["python", *sys.argv]),
         "hardware": torch.cuda.get_device_name(),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("glassgpt", "torch")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{n: package_version(n) for n in ("torch", "nvidia-cudnn-frontend")},
+        },
         "steps": STEPS,
         "checks": rows,
         "costs": costs,
