@@ -15,7 +15,7 @@ PACKAGES = [
     "data", "model", "training", "generation", "evaluation", "diagnosis", "inspection", "adaptation", "compression",
     "interchange", "retrieval", "multimodal", "serving", "learn",
 ]  # fmt: skip
-BASE_MODULES = {"errors", "console", "device", "schema"}
+BASE_MODULES = {"errors", "console", "device", "openmp", "schema"}
 TOP_LEVEL = {"config", "cli", "api", "demo", "__init__", "__main__"}
 
 

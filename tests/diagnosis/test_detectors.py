@@ -307,12 +307,28 @@ def test_steady_steps_are_not_a_slowdown(seconds):
     assert timed(SlowdownDetector(), seconds) == []
 
 
-def test_steps_that_only_wait_for_a_busy_cpu_are_not_a_slowdown():
+def test_slow_steps_of_a_busy_cpu_are_told_from_steps_that_do_more():
     seconds = [*durations(200, 0.1), *durations(200, 0.3)]
     same_work = iter(np.arange(1000) * 0.1)
     more_work = iter(np.cumsum([0.0, *seconds]))
-    assert timed(SlowdownDetector(lambda: next(same_work)), seconds) == []
-    assert timed(SlowdownDetector(lambda: next(more_work)), seconds) != []
+    contention = timed(SlowdownDetector(lambda: next(same_work)), seconds)[-1]
+    assert (contention.code, contention.severity) == ("GG-SPD-004", "note")
+    assert contention.evidence["ratio"] == pytest.approx(3, rel=0.1)
+    assert contention.evidence["cpu"] == pytest.approx(100)
+    assert timed(SlowdownDetector(lambda: next(more_work)), seconds)[-1].code == "GG-SPD-001"
+
+
+def test_a_slow_loader_is_not_called_contention():
+    seconds = [*durations(200, 0.1), *durations(200, 0.3)]
+    waits = [0.001] * 200 + [0.2] * 200
+    steps = [
+        metrics(step, seconds=total, data_seconds=wait)
+        for step, (total, wait) in enumerate(zip(np.cumsum(seconds), waits, strict=True), start=1)
+    ]
+    same_work = iter(np.arange(1000) * 0.1)
+    slowdown, data_wait = SlowdownDetector(lambda: next(same_work)), DataWaitDetector()
+    assert [slowdown.on_step(step) for step in steps] == [None] * len(steps)
+    assert [finding.code for step in steps if (finding := data_wait.on_step(step))][-1] == "GG-SPD-002"
 
 
 def test_waiting_for_data_is_found():

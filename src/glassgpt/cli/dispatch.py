@@ -12,6 +12,7 @@ from glassgpt import console
 from glassgpt.cli.commands import app
 from glassgpt.cli.usage_errors import usage_error_message
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
+from glassgpt.openmp import set_openmp_defaults
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if debug:
         given.remove("--debug")
     console.show_logged_warnings()
+    set_openmp_defaults()
     try:
         _dispatch(given)
     except cyclopts.CycloptsError as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from glassgpt.errors import Interrupted, LostRankError
+from glassgpt.openmp import set_openmp_defaults
 
 SHUTDOWN_SECONDS = 600
 """The time that ranks get to finish their step and save when they are asked to stop."""
@@ -65,8 +66,7 @@ def launch(processes: int, arguments: Sequence[str], advice: str = "") -> None:
     parser = get_args_parser()
     options = [*torchrun_options(parser, processes), "-m", "glassgpt", *arguments]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we report failures ourselves
-    # torchrun would otherwise give each process one thread, with a warning.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    set_openmp_defaults(processes)  # torchrun would otherwise give each process one thread, with a warning
     try:
         run(parser.parse_args(options))
     except SignalException as stop:

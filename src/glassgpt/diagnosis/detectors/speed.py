@@ -1,10 +1,11 @@
-"""Steps that wait for data (GG-SPD-002) or became slower (GG-SPD-001)."""
+"""Steps that wait for data (GG-SPD-002), became slower (GG-SPD-001) or compete for the CPU (GG-SPD-004)."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from glassgpt.diagnosis.detectors.base import Detector
 from glassgpt.diagnosis.findings import Finding
@@ -49,17 +50,27 @@ class DataWaitDetector(Detector):
         return Finding("GG-SPD-002", "note", {"share": 100 * sum(self._waits) / sum(self._seconds)})
 
 
-class SlowdownDetector(Detector):
-    """Reports a note when steps take twice as long as at the beginning.
+@dataclasses.dataclass(frozen=True)
+class _Duration:
+    """Seconds of a step: in all, waiting for data, and of computing, which is the process's CPU time."""
 
-    On a CPU this needs the process's own CPU time: where that stays the same, other programs compete for the cores and
-    the run itself is as fast as before. A run folder does not hold it, so there only the live run can tell.
+    wall: float
+    data: float
+    cpu: float
+
+
+class SlowdownDetector(Detector):
+    """Reports a note when steps take twice as long as at the beginning, and tells three causes apart.
+
+    A slow loader shows in the time spent waiting for data, which `DataWaitDetector` reports. Other programs that compete
+    for the cores leave the process's own CPU time as it was (GG-SPD-004). What remains is a step that does more, or a
+    slower machine (GG-SPD-001). A run folder does not hold the CPU time, so only the live run can tell these apart.
 
     Args:
         cpu_clock: returns the CPU seconds of this process so far; None where wall time alone decides.
     """
 
-    codes = ("GG-SPD-001",)
+    codes = ("GG-SPD-001", "GG-SPD-004")
     sees_skipped_steps = True
     SETTLING_STEPS = 20
     """First steps, which compile, allocate and fill caches."""
@@ -72,27 +83,30 @@ class SlowdownDetector(Detector):
         self._cpu_clock = cpu_clock
         self._cpu_time = cpu_clock() if cpu_clock else 0.0
         self._timer = _StepTimer()
-        self._first: list[tuple[float, float]] = []  # wall and CPU seconds of each step
-        self._recent: deque[tuple[float, float]] = deque(maxlen=self.STEPS)
+        self._first: list[_Duration] = []
+        self._recent: deque[_Duration] = deque(maxlen=self.STEPS)
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
-        """Return GG-SPD-001 when the last `STEPS` steps were much slower than the first ones."""
+        """Return GG-SPD-001 or GG-SPD-004 when the last `STEPS` steps were much slower than the first ones."""
         seconds, cpu_seconds = self._timer.seconds(metrics), self._cpu_seconds()
         if seconds is None:
             return None
+        duration = _Duration(seconds, metrics.data_seconds, cpu_seconds)
         if len(self._first) < self.SETTLING_STEPS + self.STEPS:
-            self._first.append((seconds, cpu_seconds))
+            self._first.append(duration)
             return None
-        self._recent.append((seconds, cpu_seconds))
+        self._recent.append(duration)
         if len(self._recent) < self.STEPS:
             return None
-        usual, usual_cpu = _medians(self._first[self.SETTLING_STEPS :])
-        now, now_cpu = _medians(self._recent)
-        is_slower = now > self.RATIO * usual and now > usual + self.MIN_SECONDS
-        is_contention = self._cpu_clock is not None and now_cpu < self.RATIO * usual_cpu
-        if not is_slower or is_contention:
+        usual, now = _median(self._first[self.SETTLING_STEPS :]), _median(self._recent)
+        lost = now.wall - usual.wall
+        if now.wall <= self.RATIO * usual.wall or lost <= self.MIN_SECONDS or now.data - usual.data > lost / 2:
             return None
-        return Finding("GG-SPD-001", "note", {"ratio": now / usual, "now": 1e3 * now, "before": 1e3 * usual})
+        values = {"ratio": now.wall / usual.wall, "now": 1e3 * now.wall, "before": 1e3 * usual.wall}
+        if self._cpu_clock is not None and now.cpu < self.RATIO * usual.cpu:
+            cpu_values = {"cpu": 1e3 * now.cpu, "cpu_before": 1e3 * usual.cpu}
+            return Finding("GG-SPD-004", "note", {**values, **cpu_values})
+        return Finding("GG-SPD-001", "note", values)
 
     def _cpu_seconds(self) -> float:
         if self._cpu_clock is None:
@@ -101,6 +115,5 @@ class SlowdownDetector(Detector):
         return self._cpu_time - before
 
 
-def _medians(durations: list[tuple[float, float]] | deque[tuple[float, float]]) -> tuple[float, float]:
-    wall, cpu = zip(*durations, strict=True)
-    return statistics.median(wall), statistics.median(cpu)
+def _median(durations: Collection[_Duration]) -> _Duration:
+    return _Duration(*(statistics.median(values) for values in zip(*map(dataclasses.astuple, durations), strict=True)))
