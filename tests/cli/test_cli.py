@@ -26,7 +26,7 @@ def test_prepare_train_generate_evaluate_export_import(glassgpt_command, tmp_pat
     assert first.returncode == 0, first.stderr
     samples = [json.loads(line) for line in first.stdout.splitlines()]
     assert len(samples) == 2
-    assert set(samples[0]) == {"prompt", "sample", "text", "tokens", "finish_reason"}
+    assert set(samples[0]) == {"prompt", "sample", "prompt_text", "text", "tokens", "finish_reason"}
     assert bytes(samples[0]["tokens"]).decode(errors="replace") == samples[0]["text"]
     again = glassgpt_command(*asked, cwd=tmp_path)
     assert json.loads(again.stdout) == samples[0]

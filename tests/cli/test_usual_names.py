@@ -2,7 +2,6 @@
 
 import pytest
 
-from glassgpt import console
 from glassgpt.cli import main
 from glassgpt.cli.generation_flags import read_prompts
 from glassgpt.data import load_tokenizer
@@ -31,7 +30,7 @@ def test_usual_names_get_the_right_hint(capsys, arguments, hint):
 def test_byte_order_mark_is_not_part_of_a_prompt(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeffone\ntwo\n", encoding="utf-8")
-    assert read_prompts((), file) == ["one", "two"]
+    assert read_prompts((), file).texts == ["one", "two"]
 
 
 def test_error_of_the_first_token_comes_before_the_prompt(capsys):
@@ -48,12 +47,6 @@ def test_options_know_whether_the_output_has_a_form():
     assert not GenerationOptions().has_form
     for given in ({"regex": "a"}, {"choices": ("a",)}, {"json_schema": "{}"}):
         assert GenerationOptions(**given).has_form
-
-
-def test_cut_form_is_reported(capsys, monkeypatch):
-    monkeypatch.setattr(console.err, "_width", 200)
-    show.print_form_cut(5)
-    assert "cut at 5 tokens" in capsys.readouterr().err
 
 
 def test_pattern_that_nothing_matches_is_an_error_at_once():

@@ -18,6 +18,7 @@ from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors, build_processors
+from glassgpt.generation.prompt_list import PromptList
 from glassgpt.generation.show import format_probability, format_token
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -137,7 +138,7 @@ def test_re_prefilled_text_is_traced_with_the_context_it_was_generated_from(mode
 def test_json_contains_log_probabilities(model, capsys):
     print_generation(
         LoadedModel(model, BYTES, 0),
-        ["x"],
+        PromptList(["x"]),
         GenerationOptions(max_tokens=6, seed=1, top_k=3, logprobs=4, num_samples=2),
         None,
         as_json=True,
@@ -157,7 +158,7 @@ def test_json_contains_log_probabilities(model, capsys):
 def test_explain_prints_a_table_per_token(model, capsys):
     print_generation(
         LoadedModel(model, BYTES, 0),
-        ["x"],
+        PromptList(["x"]),
         GenerationOptions(max_tokens=3, seed=1, ban=("e",)),
         None,
         as_json=False,
@@ -173,7 +174,7 @@ def test_explain_prints_a_table_per_token(model, capsys):
 
 def test_explained_samples_have_headings(model, capsys):
     options = GenerationOptions(max_tokens=2, seed=1, num_samples=2)
-    print_generation(LoadedModel(model, BYTES, 0), ["x", "y"], options, None, as_json=False, explain=True)
+    print_generation(LoadedModel(model, BYTES, 0), PromptList(["x", "y"]), options, None, as_json=False, explain=True)
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith("──")] == [
         f"── prompt {prompt} of 2, sample {sample} of 2 (length) ──" for prompt in (1, 2) for sample in (1, 2)
@@ -182,7 +183,7 @@ def test_explained_samples_have_headings(model, capsys):
 
 def test_explain_with_json_prints_all_stages(model, capsys):
     options = GenerationOptions(max_tokens=3, seed=1, logit_bias={101: -math.inf}, temperature=0)
-    print_generation(LoadedModel(model, BYTES, 0), ["x"], options, None, as_json=True, explain=True)
+    print_generation(LoadedModel(model, BYTES, 0), PromptList(["x"]), options, None, as_json=True, explain=True)
     line = json.loads(capsys.readouterr().out)
     assert line["stages"] == ["model", "logit_bias"]
     assert [step["token"] for step in line["steps"]] == line["tokens"]
@@ -192,7 +193,12 @@ def test_explain_with_json_prints_all_stages(model, capsys):
 def test_explain_limits_the_number_of_tokens(model):
     with pytest.raises(GenerationError, match="max_tokens is 201; with --explain it must be at most 200"):
         print_generation(
-            LoadedModel(model, BYTES, 0), ["x"], GenerationOptions(max_tokens=201), None, as_json=False, explain=True
+            LoadedModel(model, BYTES, 0),
+            PromptList(["x"]),
+            GenerationOptions(max_tokens=201),
+            None,
+            as_json=False,
+            explain=True,
         )
 
 

@@ -1,6 +1,7 @@
 """Each processor and all of them together against transformers, and texts against its `generate`."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -16,7 +17,6 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.generate import generate, stream
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors import top_p
-from glassgpt.generation.processors.ban import spellings
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.generation.processors.repetition_penalty import apply_repetition_penalty
@@ -26,6 +26,7 @@ from glassgpt.generation.processors.top_p import apply_top_p
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from small_models import attentive_model
 
 BYTES = load_tokenizer("bytes")
 V = BYTES.vocab_size
@@ -171,10 +172,86 @@ def test_ban_equals_transformers(seed, text, words):
     assert torch.equal(processed(logits, histories_of(*texts), ban=tuple(words)), theirs)
 
 
-def test_banned_word_has_spellings_with_and_without_space():
-    tokenizer = train_tokenizer("bpe:300", ["the cat sat. the cat ran. cat! a cat"])
-    sequences = spellings(["cat", " cat"], tokenizer)
-    assert sequences == [tuple(tokenizer.encode("cat")), tuple(tokenizer.encode(" cat"))]
+@functools.cache
+def small_bpe():
+    return train_tokenizer("bpe:330", ["the cat sat. the cats ran. cat! a concatenation 😀😁 고양이 고양이가 " * 9])
+
+
+def n_occurrences(text, banned):
+    return sum(text.startswith(banned, at) for at in range(len(text)))
+
+
+ban_alphabet = st.sampled_from(["c", "a", "t", " ", "cat", " cats", "😀", "고", "양이"])
+ban_texts = st.lists(
+    st.lists(ban_alphabet, min_size=1, max_size=3).map("".join).filter(str.strip), min_size=1, max_size=3
+)
+
+
+@given(
+    history=st.lists(st.one_of(ban_alphabet, st.integers(0, 296)), max_size=8),
+    n_prompt=st.integers(0, 20),
+    banned=ban_texts,
+)
+@settings(max_examples=150, deadline=None)
+def test_ban_forbids_exactly_the_tokens_that_complete_a_banned_text(history, n_prompt, banned):
+    """Against counting occurrences in the bytes of the text with each token of the vocabulary."""
+    tokenizer = small_bpe()
+    tokens = [token for one in history for token in ([one] if isinstance(one, int) else tokenizer.encode(one))]
+    logits = torch.zeros(1, tokenizer.vocab_size)
+    options = GenerationOptions(**{**PLAIN, "ban": tuple(banned)})
+    told = TokenHistory(tokens[:n_prompt], tokens[n_prompt:])
+    (processor,) = build_processors(options, tokenizer)
+    forbidden = (processor.apply(logits, [told])[0] == -math.inf).nonzero()[:, 0].tolist()
+    document = tokens
+    while tokenizer.end_of_text in document:
+        document = document[document.index(tokenizer.end_of_text) + 1 :]
+    before = b"".join(map(tokenizer.token_bytes, document))
+    expected = [
+        token
+        for token in range(tokenizer.vocab_size)
+        if token != tokenizer.end_of_text
+        and any(
+            n_occurrences(before + tokenizer.token_bytes(token), one.encode()) > n_occurrences(before, one.encode())
+            for one in banned
+        )
+    ]
+    assert forbidden == expected
+
+
+@pytest.mark.parametrize("text", ["😀", "cat", "고"])
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_banned_text_never_occurs(text, kind):
+    """A model that prefers the banned text in every spelling never writes it, alone or in a batch."""
+    tokenizer = small_bpe() if kind == "bpe" else BYTES
+    model = attentive_model(vocab_size=tokenizer.vocab_size)
+    parts = {tokenizer.encode(text[:at])[-1] for at in range(1, len(text) + 1)} | set(tokenizer.encode(text))
+    pieces = {t for t in range(tokenizer.vocab_size) if tokenizer.token_bytes(t) in text.encode()} | parts
+    options = GenerationOptions(
+        temperature=5.0, max_tokens=40, seed=3, logit_bias=dict.fromkeys(pieces, 300.0), num_samples=4
+    )
+    free = generate(model, tokenizer, "a", options)
+    assert any(text in one.text for one in free)
+    banned = dataclasses.replace(options, ban=(text,))
+    kept = generate(model, tokenizer, "a", banned)
+    assert not any(text in one.text for one in kept)
+    (alone,) = generate(model, tokenizer, "a", dataclasses.replace(banned, num_samples=1))
+    assert alone.tokens == kept[0].tokens
+
+
+def test_ban_is_as_written():
+    """With a space, it concerns the beginning of words; case matters; an occurrence may begin in the prompt."""
+
+    def forbidden(text, before):
+        (processor,) = build_processors(GenerationOptions(**{**PLAIN, "ban": (text,)}), BYTES)
+        logits = processor.apply(torch.zeros(1, V), [TokenHistory(BYTES.encode(before), [])])
+        return bytes((logits[0] == -math.inf).nonzero()[:, 0].tolist())
+
+    assert forbidden(" he", "t h") == b"e"
+    assert forbidden(" he", "th") == b""
+    assert forbidden("he", "th") == b"e"
+    assert forbidden("He", "th") == b""
+    assert forbidden("e", "") == b"e"
+    assert forbidden("aXa", "aXaX") == b"a"
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])

@@ -1,6 +1,7 @@
 """Beam search against transformers and against exhaustive search; contrastive search against its formula."""
 
 import copy
+import dataclasses
 import itertools
 import math
 import re
@@ -183,7 +184,7 @@ def only_letters(logits, histories):
     return logits.masked_fill(~allowed, -math.inf)
 
 
-def all_texts(model, prompt, longest):
+def all_texts(model, prompt, longest, vocabulary=(*LETTERS, END)):
     """Every text over the letters that ends or is cut, with its log-probability; with a separate call of the model for each."""
     found = {}
 
@@ -193,7 +194,7 @@ def all_texts(model, prompt, longest):
             return
         with torch.no_grad():
             log_probs = model(torch.tensor([[*prompt, *output]]))[0, -1].double().log_softmax(-1)
-        for token in (*LETTERS, END):
+        for token in vocabulary:
             follow([*output, token], total + float(log_probs[token]))
 
     follow([], 0.0)
@@ -223,6 +224,7 @@ def test_exhaustive_search_finds_the_best_texts(ending, listed, length_penalty):
 
 
 FORCED = [("ab",), ("a", "cb"), ("abc", "ca"), ("bb", "b"), ("aa", "ab"), ("cab",)]
+SPACE = ord(" ")
 
 
 @pytest.mark.parametrize("search", [BeamOptions(beams=2), ContrastiveOptions()], ids=["beams", "contrastive"])
@@ -235,15 +237,32 @@ def test_nan_logits_are_named(search):
         run(model, BYTES, ["a", "xy"], GenerationOptions(max_tokens=3, **GREEDY), search)
 
 
-def holds(text, words):
-    return all(word.encode() in bytes(token for token in text if token != END) for word in words)
+def holds(text, words, prompt=""):
+    """Return whether each word begins a word of a text, by a regular expression."""
+    whole = prompt + bytes(token for token in text if token != END).decode(errors="replace")
+    return all(re.compile(rf"(?<!\w){word}").search(whole, len(prompt)) for word in words)
 
 
-@pytest.mark.parametrize("words", FORCED, ids=str)
-def test_exhaustive_search_finds_the_best_texts_with_forced_words(ending, listed, words):
+def letters_and_space(logits, histories):
+    allowed = torch.zeros(logits.size(1), dtype=torch.bool)
+    allowed[[*LETTERS, SPACE, END]] = True
+    return logits.masked_fill(~allowed, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        *(("xy", words) for words in [("ab",), ("a", "cb"), ("bb", "b"), ("cab",)]),
+        *(("xy ", words) for words in [("ab", "ca"), ("aa", "ab"), ("abc",)]),
+    ],
+    ids=str,
+)
+def test_exhaustive_search_finds_the_best_texts_with_forced_words(ending, prompt, words):
     search = BeamOptions(beams=400, early_stopping="never", best=4, force=words)
-    (found,) = beam_search(ending, BYTES, ["xy"], EXHAUSTIVE, search)
-    expected = ranked({text: total for text, total in listed.items() if holds(text, words)}, best=4)
+    options = dataclasses.replace(EXHAUSTIVE, processors=(letters_and_space,))
+    (found,) = beam_search(ending, BYTES, [prompt], options, search)
+    texts = all_texts(ending, BYTES.encode(prompt), 5, (*LETTERS, SPACE, END))
+    expected = ranked({text: total for text, total in texts.items() if holds(text, words, prompt)}, best=4)
     assert [(one.tokens, one.score) for one in found] == [
         (tokens, pytest.approx(score, rel=1e-4)) for tokens, score in expected
     ]
@@ -254,13 +273,13 @@ def test_exhaustive_search_finds_the_best_texts_with_forced_words(ending, listed
 @pytest.mark.parametrize("early_stopping", [True, "never"])
 def test_few_beams_contain_the_forced_words(ending, words, beams, early_stopping):
     """Even one, and even where there is just space for them."""
-    needed = forced_words_state(words, BYTES).needed
+    needed = forced_words_state(words, BYTES).after_prompt(BYTES.encode("inside")).needed
     for space in (needed, needed + 3):
         options = GenerationOptions(max_tokens=space, **GREEDY)
         search = BeamOptions(beams=beams, force=words, early_stopping=early_stopping, best=beams)
-        for found in beam_search(ending, BYTES, PROMPTS, options, search):
+        for prompt, found in zip(PROMPTS, beam_search(ending, BYTES, PROMPTS, options, search), strict=True):
             assert found
-            assert all(holds(one.tokens, words) for one in found)
+            assert all(holds(one.tokens, words, prompt or "") for one in found)
 
 
 def test_forced_words_with_multi_letter_tokens():
@@ -282,7 +301,8 @@ def test_forced_words_state_tracks_missing_words_and_has_a_next_token(words, tex
     state = forced_words_state(words, BYTES)
     for token in BYTES.encode(text):
         state = state.after(token)
-    assert len(state.missing) == sum(word not in text for word in dict.fromkeys(words))
+    assert (not state.missing) == holds(text.encode(), words)
+    assert not any(holds(text.encode(), [word.text.decode()]) for word in state.missing)
     while state.missing:
         nearer = min((state.after(token) for token in state.next_tokens), key=lambda after: after.needed)
         assert nearer.needed < state.needed
@@ -290,11 +310,57 @@ def test_forced_words_state_tracks_missing_words_and_has_a_next_token(words, tex
     assert state.needed == 0
 
 
+@pytest.mark.parametrize(
+    ("prompt", "written", "is_contained"),
+    [
+        ("the", "storm", False),
+        ("the", " storm", True),
+        ("the ", "storm", True),
+        (None, "storm", True),
+        ("", "“storm", True),
+        ("the", "\nstorm", True),
+        ("the", "storm-storm", True),
+        ("그", "storm", False),
+        ("a", "1storm", False),
+        ("the", " thunderstorm", False),
+        ("the", " stormy", True),
+        ("the st", "orm", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bytes", "bpe:300"])
+def test_forced_word_begins_a_word(prompt, written, is_contained, kind):
+    tokenizer = train_tokenizer(kind, ["the storm and a thunderstorm, stormy weather"]) if ":" in kind else BYTES
+    state = forced_words_state(["storm"], tokenizer)
+    state = state.after_prompt([tokenizer.end_of_text] if prompt is None else tokenizer.encode(prompt))
+    for token in tokenizer.encode(written):
+        state = state.after(token)
+    assert (not state.missing) == is_contained
+
+
+def test_forced_word_counts_however_it_is_divided_into_tokens():
+    tokenizer = train_tokenizer("bpe:300", ["the storm and the stormy sea, stormy storm"] * 9)
+    state = forced_words_state(["storm"], tokenizer)
+    for byte in b" sto":
+        state = state.after(tokenizer.encode(chr(byte))[0])
+    assert state.missing
+    assert not state.after(tokenizer.encode("rm")[0]).after(tokenizer.encode("m")[0]).missing
+
+
+@pytest.mark.parametrize(
+    ("word", "separate"), [("폭풍", True), ("storm", True), ("猫", False), ("ねこ", False), ("!", False)]
+)
+def test_scripts_without_spaces_need_none_before_a_forced_word(word, separate):
+    state = forced_words_state([word], BYTES).after_prompt(BYTES.encode("그" if separate else "那"))
+    for token in BYTES.encode(word):
+        state = state.after(token)
+    assert bool(state.missing) == separate
+
+
 def test_banks_share_the_beams():
     """A text that starts a forced word early is kept among the beams, however improbable it is."""
 
     def candidate(merit, missing):
-        state = ForcedWordsState(tuple((tuple(range(at, at + 1)),) for at in range(missing)))
+        state = ForcedWordsState(BYTES, forced_words_state("abcdefg"[:missing], BYTES).missing)
         return BeamCandidate(Hypothesis((), merit, 0, state), merit, is_complete=False)
 
     free = [candidate(-float(i), 2) for i in range(5)]
@@ -502,7 +568,7 @@ def test_contrastive_search_with_fewer_possible_tokens_than_candidates(model):
         (BeamOptions(force=(" ",)), "force is .*not blank"),
         (
             BeamOptions(force=("much too long a word",)),
-            "the forced words need at least 20 tokens, but the text may have 6",
+            "the forced words need 21 tokens, but the text may have 6",
         ),
     ],
 )

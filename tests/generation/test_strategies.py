@@ -168,10 +168,13 @@ def test_prompts_from_flags_and_a_file_are_generated_together(nano_run, run_main
     assert [(line["prompt"], line["sample"]) for line in lines(out)] == [(p, s) for p in range(3) for s in range(2)]
     expected = loaded.samples_many(PROMPTS, seed=3, max_tokens=12, num_samples=2)
     assert [line["text"] for line in lines(out)] == [one.text for many in expected for one in many]
+    code, out, _ = run_main("generate", nano_run, *asked, "--json")
+    assert [line.get("line") for line in lines(out)] == [None, 1, 3]
+    assert [line["prompt_text"] for line in lines(out)] == PROMPTS
     code, out, _ = run_main("generate", nano_run, *asked)
-    assert "── prompt 2 of 3 (length) ──\nthe" + expected[1][0].text in out
+    assert "── prompt 2 of 3, line 1 (length) ──\nthe" + expected[1][0].text in out
     code, out, _ = run_main("generate", nano_run, *asked, "--num-samples", 2)
-    assert "── prompt 3 of 3, sample 2 of 2 (length) ──\nnow it" in out
+    assert "── prompt 3 of 3, line 3, sample 2 of 2 (length) ──\nnow it" in out
 
 
 def test_prompts_are_read_from_standard_input(glassgpt_command, nano_run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,12 +22,15 @@ from glassgpt.cli.shared import (
     Run,
     StrategyArguments,
 )
-from glassgpt.errors import GenerationError, UsageError
+from glassgpt.errors import GenerationError, GlassGPTError, UsageError
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
+    from glassgpt.data.tokenizers import Tokenizer
     from glassgpt.generation.engine.output import Sample, TokenChunk
+    from glassgpt.generation.engine.prompt import OnFailure
     from glassgpt.generation.options import GenerationOptions
+    from glassgpt.generation.prompt_list import PromptList
     from glassgpt.generation.strategies import DecodingStrategy
 
 EXPLAINED_TOKENS, MAX_EXPLAINED_TOKENS = 20, 200
@@ -64,8 +68,8 @@ def generate(
     explain:
         Show for each token the candidates and their probabilities before and after each logits processor.
     json:
-        Print one JSON object per sample with prompt and sample number, text, tokens and finish_reason, and the fields
-        of beam search, --logprobs or --explain.
+        Print one JSON object per sample with prompt and sample number, the prompt's text and line, text, tokens and
+        finish_reason, and the fields of beam search, --logprobs or --explain.
     precision:
         Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and
         report by how much.
@@ -73,7 +77,7 @@ def generate(
     from glassgpt import api
     from glassgpt.generation.engine.prompt import random_seed
 
-    texts, chosen = _normalized(read_prompts(prompt, prompts), normalize), strategy_from_flags(strategy or {})
+    given_prompts, chosen = _normalized(read_prompts(prompt, prompts), normalize), strategy_from_flags(strategy or {})
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
     # A search has its own defaults; everything else samples, with a seed that can be reported.
     defaults = dict(chosen.defaults) if chosen and chosen.defaults else {"seed": random_seed()}
@@ -84,28 +88,42 @@ def generate(
         raise UsageError(
             "--explain shows what tokens were sampled from, but a search does not sample; remove one of them"
         )
-    loaded, loaded_strategy = api.load_for_generation(run, parsed, chosen, len(texts), checkpoint, device, precision)
+    n_prompts = len(given_prompts.texts)
+    loaded, loaded_strategy = api.load_for_generation(run, parsed, chosen, n_prompts, checkpoint, device, precision)
     console.info(f"checkpoint: {loaded.checkpoint}")
+    if not parsed.parse_special_tokens:
+        _note_special_tokens(given_prompts, loaded.tokenizer)
     _print_kernel(loaded)
     if precision in ("bfloat16", "int8"):
         _print_precision_cost(run, loaded, precision)
-    print_generation(loaded, texts, parsed, loaded_strategy, as_json=json, explain=explain)
+    failures = print_generation(loaded, given_prompts, parsed, loaded_strategy, as_json=json, explain=explain)
     if "seed" in defaults and "seed" not in given and not parsed.is_greedy:
         console.info(f"(to repeat this text: --seed {parsed.seed})")
+    if failures:
+        raise GenerationError("\n".join(failures))
 
 
-def _normalized(prompts: Sequence[str | None], form: str | None) -> list[str | None]:
+def _normalized(prompts: PromptList, form: str | None) -> PromptList:
     """Compose the prompts if asked to, and note decomposed ones otherwise."""
     from glassgpt.data.remarks import is_decomposed, normalized
 
     if form:
-        return [prompt and normalized(prompt, (form,)) for prompt in prompts]
-    if any(prompt and is_decomposed(prompt) for prompt in prompts):
+        return dataclasses.replace(prompts, texts=[text and normalized(text, (form,)) for text in prompts.texts])
+    if any(text and is_decomposed(text) for text in prompts.texts):
         console.info(
             "note: the prompt has characters in decomposed form (NFD), which can cost three times the tokens; "
             "compose them with --normalize nfc"
         )
-    return [*prompts]
+    return prompts
+
+
+def _note_special_tokens(prompts: PromptList, tokenizer: Tokenizer) -> None:
+    found = [name for name in tokenizer.special_tokens if any(text and name in text for text in prompts.texts)]
+    if found:
+        console.info(
+            f"note: {' and '.join(found)} in a prompt is ordinary text; to read it as the special token, add "
+            "--parse-special-tokens"
+        )
 
 
 def _print_kernel(loaded: LoadedModel) -> None:
@@ -129,68 +147,124 @@ def _print_precision_cost(run: Path, loaded: LoadedModel, precision: str) -> Non
 
 def print_generation(
     loaded: LoadedModel,
-    prompts: Sequence[str | None],
+    prompts: PromptList,
     options: GenerationOptions,
     strategy: DecodingStrategy | None,
     *,
     as_json: bool,
     explain: bool,
-) -> None:
+) -> list[str]:
     """Generate and print, as text or JSON lines, with log-probabilities or traces if requested.
 
+    Returns:
+        What failed although texts were printed: prompts without a text, and texts that were cut inside a form.
+
     Raises:
-        GenerationError: a prompt or an option is invalid.
+        GenerationError: an option is invalid, or the only prompt.
     """
     from glassgpt.generation import show
-    from glassgpt.generation.decoding_trace import trace_samples
     from glassgpt.generation.engine.speculative import SpeculativeDecoding
-    from glassgpt.generation.strategies import generate_samples, stream_samples
 
     if explain and options.max_tokens > MAX_EXPLAINED_TOKENS:
         raise GenerationError(
             f"max_tokens is {options.max_tokens}; with --explain it must be at most {MAX_EXPLAINED_TOKENS}, because "
             "each token gets a table"
         )
-    model, tokenizer = loaded.decoding_model, loaded.tokenizer
+    for message in prompts.unreadable:
+        console.error(message)
+    n_failed, cut = len(prompts.unreadable), list[Sequence[int]]()
+
+    def report(index: int, error: GlassGPTError) -> None:
+        nonlocal n_failed
+        n_failed += 1
+        console.error(f"{prompts.name(index)}: {error}")
+
     is_sampled = strategy is None or isinstance(strategy, SpeculativeDecoding)
-    reasons: set[str | None] = set()
-    if is_sampled and len(prompts) == options.num_samples == 1 and not (as_json or explain):
-        chunks = _record_chunks(stream_samples(model, tokenizer, prompts[0], options, strategy), reasons)
-        is_cut = show.print_stream(prompts[0], chunks, options.max_tokens)
-    else:
-        results = show.with_progress(generate_samples(model, tokenizer, prompts, options, strategy), len(prompts))
-        results = _record_samples(results, reasons)
-        top = options.logprobs or EXPLAINED_CANDIDATES
-        traced = trace_samples(model, tokenizer, prompts, options, results, top=top)
-        is_cut = False
-        if explain and as_json:
-            show.print_json_with_traces(traced, tokenizer)
-        elif explain:
-            show.print_traces(prompts, traced, tokenizer)
-        elif as_json and options.logprobs:
-            show.print_json_with_logprobs(traced, tokenizer)
-        elif as_json:
-            show.print_json(results)
-        else:
-            is_cut = show.print_texts(prompts, results, options.max_tokens)
-    if options.has_form and "length" in reasons:
-        show.print_form_cut(options.max_tokens)
-    if is_cut:
-        show.print_context_full(model.config.context_length, can_continue=is_sampled)
+    is_any_full = _print_results(loaded, prompts, options, strategy, cut, report, as_json=as_json, explain=explain)
+    if is_any_full:
+        show.print_context_full(loaded.model.config.context_length, can_continue=is_sampled)
     if isinstance(strategy, SpeculativeDecoding):
         show.print_acceptance_stats(strategy.stats)
+    n_prompts = len(prompts.texts) + len(prompts.unreadable)
+    failures = [f"{n_failed} of {n_prompts} prompts failed"] if n_failed else []
+    return [*failures, *_incomplete_forms(loaded, options, cut)]
 
 
-def _record_chunks(chunks: Iterator[TokenChunk], reasons: set[str | None]) -> Iterator[TokenChunk]:
+def _print_results(
+    loaded: LoadedModel,
+    prompts: PromptList,
+    options: GenerationOptions,
+    strategy: DecodingStrategy | None,
+    cut: list[Sequence[int]],
+    report: OnFailure,
+    *,
+    as_json: bool,
+    explain: bool,
+) -> bool:
+    """Print every text; append the tokens of those that `max_tokens` or the context has cut to `cut`.
+
+    Returns:
+        True if a printed text ended early because the context was full.
+    """
+    from glassgpt.generation import show
+    from glassgpt.generation.decoding_trace import trace_samples
+    from glassgpt.generation.engine.speculative import SpeculativeDecoding
+    from glassgpt.generation.strategies import generate_samples, stream_samples
+
+    model, tokenizer, texts = loaded.decoding_model, loaded.tokenizer, prompts.texts
+    is_single = len(texts) == 1 and not prompts.file
+    is_sampled = strategy is None or isinstance(strategy, SpeculativeDecoding)
+    if is_sampled and is_single and options.num_samples == 1 and not (as_json or explain):
+        chunks = _record_cut_stream(stream_samples(model, tokenizer, texts[0], options, strategy), cut)
+        return show.print_stream(texts[0], chunks, options.max_tokens)
+    generated = generate_samples(model, tokenizer, texts, options, strategy, None if is_single else report)
+    results = _record_cut(show.with_progress(generated, len(texts)), cut)
+    top = options.logprobs or EXPLAINED_CANDIDATES
+    traced = trace_samples(model, tokenizer, texts, options, results, top=top)
+    if explain and as_json:
+        show.print_json_with_traces(prompts, traced, tokenizer)
+    elif explain:
+        show.print_traces(prompts, traced, tokenizer)
+    elif as_json and options.logprobs:
+        show.print_json_with_logprobs(prompts, traced, tokenizer)
+    elif as_json:
+        show.print_json(prompts, results)
+    else:
+        return show.print_texts(prompts, results, options.max_tokens)
+    return False
+
+
+def _record_cut_stream(chunks: Iterator[TokenChunk], cut: list[Sequence[int]]) -> Iterator[TokenChunk]:
+    tokens: list[int] = []
     for chunk in chunks:
-        reasons.add(chunk.finish_reason)
+        tokens.append(chunk.token)
+        if chunk.finish_reason == "length":
+            cut.append(tokens)
         yield chunk
 
 
-def _record_samples(results: Iterator[list[Sample]], reasons: set[str | None]) -> Iterator[list[Sample]]:
+def _record_cut(results: Iterator[list[Sample]], cut: list[Sequence[int]]) -> Iterator[list[Sample]]:
     for samples in results:
-        reasons.update(sample.finish_reason for sample in samples)
+        cut += [sample.tokens for sample in samples if sample.finish_reason == "length"]
         yield samples
+
+
+def _incomplete_forms(loaded: LoadedModel, options: GenerationOptions, cut: Sequence[Sequence[int]]) -> list[str]:
+    """Return a message if texts were cut before they matched the form that the options ask for."""
+    if not (options.has_form and cut):
+        return []
+    from glassgpt.generation.forms import form_check
+
+    is_complete = form_check(options, loaded.tokenizer)
+    incomplete = [tokens for tokens in cut if not is_complete(tokens)]
+    if not incomplete:
+        return []
+    longest = max(map(len, incomplete))
+    limit = (
+        "--max-tokens" if longest >= options.max_tokens else f"the context of {loaded.model.config.context_length:,}"
+    )
+    what = "a text does" if len(incomplete) == 1 else f"{len(incomplete)} texts do"
+    return [f"{what} not match the form asked for: cut at {longest:,} tokens by {limit}; allow more tokens"]
 
 
 def bench_generate(

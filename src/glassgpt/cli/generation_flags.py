@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from glassgpt.errors import UsageError
 from glassgpt.generation.options import GenerationOptions, processor_settings
 from glassgpt.generation.presets import load_generation_preset
 from glassgpt.generation.processors.base import GROUPS, OUTPUT
+from glassgpt.generation.prompt_list import PromptList
 from glassgpt.generation.strategy_options import STRATEGIES, StrategyOptions
 from glassgpt.schema import Setting, is_mapping, parse_text, settings_of
 
@@ -188,7 +190,7 @@ def _pair(each: Setting, text: str) -> tuple[Any, float]:
     return parse_key(key), float(value)
 
 
-def read_prompts(given: Sequence[str], file: Path | None) -> list[str | None]:
+def read_prompts(given: Sequence[str], file: Path | None) -> PromptList:
     """Return the prompts of a command: those given one by one (- is standard input), then the lines of a file.
 
     Blank lines of the file are skipped. Without any prompt the only one is None, which begins a document.
@@ -196,19 +198,39 @@ def read_prompts(given: Sequence[str], file: Path | None) -> list[str | None]:
     Raises:
         UsageError: the file cannot be read or contains no prompt.
     """
-    prompts = [sys.stdin.read() if prompt == "-" else prompt for prompt in given]
-    if file is not None:
-        prompts += _prompt_lines(file)
-    return [*prompts] or [None]
+    texts: list[str | None] = [_standard_input() if prompt == "-" else prompt for prompt in given]
+    if file is None:
+        return PromptList(texts or [None])
+    name = "standard input" if str(file) == "-" else str(file)
+    lines: dict[int, int] = {}
+    unreadable: list[str] = []
+    for number, line in enumerate(_lines_of(file), start=1):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            unreadable.append(
+                f"{name}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file"
+            )
+            continue
+        if text.strip():
+            lines[len(texts)] = number
+            texts.append(text)
+    if not lines and not (texts and unreadable):
+        raise UsageError("\n".join(unreadable) or f"{file} contains no prompt; write one per line")
+    return PromptList(texts, lines, name, unreadable)
 
 
-def _prompt_lines(file: Path) -> list[str]:
+def _standard_input() -> str:
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        text = text.removeprefix("\ufeff")  # the byte order mark that Windows editors write
-    except (OSError, UnicodeDecodeError) as error:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
+
+
+def _lines_of(file: Path) -> list[bytes]:
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
         raise UsageError(f"--prompts is {str(file)!r}; it must be a readable file, or - ({error})") from error
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise UsageError(f"{file} contains no prompt; write one per line")
-    return lines
+    # Without the byte order mark that Windows editors write, and with the line ends that text files may have.
+    return raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

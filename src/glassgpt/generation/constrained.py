@@ -57,6 +57,11 @@ class Constraint:
         self._states = states
         return logits.masked_fill(~allowed.to(logits.device, non_blocking=True), -torch.inf)
 
+    def is_complete(self, output: Sequence[int]) -> bool:
+        """Return whether an output satisfies the constraint as it is, even if more could follow."""
+        state = self._after(tuple(output), {})
+        return bool(state.is_accepting())
+
     def _after(self, output: tuple[int, ...], states: Mapping[tuple[int, ...], Any]) -> Any:
         known = self._states.get(output)
         if known is not None:

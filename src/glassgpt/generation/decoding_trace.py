@@ -111,14 +111,14 @@ def trace_samples(
         tokenizer: the model's.
         prompts: of the samples.
         options: with which they were generated.
-        results: the samples of each prompt, in the order of the prompts.
+        results: the samples of each prompt, in the order of the prompts; none if it failed.
         top: see `trace_decoding`.
 
     Raises:
         GenerationError: see `trace_decoding`.
     """
     for prompt, samples in zip(prompts, results, strict=True):
-        tokens = encode_prompt(model, tokenizer, prompt, options)
+        tokens = encode_prompt(model, tokenizer, prompt, options) if samples else []
         yield [(each, trace_decoding(model, tokenizer, tokens, each, options, top=top)) for each in samples]
 
 

@@ -80,6 +80,11 @@ class GenerationOptions(RuleOptions, SamplingOptions):
         "after it, but at least half of the context is kept; with `re-prefill`, all of it.",
         group=OUTPUT,
     )
+    parse_special_tokens: bool = setting(
+        False,
+        help="Read a special token spelled in a prompt, such as `<|endoftext|>`, as that token, not as ordinary text.",
+        group=OUTPUT,
+    )
 
     def conflicts(self) -> Iterator[str]:
         """Yield the conflicts within each processor's settings."""

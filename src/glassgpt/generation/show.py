@@ -15,11 +15,11 @@ from glassgpt.generation.bench import GenerationSpeed
 from glassgpt.generation.decoding_trace import MIN_LOGPROB, DecodingStep, DecodingTrace, TokenCandidate
 from glassgpt.generation.engine.output import FinishReason, Sample, TokenChunk
 from glassgpt.generation.engine.speculative import AcceptanceStats
+from glassgpt.generation.prompt_list import PromptList
 from glassgpt.generation.search.beam import ScoredSample
 
 CHOSEN = "▶"
 
-Prompts = Sequence[str | None]
 Results = Iterable[list[Sample]]
 """The samples of each prompt, in the order of the prompts."""
 TracedResults = Iterable[list[tuple[Sample, DecodingTrace]]]
@@ -50,7 +50,7 @@ def print_stream(prompt: str | None, chunks: Iterable[TokenChunk], max_tokens: i
     return _is_cut(tokens, reason, max_tokens)
 
 
-def print_texts(prompts: Prompts, results: Results, max_tokens: int) -> bool:
+def print_texts(prompts: PromptList, results: Results, max_tokens: int) -> bool:
     """Print each prompt with its continuations when they are complete; several texts get headings.
 
     Returns:
@@ -79,19 +79,15 @@ def print_context_full(context_length: int, *, can_continue: bool) -> None:
     console.info(f"(the context of {context_length:,} tokens is full{advice})")
 
 
-def print_form_cut(max_tokens: int) -> None:
-    """Print that a text may have ended before its form was complete, to standard error."""
-    console.warn(f"a text was cut at {max_tokens:,} tokens and may not match the form asked for; raise --max-tokens")
+def _print_text(prompts: PromptList, number: int, sample: Sample, n_samples: int) -> None:
+    if len(prompts.texts) > 1 or n_samples > 1:
+        console.output(_heading(prompts, number, sample, n_samples))
+    console.output((prompts.texts[number] or "") + sample.text)
 
 
-def _print_text(prompts: Prompts, number: int, sample: Sample, n_samples: int) -> None:
-    if len(prompts) > 1 or n_samples > 1:
-        console.output(_heading(number, len(prompts), sample, n_samples))
-    console.output((prompts[number] or "") + sample.text)
-
-
-def _heading(number: int, n_prompts: int, sample: Sample, n_samples: int) -> str:
-    which = [f"prompt {number + 1} of {n_prompts}"] * (n_prompts > 1)
+def _heading(prompts: PromptList, number: int, sample: Sample, n_samples: int) -> str:
+    which = [f"prompt {number + 1} of {len(prompts.texts)}"] * (len(prompts.texts) > 1)
+    which += [f"line {prompts.lines[number]}"] if number in prompts.lines else []
     which += [f"sample {sample.index + 1} of {n_samples}"] * (n_samples > 1)
     score = f"score {sample.score:.4f}, " if isinstance(sample, ScoredSample) else ""
     return f"── {', '.join(which)} ({score}{sample.finish_reason}) ──"
@@ -108,33 +104,34 @@ def with_progress(results: Results, n_prompts: int) -> Iterator[list[Sample]]:
             yield samples
 
 
-def print_json(results: Results) -> None:
+def print_json(prompts: PromptList, results: Results) -> None:
     """Print one JSON object per sample, each on one line.
 
-    `prompt` and `sample` are indices from 0, `text` is the continuation without the prompt, `tokens` its ids, then
-    `finish_reason`; samples of beam search also have `score` and `log_probability`.
+    `prompt` and `sample` are indices from 0, `prompt_text` is the prompt, `line` its line in the prompts file (from 1),
+    `text` the continuation without the prompt, `tokens` its ids, then `finish_reason`; samples of beam search also have
+    `score` and `log_probability`.
     """
     for number, samples in enumerate(results):
         for sample in samples:
-            console.output_json(_sample_json(number, sample))
+            console.output_json(_sample_json(prompts, number, sample))
 
 
-def print_json_with_logprobs(results: TracedResults, tokenizer: Tokenizer) -> None:
+def print_json_with_logprobs(prompts: PromptList, results: TracedResults, tokenizer: Tokenizer) -> None:
     """Print the lines of `print_json` with `logprobs`: `raw` and `processed` of each token, and of the `top` tokens."""
     for number, samples in enumerate(results):
         for sample, trace in samples:
             logprobs = [_logprobs_json(step, tokenizer) for step in trace.steps]
-            console.output_json(_sample_json(number, sample) | {"logprobs": logprobs})
+            console.output_json(_sample_json(prompts, number, sample) | {"logprobs": logprobs})
 
 
-def print_json_with_traces(results: TracedResults, tokenizer: Tokenizer) -> None:
+def print_json_with_traces(prompts: PromptList, results: TracedResults, tokenizer: Tokenizer) -> None:
     """Print the lines of `print_json` with `stages` and `steps`: the log-probabilities at every stage."""
     for number, samples in enumerate(results):
         for sample, trace in samples:
-            console.output_json(_sample_json(number, sample) | _trace_json(trace, tokenizer))
+            console.output_json(_sample_json(prompts, number, sample) | _trace_json(trace, tokenizer))
 
 
-def print_traces(prompts: Prompts, results: TracedResults, tokenizer: Tokenizer) -> None:
+def print_traces(prompts: PromptList, results: TracedResults, tokenizer: Tokenizer) -> None:
     """Print each sample and a table per token: the candidates, with their probabilities at each stage."""
     for number, samples in enumerate(results):
         for sample, trace in samples:
@@ -187,8 +184,9 @@ def format_probability(logprob: float) -> str:
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"
 
 
-def _sample_json(number: int, sample: Sample) -> dict[str, Any]:
-    line: dict[str, Any] = {"prompt": number, "sample": sample.index}
+def _sample_json(prompts: PromptList, number: int, sample: Sample) -> dict[str, Any]:
+    line: dict[str, Any] = {"prompt": number, "sample": sample.index, "prompt_text": prompts.texts[number]}
+    line |= {"line": prompts.lines[number]} if number in prompts.lines else {}
     line |= {"text": sample.text, "tokens": sample.tokens, "finish_reason": sample.finish_reason}
     if isinstance(sample, ScoredSample):
         line |= {"score": sample.score, "log_probability": sample.log_probability}

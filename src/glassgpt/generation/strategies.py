@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from glassgpt.data.tokenizers import Tokenizer
@@ -10,11 +10,11 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.engine.generate import iter_samples, stream
 from glassgpt.generation.engine.output import Sample, TokenChunk
-from glassgpt.generation.engine.prompt import encode_prompt
+from glassgpt.generation.engine.prompt import OnFailure, encode_prompts
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import beam_search
-from glassgpt.generation.search.context import prompts_per_batch
+from glassgpt.generation.search.context import SearchContext, prompts_per_batch
 from glassgpt.generation.search.contrastive import contrastive_search
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions, SpeculativeOptions, StrategyOptions
 from glassgpt.model.transformer import LanguageModel
@@ -30,6 +30,7 @@ def generate_samples(
     prompts: Prompts,
     options: GenerationOptions,
     strategy: DecodingStrategy | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Iterator[list[Sample]]:
     """Yield the samples of each prompt, in the order of the prompts, as soon as they are complete.
 
@@ -39,33 +40,58 @@ def generate_samples(
         prompts: texts to continue; None begins a document.
         options: generation options that the strategy supports.
         strategy: None samples token by token.
+        on_failure: called with each prompt that fails, which yields an empty list, while the others continue; None
+            raises the error.
 
     Raises:
-        GenerationError: a prompt, an option or the strategy is invalid; raised before anything is generated.
+        GenerationError: an option or the strategy is invalid, or a prompt without `on_failure`; raised before anything
+            is generated.
     """
     require_strategy(strategy)
     if strategy is None or isinstance(strategy, SpeculativeDecoding):
-        return iter_samples(model, tokenizer, prompts, options, strategy)
+        return iter_samples(model, tokenizer, prompts, options, strategy, on_failure)
     strategy.check()
-    for prompt in prompts:
-        encode_prompt(model, tokenizer, prompt, options)
+    SearchContext(model, tokenizer, options, strategy.name)  # checks the options, which do not depend on the prompt
+    valid = encode_prompts(model, tokenizer, prompts, options, on_failure).keys()
     if isinstance(strategy, BeamOptions):
-        return _search(prompts, strategy.beams, lambda batch: beam_search(model, tokenizer, batch, options, strategy))
-    return _search(
-        prompts,
-        strategy.k,
-        lambda batch: [[sample] for sample in contrastive_search(model, tokenizer, batch, options, strategy)],
-    )
+        width = strategy.beams
+
+        def search(batch: Prompts) -> Sequence[Sequence[Sample]]:
+            return beam_search(model, tokenizer, batch, options, strategy)
+    else:
+        width = strategy.k
+
+        def search(batch: Prompts) -> Sequence[Sequence[Sample]]:
+            return [[sample] for sample in contrastive_search(model, tokenizer, batch, options, strategy)]
+
+    return _search(prompts, valid, prompts_per_batch(width), search, on_failure)
 
 
 def _search(
-    prompts: Prompts, width: int, search: Callable[[Prompts], Sequence[Sequence[Sample]]]
+    prompts: Prompts,
+    valid: Collection[int],
+    batch_size: int,
+    search: Callable[[Prompts], Sequence[Sequence[Sample]]],
+    on_failure: OnFailure | None,
 ) -> Iterator[list[Sample]]:
     """Search for a few prompts at a time, so that the first texts do not wait for all others."""
-    count = prompts_per_batch(width)
-    for start in range(0, len(prompts), count):
-        for samples in search(prompts[start : start + count]):
-            yield list(samples)
+
+    def found(indices: Sequence[int]) -> dict[int, list[Sample]]:
+        try:
+            results = search([prompts[index] for index in indices])
+        except GenerationError as error:
+            if on_failure is None:
+                raise
+            if len(indices) > 1:  # one of them failed: search for each alone
+                return {index: samples for each in indices for index, samples in found([each]).items()}
+            on_failure(indices[0], error)
+            return {}
+        return {index: list(samples) for index, samples in zip(indices, results, strict=True)}
+
+    for start in range(0, len(prompts), batch_size):
+        batch = range(start, min(start + batch_size, len(prompts)))
+        samples = found([index for index in batch if index in valid])
+        yield from (samples.get(index, []) for index in batch)
 
 
 def stream_samples(

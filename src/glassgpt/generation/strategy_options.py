@@ -62,8 +62,8 @@ class BeamOptions(CheckedOptions):
     )
     force: tuple[str, ...] = setting(
         (),
-        help="Words or phrases that the text must contain, as written, with or without a space before (Post & Vilar "
-        "2018).",
+        help='Words or phrases that the text must contain, as written (Post & Vilar 2018). Each begins a word: "storm" '
+        'allows "the storm" and "stormy", not "thestorm".',
         group=BEAM_GROUP,
         is_valid=lambda words: all(word.strip() for word in words),
         must_be="a list of strings that are not blank",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,19 @@ class Tokenizer(ABC):
         _require_unicode(text)
         with library_errors(self.name):
             return self._encode(text)
+
+    def encode_with_special_tokens(self, text: str) -> list[int]:
+        """Return the ids of `text`, in which a special token that is spelled out becomes its id; see `encode`.
+
+        For text whose author may use special tokens, such as a prompt, never for documents.
+        """
+        names = sorted(self.special_tokens, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)  # text, special token, text, …
+        return [
+            token
+            for at, part in enumerate(parts)
+            for token in ([self.special_tokens[part]] if at % 2 else self.encode(part))
+        ]
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Return the ids of each text, equal to `encode`, using the fastest backend and all cores.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GlassGPTError, RequestError
 from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Engine
 from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.generation.engine.output import Sample, TokenChunk
-from glassgpt.generation.engine.prompt import encode_prompt, token_limit
+from glassgpt.generation.engine.prompt import OnFailure, encode_prompts, token_limit
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
@@ -42,25 +43,41 @@ def stream_many(
     prompts: Sequence[str | None],
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Iterator[TokenChunk]:
     """Like `stream`, for several prompts; a chunk's `request` is the prompt's index.
 
+    Args:
+        model: see `stream`, as are `tokenizer`, `options` and `decoder`.
+        tokenizer: the model's.
+        prompts: texts to continue.
+        options: generation options.
+        decoder: builds the decoder.
+        on_failure: called with each prompt that fails, while the others continue; None raises the error.
+
     Raises:
-        GenerationError: a prompt or an option is invalid.
+        GenerationError: an option is invalid, or a prompt without `on_failure`.
     """
     options.check()
-    encoded = [encode_prompt(model, tokenizer, prompt, options) for prompt in prompts]
-    capacity = max((len(prompt) + token_limit(model, len(prompt), options) - 1 for prompt in encoded), default=1)
-    slots = max(1, min(len(prompts) * options.num_samples, DEFAULT_SLOTS))
+    encoded = encode_prompts(model, tokenizer, prompts, options, on_failure)
+    lengths = map(len, encoded.values())
+    capacity = max((length + token_limit(model, length, options) - 1 for length in lengths), default=1)
+    slots = max(1, min(len(encoded) * options.num_samples, DEFAULT_SLOTS))
     engine = Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder or select_decoder)
-    for prompt in encoded:
-        engine.submit(prompt, options)
-    return _run(engine)
+    return _run(engine, {engine.submit(tokens, options): index for index, tokens in encoded.items()}, on_failure)
 
 
-def _run(engine: Engine) -> Iterator[TokenChunk]:
+def _run(engine: Engine, prompt_of: Mapping[int, int], on_failure: OnFailure | None) -> Iterator[TokenChunk]:
+    """Yield all chunks, with the index of the prompt instead of the request's id."""
     while not engine.is_idle:
-        yield from engine.step()
+        try:
+            for chunk in engine.step():
+                chunk.request = prompt_of[chunk.request]
+                yield chunk
+        except RequestError as error:
+            if on_failure is None:
+                raise
+            on_failure(prompt_of[error.request], error)
 
 
 def generate(
@@ -95,14 +112,25 @@ def iter_samples(
     prompts: Sequence[str | None],
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Iterator[list[Sample]]:
-    """Yield all samples of each prompt, in the order of the prompts, as soon as they are complete."""
+    """Yield all samples of each prompt, in the order of the prompts, as soon as they are complete.
+
+    A prompt that fails yields an empty list, after a call of `on_failure`; see `stream_many`.
+    """
     samples = [[Sample(index) for index in range(options.num_samples)] for _ in prompts]
     n_missing = [options.num_samples for _ in prompts]
+
+    def drop(index: int, error: GlassGPTError) -> None:
+        samples[index], n_missing[index] = [], 0
+        if on_failure is not None:
+            on_failure(index, error)
+
     n_yielded = 0
-    for chunk in stream_many(model, tokenizer, prompts, options, decoder):
+    for chunk in stream_many(model, tokenizer, prompts, options, decoder, drop if on_failure else None):
         samples[chunk.request][chunk.index].add(chunk)
         n_missing[chunk.request] -= chunk.finish_reason is not None
         while n_yielded < len(prompts) and n_missing[n_yielded] == 0:
             yield samples[n_yielded]
             n_yielded += 1
+    yield from samples[n_yielded:]  # those that failed last

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Sequence
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, GlassGPTError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
+
+OnFailure = Callable[[int, GlassGPTError], None]
+"""Called with the index of a prompt for which no text can be generated, and the reason."""
 
 
 def encode_prompt(
@@ -21,7 +25,8 @@ def encode_prompt(
     if prompt is None:
         return [tokenizer.end_of_text]
     _require_text(prompt)
-    tokens = tokenizer.encode(prompt)
+    encode = tokenizer.encode_with_special_tokens if options.parse_special_tokens else tokenizer.encode
+    tokens = encode(prompt)
     context = model.config.context_length
     if len(tokens) <= context:
         return tokens
@@ -31,6 +36,36 @@ def encode_prompt(
             "keep only its end with --truncate"
         )
     return tokens[-_truncated_length(context, options) :]
+
+
+def encode_prompts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    on_failure: OnFailure | None = None,
+) -> dict[int, list[int]]:
+    """Return the tokens of each prompt by its index; see `encode_prompt`.
+
+    Args:
+        model: whose context they must fit.
+        tokenizer: the model's.
+        prompts: texts.
+        options: of the generation.
+        on_failure: called with each prompt that cannot be encoded, which is left out; None raises the error.
+
+    Raises:
+        GlassGPTError: without `on_failure`, a prompt cannot be encoded.
+    """
+    encoded: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        try:
+            encoded[index] = encode_prompt(model, tokenizer, prompt, options)
+        except (GenerationError, TokenizerError) as error:
+            if on_failure is None:
+                raise
+            on_failure(index, error)
+    return encoded
 
 
 def _truncated_length(context: int, options: GenerationOptions) -> int:

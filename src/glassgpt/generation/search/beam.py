@@ -106,7 +106,7 @@ def beam_search(
     forced_words = forced_words_state(search.force, tokenizer)
     encoded = context.encode(prompts)
     for prompt in encoded:
-        _require_space(forced_words, context.limit(prompt))
+        _require_space(forced_words.after_prompt(prompt), context.limit(prompt))
     return search_in_batches(
         encoded, search.beams, lambda batch: _Search(context, search, batch, forced_words, recorder).run()
     )
@@ -115,7 +115,7 @@ def beam_search(
 def _require_space(forced_words: ForcedWordsState, limit: int) -> None:
     if forced_words.needed > limit:
         raise GenerationError(
-            f"the forced words need at least {forced_words.needed} tokens, but the text may have {limit}; "
+            f"the forced words need {forced_words.needed} tokens, but the text may have {limit}; "
             "increase max_tokens, or force fewer words"
         )
 
@@ -133,7 +133,7 @@ class _Search:
     ) -> None:
         self._context, self._options, self._prompts, self._recorder = context, search, prompts, recorder
         starts = [
-            Hypothesis((), 0.0, row, forced_words, torch.zeros(len(prompt)) if recorder else None)
+            Hypothesis((), 0.0, row, forced_words.after_prompt(prompt), torch.zeros(len(prompt)) if recorder else None)
             for row, prompt in enumerate(prompts)
         ]
         self._groups = [
@@ -278,9 +278,9 @@ class BeamGroup:
     def _candidate(self, extensions: _Extensions, row: int, token: int) -> BeamCandidate:
         parent = self.running[row]
         tokens, total = (*parent.tokens, token), float(extensions.totals[row, token])
-        hypothesis = Hypothesis(
-            tokens, total, extensions.first_row + row, parent.forced_words.after(token), extensions.attention[row]
-        )
+        # A token that ends the text is not printed.
+        words = parent.forced_words if self._context.is_end(token) else parent.forced_words.after(token)
+        hypothesis = Hypothesis(tokens, total, extensions.first_row + row, words, extensions.attention[row])
         is_complete = len(tokens) == self._limit or self._context.is_complete(tokens)
         return BeamCandidate(hypothesis, float(extensions.rank_scores[row, token]), is_complete)
 

@@ -53,6 +53,10 @@ class SearchContext:
         """Number of different tokens that end a text."""
         return len(self._end_tokens)
 
+    def is_end(self, token: int) -> bool:
+        """Return whether a token ends a text; it is not part of it."""
+        return token in self._end_tokens
+
     def encode(self, prompts: Sequence[str | None]) -> list[Prompt]:
         """Return the tokens of each prompt; see `encode_prompt`."""
         return [tuple(encode_prompt(self.model, self.tokenizer, prompt, self.options)) for prompt in prompts]
@@ -100,7 +104,7 @@ class SearchContext:
 
     def is_complete(self, output: Sequence[int]) -> bool:
         """Return whether a text ends with its last token."""
-        return output[-1] in self._end_tokens or (bool(self.options.stop) and self._has_stop_string(output))
+        return self.is_end(output[-1]) or (bool(self.options.stop) and self._has_stop_string(output))
 
     def _has_stop_string(self, output: Sequence[int]) -> bool:
         text = TextStream(self.tokenizer, self.options.stop, self.options.min_tokens)

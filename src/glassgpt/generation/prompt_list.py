@@ -1,0 +1,29 @@
+"""The prompts of a command: their texts, and where they were given. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PromptList:
+    """Prompts that are generated together.
+
+    Attributes:
+        texts: None begins a document.
+        lines: line of the prompts file, counted from 1, by index in `texts`; those given otherwise are absent.
+        file: name of that file, for messages.
+        unreadable: messages about lines of the file that cannot be read.
+    """
+
+    texts: Sequence[str | None]
+    lines: Mapping[int, int] = field(default_factory=dict[int, int])
+    file: str = ""
+    unreadable: Sequence[str] = ()
+
+    def name(self, index: int) -> str:
+        """Return where a prompt was given, for a message about it."""
+        if index in self.lines:
+            return f"{self.file}, line {self.lines[index]}"
+        return f"prompt {index + 1} of {len(self.texts)}"
