@@ -21,10 +21,12 @@ from typing import Any, cast, get_type_hints
 
 from glassgpt.console import format_amount
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.errors import ConfigError, GlassGPTError
+from glassgpt.errors import ConfigError, DataError, GlassGPTError, UsageError
 from glassgpt.model.config import ModelConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+NO_DATASET = "no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR"
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,56 @@ def to_toml(config: RunConfig, *, comments: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None) -> None:
+    """Check everything about a configuration that needs no torch; `resolve_config` checks the rest.
+
+    Args:
+        config: as loaded.
+        ranks: number of processes that will train together.
+        resumed: the run that is resumed, or None.
+
+    Raises:
+        ConfigError: lists all problems of the settings and of the dataset.
+        DataError: the dataset of the run to resume no longer exists.
+        CheckpointError: the run to start from does not exist.
+    """
+    from glassgpt.data.shards import TokenDataset
+    from glassgpt.training.run_folder import RunFolder
+
+    if resumed is not None and config.data and not Path(config.data).exists():
+        raise DataError(
+            f"{resumed} was trained on {config.data}, which no longer exists; give its new location with --data DIR"
+        )
+    problems = config.problems(ranks)
+    try:
+        _ = TokenDataset.open(Path(config.data)) if config.data else problems.append(NO_DATASET)
+    except GlassGPTError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
+    if config.init_from:
+        RunFolder(Path(config.init_from)).require()
+
+
+def held_out_folder(run: Path, data: Path | None) -> Path:
+    """Return the folder of the dataset to evaluate a run on: `data`, or the one that it was trained on.
+
+    Raises:
+        UsageError: the run names no dataset, or one that no longer exists.
+        ConfigError: the run's configuration cannot be read.
+    """
+    if data is not None:
+        return data
+    folder = load_config(run).data
+    if not folder:
+        raise UsageError(f"{run} was not trained here and names no dataset; give one with --data DIR")
+    if not Path(folder).is_dir():
+        raise UsageError(
+            f"{run} was trained on {folder}, which no longer exists; give its new location with --data DIR"
+        )
+    return Path(folder)
+
+
 def resolve_config(config: RunConfig, out: Path | None, ranks: int = 1) -> RunConfig:
     """Check a configuration against its data and this machine, and fill in what depends on them.
 
@@ -265,7 +317,7 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
     from glassgpt.data.shards import TokenDataset
 
     if not config.data:
-        problems.append("no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR")
+        problems.append(NO_DATASET)
         return config
     try:
         dataset = TokenDataset.open(Path(config.data))

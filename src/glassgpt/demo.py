@@ -10,17 +10,11 @@ import shutil
 from pathlib import Path
 
 from glassgpt import console
-from glassgpt.api import load, train
 from glassgpt.config import load_config
+from glassgpt.data.files import require_creatable
 from glassgpt.data.prepare import PrepareOptions
-from glassgpt.data.shards import TokenDataset
 from glassgpt.data.show import prepare_and_show
 from glassgpt.errors import UsageError
-from glassgpt.evaluation.loss import evaluate_dataset
-from glassgpt.evaluation.show import ConsoleObserver
-from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.show import print_stream
-from glassgpt.generation.strategies import stream_samples
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_unlocked
 
@@ -36,22 +30,48 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         force: replace an earlier demo run.
 
     Raises:
-        UsageError: `out` is not empty and `force` is not given, or `out` is not a run, or is being trained.
+        UsageError: see `check_demo`.
+        DataError: the plays are not installed and cannot be downloaded; an earlier run is kept.
     """
-    run = RunFolder(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not force:
-            raise UsageError(
-                f"{out} already exists; use it with glassgpt generate {shlex.quote(str(out))}, or start over with --force"
-            )
-        if not run.exists():
-            raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
-        require_unlocked(run)
-        shutil.rmtree(out)
+    check_demo(out, force=force)
     data = out.with_name(f"{out.name}-data")
     _heading(f"prepare {SOURCE} --out {data} --tokenizer {TOKENIZER}")
     prepare_and_show(PrepareOptions(sources=(SOURCE,), out=data, tokenizer=TOKENIZER, force=force))
+    if out.exists():
+        shutil.rmtree(out)
     _heading(f"train demo --data {data} --out {out}")
+    _train_and_generate(out, data)
+
+
+def check_demo(out: Path, *, force: bool = False) -> None:
+    """Check the folder of the demo's run.
+
+    Raises:
+        UsageError: it is not empty and `force` is not given, or it is not a run, or is being trained.
+    """
+    run = RunFolder(out)
+    require_creatable(out.parent)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not force:
+        raise UsageError(
+            f"{out} already exists; use it with glassgpt generate {shlex.quote(str(out))}, or start over with --force"
+        )
+    if not run.exists():
+        raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
+    require_unlocked(run)
+
+
+def _train_and_generate(out: Path, data: Path) -> None:
+    from glassgpt.api import load, train  # loads torch, which takes seconds
+    from glassgpt.data.shards import TokenDataset
+    from glassgpt.evaluation.loss import evaluate_dataset
+    from glassgpt.evaluation.show import ConsoleObserver
+    from glassgpt.generation.options import GenerationOptions
+    from glassgpt.generation.show import print_stream
+    from glassgpt.generation.strategies import stream_samples
+
+    run = RunFolder(out)
     train(load_config("demo", {"data": str(data)}), out)
     loaded = load(out)
     for prompt in PROMPTS:

@@ -59,7 +59,9 @@ def require_gpus(requested: str, processes: int) -> None:
         )
     count = torch.cuda.device_count()
     if processes > max(1, count):
-        raise ConfigError([f"--gpus is {processes}, but this machine has {count}; use at most {count}"])
+        raise ConfigError(
+            [f"--gpus is {processes}, but this machine has {count} GPU{'s' if count > 1 else ''}; use at most {count}"]
+        )
 
 
 def _of_local_rank(device: torch.device) -> torch.device:

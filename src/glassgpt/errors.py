@@ -4,6 +4,8 @@ The command line prints such an error in one or two lines and exits with its `ex
 with `--debug`. Any other exception is a bug. A base module: it imports nothing of this package.
 """
 
+from importlib.util import find_spec
+
 
 class GlassGPTError(Exception):
     """An error that the user can fix; its message says how."""
@@ -101,6 +103,16 @@ class MissingExtraError(GlassGPTError):
             f"{purpose} needs the package {package}, which is not installed. "
             f"Install it with: pip install 'glassgpt[{extra}]'"
         )
+
+
+def require_extra(package: str, extra: str, purpose: str) -> None:
+    """Check that an optional dependency is installed, without importing it: before any work is done that needs it.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    if find_spec(package) is None:
+        raise MissingExtraError(package, extra, purpose)
 
 
 class Interrupted(GlassGPTError):  # noqa: N818 - a request, not an error

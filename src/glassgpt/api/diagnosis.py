@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from glassgpt.api.loading import load
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig, load_config, preset_names, resolve_config
 from glassgpt.data.shards import TokenDataset
-from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
 from glassgpt.diagnosis.checks.data import check_tokenizer, dataset_baseline, sample
@@ -25,12 +23,12 @@ from glassgpt.diagnosis.post_mortem import check_replay
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import rate_range_progress
+from glassgpt.diagnosis.targets import require_target
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.config import GPT2_VOCAB_SIZE
-from glassgpt.schema import did_you_mean
 from glassgpt.training.checkpoint import find_checkpoint, read_state
 from glassgpt.training.run_folder import RunFolder
 
@@ -70,36 +68,13 @@ def doctor(
         return diagnosis.diagnose_machine() if data is None else _doctor_data(Path(data))
     if run is not None and not rate_range:
         return _doctor_run(run, Path(data) if data else None, text)
+    if target is not None:
+        require_target(target, preset_names())
     if path is not None and path.is_dir() and run is None:
-        _require_dataset(path)
         return _doctor_data(path)
-    _require_configuration(target)
     config = load_config(target, {**(overrides or {}), **({"data": str(data)} if data else {})})
     out = path if path is not None and path.is_dir() else Path("runs")
     return _doctor_config(config, out, rate_range=rate_range)
-
-
-def _require_dataset(folder: Path) -> None:
-    run = RunFolder(folder)
-    if run.metrics.exists() or run.events.exists():
-        raise UsageError(f"{folder} is a run without its {run.config.name}; restore that file")
-    if not (folder / SUMMARY_FILE).exists():
-        raise UsageError(f"{folder} is neither a run ({run.config.name}) nor a dataset ({SUMMARY_FILE})")
-
-
-def _require_configuration(target: str | Path | None) -> None:
-    names = preset_names()
-    if target is None or str(target) in names or Path(target).suffix == ".toml" or Path(target).is_dir():
-        return
-    if Path(target).is_file():
-        raise UsageError(
-            f"{target} is neither a configuration (.toml) nor the folder of a run or a dataset; to diagnose a text, "
-            f"prepare it first: glassgpt prepare {shlex.quote(str(target))} --out DIR, then glassgpt doctor DIR"
-        )
-    raise UsageError(
-        f"{target} is not a run, a dataset, a .toml file, a code such as GG-NAN-002, "
-        f"or one of the presets {', '.join(names)}{did_you_mean(str(target), names)}"
-    )
 
 
 def _doctor_data(folder: Path) -> Iterator[CheckResult]:

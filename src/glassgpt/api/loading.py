@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassgpt.config import load_config
+from glassgpt.config import held_out_folder, load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.verification import verify_once
 from glassgpt.device import pick_device
-from glassgpt.errors import GenerationError, TokenizerError, UsageError
+from glassgpt.errors import GenerationError, TokenizerError
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.generation.decoding_trace import DecodingTrace, generate_with_traces
 from glassgpt.generation.engine.output import Sample, TokenChunk
@@ -297,15 +297,9 @@ def load_with_dataset(
         TokenizerError: the dataset was prepared with another tokenizer than the model's.
         GlassGPTError: see `load` and `TokenDataset.open`.
     """
+    RunFolder(Path(run)).require()
+    dataset = TokenDataset.open(held_out_folder(Path(run), data))
     loaded = load(run, checkpoint=checkpoint, device=device, batch_size=batch_size)
-    folder = data or load_config(Path(run)).data
-    if not folder:
-        raise UsageError(f"{run} was not trained here and names no dataset; give one with --data DIR")
-    if data is None and not Path(folder).is_dir():
-        raise UsageError(
-            f"{run} was trained on {folder}, which no longer exists; give its new location with --data DIR"
-        )
-    dataset = TokenDataset.open(Path(folder))
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
     verify_once(dataset, ("validation",))
     return loaded, dataset

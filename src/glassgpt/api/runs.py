@@ -26,7 +26,7 @@ def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFol
         DataError: the disk is full or not writable.
     """
     run = RunFolder(out)
-    require_new_run(run)
+    run.require_new()
     with staged_folder(out, force=False, what="run") as (folder, _):
         staged = RunFolder(folder)
         save_checkpoint(staged, model, (), TrainingState(tokenizer_fingerprint=tokenizer.fingerprint))
@@ -73,18 +73,6 @@ def changed_settings(before: RunConfig, after: RunConfig) -> dict[str, list[Any]
         if old != new:
             changed[name] = [old, new]
     return changed
-
-
-def require_new_run(run: RunFolder) -> None:
-    """Check that a folder is free for a new run.
-
-    Raises:
-        UsageError: it holds a run, or anything else.
-    """
-    if run.exists():
-        raise UsageError(f"{run.path} holds a run already; resume it with --resume, or choose another --out")
-    if run.path.exists() and (not run.path.is_dir() or any(path != run.lock for path in run.path.iterdir())):
-        raise UsageError(f"{run.path} exists and is not a run; choose another --out")
 
 
 def write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from glassgpt import console
-from glassgpt.api.runs import changed_settings, require_new_run, trainer_config, write_run_files
-from glassgpt.config import RunConfig, load_config, resolve_config, warmup_warning
+from glassgpt.api.runs import changed_settings, trainer_config, write_run_files
+from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
@@ -30,7 +30,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, ConfigError, DataError, GlassGPTError, TokenizerError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError, require_extra
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
@@ -49,13 +49,14 @@ from glassgpt.training.checkpoint import (
     read_state,
     set_pointer,
 )
+from glassgpt.training.config import TENSORBOARD
 from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
 from glassgpt.training.hardware import versions
 from glassgpt.training.loop import Trainer, TrainingResult
 from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.run_lock import require_unlocked, run_lock
+from glassgpt.training.run_lock import require_startable, run_lock
 from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
 
@@ -84,9 +85,12 @@ def train(
         ConfigError: lists every invalid setting.
         UsageError: there is a run in `out` already, and `resume` is False.
         Interrupted: the user stopped it; it was saved.
+        MissingExtraError: TensorBoard is not installed.
         GlassGPTError: see `Trainer.run`.
     """
     run = RunFolder(Path(out))
+    if tensorboard:
+        require_extra(*TENSORBOARD)
     config = check(config, out, processes=distributed_from_environment().world_size, resume=resume)
     with process_group(pick_device(config.train.device)) as dist, _exclusively(run, dist, resume=resume):
         return _train(config, run, dist, resume=resume, tensorboard=tensorboard, observers=observers)
@@ -104,17 +108,9 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
         DataError: the dataset of a run to resume no longer exists.
     """
     run = RunFolder(Path(out))
-    require_unlocked(run)
-    if not resume:
-        require_new_run(run)
-    existing = next(folder for folder in (run.path.absolute(), *run.path.absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"cannot create {run.path}: {existing} is not a writable folder")
+    require_startable(run, resume=resume)
+    check_config(config, processes, run.path if resume else None)
     require_gpus(config.train.device, processes)
-    if resume and config.data and not Path(config.data).exists():
-        raise DataError(
-            f"{run.path} was trained on {config.data}, which no longer exists; give its new location with --data DIR"
-        )
     resolved = resolve_config(config, run.path, processes)
     if warning := warmup_warning(config, resolved):
         console.warn(warning)
@@ -131,7 +127,7 @@ def _exclusively(run: RunFolder, dist: DistributedContext, *, resume: bool) -> G
                 is_held = stack.enter_context(run_lock(run))
                 run.require_no_links()
                 if not resume:
-                    require_new_run(run)  # it was checked, but not locked then
+                    run.require_new()  # it was checked, but not locked then
                 if not is_held:
                     console.warn(
                         f"the file system of {run.path} has no locks; make sure that nothing else trains into that folder"
@@ -181,10 +177,11 @@ def _train(
         return trainer.run()
     verification.start()
     changed = _report_changes(trainer, config) if checkpoint else {}
+    writers = [TensorBoard(run)] if tensorboard else []
     write_run_files(run, config, dataset.tokenizer)
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings, changed)
-    trainer.observers += [logger, verification, *([TensorBoard(run)] if tensorboard else [])]
+    trainer.observers += [logger, verification, *writers]
     return _run_with_display(trainer, config, observers)
 
 

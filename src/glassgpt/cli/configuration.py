@@ -15,9 +15,12 @@ def model(preset: str, *, overrides: Overrides) -> None:
         Name of a preset, a TOML file or a run. Model settings can be overridden: --model.n-layer 6.
     """
     from glassgpt.config import load_config
-    from glassgpt.model.show import show_model
 
-    show_model(load_config(preset, overrides).model)
+    config = load_config(preset, overrides)
+
+    from glassgpt.model.show import show_model  # loads torch, which takes seconds
+
+    show_model(config.model)
 
 
 def config_list() -> None:

@@ -50,6 +50,7 @@ def doctor(
     language:
         Language of the findings; auto follows the locale of the terminal.
     """
+    from glassgpt.cli.checks import check_diagnosis
     from glassgpt.cli.generation_flags import options_from_flags
     from glassgpt.diagnosis.catalogue import CODE, terminal_language
     from glassgpt.diagnosis.findings import is_fatal
@@ -64,6 +65,8 @@ def doctor(
     generation = options_from_flags({}, settings, dict(options or {})) if text else None
     if report and (target is None or not Path(target).is_dir()):
         raise UsageError(f"--report writes into a run; give the folder of a run instead of {target or 'nothing'}")
+
+    check_diagnosis(target, data, init_from)
 
     from glassgpt import api  # imports torch, which takes seconds; usage errors are reported before that
 

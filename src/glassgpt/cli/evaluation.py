@@ -77,7 +77,23 @@ def evaluate(
     force:
         Overwrite existing files.
     """
-    from glassgpt import api
+    from glassgpt.cli.checks import check_run_and_dataset
+    from glassgpt.data.files import check_output_path
+    from glassgpt.generation.presets import load_generation_preset
+
+    check_run_and_dataset(run, data)
+    if json_file is not None:
+        check_output_path("--json-file", json_file, force=force)
+    if picture is not None:
+        check_output_path("--picture", picture, force=force)
+    if embedding_model is not None and not embedding_model.is_dir():
+        raise UsageError(f"--embedding-model is {embedding_model}, which is not a folder")
+
+    for name in (compare or "").split(","):
+        if name.strip().endswith(".toml"):
+            load_generation_preset(name.strip())
+
+    from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.evaluation.compare import parse_settings_list
     from glassgpt.evaluation.evaluate import EvaluationRequest
     from glassgpt.evaluation.held_out import PromptOptions
@@ -144,18 +160,21 @@ def sweep_decoding(
     data:
         Dataset to take prompts from; defaults to the one the run was trained on.
     """
+    from glassgpt.cli.checks import check_run_and_dataset
+    from glassgpt.data.files import check_output_path
+
+    check_run_and_dataset(run, data)
+    path = out or run / f"decoding-{purpose}.toml"
+    check_output_path("--out", path, (".toml",), force=force)
+
     from glassgpt import api
     from glassgpt.api.evaluation import require_sample_count
-    from glassgpt.data.files import check_output_path
     from glassgpt.evaluation.held_out import PromptOptions
     from glassgpt.evaluation.objectives import objective_for
     from glassgpt.evaluation.show_sweep import show_sweep
 
     objective_for(purpose)
     require_sample_count(samples)
-    path = out or run / f"decoding-{purpose}.toml"
-    if out is not None or run.is_dir():  # a missing run is reported by its own error
-        check_output_path("--out", path, (".toml",), force=force)
     loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, batch_size=prompts)
     console.info(f"checkpoint: {loaded.checkpoint}")
     options = PromptOptions(prompts, prompt_tokens, new_tokens, seed)

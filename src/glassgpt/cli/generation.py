@@ -74,11 +74,19 @@ def generate(
         Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and
         report by how much.
     """
+    from glassgpt.generation.strategy_options import SpeculativeOptions
+    from glassgpt.training.run_folder import RunFolder
+
+    RunFolder(run).require()
+    given_prompts, chosen = _normalized(read_prompts(prompt, prompts), normalize), strategy_from_flags(strategy or {})
+    if isinstance(chosen, SpeculativeOptions) and chosen.draft is not None:
+        RunFolder(chosen.draft).require()
+    given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
+    options_from_flags({}, settings, given)  # before torch is loaded, which takes seconds
+
     from glassgpt import api
     from glassgpt.generation.engine.prompt import random_seed
 
-    given_prompts, chosen = _normalized(read_prompts(prompt, prompts), normalize), strategy_from_flags(strategy or {})
-    given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
     # A search has its own defaults; everything else samples, with a seed that can be reported.
     defaults = dict(chosen.defaults) if chosen and chosen.defaults else {"seed": random_seed()}
     parsed = options_from_flags(defaults, settings, given)
@@ -301,7 +309,11 @@ def bench_generate(
     precision:
         Of the weights.
     """
-    from glassgpt import api
+    from glassgpt.cli.checks import check_run_or_preset
+
+    check_run_or_preset(model)
+
+    from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.generation.show import print_generation_speed
 
     speeds, context = api.bench_generate(

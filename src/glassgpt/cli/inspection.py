@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, LogitsProcessorArguments, PresetOption, Run
-from glassgpt.errors import UsageError
+from glassgpt.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
     from glassgpt.inspection.service import InspectionService
@@ -62,18 +62,29 @@ def inspect(
         With --text: replace an activation by that of another text: NAME=TEXT, or NAME@POSITION=TEXT for some positions
         (comma-separated), such as blocks.0.output@5=the old queen. May be repeated.
     """
-    from glassgpt import api
     from glassgpt.cli.generation_flags import options_from_flags
+    from glassgpt.data.files import check_output_path
+    from glassgpt.training.run_folder import RunFolder
+
+    _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
+    RunFolder(run).require()
+    if compare:
+        RunFolder(compare).require()
+    if save:
+        check_output_path("--save", save, force=True)
+    generation_options = options_from_flags({}, settings, options or {})
+    if not text and not save:
+        for package in ("starlette", "uvicorn"):
+            require_extra(package, "serve", "the page in the browser")
+
+    from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces
     from glassgpt.inspection.service import InspectionService, LoadedRun
     from glassgpt.inspection.static_page import save_page
     from glassgpt.inspection.trace import trace
-    from glassgpt.training.run_folder import RunFolder
 
-    _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
     if prompt == "-":
         prompt = sys.stdin.read()
-    generation_options = options_from_flags({}, settings, options or {})
     loaded = api.load(run, checkpoint=checkpoint, device=device)
     if text:
         traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Run
-from glassgpt.errors import UsageError
+from glassgpt.errors import InterchangeError, UsageError, require_extra
 
 
 def import_(source: str, *, out: Path) -> None:
@@ -21,14 +21,21 @@ def import_(source: str, *, out: Path) -> None:
     out:
         Run folder to create.
     """
-    from glassgpt import api
-    from glassgpt.api.runs import require_new_run
-    from glassgpt.interchange.huggingface import download, import_model
+    from glassgpt.data.files import require_creatable
     from glassgpt.training.run_folder import RunFolder
 
-    require_new_run(RunFolder(out))
+    RunFolder(out).require_new()
+    require_creatable(out)
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise UsageError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2")
+    if not Path(source).is_dir():
+        require_extra("huggingface_hub", "hub", f"downloading {source}")
+    elif not (Path(source) / "config.json").is_file():
+        raise InterchangeError(f"{source} has no config.json; give the folder of a model in Hugging Face format")
+
+    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.interchange.huggingface import download, import_model
+
     folder = Path(source) if Path(source).is_dir() else download(source)
     model, tokenizer = import_model(folder, console.warn)
     run = api.save_as_run(model, tokenizer, out)
@@ -50,12 +57,18 @@ def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:
     folder:
         Destination of config.json, model.safetensors and tokenizer files; must be empty or not exist.
     """
-    from glassgpt import api
+    from glassgpt.data.files import require_creatable
     from glassgpt.data.staging import staged_folder
-    from glassgpt.interchange.huggingface import export_model
+    from glassgpt.training.run_folder import RunFolder
 
+    RunFolder(run).require()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} already exists and is not empty; choose another folder")
+    require_creatable(folder)
+
+    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.interchange.huggingface import export_model
+
     loaded = api.load(run, checkpoint=checkpoint, device="cpu")
     with staged_folder(folder, force=False, what="model") as (staging, _):
         export_model(loaded.model, loaded.tokenizer, staging)

@@ -57,11 +57,11 @@ def train(
     no_recover:
         Stop at the first step that is not finite and report the cause, instead of recovering.
     """
+    from glassgpt.cli.checks import check_training
     from glassgpt.config import load_config
     from glassgpt.training.launch import launch, launched_by_torchrun, restarted_by_torchrun
 
-    if gpus < 1:
-        raise UsageError(f"--gpus is {gpus}; it must be at least 1")
+    _require_processes(gpus)
     _mute_other_ranks()
     resume = resume or restarted_by_torchrun()
 
@@ -80,6 +80,10 @@ def train(
     if resume and preset is None and not exists:
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     config = None if exists else load_config(preset, overrides)
+    processes = int(os.environ["WORLD_SIZE"]) if launched_by_torchrun() else gpus
+    check_training(
+        config or load_config(out, overrides), out, resume=resume, processes=processes, tensorboard=tensorboard
+    )
 
     from glassgpt import api  # loads torch, which takes seconds: after all checks that do not need it
 
@@ -144,21 +148,37 @@ def bench_train(
     json:
         File to write the result to, as JSON.
     """
-    from glassgpt import api
     from glassgpt.config import load_config
+    from glassgpt.data.files import check_output_path
+    from glassgpt.data.shards import TokenDataset
     from glassgpt.training.launch import launch, launched_by_torchrun
-    from glassgpt.training.show import print_training_speed
 
     if steps < 2:
         raise UsageError(f"--steps is {steps}; it must be at least 2")
+    _require_processes(gpus)
     _mute_other_ranks()
     if data is not None:
         overrides = overrides | {"data": str(data)}
     config = load_config(preset, overrides)
+    if config.data:
+        TokenDataset.open(Path(config.data))
+    if json is not None:
+        check_output_path("--json", json, force=True)
+
+    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.device import require_gpus
+    from glassgpt.training.show import print_training_speed
+
     if gpus > 1 and not launched_by_torchrun():
+        require_gpus(config.train.device, gpus)
         launch(gpus, sys.argv[1:])
         return
     print_training_speed(config.train.batch_tokens, api.bench_train(config, steps=steps), json)
+
+
+def _require_processes(gpus: int) -> None:
+    if gpus < 1:
+        raise UsageError(f"--gpus is {gpus}; it must be at least 1")
 
 
 def _mute_other_ranks() -> None:

@@ -6,7 +6,9 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from glassgpt.errors import UnsafeFileError, UsageError
@@ -122,6 +124,32 @@ def check_output_path(option: str, path: Path, suffixes: Sequence[str] = (), *, 
         raise UsageError(f"{option} is {path}, which is a folder; give a file name")
     if path.exists() and not force:
         raise UsageError(f"{path} already exists; overwrite it with --force, or choose another {option}")
+
+
+@contextmanager
+def new_folders(folder: Path) -> Generator[None]:
+    """Create a folder and its parents; at the end remove those of them that are new and still empty."""
+    new = list(takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in new:
+            try:
+                each.rmdir()
+            except OSError:  # not empty: the work succeeded, or somebody else uses it
+                break
+
+
+def require_creatable(folder: Path) -> None:
+    """Check that a folder exists and is writable, or can be created.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"cannot create {folder}: {existing} is not a writable folder")
 
 
 def sync_folder(folder: Path) -> None:

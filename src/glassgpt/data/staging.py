@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from glassgpt.data.files import is_disk_full, sync_folder
+from glassgpt.data.files import is_disk_full, new_folders, sync_folder
 from glassgpt.data.renames import exchange, rename_new
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.errors import DataError, Interrupted, UsageError
@@ -65,7 +65,7 @@ def staged_folder(
             if on_leftover:
                 on_leftover(leftover)
         _check_existing(out, force, what)
-        with _stop_signals(), _temporary_folders(target) as (staging, scratch):
+        with new_folders(target.parent), _stop_signals(), _temporary_folders(target) as (staging, scratch):
             yield staging, scratch
             _publish(staging, target, force, what)
             published = True
@@ -90,7 +90,6 @@ def _check_existing(out: Path, force: bool, what: str) -> None:
 @contextmanager
 def _temporary_folders(out: Path) -> Generator[tuple[Path, Path], None, None]:
     # Next to `out`, on the same file system, so that the rename is atomic.
-    out.parent.mkdir(parents=True, exist_ok=True)
     folder, lock = _locked_folder(out)
     try:
         staging, scratch = folder / "data", folder / "scratch"

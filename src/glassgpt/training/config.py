@@ -13,6 +13,8 @@ def divisors(n: int) -> list[int]:
     return small + [n // k for k in reversed(small) if k * k != n]
 
 
+TENSORBOARD = ("tensorboard", "tensorboard", "writing TensorBoard events")
+"""The arguments of `require_extra` for `train --tensorboard`."""
 LARGEST_BATCH_TOKENS = 1 << 36
 """Thousands of times the largest batches in use."""
 

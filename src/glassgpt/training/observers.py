@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 
 from glassgpt.data.files import regular_only, write_atomically
 from glassgpt.errors import CheckpointError, MissingExtraError
+from glassgpt.training.config import TENSORBOARD
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.run_folder import RunFolder, read_jsonl, read_lines
 
@@ -193,7 +194,7 @@ class TensorBoard(Observer):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtraError("tensorboard", "tensorboard", "writing TensorBoard events") from error
+            raise MissingExtraError(*TENSORBOARD) from error
         self._writer = SummaryWriter(str(run.tensorboard))
 
     def on_step(self, metrics: StepMetrics) -> None:

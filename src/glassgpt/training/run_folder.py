@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.data.files import read_regular, require_own_folder, require_regular
-from glassgpt.errors import CheckpointError
+from glassgpt.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,17 @@ class RunFolder:
             raise CheckpointError(f"{self.path} is not a run: it lacks {self.config.name}")
         self.require_no_links()
         return self
+
+    def require_new(self) -> None:
+        """Check that the folder is free for a new run.
+
+        Raises:
+            UsageError: it holds a run, or anything else.
+        """
+        if self.exists():
+            raise UsageError(f"{self.path} holds a run already; resume it with --resume, or choose another --out")
+        if self.path.exists() and (not self.path.is_dir() or any(path != self.lock for path in self.path.iterdir())):
+            raise UsageError(f"{self.path} exists and is not a run; choose another --out")
 
     def require_no_links(self) -> None:
         """Check that no link in this folder leads out of it: a run may be untrusted.

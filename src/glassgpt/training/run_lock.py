@@ -10,9 +10,9 @@ import os
 import platform
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-from glassgpt.data.files import regular_only
+from glassgpt.data.files import new_folders, regular_only, require_creatable
 from glassgpt.errors import UsageError
 from glassgpt.training.run_folder import RunFolder
 
@@ -27,7 +27,7 @@ ATTEMPTS, PAUSE_SECONDS = 5, 0.05
 
 @contextmanager
 def run_lock(run: RunFolder) -> Generator[bool]:
-    """Hold the lock of a run folder, creating the folder if missing and removing it if it stays empty.
+    """Hold the lock of a run folder, creating the folder if missing and removing it again if it stays empty.
 
     Yields:
         False if the file system or the operating system has no locks, so that nothing is held.
@@ -36,24 +36,31 @@ def run_lock(run: RunFolder) -> Generator[bool]:
         UsageError: another process trains into the folder.
         OSError: the folder cannot be written to.
     """
-    existed = run.path.is_dir()
-    run.path.mkdir(parents=True, exist_ok=True)
-    file, is_held = _acquire(run)
-    try:
-        os.truncate(file, 0)
-        os.write(file, f"{os.getpid()} {platform.node()}\n".encode())
-        yield is_held
-    finally:
-        if is_held:
-            run.lock.unlink(
-                missing_ok=True
-            )  # before it is released: a waiting process then notices that it was deleted
-        os.close(file)
-        if not is_held:
-            run.lock.unlink(missing_ok=True)
-        if not existed:
-            with suppress(OSError):  # not empty: the run has begun
-                run.path.rmdir()
+    with new_folders(run.path):
+        file, is_held = _acquire(run)
+        try:
+            os.truncate(file, 0)
+            os.write(file, f"{os.getpid()} {platform.node()}\n".encode())
+            yield is_held
+        finally:
+            if is_held:
+                # Before it is released, so that a waiting process notices that it was deleted.
+                run.lock.unlink(missing_ok=True)
+            os.close(file)
+            if not is_held:
+                run.lock.unlink(missing_ok=True)
+
+
+def require_startable(run: RunFolder, *, resume: bool) -> None:
+    """Check that a run can be trained in a folder, before anything else is done.
+
+    Raises:
+        UsageError: another process trains into it, it is not writable, or it holds a run and `resume` is False.
+    """
+    require_unlocked(run)
+    if not resume:
+        run.require_new()
+    require_creatable(run.path)
 
 
 def require_unlocked(run: RunFolder) -> None:

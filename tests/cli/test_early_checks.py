@@ -1,0 +1,184 @@
+"""Mistakes are found before torch is imported, and nothing is created if there is one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glassgpt.cli.commands import COMMANDS, PLAYS, app
+from glassgpt.data import shakespeare
+from glassgpt.data.files import new_folders
+from glassgpt.errors import DataError, MissingExtraError
+from glassgpt.training.run_folder import RunFolder
+
+MISTAKES = [
+    ("demo --out data/dataset.json", "data/dataset.json"),
+    ("demo --out data", "already exists"),
+    ("demo --out data --force", "is not a run"),
+    ("prepare none.txt --out new/d", "none.txt"),
+    ("prepare text.txt --out new/d --tokenizer none.json", "none.json"),
+    ("prepare text.txt --out data", "--force"),
+    ("tokenize x --tokenizer none", "none"),
+    ("train none --data data --out new/r", "unknown preset none"),
+    ("train none.toml --data data --out new/r", "none.toml does not exist"),
+    ("train nano --data none --out new/r", "none does not exist"),
+    ("train nano --data text.txt --out new/r", "text.txt"),
+    ("train nano --out new/r", "no dataset is given"),
+    ("train nano --data data --out run", "holds a run already"),
+    ("train nano --data data --out text.txt/r", "not a writable folder"),
+    ("train nano --data data --out new/r --init-from none", "none does not exist"),
+    ("train nano --data data --out new/r --gpus 0", "at least 1"),
+    ("train nano --data data --out new/r --gpus 3", "3 processes"),
+    ("train nano --data data --out new/r --tensorboard", "glassgpt[tensorboard]"),
+    ("train nano --data data --out new/r --train.max-steps 0", "at least 1"),
+    ("train --resume --out none", "nothing to resume"),
+    ("train --resume --out run", "moved, which no longer exists; give its new location with --data"),
+    ("generate none --prompt x", "none does not exist"),
+    ("generate run --prompts none.txt", "none.txt"),
+    ("generate run --prompt x --settings none.toml", "none.toml"),
+    ("generate run --prompt x --draft none", "none does not exist"),
+    ("generate run --prompt x --json-schema none.json", "none.json"),
+    ("evaluate none", "none does not exist"),
+    ("evaluate run --data none", "none does not exist"),
+    ("evaluate run", "moved, which no longer exists"),
+    ("evaluate run --data data --json-file none/x.json", "the folder none does not exist"),
+    ("evaluate run --data data --compare greedy --picture none/x.png", "the folder none does not exist"),
+    ("evaluate run --data data --compare greedy,none.toml", "none.toml"),
+    ("evaluate run --data data --generate --embedding-model none", "--embedding-model is none"),
+    ("sweep-decoding none --for code", "none does not exist"),
+    ("sweep-decoding run --for code --data none", "none does not exist"),
+    ("sweep-decoding run --for code --data data --out none/x.toml", "the folder none does not exist"),
+    ("inspect none", "none does not exist"),
+    ("inspect run --compare none", "none does not exist"),
+    ("inspect run --save none/page.html", "the folder none does not exist"),
+    ("inspect run --settings none.toml", "none.toml"),
+    ("inspect run", "glassgpt[serve]"),
+    ("doctor none", "none is not a run"),
+    ("doctor none.toml", "none.toml does not exist"),
+    ("doctor nano --data none", "none does not exist"),
+    ("doctor nano --data data --init-from none", "none does not exist"),
+    ("export none new/hf", "none does not exist"),
+    ("export run data", "not empty"),
+    ("export run text.txt/hf", "not a writable folder"),
+    ("import none/none/none --out new/r", "neither a folder nor a hub id"),
+    ("import data --out new/r", "no config.json"),
+    ("import data --out run", "holds a run already"),
+    ("import someone/model --out new/r", "glassgpt[hub]"),
+    ("model none", "unknown preset none"),
+    ("config list none", "none"),
+    ("config show none.toml", "none.toml does not exist"),
+    ("bench train none", "unknown preset none"),
+    ("bench train nano --data none", "none does not exist"),
+    ("bench train nano --json none/x.json", "the folder none does not exist"),
+    ("bench train nano --gpus 0", "at least 1"),
+    ("bench generate none", "unknown preset none"),
+    ("bench generate data", "is not a run"),
+]
+
+SCRIPT = """
+import contextlib, io, sys
+from pathlib import Path
+from glassgpt.cli import main
+from glassgpt.config import RunConfig, load_config, to_toml
+from glassgpt.data import PrepareOptions, prepare
+
+Path("text.txt").write_text("It was a dark and stormy night. " * 200)
+prepare(PrepareOptions(sources=("text.txt",), out=Path("data"), tokenizer="bytes", workers=1))
+Path("run").mkdir()
+Path("run/config.toml").write_text(to_toml(load_config("nano", {"data": str(Path("moved").absolute())})))
+for package in ("tensorboard", "starlette", "huggingface_hub"):
+    sys.modules[package] = None  # as if it were not installed
+before = sorted(Path(".").rglob("*"))
+for line in sys.stdin.read().splitlines():
+    arguments, _, expected = line.partition("\\t")
+    errors = io.StringIO()
+    code = 0
+    with contextlib.redirect_stderr(errors):
+        try:
+            main(arguments.split())
+        except SystemExit as stop:
+            code = stop.code
+    message = " ".join(errors.getvalue().split())
+    if code not in (1, 2) or expected not in message or "Traceback" in message:
+        print(f"{arguments}: exit code {code}, {message}")
+    if "torch" in sys.modules:
+        print(f"{arguments}: imported torch")
+        del sys.modules["torch"]
+    if new := sorted(set(Path(".").rglob("*")) - set(before)):
+        print(f"{arguments}: created {new}")
+        before += new
+"""
+
+
+def test_mistakes_are_reported_before_torch_is_imported_and_create_nothing(tmp_path):
+    lines = "\n".join(f"{arguments}\t{expected}" for arguments, expected in MISTAKES)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=lines, capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+def test_every_command_has_a_mistake_in_the_table():
+    tested = {tuple(word for word in arguments.split()[:2]) for arguments, _ in MISTAKES}
+    for parent, name, _ in COMMANDS:
+        words = (name,) if parent is app else (parent.name[0], name)
+        assert any(each[: len(words)] == words for each in tested), words
+
+
+def test_new_folders_go_away_if_nothing_is_put_into_them(tmp_path):
+    with new_folders(tmp_path / "a" / "b" / "c"):
+        assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with new_folders(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_missing_extra_is_reported_by_the_api_before_the_run_is_created(grammar_data, tmp_path, monkeypatch):
+    from glassgpt.api import train
+    from glassgpt.config import load_config
+
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"glassgpt\[tensorboard\]"):
+        train(load_config("nano", {"data": str(grammar_data)}), tmp_path / "new" / "run", tensorboard=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_that_cannot_start_leaves_no_folder(grammar_data, tmp_path, monkeypatch):
+    """Also for reasons that only show after the folder was created to lock it."""
+    from glassgpt import api
+    from glassgpt.config import load_config
+
+    def fails(*arguments, **options):
+        raise DataError("no")
+
+    monkeypatch.setattr(api.training, "_train", fails)
+    with pytest.raises(DataError):
+        api.train(load_config("nano", {"data": str(grammar_data)}), tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_without_the_plays_names_the_command_that_installs_them(run_main, tmp_path, monkeypatch):
+    def unreachable(*arguments):
+        raise DataError("cannot download") from OSError("no network")
+
+    monkeypatch.setattr("glassgpt.data.sources.package_folder", lambda package: None)
+    monkeypatch.setattr("glassgpt.data.sources.download", unreachable)
+    earlier = RunFolder(tmp_path / "run")
+    earlier.path.mkdir()
+    earlier.config.touch()
+    code, _, err = run_main("demo", "--out", earlier.path, "--force")
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("error:")]
+    assert line.endswith(f"install them with: {shakespeare.INSTALL}")
+    assert earlier.exists()  # --force deletes it only when there is something to train on
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert PLAYS == shakespeare.INSTALL
+    assert PLAYS in " ".join(run_main("--help")[1].split())
+
+
+def test_pinned_plays_are_those_of_the_requirements():
+    requirements = (Path(__file__).parents[2] / "requirements-data.txt").read_text()
+    assert shakespeare.INSTALL.split()[-1] in requirements
