@@ -356,14 +356,17 @@ def _hardware_problems(config: RunConfig) -> list[str]:
 
 def _disk_problems(config: RunConfig, out: Path) -> list[str]:
     from glassgpt.model.accounting import checkpoint_bytes
+    from glassgpt.training.weight_snapshots import total_snapshot_bytes
 
     size = checkpoint_bytes(config.model, averaged=config.train.ema_decay > 0)
-    needed = size * config.checkpoint.max_kept
+    snapshots = total_snapshot_bytes(config.model, config.train) if config.train.snapshots == "on" else 0
+    needed = size * config.checkpoint.max_kept + snapshots
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     if needed <= free:
         return []
+    others = ", and snapshots" if snapshots else ""
     return [
         f"the checkpoints need {format_amount(needed, 'B')} ({config.checkpoint.max_kept} of "
-        f"{format_amount(size, 'B')} each), but {existing} has {format_amount(free, 'B')} free; lower checkpoint.keep_last or choose another --out"
+        f"{format_amount(size, 'B')} each{others}), but {existing} has {format_amount(free, 'B')} free; lower checkpoint.keep_last or choose another --out"
     ]

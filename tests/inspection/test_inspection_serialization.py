@@ -95,7 +95,7 @@ def test_missing_or_damaged_checkpoints_are_errors(nano_run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(nano_run, copy)
     step = trace_checkpoints(copy, "a").steps[0]
-    weights = copy / "checkpoints" / f"step-{step:06d}" / "model.safetensors"
+    weights = copy / "snapshots" / f"step-{step:06d}" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(CheckpointError, match="damaged"):
         _ = trace_checkpoints(copy, "a")[step]
@@ -105,5 +105,6 @@ def test_missing_or_damaged_checkpoints_are_errors(nano_run, tmp_path):
     with pytest.raises(TokenizerError, match="is not the tokenizer"):
         _ = trace_checkpoints(copy, "a")[trace_checkpoints(copy, "a").steps[-1]]
     shutil.rmtree(copy / "checkpoints")
+    shutil.rmtree(copy / "snapshots")
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
         trace_checkpoints(copy, "a")

@@ -95,7 +95,13 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     page.locator("#block summary").first.click()
     page.locator("#block pre", has_text="def attention_weights").wait_for()
     size = sum(math.prod(each["shape"]) for each in static_page._arrays(found)[0].values())
-    monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", size * (1 + len(traces.steps)) - 1)
+    monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", size * 3)
+    save_page(found, tmp_path / "two.html", traces)
+    page.goto((tmp_path / "two.html").as_uri())
+    assert panel(page, "history").locator("#step").get_attribute("max") == "2"
+    left_out = ", ".join(f"checkpoint {step}" for step in traces.steps[1:-1])
+    assert page.locator("#offline").inner_text().endswith(f"of size: {left_out}.")
+    monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", size * 2 - 1)
     save_page(found, tmp_path / "one.html", traces)
     page.goto((tmp_path / "one.html").as_uri())
     assert "contains no checkpoints" in panel(page, "history").inner_text()
@@ -106,7 +112,7 @@ def test_static_page_reports_a_damaged_checkpoint(open_page, tmp_path, nano_run)
     shutil.copytree(nano_run, tmp_path / "run", symlinks=True)
     loaded, run = glassgpt.load(nano_run, device="cpu"), tmp_path / "run"
     traces = trace_checkpoints(run, "the king")
-    weights = next((run / "checkpoints").glob(f"*{traces.steps[0]}/model.safetensors"))
+    weights = run / "snapshots" / f"step-{traces.steps[0]:06d}" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     save_page(trace(loaded.model, loaded.tokenizer, "the king"), tmp_path / "page.html", traces)
     page = open_page(locale="en-US", offline=True)

@@ -211,7 +211,7 @@ def load(
 
     Args:
         run: the run's folder.
-        checkpoint: `best` (the latest, if none was validated), `latest`, or `step-NNNNNN`.
+        checkpoint: `best` (the latest, if none was validated), `latest`, or `step-NNNNNN`, a checkpoint or snapshot.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of the weights during generation: `auto`, `float32`, `bfloat16` or `int8`.
         batch_size: number of sequences at once for which generation is optimized.
@@ -232,11 +232,12 @@ def load(
 
 def _described(run: RunFolder, checkpoint: Path) -> str:
     """Return which checkpoint of a run this is, such as `step-000250, the best; the newest is step-000446`."""
-    newest = list_checkpoints(run)[-1]
+    newest = next(reversed(list_checkpoints(run)), None)
     best = resolve_pointer(run, "best")
     roles = [name for name, path in (("best", best), ("newest", newest)) if path == checkpoint]
-    described = f"{checkpoint.name}, the {' and '.join(roles)}" if roles else checkpoint.name
-    return described if "newest" in roles else f"{described}; the newest is {newest.name}"
+    role = f", the {' and '.join(roles)}" if roles else ", a snapshot" if checkpoint.parent == run.snapshots else ""
+    described = checkpoint.name + role
+    return described if newest in (checkpoint, None) else f"{described}; the newest is {newest.name}"
 
 
 def load_for_generation(

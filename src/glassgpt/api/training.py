@@ -59,6 +59,7 @@ from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_startable, run_lock
 from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
+from glassgpt.training.weight_snapshots import WeightSnapshots
 
 LEARNING_RATE_LEAP = 1.5
 """A learning rate that is this many times higher after a resume is reported."""
@@ -174,6 +175,7 @@ def _train(
     dist.barrier()  # all ranks have read the folder; from here on the first one writes to it
     if verification is None:
         trainer.observers += observers
+        WeightSnapshots(trainer).attach()
         return trainer.run()
     verification.start()
     changed = _report_changes(trainer, config) if checkpoint else {}
@@ -190,6 +192,7 @@ def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Obse
     print_training_setup(trainer)
     with progress_display(config.train.max_steps, trainer.state.step) as progress:
         trainer.observers += [progress, *observers]
+        WeightSnapshots(trainer).attach()
         try:
             result = trainer.run()
         except GlassGPTError:

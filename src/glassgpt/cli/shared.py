@@ -27,7 +27,7 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Integer = Annotated[int, Parameter(converter=parse_integers)]
 """An integer; numbers with a fraction are rejected, not rounded."""
 Run = Annotated[Path, Parameter(help="Folder of a run, created by glassgpt train or import.")]
-Checkpoint = Annotated[str, Parameter(help="Checkpoint to load: best, latest or step-NNNNNN.")]
+Checkpoint = Annotated[str, Parameter(help="Checkpoint or snapshot to load: best, latest or step-NNNNNN.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Device to run on.")]
 PresetOption = Annotated[
     str | None,

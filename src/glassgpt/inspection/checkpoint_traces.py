@@ -16,7 +16,7 @@ from glassgpt.training.checkpoint import (
     checkpoint_name,
     checkpoint_step,
     find_checkpoint,
-    list_checkpoints,
+    list_models,
     load_model,
     read_state,
 )
@@ -36,7 +36,7 @@ class CheckpointTraces:
         tokenizer: the run's.
         text: that is traced, or None for the beginning of a document.
         options: see `Trace`.
-        steps: training steps that have a checkpoint, in order; a damaged one is reported when it is requested.
+        steps: training steps that have a checkpoint or snapshot, in order; a damaged one is reported when it is requested.
     """
 
     def __init__(self, run: RunFolder, tokenizer: Tokenizer, text: str | None, options: GenerationOptions) -> None:
@@ -78,12 +78,12 @@ def load_checkpoint_model(run: RunFolder, tokenizer: Tokenizer, step: int) -> La
 
 
 def checkpoint_steps(run: RunFolder) -> list[int]:
-    """Return the training steps for which a run has checkpoints, in order."""
-    return [checkpoint_step(path) for path in list_checkpoints(run)]
+    """Return the training steps for which a run has a checkpoint or snapshot, in order."""
+    return [checkpoint_step(path) for path in list_models(run)]
 
 
 def trace_checkpoints(run: str | Path, text: str | None, options: GenerationOptions | None = None) -> CheckpointTraces:
-    """Return the traces of a text through all checkpoints of a run.
+    """Return the traces of a text through all checkpoints and snapshots of a run.
 
     Args:
         run: the run's folder.

@@ -61,7 +61,7 @@ def save_page(found: Trace, file: Path, checkpoints: CheckpointTraces | None = N
     Args:
         found: the trace.
         file: to write.
-        checkpoints: the same text through the run's checkpoints, which are included if all of them fit.
+        checkpoints: the same text through the run's checkpoints and snapshots, of which as many are included as fit.
 
     Raises:
         InspectionError: the attention weights alone are too large, or the file cannot be written.
@@ -96,14 +96,16 @@ def _view(key: str, found: Trace, arrays: dict[str, Any]) -> dict[str, Any]:
 def _earlier(
     checkpoints: CheckpointTraces | None, arrays: Mapping[str, Any], left_out: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the overviews of the checkpoints by step, or the note that they were left out if not all of them fit."""
+    """Return the overviews of as many checkpoints as fit, by step, and notes of those that were left out."""
     if checkpoints is None or not checkpoints.steps:
         return {}, []
     size = sum(math.prod(each["shape"]) for each in arrays.values())
-    if left_out or size * (1 + len(checkpoints.steps)) > MAX_SAVED_VALUES:
+    n_fitting = 0 if left_out else MAX_SAVED_VALUES // size - 1
+    if n_fitting < 1:
         return {}, ["checkpoints"]
-    earlier, missing = dict[str, Any](), list[str]()
-    for step in checkpoints.steps:
+    chosen = _spread(checkpoints.steps, n_fitting)
+    earlier, missing = dict[str, Any](), [f"checkpoint {step}" for step in checkpoints.steps if step not in chosen]
+    for step in chosen:
         try:
             found = checkpoints[step]
         except CheckpointError as error:  # the page says which, and why
@@ -111,6 +113,14 @@ def _earlier(
         else:
             earlier[str(step)] = _view(str(step), found, _arrays(found)[0])
     return earlier, missing
+
+
+def _spread(steps: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` of the steps at equal distances in the list, the last one included."""
+    if count == 1:
+        return [*steps[-1:]]
+    last = len(steps) - 1
+    return [*steps] if count > last else [steps[round(i * last / (count - 1))] for i in range(count)]
 
 
 def _units_fit(found: Trace) -> bool:

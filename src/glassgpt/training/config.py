@@ -46,6 +46,8 @@ class TrainConfig:
         eval_every_steps: steps between validations; 0 validates only at the end.
         eval_tokens: validation tokens used while training, from the start of the set; 0 uses all.
         early_stop_evaluations: validations without a new best after which training stops; 0 never stops early.
+        snapshots: whether the weights alone are also saved at steps 0, 1, 2, 4, 8 and so on, to show how the model learned;
+            they are never deleted. auto does so where all of them together take at most 200 MB.
     """
 
     max_steps: int = 1000
@@ -64,6 +66,7 @@ class TrainConfig:
     eval_every_steps: int = 250
     eval_tokens: int = 0
     early_stop_evaluations: int = 0
+    snapshots: Literal["auto", "on", "off"] = "auto"
 
     def problems(self) -> list[str]:
         """Return one line for each invalid setting."""
@@ -233,7 +236,7 @@ class CheckpointConfig:
 
     Attributes:
         every_steps: steps between checkpoints; 0 saves only at the end and when interrupted.
-        keep_last: number of newest checkpoints to keep.
+        keep_last: number of newest checkpoints to keep; the best one and snapshots (train.snapshots) are kept besides.
         keep_best: whether the checkpoint with the lowest validation loss is saved and kept as well.
     """
 

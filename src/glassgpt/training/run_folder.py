@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        """One folder per snapshot of the weights; see `training.weight_snapshots`."""
+        return self.path / "snapshots"
+
+    @property
     def lock(self) -> Path:
         """The lock file; it holds the pid and host of the process that trains into this folder."""
         return self.path / "train.lock"
@@ -119,7 +124,7 @@ class RunFolder:
             self.config, self.tokenizer, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
             self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
         )  # fmt: skip
-        for folder in (self.checkpoints, self.tensorboard):
+        for folder in (self.checkpoints, self.snapshots, self.tensorboard):
             require_own_folder(folder)
         for file in files:
             require_regular(file)

@@ -69,6 +69,8 @@ class ProgressDisplay(Observer):
             console.info(f"micro-batch of {details['rows']} of {details['of']} sequences, measured to fit into memory")
         if event == "not deleted":
             console.warn(f"cannot delete an old checkpoint: {details['path']}: {details['error']}")
+        if event in ("snapshot not saved", "snapshot not deleted"):
+            console.warn(f"{details['error']}; training continues without it")
 
     def on_rollback(self, step: int) -> None:
         """Pause the bar until training has caught up."""

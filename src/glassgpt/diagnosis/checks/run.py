@@ -31,6 +31,7 @@ from glassgpt.training.checkpoint import (
     checkpoint_step,
     find_damage,
     list_checkpoints,
+    list_snapshots,
 )
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.run_folder import RunFolder
@@ -194,6 +195,11 @@ def check_checkpoints(log: RunLog, config: TrainerConfig, whole: list[int], dama
     findings = [
         Finding("GG-CKP-001", "warning", {"checkpoint": checkpoint_name(step), "problem": problem, "whole": newest})
         for step, problem in damaged.items()
+    ]
+    findings += [
+        Finding("GG-CKP-001", "warning", {"checkpoint": f"snapshots/{path.name}", "problem": problem, "whole": newest})
+        for path in list_snapshots(log.run)
+        if (problem := find_damage(path)) is not None
     ]
     is_running = log.status(config.train.max_steps) == "running"
     if not whole and (damaged or not is_running):

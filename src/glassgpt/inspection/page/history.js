@@ -28,15 +28,15 @@ function followed(view, steps) {
   const key = JSON.stringify([state.text, state.written]);
   const follow = async () => {
     Object.assign(learned, { key, rows: [] });
-    try {
-      for (const step of steps) {
+    for (const step of steps) {
+      try {
         const rows = [...learned.rows, await figuresAt(step, state)];
         if (learned.key !== key) return; // another text has been requested meanwhile
         learned.rows = rows;
         await redraw("history");
+      } catch (error) {
+        say(error); // a damaged checkpoint; the others are still worth seeing
       }
-    } catch (error) {
-      say(error);
     }
   };
   const start = button(words.follow, follow, { id: "follow" });

@@ -10,6 +10,8 @@ A checkpoint is a folder `step-NNNNNN` with
 
 It is written to a staging folder on the same file system, flushed to disk and renamed; only then does `latest` name
 it. Whenever the power fails, the previous checkpoint is intact.
+
+A snapshot is a checkpoint of weights alone in a separate folder; see `training.weight_snapshots`.
 """
 
 from glassgpt.training.checkpoint.layout import (
@@ -24,12 +26,22 @@ from glassgpt.training.checkpoint.layout import (
     has_optimizer,
     is_damaged_pointer,
     list_checkpoints,
+    list_models,
+    list_snapshots,
     resolve_pointer,
     set_pointer,
 )
 from glassgpt.training.checkpoint.load import load_average, load_model, load_optimizers, load_weights
 from glassgpt.training.checkpoint.state import TrainingState, read_model_config, read_state
-from glassgpt.training.checkpoint.store import clean_staging, prune, save_checkpoint, set_aside_checkpoints_after
+from glassgpt.training.checkpoint.store import (
+    clean_staging,
+    delete_snapshots_after,
+    prune,
+    save_checkpoint,
+    save_snapshot,
+    set_aside_checkpoints_after,
+    usable_weights,
+)
 from glassgpt.training.checkpoint.verify import (
     VerifiedCheckpoint,
     best_by_state,
@@ -52,11 +64,14 @@ __all__ = [
     "checkpoint_name",
     "checkpoint_step",
     "clean_staging",
+    "delete_snapshots_after",
     "find_checkpoint",
     "find_damage",
     "has_optimizer",
     "is_damaged_pointer",
     "list_checkpoints",
+    "list_models",
+    "list_snapshots",
     "load_average",
     "load_model",
     "load_optimizers",
@@ -67,7 +82,9 @@ __all__ = [
     "read_state",
     "resolve_pointer",
     "save_checkpoint",
+    "save_snapshot",
     "set_aside_checkpoints_after",
     "set_pointer",
+    "usable_weights",
     "write_manifest",
 ]

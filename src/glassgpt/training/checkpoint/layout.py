@@ -30,11 +30,24 @@ def checkpoint_step(path: Path) -> int:
 
 def list_checkpoints(run: RunFolder) -> list[Path]:
     """Return all checkpoint folders of a run, oldest first, verified or not."""
-    if not run.checkpoints.is_dir():
+    return _step_folders(run.checkpoints)
+
+
+def list_snapshots(run: RunFolder) -> list[Path]:
+    """Return all snapshots of a run, oldest first, verified or not; see `training.weight_snapshots`."""
+    return _step_folders(run.snapshots)
+
+
+def list_models(run: RunFolder) -> list[Path]:
+    """Return a checkpoint or snapshot for each step that has one, oldest first; the checkpoint where there are both."""
+    by_step = {checkpoint_step(path): path for path in (*list_snapshots(run), *list_checkpoints(run))}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
         return []
-    found = [
-        p for p in run.checkpoints.iterdir() if p.is_dir() and not p.is_symlink() and re.fullmatch(r"step-\d+", p.name)
-    ]
+    found = [p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and re.fullmatch(r"step-\d+", p.name)]
     return sorted(found, key=checkpoint_step)
 
 

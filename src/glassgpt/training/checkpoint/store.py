@@ -29,6 +29,7 @@ from glassgpt.training.checkpoint.layout import (
     checkpoint_step,
     is_damaged_pointer,
     list_checkpoints,
+    list_snapshots,
     resolve_pointer,
     set_pointer,
 )
@@ -67,7 +68,7 @@ def save_checkpoint(
     if not is_writer:
         return target
     try:
-        with _staging_folder(run, target) as staging:
+        with _staging_folder(target) as staging:
             save_file(weights, staging / WEIGHTS)
             if average is not None:
                 save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
@@ -76,27 +77,89 @@ def save_checkpoint(
             (staging / STATE).write_text(replace(state, model=asdict(model.config)).to_json())
             write_manifest(staging)
         set_pointer(run, "latest", target)
-    except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports a full disk in its own way
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
-        raise CheckpointError(f"could not save {target}: {reason}; earlier checkpoints are untouched") from error
+    except WRITE_ERRORS as error:
+        raise CheckpointError(
+            f"could not save {target}: {_reason(error)}; earlier checkpoints are untouched"
+        ) from error
     return target
 
 
+WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
+"""The errors of the writers; each reports a full disk in its own way."""
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[0]
+
+
+def usable_weights(
+    model: LanguageModel, average: Mapping[str, torch.Tensor] | None, *, keep: bool
+) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU of the weights that `load_model` would load from a checkpoint of this moment.
+
+    Must be called on all ranks, because shards are gathered.
+
+    Args:
+        model: the model.
+        average: the averaged weights, if there are any; they are then what is used.
+        keep: whether this rank needs them; otherwise nothing is returned.
+    """
+    tensors = _gather(dict(average) if average is not None else model.state_dict(), keep=keep)
+    return {name: tensor.clone() for name, tensor in tensors.items()} if keep else {}
+
+
+def save_snapshot(run: RunFolder, weights: dict[str, torch.Tensor], state: TrainingState) -> Path:
+    """Write a checkpoint of weights alone to the run's folder of snapshots; no pointer names it.
+
+    Args:
+        run: the run.
+        weights: see `usable_weights`.
+        state: with step, model and tokenizer.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    target = run.snapshots / checkpoint_name(state.step)
+    try:
+        with _staging_folder(target) as staging:
+            save_file(weights, staging / WEIGHTS)
+            (staging / STATE).write_text(state.to_json())
+            write_manifest(staging)
+    except WRITE_ERRORS as error:
+        raise CheckpointError(f"could not save {target}: {_reason(error)}") from error
+    return target
+
+
+def delete_snapshots_after(run: RunFolder, step: int) -> None:
+    """Delete the snapshots of later steps, which training is about to repeat, and partial ones of a killed process.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    partial = run.snapshots.glob(f"{STAGING_PREFIX}*")
+    try:
+        for path in (*partial, *(path for path in list_snapshots(run) if checkpoint_step(path) > step)):
+            shutil.rmtree(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot delete {error.filename}: {error.strerror}") from error
+
+
 @contextmanager
-def _staging_folder(run: RunFolder, target: Path) -> Generator[Path]:
-    """Yield an empty folder next to the checkpoints; if the block succeeds, rename it to `target`."""
-    staging = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}"
-    replaced = run.checkpoints / f"{STAGING_PREFIX}{os.getpid()}-replaced"
+def _staging_folder(target: Path) -> Generator[Path]:
+    """Yield an empty folder next to `target`; if the block succeeds, rename it to `target`."""
+    folder = target.parent
+    staging = folder / f"{STAGING_PREFIX}{os.getpid()}"
+    replaced = folder / f"{STAGING_PREFIX}{os.getpid()}-replaced"
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        sync_folder(run.path)  # checkpoints/ may be new
+        sync_folder(folder.parent)  # the folder of all checkpoints may be new
         yield staging
         if target.exists():
             # A damaged checkpoint of this step that was skipped when the run was resumed; never the only intact one.
             os.rename(target, replaced)
         os.rename(staging, target)
-        sync_folder(run.checkpoints)
+        sync_folder(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

@@ -16,6 +16,8 @@ from glassgpt.training.checkpoint.layout import (
     WEIGHTS,
     is_damaged_pointer,
     list_checkpoints,
+    list_models,
+    list_snapshots,
     resolve_pointer,
 )
 from glassgpt.training.checkpoint.state import read_state
@@ -103,7 +105,7 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
 
     Args:
         run: the run.
-        which: `best` (the newest if none was validated), `latest`, or the name of a checkpoint's folder.
+        which: `best` (the newest if none was validated), `latest`, or the name of the folder of a checkpoint or snapshot.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -117,11 +119,15 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
     if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
         found = newest_verified_checkpoint(run)
         if found is None:
-            raise CheckpointError(f"{run.path} has no checkpoint yet")
+            snapshots = list_snapshots(run)
+            hint = f"; its newest snapshot can be used with --checkpoint {snapshots[-1].name}" if snapshots else ""
+            raise CheckpointError(f"{run.path} has no checkpoint yet{hint}")
         return found.path
     path = resolve_pointer(run, "best") if which == "best" else run.checkpoints / which
-    if path is None or not path.is_dir():
-        known = ", ".join(p.name for p in list_checkpoints(run)) or "none"
+    if path is not None and not path.is_dir():
+        path = next((snapshot for snapshot in list_snapshots(run) if snapshot.name == which), None)
+    if path is None:
+        known = ", ".join(p.name for p in list_models(run)) or "none"
         raise CheckpointError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
     problem = find_damage(path)
     if problem is not None:
