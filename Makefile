@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help pages reading demo test test-slow browser test-browser check format bench faults clean
+.PHONY: help pages reading arguments demo test test-slow browser test-browser check format bench faults clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -49,6 +49,9 @@ pages: $(READY) ## regenerate docs/diagnosis from the catalogue
 
 reading:        ## update the line counts of docs/reading.md
 	$(PYTHON) tools/reading.py
+
+arguments: $(READY) ## write the keyword arguments of generate from the schema
+	$(BIN)/python tools/generation_arguments.py
 
 bench: $(READY) ## compare preparation, training and generation with their peers on this CPU
 	$(BIN)/python benchmarks/cpu.py

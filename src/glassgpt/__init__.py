@@ -3,9 +3,10 @@
     m = glassgpt.load("runs/demo")  # a run created by glassgpt train or import
     m.generate("ROMEO:", max_tokens=100)
 
-`load` returns a `LoadedModel`. Its methods `generate`, `stream` and `generate_many` return text; `samples` and
-`samples_many` also return the tokens and the finish reason; `trace` captures every activation between a text and its
-next token. `model` and `tokenizer` are its parts. `load_config` reads a preset, a file or a run, and `train` trains:
+`load` returns a `LoadedModel`. Its methods `generate`, `stream` and `generate_many` return text; `iterate_many` yields each
+text when it is complete; `samples` and `samples_many` also return the tokens and the finish reason; `trace` captures
+every activation between a text and its next token. `agenerate`, `agenerate_many`, `aiterate_many` and `astream` are for
+coroutines. Keyword arguments are the settings of `GenerationOptions`. `model` and `tokenizer` are its parts. `load_config` reads a preset, a file or a run, and `train` trains:
 
     glassgpt.train(glassgpt.load_config("tiny", {"data": "data/mine"}), "runs/mine")
 
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
     from glassgpt import data
     from glassgpt.api import LoadedModel, load, train
     from glassgpt.config import RunConfig, load_config
+    from glassgpt.generation.arguments import GenerationArguments
+    from glassgpt.generation.engine.output import Completion
+    from glassgpt.generation.options import GenerationOptions
     from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
 
 __version__ = "0.1.0"
 __all__ = [
     "BeamOptions",
+    "Completion",
     "ContrastiveOptions",
+    "GenerationArguments",
+    "GenerationOptions",
     "GlassGPTError",
     "LoadedModel",
     "RunConfig",
@@ -43,7 +50,10 @@ __all__ = [
 
 _MODULES = {
     "BeamOptions": "glassgpt.generation.strategy_options",
+    "Completion": "glassgpt.generation.engine.output",
     "ContrastiveOptions": "glassgpt.generation.strategy_options",
+    "GenerationArguments": "glassgpt.generation.arguments",
+    "GenerationOptions": "glassgpt.generation.options",
     "LoadedModel": "glassgpt.api",
     "load": "glassgpt.api",
     "train": "glassgpt.api",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from glassgpt.config import held_out_folder, load_config
 from glassgpt.data.shards import TokenDataset
@@ -15,8 +16,12 @@ from glassgpt.data.verification import verify_once
 from glassgpt.device import pick_device
 from glassgpt.errors import GenerationError, TokenizerError
 from glassgpt.evaluation.loss import require_same_tokenizer
+from glassgpt.generation.arguments import GenerationArguments
+from glassgpt.generation.async_engine import AsyncEngine
 from glassgpt.generation.decoding_trace import DecodingTrace, generate_with_traces
-from glassgpt.generation.engine.output import Sample, TokenChunk
+from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.engine.output import Completion, Sample, SampleCollector, TokenChunk
+from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.precision import Precision, prepare_for_decoding
@@ -24,6 +29,7 @@ from glassgpt.generation.strategies import (
     DecodingStrategy,
     decode_batch_size,
     generate_samples,
+    iter_completions,
     strategy_defaults,
     stream_samples,
 )
@@ -38,7 +44,8 @@ from glassgpt.training.run_folder import RunFolder
 class LoadedModel:
     """A model with its tokenizer, ready to generate.
 
-    Keyword arguments called `options` are those of `GenerationOptions` (`max_tokens`, `temperature`, `seed`, …).
+    Keyword arguments called `options` are those of `GenerationOptions` (`max_tokens`, `temperature`, `seed`, …). The methods
+    whose names begin with `a` are for coroutines; those of all coroutines are generated in one batch.
 
     Attributes:
         model: in evaluation mode; `model(tokens)` returns logits.
@@ -61,7 +68,13 @@ class LoadedModel:
         """The model prepared for fast generation on its device; created at first use."""
         return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size)
 
-    def generate(self, prompt: str | None = None, *, strategy: DecodingStrategy | None = None, **options: Any) -> str:
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> str:
         """Return the continuation of a prompt.
 
         Args:
@@ -76,14 +89,113 @@ class LoadedModel:
         return self.generate_many([prompt], strategy=strategy, **options)[0]
 
     def generate_many(
-        self, prompts: Sequence[str | None], *, strategy: DecodingStrategy | None = None, **options: Any
+        self,
+        prompts: Sequence[str | None],
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> list[str]:
         """Return the continuation of each prompt, generated together; each is the same as if it were alone."""
         results = self.samples_many(prompts, strategy=strategy, **_single_sample(options))
         return [samples[0].text for samples in results]
 
+    def iterate_many(
+        self,
+        prompts: Sequence[str | None],
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> Iterator[Completion]:
+        """Yield the continuation of each prompt as soon as it is complete, which may be in another order.
+
+        Args:
+            prompts: texts to continue, generated together; None begins a document.
+            strategy: see `generate`.
+            options: generation options.
+
+        Yields:
+            A `Completion` with the prompt, its index and its samples; `text` is that of the first sample.
+
+        Raises:
+            GenerationError: a prompt or an option is invalid; raised before anything is generated.
+        """
+        _require_list(prompts)
+        parsed = _without_logprobs({**strategy_defaults(strategy), **options})
+        return iter_completions(self.decoding_model, self.tokenizer, prompts, parsed, strategy)
+
+    @functools.cached_property
+    def async_engine(self) -> AsyncEngine:
+        """The engine that all coroutines share; created at first use."""
+        return AsyncEngine(lambda: Engine(self.decoding_model, self.tokenizer))
+
+    async def agenerate(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> str:
+        """Return the continuation of a prompt, like `generate`, without blocking the event loop.
+
+        Raises:
+            GenerationError: the prompt or an option is invalid.
+        """
+        return (await self.agenerate_many([prompt], **options))[0]
+
+    async def agenerate_many(self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]) -> list[str]:
+        """Return the continuation of each prompt; see `aiterate_many`."""
+        completions = [completion async for completion in self.aiterate_many(prompts, **_single_sample(options))]
+        return [completion.text for completion in sorted(completions, key=lambda completion: completion.index)]
+
+    def aiterate_many(
+        self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]
+    ) -> AsyncGenerator[Completion, None]:
+        """Yield the continuation of each prompt as soon as it is complete, for `async for`; see `iterate_many`.
+
+        The prompts join the batch that the engine is working on, so that coroutines do not wait for each other. A coroutine
+        that is cancelled or stops iterating frees its places in the batch.
+
+        Raises:
+            GenerationError: a prompt or an option is invalid; raised before anything is generated.
+        """
+        _require_list(prompts)
+        chunks, parsed = self._request(prompts, options)
+
+        async def completions() -> AsyncGenerator[Completion, None]:
+            collector = SampleCollector(len(prompts), parsed.num_samples)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if (found := collector.add(chunk)) is not None:
+                        yield Completion(found[0], prompts[found[0]], found[1])
+
+        return completions()
+
+    def astream(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> AsyncGenerator[str, None]:
+        """Yield the continuation piece by piece, for `async for`; see `stream` and `aiterate_many`."""
+        chunks, _ = self._request([prompt], _single_sample(options))
+
+        async def pieces() -> AsyncGenerator[str, None]:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if chunk.text:
+                        yield chunk.text
+
+        return pieces()
+
+    def _request(
+        self, prompts: Sequence[str | None], options: Mapping[str, Any]
+    ) -> tuple[AsyncGenerator[TokenChunk, None], GenerationOptions]:
+        """Return the chunks of a request to the shared engine, and its options, all of them checked."""
+        if "strategy" in options:
+            raise GenerationError(
+                "strategy cannot be given here: coroutines share an engine that samples; "
+                "use await asyncio.to_thread(m.generate, prompt, strategy=…)"
+            )
+        parsed = _without_logprobs(options)
+        parsed.check()
+        encoded = [encode_prompt(self.model, self.tokenizer, prompt, parsed) for prompt in prompts]
+        return self.async_engine.stream(encoded, parsed), parsed
+
     def samples(
-        self, prompt: str | None = None, *, strategy: DecodingStrategy | None = None, **options: Any
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> list[Sample]:
         """Return `num_samples` continuations of a prompt with their tokens and finish reasons; see `generate`.
 
@@ -92,7 +204,11 @@ class LoadedModel:
         return self.samples_many([prompt], strategy=strategy, **options)[0]
 
     def samples_many(
-        self, prompts: Sequence[str | None], *, strategy: DecodingStrategy | None = None, **options: Any
+        self,
+        prompts: Sequence[str | None],
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> list[list[Sample]]:
         """Return several continuations of each prompt; see `samples`."""
         _require_list(prompts)
@@ -100,7 +216,11 @@ class LoadedModel:
         return list(generate_samples(self.decoding_model, self.tokenizer, prompts, parsed, strategy))
 
     def stream(
-        self, prompt: str | None = None, *, strategy: DecodingStrategy | None = None, **options: Any
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> Iterator[str]:
         """Yield the continuation piece by piece as it is generated; joined, the pieces are the text of `generate`.
 
@@ -116,13 +236,19 @@ class LoadedModel:
         return (chunk.text for chunk in chunks if chunk.text)
 
     def stream_chunks(
-        self, prompt: str | None = None, *, strategy: DecodingStrategy | None = None, **options: Any
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
     ) -> Iterator[TokenChunk]:
         """Yield all samples of a prompt token by token; see `stream`."""
         parsed = _without_logprobs(options)
         return stream_samples(self.decoding_model, self.tokenizer, prompt, parsed, strategy)
 
-    def explain(self, prompt: str | None = None, *, top: int = 5, **options: Any) -> list[tuple[Sample, DecodingTrace]]:
+    def explain(
+        self, prompt: str | None = None, *, top: int = 5, **options: Unpack[GenerationArguments]
+    ) -> list[tuple[Sample, DecodingTrace]]:
         """Return continuations, each with the candidates of every token.
 
         Args:
@@ -161,7 +287,7 @@ class LoadedModel:
             )
         return SpeculativeDecoding(draft.decoding_model if draft is not None else None, tokens)
 
-    def trace(self, text: str | None = None, **options: Any) -> Trace:
+    def trace(self, text: str | None = None, **options: Unpack[GenerationArguments]) -> Trace:
         """Return every activation between a text and its next token, by name; see `inspection.trace`.
 
         Args:
@@ -175,7 +301,7 @@ class LoadedModel:
         return trace(self.model, self.tokenizer, text, options_from_kwargs(options))
 
 
-def _single_sample(options: dict[str, Any]) -> dict[str, Any]:
+def _single_sample(options: GenerationArguments) -> GenerationArguments:
     if (count := options.get("num_samples", 1)) != 1:
         raise GenerationError(
             f"num_samples is {count}, but this method returns one text; use samples(…) or stream_chunks(…)"
@@ -183,7 +309,7 @@ def _single_sample(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _without_logprobs(options: dict[str, Any]) -> GenerationOptions:
+def _without_logprobs(options: Mapping[str, Any]) -> GenerationOptions:
     parsed = options_from_kwargs(options)
     if parsed.logprobs:
         raise GenerationError(

@@ -8,8 +8,8 @@ from typing import Any
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
-from glassgpt.generation.engine.generate import iter_samples, stream
-from glassgpt.generation.engine.output import Sample, TokenChunk
+from glassgpt.generation.engine.generate import iter_finished, iter_samples, stream
+from glassgpt.generation.engine.output import Completion, Sample, TokenChunk
 from glassgpt.generation.engine.prompt import OnFailure, encode_prompts
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
@@ -65,6 +65,28 @@ def generate_samples(
             return [[sample] for sample in contrastive_search(model, tokenizer, batch, options, strategy)]
 
     return _search(prompts, valid, prompts_per_batch(width), search, on_failure)
+
+
+def iter_completions(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    options: GenerationOptions,
+    strategy: DecodingStrategy | None = None,
+) -> Iterator[Completion]:
+    """Yield each prompt with its samples as soon as they are complete, which may be in another order than the prompts'.
+
+    See `generate_samples` for the arguments.
+
+    Raises:
+        GenerationError: a prompt, an option or the strategy is invalid; raised before anything is generated.
+    """
+    if isinstance(strategy, BeamOptions | ContrastiveOptions):
+        found = enumerate(generate_samples(model, tokenizer, prompts, options, strategy))
+    else:
+        require_strategy(strategy)
+        found = iter_finished(model, tokenizer, prompts, options, strategy)
+    return (Completion(index, prompts[index], samples) for index, samples in found)
 
 
 def _search(

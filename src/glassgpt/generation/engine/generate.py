@@ -9,7 +9,7 @@ from glassgpt.errors import GlassGPTError, RequestError
 from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Engine
 from glassgpt.generation.engine.interfaces import DecoderFactory
-from glassgpt.generation.engine.output import Sample, TokenChunk
+from glassgpt.generation.engine.output import Sample, SampleCollector, TokenChunk
 from glassgpt.generation.engine.prompt import OnFailure, encode_prompts, token_limit
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
@@ -134,3 +134,20 @@ def iter_samples(
             yield samples[n_yielded]
             n_yielded += 1
     yield from samples[n_yielded:]  # those that failed last
+
+
+def iter_finished(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    options: GenerationOptions,
+    decoder: DecoderFactory | None = None,
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Yield the index of each prompt with all its samples, in the order in which they are completed.
+
+    Raises:
+        GenerationError: a prompt or an option is invalid; raised before anything is generated.
+    """
+    chunks = stream_many(model, tokenizer, prompts, options, decoder)
+    collector = SampleCollector(len(prompts), options.num_samples)
+    return (found for chunk in chunks if (found := collector.add(chunk)) is not None)

@@ -58,6 +58,46 @@ class Sample:
             self.finish_reason = chunk.finish_reason
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A prompt with all its samples.
+
+    Attributes:
+        index: position of the prompt in the list that was given.
+        prompt: as given; None began a document.
+        samples: the continuations, one unless `num_samples` or a strategy asks for several.
+    """
+
+    index: int
+    prompt: str | None
+    samples: list[Sample]
+
+    @property
+    def text(self) -> str:
+        """The text of the first sample."""
+        return self.samples[0].text
+
+
+class SampleCollector:
+    """Collects chunks of several requests until all samples of a request are complete.
+
+    Args:
+        n_requests: number of requests, which chunks refer to by index.
+        n_samples: samples of each.
+    """
+
+    def __init__(self, n_requests: int, n_samples: int) -> None:
+        self._samples = [[Sample(index) for index in range(n_samples)] for _ in range(n_requests)]
+        self._n_missing = [n_samples] * n_requests
+
+    def add(self, chunk: TokenChunk) -> tuple[int, list[Sample]] | None:
+        """Add a chunk; return the request's index and samples if it was the last one of the request."""
+        samples = self._samples[chunk.request]
+        samples[chunk.index].add(chunk)
+        self._n_missing[chunk.request] -= chunk.finish_reason is not None
+        return (chunk.request, samples) if self._n_missing[chunk.request] == 0 else None
+
+
 class OutputStream:
     """Turns a sample's tokens into text and detects its end.
 

@@ -1,0 +1,89 @@
+"""docs/api.md: every public name, its signature as in the code, and examples that run."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import glassgpt
+from glassgpt import api
+from glassgpt.generation.engine.output import Completion
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^### `(.+?)`\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
+PUBLIC = [name for name in glassgpt.__all__ if not name.startswith("__")]
+METHODS = [
+    name
+    for name, member in vars(glassgpt.LoadedModel).items()
+    if inspect.isfunction(member) and not name.startswith("_")
+]
+
+
+def signature(function) -> str:
+    """Return a function's signature as it is written, without `self`."""
+    found = inspect.signature(function)
+    words: list[str] = []
+    for name, each in found.parameters.items():
+        if name == "self":
+            continue
+        if each.kind is each.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        stars = "**" if each.kind is each.VAR_KEYWORD else ""
+        default = "" if each.default is each.empty else f" = {each.default!r}"
+        words.append(f"{stars}{name}: {each.annotation}{default}")
+    return f"{function.__name__}({', '.join(words)}) -> {found.return_annotation}"
+
+
+def function_table() -> str:
+    """Return a table row for each public function of `glassgpt.api`."""
+    functions = [getattr(api, name) for name in api.__all__ if inspect.isfunction(getattr(api, name))]
+    return "".join(f"| `{each.__name__}` | {inspect.getdoc(each).splitlines()[0]} |\n" for each in functions)
+
+
+def test_page_has_a_section_for_every_public_name():
+    assert set(SECTIONS) == {*PUBLIC, *METHODS, "glassgpt.api"}
+    assert "async def" not in TEXT.split("## Coroutines")[0]
+
+
+@pytest.mark.parametrize("name", sorted(SECTIONS))
+def test_section_has_signature_and_example(name):
+    owner = glassgpt.LoadedModel if name in METHODS else glassgpt
+    target = getattr(owner, name, None)
+    if inspect.isfunction(target):
+        assert SECTIONS[name].startswith(f"```\n{signature(target)}\n```\n"), signature(target)
+    if name == "glassgpt.api":
+        assert SECTIONS[name].endswith(function_table()), function_table()
+    else:
+        used = f"m.{name}(" if name in METHODS else name if name == "LoadedModel" else f"glassgpt.{name}"
+        assert "```python" in SECTIONS[name]
+        assert used in TEXT
+
+
+@pytest.mark.parametrize("kind", [glassgpt.LoadedModel, Completion, glassgpt.RunConfig], ids=lambda kind: kind.__name__)
+def test_attributes_are_described(kind):
+    members = {
+        name for name, member in vars(kind).items() if not name.startswith("_") and not inspect.isfunction(member)
+    }
+    for name in {field.name for field in dataclasses.fields(kind)} | members:
+        assert f"`{name}`" in SECTIONS[kind.__name__], name
+
+
+def test_examples_run(nano_run, grammar_data, tmp_path, monkeypatch, capsys):
+    """Top to bottom, as a reader would: 20 training steps and a few texts."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(nano_run)
+    (tmp_path / "data" / "mine").symlink_to(grammar_data)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) > 20
+    known = {}
+    for block in blocks:
+        exec(compile(block, "docs/api.md", "exec"), known)
+    shown = capsys.readouterr().out
+    assert "temperature is -1" in shown
+    assert known["result"].step == 20
+    assert known["early"].step == 8
