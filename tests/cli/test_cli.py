@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -367,3 +369,14 @@ def test_decomposed_prompts_are_noted_and_composed(capsys):
     assert _normalized([decomposed, None], "nfc") == ["한국어", None]
     assert _normalized(["한국어 text", ""], None) == ["한국어 text", ""]
     assert capsys.readouterr().err == ""
+
+
+def test_generate_does_not_import_the_compiler(nano_run):
+    """PyTorch's compiler and its sharded tensors take longer to import than a small model to answer."""
+    script = (
+        "import sys; from glassgpt.cli import main\n"
+        f"main(['generate', {str(nano_run)!r}, '--prompt', 'a', '--max-tokens', '1'])\n"
+        "print({'torch', 'torch._dynamo', 'torch.distributed.tensor', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "{'torch'}", done.stderr

@@ -14,7 +14,7 @@ from torch import Tensor
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import read_json, reason, shown
 from glassgpt.interchange.layouts import Layout
-from glassgpt.model.build import build_model
+from glassgpt.model.accounting import meta_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
@@ -170,8 +170,7 @@ def _expected_shapes(
         if name in named:
             _check_shape(named[name], shape, folder)
     # The sizes are now those of stored tensors, or were limited by `ModelConfig.problems`.
-    with torch.device("meta"):
-        parameters = dict(build_model(config).named_parameters())
+    parameters = dict(meta_model(config).named_parameters())
     return {
         mapping.theirs: tuple(reversed(shape)) if mapping.transposed else tuple(shape)
         for mapping in layout.parameter_mappings(config.n_layer)

@@ -6,11 +6,14 @@ The model is built on the `meta` device, so counting even the largest one alloca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.transformer import LanguageModel
 
 FLOAT32_BYTES = 4
 ACTIVATION_BYTES_PER_VALUE = 34
@@ -37,20 +40,31 @@ class ParameterCount:
     parameters: int
 
 
-def _meta_model(config: ModelConfig) -> torch.nn.Module:
-    with torch.device("meta"):
+class _SkipInitialization(TorchFunctionMode):
+    """Skips the functions of `torch.nn.init`: without storage they do nothing, but import PyTorch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def meta_model(config: ModelConfig) -> LanguageModel:
+    """Return a model on the `meta` device: names, shapes and kinds of its parameters, but no storage."""
+    with torch.device("meta"), _SkipInitialization():
         return build_model(config)
 
 
 def count_parameters(config: ModelConfig) -> int:
     """Return the number of parameters, counting a tied head once."""
-    return sum(p.numel() for p in _meta_model(config).parameters())
+    return sum(p.numel() for p in meta_model(config).parameters())
 
 
 def parameter_table(config: ModelConfig) -> list[ParameterCount]:
     """Return parameter counts in forward order; corresponding parameters of all blocks share a row."""
     counts: dict[str, ParameterCount] = {}
-    for name, parameter in _meta_model(config).named_parameters():
+    for name, parameter in meta_model(config).named_parameters():
         head, _, tail = name.partition(".")
         label = f"blocks.*.{tail.partition('.')[2]}" if head == "blocks" else name
         before = counts.get(label, ParameterCount(label, "", 0, 0))

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as torch_distributed
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from glassgpt.errors import LostRankError
 from glassgpt.training.launch import launched_by_torchrun
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -114,35 +117,46 @@ def process_group(device: torch.device) -> Generator[DistributedContext]:
         torch_distributed.destroy_process_group()
 
 
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return whether a tensor is sharded over the ranks.
+
+    A sharded tensor exists only if PyTorch's module for them has been imported, which takes most of a second.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """Return the full tensor of one that may be sharded. Must be called on all ranks."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
     """Return this rank's shard of a tensor, detached; the full tensor if it is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data
+    return tensor.to_local() if is_sharded(tensor) else tensor.data
 
 
 def full_tensors(shards: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """Gather full tensors from this rank's shards, sharded like those in `like`. Must be called on all ranks."""
-    return [
-        DTensor.from_local(shard, own.device_mesh, own.placements, shape=own.shape, stride=own.stride()).full_tensor()
-        if isinstance(own, DTensor)
-        else shard
-        for shard, own in zip(shards, like, strict=True)
-    ]
+    return [_full(shard, own) if is_sharded(own) else shard for shard, own in zip(shards, like, strict=True)]
+
+
+def _full(shard: Tensor, own: DTensor) -> Tensor:
+    placed = type(own).from_local(shard, own.device_mesh, own.placements, shape=own.shape, stride=own.stride())
+    return placed.full_tensor()
 
 
 def local_shards(tensors: Tensor, like: Sequence[Tensor]) -> Tensor:
     """Return this rank's shards of full tensors (N, …), sharded like those in `like`."""
-    if not isinstance(like[0], DTensor):
+    if not is_sharded(like[0]):
         return tensors
     return torch.stack([local_tensor(shard_like(tensor, own)) for tensor, own in zip(tensors, like, strict=True)])
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Any:
     """Return a full tensor sharded like `like`, or unchanged if that is not sharded."""
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -92,6 +91,8 @@ class ParallelLoss:
         self._recomputes = True
 
     def _shard(self, model: LanguageModel, hardware: Hardware) -> None:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # takes most of a second
+
         policy = MixedPrecisionPolicy()
         if hardware.precision == "bf16":
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -104,6 +105,8 @@ class ParallelLoss:
 
 @contextmanager
 def _without_gradient_sync(module: nn.Module) -> Generator[None]:
+    from torch.distributed.fsdp import FSDPModule
+
     assert isinstance(module, FSDPModule)
     module.set_requires_gradient_sync(False)
     try:
