@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from forked import run_forked
 from glassgpt.cli import main
 from glassgpt.data import TokenDataset
 from glassgpt.data.grammar import grammar_text
@@ -50,12 +49,7 @@ def grammar_dataset(grammar_data) -> TokenDataset:
 @pytest.fixture(scope="session")
 def glassgpt_command():
     """Run `glassgpt …` in a separate process and return the completed process."""
-
-    def run(*arguments, cwd=None, stdin=None, timeout=120):
-        command = [sys.executable, "-m", "glassgpt", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, input=stdin, timeout=timeout)
-
-    return run
+    return run_forked
 
 
 @pytest.fixture

@@ -317,13 +317,16 @@ def test_split_overrides_rejects_conflicting_values():
 
 
 def test_demo_runs_and_restarts_with_force(run_main, tmp_path, monkeypatch):
-    """With all plays but only a few steps, to be fast."""
+    """With a short text and a few steps, to be fast; `make demo` runs all of it."""
     from glassgpt import demo
     from glassgpt.config import load_config
     from glassgpt.training.run_folder import RunFolder
 
     short = {"train.max_steps": 3, "train.eval_tokens": 640, "model.n_embd": 8, "model.n_layer": 1}
     monkeypatch.setattr(demo, "load_config", lambda name, given: load_config(name, given | short))
+    (tmp_path / "text.txt").write_text(grammar_text(3000, seed=3))
+    monkeypatch.setattr(demo, "SOURCE", str(tmp_path / "text.txt"))
+    monkeypatch.setattr(demo, "TOKENIZER", "bpe:300")
     out = tmp_path / "run"
     code, printed, err = run_main("demo", "--out", out)
     assert code == 0, err

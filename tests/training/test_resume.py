@@ -3,14 +3,13 @@
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from forked import ForkedCommand
 from glassgpt.training.checkpoint import list_checkpoints, newest_verified_checkpoint
 from glassgpt.training.run_folder import RunFolder, read_jsonl
 
@@ -21,12 +20,11 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "glassgpt", "train", "nano", "--data", str(data), "--out", str(out)]
-    return subprocess.Popen([*command, *SETTINGS, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(data: Path, out: Path, *more: str) -> ForkedCommand:
+    return ForkedCommand("train", "nano", "--data", data, "--out", out, *SETTINGS, *more)
 
 
-def wait_for_steps(out: Path, process: subprocess.Popen[str], steps: int) -> None:
+def wait_for_steps(out: Path, process: ForkedCommand, steps: int) -> None:
     """Wait until the run has done this many more steps, or has ended."""
     metrics = RunFolder(out).metrics
     goal = (len(read_jsonl(metrics)) if metrics.exists() else 0) + steps
