@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from rich.text import Text
 
 PLAIN_LINE_SECONDS = 5.0
 """Seconds between two progress lines if standard error is not a terminal."""
+MAX_SILENT_SECONDS = 60.0
+"""Seconds after which a line is printed even if nothing has advanced; the first such lines come earlier."""
 MAX_MESSAGE = 4000
 """Characters of a message that are printed; of a longer one, the middle is left out."""
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -130,6 +133,17 @@ def error(message: str, *, even_if_muted: bool = False) -> None:
     err.print(Text.assemble(("error:", "bold red"), " ", _message(message)))
 
 
+def can_ask() -> bool:
+    """Return whether a user can be asked: standard input and standard error are a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and err.is_terminal and not err.quiet
+
+
+def ask(question: str) -> bool:
+    """Ask a question on standard error and return whether the answer is yes; anything else is no."""
+    err.print(Text(f"{_message(question)} [y/N] "), end="")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def output(text: str, *, end: str = "\n") -> None:
     """Print text to standard output with its control characters escaped, and flush it (streaming relies on that)."""
     out.file.write(visible(text) + end)
@@ -158,13 +172,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds: `8 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Format seconds: `8 s`, `3 min 05 s`, `2 h 10 min`, `41 days`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole / 86400:,.0f} days"
 
 
 def format_amount(value: float, unit: str = "") -> str:
@@ -191,6 +207,10 @@ class ProgressMeter(Protocol):
         """Show a short text next to the bar, such as the current loss or file."""
         ...
 
+    def within(self, share: float, text: str) -> None:
+        """Show which share of the current unit is done, and a short text; for units that take long."""
+        ...
+
 
 class _BarMeter:
     def __init__(self, bar: Progress, task: int) -> None:
@@ -202,31 +222,66 @@ class _BarMeter:
     def note(self, text: str) -> None:
         self._bar.update(self._task, note=visible(text))  # type: ignore[arg-type]
 
+    def within(self, share: float, text: str) -> None:
+        self.note(text)
+
 
 class _LineMeter:
+    """Prints a line when there is progress, and also from a thread when there is none for a while."""
+
     def __init__(self, label: str, total: float | None, unit: str, done: int = 0) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._done = self._done_before = float(done)
-        self._note = ""
+        self._share, self._note = 0.0, ""
         self._start = self._last = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._break_silence, daemon=True)
+
+    def __enter__(self) -> _LineMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
     def advance(self, amount: float) -> None:
-        self._done += amount
-        now = time.monotonic()
-        if now - self._last >= PLAIN_LINE_SECONDS:
-            self._last = now
-            self._print(now - self._start)
+        self._done, self._share = self._done + amount, 0.0
+        self._print_if_due()
 
     def note(self, text: str) -> None:
         self._note = text
 
-    def _print(self, elapsed: float) -> None:
-        rate = (self._done - self._done_before) / elapsed
+    def within(self, share: float, text: str) -> None:
+        self._share, self._note = share, text
+        self._print_if_due()
+
+    def _print_if_due(self) -> None:
+        if time.monotonic() - self._last >= PLAIN_LINE_SECONDS:
+            self._print()
+
+    def _break_silence(self) -> None:
+        pause, printed = PLAIN_LINE_SECONDS, self._last
+        while not self._stop.wait(max(0.05, self._last + pause - time.monotonic())):
+            if printed != self._last:  # by an advance
+                pause, printed = 2 * PLAIN_LINE_SECONDS, self._last
+            elif time.monotonic() - self._last >= pause:
+                self._print()
+                pause, printed = min(2 * pause, MAX_SILENT_SECONDS), self._last
+
+    def _print(self) -> None:
+        self._last = time.monotonic()
+        elapsed = self._last - self._start
+        rate = (self._done + self._share - self._done_before) / elapsed
         line = f"{self._label}: {self._in_units(self._done)}"
         if self._total:
-            left = max(0.0, self._total - self._done) / rate if rate else 0.0
-            share = f"{format_amount(self._done)} of {self._in_units(self._total)}"
-            line = f"{self._label}: {share}, {format_duration(left)} left"
+            line = f"{self._label}: {format_amount(self._done)} of {self._in_units(self._total)}"
+        if not rate:
+            info(f"{line} after {format_duration(elapsed)} {self._note}".rstrip())
+            return
+        if self._total:
+            left = max(0.0, self._total - self._done - self._share) / rate
+            line += f", {format_duration(left)} left"
         info(f"{line}, {self._in_units(rate)}/s {self._note}".rstrip())
 
     def _in_units(self, value: float) -> str:
@@ -234,7 +289,9 @@ class _LineMeter:
 
 
 @contextmanager
-def progress(label: str, total: float | None, *, unit: str = "B", done: int = 0) -> Generator[ProgressMeter]:
+def progress(
+    label: str, total: float | None, *, unit: str = "B", done: int = 0, live: bool = True
+) -> Generator[ProgressMeter]:
     """Show a progress bar with rate and remaining time on a terminal, or print plain lines elsewhere.
 
     Args:
@@ -242,9 +299,11 @@ def progress(label: str, total: float | None, *, unit: str = "B", done: int = 0)
         total: number of units in total, or None if unknown.
         unit: "B" for bytes, or the plural of what is counted, such as "steps".
         done: number of units that were completed earlier.
+        live: show a bar on a terminal; False prints lines there too, which costs no time while something is measured.
     """
-    if not err.is_terminal:
-        yield _LineMeter(label, total, unit, done)
+    if not (live and err.is_terminal):
+        with _LineMeter(label, total, unit, done) as meter:
+            yield meter
         return
     middle: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
     columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn()]

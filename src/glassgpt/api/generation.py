@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from glassgpt import console
 from glassgpt.api.loading import load
 from glassgpt.config import load_config
 from glassgpt.device import pick_device
@@ -55,7 +56,9 @@ def bench_generate(
     n_prompt = min(PROMPT_TOKENS, context // 4) if prompt_tokens is None else prompt_tokens
     n_new = min(NEW_TOKENS, context + 1 - n_prompt) if new_tokens is None else new_tokens
     workload = GenerationWorkload(sizes, n_prompt, n_new, rounds, options)
-    return measure_generation(measured, workload, precision=precision, on_batch=on_batch)
+    workload.check(measured.config)
+    with console.progress("generating", workload.total_tokens, unit="tokens", live=False) as meter:
+        return measure_generation(measured, workload, precision=precision, on_batch=on_batch, on_tokens=meter.advance)
 
 
 def _batch_sizes(batches: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import shlex
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, Tokeniz
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.bench import TrainingSpeed, measure_training
+from glassgpt.training.bench import BenchProgress, TrainingSpeed, measure_training, total_steps
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     best_by_state,
@@ -52,15 +52,18 @@ from glassgpt.training.checkpoint import (
 from glassgpt.training.config import TENSORBOARD
 from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
-from glassgpt.training.hardware import versions
+from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.loop import Trainer, TrainingResult
 from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_startable, run_lock
 from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
+from glassgpt.training.time_estimate import TimeEstimate, estimate_time
 from glassgpt.training.weight_snapshots import WeightSnapshots
 
+LONG_SECONDS = 600.0
+"""The predicted time of a run is printed if it is longer."""
 LEARNING_RATE_LEAP = 1.5
 """A learning rate that is this many times higher after a resume is reported."""
 
@@ -72,6 +75,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     observers: tuple[Observer, ...] = (),
+    approve: Callable[[TimeEstimate], None] | None = None,
 ) -> TrainingResult:
     """Train as configured into the folder `out`, or resume the run there.
 
@@ -81,6 +85,8 @@ def train(
         resume: continue from the newest intact checkpoint, or start if there is none yet.
         tensorboard: also write TensorBoard events.
         observers: further observers of the run.
+        approve: called with the predicted time of a new run on a CPU before anything is created; it raises a
+            `UsageError` to refuse. By default no time is too long.
 
     Raises:
         ConfigError: lists every invalid setting.
@@ -94,7 +100,7 @@ def train(
         require_extra(*TENSORBOARD)
     config = check(config, out, processes=distributed_from_environment().world_size, resume=resume)
     with process_group(pick_device(config.train.device)) as dist, _exclusively(run, dist, resume=resume):
-        return _train(config, run, dist, resume=resume, tensorboard=tensorboard, observers=observers)
+        return _train(config, run, dist, resume=resume, tensorboard=tensorboard, observers=observers, approve=approve)
 
 
 def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: bool = False) -> RunConfig:
@@ -151,6 +157,7 @@ def _train(
     resume: bool,
     tensorboard: bool,
     observers: tuple[Observer, ...],
+    approve: Callable[[TimeEstimate], None] | None,
 ) -> TrainingResult:
     dataset = TokenDataset.open(Path(config.data))
     verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
@@ -163,6 +170,8 @@ def _train(
     model = build_model(config.model)
     if config.init_from and checkpoint is None:
         _initialize_from(model, config.init_from, dataset)
+    if checkpoint is None:
+        _predict_time(model, config, dist, approve)
     findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
     trainer = Trainer(model, dataset, trainer_config(config), run, dist=dist)
     attach_diagnosis(trainer, config.diagnosis)
@@ -187,12 +196,32 @@ def _train(
     return _run_with_display(trainer, config, observers)
 
 
+def _predict_time(
+    model: LanguageModel, config: RunConfig, dist: DistributedContext, approve: Callable[[TimeEstimate], None] | None
+) -> None:
+    """Predict the time that a new run takes, print it if it is long, and have it approved; all ranks fail if it is not."""
+    estimate = estimate_time(model, config.train, resolve_hardware(config.train), dist, config.train.max_steps)
+    problem = ""
+    if estimate is not None and dist.is_main:
+        try:
+            if approve:
+                approve(estimate)
+            if estimate.seconds >= LONG_SECONDS:
+                console.info(str(estimate))
+        except UsageError as refusal:
+            problem = str(refusal)
+    problem = dist.all_gather_objects(problem)[0]
+    if problem:
+        raise UsageError(problem)
+
+
 def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Observer, ...]) -> TrainingResult:
     """Train with a progress bar, then write the report, even if training fails."""
     print_training_setup(trainer)
     with progress_display(config.train.max_steps, trainer.state.step) as progress:
         trainer.observers += [progress, *observers]
         WeightSnapshots(trainer).attach()
+        trainer.train_step.mark = progress.within_step(trainer)
         try:
             result = trainer.run()
         except GlassGPTError:
@@ -299,8 +328,20 @@ def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
     trainer.policy = RecoveryPolicy(trainer, config, monitor)
 
 
-def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
+def bench_train(
+    config: RunConfig,
+    *,
+    steps: int = 20,
+    on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None,
+    on_progress: Callable[[BenchProgress], None] = lambda progress: None,
+) -> TrainingSpeed:
     """Measure how fast a configuration trains on this machine: on its dataset if it has one, else on random tokens.
+
+    Args:
+        config: the configuration.
+        steps: number of timed steps.
+        on_estimate: called on rank 0 with the predicted time of the measurement, if it runs on a CPU.
+        on_progress: called after each micro-batch.
 
     Raises:
         ConfigError: lists every invalid setting.
@@ -322,7 +363,12 @@ def bench_train(config: RunConfig, *, steps: int = 20) -> TrainingSpeed:
     with process_group(pick_device(config.train.device)) as dist:
         torch.manual_seed(config.seed)
         model = build_model(model_config)
-        return measure_training(model, trainer_config(config), tokens=tokens, steps=steps, dist=dist)
+        estimate = estimate_time(model, config.train, resolve_hardware(config.train), dist, total_steps(steps))
+        if estimate is not None and dist.is_main:
+            on_estimate(estimate)
+        return measure_training(
+            model, trainer_config(config), tokens=tokens, steps=steps, dist=dist, on_progress=on_progress
+        )
 
 
 def _initialize_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,13 @@ from glassgpt.cli.shared import Flag, Integer, Overrides
 from glassgpt.errors import UsageError
 
 if TYPE_CHECKING:
+    from glassgpt.training.bench import BenchProgress
     from glassgpt.training.loop import TrainingResult
+    from glassgpt.training.time_estimate import TimeEstimate
+
+LONGEST_HOURS = 24
+"""A run on a CPU that is predicted to take longer must be confirmed."""
+LONG_BENCH_SECONDS = 60.0
 
 
 def train(
@@ -28,6 +35,7 @@ def train(
     tensorboard: Flag = False,
     watch: Flag = False,
     no_recover: Flag = False,
+    yes: Flag = False,
     overrides: Overrides,
 ) -> None:
     """Train a model. Ctrl-C saves after the current step and prints how to resume; a second one stops at once.
@@ -56,6 +64,9 @@ def train(
         table of gradients and updates at the end.
     no_recover:
         Stop at the first step that is not finite and report the cause, instead of recovering.
+    yes:
+        Train even if it is predicted to take more than 24 hours on this CPU. Without it, a terminal asks, and anything
+        else refuses.
     """
     from glassgpt.cli.checks import check_training
     from glassgpt.config import load_config
@@ -96,7 +107,20 @@ def train(
             f"resume from the last checkpoint with: glassgpt train --resume --out {shlex.quote(str(out))}",
         )
         return
-    _print_result(api.train(config, out, resume=resume, tensorboard=tensorboard), out)
+    approve = None if yes else _approve_time
+    _print_result(api.train(config, out, resume=resume, tensorboard=tensorboard, approve=approve), out)
+
+
+def _approve_time(estimate: TimeEstimate) -> None:
+    """Refuse a run that takes too long, unless the user of a terminal agrees."""
+    if estimate.seconds <= LONGEST_HOURS * 3600:
+        return
+    if console.can_ask() and console.ask(f"{estimate}. Train anyway?"):
+        return
+    raise UsageError(
+        f"{estimate}, more than {LONGEST_HOURS} hours; nothing was created; train it on a GPU, take fewer steps "
+        "(--train.max-steps) or a smaller model (glassgpt config list), or start it anyway with --yes"
+    )
 
 
 def _print_result(result: TrainingResult, out: Path) -> None:
@@ -167,13 +191,36 @@ def bench_train(
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.device import require_gpus
+    from glassgpt.training.bench import total_steps
     from glassgpt.training.show import print_training_speed
 
     if gpus > 1 and not launched_by_torchrun():
         require_gpus(config.train.device, gpus)
         launch(gpus, sys.argv[1:])
         return
-    print_training_speed(config.train.batch_tokens, api.bench_train(config, steps=steps), json)
+    with console.progress("measuring", total_steps(steps), unit="steps", live=False) as meter:
+        speed = api.bench_train(config, steps=steps, on_estimate=_print_bench_time, on_progress=_shown_on(meter))
+    print_training_speed(config.train.batch_tokens, speed, json)
+
+
+def _print_bench_time(estimate: TimeEstimate) -> None:
+    if estimate.seconds > LONG_BENCH_SECONDS:
+        console.info(f"{estimate}; measure less with --steps 2 or a smaller --train.batch-tokens")
+
+
+def _shown_on(meter: console.ProgressMeter) -> Callable[[BenchProgress], None]:
+    steps = 0
+
+    def show(progress: BenchProgress) -> None:
+        nonlocal steps
+        if progress.steps > steps:
+            steps = progress.steps
+            meter.advance(1)
+        elif progress.micro_batches < progress.of:
+            text = f"step {steps + 1}: micro-batch {progress.micro_batches + 1} of {progress.of}"
+            meter.within(progress.micro_batches / progress.of, text)
+
+    return show
 
 
 def _require_processes(gpus: int) -> None:

@@ -48,6 +48,11 @@ class GenerationWorkload:
     rounds: int = 5
     options: GenerationOptions = TOP_50
 
+    @property
+    def total_tokens(self) -> int:
+        """The tokens that are generated in all rounds of all batches, untimed ones included."""
+        return sum(self.batches) * self.new_tokens * (WARM_UPS + self.rounds)
+
     def check(self, config: ModelConfig) -> None:
         """Validate the workload for a model.
 
@@ -97,6 +102,7 @@ def measure_generation(
     *,
     precision: Precision = "auto",
     on_batch: Callable[[int], None] = lambda size: None,
+    on_tokens: Callable[[int], None] = lambda count: None,
 ) -> tuple[list[GenerationSpeed], dict[str, Any]]:
     """Time the generation of texts from random prompts.
 
@@ -105,6 +111,7 @@ def measure_generation(
         load: the texts to generate.
         precision: see `prepare_for_decoding`.
         on_batch: called with each batch size before it is measured.
+        on_tokens: called with the number of tokens after each step; it should return fast.
 
     Returns:
         The results per batch size, and what they hold for: device, precision, bandwidth, versions.
@@ -123,7 +130,7 @@ def measure_generation(
         decoding_model = prepare_for_decoding(model, precision, batch_size=batch)
         bytes_per_weight = _bytes_per_weight(decoding_model, precision)
         least_seconds = _step_bytes(model, decoding_model, batch, load, bytes_per_weight) / bandwidth
-        speeds.append(_measure(decoding_model, batch, load, least_seconds))
+        speeds.append(_measure(decoding_model, batch, load, least_seconds, on_tokens))
     context = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
@@ -142,7 +149,13 @@ def _sampling_options(options: GenerationOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _measure(model: LanguageModel, batch: int, load: GenerationWorkload, least_seconds: float) -> GenerationSpeed:
+def _measure(
+    model: LanguageModel,
+    batch: int,
+    load: GenerationWorkload,
+    least_seconds: float,
+    on_tokens: Callable[[int], None],
+) -> GenerationSpeed:
     device = next(model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -152,7 +165,8 @@ def _measure(model: LanguageModel, batch: int, load: GenerationWorkload, least_s
         slots=batch,
         capacity=min(load.prompt_tokens + load.new_tokens, model.config.context_length),
     )
-    rounds = [_round(engine, model.config.vocab_size, batch, load, seed) for seed in range(WARM_UPS + load.rounds)]
+    seeds = range(WARM_UPS + load.rounds)
+    rounds = [_round(engine, model.config.vocab_size, batch, load, seed, on_tokens) for seed in seeds]
     first, last = zip(*rounds[WARM_UPS:], strict=True)
     rates = [batch * load.new_tokens / seconds for seconds in last]
     token = statistics.median((b - a) / (load.new_tokens - 1) for a, b in zip(first, last, strict=True))
@@ -167,7 +181,14 @@ def _measure(model: LanguageModel, batch: int, load: GenerationWorkload, least_s
     )
 
 
-def _round(engine: Engine, vocab_size: int, batch: int, load: GenerationWorkload, seed: int) -> tuple[float, float]:
+def _round(
+    engine: Engine,
+    vocab_size: int,
+    batch: int,
+    load: GenerationWorkload,
+    seed: int,
+    on_tokens: Callable[[int], None],
+) -> tuple[float, float]:
     """Return seconds until the first and until the last token."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(vocab_size, (batch, load.prompt_tokens), generator=generator).tolist()
@@ -177,9 +198,11 @@ def _round(engine: Engine, vocab_size: int, batch: int, load: GenerationWorkload
         engine.submit(prompt, options)
     first, count = 0.0, 0
     while not engine.is_idle:
+        before = count
         for _ in engine.step():
             first = first or time.perf_counter() - start
             count += 1
+        on_tokens(count - before)
     last = time.perf_counter() - start
     if count != batch * load.new_tokens:
         raise RuntimeError(f"{count} tokens were generated instead of {batch * load.new_tokens}")

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,16 @@ from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.outcomes import OutOfMemory
 from glassgpt.training.step import TrainStep
 
+WARMUP_STEPS = 5
 PHASES = ("data", "forward", "backward", "optimizer")
+
+
+class BenchProgress(NamedTuple):
+    """Progress of a measurement: steps done, and how many micro-batches of the current step are done, of how many."""
+
+    steps: int
+    micro_batches: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -71,14 +80,20 @@ def random_tokens(vocab_size: int, count: int, seed: int = 0) -> TokenArray:
     return TokenArray([np.random.default_rng(seed).integers(vocab_size, size=count, dtype=dtype)])
 
 
+def total_steps(steps: int, warmup_steps: int = WARMUP_STEPS) -> int:
+    """Return how many steps `measure_training` runs to time `steps` steps: two passes, and one more in each."""
+    return warmup_steps + 2 * (steps + 1)
+
+
 def measure_training(
     model: LanguageModel,
     config: TrainerConfig,
     *,
     tokens: TokenArray | None = None,
     steps: int = 20,
-    warmup_steps: int = 5,
+    warmup_steps: int = WARMUP_STEPS,
     dist: DistributedContext | None = None,
+    on_progress: Callable[[BenchProgress], None] = lambda progress: None,
 ) -> TrainingSpeed:
     """Train some steps at a fixed learning rate and time them.
 
@@ -88,18 +103,42 @@ def measure_training(
         tokens: the training text; random tokens by default.
         steps: steps that are timed, in each of the two passes.
         warmup_steps: steps before them, the first of which compiles.
-        ranks: the processes that train together.
+        dist: the processes that train together.
+        on_progress: called at the start and after each micro-batch has been queued; it should return fast.
     """
     dist = dist or DistributedContext()
     hardware = resolve_hardware(config.train)
     needed = config.train.batch_tokens * 2 + model.config.context_length + 1
     train_step = TrainStep(model, tokens or random_tokens(model.config.vocab_size, needed), config, hardware, dist)
     train_step.model.train()
+    train_step.mark = _StepCounter(train_step, on_progress)
     try:
         with hardware.kernels():
             return _measure(train_step, config, steps, warmup_steps)
     finally:
         train_step.close()
+
+
+class _StepCounter:
+    """Counts steps and micro-batches by the phases that a train step marks."""
+
+    def __init__(self, train_step: TrainStep, on_progress: Callable[[BenchProgress], None]) -> None:
+        self._of = train_step.batch_size // train_step.micro_batch_size
+        self._steps = self._micro_batches = 0
+        self._on_progress = on_progress
+        self._report()
+
+    def __call__(self, phase: str) -> None:
+        if phase == "optimizer":
+            self._steps, self._micro_batches = self._steps + 1, 0
+        elif phase == "backward":
+            self._micro_batches += 1
+        else:
+            return
+        self._report()
+
+    def _report(self) -> None:
+        self._on_progress(BenchProgress(self._steps, self._micro_batches, self._of))
 
 
 def _measure(train_step: TrainStep, config: TrainerConfig, steps: int, warmup_steps: int) -> TrainingSpeed:
@@ -171,6 +210,7 @@ def _queue(train_step: TrainStep, config: TrainerConfig) -> None:
 def _phases(train_step: TrainStep, wait: Callable[[], None], step: Callable[[], float], steps: int) -> dict[str, float]:
     """Return the median milliseconds of each phase of a step, synchronizing with the device after each."""
     taken: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    count = train_step.mark
     for _ in range(steps):
         sums: dict[str, float] = defaultdict(float)
         last = time.perf_counter()
@@ -178,15 +218,15 @@ def _phases(train_step: TrainStep, wait: Callable[[], None], step: Callable[[], 
         def mark(phase: str, sums: dict[str, float] = sums) -> None:
             nonlocal last
             wait()
-            now = time.perf_counter()
-            sums[phase] += now - last
-            last = now
+            sums[phase] += time.perf_counter() - last
+            count(phase)
+            last = time.perf_counter()
 
         train_step.mark = mark
         step()
         for phase in PHASES:
             taken[phase].append(1e3 * sums[phase])
-    train_step.mark = lambda phase: None
+    train_step.mark = count
     return {phase: statistics.median(times) for phase, times in taken.items()}
 
 

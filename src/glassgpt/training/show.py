@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,9 @@ from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
 from glassgpt.training.run_folder import RunFolder, read_jsonl
+
+LONG_STEP_SECONDS = 2.0
+"""A step that takes longer shows its micro-batches."""
 
 
 def print_training_setup(trainer: Trainer) -> None:
@@ -55,6 +59,23 @@ class ProgressDisplay(Observer):
             self._meter.advance(1)
         self._last_step = metrics.step
         self._steps_to_regain = max(0, self._steps_to_regain - 1)
+
+    def within_step(self, trainer: Trainer) -> Callable[[str], None]:
+        """Return a function for `TrainStep.mark` that shows how far a long step is."""
+        start, is_long, done = time.monotonic(), True, 0  # the first step may be long; it says so before it is done
+
+        def mark(phase: str) -> None:
+            nonlocal start, is_long, done
+            step, now = trainer.train_step, time.monotonic()
+            of = step.batch_size // step.micro_batch_size
+            if phase == "optimizer":
+                start, is_long, done = now, now - start > LONG_STEP_SECONDS, 0
+                return
+            done += phase == "backward"
+            if done < of and (is_long or now - start > LONG_STEP_SECONDS) and phase != "forward":
+                self._meter.within(done / of, f"step {trainer.state.step + 1:,}: micro-batch {done + 1} of {of}")
+
+        return mark
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Print a line above the bar."""
