@@ -18,6 +18,7 @@ from glassgpt.generation.bench import TOP_50, endless_tokenizer
 from glassgpt.generation.engine.decoding import sample_tokens
 from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.gpu.kernels.common import LENGTH
+from glassgpt.generation.gpu.prompt_graphs import PromptGraphs
 from glassgpt.generation.gpu.sampler import FusedSampler, SamplingLimits
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
@@ -64,6 +65,7 @@ def agreement(model: LanguageModel, *, tokens: int = 48, rows: int = 192, mixtur
         "logits as close to float32 as PyTorch's": differences[KERNELS] <= differences[PYTORCH] + ROUNDING,
         "the same bits when run twice": is_deterministic(low_precision),
         "a row's logits bit-equal in batches of 1 to 64": is_batch_invariant(low_precision),
+        "a prompt's keys and values bit-equal among others and alone": prefill_is_batch_invariant(low_precision),
         "a request's text is the same among others and alone": is_independent_of_other_requests(low_precision, mixture),
         "NaN logits are reported": reports_nan(low_precision, mixture),
     }
@@ -148,6 +150,36 @@ def is_batch_invariant(low_precision: LanguageModel) -> bool:
     stepping = Stepping(low_precision, SIZES[-1])
     alone = torch.cat([stepping.logits(row[None]) for row in text])
     return all(torch.equal(stepping.logits(text[:size]), alone[:size]) for size in SIZES)
+
+
+@torch.inference_mode()
+def prefill_is_batch_invariant(low_precision: LanguageModel, rounds: int = 3) -> bool:
+    """Return whether the keys and values of prompts of many lengths are bit-equal alone and among others.
+
+    Several rounds, because graphs are captured when a shape occurs again.
+    """
+    graphs = PromptGraphs(low_precision)
+    lengths = [length for length in (1, 5, 8, 20, 31, 60, 64, 100, 250, 300, 511, 600, 900) for _ in range(3)]
+    limit = low_precision.config.context_length
+    prompts = [
+        text[: min(n, limit)].tolist()
+        for n, text in zip(lengths, _tokens(low_precision, len(lengths), limit), strict=True)
+    ]
+    for number in range(rounds):
+        together = _prefilled(graphs, prompts[number:] + prompts[:number])
+        for slot, prompt in enumerate(prompts[number:] + prompts[:number]):
+            alone = _prefilled(graphs, [prompt])
+            for one, many in ((alone.keys, together.keys), (alone.values, together.values)):
+                if not torch.equal(one[:, 0, :, : len(prompt)], many[:, slot, :, : len(prompt)]):
+                    return False
+    return True
+
+
+def _prefilled(graphs: PromptGraphs, prompts: Sequence[Sequence[int]]) -> KVCache:
+    prefill = graphs.prefill(prompts)
+    while not prefill.step():
+        pass
+    return prefill.cache
 
 
 def is_independent_of_other_requests(low_precision: LanguageModel, mixture: Mixture) -> bool:

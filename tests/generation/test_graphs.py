@@ -331,14 +331,14 @@ class FakePromptGraph(prompt_graphs.PromptGraph):
     """A `PromptGraph` that needs no GPU."""
 
     def __init__(self, model, cache):
-        self.cache = cache
+        self.cache = self._cache = cache
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long)
         self._graph = FakeGraph(self, model)
 
 
 @pytest.fixture
 def prompts_on_a_gpu(model, monkeypatch):
-    """`PromptGraphs` as on a GPU, and the shapes that they capture: number of prompts and tokens."""
+    """`PromptGraphs` as on a GPU with small shapes, and the shapes that they capture: number of prompts and tokens."""
     captured = []
 
     def capture(model, cache, pool):
@@ -346,61 +346,78 @@ def prompts_on_a_gpu(model, monkeypatch):
         return FakePromptGraph(model, cache)
 
     monkeypatch.setattr(prompt_graphs, "PromptGraph", capture)
+    monkeypatch.setattr(prompt_graphs, "PROMPT_LENGTHS", (8, 16))
+    monkeypatch.setattr(prompt_graphs, "MIN_TOKENS", 32)
     made = prompt_graphs.PromptGraphs(model)
-    made.__dict__["_memory"] = made._memory.zero_()  # allocated before the device is changed below
-    made._device = torch.device("cuda")
+    made.__dict__["_memory"] = made._memory.zero_()
     made.__dict__["_pool"] = (0, 0)  # cannot be created without a GPU
+    made._device = SimpleNamespace(type="cuda")
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *more, **named: tensor)
     return made, captured
 
 
-@torch.inference_mode()
-def test_prompt_graph_is_captured_at_the_second_occurrence_of_a_shape(model, prompts_on_a_gpu, monkeypatch):
-    made, captured = prompts_on_a_gpu
-    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "chunked")
-    assert made.prefill([[1, 2, 3], [4, 5]]) == "chunked"
-    assert made.prefill([[1] * 8, [2]]).step() is True  # the same shape: two prompts, at most eight tokens
-    assert made.prefill([[1], [2]]).step() is True
-    assert captured == [(2, 8)]
-    assert made.prefill([[1] * 9, [2]]) == "chunked"  # another shape
-    made.prefill([[1] * 16, [2]]), made.prefill([[3, 4]] * 5), made.prefill([[3, 4]] * 6)
-    assert captured == [(2, 8), (2, 16), (6, 8)]
+def prefilled(made, prompts):
+    prefill = made.prefill(prompts)
+    while not prefill.step():
+        pass
+    return prefill.cache
 
 
 @torch.inference_mode()
-def test_prompt_graphs_do_not_exceed_the_context(model, prompts_on_a_gpu, monkeypatch):
+def test_prompt_graph_is_captured_at_the_second_occurrence_of_a_shape(prompts_on_a_gpu):
     made, captured = prompts_on_a_gpu
-    monkeypatch.setattr(prompt_graphs, "PROMPT_LENGTHS", (8, 32))
-    for _ in range(2):
-        made.prefill([[1] * 20, [2]])
-    assert captured == [(2, model.config.context_length)]
-
-
-def test_large_prompt_shapes_are_not_captured(model, prompts_on_a_gpu, monkeypatch):
-    made, captured = prompts_on_a_gpu
-    made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=2048))
-    monkeypatch.setattr(prompt_graphs, "ChunkedPrefill", lambda model, prompts: "chunked")
-    for prompts in ([[1] * 1025], [[1] * 400] * 32):  # longer than any shape; more tokens than fit the shared memory
-        assert [made.prefill(prompts) for _ in range(3)] == ["chunked"] * 3
-    made._device = CPU
-    assert [made.prefill([[1, 2]]) for _ in range(3)] == ["chunked"] * 3
+    prefilled(made, [[1, 2, 3], [4, 5]])
     assert captured == []
+    prefilled(made, [[1] * 8])  # the same shape: four prompts of at most eight tokens
+    assert captured == [(4, 8)]
+    prefilled(made, [[1] * 9, [2]])  # the first prompt has another shape
+    assert captured == [(4, 8)]
+    prefilled(made, [[1] * 16, [2], *([[3, 4]] * 8)])
+    assert captured == [(4, 8), (2, 16)]
+
+
+def test_shape_of_a_prompt_depends_on_its_length_only(model):
+    made = prompt_graphs.PromptGraphs(model)
+    made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=1024))
+    assert [made.shape_of(n) for n in (1, 8, 9, 100, 512, 513, 1024)] == [
+        (64, 8), (64, 8), (32, 16), (4, 128), (1, 512), (1, 640), (1, 1024)
+    ]  # fmt: skip
+    assert made.shape_of(1025) is None
+    made._model = SimpleNamespace(config=dataclasses.replace(model.config, context_length=1000))
+    assert made.shape_of(900) == (1, 1000)
 
 
 @torch.inference_mode()
-def test_prompt_graph_fills_the_cache_like_the_model(model, prompts_on_a_gpu):
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_prefill_in_shapes_fills_the_cache_like_the_model(model, prompts_on_a_gpu, device):
+    """Prompts of several shapes, more of one shape than fit into a batch, and one that is longer than every shape."""
     made, captured = prompts_on_a_gpu
-    taken = KVCache(model.config, 4, 24)
-    for prompts in ([[7] * 6, [1, 2]], [[1, 2, 3], [4, 5, 6, 7, 8]], [[9], [3, 1]]):  # the last ones reuse memory
-        reading, plain = made.prefill(prompts), prompt_graphs.ChunkedPrefill(model, prompts)
-        while not (reading.step() & plain.step()):
+    if device == "cpu":
+        made._device = CPU
+    prompts = [[7] * 6, list(range(12)), *([n, n + 1, n + 2] for n in range(9)), list(range(20)), [5] * 16]
+    assert made.shape_of(20) is None
+    for _ in range(3):  # without graphs, while they are captured, and with graphs
+        cache = prefilled(made, prompts)
+        plain = prompt_graphs.ChunkedPrefill(model, prompts)
+        while not plain.step():
             pass
-        lengths = [len(prompt) for prompt in prompts]
-        taken.copy_slots([3, 1], reading.cache, [0, 1], lengths)
-        for row, (slot, length) in enumerate(zip([3, 1], lengths, strict=True)):
-            for ours, theirs in ((taken.keys, plain.cache.keys), (taken.values, plain.cache.values)):
-                torch.testing.assert_close(ours[:, slot, :, :length], theirs[:, row, :, :length])
-        assert taken.lengths == (0, lengths[1], 0, lengths[0])
-    assert captured == [(2, 8)]
+        assert cache.lengths == tuple(map(len, prompts)) == plain.cache.lengths
+        for ours, theirs in ((cache.keys, plain.cache.keys), (cache.values, plain.cache.values)):
+            for slot, prompt in enumerate(prompts):
+                length = len(prompt)
+                torch.testing.assert_close(ours[:, slot, :, :length], theirs[:, slot, :, :length])
+    assert captured == ([(4, 8), (2, 16)] if device == "gpu" else [])
+
+
+@torch.inference_mode()
+def test_keys_of_a_prompt_are_bit_equal_alone_and_among_others(model):
+    made = prompt_graphs.PromptGraphs(model)
+    prompts = [list(range(n, 2 * n)) for n in (3, 7, 8, 9, 15, 20)]
+    together = prefilled(made, prompts)
+    for slot, prompt in enumerate(prompts):
+        alone = prefilled(made, [prompt])
+        assert torch.equal(alone.keys[:, 0, :, : len(prompt)], together.keys[:, slot, :, : len(prompt)])
+        assert torch.equal(alone.values[:, 0, :, : len(prompt)], together.values[:, slot, :, : len(prompt)])
 
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])

@@ -1,4 +1,10 @@
-"""Prefill with CUDA graphs: for few tokens, launching a model's operators takes longer than running them."""
+"""Prefill in fixed shapes with CUDA graphs.
+
+Matrix products of another shape may run in another kernel, which rounds differently, and two different bits can end in
+two different texts. So the shape in which a prompt is processed depends on its own length only: its length is rounded
+up, and the rest of a batch of at least `MIN_TOKENS` tokens is filled with other prompts or with padding. Small batches
+take no longer than that: launching a model's operators takes longer than running them, which is also why it is a graph.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +21,13 @@ from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
-PROMPT_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+Shape = tuple[int, int]
+"""Number of prompts, and tokens of each, padding included."""
+
 PROMPT_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
-"""Shapes that graphs are captured for: number of prompts and tokens of each, padding included."""
-MAX_GRAPH_TOKENS = 8192
-"""Larger shapes are prefilled in chunks. Twice the engine's MAX_PREFILL_TOKENS, as rounding a shape up may double it."""
+"""Lengths that prompts are padded to. Longer prompts are processed one by one, in chunks."""
+MIN_TOKENS = 512
+"""Tokens of a batch of short prompts."""
 
 
 class PromptGraphs:
@@ -35,22 +43,33 @@ class PromptGraphs:
         self._model = model
         parameter = next(model.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
-        self._seen: set[tuple[int, int]] = set()
-        self._graphs: dict[tuple[int, int], PromptGraph] = {}
+        self._seen: set[Shape] = set()
+        self._graphs: dict[Shape, PromptGraph] = {}
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
         """Start to process prompts; see `Decoder`."""
-        # The model has no positions beyond its context.
-        length = min(_round_up(max(map(len, prompts)), PROMPT_LENGTHS), self._model.config.context_length)
-        shape = _round_up(len(prompts), PROMPT_COUNTS), length
-        if shape in self._graphs:
-            return self._graphs[shape].prefill(prompts)
-        is_supported = length <= PROMPT_LENGTHS[-1] and shape[0] * length <= MAX_GRAPH_TOKENS
-        if self._device.type == "cpu" or not is_supported or shape not in self._seen:
-            self._seen.add(shape)
-            return ChunkedPrefill(self._model, prompts)
-        self._graphs[shape] = PromptGraph(self._model, self._cache_view(*shape), self._pool)
-        return self._graphs[shape].prefill(prompts)
+        return ShapedPrefill(self, self._model, prompts)
+
+    def shape_of(self, n_tokens: int) -> Shape | None:
+        """Return the shape in which a prompt of this length is processed; None for a prompt that is too long for one."""
+        length = next((length for length in PROMPT_LENGTHS if n_tokens <= length), None)
+        if length is None:
+            return None
+        length = min(length, self._model.config.context_length)  # the model has no positions beyond its context
+        return max(1, MIN_TOKENS // length), length
+
+    def process(self, shape: Shape, prompts: Sequence[Sequence[int]]) -> KVCache:
+        """Return the keys and values of prompts, valid until the next call; they must fit into the shape."""
+        if shape not in self._graphs:
+            cache = self._cache_view(*shape)
+            if self._device.type == "cpu" or shape not in self._seen:
+                self._seen.add(shape)
+                tokens = torch.zeros(shape, dtype=torch.long)
+                _fill(tokens, prompts)
+                self._model.features(tokens.to(self._device), cache)
+                return cache
+            self._graphs[shape] = PromptGraph(self._model, cache, self._pool)
+        return self._graphs[shape].process(prompts)
 
     def _cache_view(self, count: int, length: int) -> KVCache:
         """Return a cache in memory that all shapes share: a prefill is copied out before the next one starts."""
@@ -65,8 +84,51 @@ class PromptGraphs:
     @functools.cached_property
     def _memory(self) -> Tensor:
         config = self._model.config
-        n_elements = config.n_layer * config.kv_heads * config.head_dim * MAX_GRAPH_TOKENS
+        n_elements = config.n_layer * config.kv_heads * config.head_dim * max(MIN_TOKENS, PROMPT_LENGTHS[-1])
         return torch.empty(2, n_elements, dtype=self._dtype, device=self._device)
+
+
+class ShapedPrefill:
+    """Processes prompts in batches of fixed shapes, each prompt in the shape of its own length; see `Prefill`.
+
+    Args:
+        graphs: run the batches.
+        model: in evaluation mode; it processes prompts that are too long for a shape, in chunks.
+        prompts: token ids, at least one per prompt.
+    """
+
+    def __init__(self, graphs: PromptGraphs, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> None:
+        self._graphs, self._model, self._prompts = graphs, model, prompts
+        parameter, longest = next(model.parameters()), max(map(len, prompts))
+        self.cache = KVCache(model.config, len(prompts), longest, dtype=parameter.dtype, device=parameter.device)
+        by_shape: dict[Shape | None, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            by_shape.setdefault(graphs.shape_of(len(prompt)), []).append(number)
+        self._long = by_shape.pop(None, [])
+        self._batches = [
+            (shape, members[start : start + shape[0]])
+            for shape, members in by_shape.items()
+            if shape
+            for start in range(0, len(members), shape[0])
+        ]
+        self._chunked: ChunkedPrefill | None = None
+
+    def step(self) -> bool:
+        """Process all short prompts, or the next chunk of a long one; return True if nothing is left."""
+        for shape, members in self._batches:
+            self._store(members, self._graphs.process(shape, [self._prompts[number] for number in members]))
+        self._batches.clear()
+        if not self._long:
+            return True
+        self._chunked = self._chunked or ChunkedPrefill(self._model, [self._prompts[self._long[0]]])
+        if self._chunked.step():
+            self._store([self._long.pop(0)], self._chunked.cache)
+            self._chunked = None
+        return not self._long
+
+    def _store(self, members: Sequence[int], source: KVCache) -> None:
+        lengths = [len(self._prompts[number]) for number in members]
+        self.cache.copy_slots(members, source, range(len(members)), lengths)
 
 
 class PromptGraph:
@@ -79,25 +141,21 @@ class PromptGraph:
     """
 
     def __init__(self, model: LanguageModel, cache: KVCache, pool: Any) -> None:
-        self.cache = cache
+        self._cache = cache
         device = cache.keys.device
         self._tokens = torch.zeros(cache.keys.size(1), cache.capacity, dtype=torch.long, device=device)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
             model.features(self._tokens, cache)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> PromptGraph:
-        """Process all prompts at once."""
-        tokens = pad_right(prompts, torch.device("cpu"))
-        self._tokens[: tokens.size(0), : tokens.size(1)] = tokens.to(self._tokens.device)
+    def process(self, prompts: Sequence[Sequence[int]]) -> KVCache:
+        """Return the keys and values of prompts, which the next call of any graph overwrites."""
+        _fill(self._tokens, prompts)
         self._graph.replay()
-        return self
-
-    def step(self) -> bool:
-        """Return True: the graph has processed everything; see `Prefill`."""
-        return True
+        return self._cache
 
 
-def _round_up(number: int, sizes: Sequence[int]) -> int:
-    """Return the smallest size that is at least `number`, or `number` itself if there is none."""
-    return next((size for size in sizes if number <= size), number)
+def _fill(tokens: Tensor, prompts: Sequence[Sequence[int]]) -> None:
+    """Write prompts into the first rows of tokens (B, T); whatever else is there counts as padding."""
+    padded = pad_right(prompts, torch.device("cpu"))
+    tokens[: padded.size(0), : padded.size(1)] = padded.to(tokens.device)
