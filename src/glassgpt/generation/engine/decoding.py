@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from glassgpt.device import is_out_of_memory
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.engine.interfaces import Prefill
+from glassgpt.generation.engine.logprobs import token_logprobs
 from glassgpt.generation.engine.sampling import gumbel_sample, sample
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.processors.pipeline import apply_processors
@@ -129,13 +131,24 @@ def group_by_request(sequences: Sequence[SequenceState]) -> Iterable[list[int]]:
 def _sample_group(logits: Tensor, group: Sequence[SequenceState]) -> list[int]:
     request = group[0].request
     try:
-        logits = apply_processors(logits, request.processors, [sequence.history for sequence in group])
-    except GenerationError as error:
-        raise RequestError(str(error), request.id) from error
+        processed = apply_processors(logits, request.processors, [sequence.history for sequence in group])
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise  # not the request's fault; the scheduler continues with fewer sequences
+        raise RequestError(_reason(error), request.id) from error
     if request.options.is_greedy:
-        return sample(logits, None).tolist()
-    indices, positions = [sequence.index for sequence in group], [sequence.position for sequence in group]
-    return gumbel_sample(logits, request.seed, indices, positions).tolist()
+        tokens: list[int] = sample(processed, None).tolist()
+    else:
+        indices, positions = [sequence.index for sequence in group], [sequence.position for sequence in group]
+        tokens = gumbel_sample(processed, request.seed, indices, positions).tolist()
+    if request.logprobs is not None:
+        for sequence, logprobs in zip(group, token_logprobs(logits, tokens, request.logprobs), strict=True):
+            sequence.logprobs = logprobs
+    return tokens
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, GenerationError) else f"{type(error).__name__}: {error}"
 
 
 def nan_logits_error() -> GenerationError:

@@ -7,6 +7,7 @@ processors, sampling) -> `OutputStream.push` (text, end of the sample).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from glassgpt.data.tokenizers import Tokenizer
@@ -15,10 +16,9 @@ from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.generation.engine.memory import ShrinkingScheduler, build_decoder
 from glassgpt.generation.engine.output import OutputStream, TokenChunk
-from glassgpt.generation.engine.prompt import random_seed, token_limit
+from glassgpt.generation.engine.request import new_request
 from glassgpt.generation.engine.sequence import Request, SequenceState
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.processors.pipeline import build_processors
 from glassgpt.model.transformer import LanguageModel
 
 DEFAULT_SLOTS = 64
@@ -60,7 +60,7 @@ class Engine:
         on_cpu = next(model.parameters()).device.type == "cpu"
         self._scheduler = ShrinkingScheduler(model, built, max_prefill_tokens=1 if on_cpu else MAX_PREFILL_TOKENS)
         self._outputs: dict[SequenceState, OutputStream] = {}
-        self._n_requests = 0
+        self._ids = itertools.count()
 
     @property
     def is_idle(self) -> bool:
@@ -68,30 +68,30 @@ class Engine:
         return self._scheduler.is_idle
 
     def submit(self, prompt: Sequence[int], options: GenerationOptions) -> int:
-        """Queue a request and return its id, which its chunks carry.
+        """Queue a request and return its id, which its chunks carry; see `prepare`."""
+        return self.add(self.prepare(prompt, options))
 
-        Args:
-            prompt: token ids; see `encode_prompt`.
-            options: checked options; without a seed, a random one is used.
-
-        Raises:
-            GenerationError: the prompt is empty or does not fit a slot, or an option does not fit the tokenizer.
-        """
-        if not 1 <= len(prompt) <= self._capacity:
-            raise GenerationError(f"the prompt has {len(prompt):,} tokens; it must have 1 to {self._capacity:,}")
-        request = Request(
-            id=self._n_requests,
-            prompt=tuple(prompt),
-            options=options,
-            processors=tuple(build_processors(options, self._tokenizer)),
-            seed=random_seed() if options.seed is None else options.seed,
-            max_new_tokens=token_limit(self._model, len(prompt), options, self._capacity),
-            end_of_text=self._tokenizer.end_of_text,
+    def prepare(
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        *,
+        logprobs: int | None = None,
+        ignore_end: bool = False,
+    ) -> Request:
+        """Return a validated request for `add`; see `new_request`, which explains arguments and errors."""
+        number, model, tokenizer = next(self._ids), self._model, self._tokenizer
+        return new_request(
+            number, model, tokenizer, prompt, options, self._capacity, logprobs=logprobs, ignore_end=ignore_end
         )
-        self._n_requests += 1
-        for index in range(options.num_samples):
+
+    def add(self, request: Request) -> int:
+        """Queue a prepared request and return its id."""
+        for index in range(request.options.num_samples):
             sequence = SequenceState(request, index)
-            self._outputs[sequence] = OutputStream(self._tokenizer, options)
+            self._outputs[sequence] = OutputStream(
+                self._tokenizer, request.options, ignore_end=request.end_of_text != self._tokenizer.end_of_text
+            )
             self._scheduler.add(sequence)
         return request.id
 
@@ -104,8 +104,8 @@ class Engine:
         """Run one step of the scheduler and yield the new tokens.
 
         Raises:
-            RequestError: a request's options forbid every token. That request is cancelled; the next step continues
-                with the others, whose texts do not change.
+            RequestError: a request's options forbid every token, or a processor fails. That request is cancelled; the
+                next step continues with the others, whose texts do not change.
             GenerationError: the model's logits contain NaN, or memory runs out with a single sequence.
         """
         try:
@@ -113,7 +113,7 @@ class Engine:
                 text, reason = self._outputs[sequence].push(token, is_full=sequence.is_full)
                 if reason is not None:
                     self._finish(sequence)
-                yield TokenChunk(sequence.request.id, sequence.index, token, text, reason)
+                yield TokenChunk(sequence.request.id, sequence.index, token, text, reason, sequence.logprobs)
         except RequestError as error:
             self.cancel(error.request)
             raise

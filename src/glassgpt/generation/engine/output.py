@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.generation.engine.streaming import TextStream
 from glassgpt.generation.options import GenerationOptions
 
@@ -24,6 +25,7 @@ class TokenChunk:
         token: the token's id.
         text: the text that is now final; often a word, sometimes empty.
         finish_reason: set in the sample's last chunk, None before.
+        logprobs: the token's log-probabilities, if the request asks for them.
     """
 
     request: int
@@ -31,6 +33,7 @@ class TokenChunk:
     token: int
     text: str
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass
@@ -104,14 +107,16 @@ class OutputStream:
     Args:
         tokenizer: decodes the tokens.
         options: stop strings and tokens.
+        ignore_end: end-of-text neither ends the text nor appears in it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, options: GenerationOptions) -> None:
+    def __init__(self, tokenizer: Tokenizer, options: GenerationOptions, *, ignore_end: bool = False) -> None:
         self._text = TextStream(tokenizer, options.stop, options.min_tokens)
         self._end_tokens: dict[int, FinishReason] = {
             **dict.fromkeys(options.stop_tokens, "stop"),
-            tokenizer.end_of_text: "end_of_text",
+            **({} if ignore_end else {tokenizer.end_of_text: "end_of_text"}),
         }
+        self._silent = tokenizer.end_of_text if ignore_end else None
 
     def push(self, token: int, *, is_full: bool) -> tuple[str, FinishReason | None]:
         """Add a token; return the text that is now final, and the finish reason if the sample ends here.
@@ -122,7 +127,7 @@ class OutputStream:
         """
         if token in self._end_tokens:
             return self._text.finish(), self._end_tokens[token]
-        text = self._text.push(token)
+        text = "" if token == self._silent else self._text.push(token)
         if self._text.stopped:
             return text, "stop"
         if is_full:

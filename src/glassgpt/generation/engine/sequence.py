@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
 
@@ -19,7 +20,8 @@ class Request:
         processors: logits processors built from the options.
         seed: seed of the sampling noise.
         max_new_tokens: most tokens that each sequence may get.
-        end_of_text: id of the token that ends a text; -1 if there is none.
+        end_of_text: id of the token that ends a text; -1 if there is none, or if it should not end this one.
+        logprobs: number of the most probable tokens to report with each token's log-probability; None reports nothing.
     """
 
     id: int
@@ -29,6 +31,7 @@ class Request:
     seed: int
     max_new_tokens: int
     end_of_text: int = -1
+    logprobs: int | None = None
 
 
 @dataclass(eq=False)
@@ -42,6 +45,7 @@ class SequenceState:
         n_dropped: leading tokens that no longer fit the context and that the model does not see any more.
         n_evictions: how often it lost its cache slot; tokens computed in an earlier slot are stale.
         is_finished: True once it needs no more tokens.
+        logprobs: log-probabilities of the newest token, if the request asks for them.
     """
 
     request: Request
@@ -50,6 +54,7 @@ class SequenceState:
     n_dropped: int = 0
     n_evictions: int = 0
     is_finished: bool = False
+    logprobs: TokenLogprobs | None = None
 
     @property
     def history(self) -> TokenHistory:

@@ -131,7 +131,8 @@ class GraphDecoder:
     def _samples_on_device(sequence: SequenceState) -> bool:
         names, options = {processor.name for processor in sequence.request.processors}, sequence.request.options
         is_tiny = 0 < options.temperature < SAFE_TEMPERATURE  # the kernel would overflow
-        return names <= DEVICE_PROCESSORS and not options.temperature_schedule and not is_tiny
+        reports = sequence.request.logprobs is not None
+        return names <= DEVICE_PROCESSORS and not options.temperature_schedule and not is_tiny and not reports
 
     @staticmethod
     def _needs_more(sequence: SequenceState, pending: PendingTokens | None) -> bool:
