@@ -252,9 +252,11 @@ def matches(value: Any, kind: Any) -> bool:
 
     Args:
         value: from a file or a caller.
-        kind: a type hint: a class, `Literal`, `tuple`, `Mapping`, or a union of them.
+        kind: a type hint: a class, `Literal`, `tuple`, `Mapping`, or a union of them; `object` is anything.
     """
     origin, parts = get_origin(kind), get_args(kind)
+    if kind is object:
+        return True
     if origin is Literal:
         return value in parts
     if origin is tuple:
@@ -314,6 +316,10 @@ def convert(value: Any, of: Setting) -> Any:
 
 
 def _normalized(value: Any, kind: Any) -> Any:
+    if kind is object:
+        return value
+    if isinstance(value, (list, tuple, Mapping)):
+        kind = next(each for each in alternatives(kind) if matches(value, each))
     parts = get_args(kind)
     if isinstance(value, (list, tuple)):
         values = cast("Sequence[Any]", value)

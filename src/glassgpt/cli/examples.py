@@ -40,6 +40,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'glassgpt inspect runs/mine --prompt "It was" --text --ablate head:0.1',
         'glassgpt inspect runs/mine --prompt "It was" --save page.html',
     ),
+    "serve": (
+        "glassgpt serve runs/mine",
+        "glassgpt serve mine=runs/mine other=runs/other --port 9000 --record answers.jsonl",
+        "glassgpt serve runs/mine --follow",
+    ),
+    "replay": ("glassgpt replay answers.jsonl",),
     "doctor": (
         "glassgpt doctor tiny --data data/mine",
         "glassgpt doctor runs/mine --report",

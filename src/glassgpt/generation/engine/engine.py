@@ -36,6 +36,7 @@ class Engine:
         slots: most sequences decoded at once.
         capacity: most tokens of a sequence in the cache; by default the model's context length.
         decoder: builds what generates the tokens; by default the fastest decoder for the model's device.
+        max_prefill_tokens: process prompts together up to this many tokens; by default, only on a GPU.
 
     Raises:
         GenerationError: `slots` or `capacity` is below 1, or memory runs out with a single slot.
@@ -49,6 +50,7 @@ class Engine:
         slots: int = DEFAULT_SLOTS,
         capacity: int | None = None,
         decoder: DecoderFactory = select_decoder,
+        max_prefill_tokens: int | None = None,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         context = model.config.context_length
@@ -57,8 +59,8 @@ class Engine:
             raise GenerationError(f"slots is {slots} and capacity is {self._capacity}; both must be at least 1")
         built = build_decoder(decoder, model, tokenizer.vocab_size, slots, self._capacity)
         # On a CPU, padding short prompts costs as much as processing them one by one.
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        self._scheduler = ShrinkingScheduler(model, built, max_prefill_tokens=1 if on_cpu else MAX_PREFILL_TOKENS)
+        together = 1 if next(model.parameters()).device.type == "cpu" else MAX_PREFILL_TOKENS
+        self._scheduler = ShrinkingScheduler(model, built, max_prefill_tokens=max_prefill_tokens or together)
         self._outputs: dict[SequenceState, OutputStream] = {}
         self._ids = itertools.count()
 

@@ -35,7 +35,7 @@ def encode_prompt(
             f"the prompt has {len(tokens):,} tokens, more than the model's context of {context:,}; shorten it, or "
             "keep only its end with --truncate"
         )
-    return tokens[-_truncated_length(context, options) :]
+    return tokens[-truncated_length(context, options) :]
 
 
 def encode_prompts(
@@ -68,7 +68,7 @@ def encode_prompts(
     return encoded
 
 
-def _truncated_length(context: int, options: GenerationOptions) -> int:
+def truncated_length(context: int, options: GenerationOptions) -> int:
     """Return how much of a truncated prompt is kept: a full context would leave space for one new token only."""
     if options.overflow == "re-prefill":
         return context

@@ -1,0 +1,163 @@
+"""`glassgpt serve` and `glassgpt replay`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+from cyclopts import Group, Parameter
+
+from glassgpt import console
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer
+from glassgpt.errors import UsageError
+from glassgpt.schema import Setting, settings_of
+from glassgpt.serving.limits import SIZES, TIMES, ServerLimits
+
+KEY_VARIABLE = "GLASSGPT_API_KEY"
+MIN_KEY_CHARACTERS = 16
+GROUPS = {name: Group(name, sort_key=at) for at, name in enumerate((SIZES, TIMES))}
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+def _flag(each: Setting) -> Any:
+    shown = each.default if isinstance(each.default, int) else f"{each.default:g}"
+    described = f"{each.help} [default: {shown}]"
+    parameter = Parameter(help=described, group=GROUPS[each.details.group], show_default=False, negative="")
+    return Annotated[each.type, parameter]
+
+
+# Not total: what was not given is absent, and keeps its default.
+LimitFlags = TypedDict("LimitFlags", {each.name: _flag(each) for each in settings_of(ServerLimits)}, total=False)  # type: ignore[misc]  # pyright: ignore
+"""The flags of `ServerLimits`, as a type that cyclopts reads."""
+
+
+def serve(
+    run: str,
+    *runs: str,
+    host: str = "127.0.0.1",
+    port: Integer = 8000,
+    api_key: Path | None = None,
+    allow_host: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    slots: Integer | None = None,
+    chat_template: Path | None = None,
+    follow: Flag = False,
+    record: Path | None = None,
+    limits: Annotated[LimitFlags, Parameter(name="*")] | None = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Serve runs over HTTP with OpenAI's API (extra: serve).
+
+    Parameters
+    ----------
+    run:
+        Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default.
+    runs:
+        Further runs, given in the same way.
+    host:
+        Address to listen on. One that other machines can reach needs --api-key.
+    port:
+        Port to listen on; 0 means a free one.
+    api_key:
+        File with API keys, one per line; requests must send one of them, except to /health. GLASSGPT_API_KEY does the same.
+    allow_host:
+        Further host name that requests may name, such as that of a proxy; may be repeated.
+    slots:
+        Texts generated at once; 8 on a CPU and 64 on a GPU by default.
+    chat_template:
+        TOML file of a chat template; by default that of the run, or a plain transcript.
+    follow:
+        Serve the newest checkpoint of a run that is still training; running requests finish on their own.
+    record:
+        Append every answer to this file, for glassgpt replay.
+    precision:
+        Precision of the weights; see glassgpt generate --help.
+    """
+    named = [_named_run(each) for each in (run, *runs)]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two models are called {_repeated(names)}; give them names, as in NAME=FOLDER")
+    if slots is not None and slots < 1:
+        raise UsageError(f"--slots is {slots}; it must be at least 1")
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"--port must be from 1 to 65535, or 0 for a free one, not {port}")
+    chosen = ServerLimits(**(limits or {}))
+    chosen.check()
+    keys = read_api_keys(api_key)
+
+    from glassgpt import api
+    from glassgpt.serving.run import ServerSettings
+    from glassgpt.serving.run import serve as run_server
+
+    used_slots = slots or api.default_slots(device)
+    settings = ServerSettings(host, port, used_slots, chosen, keys, allow_host, record)
+    settings.check()
+    sources = [
+        api.model_source(
+            folder, name, checkpoint=checkpoint, device=device, precision=precision, slots=used_slots,
+            template=chat_template, follow=follow,
+        )
+        for name, folder in named
+    ]  # fmt: skip
+    run_server(sources, settings, console.info)
+
+
+def _named_run(given: str) -> tuple[str, Path]:
+    name, separator, folder = given.partition("=")
+    if separator and name and "/" not in name:
+        return name, Path(folder)
+    return Path(given).resolve().name, Path(given)
+
+
+def _repeated(names: list[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+def read_api_keys(file: Path | None) -> tuple[str, ...]:
+    """Return the API keys in a file, or in the environment variable if no file is given.
+
+    Raises:
+        UsageError: the file cannot be read, or a key is too short.
+    """
+    try:
+        text = os.environ.get(KEY_VARIABLE, "") if file is None else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--api-key {file} cannot be read: {error}") from error
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if file is not None and not keys:
+        raise UsageError(f"--api-key {file} contains no key; write one per line")
+    if any(len(key) < MIN_KEY_CHARACTERS for key in keys):
+        raise UsageError(f"an API key is too short; it must have at least {MIN_KEY_CHARACTERS} characters")
+    return keys
+
+
+def replay(file: Path, run: Path | None = None, *, device: Device = "auto", precision: Precision = "auto") -> None:
+    """Generate the answers that glassgpt serve --record wrote again, and compare every bit.
+
+    Parameters
+    ----------
+    file:
+        Written by glassgpt serve --record.
+    run:
+        Folder of the run, if it is not where it was.
+    precision:
+        Precision of the weights, as given to glassgpt serve.
+    """
+    from glassgpt import api
+    from glassgpt.errors import GenerationError
+
+    count, different = 0, 0
+    changes: dict[str, None] = {}
+    for each in api.replay(file, run, device=device, precision=precision):
+        count += 1
+        different += bool(each.differences)
+        changes |= dict.fromkeys(each.changes)
+        for difference in each.differences:
+            console.output(f"line {each.line} ({each.request}): {difference}")
+    for change in changes:
+        console.output(f"changed since: {change}")
+    if different:
+        raise GenerationError(f"{different} of {count} answers differ")
+    console.output(f"{count} of {count} answers are the same to the bit")

@@ -1,0 +1,143 @@
+"""The ASGI application: which path is answered by which handler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from glassgpt.errors import MissingExtraError
+from glassgpt.serving import json_codec
+from glassgpt.serving.chat import create_chat_completion
+from glassgpt.serving.completions import create_completion
+from glassgpt.serving.context import ServerContext
+from glassgpt.serving.embeddings import create_embeddings
+from glassgpt.serving.errors import APIError
+from glassgpt.serving.guards import Guards
+from glassgpt.serving.http import Answer, Call, Endpoint, Raw
+from glassgpt.serving.metrics import CONTENT_TYPE
+from glassgpt.serving.openapi import openapi
+from glassgpt.serving.pages import docs_page
+from glassgpt.serving.responses import create_response
+from glassgpt.serving.served_model import ServedModel
+from glassgpt.serving.tokenization import detokenize, tokenize, tokenizer_info
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+ContextHandler = Callable[[ServerContext, Call], Awaitable[Answer]]
+
+POSTS: dict[str, ContextHandler] = {
+    "/v1/completions": create_completion,
+    "/v1/chat/completions": create_chat_completion,
+    "/v1/responses": create_response,
+    "/v1/embeddings": create_embeddings,
+    "/tokenize": tokenize,
+    "/detokenize": detokenize,
+}
+
+
+def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: Sequence[str] = ()) -> Guards:
+    """Return the ASGI application.
+
+    Args:
+        context: models, limits, metrics.
+        hosts: see `Guards`, as are `api_keys`.
+
+    Raises:
+        MissingExtraError: starlette is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.exceptions import HTTPException
+        from starlette.responses import Response
+        from starlette.routing import Route
+    except ImportError as error:
+        raise MissingExtraError("starlette", "serve", "the server") from error
+
+    async def openapi_document(context: ServerContext, call: Call) -> Answer:
+        return openapi(context.limits, has_key=bool(api_keys))
+
+    gets: dict[str, ContextHandler] = {
+        "/v1/models": list_models,
+        "/tokenizer_info": tokenizer_info,
+        "/health": health,
+        "/ready": ready,
+        "/metrics": metrics,
+        "/openapi.json": openapi_document,
+        "/docs": docs,
+    }
+
+    def endpoint(handler: ContextHandler, *, has_body: bool) -> Endpoint:
+        return Endpoint(lambda call: handler(context, call), context.limits, has_body=has_body)
+
+    async def model(request: Request) -> Response:
+        found = context.find(request.path_params["model"])
+        return Response(json_codec.encode(_model_json(found)), media_type="application/json")
+
+    async def failed(request: Request, raised: Exception) -> Response:
+        if isinstance(raised, HTTPException):
+            raised = APIError(
+                f"{request.method} {request.url.path[:200]}: {raised.detail.lower()}; see /docs",
+                status=raised.status_code,
+            )
+        assert isinstance(raised, APIError)
+        return Response(
+            json_codec.encode(raised.body()), raised.status, raised.headers(), media_type="application/json"
+        )
+
+    routes = [Route(path, endpoint(handler, has_body=True), methods=["POST"]) for path, handler in POSTS.items()]
+    routes += [Route(path, endpoint(handler, has_body=False), methods=["GET"]) for path, handler in gets.items()]
+    routes.append(Route("/v1/models/{model:path}", model, methods=["GET"]))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: failed, APIError: failed})
+    app.router.redirect_slashes = False
+    return Guards(app, context.metrics, hosts, api_keys)
+
+
+async def list_models(context: ServerContext, call: Call) -> Answer:
+    """Answer GET /v1/models."""
+    return {"object": "list", "data": [_model_json(model) for model in context.models.values()]}
+
+
+def _model_json(model: ServedModel) -> dict[str, Any]:
+    weights = model.current.weights
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "glassgpt",
+        "max_model_len": weights.model.config.context_length,
+        "step": weights.step,
+        "checkpoint": weights.checkpoint,
+        "system_fingerprint": weights.fingerprint,
+        "identity": dict(weights.identity),
+        "chat_template": model.template.source,
+    }
+
+
+async def health(context: ServerContext, call: Call) -> Answer:
+    """Answer GET /health: 503 if an engine's thread is dead or stuck. Nothing is generated for it."""
+    for model in context.models.values():
+        problem = model.current.problem(context.limits.stuck_seconds)
+        if problem is not None:
+            raise APIError(f"{model.name}: {problem}", status=503, code="engine_stopped")
+    return {"status": "ok", "time": int(time.time())}
+
+
+async def ready(context: ServerContext, call: Call) -> Answer:
+    """Answer GET /ready: 503 until every model has warmed up, and while the server shuts down."""
+    for model in context.models.values():
+        if model.is_shut_down or not model.current.thread.is_ready.is_set():
+            raise APIError(f"{model.name} is not ready", status=503, code="not_ready", retry_after=1)
+    return {"status": "ready"}
+
+
+async def metrics(context: ServerContext, call: Call) -> Answer:
+    """Answer GET /metrics."""
+    return Raw(context.metrics.render(), CONTENT_TYPE)
+
+
+async def docs(context: ServerContext, call: Call) -> Answer:
+    """Answer GET /docs."""
+    return Raw(docs_page(openapi(context.limits, has_key=False)).encode(), "text/html; charset=utf-8")

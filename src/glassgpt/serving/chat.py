@@ -1,0 +1,209 @@
+"""/v1/chat/completions: answer a conversation."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
+
+from glassgpt.serving import formatting
+from glassgpt.serving.chat_template import ChatTemplate
+from glassgpt.serving.context import ServerContext
+from glassgpt.serving.errors import APIError
+from glassgpt.serving.explaining import explain
+from glassgpt.serving.fields import CHAT_FIELDS, parse_fields
+from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult
+from glassgpt.serving.http import DONE, Answer, Call, event
+from glassgpt.serving.jobs import Burst
+
+UNSUPPORTED = (
+    "tools", "tool_choice", "functions", "function_call", "audio", "modalities", "prediction", "web_search_options",
+    "use_beam_search", "store",
+)  # fmt: skip
+"""Fields of OpenAI's or vLLM's API that this server lacks."""
+ROLES = {"developer": "system"}
+"""Roles that stand for others."""
+ANY_JSON_OBJECT = '{"type": "object"}'
+
+
+async def create_chat_completion(context: ServerContext, call: Call) -> Answer:
+    """Answer POST /v1/chat/completions."""
+    body = call.body
+    if body.get("modalities") == ["text"]:
+        body = {name: value for name, value in body.items() if name != "modalities"}
+    values = parse_fields(body, CHAT_FIELDS, UNSUPPORTED)
+    if values["top_logprobs"] is not None and not values["logprobs"]:
+        raise APIError("top_logprobs needs logprobs to be true", param="top_logprobs")
+    model = context.find(values["model"])
+    messages = parse_messages(values["messages"], model.template, "messages")
+    max_tokens = values["max_completion_tokens"] or values["max_tokens"]
+    if max_tokens == 0:
+        raise APIError("max_tokens is 0; it must be at least 1", param="max_tokens")
+    generation = await prepare_chat(
+        context, call, messages, values, max_tokens, constraint_of(values["response_format"], "response_format")
+    )
+    writer = _Writer(generation, values)
+    if values["stream"]:
+        return _events(writer, context, call)
+    results = await generation.results()
+    context.record(call, "/v1/chat/completions", generation, results)
+    answer = writer.complete(results[0])
+    if values["explain"]:
+        await explain(generation, results, answer["choices"], values["explain"])
+    return answer
+
+
+async def prepare_chat(
+    context: ServerContext,
+    call: Call,
+    messages: Sequence[tuple[str, str]],
+    values: Mapping[str, Any],
+    max_tokens: int | None,
+    constraint: Constraint,
+) -> GenerationCall:
+    """Return the generation that answers a conversation; see `prepare_call`."""
+    model = context.find(values["model"])
+    tokenizer = model.current.weights.tokenizer
+    return await context.prepare(
+        call,
+        model,
+        values,
+        lambda: [tokenizer.encode(model.template.prompt(messages))],
+        max_tokens=max_tokens,
+        logprobs=(values.get("top_logprobs") or 0) if values.get("logprobs") else None,
+        constraint=constraint,
+        stop=model.template.stop,
+    )
+
+
+def parse_messages(given: Sequence[Mapping[str, Any]], template: ChatTemplate, param: str) -> list[tuple[str, str]]:
+    """Return (role, text) of each message.
+
+    Raises:
+        APIError: a message is not an object with role and text, or contains what the server does not support.
+    """
+    messages: list[tuple[str, str]] = []
+    for at, message in enumerate(given):
+        role = message.get("role")
+        role = ROLES.get(role, role) if isinstance(role, str) else role
+        if role in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
+            raise APIError(
+                "messages of tools are not supported by this server", param=param, code="unsupported_parameter"
+            )
+        if not isinstance(role, str) or role not in template.roles:
+            expected = ", ".join(template.roles)
+            raise APIError(f"{param}[{at}].role is {role!r:.100}; it must be one of {expected}", param=param)
+        messages.append((role, _text(message.get("content"), f"{param}[{at}].content", param)))
+    return messages
+
+
+def _text(content: Any, name: str, param: str) -> str:
+    """Return a message's text, given as a string or as a list of parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise APIError(f"{name} is {content!r:.100}; it must be text or a list of text parts", param=param)
+    texts: list[str] = []
+    for part in cast("list[Any]", content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in ("text", "input_text", "output_text"):
+            raise APIError(
+                f"{name} has a part of type {kind!r:.100}; this server supports text only",
+                param=param,
+                code="unsupported_parameter",
+            )
+        if not isinstance(part.get("text"), str):
+            raise APIError(f"{name} has a part without text", param=param)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def constraint_of(given: Mapping[str, Any] | None, param: str) -> Constraint:
+    """Return the settings of constrained output that a response format stands for.
+
+    Raises:
+        APIError: the format is unknown or incomplete.
+    """
+    kind = "text" if given is None else given.get("type")
+    if given is None or kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json_schema": ANY_JSON_OBJECT}
+    if kind == "json_schema":
+        holder = given.get("json_schema", given)  # /v1/responses has the schema beside the type
+        schema = holder.get("schema") if isinstance(holder, dict) else None
+        if not isinstance(schema, dict):
+            raise APIError(f"{param} has no schema; it must have a JSON schema, an object", param=param)
+        return {"json_schema": schema}
+    raise APIError(f"{param} has the type {kind!r:.100}; it must be text, json_object or json_schema", param=param)
+
+
+async def _events(writer: _Writer, context: ServerContext, call: Call) -> AsyncIterator[bytes]:
+    recorded = context.streamed(call, "/v1/chat/completions", writer.generation)
+    async for key, part in writer.generation.bursts():
+        recorded.add(key, part)
+        if isinstance(part, Burst):
+            for choice in writer.deltas(part):
+                yield event(writer.chunk([choice]))
+    if writer.includes_usage:
+        yield event(writer.chunk([], formatting.usage(writer.generation.n_prompt_tokens, writer.n_generated)))
+    recorded.finish()
+    yield DONE
+
+
+class _Writer:
+    """Writes the objects of one request: a complete one, or the chunks of a stream."""
+
+    def __init__(self, generation: GenerationCall, values: Mapping[str, Any]) -> None:
+        self.generation, self._values = generation, values
+        self._tokenizer = generation.version.weights.tokenizer
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": generation.model.name}
+        self._logprobs: dict[int, formatting.LogprobsWriter] = {}
+        self._has_text: set[int] = set()
+        self._begun: set[int] = set()
+        self.n_generated = 0
+        self.includes_usage = (values["stream_options"] or {}).get("include_usage") is True
+
+    def complete(self, result: PromptResult) -> dict[str, Any]:
+        """Return the answer without streaming."""
+        choices: list[dict[str, Any]] = []
+        for burst in result.samples:
+            text, rest = self._parts(burst)
+            message = {"role": "assistant", "content": text, "refusal": None}
+            choices.append({"index": burst.index, "message": message, **rest, "seed": self.generation.seed(0)})
+        used = formatting.usage(self.generation.n_prompt_tokens, self.n_generated)
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": used, **self._tail()}
+
+    def deltas(self, burst: Burst) -> list[dict[str, Any]]:
+        """Return the choices of the stream for a burst: before the first one, the role."""
+        choices: list[dict[str, Any]] = []
+        if burst.index not in self._begun:
+            self._begun.add(burst.index)
+            first = {"role": "assistant", "content": "", "refusal": None}
+            choices.append({"index": burst.index, "delta": first, "logprobs": None, "finish_reason": None})
+        text, rest = self._parts(burst)
+        delta = {"content": text} if text or burst.finish_reason is None else {}
+        seed = {"seed": self.generation.seed(0)} if burst.finish_reason else {}
+        return [*choices, {"index": burst.index, "delta": delta, **rest, **seed}]
+
+    def chunk(self, choices: Sequence[dict[str, Any]], used: dict[str, int] | None = None) -> dict[str, Any]:
+        """Return an object of the stream."""
+        shown = {"usage": used} if self.includes_usage else {}
+        return {**self._head, "object": "chat.completion.chunk", "choices": choices, **shown, **self._tail()}
+
+    def _tail(self) -> dict[str, Any]:
+        return {"system_fingerprint": self.generation.version.weights.fingerprint}
+
+    def _parts(self, burst: Burst) -> tuple[str, dict[str, Any]]:
+        """Return the text, without the space that separates it from the prompt, and what comes with it."""
+        self.n_generated += len(burst.tokens)
+        logprobs = None
+        if self._values["logprobs"]:
+            writer = self._logprobs.setdefault(burst.index, formatting.LogprobsWriter(self._tokenizer))
+            logprobs = formatting.chat_logprobs(self._tokenizer, writer.push(burst))
+        text = burst.text
+        if burst.index not in self._has_text and text:
+            self._has_text.add(burst.index)
+            text = text.removeprefix(" ")
+        return text, {"logprobs": logprobs, "finish_reason": formatting.finish_reason(burst.finish_reason)}

@@ -1,0 +1,117 @@
+"""What the handlers of all endpoints share: models, limits, threads, metrics, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from glassgpt.generation.engine.logprobs import TokenLogprobs
+from glassgpt.serving.errors import APIError
+from glassgpt.serving.generation_call import SHORT_BODY, Constraint, GenerationCall, PromptResult, prepare_call
+from glassgpt.serving.http import Call
+from glassgpt.serving.jobs import Burst
+from glassgpt.serving.limits import ServerLimits
+from glassgpt.serving.metrics import Metrics
+from glassgpt.serving.recording import Recorder, StreamRecord
+from glassgpt.serving.served_model import ServedModel
+
+COMPILE_THREADS = 2
+
+
+@dataclass
+class ServerContext:
+    """The state of the server.
+
+    Attributes:
+        models: by name, the default one first.
+        limits: of the server.
+        metrics: counts what happens.
+        recorder: writes answers to a file; None without --record.
+        executor: threads that tokenize long texts and compile constraints.
+    """
+
+    models: dict[str, ServedModel]
+    limits: ServerLimits
+    metrics: Metrics
+    recorder: Recorder | None = None
+    executor: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(COMPILE_THREADS, thread_name_prefix="glassgpt-prepare")
+    )
+
+    def find(self, name: str | None) -> ServedModel:
+        """Return a model by its name, or the first one.
+
+        Raises:
+            APIError: there is none of that name.
+        """
+        if not name:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise APIError(
+                f"the model {name[:100]!r} does not exist; choose {', '.join(self.models)}",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+        return self.models[name]
+
+    async def prepare(
+        self,
+        call: Call,
+        model: ServedModel,
+        values: Mapping[str, Any],
+        prompts: Callable[[], Sequence[Sequence[int]]],
+        *,
+        max_tokens: int | None,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        stop: Sequence[str] = (),
+    ) -> GenerationCall:
+        """Return a validated generation, and name the weights in the response's headers; see `prepare_call`."""
+        generation = await prepare_call(
+            model,
+            values,
+            prompts,
+            max_tokens=max_tokens,
+            executor=self.executor,
+            is_short=call.size <= SHORT_BODY,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            constraint=constraint,
+            stop=stop,
+        )
+        call.headers["x-glassgpt-step"] = str(generation.version.weights.step)
+        return generation
+
+    def record(self, call: Call, endpoint: str, generation: GenerationCall, results: Sequence[PromptResult]) -> None:
+        """Record a complete answer, if answers are recorded."""
+        if self.recorder is not None:
+            self.recorder.write(call.request_id, endpoint, generation, results)
+
+    def streamed(self, call: Call, endpoint: str, generation: GenerationCall) -> RecordedStream:
+        """Return what collects the parts of a stream until it is complete."""
+        record = None if self.recorder is None else StreamRecord(generation, {}, {})
+        return RecordedStream(self, call, endpoint, record)
+
+
+@dataclass(frozen=True)
+class RecordedStream:
+    """A stream on its way into the record; does nothing if answers are not recorded."""
+
+    context: ServerContext
+    call: Call
+    endpoint: str
+    record: StreamRecord | None
+
+    def add(self, key: int, part: Burst | list[TokenLogprobs]) -> None:
+        """Add a part of the answer."""
+        if self.record is not None:
+            self.record.add(key, part)
+
+    def finish(self) -> None:
+        """Record the answer."""
+        if self.record is not None:
+            self.context.record(self.call, self.endpoint, self.record.call, self.record.results())

@@ -1,0 +1,266 @@
+"""The thread that runs one model: the only one that touches the model and the engine.
+
+Commands come through a queue, results leave through an `Outbox`. Between two steps of the engine it does one step of
+other work on the model (scoring prompts, embeddings), so that neither holds up the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError, RequestError
+from glassgpt.generation.cpu.batch_invariant import BatchInvariantDecoder
+from glassgpt.generation.engine.decoder_selection import select_decoder
+from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.engine.sequence import Request
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.serving.errors import APIError
+from glassgpt.serving.jobs import Job, Outbox, TaskDone
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_TOKENS = 12
+"""New tokens of each warm-up request: more than the steps of a CUDA graph."""
+WARM_UP_OPTIONS = (
+    {"temperature": 1.0},
+    {"temperature": 0.0},
+    {"temperature": 0.8, "top_k": 40},
+    {"temperature": 0.8, "top_p": 0.95},
+)
+"""Settings whose kernels are compiled before the first request."""
+
+
+@dataclass(frozen=True)
+class _Submit:
+    job: Job
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    job: Job
+
+
+def exact_engine(model: LanguageModel, tokenizer: Tokenizer, *, slots: int, capacity: int | None = None) -> Engine:
+    """Return an engine whose results do not depend on what else it runs, to the bit.
+
+    Each prompt is processed by itself, as processing it with others would round differently; so would decoding on a CPU.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    decoder = BatchInvariantDecoder if on_cpu else select_decoder
+    return Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder, max_prefill_tokens=1)
+
+
+class EngineThread:
+    """Runs jobs on a model in a thread of its own.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        loop: the event loop on which jobs get their results.
+        slots: most sequences decoded at once.
+        capacity: most tokens of a sequence; None means the model's context.
+
+    Attributes:
+        is_ready: set once the warm-up is complete.
+        failure: the exception that ended the thread, or None.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        slots: int,
+        capacity: int | None = None,
+    ) -> None:
+        self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity)
+        self._slots = slots
+        self._outbox = Outbox(loop)
+        self._commands: queue.SimpleQueue[_Submit | _Cancel | None] = queue.SimpleQueue()
+        self._jobs: dict[int, Job] = {}  # by request id
+        self._tasks: deque[Job] = deque()
+        self._progress: float | None = None  # when the last step began; None while there is nothing to do
+        self._thread = threading.Thread(target=self._run, name="glassgpt-engine", daemon=True)
+        self.is_ready = threading.Event()
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread; it warms up first."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current step; jobs that are not complete get errors."""
+        self._commands.put(None)
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(seconds)
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread.is_alive()
+
+    def stuck_seconds(self) -> float:
+        """Return for how long the current step has been running; 0 while the thread waits for work."""
+        began = self._progress
+        return 0.0 if began is None else time.monotonic() - began
+
+    def prepare(
+        self, prompt: Sequence[int], options: GenerationOptions, *, logprobs: int | None, ignore_end: bool
+    ) -> Request:
+        """Return a request; safe in any thread. See `Engine.prepare`."""
+        return self._engine.prepare(prompt, options, logprobs=logprobs, ignore_end=ignore_end)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        self._commands.put(_Submit(job))
+        if not self._thread.is_alive():  # it may have ended before it saw the command
+            job.inbox.put_nowait((job, _dead()))
+
+    def cancel(self, job: Job) -> None:
+        """Stop working on a job and free its slots."""
+        job.is_cancelled = True
+        self._commands.put(_Cancel(job))
+
+    def _run(self) -> None:
+        try:
+            self._warm_up()
+            self.is_ready.set()
+            while self._take_commands():
+                self._advance()
+        except BaseException as error:
+            self.failure = error
+            logger.exception("the engine's thread ended: %s", error)
+        finally:
+            self._fail_everything(_dead())
+
+    def _warm_up(self) -> None:
+        for settings in WARM_UP_OPTIONS:
+            options = GenerationOptions(**settings, max_tokens=WARM_UP_TOKENS, seed=0)  # pyright: ignore[reportArgumentType]
+            options.check()
+            for count in self._warm_up_sizes():
+                for _ in range(count):
+                    self._engine.submit([0], options)
+                while not self._engine.is_idle:
+                    self._progress = time.monotonic()
+                    for _chunk in self._engine.step():
+                        pass
+        self._progress = None
+
+    def _warm_up_sizes(self) -> list[int]:
+        return sorted({1, self._slots})
+
+    def _take_commands(self) -> bool:
+        """Carry out all queued commands, waiting for one if there is nothing else to do; return False to stop."""
+        is_idle = self._engine.is_idle and not self._tasks
+        while True:
+            if is_idle:
+                self._progress = None
+            try:
+                command = self._commands.get(block=is_idle)
+            except queue.Empty:
+                return True
+            self._progress = time.monotonic()
+            if command is None:
+                return False
+            if isinstance(command, _Submit):
+                self._start(command.job)
+            else:
+                self._drop(command.job)
+            is_idle = self._engine.is_idle and not self._tasks
+
+    def _start(self, job: Job) -> None:
+        if job.is_cancelled:
+            return
+        if job.task is not None:
+            self._tasks.append(job)
+        elif job.request is not None:
+            self._jobs[job.request.id] = job
+            self._engine.add(job.request)
+
+    def _drop(self, job: Job) -> None:
+        if job in self._tasks:
+            self._tasks.remove(job)
+        if job.request is not None and self._jobs.pop(job.request.id, None) is not None:
+            self._engine.cancel(job.request.id)
+        self._outbox.drop(job)
+
+    def _advance(self) -> None:
+        self._progress = time.monotonic()
+        if self._tasks:
+            self._advance_task()
+        if not self._engine.is_idle:
+            self._step()
+        self._outbox.flush()
+
+    def _advance_task(self) -> None:
+        job = self._tasks.popleft()
+        assert job.task is not None
+        try:
+            is_done = job.task.step()
+        except Exception as error:
+            self._outbox.post(job, _as_api_error(error))
+            logger.warning("a request failed", exc_info=not isinstance(error, GenerationError))
+            return
+        if not is_done:
+            self._tasks.append(job)  # behind the others: they take turns
+            return
+        self._outbox.post(job, TaskDone(job.task.result))
+        job.task = None
+        self._start(job)
+
+    def _step(self) -> None:
+        try:
+            for chunk in self._engine.step():
+                job = self._jobs[chunk.request]
+                if chunk.finish_reason is not None:
+                    job.samples_left -= 1
+                    if job.samples_left == 0:
+                        del self._jobs[chunk.request]
+                self._outbox.add(job, chunk)
+                if job.started is None:
+                    job.started = time.monotonic()
+        except RequestError as error:
+            self._outbox.post(self._jobs.pop(error.request), _as_api_error(error.__cause__ or error))
+        except Exception as error:
+            # Not one request's fault: NaN logits, or no memory for a single sequence. New requests may fare better.
+            logger.exception("all running requests failed: %s", error)
+            for number, job in list(self._jobs.items()):
+                self._engine.cancel(number)
+                self._outbox.post(job, _as_api_error(error, status=500))
+            self._jobs.clear()
+
+    def _fail_everything(self, error: APIError) -> None:
+        for job in itertools.chain(self._jobs.values(), self._tasks):
+            self._outbox.post(job, error)
+        while True:
+            try:
+                command = self._commands.get(block=False)
+            except queue.Empty:
+                break
+            if isinstance(command, _Submit):
+                self._outbox.post(command.job, error)
+        self._outbox.flush()
+
+
+def _as_api_error(error: BaseException, status: int | None = None) -> APIError:
+    """Return the error that the client sees: options that leave no token are its own fault, anything else is ours."""
+    if isinstance(error, GenerationError):
+        return APIError(str(error), status=status or 400)
+    return APIError(f"the server failed: {type(error).__name__}", status=status or 500, code="internal_error")
+
+
+def _dead() -> APIError:
+    return APIError("the engine has stopped; restart the server", status=503, code="engine_stopped")

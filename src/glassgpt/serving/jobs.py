@@ -1,0 +1,206 @@
+"""Work for the engine's thread, and its results on their way back to the event loop.
+
+A `Job` is created on the event loop, runs on the engine's thread, and gets its results in an inbox on the event loop.
+The `Outbox` between them merges the tokens of a text until the event loop has time for them: events come in bursts per
+text, and the faster the engine, the longer the bursts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from glassgpt.generation.engine.logprobs import TokenLogprobs
+from glassgpt.generation.engine.output import FinishReason, TokenChunk
+from glassgpt.generation.engine.sequence import Request
+
+DELIVERY_SECONDS = 0.01
+"""Least time between two deliveries to the event loop; the first and last tokens of a text do not wait."""
+
+
+class ModelTask(Protocol):
+    """Work on the model other than generation, in steps that are short enough for others to wait for.
+
+    Attributes:
+        result: complete once `step` has returned True.
+    """
+
+    result: Any
+
+    def step(self) -> bool:
+        """Do the next part; return True if it was the last."""
+        ...
+
+
+@dataclass(slots=True)
+class Burst:
+    """Consecutive tokens of one sample.
+
+    Attributes:
+        index: the sample's index within its request.
+        text: the text that became final with these tokens.
+        tokens: their ids.
+        logprobs: their log-probabilities, if requested.
+        finish_reason: set if the sample ends with them.
+    """
+
+    index: int
+    text: str = ""
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+    finish_reason: FinishReason | None = None
+
+    def add(self, chunk: TokenChunk) -> None:
+        """Append a token."""
+        self.text += chunk.text
+        self.tokens.append(chunk.token)
+        if chunk.logprobs is not None:
+            self.logprobs.append(chunk.logprobs)
+        self.finish_reason = chunk.finish_reason
+
+    def extend(self, later: Burst) -> None:
+        """Append the tokens that follow."""
+        self.text += later.text
+        self.tokens += later.tokens
+        self.logprobs += later.logprobs
+        self.finish_reason = later.finish_reason
+
+
+@dataclass(slots=True)
+class TaskDone:
+    """The result of a job's `ModelTask`."""
+
+    result: Any
+
+
+Event = Burst | TaskDone | Exception
+"""A part of a job's results; an exception is its end."""
+
+
+class Job:
+    """One prompt's work: a task on the model, then the generation of its samples; either may be missing.
+
+    Args:
+        inbox: gets (job, event) pairs on the event loop.
+        key: for the receiver, such as the prompt's index.
+        task: runs before the request.
+        request: to generate.
+        streaming: deliver tokens as they come, not only complete samples.
+
+    Attributes:
+        samples_left: samples that are not complete.
+        is_cancelled: nobody waits for the results any more.
+        submitted: when it was submitted (`time.monotonic`).
+        started: when its first token was there.
+        parts_left: results on the event loop that are still to come: of the task, and the end of each sample.
+    """
+
+    def __init__(
+        self,
+        inbox: asyncio.Queue[tuple[Job, Event]],
+        key: int = 0,
+        *,
+        task: ModelTask | None = None,
+        request: Request | None = None,
+        streaming: bool = False,
+    ) -> None:
+        self.inbox, self.key, self.task, self.request, self.streaming = inbox, key, task, request, streaming
+        self.samples_left = request.options.num_samples if request else 0
+        self.parts_left = self.samples_left + (task is not None)
+        self.is_cancelled = False
+        self.submitted = time.monotonic()
+        self.started: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """True once the event loop has received every result."""
+        return self.parts_left == 0
+
+    def receive(self, event: Event) -> None:
+        """Count a result that has arrived on the event loop."""
+        self.parts_left -= isinstance(event, TaskDone) or (isinstance(event, Burst) and event.finish_reason is not None)
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of slots and places in the queue that it takes."""
+        return self.request.options.num_samples if self.request else 1
+
+
+class Outbox:
+    """Carries results from the engine's thread to the event loop: one wake-up for many tokens.
+
+    Args:
+        loop: the event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._bursts: dict[Job, dict[int, Burst]] = {}
+        self._others: list[tuple[Job, Event]] = []
+        self._ready: list[Job] = []  # jobs without streaming that are complete
+        self._has_news = self._urgent = self._scheduled = False
+        self._last_delivery = 0.0
+
+    def add(self, job: Job, chunk: TokenChunk) -> None:
+        """Add a token; `flush` wakes the event loop."""
+        with self._lock:
+            bursts = self._bursts.setdefault(job, {})
+            burst = bursts.get(chunk.index)
+            if burst is None:
+                burst = bursts[chunk.index] = Burst(chunk.index)
+            burst.add(chunk)
+            if job.streaming:
+                self._has_news = True
+                self._urgent |= chunk.finish_reason is not None or job.started is None
+            elif job.samples_left == 0:
+                self._ready.append(job)
+                self._has_news = self._urgent = True
+
+    def post(self, job: Job, event: Event) -> None:
+        """Add a result other than a token; `flush` wakes the event loop."""
+        with self._lock:
+            self._others.append((job, event))
+            if isinstance(event, Exception):
+                self._bursts.pop(job, None)
+            self._has_news = self._urgent = True
+
+    def drop(self, job: Job) -> None:
+        """Forget what a cancelled job has not received."""
+        with self._lock:
+            self._bursts.pop(job, None)
+
+    def flush(self) -> None:
+        """Wake the event loop, unless it will come anyway or there is nothing to deliver."""
+        with self._lock:
+            if self._scheduled or not self._has_news:
+                return
+            self._scheduled = True
+            wait = 0.0 if self._urgent else self._last_delivery + DELIVERY_SECONDS - time.monotonic()
+        if self._loop.is_closed():
+            return
+        if wait > 0:
+            self._loop.call_soon_threadsafe(self._loop.call_later, wait, self._deliver)
+        else:
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            others, self._others = self._others, []
+            jobs = [job for job in self._bursts if job.streaming] + self._ready
+            bursts = [(job, burst) for job in jobs for burst in self._bursts.pop(job, {}).values()]
+            self._ready = []
+            self._has_news = self._urgent = self._scheduled = False
+            self._last_delivery = time.monotonic()
+        _put(others)
+        _put(bursts)
+
+
+def _put(events: Iterable[tuple[Job, Event]]) -> None:
+    for job, event in events:
+        if not job.is_cancelled:
+            job.inbox.put_nowait((job, event))

@@ -1,0 +1,87 @@
+"""Prometheus metrics (extra: serve), under vLLM's names with the prefix `glassgpt:`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from glassgpt.errors import MissingExtraError
+from glassgpt.serving.jobs import Burst, Event, Job, TaskDone
+
+FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.25, 2.5, 5, 10, 20, 40, 80)
+TOKEN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+QUEUE_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Counts tokens, requests and times.
+
+    Args:
+        counts: returns (model, running, waiting) for each model.
+    """
+
+    def __init__(self, counts: Callable[[], Iterable[tuple[str, int, int]]]) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        except ImportError as error:
+            raise MissingExtraError("prometheus_client", "serve", "the server") from error
+        self._counts = counts
+        self._registry = CollectorRegistry()
+
+        def named(kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
+            return kind(f"glassgpt:{name}", text, ["model_name", *labels], registry=self._registry, **options)
+
+        self._running = named(Gauge, "num_requests_running", "Texts that are being generated.")
+        self._waiting = named(Gauge, "num_requests_waiting", "Texts that wait for a slot.")
+        self._prompt = named(Counter, "prompt_tokens", "Prompt tokens processed.")
+        self._generated = named(Counter, "generation_tokens", "Tokens generated.")
+        self._success = named(Counter, "request_success", "Complete texts.", "finished_reason")
+        self._first = named(
+            Histogram, "time_to_first_token_seconds", "From submission to the first token.", buckets=FIRST_TOKEN_BUCKETS
+        )
+        self._between = named(
+            Histogram, "inter_token_latency_seconds", "Between tokens of a text.", buckets=TOKEN_BUCKETS
+        )
+        self._queue = named(
+            Histogram, "request_queue_time_seconds", "From submission to the first token.", buckets=QUEUE_BUCKETS
+        )
+        self._rejections = Counter(
+            "glassgpt:admission_rejections", "Requests refused before they ran.", ["reason"], registry=self._registry
+        )
+        self._last: WeakKeyDictionary[Job, dict[int, float]] = WeakKeyDictionary()
+
+    def record(self, model: str, job: Job, event: Event) -> None:
+        """Count a result."""
+        if isinstance(event, TaskDone):
+            return
+        if isinstance(event, Burst):
+            self._record_burst(model, job, event)
+
+    def _record_burst(self, model: str, job: Job, burst: Burst) -> None:
+        now, times = time.monotonic(), self._last.setdefault(job, {})
+        if not times:
+            self._prompt.labels(model).inc(len(job.request.prompt) if job.request else 0)
+            self._queue.labels(model).observe((job.started or now) - job.submitted)
+            self._first.labels(model).observe(now - job.submitted)
+        elif burst.index in times and burst.tokens:
+            self._between.labels(model).observe((now - times[burst.index]) / len(burst.tokens))
+        times[burst.index] = now
+        self._generated.labels(model).inc(len(burst.tokens))
+        if burst.finish_reason is not None:
+            self._success.labels(model, "length" if burst.finish_reason == "length" else "stop").inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that was refused before it ran."""
+        self._rejections.labels(reason).inc()
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        from prometheus_client import generate_latest
+
+        for model, running, waiting in self._counts():
+            self._running.labels(model).set(running)
+            self._waiting.labels(model).set(waiting)
+        return generate_latest(self._registry)

@@ -1,0 +1,162 @@
+"""openapi.json, derived from the same fields that parse the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import glassgpt
+from glassgpt.schema import Setting, alternatives, is_mapping
+from glassgpt.serving import fields
+from glassgpt.serving.limits import ServerLimits
+
+JSON_TYPES: dict[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean"}
+NOT_EMPTY = {"stop", "choice", "ban", "messages", "input"}
+"""Fields whose texts or lists must not be empty."""
+LARGEST_INTEGER = 2**63 - 1
+ERROR = {
+    "description": "An error, in OpenAI's shape.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
+ERRORS = dict.fromkeys(("400", "401", "403", "404", "408", "413", "415", "429", "500", "501", "503", "504"), ERROR)
+
+
+def openapi(limits: ServerLimits, *, has_key: bool) -> dict[str, Any]:
+    """Return the description of the server's API.
+
+    Args:
+        limits: of the server.
+        has_key: the server asks for an API key.
+    """
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "glassgpt serve", "version": glassgpt.__version__},
+        "paths": {
+            "/v1/completions": _post("Continue prompts.", "Completion", streams=True),
+            "/v1/chat/completions": _post("Answer a conversation.", "Chat", streams=True),
+            "/v1/responses": _post("Answer a text or a conversation, stateless.", "Responses", streams=True),
+            "/v1/embeddings": _post("Embed texts: the mean of their last hidden states.", "Embedding"),
+            "/tokenize": _post("Split a text into tokens.", "Tokenize"),
+            "/detokenize": _post("Join tokens to a text.", "Detokenize"),
+            "/v1/models": _get("List the models."),
+            "/v1/models/{model}": _get("Describe a model.", "model"),
+            "/tokenizer_info": _get("Describe the tokenizer."),
+            "/health": _get("Tell whether the engine works; needs no key."),
+            "/ready": _get("Tell whether the server has warmed up."),
+            "/metrics": _get("Prometheus metrics.", media_type="text/plain"),
+        },
+        "components": {
+            "schemas": {
+                "Completion": _object(fields.COMPLETION_FIELDS, limits),
+                "Chat": _object(fields.CHAT_FIELDS, limits, ["messages"]),
+                "Responses": _object(fields.RESPONSES_FIELDS, limits, ["input"]),
+                "Embedding": _object(fields.EMBEDDING_FIELDS, limits, ["input"]),
+                "Tokenize": _object(fields.TOKENIZE_FIELDS, limits),
+                "Detokenize": _object(fields.DETOKENIZE_FIELDS, limits),
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {
+                        "error": {
+                            "type": "object",
+                            "required": ["message", "type", "param", "code"],
+                            "properties": {
+                                "message": {"type": "string"},
+                                "type": {"type": "string"},
+                                "param": {"type": ["string", "null"]},
+                                "code": {"type": ["string", "null"]},
+                            },
+                        }
+                    },
+                },
+            }
+        },
+    }
+    if has_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        document["paths"]["/health"]["get"]["security"] = []
+    return document
+
+
+def _post(summary: str, schema: str, *, streams: bool = False) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {"required": True, "content": {"application/json": reference}},
+            "responses": {"200": {"description": "The answer.", "content": content}, **ERRORS},
+        }
+    }
+
+
+def _get(summary: str, parameter: str | None = None, media_type: str = "application/json") -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "responses": {"200": {"description": "The answer.", "content": {media_type: {}}}, **ERRORS},
+    }
+    if parameter is not None:
+        operation["parameters"] = [
+            {"name": parameter, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        ]
+    return {"get": operation}
+
+
+def _object(settings: Iterable[Setting], limits: ServerLimits, required: Iterable[str] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {each.name: _property(each, limits) for each in settings},
+        "required": [*required],
+    }
+
+
+def _property(field: Setting, limits: ServerLimits) -> dict[str, Any]:
+    options = [_schema(kind, field, limits) for kind in alternatives(field.type) if kind is not NoneType]
+    options.append({"type": "null"})  # stands for the default everywhere
+    default = {} if field.default is None or field.name in ("messages", "input") else {"default": _json(field.default)}
+    return {"anyOf": options, "description": field.help, **default}
+
+
+def _json(value: Any) -> Any:
+    return [*value] if isinstance(value, tuple) else value
+
+
+def _schema(kind: Any, field: Setting, limits: ServerLimits) -> dict[str, Any]:
+    """Return the JSON schema of one type of a field."""
+    details, origin, parts = field.details, get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return {"enum": list(parts)}
+    if origin is tuple:
+        items = parts if parts[-1] is not Ellipsis else parts[:1]
+        if parts[-1] is not Ellipsis:
+            each = [_schema(part, field, limits) for part in items]
+            return {"type": "array", "prefixItems": each, "minItems": len(each), "maxItems": len(each)}
+        return {"type": "array", "items": _schema(items[0], field, limits), **_list_limits(field, limits)}
+    if is_mapping(kind):
+        return {"type": "object"} if parts[1] is object else _numbers_by_token()
+    schema: dict[str, Any] = {"type": JSON_TYPES[kind]}
+    if kind is str and field.name in NOT_EMPTY:
+        schema["minLength"] = 1
+    if kind in (int, float):
+        bounds = {"minimum": details.minimum, "exclusiveMinimum": details.above, "maximum": details.maximum}
+        schema |= {name: bound for name, bound in bounds.items() if bound is not None}
+        if kind is int and details.maximum is None:
+            schema["maximum"] = LARGEST_INTEGER
+        if field.name == "n":
+            schema["maximum"] = limits.max_samples
+    return schema
+
+
+def _list_limits(field: Setting, limits: ServerLimits) -> dict[str, int]:
+    least = {"minItems": 1} if field.name in ("messages", "input", "prompt") else {}
+    most = {"maxItems": limits.max_stops} if field.name in ("stop", "stop_token_ids", "choice", "ban") else {}
+    return least | most
+
+
+def _numbers_by_token() -> dict[str, Any]:
+    number = {"type": "number", "minimum": -100, "maximum": 100}
+    return {"type": "object", "propertyNames": {"pattern": "^[0-9]{1,9}$"}, "additionalProperties": number}

@@ -1,0 +1,117 @@
+"""`glassgpt replay`: generate recorded answers again, alone, and compare every bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glassgpt.errors import GenerationError, UsageError
+from glassgpt.generation.engine.logprobs import PromptScoring
+from glassgpt.serving.engine_thread import exact_engine
+from glassgpt.serving.jobs import Burst
+from glassgpt.serving.recording import VERSION, options_from_json, sample_json, scores_json
+from glassgpt.serving.served_model import Weights
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The comparison of one recorded answer.
+
+    Attributes:
+        line: its line in the file.
+        request: id of the HTTP request.
+        differences: what is not as recorded, in words; empty if every bit is the same.
+        changes: what the bits depend on and is not as it was, in words.
+    """
+
+    line: int
+    request: str
+    differences: tuple[str, ...]
+    changes: tuple[str, ...]
+
+
+def replay_records(lines: Iterable[str], load: Callable[[str, str], Weights]) -> Iterator[Replayed]:
+    """Yield the comparison of each record.
+
+    Args:
+        lines: of a file written by `Recorder`.
+        load: returns the weights of a run's checkpoint.
+
+    Raises:
+        UsageError: a line is not a record.
+        GlassGPTError: weights cannot be loaded.
+    """
+    loaded: tuple[tuple[str, str], Weights] | None = None
+    for number, line in enumerate(lines, start=1):
+        record = _parse(number, line)
+        key = (record["run"], record["checkpoint"])
+        if loaded is None or loaded[0] != key:
+            loaded = key, load(*key)
+        weights = loaded[1]
+        try:
+            found = generate_again(record, weights)
+            differences = tuple(_differences(record, found))
+        except GenerationError as error:
+            differences = (f"it cannot be generated: {error}",)
+        changes = tuple(
+            f"{name} was {before}, is {after}"
+            for name, before in record["identity"].items()
+            if (after := weights.identity.get(name)) != before
+        )
+        yield Replayed(number, record["request"], differences, changes)
+
+
+def _parse(number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if record["version"] != VERSION:
+            raise ValueError(f"its version is {record['version']}, expected {VERSION}")
+        options_from_json(record["options"], record["seed"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"line {number} is not a record of glassgpt serve --record: {error}") from error
+    return record
+
+
+def generate_again(record: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
+    """Return the fields `scores` and `samples` of a record, generated again.
+
+    Raises:
+        GenerationError: the prompt or an option is not valid for these weights.
+    """
+    model, tokenizer, prompt = weights.model, weights.tokenizer, record["prompt"]
+    scores = None
+    if record["scored"] is not None:
+        scoring = PromptScoring(model, prompt, tokenizer.vocab_size, record["scored"])
+        while not scoring.step():
+            pass
+        scores = scores_json(scoring.result)
+    options = options_from_json(record["options"], record["seed"])
+    samples: dict[int, Burst] = {}
+    if record["samples"]:
+        engine = exact_engine(model, tokenizer, slots=int(record["identity"].get("slots", options.num_samples)))
+        engine.add(engine.prepare(prompt, options, logprobs=record["logprobs"], ignore_end=record["ignore_eos"]))
+        while not engine.is_idle:
+            for chunk in engine.step():
+                samples.setdefault(chunk.index, Burst(chunk.index)).add(chunk)
+    return {"scores": scores, "samples": [sample_json(burst) for _, burst in sorted(samples.items())]}
+
+
+def _differences(record: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    if record["scores"] != found["scores"]:
+        yield "log-probabilities of the prompt"
+    if len(record["samples"]) != len(found["samples"]):
+        yield f"{len(found['samples'])} samples instead of {len(record['samples'])}"
+    for before, after in zip(record["samples"], found["samples"], strict=False):
+        where = f"sample {before['index']}"
+        if before["tokens"] != after["tokens"]:
+            pairs = zip(before["tokens"], after["tokens"], strict=False)
+            at = next(
+                (at for at, (a, b) in enumerate(pairs) if a != b), min(len(before["tokens"]), len(after["tokens"]))
+            )
+            yield f"{where}: tokens from the {at + 1}th on"
+        elif before["text"] != after["text"] or before["finish_reason"] != after["finish_reason"]:
+            yield f"{where}: text or finish reason"
+        elif before["logprobs"] != after["logprobs"]:
+            yield f"{where}: log-probabilities"

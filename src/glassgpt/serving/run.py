@@ -1,0 +1,229 @@
+"""Run the server: load, warm up, serve, follow a run that is still training, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
+from glassgpt.serving.app import create_app
+from glassgpt.serving.chat_template import ChatTemplate
+from glassgpt.serving.context import ServerContext
+from glassgpt.serving.limits import ServerLimits
+from glassgpt.serving.metrics import Metrics
+from glassgpt.serving.recording import Recorder
+from glassgpt.serving.served_model import ModelVersion, ServedModel, Weights
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 1.0
+FOLLOW_SECONDS = 2.0
+"""Seconds between two looks for a newer checkpoint."""
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model to serve.
+
+    Attributes:
+        name: as in requests.
+        load: loads the weights.
+        template: turns messages into a prompt.
+        newest: returns the newest checkpoint's name, or None if there is none; None does not follow the run.
+    """
+
+    name: str
+    load: Callable[[], Weights]
+    template: ChatTemplate
+    newest: Callable[[], str | None] | None = None
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where and how to serve.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 means a free one.
+        slots: most sequences decoded at once, per model.
+        limits: of requests.
+        api_keys: one of them must be sent with each request; empty asks for none, on loopback only.
+        hosts: further host names that requests may name.
+        record: file for answers.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    slots: int = 8
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    api_keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    record: Path | None = None
+
+    def check(self) -> None:
+        """Validate the address.
+
+        Raises:
+            UsageError: the address is not loopback and no key is asked for.
+        """
+        if not self.api_keys and not is_loopback(self.host):
+            raise UsageError(
+                f"--host {self.host} is reachable from other machines, so it needs keys: give a file with --api-key FILE, "
+                "or set GLASSGPT_API_KEY"
+            )
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Host names that requests may name; empty accepts any, where a key protects the server."""
+        if is_loopback(self.host):
+            return (*LOOPBACK_NAMES, self.host, *self.hosts)
+        return (*LOOPBACK_NAMES, self.host, *self.hosts) if self.hosts else ()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(sources: Sequence[ModelSource], settings: ServerSettings, announce: Callable[[str], None]) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        sources: the models, the default one first.
+        settings: where and how.
+        announce: called with what the user should know.
+
+    Raises:
+        UsageError: the address cannot be used.
+        GlassGPTError: a model cannot be loaded.
+        MissingExtraError: a library is not installed.
+    """
+    settings.check()
+    settings.limits.check()
+    try:
+        import uvicorn
+
+        from glassgpt.serving.connections import listen
+    except ImportError as error:
+        raise MissingExtraError(error.name or "uvicorn", "serve", "the server") from error
+    try:
+        listener = listen(settings.host, settings.port)
+    except OSError as error:
+        raise UsageError(
+            f"{settings.host}:{settings.port} cannot be used ({error.strerror}); choose another --port"
+        ) from error
+    with listener:
+        weights = [source.load() for source in sources]
+        with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+            runner.run(_serve(sources, weights, settings, listener, announce))
+
+
+async def _serve(
+    sources: Sequence[ModelSource],
+    weights: Sequence[Weights],
+    settings: ServerSettings,
+    listener: socket.socket,
+    announce: Callable[[str], None],
+) -> None:
+    from glassgpt.serving.connections import create_server
+
+    loop, limits = asyncio.get_running_loop(), settings.limits
+    models: dict[str, ServedModel] = {}
+    metrics = Metrics(lambda: [(name, *model.counts()) for name, model in models.items()])
+    for source, loaded in zip(sources, weights, strict=True):
+        model = models[source.name] = ServedModel(source.name, source.template, settings.slots, limits, metrics)
+        model.activate(model.start(loaded, loop))
+    recorder = None if settings.record is None else Recorder(settings.record)
+    context = ServerContext(models, limits, metrics, recorder)
+    app = create_app(context, hosts=settings.allowed_hosts, api_keys=settings.api_keys)
+
+    def drain() -> None:
+        announce(f"finishing running requests, for at most {limits.drain_seconds:g} seconds; a second signal ends them")
+        for model in models.values():
+            model.drain()
+
+    def abort() -> None:
+        for model in models.values():
+            model.shut_down()
+
+    server = create_server(app, limits, on_drain=drain, abort=abort)
+    tasks = [asyncio.create_task(_watch(models)), asyncio.create_task(_announce_ready(models, listener, announce))]
+    tasks += [asyncio.create_task(follow(models[source.name], source, announce)) for source in sources if source.newest]
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        abort()
+        for model in models.values():
+            model.stop()
+        context.executor.shutdown(wait=False, cancel_futures=True)
+        if recorder is not None:
+            recorder.close()
+
+
+async def _watch(models: dict[str, ServedModel]) -> None:
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        for model in models.values():
+            model.check()
+
+
+async def _announce_ready(
+    models: dict[str, ServedModel], listener: socket.socket, announce: Callable[[str], None]
+) -> None:
+    for model in models.values():
+        await _until_ready(model.current)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    announce(f"serving {', '.join(models)} at http://{shown}:{port}/v1 (press Ctrl-C to stop)")
+
+
+async def _until_ready(version: ModelVersion) -> bool:
+    """Wait until a version has warmed up; return False if its thread ends before."""
+    while not version.thread.is_ready.is_set():
+        if not version.thread.is_alive:
+            return False
+        await asyncio.sleep(0.005)
+    return True
+
+
+async def follow(
+    model: ServedModel, source: ModelSource, announce: Callable[[str], None], seconds: float = FOLLOW_SECONDS
+) -> None:
+    """Serve the newest checkpoint of a run that is still training, as soon as it is loaded and warm.
+
+    Args:
+        model: gets the new versions.
+        source: of the weights.
+        announce: see `serve`.
+        seconds: between two looks for a newer checkpoint.
+    """
+    assert source.newest is not None
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(seconds)
+        newest = await loop.run_in_executor(None, source.newest)
+        if newest is None or newest == model.current.weights.checkpoint:
+            continue
+        try:
+            weights = await loop.run_in_executor(None, source.load)
+        except GlassGPTError as error:  # it may be pruned while it is being read; the next one will come
+            logger.warning("%s could not be loaded: %s", newest, error)
+            continue
+        version = await loop.run_in_executor(None, model.start, weights, loop)
+        if await _until_ready(version):
+            model.activate(version)
+            announce(f"{model.name}: serving step {weights.step} now")

@@ -1,0 +1,241 @@
+"""A model that the server offers: its versions (checkpoints), and the calls that are running on them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.serving.chat_template import ChatTemplate
+from glassgpt.serving.engine_thread import EngineThread
+from glassgpt.serving.errors import APIError
+from glassgpt.serving.jobs import Event, Job
+from glassgpt.serving.limits import ServerLimits
+from glassgpt.serving.metrics import Metrics
+
+MAX_RETRY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint, loaded.
+
+    Attributes:
+        model: prepared for generation, in evaluation mode.
+        tokenizer: the model's.
+        step: number of steps that it was trained for.
+        identity: what determines the bits of its results: checksum of the weights, precision, device, versions.
+        run: the run's folder, for commands that the server names.
+        checkpoint: its name, such as step-000100.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    step: int
+    identity: Mapping[str, str]
+    run: str = ""
+    checkpoint: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of `identity`, reported as `system_fingerprint`."""
+        canonical = json.dumps(dict(self.identity), sort_keys=True)
+        return "fp_" + hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(eq=False)
+class ModelVersion:
+    """Weights and the thread that runs them.
+
+    Attributes:
+        weights: the checkpoint.
+        thread: runs it.
+        jobs: those that are not complete.
+    """
+
+    weights: Weights
+    thread: EngineThread
+    jobs: set[Job] = field(default_factory=set[Job])
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of texts that are generated or waiting."""
+        return sum(job.n_sequences for job in self.jobs)
+
+    def problem(self, stuck_seconds: float) -> str | None:
+        """Return why the thread cannot answer, or None if it can."""
+        if not self.thread.is_alive:
+            return "the engine has stopped; restart the server"
+        if self.thread.stuck_seconds() > stuck_seconds:
+            return f"the engine has made no progress for {self.thread.stuck_seconds():.0f} seconds"
+        return None
+
+
+class ServedModel:
+    """A model under a name; new requests go to its newest version.
+
+    Args:
+        name: as in the field `model` of requests.
+        template: turns messages into a prompt.
+        slots: most sequences decoded at once.
+        limits: of the server.
+        metrics: counts what happens.
+    """
+
+    def __init__(self, name: str, template: ChatTemplate, slots: int, limits: ServerLimits, metrics: Metrics) -> None:
+        self.name, self.template, self.limits, self.metrics = name, template, limits, metrics
+        self.created = int(time.time())
+        self._slots = slots
+        self._versions: list[ModelVersion] = []  # the newest last; older ones until their jobs are complete
+        self._shut_down_error: APIError | None = None
+
+    @property
+    def current(self) -> ModelVersion:
+        """The newest version."""
+        return self._versions[-1]
+
+    @property
+    def versions(self) -> Sequence[ModelVersion]:
+        """All versions that are running, the newest last."""
+        return self._versions
+
+    @property
+    def is_shut_down(self) -> bool:
+        """True once new jobs are refused."""
+        return self._shut_down_error is not None
+
+    def start(self, weights: Weights, loop: asyncio.AbstractEventLoop) -> ModelVersion:
+        """Start the thread of new weights, which `activate` makes the current version once it is ready."""
+        thread = EngineThread(weights.model, weights.tokenizer, loop, slots=self._slots)
+        thread.start()
+        return ModelVersion(weights, thread)
+
+    def activate(self, version: ModelVersion) -> None:
+        """Make a version the current one. Running requests finish on the version that they started with."""
+        self._versions.append(version)
+        self._retire()
+
+    def _retire(self) -> None:
+        for version in self._versions[:-1]:
+            if not version.jobs:
+                version.thread.stop()
+                self._versions.remove(version)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many texts are running and how many are waiting."""
+        loads = [version.n_sequences for version in self._versions]
+        running = sum(min(load, self._slots) for load in loads)
+        return running, sum(loads) - running
+
+    @asynccontextmanager
+    async def run(
+        self, version: ModelVersion, jobs: Sequence[Job], inbox: asyncio.Queue[tuple[Job, Event]]
+    ) -> AsyncGenerator[Callable[[], AsyncIterator[tuple[Job, Event]]]]:
+        """Run the jobs of one HTTP request; on exit, whatever is left of them is cancelled.
+
+        Args:
+            version: of the model.
+            jobs: with this inbox.
+            inbox: gets their results.
+
+        Yields:
+            A function that returns the results as they arrive, up to the last. It raises an `APIError` if a job fails
+            or the request takes longer than it may.
+
+        Raises:
+            APIError: too many texts are waiting, or the server is shutting down.
+        """
+        self._admit(version, jobs)
+        version.jobs.update(jobs)
+        started = time.monotonic()
+        for job in jobs:
+            version.thread.submit(job)
+        left = set(jobs)
+
+        async def results() -> AsyncIterator[tuple[Job, Event]]:
+            deadline = started + self.limits.request_seconds
+            while left:
+                try:
+                    job, event = await asyncio.wait_for(inbox.get(), max(0.0, deadline - time.monotonic()))
+                except TimeoutError:
+                    raise self._too_slow() from None
+                if isinstance(event, Exception):
+                    raise event
+                job.receive(event)
+                self.metrics.record(self.name, job, event)
+                if job.is_complete:
+                    left.discard(job)
+                    self._done(version, job)
+                yield job, event
+
+        try:
+            yield results
+        finally:
+            for job in jobs:
+                if job in version.jobs:
+                    version.thread.cancel(job)
+                    self._done(version, job)
+
+    def _done(self, version: ModelVersion, job: Job) -> None:
+        version.jobs.discard(job)
+        self._retire()
+
+    def _admit(self, version: ModelVersion, jobs: Sequence[Job]) -> None:
+        if self._shut_down_error is not None:
+            raise self._shut_down_error
+        problem = version.problem(self.limits.stuck_seconds)
+        if problem is not None:
+            raise self._rejected(APIError(problem, status=503, code="engine_stopped"), "engine")
+        load, new = version.n_sequences, sum(job.n_sequences for job in jobs)
+        if load and load + new > self._slots + self.limits.max_queue:
+            retry_after = min(MAX_RETRY_SECONDS, math.ceil(load / self._slots))
+            message = f"{load} texts are running or waiting; try again in {retry_after} seconds"
+            raise self._rejected(
+                APIError(message, status=429, code="queue_full", retry_after=retry_after), "queue_full"
+            )
+
+    def _rejected(self, error: APIError, reason: str) -> APIError:
+        self.metrics.rejected(reason)
+        return error
+
+    def _too_slow(self) -> APIError:
+        return APIError(
+            f"the request took longer than {self.limits.request_seconds:g} seconds and was ended",
+            status=504,
+            code="timeout",
+        )
+
+    def check(self) -> None:
+        """Give errors to the jobs of threads that have died or are stuck; called every second."""
+        for version in list(self._versions):
+            problem = version.problem(self.limits.stuck_seconds) if version.jobs else None
+            if problem is not None:
+                self._end_jobs(version, APIError(problem, status=503, code="engine_stopped"))
+
+    def drain(self) -> None:
+        """Refuse new jobs."""
+        self._shut_down_error = APIError("the server is shutting down", status=503, code="shutting_down", retry_after=1)
+
+    def shut_down(self) -> None:
+        """Refuse new jobs and give errors to all that are running."""
+        self.drain()
+        for version in list(self._versions):
+            self._end_jobs(version, APIError("the server is shutting down", status=503, code="shutting_down"))
+
+    def stop(self) -> None:
+        """End the threads."""
+        for version in self._versions:
+            version.thread.stop()
+        for version in self._versions:
+            version.thread.join(self.limits.stuck_seconds if version.thread.is_alive else 0)
+
+    def _end_jobs(self, version: ModelVersion, error: APIError) -> None:
+        for job in version.jobs:
+            job.inbox.put_nowait((job, error))
