@@ -26,7 +26,7 @@ MAX_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How a conversation is written as text.
+    """The texts around the messages of a conversation.
 
     Attributes:
         before: text before the message, by role.

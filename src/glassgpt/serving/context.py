@@ -1,4 +1,4 @@
-"""What the handlers of all endpoints share: models, limits, threads, metrics, the record."""
+"""The state that the handlers of all endpoints share: models, limits, threads, metrics, the record."""
 
 from __future__ import annotations
 

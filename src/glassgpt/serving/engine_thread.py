@@ -61,7 +61,7 @@ def exact_engine(model: LanguageModel, tokenizer: Tokenizer, *, slots: int, capa
 
 
 class EngineThread:
-    """Runs jobs on a model in a thread of its own.
+    """Runs jobs on a model in a separate thread.
 
     Args:
         model: in evaluation mode.

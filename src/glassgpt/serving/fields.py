@@ -168,7 +168,7 @@ HTTP_CHANGES: dict[str, dict[str, Any]] = {
     },
     "json_schema": {"type": str | Json | None, "must_be": "a JSON schema, as an object or as text"},
 }
-"""How settings differ over HTTP: defaults and ranges are OpenAI's, and JSON has other types."""
+"""Differences of settings over HTTP: defaults and ranges are OpenAI's, and JSON has other types."""
 LEFT_OUT = {"logprobs", "processors"}
 """Settings that endpoints declare themselves, or that JSON cannot express."""
 

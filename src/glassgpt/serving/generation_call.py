@@ -47,7 +47,7 @@ class PromptPlan:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What was computed for one prompt.
+    """The results of one prompt.
 
     Attributes:
         plan: the prompt.

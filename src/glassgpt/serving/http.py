@@ -187,7 +187,7 @@ class _Response:
 async def _unless_disconnected(receive: Receive, answer: Awaitable[None]) -> None:
     """Await an answer, and cancel it if the client closes the connection first.
 
-    `receive` returns nothing but a disconnect once the body has been read. Waiting for it in a task of its own notices
+    `receive` returns nothing but a disconnect once the body has been read. Waiting for it in a separate task notices
     one at once, also while nothing is being sent.
     """
     work, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(receive))

@@ -46,7 +46,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where and how to serve.
+    """The address to serve at, and all other settings of the server.
 
     Attributes:
         host: address to listen on.

@@ -49,7 +49,7 @@ def with_attention_by_slot(model: LanguageModel) -> LanguageModel:
     other = copy.deepcopy(model, shared).eval()
     for module in other.modules():
         if hasattr(module, "attend"):
-            module.attend = attend_by_slot
+            vars(module)["attend"] = attend_by_slot
     return other
 
 
