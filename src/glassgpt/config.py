@@ -129,7 +129,10 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
     """Return a prefix for error messages and the TOML table of a run folder, file or preset."""
     path = Path(source)
     if path.is_dir():
+        from glassgpt.data.files import require_regular
+
         path = path / "config.toml"
+        require_regular(path)  # the run may come from a stranger
         if not path.is_file():
             raise ConfigError([f"{source} is not a run: it has no config.toml"])
     if path.suffix == ".toml":

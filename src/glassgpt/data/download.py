@@ -22,7 +22,8 @@ def download(url: str, folder: Path, observer: PrepareObserver) -> Path:
     Raises:
         DataError: the server cannot be reached, returns an error, or the connection breaks.
     """
-    path = folder / (PurePosixPath(urlparse(url).path).name or "download.txt")
+    name = PurePosixPath(urlparse(url).path).name
+    path = folder / (name if name not in ("", "..") else "download.txt")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
             _copy(response, file, url, observer)

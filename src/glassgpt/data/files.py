@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -89,17 +89,16 @@ def _kind(mode: int) -> str:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file, fsync and rename: readers see the old file or the new one, never a partial one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # not mkstemp: the user's umask decides who may read it
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         sync_folder(path.parent)  # without it, a power failure could undo the rename
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

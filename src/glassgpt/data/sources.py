@@ -273,6 +273,8 @@ def _hosted_source(name: str, options: SourceOptions) -> DocumentSource:
     """Return the `train` split of a dataset on the Hugging Face hub, streamed."""
     _, _, rest = name.partition(":")
     repository, _, config = rest.partition(":")
+    # Versions before 4 run a dataset's own script if this allows it, or ask; a user may still allow it.
+    os.environ.setdefault("HF_DATASETS_TRUST_REMOTE_CODE", "0")
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:

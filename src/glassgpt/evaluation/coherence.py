@@ -111,9 +111,9 @@ def _load_encoder(folder: Path) -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingExtraError("transformers", "eval", "an embedding model") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # Safetensors only: unpickling an untrusted file can run arbitrary code.
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"--embedding-model {folder} cannot be loaded: {reason}") from error

@@ -42,6 +42,11 @@ PAGE_MODULES = (
     "page.js",
 )
 """JavaScript modules, each after those it imports."""
+POLICY = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">\n"
+)
+"""Keeps the page from loading or sending anything."""
 MAX_SAVED_VALUES = 6 << 20
 """Values in a saved page: 24 MiB, a third more in base64."""
 MAX_SAVED_UNITS = 256
@@ -189,7 +194,7 @@ def _standalone(data: str) -> str:
     # Inside a script element only "<" can end it; JSON can escape it.
     data_element = f'<script type="application/json" id="saved">{data.replace("<", chr(92) + "u003c")}</script>'
     style = f"<style>{read_page_file('page.css')}</style>"
-    page = read_page_file("index.html").replace('<link rel="stylesheet" href="page.css">', style)
+    page = read_page_file("index.html").replace('<link rel="stylesheet" href="page.css">', POLICY + style)
     return page.replace(
         '<script type="module" src="page.js"></script>', f'{data_element}\n<script type="module">{_joined()}</script>'
     )

@@ -40,7 +40,11 @@ def compare_logits(model: LanguageModel, folder: Path, notify: Callable[[str], N
         notify("the model is too large to be compared with transformers on this machine")
         return
     try:
-        theirs: Any = _quietly(lambda: AutoModelForCausalLM.from_pretrained(folder, local_files_only=True))
+        theirs: Any = _quietly(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        )
     except Exception as error:  # noqa: BLE001 - whatever fails in another library, the import itself has succeeded
         notify(f"not compared with transformers, which cannot load {folder}: {reason(error)}")
         return

@@ -127,7 +127,8 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
     write_tokenizer_files(tokenizer, model.config.context_length, folder)
     (folder / CONFIG_FILE).write_text(json.dumps(_config_json(model.config, tokenizer), indent=2) + "\n")
     save_file(_exported_weights(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / WEIGHTS_FILE).chmod(0o644)
+    # safetensors lets only the user read its files; the umask decides, as for the others.
+    (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode & 0o777)
 
 
 def _exported_weights(model: LanguageModel) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from glassgpt.data.files import require_regular
 from glassgpt.data.tokenizers.base import (
     ERROR_CHARACTERS,
     FORMAT,
@@ -51,6 +52,7 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     path = Path(name_or_path)
     if path.is_dir():
         path = path / TOKENIZER_FILE
+        require_regular(path)  # the folder may come from a stranger
     if not path.is_file():
         raise TokenizerError(
             f"tokenizer {str(name_or_path)!r} not found; give one of {', '.join(NAMED)}, "

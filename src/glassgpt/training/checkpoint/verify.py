@@ -11,7 +11,9 @@ from pathlib import Path
 from glassgpt.data.files import read_regular, sync_folder, write_atomically
 from glassgpt.errors import CheckpointError, UnsafeFileError
 from glassgpt.training.checkpoint.layout import (
+    AVERAGE,
     MANIFEST,
+    OPTIMIZER,
     STATE,
     WEIGHTS,
     is_damaged_pointer,
@@ -53,6 +55,9 @@ def find_damage(checkpoint: Path) -> str | None:
         return f"its format is {version}, but this version reads {FORMAT_VERSION}"
     if not {WEIGHTS, STATE} <= expected.keys():
         return f"{MANIFEST} does not list {WEIGHTS} and {STATE}"
+    for name in (AVERAGE, OPTIMIZER):  # read if they exist
+        if name not in expected and os.path.lexists(checkpoint / name):
+            return f"{MANIFEST} does not list {name}"
     for name, (size, sha256) in expected.items():
         path = checkpoint / name
         if Path(name).name != name or path.is_symlink():
