@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from glassgpt.console import format_amount
+from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.diagnosis.config import DiagnosisConfig
-from glassgpt.errors import ConfigError, DataError, GlassGPTError, UsageError
+from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
 from glassgpt.model.config import ModelConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -134,7 +135,7 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
         path = path / "config.toml"
         require_regular(path)  # the run may come from a stranger
         if not path.is_file():
-            raise ConfigError([f"{source} is not a run: it has no config.toml"])
+            raise ConfigError([not_a_run(Path(source))])
     if path.suffix == ".toml":
         try:
             content = path.read_bytes()
@@ -244,14 +245,14 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
 
     Raises:
         ConfigError: lists all problems of the settings and of the dataset.
-        DataError: the dataset of the run to resume no longer exists.
+        WrongDataError: the dataset of the run to resume no longer exists.
         CheckpointError: the run to start from does not exist.
     """
     from glassgpt.data.shards import TokenDataset
     from glassgpt.training.run_folder import RunFolder
 
     if resumed is not None and config.data and not Path(config.data).exists():
-        raise DataError(
+        raise WrongDataError(
             f"{resumed} was trained on {config.data}, which no longer exists; give its new location with --data DIR"
         )
     problems = config.problems(ranks)

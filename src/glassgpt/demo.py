@@ -53,12 +53,12 @@ def check_demo(out: Path, *, force: bool = False) -> None:
     require_creatable(out.parent)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
+    if not run.exists():
+        raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
     if not force:
         raise UsageError(
             f"{out} already exists; use it with glassgpt generate {shlex.quote(str(out))}, or start over with --force"
         )
-    if not run.exists():
-        raise UsageError(f"{out} is not a run and will not be deleted; choose another --out")
     require_unlocked(run)
 
 

@@ -2,6 +2,9 @@
 
 The command line prints such an error in one or two lines and exits with its `exit_code`; it shows a traceback only
 with `--debug`. Any other exception is a bug. A base module: it imports nothing of this package.
+
+One rule gives the exit code. 2: the command line is wrong, or what it names does not exist or is something else, and
+nothing was done (`UsageError` and what derives from it). 1: the command line is right, but the work failed.
 """
 
 from importlib.util import find_spec
@@ -14,7 +17,7 @@ class GlassGPTError(Exception):
 
 
 class UsageError(GlassGPTError):
-    """An invalid command line, such as an unknown option or a missing argument."""
+    """An invalid command line, or something it names that does not exist or is of another kind."""
 
     exit_code = 2
 
@@ -35,6 +38,10 @@ class DataError(GlassGPTError):
     """A source or dataset that cannot be read. The message names the file and, if known, the line."""
 
 
+class WrongDataError(DataError, UsageError):
+    """A source or dataset, named by the user, that does not exist or is something else."""
+
+
 class UnsafeFileError(GlassGPTError):
     """A symbolic link, FIFO or device where a run or dataset must have a regular file or folder."""
 
@@ -43,15 +50,29 @@ class TokenizerError(GlassGPTError):
     """A tokenizer that cannot be loaded, trained or used, or is not the expected one."""
 
 
+class WrongTokenizerError(TokenizerError, UsageError):
+    """A tokenizer, named by the user, that does not exist or is not the one that is needed."""
+
+
 class CheckpointError(GlassGPTError):
     """A checkpoint or run folder that is missing, incomplete, damaged, or belongs to another model."""
 
 
-class GenerationError(GlassGPTError):
+class WrongRunError(CheckpointError, UsageError):
+    """A run or checkpoint, named by the user, that does not exist or is something else."""
+
+
+class GenerationError(UsageError):
     """A prompt or generation setting with which no text can be generated."""
 
 
-class RequestError(GenerationError):
+class GenerationFailedError(GenerationError):
+    """Generation that began and could not be completed."""
+
+    exit_code = 1
+
+
+class RequestError(GenerationFailedError):
     """One of several requests to the engine failed and was removed; the others continue.
 
     Attributes:
@@ -63,7 +84,7 @@ class RequestError(GenerationError):
         self.request = request
 
 
-class InspectionError(GlassGPTError):
+class InspectionError(UsageError):
     """A text, activation name or intervention that does not work with a model."""
 
 
@@ -93,6 +114,10 @@ class LostRankError(GlassGPTError):
 
 class InterchangeError(GlassGPTError):
     """Weights or files of another program that do not match this model."""
+
+
+class WrongModelError(InterchangeError, UsageError):
+    """A folder or name, given by the user, that is not a model of another program."""
 
 
 class MissingExtraError(GlassGPTError):

@@ -194,28 +194,28 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("bench train nano --steps 1", 2, "must be at least 2"),
         ("demo --out {data}/dataset.json --force", 2, "not a run"),
         ("train --resume --out {tmp}/none", 2, "nothing to resume in"),
-        ("generate {tmp}/none --prompt x", 1, "does not exist"),
-        ("generate {run} --prompt {empty}", 1, "the prompt is empty"),
-        ("generate {run} --prompt {long}", 1, "--truncate"),
-        ("generate {run} --prompt x --temperature -1 --top-p 0", 1, "top_p is 0.0; it must be a number above 0"),
-        ("generate {run} --prompt x --checkpoint step-9", 1, "it has: best, latest, step-"),
+        ("generate {tmp}/none --prompt x", 2, "does not exist"),
+        ("generate {run} --prompt {empty}", 2, "the prompt is empty"),
+        ("generate {run} --prompt {long}", 2, "--truncate"),
+        ("generate {run} --prompt x --temperature -1 --top-p 0", 2, "top_p is 0.0; it must be a number above 0"),
+        ("generate {run} --prompt x --checkpoint step-9", 2, "it has: best, latest, step-"),
         ("generate {run} --prompt x --max-tokens many", 2, "it must be an integer"),
         ("generate {run} --prompt x --settings creatve", 2, "did you mean creative?"),
         ("generate {run} --prompt x --logit-bias the", 2, "it must be TEXT=NUMBER or #ID=NUMBER"),
-        ("generate {run} --prompt x --logit-bias #999=1", 1, "ids must be between 0 and 256"),
-        ("generate {run} --prompt x --stop-token 257", 1, "ids must be between 0 and 256"),
-        ("generate {run} --prompt x --regex [", 1, "regex is invalid"),
-        ("generate {run} --prompt x --regex a --choice b", 1, "cannot be combined"),
-        ("generate {run} --prompt x --min-tokens 300", 1, "it must be at most max_tokens"),
+        ("generate {run} --prompt x --logit-bias #999=1", 2, "ids must be between 0 and 256"),
+        ("generate {run} --prompt x --stop-token 257", 2, "ids must be between 0 and 256"),
+        ("generate {run} --prompt x --regex [", 2, "regex is invalid"),
+        ("generate {run} --prompt x --regex a --choice b", 2, "cannot be combined"),
+        ("generate {run} --prompt x --min-tokens 300", 2, "it must be at most max_tokens"),
         ("generate {run} --prompt x --logprobs 3", 2, "--json or --explain"),
-        ("generate {run} --prompt x --explain --max-tokens 500", 1, "with --explain it must be at most 200"),
+        ("generate {run} --prompt x --explain --max-tokens 500", 2, "with --explain it must be at most 200"),
         ("generate {run} --prompt x --temprature 1", 2, "did you mean --temperature?"),
         ("generate {run} --train.max-steps 3", 2, "this command does not take the setting --train.max-steps"),
         ("evaluate {run} --context-length 65", 2, "--context-length must be from 1 to 64"),
         ("evaluate {run} --stride 65", 2, "--stride must be from 1 (slowest, most context) to 64"),
-        ("evaluate {run} --data {tmp}/none", 1, "does not exist; create one with"),
+        ("evaluate {run} --data {tmp}/none", 2, "does not exist; create one with"),
         ("evaluate {run} --compare gredy", 2, "did you mean greedy?"),
-        ("evaluate {run} --compare pure,top_p=2", 1, "settings top_p=2: top_p is 2.0; it must be a number above 0"),
+        ("evaluate {run} --compare pure,top_p=2", 2, "settings top_p=2: top_p is 2.0; it must be a number above 0"),
         ("evaluate {run} --generate --prompts 0", 2, "--prompts must be at least 1, not 0"),
         ("evaluate {run} --generate --picture {tmp}/x.gif", 2, "must end in .png, .svg, .pdf"),
         ("evaluate {run} --picture {tmp}/x.png", 2, "add --compare SETTINGS or --generate"),
@@ -226,21 +226,21 @@ def test_explain_shows_candidates(run_main, nano_run):
         ("sweep-decoding {run} --for poetry", 2, "--for must be one of creative, chat, technical, code, not poetry"),
         ("sweep-decoding {run} --for code --budget 1 --out {tmp}/s.toml", 2, "--budget must be at least 127"),
         ("sweep-decoding {run} --for code --out {tmp}/s.txt", 2, "the name must end in .toml"),
-        ("sweep-decoding {tmp}/none --for code", 1, "create a run with"),
+        ("sweep-decoding {tmp}/none --for code", 2, "create a run with"),
         ("model gtp2", 2, "did you mean gpt2"),
         ("model nano --model.n-head 7", 2, "the nearest divisor is 8"),
         ("export {run} {run}", 2, "not empty"),
-        ("import {tmp} --out {tmp}/i", 1, "config.json"),
+        ("import {tmp} --out {tmp}/i", 2, "config.json"),
         ("prepare --out {tmp}/d", 2, "no source given"),
-        ("prepare {tmp}/none.txt --out {tmp}/d", 1, "none.txt"),
+        ("prepare {tmp}/none.txt --out {tmp}/d", 2, "none.txt"),
         ("tokenize", 2, "no text given"),
         ("tokenize --color", 2, "unknown option --color"),
         ("prepare --force --fast x.txt --out {tmp}/d", 2, "unknown option --fast"),
-        ("tokenize x -t nothing", 1, "nothing"),
+        ("tokenize x -t nothing", 2, "nothing"),
         ("config show nan", 2, "did you mean nano?"),
         ("doctor nonsense", 2, "nonsense is not a run, a dataset"),
         ("doctor GG-NAN-999", 2, "similar codes: GG-NAN-"),
-        ("prepare grammar --out {tmp}/d --tokenizer bpe", 1, "prepare also trains new ones: bpe:SIZE"),
+        ("prepare grammar --out {tmp}/d --tokenizer bpe", 2, "prepare also trains new ones: bpe:SIZE"),
     ],
 )
 def test_user_errors_get_one_line_and_an_exit_code(
@@ -365,12 +365,13 @@ def test_decomposed_prompts_are_noted_and_composed(capsys):
     import unicodedata
 
     from glassgpt.cli.generation import _normalized
+    from glassgpt.generation.prompt_list import PromptList
 
     decomposed = unicodedata.normalize("NFD", "한국어")
-    assert _normalized([decomposed, None], None) == [decomposed, None]
+    assert _normalized(PromptList([decomposed, None]), None).texts == [decomposed, None]
     assert "--normalize nfc" in capsys.readouterr().err
-    assert _normalized([decomposed, None], "nfc") == ["한국어", None]
-    assert _normalized(["한국어 text", ""], None) == ["한국어 text", ""]
+    assert _normalized(PromptList([decomposed, None]), "nfc").texts == ["한국어", None]
+    assert _normalized(PromptList(["한국어 text", ""]), None).texts == ["한국어 text", ""]
     assert capsys.readouterr().err == ""
 
 

@@ -14,7 +14,7 @@ from glassgpt.training.run_folder import RunFolder
 
 MISTAKES = [
     ("demo --out data/dataset.json", "data/dataset.json"),
-    ("demo --out data", "already exists"),
+    ("demo --out data", "is not a run"),
     ("demo --out data --force", "is not a run"),
     ("prepare none.txt --out new/d", "none.txt"),
     ("prepare text.txt --out new/d --tokenizer none.json", "none.json"),
@@ -73,7 +73,7 @@ MISTAKES = [
     ("bench train nano --json none/x.json", "the folder none does not exist"),
     ("bench train nano --gpus 0", "at least 1"),
     ("bench generate none", "unknown preset none"),
-    ("bench generate data", "is not a run"),
+    ("bench generate data", "is a dataset, not a run"),
 ]
 
 SCRIPT = """

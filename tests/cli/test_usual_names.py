@@ -14,9 +14,9 @@ from glassgpt.generation.options import GenerationOptions
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["generate", "run", "--temp", "1"], "did you mean --temperature?"),
-        (["generate", "run", "-n", "20"], "did you mean --max-tokens?"),
-        (["train", "demo", "--lr", "1e-3"], "did you mean --train.learning-rate?"),
+        (["generate", "run", "-t", "1"], "did you mean --temperature?"),
+        (["generate", "run", "--length", "20"], "did you mean --max-tokens?"),
+        (["train", "demo", "--epochs", "3"], "did you mean --train.max-steps?"),
         (["generate", "run", "It was"], "did you mean --prompt 'It was'?"),
     ],
 )

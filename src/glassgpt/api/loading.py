@@ -14,7 +14,7 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.verification import verify_once
 from glassgpt.device import pick_device
-from glassgpt.errors import GenerationError, TokenizerError
+from glassgpt.errors import GenerationError, TokenizerError, WrongTokenizerError
 from glassgpt.evaluation.loss import require_same_tokenizer
 from glassgpt.generation.arguments import GenerationArguments
 from glassgpt.generation.async_engine import AsyncEngine
@@ -278,10 +278,10 @@ class LoadedModel:
             The strategy; its `stats` count proposed and accepted tokens.
 
         Raises:
-            TokenizerError: the draft model has another tokenizer.
+            WrongTokenizerError: the draft model has another tokenizer.
         """
         if draft is not None and draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            raise TokenizerError(
+            raise WrongTokenizerError(
                 f"the draft model's tokenizer ({draft.tokenizer.name}) differs from the model's "
                 f"({self.tokenizer.name}); use a draft model that was trained on data prepared with the same tokenizer"
             )

@@ -134,7 +134,7 @@ def _exclusively(run: RunFolder, dist: DistributedContext, *, resume: bool) -> G
                 is_held = stack.enter_context(run_lock(run))
                 run.require_no_links()
                 if not resume:
-                    run.require_new()  # it was checked, but not locked then
+                    run.require_new(can_resume=True)  # it was checked, but not locked then
                 if not is_held:
                     console.warn(
                         f"the file system of {run.path} has no locks; make sure that nothing else trains into that folder"

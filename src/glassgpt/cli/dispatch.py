@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cyclopts
 
 from glassgpt import console
 from glassgpt.cli.commands import app
-from glassgpt.cli.usage_errors import usage_error_message
+from glassgpt.cli.usage_errors import accepted_names, usage_error_message
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 from glassgpt.openmp import set_openmp_defaults
 
@@ -50,11 +50,24 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
 
 def _dispatch(arguments: Sequence[str]) -> None:
     rest, overrides = split_overrides(arguments)
-    command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    try:
+        command, bound, ignored = app.parse_args(rest, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        names = accepted_names(error)
+        renamed = [_renamed(argument, names) for argument in arguments]
+        if renamed == [*arguments]:
+            raise
+        _dispatch(renamed)
+        return
     extra = {"overrides": overrides} if "overrides" in ignored else {}
     if overrides and not extra:
         raise UsageError(f"this command does not take the setting --{next(iter(overrides)).replace('_', '-')}")
     command(*bound.args, **bound.kwargs, **extra)
+
+
+def _renamed(argument: str, names: Mapping[str, str]) -> str:
+    option, equals, value = argument.partition("=")
+    return f"{names.get(option, option)}{equals}{value}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,9 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        # Whatever the file system refuses is a matter of the machine, not a bug of ours.
+        # Whatever the file system refuses is a matter of the machine or of a path that was given, not a bug of ours.
         if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
         console.error(f"{where}{error.strerror or error}")
-        sys.exit(GlassGPTError.exit_code)
+        is_wrong_path = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        is_given = error.filename is not None and str(error.filename) in given
+        sys.exit(UsageError.exit_code if is_wrong_path and is_given else GlassGPTError.exit_code)

@@ -22,7 +22,7 @@ from glassgpt.cli.shared import (
     Run,
     StrategyArguments,
 )
-from glassgpt.errors import GenerationError, GlassGPTError, UsageError
+from glassgpt.errors import GenerationError, GenerationFailedError, GlassGPTError, UsageError
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
@@ -108,7 +108,7 @@ def generate(
     if "seed" in defaults and "seed" not in given and not parsed.is_greedy:
         console.info(f"(to repeat this text: --seed {parsed.seed})")
     if failures:
-        raise GenerationError("\n".join(failures))
+        raise GenerationFailedError("\n".join(failures))
 
 
 def _normalized(prompts: PromptList, form: str | None) -> PromptList:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Run
-from glassgpt.errors import InterchangeError, UsageError, require_extra
+from glassgpt.data.folder_kinds import not_a_model
+from glassgpt.errors import UsageError, WrongModelError, require_extra
 
 
 def import_(source: str, *, out: Path) -> None:
@@ -26,12 +27,14 @@ def import_(source: str, *, out: Path) -> None:
 
     RunFolder(out).require_new()
     require_creatable(out)
+    if Path(source).is_file():
+        raise UsageError(f"{source} is a file; give the folder with the model's config.json, weights and tokenizer")
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
         raise UsageError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2")
     if not Path(source).is_dir():
         require_extra("huggingface_hub", "hub", f"downloading {source}")
     elif not (Path(source) / "config.json").is_file():
-        raise InterchangeError(f"{source} has no config.json; give the folder of a model in Hugging Face format")
+        raise WrongModelError(not_a_model(Path(source)))
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.interchange.huggingface import download, import_model

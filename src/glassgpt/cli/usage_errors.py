@@ -18,21 +18,53 @@ REQUIREMENTS = {
 }  # fmt: skip
 """Completes "it must be …" in the message about a value of the wrong type."""
 
-SHORT_NAMES = {
-    "--temp": "--temperature", "-t": "--temperature", "-T": "--temperature", "--topk": "--top-k", "--topp": "--top-p",
-    "-n": "--max-tokens", "--length": "--max-tokens", "--max-new-tokens": "--max-tokens", "--max-length": "--max-tokens",
-    "-p": "--prompt", "--text": "--prompt", "--input": "--prompt", "-o": "--out", "--output": "--out",
-    "--output-dir": "--out", "--num-return-sequences": "--num-samples", "--num-beams": "--beams",
-    "--lr": "--train.learning-rate", "--steps": "--train.max-steps", "--iters": "--train.max-steps",
-    "--wd": "--optimizer.weight-decay",
+ALIASES = {
+    "--temp": "--temperature", "-n": "--max-tokens", "--max-new-tokens": "--max-tokens", "-p": "--prompt",
+    "-o": "--out", "--output": "--out", "--output-dir": "--out", "--num-return-sequences": "--num-samples",
+    "--num-beams": "--beams", "--repeat-penalty": "--repetition-penalty", "--no-repeat-ngram-size": "--no-repeat-ngram",
+    "--lr": "--train.learning-rate", "--learning-rate": "--train.learning-rate",
+    "--wd": "--optimizer.weight-decay", "--weight-decay": "--optimizer.weight-decay",
 }  # fmt: skip
-"""The option meant by names that are usual elsewhere."""
+"""Names that are usual elsewhere and accepted, because they mean one option only."""
+HINTS = {
+    "-t": "--temperature", "-T": "--temperature", "-k": "--top-k", "--topk": "--top-k", "--topp": "--top-p",
+    "--length": "--max-tokens", "--max-length": "--max-tokens", "--n-predict": "--max-tokens", "--text": "--prompt",
+    "--input": "--prompt", "-i": "--prompt", "-f": "--prompts", "--file": "--prompts", "-s": "--seed",
+    "--dataset": "--data", "-d": "--data", "--steps": "--train.max-steps", "--iters": "--train.max-steps",
+    "--max-iters": "--train.max-steps", "--batch-size": "--train.batch-tokens", "--epochs": "--train.max-steps",
+    "--n-layer": "--model.n-layer", "--block-size": "--model.context-length",
+}  # fmt: skip
+"""The option that is probably meant by other names, for a question."""
 
 
 def usage_error_message(error: cyclopts.CycloptsError) -> str:
     """Return a parsing error as one line that ends with a pointer to the help of the command that was typed."""
     command = " ".join(["glassgpt", *(error.command_chain or ())])
     return f"{_problem(error)}; see: {command} --help"
+
+
+def accepted_names(error: cyclopts.CycloptsError) -> dict[str, str]:
+    """Return the options that unknown ones mean without doubt in this command, by what was given."""
+    if isinstance(error, cyclopts.UnknownOptionError):
+        unknown, (known, takes_settings) = [_option_of(error)], _options_of(error)
+    elif isinstance(error, cyclopts.MissingArgumentError) and error.argument:  # --out is missing, given as --output
+        unknown = [token.partition("=")[0] for token in error.unused_tokens or ()]
+        known, takes_settings = list(error.argument.names), False
+    else:
+        return {}
+    meant = {option: ALIASES[option] for option in unknown if option in ALIASES}
+    return {option: name for option, name in meant.items() if name in known or (takes_settings and "." in name)}
+
+
+def _option_of(error: cyclopts.UnknownOptionError) -> str:
+    return (error.token.keyword or error.token.value).partition("=")[0]
+
+
+def _options_of(error: cyclopts.UnknownOptionError) -> tuple[list[str], bool]:
+    """Return the options of the command, and whether it takes settings by their dotted names."""
+    options = [each for each in error.argument_collection if each.parse and not each.field_info.is_positional]
+    takes_settings = error.target is not None and "overrides" in inspect.signature(error.target).parameters
+    return [name for each in options for name in each.names], takes_settings
 
 
 def _problem(error: cyclopts.CycloptsError) -> str:
@@ -68,11 +100,9 @@ def _unknown_command(error: cyclopts.UnknownCommandError) -> str:
 
 
 def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
-    option = (error.token.keyword or error.token.value).partition("=")[0]
-    known = [name for each in error.argument_collection if each.parse for name in each.names]
-    takes_settings = error.target is not None and "overrides" in inspect.signature(error.target).parameters
+    option, (known, takes_settings) = _option_of(error), _options_of(error)
     setting = _setting_named(option) if takes_settings else ""
-    short = SHORT_NAMES.get(option, "")
+    short = HINTS.get(option, "")
     usual = short if short in known or (takes_settings and "." in short) else setting
     hint = f"; did you mean {usual}?" if usual else did_you_mean(option, [*known, "--help", "--version", "--debug"])
     return f"unknown option {option}{hint}"

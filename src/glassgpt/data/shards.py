@@ -5,7 +5,6 @@ The file format is in `shard_format.py`, writing in `shard_writer.py`.
 
 from __future__ import annotations
 
-import shlex
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.data.files import require_regular
+from glassgpt.data.folder_kinds import not_a_dataset
 from glassgpt.data.shard_format import (
     DTYPES,
     HEADER,
@@ -29,7 +29,7 @@ from glassgpt.data.shard_format import (
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.tokenizers.base import TOKENIZER_FILE
-from glassgpt.errors import DataError, TokenizerError
+from glassgpt.errors import DataError, TokenizerError, WrongDataError
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -99,10 +99,7 @@ class TokenDataset:
         """
         folder = Path(folder)
         if not (folder / SUMMARY_FILE).is_file():
-            problem = "is not a prepared dataset" if folder.exists() else "does not exist"
-            raise DataError(
-                f"{folder} {problem}; create one with: glassgpt prepare SOURCE --out {shlex.quote(str(folder))}"
-            )
+            raise WrongDataError(not_a_dataset(folder))
         require_regular(folder / TOKENIZER_FILE)
         info = DatasetSummary.read(folder / SUMMARY_FILE)
         names = [name for split in SPLITS for name in info.split(split).shards]

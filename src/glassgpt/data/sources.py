@@ -29,7 +29,7 @@ from glassgpt.data.json_rows import text_field
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.packages import package_folder
 from glassgpt.data.readers import AMBIGUOUS_SUFFIX, KNOWN_SUFFIXES, FileSource, ReadOptions
-from glassgpt.errors import DataError, MissingExtraError
+from glassgpt.errors import DataError, MissingExtraError, WrongDataError
 
 GRAMMAR_SENTENCES = 20_000
 STANDARD_INPUT = "standard-input.txt"
@@ -137,7 +137,7 @@ def _named_file(path: Path, options: SourceOptions, scratch: Path) -> FileSource
         with path.open("rb") as pipe:
             return _with_layout(_file(_store(pipe, scratch), options, str(path)), strict=True)
     if not path.is_file():
-        raise DataError(f"{path} is a device, which cannot be read as text; give a file, or - for standard input")
+        raise WrongDataError(f"{path} is a device, which cannot be read as text; give a file, or - for standard input")
     return _with_layout(_file(path, options, str(path)), strict=False)
 
 
@@ -148,7 +148,7 @@ def _matching_files(pattern: str, options: SourceOptions, observer: PrepareObser
             pass
     matches = sorted(path for match in glob.glob(pattern, recursive=True) if (path := Path(match)).is_file())
     if not matches:
-        raise DataError(
+        raise WrongDataError(
             f"source {pattern!r} not found; give a file, a folder, a pattern, '-', a URL, hf:NAME, "
             "'shakespeare' or 'grammar'"
         )
@@ -171,7 +171,7 @@ def _leads_out(path: Path, folder: Path) -> bool:
 def _report_links(source: str, count: int, found_others: bool, observer: PrepareObserver) -> None:
     text = f"links that lead out of {source} are not followed: {count:,}; follow them with --follow-links"
     if count and not found_others:
-        raise DataError(text)
+        raise WrongDataError(text)
     if count:
         observer.on_note(text)
 
@@ -222,7 +222,7 @@ def _files_in(folder: Path, options: SourceOptions, observer: PrepareObserver) -
     suffixes = [suffix for suffix, _ in ignored.most_common(REPORTED_SUFFIXES) if suffix]
     if not found:
         hint = f"; to read them as text, give a pattern: {pattern_for(folder, suffixes[0])}" if suffixes else ""
-        raise DataError(
+        raise WrongDataError(
             f"{folder} contains no readable file (looked for {', '.join(KNOWN_SUFFIXES)}, also compressed){hint}"
         )
     if hidden:

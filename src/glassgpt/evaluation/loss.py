@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.validation import validation_windows
-from glassgpt.errors import TokenizerError
+from glassgpt.errors import WrongTokenizerError
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import ValidationLoss, validation_loss
@@ -20,10 +20,10 @@ def require_same_tokenizer(model_fingerprint: str, dataset: TokenDataset) -> Non
     """Check that a dataset was tokenized for a model.
 
     Raises:
-        TokenizerError: the dataset was made with another tokenizer than the model's.
+        WrongTokenizerError: the dataset was made with another tokenizer than the model's.
     """
     if dataset.tokenizer_fingerprint != model_fingerprint:
-        raise TokenizerError(
+        raise WrongTokenizerError(
             f"{dataset.folder} was made with another tokenizer ({dataset.tokenizer.name}) than the model's; "
             f"prepare the text again with --tokenizer RUN"
         )

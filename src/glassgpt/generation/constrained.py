@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import GenerationError, MissingExtraError
+from glassgpt.errors import GenerationError, GenerationFailedError, MissingExtraError
 from glassgpt.generation.processors.base import TokenHistory
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -83,7 +83,7 @@ def _allowed(state: Any) -> Tensor:
 
 def _require_sound(state: Any) -> None:
     if state.is_error():
-        raise GenerationError(f"the output cannot be constrained: {_first_line(state.get_error())}")
+        raise GenerationFailedError(f"the output cannot be constrained: {_first_line(state.get_error())}")
 
 
 def regex_constraint(pattern: str, tokenizer: Tokenizer) -> Constraint:

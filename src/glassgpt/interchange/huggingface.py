@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from glassgpt.data.folder_kinds import not_a_model
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
-from glassgpt.errors import InterchangeError, MissingExtraError
+from glassgpt.errors import InterchangeError, MissingExtraError, WrongModelError
 from glassgpt.interchange.comparison import compare_logits
 from glassgpt.interchange.files import name_of, read_json, reason, shown
 from glassgpt.interchange.layouts import LAYOUTS, HFConfig, Layout, layout_for
@@ -167,7 +168,7 @@ def download(hub_id: str) -> Path:
 
 def _read_config(folder: Path) -> HFConfig:
     if not (folder / CONFIG_FILE).is_file():
-        raise InterchangeError(f"{folder} is not a Hugging Face model: it has no {CONFIG_FILE}")
+        raise WrongModelError(not_a_model(folder))
     return read_json(folder / CONFIG_FILE)
 
 

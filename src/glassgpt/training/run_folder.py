@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glassgpt.data.files import read_regular, require_own_folder, require_regular
-from glassgpt.errors import CheckpointError, UsageError
+from glassgpt.data.folder_kinds import not_a_run
+from glassgpt.errors import CheckpointError, UsageError, WrongRunError
 
 
 @dataclass(frozen=True)
@@ -90,27 +90,25 @@ class RunFolder:
         """Return this run folder.
 
         Raises:
-            CheckpointError: this is not the folder of a run.
+            WrongRunError: this is not the folder of a run.
         """
-        if self.path.is_file():
-            raise CheckpointError(f"{self.path} is a file, not the folder of a run")
-        if not self.path.is_dir():
-            raise CheckpointError(
-                f"{self.path} does not exist; create a run with: glassgpt train PRESET --out {shlex.quote(str(self.path))}"
-            )
         if not self.exists():
-            raise CheckpointError(f"{self.path} is not a run: it lacks {self.config.name}")
+            raise WrongRunError(not_a_run(self.path))
         self.require_no_links()
         return self
 
-    def require_new(self) -> None:
+    def require_new(self, *, can_resume: bool = False) -> None:
         """Check that the folder is free for a new run.
+
+        Args:
+            can_resume: whether the command could resume a run there instead.
 
         Raises:
             UsageError: it holds a run, or anything else.
         """
         if self.exists():
-            raise UsageError(f"{self.path} holds a run already; resume it with --resume, or choose another --out")
+            advice = "resume it with --resume, or choose another --out" if can_resume else "choose another --out"
+            raise UsageError(f"{self.path} holds a run already; {advice}")
         if self.path.exists() and (not self.path.is_dir() or any(path != self.lock for path in self.path.iterdir())):
             raise UsageError(f"{self.path} exists and is not a run; choose another --out")
 

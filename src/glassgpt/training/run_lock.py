@@ -59,7 +59,7 @@ def require_startable(run: RunFolder, *, resume: bool) -> None:
     """
     require_unlocked(run)
     if not resume:
-        run.require_new()
+        run.require_new(can_resume=True)
     require_creatable(run.path)
 
 

@@ -21,7 +21,7 @@ from glassgpt.data.tokenizers.byte import ByteTokenizer
 from glassgpt.data.tokenizers.library import LibraryTokenizer
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
 from glassgpt.data.tokenizers.unigram import UnigramTokenizer, train_unigram
-from glassgpt.errors import GlassGPTError, TokenizerError, UsageError
+from glassgpt.errors import GlassGPTError, TokenizerError, UsageError, WrongTokenizerError
 
 NAMED: dict[str, Callable[[], Tokenizer]] = {"gpt2": gpt2_tokenizer, "bytes": ByteTokenizer}
 
@@ -54,7 +54,7 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         path = path / TOKENIZER_FILE
         require_regular(path)  # the folder may come from a stranger
     if not path.is_file():
-        raise TokenizerError(
+        raise WrongTokenizerError(
             f"tokenizer {str(name_or_path)!r} not found; give one of {', '.join(NAMED)}, "
             f"a {TOKENIZER_FILE}, or a dataset or run folder; "
             f"prepare also trains new ones: {', '.join(f'{kind}:SIZE' for kind in TRAINERS)}"

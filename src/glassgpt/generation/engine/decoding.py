@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glassgpt.device import is_out_of_memory
-from glassgpt.errors import GenerationError, RequestError
+from glassgpt.errors import GenerationError, GenerationFailedError, RequestError
 from glassgpt.generation.engine.interfaces import Prefill
 from glassgpt.generation.engine.logprobs import token_logprobs
 from glassgpt.generation.engine.sampling import gumbel_sample, sample
@@ -153,7 +153,7 @@ def _reason(error: Exception) -> str:
 
 def nan_logits_error() -> GenerationError:
     """Return the error to raise when the logits contain NaN."""
-    return GenerationError(
+    return GenerationFailedError(
         "the model's logits contain NaN, so its weights are damaged; use an earlier checkpoint, and run: "
         "glassgpt doctor RUN"
     )

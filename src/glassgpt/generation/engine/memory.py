@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from glassgpt.device import halve_until_it_fits, unless_out_of_memory
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, GenerationFailedError
 from glassgpt.generation.engine.interfaces import Decoder, DecoderFactory
 from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.engine.sequence import SequenceState
@@ -70,4 +70,4 @@ def warn_of_smaller_batch(what: str, count: int, smaller: int) -> None:
 
 
 def _out_of_memory() -> GenerationError:
-    return GenerationError("out of memory with a single sequence; use a smaller model or --device cpu")
+    return GenerationFailedError("out of memory with a single sequence; use a smaller model or --device cpu")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationFailedError
 from glassgpt.generation.processors.base import (
     CONTENT,
     LogitsProcessor,
@@ -57,8 +57,8 @@ def _require_logits(name: str, result: object, logits: Tensor) -> None:
 
     if not isinstance(result, Tensor) or result.shape != logits.shape or not result.is_floating_point():
         what = f"a tensor {tuple(result.shape)} of {result.dtype}" if isinstance(result, Tensor) else repr(result)
-        raise GenerationError(
+        raise GenerationFailedError(
             f"the processor {name} returned {what}; it must return logits, {tuple(logits.shape)} of {logits.dtype}"
         )
     if bool(result.isnan().any()):
-        raise GenerationError(f"the processor {name} returned NaN logits")
+        raise GenerationFailedError(f"the processor {name} returned NaN logits")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, GenerationFailedError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import LogitsProcessor, TokenHistory
 
@@ -66,6 +66,6 @@ def _require_allowed_token(
     if bool(stuck.any()):
         generated = len(histories[int(stuck.int().argmax())].output)
         names = ", ".join(processor.name for processor in processors)
-        raise GenerationError(
+        raise GenerationFailedError(
             f"after {generated} new tokens every token is forbidden by the combination of {names}; relax one of them"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.device import halve_until_it_fits
-from glassgpt.errors import GenerationError
+from glassgpt.errors import GenerationError, GenerationFailedError
 from glassgpt.generation.engine.decoding import ChunkedPrefill, nan_logits_error, pad_right
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.engine.memory import warn_of_smaller_batch
@@ -129,7 +129,7 @@ class SearchContext:
             more: options of the search that contribute to it.
         """
         names = ", ".join([*(processor.name for processor in self.processors), *more])
-        return GenerationError(f"these options together allow no text: {names}; relax one of them")
+        return GenerationFailedError(f"these options together allow no text: {names}; relax one of them")
 
 
 def prompts_per_batch(sequences_per_prompt: int) -> int:
@@ -156,7 +156,7 @@ def search_in_batches(
         start, count = len(results), min(batch_size, len(prompts) - len(results))
         found = halve_until_it_fits(lambda n, start=start: search(prompts[start : start + n]), count)
         if found is None:
-            raise GenerationError("out of memory with a single prompt; use fewer beams or --device cpu")
+            raise GenerationFailedError("out of memory with a single prompt; use fewer beams or --device cpu")
         batch_results, fitting = found
         results += batch_results
         if fitting < count:

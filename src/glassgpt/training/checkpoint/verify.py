@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glassgpt.data.files import read_regular, sync_folder, write_atomically
-from glassgpt.errors import CheckpointError, UnsafeFileError
+from glassgpt.errors import CheckpointError, UnsafeFileError, WrongRunError
 from glassgpt.training.checkpoint.layout import (
     AVERAGE,
     MANIFEST,
@@ -133,7 +133,7 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
         path = next((snapshot for snapshot in list_snapshots(run) if snapshot.name == which), None)
     if path is None:
         known = ", ".join(p.name for p in list_models(run)) or "none"
-        raise CheckpointError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
+        raise WrongRunError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
     problem = find_damage(path)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}; name another one with --checkpoint")

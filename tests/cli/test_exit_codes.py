@@ -1,0 +1,178 @@
+"""One rule of exit codes for all commands: 2 if the command line or what it names is wrong, 1 if the work failed."""
+
+import shutil
+
+import pytest
+
+from glassgpt import errors
+from glassgpt.cli.commands import COMMANDS, app
+
+WRONG = 2
+FAILED = 1
+
+
+@pytest.fixture(scope="module")
+def damaged(nano_run, grammar_data, tmp_path_factory):
+    """A run and a dataset with one byte changed, a model folder whose weights are no weights, and a text."""
+    folder = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(nano_run, folder / "run", symlinks=True)
+    (weights,) = (folder / "run" / "checkpoints" / (folder / "run/checkpoints/best").read_text().strip()).glob("model*")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    shutil.copytree(grammar_data, folder / "data")
+    for shard in (folder / "data").glob("validation*.bin"):
+        shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    (folder / "hf").mkdir()
+    (folder / "hf" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    (folder / "book.txt").write_text("a text\n")
+    (folder / "bad.jsonl").write_text("{]\n")
+    return folder
+
+
+CASES = [
+    # What the command line names does not exist.
+    (WRONG, "generate {tmp}/none", "none does not exist; create a run with: glassgpt train"),
+    (WRONG, "evaluate {tmp}/none", "none does not exist; create a run with"),
+    (WRONG, "sweep-decoding {tmp}/none --for code", "none does not exist; create a run with"),
+    (WRONG, "inspect {tmp}/none --text", "none does not exist; create a run with"),
+    (WRONG, "serve {tmp}/none", "none does not exist; create a run with"),
+    (WRONG, "replay {tmp}/none {run}", "none: No such file"),
+    (WRONG, "replay {run} {run}", "Is a directory"),
+    (WRONG, "export {tmp}/none {tmp}/hf", "none does not exist; create a run with"),
+    (WRONG, "doctor {tmp}/none", "none is not a run, a dataset"),
+    (WRONG, "model {tmp}/none.toml", "none.toml does not exist"),
+    (WRONG, "config show {tmp}/none.toml", "none.toml does not exist"),
+    (WRONG, "bench train {tmp}/none.toml", "none.toml does not exist"),
+    (WRONG, "bench generate {tmp}/none.toml", "none.toml does not exist"),
+    (WRONG, "import {tmp}/a/b --out {tmp}/r", "neither a folder nor a hub id"),
+    (WRONG, "prepare {tmp}/none --out {tmp}/d", "not found"),
+    (WRONG, "tokenize text -t {tmp}/none", "not found"),
+    (WRONG, "train --resume --out {tmp}/none", "nothing to resume"),
+    (WRONG, "train nano --data {tmp}/none --out {tmp}/r", "none does not exist; create one with: glassgpt prepare"),
+    (WRONG, "train nano --data {tmp}/book.txt --out {tmp}/r", "--out {tmp}/book-data"),
+    (WRONG, "train nano --data {data} --init-from {tmp}/none --out {tmp}/r", "none does not exist"),
+    (WRONG, "evaluate {run} --data {tmp}/none", "none does not exist; create one with: glassgpt prepare"),
+    (WRONG, "generate {run} --draft {tmp}/none", "none does not exist"),
+    (WRONG, "generate {run} --prompts {tmp}/none", "must be a readable file"),
+    (WRONG, "generate {run} --checkpoint step-9", "it has: best, latest, step-"),
+    (WRONG, "evaluate {run} --checkpoint step-9", "it has: best, latest, step-"),
+    # It is something else.
+    (WRONG, "generate {data}", "is a dataset, not a run; train on it with: glassgpt train PRESET --data {data}"),
+    (WRONG, "generate {damaged}/book.txt", "is a file, not the folder of a run"),
+    (
+        WRONG,
+        "generate {damaged}/hf",
+        "is a model in Hugging Face format, not a run; make it a run with: glassgpt import",
+    ),
+    (
+        WRONG,
+        "generate {run}/checkpoints/step-000300",
+        "is a checkpoint, not a run; give its run: {run} --checkpoint step-",
+    ),
+    (WRONG, "model {data}", "is a dataset, not a run"),
+    (
+        WRONG,
+        "train nano --data {damaged}/book.txt --out {tmp}/r",
+        "prepare {damaged}/book.txt --out {damaged}/book-data",
+    ),
+    (WRONG, "train nano --data {damaged} --out {tmp}/r", "prepare {damaged} --out {damaged}-data"),
+    (WRONG, "evaluate {run} --data {run}", "is a run, not a dataset"),
+    (WRONG, "evaluate {run} --data {damaged}/book.txt", "prepare {damaged}/book.txt --out {damaged}/book-data"),
+    (WRONG, "import {run} --out {tmp}/r", "is a run already; it needs no import"),
+    (WRONG, "import {tmp} --out {tmp}/r", "is not a Hugging Face model: it has no config.json"),
+    (WRONG, "import {damaged}/book.txt --out {tmp}/r", "is a file; give the folder"),
+    (WRONG, "import {damaged}/hf --out {run}", "holds a run already; choose another --out"),
+    (WRONG, "train nano --data {data} --out {run}", "holds a run already; resume it with --resume"),
+    (WRONG, "prepare {tmp} --out {tmp}/d", "contains no readable file"),
+    # A value is wrong.
+    (WRONG, "generate {run} --top-p 0", "top_p is 0.0; it must be"),
+    (WRONG, "generate {run} --prompt {empty}", "the prompt is empty"),
+    (WRONG, "generate {run} --prompt {long}", "--truncate"),
+    (WRONG, "generate {run} --regex [", "regex is invalid"),
+    (WRONG, "generate {run} --beams 2 --top-k 3", "beam search does not support"),
+    (WRONG, "generate {run} --stop-token 999", "ids must be between"),
+    (WRONG, "inspect {run} --text --prompt {empty}", "the text is empty"),
+    (WRONG, "inspect {run} --text --ablate head:9.9", "there is no block 9"),
+    (WRONG, "evaluate {run} --compare pure,top_p=2", "top_p is 2.0"),
+    (WRONG, "doctor {run} --text --top-p 0", "top_p is 0.0; it must be"),
+    (WRONG, "prepare grammar --out {tmp}/d --tokenizer bpe", "prepare also trains new ones"),
+    (WRONG, "prepare grammar --out {tmp}/d --validation-fraction 2", "it must be between 0 and 1"),
+    (WRONG, "demo --out {damaged}", "is not a run and will not be deleted; choose another --out"),
+    (WRONG, "tokenize", "no text given"),
+    (WRONG, "config list nonsense", "unexpected argument nonsense"),
+    # The command line is right, but the work fails.
+    (FAILED, "generate {damaged}/run", "is damaged"),
+    (FAILED, "evaluate {damaged}/run", "is damaged"),
+    (FAILED, "inspect {damaged}/run --text", "is damaged"),
+    (FAILED, "export {damaged}/run {tmp}/hf", "is damaged"),
+    (FAILED, "evaluate {run} --data {damaged}/data", "is damaged"),
+    (FAILED, "import {damaged}/hf --out {tmp}/r", ""),
+    (FAILED, "prepare {damaged}/bad.jsonl --out {tmp}/d", "not valid JSON"),
+    (FAILED, "doctor {damaged}/data", ""),
+    (FAILED, "generate {run} --prompt x --choice long --max-tokens 2", "does not match the form"),
+    (FAILED, "generate {run} --prompt x --logit-bias #120=-inf --regex x", "every token is forbidden"),
+]
+
+
+@pytest.mark.parametrize(("code", "arguments", "message"), CASES, ids=[arguments for _, arguments, _ in CASES])
+def test_exit_code_says_whether_the_command_line_or_the_work_was_wrong(
+    run_main, nano_run, grammar_data, damaged, tmp_path, code, arguments, message
+):
+    words = {"run": nano_run, "data": grammar_data, "tmp": tmp_path, "damaged": damaged, "empty": "", "long": "x" * 65}
+    got, out, err = run_main(*[part.format(**words) for part in arguments.split(" ")])
+    told = " ".join((out + err).split())
+    assert (got, message.format(**words) in told) == (code, True), told
+    assert "Traceback" not in err
+    if code == WRONG:
+        assert not (tmp_path / "r").exists()
+        assert not (tmp_path / "d").exists()
+
+
+def test_every_command_is_in_the_table():
+    named = {arguments.split(" {")[0] for _, arguments, _ in CASES}
+    for parent, name, _ in COMMANDS:
+        full = name if parent is app else f"{parent.name[0]} {name}"
+        assert any(each == full or each.startswith(f"{full} ") for each in named), full
+
+
+def test_every_error_has_one_of_the_two_codes():
+    classes = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.GlassGPTError)
+    ]
+    assert len(classes) > 20
+    for each in classes:
+        assert each.exit_code == (FAILED if each is errors.GenerationFailedError or not issubclass(each, errors.UsageError)
+                                  or issubclass(each, errors.GenerationFailedError) else WRONG)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        ("generate {run} --prompt x --temp 0 -n 3", "generate {run} --prompt x --temperature 0 --max-tokens 3"),
+        ("generate {run} -p x --temp=0 -n=3", "generate {run} --prompt x --temperature 0 --max-tokens 3"),
+        (
+            "generate {run} --num-return-sequences 2 -n 3 --seed 1",
+            "generate {run} --num-samples 2 --max-tokens 3 --seed 1",
+        ),
+        (
+            "config show nano --lr 0.5 --wd 0.25",
+            "config show nano --train.learning-rate 0.5 --optimizer.weight-decay 0.25",
+        ),
+    ],
+)
+def test_usual_names_are_accepted(run_main, nano_run, arguments, same):
+    found = [run_main(*each.format(run=nano_run).split(" ")) for each in (arguments, same)]
+    assert found[0][:2] == found[1][:2]
+    assert found[0][0] == 0
+
+
+def test_value_that_looks_like_a_short_name_is_a_value(run_main, nano_run):
+    code, out, _ = run_main("generate", nano_run, "--prompt", "--lr", "--max-tokens", 2, "--seed", 1)
+    assert code == 0
+    assert out.startswith("--lr")
+
+
+@pytest.mark.parametrize("option", ["--output", "-o"])
+def test_required_option_may_be_given_by_its_usual_name(run_main, tmp_path, option):
+    code, _, err = run_main("import", tmp_path, option, tmp_path / "r")
+    assert code == 2
+    assert "is not a Hugging Face model" in err
