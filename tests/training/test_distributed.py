@@ -80,6 +80,7 @@ def test_two_processes_train_like_one(train, alone, tmp_path, sharding):
     done = train(tmp_path / "run", "--gpus", 2, "--train.micro-batch-size", 2, "--train.sharding", sharding)
     assert "2 processes" in done.stderr
     assert done.stderr.count("tokens of text") == 1  # only one of them prints
+    assert "Warning" not in done.stderr  # such as PyTorch's, once per process
     assert_like(tmp_path / "run", alone)
 
 

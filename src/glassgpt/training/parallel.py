@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -48,7 +49,7 @@ class ParallelLoss:
                 compiled,  # type: ignore[arg-type]
                 device_ids=devices,
                 gradient_as_bucket_view=True,
-                broadcast_buffers=False,  # they are constant tables, the same on all ranks
+                **_without_buffer_sync(DistributedDataParallel),
             )
         elif hardware.compile:
             self._wrapped = torch.compile(self._loss)  # type: ignore[assignment]
@@ -101,6 +102,15 @@ class ParallelLoss:
                 block.compile()
             fully_shard(block, mp_policy=policy)
         fully_shard(self._loss, mp_policy=policy)
+
+
+def _without_buffer_sync(ddp: Callable[..., Any]) -> dict[str, Any]:
+    """Return the option of DDP that switches the broadcast of buffers off: they are constant tables, the same on all ranks.
+
+    PyTorch 2.14 renamed it, and warns in every process about the old name.
+    """
+    known = inspect.signature(ddp).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 @contextmanager
