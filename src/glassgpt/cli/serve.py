@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer
-from glassgpt.errors import UsageError
+from glassgpt.errors import UsageError, require_extra
 from glassgpt.schema import Setting, settings_of
 from glassgpt.serving.limits import SIZES, TIMES, ServerLimits
 
@@ -75,6 +75,9 @@ def serve(
     precision:
         Precision of the weights; see glassgpt generate --help.
     """
+    from glassgpt.data.files import check_output_path
+    from glassgpt.training.run_folder import RunFolder
+
     named = [_named_run(each) for each in (run, *runs)]
     names = [name for name, _ in named]
     if len(set(names)) < len(names):
@@ -86,8 +89,16 @@ def serve(
     chosen = ServerLimits(**(limits or {}))
     chosen.check()
     keys = read_api_keys(api_key)
+    for _, folder in named:
+        RunFolder(folder).require()
+    if chat_template is not None and not chat_template.is_file():
+        raise UsageError(f"--chat-template {chat_template} does not exist; give the TOML file of a template")
+    if record is not None and not record.exists():
+        check_output_path("--record", record)
+    for package in ("starlette", "uvicorn"):
+        require_extra(package, "serve", "serving over HTTP")
 
-    from glassgpt import api
+    from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.serving.run import ServerSettings
     from glassgpt.serving.run import serve as run_server
 
@@ -145,7 +156,14 @@ def replay(file: Path, run: Path | None = None, *, device: Device = "auto", prec
     precision:
         Precision of the weights, as given to glassgpt serve.
     """
-    from glassgpt import api
+    from glassgpt.training.run_folder import RunFolder
+
+    if not file.is_file():
+        raise UsageError(f"{file} does not exist; give a file that glassgpt serve --record wrote")
+    if run is not None:
+        RunFolder(run).require()
+
+    from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.errors import GenerationError
 
     count, different = 0, 0
