@@ -12,14 +12,13 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-TEXT = "The boy reads the book. The girl reads the letter. Nobody reads the sign on the door.\n"
 COMMANDS = (
-    ("prepare text.txt --out data --tokenizer bpe:300", "wrote the dataset data"),
+    ("prepare grammar --out data --tokenizer bpe:300", "wrote the dataset data"),
     ("train nano --data data --out run --train.max-steps 20 --train.device cpu", "bits per byte"),
-    ("generate run --prompt reads --max-tokens 10 --seed 1", "reads"),
+    ("generate run --prompt today --max-tokens 10 --seed 1", "today"),
     ("evaluate run", "perplexity"),
-    ("inspect run --prompt reads --text", "logit lens"),
-    ("inspect run --prompt reads --save page.html", "wrote page.html"),
+    ("inspect run --prompt today --text", "Next token"),
+    ("inspect run --prompt today --save page.html", "wrote page.html"),
     ("doctor run --report", "wrote run/report.html"),
     ("doctor GG-NAN-002", "GG-NAN-002"),
     ("generate run --settings creative --max-tokens 5", "checkpoint"),
@@ -34,7 +33,6 @@ def main() -> None:
     command = Path(sysconfig.get_path("scripts")) / "glassgpt"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "text.txt").write_text(TEXT * 200)
         for arguments, expected in COMMANDS:
             print(f"$ glassgpt {arguments}", flush=True)  # noqa: T201 - a script
             done = subprocess.run(
