@@ -144,6 +144,21 @@ def ask(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def read_line(prompt: str = "") -> str | None:
+    """Read a line from standard input, edited with readline if that is loaded; None at its end.
+
+    Args:
+        prompt: printed before, if not empty; then standard input and output must be a terminal.
+    """
+    if prompt:
+        try:
+            return input(prompt)
+        except EOFError:
+            return None
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
+
+
 def output(text: str, *, end: str = "\n") -> None:
     """Print text to standard output with its control characters escaped, and flush it (streaming relies on that)."""
     out.file.write(visible(text) + end)

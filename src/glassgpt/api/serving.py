@@ -91,13 +91,18 @@ def model_source(
     return ModelSource(
         name,
         lambda: load_weights(run, "latest" if follow else checkpoint, device, precision, slots),
-        _template(folder, template),
+        chat_template(run, template),
         newest if follow else None,
     )
 
 
-def _template(folder: RunFolder, given: Path | None) -> ChatTemplate:
-    own = folder.path / FILE_NAME
+def chat_template(run: Path, given: Path | None = None) -> ChatTemplate:
+    """Return the chat template in a file, or else that of a run's folder, or a plain transcript.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a template.
+    """
+    own = run / FILE_NAME
     if given is not None:
         return load_template(given)
     return load_template(own) if own.is_file() else TRANSCRIPT

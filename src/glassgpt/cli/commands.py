@@ -9,6 +9,7 @@ from cyclopts import App
 import glassgpt
 from glassgpt import console
 from glassgpt.cli import (
+    chat,
     configuration,
     data,
     diagnosis,
@@ -45,6 +46,7 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "evaluate", evaluation.evaluate),
     (app, "sweep-decoding", evaluation.sweep_decoding),
     (app, "inspect", inspection.inspect),
+    (app, "chat", chat.chat),
     (app, "serve", serve.serve),
     (app, "replay", serve.replay),
     (app, "doctor", diagnosis.doctor),

@@ -40,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'glassgpt inspect runs/mine --prompt "It was" --text --ablate head:0.1',
         'glassgpt inspect runs/mine --prompt "It was" --save page.html',
     ),
+    "chat": ("glassgpt chat runs/mine", "glassgpt chat http://127.0.0.1:8000"),
     "serve": (
         "glassgpt serve runs/mine",
         "glassgpt serve mine=runs/mine other=runs/other --port 9000 --record answers.jsonl",
