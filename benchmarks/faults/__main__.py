@@ -31,18 +31,21 @@ from glassgpt.data.files import write_atomically
 
 from ..cpu_parts.machine import cpu_model
 from .case import Case, Fault, Healthy
+from .healthy import from_folder
 from .peers import LIGHTNING, OLMO_CORE
 from .scoring import fault_row, healthy_row, totals
 from .stages import run_case, undisturbed
 from .suite import FAULTS, HEALTHY
 
 RESULTS = Path(__file__).parents[1] / "results" / "faults.json"
+FOUND: list[Healthy] = []
+"""Further healthy runs, on the files of `--data-folder`."""
 Row = dict[str, Any]
 
 
 def run_by_name(name: str) -> Row:
     """Run the case with this name and return its row."""
-    case = next(case for case in (*FAULTS, *HEALTHY) if case.name == name)
+    case = next(case for case in (*FAULTS, *HEALTHY, *FOUND) if case.name == name)
     with tempfile.TemporaryDirectory(prefix="glassgpt-faults-") as folder:
         observed = run_case(case, Path(folder))
         if isinstance(case, Healthy):
@@ -100,7 +103,7 @@ def show_totals(found: Row) -> None:
 
 def select_cases(names: Sequence[str] | None) -> list[Case]:
     """Return the cases with these names, or whose names contain one of them; all cases without any."""
-    cases: list[Case] = [*FAULTS, *HEALTHY]
+    cases: list[Case] = [*FAULTS, *HEALTHY, *FOUND]
     if not names:
         return cases
     exact = [case for case in cases if case.name in names]
@@ -116,7 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, help="file for the JSON results (default: the committed file; none with --only)"
     )
+    parser.add_argument("--data-folder", type=Path, help="folder whose text and JSON files are further healthy runs")
     options = parser.parse_args(given)
+    if options.data_folder:
+        FOUND.extend(from_folder(options.data_folder))
     torch.set_num_threads(1)
     cases, start = select_cases(options.only), time.monotonic()
     if not cases:
@@ -128,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show_row(row)
     results = build_results(rows, shlex.join(["python", "-m", "benchmarks.faults", *given]), time.monotonic() - start)
     show_totals(results)
-    out: Path | None = options.out or (None if options.only else RESULTS)
+    out: Path | None = options.out or (None if options.only or options.data_folder else RESULTS)
     if out is not None:
         write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
         console.info(f"written to {out}")

@@ -106,7 +106,13 @@ class Healthy(Case):
     Attributes:
         stop_at: step at which it is interrupted, to be resumed; 0 never.
         fine_tunes: whether it starts from the weights of another run.
+        earlier_dataset: of that other run; None for the same.
+        earlier_steps: length of that run; 0 for that of this one.
+        imports: whether these weights were exported for Hugging Face and imported again.
     """
 
     stop_at: int = 0
     fine_tunes: bool = False
+    earlier_dataset: Callable[[Path], Path] | None = None
+    earlier_steps: int = 0
+    imports: bool = False

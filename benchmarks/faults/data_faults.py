@@ -192,7 +192,7 @@ DATA_FAULTS: Sequence[Fault] = (
     Fault(
         name="tokens-scrambled", kind="order of the data", fatal=True, stage="during",
         what="the tokens of each window are in random order", patches=batches_from(_Scrambled),
-        expects=("GG-LAD-002", "GG-DAT-012"),
+        expects=("GG-DAT-013", "GG-DAT-002", "GG-LAD-002", "GG-DAT-012"),
     ),
     Fault(
         name="shard-bit-flipped", kind="damaged dataset", fatal=True, stage="before",

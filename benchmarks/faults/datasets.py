@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import lzma
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +18,7 @@ from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shakespeare import installed_plays
 from glassgpt.data.shard_format import HEADER, ShardHeader
 
+ROOT = Path(__file__).parents[2]
 SENTENCES, HELD_OUT = 8000, 800
 SEED = 2026
 """Thresholds were calibrated on other text (seeds 1 to 3)."""
@@ -61,8 +66,108 @@ def grammar(sentences: int, tokenizer: str = "bytes", seed: int = SEED) -> MakeD
 
 def plays(folder: Path) -> Path:
     """Prepare Shakespeare as bytes: text that cannot be predicted well."""
+    return plays_as(folder, "bytes")
+
+
+def plays_as(folder: Path, tokenizer: str) -> Path:
+    """Prepare Shakespeare with a tokenizer."""
     texts = [document.text for document, _ in zip(installed_plays(), range(6), strict=False)]
-    return prepared(folder, "".join(texts[:-1])[:500_000], texts[-1][:60_000])
+    return prepared(folder, "".join(texts[:-1])[:500_000], texts[-1][:60_000], tokenizer)
+
+
+def _split(text: str, folder: Path, tokenizer: str) -> Path:
+    """Prepare a text: its last eighth is held out."""
+    cut = len(text) * 7 // 8
+    return prepared(folder, text[:cut], text[cut:], tokenizer)
+
+
+def mixed_lines(text: str) -> str:
+    """Return the paragraphs of a text in random order, so that what is held out is of the same kind."""
+    paragraphs = text.split("\n\n")
+    np.random.default_rng(SEED).shuffle(paragraphs)
+    return "\n\n".join(paragraphs)
+
+
+def python_code(tokenizer: str = "bytes", characters: int = 400_000) -> MakeDataset:
+    """Return a function that prepares modules of Python's standard library."""
+
+    def make(folder: Path) -> Path:
+        sources = sorted(Path(argparse.__file__).parent.glob("*.py"), key=lambda path: path.stat().st_size)
+        text = "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for path in sources[40:90])
+        return _split(mixed_lines(text)[:characters], folder, tokenizer)
+
+    return make
+
+
+def korean_text() -> str:
+    """Return the Korean text of this repository: documents and the catalogue of findings."""
+    documents = [ROOT / "README.ko.md", *sorted((ROOT / "docs").glob("*.ko.md"))]
+    catalogue = sorted((ROOT / "src/glassgpt/diagnosis/catalogue").glob("*.toml"))
+    lines = [line for path in catalogue for line in path.read_text(encoding="utf-8").splitlines()]
+    entries = [line.partition(" = ")[2] for line in lines if re.search("[가-힣]", line)]
+    return mixed_lines("\n\n".join([*(path.read_text(encoding="utf-8") for path in documents), *entries]))
+
+
+def korean(tokenizer: str = "bytes") -> MakeDataset:
+    """Return a function that prepares Korean text."""
+    return lambda folder: _split(korean_text(), folder, tokenizer)
+
+
+def markdown(folder: Path) -> Path:
+    """Prepare the English documents of this repository."""
+    paths = [path for path in sorted((ROOT / "docs").rglob("*.md")) if not path.name.endswith(".ko.md")]
+    return _split(mixed_lines("\n\n".join(path.read_text(encoding="utf-8") for path in paths)), folder, "bytes")
+
+
+def arithmetic(folder: Path) -> Path:
+    """Prepare sums, whose operands cannot be predicted and whose results can."""
+    generator = np.random.default_rng(SEED)
+    pairs = generator.integers(0, 1000, (30_000, 2))
+    return _split("".join(f"{a}+{b}={a + b}\n" for a, b in pairs), folder, "bytes")
+
+
+def records(folder: Path) -> Path:
+    """Prepare lines of JSON, as logs hold them: long fixed parts and short variable ones."""
+    generator = np.random.default_rng(SEED)
+    lines = (
+        f'{{"step": {step}, "loss": {loss:.4f}, "ok": {str(bool(flag)).lower()}}}\n'
+        for step, (loss, flag) in enumerate(
+            zip(generator.gamma(2, 2, 9000), generator.integers(0, 2, 9000), strict=True)
+        )
+    )
+    return _split("".join(lines), folder, "bytes")
+
+
+def languages_mixed(folder: Path) -> Path:
+    """Prepare paragraphs of Korean, English and Python in random order."""
+    text = f"{korean_text()}\n\n{grammar_text(2000, SEED)}\n\n{Path(argparse.__file__).read_text(encoding='utf-8')}"
+    return _split(mixed_lines(text), folder, "bytes")
+
+
+def one_after_the_other(folder: Path) -> Path:
+    """Prepare English followed by Korean, held out in the same proportion."""
+    english, own = grammar_text(2500, SEED), korean_text()
+    cut = len(own) * 7 // 8
+    return prepared(folder, english + own[:cut], grammar_text(350, SEED + 1) + own[cut:])
+
+
+def tiny(folder: Path) -> Path:
+    """Prepare forty sentences."""
+    return prepared(folder, grammar_text(40, SEED), grammar_text(40, SEED + 1))
+
+
+def text_of(path: Path) -> MakeDataset:
+    """Return a function that prepares a file: its text, or all longer strings of its JSON lines."""
+
+    def make(folder: Path) -> Path:
+        opened = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+        with opened(path, "rt", encoding="utf-8") as file:
+            raw = file.read(2_000_000)
+        if ".json" in path.name:
+            raw = "\n\n".join(re.findall(r'"((?:[^"\\]|\\.){20,})"', raw)).replace("\\n", "\n")
+        return _split(mixed_lines(raw)[:600_000], folder, "bytes")
+
+    return make
 
 
 def with_tokens(change: Callable[[NDArray[np.int64]], NDArray[np.int64]], split: str = "train") -> MakeDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from glassgpt.config import load_config, preset_names
@@ -96,4 +97,78 @@ HEALTHY: Sequence[Healthy] = (
     _unusual("plays-constant-muon", "Shakespeare at a constant rate with Muon",
          {**MUON, **AT_A_CONSTANT_RATE, "train.max_steps": 450}, dataset=datasets.plays),
     _unusual("openai-init", "OpenAI's small initial weights at this width", {"model.init_std": 0.02}),
+    # Other text: languages, code, numbers, and what a corpus of several kinds looks like.
+    _unusual("korean", "Korean as bytes", {"train.max_steps": 200}, dataset=datasets.korean()),
+    _unusual("korean-bpe-muon", "Korean as BPE tokens, Modern with Muon", {**MUON, "train.max_steps": 200}, dataset=datasets.korean("bpe:600")),
+    _unusual("korean-unigram-dropout", "Korean as unigram tokens with dropout", {"model.dropout": 0.2, "train.max_steps": 200},
+         dataset=datasets.korean("unigram:600")),
+    _unusual("python-code", "Python's standard library as bytes", {}, dataset=datasets.python_code()),
+    _unusual("python-code-bpe-muon", "Python as BPE tokens, Modern with Muon", {**MUON, "train.max_steps": 200},
+         dataset=datasets.python_code("bpe:700")),
+    _unusual("python-code-accumulated", "Python with Modern and AdamW, dropout and six micro-batches",
+         {**MODERN, "model.dropout": 0.1, "train.micro_batch_size": 2, "train.max_steps": 200}, dataset=datasets.python_code()),
+    _unusual("markdown-linear", "documentation at a linear rate", {"schedule.kind": "linear", "train.max_steps": 200}, dataset=datasets.markdown),
+    _unusual("arithmetic", "sums, whose operands are random", {}, dataset=datasets.arithmetic),
+    _unusual("records-wsd", "lines of JSON, at a rate that falls at the end", {"schedule.kind": "wsd"}, dataset=datasets.records),
+    _unusual("languages-mixed", "Korean, English and Python in one text", {"train.max_steps": 200}, dataset=datasets.languages_mixed),
+    _unusual("languages-one-after-the-other", "English, then Korean", {"train.max_steps": 200}, dataset=datasets.one_after_the_other),
+    _unusual("tiny-text-guarded", "forty sentences for a few epochs with dropout",
+         {"model.dropout": 0.3, "train.max_steps": 40, "train.early_stop_evaluations": 2, "train.eval_every_steps": 10}, dataset=datasets.tiny),
+    # Weights from elsewhere.
+    _unusual("fine-tuned-on-plays", "weights trained on the grammar, then on Shakespeare", {"train.max_steps": 200},
+         fine_tunes=True, earlier_dataset=datasets.healthy_dataset, dataset=datasets.plays),
+    _unusual("fine-tuned-on-korean-muon", "weights trained on English, then on Korean, with Muon", {**MUON, "train.max_steps": 160},
+         fine_tunes=True, earlier_dataset=datasets.healthy_dataset, dataset=datasets.korean()),
+    _unusual("fine-tuned-on-code-no-warmup", "weights trained on Korean, then on Python without a warmup",
+         {"schedule.warmup_steps": 0, "train.max_steps": 160}, fine_tunes=True, earlier_dataset=datasets.korean(), dataset=datasets.python_code()),
+    _unusual("imported", "weights that were exported and imported", {"train.max_steps": 160}, fine_tunes=True, imports=True),
+    _unusual("imported-modern-on-plays", "imported weights of Modern on another domain", {**MODERN, "train.max_steps": 160},
+         fine_tunes=True, imports=True, earlier_dataset=datasets.healthy_dataset, dataset=datasets.plays),
+    _unusual("imported-untrained", "imported weights that were hardly trained", {"train.max_steps": 160},
+         fine_tunes=True, imports=True, earlier_steps=1),
+    # Interruptions, accumulation, precision and averages in combination.
+    _unusual("resumed-muon-dropout", "Modern with Muon and dropout, interrupted and resumed",
+         {**MUON, "model.dropout": 0.1, "train.max_steps": 200}, stop_at=75),
+    _unusual("resumed-accumulated-average", "averaged weights and four micro-batches, interrupted and resumed",
+         {"train.ema_decay": 0.98, "train.micro_batch_size": 3, "train.max_steps": 200}, stop_at=101),
+    _unusual("resumed-first-steps", "interrupted after five steps and resumed", {"train.max_steps": 120}, stop_at=5),
+    _unusual("bf16-muon-accumulated", "bfloat16 with Muon and three micro-batches",
+         {**MUON, "train.precision": "bf16", "train.micro_batch_size": 4, "train.max_steps": 160}),
+    _unusual("bf16-dropout", "bfloat16 with dropout on Shakespeare", {"train.precision": "bf16", "model.dropout": 0.1, "train.max_steps": 160},
+         dataset=datasets.plays),
+    _unusual("fp16-accumulated", "float16 with a scaler and four micro-batches",
+         {"train.precision": "fp16", "train.micro_batch_size": 3, "train.max_steps": 200}),
+    _unusual("recomputed-with-dropout", "recomputed activations with dropout and two micro-batches",
+         {"train.recompute_activations": True, "model.dropout": 0.2, "train.micro_batch_size": 6, "train.max_steps": 160}),
+    _unusual("chunked-average-clip", "chunked loss, averaged weights and a low clip",
+         {"train.loss_chunk_tokens": 64, "train.ema_decay": 0.95, "train.clip_norm": 0.2, "train.max_steps": 160}),
+    # Other shapes and settings.
+    _unusual("context-1", "a context of one token", {"model.context_length": 1, "train.batch_tokens": 128, "train.max_steps": 160}),
+    _unusual("one-key-head", "Modern with a single key and value head", {**MODERN, "model.n_head": 4, "model.n_kv_head": 1, "train.max_steps": 160}),
+    _unusual("no-biases", "GPT-2 without biases", {"model.bias": False, "train.max_steps": 160}),
+    _unusual("wide-batch-muon", "96 sequences per step with Muon", {**MUON, "train.batch_tokens": 96 * 32, "train.max_steps": 120}),
+    _unusual("pytorch-betas", "PyTorch's default decay rates and no weight decay",
+         {"optimizer.beta2": 0.999, "optimizer.weight_decay": 0.0, "train.max_steps": 200}),
+    _unusual("epsilon-1e-6", "an epsilon of 1e-6", {"optimizer.epsilon": 1e-6, "train.max_steps": 160}),
+    _unusual("rates-by-kind", "other rates for embeddings, head and vectors",
+         {**MODERN, "optimizer.embedding_rate_ratio": 3.0, "optimizer.head_rate_ratio": 0.3, "train.max_steps": 160}),
+    _unusual("half-dropout", "a dropout of one half", {"model.dropout": 0.5, "train.max_steps": 200}),
+    _unusual("bpe-plays-modern", "Shakespeare as 1,500 BPE tokens, Modern with AdamW",
+         {**MODERN, "train.max_steps": 200}, dataset=lambda folder: datasets.plays_as(folder, "bpe:1500")),
 )  # fmt: skip
+
+
+def from_folder(folder: Path) -> list[Healthy]:
+    """Return a healthy run on each text or JSON file of a folder and its subfolders."""
+    kinds = (".txt", ".jsonl", ".jsonl.xz", ".jsonl.gz", ".json", ".json.xz")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(kinds)]
+    settings = ({"train.max_steps": 160}, {**MUON, "train.max_steps": 160})
+    return [
+        Healthy(
+            name=f"file-{path.name}",
+            what=f"the text of {path.name}",
+            settings=settings[n % 2],
+            dataset=datasets.text_of(path),
+        )
+        for n, path in enumerate(files)
+    ]

@@ -24,6 +24,7 @@ from glassgpt.diagnosis import post_mortem
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.interchange.huggingface import export_model, import_model
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer, StepMetrics
 from glassgpt.training.run_folder import RunFolder
@@ -35,6 +36,7 @@ from .peers import Series
 INTERVENTIONS = (*post_mortem.INTERVENTIONS, "recovery ended")
 """Events by which a run was changed automatically, or could not be."""
 AN_HOUR = 3600.0
+FINE_TUNING_RATE = 5e-4
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,12 @@ def run_case(case: Case, folder: Path) -> Observation:
     began = time.monotonic()
     data, run = in_child(case.dataset, folder / "text", log=folder / "log"), RunFolder(folder / "run")
     settings = {**case.overrides(), "data": str(data)}
-    if isinstance(case, Healthy) and case.fine_tunes:
-        in_child(_train, case, folder / "earlier", settings, log=folder / "log")
-        settings |= {"init_from": str(folder / "earlier"), "train.learning_rate": 5e-4}
     observed = Observation()
+    if isinstance(case, Healthy) and case.fine_tunes:
+        earlier, found = _earlier_run(case, folder, settings)
+        observed.found += found
+        settings |= {"init_from": str(earlier)}
+        settings["train.learning_rate"] = FINE_TUNING_RATE
     observed.found += _before(case, settings, folder / "log")
     observed.trained = in_child(_train, case, run.path, settings, log=folder / "log") or Trained()
     if isinstance(case, Healthy) and case.stop_at:
@@ -144,6 +148,30 @@ def run_case(case: Case, folder: Path) -> Observation:
         observed.resumed = in_child(_train, case, run.path, settings, log=folder / "log", resume=True)
     observed.seconds = time.monotonic() - began
     return observed
+
+
+def _earlier_run(case: Healthy, folder: Path, settings: Mapping[str, Any]) -> tuple[Path, list[StageFinding]]:
+    """Train the run that a case starts from; return it, and what `doctor` finds in it if it was imported."""
+    changed = dict(settings)
+    if case.earlier_dataset is not None:
+        changed["data"] = str(in_child(case.earlier_dataset, folder / "earlier-text", log=folder / "log"))
+    if case.earlier_steps:
+        changed |= {"train.max_steps": case.earlier_steps, "schedule.warmup_steps": 0}
+    in_child(_train, case, folder / "earlier", changed, log=folder / "log")
+    if not case.imports:
+        return folder / "earlier", []
+    return in_child(
+        _export_and_import, folder / "earlier", folder / "exported", folder / "imported", log=folder / "log"
+    )
+
+
+def _export_and_import(run: Path, exported: Path, imported: Path) -> tuple[Path, list[StageFinding]]:
+    """Export a run for Hugging Face, import it again and examine the imported run."""
+    loaded = api.load(run)
+    exported.mkdir()
+    export_model(loaded.model, loaded.tokenizer, exported)
+    api.save_as_run(*import_model(exported), imported)
+    return imported, _from_checks("before", api.doctor(imported))
 
 
 @cache

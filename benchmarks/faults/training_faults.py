@@ -133,12 +133,12 @@ TRAINING_FAULTS: Sequence[Fault] = (
     Fault(
         name="rate-jumps-later", kind="learning rate", fatal=True, stage="during", recovery="automatic",
         what="halfway the schedule gives three hundred times the rate", at=200,
-        inject=rate_from(200, 300, once=True), expects=("GG-DIV-001", "GG-NAN-014", "GG-UPD-001"),
+        inject=rate_from(200, 300, once=True), expects=("GG-LRT-002", "GG-DIV-001", "GG-NAN-014", "GG-UPD-001"),
     ),
     Fault(
         name="rate-zero-later", kind="learning rate", fatal=True, stage="during",
         what="from some step on the schedule gives a rate of zero", at=80, inject=rate_from(80, 0.0), persists=True,
-        expects=("GG-UPD-002",),
+        expects=("GG-LRT-002", "GG-UPD-002"),
     ),
     Fault(
         name="no-warmup-at-high-rate", kind="warmup", fatal=False, stage="before",
@@ -217,12 +217,12 @@ TRAINING_FAULTS: Sequence[Fault] = (
     Fault(
         name="gradient-block-huge", kind="unbalanced gradients", fatal=False, stage="during", at=100,
         what="from some step on gradients into the first block are ten thousand times too large",
-        inject=output_from("blocks.0", 100, gradient(1e4)), expects=("GG-GRD-005",),
+        inject=output_from("blocks.0", 100, gradient(1e4)), expects=("GG-GRD-006", "GG-GRD-005"),
     ),
     Fault(
         name="gradient-block-vanishes", kind="unbalanced gradients", fatal=False, stage="during", at=100,
         what="from some step on almost no gradient reaches the first block",
-        inject=output_from("blocks.0", 100, gradient(1e-6)), expects=("GG-GRD-005", "GG-GRD-001"),
+        inject=output_from("blocks.0", 100, gradient(1e-6)), expects=("GG-GRD-006", "GG-GRD-005", "GG-GRD-001"),
     ),
     Fault(
         name="clip-far-too-low", kind="unbalanced gradients", fatal=False, stage="during",
@@ -235,7 +235,7 @@ TRAINING_FAULTS: Sequence[Fault] = (
     Fault(
         name="rate-spike-of-one-step", kind="loss spike", fatal=False, stage="during", at=240,
         what="a single step uses thirty times its learning rate",
-        inject=lambda trainer: _one_step_at(trainer, 240, 30.0), expects=("GG-UPD-001", "GG-SPK-002", "GG-SPK-001"),
+        inject=lambda trainer: _one_step_at(trainer, 240, 30.0), expects=("GG-LRT-002", "GG-UPD-001", "GG-SPK-002", "GG-SPK-001"),
     ),
     Fault(
         name="weights-shrunk-later", kind="damaged weights", fatal=True, stage="during", recovery="automatic", at=230,

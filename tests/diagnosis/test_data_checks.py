@@ -26,6 +26,7 @@ def all_data_checks(dataset: TokenDataset) -> list[str]:
         data_checks.check_duplicates(dataset),
         data_checks.check_overlap(dataset),
         data_checks.check_split_similarity(dataset),
+        data_checks.check_id_shift(dataset),
     )
 
 
@@ -99,6 +100,18 @@ def test_tokenizer_unsuited_to_the_text_is_reported(prepared):
 def test_validation_text_of_another_kind_is_reported(prepared):
     dataset = prepared(grammar_text(500, seed=1), "0123456789 %&/() " * 300)
     assert codes(data_checks.check_split_similarity(dataset)) == ["GG-DAT-011"]
+
+
+@pytest.mark.parametrize("shift", [1, -3])
+def test_ids_that_are_shifted_in_one_split_are_reported(prepared, shift):
+    dataset = prepared(grammar_text(400, 1), grammar_text(400, 2))
+    assert codes(data_checks.check_id_shift(dataset)) == []
+    validation = dataset.split("validation")
+    moved = (validation.read(0, len(validation)) + shift) % dataset.vocab_size
+    dataset.split = lambda name: TokenArray([moved]) if name == "validation" else type(dataset).split(dataset, name)
+    check = data_checks.check_id_shift(dataset)
+    assert codes(check) == ["GG-DAT-014"]
+    assert check.findings[0].evidence["by"] == shift
 
 
 def test_noise_is_reported_and_text_is_not(prepared):

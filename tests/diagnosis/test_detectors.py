@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from glassgpt.diagnosis.catalogue import entries
 from glassgpt.diagnosis.detectors.base import RunContext
+from glassgpt.diagnosis.detectors.layers import EpsilonDetector
 from glassgpt.diagnosis.detectors.loss_spike import LossSpikeDetector, OutlierFilter, find_spikes
 from glassgpt.diagnosis.detectors.overfitting import OverfittingDetector
 from glassgpt.diagnosis.detectors.process import MemoryGrowthDetector
 from glassgpt.diagnosis.detectors.speed import DataWaitDetector, SlowdownDetector
 from glassgpt.diagnosis.detectors.stagnation import StagnationDetector, find_plateau, find_stall
 from glassgpt.diagnosis.detectors.suite import DETECTOR_CLASSES, DETECTOR_CODES, DetectorSet, run_detectors
+from glassgpt.diagnosis.detectors.validation_gap import UnrelatedValidationDetector
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.series import Validation
@@ -222,6 +224,13 @@ def test_baselines_close_together_are_not_ruled_out():
     assert (finding.code, finding.ruled_out) == ("GG-LAD-003", ())
 
 
+@pytest.mark.parametrize(("first", "codes"), [(9.0, []), (5.6, ["GG-LAD-001"])])
+def test_loaded_weights_that_start_above_a_uniform_guess_are_learning(first, codes):
+    """A short fine-tuning on another language may end where an untrained model begins."""
+    detector = StagnationDetector(context(max_steps=160))
+    assert [finding.code for finding in feed(detector, np.linspace(first, 5.6, 160))] == codes
+
+
 def test_long_runs_are_judged_from_means_of_several_steps():
     detector = StagnationDetector(context(max_steps=50_000))
     losses = np.concatenate([np.linspace(6, 2.9, 1000), flat(6000, 2.9)])
@@ -272,6 +281,52 @@ def test_validation_that_rises_with_the_training_loss_is_not_overfitting():
 
 def test_rise_too_small_to_matter_is_not_overfitting():
     assert overfitting([2.3, 2.31, 2.315, 2.318], tokens=10**9) == []
+
+
+# Validation that does not follow training
+
+
+def validated(detector, training, validations):
+    """Findings of validations after each 100 steps of a level training loss."""
+    found = []
+    for n, (loss, validation) in enumerate(zip(training, validations, strict=True), start=1):
+        for step in range(100 * n - 99, 100 * n + 1):
+            detector.on_step(metrics(step, loss))
+        found.append(detector.on_validation(Validation(100 * n, validation, 10_000)))
+    return [finding for finding in found if finding is not None]
+
+
+def test_validation_that_never_follows_training_is_not_overfitting():
+    detector = UnrelatedValidationDetector(context())
+    finding = validated(detector, [2.5, 1.5, 1.0], [5.2, 6.0, 7.0])[0]
+    assert (finding.code, finding.severity) == ("GG-VAL-001", "fatal")
+    assert finding.confidence > OverfittingDetector.CONFIDENCE
+    assert finding.evidence == {"validation": 5.2, "training": 1.5, "unigram": 2.9}
+
+
+@pytest.mark.parametrize(
+    "validations",
+    [
+        [2.8, 4.0, 6.0],  # overfitting: it followed at first
+        [2.6, 1.6, 1.2],
+        [math.nan, 5.2, math.nan],
+    ],
+)
+def test_validation_that_followed_training_is_related(validations):
+    assert validated(UnrelatedValidationDetector(context()), [2.5, 1.5, 1.0], validations) == []
+
+
+def test_validation_of_an_untrained_model_is_not_judged():
+    assert validated(UnrelatedValidationDetector(context()), [5.5, 4.0, 3.0], [5.6, 5.4, 5.3]) == []
+
+
+def test_large_epsilon_is_found():
+    detector = EpsilonDetector()
+    finding = detector.on_layers(LayerSample(20, epsilon={"a": 900.0, "b": 30.0, "c": 1e-5}))
+    assert finding is not None
+    assert (finding.code, finding.evidence["ratio"]) == ("GG-OPT-003", 30.0)
+    assert detector.on_layers(LayerSample(20, epsilon={"a": 1e-4, "b": 1e-5, "rare": 40.0})) is None
+    assert detector.on_layers(LayerSample(20)) is None
 
 
 # Speed
@@ -377,6 +432,7 @@ def troubled_run():
             gradients={"blocks.0.norm1.weight": 1.0, "blocks.1.norm1.weight": 1e-3},
             updates={"a": ratio},
             staleness={"a": 9.0},
+            epsilon={"a": 2.0},
             entropies=[[0.01, 0.02], [0.01, 0.5]],
             scores=[2000.0, 1.0],
             dead=[0.0, 0.9],
@@ -403,7 +459,7 @@ def test_series_gives_the_same_findings_live_and_from_the_files():
     assert {finding.code for finding in online} >= {
         "GG-CLP-001", "GG-DIV-001", "GG-SPK-001", "GG-SPK-002", "GG-SCL-001", "GG-SPD-001", "GG-SPD-002",
         "GG-UPD-001", "GG-UPD-002", "GG-UPD-003", "GG-GRD-005", "GG-ATT-001", "GG-ATT-002", "GG-LAY-001",
-        "GG-LAY-002", "GG-LAY-003",
+        "GG-LAY-002", "GG-LAY-003", "GG-OPT-003",
     }  # fmt: skip
 
 

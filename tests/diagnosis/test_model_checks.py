@@ -128,10 +128,10 @@ def test_too_low_initial_loss_is_reported(batch, nano_run):
 def test_loaded_untrained_weights_are_reported(model, batch):
     check = model_checks.check_initial_loss(model, *batch, CPU, is_fresh=False)
     assert codes(check) == ["GG-INI-003"]
-    assert check.findings[0].severity == "fatal"
+    assert check.findings[0].severity == "note"  # they learn as new ones do
 
 
-@pytest.mark.parametrize(("known_loss", "severity"), [(0.6, "note"), (5.5, "warning"), (None, "warning")])
+@pytest.mark.parametrize(("known_loss", "severity"), [(0.6, "note"), (5.5, "warning"), (None, "note")])
 def test_trained_weights_on_foreign_text_are_not_fatal(nano_run, known_loss, severity):
     """A model of English bytes is worse than guessing on Korean bytes, yet a good start for fine-tuning."""
     tokens = torch.tensor(list("글을 배우는 아이는 누구나 문을 연다. ".encode()))[:49]

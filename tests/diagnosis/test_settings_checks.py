@@ -22,6 +22,8 @@ def test_presets_pass_the_settings_checks(preset, tmp_path):
         settings_checks.check_learning_rate(model, settings, is_fresh=fresh),
         settings_checks.check_warmup(model, settings, is_fresh=fresh),
         settings_checks.check_weight_decay(model, settings),
+        settings_checks.check_adamw(settings),
+        settings_checks.check_dropout(model),
         settings_checks.check_epochs(model, settings, settings.train.max_steps * settings.train.batch_tokens // 30),
     ) == []  # fmt: skip
 
@@ -72,6 +74,29 @@ def test_excessive_weight_decay_is_reported(decay, expected):
     assert codes(settings_checks.check_weight_decay(model, decayed)) == expected
     # A learning rate that is too high is not blamed on the decay.
     assert codes(settings_checks.check_weight_decay(model, with_train(decayed, learning_rate=1.0))) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"beta2": 0.999, "epsilon": 1e-6}, []),
+        ({"epsilon": 1.0}, ["GG-CFG-008"]),
+        ({"beta2": 0.0}, ["GG-CFG-010"]),
+        ({"beta2": 0.5}, ["GG-CFG-010"]),
+        ({"beta1": 0.99, "beta2": 0.9}, ["GG-CFG-010"]),
+    ],
+)
+def test_unusual_adamw_settings_are_reported(changes, expected):
+    _, settings = preset_configs("nano")
+    changed = dataclasses.replace(settings, optimizer=OptimizerConfig(**changes))
+    assert codes(settings_checks.check_adamw(changed)) == expected
+
+
+@pytest.mark.parametrize(("dropout", "expected"), [(0.0, []), (0.5, []), (0.9, ["GG-CFG-009"])])
+def test_excessive_dropout_is_reported(dropout, expected):
+    model, _ = preset_configs("nano")
+    assert codes(settings_checks.check_dropout(dataclasses.replace(model, dropout=dropout))) == expected
 
 
 def test_too_little_disk_space_is_reported(tmp_path, monkeypatch):

@@ -108,6 +108,7 @@ def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
     yield data_checks.check_tokenizer_fit(dataset)
     yield data_checks.check_duplicates(dataset)
     yield data_checks.check_overlap(dataset)
+    yield data_checks.check_id_shift(dataset)
     yield data_checks.check_split_similarity(dataset)
 
 
@@ -157,6 +158,7 @@ def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Itera
     yield ids
     if not ids.passed:
         return
+    yield data_checks.check_id_shift(plan.dataset, data_checks.QUICK_TOKENS)
     batches = Batches(plan.training_tokens(), plan.model.context_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.batch_size)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
@@ -170,6 +172,8 @@ def _check_settings(plan: TrainingPlan) -> Iterator[CheckResult]:
     yield settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_warmup(plan.model, plan.settings, is_fresh=plan.is_fresh)
     yield settings_checks.check_weight_decay(plan.model, plan.settings)
+    yield settings_checks.check_adamw(plan.settings)
+    yield settings_checks.check_dropout(plan.model)
     if plan.dataset is not None:
         yield settings_checks.check_epochs(plan.model, plan.settings, len(plan.training_tokens()))
 
@@ -204,17 +208,32 @@ def _check_initial_behavior(
 
 
 def _check_one_batch(plan: TrainingPlan, model: LanguageModel, inputs: Tensor, targets: Tensor) -> CheckResult:
-    """Check that one batch can be fitted. If only the typical learning rate fits it, blame the configured rate."""
+    """Check that one batch can be fitted. If only another learning rate or optimizer setting fits it, blame that."""
     optimizer, rate = plan.settings.optimizer, plan.settings.train.learning_rate
     result = model_checks.check_one_batch(model, inputs, targets, optimizer, rate)
-    rate_check = settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=True)
-    if result.passed or rate_check.passed:
+    if result.passed:
         return result
-    typical = settings_checks.typical_learning_rate(plan.model, plan.settings)
-    if not model_checks.check_one_batch(model, inputs, targets, optimizer, typical).passed:
-        return result
-    blamed = dataclasses.replace(rate_check.findings[0], severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
-    return CheckResult(result.name, "fitted at the typical rate", {**result.measurements, "usual": typical}, (blamed,))
+    usual = settings_checks.typical_learning_rate(plan.model, plan.settings)
+    usual_optimizer = settings_checks.with_usual_adamw(optimizer)
+    suspects = (
+        (
+            settings_checks.check_learning_rate(plan.model, plan.settings, is_fresh=True),
+            optimizer,
+            usual,
+            "fitted at the typical rate",
+        ),
+        (settings_checks.check_adamw(plan.settings), usual_optimizer, rate, "fitted with the usual AdamW"),
+    )
+    for suspect, other_optimizer, other_rate, outcome in suspects:
+        if (
+            suspect.passed
+            or not model_checks.check_one_batch(model, inputs, targets, other_optimizer, other_rate).passed
+        ):
+            continue
+        found = suspect.findings[0]
+        blamed = dataclasses.replace(found, severity="fatal", confidence=0.95, ruled_out=("GG-BAT-001",))
+        return CheckResult(result.name, outcome, {**result.measurements, "usual": other_rate}, (blamed,))
+    return result
 
 
 def _initial_model(plan: TrainingPlan) -> LanguageModel:

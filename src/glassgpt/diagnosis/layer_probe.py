@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.diagnosis.layer_sample import LayerSample
+from glassgpt.diagnosis.tensor_samples import read_scalars, root_mean_square, subsample
 from glassgpt.model.attention import attention_scores, attention_weights, causal_mask
 from glassgpt.training.attention_modules import attention_modules
-from glassgpt.training.distributed import full_tensor, local_tensor
+from glassgpt.training.distributed import full_tensor
 from glassgpt.training.loop import Trainer
 
-PROBE_SEQUENCES = 4
-"""Sequences of the extra forward pass, which costs a fraction of a training step."""
-SAMPLED_WEIGHTS = 4096
-"""Values taken of each tensor; enough for its root mean square to within two percent."""
+PROBE_SEQUENCES, PROBE_TOKENS = 4, 1024
+"""Sequences of the extra forward pass, which costs a fraction of a training step, and tokens that they must have at
+least: sparse units are silent on a hundred tokens without being dead."""
 DEAD_BELOW = 1e-3
 """A unit that never exceeds this on any token counts as dead."""
 
@@ -40,6 +40,7 @@ class LayerProbe:
         self._trainer, self._every, self._on_sample = trainer, every, on_sample
         self._gradients: dict[str, float | None] = {}
         self._staleness: dict[str, float] = {}
+        self._epsilon: dict[str, float] = {}
         self._before: dict[str, Tensor] = {}
         kinds = trainer.model.parameter_kinds()
         self._matrices = [name for name, kind in kinds.items() if kind == "matrix"]
@@ -50,17 +51,18 @@ class LayerProbe:
             return
         named = dict(self._trainer.model.named_parameters())
         present = {name: p.grad for name, p in named.items() if p.grad is not None}
-        norms = _read({name: full_tensor(gradient.norm()) for name, gradient in present.items()})
+        norms = read_scalars({name: full_tensor(gradient.norm()) for name, gradient in present.items()})
         self._gradients = {name: norms.get(name) for name in named}
         self._staleness = _staleness(self._trainer, named)
-        self._before = {name: _subsample(named[name]).clone() for name in self._matrices}
+        self._epsilon = _epsilon_share(self._trainer, named)
+        self._before = {name: subsample(named[name]).clone() for name in self._matrices}
 
     def after_update(self, step: int) -> None:
         """See `Probe`."""
         if step % self._every:
             return
         named = dict(self._trainer.model.named_parameters())
-        updates = _read({name: _ratio(_subsample(named[name]), before) for name, before in self._before.items()})
+        updates = read_scalars({name: _ratio(subsample(named[name]), before) for name, before in self._before.items()})
         self._before = {}
         if all(norm is None or math.isfinite(norm) for norm in self._gradients.values()):
             self._on_sample(
@@ -69,6 +71,7 @@ class LayerProbe:
                     gradients=self._gradients,
                     updates={name: ratio for name, ratio in updates.items() if math.isfinite(ratio)},
                     staleness=self._staleness,
+                    epsilon=self._epsilon,
                     **sample_activations(self._trainer),
                 )
             )
@@ -76,7 +79,7 @@ class LayerProbe:
 
 @torch.no_grad()
 def sample_activations(trainer: Trainer) -> dict[str, Any]:
-    """Run the first few sequences of the training text without dropout and return the statistics recorded by hooks.
+    """Run a few sequences of the training text, spread over it, without dropout and return the statistics recorded by hooks.
 
     Returns:
         The fields of `LayerSample` that come from activations.
@@ -84,8 +87,9 @@ def sample_activations(trainer: Trainer) -> dict[str, Any]:
     train_step = trainer.train_step
     batches, device = train_step.batches, trainer.hardware.device
     available = (len(batches.tokens) - 1) // batches.context_length
-    n_sequences = max(1, min(PROBE_SEQUENCES, train_step.micro_batch_size, available))
-    inputs, targets = batches.read(np.arange(n_sequences, dtype=np.int64) * batches.context_length)
+    wanted = max(min(PROBE_SEQUENCES, train_step.micro_batch_size), -(-PROBE_TOKENS // batches.context_length))
+    windows = np.linspace(0, available - 1, max(1, min(wanted, available))).astype(np.int64)
+    inputs, targets = batches.read(windows * batches.context_length)
     was_training = trainer.model.training
     trainer.model.eval()
     with _ActivationHooks(trainer) as hooks, trainer.hardware.autocast():
@@ -149,16 +153,20 @@ class _ActivationHooks:
         return weights.to(v.dtype) @ v
 
     def _before_first_block(self, block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._residual.append(_rms(inputs[0]))
+        self._residual.append(root_mean_square(inputs[0]))
 
     def _after_block(self, block: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._residual.append(_rms(output))
+        self._residual.append(root_mean_square(output))
 
     def _before_down_projection(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._dead.append((inputs[0].abs().amax(dim=(0, 1)) < DEAD_BELOW).float().mean())
 
     def _after_last_norm(self, norm: nn.Module, inputs: Any, features: Tensor) -> None:
         self._log_z = self._model.head(features[:1]).float().logsumexp(-1).mean()
+
+
+def _ratio(after: Tensor, before: Tensor) -> Tensor:
+    return root_mean_square(after - before) / root_mean_square(before)
 
 
 def _staleness(trainer: Trainer, named: Mapping[str, Tensor]) -> dict[str, float]:
@@ -177,29 +185,26 @@ def _staleness(trainer: Trainer, named: Mapping[str, Tensor]) -> dict[str, float
                 second = optimizer.state.get(parameter, {}).get("exp_avg_sq")
                 if second is None or parameter.grad is None or id(parameter) not in names:
                     continue
-                gradient, v = _subsample(parameter.grad), _subsample(second)
+                gradient, v = subsample(parameter.grad), subsample(second)
                 ratio = gradient.square() / v.clamp_min(group["eps"] ** 2)
                 found[names[id(parameter)]] = ratio.mean().sqrt()
-    return _read(found)
+    return read_scalars(found)
 
 
-def _subsample(tensor: Tensor) -> Tensor:
-    """Return up to about `SAMPLED_WEIGHTS` values of a tensor, evenly spread."""
-    flat = local_tensor(tensor).flatten()
-    return flat[:: max(1, flat.numel() // SAMPLED_WEIGHTS)]
+def _epsilon_share(trainer: Trainer, named: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return AdamW's epsilon over the root of its mean squared gradient, for each parameter that AdamW updates.
 
-
-def _ratio(after: Tensor, before: Tensor) -> Tensor:
-    return _rms(after - before) / _rms(before)
-
-
-def _rms(x: Tensor) -> Tensor:
-    return x.float().square().mean().sqrt()
-
-
-def _read(scalars: dict[str, Tensor]) -> dict[str, float]:
-    """Copy all scalars to the host at once, so that there is a single synchronization."""
-    if not scalars:
-        return {}
-    values = torch.stack([value.float() for value in scalars.values()]).tolist()
-    return dict(zip(scalars, values, strict=True))
+    The mean over the whole tensor: single values are smaller than epsilon in good runs, the rows of unseen tokens.
+    """
+    names = {id(parameter): name for name, parameter in named.items()}
+    found: dict[str, Tensor] = {}
+    for optimizer in trainer.train_step.optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if "exp_avg_sq" not in state or "step" not in state or id(parameter) not in names:
+                    continue
+                correction = (1 - group["betas"][1] ** state["step"].float()).clamp_min(1e-12)
+                second = subsample(state["exp_avg_sq"]).mean() / correction.to(parameter.device)
+                found[names[id(parameter)]] = group["eps"] / second.sqrt().clamp_min(1e-30)
+    return read_scalars(found)

@@ -20,6 +20,7 @@ class LayerSample:
         gradients: norm of each parameter's gradient after clipping; None where there was none.
         updates: root mean square of each matrix's update over that of its weights.
         staleness: root mean of squared gradient over AdamW's running mean of it, of each dense parameter.
+        epsilon: AdamW's epsilon over the root of its mean squared gradient, of each parameter it updates.
         entropies: for each block and head, attention entropy over ln of the visible positions, mean over positions.
         scores: largest magnitude of an attention score, for each block.
         dead: share of MLP units that are dead, for each block.
@@ -31,6 +32,7 @@ class LayerSample:
     gradients: dict[str, float | None] = field(default_factory=dict[str, float | None])
     updates: dict[str, float] = field(default_factory=dict[str, float])
     staleness: dict[str, float] = field(default_factory=dict[str, float])
+    epsilon: dict[str, float] = field(default_factory=dict[str, float])
     entropies: list[list[float]] = field(default_factory=list[list[float]])
     scores: list[float] = field(default_factory=list[float])
     dead: list[float] = field(default_factory=list[float])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.data.files import regular_only
+from glassgpt.diagnosis.audit.auditor import StepAuditor
 from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.detectors.base import RunContext
@@ -27,6 +28,8 @@ from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
 
+SAMPLES_PER_AUDIT = 2
+"""Layer samples to one audit, which costs about as much as a step: with the usual interval half a percent."""
 CAUSE_CODES: dict[Cause, str] = {
     "data": "GG-NAN-011",
     "precision": "GG-NAN-012",
@@ -56,6 +59,8 @@ class TrainingMonitor(Observer):
     def __init__(self, trainer: Trainer, config: DiagnosisConfig, layers_file: Path | None = None) -> None:
         self.findings: list[Finding] = []
         self.last_sample: LayerSample | None = None
+        self._auditor: StepAuditor | None = None
+        self._audited: set[str] = set()
         self._trainer, self._config, self._layers_file = trainer, config, layers_file
         # With recovery, the policy replays the step first and then calls `on_divergence`, which knows the cause.
         withheld = ("GG-DIV-001",) if config.recover else ()
@@ -67,14 +72,18 @@ class TrainingMonitor(Observer):
         if self._config.sample_every_steps:
             probe = LayerProbe(self._trainer, self._config.sample_every_steps, self.on_layers)
             self._trainer.train_step.probes.append(probe)
+            every = SAMPLES_PER_AUDIT * self._config.sample_every_steps
+            self._auditor = StepAuditor(self._trainer, every, self.on_audit)
+            self._auditor.attach()
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, as JSON."""
-        return self._detectors.state_dict()
+        return {**self._detectors.state_dict(), "audited": sorted(self._audited)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned, in this version or in 0.1; do nothing if it is empty."""
         if state:
+            self._audited = set(state.get("audited", ()))
             self._detectors.load_state_dict(state if "detectors" in state else _from_version_0_1(state))
 
     def on_step(self, metrics: StepMetrics) -> None:
@@ -95,6 +104,12 @@ class TrainingMonitor(Observer):
             except OSError as error:
                 raise CheckpointError(f"cannot write {self._layers_file}: {error.strerror}") from error
         self._report(self._detectors.on_layers(sample))
+
+    def on_audit(self, finding: Finding) -> None:
+        """Report a finding of a step's audit, each code once."""
+        if finding.code not in self._audited:
+            self._audited.add(finding.code)
+            self._report([finding])
 
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
         """Report that memory ran out, and whether a smaller plan was enough."""
@@ -145,6 +160,8 @@ class TrainingMonitor(Observer):
     def forget_after(self, step: int) -> None:
         """Drop data of later steps, because training was rolled back to `step`."""
         self._detectors.forget_after(step)
+        if self._auditor is not None:
+            self._auditor.forget()
 
     def _report(self, findings: Sequence[Finding]) -> None:
         for finding in findings:

@@ -32,8 +32,11 @@ FAMILIES = {
     "LAD": "N-gram baselines, n-그램 기준선",
     "LAY": "Layers, 층",
     "LRT": "Learning rate, 학습률",
+    "LOS": "Loss, 손실",
     "MEM": "Memory, 메모리",
+    "MOD": "Model, 모델",
     "NAN": "Not a number, NaN",
+    "OPT": "Optimizer, 옵티마이저",
     "OVF": "Overfitting, 과적합",
     "PLT": "Plateau, 정체",
     "SCL": "Gradient scaler, 기울기 스케일러",
@@ -41,6 +44,7 @@ FAMILIES = {
     "SPK": "Loss spikes, 급등",
     "TXT": "Generated text, 생성된 글",
     "UPD": "Updates, 갱신",
+    "VAL": "Validation, 검증",
 }
 
 

@@ -37,6 +37,10 @@ MIN_BIGRAM_GAIN, MIN_TOKENS_FOR_BIGRAMS = 0.05, 20_000
 """Nats that knowing the previous token must save in meaningful text of at least this many tokens."""
 INTERLEAVED_BLOCKS = 64
 """Blocks that a text is cut into to be split in two. Contiguous halves would differ if the text changes language."""
+MAX_ID_SHIFT = 16
+"""Largest shift of token ids that is looked for; special tokens in front are the usual reason."""
+MIN_SHIFT_NATS = 0.5
+"""Nats that a shift of the ids must save; without a fault, none saves any."""
 EXAMPLE_CHARACTERS = 60
 
 
@@ -255,6 +259,28 @@ def check_split_similarity(dataset: TokenDataset, max_tokens: int = MAX_TOKENS /
         findings.append(Finding("GG-DAT-012", "fatal", values, confidence=0.9))
     baselines = {"uniform": across.uniform, "unigram": across.unigram, "bigram": across.bigram}
     return CheckResult("split similarity", "excess", {"excess": excess, **baselines}, tuple(findings))
+
+
+def check_id_shift(dataset: TokenDataset, max_tokens: int = MAX_TOKENS // 4) -> CheckResult:
+    """Check that training ids are not shifted against validation ids, by comparing their frequencies at each shift."""
+    train, validation = (sample(dataset.split(split), max_tokens, any_id=True) for split in SPLITS)
+    size = dataset.vocab_size
+    if not len(train) or not len(validation) or max(train.max(), validation.max()) >= size:
+        return CheckResult("id shift", "not compared")
+    counts, wanted = (np.bincount(ids, minlength=size).astype(np.float64) for ids in (train, validation))
+    costs = {shift: _unigram_cost(np.roll(counts, shift), wanted) for shift in range(-MAX_ID_SHIFT, MAX_ID_SHIFT + 1)}
+    best = min(costs, key=lambda shift: (costs[shift], abs(shift)))
+    excess = costs[0] - costs[best]
+    findings: tuple[Finding, ...] = ()
+    if excess > MIN_SHIFT_NATS:
+        findings = (Finding("GG-DAT-014", "fatal", {"by": best, "excess": excess}, 0.9, ("GG-DAT-011",)),)
+    return CheckResult("id shift", "cheapest", {"by": best, "excess": excess}, findings)
+
+
+def _unigram_cost(counts: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
+    """Return the mean cost in nats of tokens with counts `wanted` under the frequencies of `counts`, plus one each."""
+    probabilities = (counts + 1) / (counts.sum() + len(counts))
+    return float(-(wanted * np.log(probabilities)).sum() / wanted.sum())
 
 
 def _interleaved_halves(tokens: Tokens) -> tuple[Tokens, Tokens]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 from glassgpt.diagnosis.checks.settings import (
+    check_adamw,
+    check_dropout,
     check_epochs,
     check_learning_rate,
     check_warmup,
@@ -67,6 +69,8 @@ def diagnose_run(
             check_learning_rate(model, config, is_fresh=is_fresh),
             check_warmup(model, config, is_fresh=is_fresh),
             check_weight_decay(model, config),
+            check_adamw(config),
+            check_dropout(model),
             *([check_epochs(model, config, train_tokens)] if train_tokens else []),
         ]
     yield from preconditions
@@ -340,7 +344,7 @@ def check_overfitting(log: RunLog, series: SeriesAnalysis) -> CheckResult:
     if not validations:
         return CheckResult("overfitting", "no validation")
     measured = {"last": validations[-1].loss, "best": min(one.loss for one in validations)}
-    return CheckResult("overfitting", "validations", measured, series.of("GG-OVF"))
+    return CheckResult("overfitting", "validations", measured, series.of("GG-OVF", "GG-VAL"))
 
 
 def check_clipping(config: TrainerConfig, series: SeriesAnalysis) -> CheckResult:
@@ -366,7 +370,7 @@ def check_speed(log: RunLog, series: SeriesAnalysis) -> CheckResult:
 
 def check_layers(log: RunLog, series: SeriesAnalysis) -> CheckResult:
     """Report what the layer samples show."""
-    findings = series.of("GG-GRD", "GG-UPD", "GG-ATT", "GG-LAY")
+    findings = series.of("GG-GRD", "GG-UPD", "GG-OPT", "GG-ATT", "GG-LAY")
     return CheckResult("layers", "samples", {"count": len(log.layer_samples)}, findings)
 
 

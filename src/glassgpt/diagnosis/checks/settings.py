@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.model.accounting import checkpoint_bytes
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.config import TrainConfig, TrainerConfig
+from glassgpt.training.config import OptimizerConfig, TrainConfig, TrainerConfig
 from glassgpt.training.hardware import Hardware
 
 ADAMW_RATE_TIMES_WIDTH = 0.32
@@ -26,6 +27,10 @@ MANY_EPOCHS = 40
 MIN_DECAY_TIMESCALE = 50
 """Steps over which a decayed weight must average its updates. With the preset `nano` on the grammar, a timescale of
 2,000 steps ended at 0.42 nats, 200 at 0.45, 100 at 0.52, 50 at 0.65 and 20 at 1.14."""
+MAX_EPSILON = 1e-5
+"""AdamW's epsilon above which it is no longer small against the root of mean squared gradients; 1e-8 is usual."""
+MAX_DROPOUT = 0.5
+MIN_BETA2 = 0.8
 GIGA = 1e9
 
 
@@ -103,6 +108,32 @@ def check_weight_decay(model: ModelConfig, settings: TrainerConfig) -> CheckResu
         wanted = f"{1 / (rate * 20 * MIN_DECAY_TIMESCALE):.1g}"
         findings = (Finding("GG-CFG-007", "warning", {"decay": decay, "steps": steps, "wanted": wanted}, 0.8),)
     return CheckResult("weight decay", "timescale", {"decay": decay, "steps": steps}, findings)
+
+
+def check_adamw(settings: TrainerConfig) -> CheckResult:
+    """Check that AdamW's epsilon is small, and that its decay rates are in the usual relation."""
+    optimizer = settings.optimizer
+    beta1, beta2 = optimizer.beta1, optimizer.beta2
+    findings: list[Finding] = []
+    if optimizer.epsilon > MAX_EPSILON:
+        findings.append(Finding("GG-CFG-008", "warning", {"epsilon": optimizer.epsilon}, confidence=0.9))
+    if beta2 < MIN_BETA2 or beta1**2 >= beta2**0.5:
+        findings.append(Finding("GG-CFG-010", "warning", {"beta1": beta1, "beta2": beta2}, confidence=0.9))
+    values = {"epsilon": optimizer.epsilon, "beta1": beta1, "beta2": beta2}
+    return CheckResult("AdamW", "settings", values, tuple(findings))
+
+
+def with_usual_adamw(optimizer: OptimizerConfig) -> OptimizerConfig:
+    """Return the optimizer with the usual epsilon and decay rates."""
+    usual = OptimizerConfig()
+    return replace(optimizer, epsilon=usual.epsilon, beta1=usual.beta1, beta2=usual.beta2)
+
+
+def check_dropout(model: ModelConfig) -> CheckResult:
+    """Check that dropout leaves most of what a layer passes on."""
+    values = {"dropout": model.dropout}
+    findings = (Finding("GG-CFG-009", "warning", values, confidence=0.9),) if model.dropout > MAX_DROPOUT else ()
+    return CheckResult("dropout", "share", values, findings)
 
 
 def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -> CheckResult:

@@ -13,6 +13,8 @@ from glassgpt.diagnosis.findings import Finding
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.training.schedule import learning_rate_ratio
 
+CONFIDENCE = 0.9
+"""Of a cause that is read from a size alone: the size is certain, its cause is only the usual one."""
 DEAD_SHARE = 0.5
 """Share of dead units of a block. A fifth, the usual first threshold, was crossed by runs that learned well."""
 
@@ -38,7 +40,7 @@ class GradientFlowDetector(Detector):
             "small": norms.index(min(norms)),
             "ratio": _ratio(max(norms), min(norms)),
         }
-        return Finding("GG-GRD-005", "warning", evidence)
+        return Finding("GG-GRD-005", "warning", evidence, CONFIDENCE)
 
 
 def _is_dead(name: str, sample: LayerSample) -> bool:
@@ -72,6 +74,8 @@ class UpdateSizeDetector(SettledDetector):
     """Median of RMS(update) / RMS(weights). 0.03 is a common limit, but good runs of `nano` reached 0.08."""
     SMALLEST = 1e-5
     """Lower limit at the peak learning rate: weights then take 100,000 steps to change by themselves once."""
+    CONFIDENCE = 0.8
+    """Many other faults change the size of an update."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -85,9 +89,9 @@ class UpdateSizeDetector(SettledDetector):
         # One update of exactly zero means nothing: a step that was queued behind a skipped one changes no weight.
         was_zero, self._was_zero = self._was_zero, ratio == 0
         if ratio > self.LARGEST:
-            return Finding("GG-UPD-001", "warning", {"ratio": ratio})
+            return Finding("GG-UPD-001", "warning", {"ratio": ratio}, self.CONFIDENCE)
         if ratio < self.SMALLEST * scheduled and (ratio > 0 or was_zero):
-            return Finding("GG-UPD-002", "warning", {"ratio": ratio})
+            return Finding("GG-UPD-002", "warning", {"ratio": ratio}, self.CONFIDENCE)
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,6 +101,19 @@ class UpdateSizeDetector(SettledDetector):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Detector`."""
         self._was_zero = state["was_zero"]
+
+
+class EpsilonDetector(Detector):
+    """Warns when AdamW's epsilon is larger than the typical gradient of most parameters."""
+
+    codes = ("GG-OPT-003",)
+    RATIO = 1.0
+    CONFIDENCE = 0.95
+
+    def on_layers(self, sample: LayerSample) -> Finding | None:
+        """Return GG-OPT-003 when the median over parameters is too large."""
+        ratio = statistics.median(sample.epsilon.values()) if sample.epsilon else 0.0
+        return Finding("GG-OPT-003", "warning", {"ratio": ratio}, self.CONFIDENCE) if ratio > self.RATIO else None
 
 
 class StaleMomentsDetector(SettledDetector):
@@ -130,7 +147,7 @@ class AttentionEntropyDetector(SettledDetector):
         narrow = sum(entropy < self.ENTROPY for entropy in heads)
         if narrow <= self.SHARE * len(heads):
             return None
-        return Finding("GG-ATT-001", "warning", {"share": 100 * narrow / len(heads)})
+        return Finding("GG-ATT-001", "warning", {"share": 100 * narrow / len(heads)}, CONFIDENCE)
 
 
 class AttentionScoreDetector(SettledDetector):
@@ -202,7 +219,7 @@ def _largest(code: str, name: str, by_block: Sequence[float], limit: float) -> F
     """Return a warning with the block of the largest value, if it exceeds the limit."""
     if not by_block or max(by_block) <= limit:
         return None
-    return Finding(code, "warning", {name: max(by_block), "block": by_block.index(max(by_block))})
+    return Finding(code, "warning", {name: max(by_block), "block": by_block.index(max(by_block))}, CONFIDENCE)
 
 
 def _ratio(after: float, before: float) -> float:

@@ -61,7 +61,8 @@ class StagnationDetector(Detector):
 
     A loss at a baseline is more specific than a plateau, so that is checked first. The best validation must be at that
     baseline too, because dropout makes the training loss look worse than the model is. A run that ends above the
-    unigram baseline has learned nothing useful, even if its loss was still falling.
+    unigram baseline has learned nothing useful, even if its loss was still falling; but loaded weights that are worse
+    than a uniform guess on a new text have learned if the loss fell by `LEARNED_NATS`.
     """
 
     codes = ("GG-LAD-001", "GG-LAD-002", "GG-LAD-003", "GG-PLT-001")
@@ -79,6 +80,7 @@ class StagnationDetector(Detector):
     """Steps whose median is the final loss of a run."""
     MIN_FINISHED_STEPS = 100
     """A shorter run is a trial; that it ends high means nothing."""
+    LEARNED_NATS = 0.5
     MAX_POINTS = 1000
     """Points of the series that are kept, each a mean over equally many steps, so that state stays small."""
     STALL_CONFIDENCE, PLATEAU_CONFIDENCE = 0.8, 0.7
@@ -141,7 +143,11 @@ class StagnationDetector(Detector):
 
     def _ended_too_high(self, metrics: StepMetrics) -> Finding | None:
         final_loss = robust(list(self._recent)).median
-        level = self._context.baseline().level(final_loss)
+        baseline = self._context.baseline()
+        first_loss = robust([loss for _, loss, _ in self._points[: self.LAST_STEPS]] or [final_loss]).median
+        if first_loss > baseline.uniform + NEAR_NATS and first_loss - final_loss > self.LEARNED_NATS:
+            return None
+        level = baseline.level(final_loss)
         if level not in ("uniform", "unigram"):
             return None
         return self._at_baseline(level, final_loss, metrics.step, metrics)

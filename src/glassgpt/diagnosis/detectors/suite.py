@@ -14,6 +14,7 @@ from glassgpt.diagnosis.detectors.layers import (
     AttentionEntropyDetector,
     AttentionScoreDetector,
     DeadUnitsDetector,
+    EpsilonDetector,
     GradientFlowDetector,
     LogitDriftDetector,
     ResidualGrowthDetector,
@@ -30,6 +31,7 @@ from glassgpt.diagnosis.detectors.process import (
 )
 from glassgpt.diagnosis.detectors.speed import DataWaitDetector, SlowdownDetector
 from glassgpt.diagnosis.detectors.stagnation import StagnationDetector
+from glassgpt.diagnosis.detectors.validation_gap import UnrelatedValidationDetector
 from glassgpt.diagnosis.findings import Finding
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.series import Validation
@@ -41,11 +43,13 @@ DETECTOR_CLASSES: tuple[type[Detector], ...] = (
     DivergenceDetector,
     ClippingDetector,
     StagnationDetector,
+    UnrelatedValidationDetector,
     OverfittingDetector,
     DataWaitDetector,
     SlowdownDetector,
     GradientFlowDetector,
     UpdateSizeDetector,
+    EpsilonDetector,
     StaleMomentsDetector,
     AttentionEntropyDetector,
     AttentionScoreDetector,
@@ -87,10 +91,12 @@ class DetectorSet:
             self.divergence,
             self.clipping,
             StagnationDetector(context),
+            UnrelatedValidationDetector(context),
             OverfittingDetector(),
             DataWaitDetector(),
             GradientFlowDetector(),
             UpdateSizeDetector(context),
+            EpsilonDetector(),
             StaleMomentsDetector(context),
             AttentionEntropyDetector(context),
             AttentionScoreDetector(context),
