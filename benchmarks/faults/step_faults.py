@@ -342,7 +342,7 @@ STEP_FAULTS: Sequence[Fault] = (
     _fault("average-not-updated", "the averaged weights are never updated", ("GG-UPD-006",), _average_frozen, kind="averaged weights",
            settings={"train.ema_decay": 0.98}, fatal=True),
     _fault("dropout-nine-tenths", "a dropout of 0.9", ("GG-CFG-009",), kind="regularization", stage="before", settings={"model.dropout": 0.9}),
-    _fault("dropout-in-modules", "modules drop nine tenths, unlike the configuration", ("GG-MOD-002", "GG-VAL-002"), later(1, _set_dropout), kind="regularization"),
+    _fault("dropout-in-modules", "modules drop nine tenths, unlike the configuration", ("GG-MOD-002",), later(1, _set_dropout), kind="regularization"),
     _fault("ids-shifted-in-training", "training batches have ids that are shifted by one", ("GG-DAT-013",),
            patches=batches_from(_ShiftedIds)[:1], kind="tokens fed", fatal=True),
     _fault("ids-shifted-before-the-model", "inputs and targets are shifted by one just before the model", LOSS,
