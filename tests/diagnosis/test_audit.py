@@ -185,6 +185,16 @@ def stop(batches):
     batches.next_starts = again
 
 
+def replaced_parameters(trainer):
+    """The optimizer holds copies of the weights."""
+    for group in trainer.train_step.optimizers[-1].param_groups:
+        group["params"] = [nn.Parameter(p.detach().clone()) for p in group["params"]]
+
+
+def exact_gelu(trainer):
+    trainer.model.blocks[1].mlp.activation.approximate = "none"
+
+
 def average_kept(trainer):
     trainer.train_step.average.update = lambda *_: None
 
@@ -232,6 +242,8 @@ FAULTS = {
     "unmasked": (unmasked, "GG-MOD-001", None, {}),
     "untied": (untied, "GG-MOD-001", None, {}),
     "hook": (hook("blocks.1.mlp", lambda x: 1.5 * x), "GG-MOD-001", None, {}),
+    "gelu": (exact_gelu, "GG-MOD-001", None, {}),
+    "copies": (replaced_parameters, "GG-UPD-004", "did-not-move", {}),
     "dropout": (dropped, "GG-MOD-002", None, {}),
     "shifted-ids": (loader(lambda x, y: ((x + 1) % 257, (y + 1) % 257)), "GG-DAT-013", "ids-are-shifted", {}),
     "late-windows": (reads(lambda b, starts, f: f(np.minimum(starts + 5, len(b.tokens) - b.context_length - 1))), "GG-DAT-013", "windows-are-moved", {}),

@@ -113,11 +113,6 @@ class StepRecord:
     matrix: WholeMatrix | None = None
 
     @property
-    def is_half_precision(self) -> bool:
-        """True if the forward pass rounds to 16 bits, so that a recomputation agrees only roughly."""
-        return self.trainer.hardware.precision != "fp32"
-
-    @property
     def micro_steps(self) -> int:
         """Micro-batches in a step."""
         return self.trainer.train_step.batch_size // self.trainer.train_step.micro_batch_size

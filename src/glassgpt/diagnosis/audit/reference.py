@@ -24,8 +24,6 @@ from glassgpt.training.rng import preserved_rng, restore_torch_rng
 
 HEAD = "head"
 """Name of the last stage, the logits, which is not a module everywhere."""
-MAX_DIFFERENCE, MAX_DIFFERENCE_HALF = 1e-3, 0.1
-"""Relative difference between outputs of a module that rounding explains, in float32 and in 16 bits."""
 
 
 class ReferenceModel:

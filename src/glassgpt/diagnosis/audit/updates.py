@@ -101,7 +101,7 @@ class UpdateCheck(StepCheck):
 
 
 def _tolerance(record: StepRecord, name: str) -> float:
-    if not is_muon(record.moments[name].optimizer):
+    if name not in record.moments or not is_muon(record.moments[name].optimizer):
         return TOLERANCE
     return MUON_TOLERANCE_GPU if record.trainer.hardware.device.type == "cuda" else MUON_TOLERANCE
 
@@ -111,10 +111,12 @@ def _changes(record: StepRecord) -> Mapping[str, Change]:
     found: dict[str, Change] = {}
     for name, parameter in record.named_parameters().items():
         held = record.moments.get(name)
-        if held is None or name not in record.gradients:
+        if name not in record.gradients:
             continue
         before, after = record.weights[name], record.updated[name]
-        if not is_muon(held.optimizer):
+        if held is None:  # no optimizer updates it
+            expected = record.trainer.config.train.learning_rate * record.gradients[name].sign()
+        elif not is_muon(held.optimizer):
             expected = adamw_update(before, record.gradients[name], held)
         elif record.matrix is not None and record.matrix.name == name:
             before, after = record.matrix.weights, parameter.detach()
