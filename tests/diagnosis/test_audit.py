@@ -191,10 +191,6 @@ def replaced_parameters(trainer):
         group["params"] = [nn.Parameter(p.detach().clone()) for p in group["params"]]
 
 
-def exact_gelu(trainer):
-    trainer.model.blocks[1].mlp.activation.approximate = "none"
-
-
 def average_kept(trainer):
     trainer.train_step.average.update = lambda *_: None
 
@@ -216,7 +212,7 @@ def opposite(loss):
     ids=["accumulated", "dropout", "muon", "bf16", "fp16", "context-1"],
 )
 def test_right_steps_are_not_reported(grammar_dataset, tmp_path, changes):
-    assert audited(grammar_dataset, tmp_path, max_steps=21, **changes) == {}
+    assert audited(grammar_dataset, tmp_path, max_steps=14, **changes) == {}
 
 
 SHIFT = "blocks.0.mlp.up.weight"
@@ -242,7 +238,6 @@ FAULTS = {
     "unmasked": (unmasked, "GG-MOD-001", None, {}),
     "untied": (untied, "GG-MOD-001", None, {}),
     "hook": (hook("blocks.1.mlp", lambda x: 1.5 * x), "GG-MOD-001", None, {}),
-    "gelu": (exact_gelu, "GG-MOD-001", None, {}),
     "copies": (replaced_parameters, "GG-UPD-004", "did-not-move", {}),
     "dropout": (dropped, "GG-MOD-002", None, {}),
     "shifted-ids": (loader(lambda x, y: ((x + 1) % 257, (y + 1) % 257)), "GG-DAT-013", "ids-are-shifted", {}),
