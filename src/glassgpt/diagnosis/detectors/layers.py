@@ -14,7 +14,7 @@ from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.training.schedule import learning_rate_ratio
 
 CONFIDENCE = 0.9
-"""Of a cause that is read from a size alone: the size is certain, its cause is only the usual one."""
+"""Confidence in a cause that is read from a size alone: the size is certain, its cause only the usual one."""
 DEAD_SHARE = 0.5
 """Share of dead units of a block. A fifth, the usual first threshold, was crossed by runs that learned well."""
 
