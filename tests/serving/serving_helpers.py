@@ -91,7 +91,8 @@ async def serving(model, *, limits=None, slots=4, tokenizer=BYTES, names=("tiny"
     for name in names:
         served = ServedModel(name, TRANSCRIPT, slots, limits, metrics)
         version = served.start(
-            Weights(model, tokenizer, 7, {"weights": "abc"}, "runs/tiny"), asyncio.get_running_loop()
+            Weights(model, tokenizer, 7, {"weights": "abc", "slots": str(slots)}, "runs/tiny"),
+            asyncio.get_running_loop(),
         )
         served.activate(version)
         await asyncio.to_thread(version.thread.is_ready.wait, 30)

@@ -122,9 +122,8 @@ def replay(
         UsageError: the file cannot be read or is not a record.
         GlassGPTError: see `load`.
     """
-    slots = default_slots(device)
 
-    def weights(recorded_run: str, checkpoint: str) -> Weights:
+    def weights(recorded_run: str, checkpoint: str, slots: int) -> Weights:
         return load_weights(run or Path(recorded_run), checkpoint, device, precision, slots)
 
     try:

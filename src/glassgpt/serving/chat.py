@@ -65,11 +65,12 @@ async def prepare_chat(
     """Return the generation that answers a conversation; see `prepare_call`."""
     model = context.find(values["model"])
     tokenizer = model.current.weights.tokenizer
+    encode = tokenizer.encode_with_special_tokens if values["parse_special_tokens"] else tokenizer.encode
     return await context.prepare(
         call,
         model,
         values,
-        lambda: [tokenizer.encode(model.template.prompt(messages))],
+        lambda: [encode(model.template.prompt(messages))],
         max_tokens=max_tokens,
         logprobs=(values.get("top_logprobs") or 0) if values.get("logprobs") else None,
         constraint=constraint,

@@ -37,7 +37,7 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
         call,
         model,
         values,
-        lambda: parse_prompts(values["prompt"], model.current),
+        lambda: parse_prompts(values["prompt"], model.current, with_special_tokens=values["parse_special_tokens"]),
         max_tokens=values["max_tokens"],
         logprobs=values["logprobs"],
         prompt_logprobs=_prompt_logprobs(values),

@@ -109,8 +109,8 @@ class EngineThread:
 
     @property
     def is_alive(self) -> bool:
-        """True while the thread runs."""
-        return self._thread.is_alive()
+        """True while the thread runs and has not failed."""
+        return self.failure is None and self._thread.is_alive()
 
     def stuck_seconds(self) -> float:
         """Return for how long the current step has been running; 0 while the thread waits for work."""
@@ -126,7 +126,7 @@ class EngineThread:
     def submit(self, job: Job) -> None:
         """Queue a job."""
         self._commands.put(_Submit(job))
-        if not self._thread.is_alive():  # it may have ended before it saw the command
+        if not self.is_alive:  # it may have ended before it saw the command
             job.inbox.put_nowait((job, _dead()))
 
     def cancel(self, job: Job) -> None:

@@ -116,7 +116,7 @@ class EmbeddingFields:
 
     model: str | None = setting(None, help="Name of the model, from /v1/models; the first one by default.")
     input: Prompt = setting(
-        None,
+        "",
         help="Text, list of texts, token ids, or list of lists of token ids.",
         is_valid=lambda value: value is not None and len(value) > 0,
         must_be="a string, a list of strings, a list of token ids, or a list of lists of token ids, not empty",
@@ -221,6 +221,8 @@ def parse_fields(body: Mapping[str, Any], fields: Iterable[Setting], unsupported
 
 def _parse(value: Any, field: Setting) -> Any:
     if value is None:
+        if not field.is_in_range(field.default):
+            raise APIError(f"{field.name} is missing; it must be {field.expected}", param=field.name)
         return field.default
     if int in alternatives(field.type) and isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has only one type of number

@@ -177,9 +177,8 @@ async def prepare_call(
     if is_short and not is_constrained:
         return build()
     try:
-        return await asyncio.wait_for(
-            asyncio.get_running_loop().run_in_executor(executor, build), limits.compile_seconds
-        )
+        async with asyncio.timeout(limits.compile_seconds):
+            return await asyncio.get_running_loop().run_in_executor(executor, build)
     except TimeoutError:
         message = f"preparing the request took longer than {limits.compile_seconds:g} seconds; simplify it"
         raise APIError(message, code="too_complex") from None
@@ -271,20 +270,22 @@ def _fitting(prompt: Sequence[int], context: int, options: GenerationOptions) ->
     return prompt[-truncated_length(context, options) :] if is_cut else prompt
 
 
-def parse_prompts(given: Prompt, version: ModelVersion) -> list[list[int]]:
+def parse_prompts(given: Prompt, version: ModelVersion, *, with_special_tokens: bool = False) -> list[list[int]]:
     """Return the token ids of each prompt in a field `prompt`.
 
     Args:
         given: the field.
         version: whose tokenizer encodes texts; null and empty texts begin a document.
+        with_special_tokens: read the spelling of a special token as that token.
 
     Raises:
         APIError: there is no prompt, or an empty one.
     """
     tokenizer = version.weights.tokenizer
+    encode_text = tokenizer.encode_with_special_tokens if with_special_tokens else tokenizer.encode
 
     def encode(prompt: str | Sequence[int]) -> list[int]:
-        ids = (tokenizer.encode(prompt) or [tokenizer.end_of_text]) if isinstance(prompt, str) else [*prompt]
+        ids = (encode_text(prompt) or [tokenizer.end_of_text]) if isinstance(prompt, str) else [*prompt]
         if not ids:
             raise APIError("a prompt is an empty list; it must have at least one token id", param="prompt")
         return ids

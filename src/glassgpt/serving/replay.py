@@ -32,21 +32,21 @@ class Replayed:
     changes: tuple[str, ...]
 
 
-def replay_records(lines: Iterable[str], load: Callable[[str, str], Weights]) -> Iterator[Replayed]:
+def replay_records(lines: Iterable[str], load: Callable[[str, str, int], Weights]) -> Iterator[Replayed]:
     """Yield the comparison of each record.
 
     Args:
         lines: of a file written by `Recorder`.
-        load: returns the weights of a run's checkpoint.
+        load: returns the weights of a run's checkpoint for a number of slots.
 
     Raises:
         UsageError: a line is not a record.
         GlassGPTError: weights cannot be loaded.
     """
-    loaded: tuple[tuple[str, str], Weights] | None = None
+    loaded: tuple[tuple[str, str, int], Weights] | None = None
     for number, line in enumerate(lines, start=1):
         record = _parse(number, line)
-        key = (record["run"], record["checkpoint"])
+        key = (record["run"], record["checkpoint"], int(record["identity"]["slots"]))
         if loaded is None or loaded[0] != key:
             loaded = key, load(*key)
         weights = loaded[1]
@@ -90,7 +90,7 @@ def generate_again(record: Mapping[str, Any], weights: Weights) -> dict[str, Any
     options = options_from_json(record["options"], record["seed"])
     samples: dict[int, Burst] = {}
     if record["samples"]:
-        engine = exact_engine(model, tokenizer, slots=int(record["identity"].get("slots", options.num_samples)))
+        engine = exact_engine(model, tokenizer, slots=int(record["identity"]["slots"]))
         engine.add(engine.prepare(prompt, options, logprobs=record["logprobs"], ignore_end=record["ignore_eos"]))
         while not engine.is_idle:
             for chunk in engine.step():

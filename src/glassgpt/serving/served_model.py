@@ -154,16 +154,16 @@ class ServedModel:
         """
         self._admit(version, jobs)
         version.jobs.update(jobs)
-        started = time.monotonic()
+        deadline = asyncio.get_running_loop().time() + self.limits.request_seconds
         for job in jobs:
             version.thread.submit(job)
         left = set(jobs)
 
         async def results() -> AsyncIterator[tuple[Job, Event]]:
-            deadline = started + self.limits.request_seconds
             while left:
                 try:
-                    job, event = await asyncio.wait_for(inbox.get(), max(0.0, deadline - time.monotonic()))
+                    async with asyncio.timeout_at(deadline):  # in Python 3.11 `wait_for` can lose a cancellation
+                        job, event = await inbox.get()
                 except TimeoutError:
                     raise self._too_slow() from None
                 if isinstance(event, Exception):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
-from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
@@ -20,12 +18,12 @@ async def tokenize(context: ServerContext, call: Call) -> Answer:
     values = parse_fields(call.body, TOKENIZE_FIELDS)
     weights = context.find(values["model"]).current.weights
     tokenizer = weights.tokenizer
-    encode = encode_with_special if values["add_special_tokens"] else Tokenizer.encode
+    encode = tokenizer.encode_with_special_tokens if values["add_special_tokens"] else tokenizer.encode
     if call.size <= SHORT_BODY:
-        tokens = encode(tokenizer, values["prompt"])
+        tokens = encode(values["prompt"])
     else:
         loop = asyncio.get_running_loop()
-        tokens = await loop.run_in_executor(context.executor, encode, tokenizer, values["prompt"])
+        tokens = await loop.run_in_executor(context.executor, encode, values["prompt"])
     answer: dict[str, Any] = {
         "count": len(tokens),
         "max_model_len": weights.model.config.context_length,
@@ -34,21 +32,6 @@ async def tokenize(context: ServerContext, call: Call) -> Answer:
     if values["return_token_strs"]:
         answer["token_strs"] = [formatting.token_text(tokenizer, token) for token in tokens]
     return answer
-
-
-def encode_with_special(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text in which the spelling of a special token stands for it."""
-    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-    if not names:
-        return tokenizer.encode(text)
-    tokens: list[int] = []
-    for part in re.split(f"({'|'.join(map(re.escape, names))})", text):
-        special = tokenizer.special_tokens.get(part)
-        if special is not None:
-            tokens.append(special)
-        elif part:
-            tokens += tokenizer.encode(part)
-    return tokens
 
 
 async def detokenize(context: ServerContext, call: Call) -> Answer:
