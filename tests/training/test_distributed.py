@@ -82,6 +82,10 @@ def test_two_processes_train_like_one(train, alone, tmp_path, sharding):
     assert done.stderr.count("tokens of text") == 1  # only one of them prints
     assert "Warning" not in done.stderr  # such as PyTorch's, once per process
     assert_like(tmp_path / "run", alone)
+    snapshots = RunFolder(tmp_path / "run").snapshots
+    assert sorted(path.name for path in snapshots.iterdir()) == [f"step-{step:06d}" for step in (0, 1, 2, 4, 8)]
+    snapshot = load_file(snapshots / "step-000008" / "model.safetensors")
+    assert all(torch.equal(snapshot[name], tensor) for name, tensor in weights(tmp_path / "run", 8).items())
 
 
 @pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
