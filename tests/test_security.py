@@ -59,9 +59,8 @@ def test_tests_of_a_claim_exist(number, claim, tests):
 
 def test_every_command_is_listed_with_its_claims():
     rows = re.findall(r"^\| `glassgpt ([a-z -]+)` \| .+ \| (.+) \|$", PAGE, re.MULTILINE)
-    assert [name for name, _ in rows] == [
-        " ".join([*parent.name[: parent is not app], name]) for parent, name, _ in COMMANDS
-    ]
+    commands = [" ".join([*parent.name[: parent is not app], name]) for parent, name, _ in COMMANDS]
+    assert [name for name, _ in rows] == commands, "add a row to docs/security.md, in this order"
     known = {number for number, _, _ in CLAIMS}
     mentioned = {number for _, claims in rows for number in re.findall(r"S\d+", expanded(claims))}
     assert mentioned <= known
