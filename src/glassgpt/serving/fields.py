@@ -118,7 +118,7 @@ class EmbeddingFields:
     input: Prompt = setting(
         "",
         help="Text, list of texts, token ids, or list of lists of token ids.",
-        is_valid=lambda value: value is not None and len(value) > 0,
+        is_valid=bool,
         must_be="a string, a list of strings, a list of token ids, or a list of lists of token ids, not empty",
     )
     encoding_format: Literal["float", "base64"] = setting("float", help="base64: little-endian float32.")
