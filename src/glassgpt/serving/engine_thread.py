@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.cpu.batch_invariant import BatchInvariantDecoder
-from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.sequence import Request
 from glassgpt.generation.options import GenerationOptions
@@ -53,11 +52,14 @@ class _Cancel:
 def exact_engine(model: LanguageModel, tokenizer: Tokenizer, *, slots: int, capacity: int | None = None) -> Engine:
     """Return an engine whose results do not depend on what else it runs, to the bit.
 
-    Each prompt is processed by itself, as processing it with others would round differently; so would decoding on a CPU.
+    On a CPU each prompt is processed by itself, as processing it with others would round differently; so would decoding.
+    On a GPU this holds for models that the kernels support, in 16 bits.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    decoder = BatchInvariantDecoder if on_cpu else select_decoder
-    return Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder, max_prefill_tokens=1)
+    if next(model.parameters()).device.type == "cpu":
+        return Engine(
+            model, tokenizer, slots=slots, capacity=capacity, decoder=BatchInvariantDecoder, max_prefill_tokens=1
+        )
+    return Engine(model, tokenizer, slots=slots, capacity=capacity)
 
 
 class EngineThread:

@@ -20,6 +20,8 @@ from glassgpt.generation.engine.sequence import Request
 
 DELIVERY_SECONDS = 0.01
 """Least time between two deliveries to the event loop; the first and last tokens of a text do not wait."""
+DELIVERY_SECONDS_PER_TEXT = 0.001
+"""Least time for each text that has tokens: sending an event takes a tenth of it, and holds up the engine's thread."""
 
 
 class ModelTask(Protocol):
@@ -180,7 +182,8 @@ class Outbox:
             if self._scheduled or not self._has_news:
                 return
             self._scheduled = True
-            wait = 0.0 if self._urgent else self._last_delivery + DELIVERY_SECONDS - time.monotonic()
+            between = max(DELIVERY_SECONDS, DELIVERY_SECONDS_PER_TEXT * len(self._bursts))
+            wait = 0.0 if self._urgent else self._last_delivery + between - time.monotonic()
         if self._loop.is_closed():
             return
         if wait > 0:
