@@ -167,8 +167,8 @@ class Setting:
 
 
 def _is_number(value: Any) -> bool:
-    # Python counts True as 1; as a setting it is not a number.
-    return not isinstance(value, bool) and isinstance(value, Real)
+    # Python counts True as 1; as a setting it is not a number. The usual types first: asking for Real takes longer.
+    return type(value) in (int, float) or (not isinstance(value, bool) and isinstance(value, Real))
 
 
 def _range(details: Details) -> str:
@@ -254,24 +254,44 @@ def matches(value: Any, kind: Any) -> bool:
         value: from a file or a caller.
         kind: a type hint: a class, `Literal`, `tuple`, `Mapping`, or a union of them; `object` is anything.
     """
+    return _predicate(kind)(value)
+
+
+@cache
+def _predicate(kind: Any) -> Callable[[Any], bool]:
+    """Return a function that checks a value; reading a type hint takes longer than checking a value."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind is object:
-        return True
+        return lambda value: True
     if origin is Literal:
-        return value in parts
+        return lambda value: value in parts
     if origin is tuple:
-        return isinstance(value, (list, tuple)) and _all_match(cast("Sequence[Any]", value), parts)
+        return _tuple_predicate([_predicate(part) for part in parts if part is not Ellipsis], parts[-1] is Ellipsis)
     if is_mapping(kind):
-        items = cast("Mapping[Any, Any]", value).items() if isinstance(value, Mapping) else None
-        return items is not None and all(matches(key, parts[0]) and matches(each, parts[1]) for key, each in items)
+        has_key, has_value = map(_predicate, parts)
+        return lambda value: (
+            isinstance(value, Mapping)
+            and all(has_key(key) and has_value(each) for key, each in cast("Mapping[Any, Any]", value).items())
+        )
     if parts:
-        return any(matches(value, part) for part in parts)
-    return isinstance(value, NUMBERS.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+        members = [_predicate(part) for part in parts]
+        return lambda value: any(member(value) for member in members)
+    allowed = NUMBERS.get(kind, kind)
+    return lambda value: (
+        type(value) is kind or (isinstance(value, allowed) and (kind is bool or not isinstance(value, bool)))
+    )
 
 
-def _all_match(values: Sequence[Any], parts: tuple[Any, ...]) -> bool:
-    kinds = parts[:1] * len(values) if parts[-1] is Ellipsis else parts
-    return len(values) == len(kinds) and all(map(matches, values, kinds))
+def _tuple_predicate(members: Sequence[Callable[[Any], bool]], is_open: bool) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        if not isinstance(value, (list, tuple)):
+            return False
+        values = cast("Sequence[Any]", value)
+        if is_open:
+            return all(map(members[0], values))
+        return len(values) == len(members) and all(member(each) for member, each in zip(members, values, strict=True))
+
+    return check
 
 
 def is_mapping(kind: Any) -> bool:
@@ -312,25 +332,38 @@ def convert(value: Any, of: Setting) -> Any:
         value = {parse_key(key): each for key, each in cast("Mapping[str, Any]", value).items()}
     if not matches(value, of.type):
         raise ValueError(of.error(value))
-    return _normalized(value, of.type)
+    return _normalizer(of.type)(value)
 
 
-def _normalized(value: Any, kind: Any) -> Any:
-    if kind is object:
-        return value
-    if isinstance(value, (list, tuple, Mapping)):
-        kind = next(each for each in alternatives(kind) if matches(value, each))
-    parts = get_args(kind)
-    if isinstance(value, (list, tuple)):
-        values = cast("Sequence[Any]", value)
-        kinds = parts[:1] * len(values) if parts[-1] is Ellipsis else parts
-        return tuple(map(_normalized, values, kinds))
-    if is_mapping(kind):
-        return {key: _normalized(each, parts[1]) for key, each in value.items()}
+@cache
+def _normalizer(kind: Any) -> Callable[[Any], Any]:
+    """Return a function that converts a value that matches a type."""
     kinds = alternatives(kind)
-    if _is_number(value):
-        return int(value) if int in kinds and isinstance(value, Integral) else float(value)
-    return value
+    if kind is object:
+        return lambda value: value
+
+    def normalize(value: Any) -> Any:
+        if type(value) in kinds:
+            return value
+        if isinstance(value, (list, tuple, Mapping)):
+            return _container_normalizer(next(each for each in kinds if matches(value, each)))(value)
+        if _is_number(value):
+            return int(value) if int in kinds and isinstance(value, Integral) else float(value)
+        return value
+
+    return normalize
+
+
+@cache
+def _container_normalizer(kind: Any) -> Callable[[Any], Any]:
+    parts = get_args(kind)
+    if is_mapping(kind):
+        normalize_value = _normalizer(parts[1])
+        return lambda value: {key: normalize_value(each) for key, each in value.items()}
+    if parts[-1] is Ellipsis:
+        return tuple if parts[0] is str else lambda value: tuple(map(_normalizer(parts[0]), value))
+    members = [_normalizer(part) for part in parts]
+    return lambda value: tuple(member(each) for member, each in zip(members, value, strict=True))
 
 
 def parse_text(text: str, of: Setting) -> Any:

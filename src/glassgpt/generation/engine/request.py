@@ -42,11 +42,12 @@ def new_request(
     """
     if not 1 <= len(prompt) <= capacity:
         raise GenerationError(f"the prompt has {len(prompt):,} tokens; it must have 1 to {capacity:,}")
-    invalid = next((token for token in prompt if not 0 <= token < tokenizer.vocab_size), None)
+    vocab_size = tokenizer.vocab_size
+    invalid = next((token for token in prompt if not 0 <= token < vocab_size), None)
     if invalid is not None:
         raise GenerationError(
-            f"the prompt contains the token id {invalid}; ids must be between 0 and {tokenizer.vocab_size - 1}, the "
-            f"vocabulary of {tokenizer.name}"
+            f"the prompt contains the token id {invalid}; ids must be between 0 and {vocab_size - 1}, the vocabulary of "
+            f"{tokenizer.name}"
         )
     return Request(
         id=request_id,
