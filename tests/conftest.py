@@ -17,6 +17,7 @@ from pages import listened
 # pytest workers share the cores; more threads make small models slower.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["GLASSGPT_LANGUAGE"] = "en"  # whatever the locale of the developer
 
 # Triton reads this when it is first imported, possibly by torch, so it must be set early.
 if not torch.cuda.is_available():

@@ -16,6 +16,7 @@ PACKAGES = [
     "interchange", "retrieval", "multimodal", "serving", "learn",
 ]  # fmt: skip
 BASE_MODULES = {"errors", "console", "device", "openmp", "schema"}
+BASE_PACKAGES = {"locale"}
 TOP_LEVEL = {"config", "cli", "api", "demo", "__init__", "__main__"}
 
 
@@ -38,7 +39,7 @@ def package_files() -> list[Path]:
 @pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_packages_import_only_packages_before_them(path):
     package = path.relative_to(SOURCE).parts[0]
-    allowed = BASE_MODULES | set(PACKAGES[: PACKAGES.index(package) + 1])
+    allowed = BASE_MODULES | BASE_PACKAGES | set(PACKAGES[: PACKAGES.index(package) + 1])
     assert imported_parts(path) <= allowed
 
 
@@ -62,13 +63,16 @@ def test_modules_of_a_package_have_no_import_cycles():
 def test_base_modules_import_nothing_but_errors():
     for name in BASE_MODULES:
         assert imported_parts(SOURCE / f"{name}.py") <= {"errors"}
+    for name in BASE_PACKAGES:
+        for path in (SOURCE / name).rglob("*.py"):
+            assert imported_parts(path) <= {"errors", name}
 
 
 def test_every_module_is_a_package_a_base_module_or_top_level():
     modules = {path.stem for path in SOURCE.glob("*.py")} | {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    assert modules - {*PACKAGES} == BASE_MODULES | TOP_LEVEL
+    assert modules - {*PACKAGES} == BASE_MODULES | BASE_PACKAGES | TOP_LEVEL
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders - TOP_LEVEL <= {*PACKAGES, "configs"}
+    assert folders - TOP_LEVEL <= {*PACKAGES, *BASE_PACKAGES, "configs"}
 
 
 @pytest.mark.parametrize(

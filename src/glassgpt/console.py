@@ -3,7 +3,9 @@
 Results go to standard output, so that they can be piped; messages and progress go to standard error. If standard
 error is not a terminal, progress is printed as plain lines. This is the only module that prints, and so the only one
 that escapes: control characters are made visible (`visible`), nothing is read as markup or emoji code, and characters
-that the terminal's encoding lacks become `?`. A base module: it imports nothing of this package.
+that the terminal's encoding lacks become `?`. It is also the only one that translates: messages, results, titles and
+labels, but neither `output`, which prints data, nor the cells of tables. A base module: it imports nothing of this
+package.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Protocol, cast
 
@@ -89,6 +91,17 @@ class _GuardedConsole(Console):
 
 out = _GuardedConsole()
 err = _GuardedConsole(stderr=True)
+_translate: list[Callable[[str], str]] = []
+
+
+def use_translation(translate: Callable[[str], str] | None) -> None:
+    """Translate all further messages, or print them in English with None."""
+    _translate[:] = [] if translate is None else [translate]
+
+
+def translated(text: str) -> str:
+    """Return a text of this program in the language of the user; see `use_translation`."""
+    return _translate[0](text) if _translate else text
 
 
 def mute() -> None:
@@ -104,10 +117,11 @@ def info(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning to standard error."""
-    err.print(Text.assemble(("warning:", "yellow"), " ", _message(message)))
+    err.print(Text.assemble((translated("warning:"), "yellow"), " ", _message(message)))
 
 
 def _message(message: str) -> str:
+    message = translated(message)
     if len(message) > MAX_MESSAGE:
         half = MAX_MESSAGE // 2
         message = f"{message[:half]} … ({len(message) - MAX_MESSAGE:,} characters) … {message[-half:]}"
@@ -130,7 +144,12 @@ def error(message: str, *, even_if_muted: bool = False) -> None:
     """Print an error message to standard error; with `even_if_muted`, also after `mute`."""
     if even_if_muted:
         err.quiet, err.file = False, sys.stderr
-    err.print(Text.assemble(("error:", "bold red"), " ", _message(message)))
+    err.print(Text.assemble((translated("error:"), "bold red"), " ", _message(message)))
+
+
+def result(line: str) -> None:
+    """Print a line of a result, which is translated, to standard output."""
+    output(translated(line))
 
 
 def can_ask() -> bool:
@@ -160,7 +179,7 @@ def read_line(prompt: str = "") -> str | None:
 
 
 def output(text: str, *, end: str = "\n") -> None:
-    """Print text to standard output with its control characters escaped, and flush it (streaming relies on that)."""
+    """Print data to standard output with its control characters escaped, and flush it (streaming relies on that)."""
     out.file.write(visible(text) + end)
     out.file.flush()
 
@@ -177,10 +196,15 @@ def styled(*parts: tuple[str, str]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int = 1) -> None:
-    """Print a table to standard output; columns from `numeric_from` on are right-aligned."""
-    grid = Table(title=visible(title) or None, title_justify="left", title_style="bold", header_style="bold")
+    """Print a table to standard output; columns from `numeric_from` on are right-aligned.
+
+    Title and columns are translated; cells are data.
+    """
+    grid = Table(
+        title=visible(translated(title)) or None, title_justify="left", title_style="bold", header_style="bold"
+    )
     for i, name in enumerate(columns):
-        grid.add_column(visible(name), justify="right" if i >= numeric_from else "left", overflow="fold")
+        grid.add_column(visible(translated(name)), justify="right" if i >= numeric_from else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(visible(cell) for cell in row))
     out.print(grid)
@@ -235,7 +259,7 @@ class _BarMeter:
         self._bar.advance(self._task, amount)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
-        self._bar.update(self._task, note=visible(text))  # type: ignore[arg-type]
+        self._bar.update(self._task, note=visible(translated(text)))  # type: ignore[arg-type]
 
     def within(self, share: float, text: str) -> None:
         self.note(text)
@@ -288,19 +312,18 @@ class _LineMeter:
         self._last = time.monotonic()
         elapsed = self._last - self._start
         rate = (self._done + self._share - self._done_before) / elapsed
-        line = f"{self._label}: {self._in_units(self._done)}"
-        if self._total:
-            line = f"{self._label}: {format_amount(self._done)} of {self._in_units(self._total)}"
-        if not rate:
-            info(f"{line} after {format_duration(elapsed)} {self._note}".rstrip())
-            return
-        if self._total:
-            left = max(0.0, self._total - self._done - self._share) / rate
-            line += f", {format_duration(left)} left"
-        info(f"{line}, {self._in_units(rate)}/s {self._note}".rstrip())
+        label, note, done = translated(self._label), translated(self._note), self._in_units(self._done)
+        of = f"{format_amount(self._done)} of {self._in_units(self._total)}" if self._total else done
+        line = f"{label}: {of}, {format_duration(elapsed)} elapsed {note}"
+        if rate and self._total:
+            left = format_duration(max(0.0, self._total - self._done - self._share) / rate)
+            line = f"{label}: {of}, {left} left, {self._in_units(rate)}/s {note}"
+        elif rate:
+            line = f"{label}: {done}, {self._in_units(rate)}/s {note}"
+        info(line.rstrip())
 
     def _in_units(self, value: float) -> str:
-        return format_amount(value, self._unit) if self._unit == "B" else format_count(value, self._unit)
+        return format_amount(value, self._unit) if self._unit == "B" else format_count(value, translated(self._unit))
 
 
 @contextmanager
@@ -325,5 +348,5 @@ def progress(
     columns += [*middle, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
     # redirect_stdout would send results to standard error while the bar is shown.
     with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(visible(label), total=total, completed=done, note="")
+        task = bar.add_task(visible(translated(label)), total=total, completed=done, note="")
         yield _BarMeter(bar, task)

@@ -84,7 +84,7 @@ def _train_and_generate(out: Path, data: Path) -> None:
     console.info(
         f"look inside with: glassgpt inspect {shlex.quote(str(out))} --prompt {shlex.quote(PROMPTS[0].strip())}"
     )
-    console.output(f"validation: {validation.bits_per_byte:.2f} bits per byte")
+    console.result(f"validation: {validation.bits_per_byte:.2f} bits per byte")
 
 
 def _heading(command: str) -> None:

@@ -20,6 +20,7 @@ def test_show_tokens_accepts_empty_text(capsys):
 
 def test_printable_escapes_control_and_incomplete_characters():
     assert printable(b"\xed\x95") == "<ED><95>"
+    assert printable(" 한글".encode()[:-1]) == " 한<EA><B8>"
     assert printable(" a\t\x00\u200b한".encode()) == " a→<U+0000><U+200B>한"
 
 

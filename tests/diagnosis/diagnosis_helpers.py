@@ -12,7 +12,6 @@ import torch
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.diagnosis.catalogue import (
-    LANGUAGES,
     actions_taken,
     check_name,
     describe,
@@ -21,6 +20,7 @@ from glassgpt.diagnosis.catalogue import (
 )
 from glassgpt.diagnosis.findings import EVENT, CheckResult, Finding
 from glassgpt.diagnosis.run_log import RunLog
+from glassgpt.locale import LANGUAGES
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig, TrainerConfig
 from glassgpt.training.hardware import Hardware

@@ -45,6 +45,13 @@ def test_overlap_of_training_and_validation_text_is_reported(prepared):
     assert codes(data_checks.check_duplicates(dataset)) == []
 
 
+def test_korean_text_in_a_finding_is_readable(prepared):
+    """The tokens are bytes, so that each character takes three of them."""
+    ours = "".join(f"{number}번째 문장은 앞의 문장과 다릅니다.\n" for number in range(400))
+    finding = data_checks.check_overlap(prepared(ours + "x", ours)).findings[0]
+    assert "번째 문장은 앞의" in str(finding.evidence["example"])
+
+
 def test_complete_overlap_is_fatal(prepared):
     ours = grammar_text(500, seed=1)
     check = data_checks.check_overlap(prepared(ours + "x", ours))

@@ -15,7 +15,6 @@ import glassgpt
 from glassgpt.diagnosis import pages
 from glassgpt.diagnosis.catalogue import (
     CODE,
-    LANGUAGES,
     actions,
     actions_taken,
     check_name,
@@ -32,6 +31,7 @@ from glassgpt.diagnosis.catalogue import (
 from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
 from glassgpt.diagnosis.replay import Cause
 from glassgpt.errors import DataError, UsageError
+from glassgpt.locale import LANGUAGES
 
 SOURCE = Path(glassgpt.__file__).parent
 PAGES = Path(__file__).parents[2] / "docs" / "diagnosis"

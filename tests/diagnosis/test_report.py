@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from glassgpt import api
 from glassgpt.cli import main
 from glassgpt.config import load_config
-from glassgpt.diagnosis.catalogue import LANGUAGES
 from glassgpt.diagnosis.chart import MAX_COLUMNS, EventMarker, ReferenceLine, Series, format_tick, render_chart, ticks
 from glassgpt.diagnosis.findings import CheckResult, Finding
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
@@ -24,6 +23,7 @@ from glassgpt.diagnosis.report import WORDS, render_report, smooth_finite, write
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import LABELS
 from glassgpt.errors import TrainingDivergedError
+from glassgpt.locale import LANGUAGES
 from glassgpt.training.run_folder import RunFolder
 
 VOID = {"meta", "input", "br", "path", "circle"}
@@ -180,6 +180,7 @@ def test_report_contains_both_languages(run):
 
 @pytest.mark.parametrize(("spoken", "opens"), [("ko_KR.UTF-8", "ko"), ("C", "en")])
 def test_report_opens_in_the_terminal_language(monkeypatch, run, spoken, opens):
+    monkeypatch.delenv("GLASSGPT_LANGUAGE")
     monkeypatch.setenv("LC_ALL", spoken)
     write_report(RunLog.read(run), [])
     assert f'id="{opens}" checked' in run.report.read_text()

@@ -19,7 +19,6 @@ from glassgpt.config import RunConfig, check_config, load_config, resolve_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
-from glassgpt.diagnosis.catalogue import terminal_language
 from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.diagnosis.checks.run import check_live_findings, diagnose_metrics
 from glassgpt.diagnosis.config import DiagnosisConfig
@@ -31,6 +30,7 @@ from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError, require_extra
+from glassgpt.locale import user_language
 from glassgpt.model.build import build_model
 from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
@@ -298,7 +298,7 @@ def _startup_findings(
     if config.init_from and model is not None:
         known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
     plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights, known_loss)
-    return print_startup_findings(diagnosis.run_startup_checks(plan, model), terminal_language())
+    return print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
 
 
 def _write_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:

@@ -30,7 +30,7 @@ def config_list() -> None:
     for name in preset_names():
         model = load_config(name).model
         shape = f"{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, context {model.context_length}"
-        console.output(f"{name:20} {shape}\n    {preset_summary(name)}")
+        console.output(f"{name:20} {console.translated(shape)}\n    {console.translated(preset_summary(name))}")
 
 
 def config_show(preset: str, *, overrides: Overrides) -> None:

@@ -46,17 +46,19 @@ def doctor(
     report:
         Also write the run's report.html: curves with events, and all findings.
     json:
-        Print one JSON object.
+        Print one JSON object, in English unless --language is given.
     language:
-        Language of the findings; auto follows the locale of the terminal.
+        Language of everything that is printed; auto means GLASSGPT_LANGUAGE (en or ko), or else the locale.
     """
     from glassgpt.cli.checks import check_diagnosis
     from glassgpt.cli.generation_flags import options_from_flags
-    from glassgpt.diagnosis.catalogue import CODE, terminal_language
+    from glassgpt.diagnosis.catalogue import CODE
     from glassgpt.diagnosis.findings import is_fatal
     from glassgpt.diagnosis.show import print_catalogue_entry, show
+    from glassgpt.locale import to_korean, user_language
 
-    chosen = terminal_language() if language == "auto" else language
+    chosen = user_language() if language == "auto" else language
+    console.use_translation(to_korean if chosen == "ko" else None)
     if target is not None and CODE.fullmatch(target):
         print_catalogue_entry(target, chosen)
         return
@@ -74,7 +76,7 @@ def doctor(
     results = show(
         api.doctor(target, data=data, overrides={**overrides, **named}, rate_range=rate_range, text=generation),
         chosen,
-        as_json=json,
+        json_in=("en" if language == "auto" else language) if json else None,
     )
     if report:
         console.info(f"wrote {api.report(target or '.', results)}")

@@ -10,6 +10,7 @@ import cyclopts
 
 from glassgpt import console
 from glassgpt.cli.commands import app
+from glassgpt.cli.language import use_user_language
 from glassgpt.cli.usage_errors import accepted_names, usage_error_message
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, UsageError
 from glassgpt.openmp import set_openmp_defaults
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.show_logged_warnings()
     set_openmp_defaults()
     try:
+        use_user_language(app)
         _dispatch(given)
     except cyclopts.CycloptsError as error:
         if debug:

@@ -173,9 +173,9 @@ def replay(file: Path, run: Path | None = None, *, device: Device = "auto", prec
         different += bool(each.differences)
         changes |= dict.fromkeys(each.changes)
         for difference in each.differences:
-            console.output(f"line {each.line} ({each.request}): {difference}")
+            console.result(f"line {each.line} ({each.request}): {difference}")
     for change in changes:
-        console.output(f"changed since: {change}")
+        console.result(f"changed since: {change}")
     if different:
         raise GenerationError(f"{different} of {count} answers differ")
-    console.output(f"{count} of {count} answers are the same to the bit")
+    console.result(f"{count} of {count} answers are the same to the bit")

@@ -129,8 +129,8 @@ def _print_result(result: TrainingResult, out: Path) -> None:
     console.info(
         f"loss curve: {out / 'loss.png'}; generate text with: glassgpt generate {shlex.quote(str(out))} --prompt TEXT"
     )
-    console.output(f"validation: {result.validation.loss:.4f} nats per token")
-    console.output(f"validation: {result.validation.bits_per_byte:.2f} bits per byte")
+    console.result(f"validation: {result.validation.loss:.4f} nats per token")
+    console.result(f"validation: {result.validation.bits_per_byte:.2f} bits per byte")
 
 
 def demo(*, out: Path = Path("runs/demo"), force: Flag = False) -> None:

@@ -81,19 +81,19 @@ def show_summary(summary: DatasetSummary, tokenizer: Tokenizer) -> None:
     """Print the counts of a dataset and its most frequent tokens."""
     splits = (summary.train, summary.validation)
     rows = [
-        [name, *(f"{getattr(split, name):,}" for split in splits)]
+        [console.translated(name), *(f"{getattr(split, name):,}" for split in splits)]
         for name in ("documents", "characters", "bytes", "tokens")
     ]
-    rows.append(["characters per token", *(_characters_per_token(split) for split in splits)])
+    rows.append([console.translated("characters per token"), *(_characters_per_token(split) for split in splits)])
     console.table(f"tokenizer {summary.tokenizer_name}", ["", *SPLITS], rows)
-    console.output(f"split: {summary.split_rule}")
-    console.output(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
+    console.result(f"split: {summary.split_rule}")
+    console.result(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
     if summary.skipped:
-        console.output(f"bad rows skipped: {summary.skipped:,}")
+        console.result(f"bad rows skipped: {summary.skipped:,}")
     share = summary.vocabulary_used / summary.vocab_size
-    console.output(f"vocabulary used: {summary.vocabulary_used:,} of {summary.vocab_size:,} ({share:.1%})")
+    console.result(f"vocabulary used: {summary.vocabulary_used:,} of {summary.vocab_size:,} ({share:.1%})")
     frequent = (f"'{printable(tokenizer.token_bytes(token))}' {count:,}" for token, count in summary.frequent_tokens)
-    console.output(f"most frequent: {'  '.join(frequent)}")
+    console.result(f"most frequent: {'  '.join(frequent)}")
 
 
 def _characters_per_token(split: SplitSummary) -> str:
@@ -108,7 +108,7 @@ def show_tokens(tokenizer: Tokenizer, text: str) -> None:
     rows = [[str(token), printable(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
     console.table("", ["id", "token", "bytes"], rows, numeric_from=3)
     per_token = len(text) / len(tokens) if tokens else 0.0
-    console.output(
+    console.result(
         f"{tokenizer.name}: {len(tokens)} tokens, {len(text)} characters, {len(text.encode())} bytes, "
         f"{per_token:.2f} characters per token"
     )
@@ -124,7 +124,7 @@ def compare_tokenizers(names_or_paths: Sequence[str | Path], texts: Mapping[str,
     tokenizers = [load_tokenizer(name) for name in names_or_paths]
     rows = [
         [label, *(f"{characters_per_token(tokenizer, text):.2f}" for tokenizer in tokenizers)]
-        for label, text in (texts or SAMPLES).items()
+        for label, text in (texts or {console.translated(name): text for name, text in SAMPLES.items()}).items()
     ]
     console.table("characters per token", ["text", *(tokenizer.name for tokenizer in tokenizers)], rows)
 

@@ -6,7 +6,8 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from glassgpt.diagnosis.catalogue import CODE, LANGUAGES, CatalogueEntry, Language, entries, mark_placeholders
+from glassgpt.diagnosis.catalogue import CODE, CatalogueEntry, entries, mark_placeholders
+from glassgpt.locale import LANGUAGES, Language
 
 INDEX = "index.md"
 HEADINGS: dict[Language, tuple[str, str, str]] = {

@@ -17,15 +17,12 @@ from typing import Any
 from glassgpt import console
 from glassgpt.data.files import write_atomically
 from glassgpt.diagnosis.catalogue import (
-    LANGUAGES,
-    Language,
     actions_taken,
     check_name,
     describe,
     describe_measurement,
     reason,
     ruled_out_causes,
-    terminal_language,
     word,
 )
 from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, render_chart
@@ -34,6 +31,7 @@ from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import LABELS, summary_line
+from glassgpt.locale import LANGUAGES, Language, user_language
 from glassgpt.training.curve import smooth
 from glassgpt.training.run_folder import RunFolder
 
@@ -71,7 +69,7 @@ def write_report(log: RunLog, checks: Sequence[CheckResult], baseline: NGramBase
     Raises:
         OSError: the folder cannot be written to.
     """
-    write_atomically(log.run.report, render_report(log, checks, baseline, terminal_language()).encode())
+    write_atomically(log.run.report, render_report(log, checks, baseline, user_language()).encode())
 
 
 def render_report(

@@ -13,11 +13,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from glassgpt.diagnosis.catalogue import LANGUAGES, actions_taken, describe, ruled_out_causes
+from glassgpt.diagnosis.catalogue import actions_taken, describe, ruled_out_causes
 from glassgpt.diagnosis.findings import EVENT, Finding, Severity
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.series import Validation
 from glassgpt.errors import DataError, GlassGPTError
+from glassgpt.locale import LANGUAGES
 from glassgpt.training.observers import StepMetrics
 from glassgpt.training.run_folder import RunFolder, read_lines
 

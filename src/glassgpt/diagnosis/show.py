@@ -10,7 +10,6 @@ from rich.cells import cell_len
 
 from glassgpt import console
 from glassgpt.diagnosis.catalogue import (
-    Language,
     actions_taken,
     check_name,
     describe,
@@ -20,6 +19,7 @@ from glassgpt.diagnosis.catalogue import (
     ruled_out_causes,
 )
 from glassgpt.diagnosis.findings import SEVERITIES, CheckResult, Finding, is_fatal
+from glassgpt.locale import Language
 
 LABELS: dict[Language, dict[str, str]] = {
     "en": {
@@ -40,13 +40,13 @@ LABELS: dict[Language, dict[str, str]] = {
 STATE_WIDTH, NAME_WIDTH = 8, 20
 
 
-def show(checks: Iterable[CheckResult], language: Language, *, as_json: bool) -> list[CheckResult]:
+def show(checks: Iterable[CheckResult], language: Language, *, json_in: Language | None = None) -> list[CheckResult]:
     """Print each check as it completes, then the summary.
 
     Args:
         checks: evaluated one by one while they are printed.
         language: of the texts.
-        as_json: print one JSON object at the end instead; progress goes to standard error.
+        json_in: print one JSON object at the end instead, with its texts in this language; progress goes to standard error.
 
     Returns:
         The checks.
@@ -54,12 +54,12 @@ def show(checks: Iterable[CheckResult], language: Language, *, as_json: bool) ->
     completed: list[CheckResult] = []
     for check in checks:
         completed.append(check)
-        if as_json:
+        if json_in:
             console.info(f"{check_name(check, language)}: {describe_measurement(check, language)}")
         else:
             _show_check(check, language)
-    if as_json:
-        console.output_json(to_json_object(completed, language))
+    if json_in:
+        console.output_json(to_json_object(completed, json_in))
     else:
         console.output(f"\n{summary_line(completed, language)}")
     return completed

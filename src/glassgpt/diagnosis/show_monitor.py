@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from glassgpt import console
-from glassgpt.diagnosis.catalogue import describe, terminal_language
+from glassgpt.diagnosis.catalogue import describe
 from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.monitor import TrainingMonitor
+from glassgpt.locale import user_language
 from glassgpt.training.observers import Observer
 
 
@@ -29,8 +30,8 @@ class MonitorDisplay(Observer):
         if event != EVENT:
             return
         finding = Finding.from_json(details)
-        at = "" if "step" in finding.evidence else f" step {step:,}"  # else the title names it
-        line = f"{finding.code}{at}: {describe(finding, terminal_language()).title} (glassgpt doctor {finding.code})"
+        at = "" if "step" in finding.evidence else console.translated(f" step {step:,}")  # else the title names it
+        line = f"{finding.code}{at}: {describe(finding, user_language()).title} (glassgpt doctor {finding.code})"
         if finding.severity == "note":
             console.info(line)
         else:

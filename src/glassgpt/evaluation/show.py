@@ -79,9 +79,9 @@ def report_json(report: EvaluationReport, dataset: TokenDataset) -> dict[str, An
 
 def show_validation(validation: ValidationLoss) -> None:
     """Print a validation loss."""
-    console.output(f"validation loss: {validation.loss:.4f} nats per token ({validation.tokens:,} tokens)")
-    console.output(f"perplexity: {validation.perplexity:.2f}")
-    console.output(f"validation: {validation.bits_per_byte:.4f} bits per byte ({validation.n_bytes:,} bytes)")
+    console.result(f"validation loss: {validation.loss:.4f} nats per token ({validation.tokens:,} tokens)")
+    console.result(f"perplexity: {validation.perplexity:.2f}")
+    console.result(f"validation: {validation.bits_per_byte:.4f} bits per byte ({validation.n_bytes:,} bytes)")
 
 
 def validation_json(validation: ValidationLoss) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def show_documents(documents: Sequence[DocumentLoss]) -> None:
         title = f"the hardest of {len(ranked):,} held-out documents"
         console.table(title, columns, _document_cells(ranked[:EXTREMES]))
         console.table("the easiest", columns, _document_cells(ranked[-EXTREMES:]))
-    console.output("Each document is evaluated alone. Lower is better; short documents vary most.")
+    console.result("Each document is evaluated alone. Lower is better; short documents vary most.")
 
 
 def _document_cells(documents: Sequence[DocumentLoss]) -> list[list[str]]:
@@ -143,9 +143,9 @@ def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) 
         cells = [[metric.heading, *(metric.cell(each.quality) for each in columns)] for metric in METRICS]
         console.table(title, ["", *(heading(each.name) for each in columns)], cells)
     for metric in METRICS:
-        console.output(f"  {metric.heading:<11} {metric.reading}")
-    console.output(f"  coherence uses {comparison.embedder}")
-    console.output("As a rule, closer to people is better. No metric knows what a text means.")
+        console.output(f"  {metric.heading:<11} {console.translated(metric.reading)}")
+    console.result(f"  coherence uses {comparison.embedder}")
+    console.result("As a rule, closer to people is better. No metric knows what a text means.")
     for at in range(min(samples, comparison.prompts.count)):
         _show_texts(at, [comparison.human, *comparison.settings], tokenizer)
 
@@ -173,20 +173,24 @@ def prompt_line(at: int, text: Continuation, tokenizer: Tokenizer) -> str:
     """Return the heading above the continuations of one prompt: the end of the prompt, on one line."""
     prompt = " ".join(tokenizer.decode(text.prompt).split())
     ellipsis = "…" if len(prompt) > PROMPT_CHARACTERS else ""
-    return f"\n── prompt {at + 1}: {ellipsis}{prompt[-PROMPT_CHARACTERS:]}"
+    return f"\n── {console.translated(f'prompt {at + 1}')}: {ellipsis}{prompt[-PROMPT_CHARACTERS:]}"
 
 
 def _show_texts(at: int, columns: Sequence[SettingsResult], tokenizer: Tokenizer) -> None:
     console.output(prompt_line(at, columns[0].texts[at], tokenizer))
     for each in columns:
-        console.output(f"{each.name}:{sample_lines(each.texts[at].text)}")
+        console.output(f"{console.translated(each.name)}:{sample_lines(each.texts[at].text)}")
 
 
 def sample_lines(text: str) -> str:
     """Return the beginning of a text with its white space, which matters in code; several lines are indented below."""
     text = text.rstrip()
     shown = text if len(text) <= SAMPLE_CHARACTERS else f"{text[: SAMPLE_CHARACTERS - 1]}…"
-    return "\n" + textwrap.indent(shown, "    ") if "\n" in shown else f" {shown.strip(' ') or '(nothing)'}"
+    return (
+        "\n" + textwrap.indent(shown, "    ")
+        if "\n" in shown
+        else f" {shown.strip(' ') or console.translated('(nothing)')}"
+    )
 
 
 def comparison_json(comparison: Comparison, tokenizer: Tokenizer) -> dict[str, Any]:

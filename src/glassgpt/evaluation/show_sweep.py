@@ -66,7 +66,7 @@ def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
     """Print the ranking below human text, the meaning of the score, and texts of the best candidates."""
     objective = OBJECTIVES[found.purpose]
     columns = ("", "score", "surprisal", "distinct-2", "repeated-4", "texts")
-    cells = [["people", "", *_metric_cells(found.human), str(found.rounds[-1].prompts)]]
+    cells = [[console.translated("people"), "", *_metric_cells(found.human), str(found.rounds[-1].prompts)]]
     preset = preset_values(found.purpose)
     ranked = enumerate(found.ranking, start=1)
     cells += [
@@ -75,8 +75,8 @@ def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
         if rank <= RANKING_SHOWN or candidate.settings == preset
     ]
     console.table(f"settings for {found.purpose} text, best first", columns, cells)
-    console.output(f"Objective: {objective.why}.")
-    console.output(
+    console.result(f"Objective: {objective.why}.")
+    console.result(
         f"score = |surprisal / people's - {objective.surprisal:g}| + {objective.diversity:g} · |distinct-2 - people's|\n"
         f"        + {objective.repetition:g} · (repeated-4 in excess of people's); lower is better; comparable only\n"
         f"        between settings with the same number of texts."
@@ -88,15 +88,16 @@ def show_sweep(found: Sweep, tokenizer: Tokenizer, samples: int) -> None:
 
 def _show_validation(found: Sweep) -> None:
     if found.validation is None:
-        console.output("There were too few prompts to validate the winner on others; at least 3 are needed.")
+        console.result("There were too few prompts to validate the winner on others; at least 3 are needed.")
         return
-    cells = [["people", "", *_metric_cells(found.validation.human)]]
+    cells = [[console.translated("people"), "", *_metric_cells(found.validation.human)]]
     cells += [
-        [NAMES[each.name], f"{each.score:.3f}", *_metric_cells(each.inputs)] for each in found.validation.settings
+        [console.translated(NAMES[each.name]), f"{each.score:.3f}", *_metric_cells(each.inputs)]
+        for each in found.validation.settings
     ]
     title = f"on {found.validation.prompts} prompts that the search did not use"
     console.table(title, ("", "score", "surprisal", "distinct-2", "repeated-4"), cells)
-    console.output(_conclusion(found.validation))
+    console.result(_conclusion(found.validation))
 
 
 def _conclusion(validation: SweepValidation) -> str:
@@ -108,7 +109,7 @@ def _conclusion(validation: SweepValidation) -> str:
 
 
 def _candidate_cells(rank: int, candidate: SweepCandidate, preset: Mapping[str, float]) -> list[str]:
-    mark = " (preset)" if candidate.settings == preset else ""
+    mark = console.translated(" (preset)") if candidate.settings == preset else ""
     name = f"{rank}. {describe(candidate)}{mark}"
     return [name, f"{candidate.score:.3f}", *_metric_cells(candidate.inputs), str(len(candidate.texts))]
 
@@ -132,5 +133,5 @@ def _show_texts(at: int, found: Sweep, tokenizer: Tokenizer) -> None:
     best: Sequence[SweepCandidate] = [each for each in found.ranking if len(each.texts) > at][:TEXTS_SHOWN]
     console.output(prompt_line(at, best[0].texts[at], tokenizer))
     for rank, candidate in enumerate(best, start=1):
-        text = shorten(candidate.texts[at].text, SAMPLE_CHARACTERS) or "(nothing)"
+        text = shorten(candidate.texts[at].text, SAMPLE_CHARACTERS) or console.translated("(nothing)")
         console.output(f"{rank}. {describe(candidate)}: {text}")

@@ -89,7 +89,8 @@ def _heading(prompts: PromptList, number: int, sample: Sample, n_samples: int) -
     which = [f"prompt {number + 1} of {len(prompts.texts)}"] * (len(prompts.texts) > 1)
     which += [f"line {prompts.lines[number]}"] if number in prompts.lines else []
     which += [f"sample {sample.index + 1} of {n_samples}"] * (n_samples > 1)
-    score = f"score {sample.score:.4f}, " if isinstance(sample, ScoredSample) else ""
+    which = [console.translated(each) for each in which]
+    score = console.translated(f"score {sample.score:.4f}, ") if isinstance(sample, ScoredSample) else ""
     return f"── {', '.join(which)} ({score}{sample.finish_reason}) ──"
 
 

@@ -93,9 +93,8 @@ class _Server(uvicorn.Server):
             return
         self._reported = now
         logger.warning(
-            "the page has too many open connections (%s); closing the idle ones. If this repeats, raise the limit "
-            "with: ulimit -n 4096",
-            error.strerror,
+            f"the page has too many open connections ({error.strerror}); closing the idle ones. If this repeats, raise "
+            "the limit with: ulimit -n 4096"
         )
 
 

@@ -62,6 +62,7 @@ def show_trace(
 
 
 def _heading(title: str, remark: str) -> None:
+    title, remark = console.translated(title), console.translated(remark)
     console.styled((f"\n{title}", "bold"), (f"  {_cut(remark, COLUMNS - cell_len(title) - 2)}", "dim"))
 
 
@@ -79,13 +80,13 @@ def _show_tokens(trace: Trace) -> None:
         for at, token in enumerate(trace.tokens[:TOKENS_SHOWN])
     ]
     if len(trace) > TOKENS_SHOWN:
-        line.append((f" … and {len(trace) - TOKENS_SHOWN} more tokens", "dim"))
+        line.append((console.translated(f" … and {len(trace) - TOKENS_SHOWN} more tokens"), "dim"))
     console.styled(*line)
     merging = [part for part in trace.pretokens if part.merges]
     for part in merging[:PARTS_SHOWN]:
         console.styled(*_merging(trace, part))
     if len(merging) > PARTS_SHOWN:
-        console.styled((f"  … and {len(merging) - PARTS_SHOWN} more parts", "dim"))
+        console.styled((console.translated(f"  … and {len(merging) - PARTS_SHOWN} more parts"), "dim"))
 
 
 def _merging(trace: Trace, part: PreToken) -> list[tuple[str, str]]:
@@ -133,7 +134,7 @@ def _show_lens(trace: Trace) -> None:
     best = lens.max(dim=-1)
     rows = [
         [
-            "embedding" if depth == 0 else f"block {depth - 1}",
+            console.translated("embedding" if depth == 0 else f"block {depth - 1}"),
             *(
                 f"{_piece(trace, token)} {_whole_percent(chance)}"
                 for token, chance in zip(tokens, chances, strict=True)
@@ -163,9 +164,9 @@ def _show_heads(trace: Trace, kinds: HeadScores | None) -> None:
     rows = [
         [
             f"{layer}.{head}",
-            f"{names[layer, head][0]} {names[layer, head][1]:.2f}",
+            f"{console.translated(names[layer, head][0])} {names[layer, head][1]:.2f}",
             _score(float(here[names[layer, head][0]][layer, head])),
-            f"{float(attention_entropy(trace, layer)[head].mean()):.2f} nats",
+            console.translated(f"{float(attention_entropy(trace, layer)[head].mean()):.2f} nats"),
         ]
         for layer, head in best
     ]
@@ -192,7 +193,7 @@ def _show_attention(trace: Trace, layer: int, head: int, kinds: HeadScores | Non
     first = max(0, len(trace) - MAP_TOKENS)
     weights = trace[f"blocks.{layer}.attention.weights"][head, first:, first:].tolist()
     name = kinds.name(layer, head) if kinds else None
-    title = f"Attention of head {layer}.{head}" + (f", {name[0]} {name[1]:.2f}" if name else "")
+    title = f"Attention of head {layer}.{head}" + (f", {console.translated(name[0])} {name[1]:.2f}" if name else "")
     last = f", the last {len(weights)} tokens" if first else ""
     _heading(title, f"one row per query, {SHADES} = 0 … 1{last}")
     for at, row in enumerate(weights):
@@ -214,12 +215,12 @@ def _show_next_token(trace: Trace) -> None:
         [_piece(trace, token, 16), str(token), *(_percent(float(chances[stage][token])) for stage in stages)]
         for token in top
     ]
-    rows.append(["possible", "", *(f"{int((chances[stage] > 0).sum()):,}" for stage in stages)])
+    rows.append([console.translated("possible"), "", *(f"{int((chances[stage] > 0).sum()):,}" for stage in stages)])
     _heading("Next token", "its probability, from the model through each logits processor")
     console.table("", ["piece", "id", *(stage.removeprefix("next.") for stage in stages)], rows)
     if len(trace) > 1:
         loss = float(token_losses(trace).mean())
-        console.output(f"loss of the text itself: {loss:.3f} nats per token")
+        console.result(f"loss of the text itself: {loss:.3f} nats per token")
 
 
 def _percent(chance: float) -> str:
@@ -244,8 +245,8 @@ def _show_changes(trace: Trace, words: Sequence[str]) -> None:
     console.table("", ["piece", "before", "after", "points"], rows)
     if len(trace) > 1:
         losses = [float(token_losses(each).mean()) for each in (trace.base, trace)]
-        console.output(f"loss of the text in nats per token: {losses[0]:.3f} before, {losses[1]:.3f} after")
-    console.output(f"KL divergence of the next-token distribution: {float(divergence(trace)[-1]):.3f} nats")
+        console.result(f"loss of the text in nats per token: {losses[0]:.3f} before, {losses[1]:.3f} after")
+    console.result(f"KL divergence of the next-token distribution: {float(divergence(trace)[-1]):.3f} nats")
 
 
 def _printable_text(words: str) -> str:

@@ -30,7 +30,7 @@ def show_model(config: ModelConfig) -> None:
     _show_parameters(config)
     _show_memory(config)
     flops = flops_per_token(config)
-    console.output(
+    console.result(
         f"compute: {console.format_amount(flops)}FLOP per token to train, "
         f"{console.format_amount(flops / 3)}FLOP per token to run"
     )
@@ -44,18 +44,21 @@ def _show_parameters(config: ModelConfig) -> None:
         for count in counts
     ]
     if not any(count.name.startswith("lm_head") for count in counts):
-        rows.append(("head (tied to token_embedding)", "", "", "0", ""))
+        rows.append((console.translated("head (tied to token_embedding)"), "", "", "0", ""))
     console.table("parameters", ("name", "shape", "copies", "parameters", "share"), rows)
-    console.output(f"total: {total:,} parameters")
+    console.result(f"total: {total:,} parameters")
 
 
 def _show_memory(config: ModelConfig) -> None:
     inference, training = inference_memory(config, batch_size=1), training_memory(config, batch_size=1)
     names = ("weights", "gradients", "optimizer", "activations", "logits", "cache", "total")
-    rows = [(name, _megabytes(getattr(inference, name)), _megabytes(getattr(training, name))) for name in names]
+    rows = [
+        (console.translated(name), _megabytes(getattr(inference, name)), _megabytes(getattr(training, name)))
+        for name in names
+    ]
     title = f"memory for one sequence of {config.context_length:,} tokens (weights in float32)"
     console.table(title, ("component", "to run", "to train (AdamW, 16-bit activations)"), rows)
-    console.output(f"cache: {cache_bytes_per_token(config):,} bytes per token")
+    console.result(f"cache: {cache_bytes_per_token(config):,} bytes per token")
 
 
 def _megabytes(n_bytes: int) -> str:

@@ -32,7 +32,7 @@ def print_training_setup(trainer: Trainer) -> None:
     processes = f", {trainer.dist.world_size} processes" if trainer.dist.world_size > 1 else ""
     console.info(
         f"{model.config.arch} with {console.format_count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
-        f"{kernel} attention{processes}; "
+        f"attention by {kernel}{processes}; "
         f"{console.format_count(trainer.state.train_tokens, 'tokens')} of text, "
         f"{train.max_steps:,} steps of {train.batch_tokens:,} tokens"
     )
@@ -161,17 +161,20 @@ def print_training_speed(batch_tokens: int, speed: TrainingSpeed, file: Path | N
         UsageError: the file cannot be written.
     """
     least, most = speed.step_ms_spread
-    console.output(f"on {speed.hardware}, attention by {speed.attention}, {speed.processes} process(es)")
-    rows = [(phase, f"{ms:.2f}", f"{ms / sum(speed.phase_ms.values()):.1%}") for phase, ms in speed.phase_ms.items()]
+    console.result(f"on {speed.hardware}, attention by {speed.attention}, {speed.processes} process(es)")
+    rows = [
+        (console.translated(phase), f"{ms:.2f}", f"{ms / sum(speed.phase_ms.values()):.1%}")
+        for phase, ms in speed.phase_ms.items()
+    ]
     console.table("time per step by phase, synchronized after each", ("phase", "ms", "share"), rows)
-    console.output(f"step: {speed.step_ms:.2f} ms ({least:.2f} to {most:.2f}) for {batch_tokens:,} tokens")
-    console.output(f"speed: {speed.tokens_per_second:,.0f} tokens per second")
+    console.result(f"step: {speed.step_ms:.2f} ms ({least:.2f} to {most:.2f}) for {batch_tokens:,} tokens")
+    console.result(f"speed: {speed.tokens_per_second:,.0f} tokens per second")
     if speed.mfu is not None:
         flops = console.format_amount(speed.flops_per_token)
-        console.output(f"MFU: {speed.mfu:.1%} = tokens per second x {flops}FLOP per token / peak FLOP per second")
+        console.result(f"MFU: {speed.mfu:.1%} = tokens per second x {flops}FLOP per token / peak FLOP per second")
     if speed.peak_memory_bytes is not None:
-        console.output(f"peak memory: {speed.peak_memory_bytes / 1e9:.2f} GB")
-    console.output(f"first step, including compilation: {speed.first_step_seconds:.1f} s")
+        console.result(f"peak memory: {speed.peak_memory_bytes / 1e9:.2f} GB")
+    console.result(f"first step, including compilation: {speed.first_step_seconds:.1f} s")
     if file is not None:
         try:
             write_atomically(file, (json.dumps(speed.to_json(), indent=2) + "\n").encode())

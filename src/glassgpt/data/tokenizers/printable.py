@@ -1,20 +1,19 @@
-"""The bytes of a token as text that can be printed."""
+"""The bytes of tokens as text that can be printed."""
 
 from __future__ import annotations
 
 SYMBOLS = {"\n": "⏎", "\t": "→", "\r": "␍"}
+SURROGATES = range(0xDC80, 0xDD00)
+"""Code points to which `surrogateescape` decodes the bytes of incomplete characters."""
 
 
 def printable(raw: bytes) -> str:
-    """Return token bytes as printable text: control characters as symbols, incomplete characters as `<ED>` bytes."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        return "".join(f"<{byte:02X}>" for byte in raw)
-    return "".join(_printable_character(character) for character in text)
+    """Return bytes as printable text: control characters as symbols, bytes of incomplete characters as `<ED>`."""
+    return "".join(_printable_character(character) for character in raw.decode(errors="surrogateescape"))
 
 
 def _printable_character(character: str) -> str:
     if character in SYMBOLS or character == " " or character.isprintable():
         return SYMBOLS.get(character, character)
-    return f"<U+{ord(character):04X}>"
+    code = ord(character)
+    return f"<{code - 0xDC00:02X}>" if code in SURROGATES else f"<U+{code:04X}>"

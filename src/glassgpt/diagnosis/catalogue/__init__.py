@@ -9,23 +9,24 @@ causes and events.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, get_args
+from typing import Any
 
 from glassgpt.diagnosis.findings import CheckResult, Finding, Value
 from glassgpt.errors import UsageError
+from glassgpt.locale import LANGUAGES, Language, to_korean
+from glassgpt.locale.particles import choose_particles
 
-Language = Literal["en", "ko"]
-LANGUAGES: tuple[Language, ...] = get_args(Language)
 ACTIONS, CHECKS, REASONS, WORDS = "actions.toml", "checks.toml", "reasons.toml", "words.toml"
 TRANSLATED_VALUES = ("cause", "event")
 """Values of a check result that are looked up in `words.toml`."""
+TRANSLATED_TEXTS = ("problem", "error", "what", "hardware")
+"""Values of a finding that are messages of this program."""
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 DISPLAY_NAMES = {"rung": "baseline", "micro_rows": "micro_batch_size"}
 """Standard terms for values that `events.jsonl` stores under older names."""
@@ -131,10 +132,16 @@ def describe(finding: Finding, language: Language = "en") -> CatalogueEntry:
     Raises:
         KeyError: the finding lacks a value that its text needs.
     """
-    values = dict(finding.evidence)
+    values = _translated_texts(finding.evidence, language)
     if "why" in values:
         values["why"] = reason(str(values["why"]), values, language)
     return entry(finding.code, language).with_values(values)
+
+
+def _translated_texts(values: Mapping[str, Value], language: Language) -> dict[str, Value]:
+    """Return the values with the messages among them in a language."""
+    texts = {name: to_korean(str(values[name])) for name in TRANSLATED_TEXTS if name in values and language == "ko"}
+    return {**values, **texts}
 
 
 def reason(key: str, values: Mapping[str, Value], language: Language = "en") -> str:
@@ -161,9 +168,9 @@ def describe_measurement(check: CheckResult, language: Language = "en") -> str:
     """
     values = {
         name: word(str(value), language) if name in TRANSLATED_VALUES else value
-        for name, value in check.measurements.items()
+        for name, value in _translated_texts(check.measurements, language).items()
     }
-    return str(checks()[check.name][check.outcome][language]).format_map(values)
+    return choose_particles(str(checks()[check.name][check.outcome][language]).format_map(values))
 
 
 def word(name: str, language: Language) -> str:
@@ -183,12 +190,12 @@ def ruled_out_causes(finding: Finding, language: Language = "en") -> list[str]:
 
 
 def fill_placeholders(text: str, values: Mapping[str, Value]) -> str:
-    """Replace each placeholder by its formatted value.
+    """Replace each placeholder by its formatted value, and fit Korean particles to the values.
 
     Raises:
         KeyError: a value is missing.
     """
-    return PLACEHOLDER.sub(lambda match: format_value(values[match[1]]), text)
+    return choose_particles(PLACEHOLDER.sub(lambda match: format_value(values[match[1]]), text))
 
 
 def format_value(value: Value) -> str:
@@ -203,9 +210,3 @@ def format_value(value: Value) -> str:
 def mark_placeholders(text: str) -> str:
     """Return a text for display without values: `{step}` becomes `‹step›`."""
     return PLACEHOLDER.sub(lambda match: f"‹{DISPLAY_NAMES.get(match[1], match[1])}›", text)
-
-
-def terminal_language() -> Language:
-    """Return Korean if the environment variables of the locale ask for it, else English."""
-    locale = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
-    return "ko" if locale.startswith("ko") else "en"

@@ -214,7 +214,8 @@ def _random_value(tokens: Tokens) -> Hashes:
 
 
 def _quote(dataset: TokenDataset, tokens: Tokens) -> str:
-    text = "".join(printable(dataset.tokenizer.token_bytes(int(token))) for token in tokens)
+    # All bytes at once: a token may end inside a character.
+    text = printable(b"".join(dataset.tokenizer.token_bytes(int(token)) for token in tokens))
     return f"“{text[:EXAMPLE_CHARACTERS]}…”"
 
 

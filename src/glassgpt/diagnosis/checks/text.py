@@ -77,7 +77,8 @@ def generate_and_measure(
     samples = [found[0] for found in generate_many(model, tokenizer, prompts, replace(options, num_samples=1))]
     loops = [loop for sample in samples if (loop := find_loop(sample.tokens))]
     early = [s for s in samples if s.finish_reason != "length" and len(s.tokens) <= EARLY_TOKENS]
-    example = "".join(printable(tokenizer.token_bytes(token)) for token in loops[0]) if loops else ""
+    # All bytes at once: a token may end inside a character.
+    example = printable(b"".join(tokenizer.token_bytes(token) for token in loops[0])) if loops else ""
     return GeneratedTexts(
         samples,
         len(loops) / len(samples),

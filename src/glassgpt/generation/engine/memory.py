@@ -66,7 +66,7 @@ class ShrinkingScheduler(Scheduler):
 
 def warn_of_smaller_batch(what: str, count: int, smaller: int) -> None:
     """Log that memory ran out and that generation continues with a smaller batch."""
-    _logger.warning("out of memory with %d %s at a time; continuing with %d (same texts)", count, what, smaller)
+    _logger.warning(f"out of memory with {count} {what} at a time; continuing with {smaller} (same texts)")
 
 
 def _out_of_memory() -> GenerationError:

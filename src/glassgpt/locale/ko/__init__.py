@@ -1,0 +1,40 @@
+"""The Korean translations, one module per package of messages. `docs/glossary.ko.md` fixes the terms."""
+
+from __future__ import annotations
+
+from glassgpt.locale.ko import (
+    commands,
+    data,
+    diagnosis,
+    evaluation,
+    generation,
+    inspection,
+    interchange,
+    model,
+    options,
+    parts,
+    program,
+    serving,
+    training,
+)
+
+MESSAGES: dict[str, str] = {
+    **program.MESSAGES,
+    **data.MESSAGES,
+    **model.MESSAGES,
+    **training.MESSAGES,
+    **generation.MESSAGES,
+    **evaluation.MESSAGES,
+    **diagnosis.MESSAGES,
+    **inspection.MESSAGES,
+    **interchange.MESSAGES,
+    **serving.MESSAGES,
+    **parts.COMPOSED,
+}
+"""Messages and results by English template."""
+HELP: dict[str, str] = {**commands.HELP, **options.HELP, **serving.HELP}
+"""The help of commands and options."""
+PARTS: dict[str, str] = parts.PARTS
+"""Pieces of messages that are translated only inside of messages."""
+CONNECTED: dict[str, str] = parts.CONNECTED
+"""Connections of pieces."""
