@@ -80,7 +80,9 @@ class StagnationDetector(Detector):
     """Steps whose median is the final loss of a run."""
     MIN_FINISHED_STEPS = 100
     """A shorter run is a trial; that it ends high means nothing."""
-    LEARNED_NATS = 0.5
+    FOREIGN_NATS, LEARNED_NATS = 1.0, 0.5
+    """Loaded weights meet a foreign text if their loss begins this far above a uniform guess, where no untrained model
+    begins; they are learning if it has fallen by the second number."""
     MAX_POINTS = 1000
     """Points of the series that are kept, each a mean over equally many steps, so that state stays small."""
     STALL_CONFIDENCE, PLATEAU_CONFIDENCE = 0.8, 0.7
@@ -145,7 +147,7 @@ class StagnationDetector(Detector):
         final_loss = robust(list(self._recent)).median
         baseline = self._context.baseline()
         first_loss = robust([loss for _, loss, _ in self._points[: self.LAST_STEPS]] or [final_loss]).median
-        if first_loss > baseline.uniform + NEAR_NATS and first_loss - final_loss > self.LEARNED_NATS:
+        if first_loss > baseline.uniform + self.FOREIGN_NATS and first_loss - final_loss > self.LEARNED_NATS:
             return None
         level = baseline.level(final_loss)
         if level not in ("uniform", "unigram"):
