@@ -12,7 +12,7 @@ from fault_helpers import TINY, at_step, trainer_for
 from glassgpt.data.batches import Batches
 from glassgpt.diagnosis.audit.auditor import _choose
 from glassgpt.diagnosis.audit.record import OptimizerSample, WholeMatrix
-from glassgpt.diagnosis.audit.updates import Change, adamw_update, is_rounded, muon_update
+from glassgpt.diagnosis.audit.updates import MUON_TOLERANCE_GPU, Change, adamw_update, is_rounded, muon_update
 from glassgpt.diagnosis.catalogue import describe
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.monitor import TrainingMonitor
@@ -359,6 +359,13 @@ def test_reason_of_a_wrong_update(after, reason):
     wrong = change(after)
     assert wrong.deviates(5e-3)
     assert wrong.reason()[0] == reason
+
+
+def test_muon_in_bfloat16_is_judged_by_its_size_only():
+    """Rounding in 16 bits changes the directions in which there is no gradient."""
+    assert not change(lambda w, s: w + s.flip(0)).deviates(MUON_TOLERANCE_GPU)
+    assert change(lambda w, s: w.clone()).deviates(MUON_TOLERANCE_GPU)
+    assert change(lambda w, s: w + 5 * s).deviates(MUON_TOLERANCE_GPU)
 
 
 def test_right_update_does_not_deviate():
