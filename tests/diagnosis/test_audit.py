@@ -275,6 +275,19 @@ def test_changed_module_is_named(grammar_dataset, tmp_path):
     assert scaled["GG-MOD-001"].evidence["module"] == "blocks.1.mlp"
 
 
+def test_marks_of_others_are_kept_and_do_not_end_the_audits(grammar_dataset, tmp_path):
+    """The display sets the function of the marks after the monitor is attached."""
+    trainer, _ = trainer_for(grammar_dataset, tmp_path)
+    with_loss(lambda n, f, x, y: 2 * f(x, y))(trainer)
+    monitor = TrainingMonitor(trainer, DiagnosisConfig(recover=False))
+    monitor.attach()
+    phases = []
+    trainer.train_step.mark = phases.append
+    trainer.run_steps(3)
+    assert [finding.code for finding in monitor.findings] == ["GG-LOS-001"]
+    assert phases == ["data", "forward", "backward", "optimizer"] * 3
+
+
 def test_learning_rate_of_a_resumed_schedule_is_expected(grammar_dataset, tmp_path):
     """After a rollback the rate is lower and rises again; that is the schedule then."""
     trainer, _ = trainer_for(grammar_dataset, tmp_path)

@@ -57,13 +57,13 @@ class StepAuditor:
         self._previous: StepRecord | None = None
         self._audits = 0
         self._first: int | None = None
+        self._mark: Callable[[str], None] | None = None
 
     def attach(self) -> None:
         """Register with the train step."""
         train_step = self._trainer.train_step
-        self._train, self._mark = train_step.loss.train, train_step.mark
+        self._train = train_step.loss.train
         train_step.loss.train = self._on_forward  # type: ignore[method-assign]
-        train_step.mark = self._on_mark
         train_step.probes.append(self)
 
     def forget(self) -> None:
@@ -100,12 +100,17 @@ class StepAuditor:
             return record
         record = StepRecord(trainer, step, trainer.state.windows)
         stale = tuple(name for name in held if bool(trainer.model.get_parameter(name).grad.any()))  # type: ignore[union-attr]
+        # Only while a step is recorded, because others set the function of the marks as well.
+        if self._mark is None:
+            self._mark = trainer.train_step.mark
+            trainer.train_step.mark = self._on_mark
         self._record = replace(record, stale=stale, chosen=_choose(step, record.micro_steps))
         return self._record
 
     def _on_mark(self, phase: str) -> None:
         """Record the gradients after each backward pass."""
-        self._mark(phase)
+        if self._mark is not None:
+            self._mark(phase)
         record = self._record
         if phase != "backward" or record is None or not record.micro_batches or not can_recompute(self._trainer):
             return
@@ -125,6 +130,8 @@ class StepAuditor:
 
     def before_update(self, step: int) -> None:
         """See `Probe`."""
+        if self._mark is not None:
+            self._trainer.train_step.mark, self._mark = self._mark, None
         previous, self._previous = self._previous, None
         if previous is not None:
             self._tell(self._continuity.compare(previous))
