@@ -224,3 +224,37 @@ def test_english_loads_no_tables():
     code = "import sys; from glassgpt.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.exit(any('locale.ko' in m for m in sys.modules))"
     environment = {"GLASSGPT_LANGUAGE": "en", "PYTHONPATH": str(ROOT / "src")}
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment).returncode == 0
+
+
+# One glossary.
+
+UNUSED_WORDS = re.compile(
+    "십시오|열쇠|무늬|내트|질의|문맥|파라미터|그래디언트|파인튜닝|레이어|데이터 세트|혼란도|훈련|마이크로배치|빔 서치"
+)
+
+
+def korean_texts():
+    """Return every Korean text outside of the glossary by file: documents, catalogue, report, page and messages."""
+    source = ROOT / "src" / "glassgpt"
+    documents = [ROOT / "README.ko.md", *(ROOT / "docs").glob("*.ko.md"), *(ROOT / "docs" / "diagnosis").glob("*.md")]
+    files = [*documents, *source.rglob("*.toml"), *source.rglob("*.js"), *source.rglob("*.py")]
+    return {path: path.read_text(encoding="utf-8") for path in files if path.name != "glossary.ko.md"}
+
+
+def test_korean_texts_use_the_words_of_the_glossary():
+    glossary = (ROOT / "docs" / "glossary.ko.md").read_text(encoding="utf-8")
+    assert all(word in glossary for word in ("열쇠", "무늬", "내트", "질의", "문맥", "파라미터"))
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path, text in korean_texts().items()
+        for match in UNUSED_WORDS.finditer(text)
+    ]
+    assert found == []
+
+
+def test_particles_after_values_have_both_forms():
+    """A value can end in any sound, so that its particle is chosen when the value is known."""
+    fixed = re.compile(r"\{\w+(?::[^}]*)?\}(?:은|는|이|가|을|를|과|와|으로)(?=[ ,.)\"]|$)")
+    catalogue = (ROOT / "src" / "glassgpt" / "diagnosis" / "catalogue").glob("*.toml")
+    texts = [*ENTRIES.values(), *(path.read_text(encoding="utf-8") for path in catalogue)]
+    assert [match[0] for text in texts for match in fixed.finditer(text)] == []

@@ -10,7 +10,7 @@ MESSAGES = {
     "train.early_stop_evaluations needs validations: set train.eval_every_steps": "train.early_stop_evaluations에는 검증이 필요합니다. train.eval_every_steps를 정하세요",
     "train.batch_tokens is {}; it must be a multiple of model.context_length {}; the nearest is {}": "train.batch_tokens: {0} 값은 쓸 수 없습니다. model.context_length {1}의 배수를 지정하세요. 가장 가까운 값은 {2}입니다",
     "train.batch_tokens is {}, which is {} sequences; {} processes cannot share them evenly. The nearest value that works is {}": "train.batch_tokens: {0}은(는) 시퀀스 {1}개라 프로세스 {2}개가 똑같이 나눌 수 없습니다. 쓸 수 있는 가장 가까운 값은 {3}입니다",
-    "train.micro_batch_size is {}; it must divide the {} sequences of a batch{}; the nearest that does is {}": "train.micro_batch_size: {0} 값은 쓸 수 없습니다. 배치의 시퀀스 {1}개{2:t}를 나누는 수를 지정하세요. 가장 가까운 값은 {3}입니다",
+    "train.micro_batch_size is {}; it must divide the {} sequences of a batch{}; the nearest that does is {}": "train.micro_batch_size: {0} 값은 쓸 수 없습니다. 배치의 시퀀스 {1}개{2:t}을(를) 나누는 수를 지정하세요. 가장 가까운 값은 {3}입니다",
     " on each of {} processes": "(프로세스 {0}개 각각)",
     "checkpoint.keep_last is {}; it must be at least 1, or the run could not be resumed": "checkpoint.keep_last: {0} 값은 쓸 수 없습니다. 이어서 학습할 수 있도록 1 이상을 지정하세요",
     "the batch size is {}, but batches of {} were prefetched": "배치 크기가 {0}인데 미리 읽은 배치는 {1}입니다",
