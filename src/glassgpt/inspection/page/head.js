@@ -8,6 +8,7 @@ import { piece, pieceOf, quoted, stepper } from "./token.js";
 const TERMS = 3; // terms of a sum that are written out
 const MOST_IN_A_ROW = 64; // tokens, for four images side by side
 const LOOKS = 6; // keys listed for a query
+const SHOWN_TEXT = 24; // characters of the text that a patch comes from
 
 export const headPanel = {
   id: "head",
@@ -108,9 +109,25 @@ function mixedOf({ trace, state, words, choose }, parts) {
   const weights = rowOf(parts.weights, state.position);
   const terms = strongest(weights, TERMS).map((key) => `${figure(weights[key])} · ${figure(parts.v.values[key * columns + channel])}`);
   const sum = `${terms.join(" + ")}${parts.length > TERMS ? " + …" : ""}`;
-  const scales = state.interventions.filter(({ kind, layer, head }) => kind === "head" && layer === state.layer && head === state.head).map(({ scale }) => scale ?? 0);
-  const lines = [`z${sub(state.position)}[${channel}] = ${scales.length ? `(${sum})${scales.map((scale) => ` × ${scale}`).join("")}` : sum}`, `= ${figure(values[state.position * columns + channel])}`];
+  const mixed = `z${sub(state.position)}[${channel}]`;
+  const lines = [`${mixed} = ${changedMixed(state, sum, mixed)}`, `= ${figure(values[state.position * columns + channel])}`];
   return picture(`4 · ${words.mixed}`, "zᵢ = Σⱼ aᵢⱼ vⱼ", shown, "mix", lines);
+}
+
+// The sum after the interventions on this head, in their order: scaled, or replaced by the mixed values of another text.
+function changedMixed(state, sum, mixed) {
+  let isSum = true;
+  return state.interventions.reduce((result, { kind, name, layer, head, positions, scale, text }) => {
+    if (kind === "head" && layer === state.layer && head === state.head) {
+      const product = `${isSum ? `(${result})` : result} × ${scale ?? 0}`;
+      isSum = false;
+      return product;
+    }
+    const isHere = name === `blocks.${state.layer}.attention.mixed` && (head ?? state.head) === state.head && (!positions?.length || positions.includes(state.position));
+    if (kind !== "patch" || !isHere) return result;
+    isSum = false;
+    return `${mixed} ← ${quoted(text.length > SHOWN_TEXT ? `${text.slice(0, SHOWN_TEXT)}…` : text)}`;
+  }, sum);
 }
 
 function comparedWith(view, parts, other) {
