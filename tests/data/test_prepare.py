@@ -58,7 +58,7 @@ def test_result_does_not_depend_on_workers(tmp_path, monkeypatch, tokenizer):
         prepare_dataset(tmp_path / str(workers), source, tokenizer=tokenizer, workers=workers)
     first, *others = ({path.name: path.read_bytes() for path in (tmp_path / str(n)).iterdir()} for n in (1, 2, 5))
     assert all(other == first for other in others)
-    assert len(first) == 4
+    assert len(first) == 5
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -5,6 +5,7 @@ import io
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -133,6 +134,30 @@ def test_bad_json_is_one_short_line(tmp_path, content, message):
 
 
 BAD_LINES = [b'{"text": null}', b'{"text": ', b'{"text": "\xff"}', b'{"text": "\\ud800"}', b"[1]", b'{"other": "x"}']
+
+
+@pytest.mark.parametrize(
+    ("field", "role", "content"), [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+@pytest.mark.parametrize("asked", ["text", None], ids=["without-field", "with-field"])
+def test_chats_are_named_with_a_command_that_makes_texts_of_them(tmp_path, field, role, content, asked):
+    turns = [{role: "user", content: 'Is it "day"?'}, {role: "assistant", content: "Yes.\nIt is."}]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({field: turns, "id": number}) + "\n" for number in range(3)))
+    with pytest.raises(DataError, match="these are chats; write each as one text") as caught:
+        prepare_dataset(tmp_path / "data", file, field=asked or field)
+    command = str(caught.value).partition("for example with: ")[2]
+    assert command.startswith("jq -c ")
+    if shutil.which("jq"):
+        done = subprocess.run(
+            command.replace("FILE > texts.jsonl", "chats.jsonl"),
+            shell=True,
+            cwd=tmp_path,
+            capture_output=True,
+            check=True,
+        )
+        texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+        assert texts == ['user: Is it "day"?\nassistant: Yes.\nIt is.'] * 3
 
 
 def test_bad_rows_are_skipped_up_to_a_limit(tmp_path, capsys):

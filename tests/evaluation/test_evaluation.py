@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from text_quality_helpers import RecordingObserver
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from glassgpt.data import load_tokenizer
+from glassgpt.data import load_tokenizer, origins
+from glassgpt.data.origins import ORIGINS_FILE, shown_origin
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import CheckpointError, DataError, TokenizerError, UsageError
@@ -305,6 +306,59 @@ def test_documents_are_evaluated_alone_and_sum_to_the_whole(model, dataset, stri
         assert whole.startswith(one.excerpt.rstrip("…\N{REPLACEMENT CHARACTER}"))
 
 
+def test_documents_are_named_by_their_files(model, tmp_path, capsys):
+    """Texts in separate files and rows of JSON lines; each name belongs to its text."""
+    (tmp_path / "texts").mkdir()
+    for number in range(30):
+        (tmp_path / "texts" / f"chapter {number}.txt").write_text(
+            f"chapter {number}. " + "thou art " * (1 + number % 4)
+        )
+    rows = [json.dumps({"text": f"row {number}. thou art"}) for number in range(1, 31)]
+    (tmp_path / "texts" / "rows.jsonl").write_text("\n".join(rows))
+    options = PrepareOptions(
+        sources=(str(tmp_path / "texts"),), out=tmp_path / "data", tokenizer="bytes", validation_fraction=0.4, workers=1
+    )
+    prepare(options)
+    dataset = TokenDataset.open(tmp_path / "data")
+    found = document_losses(model, dataset)
+    named = {one.excerpt.partition(".")[0]: one.origin.removeprefix(f"{tmp_path}/texts/") for one in found}
+    assert len(named) == len(found) > 10
+    assert {word.split()[0] for word in named} == {"chapter", "row"}
+    for text, origin in named.items():
+        kind, number = text.split()
+        assert origin == (f"chapter {number}.txt, line 1" if kind == "chapter" else f"rows.jsonl, line {number}")
+    show_documents(found[:5])
+    shown = capsys.readouterr().out
+    assert all(f"{one.number}. {shown_origin(one.origin)}" in shown for one in found[:5])
+    assert documents_json(found)[0]["origin"] == found[0].origin
+    (tmp_path / "data" / ORIGINS_FILE).write_text('["another"]')
+    assert {one.origin for one in document_losses(model, dataset)} == {""}
+    (tmp_path / "data" / ORIGINS_FILE).unlink()
+    assert [one.loss for one in document_losses(model, dataset)] == [one.loss for one in found]
+
+
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        ("a/b c.txt, line 1", "b c.txt"),
+        ("a/b.txt, line 21", "b.txt, line 21"),
+        ("a/b.jsonl, line 1", "b.jsonl, line 1"),
+        ("a/b.json.gz, value 1", "b.json.gz, value 1"),
+        ("b.parquet, row 1", "b.parquet, row 1"),
+    ],
+)
+def test_origins_are_shown_without_what_says_nothing(origin, shown):
+    assert shown_origin(origin) == shown
+
+
+def test_too_many_origins_are_not_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(origins, "MAX_ORIGINS", 2)
+    origins.write_origins(tmp_path, ["a", "b", "c"])
+    assert origins.read_origins(tmp_path, 3) == []
+    origins.write_origins(tmp_path, ["a", "b\udcff"])
+    assert origins.read_origins(tmp_path, 2) == ["a", "b\udcff"]
+
+
 def dataset_holding_out(folder, tokens):
     """Return a dataset whose held-out text is exactly these tokens."""
     source = folder / "text.txt"
@@ -348,6 +402,6 @@ def test_hardest_and_easiest_documents_are_shown(capsys):
     show_documents(many[:3])
     assert "all 3 held-out documents" in capsys.readouterr().out
     assert documents_json(many)[0] == {
-        "number": 1, "excerpt": "text 1", "validation_loss": 1.0, "perplexity": pytest.approx(math.e),
+        "number": 1, "origin": None, "excerpt": "text 1", "validation_loss": 1.0, "perplexity": pytest.approx(math.e),
         "bits_per_byte": pytest.approx(1 / math.log(2)), "tokens": 1, "bytes": 1,
     }  # fmt: skip

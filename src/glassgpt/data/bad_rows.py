@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glassgpt.errors import DataError
+from glassgpt.errors import DataError, WrongDataError
 
 
 class BadRows:
@@ -38,6 +38,8 @@ class BadRows:
             return
         if len(self._skipped) < self._limit:
             self._skipped[origin] = str(error)
+        elif isinstance(error, WrongDataError):  # all rows are of another kind: skipping some is no way out
+            raise error
         elif self._limit:
             raise DataError(f"{error}; {self._limit} bad rows were skipped before, as --skip-bad permits") from error
         else:

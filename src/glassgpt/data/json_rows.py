@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from glassgpt.data.encodings import has_nul_bytes
-from glassgpt.errors import DataError
+from glassgpt.errors import DataError, WrongDataError
 
 MAX_ROW_BYTES = 64 * 1024 * 1024
 """Bytes of one row. A longer one is refused: all of it would have to be in memory several times."""
@@ -29,15 +29,25 @@ def text_field(fields: dict[str, Any], field: str, origin: str) -> str:
     if field not in fields:
         shown = [name[:SHOWN_CHARACTERS] for name in list(fields)[:SHOWN_FIELDS]]
         available = ", ".join(shown) + (", …" if len(fields) > SHOWN_FIELDS else "") or "none"
-        hint = "choose one with --field"
-        if any(name in CHAT_FIELDS for name in fields):
-            hint = "these are chats: write each as one text first, the roles as you want the model to see them"
-        raise DataError(f"{origin}: no field {field!r} (available: {available}); {hint}")
+        problem = f"{origin}: no field {field!r} (available: {available})"
+        if chat := next((name for name in CHAT_FIELDS if name in fields), None):
+            raise WrongDataError(f"{problem}; {_chat_hint(chat)}")
+        raise DataError(f"{problem}; choose one with --field")
     text = fields[field]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
-        raise DataError(f"{origin}: field {field!r} holds {kind}, not text")
+        problem = f"{origin}: field {field!r} holds {kind}, not text"
+        if field in CHAT_FIELDS and isinstance(text, list):
+            raise WrongDataError(f"{problem}; {_chat_hint(field)}")
+        raise DataError(problem)
     return text
+
+
+def _chat_hint(field: str) -> str:
+    """Return how to turn chats into texts: which words mark the roles is the user's choice."""
+    turn = '(.role // .from) + ": " + (.content // .value)'
+    command = f"jq -c '{{text: ([.{field}[] | {turn}] | join(\"\\n\"))}}' FILE > texts.jsonl"
+    return f"these are chats; write each as one text, for example with: {command}"
 
 
 def parse_row(line: str, origin: str) -> dict[str, Any]:

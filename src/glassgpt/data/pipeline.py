@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from glassgpt.data.documents import Document, DuplicateFilter, text_digest
+from glassgpt.data.origins import MAX_ORIGINS
 from glassgpt.data.remarks import normalized, remarks_on
 from glassgpt.data.shard_writer import ShardWriter
 from glassgpt.data.sources import DocumentSource
-from glassgpt.data.splitting import SplitRule, SplitText
+from glassgpt.data.splitting import VALIDATION, SplitRule, SplitText
 from glassgpt.data.summary import SplitSummary
 from glassgpt.data.tokenizers import TokenIds, Tokenizer
 
@@ -37,6 +38,7 @@ class DocumentStream:
         normalize: names of `NORMALIZATIONS` to apply.
 
     Attributes:
+        validation_origins: origin of each validation text so far, or of as many as `write_origins` stores and one more.
         duplicates: number of duplicates dropped so far.
         empty: number of empty documents dropped so far, also of those that only have blanks.
         remarks: number of documents so far by what is remarkable in them, see `glassgpt.data.remarks`.
@@ -54,6 +56,7 @@ class DocumentStream:
         self._deduplicate = deduplicate
         self._advance = advance
         self._normalize = normalize
+        self.validation_origins: list[str] = []
         self.duplicates = 0
         self.empty = 0
         self.remarks: Counter[str] = Counter()
@@ -61,7 +64,10 @@ class DocumentStream:
     def split_texts(self) -> Iterator[SplitText]:
         """Yield each document divided by its rule."""
         for digest, document, rule in self.documents():
-            yield from rule.divide(digest, document.text)
+            for split, text in rule.divide(digest, document.text):
+                if split == VALIDATION and len(self.validation_origins) <= MAX_ORIGINS:
+                    self.validation_origins.append(document.origin)
+                yield split, text
 
     def documents(self) -> Iterator[tuple[int, Document, SplitRule]]:
         """Yield each document with its digest and its rule."""

@@ -14,6 +14,7 @@ from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.encodings import is_text_encoding
 from glassgpt.data.files import write_atomically
 from glassgpt.data.observer import PrepareObserver
+from glassgpt.data.origins import write_origins
 from glassgpt.data.pipeline import (
     DocumentStream,
     RuledSource,
@@ -226,6 +227,7 @@ def _write(
         for writer in writers.values():
             writer.shards.abort()
     _check_splits(splits, options, observer)
+    write_origins(folder, stream.validation_origins)
     for text in remark_texts(stream.remarks):
         observer.on_note(text)
     counts = sum(writer.counts for writer in writers.values())

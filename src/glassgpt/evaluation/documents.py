@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.origins import read_origins
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
@@ -28,11 +29,13 @@ class DocumentLoss:
         number: position among the held-out documents, from 1.
         loss: over its tokens and the end-of-text token after it.
         excerpt: its beginning, on one line.
+        origin: file and line or row that it comes from; empty if the dataset does not know it.
     """
 
     number: int
     loss: ValidationLoss
     excerpt: str
+    origin: str = ""
 
 
 def document_spans(tokens: NDArray[np.int64], end_of_text: int) -> list[Span]:
@@ -94,7 +97,9 @@ def document_losses(
     spans = [span for _, span in kept]
     with observer.progress("documents", sum(span.targets for span in spans)) as advance:
         nats = span_nats(model, array, spans, context=context, stride=stride or context, advance=advance)
-    return _losses(array, dataset.tokenizer, kept, nats)
+    origins = read_origins(dataset.folder, len(numbered))
+    losses = _losses(array, dataset.tokenizer, kept, nats)
+    return [replace(loss, origin=origins[loss.number - 1]) if origins else loss for loss in losses]
 
 
 def _losses(

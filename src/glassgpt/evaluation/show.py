@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from glassgpt import console
+from glassgpt.data.origins import shown_origin
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.compare import Comparison, SettingsResult
@@ -117,7 +118,7 @@ def _document_cells(documents: Sequence[DocumentLoss]) -> list[list[str]]:
     width = max(MIN_EXCERPT, console.out.width - DOCUMENT_COLUMNS)
     return [
         [
-            shorten(f"{document.number}. {document.excerpt}", width),
+            shorten(_described(document), width),
             f"{document.loss.tokens:,}",
             f"{document.loss.loss:.4f}",
             f"{document.loss.perplexity:.2f}",
@@ -127,9 +128,17 @@ def _document_cells(documents: Sequence[DocumentLoss]) -> list[list[str]]:
     ]
 
 
+def _described(document: DocumentLoss) -> str:
+    name = f"{shown_origin(document.origin)}: " if document.origin else ""
+    return f"{document.number}. {name}{document.excerpt}"
+
+
 def documents_json(documents: Sequence[DocumentLoss]) -> list[dict[str, Any]]:
     """Return the documents as JSON objects, in order."""
-    return [{"number": each.number, "excerpt": each.excerpt, **validation_json(each.loss)} for each in documents]
+    return [
+        {"number": each.number, "origin": each.origin or None, "excerpt": each.excerpt, **validation_json(each.loss)}
+        for each in documents
+    ]
 
 
 def show_comparison(comparison: Comparison, tokenizer: Tokenizer, samples: int) -> None:
