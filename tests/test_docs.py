@@ -15,7 +15,12 @@ from glassgpt.cli.examples import EXAMPLES
 from glassgpt.config import settings
 
 ROOT = Path(__file__).parent.parent
-TRANSLATED = [ROOT / "README.md", ROOT / "docs" / "tour.md", ROOT / "docs" / "reading.md"]
+TRANSLATED = [
+    ROOT / "README.md",
+    ROOT / "docs" / "tour.md",
+    ROOT / "docs" / "reading.md",
+    ROOT / "docs" / "diagnosis" / "README.md",
+]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MAX_README_LINES = 150
 
@@ -43,7 +48,7 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("english", TRANSLATED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("english", TRANSLATED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_translations_have_the_same_commands_headings_and_numbers(english):
     both = (english, korean(english))
     assert commands(both[0]) == commands(both[1])

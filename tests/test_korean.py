@@ -236,7 +236,7 @@ UNUSED_WORDS = re.compile(
 def korean_texts():
     """Return every Korean text outside of the glossary by file: documents, catalogue, report, page and messages."""
     source = ROOT / "src" / "glassgpt"
-    documents = [ROOT / "README.ko.md", *(ROOT / "docs").glob("*.ko.md"), *(ROOT / "docs" / "diagnosis").glob("*.md")]
+    documents = [ROOT / "README.ko.md", *(ROOT / "docs").rglob("*.ko.md"), *(ROOT / "docs" / "diagnosis").glob("*.md")]
     files = [*documents, *source.rglob("*.toml"), *source.rglob("*.js"), *source.rglob("*.py")]
     return {path: path.read_text(encoding="utf-8") for path in files if path.name != "glossary.ko.md"}
 
