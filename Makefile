@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help pages reading arguments demo test test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help pages reading arguments demo test test-clients test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -36,6 +36,11 @@ browser:        ## install Chromium for the page tests (Debian, Ubuntu), if miss
 
 test-browser: browser $(READY) ## run the page tests in Chromium
 	$(BIN)/python -m pytest -m 'browser and not slow'
+
+test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schemathesis, …) against glassgpt serve: about six minutes
+	test -d .venv-clients || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+	$(BIN)/python tests/clients/run.py .venv-clients/bin
 
 test-slow: $(READY) ## run the tests that take minutes (compilation, longer training)
 	$(BIN)/python -m pytest -m slow

@@ -52,6 +52,11 @@ def test_server_from_start_to_drain(server, nano_run, run_main):  # one test, be
     process, port, record = server
     address = f"http://127.0.0.1:{port}"
 
+    with urllib.request.urlopen(address + "/v1/models", timeout=30) as response:
+        described = json.load(response)["data"][0]
+    assert described["id"] == "tiny"
+    assert described["identity"]["device"] == "cpu"
+
     # The text of `glassgpt generate`.
     body = {"prompt": "the ", "max_tokens": 20, "temperature": 0.9, "top_p": 0.9, "seed": 5}
     answer = post(address, body)

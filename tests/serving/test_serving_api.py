@@ -277,14 +277,22 @@ def test_several_models(model):
 
 
 def test_every_generation_setting_is_a_field_and_in_openapi():
-    document = openapi(ServerLimits(), has_key=True)
+    document = openapi(ServerLimits(), has_key=True, vocab_size=257)
     completion = document["components"]["schemas"]["Completion"]["properties"]
     for field in fields.COMPLETION_FIELDS:
         assert completion[field.name]["description"]
     for name in ("top_k", "min_p", "typical_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos",
                  "regex", "choice", "json_schema", "n", "logit_bias"):  # fmt: skip
         assert name in completion
+    ids = [each["items"] for each in completion["prompt"]["anyOf"] if each.get("items", {}).get("type") == "integer"]
+    assert ids == [{"type": "integer", "minimum": 0, "maximum": 256}]
     json.dumps(document, allow_nan=False)
+
+
+def test_integers_may_be_written_as_floats(model):
+    body = {"prompt": [[65.0, 66]], "max_tokens": 2.0, "stop_token_ids": [3.0], "temperature_schedule": [[0.0, 1]]}
+    assert post(model, "/v1/completions", body).status == 200
+    assert post(model, "/v1/completions", {"prompt": [65.5]}).status == 400
 
 
 def test_recorded_answers_can_be_replayed(model, tmp_path):

@@ -56,7 +56,7 @@ def load_weights(run: Path, checkpoint: str, device: str, precision: Precision, 
         "device": parameter.device.type if parameter.device.type == "cpu" else torch.cuda.get_device_name(),
         "threads": str(torch.get_num_threads()),
         "slots": str(slots),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "glassgpt": glassgpt.__version__,
     }
     return Weights(model, loaded.tokenizer, loaded.step, identity, str(run), path.name)

@@ -57,7 +57,7 @@ def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: S
         raise MissingExtraError("starlette", "serve", "the server") from error
 
     async def openapi_document(context: ServerContext, call: Call) -> Answer:
-        return openapi(context.limits, has_key=bool(api_keys))
+        return openapi(context.limits, has_key=bool(api_keys), vocab_size=_vocab_size(context))
 
     gets: dict[str, ContextHandler] = {
         "/v1/models": list_models,
@@ -77,15 +77,14 @@ def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: S
         return Response(json_codec.encode(_model_json(found)), media_type="application/json")
 
     async def failed(request: Request, raised: Exception) -> Response:
+        headers: dict[str, str] = {}
         if isinstance(raised, HTTPException):
-            raised = APIError(
-                f"{request.method} {request.url.path[:200]}: {raised.detail.lower()}; see /docs",
-                status=raised.status_code,
-            )
+            headers.update(raised.headers or {})
+            message = f"{request.method} {request.url.path[:200]}: {raised.detail.lower()}; see /docs"
+            raised = APIError(message, status=raised.status_code)
         assert isinstance(raised, APIError)
-        return Response(
-            json_codec.encode(raised.body()), raised.status, raised.headers(), media_type="application/json"
-        )
+        headers |= raised.headers()
+        return Response(json_codec.encode(raised.body()), raised.status, headers, media_type="application/json")
 
     routes = [Route(path, endpoint(handler, has_body=True), methods=["POST"]) for path, handler in POSTS.items()]
     routes += [Route(path, endpoint(handler, has_body=False), methods=["GET"]) for path, handler in gets.items()]
@@ -93,6 +92,10 @@ def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: S
     app = Starlette(routes=routes, exception_handlers={HTTPException: failed, APIError: failed})
     app.router.redirect_slashes = False
     return Guards(app, context.metrics, hosts, api_keys)
+
+
+def _vocab_size(context: ServerContext) -> int:
+    return min(model.current.weights.tokenizer.vocab_size for model in context.models.values())
 
 
 async def list_models(context: ServerContext, call: Call) -> Answer:
@@ -140,4 +143,7 @@ async def metrics(context: ServerContext, call: Call) -> Answer:
 
 async def docs(context: ServerContext, call: Call) -> Answer:
     """Answer GET /docs."""
-    return Raw(docs_page(openapi(context.limits, has_key=False)).encode(), "text/html; charset=utf-8")
+    return Raw(
+        docs_page(openapi(context.limits, has_key=False, vocab_size=_vocab_size(context))).encode(),
+        "text/html; charset=utf-8",
+    )

@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class EngineThread:
                 self._advance()
         except BaseException as error:
             self.failure = error
-            logger.exception("the engine's thread ended: %s", error)
+            logger.exception("the engine's thread ended:\n%s", traceback.format_exc())
         finally:
             self._fail_everything(_dead())
 
@@ -214,7 +215,8 @@ class EngineThread:
             is_done = job.task.step()
         except Exception as error:
             self._outbox.post(job, _as_api_error(error))
-            logger.warning("a request failed", exc_info=not isinstance(error, GenerationError))
+            if not isinstance(error, GenerationError):
+                logger.exception("a request failed:\n%s", traceback.format_exc())
             return
         if not is_done:
             self._tasks.append(job)  # behind the others: they take turns
@@ -238,7 +240,7 @@ class EngineThread:
             self._outbox.post(self._jobs.pop(error.request), _as_api_error(error.__cause__ or error))
         except Exception as error:
             # Not one request's fault: NaN logits, or no memory for a single sequence. New requests may fare better.
-            logger.exception("all running requests failed: %s", error)
+            logger.exception("all running requests failed:\n%s", traceback.format_exc())
             for number, job in list(self._jobs.items()):
                 self._engine.cancel(number)
                 self._outbox.post(job, _as_api_error(error, status=500))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal
 
-from glassgpt.generation.options import MAX_LOGPROBS, GenerationOptions
+from glassgpt.generation.options import MAX_LOGPROBS, MAX_SEED, GenerationOptions
 from glassgpt.schema import Setting, alternatives, convert, setting, settings_of
 from glassgpt.serving.errors import APIError
 
@@ -189,7 +189,14 @@ def _with_options(own: type[Any], **defaults: Any) -> tuple[Setting, ...]:
         dataclasses.replace(each, type=each.type | None, default=None) if each.name in defaults else each
         for each in OPTION_FIELDS
     ]
-    return (*settings_of(own), *options)
+    return tuple(map(_bounded, (*settings_of(own), *options)))
+
+
+def _bounded(field: Setting) -> Setting:
+    """Return an integer field with a largest value: JSON's integers have none."""
+    if int not in alternatives(field.type) or field.details.maximum is not None:
+        return field
+    return dataclasses.replace(field, details=dataclasses.replace(field.details, maximum=MAX_SEED))
 
 
 COMPLETION_FIELDS = _with_options(CompletionFields)
@@ -224,8 +231,8 @@ def _parse(value: Any, field: Setting) -> Any:
         if not field.is_in_range(field.default):
             raise APIError(f"{field.name} is missing; it must be {field.expected}", param=field.name)
         return field.default
-    if int in alternatives(field.type) and isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON has only one type of number
+    if field.type is not float:
+        value = _with_integers(value)
     try:
         converted = convert(value, field)
     except (ValueError, OverflowError):
@@ -233,6 +240,13 @@ def _parse(value: Any, field: Setting) -> Any:
     if not field.is_in_range(converted):
         raise _invalid(value, field)
     return converted
+
+
+def _with_integers(value: Any) -> Any:
+    """Return a number, or the numbers in lists, as integers where they are: JSON has one type of number, so 5.0 is 5."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [_with_integers(each) for each in value] if isinstance(value, list) else value  # pyright: ignore
 
 
 def _invalid(value: Any, field: Setting) -> APIError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ class Endpoint:
         except GlassGPTError as error:
             await response.fail(APIError(str(error)))
         except Exception as error:
-            logger.exception("a request failed")
+            logger.exception("a request failed:\n%s", traceback.format_exc())
             await response.fail(
                 APIError(f"the server failed: {type(error).__name__}", status=500, code="internal_error")
             )

@@ -12,9 +12,11 @@ from glassgpt.serving import fields
 from glassgpt.serving.limits import ServerLimits
 
 JSON_TYPES: dict[Any, str] = {int: "integer", float: "number", str: "string", bool: "boolean"}
-NOT_EMPTY = {"stop", "choice", "ban", "messages", "input"}
-"""Fields whose texts or lists must not be empty."""
-LARGEST_INTEGER = 2**63 - 1
+REQUIRED = {"messages", "input"}
+IDS = ("prompt", "input", "tokens", "stop_token_ids")
+"""Fields with token ids."""
+NOT_EMPTY = {"stop", "choice", "ban"}
+"""Fields whose texts must not be empty."""
 ERROR = {
     "description": "An error, in OpenAI's shape.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -22,12 +24,13 @@ ERROR = {
 ERRORS = dict.fromkeys(("400", "401", "403", "404", "408", "413", "415", "429", "500", "501", "503", "504"), ERROR)
 
 
-def openapi(limits: ServerLimits, *, has_key: bool) -> dict[str, Any]:
+def openapi(limits: ServerLimits, *, has_key: bool, vocab_size: int) -> dict[str, Any]:
     """Return the description of the server's API.
 
     Args:
         limits: of the server.
         has_key: the server asks for an API key.
+        vocab_size: the smallest one of the models.
     """
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -73,6 +76,10 @@ def openapi(limits: ServerLimits, *, has_key: bool) -> dict[str, Any]:
             }
         },
     }
+    for name, properties in (("Chat", ("messages",)), ("Responses", ("input",))):
+        for each in properties:
+            _describe_messages(document["components"]["schemas"][name]["properties"][each])
+    _limit_ids(document["components"]["schemas"], vocab_size)
     if has_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
@@ -83,7 +90,7 @@ def openapi(limits: ServerLimits, *, has_key: bool) -> dict[str, Any]:
 def _post(summary: str, schema: str, *, streams: bool = False) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
     return {
         "post": {
@@ -116,8 +123,9 @@ def _object(settings: Iterable[Setting], limits: ServerLimits, required: Iterabl
 
 def _property(field: Setting, limits: ServerLimits) -> dict[str, Any]:
     options = [_schema(kind, field, limits) for kind in alternatives(field.type) if kind is not NoneType]
-    options.append({"type": "null"})  # stands for the default everywhere
-    default = {} if field.default is None or field.name in ("messages", "input") else {"default": _json(field.default)}
+    if field.name not in REQUIRED:
+        options.append({"type": "null"})  # stands for the default
+    default = {} if field.default is None or field.name in REQUIRED else {"default": _json(field.default)}
     return {"anyOf": options, "description": field.help, **default}
 
 
@@ -125,7 +133,7 @@ def _json(value: Any) -> Any:
     return [*value] if isinstance(value, tuple) else value
 
 
-def _schema(kind: Any, field: Setting, limits: ServerLimits) -> dict[str, Any]:
+def _schema(kind: Any, field: Setting, limits: ServerLimits, *, is_item: bool = False) -> dict[str, Any]:
     """Return the JSON schema of one type of a field."""
     details, origin, parts = field.details, get_origin(kind), get_args(kind)
     if origin is Literal:
@@ -133,22 +141,56 @@ def _schema(kind: Any, field: Setting, limits: ServerLimits) -> dict[str, Any]:
     if origin is tuple:
         items = parts if parts[-1] is not Ellipsis else parts[:1]
         if parts[-1] is not Ellipsis:
-            each = [_schema(part, field, limits) for part in items]
+            each = [_schema(part, field, limits, is_item=True) for part in items]
             return {"type": "array", "prefixItems": each, "minItems": len(each), "maxItems": len(each)}
-        return {"type": "array", "items": _schema(items[0], field, limits), **_list_limits(field, limits)}
+        return {"type": "array", "items": _schema(items[0], field, limits, is_item=True), **_list_limits(field, limits)}
     if is_mapping(kind):
         return {"type": "object"} if parts[1] is object else _numbers_by_token()
     schema: dict[str, Any] = {"type": JSON_TYPES[kind]}
-    if kind is str and field.name in NOT_EMPTY:
+    if kind is str and (field.name in NOT_EMPTY or (field.name == "input" and not is_item)):
         schema["minLength"] = 1
     if kind in (int, float):
         bounds = {"minimum": details.minimum, "exclusiveMinimum": details.above, "maximum": details.maximum}
         schema |= {name: bound for name, bound in bounds.items() if bound is not None}
-        if kind is int and details.maximum is None:
-            schema["maximum"] = LARGEST_INTEGER
         if field.name == "n":
             schema["maximum"] = limits.max_samples
     return schema
+
+
+def _describe_messages(field: dict[str, Any]) -> None:
+    part = {
+        "type": "object",
+        "required": ["type", "text"],
+        "properties": {"type": {"enum": ["text", "input_text", "output_text"]}, "text": {"type": "string"}},
+    }
+    message = {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"enum": ["system", "developer", "user", "assistant"]},
+            "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": part}]},
+            "type": {"const": "message"},
+        },
+    }
+    for option in field["anyOf"]:
+        if option.get("type") == "array":
+            option["items"] = message
+
+
+def _limit_ids(schemas: dict[str, Any], vocab_size: int) -> None:
+    """Give the range of token ids to every list of integers."""
+
+    def limit(schema: dict[str, Any]) -> None:
+        items = schema.get("items", {})
+        if items.get("type") == "integer":
+            schema["items"] = {"type": "integer", "minimum": 0, "maximum": vocab_size - 1}
+        elif items:
+            limit(items)
+
+    for schema in schemas.values():
+        for name in IDS:
+            for option in schema["properties"].get(name, {}).get("anyOf", []):
+                limit(option)
 
 
 def _list_limits(field: Setting, limits: ServerLimits) -> dict[str, int]:

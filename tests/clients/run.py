@@ -1,0 +1,112 @@
+"""Run clients that others wrote against a server of a small model: `make test-clients`.
+
+    python tests/clients/run.py CLIENTS_BIN [SECONDS]
+
+CLIENTS_BIN is the folder of an environment with requirements.txt; SECONDS is the time for schemathesis.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import glassgpt
+from glassgpt.data.grammar import grammar_text
+
+HERE = Path(__file__).parent
+CHOICES = [("the", [" dog", " zzz"]), ("a", [" cat", "QQ"]), ("one two", [" three", "#"])] * 3
+TASK = """
+task: tiny
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: 0
+target_delimiter: ""
+metric_list: [{{metric: acc}}]
+"""
+
+
+def glassgpt_command(*arguments):
+    return [sys.executable, "-m", "glassgpt", *map(str, arguments)]
+
+
+def trained_run(folder):
+    (folder / "text.txt").write_text(grammar_text(2000, seed=1))
+    prepare = glassgpt_command("prepare", folder / "text.txt", "--out", folder / "data", "--tokenizer", "bytes")
+    train = glassgpt_command(
+        "train", "nano", "--data", folder / "data", "--out", folder / "run", "--train.max-steps", 50
+    )
+    for command in (prepare, train):
+        subprocess.run(command, check=True, capture_output=True)
+    return folder / "run"
+
+
+def evaluate_with_lm_eval(clients, address, folder):
+    """Return the log-likelihoods of lm-eval's local-completions, by (question, choice)."""
+    file = folder / "choices.jsonl"
+    file.write_text("\n".join(json.dumps({"q": question, "choices": choices}) for question, choices in CHOICES))
+    (folder / "tiny.yaml").write_text(TASK.format(file=file))
+    arguments = f"model=tiny,base_url={address}/v1/completions,tokenizer_backend=remote,max_length=64,num_concurrent=2"
+    command = [
+        clients / "lm_eval", "--model", "local-completions", "--model_args", arguments, "--tasks", folder / "tiny.yaml",
+        "--output_path", folder / "out", "--log_samples", "--batch_size", "4",
+    ]  # fmt: skip
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=offline)
+    samples = [json.loads(line) for path in folder.glob("out/**/samples*.jsonl") for line in path.open()]
+    return {
+        (sample["arguments"][f"gen_args_{at}"]["arg_0"], sample["arguments"][f"gen_args_{at}"]["arg_1"]): float(
+            sample["resps"][at][0][0]
+        )
+        for sample in samples
+        for at in range(2)
+    }
+
+
+@torch.inference_mode()
+def log_likelihood(loaded, question, choice):
+    before, after = loaded.tokenizer.encode(question), loaded.tokenizer.encode(choice)
+    logprobs = loaded.model(torch.tensor([[*before, *after]]))[0].log_softmax(-1)
+    return sum(float(logprobs[len(before) - 1 + at, token]) for at, token in enumerate(after))
+
+
+def check_lm_eval(clients, address, folder, run):
+    found, loaded = evaluate_with_lm_eval(clients, address, folder), glassgpt.load(run)
+    assert len(found) == 6
+    for (question, choice), value in found.items():
+        expected = log_likelihood(loaded, question, choice)
+        assert abs(value - expected) < 1e-4, (question, choice, value, expected)
+
+
+def main(clients, seconds):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = trained_run(folder)
+        command = glassgpt_command("serve", f"tiny={run}", "--port", 0)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+            try:
+                address = server.stderr.readline().split(" at ")[1].split("/v1")[0]
+                for script in ("openai_shapes.py", "langchain_chat.py"):
+                    subprocess.run([clients / "python", HERE / script, address], check=True)
+                    print(f"{script}: passed", flush=True)
+                check_lm_eval(clients, address, folder, run)
+                print("lm-eval: passed, log-likelihoods equal to the model's", flush=True)
+                # What a schema cannot say (a valid regex, min_tokens below max_tokens) may be refused.
+                subprocess.run(
+                    [clients / "schemathesis", "run", f"{address}/openapi.json", "--max-time", str(seconds),
+                     "--exclude-checks", "positive_data_acceptance"],
+                    check=True, cwd=folder,
+                )  # fmt: skip
+            finally:
+                server.terminate()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 300)
