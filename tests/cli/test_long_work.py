@@ -44,7 +44,7 @@ def test_line_is_printed_although_nothing_advances(capsys, monkeypatch):
         meter.note("step 1: micro-batch 1 of 96")
         time.sleep(0.5)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "training: 0 of 3 steps after 0 s step 1: micro-batch 1 of 96"
+    assert lines[0] == "training: 0 of 3 steps, 0 s elapsed step 1: micro-batch 1 of 96"
     assert 2 <= len(lines) <= 6  # the pauses grow
 
 
@@ -103,7 +103,9 @@ TRAIN = ("train", "nano", "--train.max-steps", 1, "--data")
 def test_run_that_takes_days_is_refused_and_creates_nothing(run_main, grammar_data, tmp_path, takes_days):
     code, _, err = run_main(*TRAIN, grammar_data, "--out", tmp_path / "new" / "run")
     assert code == 2
-    assert "2 steps take about 2 days at 1e-05 steps/s on this CPU, more than 24 hours; nothing was created" in err
+    assert (
+        "2 steps take about 2 days at 27 h 46 min per step on this CPU, more than 24 hours; nothing was created" in err
+    )
     assert "--yes" in err
     assert list(tmp_path.iterdir()) == []
 
@@ -120,7 +122,7 @@ def test_run_that_takes_days_starts_with_yes_or_on_a_terminal_that_agrees(
     assert run_main(*TRAIN, grammar_data, "--out", tmp_path / "other")[0] == 2
     assert not (tmp_path / "other").exists()
     assert run_main(*TRAIN, grammar_data, "--out", tmp_path / "other")[0] == 0
-    assert asked == ["2 steps take about 2 days at 1e-05 steps/s on this CPU. Train anyway?"] * 2
+    assert asked == ["2 steps take about 2 days at 27 h 46 min per step on this CPU. Train anyway?"] * 2
 
 
 @pytest.mark.parametrize(

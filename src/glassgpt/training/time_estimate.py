@@ -41,10 +41,9 @@ class TimeEstimate:
         return self.steps * self.step_seconds
 
     def __str__(self) -> str:
-        return (
-            f"{self.steps:,} steps take about {format_duration(self.seconds)} at {1 / self.step_seconds:.2g} steps/s "
-            f"on this {self.device}"
-        )
+        rate = 1 / self.step_seconds
+        speed = f"{rate:.2g} steps/s" if rate >= 0.01 else f"{format_duration(self.step_seconds)} per step"
+        return f"{self.steps:,} steps take about {format_duration(self.seconds)} at {speed} on this {self.device}"
 
 
 def estimate_time(
