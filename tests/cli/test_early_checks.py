@@ -54,6 +54,8 @@ MISTAKES = [
     ("inspect run --save none/page.html", "the folder none does not exist"),
     ("inspect run --settings none.toml", "none.toml"),
     ("inspect run", "glassgpt[serve]"),
+    ("chat none", "none does not exist"),
+    ("chat run --chat-template none.toml", "none.toml does not exist"),
     ("serve none", "none does not exist"),
     ("serve run --api-key none", "--api-key none cannot be read"),
     ("serve run --chat-template none.toml", "none.toml does not exist"),

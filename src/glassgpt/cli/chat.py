@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device
+from glassgpt.cli.shared import Checkpoint, Device, require_template_file
 from glassgpt.errors import GlassGPTError, UsageError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _run(model: str, template: Path | None, checkpoint: str, device: str, precis
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", model) and not Path(model).exists():
         raise UsageError(f"{model} is not a run; for a server, write http://{model}")
     RunFolder(Path(model)).require()
+    require_template_file(template)
 
     from glassgpt.api.chat import load_chat
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file
 from glassgpt.errors import UsageError, require_extra
 from glassgpt.schema import Setting, settings_of
 from glassgpt.serving.limits import SIZES, TIMES, ServerLimits
@@ -91,8 +91,7 @@ def serve(
     keys = read_api_keys(api_key)
     for _, folder in named:
         RunFolder(folder).require()
-    if chat_template is not None and not chat_template.is_file():
-        raise UsageError(f"--chat-template {chat_template} does not exist; give the TOML file of a template")
+    require_template_file(chat_template)
     if record is not None and not record.exists():
         check_output_path("--record", record)
     for package in ("starlette", "uvicorn"):

@@ -44,3 +44,13 @@ def reject_unknown_options(words: Sequence[str]) -> None:
     for word in words:
         if re.match(r"--?[a-zA-Z]", word):
             raise UsageError(f"unknown option {word}; see: glassgpt --help")
+
+
+def require_template_file(file: Path | None) -> None:
+    """Check that the file of a chat template exists, if one is given.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if file is not None and not file.is_file():
+        raise UsageError(f"--chat-template {file} does not exist; give the TOML file of a template")
