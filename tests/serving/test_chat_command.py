@@ -12,6 +12,7 @@ from serving_helpers import BYTES
 from glassgpt.api.chat import LocalChat
 from glassgpt.api.loading import LoadedModel
 from glassgpt.api.runs import save_as_run
+from glassgpt.api.serving import load_weights
 from glassgpt.cli import chat as command
 from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.serving.chat_client import RemoteChat, ServerError
@@ -347,3 +348,10 @@ def test_what_is_not_an_api_is_named(response):
         RemoteChat(address)
     server.shutdown()
     server.server_close()
+
+
+def test_a_runs_identity_consists_of_plain_strings(model, tmp_path):
+    """/v1/models sends it as JSON; torch's version is a subclass of str, which msgspec refuses."""
+    save_as_run(model, BYTES, tmp_path / "run")
+    identity = load_weights(tmp_path / "run", "best", "cpu", "float32", 1).identity
+    assert {type(value) for value in identity.values()} == {str}
