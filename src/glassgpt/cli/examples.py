@@ -44,6 +44,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "serve": (
         "glassgpt serve runs/mine",
         "glassgpt serve mine=runs/mine other=runs/other --port 9000 --record answers.jsonl",
+        "glassgpt serve runs/mine runs/mine@step-000100",
         "glassgpt serve runs/mine --follow",
     ),
     "replay": ("glassgpt replay answers.jsonl",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -53,9 +54,10 @@ def serve(
     Parameters
     ----------
     run:
-        Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default.
+        Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default. FOLDER@step-000100
+        selects a checkpoint.
     runs:
-        Further runs, given in the same way.
+        Further runs, or other checkpoints of one, given in the same way.
     host:
         Address to listen on. One that other machines can reach needs --api-key.
     port:
@@ -79,7 +81,10 @@ def serve(
     from glassgpt.training.run_folder import RunFolder
 
     named = [_named_run(each) for each in (run, *runs)]
-    names = [name for name, _ in named]
+    names = [name for name, _, _ in named]
+    pinned = next((own for _, _, own in named if own is not None), None)
+    if follow and pinned is not None:
+        raise UsageError(f"--follow serves the newest checkpoint, so that @{pinned} cannot be combined with it")
     if len(set(names)) < len(names):
         raise UsageError(f"two models are called {_repeated(names)}; give them names, as in NAME=FOLDER")
     if slots is not None and slots < 1:
@@ -89,7 +94,7 @@ def serve(
     chosen = ServerLimits(**(limits or {}))
     chosen.check()
     keys = read_api_keys(api_key)
-    for _, folder in named:
+    for _, folder, _ in named:
         RunFolder(folder).require()
     require_template_file(chat_template)
     if record is not None and not record.exists():
@@ -106,19 +111,22 @@ def serve(
     settings.check()
     sources = [
         api.model_source(
-            folder, name, checkpoint=checkpoint, device=device, precision=precision, slots=used_slots,
+            folder, name, checkpoint=own or checkpoint, device=device, precision=precision, slots=used_slots,
             template=chat_template, follow=follow,
         )
-        for name, folder in named
+        for name, folder, own in named
     ]  # fmt: skip
     run_server(sources, settings, console.info)
 
 
-def _named_run(given: str) -> tuple[str, Path]:
-    name, separator, folder = given.partition("=")
-    if separator and name and "/" not in name:
-        return name, Path(folder)
-    return Path(given).resolve().name, Path(given)
+def _named_run(given: str) -> tuple[str, Path, str | None]:
+    """Return the name, folder and checkpoint in NAME=FOLDER@CHECKPOINT, of which only the folder must be given."""
+    name, separator, rest = given.partition("=")
+    if not separator or not name or "/" in name:
+        name, rest = "", given
+    pinned = None if Path(rest).exists() else re.fullmatch(r"(.+)@(best|latest|step-\d+)", rest)
+    folder, checkpoint = (Path(pinned[1]), pinned[2]) if pinned else (Path(rest), None)
+    return name or folder.resolve().name + (f"@{checkpoint}" if checkpoint else ""), folder, checkpoint
 
 
 def _repeated(names: list[str]) -> str:
