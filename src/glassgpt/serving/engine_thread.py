@@ -229,6 +229,7 @@ class EngineThread:
         try:
             for chunk in self._engine.step():
                 job = self._jobs[chunk.request]
+                job.n_generated += 1
                 if chunk.finish_reason is not None:
                     job.samples_left -= 1
                     if job.samples_left == 0:

@@ -95,6 +95,7 @@ class Job:
 
     Attributes:
         samples_left: samples that are not complete.
+        n_generated: tokens of all samples so far.
         is_cancelled: nobody waits for the results any more.
         submitted: when it was submitted (`time.monotonic`).
         started: when its first token was there.
@@ -113,6 +114,7 @@ class Job:
         self.inbox, self.key, self.task, self.request, self.streaming = inbox, key, task, request, streaming
         self.samples_left = request.options.num_samples if request else 0
         self.parts_left = self.samples_left + (task is not None)
+        self.n_generated = 0
         self.is_cancelled = False
         self.submitted = time.monotonic()
         self.started: float | None = None
@@ -125,6 +127,13 @@ class Job:
     def receive(self, event: Event) -> None:
         """Count a result that has arrived on the event loop."""
         self.parts_left -= isinstance(event, TaskDone) or (isinstance(event, Burst) and event.finish_reason is not None)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Number of tokens in the KV cache; the samples that are complete count until the job is."""
+        if self.request is None or self.started is None:
+            return 0
+        return self.request.options.num_samples * len(self.request.prompt) + self.n_generated
 
     @property
     def n_sequences(self) -> int:

@@ -20,10 +20,10 @@ class Metrics:
     """Counts tokens, requests and times.
 
     Args:
-        counts: returns (model, running, waiting) for each model.
+        counts: returns (model, running, waiting, share of the KV cache in use) for each model.
     """
 
-    def __init__(self, counts: Callable[[], Iterable[tuple[str, int, int]]]) -> None:
+    def __init__(self, counts: Callable[[], Iterable[tuple[str, int, int, float]]]) -> None:
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         except ImportError as error:
@@ -36,6 +36,7 @@ class Metrics:
 
         self._running = named(Gauge, "num_requests_running", "Texts that are being generated.")
         self._waiting = named(Gauge, "num_requests_waiting", "Texts that wait for a slot.")
+        self._cache = named(Gauge, "kv_cache_usage_perc", "Share of the KV cache in use; 1 means all of it.")
         self._prompt = named(Counter, "prompt_tokens", "Prompt tokens processed.")
         self._generated = named(Counter, "generation_tokens", "Tokens generated.")
         self._success = named(Counter, "request_success", "Complete texts.", "finished_reason")
@@ -81,7 +82,8 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         from prometheus_client import generate_latest
 
-        for model, running, waiting in self._counts():
+        for model, running, waiting, cached in self._counts():
+            self._cache.labels(model).set(cached)
             self._running.labels(model).set(running)
             self._waiting.labels(model).set(waiting)
         return generate_latest(self._registry)

@@ -126,7 +126,8 @@ def _property(field: Setting, limits: ServerLimits) -> dict[str, Any]:
     if field.name not in REQUIRED:
         options.append({"type": "null"})  # stands for the default
     default = {} if field.default is None or field.name in REQUIRED else {"default": _json(field.default)}
-    return {"anyOf": options, "description": field.help, **default}
+    group = {"x-group": field.details.group} if field.details.group else {}  # for forms, such as the page's
+    return {"anyOf": options, "description": field.help, **default, **group}
 
 
 def _json(value: Any) -> Any:

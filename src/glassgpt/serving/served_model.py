@@ -128,11 +128,13 @@ class ServedModel:
                 version.thread.stop()
                 self._versions.remove(version)
 
-    def counts(self) -> tuple[int, int]:
-        """Return how many texts are running and how many are waiting."""
+    def counts(self) -> tuple[int, int, float]:
+        """Return how many texts are running, how many are waiting, and the share of the KV cache in use."""
         loads = [version.n_sequences for version in self._versions]
         running = sum(min(load, self._slots) for load in loads)
-        return running, sum(loads) - running
+        cached = sum(job.cached_tokens for job in self.current.jobs)
+        capacity = self._slots * self.current.weights.model.config.context_length
+        return running, sum(loads) - running, min(1.0, cached / capacity)
 
     @asynccontextmanager
     async def run(
