@@ -383,6 +383,10 @@ def test_server_without_a_key_is_for_this_machine_only(host):
             200,
         ),
         ("/health", {"host": "localhost"}, 200),
+        ("/", {"host": "localhost"}, 200),  # the page, which asks for the key
+        ("/page/main.js", {"host": "localhost"}, 200),
+        ("/page/../metrics", {"host": "localhost"}, 401),
+        ("/metrics", {"host": "localhost"}, 401),
         ("/v1/models", {"host": "localhost"}, 401),
         ("/v1/models", {"host": "localhost", "authorization": "Bearer wrong"}, 401),
         ("/v1/models", {"host": "localhost", "authorization": "Basic right"}, 401),

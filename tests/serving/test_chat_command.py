@@ -341,6 +341,16 @@ def test_broken_answers_are_named(response, message):
     server.server_close()
 
 
+def test_redirects_are_not_followed():
+    elsewhere, other = stub(MODELS)
+    server, address = stub(f"HTTP/1.1 302 Found\r\nlocation: {other}/models\r\n\r\n".encode())
+    with pytest.raises(ServerError, match="302 Found"):
+        RemoteChat(address, api_key=KEY)
+    for each in (server, elsewhere):
+        each.shutdown()
+        each.server_close()
+
+
 @pytest.mark.parametrize("response", [OK + b"<html>", OK + b"{}", OK + b'{"data": [1]}'])
 def test_what_is_not_an_api_is_named(response):
     server, address = stub(response)

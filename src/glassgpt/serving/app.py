@@ -17,7 +17,7 @@ from glassgpt.serving.guards import Guards
 from glassgpt.serving.http import Answer, Call, Endpoint, Raw
 from glassgpt.serving.metrics import CONTENT_TYPE
 from glassgpt.serving.openapi import openapi
-from glassgpt.serving.pages import docs_page
+from glassgpt.serving.pages import PAGE_FILES, docs_page, read_page
 from glassgpt.serving.responses import create_response
 from glassgpt.serving.served_model import ServedModel
 from glassgpt.serving.tokenization import detokenize, tokenize, tokenizer_info
@@ -67,6 +67,7 @@ def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: S
         "/metrics": metrics,
         "/openapi.json": openapi_document,
         "/docs": docs,
+        **{path: _page_file(path) for path in PAGE_FILES},
     }
 
     def endpoint(handler: ContextHandler, *, has_body: bool) -> Endpoint:
@@ -139,6 +140,14 @@ async def ready(context: ServerContext, call: Call) -> Answer:
 async def metrics(context: ServerContext, call: Call) -> Answer:
     """Answer GET /metrics."""
     return Raw(context.metrics.render(), CONTENT_TYPE)
+
+
+def _page_file(path: str) -> ContextHandler:
+    async def page_file(context: ServerContext, call: Call) -> Answer:
+        call.headers["cache-control"] = "no-cache"
+        return Raw(read_page(path), PAGE_FILES[path][1])
+
+    return page_file
 
 
 async def docs(context: ServerContext, call: Call) -> Answer:

@@ -14,11 +14,12 @@ from glassgpt.serving import json_codec
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.http import Message, Receive, Scope, Send
 from glassgpt.serving.metrics import Metrics
+from glassgpt.serving.pages import PAGE_FILES
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health"})
-"""Paths that need no key: load balancers probe them."""
+OPEN_PATHS = frozenset({"/health", *PAGE_FILES})
+"""Paths that need no key: load balancers probe /health, and the page, which holds nothing of the models, asks for the key."""
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),

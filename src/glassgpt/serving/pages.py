@@ -1,15 +1,49 @@
-"""HTML pages of the server. `/docs` is written from openapi.json, without scripts."""
+"""HTML pages of the server: the playground with its dashboard at `/`, and `/docs`, written from openapi.json.
+
+The page at `/` consists of static files, which hold nothing of the models: what it shows, it requests from the API. Some
+files are those of the page of `glassgpt inspect`.
+"""
 
 from __future__ import annotations
 
 from html import escape
+from importlib import resources
+from pathlib import PurePath
 from typing import Any
+
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+OWN_FILES = (
+    "serve.css", "words.js", "client.js", "address.js", "settings.js", "tokens.js", "answer.js", "playground.js",
+    "metrics.js", "dashboard.js", "main.js",
+)  # fmt: skip
+SHARED_FILES = ("page.css", "dom.js", "keys.js")
+"""Files of the package `inspection`."""
+
+
+def _files() -> dict[str, tuple[str, str]]:
+    own = {f"/page/{name}": ("glassgpt.serving", name) for name in OWN_FILES}
+    shared = {f"/page/{name}": ("glassgpt.inspection", name) for name in SHARED_FILES}
+    found = {"/": ("glassgpt.serving", "index.html"), **own, **shared}
+    return {
+        path: (f"{package}/{name}", f"{MEDIA_TYPES[PurePath(name).suffix]}; charset=utf-8")
+        for path, (package, name) in found.items()
+    }
+
+
+PAGE_FILES = _files()
+"""Package and name, and media type of each file of the page, by its path."""
 
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.3rem .6rem;"
     "border-bottom:1px solid #8884}code{font:.9em ui-monospace,monospace}h2{margin-top:2.5rem}"
 )
+
+
+def read_page(path: str) -> bytes:
+    """Return the content of a file of `PAGE_FILES`."""
+    package, _, name = PAGE_FILES[path][0].partition("/")
+    return (resources.files(package) / "page" / name).read_bytes()
 
 
 def docs_page(document: dict[str, Any]) -> str:

@@ -1,0 +1,60 @@
+// The texts of the page in English and Korean; Korean terms are those of docs/glossary.ko.md. Names of settings stay as they are.
+const WORDS = {
+  en: {
+    title: "glassgpt serve", close: "close", themes: { auto: "auto", light: "light", dark: "dark" }, theme: "Dark or light mode",
+    views: { playground: "Playground", dashboard: "Dashboard" },
+    foot: "Everything on this page comes from this server. Press ? for keyboard shortcuts.",
+    noServer: "The server no longer responds. Restart it with glassgpt serve.",
+    key: "API key", keyHelp: "This server asks for an API key. It is kept until this tab is closed, and sent to this server only.", useKey: "Use this key", keyRefused: "The server did not accept this key.",
+    modes: { completion: "Completion", chat: "Chat" }, mode: "Mode", compare: "compare two", seed: "seed", random: "random", clear: "Clear",
+    prompts: { completion: "Text to continue", chat: "Your message" }, send: { completion: "Continue this text", chat: "Send" }, stop: "Stop",
+    model: "Model", models: "Models", step: "step", settingsOf: "Settings", you: "You", answer: "Answer", token: "token",
+    groups: {}, settings: {}, // as the server describes them
+    invalid: (names) => `These settings cannot be read: ${names}`,
+    count: (count) => `${count} ${count === 1 ? "token" : "tokens"}`, finish: { stop: "complete", length: "cut at its maximum length", stopped: "stopped" },
+    explain: "Explain", inspect: "Look inside", otherText: "The server generated another text this time, so it cannot explain this one. It may serve another checkpoint now.",
+    candidate: "candidate", chance: "probability", stages: { model: "model" },
+    cards: { generated: "Tokens generated per second", prompt: "Prompt tokens per second", running: "Texts being generated", waiting: "Texts waiting", cache: "KV cache in use", first: "Time to first token, median", between: "Time between tokens, median" },
+    finished: "Finished", rejected: "Rejected", reason: "reason", number: "number", none: "None so far.", generatedTokens: "Tokens generated",
+    reasons: { stop: "complete", length: "cut at its maximum length", queue_full: "queue full", engine: "engine stopped", foreign_host: "other host name", foreign_origin: "page of another site", invalid_api_key: "API key missing or wrong" },
+    keyboard: "Keyboard shortcuts", shared: "The address contains prompt and settings: copy it to keep or share them.",
+    keys: [["1 2", "playground, dashboard"], ["m", "completion or chat"], ["c", "compare two settings or models"], ["/", "write a prompt"], ["Ctrl Enter", "send; in a chat, Enter is enough"], ["Esc", "stop"], ["← → Home End", "in an answer: the token"], ["t", "dark or light"], ["?", "this help"]],
+  },
+  ko: {
+    title: "glassgpt serve", close: "닫기", themes: { auto: "자동", light: "밝게", dark: "어둡게" }, theme: "어둡게 또는 밝게",
+    views: { playground: "써 보기", dashboard: "서버 상태" },
+    foot: "이 화면의 모든 내용은 이 서버에서 옵니다. ?를 누르면 단축키가 나옵니다.",
+    noServer: "서버가 더는 답하지 않습니다. glassgpt serve로 다시 시작하세요.",
+    key: "API 키", keyHelp: "이 서버는 API 키를 요구합니다. 키는 이 탭을 닫을 때까지만 남고, 이 서버에만 보냅니다.", useKey: "이 키 쓰기", keyRefused: "서버가 이 키를 받아들이지 않았습니다.",
+    modes: { completion: "이어 쓰기", chat: "대화" }, mode: "방식", compare: "둘을 비교", seed: "시드", random: "무작위", clear: "지우기",
+    prompts: { completion: "이어 쓸 글", chat: "보낼 메시지" }, send: { completion: "이어 쓰기", chat: "보내기" }, stop: "멈추기",
+    model: "모델", models: "모델", step: "스텝", settingsOf: "설정", you: "나", answer: "답", token: "토큰",
+    groups: { Sampling: "샘플링", Repetition: "반복", "Words and format": "낱말과 형식", "Length and stopping": "길이와 끝", "Prompt and output": "프롬프트와 출력", "": "요청" },
+    settings: {
+      temperature: "로짓을 이 값으로 나눕니다. 1보다 작으면 확률이 높은 토큰을 더 고르고, 1보다 크면 고르게 고릅니다.",
+      temperature_schedule: "온도가 바뀌는 지점 (새 토큰 수, 온도)의 목록입니다. 지점 사이에서는 직선으로 바뀝니다.",
+      top_k: "확률이 가장 높은 k개 토큰에서만 고릅니다.", top_p: "확률의 합이 p가 되는 가장 적은 수의 토큰에서만 고릅니다.",
+      min_p: "가장 확률이 높은 토큰의 이 비율보다 확률이 낮은 토큰을 버립니다.", typical_p: "놀라움이 엔트로피에 가까운 토큰을 확률의 합이 이 값이 될 때까지 고릅니다.",
+      repetition_penalty: "이미 나온 토큰의 양수 로짓은 이 값으로 나누고, 음수 로짓에는 곱합니다.", presence_penalty: "출력에 나온 토큰의 로짓에서 이 값을 한 번 뺍니다.",
+      frequency_penalty: "출력에 나온 횟수만큼 토큰의 로짓에서 이 값을 뺍니다.", no_repeat_ngram: "이만큼 긴 n-그램이 두 번 나오지 않게 합니다.",
+      logit_bias: "토큰 번호에 따라 로짓에 더할 값입니다. -100이면 거의 나오지 않습니다.", ban: "나오면 안 되는 글입니다. 한 줄에 하나씩, 낱말 안에서도 금지합니다.",
+      regex: "출력 전체가 이 정규식에 맞게 합니다.", choice: "출력이 이 글 가운데 하나가 되게 합니다. 한 줄에 하나씩 적습니다.", json_schema: "출력이 이 JSON 스키마를 따르는 JSON이 되게 합니다.",
+      max_tokens: "새 토큰의 최대 개수입니다.", min_tokens: "이만큼 토큰이 나오기 전에는 글이 끝나지 않습니다.", stop: "이 글이 나오기 바로 앞에서 끝냅니다. 한 줄에 하나씩 적습니다.", stop_token_ids: "이 번호의 토큰이 나오기 바로 앞에서 끝냅니다.",
+      overflow: "컨텍스트가 차면: stop은 글을 끝내고, re-prefill은 앞의 절반을 버리고 계속합니다.", truncate: "컨텍스트보다 긴 프롬프트를 거절하지 않고 앞부분을 잘라 냅니다.",
+      parse_special_tokens: "프롬프트에 적힌 특수 토큰을 보통 글이 아니라 그 토큰으로 읽습니다.", ignore_eos: "글의 끝을 나타내는 토큰이 나와도 계속합니다.",
+    },
+    invalid: (names) => `읽을 수 없는 설정: ${names}`,
+    count: (count) => `토큰 ${count}개`, finish: { stop: "끝까지 썼음", length: "최대 길이에서 끊김", stopped: "멈춤" },
+    explain: "설명", inspect: "안을 들여다보기", otherText: "이번에는 서버가 다른 글을 만들어서 이 글을 설명할 수 없습니다. 서버의 체크포인트가 바뀌었을 수 있습니다.",
+    candidate: "후보", chance: "확률", stages: { model: "모델" },
+    cards: { generated: "초당 생성 토큰", prompt: "초당 프롬프트 토큰", running: "생성 중인 글", waiting: "기다리는 글", cache: "KV 캐시 사용량", first: "첫 토큰까지 걸린 시간(중앙값)", between: "토큰 사이의 시간(중앙값)" },
+    finished: "끝난 글", rejected: "거절한 요청", reason: "이유", number: "개수", none: "아직 없습니다.", generatedTokens: "생성한 토큰",
+    reasons: { stop: "끝까지 썼음", length: "최대 길이에서 끊김", queue_full: "대기열이 가득 참", engine: "엔진이 멈춤", foreign_host: "다른 호스트 이름", foreign_origin: "다른 사이트의 페이지", invalid_api_key: "API 키가 없거나 틀림" },
+    keyboard: "단축키", shared: "주소에 프롬프트와 설정이 들어 있습니다. 복사해 두면 다시 열거나 나눌 수 있습니다.",
+    keys: [["1 2", "써 보기, 서버 상태"], ["m", "이어 쓰기 또는 대화"], ["c", "두 설정이나 두 모델을 비교"], ["/", "프롬프트 쓰기"], ["Ctrl Enter", "보내기. 대화에서는 Enter만 눌러도 됩니다"], ["Esc", "멈추기"], ["← → Home End", "답 안에서 토큰 옮기기"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
+  },
+};
+
+export function wordsFor(language) {
+  return WORDS[language];
+}
