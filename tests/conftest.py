@@ -1,5 +1,6 @@
 """Shared fixtures: a small dataset with known entropy, the command line, a trained run, a browser."""
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -97,6 +98,18 @@ def browser():
         chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(autouse=True)
+def no_running_loop(request):
+    """Hide the event loop that playwright leaves running in this thread; `asyncio.run` would refuse to start another."""
+    loop = asyncio._get_running_loop()
+    if loop is None or "browser" in request.fixturenames:
+        yield
+        return
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
 
 
 @pytest.fixture
