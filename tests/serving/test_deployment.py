@@ -33,6 +33,12 @@ def parses(arguments):
     return True
 
 
+def test_commands_in_the_documentation_parse():
+    lines = re.findall(r"^glassgpt [^#\n]*", (ROOT / "docs" / "serving.md").read_text(), re.MULTILINE)
+    assert len(lines) > 6
+    assert all(parses(shlex.split(line)[1:]) for line in lines)
+
+
 # Containers
 
 

@@ -42,13 +42,14 @@ MESSAGES = {
     "--name needs a server's URL: a run has one model": "--name은 서버의 URL과 함께 씁니다. 실행 폴더의 모델은 하나입니다",
     "\n(Ctrl-D or /quit ends the chat)": "\n(끝내려면 Ctrl-D나 /quit)",
     "the history of lines cannot be saved in {}: {}": "입력한 줄의 기록을 {0}에 저장할 수 없습니다: {1:t}",
+    "--follow serves the newest checkpoint, so that @{} cannot be combined with it": "--follow는 가장 새로운 체크포인트를 서비스하므로 @{0}와(과) 함께 쓸 수 없습니다",
     "--chat-template {} does not exist; give the TOML file of a template": "--chat-template {0} 파일이 없습니다. 템플릿의 TOML 파일을 지정하세요",
     "{} does not exist; give a file that glassgpt serve --record wrote": "{0} 파일이 없습니다. glassgpt serve --record가 쓴 파일을 지정하세요",
 }
 HELP = {
     "Serve runs over HTTP with OpenAI's API (extra: serve).": "실행의 모델을 OpenAI의 API로 HTTP에 서비스합니다(extra: serve).",
-    "Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default.": "서비스할 실행 폴더, 또는 NAME=FOLDER. 요청에 쓸 이름은 기본적으로 폴더의 이름입니다.",
-    "Further runs, given in the same way.": "같은 꼴로 지정하는 다른 실행 폴더.",
+    "Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default. FOLDER@step-000100 selects a checkpoint.": "서비스할 실행 폴더, 또는 NAME=FOLDER. 요청에 쓸 이름은 기본적으로 폴더의 이름입니다. FOLDER@step-000100은 체크포인트를 고릅니다.",
+    "Further runs, or other checkpoints of one, given in the same way.": "같은 꼴로 지정하는 다른 실행 폴더나 다른 체크포인트.",
     "Address to listen on. One that other machines can reach needs --api-key.": "접속을 받을 주소. 다른 컴퓨터에서 접속할 수 있는 주소에는 --api-key가 필요합니다.",
     "Port to listen on; 0 means a free one.": "접속을 받을 포트. 0이면 비어 있는 포트를 씁니다.",
     "File with API keys, one per line; requests must send one of them, except to /health. GLASSGPT_API_KEY does the same.": "API 키가 한 줄에 하나씩 든 파일. /health를 뺀 요청은 그중 하나를 보내야 합니다. GLASSGPT_API_KEY로도 지정할 수 있습니다.",
