@@ -83,6 +83,10 @@ def test_check_finds_a_message_without_translation(tmp_path, monkeypatch):
             "a.jsonl, 3번째 줄: 올바른 JSON이 아닙니다(x). 줄마다 JSON 객체가 하나씩 있어야 합니다",
         ),
         (
+            "m.jsonl, line 1: no field 'text' (available: a); choose one with --field",
+            "m.jsonl, 1번째 줄: 'text' 필드가 없습니다(있는 필드: a). --field로 고르세요",
+        ),
+        (
             "seed is -1; it must be between 0 and 2**63 - 1\nmodel.n_layer is 0; it must be at least 1",
             "seed: -1 값은 쓸 수 없습니다. 0 이상 2**63 - 1 이하를 지정하세요\n"
             "model.n_layer: 0 값은 쓸 수 없습니다. 1 이상을 지정하세요",
