@@ -206,4 +206,4 @@ class AverageCheck(StepCheck):
         if distance <= self.TOLERANCE * moved:
             return None
         evidence: dict[str, Value] = {"step": record.step, "percent": 100 * distance / moved}
-        return Finding("GG-UPD-006", "warning", evidence, CONFIDENCE)
+        return Finding("GG-UPD-006", "fatal", evidence, CONFIDENCE)  # what is saved as best was not trained
