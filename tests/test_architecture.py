@@ -15,8 +15,8 @@ PACKAGES = [
     "data", "model", "training", "generation", "evaluation", "diagnosis", "inspection", "adaptation", "compression",
     "interchange", "retrieval", "multimodal", "serving", "learn",
 ]  # fmt: skip
-BASE_MODULES = {"errors", "console", "device", "openmp", "schema"}
-BASE_PACKAGES = {"locale"}
+BASE_MODULES = {"errors", "console", "device", "openmp"}
+BASE_PACKAGES = {"locale", "schema"}
 TOP_LEVEL = {"config", "cli", "api", "demo", "__init__", "__main__"}
 
 

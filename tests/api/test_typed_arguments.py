@@ -13,7 +13,8 @@ import pytest
 import glassgpt
 from glassgpt.generation.arguments import GenerationArguments
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.schema import alternatives, settings_of
+from glassgpt.schema import settings_of
+from glassgpt.schema.type_hints import alternatives
 
 ROOT = Path(__file__).parents[2]
 

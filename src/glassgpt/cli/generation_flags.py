@@ -17,7 +17,8 @@ from glassgpt.generation.presets import load_generation_preset
 from glassgpt.generation.processors.base import GROUPS, OUTPUT
 from glassgpt.generation.prompt_list import PromptList
 from glassgpt.generation.strategy_options import STRATEGIES, StrategyOptions
-from glassgpt.schema import Setting, is_mapping, parse_text, settings_of
+from glassgpt.schema import Setting, parse_text, settings_of
+from glassgpt.schema.type_hints import is_mapping
 
 
 def _expressible(settings: Iterable[Setting]) -> dict[str, Setting]:

@@ -11,7 +11,8 @@ import cyclopts
 from cyclopts.argument import Argument
 from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
 
-from glassgpt.schema import TYPE_NAMES, did_you_mean
+from glassgpt.schema import did_you_mean
+from glassgpt.schema.type_hints import TYPE_NAMES
 
 REQUIREMENTS = {
     bool: "given without a value", int: TYPE_NAMES[int], float: TYPE_NAMES[float],

@@ -13,7 +13,8 @@ from types import NoneType
 from typing import Any, Literal
 
 from glassgpt.generation.options import MAX_LOGPROBS, MAX_SEED, GenerationOptions
-from glassgpt.schema import Setting, alternatives, convert, setting, settings_of
+from glassgpt.schema import Setting, convert, setting, settings_of
+from glassgpt.schema.type_hints import alternatives
 from glassgpt.serving.errors import APIError
 
 MAX_EXPLAINED_CANDIDATES = 20

@@ -7,7 +7,8 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import glassgpt
-from glassgpt.schema import Setting, alternatives, is_mapping
+from glassgpt.schema import Setting
+from glassgpt.schema.type_hints import alternatives, is_mapping
 from glassgpt.serving import fields
 from glassgpt.serving.limits import ServerLimits
 

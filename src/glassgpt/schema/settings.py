@@ -11,25 +11,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from numbers import Integral, Real
 from operator import attrgetter
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
+from glassgpt.schema.type_hints import alternatives, describe_type, is_mapping, is_number, matches, normalize
+
 T = TypeVar("T")
 
-TYPE_NAMES: dict[Any, str] = {
-    int: "an integer", float: "a number", str: "a string", bool: "true or false", Path: "a path",
-}  # fmt: skip
-PLURALS: dict[Any, str] = {int: "integers", float: "numbers", str: "strings", Path: "paths"}
-NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
-"""Abstract types that NumPy's numbers satisfy too. An integer is a number; a bool is neither."""
 METADATA = "setting"
 
 
@@ -156,7 +150,7 @@ class Setting:
     def is_in_range(self, value: Any) -> bool:
         """Return whether a value of the right type is allowed. Numbers must be finite."""
         details = self.details
-        if _is_number(value):
+        if is_number(value):
             return (
                 math.isfinite(value)
                 and (details.minimum is None or value >= details.minimum)  # as given: a float would round 2**63 - 1 up
@@ -164,11 +158,6 @@ class Setting:
                 and (details.maximum is None or value <= details.maximum)
             )
         return details.is_valid is None or value is None or details.is_valid(value)
-
-
-def _is_number(value: Any) -> bool:
-    # Python counts True as 1; as a setting it is not a number. The usual types first: asking for Real takes longer.
-    return type(value) in (int, float) or (not isinstance(value, bool) and isinstance(value, Real))
 
 
 def _range(details: Details) -> str:
@@ -242,85 +231,6 @@ def range_errors(component: Any) -> list[str]:
     ]
 
 
-def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the type alone."""
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
-def matches(value: Any, kind: Any) -> bool:
-    """Return whether a value has a type. Lists pass for tuples.
-
-    Args:
-        value: from a file or a caller.
-        kind: a type hint: a class, `Literal`, `tuple`, `Mapping`, or a union of them; `object` is anything.
-    """
-    return _predicate(kind)(value)
-
-
-@cache
-def _predicate(kind: Any) -> Callable[[Any], bool]:
-    """Return a function that checks a value; reading a type hint takes longer than checking a value."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if kind is object:
-        return lambda value: True
-    if origin is Literal:
-        return lambda value: value in parts
-    if origin is tuple:
-        return _tuple_predicate([_predicate(part) for part in parts if part is not Ellipsis], parts[-1] is Ellipsis)
-    if is_mapping(kind):
-        has_key, has_value = map(_predicate, parts)
-        return lambda value: (
-            isinstance(value, Mapping)
-            and all(has_key(key) and has_value(each) for key, each in cast("Mapping[Any, Any]", value).items())
-        )
-    if parts:
-        members = [_predicate(part) for part in parts]
-        return lambda value: any(member(value) for member in members)
-    allowed = NUMBERS.get(kind, kind)
-    return lambda value: (
-        type(value) is kind or (isinstance(value, allowed) and (kind is bool or not isinstance(value, bool)))
-    )
-
-
-def _tuple_predicate(members: Sequence[Callable[[Any], bool]], is_open: bool) -> Callable[[Any], bool]:
-    def check(value: Any) -> bool:
-        if not isinstance(value, (list, tuple)):
-            return False
-        values = cast("Sequence[Any]", value)
-        if is_open:
-            return all(map(members[0], values))
-        return len(values) == len(members) and all(member(each) for member, each in zip(members, values, strict=True))
-
-    return check
-
-
-def is_mapping(kind: Any) -> bool:
-    """Return whether a type hint is a `Mapping[…]`."""
-    origin = get_origin(kind)
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-def describe_type(kind: Any) -> str:
-    """Return a type hint in words: "an integer", "a list of strings", "stop or re-prefill"."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is tuple and parts[-1] is Ellipsis:
-        return f"a list of {PLURALS.get(parts[0]) or describe_type(parts[0]) + ' pairs'}"
-    if origin is tuple:
-        return f"[{', '.join(describe_type(part).removeprefix('an ').removeprefix('a ') for part in parts)}]"
-    if is_mapping(kind):
-        return f"a table of {PLURALS.get(parts[1], 'values')}"
-    words = [word for each in alternatives(kind) for word in _words(each)]
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _words(kind: Any) -> tuple[str, ...]:
-    if kind is NoneType:
-        return ()
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return ("true", "false") if kind is bool else (TYPE_NAMES.get(kind) or describe_type(kind),)
-
-
 def convert(value: Any, of: Setting) -> Any:
     """Convert a value from a TOML file or a caller to its setting's type: int to float, lists to tuples.
 
@@ -332,38 +242,7 @@ def convert(value: Any, of: Setting) -> Any:
         value = {parse_key(key): each for key, each in cast("Mapping[str, Any]", value).items()}
     if not matches(value, of.type):
         raise ValueError(of.error(value))
-    return _normalizer(of.type)(value)
-
-
-@cache
-def _normalizer(kind: Any) -> Callable[[Any], Any]:
-    """Return a function that converts a value that matches a type."""
-    kinds = alternatives(kind)
-    if kind is object:
-        return lambda value: value
-
-    def normalize(value: Any) -> Any:
-        if type(value) in kinds:
-            return value
-        if isinstance(value, (list, tuple, Mapping)):
-            return _container_normalizer(next(each for each in kinds if matches(value, each)))(value)
-        if _is_number(value):
-            return int(value) if int in kinds and isinstance(value, Integral) else float(value)
-        return value
-
-    return normalize
-
-
-@cache
-def _container_normalizer(kind: Any) -> Callable[[Any], Any]:
-    parts = get_args(kind)
-    if is_mapping(kind):
-        normalize_value = _normalizer(parts[1])
-        return lambda value: {key: normalize_value(each) for key, each in value.items()}
-    if parts[-1] is Ellipsis:
-        return tuple if parts[0] is str else lambda value: tuple(map(_normalizer(parts[0]), value))
-    members = [_normalizer(part) for part in parts]
-    return lambda value: tuple(member(each) for member, each in zip(members, value, strict=True))
+    return normalize(value, of.type)
 
 
 def parse_text(text: str, of: Setting) -> Any:
