@@ -144,7 +144,7 @@ def test_chats_are_named_with_a_command_that_makes_texts_of_them(tmp_path, field
     turns = [{role: "user", content: 'Is it "day"?'}, {role: "assistant", content: "Yes.\nIt is."}]
     file = tmp_path / "chats.jsonl"
     file.write_text("".join(json.dumps({field: turns, "id": number}) + "\n" for number in range(3)))
-    with pytest.raises(DataError, match="these are chats; write each as one text") as caught:
+    with pytest.raises(DataError, match="chats.*write each as one text") as caught:
         prepare_dataset(tmp_path / "data", file, field=asked or field)
     command = str(caught.value).partition("for example with: ")[2]
     assert command.startswith("jq -c ")

@@ -31,23 +31,28 @@ def text_field(fields: dict[str, Any], field: str, origin: str) -> str:
         available = ", ".join(shown) + (", …" if len(fields) > SHOWN_FIELDS else "") or "none"
         problem = f"{origin}: no field {field!r} (available: {available})"
         if chat := next((name for name in CHAT_FIELDS if name in fields), None):
-            raise WrongDataError(f"{problem}; {_chat_hint(chat)}")
+            raise WrongDataError(
+                f"{origin}: no field {field!r} (available: {available}); these are chats: write each as one text, for example "
+                f"with: {_chat_command(chat)}"
+            )
         raise DataError(f"{problem}; choose one with --field")
     text = fields[field]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
         problem = f"{origin}: field {field!r} holds {kind}, not text"
         if field in CHAT_FIELDS and isinstance(text, list):
-            raise WrongDataError(f"{problem}; {_chat_hint(field)}")
+            raise WrongDataError(
+                f"{origin}: field {field!r} holds chats, not text; write each as one text, for example with: "
+                f"{_chat_command(field)}"
+            )
         raise DataError(problem)
     return text
 
 
-def _chat_hint(field: str) -> str:
-    """Return how to turn chats into texts: which words mark the roles is the user's choice."""
+def _chat_command(field: str) -> str:
+    """Return a command that turns chats into texts; which words mark the roles is the user's choice."""
     turn = '(.role // .from) + ": " + (.content // .value)'
-    command = f"jq -c '{{text: ([.{field}[] | {turn}] | join(\"\\n\"))}}' FILE > texts.jsonl"
-    return f"these are chats; write each as one text, for example with: {command}"
+    return f"jq -c '{{text: ([.{field}[] | {turn}] | join(\"\\n\"))}}' FILE > texts.jsonl"
 
 
 def parse_row(line: str, origin: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ MESSAGES = {
     "line {}: the grammar does not allow {} here (state {})": "{0}번째 줄: 문법상 여기에 {1}은(는) 올 수 없습니다(상태 {2})",
     "the row is longer than {} MB; cut its text into several rows": "행이 {0} MB보다 깁니다. 글을 여러 행으로 나누세요",
     "{}: field {} holds {}, not text": "{0:t}: {1} 필드에 글이 아니라 {2}이(가) 있습니다",
+    "{}: field {} holds chats, not text; write each as one text, for example with: {}": "{0:t}: {1} 필드에 글이 아니라 대화가 있습니다. 대화마다 글 하나로 만드세요. 예: {2}",
+    "{}: no field {} (available: {}); these are chats: write each as one text, for example with: {}": "{0:t}: {1} 필드가 없고(있는 필드: {2}) 대화가 있습니다. 대화마다 글 하나로 만드세요. 예: {3}",
     "{}: expected a JSON object, got {}": "{0:t}: JSON 객체여야 하는데 {1}입니다",
     "{}: expected a JSON object or a text, got {}": "{0:t}: JSON 객체나 글이어야 하는데 {1}입니다",
     "{}: not valid JSON ({}); each line must be one JSON object": "{0:t}: 올바른 JSON이 아닙니다({1}). 줄마다 JSON 객체가 하나씩 있어야 합니다",
@@ -164,5 +166,4 @@ MESSAGES = {
     "{} is a run already; it needs no import: use it as it is": "{0}은(는) 이미 실행 폴더입니다. 가져올 필요 없이 그대로 쓰세요",
     "{}: no field {} (available: {})": "{0:t}: {1} 필드가 없습니다(있는 필드: {2})",
     "{}; choose one with --field": "{0:t}. --field로 고르세요",
-    "these are chats; write each as one text, for example with: {}": "대화 데이터입니다. 대화마다 글 하나로 만드세요. 예: {0}",
 }
