@@ -103,6 +103,7 @@ def test_set_without_a_value_restores_the_default_of_the_chat(session):
         ("/sett", "did you mean /set"),
         ("/set", "needs a name"),
         ("/set tempratur 1", "did you mean temperature"),
+        ("/set temp 1", "did you mean temperature"),
         ("/set temperature hot", "temperature is 'hot'; it must be a number"),
         ("/set temperature -1", "temperature is -1"),
         ("/set n 2", "unknown setting n"),

@@ -201,7 +201,7 @@ class ChatSession:
 def _setting_name(given: str) -> str:
     name = given.lower().replace("-", "_")
     if name not in SETTINGS:
-        nearest = difflib.get_close_matches(name, SETTINGS, 1)
+        nearest = [each for each in SETTINGS if each.startswith(name)] or difflib.get_close_matches(name, SETTINGS, 1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise UsageError(f"unknown setting {given}; {hint}/settings lists them")
     return name

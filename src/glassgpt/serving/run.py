@@ -188,7 +188,9 @@ async def _announce_ready(
         await _until_ready(model.current)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    announce(f"serving {', '.join(models)} at http://{shown}:{port}/v1 (press Ctrl-C to stop)")
+    announce(
+        f"serving {', '.join(models)} at http://{shown}:{port}/v1 and a page for the browser at / (press Ctrl-C to stop)"
+    )
 
 
 async def _until_ready(version: ModelVersion) -> bool:

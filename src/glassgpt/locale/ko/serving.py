@@ -18,7 +18,7 @@ MESSAGES = {
     "{}: text or finish reason": "{0:t}: 글이나 끝난 이유가 다름",
     "{}: log-probabilities": "{0:t}: 로그 확률이 다름",
     "sample {}": "글 {0:n}",
-    "serving {} at http://{}:{}/v1 (press Ctrl-C to stop)": "{0} 서비스 주소: http://{1}:{2}/v1 (끝내려면 Ctrl-C)",
+    "serving {} at http://{}:{}/v1 and a page for the browser at / (press Ctrl-C to stop)": "{0} 서비스 주소: http://{1}:{2}/v1, 브라우저로 볼 페이지는 / (끝내려면 Ctrl-C)",
     "finishing running requests, for at most {} seconds; a second signal ends them": "실행 중인 요청을 최대 {0}초 동안 마칩니다. 한 번 더 누르면 바로 끝냅니다",
     "--host {} is reachable from other machines, so it needs keys: give a file with --api-key FILE, or set GLASSGPT_API_KEY": "--host {0}에는 다른 컴퓨터에서 접속할 수 있어 키가 필요합니다. --api-key FILE로 파일을 지정하거나 GLASSGPT_API_KEY를 정하세요",
     "{}: serving step {} now": "{0}: 이제 {1}스텝의 모델로 서비스합니다",
