@@ -58,7 +58,7 @@ def run_by_name(name: str) -> Row:
 def show_row(row: Row) -> None:
     """Print a line about a case."""
     if "kind" not in row:
-        found = {**row["fatals"], **row["warnings"], **row["notes"]}
+        found = {name: row[name] for name in ("fatals", "warnings", "notes") if row[name]}
         console.output(f"{'FALSE ALARM' if row['false_alarm'] else 'no alarm':<12} {row['name']:<32} {found or ''}")
         return
     result = "right" if row["cause_right"] else "WRONG CAUSE" if row["detected"] else "NOT SEEN"

@@ -77,6 +77,17 @@ def test_healthy_run_has_no_findings_and_ends_with_the_same_bits(grammar_dataset
     assert torch.equal(*trained)
 
 
+def test_a_single_visible_position_is_not_narrow_attention(grammar_dataset, tmp_path):
+    """With a context of one token every head attends to one position, whatever it learned."""
+    one = dataclasses.replace(TINY, context_length=1)
+    trainer, monitor, _ = monitored(
+        grammar_dataset, tmp_path, model=one, max_steps=60, warmup=5, batch_tokens=32, eval_tokens=64
+    )
+    trainer.run()
+    assert monitor.last_sample.entropies == [[1.0, 1.0], [1.0, 1.0]]
+    assert monitor.findings == []
+
+
 def test_preset_run_writes_layer_samples_and_no_finding(grammar_data, tmp_path):
     config = load_config("nano", {"data": str(grammar_data), "diagnosis.watch": "full", "train.max_steps": 250})
     api.train(config, tmp_path / "run")

@@ -146,8 +146,9 @@ class _ActivationHooks:
         weights = attention_weights(q.float(), k.float(), visible)
         entropy = torch.special.entr(weights).sum(-1)  # (B, H, T)
         most = visible.sum(-1).float().log()  # ln of the visible positions
-        # The first query sees one position: its entropy is 0 of a possible 0, so it is left out.
-        share = (entropy / most.clamp_min(1e-9))[..., 1:] if q.size(2) > 1 else entropy
+        # The first query sees one position: its entropy is 0 of a possible 0, so it is left out. Where no query sees
+        # another one (a context or window of one position), nothing is narrow.
+        share = (entropy / most.clamp_min(1e-9))[..., 1:] if bool((most > 0).any()) else torch.ones_like(entropy)
         self._entropies.append(share.mean(dim=(0, 2)))
         self._scores.append(attention_scores(q.float(), k.float()).masked_fill(~visible, 0.0).abs().max())
         return weights.to(v.dtype) @ v
