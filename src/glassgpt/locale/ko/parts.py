@@ -130,6 +130,8 @@ PARTS = {
     "a model in Hugging Face format": "Hugging Face 형식의 모델",
     "not a Hugging Face model": "Hugging Face 모델이 아닌 것",
     "serving over HTTP": "HTTP 서비스",
+    "{} steps/s": "초당 {0:n}스텝",
+    "{} per step": "스텝당 {0:t}",
 }
 
 CONNECTED = {

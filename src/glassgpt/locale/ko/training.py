@@ -91,6 +91,6 @@ MESSAGES = {
     "could not save {}: {}": "{0}을(를) 저장하지 못했습니다: {1:t}",
     "cannot delete {}: {}": "{0}을(를) 지울 수 없습니다: {1:t}",
     "{}; training continues without it": "{0:t}. 그대로 학습을 계속합니다",
-    "{} steps take about {} at {} steps/s on this {}": "이 {3}에서 {0}스텝은 초당 {2}스텝으로 약 {1:t} 걸립니다",
     "{} does not list {}": "{0} 파일에 {1:t}이(가) 적혀 있지 않습니다",
+    "{} steps take about {} at {} on this {}": "이 {3}에서 {0}스텝은 {2:t}(으)로 약 {1:t} 걸립니다",
 }
