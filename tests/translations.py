@@ -10,7 +10,15 @@ from messages import Message, messages
 FIELD = re.compile(r"\{(\d+)(?::[nt-])?\}")
 HANGUL = re.compile("[가-힣]")
 ENGLISH_PROSE = re.compile(r"(?<![\w./'-])(?!glassgpt)[a-z]{2,}(?: [a-z]{2,}){3,}(?![\w./-])")
-SHOWN_BY_SERVING = ("run.py", "replay.py", "chat_template.py", "recording.py", "limits.py")
+SHOWN_BY_SERVING = (
+    "run.py",
+    "replay.py",
+    "chat_template.py",
+    "recording.py",
+    "limits.py",
+    "chat_session.py",
+    "chat_client.py",
+)
 """Files of the server whose texts are not only sent to clients."""
 NOT_FOR_PEOPLE = (
     "inspection/service.py", "inspection/server.py", "inspection/trace.py", "inspection/details.py", "model/activations.py", "model/gpt2.py", "model/modern.py",
@@ -24,7 +32,7 @@ NAME = re.compile(r"[(\w/][\w /)-]*(?: \{\})?")
 NOT_MESSAGES = re.compile(
     r"<!doctype|^(?:may be repeated|given as .* may be repeated)$|^(?:bold|dim|cyan|black)\b|default-src|Every child|Jedes Kind|Chaque enfant|Cada niño|def open_door|Hello, world!"
     r"|KATAKANA|^\{\} (?:noun|phrase|auxiliary)$|^(?:KING|FIRST) |^RTX |gloo\||^iconv |^--train\.|^offset points$"
-    r"|^\\n\$ glassgpt|^(?:prepare|generate|train demo) |^\n\$ glassgpt|\{\} · |^\{\} MB$|^tiny shakespeare$|^the server$|^pip install |^jq |^\(\.role|^ and key"
+    r"|^\\n\$ glassgpt|^(?:prepare|generate|train demo) |^\n\$ glassgpt|\{\} · |^\{\} MB$|^tiny shakespeare$|^the server$|^pip install |^jq |^application/json|^Bearer |^\(\.role|^ and key"
 )
 """Texts that are no messages: styles, samples, commands, names."""
 WRITTEN = (

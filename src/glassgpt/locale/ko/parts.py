@@ -132,6 +132,10 @@ PARTS = {
     "serving over HTTP": "HTTP 서비스",
     "{} steps/s": "초당 {0:n}스텝",
     "{} per step": "스텝당 {0:t}",
+    "did you mean {}? ": "혹시 {0}? ",
+    "/set NAME VALUE": "/set NAME VALUE",
+    "/system TEXT": "/system TEXT",
+    "/save FILE": "/save FILE",
 }
 
 CONNECTED = {
@@ -161,5 +165,12 @@ COMPOSED = {
     "{} documents contain {}": "문서 {0}개: {1:t}",
     "{} → {}; {}, {} blocks, {} heads, width {}": "{0:t} → {1:t}. {2}, 블록 {3}개, 헤드 {4}개, 너비 {5}",
     "Attention of head {}.{}, {} {}": "헤드 {0}.{1}의 어텐션, {2:t} {3}",
+    "/set NAME VALUE{}Change a setting; without a value, return to its default.": "/set NAME VALUE{0}설정을 바꿉니다. 값이 없으면 기본값으로 되돌립니다.",
+    "/settings{}List all settings.": "/settings{0}설정을 모두 보여 줍니다.",
+    "/system TEXT{}Set the system message; without a text, remove it.": "/system TEXT{0}시스템 메시지를 정합니다. 글이 없으면 없앱니다.",
+    "/reset{}Begin a new conversation.": "/reset{0}새 대화를 시작합니다.",
+    "/save FILE{}Save the conversation, as JSON if the file ends in .json.": "/save FILE{0}대화를 저장합니다. 파일이 .json으로 끝나면 JSON입니다.",
+    "/help [NAME]{}List the commands, or explain a setting.": "/help [NAME]{0}명령을 보여 주거나 설정을 설명합니다.",
+    "/quit{}End the chat.": "/quit{0}대화를 끝냅니다.",
 }
 """Messages that are put together at run time, so that the source does not have them in one piece."""
