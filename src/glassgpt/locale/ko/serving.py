@@ -62,10 +62,10 @@ MESSAGES = {
     "the server's answer is not JSON; is it an OpenAI-compatible server?": "서버의 답이 JSON이 아닙니다. OpenAI 호환 서버가 맞나요?",
     "{} is not the URL of a server; it must look like http://127.0.0.1:8000": "{0}은(는) 서버의 URL이 아닙니다. http://127.0.0.1:8000 꼴로 지정하세요",
     "{} lists no model; is it an OpenAI-compatible server?": "{0}에 모델이 없습니다. OpenAI 호환 서버가 맞나요?",
-    "{} answered {} {}{}": "{0} 서버의 답: {1} {2}{3:t}",
+    "{} answered {} {}{}": "{0} 서버의 답: {1:n} {2}{3:t}",
     "{} does not answer; is the server busy or stopped?": "{0} 서버가 답하지 않습니다. 바쁘거나 멈췄나요?",
     "{} cannot be reached ({}); start a server with glassgpt serve RUN": "{0} 서버에 연결할 수 없습니다({1:t}). glassgpt serve RUN으로 서버를 시작하세요",
-    "{} answered {} {}": "{0} 서버의 답: {1} {2}",
+    "{} answered {} {}": "{0} 서버의 답: {1:n} {2}",
     "the server ended the answer with an error": "서버가 오류로 답을 끝냈습니다",
 }
 HELP = {
