@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import struct
+import time
 
 import pytest
 import torch
@@ -146,6 +147,7 @@ def test_chat(model):
         ("/v1/completions", {"prompt": "a", "best_of": 3}, "best_of"),
         ("/v1/completions", {"prompt": "a", "n": 65}, "n"),
         ("/v1/completions", {"prompt": ["a"] * 129}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "explain": 2, "stream": True}, "explain"),
         ("/v1/completions", {"prompt": "a", "stop": ["x"] * 257}, "stop"),
         ("/v1/completions", {"prompt": "a" * 49}, "prompt"),
         ("/v1/completions", {"prompt": "a", "max_tokens": 10**7, "overflow": "re-prefill"}, None),
@@ -161,6 +163,22 @@ def test_what_is_not_supported_or_too_much_is_named(model, path, body, param):
     assert reply.status == 400
     assert reply.json["error"]["param"] == param
     assert reply.headers["x-request-id"]
+
+
+def test_large_requests_do_not_hold_up_others(model):
+    async def work(client):
+        body = b'{"prompt": [' + b"65," * 1_300_000 + b"65]}"
+        large = asyncio.create_task(client.post("/v1/completions", body))
+        longest = 0.0
+        while not large.done():
+            began = time.monotonic()
+            assert (await client.get("/health")).status == 200
+            await asyncio.sleep(0)
+            longest = max(longest, time.monotonic() - began)
+        assert (await large).status == 400
+        assert longest < 0.5  # checked on the event loop, it took 2 to 3 seconds
+
+    run_with(model, work)
 
 
 def test_unknown_fields_are_ignored(model):
@@ -345,7 +363,7 @@ def test_follow_serves_new_checkpoints_and_finishes_old_requests(model):
         object.__setattr__(served.current.weights, "checkpoint", "step-1")
         messages = []
         following = asyncio.create_task(follow(served, source, messages.append, seconds=0.02))
-        body = {"prompt": "ab", "max_tokens": 300, "overflow": "re-prefill", "seed": 1}
+        body = {"prompt": "ab", "max_tokens": 150, "overflow": "re-prefill", "seed": 1}
         alone = await client.post("/v1/completions", body)
         old = served.current
         running = asyncio.create_task(client.post("/v1/completions", body))

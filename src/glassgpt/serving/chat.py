@@ -12,7 +12,7 @@ from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
-from glassgpt.serving.fields import CHAT_FIELDS, parse_fields
+from glassgpt.serving.fields import CHAT_FIELDS
 from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult
 from glassgpt.serving.http import DONE, Answer, Call, event
 from glassgpt.serving.jobs import Burst
@@ -32,7 +32,7 @@ async def create_chat_completion(context: ServerContext, call: Call) -> Answer:
     body = call.body
     if body.get("modalities") == ["text"]:
         body = {name: value for name, value in body.items() if name != "modalities"}
-    values = parse_fields(body, CHAT_FIELDS, UNSUPPORTED)
+    values = await context.parse(call, CHAT_FIELDS, UNSUPPORTED, body)
     if values["top_logprobs"] is not None and not values["logprobs"]:
         raise APIError("top_logprobs needs logprobs to be true", param="top_logprobs")
     model = context.find(values["model"])

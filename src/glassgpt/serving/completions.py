@@ -12,7 +12,7 @@ from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
-from glassgpt.serving.fields import COMPLETION_FIELDS, parse_fields
+from glassgpt.serving.fields import COMPLETION_FIELDS
 from glassgpt.serving.generation_call import GenerationCall, PromptResult, parse_prompts
 from glassgpt.serving.http import DONE, Answer, Call, event
 from glassgpt.serving.jobs import Burst
@@ -26,7 +26,7 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     body = call.body
     if body.get("best_of") is not None and body["best_of"] == (body.get("n") or 1):
         body = {name: value for name, value in body.items() if name != "best_of"}
-    values = parse_fields(body, COMPLETION_FIELDS, UNSUPPORTED)
+    values = await context.parse(call, COMPLETION_FIELDS, UNSUPPORTED, body)
     if values["max_tokens"] == 0 and not values["echo"] and values["prompt_logprobs"] is None:
         raise APIError(
             "max_tokens is 0, so that there is nothing to return; ask for tokens, echo or prompt_logprobs",
@@ -37,7 +37,12 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
         call,
         model,
         values,
-        lambda: parse_prompts(values["prompt"], model.current, with_special_tokens=values["parse_special_tokens"]),
+        lambda: parse_prompts(
+            values["prompt"],
+            model.current,
+            context.limits.max_prompts,
+            with_special_tokens=values["parse_special_tokens"],
+        ),
         max_tokens=values["max_tokens"],
         logprobs=values["logprobs"],
         prompt_logprobs=_prompt_logprobs(values),

@@ -123,6 +123,11 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._on_drain, self._abort, self._drain_seconds = on_drain, abort, drain_seconds
 
+    def stop_if_failed(self, task: asyncio.Task[None]) -> None:
+        """Stop serving if a task without which there is nothing to serve has failed."""
+        if not task.cancelled() and task.exception() is not None:
+            self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, leave at the second."""
         if self.should_exit:

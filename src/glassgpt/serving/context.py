@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from glassgpt.generation.engine.logprobs import TokenLogprobs
+from glassgpt.schema import Setting
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.generation_call import SHORT_BODY, Constraint, GenerationCall, PromptResult, prepare_call
-from glassgpt.serving.http import Call
+from glassgpt.serving.fields import parse_fields
+from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult, prepare_call
+from glassgpt.serving.http import SHORT_BODY, Call
 from glassgpt.serving.jobs import Burst
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
@@ -56,6 +59,30 @@ class ServerContext:
                 code="model_not_found",
             )
         return self.models[name]
+
+    async def parse(
+        self,
+        call: Call,
+        fields: Iterable[Setting],
+        unsupported: Sequence[str] = (),
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the values of a request's fields; those of large requests are checked in a thread.
+
+        Args:
+            call: the request.
+            fields: see `parse_fields`, as is `unsupported`.
+            body: None takes that of the call.
+        """
+        given = call.body if body is None else body
+        if call.size <= SHORT_BODY:
+            values = parse_fields(given, fields, unsupported)
+        else:
+            loop = asyncio.get_running_loop()
+            values = await loop.run_in_executor(self.executor, parse_fields, given, fields, unsupported)
+        if values.get("explain") and values.get("stream"):
+            raise APIError("explain cannot be combined with stream; set stream to false", param="explain")
+        return values
 
     async def prepare(
         self,

@@ -12,7 +12,7 @@ import torch
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.fields import EMBEDDING_FIELDS, parse_fields
+from glassgpt.serving.fields import EMBEDDING_FIELDS
 from glassgpt.serving.generation_call import parse_prompts
 from glassgpt.serving.http import Answer, Call
 from glassgpt.serving.jobs import Event, Job, TaskDone
@@ -40,12 +40,14 @@ class _Pooling:
 
 async def create_embeddings(context: ServerContext, call: Call) -> Answer:
     """Answer POST /v1/embeddings."""
-    values = parse_fields(call.body, EMBEDDING_FIELDS, UNSUPPORTED)
+    values = await context.parse(call, EMBEDDING_FIELDS, UNSUPPORTED)
     model = context.find(values["model"])
     version = model.current
     loop = asyncio.get_running_loop()
-    prompts = await loop.run_in_executor(context.executor, parse_prompts, values["input"], version)
-    _require_valid(context, prompts, version.weights.tokenizer.vocab_size, version.weights.model.config.context_length)
+    prompts = await loop.run_in_executor(
+        context.executor, parse_prompts, values["input"], version, context.limits.max_prompts
+    )
+    _require_valid(prompts, version.weights.tokenizer.vocab_size, version.weights.model.config.context_length)
     inbox: asyncio.Queue[tuple[Job, Event]] = asyncio.Queue()
     jobs = [Job(inbox, key, task=_Pooling(version.weights.model, prompt)) for key, prompt in enumerate(prompts)]
     vectors: list[list[float]] = [[] for _ in prompts]
@@ -69,11 +71,7 @@ async def create_embeddings(context: ServerContext, call: Call) -> Answer:
     }
 
 
-def _require_valid(context: ServerContext, prompts: Sequence[Sequence[int]], vocab_size: int, length: int) -> None:
-    if len(prompts) > context.limits.max_prompts:
-        raise APIError(
-            f"the request has {len(prompts)} inputs; it must have at most {context.limits.max_prompts}", param="input"
-        )
+def _require_valid(prompts: Sequence[Sequence[int]], vocab_size: int, length: int) -> None:
     for prompt in prompts:
         if len(prompt) > length:
             raise APIError(

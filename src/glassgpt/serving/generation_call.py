@@ -26,8 +26,6 @@ COUNTED = ("stop", "stop_token_ids", "choice", "ban", "logit_bias", "temperature
 """Fields whose number of entries is limited by `max_stops`."""
 OPTION_OF_FIELD = {field: option for option, field in OPTION_NAMES.items()}
 Constraint = Mapping[str, Any]
-SHORT_BODY = 16 << 10
-"""Bytes of a request whose text is tokenized on the event loop: a thread would take longer to start."""
 
 
 @dataclass(frozen=True)
@@ -228,10 +226,6 @@ def require_sizes(
         APIError: there are too many, or a prompt does not fit the context.
     """
     context = version.weights.model.config.context_length
-    if len(prompts) > limits.max_prompts:
-        raise APIError(
-            f"the request has {len(prompts)} prompts; it must have at most {limits.max_prompts}", param="prompt"
-        )
     total = 0
     for prompt in prompts:
         if len(prompt) > context:
@@ -270,16 +264,19 @@ def _fitting(prompt: Sequence[int], context: int, options: GenerationOptions) ->
     return prompt[-truncated_length(context, options) :] if is_cut else prompt
 
 
-def parse_prompts(given: Prompt, version: ModelVersion, *, with_special_tokens: bool = False) -> list[list[int]]:
+def parse_prompts(
+    given: Prompt, version: ModelVersion, most: int, *, with_special_tokens: bool = False
+) -> list[list[int]]:
     """Return the token ids of each prompt in a field `prompt`.
 
     Args:
         given: the field.
         version: whose tokenizer encodes texts; null and empty texts begin a document.
+        most: largest number of prompts.
         with_special_tokens: read the spelling of a special token as that token.
 
     Raises:
-        APIError: there is no prompt, or an empty one.
+        APIError: there is no prompt, an empty one, or there are too many.
     """
     tokenizer = version.weights.tokenizer
     encode_text = tokenizer.encode_with_special_tokens if with_special_tokens else tokenizer.encode
@@ -298,6 +295,8 @@ def parse_prompts(given: Prompt, version: ModelVersion, *, with_special_tokens: 
         raise APIError("prompt is an empty list; it must have at least one prompt or token id", param="prompt")
     if isinstance(given[0], int):
         return [encode(given)]  # pyright: ignore[reportArgumentType]
+    if len(given) > most:  # before any of them is tokenized
+        raise APIError(f"the request has {len(given):,} prompts; it must have at most {most}", param="prompt")
     return [encode(each) for each in given]  # pyright: ignore[reportArgumentType]
 
 

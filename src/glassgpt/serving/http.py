@@ -21,6 +21,8 @@ Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+SHORT_BODY = 16 << 10
+"""Bytes of a request that is processed on the event loop: a thread would take longer to start."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -120,7 +122,11 @@ class Endpoint:
         if media_type.split(b";")[0].strip().lower() not in (b"application/json", b""):
             raise APIError("the content type must be application/json", status=415)
         body = await self._read_body(receive)
-        return Call(json_codec.decode_object(body, self._limits.max_depth), len(body), request_id=request_id)
+        if len(body) <= SHORT_BODY:
+            decoded = json_codec.decode_object(body, self._limits.max_depth)
+        else:
+            decoded = await asyncio.to_thread(json_codec.decode_object, body, self._limits.max_depth)
+        return Call(decoded, len(body), request_id=request_id)
 
     async def _read_body(self, receive: Receive) -> bytes:
         parts: list[bytes] = []

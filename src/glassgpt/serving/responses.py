@@ -10,7 +10,7 @@ from typing import Any
 from glassgpt.serving.chat import constraint_of, parse_messages, prepare_chat
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.fields import RESPONSES_FIELDS, parse_fields
+from glassgpt.serving.fields import RESPONSES_FIELDS
 from glassgpt.serving.generation_call import GenerationCall
 from glassgpt.serving.http import Answer, Call, event
 from glassgpt.serving.jobs import Burst
@@ -23,7 +23,7 @@ UNSUPPORTED = (
 
 async def create_response(context: ServerContext, call: Call) -> Answer:
     """Answer POST /v1/responses."""
-    values = parse_fields(call.body, RESPONSES_FIELDS, UNSUPPORTED)
+    values = await context.parse(call, RESPONSES_FIELDS, UNSUPPORTED)
     if values["n"] != 1:
         raise APIError("n is not supported by /v1/responses; leave it out", param="n", code="unsupported_parameter")
     if values["explain"]:

@@ -27,6 +27,10 @@ FOLLOW_SECONDS = 2.0
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
+class ServerError(GlassGPTError):
+    """A server that cannot start."""
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model to serve.
@@ -158,7 +162,9 @@ async def _serve(
             model.shut_down()
 
     server = create_server(app, limits, on_drain=drain, abort=abort)
-    tasks = [asyncio.create_task(_watch(models)), asyncio.create_task(_announce_ready(models, listener, announce))]
+    starting = asyncio.create_task(_announce_ready(models, listener, announce))
+    starting.add_done_callback(server.stop_if_failed)
+    tasks = [asyncio.create_task(_watch(models)), starting]
     tasks += [asyncio.create_task(follow(models[source.name], source, announce)) for source in sources if source.newest]
     try:
         await server.serve(sockets=[listener])
@@ -172,6 +178,8 @@ async def _serve(
         context.executor.shutdown(wait=False, cancel_futures=True)
         if recorder is not None:
             recorder.close()
+    if not starting.cancelled() and (failure := starting.exception()) is not None:
+        raise failure
 
 
 async def _watch(models: dict[str, ServedModel]) -> None:
@@ -185,7 +193,8 @@ async def _announce_ready(
     models: dict[str, ServedModel], listener: socket.socket, announce: Callable[[str], None]
 ) -> None:
     for model in models.values():
-        await _until_ready(model.current)
+        if not await _until_ready(model.current):
+            raise ServerError(f"{model.name} could not be started: {model.current.thread.failure}")
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     announce(

@@ -8,14 +8,13 @@ from typing import Any
 from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS, parse_fields
-from glassgpt.serving.generation_call import SHORT_BODY
-from glassgpt.serving.http import Answer, Call
+from glassgpt.serving.fields import DETOKENIZE_FIELDS, TOKENIZE_FIELDS
+from glassgpt.serving.http import SHORT_BODY, Answer, Call
 
 
 async def tokenize(context: ServerContext, call: Call) -> Answer:
     """Answer POST /tokenize."""
-    values = parse_fields(call.body, TOKENIZE_FIELDS)
+    values = await context.parse(call, TOKENIZE_FIELDS)
     weights = context.find(values["model"]).current.weights
     tokenizer = weights.tokenizer
     encode = tokenizer.encode_with_special_tokens if values["add_special_tokens"] else tokenizer.encode
@@ -36,7 +35,7 @@ async def tokenize(context: ServerContext, call: Call) -> Answer:
 
 async def detokenize(context: ServerContext, call: Call) -> Answer:
     """Answer POST /detokenize."""
-    values = parse_fields(call.body, DETOKENIZE_FIELDS)
+    values = await context.parse(call, DETOKENIZE_FIELDS)
     tokenizer = context.find(values["model"]).current.weights.tokenizer
     invalid = next((token for token in values["tokens"] if not 0 <= token < tokenizer.vocab_size), None)
     if invalid is not None:
