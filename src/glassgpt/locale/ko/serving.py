@@ -19,6 +19,7 @@ MESSAGES = {
     "finishing running requests, for at most {} seconds; a second signal ends them": "실행 중인 요청을 최대 {0}초 동안 마칩니다. 한 번 더 누르면 바로 끝냅니다",
     "--host {} is reachable from other machines, so it needs keys: give a file with --api-key FILE, or set GLASSGPT_API_KEY": "--host {0}에는 다른 컴퓨터에서 접속할 수 있어 키가 필요합니다. --api-key FILE로 파일을 지정하거나 GLASSGPT_API_KEY를 정하세요",
     "{}: serving step {} now": "{0}: 이제 {1}스텝의 모델로 서비스합니다",
+    "{} could not be started: {}": "{0}을(를) 시작하지 못했습니다: {1:t}",
     "{} could not be loaded: {}": "{0}을(를) 불러오지 못했습니다: {1:t}",
     "{} of {} answers are the same to the bit": "답 {1}개 중 {0}개가 비트까지 같습니다",
     "two models are called {}; give them names, as in NAME=FOLDER": "이름이 {0}인 모델이 둘입니다. NAME=FOLDER처럼 이름을 붙이세요",
