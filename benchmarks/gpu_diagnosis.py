@@ -92,6 +92,7 @@ class RandomDataset:
 
     def __init__(self, vocab_size: int, tokens: int = TOKENS) -> None:
         sampled = np.random.default_rng(0).zipf(1.3, size=tokens)
+        self.vocab_size = vocab_size
         self.tokenizer = cast(Tokenizer, NumberTokenizer(vocab_size))
         self._tokens = (sampled % vocab_size).astype(np.uint16)
 

@@ -119,7 +119,7 @@ def test_agreement_checks_pass_and_detect_differences(agreement, monkeypatch):
     assert set(draws.values()) == {0}
     assert len(draws) == 2
     assert set(found.values()) == {True}
-    assert len(found) == 5
+    assert len(found) == 6
 
     monkeypatch.setattr(agreement, "sample_tokens", lambda logits, rows: logits.argmax(dim=-1).tolist())
     assert agreement.differing_samples(model, {"temperature": 3.0}, 4) > 0

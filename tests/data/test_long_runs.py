@@ -5,7 +5,7 @@ import time
 
 import pytest
 from data_helpers import as_jsonl, prepare_dataset, stored_documents
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from glassgpt.data.tokenizers import bpe, load_tokenizer, long_runs, train_tokenizer, unigram, worker
@@ -22,6 +22,7 @@ def longest_run(text):
 
 
 @given(mixed, st.integers(2, 90))
+@example(" \x1c", 4)  # a separator for Python's isspace, not for the patterns of tokenizers
 @settings(max_examples=200, deadline=None)
 def test_runs_are_found_and_cut(text, limit):
     if longest_run(text) > limit:

@@ -166,6 +166,8 @@ def replay(file: Path, run: Path | None = None, *, device: Device = "auto", prec
     from glassgpt.training.run_folder import RunFolder
 
     if not file.is_file():
+        if file.is_dir():
+            raise UsageError(f"{file} is a folder; give a file that glassgpt serve --record wrote")
         raise UsageError(f"{file} does not exist; give a file that glassgpt serve --record wrote")
     if run is not None:
         RunFolder(run).require()

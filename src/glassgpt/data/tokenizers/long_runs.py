@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 WHITESPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 BLANK = re.compile(f"[{WHITESPACE}]")
+BLANKS = re.compile(f"[{WHITESPACE}]++")
 UNBROKEN = re.compile(f"[^{WHITESPACE}]++")
 RUN = re.compile(f"[{WHITESPACE}]++|[^{WHITESPACE}]++")
 
@@ -28,8 +29,7 @@ def has_long_run(text: str, limit: int) -> bool:
     """
     block = limit // 2  # a run of two blocks covers at least one of these
     return any(
-        (first := BLANK.search(text, start, start + block)) is None
-        or (first.start() == start and text[start : start + block].isspace())
+        BLANK.search(text, start, start + block) is None or BLANKS.fullmatch(text, start, start + block)
         for start in range(0, len(text) - block + 1, block)
     )
 
