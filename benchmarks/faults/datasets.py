@@ -82,8 +82,11 @@ def _split(text: str, folder: Path, tokenizer: str) -> Path:
 
 
 def mixed_lines(text: str) -> str:
-    """Return the paragraphs of a text in random order, so that what is held out is of the same kind."""
-    paragraphs = text.split("\n\n")
+    """Return the paragraphs of a text in random order, so that what is held out is of the same kind.
+
+    Each paragraph occurs once: copies on both sides of the split would be found, and rightly so.
+    """
+    paragraphs = list(dict.fromkeys(text.split("\n\n")))
     np.random.default_rng(SEED).shuffle(paragraphs)
     return "\n\n".join(paragraphs)
 
