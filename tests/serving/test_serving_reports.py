@@ -13,7 +13,7 @@ from glassgpt.serving.limits import ServerLimits
 from small_models import attentive_model
 
 SETTINGS = {"prompt": "once", "max_tokens": 24, "temperature": 0.9, "seed": 11, "logprobs": 0}
-ENDLESS = {"prompt": "a", "max_tokens": 100_000, "overflow": "re-prefill"}
+ENDLESS = {"prompt": "a", "max_tokens": 100_000, "overflow": "re-prefill", "ignore_eos": True}
 """A request that runs until it is cancelled."""
 
 
