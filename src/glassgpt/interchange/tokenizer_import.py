@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer, tokenizer_from_json
-from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, SELF_CHECK, TRAINED_PATTERN, BPETokenizer
+from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, TRAINED_PATTERN, BPETokenizer
 from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
-from glassgpt.data.tokenizers.library import BYTE_PIECE, LibraryTokenizer, load_backend
+from glassgpt.data.tokenizers.library import LibraryTokenizer, load_backend
 from glassgpt.data.tokenizers.unigram import UnigramTokenizer
-from glassgpt.errors import InterchangeError, MissingExtraError, TokenizerError
-from glassgpt.interchange.files import Json, name_of, read_json, read_text, reason, shown
+from glassgpt.errors import InterchangeError, TokenizerError
+from glassgpt.interchange.files import Json, read_json, read_text, reason, shown
+from glassgpt.interchange.tokenizer_checks import ADVICE, lossy_parts, pre_tokenizer_steps, verify_tokenizer
 from glassgpt.interchange.tokenizer_files import NATIVE_FILE, NATIVE_KEY, last_pair, library_pattern, tokenizer_json
 
 ORIGINAL_GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -32,23 +33,11 @@ KNOWN_PATTERNS = {
 }
 """Our pattern for each of the library's that splits every text in the same way; tests compare them."""
 
-LOSSLESS_STEPS = ("Split", "Digits", "Punctuation", "UnicodeScripts", "ByteLevel")
-UTF8_BYTES = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
-"""Bytes that occur in UTF-8 text."""
-
-ADVICE = (
-    "Use the model with transformers, or train a tokenizer that keeps all text: "
-    "glassgpt prepare SOURCE --tokenizer bpe:SIZE"
-)
-
 SCORE_TOLERANCE = 1e-9
 """Relative; the library changes the last digit of a score each time it reads one."""
 
 MIN_SPECIAL_NAME = 2
 """Characters of a special token's name, from which on it is taken not to occur in ordinary text."""
-
-PROBE_TOKENS = 4096
-PROBE_WORDS = 24
 
 Notify = Callable[[str], None]
 
@@ -177,7 +166,7 @@ def _scored(content: Json) -> list[tuple[str, float]]:
 
 def _ids_of(content: Json) -> Any:
     """Return the parts of `tokenizer.json` that determine ids, except scores, in canonical form."""
-    steps: list[Json] = [_without_defaults(step) for step in _steps(content.get("pre_tokenizer"))]
+    steps: list[Json] = [_without_defaults(step) for step in pre_tokenizer_steps(content.get("pre_tokenizer"))]
     if [step["type"] for step in steps] == ["ByteLevel"] and steps[0].get("use_regex", True) is not False:
         steps = [_split(GPT2_PATTERN), {"type": "ByteLevel", "use_regex": False}]
     for step in steps:
@@ -208,15 +197,6 @@ def _without_defaults(part: Mapping[str, Any]) -> Json:
 
 def _split(pattern: str) -> Json:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
-
-
-def _steps(pre_tokenizer: Json | None) -> list[Json]:
-    """Return the steps of a pre-tokenizer, nested sequences flattened."""
-    if not pre_tokenizer:
-        return []
-    if pre_tokenizer["type"] != "Sequence":
-        return [pre_tokenizer]
-    return [step for part in pre_tokenizer["pretokenizers"] for step in _steps(part)]
 
 
 def _merges(model: Json) -> list[list[str]]:
@@ -291,7 +271,7 @@ def _bytes(source: TokenizerSource) -> Tokenizer | None:
 
 
 def _bpe(source: TokenizerSource) -> Tokenizer | None:
-    pattern = _known_pattern(_steps(source.content.get("pre_tokenizer")))
+    pattern = _known_pattern(pre_tokenizer_steps(source.content.get("pre_tokenizer")))
     vocab: dict[str, int] = source.content["model"]["vocab"]
     by_id = sorted((piece for piece in vocab if piece not in source.special_tokens), key=vocab.__getitem__)
     table = byte_of_character()
@@ -335,7 +315,7 @@ def _if_equal(tokenizer: Tokenizer, source: TokenizerSource) -> Tokenizer | None
 
 
 def _library_kind(source: TokenizerSource) -> Tokenizer:
-    problem = next(_lossy_parts(source), None)
+    problem = next(lossy_parts(source.content, source.special_tokens), None)
     if problem is not None:
         raise InterchangeError(f"{source.path}: {problem}. {ADVICE}")
     content = source.content | dict.fromkeys(("truncation", "padding", "post_processor"))
@@ -349,54 +329,6 @@ def _library_kind(source: TokenizerSource) -> Tokenizer:
     return tokenizer
 
 
-def _lossy_parts(source: TokenizerSource) -> Iterator[str]:
-    """Yield the parts of a tokenizer that lose text or depend on more than the text."""
-    content, model = source.content, source.content["model"]
-    if model["type"] not in ("BPE", "Unigram"):
-        yield f"it holds a tokenizer of type {name_of(model['type'])}; only byte-level BPE and Unigram keep all text"
-    if content.get("normalizer"):
-        kind = content["normalizer"].get("type")
-        yield f"its normalizer {shown(kind)} changes the text; normalize the text beforehand and set normalizer to null"
-    yield from _lossy_steps(_steps(content.get("pre_tokenizer")), model)
-    yield from (
-        f"its {key} is {shown(model[key])}, which is not supported; set it to null if the model does not need it"
-        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
-        if model.get(key)
-    )
-    yield from _missing_bytes(source)
-    for token in content.get("added_tokens") or ():
-        if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
-            yield f"its added token {shown(token['content'])} drops the spaces beside it (lstrip, rstrip)"
-
-
-def _lossy_steps(steps: Sequence[Json], model: Json) -> Iterator[str]:
-    kinds = [step["type"] for step in steps]
-    for step in steps:
-        if step["type"] not in LOSSLESS_STEPS:
-            yield f"its pre-tokenizer {shown(step['type'])} does not keep all white space"
-        elif step.get("behavior") == "Removed":
-            yield f"its pre-tokenizer {step['type']} has the behavior Removed, which drops text"
-        elif step["type"] == "ByteLevel" and step.get("add_prefix_space", True):
-            yield "its ByteLevel has add_prefix_space, which adds a space to each text; set it to false"
-    if kinds.count("ByteLevel") != (0 if model.get("byte_fallback") else 1):
-        yield f"its pre-tokenizer ({', '.join(map(str, kinds)) or 'none'}) is not byte-level, so it loses characters"
-
-
-def _missing_bytes(source: TokenizerSource) -> Iterator[str]:
-    vocab = source.content["model"]["vocab"]
-    pieces = {str(item if isinstance(vocab, dict) else item[0]) for item in vocab} - source.special_tokens.keys()
-    if source.content["model"].get("byte_fallback"):
-        present = {int(match[1], 16) for piece in pieces if (match := BYTE_PIECE.fullmatch(piece))}
-    else:
-        present = {byte for character, byte in byte_of_character().items() if character in pieces}
-    if missing := sorted(UTF8_BYTES - present):
-        examples = ", ".join(f"0x{byte:02X}" for byte in missing[:3])
-        yield (
-            f"its vocabulary lacks {len(missing)} of the bytes of UTF-8 text ({examples}), so that it drops characters; "
-            f"train it with initial_alphabet=pre_tokenizers.ByteLevel.alphabet()"
-        )
-
-
 def _added_by_post_processor(part: Json | None) -> list[str]:
     """Return the special tokens that a post-processor adds to a single text."""
     if not part or part["type"] == "ByteLevel":
@@ -406,50 +338,3 @@ def _added_by_post_processor(part: Json | None) -> list[str]:
     if part["type"] == "TemplateProcessing":
         return [item["SpecialToken"]["id"] for item in part["single"] if "SpecialToken" in item]
     return [str(part["type"])]
-
-
-def verify_tokenizer(tokenizer: Tokenizer, content: Json, path: Path) -> None:
-    """Compare ids and decoded text with the library's on a probing text, if the library is installed.
-
-    Raises:
-        InterchangeError: they differ, or a text does not survive encoding and decoding.
-    """
-    try:
-        # transformers sets truncation and padding for each call; a file has those of the last call before it was saved.
-        theirs: Any = load_backend(json.dumps(content | {"truncation": None, "padding": None}))
-    except MissingExtraError:
-        theirs = None
-    except TokenizerError as error:
-        raise InterchangeError(f"{path}: {error}") from error
-    for text in probing_texts(tokenizer):
-        ids = tokenizer.encode(text)
-        if tokenizer.decode(ids) != text:
-            raise InterchangeError(f"{path}: the text {shown(text)} does not survive encoding and decoding. {ADVICE}")
-        if theirs is not None and theirs.encode(text, add_special_tokens=False).ids != ids:
-            raise InterchangeError(
-                f"{path}: the library tokenizers gives the text {shown(text)} other ids than glassgpt; "
-                f"please report this tokenizer. {ADVICE}"
-            )
-
-
-def probing_texts(tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield texts that show differences: known problem cases, every script, and the words of the vocabulary.
-
-    Texts that spell out a special token are left out: the library matches it, our tokenizers do not.
-    """
-    step = max(1, tokenizer.vocab_size // PROBE_TOKENS)
-    special = set(tokenizer.special_tokens.values())
-    pieces = [tokenizer.token_bytes(token) for token in range(0, tokenizer.vocab_size, step) if token not in special]
-    words = [piece.decode() for piece in pieces if _is_utf8(piece)]
-    texts = [*SELF_CHECK.split("<|endoftext|>"), "", " ", "\n", "   word", "a\r\n\r\nb\u2028c\x85d"]
-    texts += ["".join(words[i : i + PROBE_WORDS]) for i in range(0, len(words), PROBE_WORDS)]
-    texts += ["".join(words[i::97][:PROBE_WORDS]) for i in range(min(97, len(words)))]
-    yield from (text for text in texts if not any(name in text for name in tokenizer.special_tokens))
-
-
-def _is_utf8(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
