@@ -10,7 +10,7 @@ from live_server import live_server
 from serving_helpers import BYTES
 
 from glassgpt.api.chat import LocalChat
-from glassgpt.api.loading import LoadedModel
+from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.runs import save_as_run
 from glassgpt.api.serving import load_weights
 from glassgpt.cli import chat as command

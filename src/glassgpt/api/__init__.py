@@ -5,10 +5,12 @@ from __future__ import annotations
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.generation import bench_generate
-from glassgpt.api.loading import LoadedModel, held_out_dataset, load, load_for_generation, load_with_dataset
+from glassgpt.api.loaded_model import LoadedModel
+from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
 from glassgpt.api.serving import default_slots, model_source, replay
-from glassgpt.api.training import attach_diagnosis, bench_train, check, train
+from glassgpt.api.training import attach_diagnosis, check, train
+from glassgpt.api.training_speed import bench_train
 
 __all__ = [
     "HELD_OUT_TOKENS",

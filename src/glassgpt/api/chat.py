@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from glassgpt.api.loading import LoadedModel, load
+from glassgpt.api.loaded_model import LoadedModel
+from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template
 from glassgpt.generation.precision import Precision
 from glassgpt.generation.strategies import stream_samples

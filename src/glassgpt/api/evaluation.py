@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from glassgpt import console
-from glassgpt.api.loading import LoadedModel
+from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.data.files import check_output_path, write_atomically
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError

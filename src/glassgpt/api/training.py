@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import shlex
@@ -29,12 +28,11 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, TokenizerError, UsageError, require_extra
+from glassgpt.errors import CheckpointError, GlassGPTError, TokenizerError, UsageError, require_extra
 from glassgpt.locale import user_language
 from glassgpt.model.build import build_model
-from glassgpt.model.config import GPT2_VOCAB_SIZE, SHAPE_FIELDS
+from glassgpt.model.config import SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.bench import BenchProgress, TrainingSpeed, measure_training, total_steps
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     best_by_state,
@@ -326,49 +324,6 @@ def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
         monitor.attach()
         trainer.observers.append(MonitorDisplay(monitor, shows_layers=config.watch == "full" and trainer.dist.is_main))
     trainer.policy = RecoveryPolicy(trainer, config, monitor)
-
-
-def bench_train(
-    config: RunConfig,
-    *,
-    steps: int = 20,
-    on_estimate: Callable[[TimeEstimate], None] = lambda estimate: None,
-    on_progress: Callable[[BenchProgress], None] = lambda progress: None,
-) -> TrainingSpeed:
-    """Measure how fast a configuration trains on this machine: on its dataset if it has one, else on random tokens.
-
-    Args:
-        config: the configuration.
-        steps: number of timed steps.
-        on_estimate: called on rank 0 with the predicted time of the measurement, if it runs on a CPU.
-        on_progress: called after each micro-batch.
-
-    Raises:
-        ConfigError: lists every invalid setting.
-    """
-    dist = distributed_from_environment()
-    require_gpus(config.train.device, dist.world_size)
-    if problems := config.problems(dist.world_size):
-        raise ConfigError(problems)
-    dataset = TokenDataset.open(Path(config.data)) if config.data else None
-    model_config = config.model
-    if model_config.vocab_size == 0:
-        vocab_size = dataset.vocab_size if dataset else GPT2_VOCAB_SIZE
-        model_config = dataclasses.replace(model_config, vocab_size=vocab_size)
-    if dataset and model_config.vocab_size < dataset.vocab_size:
-        raise ConfigError(
-            [f"model.vocab_size is {model_config.vocab_size:,}, but the dataset has {dataset.vocab_size:,} tokens"]
-        )
-    tokens = dataset.split("train") if dataset else None
-    with process_group(pick_device(config.train.device)) as dist:
-        torch.manual_seed(config.seed)
-        model = build_model(model_config)
-        estimate = estimate_time(model, config.train, resolve_hardware(config.train), dist, total_steps(steps))
-        if estimate is not None and dist.is_main:
-            on_estimate(estimate)
-        return measure_training(
-            model, trainer_config(config), tokens=tokens, steps=steps, dist=dist, on_progress=on_progress
-        )
 
 
 def _initialize_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:

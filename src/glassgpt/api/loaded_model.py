@@ -1,0 +1,316 @@
+"""A trained model and its tokenizer in memory: generates text, explains it and records activations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError, WrongTokenizerError
+from glassgpt.generation.arguments import GenerationArguments
+from glassgpt.generation.async_engine import AsyncEngine
+from glassgpt.generation.decoding_trace import DecodingTrace, generate_with_traces
+from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.engine.output import Completion, Sample, SampleCollector, TokenChunk
+from glassgpt.generation.engine.prompt import encode_prompt
+from glassgpt.generation.engine.speculative import SpeculativeDecoding
+from glassgpt.generation.options import GenerationOptions, options_from_kwargs
+from glassgpt.generation.precision import Precision, prepare_for_decoding
+from glassgpt.generation.strategies import (
+    DecodingStrategy,
+    generate_samples,
+    iter_completions,
+    strategy_defaults,
+    stream_samples,
+)
+from glassgpt.generation.strategy_options import DRAFT_TOKENS
+from glassgpt.inspection.trace import Trace, trace
+from glassgpt.model.transformer import LanguageModel
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer, ready to generate.
+
+    Keyword arguments called `options` are those of `GenerationOptions` (`max_tokens`, `temperature`, `seed`, …). The methods
+    whose names begin with `a` are for coroutines; those of all coroutines are generated in one batch.
+
+    Attributes:
+        model: in evaluation mode; `model(tokens)` returns logits.
+        tokenizer: `tokenizer.encode(text)` and `tokenizer.decode(tokens)`.
+        step: number of steps that the model was trained for.
+        checkpoint: description of the checkpoint that it was loaded from, for messages.
+        precision: of the weights during generation; see `prepare_for_decoding`.
+        batch_size: number of sequences at once for which generation is optimized.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    step: int
+    precision: Precision = "auto"
+    batch_size: int = 1
+    checkpoint: str = ""
+
+    @functools.cached_property
+    def decoding_model(self) -> LanguageModel:
+        """The model prepared for fast generation on its device; created at first use."""
+        return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size)
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> str:
+        """Return the continuation of a prompt.
+
+        Args:
+            prompt: text to continue; None begins a document.
+            strategy: `BeamOptions`, `ContrastiveOptions` or the result of `speculative_decoding`; None samples token by
+                token.
+            options: generation options.
+
+        Raises:
+            GenerationError: the prompt or an option is invalid.
+        """
+        return self.generate_many([prompt], strategy=strategy, **options)[0]
+
+    def generate_many(
+        self,
+        prompts: Sequence[str | None],
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> list[str]:
+        """Return the continuation of each prompt, generated together; each is the same as if it were alone."""
+        results = self.samples_many(prompts, strategy=strategy, **_single_sample(options))
+        return [samples[0].text for samples in results]
+
+    def iterate_many(
+        self,
+        prompts: Sequence[str | None],
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> Iterator[Completion]:
+        """Yield the continuation of each prompt as soon as it is complete, which may be in another order.
+
+        Args:
+            prompts: texts to continue, generated together; None begins a document.
+            strategy: see `generate`.
+            options: generation options.
+
+        Yields:
+            A `Completion` with the prompt, its index and its samples; `text` is that of the first sample.
+
+        Raises:
+            GenerationError: a prompt or an option is invalid; raised before anything is generated.
+        """
+        _require_list(prompts)
+        parsed = _without_logprobs({**strategy_defaults(strategy), **options})
+        return iter_completions(self.decoding_model, self.tokenizer, prompts, parsed, strategy)
+
+    @functools.cached_property
+    def async_engine(self) -> AsyncEngine:
+        """The engine that all coroutines share; created at first use."""
+        return AsyncEngine(lambda: Engine(self.decoding_model, self.tokenizer))
+
+    async def agenerate(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> str:
+        """Return the continuation of a prompt, like `generate`, without blocking the event loop.
+
+        Raises:
+            GenerationError: the prompt or an option is invalid.
+        """
+        return (await self.agenerate_many([prompt], **options))[0]
+
+    async def agenerate_many(self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]) -> list[str]:
+        """Return the continuation of each prompt; see `aiterate_many`."""
+        completions = [completion async for completion in self.aiterate_many(prompts, **_single_sample(options))]
+        return [completion.text for completion in sorted(completions, key=lambda completion: completion.index)]
+
+    def aiterate_many(
+        self, prompts: Sequence[str | None], **options: Unpack[GenerationArguments]
+    ) -> AsyncGenerator[Completion, None]:
+        """Yield the continuation of each prompt as soon as it is complete, for `async for`; see `iterate_many`.
+
+        The prompts join the batch that the engine is working on, so that coroutines do not wait for each other. A coroutine
+        that is cancelled or stops iterating frees its places in the batch.
+
+        Raises:
+            GenerationError: a prompt or an option is invalid; raised before anything is generated.
+        """
+        _require_list(prompts)
+        chunks, parsed = self._request(prompts, options)
+
+        async def completions() -> AsyncGenerator[Completion, None]:
+            collector = SampleCollector(len(prompts), parsed.num_samples)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if (found := collector.add(chunk)) is not None:
+                        yield Completion(found[0], prompts[found[0]], found[1])
+
+        return completions()
+
+    def astream(self, prompt: str | None = None, **options: Unpack[GenerationArguments]) -> AsyncGenerator[str, None]:
+        """Yield the continuation piece by piece, for `async for`; see `stream` and `aiterate_many`."""
+        chunks, _ = self._request([prompt], _single_sample(options))
+
+        async def pieces() -> AsyncGenerator[str, None]:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if chunk.text:
+                        yield chunk.text
+
+        return pieces()
+
+    def _request(
+        self, prompts: Sequence[str | None], options: Mapping[str, Any]
+    ) -> tuple[AsyncGenerator[TokenChunk, None], GenerationOptions]:
+        """Return the chunks of a request to the shared engine, and its options, all of them checked."""
+        if "strategy" in options:
+            raise GenerationError(
+                "strategy cannot be given here: coroutines share an engine that samples; "
+                "use await asyncio.to_thread(m.generate, prompt, strategy=…)"
+            )
+        parsed = _without_logprobs(options)
+        parsed.check()
+        encoded = [encode_prompt(self.model, self.tokenizer, prompt, parsed) for prompt in prompts]
+        return self.async_engine.stream(encoded, parsed), parsed
+
+    def samples(
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> list[Sample]:
+        """Return `num_samples` continuations of a prompt with their tokens and finish reasons; see `generate`.
+
+        Beam search returns `best` continuations instead, each a `ScoredSample`.
+        """
+        return self.samples_many([prompt], strategy=strategy, **options)[0]
+
+    def samples_many(
+        self,
+        prompts: Sequence[str | None],
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> list[list[Sample]]:
+        """Return several continuations of each prompt; see `samples`."""
+        _require_list(prompts)
+        parsed = _without_logprobs({**strategy_defaults(strategy), **options})
+        return list(generate_samples(self.decoding_model, self.tokenizer, prompts, parsed, strategy))
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> Iterator[str]:
+        """Yield the continuation piece by piece as it is generated; joined, the pieces are the text of `generate`.
+
+        Args:
+            prompt: text to continue; None begins a document.
+            strategy: the result of `speculative_decoding`, or None.
+            options: generation options.
+
+        Raises:
+            GenerationError: the prompt or an option is invalid, or the strategy cannot stream.
+        """
+        chunks = self.stream_chunks(prompt, strategy=strategy, **_single_sample(options))
+        return (chunk.text for chunk in chunks if chunk.text)
+
+    def stream_chunks(
+        self,
+        prompt: str | None = None,
+        *,
+        strategy: DecodingStrategy | None = None,
+        **options: Unpack[GenerationArguments],
+    ) -> Iterator[TokenChunk]:
+        """Yield all samples of a prompt token by token; see `stream`."""
+        parsed = _without_logprobs(options)
+        return stream_samples(self.decoding_model, self.tokenizer, prompt, parsed, strategy)
+
+    def explain(
+        self, prompt: str | None = None, *, top: int = 5, **options: Unpack[GenerationArguments]
+    ) -> list[tuple[Sample, DecodingTrace]]:
+        """Return continuations, each with the candidates of every token.
+
+        Args:
+            prompt: text to continue; None begins a document.
+            top: number of the most probable tokens, before and after the logits processors, to report.
+            options: generation options.
+
+        Returns:
+            Each sample with the log-probabilities of its tokens and of the candidates before and after each processor.
+
+        Raises:
+            GenerationError: the prompt or an option is invalid.
+        """
+        parsed = options_from_kwargs(options)
+        return generate_with_traces(self.decoding_model, self.tokenizer, prompt, parsed, top=top)
+
+    def speculative_decoding(
+        self, draft: LoadedModel | None = None, *, tokens: int = DRAFT_TOKENS
+    ) -> SpeculativeDecoding:
+        """Return a strategy that generates the same text in fewer forward passes of this model.
+
+        Args:
+            draft: a small model that proposes tokens; None proposes tokens from the text itself.
+            tokens: tokens proposed for each forward pass.
+
+        Returns:
+            The strategy; its `stats` count proposed and accepted tokens.
+
+        Raises:
+            WrongTokenizerError: the draft model has another tokenizer.
+        """
+        if draft is not None and draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise WrongTokenizerError(
+                f"the draft model's tokenizer ({draft.tokenizer.name}) differs from the model's "
+                f"({self.tokenizer.name}); use a draft model that was trained on data prepared with the same tokenizer"
+            )
+        return SpeculativeDecoding(draft.decoding_model if draft is not None else None, tokens)
+
+    def trace(self, text: str | None = None, **options: Unpack[GenerationArguments]) -> Trace:
+        """Return every activation between a text and its next token, by name; see `inspection.trace`.
+
+        Args:
+            text: None stands for the token that begins a document.
+            options: generation options, whose logits processors are applied to the next token's logits.
+
+        Raises:
+            InspectionError: the text is empty or too long.
+            GenerationError: an option is invalid.
+        """
+        return trace(self.model, self.tokenizer, text, options_from_kwargs(options))
+
+
+def _single_sample(options: GenerationArguments) -> GenerationArguments:
+    if (count := options.get("num_samples", 1)) != 1:
+        raise GenerationError(
+            f"num_samples is {count}, but this method returns one text; use samples(…) or stream_chunks(…)"
+        )
+    return options
+
+
+def _without_logprobs(options: Mapping[str, Any]) -> GenerationOptions:
+    parsed = options_from_kwargs(options)
+    if parsed.logprobs:
+        raise GenerationError(
+            f"logprobs is {parsed.logprobs}, but this method returns none; use explain(…, top={parsed.logprobs})"
+        )
+    return parsed
+
+
+def _require_list(prompts: object) -> None:
+    if isinstance(prompts, str):
+        raise GenerationError(
+            f"prompts is the string {prompts!r}; it must be a list of strings; for a single prompt use generate(…)"
+        )
