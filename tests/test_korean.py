@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,8 @@ import translations
 from glassgpt import console
 from glassgpt.cli.korean_help import help_in_korean
 from glassgpt.cli.language import use_user_language
+from glassgpt.diagnosis.catalogue import reason, reasons, words
+from glassgpt.diagnosis.replay_result import Cause
 from glassgpt.errors import UsageError
 from glassgpt.locale import VARIABLE, to_korean, user_language
 from glassgpt.locale.ko import CONNECTED, HELP, MESSAGES, PARTS
@@ -118,6 +121,21 @@ def test_values_stay_as_they_are():
     """A path may be named like a message; only values that the program wrote are translated."""
     assert to_korean("cannot read does not exist: Permission denied").startswith(
         "does not exist 파일을 읽을 수 없습니다"
+    )
+
+
+CAUSES = [(cause, key) for cause in get_args(Cause) for key in ("row-not-finite-by-itself", "finite-at-a-lower-rate")]
+
+
+@pytest.mark.parametrize(("cause", "key"), [*CAUSES, *(("weights", key) for key in reasons())])
+def test_replay_in_the_message_that_ends_a_run_is_korean(cause, key):
+    texts = reasons()[key]
+    values = dict.fromkeys(re.findall(r"\{(\w+)\}", texts["en"]), "blocks.0.attn.c_attn.weight")
+    outcome = "step 7: the loss is nan and the gradient norm inf; nothing of it was saved."
+    printed = to_korean(f"{outcome} The cause is {cause}: {reason(key, values)}. What to do: glassgpt doctor runs/a")
+    assert printed == (
+        "7스텝: 손실이 nan, 기울기 노름이 inf입니다. 이 스텝은 저장하지 않았습니다. "
+        f"원인: {words()[cause]['ko']}. {reason(key, values, 'ko')}. 해결 방법: glassgpt doctor runs/a"
     )
 
 

@@ -17,6 +17,7 @@ from glassgpt.locale.ko import (
     serving,
     training,
 )
+from glassgpt.locale.ko.reasons import reason_templates
 
 MESSAGES: dict[str, str] = {
     **program.MESSAGES,
@@ -34,7 +35,7 @@ MESSAGES: dict[str, str] = {
 """Messages and results by English template."""
 HELP: dict[str, str] = {**commands.HELP, **options.HELP, **serving.HELP}
 """The help of commands and options."""
-PARTS: dict[str, str] = parts.PARTS
+PARTS: dict[str, str] = {**parts.PARTS, **reason_templates()}
 """Pieces of messages that are translated only inside of messages."""
 CONNECTED: dict[str, str] = parts.CONNECTED
 """Connections of pieces."""

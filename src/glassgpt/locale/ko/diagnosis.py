@@ -6,7 +6,7 @@ MESSAGES = {
     "severity is {}; it must be one of {}": "severity: {0} 값은 쓸 수 없습니다. 다음 중 하나를 지정하세요: {1}",
     "this is not a finding: {} ({})": "진단 결과의 형식이 아닙니다: {0}({1})",
     "a line of layers.jsonl has no step: {}": "layers.jsonl에 step이 없는 줄이 있습니다: {0}",
-    "The cause is {}: {}. What to do: glassgpt doctor {}": "원인: {0:t}. 해결 방법: glassgpt doctor {2}{1:-}",
+    "The cause is {}: {}. What to do: glassgpt doctor {}": "원인: {0:t}. {1:t}. 해결 방법: glassgpt doctor {2}",
     "the loss diverged": "손실이 발산했습니다",
     "the same steps were run just now": "같은 스텝을 방금 실행했습니다",
     "tokens that the tokenizer does not know: {}": "토크나이저에 없는 토큰: {0}",

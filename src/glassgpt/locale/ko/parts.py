@@ -107,6 +107,15 @@ PARTS = {
     "newest": "가장 새로움",
     "best and newest": "가장 좋고 가장 새로움",
     "{}, which had the lowest validation loss": "{0}(검증 손실이 가장 낮았던 것)",
+    # causes of a step that is not finite, as in the catalogue's words.toml
+    "data": "데이터",
+    "precision": "정밀도",
+    "weights": "가중치",
+    "learning rate": "학습률",
+    "kernel": "커널",
+    "model": "모델",
+    "not reproduced": "재현되지 않음",
+    "unknown": "알 수 없음",
     # hardware
     "{}, {}, compiled": "{0:t}, {1}, 컴파일함",
     "{}, {}, not compiled": "{0:t}, {1}, 컴파일 안 함",
