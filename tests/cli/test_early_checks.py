@@ -19,6 +19,7 @@ MISTAKES = [
     ("prepare none.txt --out new/d", "none.txt"),
     ("prepare text.txt --out new/d --tokenizer none.json", "none.json"),
     ("prepare text.txt --out data", "--force"),
+    ("prepare text.txt --out new/d --tokenizer unigram:300 --pattern llama", "the pattern llama"),
     ("tokenize x --tokenizer none", "none"),
     ("train none --data data --out new/r", "unknown preset none"),
     ("train none.toml --data data --out new/r", "none.toml does not exist"),

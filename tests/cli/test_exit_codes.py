@@ -46,6 +46,7 @@ CASES = [
     (WRONG, "bench generate {tmp}/none.toml", "none.toml does not exist"),
     (WRONG, "import {tmp}/a/b --out {tmp}/r", "neither a folder nor a hub id"),
     (WRONG, "prepare {tmp}/none --out {tmp}/d", "not found"),
+    (WRONG, "prepare {tmp}/book.txt --out {tmp}/d --tokenizer bytes --pattern llama", "give --tokenizer bpe:SIZE"),
     (WRONG, "tokenize text -t {tmp}/none", "not found"),
     (WRONG, "train --resume --out {tmp}/none", "nothing to resume"),
     (WRONG, "train nano --data {tmp}/none --out {tmp}/r", "none does not exist; create one with: glassgpt prepare"),

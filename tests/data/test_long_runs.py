@@ -121,6 +121,8 @@ def test_worker_trains_the_same_tokenizer_and_passes_errors_on(tmp_path, monkeyp
     texts = ["tie ab cd ef gh " * 50, "one two"]
     trained = worker.train_interruptibly("bpe:300", texts, tmp_path)
     assert trained.fingerprint == train_tokenizer("bpe:300", texts).fingerprint
+    trained = worker.train_interruptibly("bpe:300", texts, tmp_path, "llama")
+    assert trained.fingerprint == train_tokenizer("bpe:300", texts, "llama").fingerprint
     with pytest.raises(TokenizerError, match=r"^cannot train a tokenizer 'bpe:1'; give KIND:SIZE"):
         worker.train_interruptibly("bpe:1", texts, tmp_path)
 

@@ -14,6 +14,7 @@ from glassgpt.data import PrepareOptions, TokenDataset, load_tokenizer, pipeline
 from glassgpt.data.documents import DuplicateFilter, text_digest
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.show import ConsoleObserver
+from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.errors import DataError, Interrupted, UsageError
 
 
@@ -352,3 +353,16 @@ def test_validation_sources_are_the_validation_text(tmp_path):
     assert TokenDataset.open(out).info == summary
     with pytest.raises(UsageError, match="cannot be combined with validation sources"):
         prepare(dataclasses.replace(options, split="tail", force=True))
+
+
+def test_pattern_is_stored_in_the_tokenizer_and_the_summary(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(TEXTS))
+    usual, other = (
+        prepare_dataset(tmp_path / pattern, tmp_path / "a.jsonl", tokenizer="bpe:300", pattern=pattern)
+        for pattern in ("glassgpt", "llama")
+    )
+    assert "pattern" not in usual.options  # datasets that were prepared before the option stay as they are
+    assert other.options["pattern"] == "llama"
+    tokenizer = TokenDataset.open(tmp_path / "llama").tokenizer
+    assert tokenizer.payload["pattern"] == PATTERNS["llama"]
+    assert tokenizer.fingerprint == other.tokenizer_fingerprint != usual.tokenizer_fingerprint

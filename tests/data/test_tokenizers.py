@@ -3,8 +3,9 @@ import sys
 
 import numpy as np
 import pytest
+import regex
 from data_helpers import TRAINING_TEXT, vocabulary_folder
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from glassgpt.data.tokenizers import Tokenizer, bpe, load_tokenizer, tokenizer_from_json, train_tokenizer
@@ -228,6 +229,50 @@ def test_trained_vocabulary_compresses_its_text(tokenizer):
 def test_malformed_training_spec_raises(spec):
     with pytest.raises(UsageError, match="KIND:SIZE"):
         train_tokenizer(spec, ["text"])
+
+
+# As llama.cpp's source writes them for the pre-tokenizers gpt-2, llama-bpe and qwen2.
+LLAMA_CPP = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama": r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+
+
+@given(texts)
+@settings(max_examples=200, deadline=None)
+@example("a \n \n  b\r\n\r\n  ")
+@example("1234567 IT'S it'Ve x'D 한글\u0301 ...\n\n  end \t ")
+def test_patterns_split_as_those_of_llama_cpp(text):
+    for name, pattern in LLAMA_CPP.items():
+        assert regex.findall(bpe.PATTERNS[name], text) == regex.findall(pattern, text), name
+
+
+def test_pattern_decides_how_numbers_are_split():
+    text = ["in 1234567 years " * 50]
+    pieces = {}
+    for pattern in bpe.PATTERNS:
+        tokenizer = train_tokenizer("bpe:400", text, pattern)
+        pieces[pattern] = [tokenizer.token_bytes(token).decode() for token in tokenizer.encode(" 1234567")]
+        assert tokenizer_from_json(tokenizer.to_json()).fingerprint == tokenizer.fingerprint
+    assert pieces["glassgpt"] == [" ", "12", "34", "56", "7"]
+    assert pieces["llama"] == [" ", "123", "456", "7"]
+    assert pieces["qwen2"] == list(" 1234567")
+    assert pieces["gpt2"] == [" 1234567"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "pattern", "message"),
+    [
+        ("bpe:300", "gpt5", "pattern is 'gpt5'; it must be one of glassgpt, gpt2, llama, qwen2"),
+        ("unigram:300", "llama", "the pattern llama is for a BPE vocabulary that is trained, not for unigram:300"),
+    ],
+)
+def test_pattern_that_does_not_fit_raises(spec, pattern, message):
+    with pytest.raises(UsageError, match=message):
+        train_tokenizer(spec, ["text"], pattern)
 
 
 @pytest.mark.parametrize(("kind", "package"), [("unigram", "tokenizers"), ("sentencepiece", "sentencepiece")])

@@ -18,7 +18,7 @@ from glassgpt.data.packages import package_folder
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import END_OF_TEXT, tokenizer_from_json
-from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, TRAINED_PATTERN
+from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN, GPT2_PATTERN, PATTERNS, TRAINED_PATTERN
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from glassgpt.errors import InterchangeError
 from glassgpt.generation.engine.generate import generate
@@ -30,6 +30,7 @@ from glassgpt.interchange.tokenizer_import import KNOWN_PATTERNS, read_tokenizer
 from small_models import attentive_model
 
 NAMES = ["gpt2", "bytes", "bpe:400", "unigram:330", "sentencepiece:400"]
+NAMES += [f"bpe:400 {pattern}" for pattern in PATTERNS if pattern != DEFAULT_PATTERN]
 CORPUS = [
     grammar_text(40, seed=1),
     "ROMEO:\nBut soft! what light through yonder window breaks? It's 1,234.5 o'clock; I'LL see.\n\n" * 3,
@@ -77,7 +78,8 @@ texts = texts.filter(lambda text: END_OF_TEXT not in text)  # a special token in
 @pytest.fixture(scope="module", params=NAMES)
 def both(request, tmp_path_factory):
     """Our tokenizer, transformers' tokenizer, and the folder between them."""
-    ours = train_tokenizer(request.param, CORPUS) if ":" in request.param else load_tokenizer(request.param)
+    name, _, pattern = request.param.partition(" ")
+    ours = train_tokenizer(name, CORPUS, pattern or DEFAULT_PATTERN) if ":" in name else load_tokenizer(name)
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer_files(ours, 64, folder)
     return ours, AutoTokenizer.from_pretrained(folder), folder

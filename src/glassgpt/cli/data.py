@@ -18,6 +18,7 @@ def prepare(
     *sources: Texts,
     out: Path,
     tokenizer: str = "gpt2",
+    pattern: Literal["glassgpt", "gpt2", "llama", "qwen2"] = "glassgpt",
     field: str = "text",
     validation_fraction: float = 0.1,
     validation_source: Annotated[
@@ -46,6 +47,9 @@ def prepare(
         Dataset folder to create.
     tokenizer:
         gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
+    pattern:
+        How a bpe:SIZE splits text into words. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by
+        digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).
     field:
         Field of a row of JSON or Parquet that holds the text.
     validation_fraction:
@@ -83,6 +87,7 @@ def prepare(
         sources=sources,
         out=out,
         tokenizer=tokenizer,
+        pattern=pattern,
         field=field,
         validation_fraction=validation_fraction,
         validation_sources=validation_source,

@@ -33,6 +33,8 @@ from glassgpt.data.staging import staged_folder
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.threads import limited_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer, is_training_spec, load_tokenizer
+from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN
+from glassgpt.data.tokenizers.load import pattern_problem
 from glassgpt.data.tokenizers.worker import train_interruptibly
 from glassgpt.errors import DataError, UsageError
 
@@ -49,6 +51,7 @@ class PrepareOptions:
         sources: see `glassgpt.data.sources.resolve_sources`.
         out: dataset folder to create.
         tokenizer: a name, a path, or KIND:SIZE to train one on the training text.
+        pattern: how a BPE that is trained splits text into words; see `bpe.PATTERNS`.
         field: field or column that holds the text.
         validation_fraction: share of the documents (or of each one's characters) used for validation.
         validation_sources: sources of the validation text; all of `sources` is then training text.
@@ -68,6 +71,7 @@ class PrepareOptions:
     sources: tuple[str, ...]
     out: Path
     tokenizer: str = "gpt2"
+    pattern: str = DEFAULT_PATTERN
     field: str = "text"
     validation_fraction: float = 0.1
     validation_sources: tuple[str, ...] = ()
@@ -112,12 +116,16 @@ class PrepareOptions:
                 "standard input can only be read once; name '-' once",
             ),
         )
-        return [message for is_valid, message in checks if not is_valid]
+        problems = [message for is_valid, message in checks if not is_valid]
+        if problem := pattern_problem(self.tokenizer, self.pattern):
+            problems.append(problem)
+        return problems
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that determine the content, as stored in the dataset."""
         names = ("tokenizer", "field", "validation_fraction", "split", "seed", "deduplicate", "shard_tokens")
         names += ("encoding", "separator", "skip_bad", "follow_links")
+        names += ("pattern",) if self.pattern != DEFAULT_PATTERN else ()
         lists = {name: list(getattr(self, name)) for name in ("sources", "validation_sources", "normalize")}
         return lists | {name: getattr(self, name) for name in names}
 
@@ -191,7 +199,7 @@ def _load_or_train_tokenizer(
         return load_tokenizer(options.tokenizer)
     observer.on_tokenizer_training(options.tokenizer)
     stream = DocumentStream(sources, deduplicate=options.deduplicate, normalize=options.normalize)
-    tokenizer = train_interruptibly(options.tokenizer, _training_texts(stream), scratch)
+    tokenizer = train_interruptibly(options.tokenizer, _training_texts(stream), scratch, options.pattern)
     if tokenizer.vocab_size < int(options.tokenizer.partition(":")[2]):
         observer.on_small_vocabulary(tokenizer.vocab_size)
     return tokenizer

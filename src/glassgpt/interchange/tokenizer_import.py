@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.tokenizers import END_OF_TEXT, Tokenizer, load_tokenizer, tokenizer_from_json
-from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, TRAINED_PATTERN, BPETokenizer
+from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, PATTERNS, BPETokenizer
 from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
 from glassgpt.data.tokenizers.library import LibraryTokenizer, load_backend
 from glassgpt.data.tokenizers.unigram import UnigramTokenizer
@@ -28,8 +28,7 @@ from glassgpt.interchange.tokenizer_files import NATIVE_FILE, NATIVE_KEY, last_p
 ORIGINAL_GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 KNOWN_PATTERNS = {
     ORIGINAL_GPT2_PATTERN: GPT2_PATTERN,
-    library_pattern(GPT2_PATTERN): GPT2_PATTERN,
-    library_pattern(TRAINED_PATTERN): TRAINED_PATTERN,
+    **{library_pattern(pattern): pattern for pattern in PATTERNS.values()},
 }
 """Our pattern for each of the library's that splits every text in the same way; tests compare them."""
 

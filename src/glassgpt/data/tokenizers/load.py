@@ -16,7 +16,7 @@ from glassgpt.data.tokenizers.base import (
     Tokenizer,
     library_errors,
 )
-from glassgpt.data.tokenizers.bpe import BPETokenizer, gpt2_tokenizer, train_bpe
+from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN, PATTERNS, BPETokenizer, gpt2_tokenizer, train_bpe
 from glassgpt.data.tokenizers.byte import ByteTokenizer
 from glassgpt.data.tokenizers.library import LibraryTokenizer
 from glassgpt.data.tokenizers.sentence_piece import SentencePieceTokenizer, train_sentencepiece
@@ -118,13 +118,13 @@ def is_training_spec(name: str) -> bool:
     return name.partition(":")[0] in TRAINERS and ":" in name
 
 
-def train_tokenizer(spec: str, texts: Iterable[str]) -> Tokenizer:
+def train_tokenizer(spec: str, texts: Iterable[str], pattern: str = DEFAULT_PATTERN) -> Tokenizer:
     """Train a tokenizer: `bpe:2048`, `unigram:8000` or `sentencepiece:8000`.
 
-    The number is the vocabulary size, including end-of-text.
+    The number is the vocabulary size, including end-of-text. `pattern` is one of `PATTERNS`.
 
     Raises:
-        UsageError: the spec is malformed, or the vocabulary is smaller than 257.
+        UsageError: the spec is malformed, the vocabulary is smaller than 257, or the pattern is not for this kind.
         TokenizerError: the text is too short for such a vocabulary.
         MissingExtraError: the tokenizer needs a library that is not installed.
     """
@@ -134,4 +134,19 @@ def train_tokenizer(spec: str, texts: Iterable[str]) -> Tokenizer:
             f"cannot train a tokenizer {spec!r}; give KIND:SIZE, where KIND is one of {', '.join(TRAINERS)} "
             f"and SIZE is at least {MIN_VOCAB_SIZE}"
         )
+    if problem := pattern_problem(spec, pattern):
+        raise UsageError(problem)
+    if kind == BPETokenizer.kind:
+        return train_bpe(int(size), texts, pattern)
     return TRAINERS[kind](int(size), texts)
+
+
+def pattern_problem(spec: str, pattern: str) -> str | None:
+    """Return why a pattern cannot be used for a tokenizer, as one line of text; None if it can."""
+    if pattern not in PATTERNS:
+        return f"pattern is {pattern!r}; it must be one of {', '.join(PATTERNS)}"
+    if pattern != DEFAULT_PATTERN and not (is_training_spec(spec) and spec.startswith(f"{BPETokenizer.kind}:")):
+        return (
+            f"the pattern {pattern} is for a BPE vocabulary that is trained, not for {spec}; give --tokenizer bpe:SIZE"
+        )
+    return None

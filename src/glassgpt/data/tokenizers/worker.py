@@ -1,4 +1,4 @@
-"""Train a tokenizer in a separate process: `python -m glassgpt.data.tokenizers.worker SPEC TEXTS OUT`.
+"""Train a tokenizer in a separate process: `python -m glassgpt.data.tokenizers.worker SPEC PATTERN TEXTS OUT`.
 
 The libraries do not react to signals while they train, which can take minutes; a process can be ended.
 """
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from glassgpt.data.tokenizers.base import ERROR_CHARACTERS, Tokenizer
+from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN
 from glassgpt.data.tokenizers.load import tokenizer_from_json, train_tokenizer
 from glassgpt.errors import GlassGPTError, TokenizerError
 
@@ -23,13 +24,14 @@ IN_PROCESS_CHARACTERS = 200_000
 PR_SET_PDEATHSIG = 1
 
 
-def train_interruptibly(spec: str, texts: Iterable[str], scratch: Path) -> Tokenizer:
+def train_interruptibly(spec: str, texts: Iterable[str], scratch: Path, pattern: str = DEFAULT_PATTERN) -> Tokenizer:
     """Train a tokenizer so that an exception raised by a signal handler stops it at once.
 
     Args:
         spec: see `train_tokenizer`.
         texts: the training text.
         scratch: a folder for the text and the result.
+        pattern: see `train_tokenizer`.
 
     Raises:
         See `train_tokenizer`.
@@ -41,13 +43,13 @@ def train_interruptibly(spec: str, texts: Iterable[str], scratch: Path) -> Token
             file.write(json.dumps(text) + "\n")
             characters += len(text)
     if characters <= IN_PROCESS_CHARACTERS:
-        return train_tokenizer(spec, _read_texts(source))
-    _run_worker(spec, source, result)
+        return train_tokenizer(spec, _read_texts(source), pattern)
+    _run_worker(spec, pattern, source, result)
     return tokenizer_from_json(result.read_text(encoding="utf-8"))
 
 
-def _run_worker(spec: str, source: Path, result: Path) -> None:
-    command = [sys.executable, "-m", __name__, spec, str(source), str(result)]
+def _run_worker(spec: str, pattern: str, source: Path, result: Path) -> None:
+    command = [sys.executable, "-m", __name__, spec, pattern, str(source), str(result)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     # In a separate session, Ctrl-C reaches only this process, which then ends the other.
     process = subprocess.Popen(
@@ -73,11 +75,11 @@ def _read_texts(source: Path) -> Iterator[str]:
             yield json.loads(line)
 
 
-def _main(spec: str, source: str, result: str) -> None:
+def _main(spec: str, pattern: str, source: str, result: str) -> None:
     if sys.platform == "linux":  # do not outlive a parent that was killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        train_tokenizer(spec, _read_texts(Path(source))).save(Path(result))
+        train_tokenizer(spec, _read_texts(Path(source)), pattern).save(Path(result))
     except GlassGPTError as error:
         sys.exit(str(error))
     except BaseException as error:  # noqa: BLE001 - panics of the libraries are no `Exception`

@@ -145,6 +145,7 @@ MESSAGES = {
     "not a glassgpt tokenizer; create one with: glassgpt prepare … --tokenizer …": "glassgpt 토크나이저가 아닙니다. 만들려면: glassgpt prepare … --tokenizer …",
     "tokenizer format {}, kind {} is not supported (supported: format {}, {}); update glassgpt": "토크나이저 형식 {0}, 종류 {1}은(는) 지원하지 않습니다(지원: 형식 {2}, {3}). glassgpt를 업데이트하세요",
     "cannot train a tokenizer {}; give KIND:SIZE, where KIND is one of {} and SIZE is at least {}": "토크나이저 {0}을(를) 학습할 수 없습니다. KIND:SIZE 꼴로 지정하세요. KIND는 {1} 중 하나, SIZE는 {2} 이상입니다",
+    "the pattern {} is for a BPE vocabulary that is trained, not for {}; give --tokenizer bpe:SIZE": "{0} 방식은 새로 학습하는 BPE 어휘를 위한 것이며 {1}에는 쓸 수 없습니다. --tokenizer bpe:SIZE를 지정하세요",
     "the tokenizer is damaged: line {}: {}": "토크나이저가 손상되었습니다. {0}번째 줄: {1:t}",
     "the tokenizer is damaged: {}": "토크나이저가 손상되었습니다: {0:t}",
     "sentencepiece cannot train a vocabulary of {} on this text: {}": "sentencepiece가 이 글로는 크기 {0}의 어휘를 학습할 수 없습니다: {1}",
