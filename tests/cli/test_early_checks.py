@@ -70,6 +70,10 @@ MISTAKES = [
     ("doctor nano --data data --init-from none", "none does not exist"),
     ("export none new/hf", "none does not exist"),
     ("export run data", "not empty"),
+    ("export run new/x --format onx", "unknown format onx; --format must be one of hf"),
+    ("export run new/x --weights int4", "--weights is int4; hf has float32"),
+    ("export modern new/x", "sliding window of 8, which NanoChat does not support; export it with --format onnx"),
+    ("export run new/x --check", "glassgpt[eval]"),
     ("export run text.txt/hf", "not a writable folder"),
     ("import none/none/none --out new/r", "neither a folder nor a hub id"),
     ("import data --out new/r", "no config.json"),
@@ -97,7 +101,10 @@ Path("text.txt").write_text("It was a dark and stormy night. " * 200)
 prepare(PrepareOptions(sources=("text.txt",), out=Path("data"), tokenizer="bytes", workers=1))
 Path("run").mkdir()
 Path("run/config.toml").write_text(to_toml(load_config("nano", {"data": str(Path("moved").absolute())})))
-for package in ("tensorboard", "starlette", "huggingface_hub"):
+modern = {"data": "data", "model.arch": "modern", "model.window": 8, "model.bias": False}
+Path("modern").mkdir()
+Path("modern/config.toml").write_text(to_toml(load_config("nano", modern)))
+for package in ("tensorboard", "starlette", "huggingface_hub", "transformers"):
     sys.modules[package] = None  # as if it were not installed
 before = sorted(Path(".").rglob("*"))
 for line in sys.stdin.read().splitlines():

@@ -39,6 +39,7 @@ CASES = [
     (WRONG, "replay {run} {run}", "{run} is a folder; give a file that glassgpt serve --record wrote"),
     (WRONG, "chat {tmp}/none", "none does not exist; create a run with"),
     (WRONG, "export {tmp}/none {tmp}/hf", "none does not exist; create a run with"),
+    (WRONG, "export {run} {tmp}/r --format pdf", "unknown format pdf; --format must be one of hf"),
     (WRONG, "doctor {tmp}/none", "none is not a run, a dataset"),
     (WRONG, "model {tmp}/none.toml", "none.toml does not exist"),
     (WRONG, "config show {tmp}/none.toml", "none.toml does not exist"),

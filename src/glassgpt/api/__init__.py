@@ -5,6 +5,7 @@ from __future__ import annotations
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.generation import bench_generate
+from glassgpt.api.interchange import export
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
@@ -22,6 +23,7 @@ __all__ = [
     "default_slots",
     "doctor",
     "evaluate",
+    "export",
     "held_out_dataset",
     "load",
     "load_for_generation",

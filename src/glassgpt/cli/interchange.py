@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Run
+from glassgpt.cli.shared import Checkpoint, Flag, Run
 from glassgpt.data.folder_kinds import not_a_model
 from glassgpt.errors import UsageError, WrongModelError, require_extra
 
@@ -52,27 +52,45 @@ def import_(source: str, *, out: Path) -> None:
     )
 
 
-def export(run: Run, folder: Path, *, checkpoint: Checkpoint = "best") -> None:
-    """Export a run in Hugging Face format (GPT-2 or NanoChat), so that transformers can load it.
+def export(
+    run: Run,
+    folder: Path,
+    *,
+    format: str = "hf",
+    weights: str | None = None,
+    check: Flag = False,
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Export a run to a format that other programs load.
 
     Parameters
     ----------
     folder:
-        Destination of config.json, model.safetensors and tokenizer files; must be empty or not exist.
+        Folder to create; must be empty or not exist.
+    format:
+        Format: hf (transformers, vLLM).
+    weights:
+        How weights are stored; the default is exact.
+    check:
+        Run the export in its engine on ten prompts before it is published, and print how far it agrees.
     """
+    from glassgpt.config import load_config
     from glassgpt.data.files import require_creatable
-    from glassgpt.data.staging import staged_folder
+    from glassgpt.interchange.formats.registry import export_options, find_format, require_exportable
     from glassgpt.training.run_folder import RunFolder
 
-    RunFolder(run).require()
+    chosen = find_format(format)
+    options = export_options(chosen, weights)
+    config = load_config(RunFolder(run).require().config).model
+    require_exportable(chosen, config, options, check=check)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} already exists and is not empty; choose another folder")
     require_creatable(folder)
 
     from glassgpt import api  # loads torch, which takes seconds
-    from glassgpt.interchange.huggingface import export_model
+    from glassgpt.interchange.show import show_agreement
 
-    loaded = api.load(run, checkpoint=checkpoint, device="cpu")
-    with staged_folder(folder, force=False, what="model") as (staging, _):
-        export_model(loaded.model, loaded.tokenizer, staging)
-    console.info(f"wrote {folder}; load it with: AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+    found = api.export(run, folder, format=format, weights=weights, check=check, checkpoint=checkpoint)
+    if found:
+        show_agreement(found, chosen.name)
+    console.info(f"wrote {folder}; load it with: {chosen.usage(folder)}")

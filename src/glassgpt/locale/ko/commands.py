@@ -127,8 +127,11 @@ HELP = {
     "Print one JSON object, in English unless --language is given.": "JSON 객체 하나를 출력합니다. --language를 지정하지 않으면 영어입니다.",
     "Language of everything that is printed; auto means GLASSGPT_LANGUAGE (en or ko), or else the locale.": "출력하는 모든 글의 언어. auto는 GLASSGPT_LANGUAGE(en이나 ko)를, 없으면 로캘을 따릅니다.",
     # import, export, model, config
-    "Export a run in Hugging Face format (GPT-2 or NanoChat), so that transformers can load it.": "transformers로 불러올 수 있도록 실행을 Hugging Face 형식(GPT-2나 NanoChat)으로 내보냅니다.",
-    "Destination of config.json, model.safetensors and tokenizer files; must be empty or not exist.": "config.json, model.safetensors, 토크나이저 파일을 쓸 폴더. 비어 있거나 없어야 합니다.",
+    "Export a run to a format that other programs load.": "다른 프로그램이 불러올 수 있는 형식으로 실행을 내보냅니다.",
+    "Folder to create; must be empty or not exist.": "만들 폴더. 비어 있거나 없어야 합니다.",
+    "Format: hf (transformers, vLLM).": "형식: hf(transformers, vLLM).",
+    "How weights are stored; the default is exact.": "가중치를 저장하는 방식. 기본값은 원래 값 그대로입니다.",
+    "Run the export in its engine on ten prompts before it is published, and print how far it agrees.": "내보낸 모델을 공개하기 전에 해당 엔진에서 프롬프트 열 개로 실행하고, 원래 모델과 얼마나 같은지 출력합니다.",
     "Import a GPT-2 or NanoChat model in Hugging Face format as a run.": "Hugging Face 형식의 GPT-2나 NanoChat 모델을 실행으로 가져옵니다.",
     "Folder with config.json, model.safetensors and tokenizer files, or a hub id such as openai-community/gpt2.": "config.json, model.safetensors, 토크나이저 파일이 든 폴더, 또는 openai-community/gpt2 같은 허브 이름.",
     "Run folder to create.": "만들 실행 폴더.",

@@ -63,7 +63,7 @@ MESSAGES = {
     "imported {} and the tokenizer {} into {}": "{0:t} 모델과 {1} 토크나이저를 {2} 폴더로 가져왔습니다",
     "generate text with: glassgpt generate {} --prompt TEXT": "글 생성: glassgpt generate {0} --prompt TEXT",
     "continue training with: glassgpt train {} --init-from {} --data DIR --out RUN": "이 가중치로 학습: glassgpt train {0} --init-from {1} --data DIR --out RUN",
-    "wrote {}; load it with: AutoModelForCausalLM.from_pretrained({})": "{0} 폴더에 저장했습니다. 불러오기: AutoModelForCausalLM.from_pretrained({1})",
+    "wrote {}; load it with: {}": "{0} 폴더에 저장했습니다. 불러오기: {1:t}",
     "{} is neither a folder nor a hub id such as openai-community/gpt2": "{0}은(는) 폴더도 아니고 openai-community/gpt2 같은 허브 이름도 아닙니다",
     "{} already exists and is not empty; choose another folder": "{0} 폴더가 이미 있고 비어 있지 않습니다. 다른 폴더를 고르세요",
     # cli/configuration, cli/diagnosis
