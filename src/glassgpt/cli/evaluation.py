@@ -80,6 +80,8 @@ def evaluate(
     from glassgpt.cli.checks import check_run_and_dataset
     from glassgpt.data.files import check_output_path
     from glassgpt.generation.presets import load_generation_preset
+    from glassgpt.training.checkpoint_layout import require_checkpoint
+    from glassgpt.training.run_folder import RunFolder
 
     check_run_and_dataset(run, data)
     if json_file is not None:
@@ -92,6 +94,7 @@ def evaluate(
     for name in (compare or "").split(","):
         if name.strip().endswith(".toml"):
             load_generation_preset(name.strip())
+    require_checkpoint(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.evaluation.compare import parse_settings_list
@@ -162,10 +165,13 @@ def sweep_decoding(
     """
     from glassgpt.cli.checks import check_run_and_dataset
     from glassgpt.data.files import check_output_path
+    from glassgpt.training.checkpoint_layout import require_checkpoint
+    from glassgpt.training.run_folder import RunFolder
 
     check_run_and_dataset(run, data)
     path = out or run / f"decoding-{purpose}.toml"
     check_output_path("--out", path, (".toml",), force=force)
+    require_checkpoint(RunFolder(run), checkpoint)
 
     from glassgpt import api
     from glassgpt.api.evaluation import require_sample_count

@@ -75,6 +75,7 @@ def generate(
         report by how much.
     """
     from glassgpt.generation.strategy_options import SpeculativeOptions
+    from glassgpt.training.checkpoint_layout import require_checkpoint
     from glassgpt.training.run_folder import RunFolder
 
     RunFolder(run).require()
@@ -82,9 +83,10 @@ def generate(
     if isinstance(chosen, SpeculativeOptions) and chosen.draft is not None:
         RunFolder(chosen.draft).require()
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
-    options_from_flags({}, settings, given)  # before torch is loaded, which takes seconds
+    options_from_flags({}, settings, given)
+    require_checkpoint(RunFolder(run), checkpoint)
 
-    from glassgpt import api
+    from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.generation.engine.prompt import random_seed
 
     # A search has its own defaults; everything else samples, with a seed that can be reported.

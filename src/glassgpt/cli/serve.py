@@ -78,6 +78,7 @@ def serve(
         Precision of the weights; see glassgpt generate --help.
     """
     from glassgpt.data.files import check_output_path
+    from glassgpt.training.checkpoint_layout import require_checkpoint
     from glassgpt.training.run_folder import RunFolder
 
     named = [_named_run(each) for each in (run, *runs)]
@@ -101,6 +102,8 @@ def serve(
         check_output_path("--record", record)
     for package in ("starlette", "uvicorn"):
         require_extra(package, "serve", "serving over HTTP")
+    for _, folder, own in named:
+        require_checkpoint(RunFolder(folder), own or checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.serving.run import ServerSettings

@@ -14,23 +14,6 @@ it. Whenever the power fails, the previous checkpoint is intact.
 A snapshot is a checkpoint of weights alone in a separate folder; see `training.weight_snapshots`.
 """
 
-from glassgpt.training.checkpoint.layout import (
-    AVERAGE,
-    MANIFEST,
-    OPTIMIZER,
-    STAGING_PREFIX,
-    STATE,
-    WEIGHTS,
-    checkpoint_name,
-    checkpoint_step,
-    has_optimizer,
-    is_damaged_pointer,
-    list_checkpoints,
-    list_models,
-    list_snapshots,
-    resolve_pointer,
-    set_pointer,
-)
 from glassgpt.training.checkpoint.load import load_average, load_model, load_optimizers, load_weights
 from glassgpt.training.checkpoint.state import TrainingState, read_model_config, read_state
 from glassgpt.training.checkpoint.store import (
@@ -49,6 +32,23 @@ from glassgpt.training.checkpoint.verify import (
     find_damage,
     newest_verified_checkpoint,
     write_manifest,
+)
+from glassgpt.training.checkpoint_layout import (
+    AVERAGE,
+    MANIFEST,
+    OPTIMIZER,
+    STAGING_PREFIX,
+    STATE,
+    WEIGHTS,
+    checkpoint_name,
+    checkpoint_step,
+    has_optimizer,
+    is_damaged_pointer,
+    list_checkpoints,
+    list_models,
+    list_snapshots,
+    resolve_pointer,
+    set_pointer,
 )
 
 __all__ = [

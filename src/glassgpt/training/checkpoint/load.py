@@ -17,8 +17,8 @@ from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.checkpoint.layout import AVERAGE, OPTIMIZER, STATE, WEIGHTS
 from glassgpt.training.checkpoint.state import read_model_config
+from glassgpt.training.checkpoint_layout import AVERAGE, OPTIMIZER, STATE, WEIGHTS
 from glassgpt.training.distributed import shard_like
 from glassgpt.training.rng import preserved_rng
 

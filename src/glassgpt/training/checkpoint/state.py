@@ -10,7 +10,7 @@ from typing import Any
 from glassgpt.data.files import read_regular
 from glassgpt.errors import CheckpointError
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.checkpoint.layout import STATE
+from glassgpt.training.checkpoint_layout import STATE
 
 
 @dataclass

@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from glassgpt.data.files import sync_folder
 from glassgpt.errors import CheckpointError
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.checkpoint.layout import (
+from glassgpt.training.checkpoint.state import TrainingState
+from glassgpt.training.checkpoint.verify import write_manifest
+from glassgpt.training.checkpoint_layout import (
     ABANDONED_PREFIX,
     AVERAGE,
     OPTIMIZER,
@@ -33,8 +35,6 @@ from glassgpt.training.checkpoint.layout import (
     resolve_pointer,
     set_pointer,
 )
-from glassgpt.training.checkpoint.state import TrainingState
-from glassgpt.training.checkpoint.verify import write_manifest
 from glassgpt.training.distributed import DistributedContext, full_tensor
 from glassgpt.training.run_folder import RunFolder
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glassgpt.data.files import read_regular, sync_folder, write_atomically
-from glassgpt.errors import CheckpointError, UnsafeFileError, WrongRunError
-from glassgpt.training.checkpoint.layout import (
+from glassgpt.errors import CheckpointError, UnsafeFileError
+from glassgpt.training.checkpoint.state import read_state
+from glassgpt.training.checkpoint_layout import (
     AVERAGE,
     MANIFEST,
     OPTIMIZER,
@@ -18,11 +19,10 @@ from glassgpt.training.checkpoint.layout import (
     WEIGHTS,
     is_damaged_pointer,
     list_checkpoints,
-    list_models,
-    list_snapshots,
+    named_model,
+    require_checkpoint,
     resolve_pointer,
 )
-from glassgpt.training.checkpoint.state import read_state
 from glassgpt.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
@@ -121,19 +121,13 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
         raise CheckpointError(
             f"{run.checkpoints / 'best'} is damaged; use --checkpoint {known}, or let train --resume repair it"
         )
+    require_checkpoint(run, which)
     if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
         found = newest_verified_checkpoint(run)
-        if found is None:
-            snapshots = list_snapshots(run)
-            hint = f"; its newest snapshot can be used with --checkpoint {snapshots[-1].name}" if snapshots else ""
-            raise CheckpointError(f"{run.path} has no checkpoint yet{hint}")
+        assert found is not None  # as require_checkpoint has found one
         return found.path
-    path = resolve_pointer(run, "best") if which == "best" else run.checkpoints / which
-    if path is not None and not path.is_dir():
-        path = next((snapshot for snapshot in list_snapshots(run) if snapshot.name == which), None)
-    if path is None:
-        known = ", ".join(p.name for p in list_models(run)) or "none"
-        raise WrongRunError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
+    path = resolve_pointer(run, "best") if which == "best" else named_model(run, which)
+    assert path is not None  # as require_checkpoint has found it
     problem = find_damage(path)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}; name another one with --checkpoint")

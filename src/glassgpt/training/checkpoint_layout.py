@@ -1,4 +1,4 @@
-"""Names of a checkpoint's files, the checkpoints of a run, and the pointers to one of them."""
+"""Names of a checkpoint's files, the checkpoints of a run, and the pointers to one of them. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from glassgpt.data.files import read_regular, write_atomically
-from glassgpt.errors import CheckpointError
+from glassgpt.errors import CheckpointError, WrongRunError
 from glassgpt.training.run_folder import RunFolder
 
 WEIGHTS, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.pt"
@@ -42,6 +42,32 @@ def list_models(run: RunFolder) -> list[Path]:
     """Return a checkpoint or snapshot for each step that has one, oldest first; the checkpoint where there are both."""
     by_step = {checkpoint_step(path): path for path in (*list_snapshots(run), *list_checkpoints(run))}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def named_model(run: RunFolder, name: str) -> Path | None:
+    """Return the checkpoint, or else the snapshot, whose folder has this name; None if there is none."""
+    return next((path for path in (*list_checkpoints(run), *list_snapshots(run)) if path.name == name), None)
+
+
+def require_checkpoint(run: RunFolder, which: str) -> None:
+    """Check that a run has the checkpoint that `--checkpoint` names, not that it is intact.
+
+    Args:
+        run: the run.
+        which: `best`, `latest`, or the name of the folder of a checkpoint or snapshot.
+
+    Raises:
+        CheckpointError: the run has no checkpoint at all.
+        WrongRunError: it has others.
+    """
+    if which in ("best", "latest"):
+        if not list_checkpoints(run):
+            snapshots = list_snapshots(run)
+            hint = f"; its newest snapshot can be used with --checkpoint {snapshots[-1].name}" if snapshots else ""
+            raise CheckpointError(f"{run.path} has no checkpoint yet{hint}")
+    elif named_model(run, which) is None:
+        known = ", ".join(path.name for path in list_models(run)) or "none"
+        raise WrongRunError(f"{run.path} has no checkpoint {which}; it has: best, latest, {known}")
 
 
 def _step_folders(folder: Path) -> list[Path]:
