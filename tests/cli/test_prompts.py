@@ -133,6 +133,11 @@ def test_special_token_in_a_prompt_is_text_unless_asked(run_main, nano_run):
     assert json.loads(as_text)["tokens"] != json.loads(without)["tokens"]
     _, _, err = run_main("generate", nano_run, *SHORT, "--prompt", "endoftext")
     assert "ordinary text" not in err
+    _, _, err = run_main("inspect", nano_run, "--text", "--prompt", "a<|endoftext|>")
+    assert "note: <|endoftext|> in the text to inspect is ordinary text" in err
+    code, out, err = run_main("tokenize", "a<|endoftext|>", "-t", "bytes", "--parse-special-tokens")
+    assert (code, err) == (0, "")
+    assert "2 tokens" in out
 
 
 @pytest.mark.parametrize(

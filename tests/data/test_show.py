@@ -18,6 +18,19 @@ def test_show_tokens_accepts_empty_text(capsys):
     assert "0 tokens, 0 characters" in capsys.readouterr().out
 
 
+def test_show_tokens_notes_special_tokens_and_reads_them_if_asked(capsys):
+    tokenizer = load_tokenizer("bytes")
+    show_tokens(tokenizer, "a<|endoftext|>")
+    printed = capsys.readouterr()
+    assert "14 tokens" in printed.out
+    assert "--parse-special-tokens" in printed.err
+    show_tokens(tokenizer, "a<|endoftext|>", parse_special_tokens=True)
+    printed = capsys.readouterr()
+    assert "2 tokens" in printed.out
+    assert str(tokenizer.end_of_text) in printed.out
+    assert printed.err == ""
+
+
 def test_printable_escapes_control_and_incomplete_characters():
     assert printable(b"\xed\x95") == "<ED><95>"
     assert printable(" 한글".encode()[:-1]) == " 한<EA><B8>"

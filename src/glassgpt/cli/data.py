@@ -111,6 +111,7 @@ def tokenize(
     tokenizer: Annotated[
         tuple[str, ...], Parameter(name=("--tokenizer", "-t"), negative="", show_default=", ".join)
     ] = ("gpt2",),
+    parse_special_tokens: Flag = False,
     compare: Flag = False,
 ) -> None:
     """Show the tokens of a text in color, with ids and bytes; or compare tokenizers and languages.
@@ -121,6 +122,8 @@ def tokenize(
         The text to tokenize; - reads standard input.
     tokenizer:
         gpt2, bytes, or a path (a tokenizer.json, a dataset, a run). May be repeated.
+    parse_special_tokens:
+        Read a special token spelled in the text, such as `<|endoftext|>`, as that token, not as ordinary text.
     compare:
         Compare tokenizers by characters per token on the given texts, or by default on eight languages and code.
     """
@@ -136,4 +139,4 @@ def tokenize(
         raise UsageError("no text given; pass it in quotes, use - for standard input, or use --compare")
     for name in tokenizer:
         for text in texts:
-            show_tokens(load_tokenizer(name), text)
+            show_tokens(load_tokenizer(name), text, parse_special_tokens=parse_special_tokens)

@@ -128,8 +128,9 @@ def _normalized(prompts: PromptList, form: str | None) -> PromptList:
 
 
 def _note_special_tokens(prompts: PromptList, tokenizer: Tokenizer) -> None:
-    found = [name for name in tokenizer.special_tokens if any(text and name in text for text in prompts.texts)]
-    if found:
+    from glassgpt.data.remarks import spelled_special_tokens
+
+    if found := spelled_special_tokens(filter(None, prompts.texts), tokenizer.special_tokens):
         console.info(
             f"note: {' and '.join(found)} in a prompt is ordinary text; to read it as the special token, add "
             "--parse-special-tokens"

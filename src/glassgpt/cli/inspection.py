@@ -80,6 +80,7 @@ def inspect(
     require_checkpoint(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.data.remarks import spelled_special_tokens
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces
     from glassgpt.inspection.service import InspectionService, LoadedRun
     from glassgpt.inspection.static_page import save_page
@@ -88,6 +89,8 @@ def inspect(
     if prompt == "-":
         prompt = sys.stdin.read()
     loaded = api.load(run, checkpoint=checkpoint, device=device)
+    if found := spelled_special_tokens([prompt or ""], loaded.tokenizer.special_tokens):
+        console.info(f"note: {' and '.join(found)} in the text to inspect is ordinary text")
     if text:
         traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)
         print_trace(traced, ablate=ablate, patch=patch, head=head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from glassgpt.data.tokenizers import END_OF_TEXT
 
@@ -27,6 +27,12 @@ def normalized(text: str, names: Sequence[str]) -> str:
 def is_decomposed(text: str) -> bool:
     """Return whether characters are written as several that Unicode also has as one, such as the letters of 한."""
     return not unicodedata.is_normalized("NFC", text[:LOOKED_AT_CHARACTERS])
+
+
+def spelled_special_tokens(texts: Iterable[str], special_tokens: Iterable[str]) -> list[str]:
+    """Return those of the special tokens' names that occur in any of the texts."""
+    given = list(texts)
+    return [name for name in special_tokens if any(name in text for text in given)]
 
 
 def remarks_on(text: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from glassgpt import console
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.prepare import PrepareOptions, prepare
+from glassgpt.data.remarks import spelled_special_tokens
 from glassgpt.data.shards import SPLITS
 from glassgpt.data.sources import pattern_for
 from glassgpt.data.summary import DatasetSummary, SplitSummary
@@ -100,9 +101,15 @@ def _characters_per_token(split: SplitSummary) -> str:
     return f"{split.characters / split.tokens:.2f}" if split.tokens else "–"
 
 
-def show_tokens(tokenizer: Tokenizer, text: str) -> None:
-    """Print `text` with its tokens in alternating colors, then a table of tokens, ids and bytes."""
-    tokens = tokenizer.encode(text)
+def show_tokens(tokenizer: Tokenizer, text: str, *, parse_special_tokens: bool = False) -> None:
+    """Print `text` with its tokens in alternating colors, then a table of tokens, ids and bytes.
+
+    Args:
+        tokenizer: any tokenizer.
+        text: the text; may be empty.
+        parse_special_tokens: whether a special token that is spelled out is that token; a note says if it is not.
+    """
+    tokens = tokenizer.encode_with_special_tokens(text) if parse_special_tokens else tokenizer.encode(text)
     pieces = [printable(tokenizer.token_bytes(token)) for token in tokens]
     console.styled(*((piece, COLORS[i % len(COLORS)]) for i, piece in enumerate(pieces)))
     rows = [[str(token), printable(raw := tokenizer.token_bytes(token)), raw.hex(" ")] for token in tokens]
@@ -112,6 +119,11 @@ def show_tokens(tokenizer: Tokenizer, text: str) -> None:
         f"{tokenizer.name}: {len(tokens)} tokens, {len(text)} characters, {len(text.encode())} bytes, "
         f"{per_token:.2f} characters per token"
     )
+    if not parse_special_tokens and (found := spelled_special_tokens([text], tokenizer.special_tokens)):
+        console.info(
+            f"note: {' and '.join(found)} in the text is ordinary text; to read it as the special token, add "
+            "--parse-special-tokens"
+        )
 
 
 def compare_tokenizers(names_or_paths: Sequence[str | Path], texts: Mapping[str, str] | None = None) -> None:

@@ -39,6 +39,7 @@ HELP = {
     "Show the tokens of a text in color, with ids and bytes; or compare tokenizers and languages.": "글의 토큰을 색과 id, 바이트로 보여 줍니다. 토크나이저와 언어를 비교할 수도 있습니다.",
     "The text to tokenize; - reads standard input.": "토큰으로 나눌 글. -는 표준 입력을 읽습니다.",
     "gpt2, bytes, or a path (a tokenizer.json, a dataset, a run).": "gpt2, bytes, 또는 경로(tokenizer.json, 데이터셋, 실행 폴더).",
+    "Read a special token spelled in the text, such as `<|endoftext|>`, as that token, not as ordinary text.": "글에 글자로 적힌 `<|endoftext|>` 같은 특수 토큰을 보통 글이 아니라 그 토큰으로 읽습니다.",
     "Compare tokenizers by characters per token on the given texts, or by default on eight languages and code.": "토크나이저를 토큰당 문자 수로 비교합니다. 글을 주지 않으면 여덟 언어와 코드로 비교합니다.",
     # train, bench train
     "Train a model. Ctrl-C saves after the current step and prints how to resume; a second one stops at once.": "모델을 학습합니다. Ctrl-C를 누르면 하던 스텝을 마치고 저장한 뒤 이어서 학습하는 방법을 알려 줍니다. 한 번 더 누르면 바로 멈춥니다.",

@@ -158,6 +158,8 @@ MESSAGES = {
     "strategy cannot be given here: coroutines share an engine that samples; use await asyncio.to_thread(m.generate, prompt, strategy=…)": "여기에는 strategy를 줄 수 없습니다. 코루틴은 샘플링하는 엔진 하나를 함께 씁니다. await asyncio.to_thread(m.generate, prompt, strategy=…)를 쓰세요",
     "--embedding-model is {}, which is not a folder": "--embedding-model에 지정한 {0}은(는) 폴더가 아닙니다",
     "{} not match the form asked for: cut at {} tokens by {}; allow more tokens": "{0:t} 요청한 형식에 맞지 않습니다. {2:t} 때문에 {1}토큰에서 잘렸습니다. 토큰을 더 허용하세요",
+    "note: {} in the text is ordinary text; to read it as the special token, add --parse-special-tokens": "참고: 글에 적힌 {0}은(는) 보통 글로 읽습니다. 특수 토큰으로 읽으려면 --parse-special-tokens를 더하세요",
+    "note: {} in the text to inspect is ordinary text": "참고: 살펴볼 글에 적힌 {0}은(는) 보통 글로 읽습니다",
     "note: {} in a prompt is ordinary text; to read it as the special token, add --parse-special-tokens": "참고: 프롬프트의 {0}은(는) 보통 글로 읽습니다. 특수 토큰으로 읽으려면 --parse-special-tokens를 더하세요",
     "{} of {} prompts failed": "프롬프트 {1}개 중 {0}개가 실패했습니다",
     "standard input is not UTF-8 ({} at byte {}); convert it": "표준 입력이 UTF-8이 아닙니다({1}번째 바이트: {0}). UTF-8로 바꾸세요",
