@@ -9,6 +9,8 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 
 CONTEXT = 48
+LLAMA = {"arch": "llama", "n_head": 4, "n_kv_head": 2, "n_embd": 24, "n_inner": 40, "bias": False}
+"""The shape of a Llama with shared key heads, for `attentive_model`."""
 
 
 def attentive_model(seed=0, **shape):

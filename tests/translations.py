@@ -21,7 +21,7 @@ SHOWN_BY_SERVING = (
 )
 """Files of the server whose texts are not only sent to clients."""
 NOT_FOR_PEOPLE = (
-    "inspection/service.py", "inspection/server.py", "inspection/trace.py", "inspection/details.py", "model/activations.py", "model/gpt2.py", "model/modern.py",
+    "inspection/service.py", "inspection/server.py", "inspection/trace.py", "inspection/details.py", "model/activations.py", "model/gpt2.py", "model/modern.py", "model/llama.py",
     "inspection/hook_points.py", "evaluation/pictures.py", "generation/gpu/launch.py",
 )  # fmt: skip
 """Files whose texts a person never sees in the terminal: answers to the page, which translates them itself; formulas;

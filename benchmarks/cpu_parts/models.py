@@ -51,7 +51,7 @@ def _theirs(ours: LanguageModel) -> Any:
     parameters = dict(theirs.named_parameters())
     weights = ours.state_dict()
     with torch.no_grad():
-        for name in gpt2_parameter_mappings(shape.n_layer):
+        for name in gpt2_parameter_mappings(shape):
             weight = weights[name.ours]
             parameters[name.theirs].copy_(weight.T if name.transposed else weight)
     return theirs

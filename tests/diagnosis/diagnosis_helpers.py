@@ -30,6 +30,17 @@ CPU = Hardware(torch.device("cpu"), "fp32", compile=False)
 SHAPES = {
     "gpt2": ModelConfig(vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=32, init_std=0.08),
     "modern": ModelConfig("modern", vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=32, bias=False),
+    "llama": ModelConfig(
+        "llama",
+        vocab_size=257,
+        context_length=32,
+        n_layer=2,
+        n_head=4,
+        n_kv_head=2,
+        n_embd=32,
+        init_std=0.08,
+        bias=False,
+    ),
 }
 
 
@@ -61,7 +72,7 @@ def with_train(settings: TrainerConfig, **changes) -> TrainerConfig:
 
 
 def attend_to_everything(q, k, v, mask, dropout, window=0):
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
 def small_batch_config(**train) -> TrainerConfig:

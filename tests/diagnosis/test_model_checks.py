@@ -50,7 +50,7 @@ def test_healthy_model_passes_all_checks_unchanged(model, batch):
 
 
 @given(
-    st.sampled_from(["gpt2", "modern"]),
+    st.sampled_from(["gpt2", "modern", "llama"]),
     st.integers(1, 6),
     st.sampled_from([8, 16, 64]),
     st.floats(0.005, 0.2),
@@ -62,7 +62,7 @@ def test_regular_initialization_passes_for_any_shape(arch, layers, width, std, s
     model = build_model(ModelConfig(arch, 40, 8, layers, n_head=2, n_embd=width, init_std=std, bias=arch == "gpt2"))
     assert codes(model_checks.check_initial_weights(model)) == []
     residual = [p.std().item() for name, p in model.named_parameters() if name.endswith(("out.weight", "down.weight"))]
-    expected = std / math.sqrt(2 * layers) if arch == "gpt2" else 0.0
+    expected = 0.0 if arch == "modern" else std / math.sqrt(2 * layers)
     assert residual == pytest.approx([expected] * 2 * layers, rel=0.5)
 
 
@@ -155,11 +155,11 @@ def test_non_finite_loss_names_the_module(batch):
 
 def attend_one_ahead(q, k, v, mask, dropout, window=0):
     visible = causal_mask(q.size(2), k.size(2)).roll(1, dims=-1) | causal_mask(q.size(2), k.size(2))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=True)
 
 
 def attend_to_nothing(q, k, v, mask, dropout, window=0):
-    return v
+    return v.repeat_interleave(q.size(1) // v.size(1), dim=1)
 
 
 @pytest.mark.parametrize("arch", SHAPES)

@@ -59,7 +59,9 @@ def idle_monitor(grammar_dataset, tmp_path):
     return trainer, monitor
 
 
-@pytest.mark.parametrize("changes", [{}, {"arch": "modern", "bias": False}, {"dropout": 0.2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"arch": "modern", "bias": False}, {"arch": "llama", "bias": False}, {"dropout": 0.2}]
+)
 def test_healthy_run_has_no_findings_and_ends_with_the_same_bits(grammar_dataset, tmp_path, changes):
     trained = []
     model = dataclasses.replace(TINY, **changes)

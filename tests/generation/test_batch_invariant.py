@@ -10,9 +10,10 @@ from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.attention import attend, causal_mask
-from small_models import attentive_model
+from small_models import LLAMA, attentive_model
 
 BYTES = load_tokenizer("bytes")
+MODERN = {"arch": "modern", "window": 8, "bias": False, "n_layer": 4}
 PROMPTS = [list(range(60, 60 + length)) for length in (5, 17, 1, 30, 9)]
 
 
@@ -29,9 +30,8 @@ def outputs(model, prompts, slots=6):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("arch", ["gpt2", "modern"])
-def test_bits_do_not_depend_on_the_batch(arch, precision):
-    shape = {"arch": "modern", "window": 8, "bias": False, "n_layer": 4} if arch == "modern" else {}
+@pytest.mark.parametrize("shape", [{}, MODERN, LLAMA], ids=["gpt2", "modern", "llama"])
+def test_bits_do_not_depend_on_the_batch(shape, precision):
     model = prepare_for_decoding(attentive_model(**shape), precision)
     alone = [outputs(model, [prompt])[0] for prompt in PROMPTS]
     assert outputs(model, PROMPTS) == alone

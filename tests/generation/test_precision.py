@@ -18,7 +18,7 @@ from glassgpt.generation import precision
 from glassgpt.generation.cpu import kernels, packing
 from glassgpt.generation.cpu.kernels import KERNELS, Kernel
 from glassgpt.generation.cpu.layout import column_major_linear, to_column_major
-from glassgpt.generation.cpu.packing import PackedGPT2, PackedLinear, choose_kernel, is_packed, pack_model
+from glassgpt.generation.cpu.packing import PackedHead, PackedLinear, choose_kernel, is_packed, pack_model
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
@@ -32,7 +32,7 @@ KERNELS_HERE = [kernel for kernel in KERNELS if kernel.is_available()]
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06}
 """Norm of the logits' error relative to the norm of the logits."""
 ALL_KERNELS = pytest.mark.parametrize("kernel", KERNELS_HERE, ids=lambda kernel: f"{kernel.precision}, {kernel.name}")
-ARCHITECTURES = pytest.mark.parametrize("arch", ["gpt2", "gpt2 without biases", "modern"])
+ARCHITECTURES = pytest.mark.parametrize("arch", ["gpt2", "gpt2 without biases", "modern", "llama"])
 
 
 def random_model(arch="gpt2", std=0.2):
@@ -225,7 +225,7 @@ def test_packing_keeps_the_model_trainable(kernel, arch):
 def test_all_linear_layers_are_packed_and_other_parameters_shared():
     model = random_model()
     packed = pack_model(model, kernel_of("int8", KERNELS_HERE[-1].name))
-    assert isinstance(packed, PackedGPT2)
+    assert isinstance(packed, PackedHead)
     assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 2 * 4 + 1
     assert not any(isinstance(module, torch.nn.Linear) for module in packed.modules())
     assert packed.token_embedding.weight is model.token_embedding.weight

@@ -24,7 +24,7 @@ from glassgpt.generation.search.forced_words import ForcedWordsState, forced_wor
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.attention import attention_weights
-from small_models import CONTEXT, attentive_model
+from small_models import CONTEXT, LLAMA, attentive_model
 
 BYTES = load_tokenizer("bytes")
 END = BYTES.end_of_text
@@ -424,7 +424,7 @@ def test_diversity_makes_groups_differ(model):
 
 
 @pytest.mark.parametrize("text", ["ROMEO: what", "ab", None])
-@pytest.mark.parametrize("shape", [{}, {"arch": "modern", "bias": False, "window": 4}], ids=str)
+@pytest.mark.parametrize("shape", [{}, {"arch": "modern", "bias": False, "window": 4}, LLAMA], ids=str)
 def test_coverage_penalty_follows_the_formula(text, shape):
     """The mean of all layers' and heads' attention, from a model with explicit attention, without a cache."""
     model, beta = attentive_model(**shape), 0.4

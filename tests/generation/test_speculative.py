@@ -17,7 +17,7 @@ from glassgpt.generation.engine.speculative import SpeculativeDecoder, Speculati
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors, build_processors
-from small_models import CONTEXT, attentive_model, disturbed, share_that_depends_on_far_tokens
+from small_models import CONTEXT, LLAMA, attentive_model, disturbed, share_that_depends_on_far_tokens
 
 BYTES = load_tokenizer("bytes")
 PROMPTS = ["a", "ROMEO: what", "xyxyxyxyxy", None, "some longer words to read", "abc abc abc abc ab"]
@@ -259,8 +259,11 @@ def test_one_pass_verifies_all_drafts(model, drafts, monkeypatch):
     assert speculative.stats.passes == sum(rows for rows, _ in shapes[1:])
 
 
-def test_speculation_with_modern_models():
-    shape = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
+MODERN = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
+
+
+@pytest.mark.parametrize("shape", [MODERN, LLAMA], ids=["modern", "llama"])
+def test_speculation_with_other_architectures(shape):
     target = attentive_model(**shape)
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2)
     plain = generate_many(target, BYTES, PROMPTS, options)

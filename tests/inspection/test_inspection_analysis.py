@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, TEXT
+from inspection_helpers import ALL_ARCHITECTURES, BYTES, GPT2, TEXT
 
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.analysis import (
@@ -31,7 +31,7 @@ REPEATED = "kfmbqzxkfmbq"
 """`z` is next."""
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_last_lens_depth_is_bit_identical_to_the_logits(config):
     traced = trace(shaken(config), BYTES, TEXT)
     lens = logit_lens(traced)
@@ -42,7 +42,7 @@ def test_last_lens_depth_is_bit_identical_to_the_logits(config):
     torch.testing.assert_close(part, lens[[1, 3]][:, [0, -1]], rtol=1e-5, atol=1e-5)
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_lens_equals_a_truncated_model(config):
     model = shaken(config)
     traced = trace(model, BYTES, TEXT)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, TEXT
+from inspection_helpers import ALL_ARCHITECTURES, BYTES, GPT2, TEXT
 
 from glassgpt.generation.engine.sampling import gumbel_sample
 from glassgpt.generation.options import GenerationOptions
@@ -26,7 +26,7 @@ def get_detail(traced, what, **arguments):
     return json.loads(json.dumps(detail(traced, what, arguments), allow_nan=False))
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_last_lens_depth_equals_the_model(config):
     traced = trace(shaken(config), BYTES, TEXT)
     rows = get_detail(traced, "lens", depth=config.n_layer, first=0)
@@ -49,7 +49,7 @@ def test_lens_of_a_long_text_comes_in_pieces(monkeypatch):
     ]
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_unit_vectors_sum_to_the_mlp_output(config):
     traced = trace(shaken(config), BYTES, TEXT)
     units, vectors = strongest_units(traced, 1, 7, 10**6)
@@ -61,7 +61,7 @@ def test_unit_vectors_sum_to_the_mlp_output(config):
     assert torch.equal(lengths, lengths.sort(descending=True).values)
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_units_list_promoted_tokens(config):
     traced = trace(shaken(config), BYTES, TEXT)
     rows = get_detail(traced, "units", layer=2, position=3)["units"]
@@ -81,7 +81,7 @@ def test_nearest_token_is_the_token_itself():
     assert [token["cosine"] for token in tokens] == sorted((token["cosine"] for token in tokens), reverse=True)
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_stream_norms(config):
     traced = trace(shaken(config), BYTES, TEXT)
     lengths = get_detail(traced, "stream")
@@ -90,7 +90,7 @@ def test_stream_norms(config):
     assert lengths["mlp"][2][0] == pytest.approx(float(traced["blocks.2.mlp.output"][0].norm()), rel=1e-5)
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_head_scores(config):
     traced = trace(shaken(config), BYTES, TEXT)
     expected = head_scores(traced).named()
@@ -138,7 +138,7 @@ def test_penalties_count_generated_tokens_only():
     torch.testing.assert_close(changed[changed.stages()[-1]], expected)
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_cache_size_equals_a_real_cache(config):
     model = shaken(config)
     traced = trace(model, BYTES, TEXT)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, MODERN, TEXT
+from inspection_helpers import ALL_ARCHITECTURES, BYTES, GPT2, MODERN, TEXT
 
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.analysis import divergence
@@ -134,7 +134,7 @@ def test_difference_is_relative_to_the_base(traced):
     assert divergence(changed).max() > 0.01
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 @pytest.mark.parametrize("change", ALL, ids=str)
 def test_interventions_do_not_modify_the_model(config, change):
     model = shaken(config)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, TEXT
+from inspection_helpers import ALL_ARCHITECTURES, BYTES, GPT2, TEXT
 
 from glassgpt.errors import CheckpointError, InspectionError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
@@ -18,7 +18,7 @@ from small_models import shaken
 HOSTILE = "<img src=x onerror=1>\x00\x1b[31m\u202eab\U0001f600"
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_overview_is_json_and_correct(config):
     traced = trace(shaken(config), BYTES, TEXT, GenerationOptions(top_k=3))
     result = json.loads(json.dumps(overview(traced), allow_nan=False))
@@ -42,7 +42,7 @@ def test_hostile_text_is_plain_data():
     assert bytes.fromhex("".join(token["bytes"] for token in result["tokens"])) == HOSTILE.encode()
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_tensor_bytes_equal_the_tensors(config):
     traced = trace(shaken(config), BYTES, TEXT)
     for name in traced.names():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from inspection_helpers import BOTH_ARCHITECTURES, BYTES, GPT2, MODERN, TEXT
+from inspection_helpers import ALL_ARCHITECTURES, BYTES, GPT2, MODERN, TEXT
 from test_interchange import SHAPES as ORACLE_SHAPES
 from test_interchange import config_of
 from test_model import SHAPES, shaken
@@ -49,7 +49,7 @@ def test_traced_logits_are_bit_identical(config):
     assert torch.equal(traced["norm"], model.features(torch.tensor([tokens]))[0])
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_every_activation_matches_its_description(config):
     traced = trace(shaken(config), BYTES, TEXT, GenerationOptions(top_k=5))
     for name in traced.names():
@@ -63,7 +63,7 @@ def test_every_activation_matches_its_description(config):
     assert traced.stages() == ["next.model", "next.temperature", "next.top_k", "next.top_p"]
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_residual_stream_sums_and_attention_matches_the_reference(config):
     """Blocks add to the residual stream; the reference attention mixes the same values as the fast one."""
     traced = trace(shaken(config), BYTES, TEXT)
@@ -101,7 +101,7 @@ def test_weights_equal_those_of_the_attention_call():
         assert torch.equal(traced[f"blocks.{layer}.attention.weights"], weights)
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_captured_activations_are_views(config):
     traced = trace(shaken(config), BYTES, TEXT)
     first = traced["blocks.0.input"]
@@ -112,7 +112,7 @@ def test_captured_activations_are_views(config):
     assert traced["blocks.1.attention.mixed"]._base is not None
 
 
-@BOTH_ARCHITECTURES
+@ALL_ARCHITECTURES
 def test_tracing_does_not_modify_the_model(config):
     model = shaken(config).train()
     before = copy.deepcopy(model.state_dict())

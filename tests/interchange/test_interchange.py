@@ -75,7 +75,7 @@ def assert_same_function(ours, theirs):
         torch.nn.functional.cross_entropy(output[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     found = dict(ours.named_parameters())
     expected = dict(theirs.named_parameters())
-    mappings = layout_for(ours.config.arch).parameter_mappings(ours.config.n_layer)
+    mappings = layout_for(ours.config.arch).parameter_mappings(ours.config)
     mappings = [mapping for mapping in mappings if mapping.ours in found]
     assert len(mappings) == len(found)
     for mapping in mappings:

@@ -31,9 +31,13 @@ SHAPES = [
         window=5,
         bias=False,
     ),
+    ModelConfig(
+        arch="llama", vocab_size=61, context_length=33, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=False
+    ),
+    ModelConfig(arch="llama", vocab_size=61, context_length=33, n_layer=2, n_head=2, n_embd=20, tied_head=False),
 ]
-CACHE_SHAPES = [SHAPES[0], SHAPES[4]]
-"""GPT-2, and a modern model with every feature that affects the cache: shared heads, a window, rotary positions."""
+CACHE_SHAPES = [SHAPES[0], SHAPES[4], SHAPES[5]]
+"""GPT-2, a modern model with every feature that affects the cache (shared heads, a window, rotary positions), Llama."""
 
 
 @pytest.fixture(params=SHAPES, ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
@@ -260,7 +264,13 @@ def test_modern_starts_with_exactly_uniform_logits():
         ({"arch": "modern"}, "modern has no biases; set model.bias to false"),
         ({"arch": "modern", "bias": False, "n_kv_head": 5}, "must divide model.n_head 12"),
         ({"arch": "modern", "bias": False, "window": -1}, "window is -1"),
-        ({"arch": "modern", "bias": False, "n_head": 256}, "must be even"),
+        ({"arch": "modern", "bias": False, "n_head": 256}, "must be even, because modern rotates"),
+        ({"arch": "llama", "n_head": 256}, "must be even, because llama rotates"),
+        ({"arch": "llama", "n_kv_head": 7}, "must divide model.n_head 12"),
+        ({"arch": "llama", "window": 8}, "llama does not support it; leave it out, or set model.arch to modern"),
+        ({"arch": "llama", "rope_theta": 0.5}, "rope_theta is 0.5"),
+        ({"tied_head": False}, "tied_head is false, but gpt2 does not support it"),
+        ({"arch": "modern", "bias": False, "n_inner": 8}, "set model.arch to gpt2 or llama"),
     ],
 )
 def test_unsupported_settings_are_reported(settings, message):

@@ -90,7 +90,7 @@ def test_state_dict_restores_the_optimizer():
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "modern"])
+@pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])
 def test_every_parameter_has_one_optimizer_and_the_rate_of_its_kind(arch):
     shape = {"vocab_size": 50, "context_length": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
     model = build_model(ModelConfig(arch=arch, bias=arch == "gpt2", **shape))

@@ -363,6 +363,9 @@ def test_metrics_are_plain_json(nano_run):
 
 
 MODERN = ModelConfig(arch="modern", vocab_size=257, context_length=32, n_layer=2, n_head=2, n_embd=16, bias=False)
+LLAMA = ModelConfig(
+    arch="llama", vocab_size=257, context_length=32, n_layer=2, n_head=4, n_kv_head=2, n_embd=16, bias=False
+)
 MUON = OptimizerConfig(name="muon", beta1=0.8, embedding_rate_ratio=10, head_rate_ratio=0.2, momentum_warmup_steps=3)
 
 
@@ -380,7 +383,7 @@ def test_modern_with_muon_reaches_the_entropy_of_a_grammar_and_not_less(grammar_
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])
-@pytest.mark.parametrize("model", [TINY, MODERN], ids=["gpt2", "modern"])
+@pytest.mark.parametrize("model", [TINY, MODERN, LLAMA], ids=["gpt2", "modern", "llama"])
 def test_chunked_loss_has_the_same_value_and_gradient(chunk, model):
     torch.manual_seed(0)
     net = build_model(model)

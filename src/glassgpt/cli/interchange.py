@@ -13,7 +13,7 @@ from glassgpt.errors import UsageError, WrongModelError, require_extra
 
 
 def import_(source: str, *, out: Path) -> None:
-    """Import a GPT-2 or NanoChat model in Hugging Face format as a run.
+    """Import a GPT-2, Llama or NanoChat model in Hugging Face format as a run.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Import and export of Hugging Face model folders: GPT-2, and NanoChat for our Modern.
+"""Import and export of Hugging Face model folders: GPT-2, Llama, and NanoChat for our Modern.
 
 A folder holds `config.json`, `model.safetensors` and tokenizer files. They are read and written with safetensors and
 JSON alone, so that `transformers` is not a dependency; tests compare both directions with it. Pickles are never loaded:
@@ -55,7 +55,7 @@ UNSUPPORTED_KEYS = ("quantization_config", "auto_map", "rope_scaling", "pruned_h
 
 
 def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[LanguageModel, Tokenizer]:
-    """Load a GPT-2 or NanoChat model from a Hugging Face folder.
+    """Load a GPT-2, Llama or NanoChat model from a Hugging Face folder.
 
     Args:
         folder: contains `config.json`, `model.safetensors` and tokenizer files. Without tokenizer files, a model with
@@ -72,7 +72,7 @@ def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[L
     given = _read_config(folder)
     layout = _layout_of_file(given, folder / CONFIG_FILE)
     config = _model_config(given, layout, folder / CONFIG_FILE)
-    is_tied = bool(given.get("tie_word_embeddings", True))
+    is_tied = bool(given.get("tie_word_embeddings", layout.tied_by_default))
     weights = match_weights(read_headers(folder), config, layout, is_tied=is_tied, folder=folder)
     tokenizer = _read_tokenizer(folder, config, notify)
     model = build_model(config).eval()
@@ -135,7 +135,7 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
 def _exported_weights(model: LanguageModel) -> dict[str, Tensor]:
     ours = model.state_dict()
     weights: dict[str, Tensor] = {}
-    for mapping in layout_for(model.config.arch).parameter_mappings(model.config.n_layer):
+    for mapping in layout_for(model.config.arch).parameter_mappings(model.config):
         if mapping.ours in ours:
             tensor = ours[mapping.ours].detach().cpu()
             weights[mapping.theirs] = (tensor.T if mapping.transposed else tensor).contiguous()
@@ -180,7 +180,7 @@ def _model_config(given: HFConfig, layout: Layout, path: Path) -> ModelConfig:
             for name in INTEGER_FIELDS
             if type(value := getattr(config, name)) is not int
         ] or config.problems()
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InterchangeError(f"{path} has a value of the wrong type: {reason(error)}") from error
     except InterchangeError as error:
         raise InterchangeError(f"{path}: {error}") from error

@@ -11,8 +11,13 @@ from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import shown
 from glassgpt.model import modern
 from glassgpt.model.config import GPT2_VOCAB_SIZE, MLP_RATIO, ModelConfig
-from glassgpt.model.config_checks import GPT2_NORM_EPS
-from glassgpt.model.parameter_names import ParameterMapping, gpt2_parameter_mappings, modern_parameter_mappings
+from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA
+from glassgpt.model.parameter_names import (
+    ParameterMapping,
+    gpt2_parameter_mappings,
+    llama_parameter_mappings,
+    modern_parameter_mappings,
+)
 
 HFConfig = dict[str, Any]
 """The content of a Hugging Face `config.json`."""
@@ -30,13 +35,15 @@ class Layout:
             omits it.
         required: config keys whose values our architecture cannot change, with the accepted values; the first one is
             written on export.
-        parameter_mappings: yields the mapping of every parameter, given the number of blocks.
+        parameter_mappings: yields the mapping of every parameter.
         from_hf: converts a Hugging Face config to ours.
         to_hf: converts our config to Hugging Face keys, except those in `required`.
         embedding_shapes: shapes of the embeddings under their Hugging Face names.
         block_prefix: beginning of the names of the blocks' parameters, up to the number.
         buffers: matches tensors of a checkpoint that are no parameters.
-        tied_embedding: name of the embedding that is also the head, or None if the head is a separate parameter.
+        tied_by_default: whether a config that does not say so has a head that is the token embedding.
+        tied_embedding: returns the name of the embedding that is also the head, or None if the head is a separate
+            parameter.
         aliases: other names of config keys, which transformers' `attribute_map` accepts.
     """
 
@@ -45,13 +52,14 @@ class Layout:
     architecture: str
     base_model_prefix: str
     required: dict[str, tuple[Any, ...]]
-    parameter_mappings: Callable[[int], Iterator[ParameterMapping]]
+    parameter_mappings: Callable[[ModelConfig], Iterator[ParameterMapping]]
     from_hf: Callable[[HFConfig], ModelConfig]
     to_hf: Callable[[ModelConfig], HFConfig]
     embedding_shapes: Callable[[ModelConfig], dict[str, tuple[int, ...]]]
     block_prefix: str
     buffers: re.Pattern[str]
-    tied_embedding: str | None = None
+    tied_by_default: bool = True
+    tied_embedding: Callable[[ModelConfig], str | None] = lambda config: None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -104,15 +112,23 @@ def _gpt2_to_hf(config: ModelConfig) -> HFConfig:
     }
 
 
-def _modern_from_hf(given: HFConfig) -> ModelConfig:
+def _rotary_base(given: HFConfig, arch: str) -> float:
+    """Return the base of the rotary frequencies, after refusing every variant of rotary positions by name."""
     rotary: HFConfig = given.get("rope_parameters") or {}
     if not isinstance(rotary, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - untrusted input
         raise InterchangeError(f"rope_parameters is {shown(rotary)}; it must be an object")
-    base = rotary.get("rope_theta", given.get("rope_theta", modern.ROTARY_BASE))
-    if base != modern.ROTARY_BASE or rotary.get("rope_type", "default") != "default":
-        raise InterchangeError(f"rope_parameters is {shown(rotary)}; modern only supports base {modern.ROTARY_BASE:g}")
+    if rotary.get("rope_type", "default") != "default":
+        raise InterchangeError(f"rope_parameters is {shown(rotary)}; {arch} only supports rope_type 'default'")
     if extra := rotary.keys() - {"rope_theta", "rope_type"}:
-        raise InterchangeError(f"rope_parameters has {shown(sorted(extra))}, which modern does not support")
+        raise InterchangeError(f"rope_parameters has {shown(sorted(extra))}, which {arch} does not support")
+    base = rotary.get("rope_theta", given.get("rope_theta", ROPE_THETA))
+    return float(base) if isinstance(base, int) else base
+
+
+def _modern_from_hf(given: HFConfig) -> ModelConfig:
+    if _rotary_base(given, "modern") != modern.ROTARY_BASE:
+        rotary = shown(given.get("rope_parameters") or given.get("rope_theta"))
+        raise InterchangeError(f"rope_parameters is {rotary}; modern only supports base {modern.ROTARY_BASE:g}")
     heads = given.get("num_attention_heads", 6)
     kv_heads = given.get("num_key_value_heads") or heads
     config = ModelConfig(
@@ -146,6 +162,47 @@ def _modern_to_hf(config: ModelConfig) -> HFConfig:
     }
 
 
+def _llama_from_hf(given: HFConfig) -> ModelConfig:
+    heads, width = given.get("num_attention_heads", 32), given.get("hidden_size", 4096)
+    kv_heads = given.get("num_key_value_heads") or heads
+    head_dim = given.get("head_dim")
+    if head_dim is not None and head_dim * heads != width:
+        raise InterchangeError(f"head_dim is {shown(head_dim)}; llama only supports hidden_size / num_attention_heads")
+    return ModelConfig(
+        arch="llama",
+        vocab_size=given.get("vocab_size", 32000),
+        context_length=given.get("max_position_embeddings", 2048),
+        n_layer=given.get("num_hidden_layers", 32),
+        n_head=heads,
+        n_kv_head=0 if kv_heads == heads else kv_heads,
+        n_embd=width,
+        init_std=given.get("initializer_range", 0.02),
+        bias=bool(given.get("attention_bias", False)),
+        n_inner=given.get("intermediate_size", 11008),
+        norm_eps=given.get("rms_norm_eps", 1e-6),
+        rope_theta=_rotary_base(given, "llama"),
+        tied_head=bool(given.get("tie_word_embeddings", False)),
+    )
+
+
+def _llama_to_hf(config: ModelConfig) -> HFConfig:
+    return {
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.inner_width,
+        "max_position_embeddings": config.context_length,
+        "rms_norm_eps": config.norm_eps,
+        # transformers 5 reads the first, its predecessors, llama.cpp and vLLM the second.
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_theta": config.rope_theta,
+        "attention_bias": config.bias,
+        "tie_word_embeddings": config.tied_head,
+    }
+
+
 def _require_width(name: str, given: int | None, expected: int) -> None:
     if given not in (None, expected):
         raise InterchangeError(f"{name} is {given}; it must be 4 times the width, {expected}")
@@ -171,7 +228,7 @@ LAYOUTS = (
         },
         block_prefix="transformer.h.",
         buffers=re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"),  # the causal mask of old checkpoints
-        tied_embedding="transformer.wte.weight",
+        tied_embedding=lambda config: "transformer.wte.weight",
         aliases={
             "hidden_size": "n_embd",
             "max_position_embeddings": "n_positions",
@@ -197,6 +254,21 @@ LAYOUTS = (
         embedding_shapes=lambda config: {"model.embed_tokens.weight": (config.vocab_size, config.n_embd)},
         block_prefix="model.layers.",
         buffers=re.compile(r"model\.rotary_emb\.\w+"),
+    ),
+    Layout(
+        arch="llama",
+        model_type="llama",
+        architecture="LlamaForCausalLM",
+        base_model_prefix="model.",
+        required={"hidden_act": ("silu", "swish"), "mlp_bias": (False,), "pretraining_tp": (1,)},
+        parameter_mappings=llama_parameter_mappings,
+        from_hf=_llama_from_hf,
+        to_hf=_llama_to_hf,
+        embedding_shapes=lambda config: {"model.embed_tokens.weight": (config.vocab_size, config.n_embd)},
+        block_prefix="model.layers.",
+        buffers=re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.\w+"),
+        tied_by_default=False,
+        tied_embedding=lambda config: "model.embed_tokens.weight" if config.tied_head else None,
     ),
 )
 """One layout per architecture."""

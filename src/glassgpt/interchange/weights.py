@@ -107,8 +107,8 @@ def match_weights(
     """
     named = _with_full_names(stored, layout, folder)
     _check_blocks(named, config, layout, folder)
-    if layout.tied_embedding:
-        _resolve_tied_head(named, layout.tied_embedding, is_tied, folder)
+    if tied_embedding := layout.tied_embedding(config):
+        _resolve_tied_head(named, tied_embedding, is_tied, folder)
     expected = _expected_shapes(named, config, layout, folder)
     for name, shape in expected.items():
         if name not in named:
@@ -158,7 +158,7 @@ def _resolve_tied_head(named: dict[str, StoredTensor], embedding: str, is_tied: 
         return
     if head.shape != named[embedding].shape or not torch.equal(head.load(), named[embedding].load()):
         raise InterchangeError(
-            f"{folder}: {HEAD} differs from {named[embedding].name}, but glassgpt's gpt2 has one matrix for both. "
+            f"{folder}: {HEAD} differs from {named[embedding].name}, but the model has one matrix for both. "
             f"Use the model with transformers, or tie the two (model.tie_weights()) and fine-tune it again"
         )
 
@@ -173,7 +173,7 @@ def _expected_shapes(
     parameters = dict(meta_model(config).named_parameters())
     return {
         mapping.theirs: tuple(reversed(shape)) if mapping.transposed else tuple(shape)
-        for mapping in layout.parameter_mappings(config.n_layer)
+        for mapping in layout.parameter_mappings(config)
         for shape in [parameters[mapping.ours].shape]
     }
 
@@ -194,7 +194,7 @@ def copy_weights(model: LanguageModel, named: Mapping[str, StoredTensor], layout
     """Copy stored tensors into a model; return the names of those with NaN or infinite values."""
     parameters = dict(model.named_parameters())
     not_finite: list[str] = []
-    for mapping in layout.parameter_mappings(model.config.n_layer):
+    for mapping in layout.parameter_mappings(model.config):
         tensor = named[mapping.theirs].load()
         parameters[mapping.ours].data.copy_(tensor.T if mapping.transposed else tensor)
         if not bool(tensor.isfinite().all()):

@@ -7,6 +7,7 @@ for all architectures made of `transformer.Block` and is declared here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -85,7 +86,11 @@ def repeat_kv_heads(x: Tensor, n_head: int) -> Tensor:
 
 
 def block_activations(
-    model: LanguageModel, layer: int, qkv: Mapping[str, Activation], nonlinearity: str
+    model: LanguageModel,
+    layer: int,
+    qkv: Mapping[str, Activation],
+    nonlinearity: str,
+    gate: Mapping[str, Activation] = MappingProxyType({}),
 ) -> dict[str, Activation]:
     """Declare everything that one `transformer.Block` computes, in order.
 
@@ -94,6 +99,7 @@ def block_activations(
         layer: index of the block.
         qkv: queries, keys and values as they enter attention, and whatever leads to them, keyed by full name.
         nonlinearity: formula of `mlp.hidden`.
+        gate: the gate of the MLP, keyed by full name, if it has one.
     """
     at = f"blocks.{layer}"
     previous = f"blocks.{layer - 1}.output" if layer else "embedding"
@@ -111,6 +117,7 @@ def block_activations(
             f"{at}.norm2", "input + attention.output", Block.forward, side="input", read_only=True
         ),
         f"{at}.norm2": captured(f"{at}.norm2", "middle, normalized", Block.forward),
+        **gate,
         f"{at}.mlp.up": captured(f"{at}.mlp.up", "norm2 · Wᵀ", mlp, channels="hidden"),
         f"{at}.mlp.hidden": captured(f"{at}.mlp.down", nonlinearity, mlp, side="input", channels="hidden"),
         f"{at}.mlp.output": captured(f"{at}.mlp", "mlp.hidden · Wᵀ", mlp),

@@ -6,10 +6,11 @@ from glassgpt.errors import ConfigError
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.llama import Llama
 from glassgpt.model.modern import Modern
 from glassgpt.model.transformer import LanguageModel
 
-ARCHITECTURES: dict[str, type[GPT2 | Modern]] = {"gpt2": GPT2, "modern": Modern}
+ARCHITECTURES: dict[str, type[GPT2 | Modern | Llama]] = {"gpt2": GPT2, "modern": Modern, "llama": Llama}
 
 
 def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> LanguageModel:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from glassgpt.model.config_checks import GPT2_NORM_EPS, excessive_sizes, variant_problems
+from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA, excessive_sizes, variant_problems
 
 SHAPE_FIELDS = (
     "arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias",
-    "n_inner", "norm_eps", "activation",
+    "n_inner", "norm_eps", "activation", "rope_theta", "tied_head",
 )  # fmt: skip
 """Fields that determine the parameters or their meaning; the others may change between training runs."""
 
@@ -18,6 +18,9 @@ GPT2_VOCAB_SIZE = 50257
 
 MLP_RATIO = 4
 """Width of the MLP's hidden layer as a multiple of n_embd, where n_inner leaves it open."""
+
+INNER_MULTIPLE = 64
+"""Llama's hidden width is a multiple of this, where n_inner leaves it open."""
 
 FULL_ATTENTION_EVERY = 4
 """With a sliding window, every fourth block and the last one still attend to the whole context."""
@@ -28,25 +31,30 @@ class ModelConfig:
     """Shape of a model, in OpenAI's names.
 
     Attributes:
-        arch: architecture; `gpt2` reproduces OpenAI's GPT-2 exactly, `modern` is the recipe that trains fastest.
+        arch: architecture; `gpt2` reproduces OpenAI's GPT-2 exactly, `modern` is the recipe that trains fastest, `llama`
+            is the architecture of SmolLM2 and of most open models.
         vocab_size: rows of the token embedding; 0 takes the tokenizer's vocabulary size.
         context_length: maximum number of tokens the model sees at once.
         n_layer: number of blocks.
         n_head: attention heads per block; must divide n_embd.
-        n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Modern only.
+        n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Not for GPT-2.
         n_embd: width of the residual stream.
         window: maximum distance in tokens that attention looks back, in three blocks of four; 0 means the whole
             context. Modern only.
         dropout: probability of dropping an activation in training, in [0, 1).
         init_std: standard deviation of the initial weights; OpenAI's 0.02 suits widths near 768, narrower models
             learn faster with a larger value.
-        bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern.
-        n_inner: width of the MLP's hidden layer; 0 means 4 · n_embd. GPT-2 only.
-        norm_eps: added to the variance by LayerNorm. GPT-2 only.
+        bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern, and for llama
+            concerns attention only.
+        n_inner: width of the MLP's hidden layer; 0 means 4 · n_embd, or for llama 8/3 · n_embd, rounded up to a multiple
+            of 64. Not for Modern.
+        norm_eps: added to the variance by LayerNorm, or to the mean square by RMSNorm. Not for Modern.
         activation: nonlinearity of the MLP: OpenAI's tanh form of GELU, or the exact one. GPT-2 only.
+        rope_theta: base of the frequencies of rotary positions. Llama only.
+        tied_head: whether the head is the token embedding; GPT-2's always is, Modern's never. Llama only.
     """
 
-    arch: Literal["gpt2", "modern"] = "gpt2"
+    arch: Literal["gpt2", "modern", "llama"] = "gpt2"
     vocab_size: int = 0
     context_length: int = 1024
     n_layer: int = 12
@@ -60,11 +68,16 @@ class ModelConfig:
     n_inner: int = 0
     norm_eps: float = GPT2_NORM_EPS
     activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    rope_theta: float = ROPE_THETA
+    tied_head: bool = True
 
     @property
     def inner_width(self) -> int:
-        """Width of the MLP's hidden layer, with 0 resolved to 4 · `n_embd`."""
-        return self.n_inner or MLP_RATIO * self.n_embd
+        """Width of the MLP's hidden layer, with 0 resolved."""
+        if self.n_inner or self.arch != "llama":
+            return self.n_inner or MLP_RATIO * self.n_embd
+        # Two matrices up instead of one: 2/3 of GPT-2's width costs the same (Shazeer 2020).
+        return -(-2 * MLP_RATIO * self.n_embd // (3 * INNER_MULTIPLE)) * INNER_MULTIPLE
 
     @property
     def head_dim(self) -> int:
@@ -107,28 +120,4 @@ class ModelConfig:
                 f"model.n_head is {self.n_head}, which does not divide model.n_embd {self.n_embd}; "
                 f"the nearest divisor is {nearest}"
             )
-        found += variant_problems(self.arch, self.n_inner, self.norm_eps, self.activation)
-        return found + (self._gpt2_problems() if self.arch == "gpt2" else self._modern_problems())
-
-    def _gpt2_problems(self) -> list[str]:
-        return [
-            f"model.{name} is {getattr(self, name)}, but gpt2 does not support it; set it to 0, or model.arch to modern"
-            for name in ("n_kv_head", "window")
-            if getattr(self, name) != 0
-        ]
-
-    def _modern_problems(self) -> list[str]:
-        found: list[str] = []
-        if self.bias:
-            found.append("model.bias is true, but modern has no biases; set model.bias to false")
-        if self.window < 0:
-            found.append(f"model.window is {self.window}; it must be positive, or 0 for the whole context")
-        if self.n_kv_head < 0 or (self.n_kv_head and self.n_head % self.n_kv_head):
-            found.append(
-                f"model.n_kv_head is {self.n_kv_head}; it must divide model.n_head {self.n_head}, or be 0 for n_head"
-            )
-        if self.n_head >= 1 and self.n_embd % self.n_head == 0 and self.head_dim % 2:
-            found.append(
-                f"model.n_embd / model.n_head is {self.head_dim}; it must be even, because modern rotates pairs of channels"
-            )
-        return found
+        return found + variant_problems(self)

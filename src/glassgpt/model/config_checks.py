@@ -1,10 +1,26 @@
-"""Checks of a model configuration that its readers can skip: largest sizes, and the variants of GPT-2."""
+"""Checks of a model configuration that its readers can skip: largest sizes, and settings that only some architectures have.
+
+A configuration has the type `Any` here, because `config.py`, which defines it, imports this file.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 GPT2_NORM_EPS = 1e-5
+ROPE_THETA = 10_000.0
+
+VARIANTS: dict[str, tuple[object, tuple[str, ...]]] = {
+    "n_kv_head": (0, ("modern", "llama")),
+    "window": (0, ("modern",)),
+    "n_inner": (0, ("gpt2", "llama")),
+    "norm_eps": (GPT2_NORM_EPS, ("gpt2", "llama")),
+    "activation": ("gelu_tanh", ("gpt2",)),
+    "rope_theta": (ROPE_THETA, ("llama",)),
+    "tied_head": (True, ("llama",)),
+}
+"""Settings that not every architecture has: the default, and the architectures that can have another value."""
 
 LARGEST = {
     "vocab_size": 2**24, "context_length": 2**20, "n_layer": 10_000, "n_head": 2**16, "n_kv_head": 2**16,
@@ -13,7 +29,7 @@ LARGEST = {
 """Largest value of each field. Far beyond any model, it keeps a damaged or hostile file from filling the memory."""
 
 
-def excessive_sizes(config: object) -> list[str]:
+def excessive_sizes(config: Any) -> list[str]:
     """Return each field of a model configuration that is larger than any model's, as one line of text."""
     sizes: dict[str, int] = {name: getattr(config, name) for name in LARGEST}
     return [
@@ -23,18 +39,46 @@ def excessive_sizes(config: object) -> list[str]:
     ]
 
 
-def variant_problems(arch: str, n_inner: int, norm_eps: float, activation: str) -> list[str]:
-    """Return each invalid setting of a variant of GPT-2 as one line of text; Modern has none of them."""
-    if arch == "gpt2":
-        found = [f"model.n_inner is {n_inner}; it must be positive, or 0 for 4 · n_embd"] if n_inner < 0 else []
-        too_far = [] if 0.0 < norm_eps < 1.0 else [f"model.norm_eps is {norm_eps}; it must be above 0 and below 1"]
-        return found + too_far
-    given = {"n_inner": (n_inner, 0), "norm_eps": (norm_eps, GPT2_NORM_EPS), "activation": (activation, "gelu_tanh")}
-    return [
-        f"model.{name} is {value}, but modern does not support it; leave it out"
-        for name, (value, default) in given.items()
-        if value != default
+def variant_problems(config: Any) -> list[str]:
+    """Return each setting that the architecture does not support, or that is out of range, as one line of text."""
+    found = [
+        f"model.{name} is {_as_written(value)}, but {config.arch} does not support it; leave it out, "
+        f"or set model.arch to {' or '.join(architectures)}"
+        for name, (default, architectures) in VARIANTS.items()
+        if config.arch not in architectures and (value := getattr(config, name)) != default
     ]
+    if found:
+        return found
+    if config.arch == "modern" and config.bias:
+        found.append("model.bias is true, but modern has no biases; set model.bias to false")
+    if config.window < 0:
+        found.append(f"model.window is {config.window}; it must be positive, or 0 for the whole context")
+    if config.n_inner < 0:
+        found.append(f"model.n_inner is {config.n_inner}; it must be positive, or 0 for the usual width")
+    if not 0.0 < config.norm_eps < 1.0:
+        found.append(f"model.norm_eps is {config.norm_eps}; it must be above 0 and below 1")
+    if not 1.0 < config.rope_theta < math.inf:
+        found.append(f"model.rope_theta is {config.rope_theta}; it must be a number above 1")
+    return found + ([] if config.arch == "gpt2" else _head_problems(config))
+
+
+def _head_problems(config: Any) -> list[str]:
+    """Return the problems of the heads, for an architecture with rotary positions and shared key heads."""
+    found: list[str] = []
+    if config.n_kv_head < 0 or (config.n_kv_head and config.n_head % config.n_kv_head):
+        found.append(
+            f"model.n_kv_head is {config.n_kv_head}; it must divide model.n_head {config.n_head}, or be 0 for n_head"
+        )
+    if config.n_head >= 1 and config.n_embd % config.n_head == 0 and config.head_dim % 2:
+        found.append(
+            f"model.n_embd / model.n_head is {config.head_dim}; it must be even, because {config.arch} rotates pairs "
+            f"of channels"
+        )
+    return found
+
+
+def _as_written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def format_integer(value: int) -> str:

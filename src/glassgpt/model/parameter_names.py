@@ -1,13 +1,15 @@
 """Mappings between our parameter names and those of Hugging Face checkpoints.
 
 GPT-2's names are OpenAI's. Its linear layers store matrices as (in, out), PyTorch's as (out, in), so those are
-transposed. Modern's names are NanoChat's.
+transposed. Modern's names are NanoChat's, which are Llama's except in the MLP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from glassgpt.model.config import ModelConfig
 
 
 class ParameterMapping(NamedTuple):
@@ -39,10 +41,10 @@ _GPT2_LINEARS = {
 }
 
 
-def gpt2_parameter_mappings(n_layer: int) -> Iterator[ParameterMapping]:
-    """Yield a mapping for every parameter of a GPT-2 with `n_layer` blocks."""
+def gpt2_parameter_mappings(config: ModelConfig) -> Iterator[ParameterMapping]:
+    """Yield a mapping for every parameter of a GPT-2, including the biases that a checkpoint always has."""
     yield from _GPT2_OUTSIDE_BLOCKS
-    for layer in range(n_layer):
+    for layer in range(config.n_layer):
         for ours, openai in (_GPT2_NORMS | _GPT2_LINEARS).items():
             for part in ("weight", "bias"):
                 transposed = ours in _GPT2_LINEARS and part == "weight"
@@ -50,23 +52,38 @@ def gpt2_parameter_mappings(n_layer: int) -> Iterator[ParameterMapping]:
                 yield ParameterMapping(f"blocks.{layer}.{ours}.{part}", theirs, transposed)
 
 
-_MODERN_OUTSIDE_BLOCKS = {"token_embedding": "model.embed_tokens", "lm_head": "lm_head"}
-_MODERN_LINEARS = {
+_ATTENTION = {
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
     "attention.v": "self_attn.v_proj",
     "attention.out": "self_attn.o_proj",
-    "mlp.up": "mlp.fc1",
-    "mlp.down": "mlp.fc2",
 }
+_MODERN_MLP = {"mlp.up": "mlp.fc1", "mlp.down": "mlp.fc2"}
+_LLAMA_MLP = {"mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj"}
+_LLAMA_NORMS = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
 
 
-def modern_parameter_mappings(n_layer: int) -> Iterator[ParameterMapping]:
-    """Yield a mapping for every parameter of a Modern with `n_layer` blocks."""
-    for ours, theirs in _MODERN_OUTSIDE_BLOCKS.items():
-        yield ParameterMapping(f"{ours}.weight", f"{theirs}.weight", transposed=False)
-    for layer in range(n_layer):
-        for ours, theirs in _MODERN_LINEARS.items():
-            yield ParameterMapping(
-                f"blocks.{layer}.{ours}.weight", f"model.layers.{layer}.{theirs}.weight", transposed=False
-            )
+def modern_parameter_mappings(config: ModelConfig) -> Iterator[ParameterMapping]:
+    """Yield a mapping for every parameter of a Modern."""
+    yield _same("token_embedding.weight", "model.embed_tokens.weight")
+    yield _same("lm_head.weight", "lm_head.weight")
+    for layer in range(config.n_layer):
+        for ours, theirs in (_ATTENTION | _MODERN_MLP).items():
+            yield _same(f"blocks.{layer}.{ours}.weight", f"model.layers.{layer}.{theirs}.weight")
+
+
+def llama_parameter_mappings(config: ModelConfig) -> Iterator[ParameterMapping]:
+    """Yield a mapping for every parameter of a Llama."""
+    yield _same("token_embedding.weight", "model.embed_tokens.weight")
+    yield _same("norm.weight", "model.norm.weight")
+    if not config.tied_head:
+        yield _same("lm_head.weight", "lm_head.weight")
+    for layer in range(config.n_layer):
+        for ours, theirs in (_LLAMA_NORMS | _ATTENTION | _LLAMA_MLP).items():
+            has_bias = config.bias and ours in _ATTENTION
+            for part in ("weight", "bias") if has_bias else ("weight",):
+                yield _same(f"blocks.{layer}.{ours}.{part}", f"model.layers.{layer}.{theirs}.{part}")
+
+
+def _same(ours: str, theirs: str) -> ParameterMapping:
+    return ParameterMapping(ours, theirs, transposed=False)

@@ -1,11 +1,12 @@
 """Decoding on a CPU whose bits do not depend on the batch: the same logits alone, among others, and in any slot.
 
 Sampled texts hardly ever depend on the last bits of the logits, but log-probabilities show them, and int8 kernels turn
-them into steps. Two things vary with the batch. The order of sums in a matrix product depends on the number of vectors:
+them into steps. Three things vary with the batch. The order of sums in a matrix product depends on the number of vectors:
 `invariant_rows` measures from how many on it no longer does (one in bfloat16, int8 and oneDNN's float32, on the machines
 measured), and smaller batches are padded to that. Attention over keys that are padded to the longest sequence rounds
 differently from attention over a sequence's own keys: `attend_by_slot` computes each sequence by itself, which costs
-nothing, as there is nothing to share between them.
+nothing, as there is nothing to share between them. An activation is computed in whole vectors of the processor,
+and what is left over at the end by another formula: `ActivationBySlot` keeps rows apart that are not whole vectors.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glassgpt.generation.engine.decoding import PADDING, StepwiseDecoder, sample_tokens
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.model.attention import attend
 from glassgpt.model.transformer import LanguageModel
 
+WHOLE_VECTORS = 64
+"""Numbers that a processor's loop over an activation computes at once, at most."""
 ALL_TRIED = 8
 """Batch sizes up to this are all measured, larger ones around its multiples."""
 
@@ -43,13 +46,29 @@ def attend_by_slot(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout
     return torch.cat(outputs)
 
 
-def with_attention_by_slot(model: LanguageModel) -> LanguageModel:
-    """Return a copy of the model that attends with `attend_by_slot`; it shares all tensors."""
+class ActivationBySlot(nn.Module):
+    """An activation function, applied to each sequence by itself."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, M) -> (B, T, M)."""
+        return torch.cat([self.activation(one) for one in x.split(1)])
+
+
+def computed_by_slot(model: LanguageModel) -> LanguageModel:
+    """Return a copy of the model whose attention and, if need be, activations are by slot; it shares all tensors."""
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     other = copy.deepcopy(model, shared).eval()
     for module in other.modules():
         if hasattr(module, "attend"):
             vars(module)["attend"] = attend_by_slot
+    if model.config.inner_width % WHOLE_VECTORS:
+        for name, module in list(other.named_modules()):
+            if name.endswith(".activation"):
+                other.set_submodule(name, ActivationBySlot(module))
     return other
 
 
@@ -79,7 +98,7 @@ class BatchInvariantDecoder(StepwiseDecoder):
     """A `StepwiseDecoder` for the CPU whose logits do not depend on the batch, to the bit; see `Decoder`."""
 
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
-        exact = with_attention_by_slot(model)
+        exact = computed_by_slot(model)
         self._rows = invariant_rows(exact, slots)
         super().__init__(exact, vocab_size, slots, capacity)
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from glassgpt.errors import GenerationError
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.model.config import ModelConfig
-from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.transformer import LanguageModel
 
 MIN_TIMED_ELEMENTS = 2**18
@@ -44,8 +43,8 @@ class PackedLinear(nn.Module):
         return self.product(x.reshape(-1, x.size(-1))).view(*x.shape[:-1], -1)
 
 
-class PackedGPT2(GPT2):
-    """GPT-2 whose head is a copy of the embedding, packed for a kernel."""
+class PackedHead(LanguageModel):
+    """Mixed into an architecture whose head is the token embedding: its head is a copy, packed for a kernel."""
 
     tied_head: PackedLinear
 
@@ -137,10 +136,10 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     for name, module in list(packed.named_modules()):
         if isinstance(module, nn.Linear):
             packed.set_submodule(name, _pack_linear(module, kernel))
-    if isinstance(packed, GPT2):
-        head = PackedLinear(kernel.pack(packed.token_embedding.weight.detach(), None))
-        packed.__class__ = PackedGPT2
-        packed.add_module("tied_head", head)
+    if "head" not in model.parameter_kinds().values():
+        embedding = packed.get_parameter("token_embedding.weight")
+        packed.__class__ = type(f"Packed{type(model).__name__}", (PackedHead, type(model)), {})
+        packed.add_module("tied_head", PackedLinear(kernel.pack(embedding.detach(), None)))
     return packed
 
 

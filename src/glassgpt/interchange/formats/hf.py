@@ -65,7 +65,7 @@ def _open_engine(folder: Path, config: ModelConfig) -> Engine:
 FORMAT = ExportFormat(
     name="hf",
     summary="transformers and vLLM",
-    architectures=("gpt2", "modern"),
+    architectures=("gpt2", "modern", "llama"),
     weights=("float32",),
     write=_write,
     usage=lambda folder: f"AutoModelForCausalLM.from_pretrained({str(folder)!r})",

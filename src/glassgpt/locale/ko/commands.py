@@ -133,7 +133,7 @@ HELP = {
     "Format: hf (transformers, vLLM).": "형식: hf(transformers, vLLM).",
     "How weights are stored; the default is exact.": "가중치를 저장하는 방식. 기본값은 원래 값 그대로입니다.",
     "Run the export in its engine on ten prompts before it is published, and print how far it agrees.": "내보낸 모델을 공개하기 전에 해당 엔진에서 프롬프트 열 개로 실행하고, 원래 모델과 얼마나 같은지 출력합니다.",
-    "Import a GPT-2 or NanoChat model in Hugging Face format as a run.": "Hugging Face 형식의 GPT-2나 NanoChat 모델을 실행으로 가져옵니다.",
+    "Import a GPT-2, Llama or NanoChat model in Hugging Face format as a run.": "Hugging Face 형식의 GPT-2, Llama, NanoChat 모델을 실행으로 가져옵니다.",
     "Folder with config.json, model.safetensors and tokenizer files, or a hub id such as openai-community/gpt2.": "config.json, model.safetensors, 토크나이저 파일이 든 폴더, 또는 openai-community/gpt2 같은 허브 이름.",
     "Run folder to create.": "만들 실행 폴더.",
     "Show a model's parameters by component, its memory for training and inference, and its FLOPs.": "모델의 구성 요소별 매개변수, 학습과 추론에 드는 메모리, FLOP을 보여 줍니다.",

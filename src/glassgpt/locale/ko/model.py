@@ -1,15 +1,16 @@
 """The model and its configuration."""
 
 MESSAGES = {
-    "model.{} is {}, but gpt2 does not support it; set it to 0, or model.arch to modern": "model.{0} 값이 {1}인데 gpt2는 지원하지 않습니다. 0으로 하거나 model.arch를 modern으로 하세요",
-    "model.{} is {}, but modern does not support it; leave it out": "model.{0} 값이 {1}인데 modern은 지원하지 않습니다. 빼세요",
+    "model.{} is {}, but {} does not support it; leave it out, or set model.arch to {}": "model.{0} 값이 {1}인데 {2}은(는) 지원하지 않습니다. 빼거나 model.arch를 {3}(으)로 하세요",
+    "model.norm_eps is {}; it must be above 0 and below 1": "model.norm_eps: {0} 값은 쓸 수 없습니다. 0보다 크고 1보다 작아야 합니다",
+    "model.rope_theta is {}; it must be a number above 1": "model.rope_theta: {0} 값은 쓸 수 없습니다. 1보다 큰 수여야 합니다",
     "model.vocab_size is {}; it must be positive, or 0 for the tokenizer's": "model.vocab_size: {0} 값은 쓸 수 없습니다. 양수나, 토크나이저의 크기를 뜻하는 0을 지정하세요",
     "model.n_head is {}, which does not divide model.n_embd {}; the nearest divisor is {}": "model.n_head: {0}(으)로는 model.n_embd {1}을(를) 나눌 수 없습니다. 가장 가까운 약수는 {2}입니다",
     "model.bias is true, but modern has no biases; set model.bias to false": "model.bias가 true인데 modern에는 편향이 없습니다. model.bias를 false로 하세요",
     "model.window is {}; it must be positive, or 0 for the whole context": "model.window: {0} 값은 쓸 수 없습니다. 양수나, 컨텍스트 전체를 뜻하는 0을 지정하세요",
     "model.n_kv_head is {}; it must divide model.n_head {}, or be 0 for n_head": "model.n_kv_head: {0} 값은 쓸 수 없습니다. model.n_head {1}의 약수나, n_head와 같게 하는 0을 지정하세요",
-    "model.n_embd / model.n_head is {}; it must be even, because modern rotates pairs of channels": "model.n_embd / model.n_head가 {0}입니다. modern은 채널을 둘씩 회전하므로 짝수여야 합니다",
-    "model.n_inner is {}; it must be positive, or 0 for 4 · n_embd": "model.n_inner: {0} 값은 쓸 수 없습니다. 양수나, 4 · n_embd를 뜻하는 0을 지정하세요",
+    "model.n_embd / model.n_head is {}; it must be even, because {} rotates pairs of channels": "model.n_embd / model.n_head가 {0}입니다. {1}은(는) 채널을 둘씩 회전하므로 짝수여야 합니다",
+    "model.n_inner is {}; it must be positive, or 0 for the usual width": "model.n_inner: {0} 값은 쓸 수 없습니다. 양수나, 보통 너비를 뜻하는 0을 지정하세요",
     "a number of more than {} digits": "{0}자리가 넘는 수",
     "a number of thousands of digits": "수천 자리 수",
     "model.vocab_size is 0; set it to the tokenizer's vocabulary size before building the model": "model.vocab_size가 0입니다. 모델을 만들기 전에 토크나이저의 어휘 크기로 정하세요",
