@@ -1,4 +1,4 @@
-"""Run `glassgpt …` in a separate process that is forked from one with PyTorch loaded.
+"""Run `glassgpt …` or a script in a separate process that is forked from one with PyTorch loaded.
 
 Such a process starts in a tenth of a second instead of several, and can be killed, interrupted and waited for like any
 other. What happens while PyTorch is loaded needs a new interpreter instead.
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,16 +28,26 @@ class ForkedCommand:
         arguments: of the command line.
         cwd: working directory; that of this process by default.
         stdin: text of standard input.
+        script: a Python file to run instead of `glassgpt`.
+        environment: variables to set beside those of this process.
     """
 
-    def __init__(self, *arguments: object, cwd: Path | None = None, stdin: str | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        script: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self._folder = tempfile.TemporaryDirectory(prefix="forked-")
         folder = Path(self._folder.name)
         (folder / "stdin").write_text(stdin or "", encoding="utf-8")
         self.args = [str(argument) for argument in arguments]
-        self._process = context.Process(target=_run, args=(self.args, cwd or Path.cwd(), folder, dict(os.environ)))
+        variables = {**os.environ, **(environment or {})}
+        self._process = context.Process(target=_run, args=(self.args, cwd or Path.cwd(), folder, variables, script))
         self._process.start()
         self.pid = self._process.pid
 
@@ -83,7 +94,31 @@ def run_forked(
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def _run(arguments: Sequence[str], cwd: Path, folder: Path, environment: Mapping[str, str]) -> None:
+def run_ranks(
+    processes: int, *arguments: object, script: Path | None = None, timeout: float = 120
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run `glassgpt ARGUMENTS`, or a script, as the ranks of one group, and return the ended processes by rank.
+
+    Sets the variables that torchrun sets, without importing PyTorch in each rank. A rank that fails does not stop the
+    others, as torchrun would.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        ForkedCommand(*arguments, script=script, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(processes)
+    ]
+    outputs = [rank.communicate(timeout) for rank in ranks]
+    return [
+        subprocess.CompletedProcess(rank.args, rank.returncode, *output)
+        for rank, output in zip(ranks, outputs, strict=True)
+    ]
+
+
+def _run(
+    arguments: Sequence[str], cwd: Path, folder: Path, environment: Mapping[str, str], script: Path | None
+) -> None:
     """Replace the standard streams, then run the program as `python -m glassgpt` does."""
     os.chdir(cwd)
     os.environ.clear()
@@ -94,5 +129,9 @@ def _run(arguments: Sequence[str], cwd: Path, folder: Path, environment: Mapping
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    if script is not None:
+        sys.argv = [str(script), *arguments]
+        runpy.run_path(str(script), run_name="__main__")
+        return
     sys.argv = ["glassgpt", *arguments]
     runpy.run_module("glassgpt", run_name="__main__", alter_sys=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fault_helpers import TINY, LimitedMemory, at_step, poison_window, trainer_for, weights
+from forked import run_ranks
 from glassgpt.device import is_out_of_memory
 from glassgpt.diagnosis.checks import memory
 from glassgpt.diagnosis.config import DiagnosisConfig
@@ -437,7 +438,7 @@ with process_group(torch.device("cpu")) as dist:
     trainer.run()
     whole = torch.cat([full_tensor(p.detach()).flatten() for p in trainer.model.parameters()])
     line = [[name for name, _ in told.events], trainer.train_step.batches.quarantined, whole.double().sum().item().hex()]
-    os.write(1, f"{line}\\n".encode())  # at once, so that two lines do not mix
+    print(line)
 """
 
 
@@ -486,9 +487,10 @@ def test_out_of_memory_that_cannot_be_retried_says_why(grammar_data, tmp_path, s
 @pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_processes_decide_alike(grammar_data, tmp_path, sharding):
     """A sequence of the second rank is not finite: both skip the step, and quarantine it or roll back together."""
-    done = two_processes(BAD_ROW_SCRIPT, tmp_path / "run.py", grammar_data, tmp_path / "run", sharding)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    (tmp_path / "run.py").write_text(BAD_ROW_SCRIPT)
+    ranks = run_ranks(2, grammar_data, tmp_path / "run", sharding, script=tmp_path / "run.py")
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr + ranks[1].stderr
+    first, second = (rank.stdout for rank in ranks)
     assert first == second
     assert first.count("step skipped") == 3
     assert first.count("rows quarantined") == (3 if sharding == "none" else 0)
