@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,21 +45,22 @@ class OutlierFilter:
     def level(self) -> float:
         """Median of the newest normal losses in nats; NaN before there are any."""
         recent = list(self._normal)[-self.MIN_STEPS :]
-        return math.exp(float(np.median(recent))) if recent else math.nan
+        return math.exp(statistics.median(recent)) if recent else math.nan
 
     @property
     def threshold(self) -> float:
         """Loss in nats above which the next one is an outlier; infinite before enough losses are known."""
         if len(self._normal) < self.MIN_STEPS:
             return math.inf
-        sigma = robust(residuals(np.array(self._normal))).sigma
-        return max(self.level * math.exp(min(self.SIGMAS * sigma, 500.0)), self.level + self.MIN_NATS)
+        level, sigma = self.level, robust(residuals(np.array(self._normal))).sigma
+        return max(level * math.exp(min(self.SIGMAS * sigma, 500.0)), level + self.MIN_NATS)
 
     def is_outlier(self, loss: float) -> bool:
         """Process the next loss (nats) and return whether it is an outlier; a non-finite one always is."""
         if not math.isfinite(loss):
             return True
-        if loss <= self.threshold:
+        # Most losses need no threshold, which is never below the first limit and costs five times as much.
+        if loss <= self.level + self.MIN_NATS or loss <= self.threshold:
             self._normal.append(log_loss(loss))
             self._outliers.clear()
             return False
