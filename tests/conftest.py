@@ -1,6 +1,7 @@
 """Shared fixtures: a small dataset with known entropy, the command line, a trained run, a browser."""
 
 import asyncio
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -30,6 +31,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker("browser")
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # extensions report frozen objects as leaks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap():
+    """Exempt what exists from garbage collection; each training collects, and half a second per collection adds up."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ other. What happens while PyTorch is loaded needs a new interpreter instead.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -120,6 +121,7 @@ def _run(
     arguments: Sequence[str], cwd: Path, folder: Path, environment: Mapping[str, str], script: Path | None
 ) -> None:
     """Replace the standard streams, then run the program as `python -m glassgpt` does."""
+    gc.freeze()  # a collection would copy the pages of all that was imported
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -1,5 +1,6 @@
 """The loop acts on the decisions of a policy: a scripted one that returns decisions for chosen steps."""
 
+import gc
 import json
 import math
 
@@ -12,6 +13,7 @@ from glassgpt.model.attention import attend_readable
 from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.checkpoint import STATE, newest_verified_checkpoint
 from glassgpt.training.checkpoint.verify import write_manifest
+from glassgpt.training.garbage import manual_garbage_collection
 from glassgpt.training.memory_plan import MemoryPlan
 from glassgpt.training.outcomes import Applied, Continue, OutOfMemory, Policy, Retry, Rollback, Skipped, Stop
 from glassgpt.training.run_folder import RunFolder
@@ -34,6 +36,20 @@ class Scripted(Policy):
 
 def scripted(dataset, path, policy, **options):
     return trainer_for(dataset, path, lambda trainer: policy, **options)
+
+
+@pytest.mark.parametrize("frozen_by_caller", [False, True])
+def test_objects_that_a_caller_froze_stay_frozen(frozen_by_caller):
+    gc.unfreeze()
+    if frozen_by_caller:
+        gc.freeze()
+    before = gc.get_freeze_count()
+    with manual_garbage_collection():
+        assert gc.get_freeze_count() > 0
+        assert not gc.isenabled()
+    assert gc.get_freeze_count() == pytest.approx(before, rel=0.01)  # frozen objects can be freed
+    assert gc.isenabled()
+    gc.freeze()
 
 
 def test_policy_sees_each_applied_step_once(grammar_dataset, tmp_path):

@@ -11,15 +11,18 @@ from contextlib import contextmanager
 def manual_garbage_collection() -> Generator[None]:
     """Run a block in which only `gc.collect()` collects garbage.
 
-    Objects that exist already are frozen, so that the collections between steps have little to look at.
+    Objects that exist already are frozen, so that the collections between steps have little to look at. What a caller
+    has frozen stays so; then nothing more is frozen, as Python can only unfreeze everything.
     """
-    was_enabled = gc.isenabled()
+    was_enabled, has_frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
-    gc.freeze()
+    if not has_frozen:
+        gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not has_frozen:
+            gc.unfreeze()
         if was_enabled:
             gc.enable()
