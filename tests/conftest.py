@@ -7,23 +7,30 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from forked import run_forked
-from glassgpt.cli import main
-from glassgpt.data import TokenDataset
-from glassgpt.data.grammar import grammar_text
-from glassgpt.data.prepare import PrepareOptions, prepare
 from pages import listened
 
-# pytest workers share the cores; more threads make small models slower.
-torch.set_num_threads(1)
+# What needs torch is imported in functions: the process that only distributes the tests must not wait for it.
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["GLASSGPT_LANGUAGE"] = "en"  # whatever the locale of the developer
 
-# Triton reads this when it is first imported, possibly by torch, so it must be set early.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+def pytest_collection(session):
+    """Load torch before the test modules do, unless worker processes collect the tests."""
+    if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
+        return
+    gc.disable()  # while modules are imported there is nothing to collect, and it takes a fifth of the time
+    import torch
+
+    torch.set_num_threads(1)  # workers share the cores; more threads make small models slower
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported
+
+
+def pytest_collection_finish():
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):
@@ -47,6 +54,9 @@ def frozen_heap():
 @pytest.fixture(scope="session")
 def grammar_data(tmp_path_factory) -> Path:
     """A byte-level dataset of the grammar; its tail is held out."""
+    from glassgpt.data.grammar import grammar_text
+    from glassgpt.data.prepare import PrepareOptions, prepare
+
     folder = tmp_path_factory.mktemp("grammar")
     text = folder / "grammar.txt"
     text.write_text(grammar_text(6000, seed=1))
@@ -56,7 +66,9 @@ def grammar_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def grammar_dataset(grammar_data) -> TokenDataset:
+def grammar_dataset(grammar_data):
+    from glassgpt.data import TokenDataset
+
     return TokenDataset.open(grammar_data)
 
 
@@ -69,6 +81,7 @@ def glassgpt_command():
 @pytest.fixture
 def run_main(capsys):
     """Run `glassgpt …` in this process, which is much faster; return exit code, stdout and stderr."""
+    from glassgpt.cli import main
 
     def run(*arguments):
         try:
