@@ -60,9 +60,10 @@ pages: $(READY) ## regenerate docs/diagnosis from the catalogue
 reading:        ## update the line counts of docs/reading.md
 	$(PYTHON) tools/reading.py
 
-arguments: $(READY) ## write the keyword arguments of generate and the signatures in docs/api.md from the code
+arguments: $(READY) ## write the keyword arguments of generate, and the tables and signatures in the docs, from the code
 	$(BIN)/python tools/generation_arguments.py
 	$(BIN)/python tools/api_page.py
+	$(BIN)/python -m glassgpt.generation.reference docs/generation.md docs/generation.ko.md
 
 bench: $(READY) ## compare preparation, training and generation with their peers on this CPU
 	$(BIN)/python benchmarks/cpu.py

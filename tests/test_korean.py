@@ -280,3 +280,5 @@ def test_particles_after_values_have_both_forms():
     catalogue = (ROOT / "src" / "glassgpt" / "diagnosis" / "catalogue").glob("*.toml")
     texts = [*ENTRIES.values(), *(path.read_text(encoding="utf-8") for path in catalogue)]
     assert [match[0] for text in texts for match in fixed.finditer(text)] == []
+    unknown = re.compile(r"를\(을\)|가\(이\)|는\(은\)|와\(과\)|로\(으로\)")
+    assert [text for text in texts if unknown.search(text)] == []

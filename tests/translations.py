@@ -42,9 +42,8 @@ WRITTEN = (
     "Generated and human text: surprisal {} and {} nats per token,", "distinct-2 {} and {}, repeated 4-grams {} and {}.",
     "training (smoothed)", "early stop", "learning rate", "loss (nats per token)", "loss (smoothed)", "snapshot not saved", "snapshot not deleted", "{} nats per token\n{} bits per byte", "{}   (people {})", "# {}", "  {}: glassgpt doctor {}",
     "{}: {}. {} (glassgpt doctor {})", "{}{}: {} (glassgpt doctor {})", "rep {}",
-    "Functions from logits and histories to logits, applied before the temperature; Python only.",
 )  # fmt: skip
-"""Texts that are written to files, or put together from texts of the catalogue, or for Python only."""
+"""Texts that are written to files, or put together from texts of the catalogue."""
 
 
 def missing() -> list[Message]:

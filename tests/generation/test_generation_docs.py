@@ -8,10 +8,11 @@ import pytest
 
 import glassgpt
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.reference import update
+from glassgpt.generation.reference import settings_reference, update
 from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions, SpeculativeOptions
 from glassgpt.schema import settings_of
 from test_docs import commands
+from translations import ENGLISH_PROSE
 
 PAGE = Path(__file__).parents[2] / "docs" / "generation.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -47,4 +48,10 @@ def test_every_setting_is_spoken_of(kind):
 
 
 def test_the_tables_of_settings_are_up_to_date():
-    assert update(TEXT) == TEXT, "run: python -m glassgpt.generation.reference docs/generation.md"
+    assert update(TEXT) == TEXT, "run: make arguments"
+    korean = PAGE.with_suffix(".ko.md").read_text(encoding="utf-8")
+    assert update(korean, "ko") == korean, "run: make arguments"
+
+
+def test_the_korean_tables_are_korean():
+    assert [row for row in settings_reference("ko").splitlines() if ENGLISH_PROSE.search(row)] == []

@@ -33,6 +33,7 @@ HELP = {
     "Subtract this once from the logit of each token that occurred in the output.": "출력에 나온 토큰의 로짓에서 이 값을 한 번 뺍니다.",
     "Subtract this from a token's logit for each time the token occurred in the output.": "출력에 나온 횟수만큼 토큰의 로짓에서 이 값을 뺍니다.",
     "Forbid n-grams of this many tokens to occur twice in prompt and output (Paulus et al. 2018).": "토큰이 이만큼인 n-gram이 프롬프트와 출력에 두 번 나오지 않게 합니다(Paulus et al. 2018).",
+    "Functions from logits and histories to logits, applied before the temperature; Python only.": "로짓과 지금까지의 토큰을 받아 로짓을 돌려주는 함수. 온도보다 먼저 적용합니다. 파이썬에서만 쓸 수 있습니다.",
     "Maximum number of new tokens per sample.": "글 하나의 최대 새 토큰 수.",
     "End the text before the first of these strings.": "이 문자열 가운데 하나가 나오면 그 앞에서 글을 끝냅니다.",
     "End the text before the first of these token ids.": "이 토큰 id 가운데 하나가 나오면 그 앞에서 글을 끝냅니다.",

@@ -40,7 +40,7 @@ MESSAGES = {
     "--name needs a server's URL: a run has one model": "--name은 서버의 URL과 함께 씁니다. 실행 폴더의 모델은 하나입니다",
     "\n(Ctrl-D or /quit ends the chat)": "\n(끝내려면 Ctrl-D나 /quit)",
     "the history of lines cannot be saved in {}: {}": "입력한 줄의 기록을 {0}에 저장할 수 없습니다: {1:t}",
-    "--follow serves the newest checkpoint, so that @{} cannot be combined with it": "--follow는 가장 새로운 체크포인트를 서비스하므로 @{0}와(과) 함께 쓸 수 없습니다",
+    "--follow serves the newest checkpoint, so that @{} cannot be combined with it": "--follow는 가장 새로운 체크포인트를 서비스하므로 @{0}과(와) 함께 쓸 수 없습니다",
     "--chat-template {} does not exist; give the TOML file of a template": "--chat-template {0} 파일이 없습니다. 템플릿의 TOML 파일을 지정하세요",
     "{} is a folder; give a file that glassgpt serve --record wrote": "{0}은(는) 폴더입니다. glassgpt serve --record가 쓴 파일을 지정하세요",
     "{} does not exist; give a file that glassgpt serve --record wrote": "{0} 파일이 없습니다. glassgpt serve --record가 쓴 파일을 지정하세요",
