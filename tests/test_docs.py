@@ -25,7 +25,6 @@ ENGLISH_ONLY = {
     "docs/inspection.md": "translation in preparation",
     "docs/serving.md": "translation in preparation",
     "docs/security.md": "translation in preparation",
-    "docs/api.md": "translation in preparation",
 }
 """Pages under docs/ without a Korean version (NAME.ko.md), each with the reason. A new page needs one or the other."""
 MAX_README_LINES = 150

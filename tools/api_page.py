@@ -1,4 +1,4 @@
-"""Write the signatures and the table of functions of docs/api.md from the code: `make arguments`."""
+"""Write the signatures of docs/api.md and docs/api.ko.md, and the English table of functions, from the code: `make arguments`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import glassgpt
 from glassgpt import api
 
-PAGE = Path(__file__).parents[1] / "docs" / "api.md"
+PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("api.md", "api.ko.md")]
 SECTION = re.compile(r"(?<=^### `)(\w+)`\n```\n.*?\n```\n", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"(?<=\| function \| what it does \|\n\|---\|---\|\n)(\| `.*\n)*")
 
@@ -49,4 +49,5 @@ def function_table() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -31,6 +31,13 @@ def test_signatures_and_table_are_those_of_the_code():
     assert api_page.updated(TEXT) == TEXT, "run: make arguments"
 
 
+def test_korean_page_has_the_same_signatures_and_functions():
+    korean = PAGE.with_suffix(".ko.md").read_text(encoding="utf-8")
+    assert api_page.updated(korean) == korean, "run: make arguments"
+    names = [re.findall(r"^(?:### |\| )`(.+?)`", text, re.MULTILINE) for text in (TEXT, korean)]
+    assert names[0] == names[1]
+
+
 def test_page_has_a_section_for_every_public_name():
     assert set(SECTIONS) == {*PUBLIC, *METHODS, "glassgpt.api"}
     assert "async def" not in TEXT.split("## Coroutines")[0]
