@@ -71,6 +71,7 @@ FORMAT_KEYS = re.compile(r"""(?<=["'`{.])(micro_rows|rung|rewound)(?=["'`}:])"""
 ALLOWED = {
     "src/glassgpt/model/modern.py": {"normalised"},  # name of an activation, which users type
     "docs/inspection.md": {"normalised"},
+    "docs/inspection.ko.md": {"normalised"},
     "src/glassgpt/diagnosis/catalogue/actions.toml": {"rewound"},  # key of an action in events.jsonl
 }
 """By file: words that are right there."""

@@ -21,7 +21,6 @@ ENGLISH_ONLY = {
     "docs/decisions/*.md": "records for those who change the code",
     "docs/diagnosis/GG-*.md": "generated, with both languages on each page",
     "docs/diagnosis/index.md": "generated, with both languages",
-    "docs/inspection.md": "translation in preparation",
     "docs/serving.md": "translation in preparation",
     "docs/security.md": "translation in preparation",
 }
