@@ -69,6 +69,13 @@ def test_every_command_is_listed_with_its_claims():
     )
 
 
+def test_korean_page_has_the_same_claims_commands_and_tests():
+    korean = (ROOT / "docs" / "security.ko.md").read_text(encoding="utf-8")
+    numbers = re.compile(r"^\| (?:S\d+|`glassgpt [a-z -]+`) \||`[\w/]+\.py::\w+`|S\d+", re.MULTILINE)
+    pages = [numbers.findall(expanded(page)) for page in (PAGE, korean.replace("~", " to "))]
+    assert pages[0] == pages[1], "add the row to docs/security.ko.md, too"
+
+
 def expanded(claims: str) -> str:
     """Return claims with ranges such as `S3 to S5` written out."""
     return re.sub(r"S(\d+) to S(\d+)", lambda m: " ".join(f"S{n}" for n in range(int(m[1]), int(m[2]) + 1)), claims)
