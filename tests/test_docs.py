@@ -21,7 +21,6 @@ ENGLISH_ONLY = {
     "docs/decisions/*.md": "records for those who change the code",
     "docs/diagnosis/GG-*.md": "generated, with both languages on each page",
     "docs/diagnosis/index.md": "generated, with both languages",
-    "docs/serving.md": "translation in preparation",
 }
 """Pages under docs/ without a Korean version (NAME.ko.md), each with the reason. A new page needs one or the other."""
 MAX_README_LINES = 150
