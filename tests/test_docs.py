@@ -108,7 +108,9 @@ def test_translations_have_the_same_commands_examples_headings_and_numbers(engli
     assert python(both[0]) == python(both[1])
     levels = [re.findall(r"^#+ ", without_code(path), re.MULTILINE) for path in both]
     assert levels[0] == levels[1]
-    numbers = [re.findall(r"\d[\d,.]*×|\d+\.\d\d bits", path.read_text(encoding="utf-8")) for path in both]
+    numbers = [
+        re.findall(r"\d[\d,.]*×|\d+\.\d\d(?= ?(?:bits|비트))", path.read_text(encoding="utf-8")) for path in both
+    ]
     assert numbers[0] == numbers[1]
 
 

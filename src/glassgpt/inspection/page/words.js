@@ -55,7 +55,7 @@ const WORDS = {
     mergeSteps: "합치기", nearestTo: "가장 가까운 토큰:", cosine: "코사인", alike: "두 토큰이 얼마나 비슷한가", otherHint: "Shift를 누르고 클릭하거나 [ 와 ] 로 두 번째 토큰(점선)을 고릅니다.",
     strips: { "embedding.token": "토큰", "embedding.position": "위치", "rotary.cos": "위치에 따른 회전 (cos)", embedding: "첫 블록에 들어가는 것" },
     kinds: { previous: "바로 앞 토큰", duplicate: "같은 토큰", induction: "귀납" },
-    scores: "점수", mask: "마스크", weights: "소프트맥스", mixed: "섞인 값", seen: "볼 수 있음", unseen: "미래라서 볼 수 없음", outside: "창 밖이라서 볼 수 없음", looksAt: "이(가) 보는 곳", difference: "차이",
+    scores: "점수", mask: "마스크", weights: "소프트맥스", mixed: "섞인 값", seen: "볼 수 있음", unseen: "미래라서 볼 수 없음", outside: "윈도 밖이라서 볼 수 없음", looksAt: "이(가) 보는 곳", difference: "차이",
     axesHint: "행: 보는 토큰(쿼리). 열: 보이는 토큰(키).", leftAndRight: (left, right) => `왼쪽: ${left}. 오른쪽: ${right}.`, changed: "바꾼 뒤", channel: "채널",
     unit: "유닛", hidden: "은닉 유닛", active: "가장 큰 값의 십분의 일 이상", value: "값", adds: "더하는 길이", promotes: "더 그럴듯하게 만드는 토큰",
     norms: "잔차 스트림의 길이", after: "이후", embedding: "임베딩", attentionAdds: "어텐션이 더함", mlpAdds: "MLP가 더함", length: "길이",
