@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help pages reading arguments demo test test-clients test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help pages reading arguments demo test test-clients test-export test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -41,6 +41,11 @@ test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schema
 	test -d .venv-clients || $(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 	$(BIN)/python tests/clients/run.py .venv-clients/bin
+
+# Engines of exported models that a user of glassgpt does not need, outside the environment.
+test-export: $(READY) ## run exported models in the programs that they are for (llama.cpp): about a minute
+	test -d .venv-export/llama-cpp || $(BIN)/python $(INSTALL) --no-deps --target .venv-export/llama-cpp cyllama==0.2.18
+	PYTHONPATH=.venv-export/llama-cpp $(BIN)/python -m pytest tests/export_clients/test_llama_cpp.py
 
 test-slow: $(READY) ## run the tests that take minutes (compilation, longer training)
 	$(BIN)/python -m pytest -m slow
@@ -90,4 +95,4 @@ test-dist: dist ## install the wheel into an empty environment and run the main 
 	$(DIST)/bin/python tools/smoke_test.py
 
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) $(NEWEST) $(DIST) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data
+	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-export build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data

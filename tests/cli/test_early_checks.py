@@ -79,6 +79,8 @@ MISTAKES = [
     ("export run new/x --format onx", "unknown format onx; --format must be one of hf"),
     ("export run new/x --weights int4", "--weights is int4; hf has float32"),
     ("export modern new/x", "sliding window of 8, which NanoChat does not support; export it with --format onnx"),
+    ("export modern new/x --format gguf", "gguf (llama.cpp, Ollama, LM Studio) cannot express the architecture modern"),
+    ("export run new/x --format gguf --weights int4", "--weights is int4; gguf has f32, f16, q8_0, q4_0"),
     ("export run new/x --check", "glassgpt[eval]"),
     ("export run new/hf --checkpoint step-9", "has no checkpoint step-9"),
     ("export run text.txt/hf", "not a writable folder"),

@@ -68,7 +68,7 @@ def export(
     folder:
         Folder to create; must be empty or not exist.
     format:
-        Format: hf (transformers, vLLM).
+        Format: hf (transformers, vLLM), gguf (llama.cpp).
     weights:
         How weights are stored; the default is exact.
     check:

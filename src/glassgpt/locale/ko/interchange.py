@@ -74,4 +74,16 @@ MESSAGES = {
     "same most likely token": "가장 확률이 높은 토큰이 같은 비율",
     "same greedy tokens": "같은 탐욕 토큰",
     "{}: {} of {} greedy texts are equal; the largest error of a logit is {}": "{0}: 탐욕 생성 글 {2}개 중 {1}개가 같습니다. 로짓의 최대 오차는 {3}입니다",
+    # gguf
+    "model.activation is {}, but llama.cpp computes the tanh form of GELU; export it with --format hf": "model.activation 값이 {0}인데 llama.cpp는 GELU의 tanh 근사를 계산합니다. --format hf로 내보내세요",
+    "the width of the MLP": "MLP의 너비",
+    "{}, which is not a multiple of {}, the block size of {}; export it with --weights f16": "{0:t}: {2}의 블록 크기인 {1}의 배수가 아닙니다. --weights f16으로 내보내세요",
+    "llama.cpp, Ollama, LM Studio": "llama.cpp, Ollama, LM Studio",
+    "llama-cli -m {}": "llama-cli -m {0}",
+    "{} has a weight of {}, too large for {}; use --weights f32": "{0}에 {2}(으)로 나타낼 수 없이 큰 가중치 {1}이(가) 있습니다. --weights f32를 쓰세요",
+    "llama.cpp splits text in {} ways, and none gives the ids of {}: with {} {} of {} texts differ, such as {}. Train with a tokenizer of glassgpt prepare --tokenizer bpe:SIZE --pattern llama, or use --format hf": "llama.cpp가 글을 나누는 방식 {0}가지 중 어느 것으로도 {1}의 토큰 id가 나오지 않습니다. {2} 방식에서는 글 {4}개 중 {3}개가 다릅니다(예: {5}). glassgpt prepare --tokenizer bpe:SIZE --pattern llama로 만든 토크나이저로 학습하거나 --format hf를 쓰세요",
+    "two tokens are written as {}, which GGUF cannot express; use --format hf": "토큰 두 개가 똑같이 {0}(으)로 적혀 GGUF로 나타낼 수 없습니다. --format hf를 쓰세요",
+    "llama.cpp cannot reproduce the ids of {}, a tokenizer of kind {}: it runs BPE over bytes only; train one with glassgpt prepare --tokenizer bpe:SIZE --pattern llama, or use --format hf": "llama.cpp는 {1} 종류의 토크나이저 {0}의 토큰 id를 재현할 수 없습니다. 바이트 단위 BPE만 실행하기 때문입니다. glassgpt prepare --tokenizer bpe:SIZE --pattern llama로 학습하거나 --format hf를 쓰세요",
+    "llama.cpp cannot decode {} tokens from position {} on": "llama.cpp가 위치 {1}부터 토큰 {0}개를 처리하지 못합니다",
+    "llama.cpp cannot load {}: {}": "llama.cpp가 {0} 파일을 불러오지 못합니다: {1:t}",
 }

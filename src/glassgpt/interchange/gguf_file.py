@@ -1,0 +1,137 @@
+"""Models as GGUF files for llama.cpp and the programs that are built on it (Ollama, LM Studio, node-llama-cpp).
+
+One file holds the settings, the tokenizer and the weights. Matrices are (out, in) as in PyTorch's linear layers, in
+float32, float16, or blocks of 32 weights that share a scale (q8_0, q4_0). The head has no tensor of its own where it is
+the token embedding (llama.cpp#12567).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import InterchangeError
+from glassgpt.interchange.gguf_tokenizer import tokenizer_fields, write_tokenizer
+from glassgpt.model.config import ModelConfig
+from glassgpt.model.parameter_names import gpt2_parameter_mappings
+from glassgpt.model.transformer import LanguageModel
+
+FILE = "model.gguf"
+FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
+EMBEDDING_TYPES = {"q4_0": "q8_0"}
+"""The type of the token embedding where it is not that of the matrices: as the tied head it costs most in 4 bits."""
+
+Tensors = Iterator[tuple[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """llama.cpp's counterpart of one of our architectures.
+
+    Attributes:
+        name: `general.architecture`.
+        write_settings: adds the sizes to a `gguf.GGUFWriter`.
+        tensors: yields the weights under llama.cpp's names.
+        full_precision: names of the matrices that stay in float32.
+    """
+
+    name: str
+    write_settings: Callable[[Any, ModelConfig], None]
+    tensors: Callable[[LanguageModel], Tensors]
+    full_precision: frozenset[str] = frozenset()
+
+
+_GPT2_NAMES = {
+    "token_embedding": "token_embd",
+    "position_embedding": "position_embd",
+    "norm": "output_norm",
+    "norm1": "attn_norm",
+    "norm2": "ffn_norm",
+    "attention.qkv": "attn_qkv",
+    "attention.out": "attn_output",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+}
+
+
+def _write_gpt2_settings(writer: Any, config: ModelConfig) -> None:
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(config.inner_width)
+    writer.add_head_count(config.n_head)
+    writer.add_layer_norm_eps(config.norm_eps)
+
+
+def _gpt2_tensors(model: LanguageModel) -> Tensors:
+    """Yield the parameters; biases that the model does not have are zeros."""
+    ours = model.state_dict()
+    for mapping in gpt2_parameter_mappings(model.config):
+        module, _, kind = mapping.ours.rpartition(".")
+        place, prefix = module, ""
+        if module.startswith("blocks."):
+            _, layer, place = module.split(".", 2)
+            prefix = f"blk.{layer}."
+        tensor = ours.get(mapping.ours)
+        if tensor is None:
+            tensor = torch.zeros(ours[f"{module}.weight"].size(0))
+        yield f"{prefix}{_GPT2_NAMES[place]}.{kind}", tensor.detach().float().cpu().numpy()
+
+
+ARCHITECTURES = {
+    "gpt2": Architecture("gpt2", _write_gpt2_settings, _gpt2_tensors, frozenset({"position_embd.weight"})),
+}
+"""llama.cpp's counterpart of each of our architectures that it knows."""
+
+
+def write_gguf(model: LanguageModel, tokenizer: Tokenizer, path: Path, weights: str, name: str = "glassgpt") -> None:
+    """Write a model and its tokenizer to a GGUF file.
+
+    Args:
+        model: of one of `ARCHITECTURES`.
+        tokenizer: BPE over bytes, which splits text in a way that llama.cpp has.
+        path: file to create.
+        weights: type of the matrices, one of `FILE_TYPES`; vectors and position embeddings stay in float32.
+        name: of the model, which programs show.
+
+    Raises:
+        InterchangeError: llama.cpp cannot express the tokenizer, or a weight exceeds its type.
+    """
+    import gguf
+
+    architecture = ARCHITECTURES[model.config.arch]
+    fields = tokenizer_fields(tokenizer, model.config.vocab_size)
+    writer: Any = gguf.GGUFWriter(path, architecture.name)
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[weights]])
+    if weights.startswith("q"):
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    architecture.write_settings(writer, model.config)
+    write_tokenizer(writer, fields, tokenizer.end_of_text)
+    for tensor_name, values in architecture.tensors(model):
+        kept = values.ndim < 2 or tensor_name in architecture.full_precision
+        chosen = EMBEDDING_TYPES.get(weights, weights) if tensor_name == "token_embd.weight" else weights
+        kind = gguf.GGMLQuantizationType["F32" if kept else chosen.upper()]
+        writer.add_tensor(tensor_name, _converted(tensor_name, values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _converted(name: str, values: NDArray[np.float32], kind: Any) -> NDArray[Any]:
+    from gguf.quants import dequantize, quantize
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted: NDArray[Any] = quantize(values, kind)
+    largest = float(np.abs(values).max(initial=0.0))
+    if kind.name != "F32" and np.isfinite(largest) and not np.isfinite(dequantize(converted, kind)).all():
+        raise InterchangeError(f"{name} has a weight of {largest:.3g}, too large for {kind.name}; use --weights f32")
+    return converted

@@ -1,0 +1,75 @@
+"""llama.cpp as the engine of a check, through the package cyllama, which contains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.errors import InterchangeError
+
+FLOAT32, NO_FLASH_ATTENTION = 0, 0
+
+
+class LlamaCpp:
+    """A GGUF file in llama.cpp on the CPU, with a cache in float32."""
+
+    def __init__(self, path: Path, context_length: int, threads: int = 1) -> None:
+        """Load a file.
+
+        Raises:
+            InterchangeError: llama.cpp refuses it.
+        """
+        self._library: Any = import_module("cyllama.llama.llama_cpp")  # without type information
+        self._library.disable_logging()
+        model_class = type("Model", (self._library.LlamaModel,), {"n_vocab": property(_vocab_size)})
+        settings = self._library.LlamaContextParams()
+        settings.n_ctx = context_length
+        settings.n_batch = settings.n_ubatch = context_length
+        settings.n_threads = settings.n_threads_batch = threads
+        settings.type_k = settings.type_v = FLOAT32
+        settings.flash_attn_type = NO_FLASH_ATTENTION
+        try:
+            self._model: Any = model_class(str(path), self._library.LlamaModelParams(), False)
+            self._context: Any = self._library.LlamaContext(self._model, settings, False)
+        except (ValueError, RuntimeError, MemoryError) as error:
+            raise InterchangeError(f"llama.cpp cannot load {path}: {error}") from error
+        self._vocab: Any = self._model.get_vocab()
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text, in which no special token is recognized."""
+        return self._vocab.tokenize(text, False, False)
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """See `Engine.logits`."""
+        self._context.kv_cache_clear()
+        self._decode(tokens, 0)
+        return np.array([self._context.get_logits_ith(at) for at in range(len(tokens))], np.float32)
+
+    def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
+        """See `Engine.greedy`."""
+        self._context.kv_cache_clear()
+        self._decode(tokens, 0)
+        at, new = len(tokens) - 1, list[int]()
+        while len(new) < count:
+            new.append(int(np.argmax(self._context.get_logits_ith(at))))
+            if len(new) < count:
+                self._decode(new[-1:], len(tokens) + len(new) - 1)
+                at = 0
+        return new
+
+    def _decode(self, tokens: Sequence[int], start: int) -> None:
+        batch = self._library.LlamaBatch(n_tokens=len(tokens), embd=0, n_seq_max=1)
+        for offset, token in enumerate(tokens):
+            batch.add(token, start + offset, [0], True)
+        if self._context.decode(batch) != 0:
+            raise InterchangeError(f"llama.cpp cannot decode {len(tokens)} tokens from position {start} on")
+
+
+def _vocab_size(model: Any) -> int:
+    """Return the number of tokens: cyllama 0.2.18 reads this property of its models, which do not have it."""
+    return model.get_vocab().n_vocab
