@@ -1,12 +1,12 @@
 """Speed of `glassgpt serve`, beside the engine alone and beside a bare web server, on this machine.
 
-    python benchmarks/serve.py --model gpt2 --streams 64              # on a GPU
-    python benchmarks/serve.py --model gpt2 --streams 8               # on a CPU
-    python benchmarks/serve.py --model nano --streams 8 --short       # also requests of one token
+    python benchmarks/serve.py --model gpt2 --streams 64 --new-tokens 256 896       # on a GPU
+    python benchmarks/serve.py --model gpt2 --streams 8 --precision int8 --new-tokens 64 --rounds 3 --one-token \
+        --transformers .venv-clients/bin/python                                     # on a CPU: about six minutes
 
 The server runs in a separate process with random weights and a vocabulary of the model's size. The clients of a round start
 together and stream over connections of their own, in another process. Rounds of the server and of the engine alone
-are interleaved. `/health` is probed ten times a second meanwhile: how long it takes is an upper limit for the event loop's lag.
+are interleaved. `/health` is probed a hundred times a second meanwhile: how long it takes is an upper limit for the event loop's lag.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -28,81 +27,16 @@ from cpu_parts.measure import Row, Target, compare
 from cpu_parts.results import report, show, write_report
 from glassgpt import api, console
 from glassgpt.generation.bench import TOP_50, GenerationWorkload, measure_generation
-from glassgpt.generation.options import GenerationOptions
-from serve_parts.load import (
-    SHORT_CLIENTS,
-    StreamLoad,
-    in_other_process,
-    random_prompts,
-    run_short_requests,
-    run_streams,
-)
+from serve_parts.load import StreamLoad, in_other_process, random_prompts, run_streams
+from serve_parts.one_token import one_token_requests
 from serve_parts.server import Server, make_run
+from serve_parts.transformers_server import NAME as TRANSFORMERS
+from serve_parts.transformers_server import TransformersServer
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 PACKAGES = ("glassgpt", "torch", "starlette", "uvicorn", "msgspec", "uvloop", "httptools")
 PROMPT_TOKENS, NEW_TOKENS = 64, 256
-ENGINE, SERVER, BARE = "the engine alone", "glassgpt serve", "Starlette + msgspec + the engine's step"
-
-
-BARE_SERVER = """
-import msgspec, uvicorn
-from starlette.applications import Starlette
-from starlette.responses import Response
-from starlette.routing import Route
-async def complete(request):
-    body = msgspec.json.decode(await request.body())
-    answer = {"id": "x", "object": "text_completion", "created": 0, "model": body["model"],
-              "choices": [{"index": 0, "text": "a", "logprobs": None, "finish_reason": "length"}],
-              "usage": {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}}
-    return Response(msgspec.json.encode(answer), media_type="application/json")
-config = uvicorn.Config(Starlette(routes=[Route("/complete", complete, methods=["POST"])]), port=PORT, log_level="critical", access_log=False)
-uvicorn.Server(config).run()
-"""
-
-
-def short_requests(run: Path, server: Server, rounds: int) -> list[Row]:
-    """Requests per second of completions of one token, beside a bare server plus the engine's work for one."""
-    port = server.port + 1
-    bare = subprocess.Popen([sys.executable, "-c", BARE_SERVER.replace("PORT", str(port))])
-    body = {"model": "bench", "prompt": list(range(40, 48)), "max_tokens": 1, "seed": 1}
-    try:
-        time.sleep(2)
-        rates: dict[str, list[float]] = {BARE: [], SERVER: []}
-        step = _engine_seconds(run)
-        for _ in range(rounds):
-            bare_rate = in_other_process(run_short_requests, port, "/complete", body)
-            rates[BARE].append(1 / (1 / bare_rate + step))
-            rates[SERVER].append(in_other_process(run_short_requests, server.port, "/v1/completions", body))
-        return compare(
-            f"completions of one token, {SHORT_CLIENTS} clients",
-            "requests/s",
-            rates,
-            BARE,
-            {SERVER: Target(">=", 1 / 1.5)},
-        )
-    finally:
-        bare.kill()
-
-
-def _engine_seconds(run: Path) -> float:
-    """Return the seconds that the engine needs for a completion of one token, 16 at a time."""
-    loaded = api.load(run)
-    prompts = [[number] * 8 for number in range(40, 40 + SHORT_CLIENTS)]
-    from glassgpt.serving.engine_thread import exact_engine
-
-    engine = exact_engine(loaded.decoding_model, loaded.tokenizer, slots=SHORT_CLIENTS)
-    options = GenerationOptions(max_tokens=1, seed=1)
-    taken: list[float] = []
-    for _ in range(12):
-        began = time.perf_counter()
-        for prompt in prompts:
-            engine.submit(prompt, options)
-        while not engine.is_idle:
-            for _chunk in engine.step():
-                pass
-        taken.append((time.perf_counter() - began) / SHORT_CLIENTS)
-    return median(taken[2:])
+ENGINE, SERVER = "the engine alone", "glassgpt serve"
 
 
 def import_and_read(run: Path) -> float:
@@ -129,7 +63,10 @@ def main() -> None:
     )
     parser.add_argument("--precision", default="auto", help="of the weights")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that are timed, after one that is not")
-    parser.add_argument("--short", action="store_true", help="also measure requests of one token")
+    parser.add_argument("--one-token", action="store_true", help="also measure requests of one token")
+    parser.add_argument(
+        "--transformers", type=Path, help="Python with transformers[serving]'s libraries: its server too"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="result file")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -158,11 +95,12 @@ def measure(run: Path, given: argparse.Namespace) -> list[Row]:
     servers = {name: server.wait() for name, server in started.items()}
     try:
         rows = [row for new_tokens in given.new_tokens for row in streams(run, servers, given, new_tokens)]
-        if given.short:
-            rows += short_requests(run, next(iter(servers.values())), given.rounds)
+        if given.transformers is not None:
+            rows += beside_transformers(run, next(iter(servers.values())), given)
     finally:
         for server in servers.values():
             server.stop()
+    rows += one_token_requests(run.parent / "nano", given.rounds) if given.one_token else []
     return rows + compare(
         "start to ready", "s", {"import torch and read the weights": baseline, SERVER: [*starts, starts[-1]]},
         "import torch and read the weights", {SERVER: Target("<=", 1.3)},
@@ -211,8 +149,39 @@ def streams(run: Path, servers: dict[str, Server], given: argparse.Namespace, ne
             console.info(f"{new_tokens} new tokens, round {number}: {shown} tokens/s")
     part = f"{given.streams} streams of {new_tokens} tokens"
     rows = compare(part, "tokens/s", rates, ENGINE, {name: Target(">=", 0.9) for name in servers})
-    rows += compare(f"time to first token, one stream ({part})", "ms", firsts, ENGINE)
-    return rows + compare(f"GET /health beside {part}, 99th percentile, limit 20", "ms", lags, next(iter(servers)))
+    beyond = {
+        name: [served - alone for served, alone in zip(firsts[name], firsts[ENGINE], strict=True)] for name in servers
+    }
+    rows += compare(f"time to first token, one stream, beside {part}", "ms", firsts, ENGINE)
+    rows += _within(f"time to first token beyond the engine's own, beside {part}", 5, beyond)
+    return rows + _within(f"GET /health beside {part}, 99th percentile", 20, lags)
+
+
+def _within(part: str, limit: float, milliseconds: dict[str, list[float]]) -> list[Row]:
+    """Return rows that compare with a limit."""
+    limits = {"limit": [limit] * len(next(iter(milliseconds.values())))}
+    return compare(part, "ms", limits | milliseconds, "limit", {name: Target("<=", 1) for name in milliseconds})
+
+
+def beside_transformers(run: Path, server: Server, given: argparse.Namespace) -> list[Row]:
+    """Return tokens per second of the same requests to `transformers serve`, one server after the other in each round."""
+    loaded = api.load(run)
+    other = TransformersServer(run, run.parent, given.transformers, server.port + 1).wait()
+    rates: dict[str, list[float]] = {TRANSFORMERS: [], SERVER: []}
+    try:
+        for number in range(given.rounds + 1):
+            prompts = random_prompts(loaded.tokenizer.vocab_size, given.streams, given.prompt_tokens, number)
+            texts = [loaded.tokenizer.decode(prompt) for prompt in prompts]
+            for name, port in ((TRANSFORMERS, other.port), (SERVER, server.port)):
+                load = StreamLoad(port, texts, given.new_tokens[0], 1000 * number, is_exact=name == SERVER)
+                rate = in_other_process(run_streams, load).rate
+                if number:
+                    rates[name].append(rate)
+            console.info(f"beside transformers serve, round {number}")
+    finally:
+        other.stop()
+    part = f"{given.streams} streams of {given.new_tokens[0]} tokens, the same texts"
+    return compare(part, "tokens/s", rates, TRANSFORMERS, {SERVER: Target(">=", 2)})
 
 
 if __name__ == "__main__":
