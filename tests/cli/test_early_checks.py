@@ -82,6 +82,8 @@ MISTAKES = [
     ("export modern new/x --format gguf", "gguf (llama.cpp, Ollama, LM Studio) cannot express the architecture modern"),
     ("export run new/x --format gguf --weights int4", "--weights is int4; gguf has f32, f16, q8_0, q4_0"),
     ("export run new/x --check", "glassgpt[eval]"),
+    ("export run new/x --format onnx", "glassgpt[export]"),
+    ("export run new/x --format pt2 --weights int8", "--weights is int8; pt2 has float32"),
     ("export run new/hf --checkpoint step-9", "has no checkpoint step-9"),
     ("export run text.txt/hf", "not a writable folder"),
     ("import none/none/none --out new/r", "neither a folder nor a hub id"),
@@ -113,7 +115,7 @@ Path("run/config.toml").write_text(to_toml(load_config("nano", {"data": str(Path
 modern = {"data": "data", "model.arch": "modern", "model.window": 8, "model.bias": False}
 Path("modern").mkdir()
 Path("modern/config.toml").write_text(to_toml(load_config("nano", modern)))
-for package in ("tensorboard", "starlette", "huggingface_hub", "transformers"):
+for package in ("tensorboard", "starlette", "huggingface_hub", "transformers", "onnxscript"):
     sys.modules[package] = None  # as if it were not installed
 before = sorted(Path(".").rglob("*"))
 for line in sys.stdin.read().splitlines():

@@ -54,7 +54,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt doctor GG-NAN-002",
     ),
     "import": ("glassgpt import openai-community/gpt2 --out runs/gpt2", "glassgpt import folder --out runs/theirs"),
-    "export": ("glassgpt export runs/mine exported/mine",),
+    "export": (
+        "glassgpt export runs/mine exported/mine",
+        "glassgpt export runs/mine exported/onnx --format onnx --weights int4 --check",
+    ),
     "bench train": ("glassgpt bench train tiny", "glassgpt bench train gpt2 --steps 10 --train.micro-batch-size 2"),
     "bench generate": ("glassgpt bench generate runs/mine --batch 1,8 --device cpu",),
 }

@@ -68,9 +68,9 @@ def export(
     folder:
         Folder to create; must be empty or not exist.
     format:
-        Format: hf (transformers, vLLM), gguf (llama.cpp).
+        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), pt2 (torch.export).
     weights:
-        How weights are stored; the default is exact.
+        How weights are stored, such as int8 or int4; by default as they are.
     check:
         Run the export in its engine on ten prompts before it is published, and print how far it agrees.
     """

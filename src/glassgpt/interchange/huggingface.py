@@ -124,9 +124,18 @@ def export_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> No
         raise InterchangeError(f"{folder} cannot be written: {error}") from error
 
 
+def write_config_files(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write `config.json` and the tokenizer's files.
+
+    Raises:
+        InterchangeError: Hugging Face's format cannot express the architecture or the tokenizer.
+    """
+    write_tokenizer_files(tokenizer, config.context_length, folder)
+    (folder / CONFIG_FILE).write_text(json.dumps(_config_json(config, tokenizer), indent=2) + "\n")
+
+
 def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
-    write_tokenizer_files(tokenizer, model.config.context_length, folder)
-    (folder / CONFIG_FILE).write_text(json.dumps(_config_json(model.config, tokenizer), indent=2) + "\n")
+    write_config_files(model.config, tokenizer, folder)
     save_file(_exported_weights(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     # safetensors lets only the user read its files; the umask decides, as for the others.
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode & 0o777)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 
 from glassgpt.errors import UsageError, require_extra
-from glassgpt.interchange.formats import gguf, hf
+from glassgpt.interchange.formats import gguf, hf, onnx, pt2
 from glassgpt.interchange.formats.base import EXTRA, ExportFormat, ExportOptions
 from glassgpt.model.config import ModelConfig
 
-FORMATS: dict[str, ExportFormat] = {each.name: each for each in (hf.FORMAT, gguf.FORMAT)}
+FORMATS: dict[str, ExportFormat] = {each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, pt2.FORMAT)}
 """Export formats by name."""
 
 

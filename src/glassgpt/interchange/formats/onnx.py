@@ -1,0 +1,100 @@
+"""ONNX: one graph with a KV cache, for ONNX Runtime, transformers.js and compilers such as TensorRT."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.interchange.formats.base import EXTRA, Engine, ExportFormat, ExportOptions
+from glassgpt.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from glassgpt.data.tokenizers import Tokenizer
+    from glassgpt.model.transformer import LanguageModel
+
+MODEL_FILE = "model.onnx"
+
+
+def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: ExportOptions) -> None:
+    from glassgpt.interchange.huggingface import write_config_files
+    from glassgpt.interchange.onnx_export import write_onnx
+
+    # A sliding window is part of the graph; config.json, which has no name for it, serves the tokenizer and the cache.
+    write_config_files(dataclasses.replace(model.config, window=0), tokenizer, folder)
+    write_onnx(model, folder / MODEL_FILE, options.weights)
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, as the engine of a check.
+
+    Args:
+        path: the ONNX file.
+        config: the model's shape.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        import onnxruntime
+
+        options: Any = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._config = config
+
+    def step(
+        self, tokens: NDArray[np.int64], past: Sequence[NDArray[np.float32]] = (), mask: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Run the graph once.
+
+        Args:
+            tokens: (B, T), those that follow the cached ones.
+            past: keys and values from the previous step; empty at the start.
+            mask: (B, P + T), 0 where a sequence is padded on the left; None if none is.
+
+        Returns:
+            The logits (B, T, V), and keys and values with the new tokens.
+        """
+        batch, length = tokens.shape
+        names = [each.name for each in self._session.get_inputs()]
+        shape = (batch, self._config.kv_heads, 0, self._config.head_dim)
+        past = past or [np.zeros(shape, np.float32)] * (len(names) - 3)
+        if mask is None:
+            mask = np.ones((batch, past[0].shape[2] + length), np.int64)
+        positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -length:]
+        logits, *present = self._session.run(None, dict(zip(names, (tokens, mask, positions, *past), strict=True)))
+        return logits, present
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """See `Engine.logits`."""
+        return self.step(np.array([tokens]))[0][0]
+
+    def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
+        """See `Engine.greedy`."""
+        logits, past = self.step(np.array([tokens]))
+        new = [int(logits[0, -1].argmax())]
+        while len(new) < count:
+            logits, past = self.step(np.array([new[-1:]]), past)
+            new.append(int(logits[0, -1].argmax()))
+        return new
+
+
+def _open_engine(folder: Path, config: ModelConfig) -> Engine:
+    return OnnxRuntime(folder / MODEL_FILE, config)
+
+
+FORMAT = ExportFormat(
+    name="onnx",
+    summary="ONNX Runtime",
+    architectures=("gpt2", "modern", "llama"),
+    weights=("float32", "int8", "int4"),
+    write=_write,
+    usage=lambda folder: f"onnxruntime.InferenceSession({str(folder / MODEL_FILE)!r})",
+    packages=("onnx", "onnxscript"),
+    engine_packages={"onnxruntime": EXTRA},
+    open_engine=_open_engine,
+    tolerance={"float32": 1e-5},
+)
