@@ -25,7 +25,7 @@ from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.interchange import tokenizer_import
-from glassgpt.interchange.tokenizer_files import write_tokenizer_files
+from glassgpt.interchange.tokenizer_files import library_pattern, write_tokenizer_files
 from glassgpt.interchange.tokenizer_import import KNOWN_PATTERNS, read_tokenizer_files
 from small_models import attentive_model
 
@@ -358,6 +358,33 @@ def test_known_patterns_split_as_the_library_does():
         for text in TEXTS:
             expected = [part for part, _ in library.pre_tokenize_str(text)]
             assert regex.findall(ours, text) == expected
+
+
+PIECES = st.sampled_from(
+    ["'s", "'S", "'\u017f", "'LL", "'ve", "k", "\u212a", "12", "3", "a", "한", "\U0001f600", ".", "\n", "\r\n", " ", "  ", "\t", "\x85",
+     "\ufeff", "\u3000", "e\u0301"]
+)  # fmt: skip
+
+
+ASSIGNED = st.characters(exclude_categories=["Cn", "Cs"])
+"""The libraries have different versions of Unicode, so that a new character is a letter for one of them only."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.lists(PIECES, max_size=12).map("".join) | st.text(ASSIGNED, max_size=20))
+@pytest.mark.parametrize("name", PATTERNS)
+def test_exported_pattern_splits_every_text_as_ours(name, text):
+    library = pre_tokenizers.Split(Regex(library_pattern(PATTERNS[name])), "isolated")
+    assert [part for part, _ in library.pre_tokenize_str(text)] == regex.findall(PATTERNS[name], text)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_exported_pattern_has_no_inline_flag_and_nothing_possessive(name):
+    """ONNX Runtime GenAI and JavaScript reject both."""
+    pattern = library_pattern(PATTERNS[name])
+    assert "(?i" not in pattern
+    assert not regex.search(r"[+*?]\+|\d\}\+", pattern)
+    assert KNOWN_PATTERNS[pattern] == PATTERNS[name]
 
 
 def changed(theirs, **parts):

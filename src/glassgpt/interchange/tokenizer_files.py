@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.data.tokenizers.byte_level import byte_of_character
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import Json
@@ -115,8 +116,35 @@ def _bpe_json(tokenizer: Tokenizer) -> Json:
     }
 
 
+LETTER_VARIANTS = {"s": "sS\u017f", "k": "kK\u212a"}
+"""Characters that a pattern with (?i:…) matches too, where they are more than both cases of a letter."""
+
+
 def library_pattern(pattern: str) -> str:
-    """Return the pattern with which the library splits text like our tokenizer.
+    """Return a pattern that splits every text like ours in each library that reads tokenizer.json.
+
+    Patterns of ours are written without inline flags, which ONNX Runtime GenAI and JavaScript reject, and without
+    possessive quantifiers, which JavaScript does not have. In our patterns a possessive quantifier only saves time:
+    what it would give back never helps what follows, except at the end of the text, which is written differently.
+    """
+    if pattern not in PATTERNS.values():
+        return earlier_library_pattern(pattern)
+    pattern = re.sub(r"\(\?i:([^()]*)\)", lambda match: f"(?:{_in_both_cases(match[1])})", pattern)
+    pattern = pattern.replace(r"\s++$", r"\s+(?![\s\S])")  # with $ a run could end before a line break
+    return re.sub(r"(?<=[+*?])\+|(?<=\d\})\+", "", pattern)
+
+
+def _in_both_cases(pattern: str) -> str:
+    """Return a pattern of letters and classes of letters that matches them in both cases."""
+    parts: list[str] = []
+    for part in re.findall(r"\[\w+\]|.", pattern):
+        letters = "".join(LETTER_VARIANTS.get(c, c + c.upper()) for c in part if c.isalpha())
+        parts.append(f"[{letters}]" if letters else part)
+    return "".join(parts)
+
+
+def earlier_library_pattern(pattern: str) -> str:
+    """Return a pattern as the library `tokenizers` reads it; exports of earlier versions have these.
 
     It reads {1,2}+ as "one or more times" instead of possessive; without the + the two agree.
     """

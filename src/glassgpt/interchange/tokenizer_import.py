@@ -23,11 +23,19 @@ from glassgpt.data.tokenizers.unigram import UnigramTokenizer
 from glassgpt.errors import InterchangeError, TokenizerError
 from glassgpt.interchange.files import Json, read_json, read_text, reason, shown
 from glassgpt.interchange.tokenizer_checks import ADVICE, lossy_parts, pre_tokenizer_steps, verify_tokenizer
-from glassgpt.interchange.tokenizer_files import NATIVE_FILE, NATIVE_KEY, last_pair, library_pattern, tokenizer_json
+from glassgpt.interchange.tokenizer_files import (
+    NATIVE_FILE,
+    NATIVE_KEY,
+    earlier_library_pattern,
+    last_pair,
+    library_pattern,
+    tokenizer_json,
+)
 
 ORIGINAL_GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 KNOWN_PATTERNS = {
     ORIGINAL_GPT2_PATTERN: GPT2_PATTERN,
+    **{earlier_library_pattern(pattern): pattern for pattern in PATTERNS.values()},
     **{library_pattern(pattern): pattern for pattern in PATTERNS.values()},
 }
 """Our pattern for each of the library's that splits every text in the same way; tests compare them."""
