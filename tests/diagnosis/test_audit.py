@@ -11,6 +11,7 @@ from torch import nn
 from fault_helpers import TINY, at_step, trainer_for
 from glassgpt.data.batches import Batches
 from glassgpt.diagnosis.audit.auditor import _choose
+from glassgpt.diagnosis.audit.gradients import _Comparison
 from glassgpt.diagnosis.audit.record import OptimizerSample, WholeMatrix
 from glassgpt.diagnosis.audit.updates import MUON_TOLERANCE_GPU, Change, adamw_update, is_rounded, muon_update
 from glassgpt.diagnosis.catalogue import describe
@@ -213,6 +214,22 @@ def opposite(loss):
 )
 def test_right_steps_are_not_reported(grammar_dataset, tmp_path, changes):
     assert audited(grammar_dataset, tmp_path, max_steps=14, **changes) == {}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_recomputed_gradients_are_those_of_training(grammar_dataset, tmp_path, monkeypatch, precision):
+    """Also where the gradients of single tokens underflow in fp16, unless the loss is scaled as in training."""
+    compared, original = [], _Comparison.of.__func__
+
+    def recorded(cls, *arguments):
+        compared.append(original(cls, *arguments))
+        return compared[-1]
+
+    monkeypatch.setattr(_Comparison, "of", classmethod(recorded))
+    sizes = {"batch_tokens": 24_576, "micro_batch_size": 256, "max_steps": 2}  # three micro-batches of 8,192 tokens
+    assert audited(grammar_dataset, tmp_path, precision=precision, **sizes) == {}
+    assert len(compared) >= 2
+    assert max(one.worst for one in compared) < 1e-3
 
 
 SHIFT = "blocks.0.mlp.up.weight"

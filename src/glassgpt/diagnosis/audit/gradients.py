@@ -114,7 +114,7 @@ class GradientCheck(StepCheck):
                 return Finding("GG-MOD-002", "warning", evidence, CONFIDENCE)
         if record.trainer.hardware.compile and record.trainer.model.config.dropout:
             return None
-        computed = [(one, *reference.loss_and_gradients(one)) for one in chosen]
+        computed = [(one, *reference.loss_and_gradients(one, record.micro_steps)) for one in chosen]
         reached = {name for name, values in record.accumulated.items() if bool(values.any())}
         comparisons = [_Comparison.of(one.gradient or {}, gradient, reached) for one, _, gradient in computed]
         wrong = [comparison for comparison in comparisons if comparison.problem(tolerance) is not None]

@@ -52,8 +52,12 @@ class ReferenceModel:
             name for name, _ in self._trainer.model.named_parameters()
         }
 
-    def loss_and_gradients(self, micro_batch: MicroBatch) -> tuple[Tensor, Samples]:
-        """Return the mean loss of a micro-batch and samples of its gradients, with the same dropout."""
+    def loss_and_gradients(self, micro_batch: MicroBatch, micro_steps: int) -> tuple[Tensor, Samples]:
+        """Return the mean loss of a micro-batch and samples of its gradients, with the same dropout.
+
+        The backward pass begins with the loss that training began it with, divided by `micro_steps` and scaled in fp16:
+        without the scale, gradients of large micro-batches are too small for fp16, and are rounded to zero.
+        """
         self._bind()
         self._model.train(self._trainer.model.training)
         named = dict(self._model.named_parameters())
@@ -62,8 +66,10 @@ class ReferenceModel:
             if micro_batch.rng is not None:
                 restore_torch_rng(micro_batch.rng, self._device)
             loss = TrainingLoss(self._model, chunk_tokens)(micro_batch.inputs, micro_batch.targets)
-        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        return loss.detach(), sample_all(dict(zip(named, gradients, strict=True)))
+        scale = self._trainer.train_step.scaler.get_scale()
+        scaled = torch.autograd.grad(loss / micro_steps * scale, list(named.values()), allow_unused=True)
+        samples = sample_all(dict(zip(named, scaled, strict=True)))
+        return loss.detach(), {name: values * (micro_steps / scale) for name, values in samples.items()}
 
     @torch.no_grad()
     def loss_of(self, inputs: Tensor, targets: Tensor) -> float:
