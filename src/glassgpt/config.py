@@ -19,11 +19,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.console import format_amount
 from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.lora_config import LoRAConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
@@ -44,6 +46,8 @@ class RunConfig:
         schedule: the learning rate schedule.
         checkpoint: which checkpoints are kept.
         diagnosis: what is monitored, and which problems are recovered from automatically.
+        lora: the low-rank adapter that is trained instead of the weights, if there is one.
+        replay: old text that is mixed in.
     """
 
     data: str = ""
@@ -55,6 +59,8 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
 
     def problems(self, ranks: int = 1) -> list[str]:
         """Return all problems of all components, one line each; an empty list if the configuration is valid.
@@ -72,6 +78,8 @@ class RunConfig:
             *self.schedule.problems(),
             *self.checkpoint.problems(),
             *self.diagnosis.problems(),
+            *self.lora.problems(),
+            *self.replay.problems(),
         ]
 
 
@@ -256,13 +264,17 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
             f"{resumed} was trained on {config.data}, which no longer exists; give its new location with --data DIR"
         )
     problems = config.problems(ranks)
+    if config.lora.rank and not config.init_from:
+        problems.append("lora.rank needs the run to adapt; name it with --init-from RUN")
     try:
         _ = TokenDataset.open(Path(config.data)) if config.data else problems.append(NO_DATASET)
     except GlassGPTError as error:
         problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    if config.init_from:
+    if config.replay.data:
+        TokenDataset.open(Path(config.replay.data))
+    if config.init_from and resumed is None:
         RunFolder(Path(config.init_from)).require()
 
 
@@ -345,7 +357,9 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
             f"{tokenizer.name}, which has {tokenizer.vocab_size:,} tokens; use 0 for the tokenizer's size"
         )
     # Absolute, so that the run can be resumed from any folder.
-    return dataclasses.replace(config, model=model, data=str(Path(config.data).absolute()))
+    old = config.replay.data and str(Path(config.replay.data).absolute())
+    replay = dataclasses.replace(config.replay, data=old)
+    return dataclasses.replace(config, model=model, data=str(Path(config.data).absolute()), replay=replay)
 
 
 def _hardware_problems(config: RunConfig) -> list[str]:
@@ -359,10 +373,11 @@ def _hardware_problems(config: RunConfig) -> list[str]:
 
 
 def _disk_problems(config: RunConfig, out: Path) -> list[str]:
+    from glassgpt.adaptation.memory import count_trainable
     from glassgpt.model.accounting import checkpoint_bytes
     from glassgpt.training.weight_snapshots import total_snapshot_bytes
 
-    size = checkpoint_bytes(config.model, averaged=config.train.ema_decay > 0)
+    size = checkpoint_bytes(count_trainable(config.model, config.lora), averaged=config.train.ema_decay > 0)
     snapshots = total_snapshot_bytes(config.model, config.train) if config.train.snapshots == "on" else 0
     needed = size * config.checkpoint.max_kept + snapshots
     existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())

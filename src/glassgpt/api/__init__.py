@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
+from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
 from glassgpt.api.generation import bench_generate
 from glassgpt.api.interchange import export
 from glassgpt.api.loaded_model import LoadedModel
@@ -15,6 +16,7 @@ from glassgpt.api.training_speed import bench_train
 
 __all__ = [
     "HELD_OUT_TOKENS",
+    "FinetuningResult",
     "LoadedModel",
     "attach_diagnosis",
     "bench_generate",
@@ -24,10 +26,13 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "finetune",
     "held_out_dataset",
+    "import_adapter",
     "load",
     "load_for_generation",
     "load_with_dataset",
+    "merge",
     "model_source",
     "replay",
     "report",

@@ -136,7 +136,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         train_tokens=dataset.info.train.tokens if dataset is not None else 0,
         is_fresh=not config.init_from,
     )
-    replayed = check_replay(log, config.model, trainer_config(config), dataset)
+    replayed = check_replay(log, trainer_config(config), dataset)
     yield from [replayed] if replayed else []
     if text is not None:
         if dataset is None or baseline is None:

@@ -8,8 +8,9 @@ from glassgpt.api.loading import load_checkpoint
 from glassgpt.config import load_config
 from glassgpt.data.staging import staged_folder
 from glassgpt.interchange.agreement import Agreement, check_export
-from glassgpt.interchange.formats.registry import export_options, find_format, require_exportable
+from glassgpt.interchange.formats.registry import export_options, find_format, require_adapter, require_exportable
 from glassgpt.interchange.manifest import Origin, write_manifest
+from glassgpt.training.checkpoint import load_as_trained
 from glassgpt.training.run_folder import RunFolder
 
 
@@ -42,10 +43,13 @@ def export(
     """
     chosen = find_format(format)
     options = export_options(chosen, weights)
-    require_exportable(chosen, load_config(RunFolder(Path(run)).require().config).model, options, check=check)
+    config = load_config(RunFolder(Path(run)).require().config)
+    require_exportable(chosen, config.model, options, check=check)
+    require_adapter(chosen, str(run), config.lora)
     loaded, path = load_checkpoint(run, checkpoint, "cpu", "float32", 1)
+    model = load_as_trained(path) if chosen.is_adapter else loaded.model
     with staged_folder(Path(folder), force=False, what="model") as (staging, _):
-        chosen.write(loaded.model, loaded.tokenizer, staging, options)
+        chosen.write(model, loaded.tokenizer, staging, options)
         found = check_export(loaded.model, loaded.tokenizer, staging, chosen, options) if check else []
         origin = Origin(Path(run).resolve().name, path.name, loaded.step)
         write_manifest(staging, loaded.model, loaded.tokenizer, origin, chosen, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,25 @@ from glassgpt.data.files import sync_folder, write_atomically
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import CheckpointError, UsageError
+from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.checkpoint import TrainingState, save_checkpoint
+from glassgpt.training.checkpoint import TrainingState, save_checkpoint, write_base
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.run_folder import RunFolder
 
 
-def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFolder:
+def save_as_run(
+    model: LanguageModel, tokenizer: Tokenizer, out: Path, *, lineage: RunConfig | None = None
+) -> RunFolder:
     """Create a run from weights that were not trained here, so that every command works on it.
 
     The run appears complete or not at all, so that a process that is killed does not block its repetition.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        out: folder to create.
+        lineage: where the weights come from: the dataset and the run that they were trained from.
 
     Raises:
         UsageError: `out` exists already.
@@ -30,7 +40,9 @@ def save_as_run(model: LanguageModel, tokenizer: Tokenizer, out: Path) -> RunFol
     with staged_folder(out, force=False, what="run") as (folder, _):
         staged = RunFolder(folder)
         save_checkpoint(staged, model, (), TrainingState(tokenizer_fingerprint=tokenizer.fingerprint))
-        write_run_files(staged, RunConfig(model=model.config), tokenizer)
+        if adapter_of(model) is not None and lineage is not None:
+            write_base(staged, Path(lineage.init_from), run)
+        write_run_files(staged, replace(lineage or RunConfig(), model=model.config), tokenizer)
     return run
 
 
@@ -51,6 +63,8 @@ def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:
     config = load_config(run.config, overrides)
     if not config.model.same_shape(before.model):
         raise UsageError("a resumed run cannot change the shape of its model; start a new run with another --out")
+    if config.lora != before.lora:
+        raise UsageError("a resumed run cannot change its adapter (lora.*); start a new run with another --out")
     for name, option, why in (
         ("seed", "--seed", "the order of its data depends on it"),
         ("init_from", "--init-from", "it continues from its own checkpoint"),

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from glassgpt import console
+from glassgpt.adaptation.replay import open_training_data
+from glassgpt.api.initialization import model_to_train
 from glassgpt.api.runs import changed_settings, trainer_config, write_run_files
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.shards import TokenDataset
@@ -28,10 +30,8 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, GlassGPTError, TokenizerError, UsageError, require_extra
+from glassgpt.errors import CheckpointError, GlassGPTError, UsageError, require_extra
 from glassgpt.locale import user_language
-from glassgpt.model.build import build_model
-from glassgpt.model.config import SHAPE_FIELDS
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
@@ -41,11 +41,11 @@ from glassgpt.training.checkpoint import (
     has_optimizer,
     is_damaged_pointer,
     list_checkpoints,
-    load_weights,
     newest_verified_checkpoint,
     read_model_config,
     read_state,
     set_pointer,
+    write_base,
 )
 from glassgpt.training.config import TENSORBOARD
 from glassgpt.training.data_verification import DataVerification
@@ -157,7 +157,7 @@ def _train(
     observers: tuple[Observer, ...],
     approve: Callable[[TimeEstimate], None] | None,
 ) -> TrainingResult:
-    dataset = TokenDataset.open(Path(config.data))
+    dataset = open_training_data(config.data, config.replay)
     verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
     checkpoint = newest_verified_checkpoint(run) if resume else None
     if checkpoint is not None and not read_model_config(checkpoint.path).same_shape(config.model):
@@ -165,9 +165,7 @@ def _train(
             f"{run.config} describes a model of another shape than {checkpoint.path}; restore that file"
         )
     torch.manual_seed(config.seed)
-    model = build_model(config.model)
-    if config.init_from and checkpoint is None:
-        _initialize_from(model, config.init_from, dataset)
+    model = model_to_train(config, checkpoint, dataset)
     if checkpoint is None:
         _predict_time(model, config, dist, approve)
     findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
@@ -188,6 +186,8 @@ def _train(
     changed = _report_changes(trainer, config) if checkpoint else {}
     writers = [TensorBoard(run)] if tensorboard else []
     write_run_files(run, config, dataset.tokenizer)
+    if config.lora.rank and checkpoint is None:
+        write_base(run, Path(config.init_from))
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings, changed)
     trainer.observers += [logger, verification, *writers]
@@ -324,25 +324,6 @@ def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
         monitor.attach()
         trainer.observers.append(MonitorDisplay(monitor, shows_layers=config.watch == "full" and trainer.dist.is_main))
     trainer.policy = RecoveryPolicy(trainer, config, monitor)
-
-
-def _initialize_from(model: LanguageModel, source: str, dataset: TokenDataset) -> None:
-    folder = RunFolder(Path(source)).require()
-    path = find_checkpoint(folder, "best")
-    theirs = read_model_config(path)
-    if not theirs.same_shape(model.config):
-        different = [
-            f"model.{name} is {getattr(model.config, name)} here and {getattr(theirs, name)} there"
-            for name in SHAPE_FIELDS
-            if getattr(model.config, name) != getattr(theirs, name)
-        ]
-        raise CheckpointError(f"{source} has a model of another shape: {'; '.join(different)}")
-    if read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
-        raise TokenizerError(
-            f"{dataset.folder} was prepared with another tokenizer than {source}; "
-            f"prepare the text again with --tokenizer {source}"
-        )
-    load_weights(model, path, averaged=True)
 
 
 def _log_start(

@@ -9,6 +9,7 @@ from cyclopts import App
 import glassgpt
 from glassgpt import console
 from glassgpt.cli import (
+    adaptation,
     chat,
     configuration,
     data,
@@ -42,6 +43,8 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "prepare", data.prepare),
     (app, "tokenize", data.tokenize),
     (app, "train", training.train),
+    (app, "finetune", adaptation.finetune),
+    (app, "merge", adaptation.merge),
     (app, "generate", generation.generate),
     (app, "evaluate", evaluation.evaluate),
     (app, "sweep-decoding", evaluation.sweep_decoding),

@@ -25,6 +25,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt train gpt2 --init-from runs/gpt2 --data data/mine --out runs/tuned",
     ),
     "demo": ("glassgpt demo",),
+    "finetune": (
+        "glassgpt finetune runs/mine --data data/new --out runs/new",
+        "glassgpt finetune runs/mine --data data/new --out runs/new --replay data/mine=0.2 --lora.rank 8 --lora.targets attention",
+        "glassgpt finetune runs/mine --data data/new --out runs/new --full --epochs 3",
+    ),
+    "merge": ("glassgpt merge runs/new --out runs/merged",),
     "generate": (
         'glassgpt generate runs/mine --prompt "It was"',
         "glassgpt generate runs/mine --prompts prompts.txt --settings creative --json",

@@ -12,7 +12,7 @@ from glassgpt.data.folder_kinds import not_a_model
 from glassgpt.errors import UsageError, WrongModelError, require_extra
 
 
-def import_(source: str, *, out: Path) -> None:
+def import_(source: str, *, out: Path, base: Path | None = None) -> None:
     """Import a GPT-2, Llama or NanoChat model in Hugging Face format as a run.
 
     Parameters
@@ -21,12 +21,17 @@ def import_(source: str, *, out: Path) -> None:
         Folder with config.json, model.safetensors and tokenizer files, or a hub id such as openai-community/gpt2.
     out:
         Run folder to create.
+    base:
+        Run that an adapter adapts, if SOURCE is an adapter in PEFT's format.
     """
     from glassgpt.data.files import require_creatable
     from glassgpt.training.run_folder import RunFolder
 
     RunFolder(out).require_new()
     require_creatable(out)
+    if base is not None or (Path(source) / "adapter_config.json").is_file():
+        _import_adapter(Path(source), base, out)
+        return
     if Path(source).is_file():
         raise UsageError(f"{source} is a file; give the folder with the model's config.json, weights and tokenizer")
     if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
@@ -52,6 +57,24 @@ def import_(source: str, *, out: Path) -> None:
     )
 
 
+def _import_adapter(folder: Path, base: Path | None, out: Path) -> None:
+    from glassgpt.training.run_folder import RunFolder
+
+    if base is None:
+        raise UsageError(f"{folder} is an adapter; name the run that it adapts with --base RUN")
+    RunFolder(base).require()
+    if not (folder / "adapter_config.json").is_file():
+        raise WrongModelError(
+            f"{folder} is not an adapter in PEFT's format: it has no adapter_config.json; leave out --base"
+        )
+
+    from glassgpt import api  # loads torch, which takes seconds
+
+    run = api.import_adapter(folder, base, out)
+    console.info(f"imported the adapter into {run.path}, which adapts {base}")
+    console.info(f"generate text with: glassgpt generate {shlex.quote(str(run.path))} --prompt TEXT")
+
+
 def export(
     run: Run,
     folder: Path,
@@ -68,7 +91,7 @@ def export(
     folder:
         Folder to create; must be empty or not exist.
     format:
-        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), pt2 (torch.export).
+        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), pt2 (torch.export), peft (an adapter alone).
     weights:
         How weights are stored, such as int8 or int4; by default as they are.
     check:
@@ -76,14 +99,15 @@ def export(
     """
     from glassgpt.config import load_config
     from glassgpt.data.files import require_creatable
-    from glassgpt.interchange.formats.registry import export_options, find_format, require_exportable
+    from glassgpt.interchange.formats.registry import export_options, find_format, require_adapter, require_exportable
     from glassgpt.training.checkpoint_layout import require_checkpoint
     from glassgpt.training.run_folder import RunFolder
 
     chosen = find_format(format)
     options = export_options(chosen, weights)
-    config = load_config(RunFolder(run).require().config).model
-    require_exportable(chosen, config, options, check=check)
+    config = load_config(RunFolder(run).require().config)
+    require_exportable(chosen, config.model, options, check=check)
+    require_adapter(chosen, str(run), config.lora)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} already exists and is not empty; choose another folder")
     require_creatable(folder)

@@ -107,11 +107,11 @@ def train(
             f"resume from the last checkpoint with: glassgpt train --resume --out {shlex.quote(str(out))}",
         )
         return
-    approve = None if yes else _approve_time
-    _print_result(api.train(config, out, resume=resume, tensorboard=tensorboard, approve=approve), out)
+    approve = None if yes else approve_time
+    print_training_result(api.train(config, out, resume=resume, tensorboard=tensorboard, approve=approve), out)
 
 
-def _approve_time(estimate: TimeEstimate) -> None:
+def approve_time(estimate: TimeEstimate) -> None:
     """Refuse a run that takes too long, unless the user of a terminal agrees."""
     if estimate.seconds <= LONGEST_HOURS * 3600:
         return
@@ -123,7 +123,8 @@ def _approve_time(estimate: TimeEstimate) -> None:
     )
 
 
-def _print_result(result: TrainingResult, out: Path) -> None:
+def print_training_result(result: TrainingResult, out: Path) -> None:
+    """Print the loss of a run, and what can be done with it."""
     early = ", stopped early" if result.stopped_early else ""
     console.info(f"{result.step:,} steps in {console.format_duration(result.seconds)}{early}; the run is in {out}")
     console.info(

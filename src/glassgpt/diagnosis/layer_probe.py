@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.tensor_samples import read_scalars, root_mean_square, subsample
 from glassgpt.model.attention import attention_scores, attention_weights, causal_mask
+from glassgpt.model.lora import trainable_parameters
 from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.distributed import full_tensor
 from glassgpt.training.loop import Trainer
@@ -25,6 +26,8 @@ PROBE_SEQUENCES, PROBE_TOKENS = 4, 1024
 least: sparse units are silent on a hundred tokens without being dead."""
 DEAD_BELOW = 1e-3
 """A unit that never exceeds this on any token counts as dead."""
+UNTOUCHED = 1e20
+"""AdamW's epsilon over the root of a mean squared gradient that is zero, or larger."""
 
 
 class LayerProbe:
@@ -43,13 +46,13 @@ class LayerProbe:
         self._epsilon: dict[str, float] = {}
         self._before: dict[str, Tensor] = {}
         kinds = trainer.model.parameter_kinds()
-        self._matrices = [name for name, kind in kinds.items() if kind == "matrix"]
+        self._matrices = [name for name in trainable_parameters(trainer.model) if kinds[name] == "matrix"]
 
     def before_update(self, step: int) -> None:
         """See `Probe`."""
         if step % self._every:
             return
-        named = dict(self._trainer.model.named_parameters())
+        named = trainable_parameters(self._trainer.model)
         present = {name: p.grad for name, p in named.items() if p.grad is not None}
         norms = read_scalars({name: full_tensor(gradient.norm()) for name, gradient in present.items()})
         self._gradients = {name: norms.get(name) for name in named}
@@ -208,4 +211,6 @@ def _epsilon_share(trainer: Trainer, named: Mapping[str, Tensor]) -> dict[str, f
                 correction = (1 - group["betas"][1] ** state["step"].float()).clamp_min(1e-12)
                 second = subsample(state["exp_avg_sq"]).mean() / correction.to(parameter.device)
                 found[names[id(parameter)]] = group["eps"] / second.sqrt().clamp_min(1e-30)
-    return read_scalars(found)
+    ratios = read_scalars(found)
+    # Half of an adapter has no gradient in its first step, because the other half is zero; that is as it should be.
+    return {name: ratio for name, ratio in ratios.items() if ratio < UNTOUCHED} or ratios

@@ -14,9 +14,13 @@ from glassgpt.diagnosis.monitor import finding_from_replay
 from glassgpt.diagnosis.replay import MAX_REPLAYED_STEPS, Reason, ReplayResult, replay_saved_run
 from glassgpt.diagnosis.run_log import Line, RunLog
 from glassgpt.errors import GlassGPTError
-from glassgpt.model.build import build_model
-from glassgpt.model.config import ModelConfig
-from glassgpt.training.checkpoint import checkpoint_step, has_optimizer, newest_verified_checkpoint, read_state
+from glassgpt.training.checkpoint import (
+    build_as_trained,
+    checkpoint_step,
+    has_optimizer,
+    newest_verified_checkpoint,
+    read_state,
+)
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.loop import Trainer
 
@@ -31,14 +35,11 @@ INTERVENTIONS = (
 """Events after which a run no longer follows from its last checkpoint."""
 
 
-def check_replay(
-    log: RunLog, model: ModelConfig, settings: TrainerConfig, dataset: TokenDataset | None
-) -> CheckResult | None:
+def check_replay(log: RunLog, settings: TrainerConfig, dataset: TokenDataset | None) -> CheckResult | None:
     """Replay the step that ended a run. Return None if the run did not end because of a non-finite value.
 
     Args:
         log: of the run.
-        model: shape of its model.
         settings: of its trainer.
         dataset: its training data, or None if it no longer exists.
     """
@@ -53,7 +54,7 @@ def check_replay(
     start = _find_start(log, step, settings)
     if isinstance(start, tuple):
         return CheckResult(CHECK, *start)
-    return _replay(log, step, start, model, settings, dataset)
+    return _replay(log, step, start, settings, dataset)
 
 
 def _cause_of_live_replay(log: RunLog, step: int) -> str | None:
@@ -94,12 +95,10 @@ def _is_intervention(line: Line, since: int, step: int) -> bool:
     return line.get("event") in INTERVENTIONS and int(line.get("step", 0)) >= since and not is_failed_step
 
 
-def _replay(
-    log: RunLog, step: int, checkpoint: Path, model: ModelConfig, settings: TrainerConfig, dataset: TokenDataset
-) -> CheckResult:
+def _replay(log: RunLog, step: int, checkpoint: Path, settings: TrainerConfig, dataset: TokenDataset) -> CheckResult:
     with torch.random.fork_rng():
-        trainer = Trainer(build_model(model), dataset, settings, log.run)
         try:
+            trainer = Trainer(build_as_trained(checkpoint), dataset, settings, log.run)
             result = replay_saved_run(trainer, checkpoint, step - checkpoint_step(checkpoint) + 1)
         except GlassGPTError as error:
             return CheckResult(CHECK, "failed", {"step": step, "problem": str(error)})

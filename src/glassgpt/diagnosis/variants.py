@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.diagnosis.replay_result import NonFiniteModule
+from glassgpt.model.lora import trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.rng import TorchRngState, preserved_rng, restore_torch_rng
@@ -49,7 +50,7 @@ class Variant:
             if not loss.isfinite():
                 return hooks.first_bad or hooks.after_last_module("loss")
             gradients = _gradients(self.model, loss)
-        names = [name for name, _ in self.model.named_parameters()]
+        names = list(trainable_parameters(self.model))
         bad = [name for name, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
         if hooks.first_bad is None and bad:
             return NonFiniteModule(bad[-1].rpartition(".")[0], "backward", None, hooks.last_good())
@@ -131,7 +132,7 @@ class _MagnitudeHooks:
 
 def _gradients(model: nn.Module, loss: Tensor) -> Sequence[Tensor | None]:
     # Not backward(): a model that is wrapped for several ranks would exchange gradients with them.
-    return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return torch.autograd.grad(loss, list(trainable_parameters(model).values()), allow_unused=True)
 
 
 def _gradient_norm(model: nn.Module, loss: Tensor) -> float:

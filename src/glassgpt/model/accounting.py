@@ -120,10 +120,10 @@ def training_memory(config: ModelConfig, batch_size: int) -> MemoryEstimate:
     )
 
 
-def checkpoint_bytes(config: ModelConfig, *, averaged: bool) -> int:
-    """Return the size of a checkpoint on disk: weights, AdamW's two moments and, if kept, averaged weights."""
+def checkpoint_bytes(trained: int, *, averaged: bool) -> int:
+    """Return the size of a checkpoint on disk: `trained` weights, AdamW's two moments and, if kept, averaged weights."""
     copies = 4 if averaged else 3
-    return copies * FLOAT32_BYTES * count_parameters(config)
+    return copies * FLOAT32_BYTES * trained
 
 
 def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:

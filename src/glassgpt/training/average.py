@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from glassgpt.model.lora import trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -24,7 +25,7 @@ class WeightAverage:
 
     def __init__(self, model: LanguageModel, decay: float) -> None:
         self._model, self._decay = model, decay
-        self._tensors = [parameter.detach().clone() for parameter in model.parameters()]
+        self._tensors = [parameter.detach().clone() for parameter in trainable_parameters(model).values()]
 
     @torch.no_grad()
     def update(self, step: int, skip: Tensor | None = None) -> None:
@@ -36,7 +37,7 @@ class WeightAverage:
         """
         share = 1 - min(self._decay, step / (step + 9))
         share_or_zero = share if skip is None else torch.where(skip > 0, 0.0, share)
-        for average, parameter in zip(self._tensors, self._model.parameters(), strict=True):
+        for average, parameter in zip(self._tensors, trainable_parameters(self._model).values(), strict=True):
             average.lerp_(parameter, share_or_zero)
 
     @contextmanager
@@ -50,12 +51,11 @@ class WeightAverage:
 
     def named(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""
-        names = [name for name, _ in self._model.named_parameters()]
-        return dict(zip(names, self._tensors, strict=True))
+        return dict(zip(trainable_parameters(self._model), self._tensors, strict=True))
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for parameter, average in zip(self._model.parameters(), self._tensors, strict=True):
+        for parameter, average in zip(trainable_parameters(self._model).values(), self._tensors, strict=True):
             kept = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(kept)

@@ -33,7 +33,9 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
     kinds = model.parameter_kinds()
     groups: dict[ParameterKind, dict[str, Any]] = {}
     for kind, ratio in ratios.items():
-        members: list[nn.Parameter] = [p for name, p in model.named_parameters() if kinds[name] == kind]
+        members: list[nn.Parameter] = [
+            p for name, p in model.named_parameters() if kinds[name] == kind and p.requires_grad
+        ]
         if members:
             groups[kind] = {"params": members, "weight_decay": decays.get(kind, 0.0), "rate_ratio": ratio}
     return groups

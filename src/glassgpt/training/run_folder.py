@@ -38,6 +38,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def base(self) -> Path:
+        """The place of the run whose weights an adapter adapts; see `training.checkpoint.base`."""
+        return self.path / "base.json"
+
+    @property
     def abandoned(self) -> Path:
         """Lines of `metrics.jsonl` whose steps were undone by a rollback."""
         return self.path / "abandoned.jsonl"
@@ -119,7 +124,7 @@ class RunFolder:
             UnsafeFileError: a file of the run is a symbolic link, a FIFO or a device, or one of its folders is a link.
         """
         files = (
-            self.config, self.tokenizer, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
+            self.config, self.tokenizer, self.base, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
             self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
         )  # fmt: skip
         for folder in (self.checkpoints, self.snapshots, self.tensorboard):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glassgpt.model.lora import trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.distributed import local_tensor
 from glassgpt.training.rng import TorchRngState
@@ -49,11 +50,11 @@ class InitialState:
     @classmethod
     def capture(cls, model: LanguageModel, snapshot: StepSnapshot) -> InitialState:
         """Copy the model's weights to the CPU."""
-        weights = {name: local_tensor(p).cpu().clone() for name, p in model.named_parameters()}
+        weights = {name: local_tensor(p).cpu().clone() for name, p in trainable_parameters(model).items()}
         return cls(weights, snapshot)
 
     @torch.no_grad()
     def load_weights(self, model: LanguageModel) -> None:
         """Copy the weights back into a model of the same shape and sharding."""
-        for name, parameter in model.named_parameters():
+        for name, parameter in trainable_parameters(model).items():
             local_tensor(parameter).copy_(self.weights[name])

@@ -11,6 +11,7 @@ import torch
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import CheckpointError
 from glassgpt.model.accounting import flops_per_token
+from glassgpt.model.lora import trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
     TrainingState,
@@ -209,7 +210,7 @@ class TrainingRun:
         load_weights(self.model, checkpoint)
         load_optimizers(self.train_step.optimizers, checkpoint)
         if self.train_step.average is not None:
-            average = load_average(checkpoint) or dict(self.model.named_parameters())
+            average = load_average(checkpoint) or dict(trainable_parameters(self.model))
             for name, tensor in self.train_step.average.named().items():
                 tensor.copy_(average[name].detach())
         if state.scaler:
@@ -229,6 +230,6 @@ class TrainingRun:
             group["steps"] = 0
         self.train_step.scaler = self.hardware.scaler()
         if self.train_step.average is not None:
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trainable_parameters(self.model).items():
                 self.train_step.average.named()[name].copy_(parameter.detach())
         self.train_step.restore(initial.snapshot)

@@ -8,14 +8,12 @@ written when its outcome is known, so that a step which was skipped and repeated
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from torch import Tensor
 
 from glassgpt.errors import CheckpointError
 from glassgpt.model.accounting import FLOAT32_BYTES, count_parameters
 from glassgpt.model.config import ModelConfig
-from glassgpt.training.checkpoint import TrainingState, delete_snapshots_after, save_snapshot, usable_weights
+from glassgpt.training.checkpoint import TrainingState, delete_snapshots_after, described, save_snapshot, usable_weights
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.observers import Observer, StepMetrics
 from glassgpt.training.training_run import TrainingRun
@@ -88,10 +86,9 @@ class WeightSnapshots(Observer):
             step=step,
             train_tokens=self._run.state.train_tokens,
             tokenizer_fingerprint=self._run.state.tokenizer_fingerprint,
-            model=asdict(self._run.model.config),
         )
         try:
-            save_snapshot(self._run.run_folder, weights, state)
+            save_snapshot(self._run.run_folder, weights, described(state, self._run.model))
         except CheckpointError as error:  # training is sound without it
             self._run.emit("snapshot not saved", {"error": str(error)})
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from glassgpt.diagnosis.audit.record import MicroBatch
 from glassgpt.diagnosis.tensor_samples import Samples, sample_all
 from glassgpt.model.attention import attend_readable
-from glassgpt.model.build import build_model
+from glassgpt.model.lora import build_like, trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.loop import Trainer
@@ -36,7 +36,7 @@ class ReferenceModel:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._device = trainer, trainer.hardware.device
         with preserved_rng(self._device):
-            self._model = build_model(trainer.model.config)
+            self._model = build_like(trainer.model)
         self._bind()
         self._model.to(self._device)  # only buffers still have to move
         self._choose_attention()
@@ -60,7 +60,7 @@ class ReferenceModel:
         """
         self._bind()
         self._model.train(self._trainer.model.training)
-        named = dict(self._model.named_parameters())
+        named = trainable_parameters(self._model)
         chunk_tokens = self._trainer.train_step.memory_plan.loss_chunk_tokens
         with preserved_rng(self._device), self._trainer.hardware.autocast():
             if micro_batch.rng is not None:
@@ -137,7 +137,7 @@ class ReferenceModel:
             if name in weights and weights[name].data_ptr() != parameter.data_ptr():
                 owner, _, attribute = name.rpartition(".")
                 module = self._model.get_submodule(owner)
-                setattr(module, attribute, nn.Parameter(weights[name].detach()))
+                setattr(module, attribute, nn.Parameter(weights[name].detach(), parameter.requires_grad))
 
     def _choose_attention(self) -> None:
         """Use the kernel that the configuration gives, or the readable one where recovery chose it."""

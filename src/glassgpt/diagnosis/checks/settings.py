@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glassgpt.diagnosis.findings import CheckResult, Finding
-from glassgpt.model.accounting import checkpoint_bytes
+from glassgpt.model.accounting import checkpoint_bytes, count_parameters
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.config import OptimizerConfig, TrainConfig, TrainerConfig
 from glassgpt.training.hardware import Hardware
@@ -158,7 +158,7 @@ def cpu_has_16_bit_matmul(description: Path = Path("/proc/cpuinfo")) -> bool:
 def check_disk(model: ModelConfig, settings: TrainerConfig, folder: Path) -> CheckResult:
     """Check that the disk has space for the checkpoints of a run in `folder`, which need not exist yet."""
     kept = settings.checkpoint.max_kept
-    needed = kept * checkpoint_bytes(model, averaged=settings.train.ema_decay > 0)
+    needed = kept * checkpoint_bytes(count_parameters(model), averaged=settings.train.ema_decay > 0)
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(existing).free
     values = {"needed": needed / GIGA, "free": free / GIGA, "kept": kept}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 
 from glassgpt.errors import UsageError, require_extra
-from glassgpt.interchange.formats import gguf, hf, onnx, pt2
+from glassgpt.interchange.formats import gguf, hf, onnx, peft, pt2
 from glassgpt.interchange.formats.base import EXTRA, ExportFormat, ExportOptions
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.lora_config import LoRAConfig
 
-FORMATS: dict[str, ExportFormat] = {each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, pt2.FORMAT)}
+FORMATS: dict[str, ExportFormat] = {
+    each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, pt2.FORMAT, peft.FORMAT)
+}
 """Export formats by name."""
 
 
@@ -53,7 +56,7 @@ def require_exportable(
         MissingExtraError: a package that the format or its engine needs is not installed.
     """
     if config.arch not in export_format.architectures:
-        others = [each.name for each in FORMATS.values() if config.arch in each.architectures]
+        others = [each.name for each in FORMATS.values() if config.arch in each.architectures and not each.is_adapter]
         raise UsageError(
             f"{export_format.name} ({export_format.summary}) cannot express the architecture {config.arch}; "
             f"export it with --format {' or '.join(others)}"
@@ -66,3 +69,13 @@ def require_exportable(
         raise UsageError(f"--check cannot run {export_format.name} from Python; leave it out")
     for package, extra in export_format.engine_packages.items() if check else ():
         require_extra(package, extra, f"export --format {export_format.name} --check")
+
+
+def require_adapter(export_format: ExportFormat, run: str, lora: LoRAConfig) -> None:
+    """Check that a run is an adapter if the format holds one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if export_format.is_adapter and not lora.rank:
+        raise UsageError(f"{run} is not an adapter; export it with --format hf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from glassgpt.locale.ko import (
+    adaptation,
     commands,
     data,
     diagnosis,
@@ -28,6 +29,7 @@ MESSAGES: dict[str, str] = {
     **evaluation.MESSAGES,
     **diagnosis.MESSAGES,
     **inspection.MESSAGES,
+    **adaptation.MESSAGES,
     **interchange.MESSAGES,
     **serving.MESSAGES,
     **parts.COMPOSED,

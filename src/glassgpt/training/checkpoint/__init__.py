@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-NNNNNN` with
 
-- `model.safetensors`: the weights, by parameter name;
+- `model.safetensors`: the weights, by parameter name; of a run that trains an adapter, those of the adapter alone;
 - `average.safetensors`: their exponential average, if training keeps one;
 - `optimizer.pt`: the optimizers' tensors, unsharded, read with `weights_only=True`;
 - `state.json`: everything else that determines how training continues (step, data position, generators, scaler);
@@ -14,11 +14,20 @@ it. Whenever the power fails, the previous checkpoint is intact.
 A snapshot is a checkpoint of weights alone in a separate folder; see `training.weight_snapshots`.
 """
 
-from glassgpt.training.checkpoint.load import load_average, load_model, load_optimizers, load_weights
+from glassgpt.training.checkpoint.base import find_base, read_adapter, weights_fingerprint, write_base
+from glassgpt.training.checkpoint.load import (
+    build_as_trained,
+    load_as_trained,
+    load_average,
+    load_model,
+    load_optimizers,
+    load_weights,
+)
 from glassgpt.training.checkpoint.state import TrainingState, read_model_config, read_state
 from glassgpt.training.checkpoint.store import (
     clean_staging,
     delete_snapshots_after,
+    described,
     prune,
     save_checkpoint,
     save_snapshot,
@@ -61,10 +70,13 @@ __all__ = [
     "TrainingState",
     "VerifiedCheckpoint",
     "best_by_state",
+    "build_as_trained",
     "checkpoint_name",
     "checkpoint_step",
     "clean_staging",
     "delete_snapshots_after",
+    "described",
+    "find_base",
     "find_checkpoint",
     "find_damage",
     "has_optimizer",
@@ -72,12 +84,14 @@ __all__ = [
     "list_checkpoints",
     "list_models",
     "list_snapshots",
+    "load_as_trained",
     "load_average",
     "load_model",
     "load_optimizers",
     "load_weights",
     "newest_verified_checkpoint",
     "prune",
+    "read_adapter",
     "read_model_config",
     "read_state",
     "resolve_pointer",
@@ -86,5 +100,7 @@ __all__ = [
     "set_aside_checkpoints_after",
     "set_pointer",
     "usable_weights",
+    "weights_fingerprint",
+    "write_base",
     "write_manifest",
 ]

@@ -16,7 +16,9 @@ from glassgpt.errors import CheckpointError
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.lora import adapter_of, add_lora, merge_lora
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint.base import find_base, read_adapter
 from glassgpt.training.checkpoint.state import read_model_config
 from glassgpt.training.checkpoint_layout import AVERAGE, OPTIMIZER, STATE, WEIGHTS
 from glassgpt.training.distributed import shard_like
@@ -29,10 +31,10 @@ STATE_KEYS = ("params", "steps")
 def load_model(checkpoint: Path) -> LanguageModel:
     """Return the model of a verified checkpoint in evaluation mode, on the CPU in float32.
 
-    Its weights are the average, if the checkpoint has one.
+    Its weights are the average, if the checkpoint has one. An adapter is merged into those of its base.
     """
-    config = read_model_config(checkpoint)
-    _require_weights_of(config, checkpoint)
+    config, adapter = read_model_config(checkpoint), read_adapter(checkpoint)
+    _require_weights_of(config, checkpoint if adapter is None else find_base(checkpoint, adapter))
     with preserved_rng(torch.device("cpu")):  # of the initialization, which is overwritten
         model = build_model(config)
     load_weights(model, checkpoint, averaged=True)
@@ -58,11 +60,34 @@ def _tensor_sizes(file: Path) -> list[int]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
+def build_as_trained(checkpoint: Path) -> LanguageModel:
+    """Return a model like the one that a verified checkpoint was saved from, for `load_weights` to fill.
+
+    That is one with random weights, or one with the weights of its base and a new adapter.
+
+    Raises:
+        CheckpointError: the base of an adapter is not there any more.
+    """
+    model, adapter = build_model(read_model_config(checkpoint)), read_adapter(checkpoint)
+    if adapter is None:
+        return model
+    load_weights(model, find_base(checkpoint, adapter), averaged=True)
+    return add_lora(model, adapter)
+
+
+def load_as_trained(checkpoint: Path) -> LanguageModel:
+    """Return the model of a verified checkpoint like `load_model`, but with the adapter beside the weights of its base."""
+    model = build_as_trained(checkpoint)
+    load_weights(model, checkpoint, averaged=True)
+    return model.eval()
+
+
 def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = False) -> None:
     """Load a verified checkpoint's weights into a model of the same shape.
 
     Args:
-        model: the model.
+        model: the model. If it has an adapter, only that is loaded; if it has none but the checkpoint has, the adapter is
+            merged into the weights of its base.
         checkpoint: the checkpoint.
         averaged: take their average, if there is one.
 
@@ -70,15 +95,30 @@ def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = Fal
         CheckpointError: the shapes differ.
     """
     file = AVERAGE if averaged and (checkpoint / AVERAGE).is_file() else WEIGHTS
+    adapter = read_adapter(checkpoint)
+    if adapter is None or adapter_of(model) is not None:
+        _copy_tensors(model, checkpoint / file)
+        return
+    load_weights(model, find_base(checkpoint, adapter), averaged=True)
+    with preserved_rng(next(model.parameters()).device):  # of the adapter's initialization, which is overwritten
+        add_lora(model, adapter)
+    _copy_tensors(model, checkpoint / file)
+    merge_lora(model)
+
+
+def _copy_tensors(model: LanguageModel, file: Path) -> None:
+    """Copy the tensors of a file into a model: all its weights, or those of its adapter."""
     own = model.state_dict()
     try:
-        weights = load_file(checkpoint / file)
-        model.load_state_dict({name: shard_like(w, own.get(name, w)) for name, w in weights.items()})
+        weights = load_file(file)
+        given = {name: shard_like(w, own.get(name, w)) for name, w in weights.items()}
+        frozen = {name: own[name] for name, p in model.named_parameters() if not p.requires_grad}
+        model.load_state_dict({**frozen, **given})
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / file} cannot be read: {error}") from error
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
     except RuntimeError as error:
         last_line = str(error).strip().splitlines()[-1].strip()[:200]
-        raise CheckpointError(f"{checkpoint} does not fit the model: {last_line}") from error
+        raise CheckpointError(f"{file.parent} does not fit the model: {last_line}") from error
 
 
 def load_average(checkpoint: Path) -> dict[str, torch.Tensor] | None:

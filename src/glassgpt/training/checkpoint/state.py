@@ -32,6 +32,7 @@ class TrainingState:
         rate_scale: factor on the scheduled learning rate, below 1 after a rollback.
         rewarmup: step of the last rollback and the steps over which the learning rate rises after it; (0, 0) without one.
         memory: the memory plan, if it was changed; see `MemoryPlan.to_json`.
+        adapter: what `model.safetensors` holds if it is an adapter; see `base.read_adapter`. Empty for all weights.
         policy: what the recovery policy remembers. In `state.json` its name is `guard`.
     """
 
@@ -49,6 +50,7 @@ class TrainingState:
     rate_scale: float = 1.0
     rewarmup: tuple[int, int] = (0, 0)
     memory: dict[str, Any] = field(default_factory=dict[str, Any])
+    adapter: dict[str, Any] = field(default_factory=dict[str, Any])
     policy: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def to_json(self) -> str:

@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 
 from glassgpt.data.files import sync_folder
 from glassgpt.errors import CheckpointError
+from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint.base import adapter_to_json
 from glassgpt.training.checkpoint.state import TrainingState
 from glassgpt.training.checkpoint.verify import write_manifest
 from glassgpt.training.checkpoint_layout import (
@@ -62,7 +64,7 @@ def save_checkpoint(
         CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
     """
     is_writer = dist is None or dist.is_main
-    weights = {name: _gather(p, keep=is_writer) for name, p in model.state_dict().items()}
+    weights = {name: _gather(p, keep=is_writer) for name, p in saved_tensors(model).items()}
     tensors = [_gather(optimizer.state_dict(), keep=is_writer) for optimizer in optimizers]
     target = run.checkpoints / checkpoint_name(state.step)
     if not is_writer:
@@ -74,7 +76,7 @@ def save_checkpoint(
                 save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
             if tensors:
                 torch.save(tensors, staging / OPTIMIZER)
-            (staging / STATE).write_text(replace(state, model=asdict(model.config)).to_json())
+            (staging / STATE).write_text(described(state, model).to_json())
             write_manifest(staging)
         set_pointer(run, "latest", target)
     except WRITE_ERRORS as error:
@@ -82,6 +84,16 @@ def save_checkpoint(
             f"could not save {target}: {_reason(error)}; earlier checkpoints are untouched"
         ) from error
     return target
+
+
+def saved_tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
+    """Return the weights that a checkpoint holds: all of them, or those of the model's adapter."""
+    return model.state_dict() if adapter_of(model) is None else dict(trainable_parameters(model))
+
+
+def described(state: TrainingState, model: LanguageModel) -> TrainingState:
+    """Return a state with the description of the model and its adapter."""
+    return replace(state, model=asdict(model.config), adapter=adapter_to_json(adapter_of(model)))
 
 
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)
@@ -104,7 +116,7 @@ def usable_weights(
         average: the averaged weights, if there are any; they are then what is used.
         keep: whether this rank needs them; otherwise nothing is returned.
     """
-    tensors = _gather(dict(average) if average is not None else model.state_dict(), keep=keep)
+    tensors = _gather(dict(average) if average is not None else saved_tensors(model), keep=keep)
     return {name: tensor.clone() for name, tensor in tensors.items()} if keep else {}
 
 

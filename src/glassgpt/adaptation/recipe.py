@@ -1,0 +1,104 @@
+"""The settings that fine-tuning derives from the model and the amount of text. Does not import torch.
+
+Rates were measured on small models (docs/log.md, "Adapters"); the best one falls with the width, as in pretraining.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from glassgpt.errors import UsageError
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.config import divisors
+
+FULL_RATE_TIMES_WIDTH = 0.0768
+"""Learning rate of all weights times the model's width: 1e-4 for GPT-2 124M."""
+LORA_RATE_RATIO = 10.0
+"""Learning rate of an adapter over that of all weights."""
+STEPS_PER_EPOCH = 40
+"""Fewest steps in an epoch, unless the text is too short: a step must not average over most of the text."""
+LARGEST_BATCH_TOKENS = 16384
+MICRO_BATCH_SIZE = 8
+"""Most sequences in a forward pass; the rest of a batch is accumulated."""
+PRESET = "finetune-domain"
+
+
+def learning_rate(n_embd: int, *, lora: bool) -> float:
+    """Return the learning rate for a model of this width, to two digits."""
+    rate = FULL_RATE_TIMES_WIDTH / n_embd * (LORA_RATE_RATIO if lora else 1.0)
+    return float(f"{rate:.1e}")
+
+
+def batch_tokens(train_tokens: int, context_length: int) -> int:
+    """Return the tokens of a step: a multiple of the context length that leaves an epoch enough steps."""
+    sequences = min(LARGEST_BATCH_TOKENS, train_tokens // STEPS_PER_EPOCH) // context_length
+    return max(1, sequences) * context_length
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """A request to fine-tune a run.
+
+    Attributes:
+        run: the run to fine-tune.
+        model: its shape.
+        data: dataset of the new text.
+        train_tokens: tokens of its training text.
+        epochs: passes over the new text.
+        full: train all weights instead of an adapter.
+        replay: dataset of old text and its share of the training text; None mixes nothing in.
+    """
+
+    run: Path
+    model: ModelConfig
+    data: Path
+    train_tokens: int
+    epochs: float = 2.0
+    full: bool = False
+    replay: tuple[Path, float] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that do not depend on a preset, by dotted name."""
+        chosen = {f"model.{item.name}": getattr(self.model, item.name) for item in fields(self.model)}
+        chosen |= {"init_from": str(self.run.absolute()), "data": str(self.data)}
+        if self.full:
+            chosen["lora.rank"] = 0
+        if self.replay is not None:
+            chosen |= {"replay.data": str(self.replay[0]), "replay.share": self.replay[1]}
+        return chosen
+
+    def recipe(self) -> dict[str, Any]:
+        """Return learning rate, batch, steps, and validations eight times in all, by dotted name."""
+        tokens = batch_tokens(self.train_tokens, self.model.context_length)
+        share = 0.0 if self.replay is None else self.replay[1]
+        steps = max(1, round(self.epochs * self.train_tokens / (1 - share) / tokens))
+        sequences = tokens // self.model.context_length
+        return {
+            "train.learning_rate": learning_rate(self.model.n_embd, lora=not self.full),
+            "train.batch_tokens": tokens,
+            "train.micro_batch_size": max(n for n in divisors(sequences) if n <= MICRO_BATCH_SIZE),
+            "train.max_steps": steps,
+            "train.eval_every_steps": max(1, steps // 8),
+            "schedule.warmup_steps": min(25, steps // 10),
+        }
+
+
+def parse_replay(text: str) -> tuple[Path, float]:
+    """Return the dataset and the share in `DATA=SHARE`.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    folder, _, share = text.rpartition("=")
+    try:
+        parsed = float(share)
+    except ValueError:
+        parsed = math.nan
+    if not folder or not 0 < parsed < 1:
+        raise UsageError(
+            f"--replay is {text}; it must be DATA=SHARE with a share between 0 and 1, such as data/old=0.2"
+        )
+    return Path(folder), parsed

@@ -1,0 +1,145 @@
+"""Fine-tune a run on other text, and merge an adapter into the weights of its base."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from glassgpt import console
+from glassgpt.adaptation.forgetting import LossChange, compare, losses, write_changes
+from glassgpt.adaptation.memory import count_trainable, finetuning_memory
+from glassgpt.adaptation.show import print_memory
+from glassgpt.api.initialization import adapter_of_adapter
+from glassgpt.api.loading import held_out_dataset, load
+from glassgpt.api.runs import save_as_run
+from glassgpt.api.training import check, train
+from glassgpt.config import RunConfig, load_config
+from glassgpt.data.shards import TokenDataset
+from glassgpt.errors import UsageError, WrongRunError
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
+from glassgpt.interchange import peft
+from glassgpt.model.accounting import count_parameters
+from glassgpt.model.lora_config import LoRAConfig
+from glassgpt.serving.chat_template import FILE_NAME as CHAT_TEMPLATE
+from glassgpt.training.checkpoint import find_checkpoint, read_adapter, weights_fingerprint
+from glassgpt.training.loop import TrainingResult
+from glassgpt.training.run_folder import RunFolder
+from glassgpt.training.time_estimate import TimeEstimate
+
+
+@dataclass(frozen=True)
+class FinetuningResult:
+    """The result of fine-tuning.
+
+    Attributes:
+        training: the result of the training run.
+        changes: the loss before and after on the new text, and on the old one if it is known.
+    """
+
+    training: TrainingResult
+    changes: list[LossChange]
+
+
+def finetune(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    observer: EvaluationObserver = SILENT,
+    approve: Callable[[TimeEstimate], None] | None = None,
+) -> FinetuningResult:
+    """Fine-tune the run `config.init_from` into the folder `out`, and measure what was learned and what was forgotten.
+
+    Args:
+        config: the configuration; with `lora.rank` an adapter is trained, without it all weights.
+        out: folder of the new run.
+        resume: continue the run there.
+        observer: receives the progress of the measurements.
+        approve: see `train`.
+
+    Raises:
+        UsageError: the configuration names no run.
+        GlassGPTError: see `train`.
+    """
+    if not config.init_from:
+        raise UsageError("fine-tuning needs a run; name it as init_from")
+    checked = check(config, out, resume=resume)
+    rows = checked.train.resolve_micro_batch_size(checked.train.batch_tokens // checked.model.context_length)
+    predicted, full = (finetuning_memory(checked.model, lora, rows) for lora in (checked.lora, LoRAConfig()))
+    print_memory(count_trainable(checked.model, checked.lora), count_parameters(checked.model), predicted, full)
+
+    texts = _texts(checked)
+    before = losses(load(checked.init_from, device=checked.train.device).model, texts, observer)
+    training = train(config, out, resume=resume, approve=approve)
+    _copy_chat_template(Path(checked.init_from), Path(out))
+    after = losses(load(out, device=checked.train.device).model, texts, observer)
+    changes = compare(texts, before, after)
+    write_changes(Path(out), changes)
+    return FinetuningResult(training, changes)
+
+
+def _texts(config: RunConfig) -> dict[str, TokenDataset]:
+    """Return the new text, and the old one: the one that is mixed in, else the one that the base was trained on."""
+    texts = {"new": TokenDataset.open(Path(config.data))}
+    if config.replay.data:
+        return {**texts, "old": TokenDataset.open(Path(config.replay.data))}
+    old = held_out_dataset(config.init_from, texts["new"].tokenizer)
+    return texts if old is None else {**texts, "old": old}
+
+
+def _copy_chat_template(source: Path, out: Path) -> None:
+    """Keep the chat template of a model for one that is made from it."""
+    if (source / CHAT_TEMPLATE).is_file() and not (out / CHAT_TEMPLATE).exists():
+        shutil.copyfile(source / CHAT_TEMPLATE, out / CHAT_TEMPLATE)
+
+
+def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunFolder:
+    """Add an adapter to the weights of its base, as a new run that needs neither.
+
+    Args:
+        run: the adapter's run.
+        out: folder to create.
+        checkpoint: see `load`.
+
+    Raises:
+        WrongRunError: the run is no adapter.
+        GlassGPTError: see `load`.
+    """
+    folder = RunFolder(Path(run)).require()
+    if read_adapter(find_checkpoint(folder, checkpoint)) is None:
+        raise WrongRunError(f"{run} is not an adapter: it holds all its weights already")
+    loaded, config = load(run, checkpoint=checkpoint, device="cpu"), load_config(folder.config)
+    base = load(config.init_from, device="cpu").model.state_dict() if Path(config.init_from).is_dir() else {}
+    same = [name for name, tensor in loaded.model.state_dict().items() if name in base and tensor.equal(base[name])]
+    if base and len(same) == len(base):
+        console.warn(f"the adapter in {run} changes nothing: it was not trained")
+    lineage = RunConfig(data=config.data, seed=config.seed, init_from=str(folder.path.absolute()))
+    created = save_as_run(loaded.model, loaded.tokenizer, Path(out), lineage=lineage)
+    _copy_chat_template(folder.path, created.path)
+    return created
+
+
+def import_adapter(folder: str | Path, base: str | Path, out: str | Path) -> RunFolder:
+    """Create the run of an adapter in PEFT's format.
+
+    Args:
+        folder: the adapter.
+        base: the run that it adapts.
+        out: folder to create.
+
+    Raises:
+        InterchangeError: a file is missing or damaged, or the adapter is another function or for another model.
+        UsageError: the base is an adapter itself.
+        GlassGPTError: see `load`.
+    """
+    path = find_checkpoint(RunFolder(Path(base)).require(), "best")
+    if read_adapter(path) is not None:
+        raise UsageError(adapter_of_adapter(str(base)))
+    loaded = load(base, device="cpu")
+    lora = peft.import_adapter(loaded.model, weights_fingerprint(path), Path(folder), console.warn)
+    lineage = RunConfig(data=load_config(base).data, init_from=str(Path(base).absolute()), lora=lora)
+    created = save_as_run(loaded.model, loaded.tokenizer, Path(out), lineage=lineage)
+    _copy_chat_template(Path(base), created.path)
+    return created

@@ -1,0 +1,76 @@
+"""The model that a run starts or continues with: random weights, those of another run, or an adapter on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glassgpt.config import RunConfig
+from glassgpt.data.shards import TokenDataset
+from glassgpt.errors import CheckpointError, TokenizerError, UsageError
+from glassgpt.model.build import build_model
+from glassgpt.model.config import SHAPE_FIELDS
+from glassgpt.model.lora import adapter_of, add_lora
+from glassgpt.model.lora_config import Adapter
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.checkpoint import (
+    VerifiedCheckpoint,
+    build_as_trained,
+    find_checkpoint,
+    load_weights,
+    read_adapter,
+    read_model_config,
+    read_state,
+    weights_fingerprint,
+)
+from glassgpt.training.run_folder import RunFolder
+
+
+def model_to_train(config: RunConfig, checkpoint: VerifiedCheckpoint | None, dataset: TokenDataset) -> LanguageModel:
+    """Return the model to train; if the run is resumed, its weights are still to be loaded from the checkpoint.
+
+    Raises:
+        ConfigError: no layer has one of the adapter's target names.
+        CheckpointError: the weights to start from are missing, damaged, or of another shape.
+        TokenizerError: the dataset was prepared with another tokenizer than that of the run to start from.
+        UsageError: an adapter cannot be trained on an adapter.
+    """
+    if checkpoint is not None:
+        model = build_as_trained(checkpoint.path)
+        adapter = adapter_of(model)
+        if (adapter.lora if adapter else None) != (config.lora if config.lora.rank else None):
+            raise CheckpointError(
+                f"config.toml describes another adapter than {checkpoint.path}; a resumed run keeps its lora settings"
+            )
+        return model
+    model = build_model(config.model)
+    if not config.init_from:
+        return model
+    path = find_checkpoint(RunFolder(Path(config.init_from)).require(), "best")
+    _initialize_from(model, config.init_from, path, dataset)
+    if not config.lora.rank:
+        return model
+    if read_adapter(path) is not None:
+        raise UsageError(adapter_of_adapter(config.init_from))
+    return add_lora(model, Adapter(weights_fingerprint(path), config.lora))
+
+
+def adapter_of_adapter(run: str) -> str:
+    """Return the message for an adapter that is named as a base."""
+    return f"{run} is an adapter; make it a model first with: glassgpt merge {run} --out MERGED"
+
+
+def _initialize_from(model: LanguageModel, source: str, path: Path, dataset: TokenDataset) -> None:
+    theirs = read_model_config(path)
+    if not theirs.same_shape(model.config):
+        different = [
+            f"model.{name} is {getattr(model.config, name)} here and {getattr(theirs, name)} there"
+            for name in SHAPE_FIELDS
+            if getattr(model.config, name) != getattr(theirs, name)
+        ]
+        raise CheckpointError(f"{source} has a model of another shape: {'; '.join(different)}")
+    if read_state(path).tokenizer_fingerprint != dataset.tokenizer_fingerprint:
+        raise TokenizerError(
+            f"{dataset.folder} was prepared with another tokenizer than {source}; "
+            f"prepare the text again with --tokenizer {source}"
+        )
+    load_weights(model, path, averaged=True)

@@ -1,0 +1,29 @@
+"""PEFT: the adapter of a run alone, which `PeftModel`, vLLM and others add to an exported base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glassgpt.interchange.formats.base import ExportFormat, ExportOptions
+
+if TYPE_CHECKING:
+    from glassgpt.data.tokenizers import Tokenizer
+    from glassgpt.model.transformer import LanguageModel
+
+
+def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: ExportOptions) -> None:
+    from glassgpt.interchange.peft import export_adapter
+
+    export_adapter(model, folder)
+
+
+FORMAT = ExportFormat(
+    name="peft",
+    summary="an adapter, for PEFT and vLLM",
+    architectures=("gpt2", "modern", "llama"),
+    weights=("float32",),
+    write=_write,
+    usage=lambda folder: f"PeftModel.from_pretrained(BASE, {str(folder)!r})",
+    is_adapter=True,
+)

@@ -1,0 +1,112 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): train two thin matrices beside each frozen one.
+
+An adapted layer computes x Wᵀ + b + scale · (x Aᵀ) Bᵀ, where W and b stay as they are and only A (rank, in) and
+B (out, rank) learn. B starts at zero, so the first step starts from the model as it was. Afterwards scale · B A can be
+added to W: the merged model has the architecture, the speed and the files of any other.
+
+This file is the whole method, for every architecture whose blocks have `attention` and `mlp` with linear layers.
+Optimizers, checkpoints and averages contain only what has `requires_grad`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glassgpt.errors import ConfigError
+from glassgpt.model.build import build_model
+from glassgpt.model.lora_config import Adapter
+from glassgpt.model.transformer import LanguageModel
+
+
+class LoRALinear(nn.Linear):
+    """A frozen linear layer and its adapter.
+
+    Args:
+        linear: the layer to adapt; its parameters are shared.
+        adapter: the adapter that this layer's part belongs to.
+    """
+
+    def __init__(self, linear: nn.Linear, adapter: Adapter) -> None:
+        nn.Module.__init__(self)  # that of nn.Linear would allocate another weight
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.adapter = adapter
+        self.lora_dropout = nn.Dropout(adapter.lora.dropout)
+        rank, device = adapter.lora.rank, linear.weight.device
+        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # PEFT's: uniform in ±1/sqrt(in)
+        self.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply layer and adapter, (…, in) -> (…, out)."""
+        low = F.linear(self.lora_dropout(input), self.lora_A)  # (…, rank)
+        return super().forward(input) + self.adapter.lora.scale * F.linear(low, self.lora_B)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return the layer with the adapter added to its weight, which is changed in place, ready to be trained."""
+        self.weight += self.adapter.lora.scale * self.lora_B @ self.lora_A
+        linear = nn.Linear(1, 1, bias=False)
+        linear.in_features, linear.out_features = self.in_features, self.out_features
+        linear.weight, linear.bias = self.weight, self.bias
+        return linear.train(self.training)
+
+
+def add_lora(model: LanguageModel, adapter: Adapter) -> LanguageModel:
+    """Freeze a model, and give its layers a newly initialized adapter; the model is changed and returned.
+
+    Raises:
+        ConfigError: no layer has one of the target names.
+    """
+    selected = [place for place in _layers(model) if adapter.lora.selects(place[2])]
+    targets = set(adapter.lora.targets.split(",")) - {"all", "attention", "mlp"}
+    matched = {name for *_, layer in selected for name in (layer, layer.partition(".")[2])}
+    if unknown := sorted(targets - matched):
+        names = ", ".join(dict.fromkeys(layer for *_, layer in _layers(model)))
+        raise ConfigError([f"lora.targets names {', '.join(unknown)}, which no layer has; the layers are {names}"])
+    model.requires_grad_(False)
+    for parent, name, _ in selected:
+        setattr(parent, name, LoRALinear(getattr(parent, name), adapter))
+    return model
+
+
+def merge_lora(model: LanguageModel) -> LanguageModel:
+    """Add a model's adapter to its weights; the model is changed, without adapter afterwards, and returned."""
+    for parent, name, _ in _layers(model):
+        layer = getattr(parent, name)
+        if isinstance(layer, LoRALinear):
+            setattr(parent, name, layer.merged())
+    model.requires_grad_(True)
+    return model
+
+
+def adapter_of(model: nn.Module) -> Adapter | None:
+    """Return the adapter of a model, or None if it has none."""
+    return next((module.adapter for module in model.modules() if isinstance(module, LoRALinear)), None)
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that training changes, by name: all of them, or only those of an adapter."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def build_like(model: LanguageModel) -> LanguageModel:
+    """Return a newly initialized model of the same shape, with an adapter if the other one has one."""
+    other, adapter = build_model(model.config), adapter_of(model)
+    return other if adapter is None else add_lora(other, adapter)
+
+
+def _layers(model: LanguageModel) -> Iterator[tuple[nn.Module, str, str]]:
+    """Yield the linear layers of the blocks: their parent, their name there, and their name in the block."""
+    for block in model.blocks:
+        for part in ("attention", "mlp"):
+            parent = block.get_submodule(part)
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Linear):
+                    yield parent, name, f"{part}.{name}"
