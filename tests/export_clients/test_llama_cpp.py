@@ -73,6 +73,19 @@ def test_function_is_ours(loaded):
         assert (again.max(-1) - again[range(28), new]).max() < 1e-2
 
 
+@pytest.mark.parametrize("shape", [{}, {"bias": True}, {"tied_head": False}, {"n_kv_head": 0, "rope_theta": 500.0}])
+def test_llama_is_ours(shape, tmp_path):
+    usual = {"arch": "llama", "vocab_size": 270, "n_embd": 64, "n_head": 4, "n_kv_head": 2, "bias": False}
+    model = attentive_model(**usual | {"norm_eps": 1e-3} | shape)
+    write_gguf(model, load_tokenizer("bytes"), tmp_path / "model.gguf", "f32")
+    tokens = torch.randint(257, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens]))[0].numpy()
+    found = LlamaCpp(tmp_path / "model.gguf", 48).logits(tokens)
+    assert np.abs(found - expected).max() < 5e-4
+    np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+
+
 def test_trained_model_agrees_within_its_tolerance(nano_run, tmp_path):
     found = api.export(nano_run, tmp_path / "f32", format="gguf", check=True)
     assert max(each.max_error for each in found) <= 5e-3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize
+from tokenizers import ByteLevelBPETokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from glassgpt import api
@@ -20,6 +21,7 @@ from glassgpt.interchange.formats.registry import FORMATS, require_exportable
 from glassgpt.interchange.gguf_file import ARCHITECTURES, write_gguf
 from glassgpt.interchange.gguf_tokenizer import MERGE_OF_NO_TEXT, bpe_content, choose_pre_tokenizer, tokenizer_fields
 from glassgpt.interchange.manifest import MANIFEST
+from glassgpt.interchange.tokenizer_import import read_tokenizer_files
 from glassgpt.model.config import ModelConfig
 from small_models import attentive_model
 
@@ -152,6 +154,24 @@ def test_gpt2_s_vocabulary_needs_gpt2_s_pre_tokenizer():
     vocabulary = load_tokenizer("gpt2")
     found = tokenizer_fields(vocabulary, 50257)
     assert (found.pre, len(found.merges), found.tokens[50256]) == ("gpt-2", 50000, "<|endoftext|>")
+
+
+def test_imported_tokenizer_gets_the_pre_tokenizer_that_fits(tmp_path):
+    theirs = ByteLevelBPETokenizer()  # as SmolLM2's: digits one by one, then GPT-2's words
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    theirs.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    theirs.train_from_iterator(
+        [*TEXT, "a  1 b   22 c\n\n 3 " * 50], 400, special_tokens=["<|endoftext|>", "<|im_start|>"]
+    )
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = read_tokenizer_files(tmp_path)
+    found = tokenizer_fields(vocabulary, vocabulary.vocab_size)
+    assert (vocabulary.kind, found.pre, found.tokens[1], found.types[:3]) == (
+        "huggingface",
+        "smollm",
+        "<|im_start|>",
+        [3, 3, 1],
+    )
 
 
 def test_bytes_get_a_merge_that_applies_to_no_text():

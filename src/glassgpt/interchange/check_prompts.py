@@ -1,5 +1,7 @@
 """The prompts of `export --check`, and texts on which tokenizers are compared."""
 
+from itertools import product
+
 PROMPTS = (
     "It was",
     "The quick brown fox jumps over the lazy dog.",
@@ -26,3 +28,13 @@ HELD_OUT = (
     '...\n\n!!!\n ---\n\n***\n\n\n(a).\n\n"b"?\n <|im_start|> __init__ ### $1,000.00 100% #1\n',
 )
 """Text that no vocabulary was trained on, with everything that is split in different ways."""
+
+ATOMS = (
+    *(" ", "  ", "   ", "\n", "\n\n", "\t", "\r\n"),
+    *("a", "the", "Z", "한", "é", "1", "12", "345", ".", "...", "(", "'s", "'LL", "\U0001f44d"),
+)
+
+
+def boundary_texts() -> list[str]:
+    """Return every sequence of three of the atoms: all the ways in which blanks, letters, digits and signs can meet."""
+    return ["".join(parts) for parts in product(ATOMS, repeat=3)]

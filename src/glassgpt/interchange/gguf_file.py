@@ -7,7 +7,7 @@ the token embedding (llama.cpp#12567).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from glassgpt.model.transformer import LanguageModel
 FILE = "model.gguf"
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 EMBEDDING_TYPES = {"q4_0": "q8_0"}
-"""The type of the token embedding where it is not that of the matrices: as the tied head it costs most in 4 bits."""
+EMBEDDINGS = ("token_embd.weight", "output.weight")
+"""The type of token embedding and head where it is not that of the matrices: they cost most in 4 bits."""
 
 Tensors = Iterator[tuple[str, NDArray[np.float32]]]
 
@@ -74,19 +75,69 @@ def _gpt2_tensors(model: LanguageModel) -> Tensors:
     """Yield the parameters; biases that the model does not have are zeros."""
     ours = model.state_dict()
     for mapping in gpt2_parameter_mappings(model.config):
-        module, _, kind = mapping.ours.rpartition(".")
-        place, prefix = module, ""
-        if module.startswith("blocks."):
-            _, layer, place = module.split(".", 2)
-            prefix = f"blk.{layer}."
         tensor = ours.get(mapping.ours)
         if tensor is None:
-            tensor = torch.zeros(ours[f"{module}.weight"].size(0))
-        yield f"{prefix}{_GPT2_NAMES[place]}.{kind}", tensor.detach().float().cpu().numpy()
+            tensor = torch.zeros(ours[mapping.ours.removesuffix("bias") + "weight"].size(0))
+        yield _theirs(mapping.ours, _GPT2_NAMES), tensor.detach().float().cpu().numpy()
+
+
+_LLAMA_NAMES = {
+    "token_embedding": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "norm1": "attn_norm",
+    "norm2": "ffn_norm",
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.v": "attn_v",
+    "attention.out": "attn_output",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+}
+
+
+def _write_llama_settings(writer: Any, config: ModelConfig) -> None:
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(config.inner_width)
+    writer.add_head_count(config.n_head)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _llama_tensors(model: LanguageModel) -> Tensors:
+    """Yield the parameters, those of queries and keys in the order in which llama.cpp rotates them."""
+    for ours, parameter in model.named_parameters():
+        name = _theirs(ours, _LLAMA_NAMES)
+        values = parameter.detach().float().cpu().numpy()
+        if ".attn_q." in name or ".attn_k." in name:
+            values = _interleaved(values, model.config.head_dim)
+        yield name, values
+
+
+def _interleaved(values: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
+    """Reorder the channels of each head: we rotate the pairs (i, i + D/2), llama.cpp (2i, 2i + 1)."""
+    heads = values.reshape(-1, 2, head_dim // 2, *values.shape[1:])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(values.shape)
+
+
+def _theirs(ours: str, names: Mapping[str, str]) -> str:
+    """Return llama.cpp's name of a parameter."""
+    module, _, kind = ours.rpartition(".")
+    if not module.startswith("blocks."):
+        return f"{names[module]}.{kind}"
+    _, layer, place = module.split(".", 2)
+    return f"blk.{layer}.{names[place]}.{kind}"
 
 
 ARCHITECTURES = {
     "gpt2": Architecture("gpt2", _write_gpt2_settings, _gpt2_tensors, frozenset({"position_embd.weight"})),
+    "llama": Architecture("llama", _write_llama_settings, _llama_tensors),
 }
 """llama.cpp's counterpart of each of our architectures that it knows."""
 
@@ -117,7 +168,7 @@ def write_gguf(model: LanguageModel, tokenizer: Tokenizer, path: Path, weights: 
     write_tokenizer(writer, fields, tokenizer.end_of_text)
     for tensor_name, values in architecture.tensors(model):
         kept = values.ndim < 2 or tensor_name in architecture.full_precision
-        chosen = EMBEDDING_TYPES.get(weights, weights) if tensor_name == "token_embd.weight" else weights
+        chosen = EMBEDDING_TYPES.get(weights, weights) if tensor_name in EMBEDDINGS else weights
         kind = gguf.GGMLQuantizationType["F32" if kept else chosen.upper()]
         writer.add_tensor(tensor_name, _converted(tensor_name, values, kind), raw_dtype=kind)
     writer.write_header_to_file()

@@ -16,7 +16,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.data.tokenizers.library import load_backend
 from glassgpt.errors import InterchangeError
-from glassgpt.interchange.check_prompts import HELD_OUT
+from glassgpt.interchange.check_prompts import HELD_OUT, boundary_texts
 from glassgpt.interchange.files import Json, shown
 from glassgpt.interchange.tokenizer_checks import probing_texts
 from glassgpt.interchange.tokenizer_files import library_pattern, tokenizer_json
@@ -25,6 +25,10 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """GGUF's types of tokens."""
 MERGE_OF_NO_TEXT = "ÿ ÿ"
 """Two bytes 0xFF, which occur in no UTF-8 text: llama.cpp does not load a BPE vocabulary without merges."""
+
+
+MAX_WORDS = 4096
+"""Tokens of the vocabulary on which ids are compared."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,13 @@ def choose_pre_tokenizer(tokenizer: Tokenizer, content: Json, held_out: Sequence
         InterchangeError: with each of them the ids of some text differ.
         MissingExtraError: see `tokenizer_fields`.
     """
-    texts = [*probing_texts(tokenizer), *(text for text in held_out if not _names_special(text, tokenizer))]
-    expected = [tokenizer.encode(text) for text in texts]
+    texts = [*probing_texts(tokenizer), *_words_in_contexts(tokenizer), *boundary_texts(), *held_out]
+    texts = [text for text in texts if not any(name in text for name in tokenizer.special_tokens)]
+    expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
     differing: dict[str, list[str]] = {}
     for candidate in sorted(PRE_TOKENIZERS, key=lambda each: each.patterns != (tokenizer.payload.get("pattern"),)):
         backend = load_backend(json.dumps(with_pre_tokenizer(content, candidate)))
-        found = (backend.encode(text, add_special_tokens=False).ids for text in texts)
+        found = (encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False))
         wrong = [text for text, ids, ours in zip(texts, found, expected, strict=True) if ids != ours]
         if not wrong:
             return candidate
@@ -141,8 +146,11 @@ def choose_pre_tokenizer(tokenizer: Tokenizer, content: Json, held_out: Sequence
     )
 
 
-def _names_special(text: str, tokenizer: Tokenizer) -> bool:
-    return any(name in text for name in tokenizer.special_tokens)
+def _words_in_contexts(tokenizer: Tokenizer) -> list[str]:
+    """Return tokens of the vocabulary beside blanks and digits, where the ways to split text differ."""
+    step = max(1, tokenizer.vocab_size // MAX_WORDS)
+    words = [tokenizer.token_bytes(token).decode(errors="ignore") for token in range(0, tokenizer.vocab_size, step)]
+    return [text for word in words for text in (f"  {word}", f"7{word}", f"{word}77", f"{word}\n ")]
 
 
 def with_pre_tokenizer(content: Json, candidate: PreTokenizer) -> Json:

@@ -24,7 +24,7 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: Ex
 
 
 def _problem(config: ModelConfig, options: ExportOptions) -> str | None:
-    if config.activation != "gelu_tanh":
+    if config.arch == "gpt2" and config.activation != "gelu_tanh":
         return (
             f"model.activation is {config.activation}, but llama.cpp computes the tanh form of GELU; "
             f"export it with --format hf"
@@ -49,7 +49,7 @@ def _open_engine(folder: Path, config: ModelConfig) -> Engine:
 FORMAT = ExportFormat(
     name="gguf",
     summary="llama.cpp, Ollama, LM Studio",
-    architectures=("gpt2",),
+    architectures=("gpt2", "llama"),
     weights=("f32", "f16", "q8_0", "q4_0"),
     write=_write,
     usage=lambda folder: f"llama-cli -m {shlex.quote(str(folder / 'model.gguf'))}",
