@@ -95,6 +95,8 @@ MISTAKES = [
     ("export modern new/x", "sliding window of 8, which NanoChat does not support; export it with --format onnx"),
     ("export modern new/x --format gguf", "gguf (llama.cpp, Ollama, LM Studio) cannot express the architecture modern"),
     ("export run new/x --format gguf --weights int4", "--weights is int4; gguf has f32, f16, q8_0, q4_0"),
+    ("export run new/x --format ct2", "glassgpt[export]"),
+    ("export modern new/x --format ct2", "ct2 (CTranslate2) cannot express the architecture modern"),
     ("export run new/x --check", "glassgpt[eval]"),
     ("export run new/x --format onnx", "glassgpt[export]"),
     ("export run new/x --format pt2 --weights int8", "--weights is int8; pt2 has float32"),

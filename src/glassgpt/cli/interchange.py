@@ -91,7 +91,7 @@ def export(
     folder:
         Folder to create; must be empty or not exist.
     format:
-        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), pt2 (torch.export), peft (an adapter alone).
+        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), ct2 (CTranslate2), pt2 (torch.export), peft (an adapter alone).
     weights:
         How weights are stored, such as int8 or int4; by default as they are.
     check:

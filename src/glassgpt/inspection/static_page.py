@@ -22,7 +22,6 @@ from glassgpt.inspection.trace import Trace
 PAGE_MODULES = (
     "words.js",
     "dom.js",
-    "fragment.js",
     "state.js",
     "source.js",
     "color.js",

@@ -40,7 +40,7 @@ def compare_logits(model: LanguageModel, folder: Path, notify: Callable[[str], N
         notify("the model is too large to be compared with transformers on this machine")
         return
     try:
-        theirs: Any = _quietly(
+        theirs: Any = quietly(
             lambda: AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
             )
@@ -63,7 +63,7 @@ def compare_logits(model: LanguageModel, folder: Path, notify: Callable[[str], N
         )
 
 
-def _quietly(load: Callable[[], Any]) -> Any:
+def quietly(load: Callable[[], Any]) -> Any:
     """Call `load` without transformers' progress bars and messages."""
     from transformers.utils import logging
 

@@ -65,12 +65,16 @@ def tokenizer_json(tokenizer: Tokenizer) -> Json:
         content = json.loads(tokenizer.payload["tokenizer"])
     else:
         content = _bpe_json(tokenizer)
-    added = [*content.get("added_tokens", ()), *(_special_token(*item) for item in tokenizer.special_tokens.items())]
+    added = [
+        *content.get("added_tokens", ()),
+        *(special_token_json(*item) for item in tokenizer.special_tokens.items()),
+    ]
     content["added_tokens"] = sorted(added, key=lambda token: token["id"])
     return content
 
 
-def _special_token(name: str, token: int) -> Json:
+def special_token_json(name: str, token: int) -> Json:
+    """Return a special token as an entry of `added_tokens`."""
     return {
         "id": token,
         "content": name,

@@ -88,10 +88,8 @@ class SequenceState:
 
     def fit_context(self, capacity: int) -> bool:
         """Drop leading tokens if the context is full; return whether any were dropped."""
-        if self.n_visible <= capacity:
-            return False
-        self.n_dropped = dropped_at(self.position, self.n_dropped, capacity)
-        return True
+        before, self.n_dropped = self.n_dropped, dropped_at(self.position, self.n_dropped, capacity)
+        return self.n_dropped != before
 
 
 def dropped_at(position: int, dropped: int, capacity: int) -> int:

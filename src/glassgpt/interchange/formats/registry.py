@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 
 from glassgpt.errors import UsageError, require_extra
-from glassgpt.interchange.formats import gguf, hf, onnx, peft, pt2
+from glassgpt.interchange.formats import ct2, gguf, hf, onnx, peft, pt2
 from glassgpt.interchange.formats.base import EXTRA, ExportFormat, ExportOptions
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora_config import LoRAConfig
 
 FORMATS: dict[str, ExportFormat] = {
-    each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, pt2.FORMAT, peft.FORMAT)
+    each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, ct2.FORMAT, pt2.FORMAT, peft.FORMAT)
 }
 """Export formats by name."""
 

@@ -145,7 +145,7 @@ HELP = {
     # import, export, model, config
     "Export a run to a format that other programs load.": "다른 프로그램이 불러올 수 있는 형식으로 실행을 내보냅니다.",
     "Folder to create; must be empty or not exist.": "만들 폴더. 비어 있거나 없어야 합니다.",
-    "Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), pt2 (torch.export), peft (an adapter alone).": "형식: hf(transformers, vLLM), onnx(ONNX Runtime), gguf(llama.cpp), pt2(torch.export), peft(어댑터만).",
+    "Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), ct2 (CTranslate2), pt2 (torch.export), peft (an adapter alone).": "형식: hf(transformers, vLLM), onnx(ONNX Runtime), gguf(llama.cpp), ct2(CTranslate2), pt2(torch.export), peft(어댑터만).",
     "How weights are stored, such as int8 or int4; by default as they are.": "가중치를 저장하는 방식(예: int8, int4). 기본값은 원래 값 그대로입니다.",
     "Run the export in its engine on ten prompts before it is published, and print how far it agrees.": "내보낸 모델을 공개하기 전에 해당 엔진에서 프롬프트 열 개로 실행하고, 원래 모델과 얼마나 같은지 출력합니다.",
     "Import a GPT-2, Llama or NanoChat model in Hugging Face format as a run.": "Hugging Face 형식의 GPT-2, Llama, NanoChat 모델을 실행으로 가져옵니다.",

@@ -89,4 +89,6 @@ MESSAGES = {
     "llama.cpp cannot reproduce the ids of {}, a tokenizer of kind {}: it runs BPE over bytes only; train one with glassgpt prepare --tokenizer bpe:SIZE --pattern llama, or use --format hf": "llama.cpp는 {1} 종류의 토크나이저 {0}의 토큰 id를 재현할 수 없습니다. 바이트 단위 BPE만 실행하기 때문입니다. glassgpt prepare --tokenizer bpe:SIZE --pattern llama로 학습하거나 --format hf를 쓰세요",
     "llama.cpp cannot decode {} tokens from position {} on": "llama.cpp가 위치 {1}부터 토큰 {0}개를 처리하지 못합니다",
     "llama.cpp cannot load {}: {}": "llama.cpp가 {0} 파일을 불러오지 못합니다: {1:t}",
+    # ct2
+    "CTranslate2 cannot convert the model: {}": "CTranslate2가 이 모델을 변환하지 못합니다: {0:t}",
 }
