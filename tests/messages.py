@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import glassgpt
@@ -49,7 +50,7 @@ class Message:
 def messages() -> list[Message]:
     """Return all texts that can be shown."""
     files = [path for path in sorted(SOURCE.rglob("*.py")) if not _is_excluded(path)]
-    return [message for path in files for message in _messages_of(path)]
+    return [message for path in files for message in _messages_of(path, SOURCE)]
 
 
 def _is_excluded(path: Path) -> bool:
@@ -59,7 +60,9 @@ def _is_excluded(path: Path) -> bool:
     )
 
 
-def _messages_of(path: Path) -> Iterator[Message]:
+@cache
+def _messages_of(path: Path, source: Path) -> list[Message]:
+    found: list[Message] = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     hidden = {id(node) for node in _hidden(tree)}
     printed = {id(node) for node in _printed(tree)}
@@ -68,7 +71,8 @@ def _messages_of(path: Path) -> Iterator[Message]:
         if template is None or id(node) in hidden:
             continue
         if (id(node) in printed and re.search("[a-z]", template)) or LETTERS.search(template):
-            yield Message(str(path.relative_to(SOURCE)), node.lineno, template)
+            found.append(Message(str(path.relative_to(source)), node.lineno, template))
+    return found
 
 
 def _template(node: ast.AST) -> str | None:

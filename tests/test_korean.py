@@ -113,8 +113,9 @@ def test_other_texts_stay_as_they_are(text):
 
 def test_english_prose_is_not_mistaken_for_messages():
     texts = [path.read_text() for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"]
-    changed = {line: to_korean(line) for text in texts for line in text.split("\n") if to_korean(line) != line}
-    assert [line for line, korean in changed.items() if translations.ENGLISH_PROSE.search(korean)] == []
+    korean = {line: to_korean(line) for line in {line for text in texts for line in text.split("\n")}}
+    changed = [line for line in korean if korean[line] != line]
+    assert [line for line in changed if translations.ENGLISH_PROSE.search(korean[line])] == []
 
 
 def test_values_stay_as_they_are():

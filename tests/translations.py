@@ -63,8 +63,8 @@ def _is_exempt(message: Message) -> bool:
 
 def is_translated(template: str) -> bool:
     """Return whether the program shows a text in Korean: by an entry, in a longer one, or composed of others."""
-    if template in MESSAGES | PARTS | HELP | CONNECTED or any(
-        template in longer for longer in COMPOSED | PARTS | CONNECTED
+    if any(template in entries for entries in (MESSAGES, PARTS, HELP, CONNECTED)) or any(
+        template in longer for entries in (COMPOSED, PARTS, CONNECTED) for longer in entries
     ):
         return True
     korean = korean_templates().translate(template)
@@ -75,12 +75,8 @@ def is_translated(template: str) -> bool:
 
 def unused() -> list[str]:
     """Return the entries whose English text is no longer in the source."""
-    known = {message.template for message in messages()}
-    return [
-        english
-        for english in MESSAGES
-        if " " in english and english not in known | COMPOSED.keys() | HELP.keys() | {LANGUAGE_ERROR} | SYSTEM_ERRORS
-    ]
+    known = {message.template for message in messages()} | COMPOSED.keys() | HELP.keys() | SYSTEM_ERRORS
+    return [english for english in MESSAGES if " " in english and english not in known and english != LANGUAGE_ERROR]
 
 
 LANGUAGE_ERROR = "GLASSGPT_LANGUAGE is {}; it must be one of {}"
