@@ -10,12 +10,14 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -79,6 +81,17 @@ class ForkedCommand:
             self._process.join()
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return self._read("stdout"), self._read("stderr")
+
+    def wait_for(self, stream: str, pattern: str, timeout: float = 120) -> re.Match[str]:
+        """Wait until `stdout` or `stderr` contains a pattern and return the match."""
+        end = time.monotonic() + timeout
+        while (found := re.search(pattern, self._read(stream))) is None:
+            if self.poll() is not None or time.monotonic() > end:
+                raise AssertionError(
+                    f"no {pattern} in {stream}; it printed: {self._read('stdout')}{self._read('stderr')}"
+                )
+            time.sleep(0.02)
+        return found
 
     def _read(self, name: str) -> str:
         path = Path(self._folder.name, name)

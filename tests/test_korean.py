@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 import translations
+from forked import ForkedCommand
 from glassgpt import console
 from glassgpt.cli.korean_help import help_in_korean
 from glassgpt.cli.language import use_user_language
@@ -230,7 +231,8 @@ def test_errors_are_korean_and_json_is_not():
     failed = run_in_korean("train", "nano", "--steps", "3")
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("오류: --steps 옵션은 없습니다")
-    assert '"verdict"' in run_in_korean("doctor", "--json").stdout
+    doctor = ForkedCommand("doctor", "--json", environment={VARIABLE: "ko"})  # loads torch
+    assert '"verdict"' in doctor.communicate(timeout=120)[0]
 
 
 def test_results_are_korean_and_data_is_not(korean, capsys):

@@ -1,8 +1,6 @@
 """Every kernel against `F.linear`, every prepared model against the model, and how a kernel is chosen."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forked import ForkedCommand
 from glassgpt.data import TokenDataset, load_tokenizer
 from glassgpt.errors import GenerationError
 from glassgpt.evaluation.precision_cost import perplexity_cost
@@ -154,7 +153,7 @@ def test_inputs_use_7_bits_if_16_bit_sums_overflow():
     assert relative_error(kernels._int8(overflowing, weight, None)(x), x @ weight.T) < 0.02
 
 
-def test_packing_gives_no_warnings_and_restores_the_quantized_engine():
+def test_packing_gives_no_warnings_and_restores_the_quantized_engine(tmp_path):
     code = (
         "import torch, warnings; warnings.simplefilter('error')\n"
         "from glassgpt.generation.cpu.kernels import KERNELS\n"
@@ -163,8 +162,10 @@ def test_packing_gives_no_warnings_and_restores_the_quantized_engine():
         "    k.is_available() and k.pack(torch.randn(8, 16), None)(torch.randn(1, 16))\n"
         "assert torch.backends.quantized.engine == before\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "pack.py").write_text(code)
+    process = ForkedCommand(script=tmp_path / "pack.py")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
 
 
 # ── models

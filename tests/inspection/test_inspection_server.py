@@ -2,13 +2,10 @@
 
 import json
 import math
-import os
 import re
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -22,6 +19,7 @@ import numpy as np
 import pytest
 from inspection_helpers import BYTES, GPT2, TEXT
 
+from forked import ForkedCommand
 from glassgpt.cli.inspection import serve_page
 from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
@@ -308,16 +306,14 @@ def test_address_is_printed_without_a_browser(model, monkeypatch, capsys, found,
 
 def test_command_serves_two_runs(nano_run):
     pytest.importorskip("uvicorn")
-    command = [sys.executable, "-m", "glassgpt", "inspect", nano_run, "--compare", nano_run, "--no-browser"]
-    with subprocess.Popen([*command, "--prompt", "the king"], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            lines = []
-            while not (found := re.search(r"http://127\S+", "".join(lines).replace("\n", ""))):
-                lines.append(process.stderr.readline())
-                assert lines[-1], lines
-            result = json.loads(fetch(found[0], "trace", {"run": 1})[2])["overview"]
-        finally:
-            process.terminate()
+    arguments = ("--compare", nano_run, "--no-browser", "--prompt", "the king")
+    process = ForkedCommand("inspect", nano_run, *arguments, environment={"COLUMNS": "300"})
+    try:
+        address = process.wait_for("stderr", r"http://127\S+/\S+/")[0]
+        result = json.loads(fetch(address, "trace", {"run": 1})[2])["overview"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
     assert result["text"] == "the king"
     assert result["runs"] == [str(nano_run)] * 2
     assert len(result["steps"]) >= 2
@@ -406,29 +402,27 @@ except KeyboardInterrupt:
 """
 
 
-def test_too_many_connections_and_ctrl_c_in_the_middle_of_a_request():
+def test_too_many_connections_and_ctrl_c_in_the_middle_of_a_request(tmp_path):
     """In a separate process: it limits its file descriptors and is interrupted."""
     pytest.importorskip("uvicorn")
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(tests), str(tests.parent)])}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes) as process:
-        try:
-            address = process.stdout.readline().strip()
-            parts = urllib.parse.urlsplit(address)
-            clients = [socket.create_connection((parts.hostname, parts.port), timeout=10) for _ in range(90)]
-            assert fetch(address)[0] == 200  # the idle connections were closed
-            half_sent = socket.create_connection((parts.hostname, parts.port), timeout=10)
-            half_sent.sendall(
-                f"POST {parts.path}trace HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 99\r\n\r\n".encode()
-            )
-            time.sleep(0.2)  # until the server has begun to read the body
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
-        finally:
-            process.kill()
+    (tmp_path / "server.py").write_text(SERVER)
+    process = ForkedCommand(script=tmp_path / "server.py")
+    try:
+        address = process.wait_for("stdout", r"(http://\S+)\n")[1]
+        parts = urllib.parse.urlsplit(address)
+        clients = [socket.create_connection((parts.hostname, parts.port), timeout=10) for _ in range(90)]
+        assert fetch(address)[0] == 200  # the idle connections were closed
+        half_sent = socket.create_connection((parts.hostname, parts.port), timeout=10)
+        half_sent.sendall(
+            f"POST {parts.path}trace HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 99\r\n\r\n".encode()
+        )
+        time.sleep(0.2)  # until the server has begun to read the body
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     for client in (*clients, half_sent):
         client.close()
-    assert out.strip() == "interrupted"
+    assert out.splitlines() == [address, "interrupted"]
     assert err.count("too many open connections") == 1
     assert err.count("\n") == 1, err[:3000]

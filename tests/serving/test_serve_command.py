@@ -3,13 +3,13 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 
 import pytest
+
+from forked import ForkedCommand
 
 
 def post(address, body, path="/v1/completions"):
@@ -35,17 +35,14 @@ def raw(port, data, seconds=5):
 def server(nano_run, tmp_path_factory):
     """A server as a process, its port, and the file of its answers."""
     record = tmp_path_factory.mktemp("serve") / "answers.jsonl"
-    command = [
-        sys.executable, "-m", "glassgpt", "serve", f"tiny={nano_run}", "--port", "0", "--record", str(record),
-        "--header-seconds", "0.5", "--drain-seconds", "20", "--max-header-bytes", "4096", "--slots", "4",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    line = process.stderr.readline()
-    assert "serving tiny at http://127.0.0.1:" in line
-    port = int(line.split("127.0.0.1:")[1].split("/")[0])
+    process = ForkedCommand(
+        "serve", f"tiny={nano_run}", "--port", "0", "--record", record,
+        "--header-seconds", "0.5", "--drain-seconds", "90", "--max-header-bytes", "4096", "--slots", "4",
+    )  # fmt: skip
+    port = int(process.wait_for("stderr", r"serving tiny at http://127\.0\.0\.1:(\d+)")[1])
     yield process, port, record
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_server_from_start_to_drain(server, nano_run, run_main):  # one test, because starting takes seconds
@@ -88,7 +85,8 @@ def test_server_from_start_to_drain(server, nano_run, run_main):  # one test, be
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(address + "/health", timeout=5)
         assert stream.read().endswith(b"data: [DONE]\n\n")
-    assert process.wait(timeout=20) == 0
+    process.communicate(timeout=90)
+    assert process.returncode == 0
 
     code, out, err = run_main("replay", record)
     assert (code, out) == (0, "2 of 2 answers are the same to the bit\n"), err

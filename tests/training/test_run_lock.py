@@ -2,13 +2,11 @@
 
 import os
 import platform
-import signal
-import subprocess
-import sys
 import threading
 
 import pytest
 
+from forked import ForkedCommand
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.errors import UnsafeFileError, UsageError
@@ -33,13 +31,15 @@ def run(tmp_path):
     return RunFolder(tmp_path / "run")
 
 
-def test_second_process_is_refused_with_pid_and_host_until_the_first_is_killed(run):
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "True\n"
-        for attempt in (lambda: run_lock(run).__enter__(), lambda: require_unlocked(run)):
-            with pytest.raises(UsageError, match=f"process {holder.pid} on {platform.node()} is training into"):
-                attempt()
-        holder.send_signal(signal.SIGKILL)
+def test_second_process_is_refused_with_pid_and_host_until_the_first_is_killed(run, tmp_path):
+    (tmp_path / "hold.py").write_text(HOLDER)
+    holder = ForkedCommand(run.path, script=tmp_path / "hold.py")
+    holder.wait_for("stdout", "^True\n$")
+    for attempt in (lambda: run_lock(run).__enter__(), lambda: require_unlocked(run)):
+        with pytest.raises(UsageError, match=f"process {holder.pid} on {platform.node()} is training into"):
+            attempt()
+    holder.kill()
+    holder.communicate()
     require_unlocked(run)
     with run_lock(run) as is_held:
         assert is_held
