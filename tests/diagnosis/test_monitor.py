@@ -91,7 +91,7 @@ def test_a_single_visible_position_is_not_narrow_attention(grammar_dataset, tmp_
 
 
 def test_preset_run_writes_layer_samples_and_no_finding(grammar_data, tmp_path):
-    config = load_config("nano", {"data": str(grammar_data), "diagnosis.watch": "full", "train.max_steps": 250})
+    config = load_config("nano", {"data": str(grammar_data), "diagnosis.watch": "full", "train.max_steps": 210})
     api.train(config, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     assert [line["event"] for line in read_jsonl(run.events)] == ["start"]
