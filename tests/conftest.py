@@ -1,6 +1,7 @@
 """Shared fixtures: a small dataset with known entropy, the command line, a trained run, a browser."""
 
 import asyncio
+import functools
 import gc
 import os
 import shutil
@@ -137,18 +138,34 @@ def no_running_loop(request):
     asyncio._set_running_loop(loop)
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a page with the given context options; anything it logs or fails to load fails the test."""
-    contexts, errors = [], []
+@pytest.fixture(scope="session")
+def browser_context(browser):
+    """Return the context with the given options, the same for all tests: its processes take a second to start.
 
-    def make(**options):
-        contexts.append(browser.new_context(**options))
-        page, logged = listened(contexts[-1])
+    The pages keep nothing but the session storage of their tab; a test that changes its context opens its own.
+    """
+    return functools.cache(lambda **options: browser.new_context(**options))
+
+
+@pytest.fixture
+def open_page(browser_context):
+    """Open a page with the given context options; anything it logs or fails to load fails the test.
+
+    It stays open, empty, until the next page of its context was used, which then needs no new process.
+    """
+    pages, errors = [], []
+
+    def make(viewport=None, **options):
+        page, logged = listened(browser_context(**options))
+        if viewport is not None:
+            page.set_viewport_size(viewport)
+        pages.append(page)
         errors.append(logged)
         return page
 
     yield make
     assert not any(errors), errors
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.goto("about:blank")
+    for earlier in {each for page in pages for each in page.context.pages} - {*pages}:
+        earlier.close()
