@@ -38,7 +38,10 @@ class _Transformers:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        self._model: Any = model.eval()
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """See `Engine.logits`."""
