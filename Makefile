@@ -37,10 +37,12 @@ browser:        ## install Chromium for the page tests (Debian, Ubuntu), if miss
 test-browser: browser $(READY) ## run the page tests in Chromium
 	$(BIN)/python -m pytest -m 'browser and not slow'
 
-test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schemathesis, …) against glassgpt serve: about six minutes
+test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schemathesis, …) against glassgpt serve: about eight minutes; SECONDS=60 shortens schemathesis' five
 	test -d .venv-clients || $(PYTHON) -m venv .venv-clients
+	test -d .venv-litellm || $(PYTHON) -m venv .venv-litellm
 	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
-	$(BIN)/python tests/clients/run.py .venv-clients/bin
+	.venv-litellm/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements-litellm.txt
+	$(BIN)/python tests/clients/run.py .venv-clients/bin .venv-litellm/bin $(SECONDS)
 
 # Engines of exported models that a user of glassgpt does not need, outside the environment.
 test-export: $(READY) ## run exported models in the programs that they are for (llama.cpp): about a minute

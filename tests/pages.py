@@ -11,3 +11,14 @@ def listened(context):
     failed = "requestfailed"
     opened.on(failed, lambda request: logged.append(request.url) if request.failure != "net::ERR_ABORTED" else None)
     return opened, logged
+
+
+def check_help_and_theme_keys(page):
+    """Press the keys that the pages share."""
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("t")
+    page.keyboard.press("t")
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"

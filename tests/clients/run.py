@@ -1,8 +1,9 @@
 """Run clients that others wrote against a server of a small model: `make test-clients`.
 
-    python tests/clients/run.py CLIENTS_BIN [SECONDS]
+    python tests/clients/run.py CLIENTS_BIN LITELLM_BIN [SECONDS]
 
-CLIENTS_BIN is the folder of an environment with requirements.txt; SECONDS is the time for schemathesis.
+CLIENTS_BIN is the folder of an environment with requirements.txt, LITELLM_BIN of one with requirements-litellm.txt, which
+needs an older openai; SECONDS is the time for schemathesis.
 """
 
 import json
@@ -85,7 +86,41 @@ def check_lm_eval(clients, address, folder, run):
         assert abs(value - expected) < 1e-4, (question, choice, value, expected)
 
 
-def main(clients, seconds):
+def check_llm(clients, address, folder):
+    """One conversation with the command llm, which reads its models from a file."""
+    settings = folder / "llm"
+    settings.mkdir()
+    (settings / "extra-openai-models.yaml").write_text(
+        f"- model_id: tiny\n  model_name: tiny\n  api_base: {address}/v1\n  api_key_name: none\n"
+    )
+    own = os.environ | {"LLM_USER_PATH": str(settings)}
+
+    def ask(*arguments):
+        command = [
+            clients / "llm",
+            *arguments,
+            "-m",
+            "tiny",
+            "-o",
+            "max_tokens",
+            "12",
+            "-o",
+            "seed",
+            "1",
+            "--key",
+            "none",
+        ]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=own, stdin=subprocess.DEVNULL
+        ).stdout
+
+    answer = ask("Hello", "-s", "Be brief.")
+    assert answer.strip()
+    assert ask("Hello", "-s", "Be brief.", "--no-stream") == answer
+    assert ask("And?", "-c").strip()
+
+
+def main(clients, litellm, seconds):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = trained_run(folder)
@@ -93,9 +128,25 @@ def main(clients, seconds):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             try:
                 address = server.stderr.readline().split(" at ")[1].split("/v1")[0]
-                for script in ("openai_shapes.py", "langchain_chat.py"):
-                    subprocess.run([clients / "python", HERE / script, address], check=True)
+                scripts = ((clients, "openai_shapes.py"), (clients, "langchain_chat.py"), (litellm, "litellm_chat.py"))
+                for environment, script in scripts:
+                    subprocess.run([environment / "python", HERE / script, address], check=True)
                     print(f"{script}: passed", flush=True)
+                check_llm(clients, address, folder)
+                print("llm: passed", flush=True)
+                subprocess.run(
+                    [
+                        clients / "llm-comply",
+                        "--base-url",
+                        f"{address}/v1",
+                        "--model",
+                        "tiny",
+                        "--format",
+                        "openai-chat",
+                    ],
+                    check=True,
+                )
+                print("llm-comply: passed", flush=True)
                 check_lm_eval(clients, address, folder, run)
                 print("lm-eval: passed, log-likelihoods equal to the model's", flush=True)
                 # What a schema cannot say (a valid regex, min_tokens below max_tokens) may be refused.
@@ -109,4 +160,5 @@ def main(clients, seconds):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 300)
+    folders = [Path(each).absolute() for each in sys.argv[1:3]]
+    main(*folders, int(sys.argv[3]) if len(sys.argv) > 3 else 300)

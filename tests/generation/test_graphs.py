@@ -15,7 +15,7 @@ from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.sampling import gumbel_noise, sample
 from glassgpt.generation.engine.scheduler import Scheduler
 from glassgpt.generation.engine.sequence import Request, SequenceState
-from glassgpt.generation.gpu import graphs, prompt_graphs, sampler, tiles
+from glassgpt.generation.gpu import graphs, prompt_graphs, sampler, shapes, tiles
 from glassgpt.generation.gpu.graphs import GraphDecoder
 from glassgpt.generation.gpu.layers import can_fuse
 from glassgpt.generation.gpu.sampler import SamplingLimits
@@ -252,7 +252,7 @@ def test_graph_with_more_rows_than_sequences(model, settings, monkeypatch):
     def rows():
         return [sequence_of([4, 5], index=index, limit=3, **settings) for index in range(3)]
 
-    assert graphs._graph_size(3) == 4
+    assert shapes.graph_batch_size(3) == 4
     assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
@@ -422,7 +422,7 @@ def test_keys_of_a_prompt_are_bit_equal_alone_and_among_others(model):
 
 @pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (3, 4), (9, 16), (64, 64), (65, 128), (129, 192)])
 def test_batch_sizes_are_rounded_up_to_graph_sizes(rows, bucket):
-    assert graphs._graph_size(rows) == bucket
+    assert shapes.graph_batch_size(rows) == bucket
 
 
 def test_unsupported_models_cannot_be_fused():

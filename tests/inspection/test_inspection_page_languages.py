@@ -7,6 +7,7 @@ from page_helpers import open_at, panel
 
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.inspection.trace import trace
+from pages import check_help_and_theme_keys
 from small_models import shaken
 
 
@@ -24,13 +25,7 @@ def test_source_code_help_theme_and_language(page, address):
     assert "glassgpt/model/attention.py:" in page.locator("#block .place").first.inner_text()
     page.locator("#block .ask").click()
     assert page.locator("#block-help").is_visible()
-    page.locator("h1").click()
-    page.keyboard.press("?")
-    assert page.locator("#help").is_visible()
-    page.keyboard.press("Escape")
-    page.keyboard.press("t")
-    page.keyboard.press("t")
-    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+    check_help_and_theme_keys(page)
     page.locator("#language").click()
     page.get_by_role("heading", name="바이트와 토큰").wait_for()
     assert page.title() == "planted · 안을 들여다보기"

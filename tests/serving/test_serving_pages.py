@@ -12,7 +12,7 @@ from live_server import live_server
 from serving_helpers import run_with
 
 from glassgpt.serving.pages import PAGE_FILES, read_page
-from pages import listened
+from pages import check_help_and_theme_keys, listened
 from small_models import attentive_model
 
 KEY = "a key of many characters"
@@ -301,13 +301,7 @@ def test_keys_language_and_theme(page, address):
     page.keyboard.press("/")
     page.keyboard.type("c2")  # is text, not a shortcut
     assert page.locator("#prompt").input_value() == "c2"
-    page.locator("h1").click()
-    page.keyboard.press("?")
-    assert page.locator("#help").is_visible()
-    page.keyboard.press("Escape")
-    page.keyboard.press("t")
-    page.keyboard.press("t")
-    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+    check_help_and_theme_keys(page)
     page.locator("#language").click()
     page.locator("#view-dashboard", has_text="서버 상태").wait_for()
 

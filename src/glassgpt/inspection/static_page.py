@@ -22,6 +22,7 @@ from glassgpt.inspection.trace import Trace
 PAGE_MODULES = (
     "words.js",
     "dom.js",
+    "fragment.js",
     "state.js",
     "source.js",
     "color.js",

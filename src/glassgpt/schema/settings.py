@@ -13,7 +13,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -138,6 +138,11 @@ class Setting:
         note = f" ({self.details.note})" if self.details.note else ""
         return (self.details.must_be or f"{describe_type(self.type)}{_range(self.details)}") + note
 
+    @cached_property
+    def is_required(self) -> bool:
+        """True if the default is not an allowed value, so that another must be given."""
+        return not self.is_in_range(self.default)
+
     def error(self, value: Any, name: str = "") -> str:
         """Return the message for a value that is not allowed.
 
@@ -218,7 +223,7 @@ def type_errors(component: Any) -> list[str]:
     return [
         each.error(value)
         for each in settings_of(type(component))
-        if not matches(value := attrgetter(each.name)(component), each.type)
+        if (value := attrgetter(each.name)(component)) is not each.default and not matches(value, each.type)
     ]
 
 
@@ -227,7 +232,8 @@ def range_errors(component: Any) -> list[str]:
     return [
         each.error(value)
         for each in settings_of(type(component))
-        if not each.is_in_range(value := attrgetter(each.name)(component))
+        if ((value := attrgetter(each.name)(component)) is not each.default or each.is_required)
+        and not each.is_in_range(value)
     ]
 
 

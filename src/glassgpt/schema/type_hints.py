@@ -40,8 +40,10 @@ def _predicate(kind: Any) -> Callable[[Any], bool]:
         return lambda value: True
     if origin is Literal:
         return lambda value: value in parts
+    if origin is tuple and parts[-1] is Ellipsis:
+        return _list_predicate(parts[0])
     if origin is tuple:
-        return _tuple_predicate([_predicate(part) for part in parts if part is not Ellipsis], parts[-1] is Ellipsis)
+        return _tuple_predicate([_predicate(part) for part in parts])
     if is_mapping(kind):
         has_key, has_value = map(_predicate, parts)
         return lambda value: (
@@ -57,13 +59,24 @@ def _predicate(kind: Any) -> Callable[[Any], bool]:
     )
 
 
-def _tuple_predicate(members: Sequence[Callable[[Any], bool]], is_open: bool) -> Callable[[Any], bool]:
+def _list_predicate(kind: Any) -> Callable[[Any], bool]:
+    is_member = _predicate(kind)
+    usual = frozenset((kind,)) if isinstance(kind, type) else frozenset[Any]()
+
+    def check(value: Any) -> bool:
+        # A prompt has a thousand ids: asking for their types alone is fast.
+        return isinstance(value, (list, tuple)) and (
+            usual.issuperset(map(type, cast("Sequence[Any]", value))) or all(map(is_member, value))
+        )
+
+    return check
+
+
+def _tuple_predicate(members: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         if not isinstance(value, (list, tuple)):
             return False
         values = cast("Sequence[Any]", value)
-        if is_open:
-            return all(map(members[0], values))
         return len(values) == len(members) and all(member(each) for member, each in zip(members, values, strict=True))
 
     return check
@@ -132,6 +145,7 @@ def _container_normalizer(kind: Any) -> Callable[[Any], Any]:
         normalize_value = _normalizer(parts[1])
         return lambda value: {key: normalize_value(each) for key, each in value.items()}
     if parts[-1] is Ellipsis:
-        return tuple if parts[0] is str else lambda value: tuple(map(_normalizer(parts[0]), value))
+        member, usual = _normalizer(parts[0]), frozenset(parts[:1])
+        return lambda value: tuple(value if usual.issuperset(map(type, value)) else map(member, value))
     members = [_normalizer(part) for part in parts]
     return lambda value: tuple(member(each) for member, each in zip(members, value, strict=True))

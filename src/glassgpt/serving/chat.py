@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
 from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.context import ServerContext
@@ -14,8 +13,9 @@ from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
 from glassgpt.serving.fields import CHAT_FIELDS
 from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult
-from glassgpt.serving.http import DONE, Answer, Call, event
+from glassgpt.serving.http import Answer, Call
 from glassgpt.serving.jobs import Burst
+from glassgpt.serving.streaming import AnswerWriter, stream_answer
 
 UNSUPPORTED = (
     "tools", "tool_choice", "functions", "function_call", "audio", "modalities", "prediction", "web_search_options",
@@ -45,7 +45,7 @@ async def create_chat_completion(context: ServerContext, call: Call) -> Answer:
     )
     writer = _Writer(generation, values)
     if values["stream"]:
-        return _events(writer, context, call)
+        return stream_answer(writer, context, call, "/v1/chat/completions")
     results = await generation.results()
     context.record(call, "/v1/chat/completions", generation, results)
     answer = writer.complete(results[0])
@@ -140,31 +140,14 @@ def constraint_of(given: Mapping[str, Any] | None, param: str) -> Constraint:
     raise APIError(f"{param} has the type {kind!r:.100}; it must be text, json_object or json_schema", param=param)
 
 
-async def _events(writer: _Writer, context: ServerContext, call: Call) -> AsyncIterator[bytes]:
-    recorded = context.streamed(call, "/v1/chat/completions", writer.generation)
-    async for key, part in writer.generation.bursts():
-        recorded.add(key, part)
-        if isinstance(part, Burst):
-            for choice in writer.deltas(part):
-                yield event(writer.chunk([choice]))
-    if writer.includes_usage:
-        yield event(writer.chunk([], formatting.usage(writer.generation.n_prompt_tokens, writer.n_generated)))
-    recorded.finish()
-    yield DONE
-
-
-class _Writer:
-    """Writes the objects of one request: a complete one, or the chunks of a stream."""
+class _Writer(AnswerWriter):
+    """Writes chat completions; see `AnswerWriter`."""
 
     def __init__(self, generation: GenerationCall, values: Mapping[str, Any]) -> None:
-        self.generation, self._values = generation, values
-        self._tokenizer = generation.version.weights.tokenizer
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": generation.model.name}
+        super().__init__(generation, values, "chatcmpl-", "chat.completion.chunk")
         self._logprobs: dict[int, formatting.LogprobsWriter] = {}
         self._has_text: set[int] = set()
         self._begun: set[int] = set()
-        self.n_generated = 0
-        self.includes_usage = (values["stream_options"] or {}).get("include_usage") is True
 
     def complete(self, result: PromptResult) -> dict[str, Any]:
         """Return the answer without streaming."""
@@ -173,28 +156,20 @@ class _Writer:
             text, rest = self._parts(burst)
             message = {"role": "assistant", "content": text, "refusal": None}
             choices.append({"index": burst.index, "message": message, **rest, "seed": self.generation.seed(0)})
-        used = formatting.usage(self.generation.n_prompt_tokens, self.n_generated)
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": used, **self._tail()}
+        return self.answer(choices, object="chat.completion")
 
-    def deltas(self, burst: Burst) -> list[dict[str, Any]]:
+    def deltas(self, key: int, part: Burst | list[TokenLogprobs]) -> Sequence[dict[str, Any]]:
         """Return the choices of the stream for a burst: before the first one, the role."""
+        assert isinstance(part, Burst)  # log-probabilities of a prompt are no field of chats
         choices: list[dict[str, Any]] = []
-        if burst.index not in self._begun:
-            self._begun.add(burst.index)
+        if part.index not in self._begun:
+            self._begun.add(part.index)
             first = {"role": "assistant", "content": "", "refusal": None}
-            choices.append({"index": burst.index, "delta": first, "logprobs": None, "finish_reason": None})
-        text, rest = self._parts(burst)
-        delta = {"content": text} if text or burst.finish_reason is None else {}
-        seed = {"seed": self.generation.seed(0)} if burst.finish_reason else {}
-        return [*choices, {"index": burst.index, "delta": delta, **rest, **seed}]
-
-    def chunk(self, choices: Sequence[dict[str, Any]], used: dict[str, int] | None = None) -> dict[str, Any]:
-        """Return an object of the stream."""
-        shown = {"usage": used} if self.includes_usage else {}
-        return {**self._head, "object": "chat.completion.chunk", "choices": choices, **shown, **self._tail()}
-
-    def _tail(self) -> dict[str, Any]:
-        return {"system_fingerprint": self.generation.version.weights.fingerprint}
+            choices.append({"index": part.index, "delta": first, "logprobs": None, "finish_reason": None})
+        text, rest = self._parts(part)
+        delta = {"content": text} if text or part.finish_reason is None else {}
+        seed = {"seed": self.generation.seed(0)} if part.finish_reason else {}
+        return [*choices, {"index": part.index, "delta": delta, **rest, **seed}]
 
     def _parts(self, burst: Burst) -> tuple[str, dict[str, Any]]:
         """Return the text, without the space that separates it from the prompt, and what comes with it."""

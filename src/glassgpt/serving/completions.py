@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glassgpt.generation.engine.logprobs import TokenLogprobs
@@ -14,8 +12,9 @@ from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
 from glassgpt.serving.fields import COMPLETION_FIELDS
 from glassgpt.serving.generation_call import GenerationCall, PromptResult, parse_prompts
-from glassgpt.serving.http import DONE, Answer, Call, event
+from glassgpt.serving.http import Answer, Call
 from glassgpt.serving.jobs import Burst
+from glassgpt.serving.streaming import AnswerWriter, stream_answer
 
 UNSUPPORTED = ("suffix", "use_beam_search", "prompt_embeds", "best_of")
 """Fields of OpenAI's or vLLM's API that this server lacks. `best_of` is accepted if it equals n."""
@@ -49,7 +48,7 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     )
     writer = _Writer(generation, values)
     if values["stream"]:
-        return _events(writer, context, call)
+        return stream_answer(writer, context, call, "/v1/completions")
     results = await generation.results()
     context.record(call, "/v1/completions", generation, results)
     answer = writer.complete(results)
@@ -64,45 +63,14 @@ def _prompt_logprobs(values: Mapping[str, Any]) -> int | None:
     return max(asked, default=None)
 
 
-async def _events(writer: _Writer, context: ServerContext, call: Call) -> AsyncIterator[bytes]:
-    bursts = writer.generation.bursts()
-    recorded = context.streamed(call, "/v1/completions", writer.generation)
-    async for key, part in bursts:
-        recorded.add(key, part)
-        for choice in writer.parts(key, part):
-            yield event(writer.chunk([choice]))
-    if writer.nothing_generated:
-        for choice in writer.echoes():
-            yield event(writer.chunk([choice]))
-    if writer.includes_usage:
-        yield event(writer.chunk([], formatting.usage(writer.generation.n_prompt_tokens, writer.n_generated)))
-    recorded.finish()
-    yield DONE
-
-
-class _Writer:
-    """Writes the objects of one request: a complete one, or the chunks of a stream."""
+class _Writer(AnswerWriter):
+    """Writes completions; see `AnswerWriter`."""
 
     def __init__(self, generation: GenerationCall, values: Mapping[str, Any]) -> None:
-        self.generation, self._values = generation, values
-        self._tokenizer = generation.version.weights.tokenizer
-        self._head = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": generation.model.name,
-        }
+        super().__init__(generation, values, "cmpl-", "text_completion")
         self._scores: dict[int, list[TokenLogprobs]] = {}
         self._writers: dict[tuple[int, int], formatting.LogprobsWriter] = {}
         self._echoed: set[tuple[int, int]] = set()
-        self.n_generated = 0
-        options = values["stream_options"] or {}
-        self.includes_usage = options.get("include_usage") is True
-
-    @property
-    def nothing_generated(self) -> bool:
-        """True if only prompts are to be returned."""
-        return all(plan.request is None for plan in self.generation.plans)
 
     def complete(self, results: Sequence[PromptResult]) -> dict[str, Any]:
         """Return the answer without streaming."""
@@ -112,27 +80,19 @@ class _Writer:
                 self._scores[key] = result.scores
             for burst in result.samples:
                 choices.append(self._choice(key, burst))
-        choices += self.echoes() if self.nothing_generated else []
-        used = formatting.usage(self.generation.n_prompt_tokens, self.n_generated)
-        return {**self._head, "choices": choices, "usage": used, **self._tail()}
+        return self.answer([*choices, *self.remaining()])
 
-    def chunk(self, choices: Sequence[dict[str, Any]], used: dict[str, int] | None = None) -> dict[str, Any]:
-        """Return an object of the stream."""
-        shown = {"usage": used} if self.includes_usage else {}
-        return {**self._head, "choices": choices, **shown, **self._tail()}
-
-    def _tail(self) -> dict[str, Any]:
-        return {"system_fingerprint": self.generation.version.weights.fingerprint}
-
-    def parts(self, key: int, part: Burst | list[TokenLogprobs]) -> list[dict[str, Any]]:
-        """Return the choices of the stream that a result leads to."""
+    def deltas(self, key: int, part: Burst | list[TokenLogprobs]) -> Sequence[dict[str, Any]]:
+        """See `AnswerWriter`."""
         if isinstance(part, Burst):
-            return [self._choice(key, part)]
+            return (self._choice(key, part),)
         self._scores[key] = part
-        return []
+        return ()
 
-    def echoes(self) -> list[dict[str, Any]]:
-        """Return choices that hold nothing but their prompts."""
+    def remaining(self) -> Sequence[dict[str, Any]]:
+        """Return choices that hold nothing but their prompts, if nothing is generated."""
+        if any(plan.request is not None for plan in self.generation.plans):
+            return ()
         count = self.generation.options.num_samples
         return [
             self._choice(key, Burst(index, finish_reason="length"))

@@ -15,7 +15,7 @@ from glassgpt.serving.errors import APIError
 from glassgpt.serving.fields import EMBEDDING_FIELDS
 from glassgpt.serving.generation_call import parse_prompts
 from glassgpt.serving.http import Answer, Call
-from glassgpt.serving.jobs import Event, Job, TaskDone
+from glassgpt.serving.jobs import Inbox, Job, TaskDone
 
 UNSUPPORTED = ("dimensions",)
 NOTE = (
@@ -48,13 +48,14 @@ async def create_embeddings(context: ServerContext, call: Call) -> Answer:
         context.executor, parse_prompts, values["input"], version, context.limits.max_prompts
     )
     _require_valid(prompts, version.weights.tokenizer.vocab_size, version.weights.model.config.context_length)
-    inbox: asyncio.Queue[tuple[Job, Event]] = asyncio.Queue()
+    inbox = Inbox()
     jobs = [Job(inbox, key, task=_Pooling(version.weights.model, prompt)) for key, prompt in enumerate(prompts)]
     vectors: list[list[float]] = [[] for _ in prompts]
     async with model.run(version, jobs, inbox) as results:
-        async for job, event in results():
-            if isinstance(event, TaskDone):
-                vectors[job.key] = event.result
+        async for arrived in results():
+            for job, event in arrived:
+                if isinstance(event, TaskDone):
+                    vectors[job.key] = event.result
     call.headers["x-glassgpt-step"] = str(version.weights.step)
     n_tokens = sum(map(len, prompts))
     data = [

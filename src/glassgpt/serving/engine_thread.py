@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glassgpt.data.tokenizers import Tokenizer
@@ -25,19 +25,10 @@ from glassgpt.generation.engine.sequence import Request
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.jobs import Job, Outbox, TaskDone
+from glassgpt.serving.jobs import Burst, Job, Outbox, TaskDone
+from glassgpt.serving.warm_up import warm_up_requests
 
 logger = logging.getLogger(__name__)
-
-WARM_UP_TOKENS = 12
-"""New tokens of each warm-up request: more than the steps of a CUDA graph."""
-WARM_UP_OPTIONS = (
-    {"temperature": 1.0},
-    {"temperature": 0.0},
-    {"temperature": 0.8, "top_k": 40},
-    {"temperature": 0.8, "top_p": 0.95},
-)
-"""Settings whose kernels are compiled before the first request."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +78,7 @@ class EngineThread:
         slots: int,
         capacity: int | None = None,
     ) -> None:
+        self._model = model
         self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity)
         self._slots = slots
         self._outbox = Outbox(loop)
@@ -130,7 +122,7 @@ class EngineThread:
         """Queue a job."""
         self._commands.put(_Submit(job))
         if not self.is_alive:  # it may have ended before it saw the command
-            job.inbox.put_nowait((job, _dead()))
+            job.inbox.put(job, _dead())
 
     def cancel(self, job: Job) -> None:
         """Stop working on a job and free its slots."""
@@ -150,20 +142,14 @@ class EngineThread:
             self._fail_everything(_dead())
 
     def _warm_up(self) -> None:
-        for settings in WARM_UP_OPTIONS:
-            options = GenerationOptions(**settings, max_tokens=WARM_UP_TOKENS, seed=0)  # pyright: ignore[reportArgumentType]
-            options.check()
-            for count in self._warm_up_sizes():
-                for _ in range(count):
-                    self._engine.submit([0], options)
-                while not self._engine.is_idle:
-                    self._progress = time.monotonic()
-                    for _chunk in self._engine.step():
-                        pass
+        for prompt, count, options, logprobs in warm_up_requests(self._model, self._slots):
+            for _ in range(count):
+                self._engine.add(self._engine.prepare(prompt, options, logprobs=logprobs))
+            while not self._engine.is_idle:
+                self._progress = time.monotonic()
+                for _chunk in self._engine.step():
+                    pass
         self._progress = None
-
-    def _warm_up_sizes(self) -> list[int]:
-        return sorted({1, self._slots})
 
     def _take_commands(self) -> bool:
         """Carry out all queued commands, waiting for one if there is nothing else to do; return False to stop."""
@@ -226,18 +212,17 @@ class EngineThread:
         self._start(job)
 
     def _step(self) -> None:
+        bursts: dict[tuple[int, int], Burst] = {}
         try:
             for chunk in self._engine.step():
-                job = self._jobs[chunk.request]
-                job.n_generated += 1
-                if chunk.finish_reason is not None:
-                    job.samples_left -= 1
-                    if job.samples_left == 0:
-                        del self._jobs[chunk.request]
-                self._outbox.add(job, chunk)
-                if job.started is None:
-                    job.started = time.monotonic()
+                key = chunk.request, chunk.index
+                burst = bursts.get(key)
+                if burst is None:
+                    burst = bursts[key] = Burst(chunk.index)
+                burst.add(chunk)
+            self._hand_out(bursts)
         except RequestError as error:
+            self._hand_out(bursts)
             self._outbox.post(self._jobs.pop(error.request), _as_api_error(error.__cause__ or error))
         except Exception as error:
             # Not one request's fault: NaN logits, or no memory for a single sequence. New requests may fare better.
@@ -246,6 +231,22 @@ class EngineThread:
                 self._engine.cancel(number)
                 self._outbox.post(job, _as_api_error(error, status=500))
             self._jobs.clear()
+
+    def _hand_out(self, bursts: Mapping[tuple[int, int], Burst]) -> None:
+        """Give the tokens of a step, by request and sample, to the outbox."""
+        given: list[tuple[Job, Burst]] = []
+        for (request, _), burst in bursts.items():
+            job = self._jobs[request]
+            given.append((job, burst))
+            job.n_generated += len(burst.tokens)
+            if burst.finish_reason is not None:
+                job.samples_left -= 1
+                if job.samples_left == 0:
+                    del self._jobs[request]
+        self._outbox.add(given)
+        now = time.monotonic()
+        for job, _ in given:
+            job.started = job.started or now
 
     def _fail_everything(self, error: APIError) -> None:
         for job in itertools.chain(self._jobs.values(), self._tasks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.formatting import token_text
 from glassgpt.serving.generation_call import GenerationCall, PromptResult, as_sample
-from glassgpt.serving.jobs import Event, Job, TaskDone
+from glassgpt.serving.jobs import Inbox, Job, TaskDone
 
 MAX_EXPLAINED_TOKENS = 400
 """Most generated tokens of a request with `explain`: each brings several candidates."""
@@ -62,7 +61,7 @@ async def explain(
     if (count := sum(len(burst.tokens) for _, burst in samples)) > MAX_EXPLAINED_TOKENS:
         raise APIError(f"the answer has {count} tokens; explain is limited to {MAX_EXPLAINED_TOKENS}", param="explain")
     weights, options = generation.version.weights, generation.options
-    inbox: asyncio.Queue[tuple[Job, Event]] = asyncio.Queue()
+    inbox = Inbox()
     jobs = [
         Job(
             inbox,
@@ -79,13 +78,14 @@ async def explain(
         for key, (result, burst) in enumerate(samples)
     ]
     async with generation.model.run(generation.version, jobs, inbox) as arriving:
-        async for job, event in arriving():
-            if isinstance(event, TaskDone):
-                result, _ = samples[job.key]
-                choices[job.key]["explanation"] = {
-                    **_trace_json(event.result, weights.tokenizer),
-                    "inspect": _inspect_command(generation, result.plan.tokens),
-                }
+        async for arrived in arriving():
+            for job, event in arrived:
+                if isinstance(event, TaskDone):
+                    result, _ = samples[job.key]
+                    choices[job.key]["explanation"] = {
+                        **_trace_json(event.result, weights.tokenizer),
+                        "inspect": _inspect_command(generation, result.plan.tokens),
+                    }
 
 
 def _trace_json(trace: DecodingTrace, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from glassgpt.generation.options import MAX_LOGPROBS, MAX_SEED, GenerationOptions
 from glassgpt.schema import Setting, convert, setting, settings_of
@@ -229,7 +229,7 @@ def parse_fields(body: Mapping[str, Any], fields: Iterable[Setting], unsupported
 
 def _parse(value: Any, field: Setting) -> Any:
     if value is None:
-        if not field.is_in_range(field.default):
+        if field.is_required:
             raise APIError(f"{field.name} is missing; it must be {field.expected}", param=field.name)
         return field.default
     if field.type is not float:
@@ -243,11 +243,16 @@ def _parse(value: Any, field: Setting) -> Any:
     return converted
 
 
+INTEGERS = frozenset((int,))
+
+
 def _with_integers(value: Any) -> Any:
     """Return a number, or the numbers in lists, as integers where they are: JSON has one type of number, so 5.0 is 5."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return [_with_integers(each) for each in value] if isinstance(value, list) else value  # pyright: ignore
+    if isinstance(value, list) and not INTEGERS.issuperset(map(type, cast("list[Any]", value))):
+        return [_with_integers(each) for each in cast("list[Any]", value)]
+    return value
 
 
 def _invalid(value: Any, field: Setting) -> APIError:

@@ -18,7 +18,7 @@ from glassgpt.generation.options import MAX_SEED, GenerationOptions
 from glassgpt.serving import json_codec
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.fields import OPTION_FIELDS, OPTION_NAMES, Prompt
-from glassgpt.serving.jobs import Burst, Event, Job, TaskDone
+from glassgpt.serving.jobs import Burst, Inbox, Job, Result, TaskDone
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.served_model import ModelVersion, ServedModel
 
@@ -84,9 +84,16 @@ class GenerationCall:
         """Tokens of all prompts, each counted once."""
         return sum(len(plan.tokens) for plan in self.plans)
 
+    @property
+    def n_samples(self) -> int:
+        """Samples of all prompts that are generated."""
+        return sum(plan.request.options.num_samples for plan in self.plans if plan.request is not None)
+
     @contextlib.asynccontextmanager
-    async def _running(self, *, streaming: bool) -> AsyncGenerator[Callable[[], AsyncIterator[tuple[Job, Event]]]]:
-        inbox: asyncio.Queue[tuple[Job, Event]] = asyncio.Queue()
+    async def _running(
+        self, *, streaming: bool
+    ) -> AsyncGenerator[Callable[[], AsyncIterator[list[tuple[Job, Result]]]]]:
+        inbox = Inbox()
         weights = self.version.weights
         jobs: list[Job] = []
         for key, plan in enumerate(self.plans):
@@ -98,25 +105,23 @@ class GenerationCall:
         async with self.model.run(self.version, jobs, inbox) as results:
             yield results
 
-    async def bursts(self) -> AsyncIterator[tuple[int, Burst | list[TokenLogprobs]]]:
-        """Yield (index of the prompt, part of a sample or the prompt's log-probabilities) as they arrive."""
+    async def bursts(self) -> AsyncIterator[list[tuple[int, Burst | list[TokenLogprobs]]]]:
+        """Yield lists of (index of the prompt, part of a sample or the prompt's log-probabilities) as they arrive."""
         async with self._running(streaming=True) as results:
-            async for job, event in results():
-                if isinstance(event, TaskDone):
-                    yield job.key, event.result
-                elif isinstance(event, Burst):
-                    yield job.key, event
+            async for arrived in results():
+                yield [(job.key, part.result if isinstance(part, TaskDone) else part) for job, part in arrived]
 
     async def results(self) -> list[PromptResult]:
         """Return everything, once it is complete."""
         scores: dict[int, list[TokenLogprobs]] = {}
         samples: list[dict[int, Burst]] = [{} for _ in self.plans]
         async with self._running(streaming=False) as results:
-            async for job, event in results():
-                if isinstance(event, TaskDone):
-                    scores[job.key] = event.result
-                elif isinstance(event, Burst):
-                    samples[job.key][event.index] = event
+            async for arrived in results():
+                for job, event in arrived:
+                    if isinstance(event, TaskDone):
+                        scores[job.key] = event.result
+                    else:
+                        samples[job.key][event.index] = event
         return [
             PromptResult(plan, scores.get(key), [each for _, each in sorted(samples[key].items())])
             for key, plan in enumerate(self.plans)

@@ -6,13 +6,13 @@ import hashlib
 import hmac
 import logging
 import re
-import uuid
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from glassgpt.serving import json_codec
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.http import Message, Receive, Scope, Send
+from glassgpt.serving.identifiers import new_id
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.pages import PAGE_FILES
 
@@ -54,7 +54,7 @@ class Guards:
             return
         headers = dict(reversed(scope["headers"]))  # the first of several counts
         given = headers.get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}".encode()
+        request_id = given if REQUEST_ID.fullmatch(given) else new_id("req_").encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def send_with_headers(message: Message) -> None:

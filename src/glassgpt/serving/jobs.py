@@ -79,15 +79,38 @@ class TaskDone:
     result: Any
 
 
-Event = Burst | TaskDone | Exception
-"""A part of a job's results; an exception is its end."""
+Result = Burst | TaskDone
+Event = Result | Exception
+"""A part of a job's results, or the error that ends it."""
+
+
+class Inbox:
+    """The results of one HTTP request's jobs, on the event loop."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[Job, Event]] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, job: Job, event: Event) -> None:
+        """Add a result, on the event loop."""
+        self._items.append((job, event))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> list[tuple[Job, Event]]:
+        """Return all results that are there, at least one; a cancelled call takes none."""
+        while not self._items:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        items, self._items = self._items, []
+        return items
 
 
 class Job:
     """One prompt's work: a task on the model, then the generation of its samples; either may be missing.
 
     Args:
-        inbox: gets (job, event) pairs on the event loop.
+        inbox: gets the results.
         key: for the receiver, such as the prompt's index.
         task: runs before the request.
         request: to generate.
@@ -99,12 +122,13 @@ class Job:
         is_cancelled: nobody waits for the results any more.
         submitted: when it was submitted (`time.monotonic`).
         started: when its first token was there.
+        delivered: when the newest tokens of each sample came to the event loop.
         parts_left: results on the event loop that are still to come: of the task, and the end of each sample.
     """
 
     def __init__(
         self,
-        inbox: asyncio.Queue[tuple[Job, Event]],
+        inbox: Inbox,
         key: int = 0,
         *,
         task: ModelTask | None = None,
@@ -118,6 +142,7 @@ class Job:
         self.is_cancelled = False
         self.submitted = time.monotonic()
         self.started: float | None = None
+        self.delivered: dict[int, float] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -157,20 +182,20 @@ class Outbox:
         self._has_news = self._urgent = self._scheduled = False
         self._last_delivery = 0.0
 
-    def add(self, job: Job, chunk: TokenChunk) -> None:
-        """Add a token; `flush` wakes the event loop."""
+    def add(self, bursts: Iterable[tuple[Job, Burst]]) -> None:
+        """Add the tokens of one step of the engine; `flush` wakes the event loop."""
         with self._lock:
-            bursts = self._bursts.setdefault(job, {})
-            burst = bursts.get(chunk.index)
-            if burst is None:
-                burst = bursts[chunk.index] = Burst(chunk.index)
-            burst.add(chunk)
-            if job.streaming:
-                self._has_news = True
-                self._urgent |= chunk.finish_reason is not None or job.started is None
-            elif job.samples_left == 0:
-                self._ready.append(job)
-                self._has_news = self._urgent = True
+            for job, burst in bursts:
+                waiting = self._bursts.setdefault(job, {})
+                earlier = waiting.setdefault(burst.index, burst)
+                if earlier is not burst:
+                    earlier.extend(burst)
+                if job.streaming:
+                    self._has_news = True
+                    self._urgent |= burst.finish_reason is not None or job.started is None
+                elif job.samples_left == 0:
+                    self._ready.append(job)
+                    self._has_news = self._urgent = True
 
     def post(self, job: Job, event: Event) -> None:
         """Add a result other than a token; `flush` wakes the event loop."""
@@ -215,4 +240,4 @@ class Outbox:
 def _put(events: Iterable[tuple[Job, Event]]) -> None:
     for job, event in events:
         if not job.is_cancelled:
-            job.inbox.put_nowait((job, event))
+            job.inbox.put(job, event)

@@ -16,7 +16,7 @@ OWN_FILES = (
     "serve.css", "words.js", "client.js", "address.js", "settings.js", "tokens.js", "answer.js", "playground.js",
     "metrics.js", "dashboard.js", "main.js",
 )  # fmt: skip
-SHARED_FILES = ("page.css", "dom.js", "keys.js")
+SHARED_FILES = ("page.css", "dom.js", "keys.js", "fragment.js")
 """Files of the package `inspection`."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from glassgpt.serving.errors import APIError
 from glassgpt.serving.fields import RESPONSES_FIELDS
 from glassgpt.serving.generation_call import GenerationCall
 from glassgpt.serving.http import Answer, Call, event
+from glassgpt.serving.identifiers import new_id
 from glassgpt.serving.jobs import Burst
 
 UNSUPPORTED = (
@@ -74,19 +74,22 @@ async def _events(writer: _Writer, context: ServerContext, call: Call) -> AsyncI
 
     whole = Burst(0)
     place = {"item_id": writer.item_id, "output_index": 0, "content_index": 0}
-    async for key, part in writer.generation.bursts():
-        recorded.add(key, part)
-        if not isinstance(part, Burst):
-            continue
-        if number == 0:
-            started = writer.response("in_progress", None)
-            yield numbered("response.created", response=started) + numbered("response.in_progress", response=started)
-            yield numbered("response.output_item.added", output_index=0, item=writer.item("in_progress", None))
-            yield numbered("response.content_part.added", **place, part=writer.part(""))
-        delta = part.text.removeprefix(" ") if not whole.text else part.text
-        whole.extend(part)
-        if delta:
-            yield numbered("response.output_text.delta", **place, delta=delta, logprobs=[])
+    async for parts in writer.generation.bursts():
+        for key, part in parts:
+            recorded.add(key, part)
+            if not isinstance(part, Burst):
+                continue
+            if number == 0:
+                started = writer.response("in_progress", None)
+                yield numbered("response.created", response=started) + numbered(
+                    "response.in_progress", response=started
+                )
+                yield numbered("response.output_item.added", output_index=0, item=writer.item("in_progress", None))
+                yield numbered("response.content_part.added", **place, part=writer.part(""))
+            delta = part.text.removeprefix(" ") if not whole.text else part.text
+            whole.extend(part)
+            if delta:
+                yield numbered("response.output_text.delta", **place, delta=delta, logprobs=[])
     final = writer.complete(whole)
     text = writer.text(whole)
     yield numbered("response.output_text.done", **place, text=text, logprobs=[])
@@ -101,8 +104,8 @@ class _Writer:
 
     def __init__(self, generation: GenerationCall, values: Mapping[str, Any]) -> None:
         self.generation, self._values = generation, values
-        self.item_id = f"msg_{uuid.uuid4().hex}"
-        self._id, self._created = f"resp_{uuid.uuid4().hex}", int(time.time())
+        self.item_id = new_id("msg_")
+        self._id, self._created = new_id("resp_"), int(time.time())
 
     def complete(self, burst: Burst) -> dict[str, Any]:
         """Return the complete response."""

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 FOLLOW_SECONDS = 2.0
 """Seconds between two looks for a newer checkpoint."""
+SWITCH_SECONDS = 5e-4
+"""Seconds after which Python makes a thread that computes let another one run: the engine must not wait for the event loop
+for Python's 5 ms, in which a GPU generates hundreds of tokens."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -127,6 +131,7 @@ def serve(sources: Sequence[ModelSource], settings: ServerSettings, announce: Ca
         raise UsageError(
             f"{settings.host}:{settings.port} cannot be used ({error.strerror}); choose another --port"
         ) from error
+    sys.setswitchinterval(SWITCH_SECONDS)
     with listener:
         weights = [source.load() for source in sources]
         with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:

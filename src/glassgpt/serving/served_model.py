@@ -10,13 +10,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.jobs import Event, Job
+from glassgpt.serving.jobs import Inbox, Job, Result
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
 
@@ -43,7 +44,7 @@ class Weights:
     run: str = ""
     checkpoint: str = ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A short hash of `identity`, reported as `system_fingerprint`."""
         canonical = json.dumps(dict(self.identity), sort_keys=True)
@@ -92,6 +93,7 @@ class ServedModel:
     def __init__(self, name: str, template: ChatTemplate, slots: int, limits: ServerLimits, metrics: Metrics) -> None:
         self.name, self.template, self.limits, self.metrics = name, template, limits, metrics
         self.created = int(time.time())
+        self._counts = metrics.of_model(name)
         self._slots = slots
         self._versions: list[ModelVersion] = []  # the newest last; older ones until their jobs are complete
         self._shut_down_error: APIError | None = None
@@ -138,8 +140,8 @@ class ServedModel:
 
     @asynccontextmanager
     async def run(
-        self, version: ModelVersion, jobs: Sequence[Job], inbox: asyncio.Queue[tuple[Job, Event]]
-    ) -> AsyncGenerator[Callable[[], AsyncIterator[tuple[Job, Event]]]]:
+        self, version: ModelVersion, jobs: Sequence[Job], inbox: Inbox
+    ) -> AsyncGenerator[Callable[[], AsyncIterator[list[tuple[Job, Result]]]]]:
         """Run the jobs of one HTTP request; on exit, whatever is left of them is cancelled.
 
         Args:
@@ -148,42 +150,49 @@ class ServedModel:
             inbox: gets their results.
 
         Yields:
-            A function that returns the results as they arrive, up to the last. It raises an `APIError` if a job fails
-            or the request takes longer than it may.
+            A function that returns the results as they arrive, up to the last, in lists of what came together. It raises
+            an `APIError` if a job fails or the request takes longer than it may.
 
         Raises:
             APIError: too many texts are waiting, or the server is shutting down.
         """
         self._admit(version, jobs)
         version.jobs.update(jobs)
-        deadline = asyncio.get_running_loop().time() + self.limits.request_seconds
         for job in jobs:
             version.thread.submit(job)
+        deadline = asyncio.get_running_loop().call_later(self.limits.request_seconds, self._end_late, jobs, inbox)
         left = set(jobs)
 
-        async def results() -> AsyncIterator[tuple[Job, Event]]:
+        async def results() -> AsyncIterator[list[tuple[Job, Result]]]:
             while left:
-                try:
-                    async with asyncio.timeout_at(deadline):  # in Python 3.11 `wait_for` can lose a cancellation
-                        job, event = await inbox.get()
-                except TimeoutError:
-                    raise self._too_slow() from None
-                if isinstance(event, Exception):
-                    raise event
-                job.receive(event)
-                self.metrics.record(self.name, job, event)
-                if job.is_complete:
-                    left.discard(job)
-                    self._done(version, job)
-                yield job, event
+                arrived: list[tuple[Job, Result]] = []
+                failure = None
+                for job, event in await inbox.take():
+                    if isinstance(event, Exception):
+                        failure = event
+                        break
+                    job.receive(event)
+                    self._counts.record(job, event)
+                    arrived.append((job, event))
+                    if job.is_complete:
+                        left.discard(job)
+                        self._done(version, job)
+                if arrived:
+                    yield arrived
+                if failure is not None:
+                    raise failure
 
         try:
             yield results
         finally:
+            deadline.cancel()
             for job in jobs:
                 if job in version.jobs:
                     version.thread.cancel(job)
                     self._done(version, job)
+
+    def _end_late(self, jobs: Sequence[Job], inbox: Inbox) -> None:
+        inbox.put(jobs[0], self._too_slow())
 
     def _done(self, version: ModelVersion, job: Job) -> None:
         version.jobs.discard(job)
@@ -240,4 +249,4 @@ class ServedModel:
 
     def _end_jobs(self, version: ModelVersion, error: APIError) -> None:
         for job in version.jobs:
-            job.inbox.put_nowait((job, error))
+            job.inbox.put(job, error)

@@ -145,7 +145,7 @@ class Tokenizer(ABC):
         Raises:
             TokenizerError: the id is outside the vocabulary.
         """
-        if not 0 <= token < self.vocab_size:
+        if not 0 <= token < len(self._pieces):
             raise TokenizerError(f"token {token} is outside the vocabulary of {self.name} (0 to {self.vocab_size - 1})")
         return self._pieces[token]
 

@@ -88,8 +88,10 @@ class SequenceState:
 
     def fit_context(self, capacity: int) -> bool:
         """Drop leading tokens if the context is full; return whether any were dropped."""
-        before, self.n_dropped = self.n_dropped, dropped_at(self.position, self.n_dropped, capacity)
-        return self.n_dropped != before
+        if self.n_visible <= capacity:
+            return False
+        self.n_dropped = dropped_at(self.position, self.n_dropped, capacity)
+        return True
 
 
 def dropped_at(position: int, dropped: int, capacity: int) -> int:

@@ -21,6 +21,7 @@ from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.generation.gpu.kernels.common import NAN_TOKEN
 from glassgpt.generation.gpu.prompt_graphs import PromptGraphs
 from glassgpt.generation.gpu.sampler import SamplingLimits
+from glassgpt.generation.gpu.shapes import graph_batch_size
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
 from glassgpt.generation.processors.temperature import SAFE_TEMPERATURE
@@ -29,8 +30,6 @@ from glassgpt.model.transformer import LanguageModel
 
 STEPS_PER_LAUNCH = 8
 """More would save launches, but let sequences that have ended run on for longer."""
-BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
-"""Batch sizes that graphs are captured for; larger ones are multiples of the last."""
 DEVICE_PROCESSORS = frozenset(
     {"repetition_penalty", "presence_penalty", "frequency_penalty", "temperature", "top_k", "top_p", "min_p"}
 )
@@ -82,7 +81,7 @@ class GraphDecoder:
         self._vocab_size = vocab_size
         parameter = next(model.parameters())
         self._device = parameter.device
-        n_slots = _graph_size(slots)
+        n_slots = graph_batch_size(slots)
         self._cache = KVCache(model.config, n_slots, capacity, dtype=parameter.dtype, device=self._device)
         self._state = SlotState(n_slots, vocab_size, self._device)
         self._step = FusedStep(model, self._cache, self._state, vocab_size)
@@ -143,7 +142,7 @@ class GraphDecoder:
         return len(sequence.output_ids) + n_pending < sequence.request.max_new_tokens
 
     def _launch(self, sequences: Sequence[SequenceState]) -> PendingTokens:
-        size, limits = _graph_size(len(sequences)), SamplingLimits.of(sequences, self._vocab_size)
+        size, limits = graph_batch_size(len(sequences)), SamplingLimits.of(sequences, self._vocab_size)
         if (size, limits) not in self._launches:
             self._launches[size, limits] = self._capture(lambda: self._run_steps(size, limits))
         self._launches[size, limits]()
@@ -165,7 +164,7 @@ class GraphDecoder:
 
     def _decode_on_host(self, sequences: Sequence[SequenceState]) -> list[tuple[SequenceState, int]]:
         """Run one step whose logits are processed and sampled on the host, with any processors."""
-        size = _graph_size(len(sequences))
+        size = graph_batch_size(len(sequences))
         if size not in self._feeds:
             self._feeds[size] = self._capture(lambda: self._step.feed(size))
         self._feeds[size]()
@@ -184,11 +183,3 @@ class GraphDecoder:
         with torch.cuda.graph(graph):
             work()
         return graph.replay
-
-
-def _graph_size(n_sequences: int) -> int:
-    """Return the smallest graph batch size that fits this many sequences."""
-    for size in BATCH_SIZES:
-        if n_sequences <= size:
-            return size
-    return -(-n_sequences // BATCH_SIZES[-1]) * BATCH_SIZES[-1]

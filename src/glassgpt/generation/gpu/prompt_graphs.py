@@ -18,14 +18,13 @@ from torch import Tensor
 
 from glassgpt.generation.engine.decoding import ChunkedPrefill, pad_right
 from glassgpt.generation.engine.interfaces import Prefill
+from glassgpt.generation.gpu.shapes import PROMPT_LENGTHS
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 Shape = tuple[int, int]
 """Number of prompts, and tokens of each, padding included."""
 
-PROMPT_LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
-"""Lengths that prompts are padded to. Longer prompts are processed one by one, in chunks."""
 MIN_TOKENS = 512
 """Tokens of a batch of short prompts."""
 

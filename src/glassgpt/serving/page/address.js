@@ -1,4 +1,6 @@
 // What is selected on the page. It is kept in the address, so that a view can be shared; the API key never is.
+import { initialState, readFragment, writeFragment } from "./fragment.js";
+
 const isText = (value) => typeof value === "string";
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const isPane = (value) => isObject(value) && (value.model === null || isText(value.model)) && isObject(value.settings);
@@ -19,30 +21,9 @@ const FIELDS = {
   theme: [() => "auto", oneOf("auto", "light", "dark")],
 };
 
-export const state = Object.fromEntries(Object.entries(FIELDS).map(([name, [first]]) => [name, first()]));
-
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
+export const state = initialState(FIELDS);
 
 // Take over the valid values of the address.
-export function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  for (const [name, [first, fits]] of Object.entries(FIELDS)) {
-    const value = parsed(given.get(name) ?? "");
-    state[name] = value !== undefined && fits(value) ? value : first();
-  }
-}
+export const readAddress = () => Object.assign(state, readFragment(FIELDS));
 
-export function writeAddress() {
-  const given = new URLSearchParams();
-  for (const [name, [first]] of Object.entries(FIELDS)) {
-    const value = JSON.stringify(state[name]);
-    if (value !== JSON.stringify(first())) given.set(name, value);
-  }
-  history.replaceState(null, "", `${location.pathname}${location.search}#${given}`);
-}
+export const writeAddress = () => writeFragment(FIELDS, state);

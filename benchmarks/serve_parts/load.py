@@ -1,0 +1,190 @@
+"""Clients of a server: streams that start together, requests of one token, probes of its health.
+
+They run in a separate process, so that they do not share an interpreter with what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import multiprocessing
+import re
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PROBES_PER_SECOND = 100
+SHORT_SECONDS, SHORT_CLIENTS = 5.0, 16
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True)
+class StreamLoad:
+    """Streams that start together, each over a connection that is open already.
+
+    Attributes:
+        port: the server's.
+        prompts: of each stream, as token ids or text.
+        new_tokens: of each stream.
+        seed: of the first stream.
+        path: of the endpoint.
+        extras: further fields of the requests, in turns.
+        is_exact: every stream must have all of its tokens.
+    """
+
+    port: int
+    prompts: Sequence[list[int] | str]
+    new_tokens: int
+    seed: int
+    path: str = "/v1/completions"
+    extras: Sequence[dict[str, Any]] = ({},)
+    is_exact: bool = True
+
+
+@dataclass(frozen=True)
+class StreamTimes:
+    """Times that the clients measured.
+
+    Attributes:
+        rate: tokens per second of all streams, from the first request to the last token.
+        first: seconds until each stream's first token.
+        probes: seconds that each request of /health took meanwhile.
+        answers: text and log-probabilities of each stream.
+    """
+
+    rate: float
+    first: list[float]
+    probes: list[float]
+    answers: list[tuple[str, list[float]]]
+
+
+def random_prompts(vocab_size: int, count: int, length: int, seed: int) -> list[list[int]]:
+    """Return prompts of random tokens, all different."""
+    return np.random.default_rng(seed).integers(vocab_size - 1, size=(count, length)).tolist()
+
+
+def in_other_process(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+    """Run a coroutine in another process, the same for all of them, and return its result."""
+    return _process().submit(_run, work, arguments).result()
+
+
+@functools.cache
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _run(work: Callable[..., Coroutine[Any, Any, Any]], arguments: Sequence[Any]) -> Any:
+    return asyncio.run(work(*arguments))
+
+
+async def until_ok(port: int, path: str) -> None:
+    """Wait until a path is answered with 200."""
+    while (await get(port, path))[0] != 200:
+        await asyncio.sleep(0.005)
+
+
+async def get(port: int, path: str) -> tuple[int, bytes]:
+    """Return status and body of a GET request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split(b" ", 2)[1]), answer.partition(b"\r\n\r\n")[2]
+
+
+def post(port: int, path: str, body: dict[str, Any]) -> bytes:
+    """Return the bytes of a POST request."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
+
+
+async def run_streams(load: StreamLoad) -> StreamTimes:
+    """Send all requests at once and read every stream to its end."""
+    bodies = [
+        post(
+            load.port,
+            load.path,
+            {
+                "model": "bench", "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 1.0, "top_k": 50,
+                "seed": load.seed + number, "ignore_eos": True, "stream": True,
+                "stream_options": {"include_usage": True}, **load.extras[number % len(load.extras)],
+            },
+        )
+        for number, prompt in enumerate(load.prompts)
+    ]  # fmt: skip
+    connections = [await asyncio.open_connection("127.0.0.1", load.port, limit=1 << 20) for _ in bodies]
+    probes: list[float] = []
+    is_over = asyncio.Event()
+    probing = asyncio.create_task(_probe(load.port, probes, is_over))
+    began = time.perf_counter()
+    for (_, writer), body in zip(connections, bodies, strict=True):
+        writer.write(body)
+    streams = await asyncio.gather(*(_read_stream(connection, began) for connection in connections))
+    seconds = time.perf_counter() - began
+    is_over.set()
+    await probing
+    lines = [[json.loads(line[6:]) for line in stream if line.startswith(b"data: {")] for _, stream in streams]
+    tokens = sum(events[-1]["usage"]["completion_tokens"] for events in lines)
+    if load.is_exact and tokens != len(load.prompts) * load.new_tokens:
+        raise RuntimeError(f"{tokens} tokens instead of {len(load.prompts) * load.new_tokens}")
+    return StreamTimes(tokens / seconds, [first for first, _ in streams], probes, [_answer(events) for events in lines])
+
+
+def _answer(events: list[dict[str, Any]]) -> tuple[str, list[float]]:
+    choices = [choice for event in events for choice in event["choices"]]
+    logprobs = [each for choice in choices for each in (choice["logprobs"] or {}).get("token_logprobs", [])]
+    return "".join(choice["text"] for choice in choices), logprobs
+
+
+async def _read_stream(connection: Connection, began: float) -> tuple[float, list[bytes]]:
+    """Return the seconds to the first event and all lines, which are parsed once the time is taken."""
+    reader, writer = connection
+    first, lines = 0.0, list[bytes]()
+    async for line in reader:
+        lines.append(line)
+        if line.startswith(b"data: {"):
+            first = first or time.perf_counter() - began
+        elif line.startswith(b"data: [DONE]") or line == b"0\r\n":
+            break
+        elif line.startswith(b"HTTP/1.1") and b" 200 " not in line:
+            raise RuntimeError(line.decode())
+    writer.close()
+    return first, lines
+
+
+async def _probe(port: int, seconds: list[float], is_over: asyncio.Event) -> None:
+    while not is_over.is_set():
+        began = time.perf_counter()
+        await get(port, "/health")
+        seconds.append(time.perf_counter() - began)
+        await asyncio.sleep(1 / PROBES_PER_SECOND)
+
+
+async def run_short_requests(port: int, path: str, body: dict[str, Any]) -> float:
+    """Return the requests per second of clients that send one after the other over connections that are kept."""
+    data, ends = post(port, path, body), time.perf_counter() + SHORT_SECONDS
+
+    async def client() -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        count = 0
+        while time.perf_counter() < ends:
+            writer.write(data)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b" 200 " not in head.split(b"\r\n", 1)[0]:
+                raise RuntimeError(head.decode())
+            found = re.search(rb"content-length: (\d+)", head)
+            assert found is not None
+            await reader.readexactly(int(found[1]))
+            count += 1
+        writer.close()
+        return count
+
+    began = time.perf_counter()
+    counts = await asyncio.gather(*(client() for _ in range(SHORT_CLIENTS)))
+    return sum(counts) / (time.perf_counter() - began)

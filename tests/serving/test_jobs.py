@@ -1,0 +1,85 @@
+"""Results on their way from the engine's thread to a request: nothing is lost, what belongs together stays together."""
+
+import asyncio
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from glassgpt.generation.gpu.shapes import BATCH_SIZES
+from glassgpt.serving.jobs import Burst, Inbox, Job, Outbox
+from glassgpt.serving.warm_up import warm_up_requests
+
+
+def in_event_loop(test):
+    return functools.wraps(test)(lambda: asyncio.run(test()))
+
+
+def job(inbox, **options):
+    one_sample = SimpleNamespace(options=SimpleNamespace(num_samples=1), prompt=(1,))
+    return Job(inbox, request=one_sample, **options)
+
+
+@in_event_loop
+async def test_an_inbox_gives_everything_that_has_arrived():
+    inbox = Inbox()
+    first, second = job(inbox), job(inbox)
+    waiting = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    inbox.put(first, Burst(0, "a"))
+    inbox.put(second, Burst(0, "b"))
+    assert [(each, burst.text) for each, burst in await waiting] == [(first, "a"), (second, "b")]
+
+
+@in_event_loop
+async def test_a_cancelled_wait_takes_nothing():
+    inbox = Inbox()
+    waiting = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0)
+    inbox.put(job(inbox), Burst(0, "a"))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert [burst.text for _, burst in await inbox.take()] == ["a"]
+
+
+@in_event_loop
+async def test_an_outbox_merges_the_bursts_of_a_sample_until_the_event_loop_has_time():
+    inbox, outbox = Inbox(), Outbox(asyncio.get_running_loop())
+    streaming = job(inbox, streaming=True)
+    outbox.add([(streaming, Burst(0, "a", [1]))])
+    outbox.flush()
+    outbox.add([(streaming, Burst(0, "b", [2, 3]))])
+    outbox.flush()
+    (_, burst), *others = await inbox.take()
+    assert (burst.text, burst.tokens, others) == ("ab", [1, 2, 3], [])
+
+
+@in_event_loop
+async def test_a_job_without_streaming_gets_complete_samples_only():
+    inbox, outbox = Inbox(), Outbox(asyncio.get_running_loop())
+    quiet = job(inbox)
+    outbox.add([(quiet, Burst(0, "a", [1]))])
+    outbox.flush()
+    await asyncio.sleep(0.03)
+    quiet.samples_left = 0
+    outbox.add([(quiet, Burst(0, "b", [2], finish_reason="length"))])
+    outbox.flush()
+    assert [(burst.text, burst.finish_reason) for _, burst in await inbox.take()] == [("ab", "length")]
+
+
+def _model(device):
+    parameter = SimpleNamespace(device=torch.device(device))
+    return SimpleNamespace(parameters=lambda: iter([parameter]), config=SimpleNamespace(context_length=128))
+
+
+def test_the_warm_up_covers_the_batch_sizes_and_prompt_lengths_of_all_graphs_on_a_gpu():
+    requests = list(warm_up_requests(_model("cuda"), 64))
+    assert {count for _, count, options, _ in requests if options.max_tokens > 1} == set(BATCH_SIZES)
+    assert {count for *_, count, _, logprobs in requests if logprobs} == set(BATCH_SIZES)
+    assert {len(prompt) for prompt, *_ in requests} == {1, 9, 17, 25, 33, 49, 65, 97}  # of 8 to 96 tokens and the next
+
+
+def test_the_warm_up_on_a_cpu_covers_one_sequence_and_all_slots():
+    assert {(len(prompt), count) for prompt, count, *_ in warm_up_requests(_model("cpu"), 8)} == {(1, 1), (1, 8)}
