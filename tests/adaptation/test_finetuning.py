@@ -9,11 +9,15 @@ from safetensors.torch import load_file
 
 from glassgpt import api
 from glassgpt.adaptation.replay import open_training_data
+from glassgpt.api.runs import trainer_config
+from glassgpt.api.serving import load_weights as load_served
 from glassgpt.config import load_config
 from glassgpt.data.shards import TokenDataset
+from glassgpt.diagnosis import doctor
 from glassgpt.errors import CheckpointError, GlassGPTError, Interrupted, UsageError
 from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.training.checkpoint import build_as_trained, find_checkpoint, load_weights, read_state, resolve_pointer
+from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder
 
@@ -242,3 +246,39 @@ def test_failed_step_of_an_adapter_is_replayed(adapter_config, tmp_path):
         api.train(config, tmp_path / "run")
     outcomes = {check.name: check.outcome for check in api.doctor(str(tmp_path / "run"))}
     assert "replay" in outcomes
+
+
+def test_interrupted_finetuning_is_resumed_and_measured(base_run, other_data, run_main, tmp_path):
+    arguments = ["finetune", base_run, "--out", tmp_path / "run", "--train.max-steps", 6, "--checkpoint.every-steps", 2]
+    code, _, errors = run_main(*arguments, "--data", other_data)
+    assert code == 0, errors
+    (tmp_path / "run" / "forgetting.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
+    code, output, errors = run_main("finetune", base_run, "--out", tmp_path / "run", "--resume")
+    assert code == 0, errors
+    assert "resuming from step-000004" in errors
+    assert "new text" in output
+    assert len(json.loads((tmp_path / "run" / "forgetting.json").read_text())) == 2
+
+
+def test_server_identifies_an_adapter_by_its_weights_and_those_of_its_base(adapter_run, base_run):
+    adapter, base = (
+        load_served(run, "latest", "cpu", "float32", 2).identity["weights"] for run in (adapter_run, base_run)
+    )
+    own, _, of_base = adapter.partition("+")
+    assert own not in base
+    assert read_state(find_checkpoint(RunFolder(adapter_run), "latest")).adapter["base"].startswith(of_base)
+    assert len(of_base) == 16
+
+
+def test_rate_range_is_that_of_the_adapter(adapter_config, base_run, monkeypatch):
+    """`doctor --rate-range` trains what the run would train."""
+    seen = []
+    monkeypatch.setattr(doctor, "check_rate_range", lambda step, *_: seen.append(step.model))
+    config = adapter_config()
+    weights = find_checkpoint(RunFolder(base_run), "best")
+    plan = doctor.TrainingPlan(
+        load_config(base_run).model, trainer_config(config), None, base_run, weights, None, config.lora
+    )
+    doctor._check_rate_range(plan, resolve_hardware(config.train), lambda total: None)
+    assert adapter_of(seen[0]).lora == config.lora

@@ -103,7 +103,7 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterato
             yield check_tokenizer(state.tokenizer_fingerprint, dataset)
     vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCAB_SIZE)
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    plan = diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights, known_loss)
+    plan = diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights, known_loss, config.lora)
     yield from diagnosis.diagnose_training(plan, rate_range=rate_range, progress=rate_range_progress)
 
 

@@ -19,7 +19,7 @@ from glassgpt.serving.chat_template import FILE_NAME, TRANSCRIPT, ChatTemplate, 
 from glassgpt.serving.replay import Replayed, replay_records
 from glassgpt.serving.run import ModelSource
 from glassgpt.serving.served_model import Weights
-from glassgpt.training.checkpoint import MANIFEST, resolve_pointer
+from glassgpt.training.checkpoint import MANIFEST, read_adapter, resolve_pointer
 from glassgpt.training.run_folder import RunFolder
 
 CPU_SLOTS = 8
@@ -48,6 +48,8 @@ def load_weights(run: Path, checkpoint: str, device: str, precision: Precision, 
     parameter = next(loaded.model.parameters())
     files = json.loads(read_regular(path / MANIFEST))["files"]
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]
+    if (adapter := read_adapter(path)) is not None:
+        weights.append(adapter.base[:16])
     identity = {
         "weights": "+".join(weights),
         "tokenizer": loaded.tokenizer.fingerprint[:16],

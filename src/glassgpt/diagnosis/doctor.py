@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from glassgpt.errors import DataError, TokenizerError
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.lora import add_lora
+from glassgpt.model.lora_config import Adapter, LoRAConfig
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.bench import random_tokens
 from glassgpt.training.checkpoint import load_weights
@@ -51,6 +53,7 @@ class TrainingPlan:
         out: folder of the run.
         weights: checkpoint that provides the initial weights, or None for untrained weights.
         known_loss: lowest validation loss in nats that `weights` had in their own run; None if unknown.
+        lora: adapter that will be trained on `weights`; with rank 0 all weights are trained.
     """
 
     model: ModelConfig
@@ -59,6 +62,7 @@ class TrainingPlan:
     out: Path
     weights: Path | None = None
     known_loss: float | None = None
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
 
     @property
     def is_fresh(self) -> bool:
@@ -261,7 +265,10 @@ def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress
     rows = max(1, min(rows, RATE_RANGE_TOKENS // plan.model.context_length))
     train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
     settings = dataclasses.replace(plan.settings, train=train)
-    train_step = TrainStep(_initial_model(plan), plan.training_tokens(), settings, hardware, DistributedContext())
+    model = _initial_model(plan)
+    if plan.lora.rank:  # its best rate is another one than that of all weights
+        add_lora(model, Adapter("", plan.lora))
+    train_step = TrainStep(model, plan.training_tokens(), settings, hardware, DistributedContext())
     folder = plan.out if plan.out.is_dir() else Path()
     try:
         return check_rate_range(train_step, hardware, train.learning_rate, folder / "rate-range.png", progress)

@@ -35,7 +35,7 @@ class LoRALinear(nn.Linear):
         nn.Module.__init__(self)  # that of nn.Linear would allocate another weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.adapter = adapter
+        self.adapter, self.scale = adapter, adapter.lora.scale
         self.lora_dropout = nn.Dropout(adapter.lora.dropout)
         rank, device = adapter.lora.rank, linear.weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device))
@@ -46,12 +46,12 @@ class LoRALinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Apply layer and adapter, (…, in) -> (…, out)."""
         low = F.linear(self.lora_dropout(input), self.lora_A)  # (…, rank)
-        return super().forward(input) + self.adapter.lora.scale * F.linear(low, self.lora_B)
+        return super().forward(input) + self.scale * F.linear(low, self.lora_B)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the layer with the adapter added to its weight, which is changed in place, ready to be trained."""
-        self.weight += self.adapter.lora.scale * self.lora_B @ self.lora_A
+        self.weight += self.scale * self.lora_B @ self.lora_A
         linear = nn.Linear(1, 1, bias=False)
         linear.in_features, linear.out_features = self.in_features, self.out_features
         linear.weight, linear.bias = self.weight, self.bias
