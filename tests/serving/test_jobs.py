@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +77,10 @@ def _model(device):
 
 def test_the_warm_up_covers_the_batch_sizes_and_prompt_lengths_of_all_graphs_on_a_gpu():
     requests = list(warm_up_requests(_model("cuda"), 64))
-    assert {count for _, count, options, _ in requests if options.max_tokens > 1} == set(BATCH_SIZES)
+    sampled = [(o.top_k > 0, o.top_p < 1, count) for _, count, o, _ in requests if o.max_tokens > 1]
+    assert set(sampled) == set(itertools.product((False, True), (False, True), BATCH_SIZES))
+    penalized = {(o.top_k > 0, o.top_p < 1) for _, _, o, _ in requests if o.repetition_penalty != 1}
+    assert len(penalized) == 4
     assert {count for *_, count, _, logprobs in requests if logprobs} == set(BATCH_SIZES)
     assert {len(prompt) for prompt, *_ in requests} == {1, 9, 17, 25, 33, 49, 65, 97}  # of 8 to 96 tokens and the next
 
