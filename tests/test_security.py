@@ -248,7 +248,7 @@ def test_download_stays_in_its_folder(path, tmp_path, monkeypatch):
 
 
 def test_hub_downloads_hold_no_code_and_no_pickles():
-    assert {Path(pattern).suffix for pattern in DOWNLOADED} == {".json", ".txt", ".safetensors"}
+    assert {Path(pattern).suffix for pattern in DOWNLOADED} == {".json", ".txt", ".safetensors", ".jinja"}
 
 
 def test_scripts_of_hosted_datasets_are_not_run(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ SHOWN_BY_SERVING = (
     "run.py",
     "replay.py",
     "chat_template.py",
+    "jinja_template.py",
     "recording.py",
     "limits.py",
     "chat_session.py",
@@ -36,6 +37,7 @@ NOT_MESSAGES = re.compile(
 )
 """Texts that are no messages: styles, samples, commands, names."""
 WRITTEN = (
+    "{%- set bos_token = ",
     "tried: {}", "1 is no limit; tried: 0.8 to 1, or min_p instead", "0 is none; tried: 0.05 and 0.1", "1 is none; tried: {}",
     "For {} text by {}: {}.", "as in the preset {}", "Scores on {} other prompts: {}.",
     "The best of {} settings on {} held-out prompts by glassgpt sweep-decoding (score {}, seed {}).",

@@ -6,7 +6,7 @@ from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
 from glassgpt.api.generation import bench_generate
-from glassgpt.api.interchange import export
+from glassgpt.api.interchange import export, import_
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
@@ -28,6 +28,7 @@ __all__ = [
     "export",
     "finetune",
     "held_out_dataset",
+    "import_",
     "import_adapter",
     "load",
     "load_for_generation",

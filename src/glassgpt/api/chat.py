@@ -14,9 +14,9 @@ from glassgpt.api.serving import chat_template
 from glassgpt.generation.precision import Precision
 from glassgpt.generation.strategies import stream_samples
 from glassgpt.serving.chat_session import SETTINGS, Message
-from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.generation_call import build_options
+from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.limits import ServerLimits
 
 
@@ -29,7 +29,7 @@ class LocalChat:
         template: turns messages into a prompt.
     """
 
-    def __init__(self, name: str, loaded: LoadedModel, template: ChatTemplate) -> None:
+    def __init__(self, name: str, loaded: LoadedModel, template: Template) -> None:
         self.name, self.context_length = name, loaded.model.config.context_length
         self._loaded, self._template = loaded, template
 
@@ -49,7 +49,9 @@ class LocalChat:
         options = build_options(values, ServerLimits(), {}, self._template.stop, values["max_tokens"])
         model, tokenizer = self._loaded.decoding_model, self._loaded.tokenizer
         is_first = True
-        with closing(stream_samples(model, tokenizer, self._template.prompt(messages), options)) as chunks:  # type: ignore[type-var]  # pyright: ignore
+        turns = [(message.role, message.text) for message in messages]
+        prompt = self._template.encode(tokenizer, turns, parse_special_tokens=options.parse_special_tokens)
+        with closing(stream_samples(model, tokenizer, prompt, options)) as chunks:  # type: ignore[type-var]  # pyright: ignore
             for chunk in chunks:
                 if chunk.text:  # without the space that separates it from the prompt
                     yield chunk.text.removeprefix(" ") if is_first else chunk.text

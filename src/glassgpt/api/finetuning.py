@@ -91,8 +91,9 @@ def _texts(config: RunConfig) -> dict[str, TokenDataset]:
 
 def _copy_chat_template(source: Path, out: Path) -> None:
     """Keep the chat template of a model for one that is made from it."""
-    if (source / CHAT_TEMPLATE).is_file() and not (out / CHAT_TEMPLATE).exists():
-        shutil.copyfile(source / CHAT_TEMPLATE, out / CHAT_TEMPLATE)
+    for name in (CHAT_TEMPLATE, RunFolder(source).chat_template.name):
+        if (source / name).is_file() and not (out / name).exists():
+            shutil.copyfile(source / name, out / name)
 
 
 def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunFolder:

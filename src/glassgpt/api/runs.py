@@ -19,7 +19,12 @@ from glassgpt.training.run_folder import RunFolder
 
 
 def save_as_run(
-    model: LanguageModel, tokenizer: Tokenizer, out: Path, *, lineage: RunConfig | None = None
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    lineage: RunConfig | None = None,
+    chat_template: str | None = None,
 ) -> RunFolder:
     """Create a run from weights that were not trained here, so that every command works on it.
 
@@ -30,6 +35,7 @@ def save_as_run(
         tokenizer: its tokenizer.
         out: folder to create.
         lineage: where the weights come from: the dataset and the run that they were trained from.
+        chat_template: a Jinja template that comes with the model.
 
     Raises:
         UsageError: `out` exists already.
@@ -43,6 +49,8 @@ def save_as_run(
         if adapter_of(model) is not None and lineage is not None:
             write_base(staged, Path(lineage.init_from), run)
         write_run_files(staged, replace(lineage or RunConfig(), model=model.config), tokenizer)
+        if chat_template is not None:
+            write_atomically(staged.chat_template, chat_template.encode())
     return run
 
 

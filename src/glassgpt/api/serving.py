@@ -15,7 +15,8 @@ from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice
-from glassgpt.serving.chat_template import FILE_NAME, TRANSCRIPT, ChatTemplate, load_template
+from glassgpt.serving.chat_template import FILE_NAME, TRANSCRIPT, load_template
+from glassgpt.serving.jinja_template import JINJA_SUFFIX, Template, load_jinja_template
 from glassgpt.serving.replay import Replayed, replay_records
 from glassgpt.serving.run import ModelSource
 from glassgpt.serving.served_model import Weights
@@ -98,16 +99,19 @@ def model_source(
     )
 
 
-def chat_template(run: Path, given: Path | None = None) -> ChatTemplate:
+def chat_template(run: Path, given: Path | None = None) -> Template:
     """Return the chat template in a file, or else that of a run's folder, or a plain transcript.
+
+    A file is a table in TOML, or a Jinja program if its name ends in `.jinja`. Of a run that has both, the table is taken.
 
     Raises:
         ConfigError: the file cannot be read, or is not a template.
     """
-    own = run / FILE_NAME
-    if given is not None:
-        return load_template(given)
-    return load_template(own) if own.is_file() else TRANSCRIPT
+    own = [path for path in (run / FILE_NAME, RunFolder(run).chat_template) if path.is_file()]
+    found = given if given is not None else next(iter(own), None)
+    if found is None:
+        return TRANSCRIPT
+    return load_jinja_template(found) if found.suffix == JINJA_SUFFIX else load_template(found)
 
 
 def replay(

@@ -44,7 +44,7 @@ def chat(
     system:
         System message; /system changes it.
     chat_template:
-        With a run: TOML file of a chat template; by default that of the run, or a plain transcript.
+        With a run: file of a chat template, .toml or .jinja; by default that of the run, or a plain transcript.
     precision:
         With a run: precision of the weights; see glassgpt generate --help.
     """

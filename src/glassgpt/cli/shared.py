@@ -53,4 +53,4 @@ def require_template_file(file: Path | None) -> None:
         UsageError: it does not.
     """
     if file is not None and not file.is_file():
-        raise UsageError(f"--chat-template {file} does not exist; give the TOML file of a template")
+        raise UsageError(f"--chat-template {file} does not exist; give the file of a template, .toml or .jinja")

@@ -10,7 +10,7 @@ from glassgpt.errors import GenerationError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.engine.generate import iter_finished, iter_samples, stream
 from glassgpt.generation.engine.output import Completion, Sample, TokenChunk
-from glassgpt.generation.engine.prompt import OnFailure, encode_prompts
+from glassgpt.generation.engine.prompt import OnFailure, Prompt, encode_prompts
 from glassgpt.generation.engine.speculative import SpeculativeDecoding
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.search.beam import beam_search
@@ -119,7 +119,7 @@ def _search(
 def stream_samples(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str | None,
+    prompt: Prompt,
     options: GenerationOptions,
     strategy: DecodingStrategy | None = None,
 ) -> Iterator[TokenChunk]:
@@ -128,7 +128,7 @@ def stream_samples(
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
-        prompt: text to continue; None begins a document.
+        prompt: text or token ids to continue; None begins a document.
         options: generation options.
         strategy: None or speculative decoding; a search knows its text only at the end.
 

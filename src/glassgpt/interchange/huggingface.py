@@ -47,6 +47,7 @@ DOWNLOADED = (
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "chat_template.jinja",
     NATIVE_FILE,
 )
 INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner")

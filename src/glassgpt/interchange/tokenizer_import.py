@@ -87,12 +87,21 @@ def read_tokenizer_files(folder: Path, notify: Notify = lambda message: None) ->
         if native is not None:
             verify_tokenizer(native, content, path)
             return native
-        source = _source(folder, content, path)
-        tokenizer = _native_kind(source) or _library_kind(source)
-        verify_tokenizer(tokenizer, content, path)
-        return tokenizer
+        return tokenizer_from_source(_source(folder, content, path))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InterchangeError(f"the tokenizer files of {folder} cannot be read: {reason(error)}") from error
+
+
+def tokenizer_from_source(source: TokenizerSource) -> Tokenizer:
+    """Return the tokenizer of our own or the library's kind that gives the same ids, compared with the library.
+
+    Raises:
+        InterchangeError: it cannot be reproduced exactly.
+        MissingExtraError: it needs a library that is not installed.
+    """
+    tokenizer = _native_kind(source) or _library_kind(source)
+    verify_tokenizer(tokenizer, source.content, source.path)
+    return tokenizer
 
 
 def _read_content(folder: Path) -> tuple[Json | None, Path]:

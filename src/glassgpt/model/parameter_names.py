@@ -87,3 +87,32 @@ def llama_parameter_mappings(config: ModelConfig) -> Iterator[ParameterMapping]:
 
 def _same(ours: str, theirs: str) -> ParameterMapping:
     return ParameterMapping(ours, theirs, transposed=False)
+
+
+_GGUF_OUTSIDE_BLOCKS = {
+    "token_embedding": "token_embd",
+    "position_embedding": "position_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+}
+_GGUF_IN_BLOCKS = {
+    "norm1": "attn_norm",
+    "attention.qkv": "attn_qkv",
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.v": "attn_v",
+    "attention.out": "attn_output",
+    "norm2": "ffn_norm",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+}
+
+
+def gguf_name(name: str) -> str:
+    """Return llama.cpp's name of a parameter; it stores matrices as PyTorch does, (out, in)."""
+    module, _, part = name.rpartition(".")
+    if not module.startswith("blocks."):
+        return f"{_GGUF_OUTSIDE_BLOCKS[module]}.{part}"
+    _, layer, inner = module.split(".", 2)
+    return f"blk.{layer}.{_GGUF_IN_BLOCKS[inner]}.{part}"

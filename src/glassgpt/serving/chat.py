@@ -7,13 +7,13 @@ from typing import Any, cast
 
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
-from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
 from glassgpt.serving.fields import CHAT_FIELDS
 from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult
 from glassgpt.serving.http import Answer, Call
+from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.jobs import Burst
 from glassgpt.serving.streaming import AnswerWriter, stream_answer
 
@@ -64,13 +64,12 @@ async def prepare_chat(
 ) -> GenerationCall:
     """Return the generation that answers a conversation; see `prepare_call`."""
     model = context.find(values["model"])
-    tokenizer = model.current.weights.tokenizer
-    encode = tokenizer.encode_with_special_tokens if values["parse_special_tokens"] else tokenizer.encode
+    tokenizer, parse = model.current.weights.tokenizer, bool(values["parse_special_tokens"])
     return await context.prepare(
         call,
         model,
         values,
-        lambda: [encode(model.template.prompt(messages))],
+        lambda: [model.template.encode(tokenizer, messages, parse_special_tokens=parse)],
         max_tokens=max_tokens,
         logprobs=(values.get("top_logprobs") or 0) if values.get("logprobs") else None,
         constraint=constraint,
@@ -78,7 +77,7 @@ async def prepare_chat(
     )
 
 
-def parse_messages(given: Sequence[Mapping[str, Any]], template: ChatTemplate, param: str) -> list[tuple[str, str]]:
+def parse_messages(given: Sequence[Mapping[str, Any]], template: Template, param: str) -> list[tuple[str, str]]:
     """Return (role, text) of each message.
 
     Raises:

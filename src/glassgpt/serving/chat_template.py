@@ -1,4 +1,4 @@
-"""Chat templates: messages to a prompt. They are tables of texts, never programs, so that a model's folder can bring one.
+"""Chat templates: messages to a prompt, as tables of texts.
 
 A template is a TOML file with the texts before and after each role's message:
 
@@ -7,7 +7,8 @@ A template is a TOML file with the texts before and after each role's message:
     before = "User: "
     after = "\\n"
 
-`chat_template.toml` in a run's folder is used for its model; a model without one gets a plain transcript.
+`chat_template.toml` in a run's folder is used for its model, else `chat_template.jinja`, a program that comes with imported
+models (`jinja_template.py`); a model without one gets a plain transcript.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import ConfigError
 
 FILE_NAME = "chat_template.toml"
@@ -42,6 +44,19 @@ class ChatTemplate:
     stop: tuple[str, ...] = ()
     source: str = "transcript"
     roles: tuple[str, ...] = field(default=("system", "user", "assistant"))
+
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]], *, parse_special_tokens: bool = False
+    ) -> list[int]:
+        """Return the ids of the prompt.
+
+        Args:
+            tokenizer: the model's.
+            messages: (role, text) pairs.
+            parse_special_tokens: whether a special token that is spelled out becomes its id.
+        """
+        encode = tokenizer.encode_with_special_tokens if parse_special_tokens else tokenizer.encode
+        return encode(self.prompt(messages))
 
     def prompt(self, messages: Sequence[tuple[str, str]]) -> str:
         """Return the text that the assistant's next message continues.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
 from glassgpt.serving.app import create_app
-from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.context import ServerContext
+from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder
@@ -48,7 +48,7 @@ class ModelSource:
 
     name: str
     load: Callable[[], Weights]
-    template: ChatTemplate
+    template: Template
     newest: Callable[[], str | None] | None = None
 
 

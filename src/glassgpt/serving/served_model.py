@@ -14,9 +14,9 @@ from functools import cached_property
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.serving.chat_template import ChatTemplate
 from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.errors import APIError
+from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.jobs import Inbox, Job, Result
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
@@ -90,7 +90,7 @@ class ServedModel:
         metrics: counts what happens.
     """
 
-    def __init__(self, name: str, template: ChatTemplate, slots: int, limits: ServerLimits, metrics: Metrics) -> None:
+    def __init__(self, name: str, template: Template, slots: int, limits: ServerLimits, metrics: Metrics) -> None:
         self.name, self.template, self.limits, self.metrics = name, template, limits, metrics
         self.created = int(time.time())
         self._counts = metrics.of_model(name)

@@ -33,6 +33,11 @@ class RunFolder:
         return self.path / "tokenizer.json"
 
     @property
+    def chat_template(self) -> Path:
+        """The chat template of an imported model, in Jinja, if it has one."""
+        return self.path / "chat_template.jinja"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object per line: steps and validations."""
         return self.path / "metrics.jsonl"

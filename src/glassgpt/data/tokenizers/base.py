@@ -105,17 +105,21 @@ class Tokenizer(ABC):
         with library_errors(self.name):
             return self._encode(text)
 
-    def encode_with_special_tokens(self, text: str) -> list[int]:
+    def encode_with_special_tokens(self, text: str, ignored: str = "") -> list[int]:
         """Return the ids of `text`, in which a special token that is spelled out becomes its id; see `encode`.
 
         For text whose author may use special tokens, such as a prompt, never for documents.
+
+        Args:
+            text: the text.
+            ignored: a character that is removed before the text becomes tokens, but keeps a name from being found.
         """
         names = sorted(self.special_tokens, key=len, reverse=True)
         parts = re.split(f"({'|'.join(map(re.escape, names))})", text)  # text, special token, text, …
         return [
             token
             for at, part in enumerate(parts)
-            for token in ([self.special_tokens[part]] if at % 2 else self.encode(part))
+            for token in ([self.special_tokens[part]] if at % 2 else self.encode(part.replace(ignored, "")))
         ]
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:

@@ -1,7 +1,9 @@
 """A tokenizer of Hugging Face's `tokenizers` that has no equivalent here, run by that library.
 
 Imported models come with pre-tokenizers and merges that our own kinds cannot express. As their ids must not change, the
-library itself encodes. Only tokenizers that lose no text are accepted; see `interchange.tokenizer_import`.
+library itself encodes. Only tokenizers that lose no text are accepted; see `interchange.tokenizer_import`. Some, such as
+SmolLM2's, have no token for a few control characters and planes of Unicode without characters: the library would drop
+them, so a text that contains one is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ from glassgpt.data.tokenizers.byte_level import byte_of_character, to_bytes
 from glassgpt.errors import MissingExtraError, TokenizerError
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+RARE_BYTES = {byte: chr(byte) for byte in (*range(0x20), 0x7F) if chr(byte) not in "\t\n\r"} | {
+    0xF1: "\U00040000-\U0007ffff",
+    0xF2: "\U00080000-\U000bffff",
+    0xF3: "\U000c0000-\U000fffff",
+}
+"""Bytes of UTF-8 that ordinary text lacks, with the characters that contain them, as in a class of a regex."""
 
 
 class LibraryTokenizer(Tokenizer):
@@ -37,6 +45,9 @@ class LibraryTokenizer(Tokenizer):
         special = dict(special_tokens)
         payload = {"tokenizer": content, "special_tokens": special, "end_of_text": special.get(end_of_text)}
         super().__init__(name, _pieces(self._backend, content, set(special.values())), payload, special, end_of_text)
+        known = {piece[0] for piece in self._pieces if len(piece) == 1}
+        unknown = "".join(characters for byte, characters in RARE_BYTES.items() if byte not in known)
+        self._unknown = re.compile(f"[{unknown}]" if unknown else r"(?!)")
 
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> LibraryTokenizer:
@@ -44,10 +55,24 @@ class LibraryTokenizer(Tokenizer):
         names = {token: special for special, token in payload["special_tokens"].items()}
         return cls(name, payload["tokenizer"], payload["special_tokens"], names[payload["end_of_text"]])
 
+    def without_unknown(self, text: str) -> str:
+        """Return a text without the characters for which there is no token."""
+        return self._unknown.sub("", text)
+
+    def _require_known(self, text: str) -> None:
+        if found := self._unknown.search(text):
+            raise TokenizerError(
+                f"the text contains U+{ord(found[0]):04X} at character {found.start()}, for which the tokenizer "
+                f"{self.name} has no token; remove it"
+            )
+
     def _encode(self, text: str) -> list[int]:
+        self._require_known(text)
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def _encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        for text in texts:
+            self._require_known(text)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 

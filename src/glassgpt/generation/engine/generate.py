@@ -10,7 +10,7 @@ from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS, Engine
 from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.generation.engine.output import Sample, SampleCollector, TokenChunk
-from glassgpt.generation.engine.prompt import OnFailure, encode_prompts, token_limit
+from glassgpt.generation.engine.prompt import OnFailure, Prompt, encode_prompts, token_limit
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
@@ -18,7 +18,7 @@ from glassgpt.model.transformer import LanguageModel
 def stream(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str | None,
+    prompt: Prompt,
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
 ) -> Iterator[TokenChunk]:
@@ -27,7 +27,7 @@ def stream(
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
-        prompt: text to continue, or None to begin a document.
+        prompt: text or token ids to continue, or None to begin a document.
         options: generation options; without a seed, a random one is used.
         decoder: builds the decoder, such as a `SpeculativeDecoding`; None selects the fastest for the device.
 
@@ -40,7 +40,7 @@ def stream(
 def stream_many(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[Prompt],
     options: GenerationOptions,
     decoder: DecoderFactory | None = None,
     on_failure: OnFailure | None = None,

@@ -10,13 +10,14 @@ from glassgpt.errors import GenerationError, GlassGPTError, TokenizerError
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 
+Prompt = str | list[int] | None
+"""A text, its token ids, or None, which begins a document."""
+
 OnFailure = Callable[[int, GlassGPTError], None]
 """Called with the index of a prompt for which no text can be generated, and the reason."""
 
 
-def encode_prompt(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str | None, options: GenerationOptions
-) -> list[int]:
+def encode_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: Prompt, options: GenerationOptions) -> list[int]:
     """Return the prompt's tokens, or the token that begins a document if the prompt is None.
 
     Raises:
@@ -24,9 +25,12 @@ def encode_prompt(
     """
     if prompt is None:
         return [tokenizer.end_of_text]
-    _require_text(prompt)
-    encode = tokenizer.encode_with_special_tokens if options.parse_special_tokens else tokenizer.encode
-    tokens = encode(prompt)
+    if isinstance(prompt, list):
+        tokens = prompt
+    else:
+        _require_text(prompt)
+        encode = tokenizer.encode_with_special_tokens if options.parse_special_tokens else tokenizer.encode
+        tokens = encode(prompt)
     context = model.config.context_length
     if len(tokens) <= context:
         return tokens
@@ -41,7 +45,7 @@ def encode_prompt(
 def encode_prompts(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompts: Sequence[str | None],
+    prompts: Sequence[Prompt],
     options: GenerationOptions,
     on_failure: OnFailure | None = None,
 ) -> dict[int, list[int]]:
@@ -50,7 +54,7 @@ def encode_prompts(
     Args:
         model: whose context they must fit.
         tokenizer: the model's.
-        prompts: texts.
+        prompts: texts or token ids.
         options: of the generation.
         on_failure: called with each prompt that cannot be encoded, which is left out; None raises the error.
 

@@ -1,0 +1,129 @@
+"""Chat templates in Jinja, which imported models bring: programs, so they run in Jinja's sandbox and in little time.
+
+The prompt's ids are those of transformers' `apply_chat_template`, with one difference on purpose: a special token that
+is spelled out in a message stays ordinary text, so that nobody ends a turn or begins another one by writing its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import ConfigError, GenerationError
+from glassgpt.serving.chat_template import ChatTemplate
+from glassgpt.serving.step_limit import limited_steps
+
+JINJA_SUFFIX = ".jinja"
+MAX_BYTES = 64 << 10
+MAX_STEPS = 10**6
+"""Lines of a template, and of what it calls, that run for one prompt; a loop without end stops there."""
+MAX_MESSAGE = 200
+ROLES = ("system", "user", "assistant")
+BREAKERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+"""Noncharacters, which no text should contain; one of them breaks the names of special tokens in messages."""
+
+
+@dataclass(frozen=True)
+class JinjaTemplate:
+    """A chat template in Jinja; see `ChatTemplate`, which it can stand for.
+
+    Attributes:
+        template: compiled in a sandbox.
+        source: where it comes from, for /v1/models.
+        stop: strings that end the assistant's message; the model's end-of-text token does, so there are none.
+        roles: of messages.
+    """
+
+    template: Any
+    source: str
+    stop: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ROLES
+
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]], *, parse_special_tokens: bool = False
+    ) -> list[int]:
+        """Return the ids of the prompt that the assistant's next message continues.
+
+        Args:
+            tokenizer: the model's.
+            messages: (role, text) pairs.
+            parse_special_tokens: whether a special token that is spelled out in a message becomes its id.
+
+        Raises:
+            GenerationError: the template refuses the messages, or fails.
+        """
+        if parse_special_tokens:
+            return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, messages))
+        # A noncharacter inside each name keeps it from being found; it is removed before the text becomes tokens.
+        breaker = next(each for each in BREAKERS if all(each not in text for _, text in messages))
+        names = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        hidden = [(role, _broken(text, names, breaker)) for role, text in messages]
+        return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, hidden), breaker)
+
+    def prompt(self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]]) -> str:
+        """Return the text of the prompt.
+
+        Raises:
+            GenerationError: the template refuses the messages, or fails.
+        """
+        end_of_text = next(name for name, token in tokenizer.special_tokens.items() if token == tokenizer.end_of_text)
+        given = [{"role": role, "content": text} for role, text in messages]
+        try:
+            with limited_steps(MAX_STEPS):
+                text = self.template.render(messages=given, add_generation_prompt=True, eos_token=end_of_text)
+        except Exception as error:
+            raise GenerationError(f"the chat template {self.source} failed: {_first_line(error)}") from error
+        if not text:
+            raise GenerationError(f"the chat template {self.source} wrote nothing for these messages")
+        return text
+
+
+Template = ChatTemplate | JinjaTemplate
+"""A chat template of either kind."""
+
+
+def load_jinja_template(path: Path) -> JinjaTemplate:
+    """Return the chat template in a file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a template.
+    """
+    try:
+        content = path.read_bytes()
+        if len(content) > MAX_BYTES:
+            raise ConfigError([f"{path} has {len(content):,} bytes; a chat template must have at most {MAX_BYTES:,}"])
+        text = content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path} cannot be read: {error}"]) from error
+    return compile_template(text, str(path))
+
+
+def compile_template(text: str, source: str) -> JinjaTemplate:
+    """Return the chat template in a text, compiled with the functions that transformers gives it.
+
+    Raises:
+        ConfigError: it is not a template.
+    """
+    from jinja2 import TemplateError
+
+    from glassgpt.serving.jinja_sandbox import ChatTemplateEnvironment
+
+    try:
+        return JinjaTemplate(ChatTemplateEnvironment().from_string(text), source)
+    except (TemplateError, RecursionError) as error:
+        raise ConfigError([f"{source} is not a chat template: {_first_line(error)}"]) from error
+
+
+def _broken(text: str, names: Sequence[str], breaker: str) -> str:
+    """Return a text in which no special token is spelled out: the breaker stands behind each name's first character."""
+    for name in names:
+        text = text.replace(name, f"{name[0]}{breaker}{name[1:]}")
+    return text
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:MAX_MESSAGE]
