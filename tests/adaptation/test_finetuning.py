@@ -282,3 +282,18 @@ def test_rate_range_is_that_of_the_adapter(adapter_config, base_run, monkeypatch
     )
     doctor._check_rate_range(plan, resolve_hardware(config.train), lambda total: None)
     assert adapter_of(seen[0]).lora == config.lora
+
+
+def test_damaged_base_is_refused_and_a_damaged_neighbor_is_not(adapter_run, base_run, tmp_path):
+    shutil.copytree(base_run, tmp_path / "base")
+    shutil.copytree(adapter_run, tmp_path / "adapter")
+    (tmp_path / "adapter" / "base.json").write_text(json.dumps({"run": str(tmp_path / "base"), "relative": "../base"}))
+    best = find_checkpoint(RunFolder(tmp_path / "base"), "best")
+    shutil.copytree(best, best.with_name("step-000001"))
+    (best.with_name("step-000001") / "manifest.json").write_text("{")
+    expected = api.load(adapter_run, device="cpu").model(TOKENS)
+    assert torch.equal(api.load(tmp_path / "adapter", device="cpu").model(TOKENS), expected)
+    weights = best / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(CheckpointError, match="no longer has: it was trained further, changed or damaged"):
+        api.load(tmp_path / "adapter")

@@ -101,7 +101,11 @@ def find_base(checkpoint: Path, adapter: Adapter) -> Path:
             f'write its new folder as "run" into {run.base}'
         )
     for path in list_models(base.require()):
-        if find_damage(path) is None and weights_fingerprint(path) == adapter.base:
+        try:
+            is_named = weights_fingerprint(path) == adapter.base
+        except CheckpointError:  # damaged, so that it is not the one
+            continue
+        if is_named and find_damage(path) is None:
             return path
     raise CheckpointError(
         f"{run.path} adapts weights that {base.path} no longer has: it was trained further, changed or damaged; restore "

@@ -17,6 +17,7 @@ from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import adapter_of, add_lora, merge_lora
+from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint.base import find_base, read_adapter
 from glassgpt.training.checkpoint.state import read_model_config
@@ -34,7 +35,11 @@ def load_model(checkpoint: Path) -> LanguageModel:
     Its weights are the average, if the checkpoint has one. An adapter is merged into those of its base.
     """
     config, adapter = read_model_config(checkpoint), read_adapter(checkpoint)
-    _require_weights_of(config, checkpoint if adapter is None else find_base(checkpoint, adapter))
+    if adapter is not None:
+        model = load_model(find_base(checkpoint, adapter))
+        _merge(model, checkpoint, adapter, averaged=True)
+        return model
+    _require_weights_of(config, checkpoint)
     with preserved_rng(torch.device("cpu")):  # of the initialization, which is overwritten
         model = build_model(config)
     load_weights(model, checkpoint, averaged=True)
@@ -94,15 +99,20 @@ def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = Fal
     Raises:
         CheckpointError: the shapes differ.
     """
-    file = AVERAGE if averaged and (checkpoint / AVERAGE).is_file() else WEIGHTS
     adapter = read_adapter(checkpoint)
     if adapter is None or adapter_of(model) is not None:
+        file = AVERAGE if averaged and (checkpoint / AVERAGE).is_file() else WEIGHTS
         _copy_tensors(model, checkpoint / file)
-        return
-    load_weights(model, find_base(checkpoint, adapter), averaged=True)
+    else:
+        load_weights(model, find_base(checkpoint, adapter), averaged=True)
+        _merge(model, checkpoint, adapter, averaged=averaged)
+
+
+def _merge(model: LanguageModel, checkpoint: Path, adapter: Adapter, *, averaged: bool) -> None:
+    """Add the adapter in a checkpoint to a model with the weights of its base."""
     with preserved_rng(next(model.parameters()).device):  # of the adapter's initialization, which is overwritten
         add_lora(model, adapter)
-    _copy_tensors(model, checkpoint / file)
+    load_weights(model, checkpoint, averaged=averaged)
     merge_lora(model)
 
 
