@@ -172,8 +172,10 @@ def beside_transformers(run: Path, server: Server, given: argparse.Namespace) ->
         for number in range(given.rounds + 1):
             prompts = random_prompts(loaded.tokenizer.vocab_size, given.streams, given.prompt_tokens, number)
             texts = [loaded.tokenizer.decode(prompt) for prompt in prompts]
-            for name, port in ((TRANSFORMERS, other.port), (SERVER, server.port)):
-                load = StreamLoad(port, texts, given.new_tokens[0], 1000 * number, is_exact=name == SERVER)
+            for name, port, extra in ((TRANSFORMERS, other.port, other.fields), (SERVER, server.port, {})):
+                load = StreamLoad(
+                    port, texts, given.new_tokens[0], 1000 * number, extras=(extra,), is_exact=name == SERVER
+                )
                 rate = in_other_process(run_streams, load).rate
                 if number:
                     rates[name].append(rate)

@@ -33,7 +33,7 @@ class StreamLoad:
         new_tokens: of each stream.
         seed: of the first stream.
         path: of the endpoint.
-        extras: further fields of the requests, in turns.
+        extras: further fields of the requests, in turns; None leaves a field out.
         is_exact: every stream must have all of its tokens.
     """
 
@@ -106,18 +106,7 @@ def post(port: int, path: str, body: dict[str, Any]) -> bytes:
 
 async def run_streams(load: StreamLoad) -> StreamTimes:
     """Send all requests at once and read every stream to its end."""
-    bodies = [
-        post(
-            load.port,
-            load.path,
-            {
-                "model": "bench", "prompt": prompt, "max_tokens": load.new_tokens, "temperature": 1.0, "top_k": 50,
-                "seed": load.seed + number, "ignore_eos": True, "stream": True,
-                "stream_options": {"include_usage": True}, **load.extras[number % len(load.extras)],
-            },
-        )
-        for number, prompt in enumerate(load.prompts)
-    ]  # fmt: skip
+    bodies = [post(load.port, load.path, _fields(load, number)) for number in range(len(load.prompts))]
     connections = [await asyncio.open_connection("127.0.0.1", load.port, limit=1 << 20) for _ in bodies]
     probes: list[float] = []
     is_over = asyncio.Event()
@@ -138,8 +127,18 @@ async def run_streams(load: StreamLoad) -> StreamTimes:
 
 def _answer(events: list[dict[str, Any]]) -> tuple[str, list[float]]:
     choices = [choice for event in events for choice in event["choices"]]
-    logprobs = [each for choice in choices for each in (choice["logprobs"] or {}).get("token_logprobs", [])]
+    logprobs = [each for choice in choices for each in (choice.get("logprobs") or {}).get("token_logprobs", [])]
     return "".join(choice["text"] for choice in choices), logprobs
+
+
+def _fields(load: StreamLoad, number: int) -> dict[str, Any]:
+    """Return the fields of the request of one stream, without those that are None."""
+    fields = {
+        "model": "bench", "prompt": load.prompts[number], "max_tokens": load.new_tokens, "temperature": 1.0, "top_k": 50,
+        "seed": load.seed + number, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
+        **load.extras[number % len(load.extras)],
+    }  # fmt: skip
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 async def _read_stream(connection: Connection, began: float) -> tuple[float, list[bytes]]:
@@ -153,7 +152,7 @@ async def _read_stream(connection: Connection, began: float) -> tuple[float, lis
         elif line.startswith(b"data: [DONE]") or line == b"0\r\n":
             break
         elif line.startswith(b"HTTP/1.1") and b" 200 " not in line:
-            raise RuntimeError(line.decode())
+            raise RuntimeError((line + await reader.read(4096)).decode())
     writer.close()
     return first, lines
 

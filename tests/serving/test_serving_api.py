@@ -125,7 +125,7 @@ def test_chat(model):
         reply = (await client.post("/v1/chat/completions", body)).json
         assert reply["object"] == "chat.completion"
         assert reply["usage"]["completion_tokens"] == 3
-        assert reply["choices"][0]["message"].keys() == {"role", "content", "refusal"}
+        assert reply["choices"][0]["message"].keys() == {"role", "content", "refusal", "annotations"}
         prompt = "Be brief.\n\nUser: Hi\nAssistant:"
         text = (await client.post("/v1/completions", {"prompt": prompt, "max_tokens": 3, "seed": -5})).json
         assert reply["choices"][0]["message"]["content"] == text["choices"][0]["text"].removeprefix(" ")

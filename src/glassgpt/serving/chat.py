@@ -153,7 +153,7 @@ class _Writer(AnswerWriter):
         choices: list[dict[str, Any]] = []
         for burst in result.samples:
             text, rest = self._parts(burst)
-            message = {"role": "assistant", "content": text, "refusal": None}
+            message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
             choices.append({"index": burst.index, "message": message, **rest, "seed": self.generation.seed(0)})
         return self.answer(choices, object="chat.completion")
 
