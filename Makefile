@@ -45,9 +45,10 @@ test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schema
 	$(BIN)/python tests/clients/run.py .venv-clients/bin .venv-litellm/bin $(SECONDS)
 
 # Engines of exported models that a user of glassgpt does not need, outside the environment.
-test-export: $(READY) ## run exported models in the programs that they are for (llama.cpp): about a minute
+test-export: browser $(READY) ## run exported models in the programs that they are for (llama.cpp, transformers.js in Chromium): about two minutes
 	test -d .venv-export/llama-cpp || $(BIN)/python $(INSTALL) --no-deps --target .venv-export/llama-cpp cyllama==0.2.18
-	PYTHONPATH=.venv-export/llama-cpp $(BIN)/python -m pytest tests/export_clients/test_llama_cpp.py
+	test -d .venv-export/node_modules || npm install --ignore-scripts --no-save --prefix .venv-export @huggingface/transformers@4.3.2
+	PYTHONPATH=.venv-export/llama-cpp $(BIN)/python -m pytest tests/export_clients
 
 test-slow: $(READY) ## run the tests that take minutes (compilation, longer training)
 	$(BIN)/python -m pytest -m slow

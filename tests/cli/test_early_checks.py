@@ -99,6 +99,8 @@ MISTAKES = [
     ("export modern new/x --format ct2", "ct2 (CTranslate2) cannot express the architecture modern"),
     ("export run new/x --check", "glassgpt[eval]"),
     ("export run new/x --format onnx", "glassgpt[export]"),
+    ("export run new/x --format web --library none", "none does not hold transformers.js"),
+    ("export run new/x --library none", "--library is none, but hf uses none"),
     ("export run new/x --format pt2 --weights int8", "--weights is int8; pt2 has float32"),
     ("export run new/hf --checkpoint step-9", "has no checkpoint step-9"),
     ("export run text.txt/hf", "not a writable folder"),

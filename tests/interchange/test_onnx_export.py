@@ -25,7 +25,7 @@ SHAPES = {
     "gpt2": {},
     "gpt2-exact-gelu": {"activation": "gelu", "bias": False},
     "modern": MODERN,
-    "llama": LLAMA,
+    "llama": LLAMA | {"tied_head": False},
     "llama-tied": LLAMA | {"tied_head": True},
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SHAPES if name != "gpt2"]

@@ -73,6 +73,7 @@ def export(
     *,
     format: str = "hf",
     weights: str | None = None,
+    library: str | Path | None = None,
     check: bool = False,
     checkpoint: str = "best",
 ) -> list[Agreement]:
@@ -83,6 +84,7 @@ def export(
         folder: to create.
         format: `hf` or another of `glassgpt.interchange.formats.registry`.
         weights: how weights are stored; None takes the format's default.
+        library: for `web`, the folder `node_modules` with transformers.js; None searches above the working directory.
         check: whether to run the export in its engine before it is published.
         checkpoint: see `load`.
 
@@ -95,7 +97,7 @@ def export(
         InterchangeError: the tokenizer cannot be expressed, or the check found another function.
     """
     chosen = find_format(format)
-    options = export_options(chosen, weights)
+    options = export_options(chosen, weights, None if library is None else Path(library))
     config = load_config(RunFolder(Path(run)).require().config)
     require_exportable(chosen, config.model, options, check=check)
     require_adapter(chosen, str(run), config.lora)

@@ -72,6 +72,7 @@ def export(
     *,
     format: str = "hf",
     weights: str | None = None,
+    library: Path | None = None,
     check: Flag = False,
     checkpoint: Checkpoint = "best",
 ) -> None:
@@ -82,9 +83,11 @@ def export(
     folder:
         Folder to create; must be empty or not exist.
     format:
-        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), ct2 (CTranslate2), pt2 (torch.export), peft (an adapter alone).
+        Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), ct2 (CTranslate2), pt2 (torch.export), web (a page for the browser), peft (an adapter alone).
     weights:
         How weights are stored, such as int8 or int4; by default as they are.
+    library:
+        For web: the folder node_modules with transformers.js; by default the nearest one.
     check:
         Run the export in its engine on ten prompts before it is published, and print how far it agrees.
     """
@@ -95,7 +98,7 @@ def export(
     from glassgpt.training.run_folder import RunFolder
 
     chosen = find_format(format)
-    options = export_options(chosen, weights)
+    options = export_options(chosen, weights, library)
     config = load_config(RunFolder(run).require().config)
     require_exportable(chosen, config.model, options, check=check)
     require_adapter(chosen, str(run), config.lora)
@@ -107,7 +110,7 @@ def export(
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.interchange.show import show_agreement
 
-    found = api.export(run, folder, format=format, weights=weights, check=check, checkpoint=checkpoint)
+    found = api.export(run, folder, format=format, weights=weights, library=library, check=check, checkpoint=checkpoint)
     if found:
         show_agreement(found, chosen.name)
     console.info(f"wrote {folder}; load it with: {chosen.usage(folder)}")

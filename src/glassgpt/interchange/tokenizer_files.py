@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.data.tokenizers.bpe import PATTERNS
+from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, PATTERNS
 from glassgpt.data.tokenizers.byte_level import byte_of_character
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import Json
@@ -120,6 +120,8 @@ def _bpe_json(tokenizer: Tokenizer) -> Json:
     }
 
 
+ORIGINAL_GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+"""The pattern that OpenAI published, which every library knows."""
 LETTER_VARIANTS = {"s": "sS\u017f", "k": "kK\u212a"}
 """Characters that a pattern with (?i:…) matches too, where they are more than both cases of a letter."""
 
@@ -131,6 +133,8 @@ def library_pattern(pattern: str) -> str:
     possessive quantifiers, which JavaScript does not have. In our patterns a possessive quantifier only saves time:
     what it would give back never helps what follows, except at the end of the text, which is written differently.
     """
+    if pattern == GPT2_PATTERN:
+        return ORIGINAL_GPT2_PATTERN
     if pattern not in PATTERNS.values():
         return earlier_library_pattern(pattern)
     pattern = re.sub(r"\(\?i:([^()]*)\)", lambda match: f"(?:{_in_both_cases(match[1])})", pattern)
@@ -141,7 +145,8 @@ def library_pattern(pattern: str) -> str:
 def _in_both_cases(pattern: str) -> str:
     """Return a pattern of letters and classes of letters that matches them in both cases."""
     parts: list[str] = []
-    for part in re.findall(r"\[\w+\]|.", pattern):
+    pieces: list[str] = re.findall(r"\[\w+\]|.", pattern)
+    for part in pieces:
         letters = "".join(LETTER_VARIANTS.get(c, c + c.upper()) for c in part if c.isalpha())
         parts.append(f"[{letters}]" if letters else part)
     return "".join(parts)

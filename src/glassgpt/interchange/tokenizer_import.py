@@ -32,9 +32,7 @@ from glassgpt.interchange.tokenizer_files import (
     tokenizer_json,
 )
 
-ORIGINAL_GPT2_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 KNOWN_PATTERNS = {
-    ORIGINAL_GPT2_PATTERN: GPT2_PATTERN,
     **{earlier_library_pattern(pattern): pattern for pattern in PATTERNS.values()},
     **{library_pattern(pattern): pattern for pattern in PATTERNS.values()},
 }

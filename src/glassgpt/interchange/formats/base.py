@@ -66,6 +66,7 @@ class ExportFormat:
         tolerance: for each value of `weights`, the largest error of logits, relative to the largest logit, that counts
             as the same function; a check above it fails. Weights that are not listed are only reported.
         is_adapter: whether it holds the adapter of a run instead of the whole model; `write` then gets a model with one.
+        takes_library: whether `ExportOptions.library` applies.
         problem: returns why a configuration cannot be exported with these options, in one line, or None. For whatever
             `architectures` does not say; must not import torch.
     """
@@ -81,6 +82,7 @@ class ExportFormat:
     open_engine: Callable[[Path, ModelConfig], Engine] | None = None
     tolerance: Mapping[str, float] = field(default_factory=dict[str, float])
     is_adapter: bool = False
+    takes_library: bool = False
     problem: Callable[[ModelConfig, ExportOptions], str | None] = _no_problem
 
 

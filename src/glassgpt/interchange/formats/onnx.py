@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,24 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.onnx"
 
 
-def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: ExportOptions) -> None:
+def write_settings(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the files beside a graph that Hugging Face's libraries read: config, generation config and tokenizer.
+
+    Raises:
+        InterchangeError: Hugging Face's format cannot express the tokenizer.
+    """
     from glassgpt.interchange.huggingface import write_config_files
+
+    # A sliding window is part of the graph; config.json has no name for it and only describes the cache.
+    write_config_files(dataclasses.replace(config, window=0), tokenizer, folder)
+    ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    (folder / "generation_config.json").write_text(json.dumps(ids, indent=1) + "\n", encoding="utf-8")
+
+
+def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: ExportOptions) -> None:
     from glassgpt.interchange.onnx_export import write_onnx
 
-    # A sliding window is part of the graph; config.json, which has no name for it, serves the tokenizer and the cache.
-    write_config_files(dataclasses.replace(model.config, window=0), tokenizer, folder)
+    write_settings(model.config, tokenizer, folder)
     write_onnx(model, folder / MODEL_FILE, options.weights)
 
 

