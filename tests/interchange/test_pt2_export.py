@@ -56,3 +56,26 @@ def test_file_runs_without_glassgpt_for_every_batch_size_and_length(name, tmp_pa
     command = [sys.executable, "-c", ALONE, str(tmp_path / "out"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == f"equal {len(cases)}", done.stderr
+
+
+FULL = """
+import resource, signal, sys
+from glassgpt import api
+from glassgpt.errors import DataError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+try:
+    api.export(sys.argv[1], sys.argv[2], format="pt2")
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_full_disk_is_an_error_and_leaves_nothing_behind(tmp_path):
+    """PyTorch's own writer would end the process."""
+    api.save_as_run(attentive_model(n_layer=1), load_tokenizer("bytes"), tmp_path / "run")
+    command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "the disk is full" in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

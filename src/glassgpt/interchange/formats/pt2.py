@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: Ex
         program = torch.export.export(
             TracedModel(model), example_inputs(model.config), dynamic_shapes=dynamic_shapes(model.config)
         )
-    torch.export.save(program, folder / MODEL_FILE)
+    content = io.BytesIO()  # writing to a full disk by itself, PyTorch ends the process
+    torch.export.save(program, content)
+    (folder / MODEL_FILE).write_bytes(content.getbuffer())
     config = model.config
     empty_past = {"count": 2 * config.n_layer, "shape": ["batch_size", config.kv_heads, 0, config.head_dim]}
     inputs = {
