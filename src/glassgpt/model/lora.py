@@ -5,7 +5,7 @@ B (out, rank) learn. B starts at zero, so the first step starts from the model a
 added to W: the merged model has the architecture, the speed and the files of any other.
 
 This file is the whole method, for every architecture whose blocks have `attention` and `mlp` with linear layers.
-Optimizers, checkpoints and averages contain only what has `requires_grad`.
+Optimizers, checkpoints and averages contain only `trainable_parameters`.
 """
 
 from __future__ import annotations
@@ -92,8 +92,14 @@ def adapter_of(model: nn.Module) -> Adapter | None:
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that training changes, by name: all of them, or only those of an adapter."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """Return the parameters that training is to change, by name: all of them, or only those of an adapter.
+
+    A layer that something else has frozen is among them, so that the diagnosis notices it.
+    """
+    named = dict(model.named_parameters())
+    if adapter_of(model) is None:
+        return named
+    return {name: parameter for name, parameter in named.items() if name.endswith((".lora_A", ".lora_B"))}
 
 
 def build_like(model: LanguageModel) -> LanguageModel:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from glassgpt.model.lora import trainable_parameters
 from glassgpt.model.transformer import LanguageModel, ParameterKind
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.distributed import DistributedContext
@@ -30,12 +31,10 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
         "vector": config.vector_rate_ratio,
     }
     decays: dict[ParameterKind, float] = {"matrix": config.weight_decay, "head": config.head_weight_decay}
-    kinds = model.parameter_kinds()
+    kinds, trained = model.parameter_kinds(), trainable_parameters(model)
     groups: dict[ParameterKind, dict[str, Any]] = {}
     for kind, ratio in ratios.items():
-        members: list[nn.Parameter] = [
-            p for name, p in model.named_parameters() if kinds[name] == kind and p.requires_grad
-        ]
+        members: list[nn.Parameter] = [p for name, p in trained.items() if kinds[name] == kind]
         if members:
             groups[kind] = {"params": members, "weight_decay": decays.get(kind, 0.0), "rate_ratio": ratio}
     return groups
