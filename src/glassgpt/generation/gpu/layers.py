@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -17,6 +17,7 @@ from glassgpt.generation.gpu.tiles import accumulators_for, splits_for, tile_tab
 from glassgpt.model import modern
 from glassgpt.model.config import MLP_RATIO
 from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
+from glassgpt.model.llama import Llama, LlamaAttention, SwiGLU
 from glassgpt.model.modern import Modern, ModernAttention, SquaredReLUMLP
 from glassgpt.model.transformer import Block, LanguageModel
 
@@ -64,29 +65,33 @@ class FusedLinear:
 
 @dataclass(frozen=True)
 class FusedNorm:
-    """`LayerNorm`, or `RMSNorm`, which has neither gain nor shift.
+    """`LayerNorm` or `RMSNorm`, with or without parameters.
 
     Attributes:
         gain: (C,) or None.
         shift: LayerNorm's bias, (C,) or None.
         eps: added to the variance, or to the mean square.
+        is_centered: whether the mean is subtracted, as LayerNorm does.
     """
 
     gain: Tensor | None
     shift: Tensor | None
     eps: float
+    is_centered: bool = False
 
     @classmethod
     def from_module(cls, norm: nn.Module) -> FusedNorm:
         """Return the parameters of a model's norm."""
         if isinstance(norm, nn.LayerNorm):
-            return cls(norm.weight, cast("Tensor | None", norm.bias), norm.eps)
+            return cls(norm.weight, cast("Tensor | None", norm.bias), norm.eps, is_centered=True)
+        if isinstance(norm, nn.RMSNorm):
+            return cls(norm.weight, None, cast(float, norm.eps))
         return cls(None, None, modern.NORM_EPS)
 
 
 @dataclass(frozen=True)
 class FusedBlock:
-    """The two norms and four products of a block."""
+    """The two norms and four products of a block; `up` has gate and up side by side where the MLP is gated."""
 
     norm1: FusedNorm
     qkv: FusedLinear
@@ -96,40 +101,105 @@ class FusedBlock:
     down: FusedLinear
 
 
+@dataclass(frozen=True)
+class FusedModel:
+    """A model in the form that the kernels take.
+
+    Attributes:
+        blocks: the residual blocks.
+        norm: the final norm.
+        head: from features to logits.
+        tokens: token embedding, (V, C).
+        positions: position embedding, (context, C), or None.
+        rotation: cosines and sines of the angles of each position, (context, D/2) each, or None.
+        is_normed: whether embeddings, and the heads of queries and keys, are normalized without parameters.
+        is_gated: whether the MLP's hidden layer is silu(gate) times up.
+    """
+
+    blocks: list[FusedBlock]
+    norm: FusedNorm
+    head: FusedLinear
+    tokens: Tensor
+    positions: Tensor | None = None
+    rotation: tuple[Tensor, Tensor] | None = None
+    is_normed: bool = False
+    is_gated: bool = False
+
+
 def can_fuse(model: LanguageModel) -> bool:
     """Return whether the kernels support a model: exactly these classes, with heads of even width and the usual MLP."""
-    if type(model) not in (GPT2, Modern):
+    if type(model) not in (GPT2, Modern, Llama):
         return False
     config = model.config
-    has_usual_mlp = config.inner_width == MLP_RATIO * config.n_embd and config.activation == "gelu_tanh"
+    if type(model) is Llama:
+        has_usual_mlp = config.inner_width % 16 == 0  # as the tensor cores need
+    else:
+        has_usual_mlp = config.inner_width == MLP_RATIO * config.n_embd and config.activation == "gelu_tanh"
     return config.head_dim % 2 == 0 and has_usual_mlp
 
 
-def fuse_gpt2(model: GPT2) -> tuple[list[FusedBlock], FusedLinear]:
-    """Convert GPT-2's blocks and head."""
+def fuse(model: LanguageModel) -> FusedModel:
+    """Convert a model that `can_fuse` accepts."""
+    if isinstance(model, Llama):
+        return _fuse_llama(model)
+    return _fuse_modern(model) if isinstance(model, Modern) else _fuse_gpt2(cast(GPT2, model))
+
+
+def _fuse_gpt2(model: GPT2) -> FusedModel:
     blocks = [
         _fuse_block(block, _fuse_linear(cast(CausalSelfAttention, block.attention).qkv), TANH_GELU.value)
         for block in cast("Iterable[Block]", model.blocks)
     ]
-    return blocks, FusedLinear(model.token_embedding.weight)
+    tokens = model.token_embedding.weight
+    return FusedModel(
+        blocks, FusedNorm.from_module(model.norm), FusedLinear(tokens), tokens, model.position_embedding.weight
+    )
 
 
-def fuse_modern(model: Modern) -> tuple[list[FusedBlock], FusedLinear]:
-    """Convert Modern's blocks and head; the matrices of queries, keys and values are concatenated into one."""
+def _fuse_modern(model: Modern) -> FusedModel:
     blocks = [
         _fuse_block(block, _fuse_qkv(cast(ModernAttention, block.attention)), SQUARED_RELU.value)
         for block in cast("Iterable[Block]", model.blocks)
     ]
-    return blocks, FusedLinear(model.lm_head.weight, None, SOFT_CAP.value, modern.LOGIT_CAP)
+    return FusedModel(
+        blocks,
+        FusedNorm.from_module(model.norm),
+        FusedLinear(model.lm_head.weight, None, SOFT_CAP.value, modern.LOGIT_CAP),
+        model.token_embedding.weight,
+        rotation=(model.rotary.cos, model.rotary.sin),
+        is_normed=True,
+    )
 
 
-def _fuse_qkv(attention: ModernAttention) -> FusedLinear:
-    return FusedLinear(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight]))
+def _fuse_llama(model: Llama) -> FusedModel:
+    tokens = model.token_embedding.weight
+    blocks: list[FusedBlock] = []
+    for block in cast("Iterable[Block]", model.blocks):
+        mlp = cast(SwiGLU, block.mlp)
+        side_by_side = FusedLinear(torch.cat([mlp.gate.weight, mlp.up.weight]))
+        fused = _fuse_block(block, _fuse_qkv(cast(LlamaAttention, block.attention)))
+        blocks.append(replace(fused, up=side_by_side))
+    return FusedModel(
+        blocks,
+        FusedNorm.from_module(model.norm),
+        FusedLinear(tokens if model.lm_head is None else model.lm_head.weight),
+        tokens,
+        rotation=(model.rotary.cos, -model.rotary.sin),
+        is_gated=True,
+    )
 
 
-def _fuse_block(block: Block, qkv: FusedLinear, activation: int) -> FusedBlock:
-    attention = cast("CausalSelfAttention | ModernAttention", block.attention)
-    mlp = cast("MLP | SquaredReLUMLP", block.mlp)
+def _fuse_qkv(attention: ModernAttention | LlamaAttention) -> FusedLinear:
+    """Concatenate the matrices of queries, keys and values."""
+    parts = (attention.q, attention.k, attention.v)
+    biases = [cast("Tensor | None", part.bias) for part in parts]
+    present = [bias for bias in biases if bias is not None]
+    return FusedLinear(torch.cat([part.weight for part in parts]), torch.cat(present) if present else None)
+
+
+def _fuse_block(block: Block, qkv: FusedLinear, activation: int = NO_ACTIVATION.value) -> FusedBlock:
+    attention = cast("CausalSelfAttention | ModernAttention | LlamaAttention", block.attention)
+    mlp = cast("MLP | SquaredReLUMLP | SwiGLU", block.mlp)
     return FusedBlock(
         FusedNorm.from_module(block.norm1),
         qkv,

@@ -28,8 +28,8 @@ from glassgpt.generation.gpu.kernels.common import (
 @triton.jit(do_not_specialize=["slots"])
 def embed_kernel(
     slot_ints, tokens_table, positions_table, x, gain, shift, normed, slots, context, eps, norm_eps,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, MODERN: tl.constexpr,
-    HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_POSITIONS: tl.constexpr, IS_NORMED: tl.constexpr,
+    CENTERED: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x[row] = the embedding of the row's newest token, and the first block's norm of it. Program (row)."""
     start_next_kernel(OVERLAP)
@@ -41,20 +41,20 @@ def embed_kernel(
     wait_for_previous_kernel(OVERLAP)
     token = tl.load(slot_ints + TOKEN * slots + row)
     y = tl.load(tokens_table + token.to(tl.int64) * WIDTH + columns, inside, 0.0).to(tl.float32)
-    if MODERN:
+    if IS_NORMED:
         y *= tl.rsqrt(tl.sum(y * y, 0) / WIDTH + norm_eps)
-    else:
+    if HAS_POSITIONS:
         # A row that ran past its end (its tokens are discarded) must not read past the table.
         position = tl.minimum(tl.load(slot_ints + LENGTH * slots + row), context - 1)
         y += tl.load(positions_table + position * WIDTH + columns, inside, 0.0).to(tl.float32)
     tl.store(x + row * WIDTH + columns, y, inside)
-    _norm(y, normed, gains, shifts, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
+    _norm(y, normed, gains, shifts, row, eps, WIDTH, BLOCK, CENTERED, HAS_GAIN, HAS_SHIFT)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def add_norm_kernel(
     x, parts, bias, gain, shift, normed, rows, eps,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, MODERN: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr, CENTERED: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """x += the sum of a product's SPLITS partial results (see `linear_kernel`) + bias, and the next norm of x.
@@ -75,18 +75,18 @@ def add_norm_kernel(
     if HAS_BIAS:
         y += biases
     tl.store(x + row * WIDTH + columns, y, inside)
-    _norm(y, normed, gains, shifts, row, eps, WIDTH, BLOCK, MODERN, HAS_GAIN, HAS_SHIFT)
+    _norm(y, normed, gains, shifts, row, eps, WIDTH, BLOCK, CENTERED, HAS_GAIN, HAS_SHIFT)
 
 
 @triton.jit
 def _norm(
     y, normed, gains, shifts, row, eps,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, MODERN: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, CENTERED: tl.constexpr, HAS_GAIN: tl.constexpr, HAS_SHIFT: tl.constexpr,
 ):  # fmt: skip
     """normed[row] = `LayerNorm` or `RMSNorm` of y."""
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
-    if not MODERN:
+    if CENTERED:
         y = tl.where(inside, y - tl.sum(y, 0) / WIDTH, 0.0)
     y *= tl.rsqrt(tl.sum(y * y, 0) / WIDTH + eps)
     if HAS_GAIN:
@@ -154,6 +154,19 @@ def _multiply(
 
 
 @triton.jit
+def gate_kernel(x, y, WIDTH: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    """y = silu(gate) * up, where x (M, 2 WIDTH) has gate and up side by side. Program (row, block of columns)."""
+    start_next_kernel(OVERLAP)
+    row, columns = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    wait_for_previous_kernel(OVERLAP)
+    gate = tl.load(x + row * (2 * WIDTH) + columns, inside, 0.0).to(tl.float32)
+    up = tl.load(x + row * (2 * WIDTH) + WIDTH + columns, inside, 0.0).to(tl.float32)
+    product = gate / (1 + tl.exp(-gate)) * up
+    tl.store(y + row * WIDTH + columns, product.to(y.dtype.element_ty), inside)
+
+
+@triton.jit
 def _activate(x, cap, ACTIVATION: tl.constexpr):
     if ACTIVATION == TANH_GELU:
         return 0.5 * x * (1 + _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
@@ -177,7 +190,7 @@ def _tanh(x):
 def attention_kernel(
     slot_ints, qkv, keys, values, cos, sin, y, slots, capacity, n_prefetched, window, scale, eps,
     N_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK_S: tl.constexpr, LINES: tl.constexpr, MODERN: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_S: tl.constexpr, LINES: tl.constexpr, ROTATED: tl.constexpr, NORMED_HEADS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Attend from each row's new token, whose key and value are also stored: `attend` for one position.
 
@@ -208,11 +221,14 @@ def attention_kernel(
     q1, q2 = _load_halves(qkv_row, kv_head * GROUP + query, is_query, half, inside, HEAD_DIM)  # (QUERIES, HALF)
     k1, k2 = _load_halves(qkv_row, N_HEAD + kv_head + one, one == 0, half, inside, HEAD_DIM)  # (1, HALF)
     v1, v2 = _load_halves(qkv_row, N_HEAD + KV_HEADS + kv_head + one, one == 0, half, inside, HEAD_DIM)
-    if MODERN:
+    if NORMED_HEADS:
+        q1, q2 = _norm_heads(q1, q2, eps, HEAD_DIM)
+        k1, k2 = _norm_heads(k1, k2, eps, HEAD_DIM)
+    if ROTATED:
         cosine = tl.load(cos + position * (HEAD_DIM // 2) + half, inside, 0.0)[None, :]
         sine = tl.load(sin + position * (HEAD_DIM // 2) + half, inside, 0.0)[None, :]
-        q1, q2 = _norm_and_rotate(q1, q2, cosine, sine, eps, HEAD_DIM)
-        k1, k2 = _norm_and_rotate(k1, k2, cosine, sine, eps, HEAD_DIM)
+        q1, q2 = _rotate(q1, q2, cosine, sine)
+        k1, k2 = _rotate(k1, k2, cosine, sine)
     # Rounded as the cache stores them, so that this step sees what later steps see.
     k1, k2 = k1.to(keys.dtype.element_ty), k2.to(keys.dtype.element_ty)
     if length < capacity:
@@ -261,8 +277,13 @@ def _load_halves(pointer, heads, is_head, half, inside, HEAD_DIM: tl.constexpr):
 
 
 @triton.jit
-def _norm_and_rotate(first, second, cosine, sine, eps, HEAD_DIM: tl.constexpr):
-    """Apply `RMSNorm` to each head, then `RotaryEmbedding`."""
+def _norm_heads(first, second, eps, HEAD_DIM: tl.constexpr):
+    """Apply `RMSNorm` to each head."""
     scale = tl.rsqrt(tl.sum(first * first + second * second, 1) / HEAD_DIM + eps)[:, None]
-    first, second = first * scale, second * scale
+    return first * scale, second * scale
+
+
+@triton.jit
+def _rotate(first, second, cosine, sine):
+    """Apply Modern's `RotaryEmbedding`; Llama's rotates the other way, which is the same with sines of other sign."""
     return first * cosine + second * sine, second * cosine - first * sine
