@@ -159,6 +159,12 @@ def test_few_files_can_open_connections():
     }  # fmt: skip
 
 
+def test_few_files_start_programs():
+    package = ROOT / "src" / "glassgpt"
+    starting = {str(path.relative_to(package)) for path, tree in SOURCES.items() if "subprocess" in imported(tree)}
+    assert starting == {"data/tokenizers/worker.py", "generation/cpu/native.py"}
+
+
 # Commands
 
 
@@ -188,6 +194,7 @@ def test_commands_open_no_connection(no_network, nano_run, grammar_data, tmp_pat
         ("inspect", nano_run, "--prompt", "a", "--text", *on_cpu),
         ("inspect", nano_run, "--prompt", "a", "--save", tmp_path / "page.html", *on_cpu),
         ("doctor", nano_run),
+        ("compress", nano_run, "--int8", "--out", tmp_path / "compressed"),
         ("export", nano_run, tmp_path / "exported"),
         ("import", tmp_path / "exported", "--out", tmp_path / "imported"),
         ("model", "nano"), ("config", "list"), ("config", "show", "nano"),

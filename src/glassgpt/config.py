@@ -28,6 +28,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora_config import LoRAConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from glassgpt.training.lineage import TABLE as LINEAGE
 
 NO_DATASET = "no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR"
 
@@ -148,7 +149,9 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
         try:
             content = path.read_bytes()
             _check_seal(path, content)
-            return f"{path}: ", tomllib.loads(content.decode())
+            table = tomllib.loads(content.decode())
+            table.pop(LINEAGE, None)  # a record of this run, no setting
+            return f"{path}: ", table
         except FileNotFoundError:
             raise ConfigError([f"{path} does not exist"]) from None
         except OSError as error:

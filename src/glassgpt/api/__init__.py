@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glassgpt.api.compression import compress
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
@@ -22,6 +23,7 @@ __all__ = [
     "bench_generate",
     "bench_train",
     "check",
+    "compress",
     "default_slots",
     "doctor",
     "evaluate",

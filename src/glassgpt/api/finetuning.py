@@ -117,7 +117,7 @@ def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunF
     if base and len(same) == len(base):
         console.warn(f"the adapter in {run} changes nothing: it was not trained")
     lineage = RunConfig(data=config.data, seed=config.seed, init_from=str(folder.path.absolute()))
-    created = save_as_run(loaded.model, loaded.tokenizer, Path(out), lineage=lineage)
+    created = save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage)
     _copy_chat_template(folder.path, created.path)
     return created
 
@@ -141,6 +141,6 @@ def import_adapter(folder: str | Path, base: str | Path, out: str | Path) -> Run
     loaded = load(base, device="cpu")
     lora = peft.import_adapter(loaded.model, weights_fingerprint(path), Path(folder), console.warn)
     lineage = RunConfig(data=load_config(base).data, init_from=str(Path(base).absolute()), lora=lora)
-    created = save_as_run(loaded.model, loaded.tokenizer, Path(out), lineage=lineage)
+    created = save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage)
     _copy_chat_template(Path(base), created.path)
     return created

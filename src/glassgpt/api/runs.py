@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import TrainingState, save_checkpoint, write_base
 from glassgpt.training.config import TrainerConfig
+from glassgpt.training.lineage import Lineage, read_lineage
 from glassgpt.training.run_folder import RunFolder
 
 
@@ -23,19 +25,23 @@ def save_as_run(
     tokenizer: Tokenizer,
     out: Path,
     *,
-    lineage: RunConfig | None = None,
+    config: RunConfig | None = None,
+    lineage: Lineage | None = None,
     chat_template: str | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> RunFolder:
     """Create a run from weights that were not trained here, so that every command works on it.
 
     The run appears complete or not at all, so that a process that is killed does not block its repetition.
 
     Args:
-        model: the model.
+        model: its weights; those that are quantized are stored as integers.
         tokenizer: its tokenizer.
         out: folder to create.
-        lineage: where the weights come from: the dataset and the run that they were trained from.
+        config: where the weights come from: the dataset and the run that they were trained from.
+        lineage: how the weights came about, if they were made from another run's.
         chat_template: a Jinja template that comes with the model.
+        files: other files of the run, by name.
 
     Raises:
         UsageError: `out` exists already.
@@ -46,11 +52,13 @@ def save_as_run(
     with staged_folder(out, force=False, what="run") as (folder, _):
         staged = RunFolder(folder)
         save_checkpoint(staged, model, (), TrainingState(tokenizer_fingerprint=tokenizer.fingerprint))
-        if adapter_of(model) is not None and lineage is not None:
-            write_base(staged, Path(lineage.init_from), run)
-        write_run_files(staged, replace(lineage or RunConfig(), model=model.config), tokenizer)
+        if adapter_of(model) is not None and config is not None:
+            write_base(staged, Path(config.init_from), run)
+        write_run_files(staged, replace(config or RunConfig(), model=model.config), tokenizer, lineage)
         if chat_template is not None:
             write_atomically(staged.chat_template, chat_template.encode())
+        for name, content in (files or {}).items():
+            write_atomically(folder / name, content)
     return run
 
 
@@ -97,14 +105,17 @@ def changed_settings(before: RunConfig, after: RunConfig) -> dict[str, list[Any]
     return changed
 
 
-def write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Write the configuration and the tokenizer of a run.
+def write_run_files(run: RunFolder, config: RunConfig, tokenizer: Tokenizer, lineage: Lineage | None = None) -> None:
+    """Write the configuration and the tokenizer of a run; without a `lineage`, one that it has already is kept.
 
     Raises:
         CheckpointError: the file system refused.
     """
     try:
-        write_atomically(run.config, sealed(to_toml(config)).encode())
+        if lineage is None and run.exists():
+            lineage = read_lineage(run)
+        record = "" if lineage is None else lineage.to_toml()
+        write_atomically(run.config, sealed(to_toml(config) + record).encode())
         tokenizer.save(run.tokenizer)
         sync_folder(run.path.absolute().parent)  # the run's folder may be new
     except OSError as error:

@@ -11,6 +11,7 @@ from glassgpt import console
 from glassgpt.cli import (
     adaptation,
     chat,
+    compression,
     configuration,
     data,
     diagnosis,
@@ -53,6 +54,7 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "serve", serve.serve),
     (app, "replay", serve.replay),
     (app, "doctor", diagnosis.doctor),
+    (app, "compress", compression.compress),
     (app, "export", interchange.export),
     (app, "import", interchange.import_),
     (app, "model", configuration.model),

@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'glassgpt inspect runs/mine --prompt "It was" --text --ablate head:0.1',
         'glassgpt inspect runs/mine --prompt "It was" --save page.html',
     ),
+    "compress": ("glassgpt compress runs/mine --out runs/mine-int4 --int4",),
     "chat": ("glassgpt chat runs/mine", "glassgpt chat http://127.0.0.1:8000"),
     "serve": (
         "glassgpt serve runs/mine",

@@ -1,6 +1,6 @@
 """Prepare a model for fast generation on its device: the precision of its weights and, on a CPU, the kernel.
 
-`auto` uses exact kernels on a CPU. int8 and bfloat16 change the results a little, so a CPU uses them only on request;
+`auto` uses exact kernels on a CPU, unless the checkpoint stores integers, which it then multiplies by. int8 and bfloat16 change the results a little, so a CPU uses them only on request;
 `evaluation.precision_cost` measures what they cost. A CUDA GPU is the exception: models are trained in bfloat16 there,
 and generate in it unless float32 is requested.
 """
@@ -13,7 +13,14 @@ from typing import Literal, get_args
 import torch
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.cpu.packing import KernelChoice, choose_kernel, is_packed, pack_model
+from glassgpt.generation.cpu.kernels import DecodingPrecision
+from glassgpt.generation.cpu.packing import (
+    KernelChoice,
+    choose_kernel,
+    is_packed,
+    multiplies_stored_integers,
+    pack_model,
+)
 from glassgpt.model.transformer import LanguageModel
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
@@ -58,12 +65,14 @@ def kernel_choice(model: LanguageModel, precision: Precision = "auto", *, batch_
     """
     if next(model.parameters()).device.type != "cpu" or is_packed(model):
         return None
-    return choose_kernel(model.config, "float32" if precision == "auto" else precision, batch_size)
+    exact: DecodingPrecision = "int8" if multiplies_stored_integers(model) else "float32"
+    return choose_kernel(model.config, exact if precision == "auto" else precision, batch_size)
 
 
 def to_bfloat16(model: LanguageModel) -> LanguageModel:
     """Return a copy of the model with its parameters rounded to bfloat16; computed tables (buffers) stay as they are."""
     rounded = copy.deepcopy(model).eval()
+    rounded.quantized = {}
     for parameter in rounded.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return rounded

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation
+from glassgpt.model.quantized import QuantizedMatrix
 
 ParameterKind = Literal["embedding", "matrix", "vector", "head"]
 """Category of a parameter, from which the optimizer derives algorithm, learning rate and weight decay."""
@@ -39,6 +40,7 @@ class LanguageModel(nn.Module, ABC):
         config: the shape; vocab_size is the actual size, never 0.
         blocks: the residual blocks.
         norm: the final normalization.
+        quantized: by parameter name, the integers of matrices that were loaded as such; see `quantized.py`.
     """
 
     blocks: nn.ModuleList
@@ -47,6 +49,7 @@ class LanguageModel(nn.Module, ABC):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.quantized: dict[str, QuantizedMatrix] = {}
 
     @abstractmethod
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:

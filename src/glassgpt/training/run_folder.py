@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def compression(self) -> Path:
+        """The report of the compression that made this run; see `compression/report.py`."""
+        return self.path / "compression.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -130,7 +135,7 @@ class RunFolder:
         """
         files = (
             self.config, self.tokenizer, self.base, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
-            self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
+            self.compression, self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
         )  # fmt: skip
         for folder in (self.checkpoints, self.snapshots, self.tensorboard):
             require_own_folder(folder)

@@ -17,8 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.errors import GenerationError
+from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, can_step
+from glassgpt.generation.cpu.int4 import Int4Product, can_multiply
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.quantized import QuantizedMatrix, still_quantized
 from glassgpt.model.transformer import LanguageModel
 
 MIN_TIMED_ELEMENTS = 2**18
@@ -123,6 +127,18 @@ def is_packed(model: nn.Module) -> bool:
     return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
+def multiplies_stored_integers(model: LanguageModel) -> bool:
+    """Return whether a model was loaded with quantized weights and still has them, and integers are faster here.
+
+    Models so small that their matrices stay in a core's own cache are as fast, and exact, in float32.
+    """
+    if not model.quantized or 4 * model.config.n_embd**2 < MIN_TIMED_ELEMENTS:
+        return False
+    if not any(kernel.precision == "int8" and kernel.is_available() for kernel in KERNELS):
+        return False
+    return still_quantized(dict(model.named_parameters()), model.quantized).keys() == model.quantized.keys()
+
+
 def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     """Return a copy of the model whose linear layers and tied head use a kernel; it shares all other parameters.
 
@@ -132,17 +148,25 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     if kernel is KERNELS[0]:
         return model
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    shared[id(model.quantized)] = {}  # the packed matrices hold the integers
     packed = copy.deepcopy(model, shared).eval()
+    stored = still_quantized(dict(model.named_parameters()), model.quantized) if kernel.precision == "int8" else {}
     for name, module in list(packed.named_modules()):
         if isinstance(module, nn.Linear):
-            packed.set_submodule(name, _pack_linear(module, kernel))
+            packed.set_submodule(name, _pack_linear(module, kernel, stored.get(f"{name}.weight")))
     if "head" not in model.parameter_kinds().values():
         embedding = packed.get_parameter("token_embedding.weight")
         packed.__class__ = type(f"Packed{type(model).__name__}", (PackedHead, type(model)), {})
         packed.add_module("tied_head", PackedLinear(kernel.pack(embedding.detach(), None)))
+    if isinstance(model, GPT2) and can_step(model, stored):
+        packed.__class__ = type(f"Fused{type(packed).__name__}", (StepsInC, type(packed)), {})
+        vars(packed)["blocks_in_c"] = BlocksInC(packed)
     return packed
 
 
-def _pack_linear(linear: nn.Linear, kernel: Kernel) -> PackedLinear:
+def _pack_linear(linear: nn.Linear, kernel: Kernel, stored: QuantizedMatrix | None) -> PackedLinear:
     bias = dict(linear.named_parameters()).get("bias")  # missing where the layer has none
-    return PackedLinear(kernel.pack(linear.weight.detach(), None if bias is None else bias.detach()))
+    bias = None if bias is None else bias.detach()
+    if stored is not None and can_multiply(stored):
+        return PackedLinear(Int4Product(stored, bias))
+    return PackedLinear(kernel.pack(linear.weight.detach(), bias))

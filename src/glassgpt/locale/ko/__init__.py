@@ -5,6 +5,7 @@ from __future__ import annotations
 from glassgpt.locale.ko import (
     adaptation,
     commands,
+    compression,
     data,
     diagnosis,
     evaluation,
@@ -30,12 +31,13 @@ MESSAGES: dict[str, str] = {
     **diagnosis.MESSAGES,
     **inspection.MESSAGES,
     **adaptation.MESSAGES,
+    **compression.MESSAGES,
     **interchange.MESSAGES,
     **serving.MESSAGES,
     **parts.COMPOSED,
 }
 """Messages and results by English template."""
-HELP: dict[str, str] = {**commands.HELP, **options.HELP, **serving.HELP}
+HELP: dict[str, str] = {**commands.HELP, **options.HELP, **compression.HELP, **serving.HELP}
 """The help of commands and options."""
 PARTS: dict[str, str] = {**parts.PARTS, **reason_templates()}
 """Pieces of messages that are translated only inside of messages."""

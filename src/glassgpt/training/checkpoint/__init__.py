@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-NNNNNN` with
 
-- `model.safetensors`: the weights, by parameter name; of a run that trains an adapter, those of the adapter alone;
+- `model.safetensors`: the weights, by parameter name, quantized ones as `model/quantized.py` says; of a run that trains an
+  adapter, those of the adapter alone;
 - `average.safetensors`: their exponential average, if training keeps one;
 - `optimizer.pt`: the optimizers' tensors, unsharded, read with `weights_only=True`;
 - `state.json`: everything else that determines how training continues (step, data position, generators, scaler);

@@ -18,6 +18,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import adapter_of, add_lora, merge_lora
 from glassgpt.model.lora_config import Adapter
+from glassgpt.model.quantized import QuantizedMatrix, split_quantized, weight_count
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint.base import find_base, read_adapter
 from glassgpt.training.checkpoint.state import read_model_config
@@ -32,7 +33,8 @@ STATE_KEYS = ("params", "steps")
 def load_model(checkpoint: Path) -> LanguageModel:
     """Return the model of a verified checkpoint in evaluation mode, on the CPU in float32.
 
-    Its weights are the average, if the checkpoint has one. An adapter is merged into those of its base.
+    Its weights are the average, if the checkpoint has one. An adapter is merged into those of its base. Quantized ones are
+    also kept as integers, in `model.quantized`.
     """
     config, adapter = read_model_config(checkpoint), read_adapter(checkpoint)
     if adapter is not None:
@@ -42,7 +44,7 @@ def load_model(checkpoint: Path) -> LanguageModel:
     _require_weights_of(config, checkpoint)
     with preserved_rng(torch.device("cpu")):  # of the initialization, which is overwritten
         model = build_model(config)
-    load_weights(model, checkpoint, averaged=True)
+    model.quantized = load_weights(model, checkpoint, averaged=True)
     return model.eval()
 
 
@@ -60,7 +62,8 @@ def _require_weights_of(config: ModelConfig, checkpoint: Path) -> None:
 def _tensor_sizes(file: Path) -> list[int]:
     try:
         with safe_open(file, framework="pt") as opened:
-            return [math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118 - no dict
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - no dict
+            return [weight_count(name, math.prod(shape)) for name, shape in shapes.items()]
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
@@ -87,7 +90,7 @@ def load_as_trained(checkpoint: Path) -> LanguageModel:
     return model.eval()
 
 
-def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = False) -> None:
+def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = False) -> dict[str, QuantizedMatrix]:
     """Load a verified checkpoint's weights into a model of the same shape.
 
     Args:
@@ -96,16 +99,19 @@ def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = Fal
         checkpoint: the checkpoint.
         averaged: take their average, if there is one.
 
+    Returns:
+        The matrices that the checkpoint stores as integers, by parameter name; the model has got them in float32.
+
     Raises:
         CheckpointError: the shapes differ.
     """
     adapter = read_adapter(checkpoint)
     if adapter is None or adapter_of(model) is not None:
         file = AVERAGE if averaged and (checkpoint / AVERAGE).is_file() else WEIGHTS
-        _copy_tensors(model, checkpoint / file)
-    else:
-        load_weights(model, find_base(checkpoint, adapter), averaged=True)
-        _merge(model, checkpoint, adapter, averaged=averaged)
+        return _copy_tensors(model, checkpoint / file)
+    load_weights(model, find_base(checkpoint, adapter), averaged=True)
+    _merge(model, checkpoint, adapter, averaged=averaged)
+    return {}
 
 
 def _merge(model: LanguageModel, checkpoint: Path, adapter: Adapter, *, averaged: bool) -> None:
@@ -116,11 +122,12 @@ def _merge(model: LanguageModel, checkpoint: Path, adapter: Adapter, *, averaged
     merge_lora(model)
 
 
-def _copy_tensors(model: LanguageModel, file: Path) -> None:
-    """Copy the tensors of a file into a model: all its weights, or those of its adapter."""
+def _copy_tensors(model: LanguageModel, file: Path) -> dict[str, QuantizedMatrix]:
+    """Copy the tensors of a file into a model: all its weights, or those of its adapter. Return those that are quantized."""
     own = model.state_dict()
     try:
-        weights = load_file(file)
+        weights, quantized = split_quantized(load_file(file))
+        weights |= {name: matrix.dequantize() for name, matrix in quantized.items()}
         given = {name: shard_like(w, own.get(name, w)) for name, w in weights.items()}
         frozen = {name: own[name] for name, p in model.named_parameters() if not p.requires_grad}
         model.load_state_dict({**frozen, **given})
@@ -129,6 +136,7 @@ def _copy_tensors(model: LanguageModel, file: Path) -> None:
     except RuntimeError as error:
         last_line = str(error).strip().splitlines()[-1].strip()[:200]
         raise CheckpointError(f"{file.parent} does not fit the model: {last_line}") from error
+    return quantized
 
 
 def load_average(checkpoint: Path) -> dict[str, torch.Tensor] | None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from glassgpt.data.files import sync_folder
 from glassgpt.errors import CheckpointError
 from glassgpt.model.lora import adapter_of, trainable_parameters
+from glassgpt.model.quantized import still_quantized
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint.base import adapter_to_json
 from glassgpt.training.checkpoint.state import TrainingState
@@ -54,7 +55,7 @@ def save_checkpoint(
 
     Args:
         run: the run; its folder is created if missing.
-        model: weights to save; they are copied to the CPU.
+        model: weights to save; they are copied to the CPU. Those that are still quantized are saved as integers.
         optimizers: empty for imported weights, from which training starts afresh.
         state: everything else; its `model` is filled in here.
         average: the averaged weights, if there are any.
@@ -71,7 +72,7 @@ def save_checkpoint(
         return target
     try:
         with _staging_folder(target) as staging:
-            save_file(weights, staging / WEIGHTS)
+            save_file(_as_stored(model, weights), staging / WEIGHTS)
             if average is not None:
                 save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
             if tensors:
@@ -94,6 +95,15 @@ def saved_tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
 def described(state: TrainingState, model: LanguageModel) -> TrainingState:
     """Return a state with the description of the model and its adapter."""
     return replace(state, model=asdict(model.config), adapter=adapter_to_json(adapter_of(model)))
+
+
+def _as_stored(model: LanguageModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors to write: weights, and in place of quantized ones their integers and scales."""
+    stored = dict(weights)
+    for name, matrix in still_quantized(weights, model.quantized).items():
+        del stored[name]
+        stored |= matrix.tensors(name)
+    return stored
 
 
 WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)

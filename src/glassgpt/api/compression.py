@@ -1,0 +1,189 @@
+"""Compress a run's model into a new run, and find out what that would cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from glassgpt.api.loaded_model import LoadedModel
+from glassgpt.api.loading import load_checkpoint
+from glassgpt.api.runs import save_as_run
+from glassgpt.compression.calibration import calibration_windows
+from glassgpt.compression.methods import check_methods, in_order
+from glassgpt.compression.methods.base import CompressionMethod
+from glassgpt.compression.methods.int4 import Int4
+from glassgpt.compression.report import CompressionReport, compare_models, stored_bytes, tokens_per_second
+from glassgpt.compression.search import Candidate, Target, best_for, combinations, search
+from glassgpt.compression.sensitivity import Sensitivity, measure_sensitivity
+from glassgpt.config import RunConfig, held_out_folder
+from glassgpt.data.files import read_regular
+from glassgpt.data.shards import TokenDataset
+from glassgpt.data.verification import verify_once
+from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
+from glassgpt.evaluation.observer import EvaluationObserver
+from glassgpt.evaluation.perplexity import held_out_tokens
+from glassgpt.evaluation.show import ConsoleObserver
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.serving.chat_template import FILE_NAME as CHAT_TEMPLATE
+from glassgpt.training.checkpoint import AVERAGE, MANIFEST, WEIGHTS
+from glassgpt.training.lineage import Lineage, read_lineage
+from glassgpt.training.run_folder import RunFolder
+
+CALIBRATION_TOKENS = 32768
+EVALUATED_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class CompressionSource:
+    """A run to compress, and how.
+
+    Attributes:
+        run: the run; it is not changed.
+        data: dataset to calibrate and evaluate on; None takes the one that the run was trained on.
+        checkpoint: see `load`, as is `device`.
+        calibration_tokens: tokens of the training text that a method may read.
+        eval_tokens: held-out tokens to evaluate; 0 means all.
+    """
+
+    run: str | Path
+    data: Path | None = None
+    checkpoint: str = "best"
+    device: str = "auto"
+    calibration_tokens: int = CALIBRATION_TOKENS
+    eval_tokens: int = EVALUATED_TOKENS
+
+
+class _Opened:
+    """A run to compress whose model and dataset are loaded."""
+
+    def __init__(self, source: CompressionSource, observer: EvaluationObserver | None, *, reads_text: bool) -> None:
+        self.source, self.observer = source, ConsoleObserver() if observer is None else observer
+        self.dataset = TokenDataset.open(held_out_folder(Path(source.run), source.data))
+        loaded, self.checkpoint = load_checkpoint(source.run, source.checkpoint, source.device, "auto", 1)
+        self.loaded: LoadedModel = loaded
+        require_same_tokenizer(loaded.tokenizer.fingerprint, self.dataset)
+        held_out_tokens(self.dataset)
+        verify_once(self.dataset, ("train", "validation") if reads_text else ("validation",))
+
+    def apply(self, methods: Sequence[CompressionMethod]) -> LanguageModel:
+        """Return a compressed copy of the model."""
+        model, config = self.loaded.model, self.loaded.model.config
+        with torch.no_grad():
+            for method in in_order(methods):
+                tokens = self.source.calibration_tokens
+                text = calibration_windows(self.dataset, config.context_length, tokens) if method.reads_text else None
+                model = method.apply(model, text, self.observer.progress).eval()
+        return model
+
+    def save(self, model: LanguageModel, methods: Sequence[CompressionMethod], out: Path) -> CompressionReport:
+        """Measure a compressed model and save it as a run."""
+        run = RunFolder(Path(self.source.run))
+        lineage = _lineage(run, self.checkpoint, [method.describe() for method in in_order(methods)])
+        report = compare_models(
+            self.loaded.model, model, self.dataset, lineage.steps, limit=self.source.eval_tokens, observer=self.observer
+        )
+        content = json.dumps(report.to_json(), ensure_ascii=False, indent=1).encode()
+        templates = [path for path in (run.path / CHAT_TEMPLATE, run.chat_template) if path.is_file()]
+        files = {path.name: read_regular(path) for path in templates} | {run.compression.name: content}
+        config = RunConfig(data=str(self.dataset.folder.absolute()))
+        save_as_run(model, self.loaded.tokenizer, out, config=config, lineage=lineage, files=files)
+        return report
+
+    def measure(self, model: LanguageModel, methods: Sequence[CompressionMethod]) -> Candidate:
+        """Measure a model without the texts."""
+        loss = evaluate_dataset(model, self.dataset, limit=self.source.eval_tokens, observer=self.observer)
+        return Candidate(tuple(methods), loss.perplexity, stored_bytes(model), tokens_per_second(model))
+
+
+def compress(
+    source: CompressionSource,
+    out: Path,
+    methods: Sequence[CompressionMethod],
+    *,
+    observer: EvaluationObserver | None = None,
+) -> CompressionReport:
+    """Compress a run's model into a new run, and measure what that costs.
+
+    Args:
+        source: the run to compress.
+        out: folder of the new run.
+        methods: what to do; their order does not matter.
+        observer: receives progress and notices; None shows them.
+
+    Returns:
+        The report, which the new run holds as `compression.json`.
+
+    Raises:
+        UsageError: a method does not fit the model or another method, or `out` exists.
+        GlassGPTError: see `load` and `TokenDataset.open`; or the new run cannot be written.
+    """
+    RunFolder(out).require_new()
+    opened = _Opened(source, observer, reads_text=any(method.reads_text for method in methods))
+    check_methods(methods, opened.loaded.model.config)
+    return opened.save(opened.apply(methods), methods, out)
+
+
+def compress_to_target(
+    source: CompressionSource,
+    out: Path | None,
+    target: Target,
+    *,
+    seconds: float,
+    observer: EvaluationObserver | None = None,
+) -> tuple[list[Candidate], CompressionReport | None]:
+    """Try combinations of methods, and save the one that meets a target at the lowest perplexity.
+
+    Args:
+        source: the run to compress.
+        out: folder of the new run; None saves nothing.
+        target: size or speed to reach.
+        seconds: time for trying combinations; see `search`.
+        observer: receives progress and notices; None shows them.
+
+    Returns:
+        The combinations that were measured, and the report of the one that was saved; None if none meets the target or
+        nothing was to be saved.
+
+    Raises:
+        GlassGPTError: see `compress`.
+    """
+    if out is not None:
+        RunFolder(out).require_new()
+    opened = _Opened(source, observer, reads_text=True)
+    models: dict[tuple[CompressionMethod, ...], LanguageModel] = {}
+
+    def measured(methods: tuple[CompressionMethod, ...]) -> Candidate:
+        models[methods] = opened.apply(methods)
+        return opened.measure(models[methods], methods)
+
+    found = search(combinations(opened.loaded.model.config), measured, seconds)
+    best = best_for(target, found)
+    if best is None or out is None or not best.methods:
+        return found, None
+    return found, opened.save(models[best.methods], best.methods, out)
+
+
+def sensitivity(source: CompressionSource, *, observer: EvaluationObserver | None = None) -> list[Sensitivity]:
+    """Return how much each matrix of a run's model suffers from 4 bits; see `measure_sensitivity`.
+
+    Raises:
+        UsageError: the widths of the model are not multiples of the group size.
+        GlassGPTError: see `compress`.
+    """
+    opened = _Opened(source, observer, reads_text=False)
+    model = opened.loaded.model
+    check_methods([Int4("nearest")], model.config)
+    return measure_sensitivity(model, opened.dataset, opened.observer.progress)
+
+
+def _lineage(run: RunFolder, checkpoint: Path, steps: Sequence[str]) -> Lineage:
+    """Return the lineage of weights made from a checkpoint of a run."""
+    files = json.loads(read_regular(checkpoint / MANIFEST))["files"]
+    weights = files[AVERAGE if AVERAGE in files else WEIGHTS]["sha256"]
+    before = read_lineage(run)
+    earlier = before.steps if before is not None else ()
+    return Lineage(str(run.path.absolute()), checkpoint.name, str(weights), (*earlier, *steps))

@@ -1,0 +1,40 @@
+"""Compression methods, one file each. The files are free of torch until a method is applied.
+
+A new method is a file here and a line in `METHODS`. `glassgpt compress` gives it an option, and `report.py` measures
+what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from glassgpt.compression.methods.base import CompressionMethod
+from glassgpt.compression.methods.int4 import Int4
+from glassgpt.compression.methods.int8 import Int8
+from glassgpt.errors import UsageError
+from glassgpt.model.config import ModelConfig
+
+METHODS: tuple[type[CompressionMethod], ...] = (Int8, Int4)
+"""All methods, in the order in which those of one command are applied: weights are quantized last."""
+
+
+def in_order(methods: Sequence[CompressionMethod]) -> list[CompressionMethod]:
+    """Return methods in the order in which they are applied."""
+    return sorted(methods, key=lambda method: METHODS.index(type(method)))
+
+
+def check_methods(methods: Sequence[CompressionMethod], config: ModelConfig) -> None:
+    """Check that methods can be applied to a model, and together.
+
+    Raises:
+        UsageError: lists all problems; or there is no method.
+    """
+    if not methods:
+        names = ", ".join(f"--{method.name}" for method in METHODS)
+        raise UsageError(f"no compression method is given; choose from {names}")
+    quantizers = [method.name for method in methods if method.quantizes]
+    if len(quantizers) > 1:
+        raise UsageError(f"--{quantizers[0]} and --{quantizers[1]} cannot be combined; choose one")
+    problems = [problem for method in methods for problem in method.problems(config)]
+    if problems:
+        raise UsageError("\n".join(problems))

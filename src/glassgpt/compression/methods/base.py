@@ -1,0 +1,63 @@
+"""The interface of a compression method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, ClassVar
+
+from glassgpt.model.config import ModelConfig
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the options of a method are checked before that
+    from torch import Tensor
+
+    from glassgpt.model.transformer import LanguageModel
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""(label, total) -> a context manager that yields a function to call with the amount just done."""
+
+
+class CompressionMethod(ABC):
+    """A compression method with its options, as a frozen dataclass.
+
+    Attributes:
+        name: of its option on the command line.
+        quantizes: whether it turns weights into integers; only one method of a command may.
+    """
+
+    name: ClassVar[str]
+    quantizes: ClassVar[bool] = False
+
+    @property
+    def reads_text(self) -> bool:
+        """True if `apply` needs calibration text."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """Short name of the method with its options, for tables."""
+        return self.name
+
+    @classmethod
+    @abstractmethod
+    def variants(cls) -> Sequence[CompressionMethod]:
+        """Return the choices of options that `--target` tries."""
+
+    @abstractmethod
+    def problems(self, config: ModelConfig) -> list[str]:
+        """Return why it cannot be applied to a model, one line each; empty if it can."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the method and its options in one line, for the lineage and the report."""
+
+    @abstractmethod
+    def apply(self, model: LanguageModel, text: Tensor | None, progress: Progress) -> LanguageModel:
+        """Return a compressed copy of a model.
+
+        Args:
+            model: in evaluation mode; it is not changed.
+            text: (N, T) tokens of the training text if `reads_text`, else None.
+            progress: shows progress.
+        """

@@ -1,0 +1,173 @@
+/* One decoding step through all blocks of a GPT-2 with 4-bit matrices: one new token for each of n sequences.
+
+   PyTorch would run some 25 small operations per block, which take longer than the products once the weights have 4 bits.
+   The formulas are those of model/gpt2.py and attend_readable in model/attention.py. Every sequence is computed by itself,
+   so its result does not depend on the others. */
+
+#include "int4.c"
+
+#define INLINE __attribute__((always_inline)) static inline
+#define LANES 16
+
+typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+
+typedef struct {
+    const float *norm1_gain, *norm1_bias;
+    const uint8_t *qkv;
+    const float *qkv_bias;
+    const uint8_t *out;
+    const float *out_bias, *norm2_gain, *norm2_bias;
+    const uint8_t *up;
+    const float *up_bias;
+    const uint8_t *down;
+    const float *down_bias;
+} Block;
+
+typedef struct {
+    long layers, width, inner, heads;
+    float eps;
+} Shape;
+
+typedef struct { /* keys and values (layer, slot, head, position, channel); strides count floats */
+    float *keys, *values;
+    long layer, slot, head;
+    const long *positions; /* of the new token of each slot */
+} Cache;
+
+INLINE floats load(const float *x) { return *(const floats *)x; }
+INLINE void store(float *x, floats v) { *(floats *)x = v; }
+INLINE floats all(float x) { return x - (floats){0}; }
+
+INLINE float sum(floats v) {
+    float s[LANES];
+    store(s, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) s[i] += s[i + half];
+    return s[0];
+}
+
+/* e^x for x up to 88, with a relative error below 1e-6; Cephes' polynomial on [-ln 2 / 2, ln 2 / 2]. */
+INLINE floats exponential(floats x) {
+    ints low = x < all(-87.0f), high = x > all(88.0f);
+    x = (floats)((~(low | high) & (ints)x) | (low & (ints)all(-87.0f)) | (high & (ints)all(88.0f)));
+    const floats magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    floats n = (x * 1.44269504f + magic) - magic;
+    floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    floats p = 1.9875691500e-4f - (floats){0};
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    ints power = (__builtin_convertvector(n, ints) + 127) << 23;
+    return p * (floats)power;
+}
+
+INLINE void layer_norm(const float *x, const float *gain, const float *bias, float eps, long width, float *y) {
+    floats total = all(0), squares = all(0);
+    for (long i = 0; i < width; i += LANES) total += load(x + i);
+    floats mean = all(sum(total) / (float)width);
+    for (long i = 0; i < width; i += LANES) {
+        floats d = load(x + i) - mean;
+        squares += d * d;
+    }
+    floats inverse = all(1.0f / __builtin_sqrtf(sum(squares) / (float)width + eps));
+    for (long i = 0; i < width; i += LANES) {
+        floats v = (load(x + i) - mean) * inverse * load(gain + i);
+        if (bias) v += load(bias + i);
+        store(y + i, v);
+    }
+}
+
+INLINE void gelu_tanh(float *x, long count) {
+    for (long i = 0; i < count; i += LANES) {
+        floats v = load(x + i);
+        floats u = 0.7978845608f * (v + 0.044715f * v * v * v);
+        store(x + i, v - v / (exponential(2.0f * u) + 1.0f)); /* v (1 + tanh u) / 2 */
+    }
+}
+
+/* One head of one sequence: the new query against keys 0 … position. */
+INLINE void attend(const float *q, const float *keys, const float *values, long position, long width, float *scores, float *y) {
+    float scale = 1.0f / __builtin_sqrtf((float)width), highest = -__builtin_inff();
+    for (long j = 0; j <= position; j++) {
+        floats dot = all(0);
+        for (long i = 0; i < width; i += LANES) dot += load(q + i) * load(keys + j * width + i);
+        scores[j] = sum(dot) * scale;
+        highest = scores[j] > highest ? scores[j] : highest;
+    }
+    for (long j = position + 1; j % LANES; j++) scores[j] = -__builtin_inff();
+    floats total = all(0);
+    for (long j = 0; j <= position; j += LANES) {
+        floats weights = exponential(load(scores + j) - highest);
+        ints seen = load(scores + j) > all(-__builtin_inff());
+        weights = (floats)(seen & (ints)weights);
+        store(scores + j, weights);
+        total += weights;
+    }
+    float inverse = 1.0f / sum(total);
+    for (long i = 0; i < width; i += LANES) {
+        floats mixed = all(0);
+        for (long j = 0; j <= position; j++) mixed += scores[j] * load(values + j * width + i);
+        store(y + i, mixed * inverse);
+    }
+}
+
+static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Bytes of scratch memory for n sequences with keys up to `extent`. */
+long gpt2_scratch(const Shape *shape, long n, long extent) {
+    long widest = shape->inner > shape->width ? shape->inner : shape->width;
+    return rounded(int4_scratch(n, widest)) + 4 * (rounded(n * shape->width) + rounded(n * 3 * shape->width) +
+           rounded(n * shape->inner) + n * shape->heads * rounded(extent));
+}
+
+INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
+                   uint8_t *scratch, int level, int threads) {
+    long width = shape->width, inner = shape->inner, heads = shape->heads, d = width / heads;
+    long widest = inner > width ? inner : width;
+    float *normed = (float *)(scratch + rounded(int4_scratch(n, widest)));
+    float *qkv = normed + rounded(n * width), *hidden = qkv + rounded(n * 3 * width), *scores = hidden + rounded(n * inner);
+    for (long layer = 0; layer < shape->layers; layer++, block++) {
+        for (long v = 0; v < n; v++)
+            layer_norm(x + v * width, block->norm1_gain, block->norm1_bias, shape->eps, width, normed + v * width);
+        int4_product(normed, n, width, 3 * width, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+        for (long task = 0; task < n * heads; task++) {
+            long v = task / heads, h = task % heads, position = cache->positions[v];
+            long at = layer * cache->layer + v * cache->slot + h * cache->head;
+            float *keys = cache->keys + at, *values = cache->values + at, *q = qkv + v * 3 * width + h * d;
+            __builtin_memcpy(keys + position * d, q + width, d * sizeof(float));
+            __builtin_memcpy(values + position * d, q + 2 * width, d * sizeof(float));
+            attend(q, keys, values, position, d, scores + task * rounded(extent), normed + v * width + h * d);
+        }
+        int4_product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
+        for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
+        for (long v = 0; v < n; v++)
+            layer_norm(x + v * width, block->norm2_gain, block->norm2_bias, shape->eps, width, normed + v * width);
+        int4_product(normed, n, width, inner, block->up, block->up_bias, hidden, scratch, level, threads);
+        gelu_tanh(hidden, n * inner);
+        int4_product(hidden, n, inner, width, block->down, block->down_bias, qkv, scratch, level, threads);
+        for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
+    }
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,f16c")))
+static void blocks_avx512(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
+                          uint8_t *scratch, int level, int threads) {
+    blocks(x, n, block, shape, cache, extent, scratch, level, threads);
+}
+
+__attribute__((target("avx2,fma,f16c")))
+static void blocks_avx2(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
+                        uint8_t *scratch, int level, int threads) {
+    blocks(x, n, block, shape, cache, extent, scratch, level, threads);
+}
+
+/* Replace x (n, width) by the output of the last block; new keys and values are stored in the cache. */
+void gpt2_blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent, uint8_t *scratch,
+                 int level, int threads) {
+    (level == 2 ? blocks_avx512 : blocks_avx2)(x, n, block, shape, cache, extent, scratch, level, threads);
+}

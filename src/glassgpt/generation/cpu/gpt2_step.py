@@ -1,0 +1,134 @@
+"""One decoding step through all blocks of a GPT-2 in C (`gpt2_step.c`), for models whose blocks have 4-bit matrices.
+
+With 4-bit weights, the 300 small operations of a step in PyTorch take longer than its products. The readable reference is the
+model itself: `LanguageModel.features` with one token per sequence gives the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
+from glassgpt.generation.cpu.native import load_library
+from glassgpt.model.cache import KVCache
+from glassgpt.model.gpt2 import GPT2
+from glassgpt.model.quantized import QuantizedMatrix
+from glassgpt.model.transformer import LanguageModel
+
+LANES = 16
+"""Numbers that `gpt2_step.c` computes at once: the width of a head must be a multiple."""
+MATRICES = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+ORDER = (
+    "norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias", "attention.out.weight", "attention.out.bias",
+    "norm2.weight", "norm2.bias", "mlp.up.weight", "mlp.up.bias", "mlp.down.weight", "mlp.down.bias",
+)  # fmt: skip
+"""The fields of `Block` in `gpt2_step.c`."""
+_Pointer = ctypes.c_void_p
+_Size = ctypes.c_long
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [(name.replace(".", "_"), _Pointer) for name in ORDER]
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [("layers", _Size), ("width", _Size), ("inner", _Size), ("heads", _Size), ("eps", ctypes.c_float)]
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = [
+        ("keys", _Pointer), ("values", _Pointer), ("layer", _Size), ("slot", _Size), ("head", _Size), ("positions", _Pointer),
+    ]  # fmt: skip
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    library = load_library("gpt2_step")
+    if library is not None:
+        library.gpt2_blocks.argtypes = [_Pointer, _Size, *[_Pointer] * 3, _Size, _Pointer, ctypes.c_int, ctypes.c_int]
+        library.gpt2_blocks.restype = None
+        library.gpt2_scratch.argtypes, library.gpt2_scratch.restype = [_Pointer, _Size, _Size], _Size
+    return library
+
+
+def can_step(model: LanguageModel, stored: Mapping[str, QuantizedMatrix]) -> bool:
+    """Return whether a model's blocks can be computed in C here.
+
+    Args:
+        model: to be decoded.
+        stored: its quantized matrices, by parameter name.
+    """
+    config = model.config
+    if type(model) is not GPT2 or config.activation != "gelu_tanh" or config.head_dim % LANES:
+        return False
+    names = (f"blocks.{layer}.{name}.weight" for layer in range(config.n_layer) for name in MATRICES)
+    return all(name in stored and can_multiply(stored[name]) for name in names) and _library() is not None
+
+
+class BlocksInC:
+    """The blocks of a model for `gpt2_step.c`.
+
+    Args:
+        packed: a copy of a model for which `can_step` is true, its matrices replaced by modules with an `Int4Product`.
+    """
+
+    def __init__(self, packed: LanguageModel) -> None:
+        config = packed.config
+        self._kept: list[Tensor] = []  # the structures hold addresses only
+        self._blocks = (_Block * config.n_layer)(*map(self._block, packed.blocks))
+        self._shape = _Shape(config.n_layer, config.n_embd, config.inner_width, config.n_head, config.norm_eps)
+
+    def _block(self, block: nn.Module) -> _Block:
+        tensors: dict[str, Tensor | None] = dict(block.named_parameters())
+        for name in MATRICES:
+            product = vars(block.get_submodule(name))["product"]
+            assert isinstance(product, Int4Product)
+            tensors |= {f"{name}.weight": product.packed, f"{name}.bias": product.bias}
+        found = [tensors.get(name) for name in ORDER]  # biases may be missing
+        self._kept += [tensor for tensor in found if tensor is not None]
+        return _Block(*(None if tensor is None else tensor.data_ptr() for tensor in found))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return itself: it never changes, and copies of a model share its weights."""
+        return self
+
+    def step(self, x: Tensor, cache: KVCache) -> None:
+        """Replace the embeddings x (B, 1, C) by the output of the last block; append keys and values to the cache.
+
+        Args:
+            x: contiguous float32.
+            cache: after `begin(1)` and before `commit`.
+        """
+        library = _library()
+        assert library is not None
+        keys, values, positions = cache.keys, cache.values, cache.positions().contiguous()
+        layer, slot, head, *_ = keys.stride()
+        n, extent, shape = x.size(0), cache.capacity, ctypes.byref(self._shape)
+        place = _Cache(keys.data_ptr(), values.data_ptr(), layer, slot, head, positions.data_ptr())
+        scratch = torch.empty(library.gpt2_scratch(shape, n, extent), dtype=torch.uint8)
+        library.gpt2_blocks(
+            x.data_ptr(), n, self._blocks, shape, ctypes.byref(place), extent, scratch.data_ptr(), instruction_level(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+
+class StepsInC(LanguageModel):
+    """Mixed into a packed GPT-2: one token per sequence goes through `BlocksInC`, anything else through PyTorch."""
+
+    blocks_in_c: BlocksInC
+
+    def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """See `LanguageModel.features`."""
+        if cache is None or tokens.size(1) != 1 or not tokens.size(0):
+            return super().features(tokens, cache)
+        cache.begin(1)
+        x = self.embed(tokens, cache.positions()).contiguous()
+        self.blocks_in_c.step(x, cache)
+        cache.commit()
+        return self.norm(x)
