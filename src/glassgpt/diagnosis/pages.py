@@ -38,6 +38,7 @@ FAMILIES = {
     "MOD": "Model, 모델",
     "NAN": "Not a number, NaN",
     "OPT": "Optimizer, 옵티마이저",
+    "QNT": "Quantization, 양자화",
     "OVF": "Overfitting, 과적합",
     "PLT": "Plateau, 정체",
     "SCL": "Gradient scaler, 기울기 스케일러",

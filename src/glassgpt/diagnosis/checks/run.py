@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from glassgpt.diagnosis.checks.outliers import check_outlier_channels
 from glassgpt.diagnosis.checks.settings import (
     check_adamw,
     check_dropout,
@@ -80,6 +81,7 @@ def diagnose_run(
     yield check_live_findings(log, [finding for check in (*preconditions, *metrics) for finding in check.findings])
     yield check_checkpoints(log, config, whole, damaged)
     yield check_weights(log.run, whole)
+    yield check_outlier_channels(log.run, whole)
     yield from metrics
 
 
