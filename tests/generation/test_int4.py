@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import subprocess
 
 import pytest
@@ -17,7 +18,7 @@ from glassgpt.evaluation.observer import SILENT
 from glassgpt.generation.cpu import int4, native, packing
 from glassgpt.generation.cpu.gpt2_step import StepsInC
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, int4_product_readable
-from glassgpt.generation.precision import prepare_for_decoding
+from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
 from glassgpt.model.cache import KVCache
 from small_models import attentive_model
 
@@ -99,6 +100,8 @@ def test_stored_integers_are_multiplied(compressed, arch):
     packed = prepare_for_decoding(model)
     assert packing.is_packed(packed)
     assert packed.quantized == {}
+    assert re.search(r"int8, \w+ \+ int4 \(AVX", kernel_choice(model).describe())
+    assert "int4" not in kernel_choice(model, "float32").describe()
     expected, found = model(tokens).detach(), packed(tokens).detach()
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.1
     up = packed.get_submodule("blocks.0.mlp.up")

@@ -51,11 +51,12 @@ def load_weights(run: Path, checkpoint: str, device: str, precision: Precision, 
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]
     if (adapter := read_adapter(path)) is not None:
         weights.append(adapter.base[:16])
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     identity = {
         "weights": "+".join(weights),
         "tokenizer": loaded.tokenizer.fingerprint[:16],
-        "precision": precision if precision != "auto" else str(next(model.parameters()).dtype).removeprefix("torch."),
-        "kernel": "" if choice is None else choice.kernel.name,
+        "precision": precision if precision != "auto" else choice.kernel.precision if choice is not None else dtype,
+        "kernel": "" if choice is None else choice.name,
         "device": parameter.device.type if parameter.device.type == "cpu" else torch.cuda.get_device_name(),
         "threads": str(torch.get_num_threads()),
         "slots": str(slots),

@@ -129,8 +129,7 @@ def stored_bytes(model: LanguageModel) -> int:
     weights = dict(model.named_parameters())
     quantized = still_quantized(weights, model.quantized)
     floats = [parameter for name, parameter in weights.items() if name not in quantized]
-    integers = [tensor for name, matrix in quantized.items() for tensor in matrix.tensors(name).values()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*floats, *integers))
+    return sum(tensor.nbytes for tensor in floats) + sum(matrix.n_bytes for matrix in quantized.values())
 
 
 def tokens_per_second(model: LanguageModel) -> float:

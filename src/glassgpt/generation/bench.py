@@ -15,7 +15,7 @@ import torch
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
-from glassgpt.generation.cpu.packing import is_packed
+from glassgpt.generation.cpu.packing import is_packed, multiplies_stored_integers
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import Precision, prepare_for_decoding
@@ -128,7 +128,7 @@ def measure_generation(
     for batch in load.batches:
         on_batch(batch)
         decoding_model = prepare_for_decoding(model, precision, batch_size=batch)
-        bytes_per_weight = _bytes_per_weight(decoding_model, precision)
+        bytes_per_weight = _bytes_per_weight(model, decoding_model, precision)
         least_seconds = _step_bytes(model, decoding_model, batch, load, bytes_per_weight) / bandwidth
         speeds.append(_measure(decoding_model, batch, load, least_seconds, on_tokens))
     context = {
@@ -243,8 +243,11 @@ def _step_bytes(
     return weights * bytes_per_weight + cached_tokens * bytes_per_token
 
 
-def _bytes_per_weight(decoding_model: LanguageModel, precision: Precision) -> float:
+def _bytes_per_weight(model: LanguageModel, decoding_model: LanguageModel, precision: Precision) -> float:
     if is_packed(decoding_model):
+        if precision in ("auto", "int8") and multiplies_stored_integers(model):
+            matrices = model.quantized.values()
+            return sum(matrix.n_bytes for matrix in matrices) / sum(matrix.integers.numel() for matrix in matrices)
         return {"int8": 1.0, "bfloat16": 2.0}.get(precision, 4.0)
     return float(next(decoding_model.parameters()).element_size())
 

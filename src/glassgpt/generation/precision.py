@@ -8,6 +8,7 @@ and generate in it unless float32 is requested.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +18,7 @@ from glassgpt.generation.cpu.kernels import DecodingPrecision
 from glassgpt.generation.cpu.packing import (
     KernelChoice,
     choose_kernel,
+    int4_kernel_name,
     is_packed,
     multiplies_stored_integers,
     pack_model,
@@ -66,7 +68,8 @@ def kernel_choice(model: LanguageModel, precision: Precision = "auto", *, batch_
     if next(model.parameters()).device.type != "cpu" or is_packed(model):
         return None
     exact: DecodingPrecision = "int8" if multiplies_stored_integers(model) else "float32"
-    return choose_kernel(model.config, exact if precision == "auto" else precision, batch_size)
+    choice = choose_kernel(model.config, exact if precision == "auto" else precision, batch_size)
+    return replace(choice, int4=int4_kernel_name(model)) if choice.kernel.precision == "int8" else choice
 
 
 def to_bfloat16(model: LanguageModel) -> LanguageModel:

@@ -47,6 +47,11 @@ class QuantizedMatrix:
         """Columns that share a scale."""
         return self.integers.size(1) // self.scales.size(1)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the matrix as a checkpoint stores it."""
+        return sum(tensor.nbytes for tensor in self.tensors("").values())
+
     def dequantize(self) -> Tensor:
         """Return the weights (out, in) in float32."""
         grouped = self.integers.float().unflatten(1, (-1, self.group_size)) * self.scales.float()[:, :, None]

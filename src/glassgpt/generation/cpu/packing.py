@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glassgpt.errors import GenerationError
 from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, can_step
-from glassgpt.generation.cpu.int4 import Int4Product, can_multiply
+from glassgpt.generation.cpu.int4 import LEVELS, Int4Product, can_multiply, instruction_level
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.gpt2 import GPT2
@@ -65,17 +65,24 @@ class KernelChoice:
         kernel: the fastest one.
         milliseconds: by kernel name, the time of the same products; empty if none was timed.
         batch_size: sequences per decoding step that it was chosen for.
+        int4: name of the kernel that multiplies stored 4-bit matrices instead, or empty.
     """
 
     kernel: Kernel
     milliseconds: dict[str, float]
     batch_size: int
+    int4: str = ""
+
+    @property
+    def name(self) -> str:
+        """Names of the kernels that compute the products."""
+        return f"{self.kernel.name} + {self.int4}" if self.int4 else self.kernel.name
 
     def describe(self) -> str:
         """Return one line for the user."""
         times = ", ".join(f"{name} {taken:.1f}" for name, taken in self.milliseconds.items())
         timed = f" (timed with batch size {self.batch_size}, ms: {times})" if self.milliseconds else ""
-        return f"decoding on the CPU in {self.kernel.precision}, {self.kernel.name}{timed}"
+        return f"decoding on the CPU in {self.kernel.precision}, {self.name}{timed}"
 
 
 def choose_kernel(config: ModelConfig, precision: DecodingPrecision, batch_size: int) -> KernelChoice:
@@ -137,6 +144,12 @@ def multiplies_stored_integers(model: LanguageModel) -> bool:
     if not any(kernel.precision == "int8" and kernel.is_available() for kernel in KERNELS):
         return False
     return still_quantized(dict(model.named_parameters()), model.quantized).keys() == model.quantized.keys()
+
+
+def int4_kernel_name(model: LanguageModel) -> str:
+    """Return the name of the kernel that multiplies the 4-bit matrices of a model, or an empty string without any."""
+    is_used = any(can_multiply(matrix) for matrix in model.quantized.values())
+    return f"int4 ({LEVELS[instruction_level()]})" if is_used else ""
 
 
 def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
