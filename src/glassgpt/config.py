@@ -279,6 +279,8 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         TokenDataset.open(Path(config.replay.data))
     if config.init_from and resumed is None:
         RunFolder(Path(config.init_from)).require()
+    if config.train.teacher:
+        RunFolder(Path(config.train.teacher)).require()
 
 
 def held_out_folder(run: Path, data: Path | None) -> Path:
@@ -321,7 +323,9 @@ def resolve_config(config: RunConfig, out: Path | None, ranks: int = 1) -> RunCo
         problems += _hardware_problems(config) + (_disk_problems(config, out) if out else [])
     if problems:
         raise ConfigError(problems)
-    return dataclasses.replace(config, schedule=config.schedule.fitted(config.train.max_steps))
+    teacher = str(Path(config.train.teacher).absolute()) if config.train.teacher else ""
+    train = dataclasses.replace(config.train, teacher=teacher)
+    return dataclasses.replace(config, train=train, schedule=config.schedule.fitted(config.train.max_steps))
 
 
 def warmup_warning(given: RunConfig, resolved: RunConfig) -> str | None:

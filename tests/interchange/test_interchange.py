@@ -451,7 +451,7 @@ def hf_nanochat(context, layers, heads, kv_heads, width):
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         hidden_size=width,
-        intermediate_size=4 * width,
+        intermediate_size=(2 + layers) * width,
     )
     return randomize(NanoChatForCausalLM(config)).eval()
 
@@ -475,6 +475,7 @@ def test_exported_modern_computes_the_same_function(shape, tmp_path):
         n_head=heads,
         n_kv_head=kv_heads,
         n_embd=width,
+        n_inner=(2 + layers) * width,
         bias=False,
     )
     ours = randomize(build_model(config))
@@ -498,7 +499,7 @@ def test_sliding_window_cannot_be_exported(tmp_path):
     [
         ("hidden_act", "gelu", "hidden_act is 'gelu'"),
         ("rope_parameters", {"rope_type": "default", "rope_theta": 5e5}, "only supports base 10000"),
-        ("intermediate_size", 100, "intermediate_size is 100"),
+        ("intermediate_size", 100, r"expected \(100, 24\)"),
         ("max_position_embeddings", 10**12, "context_length is 1,000,000,000,000; it must be at most"),
         ("num_hidden_layers", 10**9, "n_layer is 1,000,000,000; it must be at most"),
         ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glassgpt.api.compression import compress
 from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
+from glassgpt.api.distillation import distil, finish_distillation
 from glassgpt.api.evaluation import evaluate, sweep_decoding
 from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
 from glassgpt.api.generation import bench_generate
@@ -25,10 +26,12 @@ __all__ = [
     "check",
     "compress",
     "default_slots",
+    "distil",
     "doctor",
     "evaluate",
     "export",
     "finetune",
+    "finish_distillation",
     "held_out_dataset",
     "import_",
     "import_adapter",

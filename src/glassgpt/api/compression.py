@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.api.runs import save_as_run
+from glassgpt.api.teachers import lineage_from
 from glassgpt.compression.calibration import calibration_windows
 from glassgpt.compression.methods import check_methods, in_order
 from glassgpt.compression.methods.base import CompressionMethod
@@ -29,8 +29,7 @@ from glassgpt.evaluation.perplexity import held_out_tokens
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.chat_template import FILE_NAME as CHAT_TEMPLATE
-from glassgpt.training.checkpoint import AVERAGE, MANIFEST, WEIGHTS
-from glassgpt.training.lineage import Lineage, read_lineage
+from glassgpt.training.lineage import Lineage
 from glassgpt.training.run_folder import RunFolder
 
 CALIBRATION_TOKENS = 32768
@@ -57,7 +56,7 @@ class CompressionSource:
     eval_tokens: int = EVALUATED_TOKENS
 
 
-class _Opened:
+class OpenedSource:
     """A run to compress whose model and dataset are loaded."""
 
     def __init__(self, source: CompressionSource, observer: EvaluationObserver | None, *, reads_text: bool) -> None:
@@ -79,16 +78,24 @@ class _Opened:
                 model = method.apply(model, text, self.observer.progress).eval()
         return model
 
+    def lineage(self, methods: Sequence[CompressionMethod]) -> Lineage:
+        """Return the lineage of the model with methods applied."""
+        done = [method.describe() for method in in_order(methods)]
+        return lineage_from(RunFolder(Path(self.source.run)), self.checkpoint, done)
+
+    def chat_templates(self) -> dict[str, bytes]:
+        """Return the files of the run's chat template by name; none if it has none."""
+        run = RunFolder(Path(self.source.run))
+        templates = [path for path in (run.path / CHAT_TEMPLATE, run.chat_template) if path.is_file()]
+        return {path.name: read_regular(path) for path in templates}
+
     def save(self, model: LanguageModel, methods: Sequence[CompressionMethod], out: Path) -> CompressionReport:
         """Measure a compressed model and save it as a run."""
-        run = RunFolder(Path(self.source.run))
-        lineage = _lineage(run, self.checkpoint, [method.describe() for method in in_order(methods)])
+        lineage = self.lineage(methods)
         report = compare_models(
             self.loaded.model, model, self.dataset, lineage.steps, limit=self.source.eval_tokens, observer=self.observer
         )
-        content = json.dumps(report.to_json(), ensure_ascii=False, indent=1).encode()
-        templates = [path for path in (run.path / CHAT_TEMPLATE, run.chat_template) if path.is_file()]
-        files = {path.name: read_regular(path) for path in templates} | {run.compression.name: content}
+        files = self.chat_templates() | {RunFolder(out).compression.name: report.to_bytes()}
         config = RunConfig(data=str(self.dataset.folder.absolute()))
         save_as_run(model, self.loaded.tokenizer, out, config=config, lineage=lineage, files=files)
         return report
@@ -122,8 +129,8 @@ def compress(
         GlassGPTError: see `load` and `TokenDataset.open`; or the new run cannot be written.
     """
     RunFolder(out).require_new()
-    opened = _Opened(source, observer, reads_text=any(method.reads_text for method in methods))
-    check_methods(methods, opened.loaded.model.config)
+    opened = OpenedSource(source, observer, reads_text=any(method.reads_text for method in methods))
+    check_methods(methods, opened.loaded.model.config, trains=False)
     return opened.save(opened.apply(methods), methods, out)
 
 
@@ -153,7 +160,7 @@ def compress_to_target(
     """
     if out is not None:
         RunFolder(out).require_new()
-    opened = _Opened(source, observer, reads_text=True)
+    opened = OpenedSource(source, observer, reads_text=True)
     models: dict[tuple[CompressionMethod, ...], LanguageModel] = {}
 
     def measured(methods: tuple[CompressionMethod, ...]) -> Candidate:
@@ -174,16 +181,7 @@ def sensitivity(source: CompressionSource, *, observer: EvaluationObserver | Non
         UsageError: the widths of the model are not multiples of the group size.
         GlassGPTError: see `compress`.
     """
-    opened = _Opened(source, observer, reads_text=False)
+    opened = OpenedSource(source, observer, reads_text=False)
     model = opened.loaded.model
     check_methods([Int4("nearest")], model.config)
     return measure_sensitivity(model, opened.dataset, opened.observer.progress)
-
-
-def _lineage(run: RunFolder, checkpoint: Path, steps: Sequence[str]) -> Lineage:
-    """Return the lineage of weights made from a checkpoint of a run."""
-    files = json.loads(read_regular(checkpoint / MANIFEST))["files"]
-    weights = files[AVERAGE if AVERAGE in files else WEIGHTS]["sha256"]
-    before = read_lineage(run)
-    earlier = before.steps if before is not None else ()
-    return Lineage(str(run.path.absolute()), checkpoint.name, str(weights), (*earlier, *steps))

@@ -16,6 +16,7 @@ from glassgpt import console
 from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.runs import changed_settings, trainer_config, write_run_files
+from glassgpt.api.teachers import checked_teacher
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
@@ -158,6 +159,7 @@ def _train(
     approve: Callable[[TimeEstimate], None] | None,
 ) -> TrainingResult:
     dataset = open_training_data(config.data, config.replay)
+    lineage = checked_teacher(config, run, dataset)
     verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
     checkpoint = newest_verified_checkpoint(run) if resume else None
     if checkpoint is not None and not read_model_config(checkpoint.path).same_shape(config.model):
@@ -185,7 +187,7 @@ def _train(
     verification.start()
     changed = _report_changes(trainer, config) if checkpoint else {}
     writers = [TensorBoard(run)] if tensorboard else []
-    write_run_files(run, config, dataset.tokenizer)
+    write_run_files(run, config, dataset.tokenizer, lineage)
     if config.lora.rank and checkpoint is None:
         write_base(run, Path(config.init_from))
     logger = JsonlLogger(run, trainer.state.step)

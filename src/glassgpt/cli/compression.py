@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
+from glassgpt.cli.distillation import SmallerModelArguments, SmallerModelFlags, check_distillation, distil
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Overrides, Run
 from glassgpt.compression.methods import CompressionMethod, check_methods
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
@@ -18,16 +19,18 @@ from glassgpt.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from glassgpt.api.compression import CompressionSource
+    from glassgpt.compression.report import CompressionReport
 
 METHOD = Group("Methods", sort_key=1)
-SEARCH = Group("Finding out what to do", sort_key=2)
-MEASURED = Group("Text", sort_key=3)
+SEARCH = Group("Finding out what to do", sort_key=3)
+MEASURED = Group("Text", sort_key=4)
 
 
 def compress(
     run: Run,
     *,
     out: Path | None = None,
+    smaller: SmallerModelArguments = SmallerModelFlags(),  # noqa: B008 - frozen
     int8: Annotated[Flag, Parameter(group=METHOD)] = False,
     int4: Annotated[Flag, Parameter(group=METHOD)] = False,
     rounding: Annotated[Literal["gptq", "nearest"], Parameter(group=METHOD)] = "gptq",
@@ -42,6 +45,7 @@ def compress(
     device: Device = "auto",
     json: Flag = False,
     force: Flag = False,
+    overrides: Overrides,
 ) -> None:
     """Make a run's model smaller, as a new run, and measure what that costs: perplexity, size, speed, and which texts change.
 
@@ -74,9 +78,19 @@ def compress(
     force:
         Overwrite an existing picture.
     """
-    methods: list[CompressionMethod] = [*([Int8()] if int8 else []), *([Int4(rounding)] if int4 else [])]
     RunFolder(run).require()
+    methods = [*smaller.methods(run), *([Int8()] if int8 else []), *([Int4(rounding)] if int4 else [])]
     _check_tokens(calibration_tokens, eval_tokens)
+    trains = smaller.resume or (any(method.trains for method in methods) and not smaller.no_training)
+    if trains and not sensitivity and target is None:
+        out = check_distillation(run, out, methods, data, checkpoint, overrides, resume=smaller.resume)
+        from glassgpt.api.compression import CompressionSource
+
+        source = CompressionSource(run, data, checkpoint, device, calibration_tokens, eval_tokens)
+        _show(distil(source, out, methods, overrides, resume=smaller.resume), out, as_json=json)
+        return
+    if overrides:
+        raise UsageError(f"--{next(iter(overrides))} is a setting of training; it needs --distil or --prune")
     _check_work(run, out, methods, sensitivity=sensitivity, target=target, picture=picture, minutes=minutes)
     _check_paths(run, out, data, picture, force=force)
 
@@ -136,7 +150,7 @@ def _check_work(
         if minutes <= 0:
             raise UsageError(f"--minutes is {minutes}; it must be above 0")
     elif not sensitivity:
-        check_methods(methods, load_config(run).model)
+        check_methods(methods, load_config(run).model, trains=False)
         if out is None:
             raise UsageError("the compressed model needs a run folder; add --out RUN")
         if picture is not None:
@@ -145,9 +159,13 @@ def _check_work(
 
 def _compress(source: CompressionSource, out: Path, methods: list[CompressionMethod], *, as_json: bool) -> None:
     from glassgpt import api
+
+    _show(api.compress(source, out, methods), out, as_json=as_json)
+
+
+def _show(report: CompressionReport, out: Path, *, as_json: bool) -> None:
     from glassgpt.compression.show import show_compression
 
-    report = api.compress(source, out, methods)
     if as_json:
         console.output_json(report.to_json())
     else:

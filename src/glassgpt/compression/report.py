@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -91,6 +92,10 @@ class CompressionReport:
     def to_json(self) -> dict[str, Any]:
         """Return the content of a run's `compression.json`."""
         return {**asdict(self), "perplexity_increase": self.increase}
+
+    def to_bytes(self) -> bytes:
+        """Return the file `compression.json`."""
+        return json.dumps(self.to_json(), ensure_ascii=False, indent=1).encode()
 
 
 def compare_models(

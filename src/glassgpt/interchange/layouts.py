@@ -129,21 +129,21 @@ def _modern_from_hf(given: HFConfig) -> ModelConfig:
     if _rotary_base(given, "modern") != modern.ROTARY_BASE:
         rotary = shown(given.get("rope_parameters") or given.get("rope_theta"))
         raise InterchangeError(f"rope_parameters is {rotary}; modern only supports base {modern.ROTARY_BASE:g}")
-    heads = given.get("num_attention_heads", 6)
+    heads, width = given.get("num_attention_heads", 6), given.get("hidden_size", 768)
     kv_heads = given.get("num_key_value_heads") or heads
-    config = ModelConfig(
+    inner = given.get("intermediate_size", 8192)
+    return ModelConfig(
         arch="modern",
         vocab_size=given.get("vocab_size", 50304),
         context_length=given.get("max_position_embeddings", 2048),
         n_layer=given.get("num_hidden_layers", 12),
         n_head=heads,
         n_kv_head=0 if kv_heads == heads else kv_heads,
-        n_embd=given.get("hidden_size", 768),
+        n_embd=width,
         init_std=given.get("initializer_range", 0.02),
         bias=False,
+        n_inner=0 if inner in (None, MLP_RATIO * width) else inner,
     )
-    _require_width("intermediate_size", given.get("intermediate_size", 8192), MLP_RATIO * config.n_embd)
-    return config
 
 
 def _modern_to_hf(config: ModelConfig) -> HFConfig:
@@ -156,7 +156,7 @@ def _modern_to_hf(config: ModelConfig) -> HFConfig:
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.kv_heads,
         "hidden_size": config.n_embd,
-        "intermediate_size": MLP_RATIO * config.n_embd,
+        "intermediate_size": config.inner_width,
         "max_position_embeddings": config.context_length,
         "rope_parameters": {"rope_type": "default", "rope_theta": modern.ROTARY_BASE},
     }
@@ -201,11 +201,6 @@ def _llama_to_hf(config: ModelConfig) -> HFConfig:
         "attention_bias": config.bias,
         "tie_word_embeddings": config.tied_head,
     }
-
-
-def _require_width(name: str, given: int | None, expected: int) -> None:
-    if given not in (None, expected):
-        raise InterchangeError(f"{name} is {given}; it must be 4 times the width, {expected}")
 
 
 LAYOUTS = (

@@ -47,7 +47,7 @@ class ModelConfig:
         bias: whether linear layers and norms have biases, as OpenAI's do; must be false for modern, and for llama
             concerns attention only.
         n_inner: width of the MLP's hidden layer; 0 means 4 · n_embd, or for llama 8/3 · n_embd, rounded up to a multiple
-            of 64. Not for Modern.
+            of 64.
         norm_eps: added to the variance by LayerNorm, or to the mean square by RMSNorm. Not for Modern.
         activation: nonlinearity of the MLP: OpenAI's tanh form of GELU, or the exact one. GPT-2 only.
         rope_theta: base of the frequencies of rotary positions. Llama only.

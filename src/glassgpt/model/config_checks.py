@@ -14,7 +14,7 @@ ROPE_THETA = 10_000.0
 VARIANTS: dict[str, tuple[object, tuple[str, ...]]] = {
     "n_kv_head": (0, ("modern", "llama")),
     "window": (0, ("modern",)),
-    "n_inner": (0, ("gpt2", "llama")),
+    "n_inner": (0, ("gpt2", "modern", "llama")),
     "norm_eps": (GPT2_NORM_EPS, ("gpt2", "llama")),
     "activation": ("gelu_tanh", ("gpt2",)),
     "rope_theta": (ROPE_THETA, ("llama",)),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from glassgpt.model.activations import DIMENSIONLESS, block_activations, captured, captured_heads, derived, logits
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
-from glassgpt.model.config import MLP_RATIO, ModelConfig
+from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation, Axis
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
 
@@ -101,8 +101,8 @@ class SquaredReLUMLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, MLP_RATIO * config.n_embd, bias=False)
-        self.down = nn.Linear(MLP_RATIO * config.n_embd, config.n_embd, bias=False)
+        self.up = nn.Linear(config.n_embd, config.inner_width, bias=False)
+        self.down = nn.Linear(config.inner_width, config.n_embd, bias=False)
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:

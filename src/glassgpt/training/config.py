@@ -43,6 +43,8 @@ class TrainConfig:
             about a third more time.
         ema_decay: decay per step of an exponential average of the weights; the average is then what is validated, saved
             as best and used. 0 keeps no average.
+        teacher: run whose best weights teach this model their predictions (distillation): the loss is the cross-entropy with
+            the teacher's probabilities. Empty learns from the text alone.
         eval_every_steps: steps between validations; 0 validates only at the end.
         eval_tokens: validation tokens used while training, from the start of the set; 0 uses all.
         early_stop_evaluations: validations without a new best after which training stops; 0 never stops early.
@@ -63,6 +65,7 @@ class TrainConfig:
     loss_chunk_tokens: int = 0
     recompute_activations: bool = False
     ema_decay: float = 0.0
+    teacher: str = ""
     eval_every_steps: int = 250
     eval_tokens: int = 0
     early_stop_evaluations: int = 0

@@ -37,6 +37,10 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.model, self.chunk_tokens = model, chunk_tokens
 
+    def of(self, model: LanguageModel, chunk_tokens: int = 0) -> TrainingLoss:
+        """Return the same loss of another model."""
+        return TrainingLoss(model, chunk_tokens)
+
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of inputs and targets (B, T) in nats per token: a scalar."""
         if not 0 < self.chunk_tokens < targets.numel():

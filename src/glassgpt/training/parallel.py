@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.distillation import build_loss
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss
@@ -35,7 +36,7 @@ class ParallelLoss:
 
     def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, dist: DistributedContext) -> None:
         self.is_sharded = dist.world_size > 1 and train.sharding == "full"
-        self._loss = TrainingLoss(model, train.loss_chunk_tokens)
+        self._loss = build_loss(model, train)
         self._wrapped: nn.Module = self._loss
         self._blocks, self._recomputes = model.blocks, False
         if train.recompute_activations:
@@ -61,6 +62,10 @@ class ParallelLoss:
     def validate(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the same, uncompiled: validation batches have other shapes, and compiling each takes long."""
         return self._loss(inputs, targets)
+
+    def of(self, model: LanguageModel, chunk_tokens: int = 0) -> TrainingLoss:
+        """Return the same loss of another model, neither wrapped nor compiled."""
+        return self._loss.of(model, chunk_tokens)
 
     def without_sync(self) -> AbstractContextManager[object]:
         """Context manager for all micro-batches of a step but the last: gradients are accumulated but not exchanged."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glassgpt.compression.methods.base import CompressionMethod
+from glassgpt.compression.methods.distil import Distil
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
+from glassgpt.compression.methods.prune import Prune
 from glassgpt.errors import UsageError
 from glassgpt.model.config import ModelConfig
 
-METHODS: tuple[type[CompressionMethod], ...] = (Int8, Int4)
+METHODS: tuple[type[CompressionMethod], ...] = (Distil, Prune, Int8, Int4)
 """All methods, in the order in which those of one command are applied: weights are quantized last."""
 
 
@@ -23,8 +25,13 @@ def in_order(methods: Sequence[CompressionMethod]) -> list[CompressionMethod]:
     return sorted(methods, key=lambda method: METHODS.index(type(method)))
 
 
-def check_methods(methods: Sequence[CompressionMethod], config: ModelConfig) -> None:
+def check_methods(methods: Sequence[CompressionMethod], config: ModelConfig, *, trains: bool = True) -> None:
     """Check that methods can be applied to a model, and together.
+
+    Args:
+        methods: the methods.
+        config: the shape of the model.
+        trains: whether the model is trained after a method that asks for it.
 
     Raises:
         UsageError: lists all problems; or there is no method.
@@ -35,6 +42,12 @@ def check_methods(methods: Sequence[CompressionMethod], config: ModelConfig) -> 
     quantizers = [method.name for method in methods if method.quantizes]
     if len(quantizers) > 1:
         raise UsageError(f"--{quantizers[0]} and --{quantizers[1]} cannot be combined; choose one")
+    trained = [method.name for method in methods if method.trains and trains]
+    if trained and quantizers:
+        raise UsageError(
+            f"--{trained[0]} trains its model, which --{quantizers[0]} cannot be combined with; "
+            f"compress its result with --{quantizers[0]}, or add --no-training"
+        )
     problems = [problem for method in methods for problem in method.problems(config)]
     if problems:
         raise UsageError("\n".join(problems))

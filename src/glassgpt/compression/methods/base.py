@@ -24,10 +24,12 @@ class CompressionMethod(ABC):
     Attributes:
         name: of its option on the command line.
         quantizes: whether it turns weights into integers; only one method of a command may.
+        trains: whether the smaller model that it makes is then trained to predict what the original predicts.
     """
 
     name: ClassVar[str]
     quantizes: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
 
     @property
     def reads_text(self) -> bool:
@@ -51,6 +53,10 @@ class CompressionMethod(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Return the method and its options in one line, for the lineage and the report."""
+
+    def shrunk(self, config: ModelConfig) -> ModelConfig:
+        """Return the shape of the model that `apply` returns."""
+        return config
 
     @abstractmethod
     def apply(self, model: LanguageModel, text: Tensor | None, progress: Progress) -> LanguageModel:

@@ -19,7 +19,7 @@ from glassgpt.model.lora import build_like, trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.loop import Trainer
-from glassgpt.training.loss import TrainingLoss, cross_entropy
+from glassgpt.training.loss import cross_entropy
 from glassgpt.training.rng import preserved_rng, restore_torch_rng
 
 HEAD = "head"
@@ -65,7 +65,8 @@ class ReferenceModel:
         with preserved_rng(self._device), self._trainer.hardware.autocast():
             if micro_batch.rng is not None:
                 restore_torch_rng(micro_batch.rng, self._device)
-            loss = TrainingLoss(self._model, chunk_tokens)(micro_batch.inputs, micro_batch.targets)
+            audited = self._trainer.train_step.loss.of(self._model, chunk_tokens)
+            loss = audited(micro_batch.inputs, micro_batch.targets)
         scale = self._trainer.train_step.scaler.get_scale()
         scaled = torch.autograd.grad(loss / micro_steps * scale, list(named.values()), allow_unused=True)
         samples = sample_all(dict(zip(named, scaled, strict=True)))

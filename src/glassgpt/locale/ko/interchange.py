@@ -26,7 +26,6 @@ MESSAGES = {
     "rope_parameters is {}; {} only supports rope_type 'default'": "rope_parameters가 {0}입니다. {1}은(는) rope_type 'default'만 지원합니다",
     "head_dim is {}; llama only supports hidden_size / num_attention_heads": "head_dim이 {0}입니다. llama는 hidden_size / num_attention_heads만 지원합니다",
     "the model has a sliding window of {}, which NanoChat does not support; it cannot be exported": "이 모델에는 NanoChat이 지원하지 않는 크기 {0}의 슬라이딩 윈도가 있어 내보낼 수 없습니다",
-    "{} is {}; it must be 4 times the width, {}": "{0} 값이 {1}입니다. 너비의 4배인 {2}여야 합니다",
     "this tokenizer cannot be represented exactly in Hugging Face's format: its token {} is ambiguous with a byte name such as <0x41>; train a bpe or unigram tokenizer instead": "이 토크나이저는 Hugging Face 형식으로 똑같이 나타낼 수 없습니다. 토큰 {0}을(를) <0x41> 같은 바이트 이름과 구별할 수 없습니다. bpe나 unigram 토크나이저를 학습하세요",
     "Use the model with transformers, or train a tokenizer that keeps all text: glassgpt prepare SOURCE --tokenizer bpe:SIZE": "모델을 transformers로 쓰거나, 글을 모두 보존하는 토크나이저를 학습하세요: glassgpt prepare SOURCE --tokenizer bpe:SIZE",
     "the tokenizer in {} is not that of tokenizer.json, which transformers reads and which is used; if it is the right one, delete tokenizer.json": "{0}의 토크나이저가 tokenizer.json과 다릅니다. transformers가 읽는 tokenizer.json을 씁니다. {0} 쪽이 맞다면 tokenizer.json을 지우세요",
