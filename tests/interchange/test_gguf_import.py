@@ -105,7 +105,7 @@ def test_run_keeps_the_chat_template_and_exports_it(llama, tmp_path):
         ({"model": "llama"}, "tokenizer is of type llama; only gpt2"),
         ({"pre": "tekken"}, "splits text as tekken; known are gpt-2, "),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else "-".join(given),
 )
 def test_what_cannot_be_read_is_named(changes, message, tmp_path):
     write_llama(hf_llama(), tmp_path / "model.gguf", **changes)

@@ -14,8 +14,8 @@ from glassgpt.config import load_config
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.errors import CheckpointError
 from glassgpt.training import checkpoint as ck
-from glassgpt.training import training_run
-from glassgpt.training.checkpoint import layout, verify
+from glassgpt.training import checkpoint_layout, training_run
+from glassgpt.training.checkpoint import verify
 from glassgpt.training.observers import JsonlLogger, Observer
 from glassgpt.training.run_folder import RunFolder
 
@@ -85,7 +85,7 @@ def test_loss_curve_and_report_that_cannot_be_written_do_not_fail_a_finished_tra
 
 @pytest.mark.parametrize("place", ["pointer", "config"])
 def test_files_that_cannot_be_written_are_one_line(grammar_data, run, monkeypatch, run_main, place):
-    module = {"pointer": layout, "config": api.runs}[place]
+    module = {"pointer": checkpoint_layout, "config": api.runs}[place]
     monkeypatch.setattr(module, "write_atomically", refuse)
     code, _, error = run_main("train", "nano", "--data", grammar_data, "--out", run.path, "--train.max-steps", 2)
     assert code == 1
