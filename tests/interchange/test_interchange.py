@@ -190,7 +190,7 @@ def change(folder, **settings):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"model_type": "llama"}, "type llama; only gpt2"),
+        ({"model_type": "mamba"}, "type mamba; only gpt2"),
         ({"n_inner": 20}, r"c_fc.weight is \(8, 32\), expected \(8, 20\)"),
         ({"n_inner": "wide"}, "n_inner is 'wide'; it must be an integer"),
         ({"activation_function": "relu"}, "activation_function is 'relu'; gpt2 only supports gelu_new"),
