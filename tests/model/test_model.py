@@ -270,7 +270,7 @@ def test_modern_starts_with_exactly_uniform_logits():
         ({"arch": "llama", "window": 8}, "llama does not support it; leave it out, or set model.arch to modern"),
         ({"arch": "llama", "rope_theta": 0.5}, "rope_theta is 0.5"),
         ({"tied_head": False}, "tied_head is false, but gpt2 does not support it"),
-        ({"arch": "modern", "bias": False, "n_inner": 8}, "set model.arch to gpt2 or llama"),
+        ({"arch": "modern", "bias": False, "norm_eps": 1e-6}, "set model.arch to gpt2 or llama"),
     ],
 )
 def test_unsupported_settings_are_reported(settings, message):

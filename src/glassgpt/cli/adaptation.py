@@ -96,7 +96,7 @@ def _config(
 
     if data is None:
         raise UsageError(
-            f"no dataset is given; create one with: glassgpt prepare SOURCE --tokenizer {run} --out DIR, then add --data DIR"
+            f"no dataset is given; create one with: glassgpt prepare SOURCE --tokenizer {shlex.quote(str(run))} --out DIR, then add --data DIR"
         )
     if not 0 < epochs < float("inf"):
         raise UsageError(f"--epochs is {epochs}; it must be positive and finite")

@@ -37,15 +37,16 @@ def import_(source: str, *, out: Path, base: Path | None = None) -> None:
     from glassgpt import api  # loads torch, which takes seconds
 
     found = api.import_(source, out, console.warn)
-    count, run = sum(p.numel() for p in found.model.parameters()), shlex.quote(str(found.run.path))
+    count, run = sum(p.numel() for p in found.model.parameters()), str(found.run.path)
     console.info(
-        f"imported {console.format_count(count, 'parameters')} and the tokenizer {found.tokenizer.name} into "
-        f"{found.run.path}"
+        f"imported {console.format_count(count, 'parameters')} and the tokenizer {found.tokenizer.name} into {run}"
     )
     if found.has_chat_template:
-        console.info(f"chat with it: glassgpt chat {run}")
-    console.info(f"generate text with: glassgpt generate {run} --prompt TEXT")
-    console.info(f"continue training with: glassgpt train {run} --init-from {run} --data DIR --out RUN")
+        console.info(f"chat with it: glassgpt chat {shlex.quote(run)}")
+    console.info(f"generate text with: glassgpt generate {shlex.quote(run)} --prompt TEXT")
+    console.info(
+        f"continue training with: glassgpt train {shlex.quote(run)} --init-from {shlex.quote(run)} --data DIR --out RUN"
+    )
 
 
 def _import_adapter(folder: Path, base: Path | None, out: Path) -> None:
