@@ -32,7 +32,7 @@ def built(change: Change) -> tuple[Patch, ...]:
             change(model)
         return model
 
-    modules = ("glassgpt.api.training", "glassgpt.diagnosis.doctor", "glassgpt.diagnosis.post_mortem")
+    modules = ("glassgpt.api.initialization", "glassgpt.diagnosis.doctor", "glassgpt.training.checkpoint.load")
     return tuple((module, "build_model", build) for module in modules)
 
 
