@@ -11,7 +11,6 @@ from safetensors import safe_open
 from glassgpt import api
 from glassgpt.api.compression import CompressionSource
 from glassgpt.api.runs import write_run_files
-from glassgpt.compression import report
 from glassgpt.compression.methods import check_methods, in_order
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
@@ -30,15 +29,6 @@ BUDGET = {"calibration_tokens": 2048, "eval_tokens": 4096}
 
 def compressed(source, out, *methods):
     return out, api.compress(CompressionSource(source, **BUDGET), out, methods)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_measurements():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "TIMED_TOKENS", 4)
-        patch.setattr(report, "TIMED_ROUNDS", 1)
-        patch.setattr(report, "COMPARED_PROMPTS", 12)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from tests.small_models import LLAMA, attentive_model
 
 from glassgpt import api
 from glassgpt.api.compression import CompressionSource
-from glassgpt.compression import report
 from glassgpt.compression.calibration import calibration_windows
 from glassgpt.compression.methods import check_methods
 from glassgpt.compression.methods.distil import Distil, evenly_spaced
@@ -39,15 +38,6 @@ SETTINGS = {
 }
 BUDGET = {"calibration_tokens": 1024, "eval_tokens": 4096}
 progress = EvaluationObserver().progress
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_measurements():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "TIMED_TOKENS", 4)
-        patch.setattr(report, "TIMED_ROUNDS", 1)
-        patch.setattr(report, "COMPARED_PROMPTS", 12)
-        yield
 
 
 @pytest.fixture(scope="module")
