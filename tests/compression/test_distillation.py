@@ -11,6 +11,7 @@ from tests.small_models import LLAMA, attentive_model
 from glassgpt import api
 from glassgpt.api.compression import CompressionSource
 from glassgpt.compression.calibration import calibration_windows
+from glassgpt.compression.distillation import training_settings
 from glassgpt.compression.methods import check_methods
 from glassgpt.compression.methods.distil import Distil, evenly_spaced
 from glassgpt.compression.methods.int8 import Int8
@@ -23,6 +24,7 @@ from glassgpt.evaluation.held_out import Continuation
 from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.checkpoint import find_checkpoint, list_checkpoints, load_model, newest_verified_checkpoint
+from glassgpt.training.config import TrainConfig
 from glassgpt.training.distillation import DistillationLoss
 from glassgpt.training.lineage import read_lineage
 from glassgpt.training.loss import cross_entropy
@@ -161,6 +163,15 @@ def test_pruning_less_important_neurons_costs_less(nano_run, grammar_dataset):
 
 
 # The runs
+
+
+@pytest.mark.parametrize(("original", "expected"), [(0.0, 0.0), (0.05, 0.05), (0.4, 0.1)])
+def test_student_is_trained_with_little_dropout(tmp_path, original, expected):
+    model = ModelConfig(n_layer=2, dropout=original)
+    settings = training_settings(tmp_path, tmp_path, [Distil(1)], model, TrainConfig(), {})
+    assert settings["model.dropout"] == expected
+    chosen = training_settings(tmp_path, tmp_path, [Distil(1)], model, TrainConfig(), {"model.dropout": "0.3"})
+    assert chosen["model.dropout"] == "0.3"
 
 
 def test_training_brings_the_student_closer(distilled, nano_run, grammar_dataset):
