@@ -13,8 +13,6 @@ ENGLISH_PROSE = re.compile(r"(?<![\w./'-])(?!glassgpt)[a-z]{2,}(?: [a-z]{2,}){3,
 SHOWN_BY_SERVING = (
     "run.py",
     "replay.py",
-    "chat_template.py",
-    "jinja_template.py",
     "recording.py",
     "limits.py",
     "chat_session.py",

@@ -101,8 +101,8 @@ def timed_model() -> LanguageModel:
 
 def serve_timed(slots: int, switch_seconds: float | None) -> None:
     """Serve until a signal comes."""
+    from glassgpt.data.chat.chat_template import TRANSCRIPT
     from glassgpt.serving import engine_thread, run
-    from glassgpt.serving.chat_template import TRANSCRIPT
     from glassgpt.serving.served_model import Weights
 
     def timed_engine(model: LanguageModel, tokenizer: BPETokenizer, *, slots: int, capacity: int | None) -> Engine:

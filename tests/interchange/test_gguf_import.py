@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from glassgpt import api
 from glassgpt.api.chat import load_chat
+from glassgpt.data.chat.jinja_template import load_jinja_template
 from glassgpt.errors import InterchangeError, TokenizerError, UsageError
 from glassgpt.interchange import sources
 from glassgpt.interchange.gguf_reading import import_gguf
 from glassgpt.interchange.sources import find_model
 from glassgpt.interchange.tokenizer_files import tokenizer_json
 from glassgpt.serving.chat_session import Message
-from glassgpt.serving.jinja_template import load_jinja_template
 
 MATRIX_TYPES = [TYPES.F32, TYPES.F16, TYPES.Q8_0, TYPES.Q4_1]
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from glassgpt.data import load_tokenizer
+from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.serving.app import create_app
-from glassgpt.serving.chat_template import TRANSCRIPT
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics

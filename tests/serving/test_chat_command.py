@@ -14,10 +14,10 @@ from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.runs import save_as_run
 from glassgpt.api.serving import load_weights
 from glassgpt.cli import chat as command
+from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.serving.chat_client import RemoteChat, ServerError
 from glassgpt.serving.chat_session import SETTINGS, ChatSession, Message
-from glassgpt.serving.chat_template import TRANSCRIPT
 from small_models import attentive_model
 
 KEY = "a key of many characters"

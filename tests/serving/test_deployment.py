@@ -15,7 +15,7 @@ import pytest
 from live_server import live_server
 
 from glassgpt.cli import app
-from glassgpt.serving.chat_template import TRANSCRIPT
+from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.serving.limits import ServerLimits
 from small_models import attentive_model
 

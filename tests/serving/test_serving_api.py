@@ -10,11 +10,11 @@ import pytest
 import torch
 from serving_helpers import BYTES, run_with
 
+from glassgpt.data.chat.chat_template import load_template
 from glassgpt.errors import ConfigError, UsageError
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.serving import fields
-from glassgpt.serving.chat_template import load_template
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.openapi import openapi
 from glassgpt.serving.recording import Recorder, options_from_json, options_json

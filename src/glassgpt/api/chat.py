@@ -11,12 +11,12 @@ from typing import Any
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template
+from glassgpt.data.chat.jinja_template import Template
 from glassgpt.generation.precision import Precision
 from glassgpt.generation.strategies import stream_samples
 from glassgpt.serving.chat_session import SETTINGS, Message
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.generation_call import build_options
-from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.limits import ServerLimits
 
 

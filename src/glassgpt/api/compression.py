@@ -20,6 +20,7 @@ from glassgpt.compression.report import CompressionReport, compare_models, store
 from glassgpt.compression.search import Candidate, Target, best_for, combinations, search
 from glassgpt.compression.sensitivity import Sensitivity, measure_sensitivity
 from glassgpt.config import RunConfig, held_out_folder
+from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
 from glassgpt.data.files import read_regular
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.verification import verify_once
@@ -28,7 +29,6 @@ from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.evaluation.perplexity import held_out_tokens
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.serving.chat_template import FILE_NAME as CHAT_TEMPLATE
 from glassgpt.training.lineage import Lineage
 from glassgpt.training.run_folder import RunFolder
 

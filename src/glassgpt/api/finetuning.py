@@ -16,13 +16,13 @@ from glassgpt.api.loading import held_out_dataset, load
 from glassgpt.api.runs import save_as_run
 from glassgpt.api.training import check, train
 from glassgpt.config import RunConfig, load_config
+from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError, WrongRunError
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.interchange import peft
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.lora_config import LoRAConfig
-from glassgpt.serving.chat_template import FILE_NAME as CHAT_TEMPLATE
 from glassgpt.training.checkpoint import find_checkpoint, read_adapter, weights_fingerprint
 from glassgpt.training.loop import TrainingResult
 from glassgpt.training.run_folder import RunFolder

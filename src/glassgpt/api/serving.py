@@ -10,13 +10,13 @@ import torch
 
 import glassgpt
 from glassgpt.api.loading import load_checkpoint
+from glassgpt.data.chat.chat_template import FILE_NAME, TRANSCRIPT, load_template
+from glassgpt.data.chat.jinja_template import JINJA_SUFFIX, Template, load_jinja_template
 from glassgpt.data.files import read_regular
 from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice
-from glassgpt.serving.chat_template import FILE_NAME, TRANSCRIPT, load_template
-from glassgpt.serving.jinja_template import JINJA_SUFFIX, Template, load_jinja_template
 from glassgpt.serving.replay import Replayed, replay_records
 from glassgpt.serving.run import ModelSource
 from glassgpt.serving.served_model import Weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from glassgpt.data.chat.jinja_template import Template
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
@@ -13,7 +14,6 @@ from glassgpt.serving.explaining import explain
 from glassgpt.serving.fields import CHAT_FIELDS
 from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult
 from glassgpt.serving.http import Answer, Call
-from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.jobs import Burst
 from glassgpt.serving.streaming import AnswerWriter, stream_answer
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from glassgpt.data.chat.jinja_template import Template
 from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
 from glassgpt.serving.app import create_app
 from glassgpt.serving.context import ServerContext
-from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder

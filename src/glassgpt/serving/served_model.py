@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from glassgpt.data.chat.jinja_template import Template
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.errors import APIError
-from glassgpt.serving.jinja_template import Template
 from glassgpt.serving.jobs import Inbox, Job, Result
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glassgpt.locale.ko import (
     adaptation,
+    chat,
     commands,
     compression,
     data,
@@ -24,6 +25,7 @@ from glassgpt.locale.ko.reasons import reason_templates
 MESSAGES: dict[str, str] = {
     **program.MESSAGES,
     **data.MESSAGES,
+    **chat.MESSAGES,
     **model.MESSAGES,
     **training.MESSAGES,
     **generation.MESSAGES,

@@ -3,11 +3,6 @@
 MESSAGES = {
     "{} is not a record of glassgpt serve --record: {}": "{0} 파일은 glassgpt serve --record의 기록이 아닙니다: {1:t}",
     "every value must be text": "값은 모두 글이어야 합니다",
-    "{} has {} bytes; a chat template must have at most {}": "{0} 파일이 {1}바이트입니다. 채팅 템플릿은 {2}바이트까지 쓸 수 있습니다",
-    "{} is not a chat template: {}": "{0} 파일은 채팅 템플릿이 아닙니다: {1}",
-    "the chat template {} failed: {}": "채팅 템플릿 {0}을(를) 실행하다가 실패했습니다: {1}",
-    "the chat template {} wrote nothing for these messages": "채팅 템플릿 {0}이(가) 이 메시지들로 아무것도 쓰지 않았습니다",
-    "{} is not a chat template ({}); it must have roles.user and roles.assistant with before and after": "{0} 파일은 채팅 템플릿이 아닙니다({1:t}). before와 after가 든 roles.user와 roles.assistant가 있어야 합니다",
     "an answer could not be recorded: {}": "답을 기록하지 못했습니다: {0:t}",
     "log-probabilities of the prompt": "프롬프트의 로그 확률",
     "{} samples instead of {}": "글 {1}개가 아니라 {0}개",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glassgpt.data.chat.chat_template import ChatTemplate
+from glassgpt.data.chat.step_limit import limited_steps
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import ConfigError, GenerationError
-from glassgpt.serving.chat_template import ChatTemplate
-from glassgpt.serving.step_limit import limited_steps
 
 JINJA_SUFFIX = ".jinja"
 MAX_BYTES = 64 << 10
@@ -57,23 +57,44 @@ class JinjaTemplate:
         """
         if parse_special_tokens:
             return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, messages))
-        # A noncharacter inside each name keeps it from being found; it is removed before the text becomes tokens.
-        breaker = next(each for each in BREAKERS if all(each not in text for _, text in messages))
-        names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-        hidden = [(role, _broken(text, names, breaker)) for role, text in messages]
+        [breaker] = unused_noncharacters(messages, 1)
+        hidden = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in messages]
         return tokenizer.encode_with_special_tokens(self.prompt(tokenizer, hidden), breaker)
 
     def prompt(self, tokenizer: Tokenizer, messages: Sequence[tuple[str, str]]) -> str:
-        """Return the text of the prompt.
+        """Return the text of the prompt; see `write`."""
+        return self.write(tokenizer, messages, add_generation_prompt=True)
+
+    def write(
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[tuple[str, str]],
+        *,
+        add_generation_prompt: bool,
+        marks: tuple[str, str] = ("", ""),
+    ) -> str:
+        """Return the text of a conversation.
+
+        Args:
+            tokenizer: the model's.
+            messages: (role, text) pairs.
+            add_generation_prompt: whether to begin the assistant's next message at the end.
+            marks: texts to write before and after each `{% generation %}` block.
 
         Raises:
             GenerationError: the template refuses the messages, or fails.
         """
         end_of_text = next(name for name, token in tokenizer.special_tokens.items() if token == tokenizer.end_of_text)
-        given = [{"role": role, "content": text} for role, text in messages]
+        variables: dict[str, Any] = {
+            "messages": [{"role": role, "content": text} for role, text in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "eos_token": end_of_text,
+            "generation_start": marks[0],
+            "generation_end": marks[1],
+        }
         try:
             with limited_steps(MAX_STEPS):
-                text = self.template.render(messages=given, add_generation_prompt=True, eos_token=end_of_text)
+                text = self.template.render(variables)
         except Exception as error:
             raise GenerationError(f"the chat template {self.source} failed: {_first_line(error)}") from error
         if not text:
@@ -109,7 +130,7 @@ def compile_template(text: str, source: str) -> JinjaTemplate:
     """
     from jinja2 import TemplateError
 
-    from glassgpt.serving.jinja_sandbox import ChatTemplateEnvironment
+    from glassgpt.data.chat.jinja_sandbox import ChatTemplateEnvironment
 
     try:
         return JinjaTemplate(ChatTemplateEnvironment().from_string(text), source)
@@ -117,9 +138,24 @@ def compile_template(text: str, source: str) -> JinjaTemplate:
         raise ConfigError([f"{source} is not a chat template: {_first_line(error)}"]) from error
 
 
-def _broken(text: str, names: Sequence[str], breaker: str) -> str:
-    """Return a text in which no special token is spelled out: the breaker stands behind each name's first character."""
-    for name in names:
+def unused_noncharacters(messages: Sequence[tuple[str, str]], count: int) -> list[str]:
+    """Return noncharacters that no message contains.
+
+    Raises:
+        GenerationError: the messages contain nearly all of them.
+    """
+    unused = [each for each in BREAKERS if all(each not in text for _, text in messages)]
+    if len(unused) < count:
+        raise GenerationError("the messages contain nearly all noncharacters from U+FDD0 to U+FDEF; remove some")
+    return unused[:count]
+
+
+def hide_special_tokens(tokenizer: Tokenizer, text: str, breaker: str) -> str:
+    """Return a text with the breaker inside each name of a special token, so that the name is not found.
+
+    `encode_with_special_tokens` removes the breaker before the text becomes tokens.
+    """
+    for name in sorted(tokenizer.special_tokens, key=len, reverse=True):
         text = text.replace(name, f"{name[0]}{breaker}{name[1:]}")
     return text
 

@@ -16,16 +16,23 @@ MAX_PRODUCT = 10**6
 """Largest product; of a text and a number, its characters."""
 
 
+GENERATION_START, GENERATION_END = "generation_start", "generation_end"
+"""Variables of a template, written before and after what the assistant wrote; nothing is written if they are not given."""
+
+
 class Generation(Extension):
     """`{% generation %}` … `{% endgeneration %}`: marks what the assistant wrote, for training; writes it as it is."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Return the nodes between the tags."""
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return the nodes between the tags, with the two variables around them."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        start, end = (
+            nodes.Output([nodes.Name(name, "load")], lineno=line) for name in (GENERATION_START, GENERATION_END)
+        )
+        return [start, nodes.Scope(body, lineno=line), end]
 
 
 class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):

@@ -7,11 +7,11 @@ from transformers import PreTrainedTokenizerFast
 
 from glassgpt.api.serving import chat_template
 from glassgpt.data import load_tokenizer
+from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.tokenizers.bpe import GPT2_PATTERN, BPETokenizer
 from glassgpt.errors import ConfigError, GenerationError
 from glassgpt.interchange.chat_templates import read_chat_template
 from glassgpt.interchange.tokenizer_files import write_tokenizer_files
-from glassgpt.serving.jinja_template import compile_template
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

@@ -1,0 +1,27 @@
+"""Conversations and chat templates."""
+
+MESSAGES = {
+    "{} has {} bytes; a chat template must have at most {}": "{0} 파일이 {1}바이트입니다. 채팅 템플릿은 {2}바이트까지 쓸 수 있습니다",
+    "{} is not a chat template: {}": "{0} 파일은 채팅 템플릿이 아닙니다: {1}",
+    "the chat template {} failed: {}": "채팅 템플릿 {0}을(를) 실행하다가 실패했습니다: {1}",
+    "the chat template {} wrote nothing for these messages": "채팅 템플릿 {0}이(가) 이 메시지들로 아무것도 쓰지 않았습니다",
+    "{} is not a chat template ({}); it must have roles.user and roles.assistant with before and after": "{0} 파일은 채팅 템플릿이 아닙니다({1:t}). before와 after가 든 roles.user와 roles.assistant가 있어야 합니다",
+    "{} with large numbers or long texts is not allowed": "큰 수나 긴 글에는 {0} 연산을 쓸 수 없습니다",
+    "it runs for more than {} steps, perhaps without end": "{0}단계를 넘어도 끝나지 않습니다. 끝이 없는 것일 수 있습니다",
+    "the messages contain nearly all noncharacters from U+FDD0 to U+FDEF; remove some": "메시지에 U+FDD0에서 U+FDEF까지의 비문자가 거의 다 들어 있습니다. 일부를 지우세요",
+    "{}: messages is {}; it must be a list of at least one message": "{0:t}: messages가 {1}입니다. 메시지가 하나 이상 든 리스트여야 합니다",
+    "{}: there are several system messages; join them into one at the start": "{0:t}: system 메시지가 여럿입니다. 맨 앞에 하나로 합치세요",
+    "{}, message {}: the role is {}, but {} was expected; after at most one system message, user and assistant must take turns": "{0:t}, {1}번째 메시지: {3} 차례인데 역할이 {2}입니다. system 메시지는 맨 앞에 하나까지만 오고, 그다음은 user와 assistant가 번갈아 말해야 합니다",
+    "{}: the last message is of the {}; it must be of the {}": "{0:t}: 마지막 메시지의 역할이 {1}입니다. {2}의 메시지로 끝나야 합니다",
+    "{}: every message of the assistant has weight 0, so that nothing can be learned": "{0:t}: assistant의 메시지가 모두 weight 0이라 학습할 것이 없습니다",
+    "{}, message {}": "{0:t}, {1}번째 메시지",
+    "{}: it is {}; it must be an object with role and content": "{0:t}: 값이 {1}입니다. role과 content가 있는 객체여야 합니다",
+    "{}: unknown key {}; a message has role, content and perhaps weight": "{0:t}: {1} 키는 쓸 수 없습니다. 메시지에는 role과 content가 있고, weight를 더할 수 있습니다",
+    "{}: role is {}; it must be system, user or assistant": "{0:t}: role이 {1}입니다. system, user, assistant 중 하나여야 합니다",
+    "{}: content is {}; it must be text": "{0:t}: content가 {1}입니다. 글이어야 합니다",
+    "{}: the {}'s message is empty; remove the conversation or complete it": "{0:t}: {1}의 메시지가 비어 있습니다. 대화를 지우거나 채우세요",
+    "{}: weight is {}; it must be 0 (context only) or 1 (to be learned)": "{0:t}: weight가 {1}입니다. 0(앞글로만 씀)이나 1(학습)이어야 합니다",
+    "{}: {} marks {} texts with {% generation %}, but the assistant has {} messages; mark each of them once": "{0:t}: {1}이(가) {% generation %}으로 표시한 글은 {2}개인데 assistant의 메시지는 {3}개입니다. 메시지마다 한 번씩 표시하세요",
+    "{}: the tokenizer {} changes the text; use another one": "{0:t}: 토크나이저 {1}이(가) 글을 바꿉니다. 다른 토크나이저를 쓰세요",
+    "{}, message {}: {} writes earlier messages differently when others follow, so that the assistant's text cannot be found; mark it in the template with {% generation %} … {% endgeneration %}": "{0:t}, {1}번째 메시지: {2}이(가) 뒤에 메시지가 오면 앞의 메시지를 다르게 써서 assistant의 글을 찾을 수 없습니다. 템플릿에서 {% generation %} … {% endgeneration %}으로 표시하세요",
+}
