@@ -7,7 +7,7 @@ the token embedding (llama.cpp#12567).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.gguf_tokenizer import tokenizer_fields, write_tokenizer
 from glassgpt.model.config import ModelConfig
-from glassgpt.model.parameter_names import gpt2_parameter_mappings
+from glassgpt.model.parameter_names import gguf_name, gpt2_parameter_mappings
 from glassgpt.model.transformer import LanguageModel
 
 FILE = "model.gguf"
@@ -49,19 +49,6 @@ class Architecture:
     full_precision: frozenset[str] = frozenset()
 
 
-_GPT2_NAMES = {
-    "token_embedding": "token_embd",
-    "position_embedding": "position_embd",
-    "norm": "output_norm",
-    "norm1": "attn_norm",
-    "norm2": "ffn_norm",
-    "attention.qkv": "attn_qkv",
-    "attention.out": "attn_output",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-}
-
-
 def _write_gpt2_settings(writer: Any, config: ModelConfig) -> None:
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.n_embd)
@@ -78,23 +65,7 @@ def _gpt2_tensors(model: LanguageModel) -> Tensors:
         tensor = ours.get(mapping.ours)
         if tensor is None:
             tensor = torch.zeros(ours[mapping.ours.removesuffix("bias") + "weight"].size(0))
-        yield _theirs(mapping.ours, _GPT2_NAMES), tensor.detach().float().cpu().numpy()
-
-
-_LLAMA_NAMES = {
-    "token_embedding": "token_embd",
-    "norm": "output_norm",
-    "lm_head": "output",
-    "norm1": "attn_norm",
-    "norm2": "ffn_norm",
-    "attention.q": "attn_q",
-    "attention.k": "attn_k",
-    "attention.v": "attn_v",
-    "attention.out": "attn_output",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-}
+        yield gguf_name(mapping.ours), tensor.detach().float().cpu().numpy()
 
 
 def _write_llama_settings(writer: Any, config: ModelConfig) -> None:
@@ -113,7 +84,7 @@ def _write_llama_settings(writer: Any, config: ModelConfig) -> None:
 def _llama_tensors(model: LanguageModel) -> Tensors:
     """Yield the parameters, those of queries and keys in the order in which llama.cpp rotates them."""
     for ours, parameter in model.named_parameters():
-        name = _theirs(ours, _LLAMA_NAMES)
+        name = gguf_name(ours)
         values = parameter.detach().float().cpu().numpy()
         if ".attn_q." in name or ".attn_k." in name:
             values = _interleaved(values, model.config.head_dim)
@@ -124,15 +95,6 @@ def _interleaved(values: NDArray[np.float32], head_dim: int) -> NDArray[np.float
     """Reorder the channels of each head: we rotate the pairs (i, i + D/2), llama.cpp (2i, 2i + 1)."""
     heads = values.reshape(-1, 2, head_dim // 2, *values.shape[1:])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(values.shape)
-
-
-def _theirs(ours: str, names: Mapping[str, str]) -> str:
-    """Return llama.cpp's name of a parameter."""
-    module, _, kind = ours.rpartition(".")
-    if not module.startswith("blocks."):
-        return f"{names[module]}.{kind}"
-    _, layer, place = module.split(".", 2)
-    return f"blk.{layer}.{names[place]}.{kind}"
 
 
 ARCHITECTURES = {
