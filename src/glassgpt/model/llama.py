@@ -21,33 +21,8 @@ from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation, Axis
+from glassgpt.model.rotary import RotaryEmbedding, split_heads
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
-
-
-class RotaryEmbedding(nn.Module):
-    """Rotate the channel pairs (i, i + D/2) by angles proportional to the position (Su et al. 2021, eq. 15).
-
-    The dot product of a rotated query and key then depends only on their distance.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, context_length: int, width: int, base: float) -> None:
-        super().__init__()
-        frequencies = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
-        angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)  # (context, D/2)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
-
-    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Rotate x (B, H, T, D) by its positions (B, T); None means 0 … T - 1."""
-        if positions is None:
-            cos, sin = self.cos[: x.size(2)], self.sin[: x.size(2)]  # (T, D/2)
-        else:
-            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D/2)
-        first, second = x.float().chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).type_as(x)
 
 
 class LlamaAttention(nn.Module):
@@ -68,19 +43,15 @@ class LlamaAttention(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """Mix information between positions, (B, T, C) -> (B, T, C)."""
         positions = None if cache is None else cache.positions()
-        q = self.rotary(self._split_heads(self.q(x)), positions)  # (B, H, T, D)
-        k = self.rotary(self._split_heads(self.k(x)), positions)  # (B, K, T, D)
-        v = self._split_heads(self.v(x))
+        q = self.rotary(split_heads(self.q(x), self.head_dim), positions)  # (B, H, T, D)
+        k = self.rotary(split_heads(self.k(x), self.head_dim), positions)  # (B, K, T, D)
+        v = split_heads(self.v(x), self.head_dim)
         mask = None
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
             mask = cache.mask()
         y = self.attend(q, k, v, mask, 0.0)
         return self.out_dropout(self.out(y.transpose(1, 2).reshape(x.shape)))
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, H·D) -> (B, H, T, D)."""
-        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class SwiGLU(nn.Module):
@@ -111,7 +82,10 @@ class Llama(LanguageModel):
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.embedding_dropout = nn.Dropout(config.dropout)
-        self.rotary = RotaryEmbedding(config.context_length, config.head_dim, config.rope_theta)
+        frequencies = 1.0 / config.rope_theta ** (
+            torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        )
+        self.rotary = RotaryEmbedding(config.context_length, frequencies)
         self.blocks = nn.ModuleList(
             Block(
                 nn.RMSNorm(config.n_embd, config.norm_eps),
