@@ -7,14 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forked import run_ranks
 from glassgpt import api
+from glassgpt.adaptation.recipe import Finetuning
 from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.runs import trainer_config
 from glassgpt.api.serving import load_weights as load_served
 from glassgpt.config import load_config
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis import doctor
+from glassgpt.diagnosis.report import render_report
+from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.errors import CheckpointError, GlassGPTError, Interrupted, UsageError
+from glassgpt.evaluation.loss_changes import read_changes
+from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.training.checkpoint import build_as_trained, find_checkpoint, load_weights, read_state, resolve_pointer
 from glassgpt.training.hardware import resolve_hardware
@@ -125,6 +131,9 @@ def test_finetune_measures_both_texts_before_and_after(base_run, other_data, gra
     assert new["after"] < new["before"]
     assert f"{new['before']:.4f}" in output
     assert ("predicted memory" in errors, "parameters (" in errors) == (True, True)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert all(f">{value:.4f}</div>" in report for one in (new, old) for value in (one["before"], one["after"]))
+    assert f"<td>{new['after'] - new['before']:+.4f}</td>" in report
     config = load_config(tmp_path / "run")
     assert (config.lora.rank, config.replay.share) == (0 if full else 2, 0.25)
     trained = build_as_trained(find_checkpoint(RunFolder(tmp_path / "run"), "latest"))
@@ -297,3 +306,60 @@ def test_damaged_base_is_refused_and_a_damaged_neighbor_is_not(adapter_run, base
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(CheckpointError, match="no longer has: it was trained further, changed or damaged"):
         api.load(tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_several_processes_train_an_adapter_like_one(base_run, other_data, run_main, tmp_path, monkeypatch):
+    def launch(processes, arguments, advice):
+        """Like torchrun, without importing PyTorch in each process."""
+        assert f"glassgpt finetune {base_run} --resume --out {tmp_path / 'two'}" in advice
+        for rank in run_ranks(processes, *command):
+            assert rank.returncode == 0, rank.stderr
+
+    monkeypatch.setattr("glassgpt.training.launch.launch", launch)
+    fixed = ["--data", other_data, "--train.max-steps", 4, "--train.batch-tokens", 128, "--train.device", "cpu"]
+    changes = []
+    for name, more in {
+        "one": ["--train.micro-batch-size", 8],
+        "two": ["--train.micro-batch-size", 4, "--gpus", 2],
+    }.items():
+        command = ["finetune", base_run, *fixed, "--out", tmp_path / name, *more]
+        code, _, errors = run_main(*command)
+        assert code == 0, errors
+        changes.append(json.loads((tmp_path / name / "forgetting.json").read_text())[0])
+        assert "Learned and forgotten" in (tmp_path / name / "report.html").read_text()
+    assert changes[0]["after"] < changes[0]["before"] == changes[1]["before"]
+    assert changes[1]["after"] == pytest.approx(changes[0]["after"], rel=1e-3)
+    for step in ("step-000004",):
+        one, two = (load_file(tmp_path / name / "checkpoints" / step / "model.safetensors") for name in ("one", "two"))
+        assert all(torch.allclose(one[key], two[key], rtol=0.02, atol=2e-3) for key in one)
+
+
+@pytest.mark.slow
+def test_finetune_launches_processes(base_run, other_data, glassgpt_command, tmp_path):
+    done = glassgpt_command(
+        "finetune", base_run, "--data", other_data, "--out", tmp_path / "run", "--gpus", 2, "--train.device", "cpu",
+        "--train.max-steps", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "new text" in done.stdout
+    assert (tmp_path / "run" / "checkpoints" / "step-000002").is_dir()
+
+
+def test_recipe_gives_each_process_whole_sequences(tmp_path):
+    for processes in (1, 2, 3):
+        plan = Finetuning(
+            tmp_path, ModelConfig(vocab_size=257, context_length=100), tmp_path, 130_000, processes=processes
+        )
+        recipe = plan.recipe()
+        assert recipe["train.batch_tokens"] == 100 * processes * (32 // processes)
+        assert (recipe["train.batch_tokens"] // (100 * processes)) % recipe["train.micro_batch_size"] == 0
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[3]", '[{"text": "new"}]'])
+def test_damaged_file_of_losses_is_named_in_the_report(content, adapter_run, tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "forgetting.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"forgetting\.json cannot be read"):
+        read_changes(run.path)
+    assert "forgetting.json cannot be read" in render_report(RunLog.read(run), [])

@@ -32,10 +32,10 @@ def learning_rate(n_embd: int, *, lora: bool) -> float:
     return float(f"{rate:.1e}")
 
 
-def batch_tokens(train_tokens: int, context_length: int) -> int:
-    """Return the tokens of a step: a multiple of the context length that leaves an epoch enough steps."""
-    sequences = min(LARGEST_BATCH_TOKENS, train_tokens // STEPS_PER_EPOCH) // context_length
-    return max(1, sequences) * context_length
+def batch_tokens(train_tokens: int, context_length: int, processes: int = 1) -> int:
+    """Return the tokens of a step: whole sequences for each process, few enough to leave an epoch enough steps."""
+    sequences = min(LARGEST_BATCH_TOKENS, train_tokens // STEPS_PER_EPOCH) // (context_length * processes)
+    return max(1, sequences) * context_length * processes
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Finetuning:
         epochs: passes over the new text.
         full: train all weights instead of an adapter.
         replay: dataset of old text and its share of the training text; None mixes nothing in.
+        processes: number of processes that train.
     """
 
     run: Path
@@ -59,6 +60,7 @@ class Finetuning:
     epochs: float = 2.0
     full: bool = False
     replay: tuple[Path, float] | None = None
+    processes: int = 1
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that do not depend on a preset, by dotted name."""
@@ -72,10 +74,10 @@ class Finetuning:
 
     def recipe(self) -> dict[str, Any]:
         """Return learning rate, batch, steps, and validations eight times in all, by dotted name."""
-        tokens = batch_tokens(self.train_tokens, self.model.context_length)
+        tokens = batch_tokens(self.train_tokens, self.model.context_length, self.processes)
         share = 0.0 if self.replay is None else self.replay[1]
         steps = max(1, round(self.epochs * self.train_tokens / (1 - share) / tokens))
-        sequences = tokens // self.model.context_length
+        sequences = tokens // (self.model.context_length * self.processes)
         return {
             "train.learning_rate": learning_rate(self.model.n_embd, lora=not self.full),
             "train.batch_tokens": tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glassgpt import console
-from glassgpt.adaptation.forgetting import LossChange
+from glassgpt.evaluation.loss_changes import LossChange
 from glassgpt.model.accounting import MemoryEstimate
 
 

@@ -7,18 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from glassgpt import console
-from glassgpt.adaptation.forgetting import LossChange, compare, losses, write_changes
+from glassgpt.adaptation.forgetting import compare, losses
 from glassgpt.adaptation.memory import count_trainable, finetuning_memory
+from glassgpt.adaptation.replay import open_training_data
 from glassgpt.adaptation.show import print_memory
 from glassgpt.api.initialization import adapter_of_adapter
 from glassgpt.api.loading import held_out_dataset, load
 from glassgpt.api.runs import save_as_run
-from glassgpt.api.training import check, train
+from glassgpt.api.training import check, train, write_run_report
 from glassgpt.config import RunConfig, load_config
 from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError, WrongRunError
+from glassgpt.evaluation.loss_changes import LossChange, write_changes
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.interchange import peft
 from glassgpt.model.accounting import count_parameters
@@ -34,11 +38,11 @@ class FinetuningResult:
     """The result of fine-tuning.
 
     Attributes:
-        training: the result of the training run.
+        training: the result of the training run; None if other processes trained.
         changes: the loss before and after on the new text, and on the old one if it is known.
     """
 
-    training: TrainingResult
+    training: TrainingResult | None
     changes: list[LossChange]
 
 
@@ -49,6 +53,8 @@ def finetune(
     resume: bool = False,
     observer: EvaluationObserver = SILENT,
     approve: Callable[[TimeEstimate], None] | None = None,
+    processes: int = 1,
+    launch: Callable[[], None] | None = None,
 ) -> FinetuningResult:
     """Fine-tune the run `config.init_from` into the folder `out`, and measure what was learned and what was forgotten.
 
@@ -58,6 +64,8 @@ def finetune(
         resume: continue the run there.
         observer: receives the progress of the measurements.
         approve: see `train`.
+        processes: number of processes that train.
+        launch: trains in these processes and returns when they are done; None trains in this one.
 
     Raises:
         UsageError: the configuration names no run.
@@ -65,18 +73,27 @@ def finetune(
     """
     if not config.init_from:
         raise UsageError("fine-tuning needs a run; name it as init_from")
-    checked = check(config, out, resume=resume)
-    rows = checked.train.resolve_micro_batch_size(checked.train.batch_tokens // checked.model.context_length)
+    checked = check(config, out, processes=processes, resume=resume)
+    rows = checked.train.resolve_micro_batch_size(
+        checked.train.batch_tokens // (checked.model.context_length * processes)
+    )
     predicted, full = (finetuning_memory(checked.model, lora, rows) for lora in (checked.lora, LoRAConfig()))
     print_memory(count_trainable(checked.model, checked.lora), count_parameters(checked.model), predicted, full)
 
     texts = _texts(checked)
     before = losses(load(checked.init_from, device=checked.train.device).model, texts, observer)
-    training = train(config, out, resume=resume, approve=approve)
+    training = None
+    if launch is not None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what the measurement has used is kept otherwise, on the first process's GPU
+        launch()
+    else:
+        training = train(config, out, resume=resume, approve=approve)
     _copy_chat_template(Path(checked.init_from), Path(out))
     after = losses(load(out, device=checked.train.device).model, texts, observer)
     changes = compare(texts, before, after)
     write_changes(Path(out), changes)
+    write_run_report(RunFolder(Path(out)), checked, open_training_data(checked.data, checked.replay))
     return FinetuningResult(training, changes)
 
 

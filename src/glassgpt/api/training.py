@@ -225,13 +225,13 @@ def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Obse
         try:
             result = trainer.run()
         except GlassGPTError:
-            _write_report(trainer.run_folder, config, trainer.dataset)
+            write_run_report(trainer.run_folder, config, trainer.dataset)
             raise
     try:
         draw_loss_curve(trainer.run_folder)
     except (OSError, GlassGPTError) as error:  # the training itself is complete
         console.warn(f"cannot draw {trainer.run_folder.curve}: {error}")
-    _write_report(trainer.run_folder, config, trainer.dataset)
+    write_run_report(trainer.run_folder, config, trainer.dataset)
     used, available = result.validation.tokens, trainer.dataset.info.validation.tokens - 1
     if used < available:
         console.info(
@@ -301,8 +301,8 @@ def _startup_findings(
     return print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
 
 
-def _write_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
-    """Write `report.html` from the files of a run that has just ended, successfully or not."""
+def write_run_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
+    """Write `report.html` from the files of a run that has just ended, successfully or not; warn if it cannot be written."""
     try:
         _write_report_file(run, config, dataset)
     except (OSError, GlassGPTError) as error:  # the error that ended the run, if there is one, is the one to show

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ def finetune(
     replay: str | None = None,
     resume: Flag = False,
     seed: Integer | None = None,
+    gpus: Integer = 1,
     yes: Flag = False,
     overrides: Overrides,
 ) -> None:
@@ -50,19 +53,25 @@ def finetune(
         Resume the run in --out.
     seed:
         Seed of the adapter's initial weights, the order of the data and dropout.
+    gpus:
+        Number of processes that train, one per GPU (all on the CPU with --train.device cpu).
     yes:
         Train even if it is predicted to take more than 24 hours on this CPU.
     """
     from glassgpt.cli.checks import check_training
-    from glassgpt.cli.training import approve_time, print_training_result
+    from glassgpt.cli.training import approve_time, mute_other_ranks, print_training_result, process_count
     from glassgpt.config import load_config
+    from glassgpt.training.launch import launched_by_torchrun, restarted_by_torchrun
     from glassgpt.training.run_folder import RunFolder
 
+    processes = process_count(gpus)
+    mute_other_ranks()
+    resume = resume or (restarted_by_torchrun() and RunFolder(out).exists())
     RunFolder(run).require()
     if resume and not RunFolder(out).exists():
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
-    config = None if resume else _config(run, data, preset, full, epochs, replay, seed, overrides)
-    check_training(config or load_config(out, overrides), out, resume=resume, processes=1, tensorboard=False)
+    config = None if resume else _config(run, data, preset, full, epochs, replay, seed, overrides, processes)
+    check_training(config or load_config(out, overrides), out, resume=resume, processes=processes, tensorboard=False)
     if config is not None:
         _require_same_tokenizer(run, config)
 
@@ -72,11 +81,30 @@ def finetune(
 
     config = config or api.resumed_config(out, overrides)
     approve = None if yes else approve_time
-    result = api.finetune(config, out, resume=resume, observer=ConsoleObserver(), approve=approve)
-    print_training_result(result.training, out)
+    if launched_by_torchrun():  # one of the processes that train, see `_launch`
+        print_training_result(api.train(config, out, resume=resume, approve=approve), out)
+        return
+    launch = partial(_launch, run, out, gpus) if gpus > 1 else None
+    result = api.finetune(
+        config, out, resume=resume, observer=ConsoleObserver(), approve=approve, processes=processes, launch=launch
+    )
+    if result.training is not None:
+        print_training_result(result.training, out)
     print_changes(result.changes)
     if config.lora.rank:
         console.info(f"make it a run of its own with: glassgpt merge {shlex.quote(str(out))} --out RUN")
+
+
+def _launch(run: Path, out: Path, processes: int) -> None:
+    """Train in several processes, which run the same command; this one measures before and after."""
+    from glassgpt.training.launch import launch
+
+    quoted = shlex.quote(str(run)), shlex.quote(str(out))
+    launch(
+        processes,
+        sys.argv[1:],
+        f"resume from the last checkpoint with: glassgpt finetune {quoted[0]} --resume --out {quoted[1]}",
+    )
 
 
 def _config(
@@ -88,6 +116,7 @@ def _config(
     replay: str | None,
     seed: int | None,
     overrides: dict[str, str],
+    processes: int,
 ) -> RunConfig:
     """Return the configuration: the preset, then what follows from model and text, then the user's settings."""
     from glassgpt.adaptation.recipe import PRESET, Finetuning, parse_replay
@@ -102,9 +131,8 @@ def _config(
         raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
     dataset = TokenDataset.open(data)
     model = load_config(run).model
-    asked = Finetuning(
-        run, model, data, dataset.info.train.tokens, epochs, full, parse_replay(replay) if replay else None
-    )
+    old = parse_replay(replay) if replay else None
+    asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, old, processes)
     settings = asked.settings() | (asked.recipe() if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}
     config = load_config(preset or PRESET, settings | overrides)

@@ -72,8 +72,8 @@ def train(
     from glassgpt.config import load_config
     from glassgpt.training.launch import launch, launched_by_torchrun, restarted_by_torchrun
 
-    _require_processes(gpus)
-    _mute_other_ranks()
+    processes = process_count(gpus)
+    mute_other_ranks()
     resume = resume or restarted_by_torchrun()
 
     named = {"data": data, "seed": seed, "init_from": init_from}
@@ -91,7 +91,6 @@ def train(
     if resume and preset is None and not exists:
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     config = None if exists else load_config(preset, overrides)
-    processes = int(os.environ["WORLD_SIZE"]) if launched_by_torchrun() else gpus
     check_training(
         config or load_config(out, overrides), out, resume=resume, processes=processes, tensorboard=tensorboard
     )
@@ -180,8 +179,8 @@ def bench_train(
 
     if steps < 2:
         raise UsageError(f"--steps is {steps}; it must be at least 2")
-    _require_processes(gpus)
-    _mute_other_ranks()
+    process_count(gpus)
+    mute_other_ranks()
     if data is not None:
         overrides = overrides | {"data": str(data)}
     config = load_config(preset, overrides)
@@ -224,12 +223,20 @@ def _shown_on(meter: console.ProgressMeter) -> Callable[[BenchProgress], None]:
     return show
 
 
-def _require_processes(gpus: int) -> None:
+def process_count(gpus: int) -> int:
+    """Return the number of processes that train: as `--gpus` says, or as torchrun has started.
+
+    Raises:
+        UsageError: it is below 1.
+    """
+    from glassgpt.training.launch import launched_by_torchrun
+
     if gpus < 1:
         raise UsageError(f"--gpus is {gpus}; it must be at least 1")
+    return int(os.environ["WORLD_SIZE"]) if launched_by_torchrun() else gpus
 
 
-def _mute_other_ranks() -> None:
+def mute_other_ranks() -> None:
     """Mute every process but the first: all would print the same."""
     from glassgpt.training.launch import launched_by_torchrun
 

@@ -29,8 +29,11 @@ from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, render_
 from glassgpt.diagnosis.detectors.loss_spike import find_spikes
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
+from glassgpt.diagnosis.report_changes import render_changes
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import LABELS, summary_line
+from glassgpt.errors import CheckpointError
+from glassgpt.evaluation.loss_changes import read_changes
 from glassgpt.locale import LANGUAGES, Language, user_language
 from glassgpt.training.curve import smooth
 from glassgpt.training.run_folder import RunFolder
@@ -86,6 +89,7 @@ def render_report(
             f"<header><h1>{name}</h1>{_in_both(lambda language: escape(summary_line(list(checks), language)))}</header>",
             _summary(log),
             _findings(log, checks),
+            _learned(log.run),
             _charts(log, baseline),
             _checks(checks),
             _events(log),
@@ -180,6 +184,13 @@ def _finding(finding: Finding, steps: list[int]) -> str:
         )
 
     return f'<article class="{finding.severity}">{_in_both(content, "div")}</article>'
+
+
+def _learned(run: RunFolder) -> str:
+    try:
+        return render_changes(read_changes(run.path))
+    except CheckpointError as error:  # the rest of the report is worth showing
+        return f'<section><p class="head">{escape(str(error))}</p></section>'
 
 
 def _charts(log: RunLog, baseline: NGramBaseline | None) -> str:

@@ -7,6 +7,7 @@ MESSAGES = {
     "predicted memory: {}, of which gradients and optimizer {}; training all weights would take {}": "예상 메모리: {0}(기울기와 옵티마이저 {1}). 가중치를 모두 학습할 때: {2}",
     "predicted memory: {}, of which gradients and optimizer {}": "예상 메모리: {0}(기울기와 옵티마이저 {1})",
     "change": "변화",
+    "resume from the last checkpoint with: glassgpt finetune {} --resume --out {}": "마지막 체크포인트에서 이어서 학습하려면: glassgpt finetune {0} --resume --out {1}",
     "new text": "새 글",
     "old text": "옛 글",
     "fine-tuning needs a run; name it as init_from": "미세 조정할 실행이 필요합니다. init_from으로 지정하세요",

@@ -56,6 +56,7 @@ HELP = {
     "Measure training speed: tokens per second, time per phase of a step, MFU, peak memory, attention kernel.": "학습 속도를 잽니다. 초당 토큰, 스텝의 단계별 시간, MFU, 최대 메모리, 어텐션 커널을 보여 줍니다.",
     "Dataset; by default random tokens, which take equally long.": "데이터셋. 기본값은 무작위 토큰이며 걸리는 시간은 같습니다.",
     "Number of steps that are timed.": "시간을 잴 스텝의 수.",
+    "Number of processes that train, one per GPU (all on the CPU with --train.device cpu).": "학습할 프로세스의 수. GPU마다 하나입니다(--train.device cpu면 모두 CPU에서).",
     "Number of processes; see train.": "프로세스의 수. train을 보세요.",
     "File to write the result to, as JSON.": "결과를 JSON으로 쓸 파일.",
     # finetune, merge
