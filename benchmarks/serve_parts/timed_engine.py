@@ -61,7 +61,7 @@ class TimedDecoder:
         self._small = torch.zeros(4)
         self._tokens = np.random.default_rng(0).integers(256, vocab_size - 1, size=1 << 16).tolist()
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> _TimedPrefill:
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> _TimedPrefill:
         """See `Decoder`."""
         return _TimedPrefill(self._cache)
 

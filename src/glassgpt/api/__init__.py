@@ -12,7 +12,7 @@ from glassgpt.api.interchange import export, import_
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
 from glassgpt.api.runs import resumed_config, save_as_run
-from glassgpt.api.serving import default_slots, model_source, replay
+from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
 from glassgpt.api.training import attach_diagnosis, check, train
 from glassgpt.api.training_speed import bench_train
 
@@ -20,6 +20,7 @@ __all__ = [
     "HELD_OUT_TOKENS",
     "FinetuningResult",
     "LoadedModel",
+    "NamedRun",
     "attach_diagnosis",
     "bench_generate",
     "bench_train",
@@ -39,7 +40,7 @@ __all__ = [
     "load_for_generation",
     "load_with_dataset",
     "merge",
-    "model_source",
+    "model_sources",
     "replay",
     "report",
     "resumed_config",

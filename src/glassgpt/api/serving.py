@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import glassgpt
+from glassgpt.api.adapted_serving import NamedRun, adapters_by_base, with_adapters_of
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.data.chat.chat_template import FILE_NAME, TRANSCRIPT, load_template
 from glassgpt.data.chat.jinja_template import JINJA_SUFFIX, Template, load_jinja_template
@@ -18,9 +20,9 @@ from glassgpt.errors import UsageError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice
 from glassgpt.serving.replay import Replayed, replay_records
-from glassgpt.serving.run import ModelSource
+from glassgpt.serving.run import ModelSource, adapter_model_name
 from glassgpt.serving.served_model import Weights
-from glassgpt.training.checkpoint import MANIFEST, read_adapter, resolve_pointer
+from glassgpt.training.checkpoint import MANIFEST, find_base, find_checkpoint, read_adapter, resolve_pointer
 from glassgpt.training.run_folder import RunFolder
 
 CPU_SLOTS = 8
@@ -32,13 +34,21 @@ def default_slots(device: str) -> int:
     return DEFAULT_SLOTS if pick_device(device).type == "cuda" else CPU_SLOTS
 
 
-def load_weights(run: Path, checkpoint: str, device: str, precision: Precision, slots: int) -> Weights:
+def load_weights(
+    run: Path,
+    checkpoint: str,
+    device: str,
+    precision: Precision,
+    slots: int,
+    adapters: Mapping[str, Path] | None = None,
+) -> Weights:
     """Load a run's checkpoint for the server.
 
     Args:
         run: the run's folder.
         checkpoint: see `load`, as are `device` and `precision`.
         slots: sequences decoded at once, for which the kernel is chosen.
+        adapters: verified checkpoints of adapters of these weights, which are to share them, by name.
 
     Raises:
         GlassGPTError: see `load`.
@@ -63,7 +73,60 @@ def load_weights(run: Path, checkpoint: str, device: str, precision: Precision, 
         "torch": str(torch.__version__),
         "glassgpt": glassgpt.__version__,
     }
-    return Weights(model, loaded.tokenizer, loaded.step, identity, str(run), path.name)
+    found = Weights(model, loaded.tokenizer, loaded.step, identity, str(run), path.name)
+    return with_adapters_of(found, loaded.model, adapters) if adapters else found
+
+
+def load_beside(run: Path, checkpoint: str, device: str, precision: Precision, slots: int) -> Weights:
+    """Load an adapter for the server, beside the weights of its base; see `load_weights`."""
+    path = find_checkpoint(RunFolder(run).require(), checkpoint)
+    adapter = read_adapter(path)
+    if adapter is None:
+        raise UsageError(f"{run} is not an adapter any more; give the folder of the one that was served")
+    base = find_base(path, adapter)
+    weights = load_weights(base.parent.parent, base.name, device, precision, slots, {"adapter": path})
+    return weights.adapters["adapter"]
+
+
+def model_sources(
+    runs: Sequence[NamedRun],
+    *,
+    device: str,
+    precision: Precision,
+    slots: int,
+    template: Path | None = None,
+    follow: bool = False,
+) -> list[ModelSource]:
+    """Return runs as models to serve, each adapter after the base that it adapts, as `base:adapter`.
+
+    Adapters share the weights and the engine of their base, but on a GPU, whose kernels have no adapters, and with `follow`:
+    there each is merged into weights of its own.
+
+    Args:
+        runs: to serve, with different names.
+        device: see `model_source`, as are all others.
+
+    Raises:
+        UsageError: two models would have the same name.
+        GlassGPTError: a checkpoint is damaged.
+    """
+    found = adapters_by_base(runs)
+    is_shared = pick_device(device).type != "cuda" and not follow
+    settings: dict[str, Any] = {"device": device, "precision": precision, "slots": slots, "template": template}
+    adapted = {name for adapters in found.values() for name in adapters}
+    sources: list[ModelSource] = []
+    for run in runs:
+        if run.name in adapted:
+            continue
+        adapters = found.get(run.name, {})
+        shared, apart = (adapters, {}) if is_shared else ({}, adapters)
+        sources.append(
+            model_source(run.folder, run.name, checkpoint=run.checkpoint, follow=follow, adapters=shared, **settings)
+        )
+        for name, own in apart.items():
+            full = adapter_model_name(run.name, name)
+            sources.append(model_source(own.folder, full, checkpoint=own.checkpoint, follow=follow, **settings))
+    return sources
 
 
 def model_source(
@@ -76,6 +139,7 @@ def model_source(
     slots: int,
     template: Path | None = None,
     follow: bool = False,
+    adapters: Mapping[str, NamedRun] | None = None,
 ) -> ModelSource:
     """Return a run as a model to serve.
 
@@ -85,8 +149,11 @@ def model_source(
         checkpoint: see `load_weights`, as are `device`, `precision` and `slots`.
         template: file of the chat template; None takes that of the run's folder, or a plain transcript.
         follow: serve the newest checkpoint, also of a run that is still training.
+        adapters: runs that adapt these weights and share them, by name.
     """
     folder = RunFolder(run).require()
+    beside = adapters or {}
+    paths = {name: find_checkpoint(RunFolder(own.folder), own.checkpoint) for name, own in beside.items()}
 
     def newest() -> str | None:
         path = resolve_pointer(folder, "latest")
@@ -94,9 +161,10 @@ def model_source(
 
     return ModelSource(
         name,
-        lambda: load_weights(run, "latest" if follow else checkpoint, device, precision, slots),
+        lambda: load_weights(run, "latest" if follow else checkpoint, device, precision, slots, paths),
         chat_template(run, template),
         newest if follow else None,
+        {name: chat_template(own.folder, template) for name, own in beside.items()},
     )
 
 
@@ -130,8 +198,9 @@ def replay(
         GlassGPTError: see `load`.
     """
 
-    def weights(recorded_run: str, checkpoint: str, slots: int) -> Weights:
-        return load_weights(run or Path(recorded_run), checkpoint, device, precision, slots)
+    def weights(recorded_run: str, checkpoint: str, slots: int, beside: bool) -> Weights:
+        load = load_beside if beside else load_weights
+        return load(run or Path(recorded_run), checkpoint, device, precision, slots)
 
     try:
         with file.open(encoding="utf-8") as lines:

@@ -57,7 +57,8 @@ def serve(
         Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default. FOLDER@step-000100
         selects a checkpoint.
     runs:
-        Further runs, or other checkpoints of one, given in the same way.
+        Further runs, or other checkpoints of one, given in the same way. An adapter of a run that is served shares its
+        weights and is called RUN:NAME.
     host:
         Address to listen on. One that other machines can reach needs --api-key.
     port:
@@ -112,13 +113,15 @@ def serve(
     used_slots = slots or api.default_slots(device)
     settings = ServerSettings(host, port, used_slots, chosen, keys, allow_host, record)
     settings.check()
-    sources = [
-        api.model_source(
-            folder, name, checkpoint=own or checkpoint, device=device, precision=precision, slots=used_slots,
-            template=chat_template, follow=follow,
-        )
-        for name, folder, own in named
-    ]  # fmt: skip
+    given = [api.NamedRun(name, folder, own or checkpoint) for name, folder, own in named]
+    sources = api.model_sources(
+        given, device=device, precision=precision, slots=used_slots, template=chat_template, follow=follow
+    )
+    for source in sources:
+        for name in source.adapters:
+            console.info(
+                f"{name} is an adapter of {source.name}, whose weights it shares; request it as {source.name}:{name}"
+            )
     run_server(sources, settings, console.info)
 
 

@@ -113,6 +113,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
         "owned_by": "glassgpt",
         "max_model_len": weights.model.config.context_length,
         "step": weights.step,
+        **({"parent": model.name.removesuffix(f":{weights.adapter}")} if weights.adapter else {}),
         "checkpoint": weights.checkpoint,
         "system_fingerprint": weights.fingerprint,
         "identity": dict(weights.identity),

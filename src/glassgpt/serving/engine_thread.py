@@ -15,12 +15,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, RequestError
 from glassgpt.generation.cpu.batch_invariant import BatchInvariantDecoder
+from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import Engine
+from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.generation.engine.sequence import Request
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
@@ -41,17 +43,23 @@ class _Cancel:
     job: Job
 
 
-def exact_engine(model: LanguageModel, tokenizer: Tokenizer, *, slots: int, capacity: int | None = None) -> Engine:
+def exact_engine(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    *,
+    slots: int,
+    capacity: int | None = None,
+    decoder: DecoderFactory | None = None,
+) -> Engine:
     """Return an engine whose results do not depend on what else it runs, to the bit.
 
     On a CPU each prompt is processed by itself, as processing it with others would round differently; so would decoding.
     On a GPU this holds for models that the kernels support, in 16 bits.
     """
     if next(model.parameters()).device.type == "cpu":
-        return Engine(
-            model, tokenizer, slots=slots, capacity=capacity, decoder=BatchInvariantDecoder, max_prefill_tokens=1
-        )
-    return Engine(model, tokenizer, slots=slots, capacity=capacity)
+        exact = decoder or BatchInvariantDecoder
+        return Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=exact, max_prefill_tokens=1)
+    return Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder or select_decoder)
 
 
 class EngineThread:
@@ -63,6 +71,7 @@ class EngineThread:
         loop: the event loop on which jobs get their results.
         slots: most sequences decoded at once.
         capacity: most tokens of a sequence; None means the model's context.
+        decoder: of a model with adapters; None takes that of `exact_engine`.
 
     Attributes:
         is_ready: set once the warm-up is complete.
@@ -77,9 +86,10 @@ class EngineThread:
         *,
         slots: int,
         capacity: int | None = None,
+        decoder: DecoderFactory | None = None,
     ) -> None:
         self._model = model
-        self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity)
+        self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder)
         self._slots = slots
         self._outbox = Outbox(loop)
         self._commands: queue.SimpleQueue[_Submit | _Cancel | None] = queue.SimpleQueue()
@@ -113,10 +123,17 @@ class EngineThread:
         return 0.0 if began is None else time.monotonic() - began
 
     def prepare(
-        self, prompt: Sequence[int], options: GenerationOptions, *, logprobs: int | None, ignore_end: bool
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        *,
+        logprobs: int | None,
+        ignore_end: bool,
+        adapter: str = "",
     ) -> Request:
-        """Return a request; safe in any thread. See `Engine.prepare`."""
-        return self._engine.prepare(prompt, options, logprobs=logprobs, ignore_end=ignore_end)
+        """Return a request of an adapter or of the model itself; safe in any thread. See `Engine.prepare`."""
+        request = self._engine.prepare(prompt, options, logprobs=logprobs, ignore_end=ignore_end)
+        return replace(request, adapter=adapter) if adapter else request
 
     def submit(self, job: Job) -> None:
         """Queue a job."""

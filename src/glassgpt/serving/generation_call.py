@@ -260,7 +260,8 @@ def _plan(
     prompt_logprobs: int | None,
 ) -> PromptPlan:
     # Validates the prompt even if nothing is to be generated.
-    request = version.thread.prepare(prompt, options, logprobs=logprobs, ignore_end=values["ignore_eos"])
+    ignore_end, adapter = values["ignore_eos"], version.weights.adapter
+    request = version.thread.prepare(prompt, options, logprobs=logprobs, ignore_end=ignore_end, adapter=adapter)
     return PromptPlan(prompt, request if max_tokens != 0 else None, prompt_logprobs)
 
 

@@ -32,21 +32,23 @@ class Replayed:
     changes: tuple[str, ...]
 
 
-def replay_records(lines: Iterable[str], load: Callable[[str, str, int], Weights]) -> Iterator[Replayed]:
+def replay_records(lines: Iterable[str], load: Callable[[str, str, int, bool], Weights]) -> Iterator[Replayed]:
     """Yield the comparison of each record.
 
     Args:
         lines: of a file written by `Recorder`.
-        load: returns the weights of a run's checkpoint for a number of slots.
+        load: returns the weights of a run's checkpoint for a number of slots; if the last argument is true, those of an
+            adapter beside the weights of its base.
 
     Raises:
         UsageError: a line is not a record.
         GlassGPTError: weights cannot be loaded.
     """
-    loaded: tuple[tuple[str, str, int], Weights] | None = None
+    loaded: tuple[tuple[str, str, int, bool], Weights] | None = None
     for number, line in enumerate(lines, start=1):
         record = _parse(number, line)
-        key = (record["run"], record["checkpoint"], int(record["identity"]["slots"]))
+        identity = record["identity"]
+        key = (record["run"], record["checkpoint"], int(identity["slots"]), "adapter" in identity)
         if loaded is None or loaded[0] != key:
             loaded = key, load(*key)
         weights = loaded[1]
@@ -57,7 +59,7 @@ def replay_records(lines: Iterable[str], load: Callable[[str, str, int], Weights
             differences = (f"it cannot be generated: {error}",)
         changes = tuple(
             f"{name} was {before}, is {after}"
-            for name, before in record["identity"].items()
+            for name, before in identity.items()
             if (after := weights.identity.get(name)) != before
         )
         yield Replayed(number, record["request"], differences, changes)

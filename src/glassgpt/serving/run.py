@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,12 +45,14 @@ class ModelSource:
         load: loads the weights.
         template: turns messages into a prompt.
         newest: returns the newest checkpoint's name, or None if there is none; None does not follow the run.
+        adapters: the templates of the adapters that share its weights, by their names in `Weights.adapters`.
     """
 
     name: str
     load: Callable[[], Weights]
     template: Template
     newest: Callable[[], str | None] | None = None
+    adapters: Mapping[str, Template] = field(default_factory=dict[str, Template])
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,11 @@ class ServerSettings:
         if is_loopback(self.host):
             return (*LOOPBACK_NAMES, self.host, *self.hosts)
         return (*LOOPBACK_NAMES, self.host, *self.hosts) if self.hosts else ()
+
+
+def adapter_model_name(base: str, adapter: str) -> str:
+    """Return the name under which an adapter of a served model is requested."""
+    return f"{base}:{adapter}"
 
 
 def is_loopback(host: str) -> bool:
@@ -151,8 +159,8 @@ async def _serve(
     models: dict[str, ServedModel] = {}
     metrics = Metrics(lambda: [(name, *model.counts()) for name, model in models.items()])
     for source, loaded in zip(sources, weights, strict=True):
-        model = models[source.name] = ServedModel(source.name, source.template, settings.slots, limits, metrics)
-        model.activate(model.start(loaded, loop))
+        new = functools.partial(ServedModel, slots=settings.slots, limits=limits, metrics=metrics)
+        models |= start_models(source, loaded, new, loop)
     recorder = None if settings.record is None else Recorder(settings.record)
     context = ServerContext(models, limits, metrics, recorder)
     app = create_app(context, hosts=settings.allowed_hosts, api_keys=settings.api_keys)
@@ -185,6 +193,28 @@ async def _serve(
             recorder.close()
     if not starting.cancelled() and (failure := starting.exception()) is not None:
         raise failure
+
+
+def start_models(
+    source: ModelSource, weights: Weights, new: Callable[[str, Template], ServedModel], loop: asyncio.AbstractEventLoop
+) -> dict[str, ServedModel]:
+    """Return the model of a source and those of the adapters that share its weights, by name; their thread is started.
+
+    Args:
+        source: of the weights.
+        weights: loaded from it.
+        new: returns a model without weights.
+        loop: on which requests get their results.
+    """
+    model = new(source.name, source.template)
+    version = model.start(weights, loop)
+    model.activate(version)
+    models = {source.name: model}
+    for name, template in source.adapters.items():
+        full = adapter_model_name(source.name, name)
+        models[full] = new(full, template)
+        models[full].activate(version.with_adapter(weights.adapters[name]))
+    return models
 
 
 async def _watch(models: dict[str, ServedModel]) -> None:

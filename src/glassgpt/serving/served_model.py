@@ -14,6 +14,7 @@ from functools import cached_property
 
 from glassgpt.data.chat.jinja_template import Template
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.generation.engine.interfaces import DecoderFactory
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.errors import APIError
@@ -35,6 +36,9 @@ class Weights:
         identity: what determines the bits of its results: checksum of the weights, precision, device, versions.
         run: the run's folder, for commands that the server names.
         checkpoint: its name, such as step-000100.
+        adapters: by name, the adapters of these weights that share them and the engine.
+        decoder: builds the decoder of weights with adapters; None takes that of `exact_engine`.
+        adapter: name of the adapter in the engine of its base; empty for weights that have an engine of their own.
     """
 
     model: LanguageModel
@@ -43,6 +47,9 @@ class Weights:
     identity: Mapping[str, str]
     run: str = ""
     checkpoint: str = ""
+    adapters: Mapping[str, Weights] = field(default_factory=dict[str, "Weights"])
+    decoder: DecoderFactory | None = None
+    adapter: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,16 +66,36 @@ class ModelVersion:
         weights: the checkpoint.
         thread: runs it.
         jobs: those that are not complete.
+        sharing: all versions on the thread, this one included: the weights and their adapters.
     """
 
     weights: Weights
     thread: EngineThread
     jobs: set[Job] = field(default_factory=set[Job])
+    sharing: list[ModelVersion] = field(default_factory=list["ModelVersion"])
+
+    def __post_init__(self) -> None:
+        self.sharing.append(self)
+
+    def with_adapter(self, weights: Weights) -> ModelVersion:
+        """Return the version of an adapter of these weights, on the same thread."""
+        return ModelVersion(weights, self.thread, sharing=self.sharing)
 
     @property
     def n_sequences(self) -> int:
         """Number of texts that are generated or waiting."""
         return sum(job.n_sequences for job in self.jobs)
+
+    @property
+    def load(self) -> int:
+        """Number of texts that are generated or waiting on the thread."""
+        return sum(version.n_sequences for version in self.sharing)
+
+    def n_running(self, slots: int) -> int:
+        """Return how many of the texts are being generated, on a thread with this number of slots."""
+        if self.load <= slots or len(self.sharing) == 1:
+            return min(self.n_sequences, slots)
+        return min(slots, sum(job.n_sequences for job in self.jobs if job.started))
 
     def problem(self, stuck_seconds: float) -> str | None:
         """Return why the thread cannot answer, or None if it can."""
@@ -115,7 +142,7 @@ class ServedModel:
 
     def start(self, weights: Weights, loop: asyncio.AbstractEventLoop) -> ModelVersion:
         """Start the thread of new weights, which `activate` makes the current version once it is ready."""
-        thread = EngineThread(weights.model, weights.tokenizer, loop, slots=self._slots)
+        thread = EngineThread(weights.model, weights.tokenizer, loop, slots=self._slots, decoder=weights.decoder)
         thread.start()
         return ModelVersion(weights, thread)
 
@@ -132,11 +159,11 @@ class ServedModel:
 
     def counts(self) -> tuple[int, int, float]:
         """Return how many texts are running, how many are waiting, and the share of the KV cache in use."""
-        loads = [version.n_sequences for version in self._versions]
-        running = sum(min(load, self._slots) for load in loads)
+        running = sum(version.n_running(self._slots) for version in self._versions)
         cached = sum(job.cached_tokens for job in self.current.jobs)
         capacity = self._slots * self.current.weights.model.config.context_length
-        return running, sum(loads) - running, min(1.0, cached / capacity)
+        total = sum(version.n_sequences for version in self._versions)
+        return running, total - running, min(1.0, cached / capacity)
 
     @asynccontextmanager
     async def run(
@@ -204,7 +231,7 @@ class ServedModel:
         problem = version.problem(self.limits.stuck_seconds)
         if problem is not None:
             raise self._rejected(APIError(problem, status=503, code="engine_stopped"), "engine")
-        load, new = version.n_sequences, sum(job.n_sequences for job in jobs)
+        load, new = version.load, sum(job.n_sequences for job in jobs)
         if load and load + new > self._slots + self.limits.max_queue:
             retry_after = min(MAX_RETRY_SECONDS, math.ceil(load / self._slots))
             message = f"{load} texts are running or waiting; try again in {retry_after} seconds"

@@ -35,6 +35,13 @@ typedef struct { /* keys and values (layer, slot, head, position, channel); stri
     const long *positions; /* of the new token of each slot */
 } Cache;
 
+typedef struct { /* one layer's part of a low-rank adapter: a (rank, in), b (rank, out); rank 0 is none */
+    const float *a, *b;
+    long rank;
+} LowRank;
+
+enum { QKV, OUT, UP, DOWN, LAYERS }; /* the layers of a block */
+
 INLINE floats load(const float *x) { return *(const floats *)x; }
 INLINE void store(float *x, floats v) { *(floats *)x = v; }
 INLINE floats all(float x) { return x - (floats){0}; }
@@ -115,6 +122,22 @@ INLINE void attend(const float *q, const float *keys, const float *values, long 
     }
 }
 
+/* Add its adapter to each vector's product y (n, out) of x (n, in): y += (x aᵀ) bᵀ. `parts` has n pointers to an adapter's
+   parts, LAYERS for each block, or NULL; `at` is the layer among them. */
+INLINE void add_low_rank(const float *x, long n, long in, long out, const LowRank *const *parts, long at, float *y, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && n > 1) schedule(static)
+    for (long v = 0; v < n; v++) {
+        if (!parts[v]) continue;
+        const LowRank *part = parts[v] + at;
+        for (long r = 0; r < part->rank; r++) {
+            floats low = all(0);
+            for (long i = 0; i < in; i += LANES) low += load(x + v * in + i) * load(part->a + r * in + i);
+            low = all(sum(low));
+            for (long i = 0; i < out; i += LANES) store(y + v * out + i, load(y + v * out + i) + low * load(part->b + r * out + i));
+        }
+    }
+}
+
 static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Bytes of scratch memory for n sequences with keys up to `extent`. */
@@ -125,7 +148,7 @@ long gpt2_scratch(const Shape *shape, long n, long extent) {
 }
 
 INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
-                   uint8_t *scratch, int level, int threads) {
+                   const LowRank *const *parts, uint8_t *scratch, int level, int threads) {
     long width = shape->width, inner = shape->inner, heads = shape->heads, d = width / heads;
     long widest = inner > width ? inner : width;
     float *normed = (float *)(scratch + rounded(int4_scratch(n, widest)));
@@ -134,6 +157,7 @@ INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, con
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm1_gain, block->norm1_bias, shape->eps, width, normed + v * width);
         int4_product(normed, n, width, 3 * width, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
+        if (parts) add_low_rank(normed, n, width, 3 * width, parts, layer * LAYERS + QKV, qkv, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
         for (long task = 0; task < n * heads; task++) {
             long v = task / heads, h = task % heads, position = cache->positions[v];
@@ -144,30 +168,34 @@ INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, con
             attend(q, keys, values, position, d, scores + task * rounded(extent), normed + v * width + h * d);
         }
         int4_product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
+        if (parts) add_low_rank(normed, n, width, width, parts, layer * LAYERS + OUT, qkv, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm2_gain, block->norm2_bias, shape->eps, width, normed + v * width);
         int4_product(normed, n, width, inner, block->up, block->up_bias, hidden, scratch, level, threads);
+        if (parts) add_low_rank(normed, n, width, inner, parts, layer * LAYERS + UP, hidden, threads);
         gelu_tanh(hidden, n * inner);
         int4_product(hidden, n, inner, width, block->down, block->down_bias, qkv, scratch, level, threads);
+        if (parts) add_low_rank(hidden, n, inner, width, parts, layer * LAYERS + DOWN, qkv, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
     }
 }
 
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,f16c")))
 static void blocks_avx512(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
-                          uint8_t *scratch, int level, int threads) {
-    blocks(x, n, block, shape, cache, extent, scratch, level, threads);
+                          const LowRank *const *parts, uint8_t *scratch, int level, int threads) {
+    blocks(x, n, block, shape, cache, extent, parts, scratch, level, threads);
 }
 
 __attribute__((target("avx2,fma,f16c")))
 static void blocks_avx2(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
-                        uint8_t *scratch, int level, int threads) {
-    blocks(x, n, block, shape, cache, extent, scratch, level, threads);
+                        const LowRank *const *parts, uint8_t *scratch, int level, int threads) {
+    blocks(x, n, block, shape, cache, extent, parts, scratch, level, threads);
 }
 
-/* Replace x (n, width) by the output of the last block; new keys and values are stored in the cache. */
-void gpt2_blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent, uint8_t *scratch,
-                 int level, int threads) {
-    (level == 2 ? blocks_avx512 : blocks_avx2)(x, n, block, shape, cache, extent, scratch, level, threads);
+/* Replace x (n, width) by the output of the last block; new keys and values are stored in the cache. `parts` is NULL if no
+   vector has an adapter. */
+void gpt2_blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
+                 const LowRank *const *parts, uint8_t *scratch, int level, int threads) {
+    (level == 2 ? blocks_avx512 : blocks_avx2)(x, n, block, shape, cache, extent, parts, scratch, level, threads);
 }

@@ -6,15 +6,17 @@ model itself: `LanguageModel.features` with one token per sequence gives the sam
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
+from glassgpt.generation.cpu.low_rank import LowRank
 from glassgpt.generation.cpu.native import load_library
 from glassgpt.model.cache import KVCache
 from glassgpt.model.gpt2 import GPT2
@@ -47,11 +49,15 @@ class _Cache(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _LowRank(ctypes.Structure):
+    _fields_ = [("a", _Pointer), ("b", _Pointer), ("rank", _Size)]
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     library = load_library("gpt2_step")
     if library is not None:
-        library.gpt2_blocks.argtypes = [_Pointer, _Size, *[_Pointer] * 3, _Size, _Pointer, ctypes.c_int, ctypes.c_int]
+        library.gpt2_blocks.argtypes = [_Pointer, _Size, *[_Pointer] * 3, _Size, *[_Pointer] * 2, *[ctypes.c_int] * 2]
         library.gpt2_blocks.restype = None
         library.gpt2_scratch.argtypes, library.gpt2_scratch.restype = [_Pointer, _Size, _Size], _Size
     return library
@@ -83,6 +89,43 @@ class BlocksInC:
         self._kept: list[Tensor] = []  # the structures hold addresses only
         self._blocks = (_Block * config.n_layer)(*map(self._block, packed.blocks))
         self._shape = _Shape(config.n_layer, config.n_embd, config.inner_width, config.n_head, config.norm_eps)
+        self._adapters: dict[str, ctypes.Array[_LowRank]] = {}
+        self._names: Callable[[int], Sequence[str]] | None = None
+
+    def with_adapters(
+        self, adapters: Mapping[str, Mapping[str, LowRank]], names: Callable[[int], Sequence[str]]
+    ) -> BlocksInC:
+        """Return the blocks with adapters; they share the weights.
+
+        Args:
+            adapters: by name, the parts by the name of their layer.
+            names: returns the name of the adapter of each of a number of sequences; an empty one is none.
+        """
+        adapted = copy.copy(self)
+        adapted._kept = [*self._kept]
+        adapted._adapters = {name: adapted._parts(layers) for name, layers in adapters.items()}
+        adapted._names = names
+        return adapted
+
+    def _parts(self, layers: Mapping[str, LowRank]) -> ctypes.Array[_LowRank]:
+        found: list[_LowRank] = []
+        for layer in range(len(self._blocks)):
+            for name in MATRICES:
+                part = layers.get(f"blocks.{layer}.{name}")
+                if part is None:
+                    found.append(_LowRank())
+                    continue
+                a, b = part.a, part.b.t()  # both contiguous, see `LowRank`
+                self._kept += [a, b]
+                found.append(_LowRank(a.data_ptr(), b.data_ptr(), a.size(0)))
+        return (_LowRank * len(found))(*found)
+
+    def _adapters_of(self, count: int) -> ctypes.Array[_Pointer] | None:
+        """Return the address of each sequence's adapter, or None if no sequence has one."""
+        names = [] if self._names is None else self._names(count)
+        if not any(names):
+            return None
+        return (_Pointer * count)(*(ctypes.addressof(self._adapters[name]) if name else None for name in names))
 
     def _block(self, block: nn.Module) -> _Block:
         tensors: dict[str, Tensor | None] = dict(block.named_parameters())
@@ -113,8 +156,8 @@ class BlocksInC:
         place = _Cache(keys.data_ptr(), values.data_ptr(), layer, slot, head, positions.data_ptr())
         scratch = torch.empty(library.gpt2_scratch(shape, n, extent), dtype=torch.uint8)
         library.gpt2_blocks(
-            x.data_ptr(), n, self._blocks, shape, ctypes.byref(place), extent, scratch.data_ptr(), instruction_level(),
-            torch.get_num_threads(),
+            x.data_ptr(), n, self._blocks, shape, ctypes.byref(place), extent, self._adapters_of(n), scratch.data_ptr(),
+            instruction_level(), torch.get_num_threads(),
         )  # fmt: skip
 
 

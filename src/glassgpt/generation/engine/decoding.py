@@ -80,7 +80,7 @@ class StepwiseDecoder:
         self._device = parameter.device
         self._cache = KVCache(model.config, slots, capacity, dtype=parameter.dtype, device=self._device)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""
         return ChunkedPrefill(self._model, prompts)
 

@@ -35,8 +35,8 @@ class Decoder(Protocol):
     slots: int
     capacity: int
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Start to process prompts, at least one token each."""
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
+        """Start to process prompts, at least one token each, and the adapter of each; see `Request`."""
         ...
 
     def insert(self, slot: int, sequence: SequenceState, source: KVCache, source_slot: int) -> None:

@@ -93,21 +93,22 @@ class Scheduler:
 
     def _start_prefill(self, free: int) -> PrefillBatch:
         """Take as many waiting sequences as there are free slots and as fit into one prefill."""
-        groups: dict[tuple[int, ...], list[SequenceState]] = {}
+        groups: dict[tuple[str, tuple[int, ...]], list[SequenceState]] = {}  # by adapter and prompt
         longest = 0
         while self._waiting and free:
             prompt = tuple(self._waiting[0].visible_ids)
             longest = max(longest, len(prompt))
-            if groups and prompt not in groups and longest * (len(groups) + 1) > self._max_prefill_tokens:
+            key = self._waiting[0].request.adapter, prompt
+            if groups and key not in groups and longest * (len(groups) + 1) > self._max_prefill_tokens:
                 break
-            groups.setdefault(prompt, []).append(self._waiting.popleft())
+            groups.setdefault(key, []).append(self._waiting.popleft())
             free -= 1
         # A prompt's last token is left to the first decoding step, so that all decoding steps are alike.
         if longest == 1:
             return PrefillBatch(None, list(groups.values()))
         # A prompt of one token has nothing to prefill: it is processed as padding, and none of it is used.
-        prompts = [prompt[:-1] or prompt for prompt in groups]
-        return PrefillBatch(self._decoder.prefill(prompts), list(groups.values()))
+        prompts, adapters = [prompt[:-1] or prompt for _, prompt in groups], [adapter for adapter, _ in groups]
+        return PrefillBatch(self._decoder.prefill(prompts, adapters), list(groups.values()))
 
     def _activate(self, batch: PrefillBatch) -> None:
         cache = batch.prefill.cache if batch.prefill else KVCache(self._model.config, len(batch.groups), 1)

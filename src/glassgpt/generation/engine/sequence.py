@@ -22,6 +22,7 @@ class Request:
         max_new_tokens: most tokens that each sequence may get.
         end_of_text: id of the token that ends a text; -1 if there is none, or if it should not end this one.
         logprobs: number of the most probable tokens to report with each token's log-probability; None reports nothing.
+        adapter: name of the adapter of the weights that generates it, where the decoder has several; empty for none.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Request:
     max_new_tokens: int
     end_of_text: int = -1
     logprobs: int | None = None
+    adapter: str = ""
 
 
 @dataclass(eq=False)

@@ -109,7 +109,7 @@ class SpeculativeDecoder:
             PromptLookup() if draft is None else DraftModel(draft, vocab_size, slots, capacity, self._max_draft)
         )
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""
         return ChunkedPrefill(self._model, prompts)
 

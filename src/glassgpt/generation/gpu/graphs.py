@@ -92,7 +92,7 @@ class GraphDecoder:
         self._pending: PendingTokens | None = None
         self._inserted: dict[KVCache, list[tuple[int, SequenceState, int]]] = {}
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill:
+    def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""
         return self._prompts.prefill(prompts)
 

@@ -18,6 +18,7 @@ A snapshot is a checkpoint of weights alone in a separate folder; see `training.
 from glassgpt.training.checkpoint.base import find_base, read_adapter, weights_fingerprint, write_base
 from glassgpt.training.checkpoint.load import (
     build_as_trained,
+    load_adapter,
     load_as_trained,
     load_average,
     load_model,
@@ -85,6 +86,7 @@ __all__ = [
     "list_checkpoints",
     "list_models",
     "list_snapshots",
+    "load_adapter",
     "load_as_trained",
     "load_average",
     "load_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Sequence
@@ -88,6 +89,26 @@ def load_as_trained(checkpoint: Path) -> LanguageModel:
     model = build_as_trained(checkpoint)
     load_weights(model, checkpoint, averaged=True)
     return model.eval()
+
+
+def load_adapter(model: LanguageModel, checkpoint: Path) -> LanguageModel:
+    """Return a model with the adapter in a verified checkpoint beside the weights of `model`, which it shares.
+
+    Args:
+        model: the adapter's base.
+        checkpoint: of an adapter.
+
+    Raises:
+        CheckpointError: the adapter does not fit the model.
+    """
+    adapter = read_adapter(checkpoint)
+    assert adapter is not None
+    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    other = copy.deepcopy(model, {**shared, id(model.quantized): {}})
+    with preserved_rng(next(model.parameters()).device):  # of the adapter's initialization, which is overwritten
+        add_lora(other, adapter)
+    load_weights(other, checkpoint, averaged=True)
+    return other.eval()
 
 
 def load_weights(model: LanguageModel, checkpoint: Path, *, averaged: bool = False) -> dict[str, QuantizedMatrix]:
