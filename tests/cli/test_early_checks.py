@@ -64,6 +64,8 @@ MISTAKES = [
     ("evaluate run --data data --compare greedy,none.toml", "none.toml"),
     ("evaluate run --data data --generate --embedding-model none", "--embedding-model is none"),
     ("evaluate run --data data --checkpoint step-9", "has no checkpoint step-9"),
+    ("evaluate run --chat", "run has no checkpoint yet"),
+    ("evaluate run none --chat --gsm8k text.txt", "none does not exist"),
     ("sweep-decoding run --for code --data data --checkpoint step-9", "has no checkpoint step-9"),
     ("sweep-decoding none --for code", "none does not exist"),
     ("sweep-decoding run --for code --data none", "none does not exist"),

@@ -9,16 +9,18 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from glassgpt import console
+from glassgpt.cli.chat_evaluation import ChatFiles, evaluate_chat
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 
 HELD_OUT = Group("Held-out text", sort_key=1)
 GENERATED = Group("Generated text", sort_key=2)
+CHAT = Group("Chat", sort_key=3)
 
 
 def evaluate(
     run: Run,
-    *,
+    *others: Path,
     data: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
@@ -29,19 +31,28 @@ def evaluate(
     compare: Annotated[str | None, Parameter(group=GENERATED)] = None,
     prompts: Annotated[Integer, Parameter(group=GENERATED)] = 32,
     prompt_tokens: Annotated[Integer, Parameter(group=GENERATED)] = 0,
-    new_tokens: Annotated[Integer, Parameter(group=GENERATED)] = 128,
+    new_tokens: Annotated[Integer | None, Parameter(group=GENERATED)] = None,
     seed: Annotated[Integer, Parameter(group=GENERATED)] = 0,
     embedding_model: Annotated[Path | None, Parameter(group=GENERATED)] = None,
     samples: Annotated[Integer, Parameter(group=GENERATED)] = 2,
     picture: Annotated[Path | None, Parameter(group=GENERATED)] = None,
+    chat: Annotated[Flag, Parameter(group=CHAT)] = False,
+    ifeval: Annotated[Path | None, Parameter(group=CHAT)] = None,
+    gsm8k: Annotated[Path | None, Parameter(group=CHAT)] = None,
+    conversations: Annotated[Path | None, Parameter(group=CHAT)] = None,
+    limit: Annotated[Integer, Parameter(group=CHAT)] = 0,
+    shots: Annotated[Integer, Parameter(group=CHAT)] = 0,
+    decoding: Annotated[str, Parameter(group=CHAT)] = "greedy",
     json: Flag = False,
     json_file: Path | None = None,
     force: Flag = False,
 ) -> None:
-    """Measure how well a run's model predicts held-out text, and the quality of the text it generates.
+    """Measure how well a run's model predicts held-out text, and the quality of the text it generates, or how it chats.
 
     Parameters
     ----------
+    others:
+        With --chat: more runs, to be compared with the first one.
     data:
         Dataset to evaluate on; defaults to the one the run was trained on.
     context_length:
@@ -61,7 +72,7 @@ def evaluate(
     prompt_tokens:
         Tokens per prompt; 0 means 32, or half of the context if that is smaller.
     new_tokens:
-        Maximum tokens per text.
+        Maximum tokens per text; by default 128, with --chat 512.
     seed:
         Selects the prompts and seeds the sampling.
     embedding_model:
@@ -70,6 +81,20 @@ def evaluate(
         Number of prompts whose texts are printed below the metrics.
     picture:
         Plot the comparison into this .png, .svg or .pdf file.
+    chat:
+        Evaluate replies to conversations instead of held-out text; needs one of the files below.
+    ifeval:
+        Prompts of IFEval: instructions whose following a program can check (needs the extra eval).
+    gsm8k:
+        Problems of GSM8K, whose answer is the last number of the reply.
+    conversations:
+        Held-out conversations, to measure the loss of what the assistant says.
+    limit:
+        Rows to take from the start of each file; 0 means all.
+    shots:
+        Solved problems that precede each problem: the first of --gsm8k, which are not scored then.
+    decoding:
+        Settings to generate the replies with; one of those that --compare takes.
     json:
         Print one JSON object instead of tables.
     json_file:
@@ -83,6 +108,14 @@ def evaluate(
     from glassgpt.training.checkpoint_layout import require_checkpoint
     from glassgpt.training.run_folder import RunFolder
 
+    files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
+    if chat:
+        evaluate_chat(
+            [run, *others], files, decoding=decoding, new_tokens=new_tokens, seed=seed, samples=samples, checkpoint=checkpoint,
+            device=device, json=json, json_file=json_file, force=force,
+        )  # fmt: skip
+        return
+    files.require_none(len(others))
     check_run_and_dataset(run, data)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
@@ -111,7 +144,7 @@ def evaluate(
         stride=stride,
         per_document=per_document,
         settings=settings,
-        prompts=PromptOptions(prompts, prompt_tokens, new_tokens, seed),
+        prompts=PromptOptions(prompts, prompt_tokens, 128 if new_tokens is None else new_tokens, seed),
         embedding_model=embedding_model,
     )
     loaded, dataset = api.load_with_dataset(run, data, checkpoint=checkpoint, device=device, batch_size=prompts)

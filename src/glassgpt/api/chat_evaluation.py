@@ -1,0 +1,159 @@
+"""Evaluate models that chat, and compare them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glassgpt import console
+from glassgpt.api.loading import load
+from glassgpt.api.serving import chat_template, default_slots
+from glassgpt.data.chat.chat_template import TRANSCRIPT
+from glassgpt.data.chat.jinja_template import JinjaTemplate, Template, compile_template
+from glassgpt.data.chat.plain import PLAIN_TEMPLATE
+from glassgpt.data.chat.render import render
+from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.errors import UsageError
+from glassgpt.evaluation.chat.evaluate import ChatModel, ChatReport, evaluate_chat
+from glassgpt.evaluation.chat.replies import ReplyLimits
+from glassgpt.evaluation.chat.show import chat_json, show_chat_reports
+from glassgpt.evaluation.chat.tasks import NEW_TOKENS, ChatTasks
+from glassgpt.evaluation.show import ConsoleObserver
+from glassgpt.generation.options import GenerationOptions, options_from_kwargs
+from glassgpt.generation.precision import Precision
+
+
+@dataclass(frozen=True)
+class ChatEvaluation:
+    """A request for an evaluation of runs that chat.
+
+    Attributes:
+        tasks: what to evaluate on.
+        decoding: generation settings by name; empty is greedy.
+        new_tokens: longest reply.
+        seed: of sampling, if the settings sample.
+        slots: replies generated at once; 0 chooses by the device.
+        checkpoint: see `load`, as are `device` and `precision`.
+    """
+
+    tasks: ChatTasks
+    decoding: Mapping[str, Any]
+    new_tokens: int = NEW_TOKENS
+    seed: int = 0
+    slots: int = 0
+    checkpoint: str = "best"
+    device: str = "auto"
+    precision: Precision = "auto"
+
+    def options(self) -> GenerationOptions:
+        """Return the options of each reply but its stop strings.
+
+        Raises:
+            GenerationError: a value is out of range.
+        """
+        given = {
+            "temperature": 0.0,
+            **self.decoding,
+            "max_tokens": self.new_tokens,
+            "num_samples": 1,
+            "seed": self.seed,
+        }
+        options = options_from_kwargs(given)
+        options.check()
+        return options
+
+
+def evaluate_chats(
+    runs: Sequence[Path],
+    request: ChatEvaluation,
+    *,
+    title: str = "",
+    as_json: bool = False,
+    samples: int = 2,
+    json_file: Path | None = None,
+    force: bool = False,
+) -> dict[str, ChatReport]:
+    """Evaluate runs on the same conversations, print their figures side by side, and return them by name.
+
+    Args:
+        runs: their folders.
+        request: what to evaluate, and how.
+        title: of the table.
+        as_json: print one JSON object instead of a table.
+        samples: number of prompts of each task whose replies are printed.
+        json_file: file to write the JSON object to.
+        force: overwrite an existing file.
+
+    Raises:
+        UsageError: there is no task, or the file cannot be written.
+        GlassGPTError: see `load` and `glassgpt.evaluation.chat.evaluate.evaluate_chat`.
+    """
+    request.tasks.require_any()
+    request.options()
+    if json_file is not None:
+        check_output_path("--json-file", json_file, force=force)
+    names = [run.absolute().name for run in runs]
+    names = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    reports: dict[str, ChatReport] = {}
+    for name, run in zip(names, runs, strict=True):
+        console.info(f"evaluating {run}")
+        reports[name] = evaluate_run(run, request)
+    settings = {
+        "new_tokens": request.new_tokens,
+        "seed": request.seed,
+        "shots": len(request.tasks.shots),
+        "decoding": dict(request.decoding),
+    }
+    result = chat_json(reports, settings)
+    if as_json:
+        console.output_json(result)
+    else:
+        show_chat_reports(reports, title, samples)
+    if json_file is not None:
+        write_atomically(json_file, f"{json.dumps(result, ensure_ascii=False)}\n".encode())
+        console.info(f"wrote {json_file}")
+    return reports
+
+
+def evaluate_run(run: Path, request: ChatEvaluation) -> ChatReport:
+    """Evaluate one run; see `evaluate_chats`.
+
+    Raises:
+        UsageError: the loss is asked for, and the run's template cannot say what the assistant wrote.
+        GlassGPTError: see `load` and `glassgpt.evaluation.chat.evaluate.evaluate_chat`.
+    """
+    template = chat_template(run)
+    marked = _marked_template(run, template) if request.tasks.conversations else None
+    slots = request.slots or default_slots(request.device)
+    loaded = load(
+        run, checkpoint=request.checkpoint, device=request.device, precision=request.precision, batch_size=slots
+    )
+    tokenizer = loaded.tokenizer
+    chat = ChatModel(
+        loaded.model,
+        loaded.decoding_model,
+        tokenizer,
+        lambda messages: template.encode(tokenizer, messages),
+        [] if marked is None else [render(tokenizer, marked, each) for each in request.tasks.conversations],
+    )
+    options = dataclasses.replace(request.options(), stop=template.stop)
+    return evaluate_chat(chat, request.tasks, ReplyLimits(options, slots), observer=ConsoleObserver())
+
+
+def _marked_template(run: Path, template: Template) -> JinjaTemplate:
+    """Return the template by which conversations are rendered for the loss: a model without one gets the plain one.
+
+    Raises:
+        UsageError: it is a table, which does not say where the assistant's text begins and ends.
+    """
+    if isinstance(template, JinjaTemplate):
+        return template
+    if template is TRANSCRIPT:
+        return compile_template(PLAIN_TEMPLATE, TRANSCRIPT.source)
+    raise UsageError(
+        f"--conversations needs a chat template in Jinja, and {run} has {template.source}; write it as chat_template.jinja"
+    )

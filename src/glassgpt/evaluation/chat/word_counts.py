@@ -1,0 +1,47 @@
+"""Counts of words and sentences for IFEval's checks, by rules that agree with NLTK's, which the benchmark uses.
+
+Free of torch. The agreement is measured in docs/log.md; NLTK itself would need a download of its sentence model.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ABBREVIATIONS = (
+    "mr mrs ms dr prof rev gen col capt lt sgt sen rep gov hon st jr sr co corp inc ltd bros vs etc e.g i.e eg ie "
+    "u.s u.k u.n a.m p.m d.c ph.d b.a m.a no vol fig al jan feb aug sept oct nov dec approx"
+)
+ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
+"""Words, in lower case, whose period does not end a sentence."""
+_SENTENCE_END = re.compile(r"(?P<token>\S*?)(?P<mark>[.?!…]+)[\"'”’)\]*_]*\s+(?=(?P<next>\S))")
+_CLITIC = re.compile(r"(n't|'(?:s|m|d|ll|re|ve))(?=\W|$)", re.IGNORECASE)
+_SEPARATOR = re.compile(r"--|[\s\[\](){}<>;@#$%&?!\"“”,…`]|:(?!\d)")
+
+
+def count_words(text: str) -> int:
+    """Return the number of runs of letters, digits and underscores."""
+    return len(re.findall(r"\w+", text))
+
+
+def count_sentences(text: str) -> int:
+    """Return the number of sentences: they end in a period, a question or an exclamation mark before white space."""
+    if not text.strip():
+        return 0
+    return 1 + sum(map(_ends_sentence, _SENTENCE_END.finditer(text)))
+
+
+def _ends_sentence(found: re.Match[str]) -> bool:
+    token, mark, following = found["token"].lstrip("\"'“‘([*_").lower(), found["mark"], found["next"]
+    if mark[-1] in "?!":
+        return True
+    if mark.startswith("..") or mark == "…":
+        return following.isupper()
+    if token.isdigit():
+        return not following.islower()
+    is_initial = len(token) == 1 and token.isalpha() and token != "i"
+    return not (token in ABBREVIATIONS or is_initial)
+
+
+def count_capital_words(text: str) -> int:
+    """Return the number of words in capital letters only; words with a hyphen are one, and `DON'T` is two (DO, N'T)."""
+    return sum(word.isupper() for word in _SEPARATOR.split(_CLITIC.sub(r" \1", text)) if word)
