@@ -332,7 +332,7 @@ def test_recorded_answers_can_be_replayed(model, tmp_path):
     lines = file.read_text().splitlines()
     assert file.stat().st_mode & 0o077 == 0
 
-    def load(run, checkpoint, slots):
+    def load(run, checkpoint, slots, beside):
         return Weights(model, BYTES, 7, {"weights": "abc", "slots": "4"}, run, checkpoint)
 
     assert [(each.differences, each.changes) for each in replay_records(lines, load)] == [((), ())] * 5
