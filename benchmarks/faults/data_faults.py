@@ -23,7 +23,7 @@ Tokens = NDArray[np.int64]
 
 def batches_from(kind: type[Batches]) -> tuple[Patch, ...]:
     """Replace the program's class of batches."""
-    return (("glassgpt.training.trainable", "Batches", kind), ("glassgpt.diagnosis.doctor", "Batches", kind))
+    return (("glassgpt.training.trainable", "build_batches", kind), ("glassgpt.diagnosis.doctor", "Batches", kind))
 
 
 class _TwoAhead(Batches):

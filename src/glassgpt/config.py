@@ -350,10 +350,11 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
         return config
     for split in ("train", "validation"):
         n_tokens = len(dataset.split(split))
-        if n_tokens < 2 or (split == "train" and n_tokens <= config.model.context_length):
+        length = config.train.resolve_sequence_length(config.model.context_length)
+        if n_tokens < 2 or (split == "train" and n_tokens <= length):
             problems.append(
                 f"the {split} split of {config.data} has {n_tokens:,} tokens, too few for model.context_length "
-                f"{config.model.context_length}; prepare more text or use a shorter context"
+                f"{length}; prepare more text or use a shorter context"
             )
     model = config.model
     if model.vocab_size == 0:

@@ -51,6 +51,7 @@ class Finetuning:
         full: train all weights instead of an adapter.
         replay: dataset of old text and its share of the training text; None mixes nothing in.
         processes: number of processes that train.
+        sequence_length: tokens of a training sequence; 0 is the model's context.
     """
 
     run: Path
@@ -61,6 +62,7 @@ class Finetuning:
     full: bool = False
     replay: tuple[Path, float] | None = None
     processes: int = 1
+    sequence_length: int = 0
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that do not depend on a preset, by dotted name."""
@@ -68,16 +70,19 @@ class Finetuning:
         chosen |= {"init_from": str(self.run.absolute()), "data": str(self.data)}
         if self.full:
             chosen["lora.rank"] = 0
+        if self.sequence_length:
+            chosen["train.sequence_length"] = self.sequence_length
         if self.replay is not None:
             chosen |= {"replay.data": str(self.replay[0]), "replay.share": self.replay[1]}
         return chosen
 
     def recipe(self) -> dict[str, Any]:
         """Return learning rate, batch, steps, and validations eight times in all, by dotted name."""
-        tokens = batch_tokens(self.train_tokens, self.model.context_length, self.processes)
+        length = self.sequence_length or self.model.context_length
+        tokens = batch_tokens(self.train_tokens, length, self.processes)
         share = 0.0 if self.replay is None else self.replay[1]
         steps = max(1, round(self.epochs * self.train_tokens / (1 - share) / tokens))
-        sequences = tokens // (self.model.context_length * self.processes)
+        sequences = tokens // (length * self.processes)
         return {
             "train.learning_rate": learning_rate(self.model.n_embd, lora=not self.full),
             "train.batch_tokens": tokens,

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.adaptation.config import ReplayConfig
+from glassgpt.data.chat.dataset import is_conversations, open_dataset
 from glassgpt.data.shards import Split, TokenArray, TokenDataset
-from glassgpt.errors import WrongTokenizerError
+from glassgpt.errors import WrongDataError, WrongTokenizerError
 
 PIECES = 64
 """Places of the old text that pieces are taken from."""
@@ -93,9 +94,13 @@ def open_training_data(data: str | Path, replay: ReplayConfig) -> TokenDataset:
         DataError: a dataset cannot be opened.
         WrongTokenizerError: the two were prepared with different tokenizers.
     """
-    dataset = TokenDataset.open(Path(data))
+    dataset = open_dataset(Path(data))
     if not replay.data:
         return dataset
+    if is_conversations(dataset.folder):
+        raise WrongDataError(
+            f"replay.data cannot be combined with the conversations in {dataset.folder}; leave it empty"
+        )
     old = TokenDataset.open(Path(replay.data))
     if old.tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise WrongTokenizerError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +15,10 @@ from glassgpt.adaptation.replay import open_training_data
 from glassgpt.adaptation.show import print_memory
 from glassgpt.api.initialization import adapter_of_adapter
 from glassgpt.api.loading import held_out_dataset, load
-from glassgpt.api.runs import save_as_run
+from glassgpt.api.runs import copy_chat_template, save_as_run
 from glassgpt.api.training import check, train, write_run_report
 from glassgpt.config import RunConfig, load_config
-from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
+from glassgpt.data.chat.dataset import open_dataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError, WrongRunError
 from glassgpt.evaluation.loss_changes import LossChange, write_changes
@@ -74,10 +73,10 @@ def finetune(
     if not config.init_from:
         raise UsageError("fine-tuning needs a run; name it as init_from")
     checked = check(config, out, processes=processes, resume=resume)
-    rows = checked.train.resolve_micro_batch_size(
-        checked.train.batch_tokens // (checked.model.context_length * processes)
-    )
-    predicted, full = (finetuning_memory(checked.model, lora, rows) for lora in (checked.lora, LoRAConfig()))
+    length = checked.train.resolve_sequence_length(checked.model.context_length)
+    rows = checked.train.resolve_micro_batch_size(checked.train.batch_tokens // (length * processes))
+    shape = replace(checked.model, context_length=length)
+    predicted, full = (finetuning_memory(shape, lora, rows) for lora in (checked.lora, LoRAConfig()))
     print_memory(count_trainable(checked.model, checked.lora), count_parameters(checked.model), predicted, full)
 
     texts = _texts(checked)
@@ -89,7 +88,6 @@ def finetune(
         launch()
     else:
         training = train(config, out, resume=resume, approve=approve)
-    _copy_chat_template(Path(checked.init_from), Path(out))
     after = losses(load(out, device=checked.train.device).model, texts, observer)
     changes = compare(texts, before, after)
     write_changes(Path(out), changes)
@@ -99,18 +97,11 @@ def finetune(
 
 def _texts(config: RunConfig) -> dict[str, TokenDataset]:
     """Return the new text, and the old one: the one that is mixed in, else the one that the base was trained on."""
-    texts = {"new": TokenDataset.open(Path(config.data))}
+    texts = {"new": open_dataset(Path(config.data))}
     if config.replay.data:
         return {**texts, "old": TokenDataset.open(Path(config.replay.data))}
     old = held_out_dataset(config.init_from, texts["new"].tokenizer)
     return texts if old is None else {**texts, "old": old}
-
-
-def _copy_chat_template(source: Path, out: Path) -> None:
-    """Keep the chat template of a model for one that is made from it."""
-    for name in (CHAT_TEMPLATE, RunFolder(source).chat_template.name):
-        if (source / name).is_file() and not (out / name).exists():
-            shutil.copyfile(source / name, out / name)
 
 
 def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunFolder:
@@ -135,7 +126,7 @@ def merge(run: str | Path, out: str | Path, *, checkpoint: str = "best") -> RunF
         console.warn(f"the adapter in {run} changes nothing: it was not trained")
     lineage = RunConfig(data=config.data, seed=config.seed, init_from=str(folder.path.absolute()))
     created = save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage)
-    _copy_chat_template(folder.path, created.path)
+    copy_chat_template(folder.path, created.path)
     return created
 
 
@@ -159,5 +150,5 @@ def import_adapter(folder: str | Path, base: str | Path, out: str | Path) -> Run
     lora = peft.import_adapter(loaded.model, weights_fingerprint(path), Path(folder), console.warn)
     lineage = RunConfig(data=load_config(base).data, init_from=str(Path(base).absolute()), lora=lora)
     created = save_as_run(loaded.model, loaded.tokenizer, Path(out), config=lineage)
-    _copy_chat_template(Path(base), created.path)
+    copy_chat_template(Path(base), created.path)
     return created

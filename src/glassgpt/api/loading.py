@@ -6,6 +6,7 @@ from pathlib import Path
 
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.config import held_out_folder, load_config
+from glassgpt.data.chat.dataset import open_dataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.verification import verify_once
@@ -105,7 +106,7 @@ def held_out_dataset(run: str | Path, tokenizer: Tokenizer) -> TokenDataset | No
     folder = load_config(Path(run)).data
     if not folder or not Path(folder).is_dir():
         return None
-    dataset = TokenDataset.open(Path(folder))
+    dataset = open_dataset(Path(folder))
     return dataset if dataset.tokenizer_fingerprint == tokenizer.fingerprint else None
 
 
@@ -130,7 +131,7 @@ def load_with_dataset(
         GlassGPTError: see `load` and `TokenDataset.open`.
     """
     RunFolder(Path(run)).require()
-    dataset = TokenDataset.open(held_out_folder(Path(run), data))
+    dataset = open_dataset(held_out_folder(Path(run), data))
     loaded = load(run, checkpoint=checkpoint, device=device, batch_size=batch_size)
     require_same_tokenizer(loaded.tokenizer.fingerprint, dataset)
     verify_once(dataset, ("validation",))

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.config import RunConfig, load_config, sealed, settings, to_toml
-from glassgpt.data.files import sync_folder, write_atomically
+from glassgpt.data.chat.chat_template import FILE_NAME as TABLE_FILE
+from glassgpt.data.chat.dataset import is_conversations
+from glassgpt.data.files import read_regular, sync_folder, write_atomically
 from glassgpt.data.staging import staged_folder
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import CheckpointError, UsageError
@@ -60,6 +62,21 @@ def save_as_run(
         for name, content in (files or {}).items():
             write_atomically(folder / name, content)
     return run
+
+
+def copy_chat_template(source: Path, out: Path) -> None:
+    """Keep the chat template of a model, or of the conversations it learned, for one that is made from it.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    table, program = (RunFolder(source).path / TABLE_FILE, RunFolder(source).chat_template)
+    for path in (program,) if is_conversations(source) else (table, program):
+        if path.is_file() and not (out / path.name).exists():
+            try:
+                write_atomically(out / path.name, read_regular(path))
+            except OSError as error:
+                raise CheckpointError(f"cannot write {out / path.name}: {error.strerror}") from error
 
 
 def trainer_config(config: RunConfig) -> TrainerConfig:

@@ -15,9 +15,10 @@ import torch
 from glassgpt import console
 from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.initialization import model_to_train
-from glassgpt.api.runs import changed_settings, trainer_config, write_run_files
+from glassgpt.api.runs import changed_settings, copy_chat_template, trainer_config, write_run_files
 from glassgpt.api.teachers import checked_teacher
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
+from glassgpt.data.chat.dataset import held_out_targets, is_conversations
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
@@ -188,6 +189,8 @@ def _train(
     changed = _report_changes(trainer, config) if checkpoint else {}
     writers = [TensorBoard(run)] if tensorboard else []
     write_run_files(run, config, dataset.tokenizer, lineage)
+    if is_conversations(dataset.folder) or config.init_from:
+        copy_chat_template(dataset.folder if is_conversations(dataset.folder) else Path(config.init_from), run.path)
     if config.lora.rank and checkpoint is None:
         write_base(run, Path(config.init_from))
     logger = JsonlLogger(run, trainer.state.step)
@@ -232,7 +235,7 @@ def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Obse
     except (OSError, GlassGPTError) as error:  # the training itself is complete
         console.warn(f"cannot draw {trainer.run_folder.curve}: {error}")
     write_run_report(trainer.run_folder, config, trainer.dataset)
-    used, available = result.validation.tokens, trainer.dataset.info.validation.tokens - 1
+    used, available = result.validation.tokens, held_out_targets(trainer.dataset)
     if used < available:
         console.info(
             f"validated on the first {used:,} of {available:,} tokens (train.eval_tokens); "

@@ -6,7 +6,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Flag, Integer, Overrides, Run
@@ -20,7 +20,12 @@ def finetune(
     run: Run,
     *,
     data: Path | None = None,
-    out: Path,
+    out: Path | None = None,
+    format: Literal["text", "chat"] = "text",
+    validation_data: Path | None = None,
+    chat_template: Path | None = None,
+    row_tokens: Integer = 0,
+    show: Integer = 0,
     preset: str | None = None,
     full: Flag = False,
     epochs: float = 2.0,
@@ -33,14 +38,27 @@ def finetune(
 ) -> None:
     """Fine-tune a run on other text: a low-rank adapter (LoRA) of it, or all its weights with --full.
 
-    Prints what is trained, the predicted memory, and the loss on the new and the old text before and after.
+    Prints what is trained, the predicted memory, and the loss on the new and the old text before and after. With
+    --format chat it learns the assistant's side of conversations.
 
     Parameters
     ----------
     data:
-        Dataset of the new text, from glassgpt prepare --tokenizer RUN.
+        Dataset of the new text, from glassgpt prepare --tokenizer RUN. With --format chat: file of conversations in JSON, one
+        per line, or the dataset that was made of one.
     out:
         Folder of the new run. An adapter's run needs the run that it adapts; glassgpt merge makes a run of its own.
+    format:
+        Learn text, or conversations (chat): rows of messages, conversations (ShareGPT), instruction and output (Alpaca), or
+        prompt and completion.
+    validation_data:
+        With --format chat: file of conversations to validate on; by default 5 % of the others are held out.
+    chat_template:
+        With --format chat: file of a Jinja template; by default that of the run, or a plain transcript.
+    row_tokens:
+        With --format chat: tokens of a row, into which conversations are packed; 0 chooses by the longest one, up to 2048.
+    show:
+        With --format chat: print this many conversations with the learned tokens in color, and train nothing.
     preset:
         Name of a preset or a TOML file whose settings are taken instead of the usual ones.
     full:
@@ -59,17 +77,32 @@ def finetune(
         Train even if it is predicted to take more than 24 hours on this CPU.
     """
     from glassgpt.cli.checks import check_training
+    from glassgpt.cli.conversations import ConversationOptions, prepare_conversations, show_conversations
     from glassgpt.cli.training import approve_time, mute_other_ranks, print_training_result, process_count
     from glassgpt.config import load_config
     from glassgpt.training.launch import launched_by_torchrun, restarted_by_torchrun
     from glassgpt.training.run_folder import RunFolder
+    from glassgpt.training.run_lock import require_startable
 
     processes = process_count(gpus)
     mute_other_ranks()
-    resume = resume or (restarted_by_torchrun() and RunFolder(out).exists())
     RunFolder(run).require()
+    conversations = ConversationOptions(data, validation_data, chat_template, row_tokens, show)
+    if format == "text":
+        conversations.require_unused()
+    elif show:
+        show_conversations(run, conversations)
+        return
+    if out is None:
+        raise UsageError("no folder for the new run is given; add --out RUN")
+    resume = resume or (restarted_by_torchrun() and RunFolder(out).exists())
     if resume and not RunFolder(out).exists():
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
+    require_startable(RunFolder(out), resume=resume)
+    if format == "chat" and not resume:
+        if replay:
+            raise UsageError("--replay cannot be combined with --format chat; leave it out")
+        data = prepare_conversations(run, conversations, out)
     config = None if resume else _config(run, data, preset, full, epochs, replay, seed, overrides, processes)
     check_training(config or load_config(out, overrides), out, resume=resume, processes=processes, tensorboard=False)
     if config is not None:
@@ -121,7 +154,7 @@ def _config(
     """Return the configuration: the preset, then what follows from model and text, then the user's settings."""
     from glassgpt.adaptation.recipe import PRESET, Finetuning, parse_replay
     from glassgpt.config import load_config
-    from glassgpt.data.shards import TokenDataset
+    from glassgpt.data.chat.dataset import ConversationDataset, open_dataset
 
     if data is None:
         raise UsageError(
@@ -129,10 +162,11 @@ def _config(
         )
     if not 0 < epochs < float("inf"):
         raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
-    dataset = TokenDataset.open(data)
+    dataset = open_dataset(data)
+    rows = dataset.conversations.row_length - 1 if isinstance(dataset, ConversationDataset) else 0
     model = load_config(run).model
-    old = parse_replay(replay) if replay else None
-    asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, old, processes)
+    mixed = parse_replay(replay) if replay else None
+    asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
     settings = asked.settings() | (asked.recipe() if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}
     config = load_config(preset or PRESET, settings | overrides)

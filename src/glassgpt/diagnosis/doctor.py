@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from glassgpt.data.batches import Batches
+from glassgpt.data.chat import dataset as data_kinds
+from glassgpt.data.chat.dataset import ConversationDataset
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.diagnosis.checks import data as data_checks
 from glassgpt.diagnosis.checks import model as model_checks
 from glassgpt.diagnosis.checks import settings as settings_checks
+from glassgpt.diagnosis.checks.conversations import check_conversations
 from glassgpt.diagnosis.checks.memory import check_memory
 from glassgpt.diagnosis.checks.rate_range import Progress, check_rate_range, no_progress
 from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
@@ -72,7 +75,12 @@ class TrainingPlan:
     @property
     def batch_size(self) -> int:
         """Sequences in a batch."""
-        return self.settings.train.batch_tokens // self.model.context_length
+        return self.settings.train.batch_tokens // self.sequence_length
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a training sequence."""
+        return self.settings.train.resolve_sequence_length(self.model.context_length)
 
     def training_tokens(self) -> TokenArray:
         """Return the training tokens, or random tokens if there is no dataset."""
@@ -84,7 +92,7 @@ class TrainingPlan:
 def open_dataset(folder: Path) -> TokenDataset | CheckResult:
     """Return the dataset in a folder, or a check result that says why it cannot be opened."""
     try:
-        dataset = TokenDataset.open(folder)
+        dataset = data_kinds.open_dataset(folder)
         _ = dataset.tokenizer
     except DataError as error:
         return CheckResult("data", "unreadable", findings=(Finding("GG-DAT-007", "fatal", {"problem": str(error)}),))
@@ -108,6 +116,9 @@ def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
     ids = data_checks.check_token_ids(dataset, dataset.vocab_size)
     yield ids
     if not ids.passed:  # nothing can be counted
+        return
+    if isinstance(dataset, ConversationDataset):  # prompts and templates recur, and few words of a vocabulary may occur
+        yield from check_conversations(dataset)
         return
     yield data_checks.check_tokenizer_fit(dataset)
     yield data_checks.check_duplicates(dataset)
@@ -162,8 +173,11 @@ def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Itera
     yield ids
     if not ids.passed:
         return
-    yield data_checks.check_id_shift(plan.dataset, data_checks.QUICK_TOKENS)
-    batches = Batches(plan.training_tokens(), plan.model.context_length, plan.settings.seed)
+    if isinstance(plan.dataset, ConversationDataset):
+        yield from check_conversations(plan.dataset)
+    else:
+        yield data_checks.check_id_shift(plan.dataset, data_checks.QUICK_TOKENS)
+    batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.batch_size)
     if model is None or count_parameters(plan.model) > LARGE_PARAMETERS:
         return
@@ -186,7 +200,7 @@ def _check_model(plan: TrainingPlan, hardware: Hardware) -> Iterator[CheckResult
     model = _initial_model(plan).to(hardware.device)
     size = {"parameters": count_parameters(plan.model), "blocks": len(model.blocks), "all": plan.model.n_layer}
     yield CheckResult("model", "size", size)
-    batches = Batches(plan.training_tokens(), plan.model.context_length, plan.settings.seed)
+    batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
     yield data_checks.check_batches(batches, plan.batch_size)
     inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, BATCH_TOKENS))
     yield _check_attention(model, hardware)
@@ -262,8 +276,8 @@ def _first_batch(batches: Batches, tokens: int) -> tuple[Tensor, Tensor]:
 
 def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress) -> CheckResult:
     rows = plan.settings.train.resolve_micro_batch_size(plan.batch_size)
-    rows = max(1, min(rows, RATE_RANGE_TOKENS // plan.model.context_length))
-    train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.model.context_length, micro_batch_size=0)
+    rows = max(1, min(rows, RATE_RANGE_TOKENS // plan.sequence_length))
+    train = dataclasses.replace(plan.settings.train, batch_tokens=rows * plan.sequence_length, micro_batch_size=0)
     settings = dataclasses.replace(plan.settings, train=train)
     model = _initial_model(plan)
     if plan.lora.rank:  # its best rate is another one than that of all weights

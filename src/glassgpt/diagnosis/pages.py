@@ -20,6 +20,7 @@ FAMILIES = {
     "BAT": "One batch, 한 배치",
     "CAU": "Causality, 인과성",
     "CFG": "Configuration, 설정",
+    "CHT": "Conversations, 대화",
     "CKP": "Checkpoints, 체크포인트",
     "CLP": "Gradient clipping, 기울기 자르기",
     "DAT": "Data, 데이터",

@@ -272,7 +272,7 @@ class RecoveryPolicy(Policy):
         """Halve the micro-batch, then compute the loss in chunks, then recompute activations: the cheapest remaining option."""
         trainer, step = self._trainer, self._trainer.train_step
         before = step.memory_plan
-        after = before.reduced(step.batch_size, trainer.model.config.context_length)
+        after = before.reduced(step.batch_size, step.batches.context_length)
         details = {"at": outcome.step, "message": outcome.message, "before": before.to_json()}
         if after is None or not self._config.recover:
             trainer.emit("out of memory", {**details, "recovered": False})

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
+from glassgpt.data.chat.batches import held_out_windows
+from glassgpt.data.chat.dataset import ConversationTokens
 from glassgpt.data.shards import TokenDataset
-from glassgpt.data.validation import validation_windows
 from glassgpt.errors import WrongTokenizerError
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.conversations import conversation_loss
 from glassgpt.training.loss import ValidationLoss, validation_loss
 
 TOKENS_PER_BATCH = 8192
@@ -40,7 +43,8 @@ def evaluate_dataset(
     """Return the loss over a whole validation split, each token predicted exactly once.
 
     The text is cut into windows of the context length without overlap. This is the usual measurement; it is slightly
-    higher than that of a sliding window, because the first tokens of a window have little context.
+    higher than that of a sliding window, because the first tokens of a window have little context. Of conversations, it is
+    the loss of the supervised tokens, each conversation by itself.
 
     Args:
         model: in evaluation mode.
@@ -49,14 +53,16 @@ def evaluate_dataset(
         limit: number of tokens to read from the start; 0 means all.
         observer: receives progress.
     """
-    context = context_length or model.config.context_length
     tokens = dataset.split("validation")
+    rows = tokens.row_length - 1 if isinstance(tokens, ConversationTokens) else 0
+    context = rows or context_length or model.config.context_length
     total = min(limit or len(tokens), len(tokens) - 1)
     batch_size = max(1, TOKENS_PER_BATCH // context)
     device = next(model.parameters()).device
     with observer.progress("evaluating", total) as advance:
-        windows = _counted(validation_windows(tokens, context, batch_size=batch_size, limit=total), advance)
-        return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device)
+        windows = _counted(held_out_windows(tokens, context, batch_size=batch_size, limit=total), advance)
+        loss = conversation_loss(model, TrainConfig(), tokens)
+        return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device, loss=loss)
 
 
 def _counted(

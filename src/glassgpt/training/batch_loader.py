@@ -45,7 +45,7 @@ def build_batch_loader(batches: Batches, device: torch.device) -> BatchLoader:
     if device.type != "cuda":
         return DirectLoader(batches, device)
     free, _ = torch.cuda.mem_get_info(device)
-    if len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= MAX_MEMORY_SHARE * free:
+    if type(batches) is Batches and len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= MAX_MEMORY_SHARE * free:
         return DeviceResidentLoader(batches, device)
     return PrefetchingLoader(batches, device)
 

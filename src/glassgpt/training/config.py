@@ -25,7 +25,8 @@ class TrainConfig:
 
     Attributes:
         max_steps: total number of optimizer steps.
-        batch_tokens: tokens per optimizer step; a multiple of the context length.
+        batch_tokens: tokens per optimizer step; a multiple of the sequence length.
+        sequence_length: tokens of a training sequence; 0 is the model's whole context.
         micro_batch_size: sequences per forward pass and process; gradients are accumulated over the batch. 0 is the whole
             batch at once, auto measures at the start how many fit into memory.
         learning_rate: peak learning rate, reached after warmup.
@@ -54,6 +55,7 @@ class TrainConfig:
 
     max_steps: int = 1000
     batch_tokens: int = 16384
+    sequence_length: int = 0
     micro_batch_size: int | Literal["auto"] = 0
     learning_rate: float = 6e-4
     clip_norm: float = 1.0
@@ -78,6 +80,7 @@ class TrainConfig:
             for name, least in (
                 ("max_steps", 1),
                 ("batch_tokens", 1),
+                ("sequence_length", 0),
                 ("loss_chunk_tokens", 0),
                 ("eval_every_steps", 0),
                 ("eval_tokens", 0),
@@ -114,15 +117,28 @@ class TrainConfig:
         """
         return batch_size if self.micro_batch_size in (0, "auto") else int(self.micro_batch_size)
 
+    def resolve_sequence_length(self, context_length: int) -> int:
+        """Return the tokens of a training sequence for a model with this context."""
+        return self.sequence_length or context_length
+
     def batch_problems(self, context_length: int, world_size: int = 1) -> list[str]:
         """Return a line if the batch does not divide into sequences, processes and micro-batches."""
+        if self.sequence_length > context_length > 0:
+            return [
+                f"train.sequence_length is {self.sequence_length}; it must be at most model.context_length {context_length}"
+            ]
+        context_length, name = (
+            (self.sequence_length, "train.sequence_length")
+            if self.sequence_length > 0
+            else (context_length, "model.context_length")
+        )
         if min(self.batch_tokens, context_length) < 1 or self.batch_tokens > LARGEST_BATCH_TOKENS:
             return []
         batch_size, rest = divmod(self.batch_tokens, context_length)
         if rest:
             nearest = max(1, round(self.batch_tokens / context_length)) * context_length
             return [
-                f"train.batch_tokens is {self.batch_tokens}; it must be a multiple of model.context_length "
+                f"train.batch_tokens is {self.batch_tokens}; it must be a multiple of {name} "
                 f"{context_length}; the nearest is {nearest}"
             ]
         if batch_size % world_size:

@@ -188,7 +188,7 @@ class Trainer(TrainingRun):
     def _report(self, applied: Applied) -> None:
         """Pass the metrics of a step to the observers."""
         self.any_rank_stops = applied.stop_requested
-        tokens = self.state.windows * self.model.config.context_length
+        tokens = self.state.windows * self.train_step.batches.context_length
         metrics = self.throughput.metrics(applied, self.state.seconds, tokens)
         for observer in self.observers:
             observer.on_step(metrics)

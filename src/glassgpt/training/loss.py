@@ -116,8 +116,9 @@ def validation_loss(
     with autocast or nullcontext():
         for inputs, targets in windows:
             nats.append(forward(inputs.to(device), targets.to(device)) * targets.numel())
-            tokens += targets.numel()
-            n_bytes += int(byte_lengths[targets.numpy()].sum())
+            learned = targets[targets >= 0]  # of a conversation, some are not
+            tokens += learned.numel()
+            n_bytes += int(byte_lengths[learned.numpy()].sum())
     model.train(was_training)
     # One transfer from the device, at the end; the sum is in double precision.
     total = torch.stack(nats).cpu().double().sum().item() if nats else 0.0

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
+from glassgpt.training.conversations import conversation_loss
 from glassgpt.training.distillation import build_loss
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
@@ -29,14 +31,22 @@ class ParallelLoss:
         train: the configuration.
         hardware: resolved device and precision.
         dist: the processes that train together.
+        tokens: the training text, whose kind decides the loss; None is text.
 
     Attributes:
         is_sharded: whether each rank holds a part of each parameter only, so that all ranks must make the same calls.
     """
 
-    def __init__(self, model: LanguageModel, train: TrainConfig, hardware: Hardware, dist: DistributedContext) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        train: TrainConfig,
+        hardware: Hardware,
+        dist: DistributedContext,
+        tokens: TokenArray | None = None,
+    ) -> None:
         self.is_sharded = dist.world_size > 1 and train.sharding == "full"
-        self._loss = build_loss(model, train)
+        self._loss = conversation_loss(model, train, tokens) or build_loss(model, train)
         self._wrapped: nn.Module = self._loss
         self._blocks, self._recomputes = model.blocks, False
         if train.recompute_activations:

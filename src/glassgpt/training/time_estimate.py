@@ -68,7 +68,7 @@ def estimate_time(
 
 
 def _step_seconds(model: LanguageModel, train: TrainConfig, hardware: Hardware, ranks: int) -> float:
-    context = model.config.context_length
+    context = train.resolve_sequence_length(model.config.context_length)
     n_step = train.batch_tokens // ranks
     n_micro = train.resolve_micro_batch_size(n_step // context) * context
     was_training = model.training

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from glassgpt.data.batches import Batches
+from glassgpt.data.chat.batches import build_batches
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import set_attention
@@ -57,18 +57,18 @@ class TrainableModel:
         hardware: Hardware,
         dist: DistributedContext,
     ) -> None:
-        train, context = config.train, model.config.context_length
+        train, length = config.train, config.train.resolve_sequence_length(model.config.context_length)
         self.hardware, self.dist = hardware, dist
         self.model = model.to(hardware.device)
         if hardware.deterministic:
             set_attention(self.model, hardware.attention(model.config.head_dim))
-        self.loss = ParallelLoss(self.model, train, hardware, dist)
+        self.loss = ParallelLoss(self.model, train, hardware, dist, tokens)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None
-        self.batches = Batches(tokens, context, config.seed, rank=dist.rank, world_size=dist.world_size)
+        self.batches = build_batches(tokens, length, config.seed, rank=dist.rank, world_size=dist.world_size)
         self.loader = build_batch_loader(self.batches, hardware.device)
-        self.batch_size = train.batch_tokens // context // dist.world_size
+        self.batch_size = train.batch_tokens // length // dist.world_size
         self.micro_batch_size = train.resolve_micro_batch_size(self.batch_size)
         self.clip_norm = train.clip_norm or math.inf
         self.memory_guard = OutOfMemoryGuard(dist, is_sharded=self.loss.is_sharded)

@@ -112,14 +112,22 @@ def load_jinja_template(path: Path) -> JinjaTemplate:
     Raises:
         ConfigError: the file cannot be read, or is not a template.
     """
+    return compile_template(read_template(path), str(path))
+
+
+def read_template(path: Path) -> str:
+    """Return the source of a chat template.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         content = path.read_bytes()
         if len(content) > MAX_BYTES:
             raise ConfigError([f"{path} has {len(content):,} bytes; a chat template must have at most {MAX_BYTES:,}"])
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} cannot be read: {error}"]) from error
-    return compile_template(text, str(path))
 
 
 def compile_template(text: str, source: str) -> JinjaTemplate:

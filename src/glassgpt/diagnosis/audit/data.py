@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glassgpt.data.batches import Batches
+from glassgpt.data.chat.batches import ConversationBatches
+from glassgpt.data.chat.dataset import ConversationTokens
 from glassgpt.data.shards import TokenArray
 from glassgpt.diagnosis.audit.record import CONFIDENCE, StepCheck, StepRecord
 from glassgpt.diagnosis.findings import Finding, Value
@@ -38,18 +40,20 @@ class DataCheck(StepCheck):
         """Return the finding for the first micro-batch that is not the one on disk."""
         batches = record.trainer.train_step.batches
         tokens = record.trainer.dataset.split("train")
-        clean = Batches(
-            tokens,
-            batches.context_length,
-            record.trainer.config.seed,
-            rank=record.trainer.dist.rank,
-            world_size=batches.world_size,
+        length, seed = batches.context_length, record.trainer.config.seed
+        ranks = {"rank": record.trainer.dist.rank, "world_size": batches.world_size}
+        clean = (
+            ConversationBatches(tokens, length, seed, **ranks)
+            if isinstance(tokens, ConversationTokens)
+            else Batches(tokens, length, seed, **ranks)
         )
         clean.quarantine(batches.quarantined)
         rows = len(record.micro_batches[0].inputs)
         for number, micro_batch in enumerate(record.micro_batches):
             starts = clean.starts_at(record.position + number * rows * batches.world_size, rows)
             given = micro_batch.inputs.cpu().numpy(), micro_batch.targets.cpu().numpy()
+            if isinstance(tokens, ConversationTokens):
+                given = given[0], _with_ignored(given[1], clean.read(starts)[1].numpy(), starts, tokens)
             finding = self._compare(given, starts, tokens, batches.context_length, record.trainer.dataset.vocab_size)
             if finding is not None:
                 return finding
@@ -72,6 +76,16 @@ class DataCheck(StepCheck):
             return Finding("GG-DAT-003", "fatal", {"same": same, "rows": len(inputs)}, CONFIDENCE)
         reason = _explain(inputs, targets, expected, starts, tokens, vocab_size)
         return Finding("GG-DAT-013", "fatal", reason, CONFIDENCE)
+
+
+def _with_ignored(targets: Tokens, due: Tokens, starts: Tokens, tokens: TokenArray) -> Tokens:
+    """Return targets of conversations as those of a text: what is rightly not learned, as the token that follows.
+
+    A target that is learned but should not be, or the reverse, becomes -1.
+    """
+    following = np.stack([tokens.read(int(start), due.shape[1] + 1)[1:] for start in starts])
+    text = np.where((targets == due) & (due < 0), following, targets)
+    return np.where((targets < 0) == (due < 0), text, -1)
 
 
 def _repeated(rows: Tokens, known: Sequence[Tokens]) -> int:

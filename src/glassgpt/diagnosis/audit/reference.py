@@ -19,7 +19,6 @@ from glassgpt.model.lora import build_like, trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import attention_modules
 from glassgpt.training.loop import Trainer
-from glassgpt.training.loss import cross_entropy
 from glassgpt.training.rng import preserved_rng, restore_torch_rng
 
 HEAD = "head"
@@ -78,7 +77,7 @@ class ReferenceModel:
         self._bind()
         self._model.eval()
         with self._trainer.hardware.autocast():
-            return cross_entropy(self._model(inputs), targets).item()
+            return self._trainer.train_step.loss.of(self._model)(inputs, targets).item()
 
     def dropouts(self) -> list[tuple[str, float, float]]:
         """Return the name of each module with dropout, its probability in the run and the configured one."""

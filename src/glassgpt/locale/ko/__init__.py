@@ -39,7 +39,7 @@ MESSAGES: dict[str, str] = {
     **parts.COMPOSED,
 }
 """Messages and results by English template."""
-HELP: dict[str, str] = {**commands.HELP, **options.HELP, **compression.HELP, **serving.HELP}
+HELP: dict[str, str] = {**commands.HELP, **options.HELP, **compression.HELP, **serving.HELP, **chat.HELP}
 """The help of commands and options."""
 PARTS: dict[str, str] = {**parts.PARTS, **reason_templates()}
 """Pieces of messages that are translated only inside of messages."""

@@ -8,7 +8,7 @@ MESSAGES = {
     "train.micro_batch_size auto cannot be combined with train.sharding full; set a number": "train.micro_batch_size auto는 train.sharding full과 함께 쓸 수 없습니다. 수를 지정하세요",
     "train.ema_decay cannot be combined with train.sharding full; set train.ema_decay to 0 or train.sharding to none": "train.ema_decay는 train.sharding full과 함께 쓸 수 없습니다. train.ema_decay를 0으로 하거나 train.sharding을 none으로 하세요",
     "train.early_stop_evaluations needs validations: set train.eval_every_steps": "train.early_stop_evaluations에는 검증이 필요합니다. train.eval_every_steps를 정하세요",
-    "train.batch_tokens is {}; it must be a multiple of model.context_length {}; the nearest is {}": "train.batch_tokens: {0} 값은 쓸 수 없습니다. model.context_length {1}의 배수를 지정하세요. 가장 가까운 값은 {2}입니다",
+    "train.batch_tokens is {}; it must be a multiple of {} {}; the nearest is {}": "train.batch_tokens: {0} 값은 쓸 수 없습니다. {1} {2}의 배수를 지정하세요. 가장 가까운 값은 {3}입니다",
     "train.batch_tokens is {}, which is {} sequences; {} processes cannot share them evenly. The nearest value that works is {}": "train.batch_tokens: {0}은(는) 시퀀스 {1}개라 프로세스 {2}개가 똑같이 나눌 수 없습니다. 쓸 수 있는 가장 가까운 값은 {3}입니다",
     "train.micro_batch_size is {}; it must divide the {} sequences of a batch{}; the nearest that does is {}": "train.micro_batch_size: {0} 값은 쓸 수 없습니다. 배치의 시퀀스 {1}개{2:t}을(를) 나누는 수를 지정하세요. 가장 가까운 값은 {3}입니다",
     " on each of {} processes": "(프로세스 {0}개 각각)",

@@ -1,0 +1,188 @@
+"""Conversations on disk: a dataset folder like any other, whose tokens are rows of packed conversations.
+
+Beside the shards, `conversations.json` has the length of the rows, and a file per split has one byte per token: whether it
+is learned, and whether it begins a conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.data.files import read_regular
+from glassgpt.data.shard_format import ShardHeader
+from glassgpt.data.shards import SPLITS, Split, TokenArray, TokenDataset
+from glassgpt.data.summary import DatasetSummary
+from glassgpt.errors import DataError
+
+CONVERSATIONS_FILE = "conversations.json"
+TEMPLATE_FILE = "chat_template.jinja"
+FORMAT, FORMAT_VERSION = "glassgpt-conversations", 1
+SUPERVISED, STARTS = 1, 2
+"""Bits of a token's flags: it is learned; it begins a conversation."""
+
+
+@dataclass(frozen=True)
+class SplitConversations:
+    """Counts of one split.
+
+    Attributes:
+        conversations: number that is in the rows.
+        cut: number of these that lost their last turns, because they did not fit into a row.
+        dropped: number that did not fit even so.
+        tokens: number of tokens without padding.
+        supervised: number of tokens that are learned.
+        sha256: checksum of the flags.
+    """
+
+    conversations: int
+    cut: int
+    dropped: int
+    tokens: int
+    supervised: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ConversationSummary:
+    """The content of `conversations.json`.
+
+    Attributes:
+        row_length: tokens of a row, one more than a model reads of it.
+        stop: id of the token that ends an answer.
+        pad: id of the tokens that fill a row.
+        train: counts of the training split.
+        validation: counts of the validation split.
+    """
+
+    row_length: int
+    stop: int
+    pad: int
+    train: SplitConversations
+    validation: SplitConversations
+
+    def split(self, name: Split) -> SplitConversations:
+        """Return the counts of one split."""
+        return self.train if name == "train" else self.validation
+
+    def to_json(self) -> str:
+        """Return the content of the file."""
+        return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> ConversationSummary:
+        """Read the file.
+
+        Raises:
+            DataError: it is damaged or of a newer version.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(read_regular(path))
+            if (fields.pop("format"), fields.pop("version")) != (FORMAT, FORMAT_VERSION):
+                raise ValueError(f"its format is not {FORMAT} {FORMAT_VERSION}")
+            train, validation = (SplitConversations(**fields.pop(name)) for name in SPLITS)
+            return cls(**fields, train=train, validation=validation)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path} is damaged: {error}; prepare the conversations again") from error
+
+
+class ConversationTokens(TokenArray):
+    """The rows of one split as one long array, with the flags of each token.
+
+    Args:
+        tokens: the ids.
+        flags: one byte per token; see `SUPERVISED` and `STARTS`.
+        row_length: tokens of a row.
+        supervised_share: share of the predicted tokens that are learned.
+    """
+
+    def __init__(self, tokens: TokenArray, flags: NDArray[np.uint8], row_length: int, supervised_share: float) -> None:
+        super().__init__(())
+        self._tokens, self._flags = tokens, flags
+        self.row_length, self.supervised_share = row_length, supervised_share
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def read(self, start: int, count: int, *, any_id: bool = False) -> NDArray[np.int64]:
+        """See `TokenArray.read`."""
+        return self._tokens.read(start, count, any_id=any_id)
+
+    def flags(self, start: int, count: int) -> NDArray[np.uint8]:
+        """Return the flags of the tokens `start` … `start + count - 1`, (count,) uint8."""
+        return self._flags[start : start + count]
+
+
+class ConversationDataset(TokenDataset):
+    """A dataset of packed conversations.
+
+    Attributes:
+        conversations: what `conversations.json` says.
+    """
+
+    def __init__(self, folder: Path, info: DatasetSummary, headers: dict[str, ShardHeader]) -> None:
+        super().__init__(folder, info, headers)
+        self.conversations = ConversationSummary.read(folder / CONVERSATIONS_FILE)
+        self._flags = {name: self._read_flags(name) for name in SPLITS}
+
+    def split(self, name: Split) -> ConversationTokens:
+        """Return the rows of one split."""
+        counts, row_length = self.conversations.split(name), self.conversations.row_length
+        tokens = super().split(name)
+        predicted = len(tokens) // row_length * (row_length - 1)
+        return ConversationTokens(tokens, self._flags[name], row_length, counts.supervised / max(1, predicted))
+
+    def _read_flags(self, name: Split) -> NDArray[np.uint8]:
+        path, counts = self.folder / flags_file(name), self.conversations.split(name)
+        try:
+            raw = read_regular(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}; prepare the conversations again") from error
+        if hashlib.sha256(raw).hexdigest() != counts.sha256 or len(raw) != self.info.split(name).tokens:
+            raise DataError(
+                f"{path} does not match its checksum in {CONVERSATIONS_FILE}; prepare the conversations again"
+            )
+        return np.frombuffer(raw, dtype=np.uint8)
+
+    @classmethod
+    def open(cls, folder: Path) -> ConversationDataset:
+        """See `TokenDataset.open`.
+
+        Raises:
+            DataError: also if the flags are missing or damaged.
+        """
+        dataset = super().open(folder)
+        assert isinstance(dataset, cls)
+        return dataset
+
+
+def flags_file(split: str) -> str:
+    """Return the name of the file with a split's flags."""
+    return f"{split}.flags"
+
+
+def is_conversations(folder: Path) -> bool:
+    """Return whether a dataset consists of conversations."""
+    return (folder / CONVERSATIONS_FILE).is_file()
+
+
+def held_out_targets(dataset: TokenDataset) -> int:
+    """Return the number of tokens of the validation split that a loss on all of it counts."""
+    if isinstance(dataset, ConversationDataset):
+        return dataset.conversations.validation.supervised
+    return dataset.info.validation.tokens - 1
+
+
+def open_dataset(folder: Path) -> TokenDataset:
+    """Open a dataset, of text or of conversations.
+
+    Raises:
+        DataError: see `TokenDataset.open`; or the flags are missing or damaged.
+    """
+    return (ConversationDataset if is_conversations(folder) else TokenDataset).open(folder)

@@ -1,0 +1,82 @@
+"""The loss of conversations: of the tokens that are learned, each conversation by itself although several share a row."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from glassgpt.data.chat.batches import NEXT_STARTS
+from glassgpt.data.chat.dataset import ConversationTokens
+from glassgpt.data.shards import TokenArray
+from glassgpt.errors import ConfigError, DataError
+from glassgpt.model.packed import PackedRows
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import TrainConfig
+from glassgpt.training.loss import TrainingLoss
+
+
+class ConversationLoss(TrainingLoss):
+    """Maps packed rows to the loss of their supervised tokens.
+
+    In training the sum is divided by the number of supervised tokens that as many rows have on average. Divided by the
+    number in each micro-batch, a token would count for more beside few others, and the gradient would depend on how the
+    batch is divided. In evaluation mode it is divided by the number of all targets, as `validation_loss` expects.
+
+    Args:
+        model: the model.
+        chunk_tokens: see `TrainingLoss`.
+        supervised_share: share of the targets that are learned, in the whole training text.
+    """
+
+    def __init__(self, model: LanguageModel, chunk_tokens: int = 0, supervised_share: float = 1.0) -> None:
+        super().__init__(model, chunk_tokens)
+        self._supervised_share = supervised_share
+
+    def of(self, model: LanguageModel, chunk_tokens: int = 0) -> ConversationLoss:
+        """See `TrainingLoss.of`."""
+        return ConversationLoss(model, chunk_tokens, self._supervised_share)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of inputs and targets (B, T) in nats per supervised token: a scalar; see `row_targets`."""
+        features = self.model.features(inputs, PackedRows(conversation_starts(targets))).flatten(0, 1)  # (B·T, C)
+        flat = targets.flatten()
+        if 0 < self.chunk_tokens < len(flat):
+            chunks = zip(features.split(self.chunk_tokens), flat.split(self.chunk_tokens), strict=True)
+            parts = [checkpoint(self._nats, own, outputs, use_reentrant=False) for own, outputs in chunks]
+            nats = torch.stack(parts).sum()  # type: ignore[arg-type]
+        else:
+            nats = self._nats(features, flat)
+        return nats / (flat.numel() * (self._supervised_share if self.model.training else 1.0))
+
+    def _nats(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed negative log-probability of the targets that are not negative."""
+        return F.cross_entropy(
+            self.model.head(features).float(), targets.clamp(min=-1), ignore_index=-1, reduction="sum"
+        )
+
+
+def conversation_starts(targets: Tensor) -> Tensor:
+    """Return where conversations begin in the inputs of these targets, (B, T) bool; a row begins with one."""
+    starts = torch.ones_like(targets, dtype=torch.bool)
+    starts[:, 1:] = targets[:, :-1] == NEXT_STARTS
+    return starts
+
+
+def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: TokenArray | None) -> ConversationLoss | None:
+    """Return the loss of conversations, or None if the training text is none.
+
+    Raises:
+        ConfigError: a teacher is configured, whose predictions are of text only.
+        DataError: no token is learned.
+    """
+    if not isinstance(tokens, ConversationTokens):
+        return None
+    if train.teacher:
+        raise ConfigError(["train.teacher cannot be combined with conversations; distil on text, then fine-tune"])
+    if not tokens.supervised_share:
+        raise DataError(
+            "no token of these conversations is learned, so that nothing can be trained; see: glassgpt doctor GG-CHT-002"
+        )
+    return ConversationLoss(model, train.loss_chunk_tokens, tokens.supervised_share)

@@ -1,0 +1,465 @@
+"""Fine-tuning on conversations: packed rows are exact, what is learned is right, and every mistake is found before step 1."""
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from glassgpt import api
+from glassgpt.adaptation.conversations import prepare_source, read_source
+from glassgpt.api.runs import save_as_run
+from glassgpt.api.serving import chat_template
+from glassgpt.config import load_config
+from glassgpt.data import load_tokenizer
+from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS, ConversationBatches, build_batches
+from glassgpt.data.chat.dataset import STARTS, SUPERVISED, ConversationDataset
+from glassgpt.data.chat.formats import detect_format, read_conversations
+from glassgpt.data.chat.packing import pack
+from glassgpt.data.chat.plain import PLAIN_TEMPLATE
+from glassgpt.data.chat.prepare import choose_row_length, split_held_out
+from glassgpt.diagnosis.checks.conversations import check_conversations
+from glassgpt.errors import ConfigError, DataError, Interrupted, UsageError
+from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+from glassgpt.training.conversations import ConversationLoss
+from glassgpt.training.observers import Observer
+from glassgpt.training.run_folder import RunFolder
+
+CONVERSATIONS = [[f"q{n}?", f"a{n * n}"] for n in range(60)]
+SMALL = {
+    "train.batch_tokens": 96, "train.sequence_length": 48, "train.max_steps": 6, "train.eval_every_steps": 3,
+    "train.snapshots": "off", "train.learning_rate": 1e-2, "schedule.warmup_steps": 1,
+}  # fmt: skip
+
+
+def messages(*texts):
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def chat_run(tmp_path_factory):
+    """An untrained run with a context of 96 bytes; tests must not modify it."""
+    torch.manual_seed(0)
+    shape = ModelConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=257, context_length=96)
+    run = tmp_path_factory.mktemp("chat") / "run"
+    return save_as_run(build_model(shape), load_tokenizer("bytes"), run).path
+
+
+@pytest.fixture(scope="module")
+def chat_file(tmp_path_factory):
+    return write(
+        tmp_path_factory.mktemp("file") / "chat.jsonl", [{"messages": messages(*texts)} for texts in CONVERSATIONS]
+    )
+
+
+@pytest.fixture(scope="module")
+def chat_data(chat_run, chat_file, tmp_path_factory):
+    """The conversations in rows of 48 tokens; tests must not modify it."""
+    return prepare_source(read_source(chat_run, chat_file), tmp_path_factory.mktemp("rows") / "data", 96, 48)
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": messages("q", "a")}, "messages"),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "sharegpt"),
+        ({"instruction": "q", "input": "", "output": "a"}, "alpaca"),
+        ({"prompt": "q", "completion": "a"}, "prompt"),
+    ],
+)
+def test_formats_give_the_same_conversation(row, name, tmp_path):
+    file = write(tmp_path / "f.jsonl", [row])
+    assert detect_format(file) == name
+    assert [each.pairs for each in read_conversations(file, name)] == [[("user", "q"), ("assistant", "a")]]
+
+
+def test_input_of_alpaca_follows_the_instruction(tmp_path):
+    file = write(tmp_path / "f.jsonl", [{"instruction": "q", "input": "text", "output": "a", "id": 1}])
+    assert next(read_conversations(file, "alpaca")).pairs[0] == ("user", "q\n\ntext")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("", "has no conversations: it is empty"),
+        ('{"text": "a"}', "line 1: the keys are text; a conversation has messages"),
+        ("[1]", "line 1: expected a JSON object, got list"),
+        ('{"prompt": "a", "completion": 3}', "line 1: completion holds int, not text"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}', "line 2: completion is missing"),
+        ('{"prompt": "a", "completion": " "}', "line 1: the assistant's message is empty"),
+        ('{"conversations": [{"from": "bot", "value": "q"}]}', "message 1: from is 'bot'; it must be human"),
+        ('{"conversations": 1}', "conversations is int; it must be a list"),
+        ('{"conversations": [{"from": "human", "value": "q", "x": 1}]}', "unknown key 'x'"),
+    ],
+)
+def test_files_that_hold_no_conversations_are_refused(content, error, tmp_path):
+    file = tmp_path / "f.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError) as caught:
+        list(read_conversations(file, detect_format(file)))
+    assert error in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Rows
+
+
+def test_every_conversation_is_in_one_row_and_rows_are_nearly_full():
+    lengths = np.random.default_rng(0).integers(1, 60, 500).tolist()
+    rows = pack(lengths, 256)
+    assert sorted(one for row in rows for one in row) == list(range(500))
+    assert max(sum(lengths[one] for one in row) for row in rows) <= 256
+    assert len(rows) * 256 < 1.03 * sum(lengths)
+
+
+def test_row_length_is_the_context_halved_while_conversations_fit():
+    assert [choose_row_length(n, 1024) for n in (10, 200, 600, 5000)] == [64, 256, 1024, 1024]
+    assert [choose_row_length(n, 8192) for n in (600, 5000)] == [1024, 2048]
+
+
+def test_same_first_question_is_never_in_both_splits(chat_file):
+    twice = [*read_conversations(chat_file, "messages")] * 2
+    train, validation = split_held_out(twice, 0.2)
+    assert not {each.pairs[0] for each in train} & {each.pairs[0] for each in validation}
+    assert len(validation) == pytest.approx(0.2 * len(twice), abs=1)
+
+
+def test_rows_hold_the_conversations_and_their_masks(chat_data):
+    tokens, tokenizer = chat_data.split("train"), chat_data.tokenizer
+    ids, flags = tokens.read(0, len(tokens)), tokens.flags(0, len(tokens))
+    starts = [*np.flatnonzero(flags & STARTS), len(ids)]
+    found = set()
+    for start, end in itertools.pairwise(starts):
+        learned = tokenizer.decode(ids[start:end][flags[start:end] & SUPERVISED > 0])
+        found |= {(tokenizer.decode(ids[start:end]), learned)} if learned else set()
+    train = set(map(tuple, CONVERSATIONS)) - {
+        (one.pairs[0][1], one.pairs[1][1]) for one in read_source_validation(chat_data)
+    }
+    assert found == {(f"User: {q}\nAssistant: {a}<|endoftext|>\n", f" {a}<|endoftext|>") for q, a in train}
+
+
+def read_source_validation(dataset):
+    tokens = dataset.split("validation")
+    text = dataset.tokenizer.decode(tokens.read(0, len(tokens)))
+    parts = [part.split("\nAssistant: ") for part in text.replace("\0", "").split("User: ")[1:]]
+
+    class One:
+        def __init__(self, question, answer):
+            self.pairs = [("user", question), ("assistant", answer.split("<|endoftext|>")[0])]
+
+    return [One(*part) for part in parts]
+
+
+def test_batches_are_a_permutation_of_the_rows_in_each_epoch(chat_data):
+    batches = build_batches(chat_data.split("train"), 48, seed=1)
+    assert isinstance(batches, ConversationBatches)
+    rows = batches.windows_per_epoch
+    first, second = batches.starts_at(0, rows), batches.starts_at(rows, rows)
+    assert sorted(first) == sorted(second) == [49 * row for row in range(rows)]
+    assert first.tolist() != second.tolist()
+    inputs, targets = batches.read(first)
+    learned = targets >= 0
+    assert torch.equal(targets[:, :-1][learned[:, :-1]], inputs[:, 1:][learned[:, :-1]])
+    assert set(targets[~learned].tolist()) == {IGNORED, NEXT_STARTS}
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])
+def test_packed_conversations_have_the_loss_and_gradient_they_have_alone(arch, chat_data):
+    torch.manual_seed(1)
+    shape = ModelConfig(
+        arch=arch, n_layer=2, n_head=2, n_embd=16, vocab_size=257, context_length=48, bias=arch == "gpt2"
+    )
+    model = build_model(shape)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    tokens = chat_data.split("train")
+    batches = build_batches(tokens, 48, seed=1)
+    starts = batches.starts_at(0, 3)
+    loss = ConversationLoss(model)(*batches.read(starts))
+    loss.backward()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    alone = torch.zeros(())
+    for row in starts:
+        ids, flags = tokens.read(int(row), 49), tokens.flags(int(row), 49)
+        borders = [*np.flatnonzero(flags & STARTS), 49]
+        for start, end in itertools.pairwise(borders):
+            one = torch.from_numpy(ids[start:end])
+            nats = F.cross_entropy(model(one[None, :-1])[0], one[1:], reduction="none") if end - start > 1 else None
+            if nats is not None:
+                alone = alone + nats[torch.from_numpy(flags[start + 1 : end] & SUPERVISED > 0)].sum()
+    alone = alone / (3 * 48)
+    alone.backward()
+    torch.testing.assert_close(loss, alone)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(packed[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_loss_does_not_depend_on_how_the_batch_is_divided(chat_data):
+    torch.manual_seed(1)
+    model = build_model(ModelConfig(n_layer=1, n_head=2, n_embd=16, vocab_size=257, context_length=48))
+    tokens = chat_data.split("train")
+    inputs, targets = build_batches(tokens, 48, seed=1).next(4)
+    loss = ConversationLoss(model, supervised_share=tokens.supervised_share)
+    whole = loss(inputs, targets)
+    parts = [loss(inputs[row : row + 1], targets[row : row + 1]) for row in range(4)]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    torch.testing.assert_close(loss.of(model, chunk_tokens=40)(inputs, targets), whole)
+
+
+def test_evaluation_is_the_mean_over_the_supervised_tokens(chat_run, chat_data):
+    model = api.load(chat_run, device="cpu").model
+    result = evaluate_dataset(model, chat_data)
+    assert result.tokens == chat_data.conversations.validation.supervised
+    assert result.loss == pytest.approx(np.log(257), abs=0.3)
+
+
+# Training
+
+
+class StopAt(Observer):
+    """Asks for a stop after a step, as Ctrl-C does."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def on_step(self, metrics):
+        if metrics.step == self._step:
+            raise Interrupted("stopped by the test", 2)
+
+
+def configuration(chat_run, chat_data, **changes):
+    settings = {"data": str(chat_data.folder), "init_from": str(chat_run)}
+    settings |= {
+        f"model.{key}": getattr(load_config(chat_run).model, key)
+        for key in ("n_layer", "n_head", "n_embd", "vocab_size", "context_length")
+    }
+    return load_config("nano", {**SMALL, **settings, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+@pytest.fixture(scope="module")
+def tuned(chat_run, chat_data, tmp_path_factory):
+    """An adapter that learned the conversations for six steps; tests must not modify it."""
+    out = tmp_path_factory.mktemp("tuned") / "run"
+    result = api.finetune(configuration(chat_run, chat_data, lora__rank=4), out)
+    return out, result
+
+
+def test_finetuning_learns_and_has_no_findings(tuned):
+    out, result = tuned
+    assert result.changes[0].after < result.changes[0].before - 0.03
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    # Only that the base, which is untrained, is no better than a guess.
+    assert [event["code"] for event in events if event["event"] == "finding"] == ["GG-INI-003"]
+
+
+def test_resumed_finetuning_ends_with_the_same_bits(chat_run, chat_data, tuned, tmp_path):
+    config = configuration(chat_run, chat_data, lora__rank=4, checkpoint__every_steps=2)
+    with pytest.raises(Interrupted):
+        api.train(config, tmp_path / "run", observers=(StopAt(4),))
+    api.train(config, tmp_path / "run", resume=True)
+    one, other = (load_file(run / "checkpoints/step-000006/model.safetensors") for run in (tmp_path / "run", tuned[0]))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_audits_and_chunks_agree_with_conversations(chat_run, chat_data, tmp_path):
+    changes = {"diagnosis__watch": "full", "diagnosis__sample_every_steps": 2, "train__loss_chunk_tokens": 20}
+    config = configuration(chat_run, chat_data, train__max_steps=4, train__micro_batch_size=1, **changes)
+    api.train(config, tmp_path / "run")
+    events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert [event["code"] for event in events if event["event"] == "finding"] == ["GG-INI-003"]
+
+
+def test_template_stays_with_merged_compressed_and_exported_models(tuned, tmp_path):
+    run = tuned[0]
+    assert RunFolder(run).chat_template.read_text() == PLAIN_TEMPLATE
+    merged = api.merge(run, tmp_path / "merged")
+    assert merged.chat_template.read_text() == PLAIN_TEMPLATE
+    api.export(merged.path, tmp_path / "hf")
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf")
+    ids = theirs.apply_chat_template(messages("q?", "a", "r?"), add_generation_prompt=True, return_dict=False)
+    loaded = api.load(merged.path, device="cpu")
+    template = chat_template(merged.path)
+    assert template.encode(loaded.tokenizer, [("user", "q?"), ("assistant", "a"), ("user", "r?")]) == list(ids)
+
+
+def test_run_started_from_one_keeps_its_template(tuned, grammar_data, tmp_path):
+    merged = api.merge(tuned[0], tmp_path / "merged").path
+    config = configuration(merged, ConversationDataset.open(load_config(tuned[0]).data), train__max_steps=1)
+    text = replace(config, data=str(grammar_data), train=replace(config.train, sequence_length=0))
+    api.train(text, tmp_path / "again")
+    assert (tmp_path / "again/chat_template.jinja").read_text() == PLAIN_TEMPLATE
+
+
+# Mistakes are found before step 1
+
+
+def findings(dataset):
+    return {finding.code: finding.severity for check in check_conversations(dataset) for finding in check.findings}
+
+
+def test_healthy_conversations_have_no_findings(chat_data):
+    assert findings(chat_data) == {}
+
+
+def source_with(chat_run, chat_file, tmp_path, template):
+    (tmp_path / "t.jinja").write_text(template)
+    return read_source(chat_run, chat_file, template_file=tmp_path / "t.jinja")
+
+
+OPEN = "{% for m in messages %}{% if m.role == 'user' %}U:{{ m.content }}\n{% else %}A:"
+CLOSE = "{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "code"),
+    [
+        (OPEN + "{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}" + CLOSE, "GG-CHT-001"),
+        (OPEN + "{% generation %}{% endgeneration %}{{ m.content + eos_token }}" + CLOSE, "GG-CHT-002"),
+        (OPEN + "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}" + CLOSE, "GG-CHT-006"),
+    ],
+)
+def test_wrong_templates_are_refused_and_nothing_is_left(template, code, chat_run, chat_file, tmp_path):
+    source = source_with(chat_run, chat_file, tmp_path, template)
+    with pytest.raises(DataError, match=code):
+        prepare_source(source, tmp_path / "data", 96, 48)
+    assert not (tmp_path / "data").exists()
+
+
+def test_template_that_marks_everything_is_found(chat_data, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    damaged = with_flags(tmp_path / "data", lambda ids, flags: np.where(flags & STARTS, flags, SUPERVISED))
+    assert findings(damaged)["GG-CHT-003"] == "fatal"
+
+
+def with_flags(folder, change):
+    """Change the flags of the training split and everything that follows from them."""
+    from hashlib import sha256
+
+    dataset = ConversationDataset.open(folder)
+    tokens = dataset.split("train")
+    flags = change(tokens.read(0, len(tokens)), tokens.flags(0, len(tokens))).astype(np.uint8)
+    (folder / "train.flags").write_bytes(flags.tobytes())
+    content = json.loads((folder / "conversations.json").read_text())
+    content["train"] |= {
+        "supervised": int((flags & SUPERVISED > 0).sum()),
+        "sha256": sha256(flags.tobytes()).hexdigest(),
+    }
+    (folder / "conversations.json").write_text(json.dumps(content))
+    return ConversationDataset.open(folder)
+
+
+def test_stop_token_that_was_masked_as_padding_is_found(chat_data, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    stop = chat_data.conversations.stop
+    damaged = with_flags(tmp_path / "data", lambda ids, flags: np.where(ids == stop, flags & STARTS, flags))
+    assert findings(damaged) == {"GG-CHT-001": "fatal"}
+
+
+def test_conversations_in_both_files_are_found(chat_run, chat_file, tmp_path):
+    source = read_source(chat_run, chat_file, validation_data=chat_file)
+    with pytest.raises(DataError, match="GG-CHT-007"):
+        prepare_source(source, tmp_path / "data", 96, 48)
+
+
+def test_long_conversations_lose_their_last_turns_and_it_is_said(chat_run, tmp_path):
+    rows = [{"messages": messages(f"q{n}", "a", "q", "b" * 30)} for n in range(9)] + [{"messages": messages("q", "a")}]
+    source = read_source(chat_run, write(tmp_path / "f.jsonl", rows))
+    with pytest.raises(DataError, match="GG-CHT-005"):  # most are cut
+        prepare_source(source, tmp_path / "data", 96, 48)
+    source = read_source(
+        chat_run, write(tmp_path / "g.jsonl", [{"messages": messages(f"q{n}", "a" * 99)} for n in range(9)])
+    )
+    with pytest.raises(DataError, match="none of the 8 conversations of the train split fits into a row of 48 tokens"):
+        prepare_source(source, tmp_path / "data", 96, 48)
+
+
+def test_damaged_flags_are_refused(chat_data, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    flags = bytearray((tmp_path / "data/train.flags").read_bytes())
+    flags[5] ^= 1
+    (tmp_path / "data/train.flags").write_bytes(flags)
+    with pytest.raises(DataError, match=r"train\.flags does not match its checksum"):
+        ConversationDataset.open(tmp_path / "data")
+
+
+def test_rows_of_another_length_are_refused(chat_data):
+    with pytest.raises(DataError, match=r"rows of 48 tokens, but train\.sequence_length is 96; set it to 48"):
+        build_batches(chat_data.split("train"), 96, seed=1)
+
+
+def test_table_of_texts_and_other_conversations_are_refused(chat_run, chat_file, chat_data, tmp_path):
+    shutil.copytree(chat_run, tmp_path / "run")
+    (tmp_path / "run/chat_template.toml").write_text("[roles.user]\n[roles.assistant]\n")
+    with pytest.raises(ConfigError, match="has no stop token to learn"):
+        read_source(tmp_path / "run", chat_file)
+    source = read_source(chat_run, chat_file)
+    assert prepare_source(source, chat_data.folder, 96, 48).folder == chat_data.folder
+    with pytest.raises(UsageError, match="holds other conversations"):
+        prepare_source(source, chat_data.folder, 96, 32)
+
+
+# The command
+
+
+def test_command_shows_conversations_and_trains_nothing(chat_run, chat_file, run_main):
+    code, out, err = run_main("finetune", chat_run, "--format", "chat", "--data", chat_file, "--show", "2")
+    assert code == 0
+    assert "60 conversations in the format messages" in err
+    assert "chat template: the plain transcript" in err
+    assert out.count("User: q") == 2
+    assert "tokens are learned" in err
+
+
+def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
+    settings = ("--row-tokens", "48", "--train.max-steps", "2", "--train.batch-tokens", "96")
+    code, out, err = run_main(
+        "finetune", chat_run, "--format", "chat", "--data", chat_file, "--out", tmp_path / "out", *settings
+    )
+    assert code == 0, err
+    assert "rows of 48 tokens" in out
+    assert (tmp_path / "out-data/conversations.json").is_file()
+    assert RunFolder(tmp_path / "out").chat_template.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--show", "3"], "need --format chat"),
+        (["--format", "chat", "--out", "x"], "no conversations are given"),
+        (["--format", "chat", "--data", "missing.jsonl", "--out", "x"], "missing.jsonl cannot be read"),
+        (["--format", "chat", "--data", "{file}"], "no folder for the new run"),
+        (
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--row-tokens", "97"],
+            "from 2 to the model's context of 96",
+        ),
+        (
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--replay", "d=0.1"],
+            "cannot be combined with --format chat",
+        ),
+    ],
+)
+def test_mistakes_are_reported_before_anything_is_written(
+    arguments, error, chat_run, chat_file, run_main, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_main("finetune", chat_run, *(each.replace("{file}", str(chat_file)) for each in arguments))
+    assert code == 2
+    assert error in err
+    assert not list(tmp_path.iterdir())
