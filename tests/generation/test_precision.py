@@ -126,6 +126,17 @@ def test_zero_inputs_or_weights_give_the_bias(kernel):
         assert torch.equal(kernel.pack(weight, bias)(x), bias.expand(2, 3))
 
 
+@pytest.mark.parametrize("elements", [1, 100, 1 << 20])
+def test_rows_are_quantized_as_the_whole_matrix_is(elements, monkeypatch):
+    monkeypatch.setattr(kernels, "QUANTIZED_ELEMENTS", elements)
+    weight = torch.randn(37, 24, generator=torch.Generator().manual_seed(1))
+    weight[3] = 0
+    integers, scales = kernels.quantize_rows(weight)
+    expected = (weight.abs().amax(dim=1) / 127).clamp(min=kernels.TINIEST)
+    assert torch.equal(scales, expected)
+    assert torch.equal(integers, (weight / expected[:, None]).round().to(torch.int8))
+
+
 @pytest.mark.parametrize(("width", "rows"), [(24, 1), (24, 2), (22, 1)])
 def test_column_major_linear_equals_the_product(width, rows):
     weight, x = torch.randn(37, width), torch.randn(rows, width)

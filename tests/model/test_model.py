@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from glassgpt.errors import ConfigError
 from glassgpt.model.accounting import count_parameters, flops_per_token, parameter_table
 from glassgpt.model.attention import attend, attend_readable, attention_weights, causal_mask
-from glassgpt.model.build import build_model
+from glassgpt.model.build import build_model, build_uninitialized, meta_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from small_models import shaken
@@ -292,3 +292,20 @@ def test_all_problems_are_reported_at_once():
     assert "nearest divisor is 4" in text
     assert "model.dropout is 1.5" in text
     assert "vocab_size is 0" in text
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "modern", "llama"])
+def test_an_uninitialized_model_draws_nothing_and_takes_all_weights(arch):
+    config = ModelConfig(
+        vocab_size=65, context_length=16, n_layer=2, n_head=2, n_embd=16, arch=arch, bias=arch == "gpt2"
+    )
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    before = torch.get_rng_state()
+    other = build_uninitialized(config).eval()
+    assert torch.equal(torch.get_rng_state(), before)
+    other.load_state_dict(model.state_dict())
+    tokens = torch.arange(10)[None]
+    assert torch.equal(other(tokens), model(tokens))  # computed tables included
+    assert {p.device.type for p in meta_model(config).parameters()} == {"meta"}
+    assert torch.equal(torch.get_rng_state(), before)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from glassgpt.model.accounting import FLOAT32_BYTES, MemoryEstimate, count_parameters, meta_model, training_memory
+from glassgpt.model.accounting import FLOAT32_BYTES, MemoryEstimate, count_parameters, training_memory
+from glassgpt.model.build import meta_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import add_lora, trainable_parameters
 from glassgpt.model.lora_config import Adapter, LoRAConfig

@@ -23,8 +23,7 @@ from glassgpt.interchange.chat_templates import with_begin_token
 from glassgpt.interchange.files import name_of, reason, shown
 from glassgpt.interchange.gguf_tokenizer_reading import read_gguf_tokenizer
 from glassgpt.interchange.tokenizer_import import Notify
-from glassgpt.model.accounting import meta_model
-from glassgpt.model.build import build_model
+from glassgpt.model.build import build_uninitialized, meta_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.parameter_names import gguf_name
 from glassgpt.model.transformer import LanguageModel
@@ -77,7 +76,7 @@ def import_gguf(path: Path, notify: Notify = lambda message: None) -> GGUFModel:
             raise InterchangeError(
                 f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model only {config.vocab_size:,}"
             )
-        model = build_model(config).eval()
+        model = build_uninitialized(config).eval()
         _copy(model, stored, path, notify)
     except LIBRARY_ERRORS as error:
         raise InterchangeError(f"{path} is damaged, or no GGUF file: {reason(error)}") from error

@@ -33,7 +33,7 @@ from glassgpt.interchange.weights import (
     match_weights,
     read_headers,
 )
-from glassgpt.model.build import build_model
+from glassgpt.model.build import build_uninitialized
 from glassgpt.model.config import GPT2_VOCAB_SIZE, ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
@@ -76,7 +76,7 @@ def import_model(folder: Path, notify: Notify = lambda message: None) -> tuple[L
     is_tied = bool(given.get("tie_word_embeddings", layout.tied_by_default))
     weights = match_weights(read_headers(folder), config, layout, is_tied=is_tied, folder=folder)
     tokenizer = _read_tokenizer(folder, config, notify)
-    model = build_model(config).eval()
+    model = build_uninitialized(config).eval()
     if not_finite := copy_weights(model, weights, layout):
         notify(
             f"{len(not_finite)} of {len(weights)} weights of {folder} have NaN or infinite values, such as "

@@ -14,7 +14,7 @@ from torch import Tensor
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import read_json, reason, shown
 from glassgpt.interchange.layouts import Layout
-from glassgpt.model.accounting import meta_model
+from glassgpt.model.build import meta_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 

@@ -6,14 +6,9 @@ The model is built on the `meta` device, so counting even the largest one alloca
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
-
-from glassgpt.model.build import build_model
+from glassgpt.model.build import meta_model
 from glassgpt.model.config import ModelConfig
-from glassgpt.model.transformer import LanguageModel
 
 FLOAT32_BYTES = 4
 ACTIVATION_BYTES_PER_VALUE = 34
@@ -38,22 +33,6 @@ class ParameterCount:
     shape: str
     copies: int
     parameters: int
-
-
-class _SkipInitialization(TorchFunctionMode):
-    """Skips the functions of `torch.nn.init`: without storage they do nothing, but import PyTorch's compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == torch.nn.init.__name__:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def meta_model(config: ModelConfig) -> LanguageModel:
-    """Return a model on the `meta` device: names, shapes and kinds of its parameters, but no storage."""
-    with torch.device("meta"), _SkipInitialization():
-        return build_model(config)
 
 
 def count_parameters(config: ModelConfig) -> int:

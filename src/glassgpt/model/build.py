@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
 from glassgpt.errors import ConfigError
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
@@ -25,3 +30,34 @@ def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> Lang
     if problems:
         raise ConfigError(problems)
     return ARCHITECTURES[config.arch](config, attend)
+
+
+class _SkipInitialization(TorchFunctionMode):
+    """Skips the functions of `torch.nn.init` that draw numbers or fill large tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def build_uninitialized(config: ModelConfig) -> LanguageModel:
+    """Return a model whose weights hold whatever was in memory, for a caller that overwrites every one of them.
+
+    Drawing weights takes more than a second for 100 million, and changes the state of torch's default generator.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    with _SkipInitialization():
+        return build_model(config)
+
+
+def meta_model(config: ModelConfig) -> LanguageModel:
+    """Return a model on the `meta` device: names, shapes and kinds of its parameters, but no storage.
+
+    Initializing it would change nothing, but import PyTorch's compiler.
+    """
+    with torch.device("meta"):
+        return build_uninitialized(config)

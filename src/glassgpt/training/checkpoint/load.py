@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from glassgpt.errors import CheckpointError
 from glassgpt.model.accounting import count_parameters
-from glassgpt.model.build import build_model
+from glassgpt.model.build import build_model, build_uninitialized
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora import adapter_of, add_lora, merge_lora
 from glassgpt.model.lora_config import Adapter
@@ -43,8 +43,7 @@ def load_model(checkpoint: Path) -> LanguageModel:
         _merge(model, checkpoint, adapter, averaged=True)
         return model
     _require_weights_of(config, checkpoint)
-    with preserved_rng(torch.device("cpu")):  # of the initialization, which is overwritten
-        model = build_model(config)
+    model = build_uninitialized(config)
     model.quantized = load_weights(model, checkpoint, averaged=True)
     return model.eval()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,12 @@ from glassgpt.training.checkpoint_layout import (
     require_checkpoint,
     resolve_pointer,
 )
+from glassgpt.training.checksums import sha256
 from glassgpt.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
+WEIGHTS_ONLY = (OPTIMIZER,)
+"""Files that are not read where a model is loaded, and that are larger than all others."""
 
 
 def write_manifest(folder: Path) -> None:
@@ -37,8 +40,13 @@ def write_manifest(folder: Path) -> None:
     sync_folder(folder)
 
 
-def find_damage(checkpoint: Path) -> str | None:
-    """Return a short description of the damage to a checkpoint, or None if every byte is as it was written."""
+def find_damage(checkpoint: Path, *, unread: Container[str] = ()) -> str | None:
+    """Return a short description of the damage to a checkpoint, or None if every byte is as it was written.
+
+    Args:
+        checkpoint: its folder.
+        unread: names of files that the caller does not read; they must exist and have the right size.
+    """
     try:
         manifest = json.loads(read_regular(checkpoint / MANIFEST))
         version, files = manifest["format"], dict(manifest["files"])
@@ -58,7 +66,7 @@ def find_damage(checkpoint: Path) -> str | None:
     for name in (AVERAGE, OPTIMIZER):  # read if they exist
         if name not in expected and os.path.lexists(checkpoint / name):
             return f"{MANIFEST} does not list {name}"
-    for name, (size, sha256) in expected.items():
+    for name, (size, checksum) in expected.items():
         path = checkpoint / name
         if Path(name).name != name or path.is_symlink():
             return f"{name} is not a file of the checkpoint itself"
@@ -66,11 +74,13 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+        if name in unread:
+            continue
         try:
             found = _sha256(path)
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
-        if found != sha256:
+        if found != checksum:
             return f"{name} does not match its checksum"
     return None
 
@@ -88,15 +98,19 @@ class VerifiedCheckpoint:
     skipped: list[str]
 
 
-def newest_verified_checkpoint(run: RunFolder) -> VerifiedCheckpoint | None:
+def newest_verified_checkpoint(run: RunFolder, *, unread: Container[str] = ()) -> VerifiedCheckpoint | None:
     """Return the newest intact checkpoint of a run, or None if the run has none at all.
+
+    Args:
+        run: the run.
+        unread: see `find_damage`.
 
     Raises:
         CheckpointError: there are checkpoints, but all are damaged.
     """
     skipped: list[str] = []
     for path in reversed(list_checkpoints(run)):
-        problem = find_damage(path)
+        problem = find_damage(path, unread=unread)
         if problem is None:
             return VerifiedCheckpoint(path, skipped)
         skipped.append(f"{path.name}: {problem}")
@@ -106,7 +120,7 @@ def newest_verified_checkpoint(run: RunFolder) -> VerifiedCheckpoint | None:
 
 
 def find_checkpoint(run: RunFolder, which: str) -> Path:
-    """Return a verified checkpoint by name; never another one in place of a best one that is damaged.
+    """Return a checkpoint by name, all of which is verified but the optimizer; never another in place of a damaged best one.
 
     Args:
         run: the run.
@@ -123,12 +137,12 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
         )
     require_checkpoint(run, which)
     if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
-        found = newest_verified_checkpoint(run)
+        found = newest_verified_checkpoint(run, unread=WEIGHTS_ONLY)
         assert found is not None  # as require_checkpoint has found one
         return found.path
     path = resolve_pointer(run, "best") if which == "best" else named_model(run, which)
     assert path is not None  # as require_checkpoint has found it
-    problem = find_damage(path)
+    problem = find_damage(path, unread=WEIGHTS_ONLY)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}; name another one with --checkpoint")
     return path
@@ -148,8 +162,7 @@ def best_by_state(run: RunFolder) -> Path | None:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def _sync_file(path: Path) -> None:
