@@ -161,7 +161,7 @@ def test_r7_aborts_leave_nothing_behind(model):  # takes seconds: a thousand req
         assert (await neighbor(client))[0]
         await asyncio.sleep(0.05)
         assert not version.jobs
-        assert not thread._jobs
+        assert not thread._receivers
         assert not thread._tasks
         assert not thread._outbox._bursts
         assert not thread._engine._outputs

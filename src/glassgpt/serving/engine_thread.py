@@ -1,21 +1,19 @@
-"""The thread that runs one model: the only one that touches the model and the engine.
+"""The thread that runs one model for the server.
 
-Commands come through a queue, results leave through an `Outbox`. Between two steps of the engine it does one step of
-other work on the model (scoring prompts, embeddings), so that neither holds up the other.
+Results leave it through an `Outbox`. Between two steps of the engine it does one step of other work on the model (scoring
+prompts, embeddings), so that neither holds up the other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import queue
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError, RequestError
@@ -23,7 +21,9 @@ from glassgpt.generation.cpu.batch_invariant import BatchInvariantDecoder
 from glassgpt.generation.engine.decoder_selection import select_decoder
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.interfaces import DecoderFactory
+from glassgpt.generation.engine.output import TokenChunk
 from glassgpt.generation.engine.sequence import Request
+from glassgpt.generation.engine.worker import EngineWorker
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.errors import APIError
@@ -31,16 +31,6 @@ from glassgpt.serving.jobs import Burst, Job, Outbox, TaskDone
 from glassgpt.serving.warm_up import warm_up_requests
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Submit:
-    job: Job
-
-
-@dataclass(frozen=True)
-class _Cancel:
-    job: Job
 
 
 def exact_engine(
@@ -62,7 +52,7 @@ def exact_engine(
     return Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder or select_decoder)
 
 
-class EngineThread:
+class EngineThread(EngineWorker[Job]):
     """Runs jobs on a model in a separate thread.
 
     Args:
@@ -75,7 +65,6 @@ class EngineThread:
 
     Attributes:
         is_ready: set once the warm-up is complete.
-        failure: the exception that ended the thread, or None.
     """
 
     def __init__(
@@ -88,34 +77,31 @@ class EngineThread:
         capacity: int | None = None,
         decoder: DecoderFactory | None = None,
     ) -> None:
-        self._model = model
+        super().__init__(ends_when_idle=False)
+        self._model, self._slots = model, slots
         self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder)
-        self._slots = slots
         self._outbox = Outbox(loop)
-        self._commands: queue.SimpleQueue[_Submit | _Cancel | None] = queue.SimpleQueue()
-        self._jobs: dict[int, Job] = {}  # by request id
+        self._submitted: set[Job] = set()  # until the thread has seen them
         self._tasks: deque[Job] = deque()
-        self._progress: float | None = None  # when the last step began; None while there is nothing to do
-        self._thread = threading.Thread(target=self._run, name="glassgpt-engine", daemon=True)
         self.is_ready = threading.Event()
-        self.failure: BaseException | None = None
 
     def start(self) -> None:
         """Start the thread; it warms up first."""
-        self._thread.start()
+        self._start()
 
     def stop(self) -> None:
         """End the thread after its current step; jobs that are not complete get errors."""
-        self._commands.put(None)
+        self._post(None)
 
     def join(self, seconds: float) -> None:
         """Wait for the thread to end."""
-        self._thread.join(seconds)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     @property
     def is_alive(self) -> bool:
         """True while the thread runs and has not failed."""
-        return self.failure is None and self._thread.is_alive()
+        return self.failure is None and self._thread is not None and self._thread.is_alive()
 
     def stuck_seconds(self) -> float:
         """Return for how long the current step has been running; 0 while the thread waits for work."""
@@ -137,28 +123,18 @@ class EngineThread:
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
-        self._commands.put(_Submit(job))
+        self._submitted.add(job)
+        self._post(lambda: self._accept(job))
         if not self.is_alive:  # it may have ended before it saw the command
             job.inbox.put(job, _dead())
 
     def cancel(self, job: Job) -> None:
         """Stop working on a job and free its slots."""
         job.is_cancelled = True
-        self._commands.put(_Cancel(job))
+        self._post(lambda: self._drop(job))
 
-    def _run(self) -> None:
-        try:
-            self._warm_up()
-            self.is_ready.set()
-            while self._take_commands():
-                self._advance()
-        except BaseException as error:
-            self.failure = error
-            logger.exception("the engine's thread ended:\n%s", traceback.format_exc())
-        finally:
-            self._fail_everything(_dead())
-
-    def _warm_up(self) -> None:
+    def _begin(self) -> None:
+        """Generate what compiles and captures everything that requests need."""
         for prompt, count, options, logprobs in warm_up_requests(self._model, self._slots):
             for _ in range(count):
                 self._engine.add(self._engine.prepare(prompt, options, logprobs=logprobs))
@@ -167,48 +143,43 @@ class EngineThread:
                 for _chunk in self._engine.step():
                     pass
         self._progress = None
+        self.is_ready.set()
 
-    def _take_commands(self) -> bool:
-        """Carry out all queued commands, waiting for one if there is nothing else to do; return False to stop."""
-        is_idle = self._engine.is_idle and not self._tasks
-        while True:
-            if is_idle:
-                self._progress = None
-            try:
-                command = self._commands.get(block=is_idle)
-            except queue.Empty:
-                return True
-            self._progress = time.monotonic()
-            if command is None:
-                return False
-            if isinstance(command, _Submit):
-                self._start(command.job)
-            else:
-                self._drop(command.job)
-            is_idle = self._engine.is_idle and not self._tasks
+    def _end(self) -> None:
+        for job in [*self._receivers.values(), *self._tasks, *self._submitted]:
+            self._outbox.post(job, _dead())
+        self._outbox.flush()
 
-    def _start(self, job: Job) -> None:
+    def _current_engine(self) -> Engine:
+        return self._engine
+
+    def _is_idle(self) -> bool:
+        return not self._tasks and super()._is_idle()
+
+    def _accept(self, job: Job) -> None:
+        self._submitted.discard(job)
+        self._continue(job)
+
+    def _continue(self, job: Job) -> None:
+        """Begin with the next part of a job: its task, or its request."""
         if job.is_cancelled:
             return
         if job.task is not None:
             self._tasks.append(job)
         elif job.request is not None:
-            self._jobs[job.request.id] = job
-            self._engine.add(job.request)
+            self._submit(self._engine, job.request, job)
 
     def _drop(self, job: Job) -> None:
         if job in self._tasks:
             self._tasks.remove(job)
-        if job.request is not None and self._jobs.pop(job.request.id, None) is not None:
-            self._engine.cancel(job.request.id)
+        if job.request is not None:
+            self._cancel(job.request.id)
         self._outbox.drop(job)
 
     def _advance(self) -> None:
-        self._progress = time.monotonic()
         if self._tasks:
             self._advance_task()
-        if not self._engine.is_idle:
-            self._step()
+        super()._advance()
         self._outbox.flush()
 
     def _advance_task(self) -> None:
@@ -226,56 +197,39 @@ class EngineThread:
             return
         self._outbox.post(job, TaskDone(job.task.result))
         job.task = None
-        self._start(job)
+        self._continue(job)
 
-    def _step(self) -> None:
+    def _deliver(self, chunks: Sequence[TokenChunk]) -> None:
+        """Give the tokens of a step, in bursts of each sample, to the outbox."""
         bursts: dict[tuple[int, int], Burst] = {}
-        try:
-            for chunk in self._engine.step():
-                key = chunk.request, chunk.index
-                burst = bursts.get(key)
-                if burst is None:
-                    burst = bursts[key] = Burst(chunk.index)
-                burst.add(chunk)
-            self._hand_out(bursts)
-        except RequestError as error:
-            self._hand_out(bursts)
-            self._outbox.post(self._jobs.pop(error.request), _as_api_error(error.__cause__ or error))
-        except Exception as error:
-            # Not one request's fault: NaN logits, or no memory for a single sequence. New requests may fare better.
-            logger.exception("all running requests failed:\n%s", traceback.format_exc())
-            for number, job in list(self._jobs.items()):
-                self._engine.cancel(number)
-                self._outbox.post(job, _as_api_error(error, status=500))
-            self._jobs.clear()
-
-    def _hand_out(self, bursts: Mapping[tuple[int, int], Burst]) -> None:
-        """Give the tokens of a step, by request and sample, to the outbox."""
+        for chunk in chunks:
+            key = chunk.request, chunk.index
+            burst = bursts.get(key)
+            if burst is None:
+                burst = bursts[key] = Burst(chunk.index)
+            burst.add(chunk)
         given: list[tuple[Job, Burst]] = []
         for (request, _), burst in bursts.items():
-            job = self._jobs[request]
+            job = self._receivers[request]
             given.append((job, burst))
             job.n_generated += len(burst.tokens)
             if burst.finish_reason is not None:
-                job.samples_left -= 1
-                if job.samples_left == 0:
-                    del self._jobs[request]
+                self._sample_complete(request)
         self._outbox.add(given)
         now = time.monotonic()
         for job, _ in given:
             job.started = job.started or now
 
-    def _fail_everything(self, error: APIError) -> None:
-        for job in itertools.chain(self._jobs.values(), self._tasks):
-            self._outbox.post(job, error)
-        while True:
-            try:
-                command = self._commands.get(block=False)
-            except queue.Empty:
-                break
-            if isinstance(command, _Submit):
-                self._outbox.post(command.job, error)
-        self._outbox.flush()
+    def _fail(self, receiver: Job, error: RequestError) -> None:
+        self._outbox.post(receiver, _as_api_error(error.__cause__ or error))
+
+    def _fail_all(self, error: Exception) -> None:
+        # Not one request's fault: NaN logits, or no memory for a single sequence. New requests may fare better.
+        logger.exception("all running requests failed:\n%s", traceback.format_exc())
+        for number, job in list(self._receivers.items()):
+            self._engine.cancel(number)
+            self._outbox.post(job, _as_api_error(error, status=500))
+        self._receivers.clear()
 
 
 def _as_api_error(error: BaseException, status: int | None = None) -> APIError:
