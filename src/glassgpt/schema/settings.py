@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from docstring_parser import parse as parse_docstring
 
-from glassgpt.schema.type_hints import alternatives, describe_type, is_mapping, is_number, matches, normalize
+from glassgpt.schema.type_hints import alternatives, describe_type, is_mapping, is_number, normalizer_of, predicate_of
 
 T = TypeVar("T")
 
@@ -143,6 +143,26 @@ class Setting:
         """True if the default is not an allowed value, so that another must be given."""
         return not self.is_in_range(self.default)
 
+    @cached_property
+    def has_type(self) -> Callable[[Any], bool]:
+        """A function that returns whether a value has the setting's type."""
+        return predicate_of(self.type)
+
+    @cached_property
+    def normalize(self) -> Callable[[Any], Any]:
+        """A function that converts a value of the setting's type: int to float, lists to tuples."""
+        return normalizer_of(self.type)
+
+    @cached_property
+    def is_table(self) -> bool:
+        """True if values are tables."""
+        return is_mapping(self.type)
+
+    @cached_property
+    def read(self) -> Callable[[Any], Any]:
+        """A function that returns the setting's value in a component, by its dotted name."""
+        return attrgetter(self.name)
+
     def error(self, value: Any, name: str = "") -> str:
         """Return the message for a value that is not allowed.
 
@@ -223,7 +243,7 @@ def type_errors(component: Any) -> list[str]:
     return [
         each.error(value)
         for each in settings_of(type(component))
-        if (value := attrgetter(each.name)(component)) is not each.default and not matches(value, each.type)
+        if (value := each.read(component)) is not each.default and not each.has_type(value)
     ]
 
 
@@ -232,8 +252,7 @@ def range_errors(component: Any) -> list[str]:
     return [
         each.error(value)
         for each in settings_of(type(component))
-        if ((value := attrgetter(each.name)(component)) is not each.default or each.is_required)
-        and not each.is_in_range(value)
+        if ((value := each.read(component)) is not each.default or each.is_required) and not each.is_in_range(value)
     ]
 
 
@@ -243,12 +262,12 @@ def convert(value: Any, of: Setting) -> Any:
     Raises:
         ValueError: it has another type.
     """
-    if is_mapping(of.type) and isinstance(value, Mapping):
+    if of.is_table and isinstance(value, Mapping):
         parse_key = of.details.parse_key or str
         value = {parse_key(key): each for key, each in cast("Mapping[str, Any]", value).items()}
-    if not matches(value, of.type):
+    if not of.has_type(value):
         raise ValueError(of.error(value))
-    return normalize(value, of.type)
+    return of.normalize(value)
 
 
 def parse_text(text: str, of: Setting) -> Any:

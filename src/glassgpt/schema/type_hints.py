@@ -29,11 +29,11 @@ def matches(value: Any, kind: Any) -> bool:
         value: from a file or a caller.
         kind: a type hint: a class, `Literal`, `tuple`, `Mapping`, or a union of them; `object` is anything.
     """
-    return _predicate(kind)(value)
+    return predicate_of(kind)(value)
 
 
 @cache
-def _predicate(kind: Any) -> Callable[[Any], bool]:
+def predicate_of(kind: Any) -> Callable[[Any], bool]:
     """Return a function that checks a value; reading a type hint takes longer than checking a value."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind is object:
@@ -43,15 +43,15 @@ def _predicate(kind: Any) -> Callable[[Any], bool]:
     if origin is tuple and parts[-1] is Ellipsis:
         return _list_predicate(parts[0])
     if origin is tuple:
-        return _tuple_predicate([_predicate(part) for part in parts])
+        return _tuple_predicate([predicate_of(part) for part in parts])
     if is_mapping(kind):
-        has_key, has_value = map(_predicate, parts)
+        has_key, has_value = map(predicate_of, parts)
         return lambda value: (
             isinstance(value, Mapping)
             and all(has_key(key) and has_value(each) for key, each in cast("Mapping[Any, Any]", value).items())
         )
     if parts:
-        members = [_predicate(part) for part in parts]
+        members = [predicate_of(part) for part in parts]
         return lambda value: any(member(value) for member in members)
     allowed = NUMBERS.get(kind, kind)
     return lambda value: (
@@ -60,7 +60,7 @@ def _predicate(kind: Any) -> Callable[[Any], bool]:
 
 
 def _list_predicate(kind: Any) -> Callable[[Any], bool]:
-    is_member = _predicate(kind)
+    is_member = predicate_of(kind)
     usual = frozenset((kind,)) if isinstance(kind, type) else frozenset[Any]()
 
     def check(value: Any) -> bool:
@@ -115,13 +115,11 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) or (not isinstance(value, bool) and isinstance(value, Real))
 
 
-def normalize(value: Any, kind: Any) -> Any:
-    """Convert a value that matches a type: integers to floats where only those are allowed, lists to tuples."""
-    return _normalizer(kind)(value)
-
-
 @cache
-def _normalizer(kind: Any) -> Callable[[Any], Any]:
+def normalizer_of(kind: Any) -> Callable[[Any], Any]:
+    """Return a function that converts a value that matches a type: integers to floats where only those are allowed, lists
+    to tuples.
+    """
     kinds = alternatives(kind)
     if kind is object:
         return lambda value: value
@@ -142,10 +140,10 @@ def _normalizer(kind: Any) -> Callable[[Any], Any]:
 def _container_normalizer(kind: Any) -> Callable[[Any], Any]:
     parts = get_args(kind)
     if is_mapping(kind):
-        normalize_value = _normalizer(parts[1])
+        normalize_value = normalizer_of(parts[1])
         return lambda value: {key: normalize_value(each) for key, each in value.items()}
     if parts[-1] is Ellipsis:
-        member, usual = _normalizer(parts[0]), frozenset(parts[:1])
+        member, usual = normalizer_of(parts[0]), frozenset(parts[:1])
         return lambda value: tuple(value if usual.issuperset(map(type, value)) else map(member, value))
-    members = [_normalizer(part) for part in parts]
+    members = [normalizer_of(part) for part in parts]
     return lambda value: tuple(member(each) for member, each in zip(members, value, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from glassgpt.errors import MissingExtraError
@@ -14,7 +14,7 @@ from glassgpt.serving.context import ServerContext
 from glassgpt.serving.embeddings import create_embeddings
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.guards import Guards
-from glassgpt.serving.http import Answer, Call, Endpoint, Raw
+from glassgpt.serving.http import Answer, Call, Endpoint, Raw, Receive, Scope, Send
 from glassgpt.serving.metrics import CONTENT_TYPE
 from glassgpt.serving.openapi import openapi
 from glassgpt.serving.pages import PAGE_FILES, docs_page, read_page
@@ -87,12 +87,30 @@ def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: S
         headers |= raised.headers()
         return Response(json_codec.encode(raised.body()), raised.status, headers, media_type="application/json")
 
-    routes = [Route(path, endpoint(handler, has_body=True), methods=["POST"]) for path, handler in POSTS.items()]
-    routes += [Route(path, endpoint(handler, has_body=False), methods=["GET"]) for path, handler in gets.items()]
+    endpoints = {("POST", path): endpoint(handler, has_body=True) for path, handler in POSTS.items()}
+    endpoints |= {("GET", path): endpoint(handler, has_body=False) for path, handler in gets.items()}
+    routes = [Route(path, each, methods=[method]) for (method, path), each in endpoints.items()]
     routes.append(Route("/v1/models/{model:path}", model, methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: failed, APIError: failed})
     app.router.redirect_slashes = False
-    return Guards(app, context.metrics, hosts, api_keys)
+    return Guards(Dispatcher(app, endpoints), context.metrics, hosts, api_keys)
+
+
+class Dispatcher:
+    """Calls the endpoint of a path at once; everything else is left to `app`, which compares a path with every route.
+
+    Args:
+        app: knows all routes, and answers those that there are not.
+        endpoints: by method and path.
+    """
+
+    def __init__(self, app: Any, endpoints: Mapping[tuple[str, str], Endpoint]) -> None:
+        self._app, self._endpoints = app, endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        endpoint = self._endpoints.get((scope.get("method", ""), scope["path"])) if scope["type"] == "http" else None
+        await (endpoint or self._app)(scope, receive, send)
 
 
 def _vocab_size(context: ServerContext) -> int:

@@ -224,14 +224,19 @@ def parse_fields(body: Mapping[str, Any], fields: Iterable[Setting], unsupported
             raise APIError(
                 f"{name} is not supported by this server; leave it out", param=name, code="unsupported_parameter"
             )
-    return {each.name: _parse(body.get(each.name), each) for each in fields}
+    values: dict[str, Any] = {}
+    for each in fields:
+        value = body.get(each.name)
+        if value is not None:
+            values[each.name] = _parse(value, each)
+        elif each.is_required:
+            raise APIError(f"{each.name} is missing; it must be {each.expected}", param=each.name)
+        else:
+            values[each.name] = each.default
+    return values
 
 
 def _parse(value: Any, field: Setting) -> Any:
-    if value is None:
-        if field.is_required:
-            raise APIError(f"{field.name} is missing; it must be {field.expected}", param=field.name)
-        return field.default
     if field.type is not float:
         value = _with_integers(value)
     try:

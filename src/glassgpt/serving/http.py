@@ -196,17 +196,29 @@ async def _unless_disconnected(receive: Receive, answer: Awaitable[None]) -> Non
 
     `receive` returns nothing but a disconnect once the body has been read. Waiting for it in a separate task notices
     one at once, also while nothing is being sent.
+
+    Raises:
+        ClientDisconnectedError: it did.
     """
-    work, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(receive))
+    loop, gone = asyncio.get_running_loop(), asyncio.ensure_future(_disconnected(receive))
+    until_gone = asyncio.timeout(None)
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnectedError
-        await work
+        async with until_gone:  # cancels the answer, in this task, and nothing else
+
+            def expire(_: object) -> None:
+                until_gone.reschedule(loop.time())
+
+            gone.add_done_callback(expire)
+            try:
+                await answer
+            finally:
+                gone.remove_done_callback(expire)
+    except TimeoutError:
+        if until_gone.expired():
+            raise ClientDisconnectedError from None
+        raise
     finally:
-        for task in (work, gone):
-            task.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+        gone.cancel()
 
 
 async def _disconnected(receive: Receive) -> None:

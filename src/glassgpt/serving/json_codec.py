@@ -7,10 +7,13 @@ to them, and lone surrogates. It is also several times faster.
 from __future__ import annotations
 
 from functools import cache
+from types import NoneType
 from typing import Any, cast
 
 from glassgpt.errors import MissingExtraError
 from glassgpt.serving.errors import APIError
+
+SCALARS = frozenset((int, float, str, bool, NoneType))
 
 
 @cache
@@ -53,10 +56,12 @@ def _too_deep(max_depth: int) -> APIError:
 def _depth_exceeds(value: Any, most: int) -> bool:
     level: list[Any] = [value]
     for _ in range(most):
+        containers = [each.values() if isinstance(each, dict) else each for each in level]
         level = [
             child
-            for each in level
-            for child in (each.values() if isinstance(each, dict) else each)
+            for each in containers
+            if not SCALARS.issuperset(map(type, each))  # a prompt has a thousand ids
+            for child in each
             if isinstance(child, (dict, list))
         ]
         if not level:
