@@ -1,20 +1,26 @@
-"""The public Python API: one function per command, in one file per stage."""
+"""The public Python API: one function per command, in one file per stage.
+
+A file is imported when something of it is first used: all of them take as long as half of torch.
+"""
 
 from __future__ import annotations
 
-from glassgpt.api.compression import compress
-from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
-from glassgpt.api.distillation import distil, finish_distillation
-from glassgpt.api.evaluation import evaluate, sweep_decoding
-from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
-from glassgpt.api.generation import bench_generate
-from glassgpt.api.interchange import export, import_
-from glassgpt.api.loaded_model import LoadedModel
-from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
-from glassgpt.api.runs import resumed_config, save_as_run
-from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
-from glassgpt.api.training import attach_diagnosis, check, train
-from glassgpt.api.training_speed import bench_train
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glassgpt.api.compression import compress
+    from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
+    from glassgpt.api.distillation import distil, finish_distillation
+    from glassgpt.api.evaluation import evaluate, sweep_decoding
+    from glassgpt.api.finetuning import FinetuningResult, finetune, import_adapter, merge
+    from glassgpt.api.generation import bench_generate
+    from glassgpt.api.interchange import export, import_
+    from glassgpt.api.loaded_model import LoadedModel
+    from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
+    from glassgpt.api.runs import resumed_config, save_as_run
+    from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
+    from glassgpt.api.training import attach_diagnosis, check, train
+    from glassgpt.api.training_speed import bench_train
 
 __all__ = [
     "HELD_OUT_TOKENS",
@@ -48,3 +54,50 @@ __all__ = [
     "sweep_decoding",
     "train",
 ]
+
+_MODULES = {
+    "compress": "compression",
+    "HELD_OUT_TOKENS": "diagnosis",
+    "doctor": "diagnosis",
+    "report": "diagnosis",
+    "distil": "distillation",
+    "finish_distillation": "distillation",
+    "evaluate": "evaluation",
+    "sweep_decoding": "evaluation",
+    "FinetuningResult": "finetuning",
+    "finetune": "finetuning",
+    "import_adapter": "finetuning",
+    "merge": "finetuning",
+    "bench_generate": "generation",
+    "export": "interchange",
+    "import_": "interchange",
+    "LoadedModel": "loaded_model",
+    "held_out_dataset": "loading",
+    "load": "loading",
+    "load_for_generation": "loading",
+    "load_with_dataset": "loading",
+    "resumed_config": "runs",
+    "save_as_run": "runs",
+    "NamedRun": "serving",
+    "default_slots": "serving",
+    "model_sources": "serving",
+    "replay": "serving",
+    "attach_diagnosis": "training",
+    "check": "training",
+    "train": "training",
+    "bench_train": "training_speed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULES.values():
+        return import_module(f"glassgpt.api.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"glassgpt.api.{name}")
+    return getattr(import_module(f"glassgpt.api.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

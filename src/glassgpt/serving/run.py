@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import ipaddress
 import logging
 import socket
@@ -175,7 +176,8 @@ async def _serve(
             model.shut_down()
 
     server = create_server(app, limits, on_drain=drain, abort=abort)
-    starting = asyncio.create_task(_announce_ready(models, listener, announce))
+    is_followed = any(source.newest for source in sources)
+    starting = asyncio.create_task(_announce_ready(models, listener, announce, keeps_models=not is_followed))
     starting.add_done_callback(server.stop_if_failed)
     tasks = [asyncio.create_task(_watch(models)), starting]
     tasks += [asyncio.create_task(follow(models[source.name], source, announce)) for source in sources if source.newest]
@@ -225,11 +227,14 @@ async def _watch(models: dict[str, ServedModel]) -> None:
 
 
 async def _announce_ready(
-    models: dict[str, ServedModel], listener: socket.socket, announce: Callable[[str], None]
+    models: dict[str, ServedModel], listener: socket.socket, announce: Callable[[str], None], *, keeps_models: bool
 ) -> None:
     for model in models.values():
         if not await _until_ready(model.current):
             raise ServerError(f"{model.name} could not be started: {model.current.thread.failure}")
+    if keeps_models:
+        # Looking for cycles among all objects of PyTorch would stop every thread for a tenth of a second, again and again.
+        gc.freeze()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     announce(

@@ -5,11 +5,11 @@ Merging is done by tiktoken, or by fastokens, which is several times faster, if 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import tempfile
 import warnings
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -101,7 +101,7 @@ class BPETokenizer(Tokenizer):
         """Store the vocabulary; see `Tokenizer`. `pattern` splits text into the words inside which bytes are merged."""
         payload: dict[str, Any] = {
             "pattern": pattern,
-            "ranks": [base64.b64encode(piece).decode() for piece in pieces],
+            "ranks": [b2a_base64(piece, newline=False).decode() for piece in pieces],
             "end_of_text": len(pieces),
         }
         if special_tokens is not None and special_tokens != {END_OF_TEXT: len(pieces)}:
@@ -128,7 +128,7 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def from_payload(cls, name: str, payload: dict[str, Any]) -> BPETokenizer:
         """Rebuild from the payload of `tokenizer.json`."""
-        pieces = [base64.b64decode(piece) for piece in payload["ranks"]]
+        pieces = [a2b_base64(piece) for piece in payload["ranks"]]  # as in `base64`, in half the time
         if "special_tokens" not in payload:
             return cls(name, payload["pattern"], pieces)
         special: dict[str, int] = payload["special_tokens"]
