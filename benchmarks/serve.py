@@ -27,6 +27,7 @@ from cpu_parts.measure import Row, Target, compare
 from cpu_parts.results import report, show, write_report
 from glassgpt import api, console
 from glassgpt.generation.bench import TOP_50, GenerationWorkload, measure_generation
+from glassgpt.openmp import WAITING, set_openmp_defaults
 from serve_parts.load import StreamLoad, in_other_process, random_prompts, run_streams
 from serve_parts.one_token import one_token_requests
 from serve_parts.server import Server, make_run
@@ -188,4 +189,7 @@ def beside_transformers(run: Path, server: Server, given: argparse.Namespace) ->
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not any(name in os.environ for name in WAITING):
+        set_openmp_defaults()  # the engine alone waits for threads as the server does; OpenMP reads it when torch is loaded
+        os.execv(sys.executable, sys.orig_argv)
     main()

@@ -17,6 +17,7 @@ from serve_parts.server import Server, make_run
 
 SERVER, BARE = "glassgpt serve", "Starlette + msgspec + the engine's step"
 BARE_SERVER = """
+import socket
 import msgspec, uvicorn
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -27,8 +28,10 @@ async def complete(request):
               "choices": [{"index": 0, "text": "a", "logprobs": None, "finish_reason": "length"}],
               "usage": {"prompt_tokens": 8, "completion_tokens": 1, "total_tokens": 9}}
     return Response(msgspec.json.encode(answer), media_type="application/json")
-config = uvicorn.Config(Starlette(routes=[Route("/complete", complete, methods=["POST"])]), port=PORT, log_level="critical", access_log=False)
-uvicorn.Server(config).run()
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+config = uvicorn.Config(Starlette(routes=[Route("/complete", complete, methods=["POST"])]), log_level="critical", access_log=False)
+uvicorn.Server(config).run([listener])
 """
 
 
@@ -36,11 +39,11 @@ def one_token_requests(folder: Path, rounds: int) -> list[Row]:
     """Return requests per second of completions of one token by the smallest preset, beside a bare server."""
     run = make_run("nano", folder)
     server = Server(run, SHORT_CLIENTS, "auto").wait()
-    port = server.port + 1
-    bare = subprocess.Popen([sys.executable, "-c", BARE_SERVER.replace("PORT", str(port))])
+    bare = subprocess.Popen([sys.executable, "-c", BARE_SERVER], stdout=subprocess.PIPE, text=True)
     body = {"model": "bench", "prompt": list(range(40, 48)), "max_tokens": 1, "seed": 1}
     try:
-        time.sleep(2)
+        assert bare.stdout is not None
+        port = int(bare.stdout.readline())  # it listens
         rates: dict[str, list[float]] = {BARE: [], SERVER: []}
         step = _engine_seconds(run)
         for _ in range(rounds):

@@ -105,7 +105,9 @@ def serve_timed(slots: int, switch_seconds: float | None) -> None:
     from glassgpt.serving import engine_thread, run
     from glassgpt.serving.served_model import Weights
 
-    def timed_engine(model: LanguageModel, tokenizer: BPETokenizer, *, slots: int, capacity: int | None) -> Engine:
+    def timed_engine(
+        model: LanguageModel, tokenizer: BPETokenizer, *, slots: int, capacity: int | None, decoder: object
+    ) -> Engine:
         return Engine(model, tokenizer, slots=slots, capacity=capacity, decoder=TimedDecoder, max_prefill_tokens=4096)
 
     engine_thread.exact_engine = timed_engine  # pyright: ignore
