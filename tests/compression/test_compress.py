@@ -212,6 +212,6 @@ def test_methods_are_checked_before_anything_is_loaded():
     check_methods([Int8()], narrow)
     with pytest.raises(UsageError, match="cannot be combined"):
         check_methods([Int4(), Int8()], ModelConfig())
-    with pytest.raises(UsageError, match="choose from --distil, --prune, --int8, --int4"):
+    with pytest.raises(UsageError, match="choose from --distil, --prune, --sparsity, --int8, --int4"):
         check_methods([], ModelConfig())
     assert in_order([Int4(), Int8()]) == [Int8(), Int4()]

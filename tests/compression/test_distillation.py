@@ -301,7 +301,7 @@ def test_mistakes_are_reported_before_anything_is_loaded(methods, shape, message
         (["--distil", "--model.n-layer", 1], "--model.n-layer cannot be set here"),
         (["--distil", "--checkpoint", "latest"], "learns from the best"),
         (["--distil", "--train.max-steps", 0], "train.max_steps is 0"),
-        (["--int8", "--train.max-steps", 5], "it needs --distil or --prune"),
+        (["--int8", "--train.max-steps", 5], "it needs --distil, --prune or --target"),
         (["--int8", "--layers", 1], "--layers belongs to --distil"),
         (["--resume"], "does not exist"),
     ],

@@ -6,17 +6,33 @@ import pytest
 import torch
 
 from glassgpt import api
+from glassgpt.api import compression_search
+from glassgpt.api.compression import CompressionSource, OpenedSource
+from glassgpt.api.compression_search import compress_to_target
 from glassgpt.compression import report
+from glassgpt.compression.methods.distil import Distil
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
+from glassgpt.compression.methods.prune import Prune
 from glassgpt.compression.pictures import draw_frontier
 from glassgpt.compression.rounding import round_to_int4
-from glassgpt.compression.search import Candidate, best_for, combinations, frontier, parse_target, search
+from glassgpt.compression.search import (
+    Candidate,
+    Shape,
+    Target,
+    best_for,
+    combinations,
+    frontier,
+    parse_target,
+    search,
+)
 from glassgpt.compression.sensitivity import measure_sensitivity
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.observer import SILENT
 from glassgpt.model.config import ModelConfig
+from glassgpt.training.lineage import read_lineage
+from glassgpt.training.run_folder import RunFolder
 
 INT8, INT4 = (Int8(),), (Int4(),)
 
@@ -74,31 +90,90 @@ def test_frontier_and_best():
 
 
 def test_every_combination_that_fits_is_tried():
-    assert combinations(ModelConfig()) == [(), INT8, INT4]
-    assert combinations(ModelConfig(n_embd=40, n_head=2)) == [(), INT8]
+    def names(config):
+        return [[" + ".join(m.label for m in each) for each in shape.combinations] for shape in combinations(config)]
+
+    smaller = ["prune mlp 0.75", "prune mlp 0.5", "distil 6", "distil 4"]
+    assert names(ModelConfig())[0] == ["", "int8", "int4"]
+    assert sorted(names(ModelConfig())[1:]) == sorted([name, f"{name} + int8", f"{name} + int4"] for name in smaller)
+    assert names(ModelConfig(n_embd=40, n_head=2))[0] == ["", "int8"]
+    windowed = ModelConfig(arch="modern", bias=False, window=256, n_layer=1)
+    assert [each[0] for each in names(windowed)] == ["", "prune mlp 0.75", "prune mlp 0.5"]
+
+
+SMALLER = Prune("mlp", 0.5)
+SHAPES = [Shape(None, ((), INT8, INT4)), Shape(SMALLER, ((SMALLER,), (SMALLER, *INT8)))]
+
+
+class FakeTime:
+    """A search in which measuring takes given times and training as long as it may."""
+
+    def __init__(self, **taken):
+        self.now, self.taken, self.trained = 0.0, taken, []
+
+    def measure(self, methods):
+        self.now += self.taken.get(methods[-1].label if methods else "original", 1.0)
+        return candidate(methods, 1, 1)
+
+    def train(self, method, seconds):
+        self.trained.append((method, seconds))
+        self.now += seconds
+
+    def names(self, seconds):
+        self.now = 0.0
+        found = search(SHAPES, self.measure, self.train, seconds, clock=lambda: self.now)
+        return [each.name for each in found]
 
 
 def test_search_ends_when_the_next_would_take_too_long():
-    now = [0.0]
-    taken = {(): 1.0, INT8: 5.0, INT4: 100.0}
+    time = FakeTime(int8=5.0, int4=100.0)
+    assert time.names(12) == ["original", "int8", "int4"]
+    assert time.names(10) == ["original", "int8"]
+    assert time.names(0.1) == ["original", "int8"]
+    assert not time.trained
 
-    def measure(methods):
-        now[0] += taken[methods]
-        return candidate(methods, 1, 1)
 
-    def names(seconds):
-        now[0] = 0.0
-        return [each.name for each in search([(), INT8, INT4], measure, seconds, clock=lambda: now[0])]
+def test_time_that_is_left_is_for_training_smaller_models():
+    time = FakeTime()
+    assert time.names(100) == ["original", "int8", "int4", "prune mlp 0.5", "prune mlp 0.5 + int8"]
+    assert time.trained == [(SMALLER, 100 - 3 - 2)]
+    assert time.now == 100
 
-    assert names(12) == ["original", "int8", "int4"]
-    assert names(10) == ["original", "int8"]
-    assert names(0.1) == ["original", "int8"]
+
+def test_search_trains_smaller_models_and_saves_the_best(nano_run, tmp_path, monkeypatch):
+    shapes = [Shape(None, ((), INT8)), Shape(Distil(1), ((Distil(1),), (Distil(1), *INT8)))]
+    monkeypatch.setattr(compression_search, "combinations", lambda config: shapes)
+    source = CompressionSource(nano_run, calibration_tokens=1024, eval_tokens=1024)
+    overrides = {"train.batch_tokens": 512, "train.max_steps": 40}
+    size = 4 * sum(p.numel() for p in api.load(nano_run).model.parameters())
+    target = Target("size", 0.2 * size)  # int8 alone is larger
+    found, report = compress_to_target(source, tmp_path / "new", target, seconds=10**5, overrides=overrides)
+    assert [(each.name, each.steps) for each in found[2:]] == [("distil 1", 40), ("distil 1 + int8", 40)]
+    untrained = api.compress(source, tmp_path / "untrained", [Distil(1), Int8()])
+    assert report.after.perplexity == pytest.approx(found[3].perplexity)
+    assert report.after.perplexity < untrained.after.perplexity
+    steps = read_lineage(RunFolder(tmp_path / "new")).steps
+    assert steps[1] == "trained for 40 steps to predict what the original predicts"
+    assert [step.partition(":")[0] for step in (steps[0], steps[2])] == ["distil", "int8"]
+    assert len(api.load(tmp_path / "new").model.blocks) == 1
+
+
+def test_model_stays_as_it_is_without_time_to_train(nano_run):
+    opened = OpenedSource(CompressionSource(nano_run), None, reads_text=False)
+    attempt = compression_search._Search(opened, Target("size", 1), {"train.batch_tokens": 512})
+    config = attempt._config(Distil(1))
+    assert (config.model.n_layer, config.train.device, config.train.compile) == (1, "cpu", "off")
+    model = opened.apply([Distil(1)])
+    assert compression_search.train_for(model, config, opened, 1e-9) == 0  # a step is timed, on a copy
+    expected = opened.apply([Distil(1)]).state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_target_creates_the_run_that_meets_it(run_main, nano_run, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "TIMED_TOKENS", 4)
     monkeypatch.setattr(report, "TIMED_ROUNDS", 1)
     monkeypatch.setattr(report, "COMPARED_PROMPTS", 10)
+    monkeypatch.setattr(compression_search, "combinations", lambda config: combinations(config)[:1])  # no training
     budget = ("--eval-tokens", 1024, "--calibration-tokens", 1024)
     before = api.load(nano_run)
     megabytes = sum(4 * p.numel() for p in before.model.parameters()) / 1e6

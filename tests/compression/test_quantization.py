@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from glassgpt.compression import gptq as gptq_module
-from glassgpt.compression.gptq import gptq, input_grams, quantize_blocks
+from glassgpt.compression.gptq import gptq, quantize_blocks
+from glassgpt.compression.layerwise import DAMPING, input_grams
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.rounding import round_to_int4, round_to_int8
 from glassgpt.evaluation.observer import SILENT
@@ -91,7 +92,7 @@ def test_gptq_column_by_column_follows_the_formula(monkeypatch):
     gram = x.T @ x / len(x)
     found = gptq(weight, gram, GROUP)
     order = gram.diagonal().argsort(descending=True, stable=True)
-    damped = (gram + gptq_module.DAMPING * gram.diagonal().mean() * torch.eye(64)).double()
+    damped = (gram + DAMPING * gram.diagonal().mean() * torch.eye(64)).double()
     work, expected = weight.double().clone(), torch.empty(6, 64)
     left = order.tolist()
     for column in order.tolist():

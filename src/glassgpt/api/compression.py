@@ -17,7 +17,7 @@ from glassgpt.compression.methods import check_methods, in_order
 from glassgpt.compression.methods.base import CompressionMethod
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.report import CompressionReport, compare_models, stored_bytes, tokens_per_second
-from glassgpt.compression.search import Candidate, Target, best_for, combinations, search
+from glassgpt.compression.search import Candidate
 from glassgpt.compression.sensitivity import Sensitivity, measure_sensitivity
 from glassgpt.config import RunConfig, held_out_folder
 from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
@@ -68,9 +68,10 @@ class OpenedSource:
         held_out_tokens(self.dataset)
         verify_once(self.dataset, ("train", "validation") if reads_text else ("validation",))
 
-    def apply(self, methods: Sequence[CompressionMethod]) -> LanguageModel:
-        """Return a compressed copy of the model."""
-        model, config = self.loaded.model, self.loaded.model.config
+    def apply(self, methods: Sequence[CompressionMethod], model: LanguageModel | None = None) -> LanguageModel:
+        """Return a compressed copy of the model, or of another one."""
+        model = self.loaded.model if model is None else model
+        config = model.config
         with torch.no_grad():
             for method in in_order(methods):
                 tokens = self.source.calibration_tokens
@@ -78,9 +79,13 @@ class OpenedSource:
                 model = method.apply(model, text, self.observer.progress).eval()
         return model
 
-    def lineage(self, methods: Sequence[CompressionMethod]) -> Lineage:
-        """Return the lineage of the model with methods applied."""
-        done = [method.describe() for method in in_order(methods)]
+    def lineage(self, methods: Sequence[CompressionMethod], steps: int = 0) -> Lineage:
+        """Return the lineage of the model with methods applied, trained for some steps after the one that asks for it."""
+        done: list[str] = []
+        for method in in_order(methods):
+            done.append(method.describe())
+            if method.trains and steps:
+                done.append(f"trained for {steps:,} steps to predict what the original predicts")
         return lineage_from(RunFolder(Path(self.source.run)), self.checkpoint, done)
 
     def chat_templates(self) -> dict[str, bytes]:
@@ -89,9 +94,11 @@ class OpenedSource:
         templates = [path for path in (run.path / CHAT_TEMPLATE, run.chat_template) if path.is_file()]
         return {path.name: read_regular(path) for path in templates}
 
-    def save(self, model: LanguageModel, methods: Sequence[CompressionMethod], out: Path) -> CompressionReport:
-        """Measure a compressed model and save it as a run."""
-        lineage = self.lineage(methods)
+    def save(
+        self, model: LanguageModel, methods: Sequence[CompressionMethod], out: Path, steps: int = 0
+    ) -> CompressionReport:
+        """Measure a compressed model and save it as a run; `steps` are those that it was trained for."""
+        lineage = self.lineage(methods, steps)
         report = compare_models(
             self.loaded.model, model, self.dataset, lineage.steps, limit=self.source.eval_tokens, observer=self.observer
         )
@@ -132,46 +139,6 @@ def compress(
     opened = OpenedSource(source, observer, reads_text=any(method.reads_text for method in methods))
     check_methods(methods, opened.loaded.model.config, trains=False)
     return opened.save(opened.apply(methods), methods, out)
-
-
-def compress_to_target(
-    source: CompressionSource,
-    out: Path | None,
-    target: Target,
-    *,
-    seconds: float,
-    observer: EvaluationObserver | None = None,
-) -> tuple[list[Candidate], CompressionReport | None]:
-    """Try combinations of methods, and save the one that meets a target at the lowest perplexity.
-
-    Args:
-        source: the run to compress.
-        out: folder of the new run; None saves nothing.
-        target: size or speed to reach.
-        seconds: time for trying combinations; see `search`.
-        observer: receives progress and notices; None shows them.
-
-    Returns:
-        The combinations that were measured, and the report of the one that was saved; None if none meets the target or
-        nothing was to be saved.
-
-    Raises:
-        GlassGPTError: see `compress`.
-    """
-    if out is not None:
-        RunFolder(out).require_new()
-    opened = OpenedSource(source, observer, reads_text=True)
-    models: dict[tuple[CompressionMethod, ...], LanguageModel] = {}
-
-    def measured(methods: tuple[CompressionMethod, ...]) -> Candidate:
-        models[methods] = opened.apply(methods)
-        return opened.measure(models[methods], methods)
-
-    found = search(combinations(opened.loaded.model.config), measured, seconds)
-    best = best_for(target, found)
-    if best is None or out is None or not best.methods:
-        return found, None
-    return found, opened.save(models[best.methods], best.methods, out)
 
 
 def sensitivity(source: CompressionSource, *, observer: EvaluationObserver | None = None) -> list[Sensitivity]:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.distillation import SmallerModelArguments, SmallerModelFlags, check_distillation, distil
+from glassgpt.cli.distillation import (
+    SmallerModelArguments,
+    SmallerModelFlags,
+    check_distillation,
+    check_search,
+    distil,
+)
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Overrides, Run
 from glassgpt.compression.methods import CompressionMethod, check_methods
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
+from glassgpt.compression.methods.sparsity import Sparsity, SparsityMethod
 from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.training.run_folder import RunFolder
 
@@ -34,6 +41,8 @@ def compress(
     int8: Annotated[Flag, Parameter(group=METHOD)] = False,
     int4: Annotated[Flag, Parameter(group=METHOD)] = False,
     rounding: Annotated[Literal["gptq", "nearest"], Parameter(group=METHOD)] = "gptq",
+    sparsity: Annotated[str | None, Parameter(group=METHOD)] = None,
+    method: Annotated[SparsityMethod, Parameter(group=METHOD)] = "sparsegpt",
     sensitivity: Annotated[Flag, Parameter(group=SEARCH)] = False,
     target: Annotated[str | None, Parameter(group=SEARCH)] = None,
     minutes: Annotated[float, Parameter(group=SEARCH)] = 10.0,
@@ -59,18 +68,23 @@ def compress(
         Store the weights of the blocks in 4 bits, in groups of 32, and the embedding and the head in 8.
     rounding:
         How int4 rounds: gptq makes up for each rounding error with the following weights, nearest does not.
+    sparsity:
+        Share of the blocks' weights to set to zero, such as 0.5, or 2:4 for two of every four: for study, as neither size
+        nor speed changes.
+    method:
+        How sparsity chooses them: with sparsegpt the weights that remain make up for the others, with wanda they stay.
     sensitivity:
         Only show how much the perplexity rises with each matrix alone in 4 bits.
     target:
-        A size such as 60MB or a speed such as 200tok/s: try all combinations of methods and create the run that meets it at the lowest perplexity.
+        A size such as 60MB or a speed such as 200tok/s: try all combinations of methods, smaller models that are trained included, and create the run that meets it at the lowest perplexity.
     minutes:
-        Time for trying combinations; the one that is being measured is finished.
+        Time for trying combinations and for training smaller models; the one that is being measured is finished.
     picture:
         Draw the sensitivity, or size and perplexity of the combinations, into this .png, .svg or .pdf file.
     data:
         Dataset to calibrate and evaluate on; defaults to the one the run was trained on.
     calibration_tokens:
-        Tokens of the training text that gptq reads.
+        Tokens of the training text that gptq, sparsegpt, wanda and prune read.
     eval_tokens:
         Held-out tokens to evaluate; 0 means all.
     json:
@@ -79,7 +93,12 @@ def compress(
         Overwrite an existing picture.
     """
     RunFolder(run).require()
-    methods = [*smaller.methods(run), *([Int8()] if int8 else []), *([Int4(rounding)] if int4 else [])]
+    methods = [
+        *smaller.methods(run),
+        *([Sparsity(sparsity, method)] if sparsity is not None else []),
+        *([Int8()] if int8 else []),
+        *([Int4(rounding)] if int4 else []),
+    ]
     _check_tokens(calibration_tokens, eval_tokens)
     trains = smaller.resume or (any(method.trains for method in methods) and not smaller.no_training)
     if trains and not sensitivity and target is None:
@@ -89,10 +108,12 @@ def compress(
         source = CompressionSource(run, data, checkpoint, device, calibration_tokens, eval_tokens)
         _show(distil(source, out, methods, overrides, resume=smaller.resume), out, as_json=json)
         return
-    if overrides:
-        raise UsageError(f"--{next(iter(overrides))} is a setting of training; it needs --distil or --prune")
+    if overrides and target is None:
+        raise UsageError(f"--{next(iter(overrides))} is a setting of training; it needs --distil, --prune or --target")
     _check_work(run, out, methods, sensitivity=sensitivity, target=target, picture=picture, minutes=minutes)
     _check_paths(run, out, data, picture, force=force)
+    if target is not None:
+        check_search(run, data, checkpoint, overrides)
 
     from glassgpt.api.compression import CompressionSource  # loads torch, which takes seconds
 
@@ -100,7 +121,7 @@ def compress(
     if sensitivity:
         _show_sensitivity(source, picture)
     elif target is not None:
-        _search(source, out, target, minutes, picture)
+        _search(source, out, target, minutes, picture, overrides)
     elif out is not None:
         _compress(source, out, methods, as_json=json)
 
@@ -185,14 +206,21 @@ def _show_sensitivity(source: CompressionSource, picture: Path | None) -> None:
         console.info(f"wrote {picture}")
 
 
-def _search(source: CompressionSource, out: Path | None, text: str, minutes: float, picture: Path | None) -> None:
-    from glassgpt.api.compression import compress_to_target
+def _search(
+    source: CompressionSource,
+    out: Path | None,
+    text: str,
+    minutes: float,
+    picture: Path | None,
+    overrides: dict[str, str],
+) -> None:
+    from glassgpt.api.compression_search import compress_to_target
     from glassgpt.compression.pictures import draw_frontier
     from glassgpt.compression.search import best_for, parse_target
     from glassgpt.compression.show import show_candidates, show_compression
 
     target = parse_target(text)
-    candidates, report = compress_to_target(source, out, target, seconds=60 * minutes)
+    candidates, report = compress_to_target(source, out, target, seconds=60 * minutes, overrides=overrides)
     show_candidates(candidates, target)
     if picture is not None:
         draw_frontier(candidates, picture)

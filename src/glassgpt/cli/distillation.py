@@ -104,6 +104,21 @@ def check_distillation(
     return out
 
 
+def check_search(run: Path, data: Path | None, checkpoint: str, overrides: dict[str, str]) -> None:
+    """Check the settings that a search trains smaller models with.
+
+    Raises:
+        GlassGPTError: one of them is invalid.
+    """
+    from glassgpt.compression.distillation import training_settings
+    from glassgpt.config import check_config, held_out_folder, load_config
+
+    before = load_config(run)
+    folder = held_out_folder(run, data)
+    settings = training_settings(run, folder, [], before.model, before.train, overrides, checkpoint)
+    check_config(load_config(run, settings))
+
+
 def distil(
     source: CompressionSource,
     out: Path,

@@ -32,12 +32,18 @@ def block_matrices(model: LanguageModel) -> list[str]:
 
 def with_quantized(model: LanguageModel, matrices: Mapping[str, QuantizedMatrix]) -> LanguageModel:
     """Return a copy of the model that computes with quantized matrices, and has their integers in `quantized`."""
+    other = with_weights(model, {name: matrix.dequantize() for name, matrix in matrices.items()})
+    other.quantized = dict(matrices)
+    return other
+
+
+def with_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> LanguageModel:
+    """Return a copy of the model with other weights, by parameter name."""
     other = copy.deepcopy(model)
     parameters = dict(other.named_parameters())
     with torch.no_grad():
-        for name, matrix in matrices.items():
-            parameters[name].copy_(matrix.dequantize())
-    other.quantized = dict(matrices)
+        for name, weight in weights.items():
+            parameters[name].copy_(weight)
     return other
 
 

@@ -1,20 +1,39 @@
-"""Search for the combination of compression methods that meets a target and costs least perplexity."""
+"""Search for the combination of compression methods that meets a target and costs least perplexity.
+
+First the original is quantized in each way. Then smaller models are made of it, trained in equal shares of the time that is
+left, and quantized in each way.
+"""
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from glassgpt.compression.methods import METHODS, check_methods
+from glassgpt.compression.methods import METHODS
 from glassgpt.compression.methods.base import CompressionMethod
 from glassgpt.errors import UsageError
 from glassgpt.model.config import ModelConfig
 
 UNITS: dict[str, Literal["size", "speed"]] = {"MB": "size", "tok/s": "speed"}
+
+
+Combination = tuple[CompressionMethod, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The combinations that begin with the same model.
+
+    Attributes:
+        method: what makes the model smaller, before it is trained; None leaves it as it is.
+        combinations: `method` alone, and with each way to quantize.
+    """
+
+    method: CompressionMethod | None
+    combinations: tuple[Combination, ...]
 
 
 @dataclass(frozen=True)
@@ -36,12 +55,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A combination of methods, measured; without methods it is the original model."""
+    """A combination of methods, measured; without methods it is the original model.
+
+    Attributes:
+        methods: the methods.
+        perplexity: on held-out text.
+        n_bytes: of its stored weights.
+        tokens_per_second: of generating one text.
+        steps: that it was trained for after a method that makes it smaller.
+    """
 
     methods: tuple[CompressionMethod, ...]
     perplexity: float
     n_bytes: int
     tokens_per_second: float
+    steps: int = 0
 
     @property
     def name(self) -> str:
@@ -68,27 +96,26 @@ def parse_target(text: str) -> Target:
     return Target(kind, float(match[1]) * (1e6 if kind == "size" else 1))
 
 
-def combinations(config: ModelConfig) -> list[tuple[CompressionMethod, ...]]:
-    """Return the combinations of methods that fit a model, the original without any first."""
-    choices = [(None, *method.variants()) for method in METHODS]
-    chosen = (tuple(method for method in each if method is not None) for each in itertools.product(*choices))
-    fitting = [each for each in chosen if _fits(each, config)]
-    return sorted(fitting, key=lambda each: (len(each), [METHODS.index(type(method)) for method in each]))
+def combinations(config: ModelConfig) -> list[Shape]:
+    """Return the combinations of methods that fit a model, those without training first, the original among them."""
+    choices = [method for kind in METHODS for method in kind.variants(config)]
+    smaller = [method for method in choices if method.trains and not method.problems(config)]
+    shapes: list[CompressionMethod | None] = [None, *smaller]
+    return [_with_quantizers(shape, [method for method in choices if method.quantizes], config) for shape in shapes]
 
 
-def _fits(methods: Sequence[CompressionMethod], config: ModelConfig) -> bool:
-    if not methods:
-        return True
-    try:
-        check_methods(methods, config)
-    except UsageError:
-        return False
-    return True
+def _with_quantizers(
+    method: CompressionMethod | None, quantizers: Sequence[CompressionMethod], config: ModelConfig
+) -> Shape:
+    shape = config if method is None else method.shrunk(config)
+    base = () if method is None else (method,)
+    return Shape(method, (base, *((*base, each) for each in quantizers if not each.problems(shape))))
 
 
 def search(
-    tried: Sequence[tuple[CompressionMethod, ...]],
-    measure: Callable[[tuple[CompressionMethod, ...]], Candidate],
+    shapes: Sequence[Shape],
+    measure: Callable[[Combination], Candidate],
+    train: Callable[[CompressionMethod, float], None],
     seconds: float,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -96,21 +123,28 @@ def search(
     """Measure combinations in order, until the time is used up: the next begins only if it should end in time.
 
     Args:
-        tried: combinations to measure.
-        measure: applies and measures one.
-        seconds: the time; the first two are always measured.
+        shapes: what to measure.
+        measure: applies and measures a combination.
+        train: makes a smaller model by a method and trains it for some seconds; called before its combinations are measured.
+        seconds: the time; the first two combinations are always measured.
         clock: returns seconds.
 
     Returns:
         Those that were measured.
     """
     start, found, longest = clock(), list[Candidate](), 0.0
-    for methods in tried:
-        before = clock()
-        if len(found) >= 2 and before - start + longest > seconds:
-            break
-        found.append(measure(methods))
-        longest = max(longest, clock() - before)
+    for index, shape in enumerate(shapes):
+        if shape.method is not None:
+            share = (seconds - (clock() - start)) / (len(shapes) - index)
+            if share <= longest * len(shape.combinations):
+                break
+            train(shape.method, share - longest * len(shape.combinations))
+        for methods in shape.combinations:
+            before = clock()
+            if len(found) >= 2 and before - start + longest > seconds:
+                return found
+            found.append(measure(methods))
+            longest = max(longest, clock() - before)
     return found
 
 

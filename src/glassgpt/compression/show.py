@@ -85,10 +85,11 @@ def show_candidates(candidates: Sequence[Candidate], target: Target) -> None:
             f"{each.tokens_per_second:,.1f}",
             f"{each.perplexity:,.3f}",
             f"{each.perplexity / base - 1:+.3%}",
+            f"{each.steps:,}" if each.steps else "",
             "✓" if each in best else "",
             "✓" if each is chosen else "",
         )
         for each in sorted(candidates, key=lambda each: -each.n_bytes)
     ]
-    columns = ("methods", "size, MB", "tokens/s", "perplexity", "change", "frontier", "chosen")
+    columns = ("methods", "size, MB", "tokens/s", "perplexity", "change", "trained steps", "frontier", "chosen")
     console.table("", columns, rows)

@@ -13,10 +13,11 @@ from glassgpt.compression.methods.distil import Distil
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.compression.methods.prune import Prune
+from glassgpt.compression.methods.sparsity import Sparsity
 from glassgpt.errors import UsageError
 from glassgpt.model.config import ModelConfig
 
-METHODS: tuple[type[CompressionMethod], ...] = (Distil, Prune, Int8, Int4)
+METHODS: tuple[type[CompressionMethod], ...] = (Distil, Prune, Sparsity, Int8, Int4)
 """All methods, in the order in which those of one command are applied: weights are quantized last."""
 
 
@@ -43,11 +44,16 @@ def check_methods(methods: Sequence[CompressionMethod], config: ModelConfig, *, 
     if len(quantizers) > 1:
         raise UsageError(f"--{quantizers[0]} and --{quantizers[1]} cannot be combined; choose one")
     trained = [method.name for method in methods if method.trains and trains]
-    if trained and quantizers:
+    others = [method.name for method in in_order(methods) if not method.trains]
+    if trained and others:
         raise UsageError(
-            f"--{trained[0]} trains its model, which --{quantizers[0]} cannot be combined with; "
-            f"compress its result with --{quantizers[0]}, or add --no-training"
+            f"--{trained[0]} trains its model, which --{others[0]} cannot be combined with; "
+            f"compress its result with --{others[0]}, or add --no-training"
         )
+    for method in methods:
+        for name in others:
+            if name in method.excludes:
+                raise UsageError(f"--{method.name} and --{name} cannot be combined: {method.excludes[name]}")
     problems = [problem for method in methods for problem in method.problems(config)]
     if problems:
         raise UsageError("\n".join(problems))

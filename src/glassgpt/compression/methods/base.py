@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,11 +25,13 @@ class CompressionMethod(ABC):
         name: of its option on the command line.
         quantizes: whether it turns weights into integers; only one method of a command may.
         trains: whether the smaller model that it makes is then trained to predict what the original predicts.
+        excludes: methods that undo it, by name, with the reason.
     """
 
     name: ClassVar[str]
     quantizes: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    excludes: ClassVar[Mapping[str, str]] = {}
 
     @property
     def reads_text(self) -> bool:
@@ -43,8 +45,8 @@ class CompressionMethod(ABC):
 
     @classmethod
     @abstractmethod
-    def variants(cls) -> Sequence[CompressionMethod]:
-        """Return the choices of options that `--target` tries."""
+    def variants(cls, config: ModelConfig) -> Sequence[CompressionMethod]:
+        """Return the choices of options that `--target` tries with a model; those that do not fit it are left out."""
 
     @abstractmethod
     def problems(self, config: ModelConfig) -> list[str]:

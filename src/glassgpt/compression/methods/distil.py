@@ -29,10 +29,15 @@ class Distil(CompressionMethod):
     trains: ClassVar[bool] = True
     layers: int = 0
 
+    @property
+    def label(self) -> str:
+        """See `CompressionMethod`."""
+        return " ".join((self.name, str(self.layers)))
+
     @classmethod
-    def variants(cls) -> Sequence[CompressionMethod]:
-        """See `CompressionMethod`; none, because the training that follows takes longer than a search."""
-        return ()
+    def variants(cls, config: ModelConfig) -> Sequence[CompressionMethod]:
+        """See `CompressionMethod`."""
+        return [cls(layers) for layers in dict.fromkeys((config.n_layer // 2, config.n_layer // 3))]
 
     def problems(self, config: ModelConfig) -> list[str]:
         """See `CompressionMethod`."""

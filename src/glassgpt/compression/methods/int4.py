@@ -37,7 +37,7 @@ class Int4(CompressionMethod):
         return self.rounding == "gptq"
 
     @classmethod
-    def variants(cls) -> Sequence[Int4]:
+    def variants(cls, config: ModelConfig) -> Sequence[Int4]:
         """See `CompressionMethod`."""
         return [cls()]
 

@@ -23,7 +23,7 @@ class Int8(CompressionMethod):
     quantizes: ClassVar[bool] = True
 
     @classmethod
-    def variants(cls) -> Sequence[Int8]:
+    def variants(cls, config: ModelConfig) -> Sequence[Int8]:
         """See `CompressionMethod`."""
         return [cls()]
 

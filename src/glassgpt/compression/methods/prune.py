@@ -36,14 +36,19 @@ class Prune(CompressionMethod):
     keep: float = 0.75
 
     @property
+    def label(self) -> str:
+        """See `CompressionMethod`."""
+        return " ".join((self.name, self.part, f"{self.keep:g}"))
+
+    @property
     def reads_text(self) -> bool:
         """See `CompressionMethod`."""
         return True
 
     @classmethod
-    def variants(cls) -> Sequence[CompressionMethod]:
-        """See `CompressionMethod`; none, because the training that follows takes longer than a search."""
-        return ()
+    def variants(cls, config: ModelConfig) -> Sequence[CompressionMethod]:
+        """See `CompressionMethod`."""
+        return [cls("mlp", 0.75), cls("mlp", 0.5)]
 
     def problems(self, config: ModelConfig) -> list[str]:
         """See `CompressionMethod`."""
