@@ -15,7 +15,6 @@ from glassgpt.generation.gpu.kernels.model import linear_kernel
 from glassgpt.generation.gpu.launch import cache_lines, launcher
 from glassgpt.generation.gpu.tiles import accumulators_for, splits_for, tile_table
 from glassgpt.model import modern
-from glassgpt.model.config import MLP_RATIO
 from glassgpt.model.gpt2 import GPT2, MLP, CausalSelfAttention
 from glassgpt.model.llama import Llama, LlamaAttention, SwiGLU
 from glassgpt.model.modern import Modern, ModernAttention, SquaredReLUMLP
@@ -127,15 +126,12 @@ class FusedModel:
 
 
 def can_fuse(model: LanguageModel) -> bool:
-    """Return whether the kernels support a model: exactly these classes, with heads of even width and the usual MLP."""
+    """Return whether the kernels support a model: exactly these classes, with heads of even width and GPT-2's own GELU."""
     if type(model) not in (GPT2, Modern, Llama):
         return False
     config = model.config
-    if type(model) is Llama:
-        has_usual_mlp = config.inner_width % 16 == 0  # as the tensor cores need
-    else:
-        has_usual_mlp = config.inner_width == MLP_RATIO * config.n_embd and config.activation == "gelu_tanh"
-    return config.head_dim % 2 == 0 and has_usual_mlp
+    fits_tensor_cores = config.inner_width % 16 == 0
+    return config.head_dim % 2 == 0 and fits_tensor_cores and config.activation == "gelu_tanh"
 
 
 def fuse(model: LanguageModel) -> FusedModel:
