@@ -29,7 +29,7 @@ demo: $(READY)  ## prepare Shakespeare, train, generate: about three minutes on 
 	$(BIN)/glassgpt demo --out runs/demo --force
 
 test: $(READY)  ## run all tests except the slow ones
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 browser:        ## install Chromium for the page tests (Debian, Ubuntu), if missing
 	sh tests/install_chromium.sh

@@ -5,10 +5,12 @@ import functools
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+import made_once
 from forked import run_forked
 from pages import listened
 
@@ -52,18 +54,47 @@ def frozen_heap():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def undrawn_loss_curves():
+    """Leave out the picture of each run, more than half the time of a short training; `loss_curves` draws it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if training := sys.modules.get("glassgpt.api.training"):
+            patch.setattr(training, "draw_loss_curve", lambda run: None)
+        yield
+
+
+@pytest.fixture
+def loss_curves(monkeypatch):
+    """Draw the picture of each run that the test trains in this process."""
+    _draw_loss_curves(monkeypatch)
+
+
+def _draw_loss_curves(patch):
+    from glassgpt.api import training
+    from glassgpt.training.show import draw_loss_curve
+
+    patch.setattr(training, "draw_loss_curve", draw_loss_curve)
+
+
 @pytest.fixture(scope="session")
-def grammar_data(tmp_path_factory) -> Path:
+def session_folder(tmp_path_factory) -> Path:
+    """The temporary folder of all workers."""
+    return made_once.session_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def grammar_data(session_folder) -> Path:
     """A byte-level dataset of the grammar; its tail is held out."""
     from glassgpt.data.grammar import grammar_text
     from glassgpt.data.prepare import PrepareOptions, prepare
 
-    folder = tmp_path_factory.mktemp("grammar")
-    text = folder / "grammar.txt"
-    text.write_text(grammar_text(6000, seed=1))
-    out = folder / "data"
-    prepare(PrepareOptions(sources=(str(text),), out=out, tokenizer="bytes", workers=1))
-    return out
+    def make(folder):
+        folder.mkdir()
+        text = folder / "grammar.txt"
+        text.write_text(grammar_text(6000, seed=1))
+        prepare(PrepareOptions(sources=(str(text),), out=folder / "data", tokenizer="bytes", workers=1))
+
+    return made_once.made_once(session_folder, "grammar", make) / "data"
 
 
 @pytest.fixture(scope="session")
@@ -97,14 +128,17 @@ def run_main(capsys):
 
 
 @pytest.fixture(scope="session")
-def nano_run(grammar_data, tmp_path_factory) -> Path:
+def nano_run(grammar_data, session_folder) -> Path:
     """A trained run; tests must not modify it."""
     from glassgpt.api import train
     from glassgpt.config import load_config
 
-    out = tmp_path_factory.mktemp("runs") / "nano"
-    train(load_config("nano", {"data": str(grammar_data)}), out)
-    return out
+    def make(runs):
+        with pytest.MonkeyPatch.context() as patch:
+            _draw_loss_curves(patch)
+            train(load_config("nano", {"data": str(grammar_data)}), runs / "nano")
+
+    return made_once.made_once(session_folder, "runs", make) / "nano"
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-PRELOADED = ["torch", "torch._dynamo", "glassgpt.api", "glassgpt.cli"]
+PRELOADED = [
+    "torch",
+    "torch._dynamo",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "glassgpt.api",
+    "glassgpt.cli",
+]
 
 
 class ForkedCommand:

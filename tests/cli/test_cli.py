@@ -316,7 +316,7 @@ def test_split_overrides_rejects_conflicting_values():
         split_overrides(["--a.b", "1", "--a.b", "2"])
 
 
-def test_demo_runs_and_restarts_with_force(run_main, tmp_path, monkeypatch):
+def test_demo_runs_and_restarts_with_force(run_main, loss_curves, tmp_path, monkeypatch):
     """With a short text and a few steps, to be fast; `make demo` runs all of it."""
     from glassgpt import demo
     from glassgpt.config import load_config

@@ -1,0 +1,23 @@
+"""Shared work: the first pytest worker that needs it does it, and the others read the result."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def session_folder(tmp_path_factory) -> Path:
+    """Return the temporary folder that all workers of this session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
+    """Return the path `name` in `folder`, after `make(path)` in this process or another one; tests must not modify it."""
+    path, finished = folder / name, folder / f"{name}.finished"
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            make(path)
+            finished.touch()
+    return path
