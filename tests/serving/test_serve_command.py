@@ -74,14 +74,14 @@ def test_server_from_start_to_drain(server, nano_run, run_main):  # one test, be
     assert raw(port, head.encode() + b"\r\nconnection: close\r\n\r\n" + large).startswith(b"HTTP/1.1 400 ")
 
     # SIGTERM lets the running stream finish and refuses new requests.
-    endless = {"prompt": "a", "max_tokens": 1500, "overflow": "re-prefill", "stream": True}
+    endless = {"prompt": "a", "max_tokens": 600, "overflow": "re-prefill", "stream": True}
     request = urllib.request.Request(
         address + "/v1/completions", json.dumps(endless).encode(), {"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as stream:
         assert stream.readline().startswith(b"data: ")
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.2)
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(address + "/health", timeout=5)
         assert stream.read().endswith(b"data: [DONE]\n\n")
