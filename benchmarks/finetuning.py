@@ -29,6 +29,7 @@ METHODS = {
     "full": {"lora.rank": 0},
     "lora": {},
     "lora, rank 4": {"lora.rank": 4},
+    "lora, rank 8": {"lora.rank": 8},
     "lora, rank 64": {"lora.rank": 64},
     "lora, attention": {"lora.targets": "attention"},
     "lora, mlp": {"lora.targets": "mlp"},
