@@ -78,7 +78,7 @@ def test_every_module_is_a_package_a_base_module_or_top_level():
 @pytest.mark.parametrize(
     "code",
     [
-        "import glassgpt",
+        "import glassgpt, glassgpt.api",
         "import glassgpt; glassgpt.load_config('nano')",
         "import glassgpt; glassgpt.data.load_tokenizer('bytes')",
         "from glassgpt.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",

@@ -1,6 +1,7 @@
 """docs/api.md: every public name, its signature as in the code, and examples that run."""
 
 import dataclasses
+import importlib
 import importlib.util
 import inspect
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import glassgpt
+from glassgpt import api
 from glassgpt.generation.engine.output import Completion
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -29,6 +31,14 @@ spec.loader.exec_module(api_page)
 
 def test_signatures_and_table_are_those_of_the_code():
     assert api_page.updated(TEXT) == TEXT, "run: make arguments"
+
+
+def test_every_name_of_the_api_is_found_in_its_file():
+    assert set(api._MODULES) == set(api.__all__) == set(dir(api))
+    assert all(getattr(api, name) is not None for name in api.__all__)
+    assert api.runs is importlib.import_module("glassgpt.api.runs")
+    with pytest.raises(AttributeError, match=r"glassgpt\.api\.nothing"):
+        _ = api.nothing
 
 
 def test_korean_page_has_the_same_signatures_and_functions():

@@ -116,6 +116,7 @@ def test_model_without_biases_is_exported_with_zero_biases(tmp_path):
 def test_export_and_import_round_trip_is_bit_equal(tmp_path):
     ours = randomize(build_model(config_of(SMALL, dropout=0.25, init_std=0.03))).eval()
     export_model(ours, BYTES, tmp_path)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # the weights are as readable as the rest
     back, tokenizer = import_model(tmp_path)
     assert back.config == ours.config
     assert tokenizer.fingerprint == BYTES.fingerprint

@@ -97,6 +97,12 @@ def test_damaged_file_is_named_and_the_previous_checkpoint_used(run, model, opti
         ck.find_checkpoint(run, "step-000002")
 
 
+def test_whoever_can_read_a_file_of_a_checkpoint_can_read_the_weights(run, model, optimizers):
+    path = ck.save_checkpoint(run, model, optimizers, ck.TrainingState(step=1), average=model.state_dict())
+    assert {file.stat().st_mode for file in path.iterdir()} == {(path / ck.STATE).stat().st_mode}
+    assert len([*path.iterdir()]) == 5
+
+
 def test_damage_to_any_byte_of_the_manifest_is_found(run, model, optimizers):
     path = save(run, model, optimizers, 1)
     manifest = path / ck.MANIFEST

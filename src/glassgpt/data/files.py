@@ -102,6 +102,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def apply_umask(path: Path) -> None:
+    """Give a file the permissions of a new one: safetensors writes a temporary file, which only its owner can read."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(probe, "xb") as file:  # to ask for the umask is to change it, for other threads too
+        mode = os.fstat(file.fileno()).st_mode
+    probe.unlink()
+    path.chmod(stat.S_IMODE(mode))
+
+
 def check_output_path(option: str, path: Path, suffixes: Sequence[str] = (), *, force: bool = False) -> None:
     """Check that an output file can be written, before any work is done for it.
 

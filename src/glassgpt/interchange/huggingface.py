@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from glassgpt.data.files import apply_umask
 from glassgpt.data.folder_kinds import not_a_model
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
@@ -138,6 +139,7 @@ def write_config_files(config: ModelConfig, tokenizer: Tokenizer, folder: Path) 
 def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
     write_config_files(model.config, tokenizer, folder)
     save_file(_exported_weights(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    apply_umask(folder / WEIGHTS_FILE)
     # safetensors lets only the user read its files; the umask decides, as for the others.
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode & 0o777)
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from glassgpt.data.files import apply_umask
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import name_of, read_json, reason, shown
 from glassgpt.interchange.layouts import layout_for
@@ -75,6 +76,7 @@ def export_adapter(model: LanguageModel, folder: Path) -> None:
     try:
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        apply_umask(folder / WEIGHTS_FILE)
         (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode & 0o777)
     except (OSError, SafetensorError) as error:
         raise InterchangeError(f"{folder} cannot be written: {error}") from error

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from glassgpt.data.files import sync_folder
+from glassgpt.data.files import apply_umask, sync_folder
 from glassgpt.errors import CheckpointError
 from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.model.quantized import still_quantized
@@ -73,8 +73,10 @@ def save_checkpoint(
     try:
         with _staging_folder(target) as staging:
             save_file(_as_stored(model, weights), staging / WEIGHTS)
+            apply_umask(staging / WEIGHTS)
             if average is not None:
                 save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
+                apply_umask(staging / AVERAGE)
             if tensors:
                 torch.save(tensors, staging / OPTIMIZER)
             (staging / STATE).write_text(described(state, model).to_json())
@@ -145,6 +147,7 @@ def save_snapshot(run: RunFolder, weights: dict[str, torch.Tensor], state: Train
     try:
         with _staging_folder(target) as staging:
             save_file(weights, staging / WEIGHTS)
+            apply_umask(staging / WEIGHTS)
             (staging / STATE).write_text(state.to_json())
             write_manifest(staging)
     except WRITE_ERRORS as error:
