@@ -88,7 +88,7 @@ def test_sentences_are_counted(sentences, end):
 @pytest.mark.parametrize(
     ("text", "count"),
     [("", 0), ("Dr. J. Smith met Mr. Lee at 5 p.m. today.", 1), ("It costs 3.50. Yes.", 2), ("So... well", 1),
-     ('She said "Stop!" Then she left.', 2), ("no end", 1), ("a.b.c", 1)],
+     ('She said "Stop!" Then she left.', 2), ("no end", 1), ("Solve for x. Then add.", 2), ("So am I. Good.", 2), ("a.b.c", 1)],
 )  # fmt: skip
 def test_periods_inside_sentences(text, count):
     assert count_sentences(text) == count

@@ -31,15 +31,15 @@ def count_sentences(text: str) -> int:
 
 
 def _ends_sentence(found: re.Match[str]) -> bool:
-    token, mark, following = found["token"].lstrip("\"'“‘([*_").lower(), found["mark"], found["next"]
+    token, mark, following = found["token"].lstrip("\"'“‘([*_"), found["mark"], found["next"]
     if mark[-1] in "?!":
         return True
     if mark.startswith("..") or mark == "…":
         return following.isupper()
     if token.isdigit():
         return not following.islower()
-    is_initial = len(token) == 1 and token.isalpha() and token != "i"
-    return not (token in ABBREVIATIONS or is_initial)
+    is_initial = len(token) == 1 and token.isupper() and token != "I"
+    return not (token.lower() in ABBREVIATIONS or is_initial)
 
 
 def count_capital_words(text: str) -> int:
