@@ -1,11 +1,17 @@
 """A client that leaves ends its request, and nothing else does; the server finds the endpoint of a path."""
 
 import asyncio
+import contextlib
+import json
+import socket
+from urllib.parse import urlsplit
 
 import pytest
+from live_server import live_server
 from serving_helpers import run_with
 
 from glassgpt.serving.http import ClientDisconnectedError, _unless_disconnected
+from glassgpt.serving.limits import ServerLimits
 from small_models import attentive_model
 
 
@@ -71,3 +77,32 @@ def test_paths_and_methods_that_there_are_not():
         assert all("x-request-id" in reply.headers for reply in replies)
 
     run_with(attentive_model(), work)
+
+
+def reply_to(connection, request):
+    """Return status, headers and JSON of the reply, after which the server closes the connection."""
+    connection.sendall(request)
+    reply = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = reply.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)
+
+
+def test_what_is_refused_before_the_application_has_the_shape_of_every_answer():
+    health = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    limits = ServerLimits(max_connections=2, max_header_bytes=1024, drain_seconds=0)
+    with live_server(attentive_model(), limits=limits) as address, contextlib.ExitStack() as stack:
+        place = urlsplit(address).hostname, urlsplit(address).port
+
+        def connect():
+            return stack.enter_context(socket.create_connection(place, timeout=10))
+
+        refused = [reply_to(connect(), request) for request in (b"no HTTP\r\n\r\n", health + b"a: " + b"a" * 2000)]
+        first, second, third = connect(), connect(), connect()
+        refused.append(reply_to(third, health + b"\r\n"))
+        assert [status for status, _, _ in refused] == [400, 431, 503]
+        assert all(headers["x-request-id"] and body["error"]["message"] for _, headers, body in refused)
+        assert refused[2][1]["retry-after"] == "1"
+        third.close()
+        assert reply_to(second, health + b"\r\n")[0] == 200
+        first.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ import uvicorn
 
 from glassgpt.serving import json_codec
 from glassgpt.serving.errors import APIError
+from glassgpt.serving.identifiers import new_id
 from glassgpt.serving.limits import ServerLimits
 
 SECOND_CHANCE_SECONDS = 2.0
@@ -50,11 +52,14 @@ def connection_class(limits: ServerLimits) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             """Count the bytes of a header before the parser sees them."""
             if self._in_header:
+                if len(self.connections) > limits.max_connections:
+                    self._refuse(_too_many_connections(limits))
+                    return
                 if self._deadline is None:
                     self._await_header()
                 self._header_bytes += len(data)
                 if self._header_bytes > limits.max_header_bytes and not self._ends_early(data):
-                    self._refuse()
+                    self._refuse(APIError(f"the header is larger than {limits.max_header_bytes:,} bytes", status=431))
                     return
             super().data_received(data)
 
@@ -94,17 +99,28 @@ def connection_class(limits: ServerLimits) -> type[asyncio.Protocol]:
             if self._in_header and (cycle is None or cycle.response_complete):
                 self.transport.abort()
 
-        def _refuse(self) -> None:
-            error = APIError(f"the header is larger than {limits.max_header_bytes:,} bytes", status=431)
+        def send_400_response(self, msg: str) -> None:
+            """Refuse what is no HTTP."""
+            self._refuse(APIError(msg))
+
+        def _refuse(self, error: APIError) -> None:
+            """Answer before the application, in its shape, and close the connection."""
             body = json_codec.encode(error.body())
-            head = (
-                f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            headers = {
+                "content-type": "application/json", "content-length": str(len(body)), "connection": "close",
+                "x-request-id": new_id("req_"), **error.headers(),
+            }  # fmt: skip
+            lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+            lines += [f"{name}: {value}" for name, value in headers.items()]
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
             self.transport.close()
 
     return Connection
+
+
+def _too_many_connections(limits: ServerLimits) -> APIError:
+    message = f"the server has {limits.max_connections} open connections already; try again in a second"
+    return APIError(message, status=503, code="too_many_connections", retry_after=1)
 
 
 class Server(uvicorn.Server):
@@ -155,7 +171,7 @@ def create_server(
     """
     config = uvicorn.Config(
         app, http=connection_class(limits), ws="none", lifespan="off", log_level="warning", access_log=False, server_header=False,
-        limit_concurrency=limits.max_connections, backlog=1024,
+        backlog=1024,
         timeout_graceful_shutdown=int(limits.drain_seconds + SECOND_CHANCE_SECONDS) + 1,
     )  # fmt: skip
     return Server(config, on_drain, abort, limits.drain_seconds)
