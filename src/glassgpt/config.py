@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from glassgpt.adaptation.config import ReplayConfig
-from glassgpt.console import format_amount
+from glassgpt.adaptation.preference_checks import preference_problems
 from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
@@ -29,6 +28,7 @@ from glassgpt.model.lora_config import LoRAConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.lineage import TABLE as LINEAGE
+from glassgpt.training.preference_config import PreferenceConfig
 
 NO_DATASET = "no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR"
 
@@ -49,6 +49,7 @@ class RunConfig:
         diagnosis: what is monitored, and which problems are recovered from automatically.
         lora: the low-rank adapter that is trained instead of the weights, if there is one.
         replay: old text that is mixed in.
+        preference: preferences that are learned instead of text, if there are any.
     """
 
     data: str = ""
@@ -62,6 +63,7 @@ class RunConfig:
     diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
     def problems(self, ranks: int = 1) -> list[str]:
         """Return all problems of all components, one line each; an empty list if the configuration is valid.
@@ -70,18 +72,18 @@ class RunConfig:
             ranks: number of processes that will train together.
         """
         seed = [] if 0 <= self.seed < 2**63 else [f"seed is {self.seed}; it must be between 0 and 2**63 - 1"]
-        return [
-            *seed,
-            *self.model.problems(),
-            *self.train.problems(),
-            *self.train.batch_problems(self.model.context_length, ranks),
-            *self.optimizer.problems(),
-            *self.schedule.problems(),
-            *self.checkpoint.problems(),
-            *self.diagnosis.problems(),
-            *self.lora.problems(),
-            *self.replay.problems(),
-        ]
+        batch = self.train.batch_problems(self.model.context_length, ranks)
+        others = (
+            self.optimizer,
+            self.schedule,
+            self.checkpoint,
+            self.diagnosis,
+            self.lora,
+            self.replay,
+            self.preference,
+        )
+        found = [*seed, *self.model.problems(), *self.train.problems(), *batch]
+        return found + [problem for component in others for problem in component.problems()]
 
 
 @cache
@@ -269,8 +271,11 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
     problems = config.problems(ranks)
     if config.lora.rank and not config.init_from:
         problems.append("lora.rank needs the run to adapt; name it with --init-from RUN")
+    problems += preference_problems(config.preference, config.lora, config.train, config.data, config.init_from)
+    if not config.data and not config.preference.data:
+        problems.append(NO_DATASET)
     try:
-        _ = TokenDataset.open(Path(config.data)) if config.data else problems.append(NO_DATASET)
+        _ = TokenDataset.open(Path(config.data)) if config.data else None
     except GlassGPTError as error:
         problems.append(str(error))
     if problems:
@@ -318,14 +323,19 @@ def resolve_config(config: RunConfig, out: Path | None, ranks: int = 1) -> RunCo
         ConfigError: lists all problems.
     """
     problems = config.problems(ranks)
-    config = _with_data(config, problems)
+    config = config if config.preference.data else _with_data(config, problems)
     if not problems:
         problems += _hardware_problems(config) + (_disk_problems(config, out) if out else [])
     if problems:
         raise ConfigError(problems)
-    teacher = str(Path(config.train.teacher).absolute()) if config.train.teacher else ""
-    train = dataclasses.replace(config.train, teacher=teacher)
-    return dataclasses.replace(config, train=train, schedule=config.schedule.fitted(config.train.max_steps))
+    train = dataclasses.replace(config.train, teacher=_absolute(config.train.teacher))
+    schedule = config.schedule.fitted(config.train.max_steps)
+    return dataclasses.replace(config, train=train, schedule=schedule, preference=config.preference.absolute())
+
+
+def _absolute(path: str) -> str:
+    """Return a path that is valid in any folder, so that the run can be resumed from there; empty stays empty."""
+    return path and str(Path(path).absolute())
 
 
 def warmup_warning(given: RunConfig, resolved: RunConfig) -> str | None:
@@ -364,10 +374,8 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
             f"model.vocab_size is {model.vocab_size:,}, but {config.data} was prepared with the tokenizer "
             f"{tokenizer.name}, which has {tokenizer.vocab_size:,} tokens; use 0 for the tokenizer's size"
         )
-    # Absolute, so that the run can be resumed from any folder.
-    old = config.replay.data and str(Path(config.replay.data).absolute())
-    replay = dataclasses.replace(config.replay, data=old)
-    return dataclasses.replace(config, model=model, data=str(Path(config.data).absolute()), replay=replay)
+    replay = dataclasses.replace(config.replay, data=_absolute(config.replay.data))
+    return dataclasses.replace(config, model=model, data=_absolute(config.data), replay=replay)
 
 
 def _hardware_problems(config: RunConfig) -> list[str]:
@@ -381,19 +389,6 @@ def _hardware_problems(config: RunConfig) -> list[str]:
 
 
 def _disk_problems(config: RunConfig, out: Path) -> list[str]:
-    from glassgpt.adaptation.memory import count_trainable
-    from glassgpt.model.accounting import checkpoint_bytes
-    from glassgpt.training.weight_snapshots import total_snapshot_bytes
+    from glassgpt.adaptation.memory import disk_problems
 
-    size = checkpoint_bytes(count_trainable(config.model, config.lora), averaged=config.train.ema_decay > 0)
-    snapshots = total_snapshot_bytes(config.model, config.train) if config.train.snapshots == "on" else 0
-    needed = size * config.checkpoint.max_kept + snapshots
-    existing = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
-    if needed <= free:
-        return []
-    others = ", and snapshots" if snapshots else ""
-    return [
-        f"the checkpoints need {format_amount(needed, 'B')} ({config.checkpoint.max_kept} of "
-        f"{format_amount(size, 'B')} each{others}), but {existing} has {format_amount(free, 'B')} free; lower checkpoint.keep_last or choose another --out"
-    ]
+    return disk_problems(config.model, config.lora, config.train, config.checkpoint, out)

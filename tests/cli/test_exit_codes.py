@@ -33,6 +33,7 @@ CASES = [
     (WRONG, "generate {tmp}/none", "none does not exist; create a run with: glassgpt train"),
     (WRONG, "evaluate {tmp}/none", "none does not exist; create a run with"),
     (WRONG, "finetune {tmp}/none --data {data} --out {tmp}/r", "none does not exist; create a run with"),
+    (WRONG, "finetune {run} --format preference --data {tmp}/none --out {tmp}/r", "none is not a file"),
     (WRONG, "merge {tmp}/none --out {tmp}/r", "none does not exist; create a run with"),
     (WRONG, "merge {run} --out {tmp}/r", "is not an adapter: it holds all its weights already"),
     (WRONG, "sweep-decoding {tmp}/none --for code", "none does not exist; create a run with"),

@@ -23,6 +23,9 @@ STEPS_PER_EPOCH = 40
 LARGEST_BATCH_TOKENS = 16384
 MICRO_BATCH_SIZE = 8
 """Most sequences in a forward pass; the rest of a batch is accumulated."""
+PAIRS_PER_STEP = 16
+PREFERENCE_RATE_RATIO = 0.1
+"""Learning rate for preferences over that for text."""
 PRESET = "finetune-domain"
 
 
@@ -87,6 +90,53 @@ class Finetuning:
             "train.learning_rate": learning_rate(self.model.n_embd, lora=not self.full),
             "train.batch_tokens": tokens,
             "train.micro_batch_size": max(n for n in divisors(sequences) if n <= MICRO_BATCH_SIZE),
+            "train.max_steps": steps,
+            "train.eval_every_steps": max(1, steps // 8),
+            "schedule.warmup_steps": min(25, steps // 10),
+        }
+
+
+@dataclass(frozen=True)
+class PreferenceTuning:
+    """A request to tune a run on preferences.
+
+    Attributes:
+        run: the run to tune.
+        model: its shape.
+        data: JSON Lines file of the preferences.
+        rows: preferences in it.
+        epochs: passes over them.
+        full: train all weights instead of an adapter.
+    """
+
+    run: Path
+    model: ModelConfig
+    data: Path
+    rows: int
+    epochs: float = 2.0
+    full: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that do not depend on a preset, by dotted name."""
+        chosen = {f"model.{item.name}": getattr(self.model, item.name) for item in fields(self.model)}
+        chosen |= {"init_from": str(self.run.absolute()), "preference.data": str(self.data)}
+        chosen["train.compile"] = "off"  # pairs have many lengths, and each would be compiled
+        if self.full:
+            chosen |= {"lora.rank": 0, "preference.reference": str(self.run.absolute())}
+        return chosen
+
+    def recipe(self) -> dict[str, Any]:
+        """Return learning rate, batch, steps, and validations eight times in all, by dotted name.
+
+        A pair counts as one sequence of the model's context.
+        """
+        pairs = max(1, min(PAIRS_PER_STEP, self.rows // STEPS_PER_EPOCH))
+        steps = max(1, round(self.epochs * self.rows / pairs))
+        rate = learning_rate(self.model.n_embd, lora=not self.full) * PREFERENCE_RATE_RATIO
+        return {
+            "train.learning_rate": float(f"{rate:.1e}"),
+            "train.batch_tokens": pairs * self.model.context_length,
+            "train.micro_batch_size": max(n for n in divisors(pairs) if n <= MICRO_BATCH_SIZE // 2),
             "train.max_steps": steps,
             "train.eval_every_steps": max(1, steps // 8),
             "schedule.warmup_steps": min(25, steps // 10),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from glassgpt.api.interchange import export, import_
     from glassgpt.api.loaded_model import LoadedModel
     from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
+    from glassgpt.api.preferences import PreferenceResult, tune_preferences
     from glassgpt.api.runs import resumed_config, save_as_run
     from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
     from glassgpt.api.training import attach_diagnosis, check, train
@@ -27,6 +28,7 @@ __all__ = [
     "FinetuningResult",
     "LoadedModel",
     "NamedRun",
+    "PreferenceResult",
     "attach_diagnosis",
     "bench_generate",
     "bench_train",
@@ -53,6 +55,7 @@ __all__ = [
     "save_as_run",
     "sweep_decoding",
     "train",
+    "tune_preferences",
 ]
 
 _MODULES = {
@@ -76,6 +79,8 @@ _MODULES = {
     "load": "loading",
     "load_for_generation": "loading",
     "load_with_dataset": "loading",
+    "PreferenceResult": "preferences",
+    "tune_preferences": "preferences",
     "resumed_config": "runs",
     "save_as_run": "runs",
     "NamedRun": "serving",

@@ -81,7 +81,9 @@ def copy_chat_template(source: Path, out: Path) -> None:
 
 def trainer_config(config: RunConfig) -> TrainerConfig:
     """Return the part of a configuration that a `Trainer` needs."""
-    return TrainerConfig(config.train, config.optimizer, config.schedule, config.checkpoint, config.seed)
+    return TrainerConfig(
+        config.train, config.optimizer, config.schedule, config.checkpoint, config.seed, config.preference
+    )
 
 
 def resumed_config(out: str | Path, overrides: dict[str, Any]) -> RunConfig:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from glassgpt import console
-from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.initialization import model_to_train
+from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import changed_settings, copy_chat_template, trainer_config, write_run_files
-from glassgpt.api.teachers import checked_teacher
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.chat.dataset import held_out_targets, is_conversations
+from glassgpt.data.preferences.dataset import PreferenceDataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.diagnosis import doctor as diagnosis
@@ -27,6 +27,7 @@ from glassgpt.diagnosis.checks.run import check_live_findings, diagnose_metrics
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.diagnosis.findings import EVENT, Finding
 from glassgpt.diagnosis.monitor import TrainingMonitor
+from glassgpt.diagnosis.preference_policy import PreferencePolicy
 from glassgpt.diagnosis.recovery import RecoveryPolicy
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
@@ -159,8 +160,8 @@ def _train(
     observers: tuple[Observer, ...],
     approve: Callable[[TimeEstimate], None] | None,
 ) -> TrainingResult:
-    dataset = open_training_data(config.data, config.replay)
-    lineage = checked_teacher(config, run, dataset)
+    dataset = open_data(config)
+    lineage = checked_lineage(config, run, dataset)
     verification = DataVerification(dataset, config.train.max_steps) if dist.is_main else None
     checkpoint = newest_verified_checkpoint(run) if resume else None
     if checkpoint is not None and not read_model_config(checkpoint.path).same_shape(config.model):
@@ -169,7 +170,7 @@ def _train(
         )
     torch.manual_seed(config.seed)
     model = model_to_train(config, checkpoint, dataset)
-    if checkpoint is None:
+    if checkpoint is None and not config.preference.data:
         _predict_time(model, config, dist, approve)
     findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
     trainer = Trainer(model, dataset, trainer_config(config), run, dist=dist)
@@ -236,7 +237,7 @@ def _run_with_display(trainer: Trainer, config: RunConfig, observers: tuple[Obse
         console.warn(f"cannot draw {trainer.run_folder.curve}: {error}")
     write_run_report(trainer.run_folder, config, trainer.dataset)
     used, available = result.validation.tokens, held_out_targets(trainer.dataset)
-    if used < available:
+    if used < available and not config.preference.data:
         console.info(
             f"validated on the first {used:,} of {available:,} tokens (train.eval_tokens); "
             f"on all of them: glassgpt evaluate {shlex.quote(str(trainer.run_folder.path))}"
@@ -300,7 +301,8 @@ def _startup_findings(
     known_loss = None
     if config.init_from and model is not None:
         known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
-    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), dataset, run.path, weights, known_loss)
+    text = None if isinstance(dataset, PreferenceDataset) else dataset  # most checks are of windows of a text
+    plan = diagnosis.TrainingPlan(config.model, trainer_config(config), text, run.path, weights, known_loss)
     return print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
 
 
@@ -313,7 +315,7 @@ def write_run_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -
 
 
 def _write_report_file(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:
-    record, known = RunLog.read(run), dataset_baseline(dataset)
+    record, known = RunLog.read(run), None if config.preference.data else dataset_baseline(dataset)
     saved = [checkpoint_step(path) for path in list_checkpoints(run)]
     tokens = dataset.info.train.tokens
     curve = list(diagnose_metrics(record, config.model, trainer_config(config), known, saved, train_tokens=tokens))
@@ -328,7 +330,8 @@ def attach_diagnosis(trainer: Trainer, config: DiagnosisConfig) -> None:
         monitor = TrainingMonitor(trainer, config, trainer.run_folder.layers)
         monitor.attach()
         trainer.observers.append(MonitorDisplay(monitor, shows_layers=config.watch == "full" and trainer.dist.is_main))
-    trainer.policy = RecoveryPolicy(trainer, config, monitor)
+    policy = PreferencePolicy if isinstance(trainer.dataset, PreferenceDataset) else RecoveryPolicy
+    trainer.policy = policy(trainer, config, monitor)
 
 
 def _log_start(

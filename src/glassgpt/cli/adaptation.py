@@ -21,7 +21,7 @@ def finetune(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    format: Literal["text", "chat"] = "text",
+    format: Literal["text", "chat", "preference"] = "text",
     validation_data: Path | None = None,
     chat_template: Path | None = None,
     row_tokens: Integer = 0,
@@ -36,21 +36,21 @@ def finetune(
     yes: Flag = False,
     overrides: Overrides,
 ) -> None:
-    """Fine-tune a run on other text: a low-rank adapter (LoRA) of it, or all its weights with --full.
+    """Fine-tune a run on other text or on preferences: a low-rank adapter (LoRA) of it, or all its weights with --full.
 
     Prints what is trained, the predicted memory, and the loss on the new and the old text before and after. With
-    --format chat it learns the assistant's side of conversations.
+    --format chat it learns the assistant's side of conversations, with --format preference which of two replies is better.
 
     Parameters
     ----------
     data:
         Dataset of the new text, from glassgpt prepare --tokenizer RUN. With --format chat: file of conversations in JSON, one
-        per line, or the dataset that was made of one.
+        per line, or the dataset that was made of one. With --format preference: file of preferences.
     out:
         Folder of the new run. An adapter's run needs the run that it adapts; glassgpt merge makes a run of its own.
     format:
         Learn text, or conversations (chat): rows of messages, conversations (ShareGPT), instruction and output (Alpaca), or
-        prompt and completion.
+        prompt and completion; or preferences (preference): rows of a prompt with a chosen and a rejected reply.
     validation_data:
         With --format chat: file of conversations to validate on; by default 5 % of the others are held out.
     chat_template:
@@ -88,7 +88,7 @@ def finetune(
     mute_other_ranks()
     RunFolder(run).require()
     conversations = ConversationOptions(data, validation_data, chat_template, row_tokens, show)
-    if format == "text":
+    if format != "chat":
         conversations.require_unused()
     elif show:
         show_conversations(run, conversations)
@@ -99,14 +99,20 @@ def finetune(
     if resume and not RunFolder(out).exists():
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     require_startable(RunFolder(out), resume=resume)
+    if format == "preference" and processes > 1:
+        raise UsageError("--gpus cannot be combined with --format preference; use one")
     if format == "chat" and not resume:
         if replay:
             raise UsageError("--replay cannot be combined with --format chat; leave it out")
         data = prepare_conversations(run, conversations, out)
-    config = None if resume else _config(run, data, preset, full, epochs, replay, seed, overrides, processes)
-    check_training(config or load_config(out, overrides), out, resume=resume, processes=processes, tensorboard=False)
+    config = None if resume else _config(run, data, format, preset, full, epochs, replay, seed, overrides, processes)
+    checked = config or load_config(out, overrides)
+    check_training(checked, out, resume=resume, processes=processes, tensorboard=False)
     if config is not None:
         _require_same_tokenizer(run, config)
+    if checked.preference.data:
+        _tune_preferences(config, out, overrides, yes)
+        return
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.adaptation.show import print_changes
@@ -140,9 +146,25 @@ def _launch(run: Path, out: Path, processes: int) -> None:
     )
 
 
+def _tune_preferences(config: RunConfig | None, out: Path, overrides: dict[str, str], yes: bool) -> None:
+    """Tune on preferences as configured, or resume the run in `out` if there is no configuration."""
+    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.adaptation.show import print_preferences
+    from glassgpt.cli.training import approve_time, print_training_end
+
+    approve = None if yes else approve_time
+    chosen = config or api.resumed_config(out, overrides)
+    result = api.tune_preferences(chosen, out, resume=config is None, approve=approve)
+    print_training_end(result.training, out)
+    print_preferences(result.held_out)
+    if chosen.lora.rank:
+        console.info(f"make it a run of its own with: glassgpt merge {shlex.quote(str(out))} --out RUN")
+
+
 def _config(
     run: Path,
     data: Path | None,
+    format: str,
     preset: str | None,
     full: bool,
     epochs: float,
@@ -152,27 +174,43 @@ def _config(
     processes: int,
 ) -> RunConfig:
     """Return the configuration: the preset, then what follows from model and text, then the user's settings."""
-    from glassgpt.adaptation.recipe import PRESET, Finetuning, parse_replay
+    from glassgpt.adaptation.recipe import PRESET, Finetuning, PreferenceTuning, parse_replay
     from glassgpt.config import load_config
     from glassgpt.data.chat.dataset import ConversationDataset, open_dataset
 
+    if data is None and format == "preference":
+        raise UsageError("no preferences are given; name a JSON Lines file of them with --data FILE")
     if data is None:
         raise UsageError(
             f"no dataset is given; create one with: glassgpt prepare SOURCE --tokenizer {shlex.quote(str(run))} --out DIR, then add --data DIR"
         )
     if not 0 < epochs < float("inf"):
         raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
-    dataset = open_dataset(data)
-    rows = dataset.conversations.row_length - 1 if isinstance(dataset, ConversationDataset) else 0
     model = load_config(run).model
-    mixed = parse_replay(replay) if replay else None
-    asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
+    if format == "preference":
+        if replay:
+            raise UsageError("--replay cannot be combined with --format preference; it mixes text in")
+        asked = PreferenceTuning(run, model, data, _count_rows(data, overrides), epochs, full)
+    else:
+        dataset = open_dataset(data)
+        rows = dataset.conversations.row_length - 1 if isinstance(dataset, ConversationDataset) else 0
+        mixed = parse_replay(replay) if replay else None
+        asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
     settings = asked.settings() | (asked.recipe() if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}
     config = load_config(preset or PRESET, settings | overrides)
     if not full and config.lora.rank < 1:
         raise UsageError(f"lora.rank is {config.lora.rank}; it must be at least 1; to train all weights, add --full")
     return config
+
+
+def _count_rows(data: Path, overrides: dict[str, str]) -> int:
+    """Return the number of preferences in a file, all of which are checked."""
+    from glassgpt.config import load_config
+    from glassgpt.data.preferences.rows import read_preferences
+
+    chosen = {name: value for name, value in overrides.items() if name.startswith("preference")}
+    return len(read_preferences(data, load_config(None, chosen).preference.skip_bad).rows)
 
 
 def _require_same_tokenizer(run: Path, config: RunConfig) -> None:

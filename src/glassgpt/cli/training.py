@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -124,13 +125,21 @@ def approve_time(estimate: TimeEstimate) -> None:
 
 def print_training_result(result: TrainingResult, out: Path) -> None:
     """Print the loss of a run, and what can be done with it."""
+    print_training_end(result, out)
+    if math.isnan(result.validation.bits_per_byte):  # of preferences, which are no text
+        console.result(f"validation: {result.validation.loss:.4f} nats per pair")
+        return
+    console.result(f"validation: {result.validation.loss:.4f} nats per token")
+    console.result(f"validation: {result.validation.bits_per_byte:.2f} bits per byte")
+
+
+def print_training_end(result: TrainingResult, out: Path) -> None:
+    """Print how long a run took, and what can be done with it."""
     early = ", stopped early" if result.stopped_early else ""
     console.info(f"{result.step:,} steps in {console.format_duration(result.seconds)}{early}; the run is in {out}")
     console.info(
         f"loss curve: {out / 'loss.png'}; generate text with: glassgpt generate {shlex.quote(str(out))} --prompt TEXT"
     )
-    console.result(f"validation: {result.validation.loss:.4f} nats per token")
-    console.result(f"validation: {result.validation.bits_per_byte:.2f} bits per byte")
 
 
 def demo(*, out: Path = Path("runs/demo"), force: Flag = False) -> None:

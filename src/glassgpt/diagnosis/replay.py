@@ -31,7 +31,6 @@ from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import reference_attention
 from glassgpt.training.checkpoint import TrainingState, load_optimizers, load_weights, read_state
 from glassgpt.training.loop import Trainer
-from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.outcomes import Decision, Outcome, Policy, Skipped
 from glassgpt.training.rng import capture_torch_rng, preserved_rng, restore_rng, restore_torch_rng
 from glassgpt.training.snapshot import InitialState
@@ -140,11 +139,12 @@ class _Case:
             for number in range(step.batch_size // step.micro_batch_size):
                 batch = self._batch(snapshot.windows + number * step.micro_batch_size * step.dist.world_size)
                 chunk_tokens = step.memory_plan.loss_chunk_tokens
-                variant = Variant(step.model, self._hardware.autocast, capture_torch_rng(device), chunk_tokens)
+                rng = capture_torch_rng(device)
+                variant = Variant(step.model, self._hardware.autocast, rng, chunk_tokens, step.loss.of)
                 if not variant.is_finite(batch):
                     return number, batch, variant
                 with torch.no_grad(), self._hardware.autocast():  # draw what this micro-batch drew for its dropout
-                    TrainingLoss(step.model)(*batch)
+                    step.loss.of(step.model)(*batch)
         return None
 
     def _batch(self, position: int) -> Batch:
@@ -230,7 +230,8 @@ class _Case:
         for lower in (LOWER_RATE_FACTOR * rate, SAFE_RATE):
             slower = self._train_again(lower / rate)
             assert slower is not None, "the same steps were run just now"
-            variant = Variant(slower.model, self._hardware.autocast, self._skipped.snapshot.rng)
+            rng = self._skipped.snapshot.rng
+            variant = Variant(slower.model, self._hardware.autocast, rng, loss=self._train_step.loss.of)
             if variant.is_finite(self._batch(self._skipped.snapshot.windows)):
                 return self._result("learning rate", 0.9, "finite-at-a-lower-rate", {"lower": f"{lower:.2g}"})
         return self._result("model", 0.5, "a-lower-rate-fails-too")

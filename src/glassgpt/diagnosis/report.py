@@ -29,6 +29,7 @@ from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, render_
 from glassgpt.diagnosis.detectors.loss_spike import find_spikes
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
+from glassgpt.diagnosis.preference_charts import preference_charts
 from glassgpt.diagnosis.report_changes import render_changes
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import LABELS, summary_line
@@ -48,6 +49,9 @@ WORDS: dict[Language, dict[str, str]] = {
         "rate": "Learning rate", "norm": "Gradient norm before clipping", "speed": "Tokens per second",
         "training": "training", "validation": "validation", "spike": "spike", "light": "light", "dark": "dark",
         "auto": "auto", "more": "Details", "tokens": "training tokens", "language": "Language", "colors": "Colors",
+        "accuracy": "Share of pairs whose chosen reply has the larger reward",
+        "margin": "Reward of the chosen reply minus that of the rejected one",
+        "change": "Change of log-probability (nats per token): chosen replies blue, held out orange, rejected replies red",
     },
     "ko": {
         "findings": "진단", "none": "문제를 찾지 못했습니다.", "curves": "스텝별 곡선", "checks": "검사",
@@ -57,6 +61,9 @@ WORDS: dict[Language, dict[str, str]] = {
         "rate": "학습률", "norm": "자르기 전 기울기 크기", "speed": "초당 토큰",
         "training": "학습", "validation": "검증", "spike": "급등", "light": "밝게", "dark": "어둡게",
         "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰", "language": "언어", "colors": "색",
+        "accuracy": "선택된 답의 보상이 더 큰 쌍의 비율",
+        "margin": "선택된 답의 보상 − 거절된 답의 보상",
+        "change": "로그 확률의 변화(토큰당 nat): 선택된 답 파랑, 검증용 주황, 거절된 답 빨강",
     },
 }  # fmt: skip
 
@@ -207,6 +214,7 @@ def _charts(log: RunLog, baseline: NGramBaseline | None) -> str:
 
     charts = [
         ("loss", render_chart("loss", loss_series, markers, _reference_lines(baseline))),
+        *preference_charts(log, markers),
         ("rate", chart("learning rate", "learning_rate", "rate")),
         ("norm", chart("gradient norm", "grad_norm", "norm", log_scale=True)),
         ("speed", chart("speed", "tokens_per_second", "speed")),

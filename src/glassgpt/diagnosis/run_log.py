@@ -30,6 +30,7 @@ END_EVENTS: dict[str, Status] = {
     "diverged": "diverged",
     "failed": "failed",
     "early stop": "stopped early",
+    "preference stop": "stopped early",
 }
 SILENT_SECONDS, SILENT_STEPS = 60.0, 20.0
 """A run counts as dead after this time, or the duration of this many steps if that is longer, without output."""

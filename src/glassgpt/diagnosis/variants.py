@@ -30,12 +30,14 @@ class Variant:
         autocast: returns the context that sets the precision.
         rng: generators that dropout draws from; None runs without dropout.
         chunk_tokens: of the loss; see `TrainingLoss`.
+        loss: returns the loss of a model; see `TrainingLoss.of`.
     """
 
     model: LanguageModel
     autocast: Callable[[], AbstractContextManager[object]]
     rng: TorchRngState | None
     chunk_tokens: int = 0
+    loss: Callable[[LanguageModel, int], TrainingLoss] = TrainingLoss
 
     def is_finite(self, batch: Batch) -> bool:
         """Return whether loss and gradient norm of a micro-batch are finite. Random generators are left unchanged."""
@@ -71,7 +73,7 @@ class Variant:
 
     def _loss(self, batch: Batch) -> Tensor:
         with self.autocast():
-            return TrainingLoss(self.model, self.chunk_tokens)(*batch)
+            return self.loss(self.model, self.chunk_tokens)(*batch)
 
 
 class _MagnitudeHooks:

@@ -10,6 +10,7 @@ Optimizers, checkpoints and averages contain only `trainable_parameters`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -52,7 +53,11 @@ class LoRALinear(nn.Linear):
     def merged(self) -> nn.Linear:
         """Return the layer with the adapter added to its weight, which is changed in place, ready to be trained."""
         self.weight += self.scale * self.lora_B @ self.lora_A
-        linear = nn.Linear(1, 1, bias=False)
+        return self.base()
+
+    def base(self) -> nn.Linear:
+        """Return the layer without the adapter; its parameters are shared."""
+        linear = nn.Linear(1, 1, bias=False, device="meta")  # which draws no random numbers
         linear.in_features, linear.out_features = self.in_features, self.out_features
         linear.weight, linear.bias = self.weight, self.bias
         return linear.train(self.training)
@@ -84,6 +89,17 @@ def merge_lora(model: LanguageModel) -> LanguageModel:
             setattr(parent, name, layer.merged())
     model.requires_grad_(True)
     return model
+
+
+def without_adapter(model: LanguageModel) -> LanguageModel:
+    """Return a model without the adapter of another one, with which it shares all its weights."""
+    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    base = copy.deepcopy(model, shared)
+    for parent, name, _ in _layers(base):
+        layer = getattr(parent, name)
+        if isinstance(layer, LoRALinear):
+            setattr(parent, name, layer.base())
+    return base
 
 
 def adapter_of(model: nn.Module) -> Adapter | None:

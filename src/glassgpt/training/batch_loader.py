@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 from glassgpt.data.batches import Batches
+from glassgpt.data.chat.batches import build_batches as text_batches
+from glassgpt.data.preferences.batches import PairBatches
+from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.data.shards import TokenArray
 
 MAX_MEMORY_SHARE = 0.05
 """Share of the GPU's free memory that the text may take."""
@@ -38,6 +42,13 @@ class BatchLoader(Protocol):
     def close(self) -> None:
         """Stop background threads."""
         ...
+
+
+def build_batches(tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1) -> Batches:
+    """Return the batches of a text, of packed conversations, or of pairs; see `Batches` for the arguments."""
+    if isinstance(tokens, PairTokens):
+        return PairBatches(tokens, seed, rank=rank, world_size=world_size)
+    return text_batches(tokens, context_length, seed, rank=rank, world_size=world_size)
 
 
 def build_batch_loader(batches: Batches, device: torch.device) -> BatchLoader:

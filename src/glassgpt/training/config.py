@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from glassgpt.training.preference_config import PreferenceConfig
+
 
 def divisors(n: int) -> list[int]:
     """Return all divisors of a positive number, smallest first."""
@@ -289,3 +291,4 @@ class TrainerConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 1337
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)

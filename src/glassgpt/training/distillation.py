@@ -63,8 +63,8 @@ class DistillationLoss(TrainingLoss):
         return F.cross_entropy(self.model.head(features).float(), probabilities, reduction="sum")
 
 
-def build_loss(model: LanguageModel, train: TrainConfig) -> TrainingLoss:
-    """Return the loss that a configuration asks for.
+def distillation_loss(model: LanguageModel, train: TrainConfig) -> DistillationLoss:
+    """Return the loss of a configuration with a teacher.
 
     Args:
         model: on its device.
@@ -73,8 +73,6 @@ def build_loss(model: LanguageModel, train: TrainConfig) -> TrainingLoss:
     Raises:
         CheckpointError: the teacher cannot be loaded, or has another vocabulary or a shorter context.
     """
-    if not train.teacher:
-        return TrainingLoss(model, train.loss_chunk_tokens)
     teacher = load_model(find_checkpoint(RunFolder(Path(train.teacher)).require(), "best"))
     if problem := teacher_problem(model.config, teacher.config):
         raise CheckpointError(f"{train.teacher} cannot teach this model: {problem}")

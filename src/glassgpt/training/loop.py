@@ -182,13 +182,13 @@ class Trainer(TrainingRun):
             case Rollback():
                 self.roll_back(decision)
             case Stop():
-                raise self._failure(outcome, decision.advice)
+                raise self._failure(outcome, decision.advice, decision.reason)
         return not isinstance(decision, Rollback)
 
     def _report(self, applied: Applied) -> None:
         """Pass the metrics of a step to the observers."""
         self.any_rank_stops = applied.stop_requested
-        tokens = self.state.windows * self.train_step.batches.context_length
+        tokens = self.state.windows * self.window_tokens
         metrics = self.throughput.metrics(applied, self.state.seconds, tokens)
         for observer in self.observers:
             observer.on_step(metrics)
@@ -239,8 +239,10 @@ class Trainer(TrainingRun):
             signal_number,
         )
 
-    def _failure(self, outcome: Outcome | None, advice: str) -> GlassGPTError:
+    def _failure(self, outcome: Outcome | None, advice: str, reason: str) -> GlassGPTError:
         """Return the error for an outcome that ends the run; a diverged one is reported here."""
+        if reason:
+            return TrainingDivergedError(f"step {self.state.step:,}: {reason}. {advice}")
         if isinstance(outcome, OutOfMemory):
             return self._out_of_memory(outcome)
         if isinstance(outcome, Skipped):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,11 +32,17 @@ class TrainingLoss(nn.Module):
         model: the model.
         chunk_tokens: tokens whose logits are held at once. The backward pass computes each chunk's logits again, which
             saves memory and costs one more product with the head. 0 holds all of them.
+
+    Attributes:
+        metrics: what the last pass measured besides the loss: scalars named by `metric_names`, whose mean is reported.
     """
+
+    metric_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: LanguageModel, chunk_tokens: int = 0) -> None:
         super().__init__()
         self.model, self.chunk_tokens = model, chunk_tokens
+        self.metrics: tuple[Tensor, ...] = ()
 
     def of(self, model: LanguageModel, chunk_tokens: int = 0) -> TrainingLoss:
         """Return the same loss of another model."""
@@ -85,6 +92,11 @@ class ValidationLoss:
         Predicting end-of-text counts, although it has no bytes: a model must also know where a document ends.
         """
         return self.nats / math.log(2) / self.n_bytes if self.n_bytes else math.nan
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged of it, by name."""
+        names = ("validation_loss", "validation_bits_per_byte", "validation_tokens")
+        return dict(zip(names, (self.loss, self.bits_per_byte, self.tokens), strict=True))
 
 
 @torch.no_grad()

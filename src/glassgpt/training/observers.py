@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -35,6 +35,7 @@ class StepMetrics:
         mfu: share of the hardware's peak FLOP/s, or None if that is unknown.
         data_seconds: seconds of the step in which the host waited for its batch.
         skipped: whether the gradient scaler skipped the update because the gradient overflowed.
+        of_the_loss: what the loss measured besides itself, by name.
     """
 
     step: int
@@ -47,6 +48,7 @@ class StepMetrics:
     mfu: float | None
     data_seconds: float = 0.0
     skipped: bool = False
+    of_the_loss: dict[str, float] = field(default_factory=dict[str, float])
 
 
 class Probe(Protocol):
@@ -103,18 +105,13 @@ class JsonlLogger(Observer):
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Write a line."""
-        self._write(self._metrics, asdict(metrics))
+        line = asdict(metrics)
+        of_the_loss = line.pop("of_the_loss")
+        self._write(self._metrics, line | of_the_loss)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Write a line."""
-        line = {
-            "step": step,
-            "validation_loss": validation.loss,
-            "validation_bits_per_byte": validation.bits_per_byte,
-            "validation_tokens": validation.tokens,
-            "best": is_best,
-        }
-        self._write(self._metrics, line)
+        self._write(self._metrics, {"step": step, **validation.metrics(), "best": is_best})
 
     def on_event(self, step: int, event: str, details: Mapping[str, Any]) -> None:
         """Write a line."""
@@ -201,11 +198,13 @@ class TensorBoard(Observer):
         """Write the step's scalars."""
         for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
             self._writer.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
+        for name, value in metrics.of_the_loss.items():
+            self._writer.add_scalar(f"train/{name}", value, metrics.step)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Write the validation's scalars."""
-        self._writer.add_scalar("validation/loss", validation.loss, step)
-        self._writer.add_scalar("validation/bits_per_byte", validation.bits_per_byte, step)
+        for name, value in validation.metrics().items():
+            self._writer.add_scalar(name.replace("_", "/", 1), value, step)
 
     def close(self) -> None:
         """Flush and close."""

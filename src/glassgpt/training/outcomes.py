@@ -8,7 +8,7 @@ A step ends as `Applied`, `Skipped` or `OutOfMemory`. A policy answers with a de
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Applied:
         stop_requested: whether the user of any rank had asked to stop before this step.
         scaler_skipped: whether the fp16 gradient scaler skipped the update because the gradient overflowed, which is
             routine: it then lowers its scale.
+        of_the_loss: what the loss measured besides itself, by name: means over the batch and all ranks.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Applied:
     data_seconds: float
     stop_requested: bool = False
     scaler_skipped: bool = False
+    of_the_loss: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,11 @@ class Stop:
 
     Attributes:
         advice: what the user can do; empty for the usual advice.
+        reason: what was seen, if the policy has reported it; empty for a loss that diverged or is not finite.
     """
 
     advice: str = ""
+    reason: str = ""
 
 
 Decision = Continue | Retry | Rollback | Stop

@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
-from glassgpt.training.conversations import conversation_loss
-from glassgpt.training.distillation import build_loss
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import TrainingLoss
@@ -27,7 +24,7 @@ class ParallelLoss:
     """Maps inputs and targets to the loss, whatever the model is wrapped in.
 
     Args:
-        model: on its device; sharding changes its parameters in place.
+        loss: of the model, which is on its device; sharding changes its parameters in place.
         train: the configuration.
         hardware: resolved device and precision.
         dist: the processes that train together.
@@ -37,16 +34,9 @@ class ParallelLoss:
         is_sharded: whether each rank holds a part of each parameter only, so that all ranks must make the same calls.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        train: TrainConfig,
-        hardware: Hardware,
-        dist: DistributedContext,
-        tokens: TokenArray | None = None,
-    ) -> None:
+    def __init__(self, loss: TrainingLoss, train: TrainConfig, hardware: Hardware, dist: DistributedContext) -> None:
         self.is_sharded = dist.world_size > 1 and train.sharding == "full"
-        self._loss = conversation_loss(model, train, tokens) or build_loss(model, train)
+        self._loss, model = loss, loss.model
         self._wrapped: nn.Module = self._loss
         self._blocks, self._recomputes = model.blocks, False
         if train.recompute_activations:
@@ -68,6 +58,16 @@ class ParallelLoss:
     def train(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of this rank's micro-batch (B, T) in nats per token: a differentiable scalar."""
         return self._wrapped(inputs, targets)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of what the loss measures besides itself."""
+        return self._loss.metric_names
+
+    @property
+    def metrics(self) -> tuple[Tensor, ...]:
+        """Scalars that it measured in its last pass, in the order of their names."""
+        return self._loss.metrics
 
     def validate(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the same, uncompiled: validation batches have other shapes, and compiling each takes long."""

@@ -18,6 +18,7 @@ from glassgpt.training.curve import smooth
 from glassgpt.training.loop import Trainer
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.observers import Observer, StepMetrics
+from glassgpt.training.preference import PreferenceValidation
 from glassgpt.training.run_folder import RunFolder, read_jsonl
 
 LONG_STEP_SECONDS = 2.0
@@ -53,6 +54,7 @@ class ProgressDisplay(Observer):
         )
         if metrics.mfu is not None:
             note += f"  mfu {metrics.mfu:.1%}"
+        note += "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in metrics.of_the_loss.items())
         self._meter.note(note)
         # After a rollback, the bar waits until training is back where it was.
         if self._steps_to_regain == 0:
@@ -80,6 +82,12 @@ class ProgressDisplay(Observer):
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Print a line above the bar."""
         mark = "  best so far" if is_best else ""
+        if isinstance(validation, PreferenceValidation):
+            console.info(
+                f"step {step:>6,}  validation loss {validation.loss:.4f}  accuracy {validation.accuracy:.1%}, chosen replies "
+                f"{validation.chosen_loss:.4f} nats per token ({-validation.chosen_change:+.4f}){mark}"
+            )
+            return
         console.info(
             f"step {step:>6,}  validation loss {validation.loss:.4f}  {validation.bits_per_byte:.4f} bits per byte{mark}"
         )
@@ -115,7 +123,7 @@ def draw_loss_curve(run: RunFolder) -> None:
 
     lines = read_jsonl(run.metrics)
     steps = [line for line in lines if _has_numbers(line, "step", "loss", "learning_rate")]
-    validations = [line for line in lines if _has_numbers(line, "step", "validation_loss", "validation_bits_per_byte")]
+    validations = [line for line in lines if _has_numbers(line, "step", "validation_loss")]
     if not steps:
         return
     x = [line["step"] for line in steps]
@@ -132,7 +140,9 @@ def draw_loss_curve(run: RunFolder) -> None:
             "o-", color="#D55E00", markersize=4, label="validation",
         )  # fmt: skip
         top.annotate(
-            f"{best['validation_loss']:.3f} nats per token\n{best['validation_bits_per_byte']:.3f} bits per byte",
+            f"{best['validation_loss']:.3f} nats per token\n{best['validation_bits_per_byte']:.3f} bits per byte"
+            if "validation_bits_per_byte" in best
+            else f"{best['validation_loss']:.3f} nats per pair",
             (best["step"], best["validation_loss"]),
             xytext=(-8, 28), textcoords="offset points", ha="right", color="#D55E00",
             arrowprops={"arrowstyle": "-", "color": "#D55E00"},

@@ -80,14 +80,14 @@ class TrainStep(TrainableModel):
             self.restore(snapshot)
             return OutOfMemory(step, sums, can_retry)
         local = torch.stack([*sums, torch.full_like(sums[0], float(stop_requested))])
-        loss, bad_micro_steps, stop_requests = self.dist.all_reduce_sum(local).unbind()
+        loss, bad_micro_steps, *of_the_loss, stop_requests = self.dist.all_reduce_sum(local).unbind()
         grad_norm = self._clip_gradients()
         skipped = self._gate(loss, grad_norm)
         self._update(step)
         self.mark("optimizer")
 
         queued = QueuedStep(step, learning_rate, self._data_seconds, snapshot)
-        scalars = torch.stack([loss, grad_norm, stop_requests, bad_micro_steps, skipped])
+        scalars = torch.stack([loss, grad_norm, stop_requests, bad_micro_steps, skipped, *of_the_loss])
         outcome = self._resolve(self._lagged.push(queued, scalars))
         if isinstance(outcome, Skipped):
             self._lagged.clear()
@@ -115,14 +115,16 @@ class TrainStep(TrainableModel):
         assert outcome is not None, "a step was queued just now"
         return outcome
 
-    def _accumulate(self) -> tuple[Tensor, Tensor]:
+    def _accumulate(self) -> tuple[Tensor, ...]:
         """Add up the gradients of the batch, one micro-batch at a time.
 
         Returns:
-            This rank's share of the mean loss over all ranks, and its number of micro-batches whose loss is not finite.
+            This rank's share of the mean loss over all ranks, its number of micro-batches whose loss is not finite, and its
+            share of the mean of what the loss measures besides itself.
         """
         loss = torch.zeros((), device=self.hardware.device)
         bad = torch.zeros((), device=self.hardware.device)
+        of_the_loss = [torch.zeros((), device=self.hardware.device) for _ in self.loss.metric_names]
         micro_steps = self.batch_size // self.micro_batch_size
         self._data_seconds = 0.0
         for i in range(micro_steps):
@@ -144,7 +146,9 @@ class TrainStep(TrainableModel):
             micro_loss = micro_loss.detach()
             loss += micro_loss / micro_steps
             bad += ~micro_loss.isfinite()
-        return loss / self.dist.world_size, bad
+            for total, value in zip(of_the_loss, self.loss.metrics, strict=True):
+                total += value / micro_steps
+        return loss / self.dist.world_size, bad, *(total / self.dist.world_size for total in of_the_loss)
 
     def _clip_gradients(self) -> Tensor:
         """Clip the gradients to the maximum global norm; return the norm before clipping."""
@@ -182,10 +186,11 @@ class TrainStep(TrainableModel):
         """Turn a finished step's scalars into its outcome. If it was skipped, reopen the gate for later steps."""
         if finished is None:
             return None
-        queued, (loss, grad_norm, stop_requests, bad_micro_steps, at_fault) = finished
+        queued, (loss, grad_norm, stop_requests, bad_micro_steps, at_fault, *values) = finished
         common = (queued.step, loss, grad_norm, queued.learning_rate)
         scaler_skipped = at_fault > 0 and self.scaler.is_enabled() and math.isfinite(loss)
         if at_fault > 0 and not scaler_skipped:
             self._halted.zero_()
             return Skipped(*common, stop_requests > 0, int(bad_micro_steps), queued.snapshot)
-        return Applied(*common, queued.data_seconds, stop_requests > 0, scaler_skipped)
+        of_the_loss = dict(zip(self.loss.metric_names, values, strict=True))
+        return Applied(*common, queued.data_seconds, stop_requests > 0, scaler_skipped, of_the_loss)

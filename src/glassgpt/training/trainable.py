@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from glassgpt.data.chat.batches import build_batches
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import set_attention
 from glassgpt.training.average import WeightAverage
-from glassgpt.training.batch_loader import build_batch_loader
+from glassgpt.training.batch_loader import build_batch_loader, build_batches
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
+from glassgpt.training.losses import build_loss
 from glassgpt.training.memory_plan import MemoryPlan
 from glassgpt.training.observers import Probe
 from glassgpt.training.optimizers import build_optimizers
@@ -62,7 +62,7 @@ class TrainableModel:
         self.model = model.to(hardware.device)
         if hardware.deterministic:
             set_attention(self.model, hardware.attention(model.config.head_dim))
-        self.loss = ParallelLoss(self.model, train, hardware, dist, tokens)
+        self.loss = ParallelLoss(build_loss(self.model, tokens, config), train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None

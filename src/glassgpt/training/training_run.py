@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from glassgpt.data.preferences.dataset import PairTokens
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import CheckpointError
 from glassgpt.model.accounting import flops_per_token
@@ -38,7 +39,7 @@ from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.snapshot import InitialState, groups_with_step_counter
 from glassgpt.training.step import TrainStep
 from glassgpt.training.throughput import Throughput
-from glassgpt.training.validation import Validator
+from glassgpt.training.validation import build_validator
 
 
 class TrainingRun:
@@ -57,6 +58,7 @@ class TrainingRun:
         train_step: runs the steps; holds model, optimizers and data position.
         state: what a checkpoint holds besides weights and optimizer.
         hardware: resolved device and precision.
+        window_tokens: tokens of a training window, on average.
         throughput: speed over the last steps.
         stop_request: what the user of this process asked for.
         any_rank_stops: whether the user of any process had asked to stop, when that was last exchanged.
@@ -80,10 +82,14 @@ class TrainingRun:
         self.train_step = TrainStep(model, tokens, config, self.hardware, self.dist)
         self.model = self.train_step.model
         self.state = TrainingState(train_tokens=len(tokens), tokenizer_fingerprint=dataset.tokenizer_fingerprint)
-        self._validator = Validator(self.train_step, dataset, config.train)
+        self._validator = build_validator(self.train_step, dataset, config.train)
+        is_text = not isinstance(tokens, PairTokens)
+        self.window_tokens = self.train_step.batches.context_length if is_text else tokens.tokens_per_pair
         peak = self.hardware.peak_flops
         self.throughput = Throughput(
-            config.train.batch_tokens, flops_per_token(model.config), peak * self.dist.world_size if peak else None
+            self.window_tokens * self.train_step.batch_size * self.dist.world_size,
+            flops_per_token(model.config),
+            peak * self.dist.world_size if peak else None,
         )
         self.stop_request = StopRequest()
         self.any_rank_stops = False

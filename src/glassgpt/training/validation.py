@@ -8,9 +8,11 @@ from itertools import islice
 import torch
 
 from glassgpt.data.chat.batches import held_out_windows
+from glassgpt.data.preferences.dataset import PairTokens
 from glassgpt.data.shards import TokenDataset
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import ValidationLoss, validation_loss
+from glassgpt.training.preference_validation import PreferenceValidator
 from glassgpt.training.trainable import TrainableModel
 
 MAX_BATCH_SIZE = 16
@@ -54,3 +56,13 @@ class Validator:
         parts = torch.tensor([result.nats, result.tokens, result.n_bytes], dtype=torch.float64)
         nats, tokens, n_bytes = dist.all_reduce_sum(parts.to(trained.hardware.device)).tolist()
         return ValidationLoss(nats, int(tokens), int(n_bytes))
+
+
+def build_validator(
+    trained: TrainableModel, dataset: TokenDataset, train: TrainConfig
+) -> Validator | PreferenceValidator:
+    """Return what validates a model in training: on text, or on pairs of conversations; see `Validator`."""
+    held_out = dataset.split("validation")
+    if isinstance(held_out, PairTokens):
+        return PreferenceValidator(trained, held_out)
+    return Validator(trained, dataset, train)

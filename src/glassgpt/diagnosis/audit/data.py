@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches
-from glassgpt.data.chat.batches import ConversationBatches
 from glassgpt.data.chat.dataset import ConversationTokens
+from glassgpt.data.preferences.batches import PairBatches
 from glassgpt.data.shards import TokenArray
 from glassgpt.diagnosis.audit.record import CONFIDENCE, StepCheck, StepRecord
 from glassgpt.diagnosis.findings import Finding, Value
+from glassgpt.training.batch_loader import build_batches
 from glassgpt.training.loop import Trainer
 
 Tokens = NDArray[np.int64]
@@ -40,12 +40,12 @@ class DataCheck(StepCheck):
         """Return the finding for the first micro-batch that is not the one on disk."""
         batches = record.trainer.train_step.batches
         tokens = record.trainer.dataset.split("train")
-        length, seed = batches.context_length, record.trainer.config.seed
-        ranks = {"rank": record.trainer.dist.rank, "world_size": batches.world_size}
-        clean = (
-            ConversationBatches(tokens, length, seed, **ranks)
-            if isinstance(tokens, ConversationTokens)
-            else Batches(tokens, length, seed, **ranks)
+        clean = build_batches(
+            tokens,
+            batches.context_length,
+            record.trainer.config.seed,
+            rank=record.trainer.dist.rank,
+            world_size=batches.world_size,
         )
         clean.quarantine(batches.quarantined)
         rows = len(record.micro_batches[0].inputs)
@@ -54,6 +54,10 @@ class DataCheck(StepCheck):
             given = micro_batch.inputs.cpu().numpy(), micro_batch.targets.cpu().numpy()
             if isinstance(tokens, ConversationTokens):
                 given = given[0], _with_ignored(given[1], clean.read(starts)[1].numpy(), starts, tokens)
+            if isinstance(clean, PairBatches):
+                if not all(np.array_equal(a, b) for a, b in zip(given, clean.read(starts), strict=True)):
+                    return Finding("GG-DAT-013", "fatal", {"why": "other-windows", "by": 0, "share": 100.0}, CONFIDENCE)
+                continue
             finding = self._compare(given, starts, tokens, batches.context_length, record.trainer.dataset.vocab_size)
             if finding is not None:
                 return finding

@@ -111,7 +111,8 @@ def diagnose_metrics(
     ln_v = math.log(model.vocab_size) if model.vocab_size else math.nan
     known = baseline or NGramBaseline(ln_v, math.nan, math.nan)
     series = analyze_series(log, config, known, train_tokens)
-    yield check_ngram_baselines(log, known, series)
+    if not config.preference.data:  # n-gram models know no preferences
+        yield check_ngram_baselines(log, known, series)
     yield check_spikes(series)
     yield check_divergence(series, end)
     yield check_plateau(series)

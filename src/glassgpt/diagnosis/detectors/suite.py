@@ -85,13 +85,18 @@ class DetectorSet:
         self.clipping = ClippingDetector(context)
         self._reported: set[str] = set()
         self._withheld = frozenset(withheld)
+        # They compare the loss with that of n-gram models, which know no preferences.
+        of_text = (
+            []
+            if context.config.preference.data
+            else [StagnationDetector(context), UnrelatedValidationDetector(context)]
+        )
         self._detectors: list[Detector] = [
             LossScaleDetector(),
             self.loss_spikes,
             self.divergence,
             self.clipping,
-            StagnationDetector(context),
-            UnrelatedValidationDetector(context),
+            *of_text,
             OverfittingDetector(),
             DataWaitDetector(),
             GradientFlowDetector(),

@@ -69,11 +69,11 @@ MESSAGES = {
 }
 
 HELP = {
-    "Learn text, or conversations (chat): rows of messages, conversations (ShareGPT), instruction and output (Alpaca), or prompt and completion.": "글을 배우거나(text) 대화를 배움(chat). 대화의 행: messages, conversations(ShareGPT), instruction과 output(Alpaca), prompt와 completion.",
+    "Learn text, or conversations (chat): rows of messages, conversations (ShareGPT), instruction and output (Alpaca), or prompt and completion; or preferences (preference): rows of a prompt with a chosen and a rejected reply.": "글을 배우거나(text) 대화를 배움(chat). 대화의 행: messages, conversations(ShareGPT), instruction과 output(Alpaca), prompt와 completion. 또는 선호를 배움(preference). 행: 프롬프트와 선택된 답, 거절된 답.",
     "With --format chat: file of conversations to validate on; by default 5 % of the others are held out.": "--format chat과 함께: 검증할 대화 파일. 기본값은 나머지 대화의 5 %.",
     "With --format chat: file of a Jinja template; by default that of the run, or a plain transcript.": "--format chat과 함께: Jinja 템플릿 파일. 기본값은 실행의 것, 없으면 간단한 대화록 꼴.",
     "With --format chat: tokens of a row, into which conversations are packed; 0 chooses by the longest one, up to 2048.": "--format chat과 함께: 대화를 담을 행의 토큰 수. 0이면 가장 긴 대화에 맞춤(2048까지).",
     "With --format chat: print this many conversations with the learned tokens in color, and train nothing.": "--format chat과 함께: 대화를 이만큼 출력하고 배우는 토큰을 색칠함. 학습은 하지 않음.",
-    "Dataset of the new text, from glassgpt prepare --tokenizer RUN. With --format chat: file of conversations in JSON, one per line, or the dataset that was made of one.": "새 글의 데이터셋(glassgpt prepare --tokenizer RUN으로 만든 것). --format chat과 함께: 한 줄에 하나씩 JSON으로 적은 대화 파일이나, 그것으로 만든 데이터셋.",
-    "Prints what is trained, the predicted memory, and the loss on the new and the old text before and after. With --format chat it learns the assistant's side of conversations.": "무엇을 학습하는지, 예상 메모리, 새 글과 옛 글의 전후 손실을 출력합니다. --format chat이면 대화에서 assistant의 말을 배웁니다.",
+    "Dataset of the new text, from glassgpt prepare --tokenizer RUN. With --format chat: file of conversations in JSON, one per line, or the dataset that was made of one. With --format preference: file of preferences.": "새 글의 데이터셋(glassgpt prepare --tokenizer RUN으로 만든 것). --format chat과 함께: 한 줄에 하나씩 JSON으로 적은 대화 파일이나, 그것으로 만든 데이터셋. --format preference에서는 선호 데이터 파일.",
+    "Prints what is trained, the predicted memory, and the loss on the new and the old text before and after. With --format chat it learns the assistant's side of conversations, with --format preference which of two replies is better.": "무엇을 학습하는지, 예상 메모리, 새 글과 옛 글의 전후 손실을 출력합니다. --format chat이면 대화에서 assistant의 말을 배웁니다. --format preference를 쓰면 두 답 가운데 어느 쪽이 나은지 배웁니다.",
 }

@@ -62,7 +62,7 @@ HELP = {
     # finetune, merge
     "Run that an adapter adapts, if SOURCE is an adapter in PEFT's format.": "SOURCE가 PEFT 형식의 어댑터일 때, 바탕이 될 실행.",
     "Fine-tune any model on your own text: glassgpt finetune RUN --data DATA --out TUNED; the model's shape comes from RUN.": "어떤 모델이든 내 글로 미세 조정합니다: glassgpt finetune RUN --data DATA --out TUNED. 모델의 모양은 RUN에서 옵니다.",
-    "Fine-tune a run on other text: a low-rank adapter (LoRA) of it, or all its weights with --full.": "실행을 다른 글로 미세 조정합니다. 저랭크 어댑터(LoRA)를 학습하거나, --full로 모든 가중치를 학습합니다.",
+    "Fine-tune a run on other text or on preferences: a low-rank adapter (LoRA) of it, or all its weights with --full.": "실행을 다른 글이나 선호 데이터로 미세 조정합니다. 저랭크 어댑터(LoRA)를 학습하거나, --full로 모든 가중치를 학습합니다.",
     "Folder of the new run. An adapter's run needs the run that it adapts; glassgpt merge makes a run of its own.": "새 실행의 폴더. 어댑터의 실행은 바탕이 된 실행이 있어야 쓸 수 있습니다. glassgpt merge로 독립된 실행을 만듭니다.",
     "Name of a preset or a TOML file whose settings are taken instead of the usual ones.": "기본 설정 대신 쓸 프리셋의 이름이나 TOML 파일.",
     "Train all weights instead of an adapter.": "어댑터 대신 모든 가중치를 학습합니다.",

@@ -2,6 +2,7 @@
 
 PARTS = {
     # hints that follow a message
+    "; {} rows were left out before": " (그 전에 행 {0}개를 뺐습니다)",
     "; did you mean {}?": " (혹시 {0}?)",
     "; unknown option {}": " ({0} 옵션은 없습니다)",
     "; it is called strategy now": ". 이제는 strategy라고 합니다",

@@ -1,0 +1,32 @@
+"""The loss of a run: of text, of conversations, of a teacher's predictions, or of preferences."""
+
+from __future__ import annotations
+
+from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.data.shards import TokenArray
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.training.config import TrainerConfig
+from glassgpt.training.conversations import conversation_loss
+from glassgpt.training.distillation import distillation_loss
+from glassgpt.training.loss import TrainingLoss
+from glassgpt.training.preference import preference_loss
+
+
+def build_loss(model: LanguageModel, tokens: TokenArray, config: TrainerConfig) -> TrainingLoss:
+    """Return the loss for these data and this configuration.
+
+    Args:
+        model: on its device.
+        tokens: what the model is trained on.
+        config: the configuration.
+
+    Raises:
+        CheckpointError: another model that the loss needs cannot be loaded, or does not fit.
+    """
+    if isinstance(tokens, PairTokens):
+        return preference_loss(model, config)
+    if (loss := conversation_loss(model, config.train, tokens)) is not None:
+        return loss
+    if config.train.teacher:
+        return distillation_loss(model, config.train)
+    return TrainingLoss(model, config.train.loss_chunk_tokens)

@@ -1,0 +1,35 @@
+"""Validation of a run that is trained on preferences."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from glassgpt.data.preferences.batches import pairs_in_order
+from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.training.preference import PreferenceLoss, PreferenceValidation, validate_preferences
+from glassgpt.training.trainable import TrainableModel
+
+
+class PreferenceValidator:
+    """Computes the loss on the held-out pairs.
+
+    Args:
+        trained: the model in training; what is validated is its average, if it has one.
+        pairs: the held-out pairs.
+    """
+
+    def __init__(self, trained: TrainableModel, pairs: PairTokens) -> None:
+        self._trained, self._pairs = trained, pairs
+
+    def run(self) -> PreferenceValidation:
+        """Return the loss. Every rank computes all of it, so that all know the same."""
+        trained = self._trained
+        loss = trained.loss.of(trained.model)
+        assert isinstance(loss, PreferenceLoss)
+        with trained.average.in_place() if trained.average else nullcontext():
+            return validate_preferences(
+                loss,
+                pairs_in_order(self._pairs, max(1, trained.micro_batch_size)),
+                device=trained.hardware.device,
+                autocast=trained.hardware.autocast(),
+            )

@@ -1,0 +1,249 @@
+"""Runs that are trained on preferences: files, resuming, stopping, recovery, the report, mistakes."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from glassgpt import api
+from glassgpt.api.initialization import model_to_train
+from glassgpt.api.preference_data import open_preferences
+from glassgpt.api.runs import save_as_run, trainer_config
+from glassgpt.config import load_config
+from glassgpt.data.tokenizers import load_tokenizer
+from glassgpt.errors import ConfigError, Interrupted, TrainingDivergedError, WrongDataError
+from glassgpt.training.checkpoint import find_checkpoint
+from glassgpt.training.lineage import read_lineage
+from glassgpt.training.loop import Trainer
+from glassgpt.training.observers import Observer
+from glassgpt.training.run_folder import RunFolder
+from small_models import attentive_model
+
+SETTINGS = {
+    "model.context_length": 48, "model.n_embd": 24, "model.n_layer": 2, "model.n_head": 3, "model.vocab_size": 257,
+    "lora.rank": 4, "train.batch_tokens": 8 * 48, "train.micro_batch_size": 4, "train.max_steps": 12,
+    "train.eval_every_steps": 6, "train.learning_rate": 3e-3, "train.snapshots": "off", "train.device": "cpu",
+    "preference.validation_share": 0.2,
+}  # fmt: skip
+
+
+class StopAt(Observer):
+    def __init__(self, step):
+        self._step = step
+
+    def on_step(self, metrics):
+        if metrics.step == self._step:
+            raise Interrupted("stopped by the test", 2)
+
+
+@pytest.fixture(scope="module")
+def chat_base(tmp_path_factory):
+    """A run with random weights; tests must not modify it."""
+    out = tmp_path_factory.mktemp("base") / "run"
+    save_as_run(attentive_model(), load_tokenizer("bytes"), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+    """Forty prompts whose chosen reply is the one in small letters."""
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    words = [f"{'abcde'[n % 5]}{'fghij'[n // 5 % 5]}{n}" for n in range(40)]
+    rows = [{"prompt": word, "chosen": f"{word} ok", "rejected": word.upper()} for word in words]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def tuning_config(chat_base, pairs_file):
+    """Return the configuration of a tuning on the pairs, with changes."""
+
+    def make(**changes):
+        changed = {name.replace("__", "."): value for name, value in changes.items()}
+        return load_config(
+            None, {**SETTINGS, "init_from": str(chat_base), "preference.data": str(pairs_file), **changed}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tuned(tuning_config, tmp_path_factory):
+    """A tuned run, and the result; tests must not modify it."""
+    out = tmp_path_factory.mktemp("tuned") / "run"
+    return out, api.tune_preferences(tuning_config(diagnosis__watch="full", diagnosis__sample_every_steps=2), out)
+
+
+def lines(run, name):
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
+def weights(run, step):
+    return load_file(run / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_tuning_learns_the_preference_and_logs_what_it_does(tuned):
+    run, result = tuned
+    steps = [line for line in lines(run, "metrics.jsonl") if "loss" in line]
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (steps[0]["reward_margin"], steps[0]["chosen_change"]) == (0, 0)
+    assert steps[-1]["loss"] < 0.6
+    assert steps[-1]["reward_margin"] > 0.1
+    assert steps[-1]["chosen_change"] > steps[-1]["rejected_change"]
+    held_out = [line for line in lines(run, "metrics.jsonl") if "validation_loss" in line]
+    assert [line["step"] for line in held_out] == [6, 12]
+    assert held_out[-1]["validation_accuracy"] == pytest.approx(result.held_out.accuracy)
+    assert held_out[-1]["validation_chosen_loss"] == pytest.approx(result.held_out.chosen_loss, abs=1e-4)
+    assert result.held_out.accuracy > 0.8
+    assert json.loads((run / "preferences.json").read_text())["validation_accuracy"] == result.held_out.accuracy
+    assert 0 < steps[-1]["tokens"] < 12 * 8 * 2 * 48  # of the conversations, not of their slots
+
+
+def test_audited_and_sampled_run_has_no_findings(tuned):
+    """Batches, gradients and updates are computed again by the audits, from a loss of their own."""
+    run, _ = tuned
+    assert [event for event in lines(run, "events.jsonl") if event["event"] == "finding"] == []
+    assert len(lines(run, "layers.jsonl")) >= 5
+
+
+def test_doctor_reads_the_run(tuned):
+    checks = {check.name: check for check in api.doctor(tuned[0])}
+    assert "n-gram baselines" not in checks
+    assert [finding.code for check in checks.values() for finding in check.findings] == []
+    assert checks["end"].outcome == "finished"
+
+
+def test_report_draws_accuracy_margin_and_changes(tuned):
+    page = (tuned[0] / "report.html").read_text()
+    for caption in ("Share of pairs whose chosen", "Reward of the chosen reply minus", "Change of log-probability"):
+        assert caption in page
+    assert page.count('class="plot"') == 7
+
+
+def test_lineage_names_the_base_and_the_file(tuned, chat_base, pairs_file):
+    lineage = read_lineage(RunFolder(tuned[0]))
+    assert lineage.source == str(chat_base)
+    assert "SHA-256 of the file" in lineage.steps[-1]
+    assert load_config(tuned[0]).preference.data == str(pairs_file)
+
+
+def test_resumed_run_ends_with_the_same_bits(tuned, tuning_config, tmp_path):
+    with pytest.raises(Interrupted):
+        api.train(tuning_config(checkpoint__every_steps=5), tmp_path / "run", observers=(StopAt(8),))
+    api.train(tuning_config(), tmp_path / "run", resume=True)
+    assert same(weights(tmp_path / "run", 12), weights(tuned[0], 12))
+
+
+def test_resuming_with_other_preferences_is_refused(tuning_config, pairs_file, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(pairs_file.read_text())
+    with pytest.raises(Interrupted):
+        api.train(
+            tuning_config(preference__data=str(file), checkpoint__every_steps=2),
+            tmp_path / "run",
+            observers=(StopAt(4),),
+        )
+    file.write_text(pairs_file.read_text().replace(" ok", " no"))
+    with pytest.raises(WrongDataError, match="began with other preferences"):
+        api.train(load_config(tmp_path / "run"), tmp_path / "run", resume=True)
+
+
+def test_full_tuning_keeps_a_frozen_copy_as_reference(tuning_config, chat_base, tmp_path):
+    config = tuning_config(
+        lora__rank=0, preference__reference=str(chat_base), checkpoint__every_steps=2, train__max_steps=6
+    )
+    with pytest.raises(Interrupted):
+        api.train(config, tmp_path / "cut", observers=(StopAt(4),))
+    api.train(config, tmp_path / "cut", resume=True)
+    api.train(config, tmp_path / "whole")
+    assert same(weights(tmp_path / "cut", 6), weights(tmp_path / "whole", 6))
+    last = [line for line in lines(tmp_path / "cut", "metrics.jsonl") if "loss" in line][-1]
+    assert last["reward_margin"] > 0  # not zero, as it would be against itself
+
+
+def test_training_stops_when_the_chosen_replies_become_too_unlikely(tuning_config, tuned, tmp_path):
+    """For the tuned run as reference, they are too unlikely from the start, and hardly anything is learned."""
+    assert tuned[1].held_out.chosen_change > 0.05
+    config = tuning_config(
+        preference__reference=str(tuned[0]), preference__max_chosen_drop=0.01, lora__rank=0, train__learning_rate=4e-9,
+        train__max_steps=30,
+    )  # fmt: skip
+    with pytest.raises(
+        TrainingDivergedError, match="became less likely by .* more than preference.max_chosen_drop 0.01"
+    ) as caught:
+        api.train(config, tmp_path / "run")
+    assert "the best one validated. Or start again in another folder with --train.learning-rate 1e-09" in str(
+        caught.value
+    )
+    events = {event["event"]: event for event in lines(tmp_path / "run", "events.jsonl")}
+    assert events["preference stop"]["drop"] > 0.01
+    assert find_checkpoint(RunFolder(tmp_path / "run"), "best")
+    checks = {check.name: check for check in api.doctor(tmp_path / "run")}
+    assert checks["end"].outcome == "stopped early"
+
+
+def test_pair_that_is_not_finite_is_quarantined(tuning_config, pairs_file, tmp_path):
+    """Recovery replays the step, finds the pair, and training continues without it."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(pairs_file.read_text() + json.dumps({"prompt": "Z%", "chosen": "z", "rejected": "y"}) + "\n")
+    config = tuning_config(preference__data=str(file), preference__validation_share=0.1, train__max_steps=8)
+    dataset = open_preferences(config)
+    pairs = dataset.split("train")
+    assert (pairs.ids == ord("%")).any()
+    trainer = Trainer(
+        model_to_train(config, None, dataset), dataset, trainer_config(config), RunFolder(tmp_path / "run")
+    )
+    api.attach_diagnosis(trainer, config.diagnosis)
+
+    def overflow(module, inputs, output):
+        return output.masked_fill((inputs[0] == ord("%"))[..., None], math.inf)
+
+    trainer.model.token_embedding.register_forward_hook(overflow)
+    assert trainer.run().step == 8
+    [(start, end)] = trainer.train_step.batches.quarantined
+    assert end - start == pairs.slot
+    assert (pairs.read(start, end - start) == ord("%")).any()
+
+
+def test_finetune_command_tunes_and_tells_what_changed(chat_base, pairs_file, run_main, tmp_path):
+    code, output, errors = run_main(
+        "finetune", chat_base, "--format", "preference", "--data", pairs_file, "--out", tmp_path / "run", "--epochs", 1,
+        "--train.max-steps", 4, "--train.device", "cpu", "--preference.validation-share", 0.2,
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "loss on held-out replies, nats per token" in output
+    assert "held-out preference accuracy:" in output
+    assert "accuracy" in errors
+    config = load_config(tmp_path / "run")
+    assert (config.lora.rank, config.data, config.train.compile) == (16, "", "off")
+    code, _, errors = run_main("finetune", chat_base, "--out", tmp_path / "run", "--resume")
+    assert (code, "all 4 steps are done" in errors) == (0, True)
+    code, _, errors = run_main("merge", tmp_path / "run", "--out", tmp_path / "merged")
+    assert code == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"lora__rank": 0}, "preference.data needs a reference"),
+        ({"init_from": ""}, "preference.data needs the run to start from"),
+        ({"data": "d"}, "data cannot be combined with preference.data"),
+        ({"train__teacher": "t"}, "train.teacher cannot be combined"),
+        ({"train__micro_batch_size": "auto"}, "train.micro_batch_size auto cannot be combined"),
+        ({"train__sharding": "full"}, "train.sharding full cannot be combined"),
+        ({"preference__data": "none.jsonl"}, "preference.data is none.jsonl, which is not a file"),
+        ({"preference__beta": 0}, "preference.beta is 0.0; it must be positive"),
+        ({"preference__validation_share": 1}, "preference.validation_share is 1.0"),
+        ({"preference__chosen_weight": -1}, "preference.chosen_weight is -1.0"),
+        ({"preference__skip_bad": -1}, "preference.skip_bad is -1"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, problem, tuning_config, tmp_path):
+    with pytest.raises(ConfigError, match=problem):
+        api.check(tuning_config(**changes), tmp_path / "run")
