@@ -149,7 +149,7 @@ def row(**fields):
 
 def test_file_is_read(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    file.write_text(f"{row()}\n\n{row(prompt='한')}\n", encoding="utf-8")
+    file.write_text(f"{row()}\n\n{row(prompt='한')}\n", encoding="utf-8-sig")
     assert [(each.text, each.instructions[0].arguments) for each in load_ifeval(file)] == [("Write.", {}), ("한", {})]
 
 

@@ -34,7 +34,7 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, object], str]]:
                     raise DataError(f"{origin}: {too_long()}")
                 if line.strip():
                     found = True
-                    yield parse_row(line.decode("utf-8"), origin), origin
+                    yield parse_row(line.decode("utf-8-sig" if number == 1 else "utf-8"), origin), origin
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not found:

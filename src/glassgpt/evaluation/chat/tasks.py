@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from glassgpt.data.chat.messages import Conversation, parse_messages
+from glassgpt.data.chat.formats import detect_format, read_conversations
+from glassgpt.data.chat.messages import Conversation
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.chat.gsm8k import Problem, load_gsm8k
 from glassgpt.evaluation.chat.ifeval import InstructedPrompt, load_ifeval
-from glassgpt.evaluation.chat.rows import read_rows
 
 T = TypeVar("T")
 NEW_TOKENS = 512
@@ -59,7 +59,7 @@ def read_tasks(
     Args:
         ifeval: prompts of IFEval; None leaves the task out, as with the others.
         gsm8k: problems of GSM8K.
-        conversations: conversations with a field `messages`.
+        conversations: conversations in any format that `finetune --format chat` reads.
         limit: rows of each task; 0 means all.
         shots: problems at the start of `gsm8k` that serve as examples.
 
@@ -83,4 +83,4 @@ def _first(rows: list[T], limit: int) -> list[T]:
 
 
 def _conversations(path: Path) -> list[Conversation]:
-    return [parse_messages(row.get("messages"), origin) for row, origin in read_rows(path)]
+    return list(read_conversations(path, detect_format(path)))
