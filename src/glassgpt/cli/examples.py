@@ -24,7 +24,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt train --resume --out runs/mine",
         "glassgpt train gpt2 --init-from runs/gpt2 --data data/mine --out runs/tuned",
     ),
-    "demo": ("glassgpt demo",),
+    "demo": ("glassgpt demo", "glassgpt demo --chat"),
     "finetune": (
         "glassgpt finetune runs/mine --data data/new --out runs/new",
         "glassgpt finetune runs/mine --data data/new --out runs/new --replay data/mine=0.2 --lora.rank 8 --lora.targets attention",
