@@ -140,7 +140,9 @@ def run_ranks(
 def _run(
     arguments: Sequence[str], cwd: Path, folder: Path, environment: Mapping[str, str], script: Path | None
 ) -> None:
-    """Replace the standard streams, then run the program as `python -m glassgpt` does."""
+    """Replace the standard streams, then run the program as `python -m glassgpt` does, without pictures of the loss."""
+    from glassgpt.api import training  # the parent of this process has loaded it
+
     gc.freeze()  # a collection would copy the pages of all that was imported
     os.chdir(cwd)
     os.environ.clear()
@@ -151,6 +153,7 @@ def _run(
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    training.draw_loss_curve = lambda run: None  # most of the time of a short training
     if script is not None:
         sys.argv = [str(script), *arguments]
         runpy.run_path(str(script), run_name="__main__")

@@ -5,6 +5,7 @@ The model is built on the `meta` device, so counting even the largest one alloca
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from glassgpt.model.build import meta_model
@@ -35,6 +36,7 @@ class ParameterCount:
     parameters: int
 
 
+@functools.lru_cache(maxsize=32)
 def count_parameters(config: ModelConfig) -> int:
     """Return the number of parameters, counting a tied head once."""
     return sum(p.numel() for p in meta_model(config).parameters())
