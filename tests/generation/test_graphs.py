@@ -33,7 +33,16 @@ CPU = torch.device("cpu")
 V = 41  # tokens of the tokenizer; the model's tables are padded to 48
 GPT2_SHAPE = ModelConfig(vocab_size=48, context_length=24, n_layer=1, n_head=2, n_embd=12)
 MODERN_SHAPE = ModelConfig(
-    arch="modern", vocab_size=48, context_length=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, window=3, bias=False
+    "modern",
+    vocab_size=48,
+    context_length=24,
+    n_layer=2,
+    n_head=4,
+    n_kv_head=2,
+    n_embd=24,
+    n_inner=40,
+    window=3,
+    bias=False,
 )
 LLAMA_SHAPE = ModelConfig(
     arch="llama", vocab_size=48, context_length=24, n_layer=2, n_head=4, n_kv_head=2, n_embd=24, n_inner=48, bias=False
@@ -48,7 +57,11 @@ SHAPES = {
     "modern, grouped keys, sliding window": (MODERN_SHAPE, 5, 2),  # its first layer slides, its last sees all
     "llama": (LLAMA_SHAPE, 4, 2),
     "llama, untied, with biases": (dataclasses.replace(LLAMA_SHAPE, n_layer=1, tied_head=False, bias=True), 3, 256),
-    "wide heads": (dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, window=0), 2, 256),
+    "wide heads": (
+        dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, n_inner=24, window=0),
+        2,
+        256,
+    ),
 }
 
 
