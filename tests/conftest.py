@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import made_once
+from cpu_times import CpuTimes
 from forked import run_forked
 from pages import listened
 
@@ -18,6 +19,17 @@ from pages import listened
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["GLASSGPT_LANGUAGE"] = "en"  # whatever the locale of the developer
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cpu-times", type=Path, metavar="FILE", help="measure the CPU time of each test")
+
+
+def pytest_configure(config):
+    if file := config.getoption("cpu_times"):
+        if not hasattr(config, "workerinput"):
+            file.write_text("")
+        config.pluginmanager.register(CpuTimes(file.absolute()))
 
 
 def pytest_collection(session):
