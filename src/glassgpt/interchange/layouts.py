@@ -125,24 +125,50 @@ def _rotary_base(given: HFConfig, arch: str) -> float:
     return float(base) if isinstance(base, int) else base
 
 
+def _shape_from_hf(given: HFConfig, *, heads: int, width: int) -> dict[str, Any]:
+    """Return the fields that Modern and Llama read from the same keys.
+
+    Args:
+        given: the config.
+        heads: number of heads where it does not say so.
+        width: of the residual stream, likewise.
+    """
+    heads, width = given.get("num_attention_heads", heads), given.get("hidden_size", width)
+    kv_heads = given.get("num_key_value_heads") or heads
+    return {
+        "context_length": given.get("max_position_embeddings", 2048),
+        "n_head": heads,
+        "n_kv_head": 0 if kv_heads == heads else kv_heads,
+        "n_embd": width,
+        "init_std": given.get("initializer_range", 0.02),
+    }
+
+
+def _shape_to_hf(config: ModelConfig) -> HFConfig:
+    """Return the keys that Modern and Llama have in common."""
+    return {
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.kv_heads,
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.inner_width,
+        "max_position_embeddings": config.context_length,
+    }
+
+
 def _modern_from_hf(given: HFConfig) -> ModelConfig:
     if _rotary_base(given, "modern") != modern.ROTARY_BASE:
         rotary = shown(given.get("rope_parameters") or given.get("rope_theta"))
         raise InterchangeError(f"rope_parameters is {rotary}; modern only supports base {modern.ROTARY_BASE:g}")
-    heads, width = given.get("num_attention_heads", 6), given.get("hidden_size", 768)
-    kv_heads = given.get("num_key_value_heads") or heads
+    shape = _shape_from_hf(given, heads=6, width=768)
     inner = given.get("intermediate_size", 8192)
     return ModelConfig(
         arch="modern",
         vocab_size=given.get("vocab_size", 50304),
-        context_length=given.get("max_position_embeddings", 2048),
         n_layer=given.get("num_hidden_layers", 12),
-        n_head=heads,
-        n_kv_head=0 if kv_heads == heads else kv_heads,
-        n_embd=width,
-        init_std=given.get("initializer_range", 0.02),
         bias=False,
-        n_inner=0 if inner in (None, MLP_RATIO * width) else inner,
+        n_inner=0 if inner in (None, MLP_RATIO * shape["n_embd"]) else inner,
+        **shape,
     )
 
 
@@ -151,49 +177,32 @@ def _modern_to_hf(config: ModelConfig) -> HFConfig:
         raise InterchangeError(
             f"the model has a sliding window of {config.window}, which NanoChat does not support; it cannot be exported"
         )
-    return {
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.kv_heads,
-        "hidden_size": config.n_embd,
-        "intermediate_size": config.inner_width,
-        "max_position_embeddings": config.context_length,
-        "rope_parameters": {"rope_type": "default", "rope_theta": modern.ROTARY_BASE},
-    }
+    rotary = {"rope_type": "default", "rope_theta": modern.ROTARY_BASE}
+    return {**_shape_to_hf(config), "rope_parameters": rotary}
 
 
 def _llama_from_hf(given: HFConfig) -> ModelConfig:
-    heads, width = given.get("num_attention_heads", 32), given.get("hidden_size", 4096)
-    kv_heads = given.get("num_key_value_heads") or heads
+    shape = _shape_from_hf(given, heads=32, width=4096)
     head_dim = given.get("head_dim")
-    if head_dim is not None and head_dim * heads != width:
+    if head_dim is not None and head_dim * shape["n_head"] != shape["n_embd"]:
         raise InterchangeError(f"head_dim is {shown(head_dim)}; llama only supports hidden_size / num_attention_heads")
     return ModelConfig(
         arch="llama",
         vocab_size=given.get("vocab_size", 32000),
-        context_length=given.get("max_position_embeddings", 2048),
         n_layer=given.get("num_hidden_layers", 32),
-        n_head=heads,
-        n_kv_head=0 if kv_heads == heads else kv_heads,
-        n_embd=width,
-        init_std=given.get("initializer_range", 0.02),
         bias=bool(given.get("attention_bias", False)),
         n_inner=given.get("intermediate_size", 11008),
         norm_eps=given.get("rms_norm_eps", 1e-6),
         rope_theta=_rotary_base(given, "llama"),
         tied_head=bool(given.get("tie_word_embeddings", False)),
+        **shape,
     )
 
 
 def _llama_to_hf(config: ModelConfig) -> HFConfig:
     return {
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.kv_heads,
+        **_shape_to_hf(config),
         "head_dim": config.head_dim,
-        "hidden_size": config.n_embd,
-        "intermediate_size": config.inner_width,
-        "max_position_embeddings": config.context_length,
         "rms_norm_eps": config.norm_eps,
         # transformers 5 reads the first, its predecessors, llama.cpp and vLLM the second.
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
