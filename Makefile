@@ -49,10 +49,11 @@ test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schema
 	$(BIN)/python tests/clients/run.py .venv-clients/bin .venv-litellm/bin $(SECONDS)
 
 # Engines of exported models that a user of glassgpt does not need, outside the environment.
-test-export: browser $(READY) ## run exported models in the programs that they are for (llama.cpp, transformers.js in Chromium): about two minutes
+test-export: browser $(READY) ## run exported models in the programs that they are for (llama.cpp, ONNX Runtime GenAI, transformers.js in Chromium): about two minutes
 	test -d .venv-export/llama-cpp || $(BIN)/python $(INSTALL) --no-deps --target .venv-export/llama-cpp cyllama==0.2.18
+	test -d .venv-export/genai || $(BIN)/python $(INSTALL) --no-deps --target .venv-export/genai onnxruntime-genai==0.18.0
 	test -d .venv-export/node_modules || npm install --ignore-scripts --no-save --prefix .venv-export @huggingface/transformers@4.3.2
-	PYTHONPATH=.venv-export/llama-cpp $(BIN)/python -m pytest tests/export_clients
+	PYTHONPATH=.venv-export/llama-cpp:.venv-export/genai $(BIN)/python -m pytest tests/export_clients
 
 test-slow: $(READY) ## run the tests that take minutes (compilation, longer training)
 	$(BIN)/python -m pytest -m slow

@@ -5,6 +5,7 @@ import http.server
 import json
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from glassgpt import api
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.interchange.check_prompts import PROMPTS
-from glassgpt.interchange.formats.web import library_folder
+from glassgpt.interchange.formats.web import FILES, library_folder
 from glassgpt.interchange.tokenizer_files import write_tokenizer_files
 from small_models import LLAMA, attentive_model
 
@@ -29,8 +30,8 @@ CORPUS = [
 
 @pytest.fixture
 def serve():
-    """Serve folders on this computer, and record every path that is requested."""
-    servers = []
+    """Serve folders on this computer, and record every path that is requested; `stop(address)` ends a server."""
+    servers = {}
 
     def start(folder):
         paths = []
@@ -41,12 +42,19 @@ def serve():
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/", paths
+        address = f"http://127.0.0.1:{server.server_port}/"
+        servers[address] = server
+        return address, paths
 
-    yield start
-    for server in servers:
+    def stop(address):
+        server = servers.pop(address)
         server.shutdown()
+        server.server_close()
+
+    start.stop = stop
+    yield start
+    for address in list(servers):
+        stop(address)
 
 
 def opened(open_page, address):
@@ -70,7 +78,7 @@ def generated(page, prompt, **settings):
     return page.evaluate("document.getElementById('text').lastChild.data")
 
 
-@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("weights", ["float32", "int8", "int4"])
 def test_page_generates_the_text_that_python_does_and_requests_nothing_else(
     nano_run, tmp_path, open_page, serve, weights
 ):
@@ -84,6 +92,8 @@ def test_page_generates_the_text_that_python_does_and_requests_nothing_else(
         assert found == expected
     else:
         assert found[:4] == expected[:4]
+        assert page.evaluate("document.getElementById('status').textContent").startswith("40 ")
+    assert [path.name for path in (tmp_path / "page" / "model" / "onnx").iterdir()] == [FILES[weights]]
     assert all(url.startswith((address, "data:", "blob:")) for url in requests)
     assert not [path for path in paths if "code 404" in path]
     files = {
@@ -108,7 +118,7 @@ def test_other_architectures_run_in_the_page(shape, tmp_path, open_page, serve):
     assert generated(page, "abc", max_new_tokens=20, temperature=0) == expected
 
 
-def test_page_streams_stops_and_applies_settings(nano_run, tmp_path, open_page, serve):
+def test_page_streams_and_applies_settings(nano_run, tmp_path, open_page, serve):
     api.export(nano_run, tmp_path / "page", format="web", library=NODE_MODULES)
     address, _ = serve(tmp_path / "page")
     page, _ = opened(open_page, address)
@@ -123,6 +133,57 @@ def test_page_streams_stops_and_applies_settings(nano_run, tmp_path, open_page, 
     assert len(page.evaluate("[...window.sizes]")) > 3
     assert "30 " in page.inner_text("#status")
     assert generated(page, "The", max_new_tokens=20, temperature=1, top_k=1) == generated(page, "The", temperature=0)
+
+
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory):
+    """The folder of a page whose model can write some thousand tokens."""
+    folder = tmp_path_factory.mktemp("long")
+    model = attentive_model(context_length=4096)
+    api.save_as_run(model, load_tokenizer("bytes"), folder / "run")
+    api.export(folder / "run", folder / "page", format="web", library=NODE_MODULES)
+    return folder / "page"
+
+
+def test_page_stops_when_it_is_asked_to_and_writes_again(long_page, open_page, serve):
+    address, _ = serve(long_page)
+    page, _ = opened(open_page, address)
+    page.locator("details").evaluate("element => element.open = true")
+    page.fill("#prompt", "abc")
+    page.fill("#max_new_tokens", "4000")
+    page.click("#start")
+    ends = time.monotonic() + 60
+    while not (count := page.inner_text("#status").split()[0]).isdigit() or int(count) <= 10:
+        assert time.monotonic() < ends
+        page.wait_for_timeout(20)
+    page.click("#stop")
+    page.wait_for_selector("main[aria-busy=false]", timeout=10_000)
+    assert 10 < int(page.inner_text("#status").split()[0]) < 2000
+    assert len(generated(page, "abc", max_new_tokens=5, temperature=0)) > 0
+    assert page.inner_text("#status").startswith("5 ")
+
+
+def test_page_opens_and_writes_without_a_network_once_it_was_open(nano_run, tmp_path, open_page, serve):
+    api.export(nano_run, tmp_path / "page", format="web", library=NODE_MODULES)
+    address, _ = serve(tmp_path / "page")
+    page, _ = opened(open_page, address)
+    assert "without a network" in page.inner_text("#status")
+    expected = generated(page, "The cat", max_new_tokens=20, temperature=0)
+    serve.stop(address)
+    page.reload()
+    page.wait_for_selector("main[aria-busy=false]", timeout=120_000)
+    assert generated(page, "The cat", max_new_tokens=20, temperature=0) == expected
+
+
+def test_page_shows_a_new_model_as_soon_as_the_host_has_it(nano_run, tmp_path, open_page, serve):
+    api.export(nano_run, tmp_path / "page", format="web", library=NODE_MODULES)
+    address, _ = serve(tmp_path / "page")
+    page, _ = opened(open_page, address)
+    settings = json.loads((tmp_path / "page" / "page.json").read_text())
+    (tmp_path / "page" / "page.json").write_text(json.dumps(settings | {"name": "another model"}))
+    page.reload()
+    page.wait_for_selector("main[aria-busy=false]", timeout=120_000)
+    assert page.inner_text("#name") == "another model"
 
 
 JAVASCRIPT = """

@@ -1,6 +1,7 @@
 """ONNX export, run by ONNX Runtime: the same function, for every batch size, length, and number of cached tokens."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -9,11 +10,12 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
 
 from glassgpt import api
-from glassgpt.data import load_tokenizer
+from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.agreement import greedy
 from glassgpt.interchange.block_quantization import BLOCK_SIZE, dequantize_blocks, quantize_blocks
 from glassgpt.interchange.formats.onnx import MODEL_FILE, OnnxRuntime
+from glassgpt.interchange.genai import unreadable_tokenizer
 from glassgpt.interchange.onnx_export import _check_file, quantized_share, write_onnx
 from glassgpt.interchange.onnx_layers import QuantizedEmbedding, QuantizedLinear, with_onnx_layers
 from glassgpt.interchange.traced_model import cache_names
@@ -128,6 +130,25 @@ def test_names_and_axes_are_those_that_others_expect(exported, name):
     }  # fmt: skip
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == 257
     assert (folder / "tokenizer.json").is_file()
+
+
+def test_settings_for_genai_name_the_inputs_and_outputs_of_the_graph(exported):
+    model, folder, _ = exported("gpt2")
+    settings = json.loads((folder / "genai_config.json").read_text())["model"]
+    graph = onnx.load(folder / settings["decoder"]["filename"]).graph
+    for names, nodes in ((settings["decoder"]["inputs"], graph.input), (settings["decoder"]["outputs"], graph.output)):
+        layers = range(model.config.n_layer)
+        expected = {name % layer if "%d" in name else name for name in names.values() for layer in layers}
+        assert {node.name for node in nodes} == expected
+    assert settings["vocab_size"] == 257
+
+
+def test_genai_reads_the_tokenizers_whose_patterns_it_knows():
+    texts = ["one two 123 words"]
+    assert unreadable_tokenizer(load_tokenizer("bytes")) is None
+    assert unreadable_tokenizer(train_tokenizer("bpe:300", texts, "llama")) is None
+    assert "prepared with --pattern gpt2, llama or qwen2" in unreadable_tokenizer(train_tokenizer("bpe:300", texts))
+    assert "cannot read" in unreadable_tokenizer(SimpleNamespace(kind="unigram", name="mine"))
 
 
 @pytest.mark.parametrize("name", ["gpt2", *SLOW])

@@ -76,6 +76,7 @@ def export(
     library: str | Path | None = None,
     check: bool = False,
     checkpoint: str = "best",
+    notify: Callable[[str], None] = lambda message: None,
 ) -> list[Agreement]:
     """Export a run to another format; the folder appears complete or not at all.
 
@@ -87,6 +88,7 @@ def export(
         library: for `web`, the folder `node_modules` with transformers.js; None searches above the working directory.
         check: whether to run the export in its engine before it is published.
         checkpoint: see `load`.
+        notify: receives what the user should know about a model that is exported nevertheless.
 
     Returns:
         One comparison per prompt; empty without `check`.
@@ -111,4 +113,6 @@ def export(
         found = check_export(loaded.model, loaded.tokenizer, staging, chosen, options) if check else []
         origin = Origin(Path(run).resolve().name, path.name, loaded.step)
         write_manifest(staging, loaded.model, loaded.tokenizer, origin, chosen, options)
+    if message := chosen.notice(loaded.tokenizer):
+        notify(message)
     return found

@@ -111,7 +111,16 @@ def export(
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.interchange.show import show_agreement
 
-    found = api.export(run, folder, format=format, weights=weights, library=library, check=check, checkpoint=checkpoint)
+    found = api.export(
+        run,
+        folder,
+        format=format,
+        weights=weights,
+        library=library,
+        check=check,
+        checkpoint=checkpoint,
+        notify=console.info,
+    )
     if found:
         show_agreement(found, chosen.name)
     console.info(f"wrote {folder}; load it with: {chosen.usage(folder)}")

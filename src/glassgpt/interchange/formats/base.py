@@ -45,6 +45,10 @@ class Engine(Protocol):
         ...
 
 
+def _no_notice(tokenizer: Tokenizer) -> str | None:
+    return None
+
+
 def _no_problem(config: ModelConfig, options: ExportOptions) -> str | None:
     return None
 
@@ -69,6 +73,7 @@ class ExportFormat:
         takes_library: whether `ExportOptions.library` applies.
         problem: returns why a configuration cannot be exported with these options, in one line, or None. For whatever
             `architectures` does not say; must not import torch.
+        notice: returns what the user should know about an export with a tokenizer, in one line, or None.
     """
 
     name: str
@@ -84,6 +89,7 @@ class ExportFormat:
     is_adapter: bool = False
     takes_library: bool = False
     problem: Callable[[ModelConfig, ExportOptions], str | None] = _no_problem
+    notice: Callable[[Tokenizer], str | None] = _no_notice
 
 
 def greedy_from_logits(engine: Any, tokens: Sequence[int], count: int) -> list[int]:

@@ -36,10 +36,21 @@ def write_settings(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> N
 
 
 def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: ExportOptions) -> None:
+    from glassgpt.interchange.genai import FILE_NAME as GENAI_FILE
+    from glassgpt.interchange.genai import genai_config, unreadable_tokenizer
     from glassgpt.interchange.onnx_export import write_onnx
 
     write_settings(model.config, tokenizer, folder)
     write_onnx(model, folder / MODEL_FILE, options.weights)
+    if unreadable_tokenizer(tokenizer) is None:
+        settings = genai_config(model.config, tokenizer.end_of_text, MODEL_FILE)
+        (folder / GENAI_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _notice(tokenizer: Tokenizer) -> str | None:
+    from glassgpt.interchange.genai import unreadable_tokenizer
+
+    return unreadable_tokenizer(tokenizer)
 
 
 class OnnxRuntime:
@@ -96,7 +107,8 @@ class OnnxRuntime:
 
 
 def _open_engine(folder: Path, config: ModelConfig) -> Engine:
-    return OnnxRuntime(folder / MODEL_FILE, config)
+    (path,) = folder.rglob("*.onnx")
+    return OnnxRuntime(path, config)
 
 
 FORMAT = ExportFormat(
@@ -110,4 +122,5 @@ FORMAT = ExportFormat(
     engine_packages={"onnxruntime": EXTRA},
     open_engine=_open_engine,
     tolerance={"float32": 1e-5},
+    notice=_notice,
 )

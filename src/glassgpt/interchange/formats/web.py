@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glassgpt.errors import InterchangeError
-from glassgpt.interchange.formats.base import EXTRA, Engine, ExportFormat, ExportOptions
-from glassgpt.interchange.formats.onnx import OnnxRuntime, write_settings
+from glassgpt.interchange.formats import onnx
+from glassgpt.interchange.formats.base import ExportOptions
 from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: Ex
     assert library is not None
     _copy_library(library, folder / "library")
     (folder / "model" / "onnx").mkdir(parents=True)
-    write_settings(model.config, tokenizer, folder / "model")
+    onnx.write_settings(model.config, tokenizer, folder / "model")
     write_onnx(model, folder / "model" / "onnx" / FILES[options.weights], options.weights)
     for path in sorted(PAGE.iterdir()):
         shutil.copyfile(path, folder / path.name)
@@ -91,22 +92,14 @@ def _copy_library(library: Path, folder: Path) -> None:
     (folder / "transformers.js").write_text(f"// {ADAPTED}\n{script}", encoding="utf-8")
 
 
-def _open_engine(folder: Path, config: ModelConfig) -> Engine:
-    (path,) = (folder / "model" / "onnx").glob("*.onnx")
-    return OnnxRuntime(path, config)
-
-
-FORMAT = ExportFormat(
+FORMAT = replace(
+    onnx.FORMAT,
     name="web",
     summary="a page for the browser",
-    architectures=("gpt2", "modern", "llama"),
-    weights=("float32", "int8", "int4"),
     write=_write,
     usage=lambda folder: f"python -m http.server --directory {shlex.quote(str(folder))}",
-    packages=("onnx", "onnxscript"),
-    engine_packages={"onnxruntime": EXTRA},
-    open_engine=_open_engine,
-    tolerance={"float32": 1e-5},
     takes_library=True,
     problem=_problem,
+    notice=lambda tokenizer: None,
 )
+"""What holds for ONNX holds for its graph in a page: the same architectures, weights and check."""

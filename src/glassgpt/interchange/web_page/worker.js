@@ -13,6 +13,14 @@ env.backends.onnx.wasm.numThreads = 1; // more need headers that static hosts do
 const stopping = new InterruptableStoppingCriteria();
 let page, tokenizer, model;
 
+// Ends a turn of the event loop, so that a message to stop is read: generating alone never does. A timer would wait 4 ms.
+const { port1, port2 } = new MessageChannel();
+const nextTurn = () =>
+  new Promise((resolve) => {
+    port1.onmessage = resolve;
+    port2.postMessage(0);
+  });
+
 async function load() {
   page = await (await fetch("page.json")).json();
   const progress_callback = ({ status, progress }) => {
@@ -20,6 +28,11 @@ async function load() {
   };
   tokenizer = await AutoTokenizer.from_pretrained("model");
   model = await AutoModelForCausalLM.from_pretrained("model", { dtype: page.dtype, device: "wasm", progress_callback });
+  const forward = model.forward.bind(model);
+  model.forward = async (inputs) => {
+    await nextTurn();
+    return forward(inputs);
+  };
   self.postMessage({ kind: "ready", name: page.name });
 }
 
