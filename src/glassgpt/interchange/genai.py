@@ -1,4 +1,4 @@
-"""What ONNX Runtime GenAI needs to run an exported ONNX file."""
+"""The files beside an exported ONNX graph that ONNX Runtime GenAI needs to run it."""
 
 from __future__ import annotations
 

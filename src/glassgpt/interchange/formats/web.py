@@ -102,4 +102,4 @@ FORMAT = replace(
     problem=_problem,
     notice=lambda tokenizer: None,
 )
-"""What holds for ONNX holds for its graph in a page: the same architectures, weights and check."""
+"""The requirements of the ONNX format also hold for the graph in a page: architectures, weights and check."""
