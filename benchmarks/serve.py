@@ -6,7 +6,8 @@
 
 The server runs in a separate process with random weights and a vocabulary of the model's size. The clients of a round start
 together and stream over connections of their own, in another process. Rounds of the server and of the engine alone
-are interleaved. `/health` is probed a hundred times a second meanwhile: how long it takes is an upper limit for the event loop's lag.
+are interleaved. `/health` is probed a hundred times a second meanwhile (on a CPU, which the engine needs itself, twenty times): how long it
+takes is an upper limit for the event loop's lag.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ def streams(run: Path, servers: dict[str, Server], given: argparse.Namespace, ne
                 random_prompts(vocab_size, given.streams, given.prompt_tokens, number),
                 new_tokens,
                 1000 * number,
+                probes_per_second=100 if torch.cuda.is_available() else 20,
             )
             served = in_other_process(run_streams, load)
             one = in_other_process(

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-PROBES_PER_SECOND = 100
 SHORT_SECONDS, SHORT_CLIENTS = 5.0, 16
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -35,6 +34,7 @@ class StreamLoad:
         path: of the endpoint.
         extras: further fields of the requests, in turns; None leaves a field out.
         is_exact: every stream must have all of its tokens.
+        probes_per_second: how often /health is requested meanwhile.
     """
 
     port: int
@@ -44,6 +44,7 @@ class StreamLoad:
     path: str = "/v1/completions"
     extras: Sequence[dict[str, Any]] = ({},)
     is_exact: bool = True
+    probes_per_second: int = 100
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ async def run_streams(load: StreamLoad) -> StreamTimes:
     connections = [await asyncio.open_connection("127.0.0.1", load.port, limit=1 << 20) for _ in bodies]
     probes: list[float] = []
     is_over = asyncio.Event()
-    probing = asyncio.create_task(_probe(load.port, probes, is_over))
+    probing = asyncio.create_task(_probe(load, probes, is_over))
     began = time.perf_counter()
     for (_, writer), body in zip(connections, bodies, strict=True):
         writer.write(body)
@@ -157,12 +158,12 @@ async def _read_stream(connection: Connection, began: float) -> tuple[float, lis
     return first, lines
 
 
-async def _probe(port: int, seconds: list[float], is_over: asyncio.Event) -> None:
+async def _probe(load: StreamLoad, seconds: list[float], is_over: asyncio.Event) -> None:
     while not is_over.is_set():
         began = time.perf_counter()
-        await get(port, "/health")
+        await get(load.port, "/health")
         seconds.append(time.perf_counter() - began)
-        await asyncio.sleep(1 / PROBES_PER_SECOND)
+        await asyncio.sleep(1 / load.probes_per_second)
 
 
 async def run_short_requests(port: int, path: str, body: dict[str, Any]) -> float:

@@ -141,6 +141,8 @@ def serve(sources: Sequence[ModelSource], settings: ServerSettings, announce: Ca
             f"{settings.host}:{settings.port} cannot be used ({error.strerror}); choose another --port"
         ) from error
     sys.setswitchinterval(SWITCH_SECONDS)
+    # Looking for cycles among all objects of PyTorch would stop every thread for a tenth of a second, again and again.
+    gc.freeze()
     with listener:
         weights = [source.load() for source in sources]
         with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
@@ -233,8 +235,7 @@ async def _announce_ready(
         if not await _until_ready(model.current):
             raise ServerError(f"{model.name} could not be started: {model.current.thread.failure}")
     if keeps_models:
-        # Looking for cycles among all objects of PyTorch would stop every thread for a tenth of a second, again and again.
-        gc.freeze()
+        gc.freeze()  # again, with all that the warm-up has loaded
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     announce(
