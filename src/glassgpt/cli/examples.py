@@ -29,6 +29,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt finetune runs/mine --data data/new --out runs/new",
         "glassgpt finetune runs/mine --data data/new --out runs/new --replay data/mine=0.2 --lora.rank 8 --lora.targets attention",
         "glassgpt finetune runs/mine --data data/new --out runs/new --full --epochs 3",
+        "glassgpt finetune runs/mine --format chat --data chat.jsonl --show 3",
+        "glassgpt finetune runs/mine --format chat --data chat.jsonl --out runs/chat",
         "glassgpt finetune runs/chat --format preference --data pairs.jsonl --out runs/preferred",
     ),
     "merge": ("glassgpt merge runs/new --out runs/merged",),

@@ -31,9 +31,11 @@ Rows = tuple[NDArray[np.int64], NDArray[np.uint8]]
 def check_conversations(dataset: ConversationDataset) -> Iterator[CheckResult]:
     """Run all checks of a dataset of conversations."""
     rows: dict[Split, Rows] = {name: _rows(dataset, name) for name in SPLITS}
-    yield check_mask(dataset)
-    yield check_stops(dataset, rows["train"])
-    yield check_padding(dataset, rows["train"])
+    mask = check_mask(dataset)
+    yield mask
+    if mask.passed:  # otherwise there are no answers to speak of
+        yield check_stops(dataset, rows["train"])
+        yield check_padding(dataset, rows["train"])
     yield check_fit(dataset)
     yield check_template(dataset, rows["train"])
     yield check_shared(rows)
@@ -58,7 +60,7 @@ def check_stops(dataset: ConversationDataset, rows: Rows) -> CheckResult:
     stop = dataset.conversations.stop
     answers = _runs(learned)
     ends = np.concatenate([[0], np.cumsum((ids == stop) & learned)])
-    found = sum(ends[end] > ends[start] for start, end in answers)
+    found = sum(bool(ends[end] > ends[start]) for start, end in answers)
     share = 1 - found / max(1, len(answers))
     findings: tuple[Finding, ...] = ()
     if share > 0:
