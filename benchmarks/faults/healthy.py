@@ -10,6 +10,8 @@ from glassgpt.config import load_config, preset_names
 
 from . import datasets
 from .case import Healthy
+from .chat_faults import SETTINGS as CHAT
+from .chat_faults import conversations
 from .training_faults import MUON
 
 WIDTH, CONTEXT, STEPS, ROWS = 64, 32, 240, 16
@@ -126,6 +128,11 @@ HEALTHY: Sequence[Healthy] = (
          fine_tunes=True, imports=True, earlier_dataset=datasets.healthy_dataset, dataset=datasets.plays),
     _unusual("imported-untrained", "imported weights that were hardly trained", {"train.max_steps": 160},
          fine_tunes=True, imports=True, earlier_steps=1),
+    # Conversations.
+    _unusual("conversations", "conversations with a plain template", CHAT, dataset=conversations()),
+    _unusual("conversations-fine-tuned-muon", "conversations on weights trained on the grammar, in rows of half the context, with Muon",
+             {**MUON, **CHAT, "model.context_length": 192, "train.sequence_length": 96}, fine_tunes=True,
+             earlier_dataset=datasets.healthy_dataset, dataset=conversations()),
     # Interruptions, accumulation, precision and averages in combination.
     _unusual("resumed-muon-dropout", "Modern with Muon and dropout, interrupted and resumed",
          {**MUON, "model.dropout": 0.1, "train.max_steps": 200}, stop_at=75),
