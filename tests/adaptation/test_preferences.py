@@ -25,7 +25,7 @@ SETTINGS = {
     "model.context_length": 48, "model.n_embd": 24, "model.n_layer": 2, "model.n_head": 3, "model.vocab_size": 257,
     "lora.rank": 4, "train.batch_tokens": 8 * 48, "train.micro_batch_size": 4, "train.max_steps": 12,
     "train.eval_every_steps": 6, "train.learning_rate": 3e-3, "train.snapshots": "off", "train.device": "cpu",
-    "preference.validation_share": 0.2,
+    "preference.validation_share": 0.2, "diagnosis.sample_every_steps": 0,
 }  # fmt: skip
 
 
@@ -222,6 +222,8 @@ def test_finetune_command_tunes_and_tells_what_changed(chat_base, pairs_file, ru
     assert "accuracy" in errors
     config = load_config(tmp_path / "run")
     assert (config.lora.rank, config.data, config.train.compile) == (16, "", "off")
+    code, _, errors = run_main("finetune", chat_base, "--out", tmp_path / "run", "--resume", "--gpus", 2)
+    assert (code, "--gpus cannot be combined" in errors) == (2, True)
     code, _, errors = run_main("finetune", chat_base, "--out", tmp_path / "run", "--resume")
     assert (code, "all 4 steps are done" in errors) == (0, True)
     code, _, errors = run_main("merge", tmp_path / "run", "--out", tmp_path / "merged")

@@ -99,14 +99,14 @@ def finetune(
     if resume and not RunFolder(out).exists():
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     require_startable(RunFolder(out), resume=resume)
-    if format == "preference" and processes > 1:
-        raise UsageError("--gpus cannot be combined with --format preference; use one")
     if format == "chat" and not resume:
         if replay:
             raise UsageError("--replay cannot be combined with --format chat; leave it out")
         data = prepare_conversations(run, conversations, out)
     config = None if resume else _config(run, data, format, preset, full, epochs, replay, seed, overrides, processes)
     checked = config or load_config(out, overrides)
+    if checked.preference.data and processes > 1:
+        raise UsageError("--gpus cannot be combined with --format preference; use one")
     check_training(checked, out, resume=resume, processes=processes, tensorboard=False)
     if config is not None:
         _require_same_tokenizer(run, config)
