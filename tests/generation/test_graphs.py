@@ -40,7 +40,7 @@ MODERN_SHAPE = ModelConfig(
     n_head=4,
     n_kv_head=2,
     n_embd=24,
-    n_inner=40,
+    n_inner=48,
     window=3,
     bias=False,
 )
@@ -58,7 +58,7 @@ SHAPES = {
     "llama": (LLAMA_SHAPE, 4, 2),
     "llama, untied, with biases": (dataclasses.replace(LLAMA_SHAPE, n_layer=1, tied_head=False, bias=True), 3, 256),
     "wide heads": (
-        dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, n_inner=24, window=0),
+        dataclasses.replace(MODERN_SHAPE, n_layer=1, n_head=1, n_kv_head=0, n_embd=160, n_inner=32, window=0),
         2,
         256,
     ),
