@@ -20,7 +20,7 @@ from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_unlocked
 
 SOURCE, TOKENIZER = "shakespeare", "bpe:4096"
-CHAT_SOURCE, CHAT_EPOCHS = "smollm2", 3.0
+CHAT_SOURCE, CHAT_EPOCHS = "smollm2", 2.0
 CONVERSATIONS = Path(__file__).with_name("configs") / "demo_chat.jsonl"
 """Questions, each with an answer in three lines: the answer, the reason, and what to ask next."""
 QUESTIONS = CONVERSATIONS.with_name("demo_questions.txt")
