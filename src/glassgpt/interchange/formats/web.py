@@ -92,14 +92,22 @@ def _copy_library(library: Path, folder: Path) -> None:
     (folder / "transformers.js").write_text(f"// {ADAPTED}\n{script}", encoding="utf-8")
 
 
+def _usage(folder: Path) -> str:
+    return f"python -m http.server --directory {shlex.quote(str(folder))}"
+
+
+def _no_notice(tokenizer: Tokenizer) -> str | None:
+    return None  # that of ONNX is about a program that does not read the page
+
+
 FORMAT = replace(
     onnx.FORMAT,
     name="web",
     summary="a page for the browser",
     write=_write,
-    usage=lambda folder: f"python -m http.server --directory {shlex.quote(str(folder))}",
+    usage=_usage,
     takes_library=True,
     problem=_problem,
-    notice=lambda tokenizer: None,
+    notice=_no_notice,
 )
 """The requirements of the ONNX format also hold for the graph in a page: architectures, weights and check."""
