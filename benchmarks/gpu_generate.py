@@ -58,6 +58,7 @@ def checked() -> dict[str, Any]:
     shapes: dict[str, dict[str, Any]] = {
         "gpt2": {},
         "modern": {"arch": "modern", "bias": False, "n_kv_head": 6, "window": 128},
+        "llama": {"arch": "llama", "bias": False, "n_kv_head": 4},
     }
     return {
         name: agreement(our_model(MIXTURE.prompts[1] + MIXTURE.outputs[1], **shape), mixture=MIXTURE)

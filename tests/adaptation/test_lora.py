@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from glassgpt.adaptation.memory import count_trainable, finetuning_memory
-from glassgpt.adaptation.recipe import Finetuning, batch_tokens, learning_rate
+from glassgpt.adaptation.recipe import Finetuning, PreferenceTuning, batch_tokens, learning_rate
 from glassgpt.errors import ConfigError
 from glassgpt.model.accounting import training_memory
 from glassgpt.model.config import ModelConfig
@@ -165,6 +165,17 @@ def test_recipe_follows_width_and_text(tmp_path):
     recipe = plan.recipe()
     assert (recipe["train.max_steps"], recipe["train.micro_batch_size"]) == (600, 8)
     assert plan.settings()["replay.share"] == 0.5
+
+
+@pytest.mark.parametrize(("sequences", "micro_batch"), [(1, 1), (3, 3), (10, 5), (64, 8)])
+def test_recipe_divides_the_batch_that_the_user_chose(sequences, micro_batch, tmp_path):
+    plan = Finetuning(tmp_path, ModelConfig(), tmp_path, 1_638_400, epochs=1.0)
+    recipe = plan.recipe(1024 * sequences)
+    assert (recipe["train.batch_tokens"], recipe["train.micro_batch_size"]) == (1024 * sequences, micro_batch)
+    assert recipe["train.max_steps"] == round(1600 / sequences)
+    pairs = PreferenceTuning(tmp_path, ModelConfig(), tmp_path, 160, epochs=1.0).recipe(1024 * sequences)
+    assert (pairs["train.batch_tokens"], pairs["train.max_steps"]) == (1024 * sequences, max(1, round(160 / sequences)))
+    assert sequences % pairs["train.micro_batch_size"] == 0
 
 
 @pytest.mark.slow

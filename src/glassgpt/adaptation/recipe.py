@@ -79,13 +79,17 @@ class Finetuning:
             chosen |= {"replay.data": str(self.replay[0]), "replay.share": self.replay[1]}
         return chosen
 
-    def recipe(self) -> dict[str, Any]:
-        """Return learning rate, batch, steps, and validations eight times in all, by dotted name."""
+    def recipe(self, tokens: int = 0) -> dict[str, Any]:
+        """Return learning rate, batch, steps, and validations eight times in all, by dotted name.
+
+        Args:
+            tokens: of a step, if the user chose them; 0 derives them from the amount of text.
+        """
         length = self.sequence_length or self.model.context_length
-        tokens = batch_tokens(self.train_tokens, length, self.processes)
+        tokens = tokens or batch_tokens(self.train_tokens, length, self.processes)
         share = 0.0 if self.replay is None else self.replay[1]
         steps = max(1, round(self.epochs * self.train_tokens / (1 - share) / tokens))
-        sequences = tokens // (length * self.processes)
+        sequences = max(1, tokens // (length * self.processes))
         return {
             "train.learning_rate": learning_rate(self.model.n_embd, lora=not self.full),
             "train.batch_tokens": tokens,
@@ -125,17 +129,20 @@ class PreferenceTuning:
             chosen |= {"lora.rank": 0, "preference.reference": str(self.run.absolute())}
         return chosen
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self, tokens: int = 0) -> dict[str, Any]:
         """Return learning rate, batch, steps, and validations eight times in all, by dotted name.
 
-        A pair counts as one sequence of the model's context.
+        Args:
+            tokens: of a step, if the user chose them: a pair counts as one sequence of the model's context; 0 derives
+                them from the number of pairs.
         """
-        pairs = max(1, min(PAIRS_PER_STEP, self.rows // STEPS_PER_EPOCH))
+        context = self.model.context_length
+        pairs = max(1, tokens // context if tokens else min(PAIRS_PER_STEP, self.rows // STEPS_PER_EPOCH))
         steps = max(1, round(self.epochs * self.rows / pairs))
         rate = learning_rate(self.model.n_embd, lora=not self.full) * PREFERENCE_RATE_RATIO
         return {
             "train.learning_rate": float(f"{rate:.1e}"),
-            "train.batch_tokens": pairs * self.model.context_length,
+            "train.batch_tokens": pairs * context,
             "train.micro_batch_size": max(n for n in divisors(pairs) if n <= MICRO_BATCH_SIZE // 2),
             "train.max_steps": steps,
             "train.eval_every_steps": max(1, steps // 8),

@@ -196,12 +196,18 @@ def _config(
         rows = dataset.conversations.row_length - 1 if isinstance(dataset, ConversationDataset) else 0
         mixed = parse_replay(replay) if replay else None
         asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
-    settings = asked.settings() | (asked.recipe() if preset is None else {})
+    settings = asked.settings() | (asked.recipe(_batch_tokens(overrides)) if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}
     config = load_config(preset or PRESET, settings | overrides)
     if not full and config.lora.rank < 1:
         raise UsageError(f"lora.rank is {config.lora.rank}; it must be at least 1; to train all weights, add --full")
     return config
+
+
+def _batch_tokens(overrides: dict[str, str]) -> int:
+    """Return the tokens of a step that the user chose; 0 if none, or not a count, which loading the settings reports."""
+    chosen = overrides.get("train.batch_tokens", "")
+    return int(chosen) if chosen.isdecimal() else 0
 
 
 def _count_rows(data: Path, overrides: dict[str, str]) -> int:
