@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from glassgpt.data.chat.render import render
 from glassgpt.errors import DataError, GenerationError, UsageError
 from glassgpt.evaluation.chat import evaluate
 from glassgpt.evaluation.chat.assistant_loss import assistant_loss
-from glassgpt.evaluation.chat.evaluate import ChatModel, evaluate_chat
+from glassgpt.evaluation.chat.evaluate import ChatModel, ChatReport, ScoredReply, evaluate_chat
 from glassgpt.evaluation.chat.replies import Reply, ReplyLimits, generate_replies
+from glassgpt.evaluation.chat.show import show_chat_reports
 from glassgpt.evaluation.chat.tasks import ChatTasks, read_tasks
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
@@ -139,6 +141,18 @@ def test_scores_of_known_replies(model, files, monkeypatch):
         "ifeval_instruction_loose": (3, 4), "gsm8k": (1, 2), "stopped": (3, 4), "loops": (1, 4),
     }  # fmt: skip
     assert (report.mean_tokens, report.unanswered) == (9 / 4, 1)
+
+
+def test_model_that_answers_nothing_is_shown_beside_one_that_does(capsys):
+    answer = ScoredReply("gsm8k", "1+1?", Reply("2", 1, True, False), [True], [True])
+    unanswered = replace(answer, reply=None, strict=[False], loose=[False])
+    for first, second in ((answer, unanswered), (unanswered, answer)):
+        show_chat_reports({"one": ChatReport([first]), "two": ChatReport([second])}, "title", samples=1)
+        printed = capsys.readouterr().out
+        assert "100.0% (1/1)" in printed
+        assert "0.0% (0/1)" in printed
+        assert "replies that loop" in printed
+        assert "–" in printed
 
 
 def test_examples_precede_each_problem(model, files):

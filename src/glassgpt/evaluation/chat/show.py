@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from glassgpt import console
-from glassgpt.evaluation.chat.evaluate import ChatReport
+from glassgpt.evaluation.chat.evaluate import ChatReport, Share
 from glassgpt.evaluation.documents import shorten
 from glassgpt.evaluation.show import sample_lines, validation_json
 
@@ -43,16 +43,23 @@ def show_chat_reports(reports: Mapping[str, ChatReport], title: str, samples: in
 def _rows(reports: Sequence[ChatReport]) -> list[tuple[str, list[str]]]:
     shares = [report.shares() for report in reports]
     rows = [
-        (NAMES[key], [f"{share[key].value:.1%} ({share[key].count}/{share[key].total})" for share in shares])
-        for key in shares[0]
+        (name, [_share(share.get(key)) for share in shares])
+        for key, name in NAMES.items()
+        if any(key in share for share in shares)
     ]
-    if reports[0].mean_tokens is not None:
-        rows.append((TOKENS, [f"{report.mean_tokens:.0f}" for report in reports]))
+    lengths = [report.mean_tokens for report in reports]
+    if any(length is not None for length in lengths):
+        rows.append((TOKENS, [NONE if length is None else f"{length:.0f}" for length in lengths]))
     losses = [report.loss for report in reports]
     if losses[0] is not None:
         rows.append((LOSS, [NONE if loss is None else f"{loss.loss:.4f}" for loss in losses]))
         rows.append((BITS, [NONE if loss is None else f"{loss.bits_per_byte:.4f}" for loss in losses]))
     return rows
+
+
+def _share(share: Share | None) -> str:
+    """Return a share as text; there is none of the replies of a model whose context no prompt fits."""
+    return NONE if share is None else f"{share.value:.1%} ({share.count}/{share.total})"
 
 
 def _show_replies(task: str, at: int, reports: Mapping[str, ChatReport]) -> None:
