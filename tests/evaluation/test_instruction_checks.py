@@ -94,6 +94,13 @@ def test_periods_inside_sentences(text, count):
     assert count_sentences(text) == count
 
 
+@pytest.mark.parametrize(("repeated", "end", "count"), [(".", "", 3), ("?!", "", 3), ("…", "x", 2)])
+def test_sentences_of_a_reply_that_loops_are_counted_in_linear_time(repeated, end, count):
+    text = repeated * 20_000 + end
+    assert count_sentences(text) == 1
+    assert count_sentences(f"{text} Then more. End") == count
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("NASA and the U.S.A. won", 2), ("WELL-KNOWN FACT", 2), ("DON'T", 2), ("I am", 1), ("A,B (C)", 3), ("Ok 123", 0)],

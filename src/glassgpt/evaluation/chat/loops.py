@@ -11,7 +11,7 @@ REPEATS = 4
 """Times in a row that a stretch stands in a loop."""
 CHARACTERS = 60
 """Characters that all its repeats together have at least; shorter ones are emphasis or a chorus."""
-_LIST_MARKER = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
+_LIST_MARKER = re.compile(r"^[^\S\n]*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
 _SPACE = re.compile(r"\s+")
 
 
@@ -38,4 +38,4 @@ def _loops(text: str, codes: NDArray[np.int64], period: int) -> bool:
     differs = np.flatnonzero(codes[period:] != codes[:-period])
     edges = np.concatenate(([-1], differs, [len(codes) - period]))
     starts = edges[:-1][np.diff(edges) > needed] + 1
-    return any(any(character.isalnum() for character in text[start : start + period]) for start in starts)
+    return any(any(map(str.isalnum, text[start : start + period])) for start in starts)
