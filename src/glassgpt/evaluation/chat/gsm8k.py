@@ -16,7 +16,8 @@ from glassgpt.evaluation.chat.rows import read_rows, text_of
 
 MARK = "####"
 """Stands before the answer at the end of a solution."""
-_NUMBER = re.compile(r"(?<![\w.,)])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|\d+(?:\.\d+)?")
+# A minus directly after a word, a number or a bracket is a subtraction; whatever is before the digits, commas group them.
+_NUMBER = re.compile(r"(?:(?<![\w.,)])-)?\$?(?:(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
