@@ -10,6 +10,7 @@ from glassgpt.data.preferences.batches import IGNORED
 from glassgpt.errors import CheckpointError
 from glassgpt.model.lora import LoRALinear, add_lora, trainable_parameters, without_adapter
 from glassgpt.model.lora_config import Adapter, LoRAConfig
+from glassgpt.training import preference
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.preference import PreferenceLoss, preference_loss, validate_preferences
 from glassgpt.training.preference_config import PreferenceConfig
@@ -100,6 +101,24 @@ def test_loss_and_gradient_are_those_of_the_formula(shape, chunk_tokens, batch):
         torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True
     ):
         torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_no_pass_holds_more_logits_than_a_chunk(batch, monkeypatch):
+    """Neither does that of the reference, nor a validation."""
+    sizes, whole = [], preference._nats
+
+    def counted(model, features, targets):
+        sizes.append(len(targets))
+        return whole(model, features, targets)
+
+    monkeypatch.setattr(preference, "_nats", counted)
+    model = adapted()
+    loss = PreferenceLoss(model, without_adapter(model), PreferenceConfig(), chunk_tokens=7)
+    loss(*batch)
+    assert sizes == 2 * [*[7] * 10, 2]  # of 3 x 2 x 12 tokens, for the reference and the model
+    sizes.clear()
+    validate_preferences(loss, [batch])
+    assert sizes == 2 * [*[7] * 10, 2]
 
 
 def test_loss_starts_at_ln_2_and_its_metrics_are_those_of_the_replies(batch):

@@ -102,11 +102,17 @@ class PreferenceLoss(TrainingLoss):
         """Return the log-probability of each reply, (B, 2)."""
         features = model.features(inputs.flatten(0, 1)).flatten(0, 1)  # (B·2·T, C)
         flat = targets.flatten()
-        if not 0 < self.chunk_tokens < len(flat) or not torch.is_grad_enabled():
+        if not 0 < self.chunk_tokens < len(flat):
             nats = _nats(model, features, flat)
         else:
             chunks = zip(features.split(self.chunk_tokens), flat.split(self.chunk_tokens), strict=True)
-            parts: list[Any] = [checkpoint(_nats, model, own, one, use_reentrant=False) for own, one in chunks]
+            # Without gradients nothing is kept for the backward pass, so that nothing needs to be computed again.
+            parts: list[Any] = [
+                checkpoint(_nats, model, own, one, use_reentrant=False)
+                if torch.is_grad_enabled()
+                else _nats(model, own, one)
+                for own, one in chunks
+            ]
             nats = torch.cat(parts)
         return -nats.view(targets.shape).sum(-1)
 

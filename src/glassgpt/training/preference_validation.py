@@ -24,7 +24,8 @@ class PreferenceValidator:
     def run(self) -> PreferenceValidation:
         """Return the loss. Every rank computes all of it, so that all know the same."""
         trained = self._trained
-        loss = trained.loss.of(trained.model)
+        chunk_tokens, _ = trained.loss.memory_options
+        loss = trained.loss.of(trained.model, chunk_tokens)
         assert isinstance(loss, PreferenceLoss)
         with trained.average.in_place() if trained.average else nullcontext():
             return validate_preferences(
