@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from glassgpt.api import chat_evaluation
 from glassgpt.api.chat_evaluation import ChatEvaluation, evaluate_chats
 from glassgpt.api.runs import save_as_run
 from glassgpt.config import RunConfig
@@ -203,6 +204,7 @@ def test_runs_are_compared_in_one_table(runs, files, tmp_path, run_main):
     assert "longer than the model's context of 64" in notices
     figures = json.loads(out.read_text())
     assert list(figures["models"]) == ["base", "tuned"]
+    assert (figures["settings"]["checkpoint"], figures["settings"]["device"]) == ("best", "cpu")
     for report in figures["models"].values():
         assert report["figures"]["ifeval_prompt_strict"]["total"] == 3
         assert len(report["replies"]) == 5
@@ -223,10 +225,11 @@ def test_settings_are_checked_before_a_run_is_loaded(tmp_path, files):
         evaluate_chats([tmp_path / "none"], ChatEvaluation(tasks, {"temperature": -1.0}))
 
 
-def test_a_template_that_is_a_table_has_no_loss(runs, files, tmp_path):
+def test_a_template_that_is_a_table_has_no_loss(runs, files, tmp_path, monkeypatch):
     save_as_run(attentive_model(context_length=64), BYTES, tmp_path / "run", config=RunConfig())
     table = "[roles.user]\nbefore = 'U'\nafter = ''\n[roles.assistant]\nbefore = 'A'\nafter = ''\n"
     (tmp_path / "run" / "chat_template.toml").write_text(table)
     tasks = read_tasks(conversations=files["conversations"])
+    monkeypatch.setattr(chat_evaluation, "load", lambda *args, **kwargs: pytest.fail("a model was loaded before"))
     with pytest.raises(UsageError, match="chat template in Jinja"):
-        evaluate_chats([tmp_path / "run"], ChatEvaluation(tasks, {}, device="cpu"))
+        evaluate_chats([runs[0], tmp_path / "run"], ChatEvaluation(tasks, {}, device="cpu"))

@@ -96,6 +96,8 @@ def evaluate_chats(
     request.options()
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
+    for run in runs:  # all of them, before the first is evaluated, which can take hours
+        _templates(run, request)
     names = [run.absolute().name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     reports: dict[str, ChatReport] = {}
@@ -107,6 +109,9 @@ def evaluate_chats(
         "seed": request.seed,
         "shots": len(request.tasks.shots),
         "decoding": dict(request.decoding),
+        "checkpoint": request.checkpoint,
+        "device": request.device,
+        "precision": request.precision,
     }
     result = chat_json(reports, settings)
     if as_json:
@@ -126,8 +131,7 @@ def evaluate_run(run: Path, request: ChatEvaluation) -> ChatReport:
         UsageError: the loss is asked for, and the run's template cannot say what the assistant wrote.
         GlassGPTError: see `load` and `glassgpt.evaluation.chat.evaluate.evaluate_chat`.
     """
-    template = chat_template(run)
-    marked = _marked_template(run, template) if request.tasks.conversations else None
+    template, marked = _templates(run, request)
     slots = request.slots or default_slots(request.device)
     loaded = load(
         run, checkpoint=request.checkpoint, device=request.device, precision=request.precision, batch_size=slots
@@ -142,6 +146,12 @@ def evaluate_run(run: Path, request: ChatEvaluation) -> ChatReport:
     )
     options = dataclasses.replace(request.options(), stop=template.stop)
     return evaluate_chat(chat, request.tasks, ReplyLimits(options, slots), observer=ConsoleObserver())
+
+
+def _templates(run: Path, request: ChatEvaluation) -> tuple[Template, JinjaTemplate | None]:
+    """Return the template of a run's prompts, and that of its conversations if there are any; see `_marked_template`."""
+    template = chat_template(run)
+    return template, _marked_template(run, template) if request.tasks.conversations else None
 
 
 def _marked_template(run: Path, template: Template) -> JinjaTemplate:
