@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.chat_evaluation import ChatFiles, evaluate_chat
+from glassgpt.cli.chat_evaluation import DECODING, ChatFiles, evaluate_chat, require_no_text_options
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 
@@ -42,7 +42,7 @@ def evaluate(
     conversations: Annotated[Path | None, Parameter(group=CHAT)] = None,
     limit: Annotated[Integer, Parameter(group=CHAT)] = 0,
     shots: Annotated[Integer, Parameter(group=CHAT)] = 0,
-    decoding: Annotated[str, Parameter(group=CHAT)] = "greedy",
+    decoding: Annotated[str, Parameter(group=CHAT)] = DECODING,
     json: Flag = False,
     json_file: Path | None = None,
     force: Flag = False,
@@ -110,12 +110,20 @@ def evaluate(
 
     files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
     if chat:
+        require_no_text_options(
+            {
+                "--data": data is not None, "--context-length": context_length != 0, "--stride": stride != 0,
+                "--per-document": per_document, "--generate": generate, "--compare": compare is not None,
+                "--prompts": prompts != 32, "--prompt-tokens": prompt_tokens != 0,
+                "--embedding-model": embedding_model is not None, "--picture": picture is not None,
+            }
+        )  # fmt: skip
         evaluate_chat(
             [run, *others], files, decoding=decoding, new_tokens=new_tokens, seed=seed, samples=samples, checkpoint=checkpoint,
             device=device, json=json, json_file=json_file, force=force,
         )  # fmt: skip
         return
-    files.require_none(len(others))
+    files.require_none(len(others), decoding)
     check_run_and_dataset(run, data)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
