@@ -58,6 +58,11 @@ def test_row_is_a_prompt_with_two_replies(row, prompt):
         ({"prompt": "hi", "chosen": 1, "rejected": "a"}, "chosen is int; it must be text"),
         ({"prompt": "hi", "chosen": "a", "rejected": "b", "score": 1}, "unknown key 'score'; the keys are prompt"),
         ({"prompt": "hi", "instruction": "hi", "chosen": "a", "rejected": "b"}, "cannot be combined"),
+        (
+            {"system": "be kind", "prompt": [USER], "chosen": "a", "rejected": "b"},
+            "system cannot be combined with messages",
+        ),
+        ({"input": "1", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "input cannot be combined with messages"),
         ({"prompt": [GOOD], "chosen": "a", "rejected": "b"}, "the role is assistant, but user was expected"),
         ({"chosen": [USER, GOOD], "rejected": [*TURNS, BAD]}, "begin with different messages"),
         ({"prompt": "other", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "do not begin with those of the prompt"),
@@ -84,6 +89,16 @@ def test_file_that_is_none_is_refused(tmp_path):
             read_preferences(file)
     with pytest.raises(WrongDataError, match="is not a file"):
         read_preferences(tmp_path)
+
+
+def test_file_is_read_as_utf_8_with_or_without_byte_order_mark(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    line = json.dumps({"prompt": "안녕", "chosen": "네", "rejected": "no"}, ensure_ascii=False)
+    file.write_text(f"{line}\r\n{line}\r\n", encoding="utf-8-sig")
+    assert [row.prompt for row in read_preferences(file).rows] == 2 * [(("user", "안녕"),)]
+    file.write_bytes(f"{line}\n".encode() + line.encode("cp949"))
+    with pytest.raises(DataError, match="line 2: not valid UTF-8"):
+        read_preferences(file)
 
 
 def rendered(tokens, replied):

@@ -109,12 +109,17 @@ def _rows(path: Path) -> Iterator[tuple[Row, str]]:
                 if line is None:
                     raise DataError(f"{origin}: {too_long()}")
                 if line.strip():
-                    yield parse_row(_decoded(line, origin, first=number == 1), origin), origin
+                    yield parse_row(decode_line(line, origin, first=number == 1), origin), origin
     except OSError as error:
         raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _decoded(line: bytes, origin: str, *, first: bool) -> str:
+def decode_line(line: bytes, origin: str, *, first: bool) -> str:
+    """Return the text of a line; the first one of a file may begin with a byte-order mark.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
     try:
         return line.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:

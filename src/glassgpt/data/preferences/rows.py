@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from glassgpt.data.chat.formats import decode_line
 from glassgpt.data.chat.messages import Conversation, Message, check_order, parse_messages
 from glassgpt.data.json_rows import parse_row
 from glassgpt.errors import DataError, WrongDataError
@@ -69,11 +70,13 @@ def read_preferences(path: Path, skip_bad: int = 0) -> PreferenceRows:
     content = _read(path)
     rows: list[Preference] = []
     skipped: list[str] = []
-    for number, line in enumerate(content.decode("utf-8", errors="replace").split("\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
+        origin = f"{path}, line {number}"
         try:
-            rows.append(parse_preference(parse_row(line, f"{path}, line {number}"), f"{path}, line {number}"))
+            row = parse_row(decode_line(line, origin, first=number == 1), origin)
+            rows.append(parse_preference(row, origin))
         except DataError as error:
             if len(skipped) == skip_bad:
                 done = f"; {skip_bad} rows were left out before" if skip_bad else ""
@@ -128,10 +131,12 @@ def _prompt(row: Mapping[str, Any], origin: str) -> tuple[Message, ...]:
     if "prompt" in row and "instruction" in row:
         raise DataError(f"{origin}: prompt and instruction cannot be combined; remove one of them")
     if isinstance(row.get("prompt"), list):
+        _require_messages_only(row, origin)
         return parse_messages(row["prompt"], origin, answered=False).messages
     name = "instruction" if "instruction" in row else "prompt"
     if name not in row:
         if isinstance(row["chosen"], list) and isinstance(row["rejected"], list):
+            _require_messages_only(row, origin)
             return ()
         raise DataError(f"{origin}: prompt is missing; a row has prompt, chosen and rejected")
     texts = [_text(row[name], name, origin)]
@@ -139,6 +144,11 @@ def _prompt(row: Mapping[str, Any], origin: str) -> tuple[Message, ...]:
         texts.append(_text(row["input"], "input", origin))
     system = [Message("system", _text(row["system"], "system", origin))] if row.get("system") else []
     return (*system, Message("user", "\n\n".join(texts)))
+
+
+def _require_messages_only(row: Mapping[str, Any], origin: str) -> None:
+    if unused := [key for key in ("system", "input") if row.get(key)]:
+        raise DataError(f"{origin}: {unused[0]} cannot be combined with messages; make it one of them")
 
 
 def _conversation(row: Mapping[str, Any], key: str, prompt: tuple[Message, ...], origin: str) -> Conversation:

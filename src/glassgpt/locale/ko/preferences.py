@@ -9,6 +9,7 @@ MESSAGES = {
     "{}: prompt is missing; a row has prompt, chosen and rejected": "{0}: prompt가 없습니다. 한 행에는 prompt, chosen, rejected가 있어야 합니다",
     "{}: chosen and rejected begin with different messages; only the reply may differ": "{0}: chosen과 rejected의 앞부분 메시지가 서로 다릅니다. 마지막 답만 달라야 합니다",
     "{}: chosen and rejected are the same, so there is nothing to learn": "{0}: chosen과 rejected가 같아서 배울 것이 없습니다",
+    "{}: {} cannot be combined with messages; make it one of them": "{0}: {1}은(는) 메시지 목록과 함께 쓸 수 없습니다. 메시지로 넣으세요",
     "{}: prompt and instruction cannot be combined; remove one of them": "{0}: prompt와 instruction을 함께 쓸 수 없습니다. 하나를 지우세요",
     "{}: its messages do not begin with those of the prompt; remove the prompt or correct it": "{0}: 메시지가 prompt의 메시지로 시작하지 않습니다. prompt를 지우거나 고치세요",
     "{}: {} is empty": "{0}: {1} 값이 비어 있습니다",
