@@ -60,7 +60,7 @@ def run_chat_demo(out: Path, *, force: bool = False) -> None:
 
     Raises:
         UsageError: see `check_demo`.
-        MissingExtraError: the model's package is not installed.
+        MissingExtraError: the model's package is not installed; an earlier run is kept.
     """
     from glassgpt.interchange.sources import find_model
 
@@ -69,8 +69,6 @@ def run_chat_demo(out: Path, *, force: bool = False) -> None:
     if not RunFolder(base).exists():
         RunFolder(base).require_new()
         find_model(CHAT_SOURCE)
-    if out.exists():
-        shutil.rmtree(out)
     _finetune_and_chat(base, out)
 
 
@@ -81,6 +79,8 @@ def _finetune_and_chat(base: Path, out: Path) -> None:
     if not RunFolder(base).exists():
         _heading(shlex.join(["import", CHAT_SOURCE, "--out", str(base)]))
         api.import_(CHAT_SOURCE, base, console.warn)
+    if out.exists():  # not before: if the import fails, an earlier run is kept
+        shutil.rmtree(out)
     arguments = [
         str(base),
         "--format",

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from glassgpt import demo
+from glassgpt import api, demo
 from glassgpt.api.runs import save_as_run
 from glassgpt.config import RunConfig
 from glassgpt.data import load_tokenizer
+from glassgpt.errors import GlassGPTError
+from glassgpt.training.run_folder import RunFolder
 from small_models import attentive_model
 
 QUESTIONS = demo.QUESTIONS.read_text(encoding="utf-8").splitlines()
@@ -43,6 +45,19 @@ def test_questions_are_held_out_and_answers_have_one_form():
     for row in rows:
         labels = [line.split(": ")[0] for line in row[1]["content"].splitlines()]
         assert labels == ["Answer", "Why", "Ask next"]
+
+
+def test_earlier_run_is_kept_if_the_import_fails(run_main, tmp_path, monkeypatch):
+    def failing(*args):
+        raise GlassGPTError("the model cannot be imported")
+
+    save_as_run(attentive_model(), load_tokenizer("bytes"), tmp_path / "chat", config=RunConfig())
+    monkeypatch.setattr("glassgpt.interchange.sources.find_model", lambda source: None)
+    monkeypatch.setattr(api, "import_", failing)
+    code, _, err = run_main("demo", "--chat", "--out", tmp_path / "chat", "--force")
+    assert code != 0
+    assert "the model cannot be imported" in err
+    assert RunFolder(tmp_path / "chat").exists()
 
 
 def test_missing_package_is_named_before_anything_is_created(run_main, tmp_path, monkeypatch):
