@@ -64,6 +64,12 @@ def test_replies_written_by_hand(name, arguments, follows, fails):
     assert not instruction.is_followed(" \n")
 
 
+@pytest.mark.parametrize("nth", [-9, 0, 2])
+def test_paragraph_that_does_not_exist_is_not_followed(nth):
+    arguments = {"num_paragraphs": 1, "nth_paragraph": nth, "first_word": "yes"}
+    assert not Instruction("length_constraints:nth_paragraph_first_word", arguments).is_followed("yes")
+
+
 def test_every_kind_has_an_example():
     assert {name for name, *_ in FOLLOWED} == set(CHECKS)
 

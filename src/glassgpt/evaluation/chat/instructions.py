@@ -70,7 +70,7 @@ def first_word_of_paragraph(reply: str, *, num_paragraphs: int, nth_paragraph: i
     """Return whether blank lines divide the reply into this many paragraphs, and a word begins one of them."""
     parts = [part.strip() for part in reply.split("\n\n")]
     count = sum(map(bool, parts))
-    if count != num_paragraphs or nth_paragraph > count or not parts[nth_paragraph - 1]:
+    if count != num_paragraphs or not 1 <= nth_paragraph <= count or not parts[nth_paragraph - 1]:
         return False
     word = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
     return re.split(f"[{re.escape(PUNCTUATION)}]", word)[0].lower() == first_word.lower()
