@@ -27,7 +27,6 @@ MESSAGES = {
     "{} pairs of replies to train on, {} held out": "학습할 답의 쌍 {0}개, 검증용 {1}개",
     "chosen replies": "선택된 답",
     "rejected replies": "거절된 답",
-    "replies": "답",
     "loss on held-out replies, nats per token": "검증용 답의 손실(토큰당 nat)",
     "held-out preference accuracy: {} of {} pairs, mean reward margin {}": "검증용 선호 정확도: 쌍 {1}개의 {0}, 평균 보상 차이 {2}",
     "the chosen replies became less likely by {} nats per token, more than preference.max_chosen_drop {}": "선택된 답의 로그 확률이 토큰당 {0} nat 떨어져 preference.max_chosen_drop {1}을(를) 넘었습니다",
