@@ -211,6 +211,13 @@ def test_runs_are_compared_in_one_table(runs, files, tmp_path, run_main):
         assert report["assistant_loss"]["tokens"] > 10
 
 
+def test_decoding_that_cannot_be_read_is_named(runs, files, run_main):
+    arguments = ("evaluate", runs[0], "--chat", "--gsm8k", files["gsm8k"], "--decoding")
+    for given, problem in (("top_p=", "--decoding: cannot parse top_p="), (",", "--decoding names no settings")):
+        code, _, err = run_main(*arguments, given)
+        assert (code, problem in err) == (2, True), err
+
+
 def test_limit_and_one_run(runs, files, capsys):
     tasks = read_tasks(files["ifeval"], limit=1)
     reports = evaluate_chats(runs[:1], ChatEvaluation(tasks, {}, new_tokens=4, device="cpu"), as_json=True)

@@ -136,7 +136,7 @@ def evaluate_chat(
     from glassgpt.api.chat_evaluation import ChatEvaluation, evaluate_chats  # loads torch, which takes seconds
     from glassgpt.evaluation.compare import parse_settings_list
 
-    settings = parse_settings_list(decoding)
+    settings = parse_settings_list(decoding, "--decoding")
     if len(settings) != 1:
         raise UsageError(f"--decoding is {decoding}; give one set of settings, such as greedy")
     request = ChatEvaluation(

@@ -61,8 +61,12 @@ class Comparison:
     prompts: PromptOptions
 
 
-def parse_settings_list(given: str) -> dict[str, dict[str, Any]]:
+def parse_settings_list(given: str, option: str = "--compare") -> dict[str, dict[str, Any]]:
     """Parse `creative,greedy,mine.toml,temperature=0.7+top_p=0.9` into arguments for `GenerationOptions` by name.
+
+    Args:
+        given: the settings, separated by commas.
+        option: that gives them, for error messages.
 
     Raises:
         UsageError: the list is empty.
@@ -70,22 +74,22 @@ def parse_settings_list(given: str) -> dict[str, dict[str, Any]]:
     """
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"--compare names no settings; {_expected()}")
-    return {name: _load_settings(name) for name in names}
+        raise UsageError(f"{option} names no settings; {_expected()}")
+    return {name: _load_settings(name, option) for name in names}
 
 
-def _load_settings(name: str) -> dict[str, Any]:
+def _load_settings(name: str, option: str) -> dict[str, Any]:
     if name in BUILT_IN_SETTINGS:
         return BUILT_IN_SETTINGS[name]
     if name.endswith(".toml") or name in generation_preset_names():
         return load_generation_preset(name)
     if "=" in name:
-        return parse_generation_preset("\n".join(_toml_line(part) for part in name.split("+")), name)
+        return parse_generation_preset("\n".join(_toml_line(part, option) for part in name.split("+")), name)
     known = [*generation_preset_names(), *BUILT_IN_SETTINGS]
     raise ConfigError([f"unknown settings {name}{did_you_mean(name, known)}; {_expected()}"])
 
 
-def _toml_line(part: str) -> str:
+def _toml_line(part: str, option: str) -> str:
     """Convert `top-p=0.9` to a line of TOML.
 
     Raises:
@@ -96,7 +100,7 @@ def _toml_line(part: str) -> str:
     try:
         tomllib.loads(line)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"--compare: cannot parse {part}; expected NAME=VALUE, such as top_p=0.9"]) from error
+        raise ConfigError([f"{option}: cannot parse {part}; expected NAME=VALUE, such as top_p=0.9"]) from error
     return line
 
 
