@@ -12,6 +12,7 @@ from glassgpt.api.chat_evaluation import ChatEvaluation, evaluate_chats
 from glassgpt.api.runs import save_as_run
 from glassgpt.config import RunConfig
 from glassgpt.data import load_tokenizer
+from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.chat.messages import parse_messages
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
@@ -216,6 +217,14 @@ def test_decoding_that_cannot_be_read_is_named(runs, files, run_main):
     for given, problem in (("top_p=", "--decoding: cannot parse top_p="), (",", "--decoding names no settings")):
         code, _, err = run_main(*arguments, given)
         assert (code, problem in err) == (2, True), err
+
+
+def test_stop_strings_of_the_settings_are_added_to_those_of_the_template(runs, files, monkeypatch):
+    given = []
+    monkeypatch.setattr(chat_evaluation, "evaluate_chat", lambda chat, tasks, limits, **_: given.append(limits.options))
+    request = ChatEvaluation(read_tasks(files["ifeval"]), {"stop": ("END",)}, new_tokens=4, device="cpu")
+    chat_evaluation.evaluate_run(runs[0], request)
+    assert given[0].stop == ("END", *TRANSCRIPT.stop)
 
 
 def test_limit_and_one_run(runs, files, capsys):

@@ -50,7 +50,7 @@ class ChatEvaluation:
     precision: Precision = "auto"
 
     def options(self) -> GenerationOptions:
-        """Return the options of each reply but its stop strings.
+        """Return the options of each reply but the stop strings of its template.
 
         Raises:
             GenerationError: a value is out of range.
@@ -144,7 +144,8 @@ def evaluate_run(run: Path, request: ChatEvaluation) -> ChatReport:
         lambda messages: template.encode(tokenizer, messages),
         [] if marked is None else [render(tokenizer, marked, each) for each in request.tasks.conversations],
     )
-    options = dataclasses.replace(request.options(), stop=template.stop)
+    options = request.options()
+    options = dataclasses.replace(options, stop=(*options.stop, *template.stop))
     return evaluate_chat(chat, request.tasks, ReplyLimits(options, slots), observer=ConsoleObserver())
 
 
