@@ -105,6 +105,7 @@ CASES = [
     (WRONG, "evaluate {run} --gsm8k {damaged}/book.txt", "--gsm8k is for chats; add --chat"),
     (WRONG, "evaluate {run} --decoding creative", "--decoding is for chats; add --chat"),
     (WRONG, "evaluate {run} --chat --compare greedy,pure", "--compare cannot be combined with --chat"),
+    (WRONG, "evaluate {run} {run} --chat", "{run} is given twice; give each run once"),
     (WRONG, "evaluate {run} {run}", "several runs are compared with --chat only"),
     (WRONG, "evaluate {run} --chat --gsm8k {tmp}/none", "--gsm8k is {tmp}/none, which is not a file"),
     (WRONG, "evaluate {run} --chat --shots 2", "add --gsm8k FILE"),

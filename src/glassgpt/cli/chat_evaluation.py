@@ -126,6 +126,8 @@ def evaluate_chat(
 
     for folder in [RunFolder(run).require() for run in runs]:
         require_checkpoint(folder, checkpoint)
+    if twice := [run for at, run in enumerate(runs) if run in runs[:at]]:
+        raise UsageError(f"{twice[0]} is given twice; give each run once")
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
     if samples < 0:
