@@ -140,6 +140,30 @@ def test_same_first_question_is_never_in_both_splits(chat_file):
     assert len(validation) == pytest.approx(0.2 * len(twice), abs=1)
 
 
+def test_common_first_question_is_trained_on(tmp_path):
+    rows = [{"messages": messages("hi", f"a{n}")} for n in range(97)]
+    rows += [{"messages": messages(f"q{n}", "a")} for n in range(3)]
+    file = write(tmp_path / "f.jsonl", rows)
+    train, validation = split_held_out(list(read_conversations(file, "messages")))
+    assert len(validation) == 3
+    assert {each.pairs[0][1] for each in train} == {"hi"}
+    file = write(tmp_path / "g.jsonl", rows[:-2])  # the other question alone is less than wanted
+    train, validation = split_held_out(list(read_conversations(file, "messages")))
+    assert (len(train), len(validation)) == (97, 1)
+
+
+def test_rare_first_question_is_held_out_even_if_it_is_more_than_wanted(tmp_path):
+    rows = [{"messages": messages(f"q{n % 2}", f"a{n}")} for n in range(20)]
+    train, validation = split_held_out(list(read_conversations(write(tmp_path / "f.jsonl", rows), "messages")))
+    assert (len(train), len(validation)) == (10, 10)
+
+
+def test_one_first_question_cannot_be_split(tmp_path):
+    file = write(tmp_path / "f.jsonl", [{"messages": messages("hi", f"a{n}")} for n in range(9)])
+    with pytest.raises(DataError, match="have only one first question"):
+        split_held_out(list(read_conversations(file, "messages")))
+
+
 def test_rows_hold_the_conversations_and_their_masks(chat_data):
     tokens, tokenizer = chat_data.split("train"), chat_data.tokenizer
     ids, flags = tokens.read(0, len(tokens)), tokens.flags(0, len(tokens))
@@ -388,6 +412,8 @@ def test_long_conversations_lose_their_last_turns_and_it_is_said(chat_run, tmp_p
     )
     with pytest.raises(DataError, match="none of the 8 conversations of the train split fits into a row of 48 tokens"):
         prepare_source(source, tmp_path / "data", 96, 48)
+    with pytest.raises(DataError, match="fits into a row of 96 tokens"):  # the longest that the model has
+        prepare_source(source, tmp_path / "data", 96)
 
 
 def test_damaged_flags_are_refused(chat_data, tmp_path):

@@ -63,7 +63,13 @@ class Packed:
 def split_held_out(
     conversations: Sequence[Conversation], fraction: float = VALIDATION_FRACTION
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Return the conversations to train on and those to validate on; the same first question is never in both."""
+    """Return the conversations to train on and those to validate on; the same first question is never in both.
+
+    At most the fraction is held out, or all conversations with the rarest question if these are more.
+
+    Raises:
+        DataError: all conversations have the same first question.
+    """
     by_question: dict[str, list[Conversation]] = {}
     for each in conversations:
         question = next(message.content for message in each.messages if message.role == "user")
@@ -72,10 +78,13 @@ def split_held_out(
     wanted = max(1, round(fraction * len(conversations)))
     validation: list[Conversation] = []
     train: list[Conversation] = []
-    for question in order:
-        (validation if len(validation) < wanted else train).extend(by_question[question])
-    if not train:
+    if len(order) < 2:
         raise DataError("the conversations have only one first question, so that none can be held out; add others")
+    smallest = min(order, key=lambda question: len(by_question[question]))
+    wanted = max(wanted, len(by_question[smallest]))
+    for question in order:
+        group = by_question[question]
+        (validation if len(validation) + len(group) <= wanted else train).extend(group)
     return train, validation
 
 
@@ -175,7 +184,8 @@ def write_conversations(
     """
     fitted = [[fit(tokenizer, template, each, context_length + 1) for each in part] for part in splits]
     longest = max((len(one.tokens) for part in fitted for one, _ in part if one is not None), default=0)
-    length = row_tokens or choose_row_length(longest - 1, context_length)
+    chosen = choose_row_length(longest - 1, context_length) if longest else context_length
+    length = row_tokens or chosen
     if length < longest - 1:
         fitted = [[fit(tokenizer, template, each, length + 1) for each in part] for part in splits]
     pad = padding_token(tokenizer)
