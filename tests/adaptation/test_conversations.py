@@ -24,7 +24,9 @@ from glassgpt.data.chat.formats import detect_format, read_conversations
 from glassgpt.data.chat.packing import pack
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.prepare import choose_row_length, split_held_out
+from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.checks.conversations import check_conversations
+from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.errors import ConfigError, DataError, Interrupted, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.model.build import build_model
@@ -340,6 +342,19 @@ def findings(dataset):
 
 def test_healthy_conversations_have_no_findings(chat_data):
     assert findings(chat_data) == {}
+
+
+def test_baselines_count_the_learned_tokens_alone(chat_data):
+    learned = []
+    for split in ("train", "validation"):
+        tokens = chat_data.split(split)
+        learned.append(tokens.read(0, len(tokens))[tokens.flags(0, len(tokens)) & SUPERVISED > 0])
+    counts = np.bincount(learned[0], minlength=257)
+    distinct = np.count_nonzero(counts)
+    probabilities = (counts + distinct / 257) / (len(learned[0]) + distinct)
+    baseline = dataset_baseline(chat_data)
+    assert baseline.unigram == pytest.approx(-np.log(probabilities[learned[1][1:]]).mean())
+    assert baseline.unigram != pytest.approx(dataset_baseline(TokenDataset.open(chat_data.folder)).unigram, abs=0.01)
 
 
 def source_with(chat_run, chat_file, tmp_path, template):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from glassgpt.data.batches import Batches
+from glassgpt.data.chat.dataset import SUPERVISED, ConversationTokens
 from glassgpt.data.shards import SPLITS, TokenArray, TokenDataset
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
@@ -239,9 +240,20 @@ def check_tokenizer_fit(dataset: TokenDataset) -> CheckResult:
 
 
 def dataset_baseline(dataset: TokenDataset, max_tokens: int = MAX_TOKENS // 4) -> NGramBaseline:
-    """Return the n-gram baselines of a dataset: fitted to its training text, measured on its validation text."""
-    train, validation = (sample(dataset.split(split), max_tokens) for split in SPLITS)
+    """Return the n-gram baselines of a dataset: fitted to its training text, measured on its validation text.
+
+    Of conversations, only the learned tokens count, as they do in the loss: templates and padding are easy to predict.
+    """
+    train, validation = (_counted_tokens(dataset.split(split), max_tokens) for split in SPLITS)
     return ngram_baseline(train, validation, dataset.vocab_size)
+
+
+def _counted_tokens(tokens: TokenArray, max_tokens: int) -> Tokens:
+    if isinstance(tokens, ConversationTokens):
+        learned = tokens.read(0, len(tokens))[tokens.flags(0, len(tokens)) & SUPERVISED > 0]
+        if len(learned) > 1:  # fewer have no pairs
+            return learned[:max_tokens]
+    return sample(tokens, max_tokens)
 
 
 def check_split_similarity(dataset: TokenDataset, max_tokens: int = MAX_TOKENS // 4) -> CheckResult:
