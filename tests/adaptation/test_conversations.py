@@ -28,6 +28,7 @@ from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.checks.conversations import check_conversations
 from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.errors import ConfigError, DataError, Interrupted, UsageError
+from glassgpt.evaluation.evaluate import EvaluationRequest, evaluate
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -254,6 +255,13 @@ def test_evaluation_is_the_mean_over_the_supervised_tokens(chat_run, chat_data):
     result = evaluate_dataset(model, chat_data)
     assert result.tokens == chat_data.conversations.validation.supervised
     assert result.loss == pytest.approx(np.log(257), abs=0.3)
+
+
+@pytest.mark.parametrize("options", [{"stride": 8}, {"per_document": True}, {"context_length": 32}])
+def test_rows_are_not_evaluated_as_a_text(options, chat_run, chat_data):
+    model = api.load(chat_run, device="cpu").model
+    with pytest.raises(UsageError, match="holds conversations, each of which is evaluated by itself"):
+        evaluate(model, chat_data, EvaluationRequest(**options))
 
 
 # Training

@@ -63,6 +63,7 @@ MESSAGES = {
     "cut conversations": "잘린 대화",
     "dropped conversations": "빠진 대화",
     "{} (glassgpt doctor {})": "{0}(glassgpt doctor {1})",
+    "{} holds conversations, each of which is evaluated by itself; leave out --stride, --per-document and --context-length": "{0}에는 대화가 들어 있고, 대화는 하나씩 따로 평가합니다. --stride, --per-document, --context-length를 빼세요",
     "train.teacher cannot be combined with conversations; distil on text, then fine-tune": "train.teacher는 대화와 함께 쓸 수 없습니다. 글로 증류한 다음 미세 조정하세요",
     "no token of these conversations is learned, so that nothing can be trained; see: glassgpt doctor GG-CHT-002": "이 대화에서 배우는 토큰이 없어 학습할 수 없습니다. 참고: glassgpt doctor GG-CHT-002",
     "train.sequence_length is {}; it must be at most model.context_length {}": "train.sequence_length가 {0}입니다. model.context_length {1} 이하여야 합니다",
