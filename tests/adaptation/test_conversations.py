@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from glassgpt import api
 from glassgpt.adaptation.conversations import prepare_source, read_source
+from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.runs import save_as_run
 from glassgpt.api.serving import chat_template
 from glassgpt.config import load_config
@@ -451,6 +452,16 @@ def test_damaged_flags_are_refused(chat_data, tmp_path):
 def test_rows_of_another_length_are_refused(chat_data):
     with pytest.raises(DataError, match=r"rows of 48 tokens, but train\.sequence_length is 96; set it to 48"):
         build_batches(chat_data.split("train"), 96, seed=1)
+
+
+def test_conversations_are_not_mixed_with_a_text(chat_data, grammar_data):
+    for new, old, error in (
+        (chat_data.folder, grammar_data, "cannot be combined with the conversations in"),
+        (grammar_data, chat_data.folder, "which holds conversations; name a dataset of text"),
+    ):
+        replay = load_config("nano", {"replay.data": str(old), "replay.share": 0.5}).replay
+        with pytest.raises(DataError, match=error):
+            open_training_data(new, replay)
 
 
 def test_table_of_texts_and_other_conversations_are_refused(chat_run, chat_file, chat_data, tmp_path):

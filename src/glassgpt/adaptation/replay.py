@@ -91,7 +91,7 @@ def open_training_data(data: str | Path, replay: ReplayConfig) -> TokenDataset:
     """Open the dataset that a run is trained on, with old text mixed in if that is configured.
 
     Raises:
-        DataError: a dataset cannot be opened.
+        DataError: a dataset cannot be opened, or one of two consists of conversations.
         WrongTokenizerError: the two were prepared with different tokenizers.
     """
     dataset = open_dataset(Path(data))
@@ -101,6 +101,8 @@ def open_training_data(data: str | Path, replay: ReplayConfig) -> TokenDataset:
         raise WrongDataError(
             f"replay.data cannot be combined with the conversations in {dataset.folder}; leave it empty"
         )
+    if is_conversations(Path(replay.data)):  # their padding and questions would be learned
+        raise WrongDataError(f"replay.data is {replay.data}, which holds conversations; name a dataset of text")
     old = TokenDataset.open(Path(replay.data))
     if old.tokenizer_fingerprint != dataset.tokenizer_fingerprint:
         raise WrongTokenizerError(

@@ -29,6 +29,7 @@ MESSAGES = {
     "{} is a table of texts, which has no stop token to learn; give a Jinja template: --chat-template FILE.jinja": "{0}은(는) 글을 적은 표라서 배울 종료 토큰이 없습니다. Jinja 템플릿을 지정하세요: --chat-template FILE.jinja",
     "{} holds other conversations; remove it, or choose another --out": "{0}에 다른 대화가 들어 있습니다. 지우거나 다른 --out을 고르세요",
     "replay.data cannot be combined with the conversations in {}; leave it empty": "replay.data는 {0}의 대화와 함께 쓸 수 없습니다. 비워 두세요",
+    "replay.data is {}, which holds conversations; name a dataset of text": "replay.data가 {0}인데 여기에는 대화가 들어 있습니다. 글의 데이터셋을 지정하세요",
     "--replay cannot be combined with --format chat; leave it out": "--replay는 --format chat과 함께 쓸 수 없습니다. 빼세요",
     "no folder for the new run is given; add --out RUN": "새 실행의 폴더가 없습니다. --out RUN을 붙이세요",
     "--validation-data, --chat-template, --row-tokens and --show need --format chat": "--validation-data, --chat-template, --row-tokens, --show는 --format chat과 함께 씁니다",
