@@ -108,6 +108,7 @@ def test_input_of_alpaca_follows_the_instruction(tmp_path):
         ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}', "line 2: completion is missing"),
         ('{"prompt": "a", "completion": " "}', "line 1: the assistant's message is empty"),
         ('{"conversations": [{"from": "bot", "value": "q"}]}', "message 1: from is 'bot'; it must be human"),
+        ('{"conversations": [{"from": ["gpt"], "value": "q"}]}', "message 1: from is ['gpt']; it must be human"),
         ('{"conversations": 1}', "conversations is int; it must be a list"),
         ('{"conversations": [{"from": "human", "value": "q", "x": 1}]}', "unknown key 'x'"),
     ],
@@ -446,6 +447,13 @@ def test_damaged_flags_are_refused(chat_data, tmp_path):
     flags[5] ^= 1
     (tmp_path / "data/train.flags").write_bytes(flags)
     with pytest.raises(DataError, match=r"train\.flags does not match its checksum"):
+        ConversationDataset.open(tmp_path / "data")
+
+
+def test_dataset_without_its_template_is_refused(chat_data, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    (tmp_path / "data/chat_template.jinja").unlink()
+    with pytest.raises(DataError, match=r"chat_template\.jinja is missing; prepare the conversations again"):
         ConversationDataset.open(tmp_path / "data")
 
 

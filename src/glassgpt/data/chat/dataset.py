@@ -129,6 +129,8 @@ class ConversationDataset(TokenDataset):
     def __init__(self, folder: Path, info: DatasetSummary, headers: dict[str, ShardHeader]) -> None:
         super().__init__(folder, info, headers)
         self.conversations = ConversationSummary.read(folder / CONVERSATIONS_FILE)
+        if not (folder / TEMPLATE_FILE).is_file():
+            raise DataError(f"{folder / TEMPLATE_FILE} is missing; prepare the conversations again")
         self._flags = {name: self._read_flags(name) for name in SPLITS}
 
     def split(self, name: Split) -> ConversationTokens:
@@ -155,7 +157,7 @@ class ConversationDataset(TokenDataset):
         """See `TokenDataset.open`.
 
         Raises:
-            DataError: also if the flags are missing or damaged.
+            DataError: also if the flags or the chat template are missing or damaged.
         """
         dataset = super().open(folder)
         assert isinstance(dataset, cls)
@@ -183,6 +185,6 @@ def open_dataset(folder: Path) -> TokenDataset:
     """Open a dataset, of text or of conversations.
 
     Raises:
-        DataError: see `TokenDataset.open`; or the flags are missing or damaged.
+        DataError: see `TokenDataset.open` and `ConversationDataset.open`.
     """
     return (ConversationDataset if is_conversations(folder) else TokenDataset).open(folder)

@@ -38,7 +38,7 @@ def _sharegpt(row: Row, origin: str) -> Conversation:
         fields = cast("dict[str, Any]", turn)
         if unknown := [key for key in fields if key not in ("from", "value", "weight")]:
             raise DataError(f"{where}: unknown key {unknown[0]!r:.40}; a message has from, value and perhaps weight")
-        if fields.get("from") not in SHAREGPT_ROLES:
+        if not isinstance(fields.get("from"), str) or fields["from"] not in SHAREGPT_ROLES:
             raise DataError(f"{where}: from is {fields.get('from')!r:.40}; it must be human, gpt or system")
         role, rest = SHAREGPT_ROLES[fields["from"]], {key: fields[key] for key in KEYS if key in fields}
         given.append({**rest, "role": role, "content": fields.get("value")})

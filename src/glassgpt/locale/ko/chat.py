@@ -41,6 +41,7 @@ MESSAGES = {
     "--row-tokens is {}; it must be from 2 to the model's context of {}": "--row-tokens가 {0}입니다. 2에서 모델의 컨텍스트 {1}까지 지정하세요",
     "the conversations are packed into rows of {} tokens, but train.sequence_length is {}; set it to {}": "대화를 {0}토큰짜리 행에 담았는데 train.sequence_length가 {1}입니다. {2}(으)로 지정하세요",
     "{} does not match its checksum in {}; prepare the conversations again": "{0}이(가) {1}의 체크섬과 다릅니다. 대화를 다시 준비하세요",
+    "{} is missing; prepare the conversations again": "{0}이(가) 없습니다. 대화를 다시 준비하세요",
     "its format is not {} {}": "형식이 {0} {1}이(가) 아닙니다",
     "{} is damaged: {}; prepare the conversations again": "{0}이(가) 손상되었습니다: {1:t}. 대화를 다시 준비하세요",
     "{} cannot be read: {}; prepare the conversations again": "{0}을(를) 읽을 수 없습니다: {1:t}. 대화를 다시 준비하세요",
