@@ -521,6 +521,12 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
             ["--format", "chat", "--data", "{file}", "--out", "x", "--replay", "d=0.1"],
             "cannot be combined with --format chat",
         ),
+        (["--format", "chat", "--data", "{file}", "--out", "x", "--epochs", "0"], "--epochs is 0.0"),
+        (
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--lora.rank", "0"],
+            "to train all weights, add --full",
+        ),
+        (["--format", "chat", "--data", "{file}", "--out", "x", "--lora.alpha", "0"], "lora.alpha is 0.0"),
     ],
 )
 def test_mistakes_are_reported_before_anything_is_written(

@@ -6,11 +6,11 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from glassgpt import console
 from glassgpt.cli.shared import Checkpoint, Flag, Integer, Overrides, Run
-from glassgpt.errors import UsageError, WrongTokenizerError
+from glassgpt.errors import ConfigError, UsageError, WrongTokenizerError
 
 if TYPE_CHECKING:
     from glassgpt.config import RunConfig
@@ -99,9 +99,12 @@ def finetune(
     if resume and not RunFolder(out).exists():
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     require_startable(RunFolder(out), resume=resume)
+    if not resume and not 0 < epochs < float("inf"):
+        raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
     if format == "chat" and not resume:
         if replay:
             raise UsageError("--replay cannot be combined with --format chat; leave it out")
+        _require_valid(_load_settings(preset, full, overrides))
         data = prepare_conversations(run, conversations, out)
     config = None if resume else _config(run, data, format, preset, full, epochs, replay, seed, overrides, processes)
     checked = config or load_config(out, overrides)
@@ -174,7 +177,7 @@ def _config(
     processes: int,
 ) -> RunConfig:
     """Return the configuration: the preset, then what follows from model and text, then the user's settings."""
-    from glassgpt.adaptation.recipe import PRESET, Finetuning, PreferenceTuning, parse_replay
+    from glassgpt.adaptation.recipe import Finetuning, PreferenceTuning, parse_replay
     from glassgpt.config import load_config
     from glassgpt.data.chat.dataset import ConversationDataset, open_dataset
 
@@ -184,8 +187,6 @@ def _config(
         raise UsageError(
             f"no dataset is given; create one with: glassgpt prepare SOURCE --tokenizer {shlex.quote(str(run))} --out DIR, then add --data DIR"
         )
-    if not 0 < epochs < float("inf"):
-        raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
     model = load_config(run).model
     if format == "preference":
         if replay:
@@ -198,10 +199,33 @@ def _config(
         asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
     settings = asked.settings() | (asked.recipe(_batch_tokens(overrides)) if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}
-    config = load_config(preset or PRESET, settings | overrides)
+    return _load_settings(preset, full, settings | overrides)
+
+
+def _load_settings(preset: str | None, full: bool, settings: dict[str, Any]) -> RunConfig:
+    """Return the configuration of the preset with these settings.
+
+    Raises:
+        UsageError: a name or type is wrong, or nothing would be trained.
+    """
+    from glassgpt.adaptation.recipe import PRESET
+    from glassgpt.config import load_config
+
+    config = load_config(preset or PRESET, settings)
     if not full and config.lora.rank < 1:
         raise UsageError(f"lora.rank is {config.lora.rank}; it must be at least 1; to train all weights, add --full")
     return config
+
+
+def _require_valid(config: RunConfig) -> None:
+    """Check what does not depend on model and data, so that mistakes are reported before conversations are prepared.
+
+    Raises:
+        ConfigError: lists all problems.
+    """
+    components = config.train, config.optimizer, config.schedule, config.checkpoint, config.diagnosis, config.lora
+    if problems := [problem for component in components for problem in component.problems()]:
+        raise ConfigError(problems)
 
 
 def _batch_tokens(overrides: dict[str, str]) -> int:
