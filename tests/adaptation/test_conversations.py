@@ -510,6 +510,7 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
     ("arguments", "error"),
     [
         (["--show", "3"], "need --format chat"),
+        (["--format", "chat", "--data", "{dataset}", "--show", "3"], "--show needs a file of conversations"),
         (["--format", "chat", "--out", "x"], "no conversations are given"),
         (["--format", "chat", "--data", "missing.jsonl", "--out", "x"], "missing.jsonl cannot be read"),
         (["--format", "chat", "--data", "{file}"], "no folder for the new run"),
@@ -530,10 +531,11 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
     ],
 )
 def test_mistakes_are_reported_before_anything_is_written(
-    arguments, error, chat_run, chat_file, run_main, tmp_path, monkeypatch
+    arguments, error, chat_run, chat_file, chat_data, run_main, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run_main("finetune", chat_run, *(each.replace("{file}", str(chat_file)) for each in arguments))
+    words = [each.replace("{file}", str(chat_file)).replace("{dataset}", str(chat_data.folder)) for each in arguments]
+    code, _, err = run_main("finetune", chat_run, *words)
     assert code == 2
     assert error in err
     assert not list(tmp_path.iterdir())

@@ -48,11 +48,14 @@ def show_conversations(run: Path, options: ConversationOptions) -> None:
     Raises:
         GlassGPTError: see `read_source`; or the template refuses a conversation.
     """
+    from glassgpt.data.chat.dataset import is_conversations
     from glassgpt.data.chat.render import render
     from glassgpt.data.chat.show import print_conversation
 
     if options.show < 0:
         raise UsageError(f"--show is {options.show}; it must be at least 1")
+    if options.data is not None and is_conversations(options.data):
+        raise UsageError(f"{options.data} is prepared already; --show needs a file of conversations")
     source = _read(run, options)
     for number, conversation in enumerate(islice(source.train, options.show), 1):
         print_conversation(number, render(source.tokenizer, source.template, conversation), source.tokenizer)

@@ -37,6 +37,7 @@ MESSAGES = {
     "chat template: {}": "채팅 템플릿: {0:t}",
     "no conversations are given; add --data FILE.jsonl": "대화가 없습니다. --data FILE.jsonl을 붙이세요",
     "{} is prepared already; --validation-data, --chat-template and --row-tokens need a file": "{0}은(는) 이미 준비되었습니다. --validation-data, --chat-template, --row-tokens는 파일과 함께 씁니다",
+    "{} is prepared already; --show needs a file of conversations": "{0}은(는) 이미 준비되었습니다. --show에는 대화 파일을 지정하세요",
     "--show is {}; it must be at least 1": "--show가 {0}입니다. 1 이상이어야 합니다",
     "--row-tokens is {}; it must be from 2 to the model's context of {}": "--row-tokens가 {0}입니다. 2에서 모델의 컨텍스트 {1}까지 지정하세요",
     "the conversations are packed into rows of {} tokens, but train.sequence_length is {}; set it to {}": "대화를 {0}토큰짜리 행에 담았는데 train.sequence_length가 {1}입니다. {2}(으)로 지정하세요",
