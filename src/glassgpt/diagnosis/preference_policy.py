@@ -31,7 +31,7 @@ class ChosenChanges(Observer):
 
     def on_step(self, metrics: StepMetrics) -> None:
         """Keep the change of a step."""
-        self.recent.append(metrics.of_the_loss["chosen_change"])
+        self.recent.append(metrics.loss_metrics["chosen_change"])
 
     def on_rollback(self, step: int) -> None:
         """Drop everything."""

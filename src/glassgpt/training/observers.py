@@ -35,7 +35,7 @@ class StepMetrics:
         mfu: share of the hardware's peak FLOP/s, or None if that is unknown.
         data_seconds: seconds of the step in which the host waited for its batch.
         skipped: whether the gradient scaler skipped the update because the gradient overflowed.
-        of_the_loss: what the loss measured besides itself, by name.
+        loss_metrics: what the loss measured besides itself, by name.
     """
 
     step: int
@@ -48,7 +48,7 @@ class StepMetrics:
     mfu: float | None
     data_seconds: float = 0.0
     skipped: bool = False
-    of_the_loss: dict[str, float] = field(default_factory=dict[str, float])
+    loss_metrics: dict[str, float] = field(default_factory=dict[str, float])
 
 
 class Probe(Protocol):
@@ -106,8 +106,8 @@ class JsonlLogger(Observer):
     def on_step(self, metrics: StepMetrics) -> None:
         """Write a line."""
         line = asdict(metrics)
-        of_the_loss = line.pop("of_the_loss")
-        self._write(self._metrics, line | of_the_loss)
+        loss_metrics = line.pop("loss_metrics")
+        self._write(self._metrics, line | loss_metrics)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Write a line."""
@@ -198,7 +198,7 @@ class TensorBoard(Observer):
         """Write the step's scalars."""
         for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
             self._writer.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
-        for name, value in metrics.of_the_loss.items():
+        for name, value in metrics.loss_metrics.items():
             self._writer.add_scalar(f"train/{name}", value, metrics.step)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:

@@ -29,7 +29,7 @@ class Applied:
         stop_requested: whether the user of any rank had asked to stop before this step.
         scaler_skipped: whether the fp16 gradient scaler skipped the update because the gradient overflowed, which is
             routine: it then lowers its scale.
-        of_the_loss: what the loss measured besides itself, by name: means over the batch and all ranks.
+        loss_metrics: what the loss measured besides itself, by name: means over the batch and all ranks.
     """
 
     step: int
@@ -39,7 +39,7 @@ class Applied:
     data_seconds: float
     stop_requested: bool = False
     scaler_skipped: bool = False
-    of_the_loss: dict[str, float] = field(default_factory=dict[str, float])
+    loss_metrics: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)

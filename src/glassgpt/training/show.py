@@ -54,7 +54,7 @@ class ProgressDisplay(Observer):
         )
         if metrics.mfu is not None:
             note += f"  mfu {metrics.mfu:.1%}"
-        note += "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in metrics.of_the_loss.items())
+        note += "".join(f"  {name.replace('_', ' ')} {value:.3f}" for name, value in metrics.loss_metrics.items())
         self._meter.note(note)
         # After a rollback, the bar waits until training is back where it was.
         if self._steps_to_regain == 0:

@@ -80,14 +80,14 @@ class TrainStep(TrainableModel):
             self.restore(snapshot)
             return OutOfMemory(step, sums, can_retry)
         local = torch.stack([*sums, torch.full_like(sums[0], float(stop_requested))])
-        loss, bad_micro_steps, *of_the_loss, stop_requests = self.dist.all_reduce_sum(local).unbind()
+        loss, bad_micro_steps, *loss_metrics, stop_requests = self.dist.all_reduce_sum(local).unbind()
         grad_norm = self._clip_gradients()
         skipped = self._gate(loss, grad_norm)
         self._update(step)
         self.mark("optimizer")
 
         queued = QueuedStep(step, learning_rate, self._data_seconds, snapshot)
-        scalars = torch.stack([loss, grad_norm, stop_requests, bad_micro_steps, skipped, *of_the_loss])
+        scalars = torch.stack([loss, grad_norm, stop_requests, bad_micro_steps, skipped, *loss_metrics])
         outcome = self._resolve(self._lagged.push(queued, scalars))
         if isinstance(outcome, Skipped):
             self._lagged.clear()
@@ -124,7 +124,7 @@ class TrainStep(TrainableModel):
         """
         loss = torch.zeros((), device=self.hardware.device)
         bad = torch.zeros((), device=self.hardware.device)
-        of_the_loss = [torch.zeros((), device=self.hardware.device) for _ in self.loss.metric_names]
+        loss_metrics = [torch.zeros((), device=self.hardware.device) for _ in self.loss.metric_names]
         micro_steps = self.batch_size // self.micro_batch_size
         self._data_seconds = 0.0
         for i in range(micro_steps):
@@ -146,9 +146,9 @@ class TrainStep(TrainableModel):
             micro_loss = micro_loss.detach()
             loss += micro_loss / micro_steps
             bad += ~micro_loss.isfinite()
-            for total, value in zip(of_the_loss, self.loss.metrics, strict=True):
+            for total, value in zip(loss_metrics, self.loss.metrics, strict=True):
                 total += value / micro_steps
-        return loss / self.dist.world_size, bad, *(total / self.dist.world_size for total in of_the_loss)
+        return loss / self.dist.world_size, bad, *(total / self.dist.world_size for total in loss_metrics)
 
     def _clip_gradients(self) -> Tensor:
         """Clip the gradients to the maximum global norm; return the norm before clipping."""
@@ -192,5 +192,5 @@ class TrainStep(TrainableModel):
         if at_fault > 0 and not scaler_skipped:
             self._halted.zero_()
             return Skipped(*common, stop_requests > 0, int(bad_micro_steps), queued.snapshot)
-        of_the_loss = dict(zip(self.loss.metric_names, values, strict=True))
-        return Applied(*common, queued.data_seconds, stop_requests > 0, scaler_skipped, of_the_loss)
+        loss_metrics = dict(zip(self.loss.metric_names, values, strict=True))
+        return Applied(*common, queued.data_seconds, stop_requests > 0, scaler_skipped, loss_metrics)

@@ -47,5 +47,5 @@ class Throughput:
             mfu=speed * self._flops_per_token / self._peak_flops if self._peak_flops else None,
             data_seconds=applied.data_seconds,
             skipped=applied.scaler_skipped,
-            of_the_loss=applied.of_the_loss,
+            loss_metrics=applied.loss_metrics,
         )
