@@ -99,9 +99,25 @@ def test_input_of_alpaca_follows_the_instruction(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "sharegpt"),
+        ({"instruction": "q", "input": None, "output": "a"}, "alpaca"),
+    ],
+)
+def test_system_message_beside_the_turns_comes_first(row, name, tmp_path):
+    given = [row | {"system": "s"}, row | {"system": None}, row | {"system": ""}]
+    found = [each.pairs for each in read_conversations(write(tmp_path / "f.jsonl", given), name)]
+    turns = [("user", "q"), ("assistant", "a")]
+    assert found == [[("system", "s"), *turns], turns, turns]
+
+
+@pytest.mark.parametrize(
     ("content", "error"),
     [
         ("", "has no conversations: it is empty"),
+        ('{"prompt": "a", "completion": null}', "line 1: completion holds null, not text"),
+        ('{"instruction": "a", "output": "b", "system": 1}', "line 1: system holds int, not text"),
         ('{"text": "a"}', "line 1: the keys are text; a conversation has messages"),
         ("[1]", "line 1: expected a JSON object, got list"),
         ('{"prompt": "a", "completion": 3}', "line 1: completion holds int, not text"),

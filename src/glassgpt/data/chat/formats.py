@@ -3,8 +3,8 @@
 | format | keys of a row |
 |---|---|
 | messages | `messages`: a list of `role` and `content`, perhaps with `weight` 0 or 1 |
-| sharegpt | `conversations`: a list of `from` and `value` |
-| alpaca | `instruction`, `output`, perhaps `input` |
+| sharegpt | `conversations`: a list of `from` and `value`; perhaps `system` |
+| alpaca | `instruction`, `output`, perhaps `input` and `system` |
 | prompt | `prompt`, `completion` |
 """
 
@@ -42,13 +42,13 @@ def _sharegpt(row: Row, origin: str) -> Conversation:
             raise DataError(f"{where}: from is {fields.get('from')!r:.40}; it must be human, gpt or system")
         role, rest = SHAREGPT_ROLES[fields["from"]], {key: fields[key] for key in KEYS if key in fields}
         given.append({**rest, "role": role, "content": fields.get("value")})
-    return parse_messages(given, origin)
+    return _with_system(parse_messages(given, origin), row)
 
 
 def _alpaca(row: Row, origin: str) -> Conversation:
     instruction, extra = _text(row, "instruction", origin), _text(row, "input", origin, default="")
     question = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return _pair(question, _text(row, "output", origin), origin)
+    return _with_system(_pair(question, _text(row, "output", origin), origin), row)
 
 
 def _prompt(row: Row, origin: str) -> Conversation:
@@ -133,8 +133,18 @@ def _pair(question: str, answer: str, origin: str) -> Conversation:
     return Conversation(check_order((Message("user", question), Message("assistant", answer)), origin), origin)
 
 
+def _with_system(conversation: Conversation, row: Row) -> Conversation:
+    """Return the conversation after the system message that the row holds beside it, if any."""
+    origin = conversation.origin
+    system = _text(row, "system", origin, default="")
+    if not system.strip():
+        return conversation
+    return Conversation(check_order((Message("system", system), *conversation.messages), origin), origin)
+
+
 def _text(row: Row, key: str, origin: str, default: str | None = None) -> str:
-    value = row.get(key, default)
+    """Return the text of a field; the default if it is missing or null."""
+    value = default if row.get(key) is None else row[key]
     if not isinstance(value, str):
-        raise DataError(f"{origin}: {key} holds {type(value).__name__}, not text")
+        raise DataError(f"{origin}: {key} holds {'null' if value is None else type(value).__name__}, not text")
     return value
