@@ -437,6 +437,15 @@ def test_stop_token_that_was_masked_as_padding_is_found(chat_data, tmp_path):
     assert findings(damaged) == {"GG-CHT-001": "fatal"}
 
 
+def test_fatal_problems_of_an_existing_dataset_are_found(chat_run, chat_file, chat_data, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    stop = chat_data.conversations.stop
+    with_flags(tmp_path / "data", lambda ids, flags: np.where(ids == stop, flags & STARTS, flags))
+    with pytest.raises(DataError, match="GG-CHT-001"):
+        prepare_source(read_source(chat_run, chat_file), tmp_path / "data", 96, 48)
+    assert (tmp_path / "data").exists()  # it was not made by this command
+
+
 def test_conversations_in_both_files_are_found(chat_run, chat_file, tmp_path):
     source = read_source(chat_run, chat_file, validation_data=chat_file)
     with pytest.raises(DataError, match="GG-CHT-007"):

@@ -124,6 +124,8 @@ def prepare_source(
         dataset = ConversationDataset.open(out)
         if dataset.info.options != options or dataset.tokenizer_fingerprint != source.tokenizer.fingerprint:
             raise UsageError(f"{out} holds other conversations; remove it, or choose another --out")
+        if problems := _fatal_problems(dataset):  # it was damaged, or its process was killed before they were found
+            raise DataError("\n".join(problems))
         return dataset
     dataset = write_conversations(
         out,
