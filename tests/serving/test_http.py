@@ -63,6 +63,32 @@ def test_an_answers_own_errors_are_no_disconnect():
     asyncio.run(main())
 
 
+def test_a_client_that_leaves_as_its_answer_ends_is_no_error():
+    async def main():
+        loop, errors = asyncio.get_running_loop(), []
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        answered, left = loop.create_future(), loop.create_future()
+
+        async def receive():
+            await left
+            return {"type": "http.disconnect"}
+
+        async def answer():
+            await answered
+            await asyncio.sleep(0)
+
+        def both():  # the answer is complete in the very turn of the loop in which the disconnect is reported
+            answered.set_result(None)
+            left.set_result(None)
+
+        loop.call_later(0.01, both)
+        await _unless_disconnected(receive, answer())
+        await asyncio.sleep(0)
+        assert not errors
+
+    asyncio.run(main())
+
+
 def test_paths_and_methods_that_there_are_not():
     async def work(client):
         replies = [

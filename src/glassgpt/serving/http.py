@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,7 +206,8 @@ async def _unless_disconnected(receive: Receive, answer: Awaitable[None]) -> Non
         async with until_gone:  # cancels the answer, in this task, and nothing else
 
             def expire(_: object) -> None:
-                until_gone.reschedule(loop.time())
+                with suppress(RuntimeError):  # the answer ended while this call was scheduled
+                    until_gone.reschedule(loop.time())
 
             gone.add_done_callback(expire)
             try:
