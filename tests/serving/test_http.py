@@ -132,3 +132,23 @@ def test_what_is_refused_before_the_application_has_the_shape_of_every_answer():
         third.close()
         assert reply_to(second, health + b"\r\n")[0] == 200
         first.close()
+
+
+def test_a_running_stream_is_not_ended_by_too_many_connections():
+    body = json.dumps(
+        {"prompt": "a", "max_tokens": 600, "overflow": "re-prefill", "ignore_eos": True, "stream": True}
+    ).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with live_server(attentive_model(), limits=ServerLimits(max_connections=1, drain_seconds=0)) as address:
+        place = urlsplit(address).hostname, urlsplit(address).port
+        with socket.create_connection(place, timeout=60) as stream:
+            stream.sendall(head.encode() + body)
+            received = stream.recv(4096)
+            with socket.create_connection(place, timeout=10), socket.create_connection(place, timeout=10) as refused:
+                assert reply_to(refused, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")[0] == 503
+                stream.sendall(b"\r\n")  # as some clients do after a body; it counts as the next header
+                received += b"".join(iter(lambda: stream.recv(4096), b""))
+    assert b"data: [DONE]" in received
+    assert b"too_many_connections" not in received

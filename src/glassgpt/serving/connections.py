@@ -52,7 +52,7 @@ def connection_class(limits: ServerLimits) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             """Count the bytes of a header before the parser sees them."""
             if self._in_header:
-                if len(self.connections) > limits.max_connections:
+                if len(self.connections) > limits.max_connections and not self._is_answering:
                     self._refuse(_too_many_connections(limits))
                     return
                 if self._deadline is None:
@@ -95,9 +95,14 @@ def connection_class(limits: ServerLimits) -> type[asyncio.Protocol]:
                 self._deadline = None
 
         def _close_if_waiting(self) -> None:
-            cycle: Any = self.cycle  # None before the first request
-            if self._in_header and (cycle is None or cycle.response_complete):
+            if self._in_header and not self._is_answering:
                 self.transport.abort()
+
+        @property
+        def _is_answering(self) -> bool:
+            """True while a response is being sent, into which nothing else may be written."""
+            cycle: Any = self.cycle  # None before the first request
+            return cycle is not None and not cycle.response_complete
 
         def send_400_response(self, msg: str) -> None:
             """Refuse what is no HTTP."""
