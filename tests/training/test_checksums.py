@@ -57,6 +57,26 @@ def test_an_unreadable_file_is_reported_to_who_asks(file, monkeypatch):
         checksums.sha256(file)
 
 
+def test_any_error_ahead_leaves_the_other_files_to_be_hashed(file, monkeypatch):
+    other = file.with_name("other")
+    other.write_bytes(b"other")
+
+    def fails(path):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "_compute", fails)
+        checksums.hash_ahead([file, other])
+        assert all(checksums._started[path].is_done.wait(10) for path in (file, other))
+    assert [checksums.sha256(path) for path in (file, other)] == [expected(file), expected(other)]
+
+
+def test_a_checkpoint_that_is_pruned_meanwhile_is_no_error_ahead(tmp_path, monkeypatch):
+    run, checkpoint = run_with_optimizer(tmp_path)
+    monkeypatch.setattr(checksums, "list_checkpoints", lambda run: [checkpoint.with_name("step-000002")])
+    checksums.require_checkpoint_ahead(run, "latest")
+
+
 def run_with_optimizer(folder):
     run = RunFolder(folder / "run")
     model = build_model(ModelConfig(vocab_size=257, context_length=8, n_layer=1, n_head=1, n_embd=8))

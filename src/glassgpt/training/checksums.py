@@ -9,10 +9,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from glassgpt.data.files import regular_only
-from glassgpt.errors import UnsafeFileError
 from glassgpt.training.checkpoint_layout import (
     OPTIMIZER,
     list_checkpoints,
@@ -25,7 +25,7 @@ from glassgpt.training.run_folder import RunFolder
 BLOCK_BYTES = 16 << 20
 """Bytes that are hashed at once. The thread needs the interpreter's lock between two blocks, and may wait 5 ms for it."""
 Version = tuple[int, int, int]
-"""Size, inode and time of change of a file: what was hashed is still there if they are the same."""
+"""Size, inode and modification time of a file: what was hashed is still there if they are the same."""
 
 
 class _Hash:
@@ -53,12 +53,20 @@ def require_checkpoint_ahead(run: RunFolder, which: str) -> None:
         which: see `require_checkpoint`, as for the errors.
     """
     require_checkpoint(run, which)
+    with suppress(OSError):  # a run that is being trained has pruned the checkpoint since
+        hash_ahead(_files_to_load(run, which))
+
+
+def _files_to_load(run: RunFolder, which: str) -> list[Path]:
+    """Return the files of a checkpoint that a model is loaded from."""
     best = resolve_pointer(run, "best") if which == "best" else None
     newest = next(reversed(list_checkpoints(run)), None)
     checkpoint = best or (newest if which in ("best", "latest") else named_model(run, which))
-    if checkpoint is not None:
-        files = [path for path in checkpoint.iterdir() if path.name != OPTIMIZER and path.is_file()]
-        hash_ahead([path for path in files if not path.is_symlink()])
+    if checkpoint is None:
+        return []
+    return [
+        path for path in checkpoint.iterdir() if path.name != OPTIMIZER and path.is_file() and not path.is_symlink()
+    ]
 
 
 def hash_ahead(paths: Iterable[Path]) -> None:
@@ -72,7 +80,7 @@ def _hash_all(begun: Iterable[tuple[Path, _Hash]]) -> None:
     for path, each in begun:
         try:
             each.value = _compute(path)
-        except (OSError, UnsafeFileError):  # `sha256` reads the file again, and raises the error to its caller
+        except Exception:  # noqa: BLE001 - `sha256` reads the file again, and raises the error to its caller
             each.value = None
         finally:
             each.is_done.set()
