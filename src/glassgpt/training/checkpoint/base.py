@@ -16,7 +16,7 @@ from glassgpt.data.files import read_regular, write_atomically
 from glassgpt.errors import CheckpointError
 from glassgpt.model.lora_config import Adapter, LoRAConfig
 from glassgpt.training.checkpoint.state import read_state
-from glassgpt.training.checkpoint.verify import find_damage
+from glassgpt.training.checkpoint.verify import TRAINING_ONLY, find_damage
 from glassgpt.training.checkpoint_layout import AVERAGE, MANIFEST, STATE, WEIGHTS, list_models
 from glassgpt.training.run_folder import RunFolder
 
@@ -105,7 +105,7 @@ def find_base(checkpoint: Path, adapter: Adapter) -> Path:
             is_named = weights_fingerprint(path) == adapter.base
         except CheckpointError:  # damaged, so that it is not the one
             continue
-        if is_named and find_damage(path) is None:
+        if is_named and find_damage(path, unread=TRAINING_ONLY) is None:
             return path
     raise CheckpointError(
         f"{run.path} adapts weights that {base.path} no longer has: it was trained further, changed or damaged; restore "

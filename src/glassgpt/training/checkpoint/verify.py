@@ -27,7 +27,7 @@ from glassgpt.training.checksums import sha256
 from glassgpt.training.run_folder import RunFolder
 
 FORMAT_VERSION = 1
-WEIGHTS_ONLY = (OPTIMIZER,)
+TRAINING_ONLY = (OPTIMIZER,)
 """Files that are not read where a model is loaded, and that are larger than all others."""
 
 
@@ -120,7 +120,7 @@ def newest_verified_checkpoint(run: RunFolder, *, unread: Container[str] = ()) -
 
 
 def find_checkpoint(run: RunFolder, which: str) -> Path:
-    """Return a checkpoint by name, all of which is verified but the optimizer; never another in place of a damaged best one.
+    """Return a checkpoint by name, verified except for its optimizer; a damaged best one is not replaced by another.
 
     Args:
         run: the run.
@@ -137,12 +137,12 @@ def find_checkpoint(run: RunFolder, which: str) -> Path:
         )
     require_checkpoint(run, which)
     if which == "latest" or (which == "best" and resolve_pointer(run, "best") is None):
-        found = newest_verified_checkpoint(run, unread=WEIGHTS_ONLY)
+        found = newest_verified_checkpoint(run, unread=TRAINING_ONLY)
         assert found is not None  # as require_checkpoint has found one
         return found.path
     path = resolve_pointer(run, "best") if which == "best" else named_model(run, which)
     assert path is not None  # as require_checkpoint has found it
-    problem = find_damage(path, unread=WEIGHTS_ONLY)
+    problem = find_damage(path, unread=TRAINING_ONLY)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}; name another one with --checkpoint")
     return path
