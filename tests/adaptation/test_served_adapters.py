@@ -9,7 +9,7 @@ from serving_helpers import Client
 
 from glassgpt import api
 from glassgpt.api.serving import load_weights
-from glassgpt.errors import UsageError
+from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.serving import run as server
 from glassgpt.serving.app import create_app
 from glassgpt.serving.context import ServerContext
@@ -17,6 +17,8 @@ from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder
 from glassgpt.serving.served_model import ServedModel
+from glassgpt.training.checkpoint import find_checkpoint
+from glassgpt.training.run_folder import RunFolder
 
 SLOTS = 4
 
@@ -49,6 +51,12 @@ def test_adapters_are_recognized_and_share_the_weights(sources, weights):
         assert {tensor.data_ptr() for tensor in adapted.model.parameters()} == held
         assert adapted.identity["weights"] == weights.identity["weights"]
     assert len({each.fingerprint for each in (weights, *weights.adapters.values())}) == 3
+
+
+def test_base_that_has_changed_since_it_was_recognized_is_refused(adapter_run):
+    checkpoint = find_checkpoint(RunFolder(adapter_run), "best")
+    with pytest.raises(CheckpointError, match="does not adapt the weights in"):
+        load_weights(adapter_run, "best", "cpu", "float32", SLOTS, {"one": checkpoint})
 
 
 def test_runs_that_share_nothing_are_served_as_before(base_run, adapter_run, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from glassgpt.errors import UsageError
+from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.generation.adapters import AdapterLayers, Selection, adapter_decoder, adapter_layers, with_adapters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.run import adapter_model_name
@@ -56,17 +56,23 @@ def adapters_by_base(runs: Sequence[NamedRun]) -> dict[str, dict[str, NamedRun]]
     return found
 
 
-def with_adapters_of(weights: Weights, base: LanguageModel, adapters: Mapping[str, Path]) -> Weights:
+def with_adapters_of(weights: Weights, base: LanguageModel, checkpoint: Path, adapters: Mapping[str, Path]) -> Weights:
     """Return weights with adapters beside them.
 
     Args:
         weights: of a model.
         base: the same model before it was prepared for generation.
+        checkpoint: that it was loaded from.
         adapters: verified checkpoints of adapters of these weights, by name.
 
     Raises:
-        CheckpointError: an adapter does not fit the model.
+        CheckpointError: an adapter adapts other weights, as those of a base that was trained further meanwhile, or does
+            not fit the model.
     """
+    for path in adapters.values():
+        adapter = read_adapter(path)
+        if adapter is None or adapter.base != weights_fingerprint(checkpoint):
+            raise CheckpointError(f"{path} does not adapt the weights in {checkpoint}; start the server again")
     layers = {name: adapter_layers(load_adapter(base, path)) for name, path in adapters.items()}
     own = {name: _beside(weights, name, layers[name], path) for name, path in adapters.items()}
     return replace(weights, adapters=own, decoder=adapter_decoder(layers))

@@ -74,7 +74,7 @@ def load_weights(
         "glassgpt": glassgpt.__version__,
     }
     found = Weights(model, loaded.tokenizer, loaded.step, identity, str(run), path.name)
-    return with_adapters_of(found, loaded.model, adapters) if adapters else found
+    return with_adapters_of(found, loaded.model, path, adapters) if adapters else found
 
 
 def load_beside(run: Path, checkpoint: str, device: str, precision: Precision, slots: int) -> Weights:
@@ -99,8 +99,8 @@ def model_sources(
 ) -> list[ModelSource]:
     """Return runs as models to serve, each adapter after the base that it adapts, as `base:adapter`.
 
-    Adapters share the weights and the engine of their base, but on a GPU, whose kernels have no adapters, and with `follow`:
-    there each is merged into weights of its own.
+    Adapters share the weights and the engine of their base, except on a GPU, whose kernels have no adapters, and with
+    `follow`, where each is merged into weights of its own.
 
     Args:
         runs: to serve, with different names.

@@ -30,6 +30,7 @@ MESSAGES = {
     '{} adapts the run {}, which does not exist; if it was moved, write its new folder as "run" into {}': '{0}의 바탕인 실행 {1}이(가) 없습니다. 옮겼다면 새 폴더를 {2}의 "run"에 적으세요',
     "{} is an adapter, but {}, which names the run it adapts, cannot be read: {}": "{0}은(는) 어댑터인데, 바탕이 되는 실행을 적은 {1} 파일을 읽을 수 없습니다: {2:t}",
     "lora.rank is 0; it must be at least 1": "lora.rank 값이 0입니다. 1 이상이어야 합니다",
+    "{} does not adapt the weights in {}; start the server again": "{0}은(는) {1}의 가중치에 맞춘 어댑터가 아닙니다. 서버를 다시 시작하세요",
     "imported the adapter into {}, which adapts {}": "어댑터를 {0}(으)로 가져왔습니다. 바탕은 {1}입니다",
     "{} is an adapter; name the run that it adapts with --base RUN": "{0}은(는) 어댑터입니다. 바탕이 될 실행을 --base RUN으로 지정하세요",
     "{} is not an adapter in PEFT's format: it has no adapter_config.json; leave out --base": "{0}은(는) PEFT 형식의 어댑터가 아닙니다. adapter_config.json이 없습니다. --base를 빼세요",
