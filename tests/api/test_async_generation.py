@@ -10,7 +10,7 @@ import pytest
 import glassgpt
 from glassgpt.api import LoadedModel
 from glassgpt.data.tokenizers.byte import ByteTokenizer
-from glassgpt.errors import GenerationError, RequestError
+from glassgpt.errors import GenerationError, GenerationFailedError, RequestError
 from glassgpt.generation.async_engine import AsyncEngine
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.prompt import encode_prompt
@@ -236,6 +236,22 @@ def test_engine_that_cannot_be_built_is_an_error_in_the_coroutine(m):
 
     with pytest.raises(GenerationError, match="out of memory"):
         asyncio.run(main())
+
+
+def test_end_of_the_thread_is_an_error_in_every_coroutine(shared, monkeypatch):
+    def breaks(self):
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(AsyncEngine, "_take_commands", breaks)
+
+    async def main():
+        waiting = (asyncio.wait_for(shared.agenerate(prompt, seed=1), 30) for prompt in "ab")
+        return [*await asyncio.gather(*waiting, return_exceptions=True), shared.agenerate("c", seed=1)]
+
+    *results, later = asyncio.run(main())
+    with pytest.raises(GenerationError, match="the engine's thread ended: .*the device is lost"):
+        asyncio.run(later)
+    assert [type(each) for each in results] == [GenerationFailedError] * 2
 
 
 def test_two_event_loops_share_the_engine(shared, m):

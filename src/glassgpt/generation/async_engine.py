@@ -73,6 +73,7 @@ class AsyncEngine(EngineWorker[_Prompt]):
         super().__init__(ends_when_idle=True)
         self._build = build
         self._engine: Engine | None = None
+        self._listeners: set[_Listener] = set()  # of all coroutines that wait
 
     async def stream(
         self, prompts: Sequence[Sequence[int]], options: GenerationOptions
@@ -94,10 +95,11 @@ class AsyncEngine(EngineWorker[_Prompt]):
         n_missing = len(prompts) * options.num_samples
         if not n_missing:
             return
-        if self.failure is not None:
-            raise self.failure  # the thread has ended for good
+        self._listeners.add(listener)
         self._post(lambda: self._accept(listener))
         try:
+            if self.failure is not None:  # the thread has ended for good, perhaps before it saw the command
+                raise self._ended()
             while n_missing:
                 item = await listener.queue.get()
                 if isinstance(item, Exception):
@@ -106,6 +108,7 @@ class AsyncEngine(EngineWorker[_Prompt]):
                     n_missing -= chunk.finish_reason is not None
                     yield chunk
         finally:
+            self._listeners.discard(listener)
             if n_missing:
                 self._post(lambda: self._remove(listener))
 
@@ -139,6 +142,7 @@ class AsyncEngine(EngineWorker[_Prompt]):
             items.setdefault(receiver.listener, []).append(chunk)
         for listener, item in items.items():
             if listener.is_gone:
+                self._listeners.discard(listener)
                 self._remove(listener)
             else:
                 listener.put(item)
@@ -156,4 +160,9 @@ class AsyncEngine(EngineWorker[_Prompt]):
 
     def _end(self) -> None:
         if self.failure is not None:
-            self._fail_all(GenerationFailedError(f"the engine's thread ended: {self.failure!r}"))
+            for listener in self._listeners.copy():  # those whose command is still queued, too
+                listener.put(self._ended())
+
+    def _ended(self) -> GenerationFailedError:
+        """Return the error of a coroutine whose thread has ended; for all threads."""
+        return GenerationFailedError(f"the engine's thread ended: {self.failure!r}")
