@@ -151,7 +151,7 @@ def serve(sources: Sequence[ModelSource], settings: ServerSettings, announce: Ca
 
 async def _serve(
     sources: Sequence[ModelSource],
-    weights: Sequence[Weights],
+    weights: list[Weights],
     settings: ServerSettings,
     listener: socket.socket,
     announce: Callable[[str], None],
@@ -161,9 +161,9 @@ async def _serve(
     loop, limits = asyncio.get_running_loop(), settings.limits
     models: dict[str, ServedModel] = {}
     metrics = Metrics(lambda: [(name, *model.counts()) for name, model in models.items()])
-    for source, loaded in zip(sources, weights, strict=True):
-        new = functools.partial(ServedModel, slots=settings.slots, limits=limits, metrics=metrics)
-        models |= start_models(source, loaded, new, loop)
+    new = functools.partial(ServedModel, slots=settings.slots, limits=limits, metrics=metrics)
+    for source in sources:  # taken out of the list, so that a newer checkpoint frees them
+        models |= start_models(source, weights.pop(0), new, loop)
     recorder = None if settings.record is None else Recorder(settings.record)
     context = ServerContext(models, limits, metrics, recorder)
     app = create_app(context, hosts=settings.allowed_hosts, api_keys=settings.api_keys)
