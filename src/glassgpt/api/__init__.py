@@ -1,6 +1,6 @@
 """The public Python API: one function per command, in one file per stage.
 
-A file is imported when something of it is first used: all of them take as long as half of torch.
+A file is imported when one of its names is first used: importing all of them takes half as long as importing torch.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES.values():
         return import_module(f"glassgpt.api.{name}")
     if name not in _MODULES:
-        raise AttributeError(f"glassgpt.api.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"glassgpt.api.{_MODULES[name]}"), name)
 
 
