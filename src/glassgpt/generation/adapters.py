@@ -7,7 +7,6 @@ which is the same function up to rounding.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -21,6 +20,7 @@ from glassgpt.generation.engine.decoding import StepwiseDecoder
 from glassgpt.generation.engine.interfaces import DecoderFactory, Prefill
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.model.cache import KVCache
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.lora import LoRALinear
 from glassgpt.model.transformer import LanguageModel
 
@@ -98,9 +98,7 @@ def with_adapters(model: LanguageModel, adapters: Mapping[str, AdapterLayers], s
         adapters: by name.
         selection: says which one each sequence of a pass has.
     """
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    shared[id(model.quantized)] = model.quantized
-    other = copy.deepcopy(model, shared)
+    other = copy_sharing_weights(model)
     for layer in dict.fromkeys(layer for parts in adapters.values() for layer in parts):
         parts = {name: parts[layer] for name, parts in adapters.items() if layer in parts}
         other.set_submodule(layer, AdaptedLinear(other.get_submodule(layer), parts, selection))

@@ -7,7 +7,6 @@ forward pass and its kernels are the model's own.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.hook_points import HookLocation
 from glassgpt.model.transformer import LanguageModel
 
@@ -30,13 +30,6 @@ class ActivationEdit:
 
     location: HookLocation
     change: Callable[[Tensor, Tensor], Tensor]
-
-
-def copy_sharing_weights(model: LanguageModel) -> LanguageModel:
-    """Return a copy of a model in evaluation mode that shares all parameters and buffers with it."""
-    shared = [*model.parameters(), *model.buffers()]
-    # deepcopy treats objects in its memo as already copied.
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared}).eval()
 
 
 @torch.no_grad()
@@ -58,7 +51,7 @@ def capture_activations(
         IndexError: the tokens do not fit the model's context.
     """
     captured: dict[HookLocation, Tensor] = {}
-    hooked = copy_sharing_weights(model)
+    hooked = copy_sharing_weights(model).eval()
     modules = dict(hooked.named_modules())
     for edit in edits:
         _register_edit(modules[edit.location[0]], edit)

@@ -7,7 +7,6 @@ Left alone, the exporter stores a tied head twice, as table and transposed. Quan
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.interchange.block_quantization import BLOCK_SIZE, quantize_blocks
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 
 EMBEDDING_BITS = 8
@@ -113,8 +113,7 @@ def with_onnx_layers(model: LanguageModel, bits: int) -> LanguageModel:
         model: with its own layers.
         bits: 32 keeps the weights; 8 or 4 quantizes matrices, and embeddings and head to 8.
     """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared)
+    copied = copy_sharing_weights(model)
     is_tied = "head" not in model.parameter_kinds().values()
     head = {name for name, kind in model.parameter_kinds().items() if kind == "head"}
 

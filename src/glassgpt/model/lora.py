@@ -10,7 +10,6 @@ Optimizers, checkpoints and averages contain only `trainable_parameters`.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from glassgpt.errors import ConfigError
 from glassgpt.model.build import build_model
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
 
@@ -93,8 +93,7 @@ def merge_lora(model: LanguageModel) -> LanguageModel:
 
 def without_adapter(model: LanguageModel) -> LanguageModel:
     """Return a model without the adapter of another one, with which it shares all its weights."""
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    base = copy.deepcopy(model, shared)
+    base = copy_sharing_weights(model)
     for parent, name, _ in _layers(base):
         layer = getattr(parent, name)
         if isinstance(layer, LoRALinear):

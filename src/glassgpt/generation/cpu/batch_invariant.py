@@ -11,7 +11,6 @@ and what is left over at the end by another formula: `ActivationBySlot` keeps ro
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from glassgpt.generation.engine.decoding import PADDING, StepwiseDecoder, sample_tokens
 from glassgpt.generation.engine.sequence import SequenceState
 from glassgpt.model.attention import attend
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 
 WHOLE_VECTORS = 64
@@ -60,8 +60,7 @@ class ActivationBySlot(nn.Module):
 
 def computed_by_slot(model: LanguageModel) -> LanguageModel:
     """Return a copy of the model whose attention and, if need be, activations are by slot; it shares all tensors."""
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    other = copy.deepcopy(model, shared).eval()
+    other = copy_sharing_weights(model).eval()
     for module in other.modules():
         if hasattr(module, "attend"):
             vars(module)["attend"] = attend_by_slot

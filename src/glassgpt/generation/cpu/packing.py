@@ -7,7 +7,6 @@ the kernels of the requested precision are timed, once per process, on matrices 
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, can_step
 from glassgpt.generation.cpu.int4 import LEVELS, Int4Product, can_multiply, instruction_level
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.quantized import QuantizedMatrix, still_quantized
 from glassgpt.model.transformer import LanguageModel
@@ -160,9 +160,8 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     """
     if kernel is KERNELS[0]:
         return model
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    shared[id(model.quantized)] = {}  # the packed matrices hold the integers
-    packed = copy.deepcopy(model, shared).eval()
+    packed = copy_sharing_weights(model).eval()
+    packed.quantized = {}  # the packed matrices hold the integers
     stored = still_quantized(dict(model.named_parameters()), model.quantized) if kernel.precision == "int8" else {}
     for name, module in list(packed.named_modules()):
         if isinstance(module, nn.Linear):

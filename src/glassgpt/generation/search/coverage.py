@@ -8,12 +8,11 @@ slowly than in a translation model, and a penalty that suits one model need not 
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from glassgpt.model.attention import AttentionFunction, attention_weights
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -48,8 +47,7 @@ class AttentionRecorder:
 def record_attention(model: LanguageModel) -> tuple[LanguageModel, AttentionRecorder]:
     """Return a copy of the model that shares its parameters and records its attention, and the recorder."""
     recorder = AttentionRecorder()
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    recorded = copy.deepcopy(model, shared)
+    recorded = copy_sharing_weights(model)
     for module in recorded.modules():
         if hasattr(module, "attend"):
             _wrap_attention(module, recorder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import pickle
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from glassgpt.errors import CheckpointError
 from glassgpt.model.accounting import count_parameters
 from glassgpt.model.build import build_model, build_uninitialized
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.lora import adapter_of, add_lora, merge_lora
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.quantized import QuantizedMatrix, split_quantized, weight_count
@@ -102,8 +102,8 @@ def load_adapter(model: LanguageModel, checkpoint: Path) -> LanguageModel:
     """
     adapter = read_adapter(checkpoint)
     assert adapter is not None
-    shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    other = copy.deepcopy(model, {**shared, id(model.quantized): {}})
+    other = copy_sharing_weights(model)
+    other.quantized = {}
     with preserved_rng(next(model.parameters()).device):  # of the adapter's initialization, which is overwritten
         add_lora(other, adapter)
     load_weights(other, checkpoint, averaged=True)
