@@ -140,8 +140,6 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
     write_config_files(model.config, tokenizer, folder)
     save_file(_exported_weights(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     apply_umask(folder / WEIGHTS_FILE)
-    # safetensors lets only the user read its files; the umask decides, as for the others.
-    (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode & 0o777)
 
 
 def _exported_weights(model: LanguageModel) -> dict[str, Tensor]:

@@ -77,7 +77,6 @@ def export_adapter(model: LanguageModel, folder: Path) -> None:
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         apply_umask(folder / WEIGHTS_FILE)
-        (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode & 0o777)
     except (OSError, SafetensorError) as error:
         raise InterchangeError(f"{folder} cannot be written: {error}") from error
 
