@@ -19,6 +19,7 @@ from glassgpt.compression.distillation import training_settings
 from glassgpt.compression.methods.base import CompressionMethod
 from glassgpt.compression.report import CompressionReport
 from glassgpt.compression.search import Candidate, Combination, Target, best_for, combinations, search
+from glassgpt.compression.shrink import with_dropout
 from glassgpt.config import RunConfig, load_config, resolve_config
 from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
@@ -77,10 +78,11 @@ class _Search:
         self._steps = 0
 
     def train(self, method: CompressionMethod, seconds: float) -> None:
-        """Make a smaller model, and train it."""
-        config = self._config(method)
-        self._model = self.opened.apply([method])
-        self._steps = train_for(self._model, config, self.opened, seconds)
+        """Make a smaller model, and train it; `seconds` are for both."""
+        start, config = time.monotonic(), self._config(method)
+        # The parts come with the dropout of the original, which may have been trained with much more of it.
+        self._model = with_dropout(self.opened.apply([method]), config.model.dropout)
+        self._steps = train_for(self._model, config, self.opened, seconds - (time.monotonic() - start))
 
     def measure(self, methods: Combination) -> Candidate:
         """Quantize the model as a combination says, and measure it."""

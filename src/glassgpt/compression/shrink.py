@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -41,6 +41,11 @@ def with_neurons(model: LanguageModel, chosen: Sequence[Tensor]) -> LanguageMode
             if full in weights:
                 weights[full] = weights[full].index_select(axis, neurons)
     return _built(model, replace(model.config, n_inner=len(chosen[0])), weights)
+
+
+def with_dropout(model: LanguageModel, dropout: float) -> LanguageModel:
+    """Return a copy of a model that drops another share of its activations in training."""
+    return _built(model, replace(model.config, dropout=dropout), model.state_dict())
 
 
 def neuron_importances(model: LanguageModel, text: Tensor, progress: Progress) -> list[Tensor]:
@@ -101,7 +106,7 @@ def _inputs(modules: Sequence[nn.Module]) -> Generator[list[Tensor]]:
             handle.remove()
 
 
-def _built(model: LanguageModel, config: ModelConfig, weights: dict[str, Tensor]) -> LanguageModel:
+def _built(model: LanguageModel, config: ModelConfig, weights: Mapping[str, Tensor]) -> LanguageModel:
     device = next(model.parameters()).device
     with preserved_rng(device):  # of the initialization, which is overwritten
         smaller = build_model(config)
