@@ -10,6 +10,8 @@ from tests.small_models import LLAMA, attentive_model
 
 from glassgpt import api
 from glassgpt.api.compression import CompressionSource
+from glassgpt.api.runs import write_run_files
+from glassgpt.cli.distillation import check_distillation, check_search
 from glassgpt.compression.calibration import calibration_windows
 from glassgpt.compression.distillation import training_settings
 from glassgpt.compression.methods import check_methods
@@ -19,6 +21,7 @@ from glassgpt.compression.methods.prune import Prune
 from glassgpt.compression.report import divergence
 from glassgpt.compression.shrink import block_importances, neuron_importances, with_blocks, with_neurons
 from glassgpt.config import load_config
+from glassgpt.data import load_tokenizer
 from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.evaluation.held_out import Continuation
 from glassgpt.evaluation.observer import EvaluationObserver
@@ -163,6 +166,15 @@ def test_pruning_less_important_neurons_costs_less(nano_run, grammar_dataset):
 
 
 # The runs
+
+
+def test_run_that_was_tuned_on_preferences_learns_from_text(nano_run, grammar_data, tmp_path):
+    tuned = shutil.copytree(nano_run, tmp_path / "tuned")
+    given = {"data": "", "init_from": "base", "preference.data": "pairs.jsonl", "preference.reference": "base"}
+    write_run_files(RunFolder(tuned), load_config(tuned, given), load_tokenizer("bytes"))
+    out = tmp_path / "new"
+    assert check_distillation(tuned, out, [Distil(1)], grammar_data, "best", {}, resume=False) == out
+    check_search(tuned, grammar_data, "best", {})
 
 
 @pytest.mark.parametrize(("original", "expected"), [(0.0, 0.0), (0.05, 0.05), (0.4, 0.1)])

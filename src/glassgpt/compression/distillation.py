@@ -60,6 +60,8 @@ def training_settings(
         "init_from": "",
         "lora.rank": 0,
         "replay.data": "",
+        "preference.data": "",
+        "preference.reference": "",
         "train.teacher": str(run.absolute()),
         "train.max_steps": MAX_STEPS,
         "train.learning_rate": train.learning_rate * RATE_RATIO,
