@@ -17,6 +17,8 @@ from glassgpt.adaptation.conversations import prepare_source, read_source
 from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.runs import save_as_run
 from glassgpt.api.serving import chat_template
+from glassgpt.cli.distillation import check_distillation, check_search
+from glassgpt.compression.methods.distil import Distil
 from glassgpt.config import load_config
 from glassgpt.data import load_tokenizer
 from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS, ConversationBatches, build_batches
@@ -357,6 +359,16 @@ def test_run_started_from_one_keeps_its_template(tuned, grammar_data, tmp_path):
     text = replace(config, data=str(grammar_data), train=replace(config.train, sequence_length=0))
     api.train(text, tmp_path / "again")
     assert (tmp_path / "again/chat_template.jinja").read_text() == PLAIN_TEMPLATE
+
+
+def test_no_smaller_model_learns_from_conversations(tuned, grammar_data, tmp_path):
+    run, out = tuned[0], tmp_path / "new"
+    with pytest.raises(UsageError, match="holds conversations, but a smaller model learns from text"):
+        check_distillation(run, out, [Distil(1)], None, "best", {}, resume=False)
+    with pytest.raises(UsageError, match="holds conversations"):
+        check_search(run, None, "best", {"train.max_steps": "50"})
+    check_search(run, None, "best", {})  # only quantizes
+    check_search(run, grammar_data, "best", {"train.max_steps": "50"})
 
 
 # Mistakes are found before step 1

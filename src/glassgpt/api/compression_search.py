@@ -21,6 +21,7 @@ from glassgpt.compression.report import CompressionReport
 from glassgpt.compression.search import Candidate, Combination, Target, best_for, combinations, search
 from glassgpt.compression.shrink import with_dropout
 from glassgpt.config import RunConfig, load_config, resolve_config
+from glassgpt.data.chat.dataset import is_conversations
 from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loop import Trainer
@@ -61,7 +62,10 @@ def compress_to_target(
     if out is not None:
         RunFolder(out).require_new()
     attempt = _Search(OpenedSource(source, observer, reads_text=True), target, overrides or {})
-    found = search(combinations(attempt.opened.loaded.model.config), attempt.measure, attempt.train, seconds)
+    shapes = combinations(attempt.opened.loaded.model.config)
+    if is_conversations(attempt.opened.dataset.folder):
+        shapes = [shape for shape in shapes if shape.method is None]  # smaller models learn from text only
+    found = search(shapes, attempt.measure, attempt.train, seconds)
     best = best_for(target, found)
     if best is None or out is None or not best.methods:
         return found, None

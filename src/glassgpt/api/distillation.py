@@ -10,7 +10,7 @@ from glassgpt.api.compression import EVALUATED_TOKENS, CompressionSource, Opened
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.api.runs import resumed_config, trainer_config, write_run_files
 from glassgpt.api.training import check, train
-from glassgpt.compression.distillation import require_student, training_settings
+from glassgpt.compression.distillation import require_student, require_text, training_settings
 from glassgpt.compression.methods import check_methods
 from glassgpt.compression.methods.base import CompressionMethod
 from glassgpt.compression.report import CompressionReport, compare_models
@@ -47,12 +47,14 @@ def distil(
         The report, which the new run holds as `compression.json`.
 
     Raises:
-        UsageError: a method does not fit the model, a setting cannot be changed, or `out` exists.
+        UsageError: a method does not fit the model, a setting cannot be changed, the dataset holds conversations, or
+            `out` exists.
         Interrupted: the training was stopped; `finish_distillation` continues it.
         GlassGPTError: see `compress` and `train`.
     """
     RunFolder(out).require_new()
     opened = OpenedSource(source, observer, reads_text=any(method.reads_text for method in methods))
+    require_text(opened.dataset.folder)
     shape, run = opened.loaded.model.config, Path(source.run)
     check_methods(methods, shape)
     trained = load_config(run).train

@@ -82,7 +82,7 @@ def check_distillation(
         GlassGPTError: something is missing or invalid.
     """
     from glassgpt.cli.checks import check_run_and_dataset, check_training
-    from glassgpt.compression.distillation import require_student, training_settings
+    from glassgpt.compression.distillation import require_student, require_text, training_settings
     from glassgpt.config import held_out_folder, load_config
 
     if out is None:
@@ -99,22 +99,27 @@ def check_distillation(
     RunFolder(out).require_new()
     check_run_and_dataset(run, data)
     folder = held_out_folder(run, data)
+    require_text(folder)
     settings = training_settings(run, folder, methods, before.model, before.train, overrides, checkpoint)
     check_training(load_config(run, settings), out, resume=False, processes=1, tensorboard=False)
     return out
 
 
 def check_search(run: Path, data: Path | None, checkpoint: str, overrides: dict[str, str]) -> None:
-    """Check the settings that a search trains smaller models with.
+    """Check the settings that a search trains smaller models with; with conversations it trains none.
 
     Raises:
-        GlassGPTError: one of them is invalid.
+        GlassGPTError: one of them is invalid, or they are given in vain.
     """
-    from glassgpt.compression.distillation import training_settings
+    from glassgpt.compression.distillation import require_text, training_settings
     from glassgpt.config import check_config, held_out_folder, load_config
+    from glassgpt.data.chat.dataset import is_conversations
 
     before = load_config(run)
     folder = held_out_folder(run, data)
+    if is_conversations(folder) and not overrides:
+        return
+    require_text(folder)
     settings = training_settings(run, folder, [], before.model, before.train, overrides, checkpoint)
     check_config(load_config(run, settings))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.compression.methods.base import CompressionMethod
+from glassgpt.data.chat.dataset import is_conversations
 from glassgpt.errors import UsageError
 from glassgpt.model.config import SHAPE_FIELDS, ModelConfig
 from glassgpt.training.config import TrainConfig
@@ -72,6 +73,19 @@ def training_settings(
         "schedule.final_ratio": 0.0,
         **{name.replace("-", "_"): value for name, value in overrides.items()},
     }
+
+
+def require_text(data: Path) -> None:
+    """Check that a dataset is one that a model can learn another one's predictions of.
+
+    Raises:
+        UsageError: it consists of conversations.
+    """
+    if is_conversations(data):
+        raise UsageError(
+            f"{data} holds conversations, but a smaller model learns from text; add --data DIR with text, "
+            f"and fine-tune the result on the conversations"
+        )
 
 
 def check_overrides(names: Iterable[str]) -> None:
