@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
     with (folder / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.exists():
+            shutil.rmtree(path, ignore_errors=True)  # of another worker that failed: this one fails for the same reason
             make(path)
             finished.touch()
     return path
