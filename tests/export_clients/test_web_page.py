@@ -163,16 +163,27 @@ def test_page_stops_when_it_is_asked_to_and_writes_again(long_page, open_page, s
     assert page.inner_text("#status").startswith("5 ")
 
 
-def test_page_opens_and_writes_without_a_network_once_it_was_open(nano_run, tmp_path, open_page, serve):
+@pytest.mark.parametrize("name", ["", "index.html", "?from=elsewhere"])
+def test_page_opens_and_writes_without_a_network_once_it_was_open(name, nano_run, tmp_path, open_page, serve):
     api.export(nano_run, tmp_path / "page", format="web", library=NODE_MODULES)
     address, _ = serve(tmp_path / "page")
-    page, _ = opened(open_page, address)
+    page, _ = opened(open_page, address + name)
     assert "without a network" in page.inner_text("#status")
     expected = generated(page, "The cat", max_new_tokens=20, temperature=0)
     serve.stop(address)
     page.reload()
     page.wait_for_selector("main[aria-busy=false]", timeout=120_000)
     assert generated(page, "The cat", max_new_tokens=20, temperature=0) == expected
+
+
+def test_page_does_not_promise_copies_that_could_not_be_kept(nano_run, tmp_path, open_page, serve):
+    api.export(nano_run, tmp_path / "page", format="web", library=NODE_MODULES)
+    worker = tmp_path / "page" / "offline.js"
+    full = "Cache.prototype.put = () => Promise.reject(new Error('no space left'));\n"
+    worker.write_text(full + worker.read_text(encoding="utf-8"), encoding="utf-8")
+    address, _ = serve(tmp_path / "page")
+    page, _ = opened(open_page, address)
+    page.wait_for_function("document.getElementById('status').textContent === 'Ready.'", timeout=10_000)
 
 
 def test_page_shows_a_new_model_as_soon_as_the_host_has_it(nano_run, tmp_path, open_page, serve):

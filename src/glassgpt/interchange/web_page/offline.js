@@ -1,7 +1,9 @@
 // Keeps a copy of every file that the page reads, so that it also opens without a network. With one, the host's file is read
 // and the copy replaced, so that a new model is there at once.
-const COPIES = `glassgpt ${self.registration.scope}`;
-const READ_BEFORE = ["./", "page.css", "page.js"]; // before this worker was there
+const { scope } = self.registration;
+const COPIES = `glassgpt ${scope}`;
+const PAGE = "./";
+const READ_BEFORE = [PAGE, "page.css", "page.js"]; // before this worker was there
 
 self.addEventListener("install", (event) => {
   self.skipWaiting();
@@ -10,19 +12,31 @@ self.addEventListener("install", (event) => {
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener("fetch", (event) => {
   const { method, url } = event.request;
-  if (method === "GET" && url.startsWith(self.registration.scope)) event.respondWith(answer(event));
+  if (method === "GET" && url.startsWith(scope)) event.respondWith(answer(event));
 });
 
 async function answer(event) {
+  const { request } = event;
   const copies = await caches.open(COPIES);
+  const key = isPage(request.url) ? PAGE : request;
   let response;
   try {
-    response = await fetch(event.request);
+    // The host is asked even if the browser's own cache takes its file for fresh; with a navigation the browser decides.
+    response = await (request.mode === "navigate" ? fetch(request) : fetch(request, { cache: "no-cache" }));
   } catch (error) {
-    const copy = await copies.match(event.request);
+    const copy = await copies.match(key);
     if (copy) return copy;
     throw error;
   }
-  if (response.status === 200) event.waitUntil(copies.put(event.request, response.clone()));
+  if (response.status === 200) event.waitUntil(copies.put(key, response.clone()).catch(tell));
   return response;
+}
+
+// The page has two addresses, and either may end in a query.
+const isPage = (url) => [scope, `${scope}index.html`].includes(url.split(/[?#]/)[0]);
+
+// A copy could not be kept, such as for want of space.
+async function tell(error) {
+  console.warn(error);
+  for (const client of await self.clients.matchAll()) client.postMessage("not kept");
 }

@@ -31,7 +31,7 @@ const LONGEST_WAIT = 5000; // milliseconds for a service worker to start
 const language = navigator.language.startsWith("ko") ? "ko" : "en";
 const words = WORDS[language];
 const at = (id) => document.getElementById(id);
-let worker, tokens = 0, loaded = false;
+let worker, tokens = 0, loaded = false, kept = true;
 
 document.documentElement.lang = language;
 for (const [id, text] of [["about", words.about], ["prompt-label", words.prompt], ["settings-label", words.settings], ["start", words.start], ["stop", words.stop], ["status", words.loading(0)]])
@@ -70,7 +70,7 @@ const ANSWERS = {
   loading: ({ percent }) => report(words.loading(percent)),
   ready: ({ name }) => {
     at("name").textContent = document.title = name;
-    report(navigator.serviceWorker?.controller ? words.offline : words.ready);
+    report(kept && navigator.serviceWorker?.controller ? words.offline : words.ready);
     loaded = true;
     setBusy(false);
   },
@@ -90,6 +90,10 @@ const ANSWERS = {
 async function keepCopies() {
   const workers = navigator.serviceWorker;
   if (!workers) return;
+  workers.addEventListener("message", () => { // a copy could not be kept
+    kept = false;
+    if (at("status").textContent === words.offline) report(words.ready);
+  });
   const { active } = await workers.register("offline.js");
   if (workers.controller || active) return; // active without controlling: the reader asked for fresh files
   const controlled = new Promise((resolve) => workers.addEventListener("controllerchange", resolve, { once: true }));
