@@ -27,9 +27,9 @@ from glassgpt.compression.search import (
     search,
 )
 from glassgpt.compression.sensitivity import measure_sensitivity
-from glassgpt.errors import UsageError
+from glassgpt.errors import MemoryExhaustedError, TrainingDivergedError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
-from glassgpt.evaluation.observer import SILENT
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.lineage import read_lineage
 from glassgpt.training.run_folder import RunFolder
@@ -169,6 +169,32 @@ def test_smaller_models_are_trained_with_the_dropout_of_the_settings(nano_run, m
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
     expected = opened.apply([Distil(1)]).state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryExhaustedError, "out of memory"),
+        (torch.OutOfMemoryError, "out of memory"),
+        (TrainingDivergedError, "not finite"),
+    ],
+)
+def test_search_continues_with_the_untrained_model_if_training_fails(nano_run, monkeypatch, error, told):
+    def fails(model, *others):
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+        raise error("step 2")
+
+    warnings, observer = [], EvaluationObserver()
+    monkeypatch.setattr(observer, "warning", warnings.append)
+    monkeypatch.setattr(compression_search, "train_for", fails)
+    opened = OpenedSource(CompressionSource(nano_run), observer, reads_text=False)
+    attempt = compression_search._Search(opened, Target("size", 1), {"train.batch_tokens": 512})
+    attempt.train(Distil(1), 1.0)
+    assert [message.startswith("distil 1 stays untrained") and told in message for message in warnings] == [True]
+    assert attempt._steps == 0
+    expected = opened.apply([Distil(1)]).state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in attempt._model.state_dict().items())
 
 
 def test_model_stays_as_it_is_without_time_to_train(nano_run):

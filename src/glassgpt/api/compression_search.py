@@ -22,6 +22,7 @@ from glassgpt.compression.search import Candidate, Combination, Target, best_for
 from glassgpt.compression.shrink import with_dropout
 from glassgpt.config import RunConfig, load_config, resolve_config
 from glassgpt.data.chat.dataset import is_conversations
+from glassgpt.errors import MemoryExhaustedError, TrainingDivergedError
 from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loop import Trainer
@@ -82,11 +83,26 @@ class _Search:
         self._steps = 0
 
     def train(self, method: CompressionMethod, seconds: float) -> None:
-        """Make a smaller model, and train it; `seconds` are for both."""
+        """Make a smaller model, and train it; `seconds` are for both. If training fails, it stays as it was made."""
         start, config = time.monotonic(), self._config(method)
-        # The parts come with the dropout of the original, which may have been trained with much more of it.
-        self._model = with_dropout(self.opened.apply([method]), config.model.dropout)
-        self._steps = train_for(self._model, config, self.opened, seconds - (time.monotonic() - start))
+        self._model, self._steps, failed = self._smaller(method, config), 0, True
+        try:
+            self._steps = train_for(self._model, config, self.opened, seconds - (time.monotonic() - start))
+            failed = False
+        except (MemoryExhaustedError, torch.OutOfMemoryError):
+            self.opened.observer.warning(
+                f"{method.label} stays untrained: out of memory; try a smaller --train.micro-batch-size"
+            )
+        except TrainingDivergedError:
+            self.opened.observer.warning(
+                f"{method.label} stays untrained: its loss is not finite; try a lower --train.learning-rate"
+            )
+        if failed:  # after some steps, perhaps
+            self._model = self._smaller(method, config)
+
+    def _smaller(self, method: CompressionMethod, config: RunConfig) -> LanguageModel:
+        """Make a smaller model, with the dropout that it is trained with instead of the original's."""
+        return with_dropout(self.opened.apply([method]), config.model.dropout)
 
     def measure(self, methods: Combination) -> Candidate:
         """Quantize the model as a combination says, and measure it."""
