@@ -147,7 +147,9 @@ def test_genai_reads_the_tokenizers_whose_patterns_it_knows():
     texts = ["one two 123 words"]
     assert unreadable_tokenizer(load_tokenizer("bytes")) is None
     assert unreadable_tokenizer(train_tokenizer("bpe:300", texts, "llama")) is None
-    assert "prepared with --pattern gpt2, llama or qwen2" in unreadable_tokenizer(train_tokenizer("bpe:300", texts))
+    assert "prepared with --tokenizer bpe:SIZE --pattern gpt2, llama or qwen2" in unreadable_tokenizer(
+        train_tokenizer("bpe:300", texts)
+    )
     assert "cannot read" in unreadable_tokenizer(SimpleNamespace(kind="unigram", name="mine"))
 
 

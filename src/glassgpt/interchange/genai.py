@@ -25,7 +25,7 @@ def unreadable_tokenizer(tokenizer: Tokenizer) -> str | None:
         return None
     return (
         f"ONNX Runtime GenAI cannot read the tokenizer {tokenizer.name}, so no {FILE_NAME} was written for it; "
-        f"it can if the text is prepared with --pattern gpt2, llama or qwen2"
+        f"it can if the text is prepared with --tokenizer bpe:SIZE --pattern gpt2, llama or qwen2"
     )
 
 

@@ -1,7 +1,7 @@
 """Import and export."""
 
 MESSAGES = {
-    "ONNX Runtime GenAI cannot read the tokenizer {}, so no {} was written for it; it can if the text is prepared with --pattern gpt2, llama or qwen2": "ONNX Runtime GenAI는 토크나이저 {0}을(를) 읽지 못해 {1}을(를) 쓰지 않았습니다. 글을 --pattern gpt2, llama, qwen2 가운데 하나로 준비하면 읽습니다",
+    "ONNX Runtime GenAI cannot read the tokenizer {}, so no {} was written for it; it can if the text is prepared with --tokenizer bpe:SIZE --pattern gpt2, llama or qwen2": "ONNX Runtime GenAI는 토크나이저 {0}을(를) 읽지 못해 {1}을(를) 쓰지 않았습니다. 글을 --tokenizer bpe:SIZE와 --pattern gpt2, llama, qwen2 가운데 하나로 준비하면 읽습니다",
     "the model is too large to be compared with transformers on this machine": "모델이 너무 커서 이 컴퓨터에서는 transformers와 비교할 수 없습니다",
     "{}: the logits differ from those of transformers by {} of the largest one, so the model is not the same function here; please report it, and use it with transformers": "{0}: 로짓이 transformers의 것과 최댓값의 {1}만큼 다릅니다. 여기서는 같은 모델이 아니므로 transformers로 쓰고, 이 문제를 알려 주세요",
     "not compared with transformers, which cannot load {}: {}": "transformers가 {0}을(를) 불러올 수 없어 비교하지 않았습니다: {1:t}",
