@@ -189,6 +189,7 @@ def test_command_makes_a_sparse_run(run_main, nano_run, tmp_path):
         ([Sparsity("1")], {}, "--sparsity is 1; it must be a share above 0 and below 1, or 2:4"),
         ([Sparsity("1:4")], {}, "--sparsity is 1:4"),
         ([Sparsity("nan")], {}, "--sparsity is nan"),
+        ([Sparsity("0.5", "magnitude")], {}, "--method is magnitude; it must be sparsegpt or wanda"),
         ([Sparsity("2:4")], {"n_inner": 70}, "the MLP's width is 70, but 2:4 sparsity needs multiples of 4"),
         ([Sparsity(), Int4()], {}, "--sparsity and --int4 cannot be combined: 4-bit weights have no exact zero"),
         ([Prune(), Sparsity()], {}, "--prune trains its model, which --sparsity cannot be combined with"),

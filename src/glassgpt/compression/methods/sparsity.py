@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from glassgpt.compression.methods.base import CompressionMethod, Progress
 from glassgpt.model.config import ModelConfig
@@ -45,6 +45,8 @@ class Sparsity(CompressionMethod):
 
     def problems(self, config: ModelConfig) -> list[str]:
         """See `CompressionMethod`."""
+        if self.method not in get_args(SparsityMethod):
+            return [f"--method is {self.method}; it must be sparsegpt or wanda"]
         if self.amount != TWO_OF_FOUR:
             try:
                 valid = 0 < float(self.amount) < 1

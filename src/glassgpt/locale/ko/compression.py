@@ -38,6 +38,7 @@ MESSAGES = {
     "--{} is a setting of training; it needs --distil, --prune or --target": "--{0}은(는) 학습 설정입니다. --distil, --prune, --target 가운데 하나가 필요합니다",
     "trained for {} steps to predict what the original predicts": "원래 모델의 예측을 배우도록 {0}스텝 학습함",
     "trained steps": "학습한 스텝",
+    "--method is {}; it must be sparsegpt or wanda": "--method가 {0}입니다. sparsegpt나 wanda여야 합니다",
     "--layers belongs to --distil; add it": "--layers는 --distil과 함께 씁니다. --distil을 더하세요",
     "--resume takes the methods and the dataset from {}; leave them out": "--resume은 방법과 데이터셋을 {0}에서 가져옵니다. 빼세요",
     "--checkpoint is {}, but a model learns from the best; leave it out": "--checkpoint가 {0}이지만 모델은 best에서 배웁니다. 빼세요",
