@@ -27,7 +27,7 @@ from glassgpt.compression.search import (
     search,
 )
 from glassgpt.compression.sensitivity import measure_sensitivity
-from glassgpt.errors import MemoryExhaustedError, TrainingDivergedError, UsageError
+from glassgpt.errors import ConfigError, MemoryExhaustedError, TrainingDivergedError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.config import ModelConfig
@@ -171,6 +171,14 @@ def test_smaller_models_are_trained_with_the_dropout_of_the_settings(nano_run, m
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_invalid_settings_of_the_training_are_reported_before_anything_is_measured(nano_run, monkeypatch):
+    monkeypatch.setattr(compression_search, "search", pytest.fail)
+    with pytest.raises(ConfigError, match=r"train\.batch_tokens is 7; it must be a multiple"):
+        compress_to_target(
+            CompressionSource(nano_run), None, Target("size", 1), seconds=60, overrides={"train.batch_tokens": 7}
+        )
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -200,7 +208,7 @@ def test_search_continues_with_the_untrained_model_if_training_fails(nano_run, m
 def test_model_stays_as_it_is_without_time_to_train(nano_run):
     opened = OpenedSource(CompressionSource(nano_run), None, reads_text=False)
     attempt = compression_search._Search(opened, Target("size", 1), {"train.batch_tokens": 512})
-    config = attempt._config(Distil(1))
+    config = attempt.settings(Distil(1))
     assert (config.model.n_layer, config.train.device, config.train.compile) == (1, "cpu", "off")
     model = opened.apply([Distil(1)])
     assert compression_search.train_for(model, config, opened, 1e-9) == 0  # a step is timed, on a copy

@@ -66,6 +66,9 @@ def compress_to_target(
     shapes = combinations(attempt.opened.loaded.model.config)
     if is_conversations(attempt.opened.dataset.folder):
         shapes = [shape for shape in shapes if shape.method is None]  # smaller models learn from text only
+    for shape in shapes:
+        if shape.method is not None:
+            attempt.settings(shape.method)  # what is invalid is reported now, not after minutes of measuring
     found = search(shapes, attempt.measure, attempt.train, seconds)
     best = best_for(target, found)
     if best is None or out is None or not best.methods:
@@ -84,7 +87,7 @@ class _Search:
 
     def train(self, method: CompressionMethod, seconds: float) -> None:
         """Make a smaller model, and train it; `seconds` are for both. If training fails, it stays as it was made."""
-        start, config = time.monotonic(), self._config(method)
+        start, config = time.monotonic(), self.settings(method)
         self._model, self._steps, failed = self._smaller(method, config), 0, True
         try:
             self._steps = train_for(self._model, config, self.opened, seconds - (time.monotonic() - start))
@@ -113,7 +116,12 @@ class _Search:
             self._best_candidate, self.best = [candidate], model
         return candidate
 
-    def _config(self, method: CompressionMethod) -> RunConfig:
+    def settings(self, method: CompressionMethod) -> RunConfig:
+        """Return the settings that a smaller model is trained with.
+
+        Raises:
+            GlassGPTError: one of them is invalid.
+        """
         run, dataset = Path(self.opened.source.run), self.opened.dataset.folder
         given = load_config(run)
         shape, checkpoint = self.opened.loaded.model.config, self.opened.source.checkpoint
