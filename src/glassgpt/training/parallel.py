@@ -28,7 +28,6 @@ class ParallelLoss:
         train: the configuration.
         hardware: resolved device and precision.
         dist: the processes that train together.
-        tokens: the training text, whose kind decides the loss; None is text.
 
     Attributes:
         is_sharded: whether each rank holds a part of each parameter only, so that all ranks must make the same calls.

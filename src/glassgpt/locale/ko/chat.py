@@ -26,7 +26,7 @@ MESSAGES = {
     "{}, message {}: {} writes earlier messages differently when others follow, so that the assistant's text cannot be found; mark it in the template with {% generation %} … {% endgeneration %}": "{0:t}, {1}번째 메시지: {2}이(가) 뒤에 메시지가 오면 앞의 메시지를 다르게 써서 assistant의 글을 찾을 수 없습니다. 템플릿에서 {% generation %} … {% endgeneration %}으로 표시하세요",
     # formats, datasets and fine-tuning
     "the plain transcript": "간단한 대화록 꼴",
-    "{} is a table of texts, which has no stop token to learn; give a Jinja template: --chat-template FILE.jinja": "{0}은(는) 글을 적은 표라서 배울 종료 토큰이 없습니다. Jinja 템플릿을 지정하세요: --chat-template FILE.jinja",
+    "{} is a table of texts, which has no stop token to learn; give a Jinja template: --chat-template FILE.jinja": "{0}은(는) 글을 적은 표라서 배울 정지 토큰이 없습니다. Jinja 템플릿을 지정하세요: --chat-template FILE.jinja",
     "{} holds other conversations; remove it, or choose another --out": "{0}에 다른 대화가 들어 있습니다. 지우거나 다른 --out을 고르세요",
     "replay.data cannot be combined with the conversations in {}; leave it empty": "replay.data는 {0}의 대화와 함께 쓸 수 없습니다. 비워 두세요",
     "replay.data is {}, which holds conversations; name a dataset of text": "replay.data가 {0}인데 여기에는 대화가 들어 있습니다. 글의 데이터셋을 지정하세요",
