@@ -190,6 +190,11 @@ def output_json(value: Any) -> None:
     output(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def has_color() -> bool:
+    """Return whether standard output shows colors: a terminal, without the environment variable NO_COLOR."""
+    return out.color_system is not None and not out.no_color
+
+
 def styled(*parts: tuple[str, str]) -> None:
     """Print a line of styled texts to standard output, such as `("Tokens", "bold")`."""
     out.print(Text.assemble(*((visible(text), style) for text, style in parts)))

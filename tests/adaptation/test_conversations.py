@@ -15,10 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from glassgpt import api
 from glassgpt.adaptation.conversations import prepare_source, read_source
 from glassgpt.adaptation.replay import open_training_data
+from glassgpt.api.compression import CompressionSource
 from glassgpt.api.runs import save_as_run
 from glassgpt.api.serving import chat_template
 from glassgpt.cli.distillation import check_distillation, check_search
 from glassgpt.compression.methods.distil import Distil
+from glassgpt.compression.methods.int8 import Int8
 from glassgpt.config import load_config
 from glassgpt.data import load_tokenizer
 from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS, ConversationBatches, build_batches
@@ -371,6 +373,15 @@ def test_no_smaller_model_learns_from_conversations(tuned, grammar_data, tmp_pat
     check_search(run, grammar_data, "best", {"train.max_steps": "50"})
 
 
+def test_compression_is_not_measured_on_rows_of_conversations(tuned, grammar_data, tmp_path):
+    budget = {"eval_tokens": 512, "calibration_tokens": 512}
+    with pytest.raises(UsageError, match="holds conversations; to measure what is lost, add --data DIR"):
+        api.compress(CompressionSource(tuned[0], **budget), tmp_path / "new", [Int8()])
+    assert not (tmp_path / "new").exists()
+    api.compress(CompressionSource(tuned[0], grammar_data, **budget), tmp_path / "new", [Int8()])
+    assert (tmp_path / "new/chat_template.jinja").is_file()
+
+
 # Mistakes are found before step 1
 
 
@@ -529,7 +540,8 @@ def test_command_shows_conversations_and_trains_nothing(chat_run, chat_file, run
     assert "60 conversations in the format messages" in err
     assert "chat template: the plain transcript" in err
     assert out.count("User: q") == 2
-    assert "tokens are learned" in err
+    assert "tokens are learned (⟦ ⟧)" in err  # no terminal, so no colors
+    assert out.count("⟦") == out.count("⟧") == 2
 
 
 def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):

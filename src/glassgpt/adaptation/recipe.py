@@ -108,7 +108,7 @@ class PreferenceTuning:
         run: the run to tune.
         model: its shape.
         data: JSON Lines file of the preferences.
-        rows: preferences in it.
+        rows: preferences in it to train on.
         epochs: passes over them.
         full: train all weights instead of an adapter.
     """

@@ -21,9 +21,11 @@ from glassgpt.compression.search import Candidate
 from glassgpt.compression.sensitivity import Sensitivity, measure_sensitivity
 from glassgpt.config import RunConfig, held_out_folder
 from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
+from glassgpt.data.chat.dataset import is_conversations
 from glassgpt.data.files import read_regular
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.verification import verify_once
+from glassgpt.errors import UsageError
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
 from glassgpt.evaluation.observer import EvaluationObserver
 from glassgpt.evaluation.perplexity import held_out_tokens
@@ -61,7 +63,12 @@ class OpenedSource:
 
     def __init__(self, source: CompressionSource, observer: EvaluationObserver | None, *, reads_text: bool) -> None:
         self.source, self.observer = source, ConsoleObserver() if observer is None else observer
-        self.dataset = TokenDataset.open(held_out_folder(Path(source.run), source.data))
+        folder = held_out_folder(Path(source.run), source.data)
+        if is_conversations(folder):
+            raise UsageError(
+                f"{folder} holds conversations; to measure what is lost, add --data DIR with a dataset of text"
+            )
+        self.dataset = TokenDataset.open(folder)
         loaded, self.checkpoint = load_checkpoint(source.run, source.checkpoint, source.device, "auto", 1)
         self.loaded: LoadedModel = loaded
         require_same_tokenizer(loaded.tokenizer.fingerprint, self.dataset)

@@ -235,12 +235,15 @@ def _batch_tokens(overrides: dict[str, str]) -> int:
 
 
 def _count_rows(data: Path, overrides: dict[str, str]) -> int:
-    """Return the number of preferences in a file, all of which are checked."""
+    """Return the number of preferences in a file to train on; all of them are checked."""
     from glassgpt.config import load_config
+    from glassgpt.data.preferences.dataset import is_held_out
     from glassgpt.data.preferences.rows import read_preferences
 
     chosen = {name: value for name, value in overrides.items() if name.startswith("preference")}
-    return len(read_preferences(data, load_config(None, chosen).preference.skip_bad).rows)
+    preference = load_config(None, chosen).preference
+    rows = read_preferences(data, preference.skip_bad).rows
+    return sum(not is_held_out(row, preference.validation_share) for row in rows)
 
 
 def _require_same_tokenizer(run: Path, config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from glassgpt.serving.engine_thread import exact_engine
 from glassgpt.serving.jobs import Burst
 from glassgpt.serving.recording import VERSION, options_from_json, sample_json, scores_json
 from glassgpt.serving.served_model import Weights
+
+WEIGHTS_AT_ONCE = 4
+"""Models that are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,11 @@ def replay_records(lines: Iterable[str], load: Callable[[str, str, int, bool], W
         UsageError: a line is not a record.
         GlassGPTError: weights cannot be loaded.
     """
-    loaded: tuple[tuple[str, str, int, bool], Weights] | None = None
+    load = functools.lru_cache(WEIGHTS_AT_ONCE)(load)  # requests of a base and its adapters alternate
     for number, line in enumerate(lines, start=1):
         record = _parse(number, line)
         identity = record["identity"]
-        key = (record["run"], record["checkpoint"], int(identity["slots"]), "adapter" in identity)
-        if loaded is None or loaded[0] != key:
-            loaded = key, load(*key)
-        weights = loaded[1]
+        weights = load(record["run"], record["checkpoint"], int(identity["slots"]), "adapter" in identity)
         try:
             found = generate_again(record, weights)
             differences = tuple(_differences(record, found))

@@ -9,20 +9,23 @@ from glassgpt.data.shards import SPLITS
 from glassgpt.data.tokenizers import Tokenizer
 
 LEARNED, CONTEXT = "bold black on green", "dim"
+BRACKETS = ("⟦", "⟧")
 
 
 def print_conversation(number: int, rendered: Rendered, tokenizer: Tokenizer) -> None:
-    """Print a conversation, with the tokens that are learned in color."""
+    """Print a conversation, with the tokens that are learned in color, or in brackets where there are no colors."""
     console.output(f"[{number}]")
     parts: list[tuple[str, str]] = []
+    opening, closing = ("", "") if console.has_color() else BRACKETS
     start = 0
     for end in range(1, len(rendered.tokens) + 1):
         if end == len(rendered.tokens) or rendered.supervised[end] != rendered.supervised[start]:
             text = console.visible(tokenizer.decode(rendered.tokens[start:end]))
-            parts.append((text, LEARNED if rendered.supervised[start] else CONTEXT))
+            parts.append((f"{opening}{text}{closing}", LEARNED) if rendered.supervised[start] else (text, CONTEXT))
             start = end
     console.styled(*parts)
-    console.info(f"{sum(rendered.supervised):,} of {len(rendered.tokens):,} tokens are learned (in color)")
+    how = console.translated("in color") if console.has_color() else f"{BRACKETS[0]} {BRACKETS[1]}"
+    console.info(f"{sum(rendered.supervised):,} of {len(rendered.tokens):,} tokens are learned ({how})")
 
 
 def print_conversations(dataset: ConversationDataset) -> None:

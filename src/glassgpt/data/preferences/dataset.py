@@ -134,7 +134,7 @@ def build_dataset(
         if max(len(one.tokens) for one in pair) > max_tokens:
             too_long += 1
         else:
-            sides["validation" if _is_held_out(row, validation_share) else "train"].append(pair)
+            sides["validation" if is_held_out(row, validation_share) else "train"].append(pair)
     for name, pairs in sides.items():
         if not pairs:
             raise DataError(
@@ -148,7 +148,7 @@ def build_dataset(
     return PreferenceDataset(file, given.sha256, tokenizer, splits, counts)
 
 
-def _is_held_out(row: Preference, share: float) -> bool:
+def is_held_out(row: Preference, share: float) -> bool:
     """Decide by a checksum of the prompt, so that the side does not depend on the other rows."""
     digest = hashlib.sha256(repr(row.prompt).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
