@@ -42,6 +42,11 @@ def pytest_collection(session):
     torch.set_num_threads(1)  # workers share the cores; more threads make small models slower
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported
+    from glassgpt import api
+
+    # The API imports its files when they are used: one that is imported while a test has replaced something keeps that.
+    for name in api.__all__:
+        getattr(api, name)
 
 
 def pytest_collection_finish():

@@ -52,7 +52,8 @@ def test_earlier_run_is_kept_if_the_import_fails(run_main, tmp_path, monkeypatch
         raise GlassGPTError("the model cannot be imported")
 
     save_as_run(attentive_model(), load_tokenizer("bytes"), tmp_path / "chat", config=RunConfig())
-    monkeypatch.setattr("glassgpt.interchange.sources.find_model", lambda source: None)
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.setattr("glassgpt.interchange.sources._packaged_file", lambda name: tmp_path / "model.gguf")
     monkeypatch.setattr(api, "import_", failing)
     code, _, err = run_main("demo", "--chat", "--out", tmp_path / "chat", "--force")
     assert code != 0
