@@ -12,9 +12,7 @@ from typing import Any
 from glassgpt import console
 from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template, default_slots
-from glassgpt.data.chat.chat_template import TRANSCRIPT
-from glassgpt.data.chat.jinja_template import JinjaTemplate, Template, compile_template
-from glassgpt.data.chat.plain import PLAIN_TEMPLATE
+from glassgpt.data.chat.jinja_template import JinjaTemplate, Template, marked_template
 from glassgpt.data.chat.render import render
 from glassgpt.data.files import check_output_path, write_atomically
 from glassgpt.errors import UsageError
@@ -161,10 +159,8 @@ def _marked_template(run: Path, template: Template) -> JinjaTemplate:
     Raises:
         UsageError: it is a table, which does not say where the assistant's text begins and ends.
     """
-    if isinstance(template, JinjaTemplate):
-        return template
-    if template is TRANSCRIPT:
-        return compile_template(PLAIN_TEMPLATE, TRANSCRIPT.source)
+    if marked := marked_template(template):
+        return marked
     raise UsageError(
         f"--conversations needs a chat template in Jinja, and {run} has {template.source}; write it as chat_template.jinja"
     )

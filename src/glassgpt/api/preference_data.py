@@ -9,9 +9,7 @@ from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.serving import chat_template
 from glassgpt.api.teachers import checked_teacher, lineage_from
 from glassgpt.config import RunConfig
-from glassgpt.data.chat.chat_template import TRANSCRIPT
-from glassgpt.data.chat.jinja_template import JinjaTemplate, compile_template
-from glassgpt.data.chat.plain import PLAIN_TEMPLATE
+from glassgpt.data.chat.jinja_template import JinjaTemplate, marked_template
 from glassgpt.data.chat.render import Rendered, render
 from glassgpt.data.preferences.dataset import PreferenceDataset, build_dataset
 from glassgpt.data.preferences.rows import Preference, read_preferences
@@ -66,10 +64,8 @@ def open_preferences(config: RunConfig) -> PreferenceDataset:
 
 def _template(run: Path) -> JinjaTemplate:
     found = chat_template(run)
-    if isinstance(found, JinjaTemplate):
-        return found
-    if found == TRANSCRIPT:
-        return compile_template(PLAIN_TEMPLATE, "the plain transcript")
+    if marked := marked_template(found):
+        return marked
     raise UsageError(
         f"{found.source} is a table; to train on replies, write the template as a Jinja program, "
         f"{RunFolder(run).chat_template.name}"

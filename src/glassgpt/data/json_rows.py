@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any, cast
 
 from glassgpt.data.encodings import has_nul_bytes
@@ -68,6 +69,39 @@ def parse_row(line: str, origin: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{origin}: expected a JSON object, got {type(row).__name__}")
     return cast("dict[str, Any]", row)
+
+
+def read_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the object of each line of a file that is not blank, and the line's place for messages.
+
+    Raises:
+        WrongDataError: the file cannot be read.
+        DataError: a line is too long, not UTF-8, or not a JSON object.
+    """
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(lines(stream), start=1):
+                origin = f"{path}, line {number}"
+                if line is None:
+                    raise DataError(f"{origin}: {too_long()}")
+                if line.strip():
+                    yield parse_row(decode_line(line, origin, first=number == 1), origin), origin
+    except OSError as error:
+        raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def decode_line(line: bytes, origin: str, *, first: bool) -> str:
+    """Return the text of a line; the first one of a file may begin with a byte-order mark.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{origin}: not valid UTF-8 ({error.reason}), so the file cannot be read; convert it to UTF-8"
+        ) from error
 
 
 def lines(stream: IO[bytes]) -> Iterator[bytes | None]:

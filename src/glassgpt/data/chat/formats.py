@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from glassgpt.data.chat.messages import KEYS, Conversation, Message, check_order, parse_messages
-from glassgpt.data.json_rows import lines, parse_row, too_long
+from glassgpt.data.json_rows import read_rows
 from glassgpt.errors import DataError, WrongDataError
 
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -71,7 +71,7 @@ def detect_format(path: Path) -> str:
         WrongDataError: the file does not exist, is empty, or is in no known format.
         DataError: the first row is not JSON.
     """
-    for row, origin in _rows(path):
+    for row, origin in read_rows(path):
         for name, (keys, _) in FORMATS.items():
             if all(key in row for key in keys):
                 return name
@@ -95,35 +95,10 @@ def read_conversations(path: Path, name: str) -> Iterator[Conversation]:
         DataError: a row is not a conversation; the message names the line.
     """
     keys, read = FORMATS[name]
-    for row, origin in _rows(path):
+    for row, origin in read_rows(path):
         if missing := [key for key in keys if key not in row]:
             raise DataError(f"{origin}: {missing[0]} is missing; the first row is in the format {name}, so all must be")
         yield read(row, origin)
-
-
-def _rows(path: Path) -> Iterator[tuple[Row, str]]:
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(lines(stream), 1):
-                origin = f"{path}, line {number}"
-                if line is None:
-                    raise DataError(f"{origin}: {too_long()}")
-                if line.strip():
-                    yield parse_row(decode_line(line, origin, first=number == 1), origin), origin
-    except OSError as error:
-        raise WrongDataError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def decode_line(line: bytes, origin: str, *, first: bool) -> str:
-    """Return the text of a line; the first one of a file may begin with a byte-order mark.
-
-    Raises:
-        DataError: it is not UTF-8.
-    """
-    try:
-        return line.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{origin}: not valid UTF-8 ({error.reason}); convert the file to UTF-8") from error
 
 
 def _pair(question: str, answer: str, origin: str) -> Conversation:

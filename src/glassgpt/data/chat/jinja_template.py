@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glassgpt.data.chat.chat_template import ChatTemplate
+from glassgpt.data.chat.chat_template import TRANSCRIPT, ChatTemplate
+from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.step_limit import limited_steps
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import ConfigError, GenerationError
@@ -144,6 +145,17 @@ def compile_template(text: str, source: str) -> JinjaTemplate:
         return JinjaTemplate(ChatTemplateEnvironment().from_string(text), source)
     except (TemplateError, RecursionError) as error:
         raise ConfigError([f"{source} is not a chat template: {_first_line(error)}"]) from error
+
+
+def marked_template(template: Template) -> JinjaTemplate | None:
+    """Return a template that tells what the assistant wrote: the plain one for a run without a template of its own.
+
+    Returns:
+        None for a table of texts, which does not tell it.
+    """
+    if isinstance(template, JinjaTemplate):
+        return template
+    return compile_template(PLAIN_TEMPLATE, "the plain transcript") if template == TRANSCRIPT else None
 
 
 def unused_noncharacters(messages: Sequence[tuple[str, str]], count: int) -> list[str]:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from glassgpt.data.chat.formats import decode_line
 from glassgpt.data.chat.messages import Conversation, Message, check_order, parse_messages
-from glassgpt.data.json_rows import parse_row
+from glassgpt.data.json_rows import decode_line, parse_row
 from glassgpt.errors import DataError, WrongDataError
 
 KEYS = ("prompt", "instruction", "input", "output", "system", "chosen", "rejected")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from glassgpt.data.json_rows import lines, parse_row, too_long
-from glassgpt.errors import DataError, UsageError, WrongDataError
+from glassgpt.data import json_rows
+from glassgpt.errors import UsageError, WrongDataError
 
 
 def require_file(option: str, path: Path | None) -> None:
@@ -20,23 +20,15 @@ def require_file(option: str, path: Path | None) -> None:
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, object], str]]:
-    """Yield the object of each line that is not blank, and the line's place for messages.
+    """Yield the rows of a file as `json_rows.read_rows` does.
 
     Raises:
-        DataError: the file cannot be read, is empty, or a line is not a JSON object.
+        DataError: the file has no rows, or see `json_rows.read_rows`.
     """
     found = False
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(lines(stream), start=1):
-                origin = f"{path}, line {number}"
-                if line is None:
-                    raise DataError(f"{origin}: {too_long()}")
-                if line.strip():
-                    found = True
-                    yield parse_row(line.decode("utf-8-sig" if number == 1 else "utf-8"), origin), origin
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    for row in json_rows.read_rows(path):
+        found = True
+        yield row
     if not found:
         raise WrongDataError(f"{path} has no rows; give a file with one JSON object per line")
 

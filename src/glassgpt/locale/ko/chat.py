@@ -54,7 +54,7 @@ MESSAGES = {
     "{}: it must be an object with from and value": "{0:t}: from과 value가 있는 객체여야 합니다",
     "{}: unknown key {}; a message has from, value and perhaps weight": "{0:t}: {1} 키는 쓸 수 없습니다. 메시지에는 from과 value가 있고, weight를 더할 수 있습니다",
     "{}: {} is missing; the first row is in the format {}, so all must be": "{0:t}: {1} 키가 없습니다. 첫 행이 {2} 형식이므로 모든 행이 그래야 합니다",
-    "{}: not valid UTF-8 ({}); convert the file to UTF-8": "{0:t}: 올바른 UTF-8이 아닙니다({1}). 파일을 UTF-8로 바꾸세요",
+    "{}: not valid UTF-8 ({}), so the file cannot be read; convert it to UTF-8": "{0:t}: 올바른 UTF-8이 아니어서({1}) 파일을 읽을 수 없습니다. UTF-8로 바꾸세요",
     "the conversations have only one first question, so that none can be held out; add others": "대화의 첫 질문이 하나뿐이라 검증용으로 남길 수 없습니다. 다른 대화를 더하세요",
     "none of the {} conversations of the {} split fits into a row of {} tokens; use longer rows (--row-tokens) or a model with a longer context": "{1:t}용 대화 {0}개 가운데 {2}토큰짜리 행에 들어가는 것이 없습니다. --row-tokens로 행을 늘리거나 컨텍스트가 더 긴 모델을 쓰세요",
     "whole conversations, by their first question": "대화를 통째로, 첫 질문을 기준으로",
