@@ -28,12 +28,12 @@ def expected(path):
 def test_checksum_is_that_of_the_file_ahead_or_not(file, monkeypatch):
     monkeypatch.setattr(checksums, "BLOCK_BYTES", 4096)
     assert checksums.sha256(file) == expected(file)
-    checksums.hash_ahead([file])
+    checksums.start_hashing([file])
     assert checksums.sha256(file) == expected(file)
 
 
 def test_checksum_ahead_is_used_once(file, monkeypatch):
-    checksums.hash_ahead([file])
+    checksums.start_hashing([file])
     checksums._started[file].is_done.wait(10)
     monkeypatch.setattr(checksums, "_compute", lambda path: "computed again")
     assert checksums.sha256(file) == expected(file)
@@ -41,7 +41,7 @@ def test_checksum_ahead_is_used_once(file, monkeypatch):
 
 
 def test_a_file_that_changed_since_is_hashed_again(file):
-    checksums.hash_ahead([file])
+    checksums.start_hashing([file])
     checksums._started[file].is_done.wait(10)
     file.write_bytes(b"other")
     assert checksums.sha256(file) == expected(file)
@@ -52,7 +52,7 @@ def test_an_unreadable_file_is_reported_to_who_asks(file, monkeypatch):
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(checksums, "_compute", fails)
-    checksums.hash_ahead([file])
+    checksums.start_hashing([file])
     with pytest.raises(OSError, match="Input/output error"):
         checksums.sha256(file)
 
@@ -66,7 +66,7 @@ def test_any_error_ahead_leaves_the_other_files_to_be_hashed(file, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(checksums, "_compute", fails)
-        checksums.hash_ahead([file, other])
+        checksums.start_hashing([file, other])
         assert all(checksums._started[path].is_done.wait(10) for path in (file, other))
     assert [checksums.sha256(path) for path in (file, other)] == [expected(file), expected(other)]
 
@@ -74,7 +74,7 @@ def test_any_error_ahead_leaves_the_other_files_to_be_hashed(file, monkeypatch):
 def test_a_checkpoint_that_is_pruned_meanwhile_is_no_error_ahead(tmp_path, monkeypatch):
     run, checkpoint = run_with_optimizer(tmp_path)
     monkeypatch.setattr(checksums, "list_checkpoints", lambda run: [checkpoint.with_name("step-000002")])
-    checksums.require_checkpoint_ahead(run, "latest")
+    checksums.require_checkpoint_and_hash(run, "latest")
 
 
 def run_with_optimizer(folder):
@@ -93,7 +93,7 @@ def changed_byte(path):
 def test_damage_is_found_ahead_too(tmp_path):
     run, checkpoint = run_with_optimizer(tmp_path)
     changed_byte(checkpoint / ck.WEIGHTS)
-    checksums.require_checkpoint_ahead(run, "step-000001")
+    checksums.require_checkpoint_and_hash(run, "step-000001")
     assert checkpoint / ck.WEIGHTS in checksums._started
     with pytest.raises(CheckpointError, match=r"model.safetensors does not match its checksum"):
         ck.find_checkpoint(run, "step-000001")

@@ -77,7 +77,7 @@ def load_weights(
     return with_adapters_of(found, loaded.model, path, adapters) if adapters else found
 
 
-def load_beside(run: Path, checkpoint: str, device: str, precision: Precision, slots: int) -> Weights:
+def load_adapter_weights(run: Path, checkpoint: str, device: str, precision: Precision, slots: int) -> Weights:
     """Load an adapter for the server, beside the weights of its base; see `load_weights`."""
     path = find_checkpoint(RunFolder(run).require(), checkpoint)
     adapter = read_adapter(path)
@@ -199,7 +199,7 @@ def replay(
     """
 
     def weights(recorded_run: str, checkpoint: str, slots: int, beside: bool) -> Weights:
-        load = load_beside if beside else load_weights
+        load = load_adapter_weights if beside else load_weights
         return load(run or Path(recorded_run), checkpoint, device, precision, slots)
 
     try:

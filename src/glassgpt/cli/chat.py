@@ -78,14 +78,14 @@ def _server(url: str, name: str | None) -> ChatBackend:
 
 
 def _run(model: str, template: Path | None, checkpoint: str, device: str, precision: str) -> ChatBackend:
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", model) and not Path(model).exists():
         raise UsageError(f"{model} is not a run; for a server, write http://{model}")
     RunFolder(Path(model)).require()
     require_template_file(template)
-    require_checkpoint_ahead(RunFolder(Path(model)), checkpoint)
+    require_checkpoint_and_hash(RunFolder(Path(model)), checkpoint)
 
     from glassgpt.api.chat import load_chat
 

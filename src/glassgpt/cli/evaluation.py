@@ -105,7 +105,7 @@ def evaluate(
     from glassgpt.cli.checks import check_run_and_dataset
     from glassgpt.data.files import check_output_path
     from glassgpt.generation.presets import load_generation_preset
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
@@ -135,7 +135,7 @@ def evaluate(
     for name in (compare or "").split(","):
         if name.strip().endswith(".toml"):
             load_generation_preset(name.strip())
-    require_checkpoint_ahead(RunFolder(run), checkpoint)
+    require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.evaluation.compare import parse_settings_list
@@ -206,13 +206,13 @@ def sweep_decoding(
     """
     from glassgpt.cli.checks import check_run_and_dataset
     from glassgpt.data.files import check_output_path
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     check_run_and_dataset(run, data)
     path = out or run / f"decoding-{purpose}.toml"
     check_output_path("--out", path, (".toml",), force=force)
-    require_checkpoint_ahead(RunFolder(run), checkpoint)
+    require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api
     from glassgpt.api.evaluation import require_sample_count

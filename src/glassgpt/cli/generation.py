@@ -75,7 +75,7 @@ def generate(
         report by how much.
     """
     from glassgpt.generation.strategy_options import SpeculativeOptions
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     RunFolder(run).require()
@@ -84,7 +84,7 @@ def generate(
         RunFolder(chosen.draft).require()
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
     options_from_flags({}, settings, given)
-    require_checkpoint_ahead(RunFolder(run), checkpoint)
+    require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.generation.engine.prompt import random_seed

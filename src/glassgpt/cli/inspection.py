@@ -64,7 +64,7 @@ def inspect(
     """
     from glassgpt.cli.generation_flags import options_from_flags
     from glassgpt.data.files import check_output_path
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
@@ -77,7 +77,7 @@ def inspect(
     if not text and not save:
         for package in ("starlette", "uvicorn"):
             require_extra(package, "serve", "the page in the browser")
-    require_checkpoint_ahead(RunFolder(run), checkpoint)
+    require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.data.remarks import spelled_special_tokens

@@ -95,7 +95,7 @@ def export(
     from glassgpt.config import load_config
     from glassgpt.data.files import require_creatable
     from glassgpt.interchange.formats.registry import export_options, find_format, require_adapter, require_exportable
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     chosen = find_format(format)
@@ -106,7 +106,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} already exists and is not empty; choose another folder")
     require_creatable(folder)
-    require_checkpoint_ahead(RunFolder(run), checkpoint)
+    require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.interchange.show import show_agreement

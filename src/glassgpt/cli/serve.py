@@ -79,7 +79,7 @@ def serve(
         Precision of the weights; see glassgpt generate --help.
     """
     from glassgpt.data.files import check_output_path
-    from glassgpt.training.checksums import require_checkpoint_ahead
+    from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     named = [_named_run(each) for each in (run, *runs)]
@@ -104,7 +104,7 @@ def serve(
     for package in ("starlette", "uvicorn"):
         require_extra(package, "serve", "serving over HTTP")
     for _, folder, own in named:
-        require_checkpoint_ahead(RunFolder(folder), own or checkpoint)
+        require_checkpoint_and_hash(RunFolder(folder), own or checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.serving.run import ServerSettings

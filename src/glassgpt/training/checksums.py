@@ -45,7 +45,7 @@ class _Hash:
 _started: dict[Path, _Hash] = {}
 
 
-def require_checkpoint_ahead(run: RunFolder, which: str) -> None:
+def require_checkpoint_and_hash(run: RunFolder, which: str) -> None:
     """Check that a run has a checkpoint, and begin to compute the checksums of what a model is loaded from.
 
     Args:
@@ -54,7 +54,7 @@ def require_checkpoint_ahead(run: RunFolder, which: str) -> None:
     """
     require_checkpoint(run, which)
     with suppress(OSError):  # a run that is being trained has pruned the checkpoint since
-        hash_ahead(_files_to_load(run, which))
+        start_hashing(_files_to_load(run, which))
 
 
 def _files_to_load(run: RunFolder, which: str) -> list[Path]:
@@ -69,7 +69,7 @@ def _files_to_load(run: RunFolder, which: str) -> list[Path]:
     ]
 
 
-def hash_ahead(paths: Iterable[Path]) -> None:
+def start_hashing(paths: Iterable[Path]) -> None:
     """Begin to compute the checksums of existing files in a thread; `sha256` returns each of them once."""
     begun = [(path.absolute(), _Hash(path)) for path in paths]
     _started.update(begun)
@@ -87,7 +87,7 @@ def _hash_all(begun: Iterable[tuple[Path, _Hash]]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return a file's checksum in hexadecimal; if `hash_ahead` has begun it, wait for that.
+    """Return a file's checksum in hexadecimal; if `start_hashing` has begun it, wait for that.
 
     Raises:
         OSError: the file cannot be read.
