@@ -60,6 +60,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker("browser")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Seed torch before the fixtures of each test; a new process draws its seed, and a test must not pass by luck."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 def pytest_sessionfinish():
     gc.unfreeze()  # extensions report frozen objects as leaks
 

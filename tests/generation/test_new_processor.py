@@ -78,7 +78,8 @@ from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 
 model = build_model(ModelConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=8)).eval()
-options = GenerationOptions(toy_shift=9.0, temperature=0.1, max_tokens=5, seed=1)
+# The toy comes last: nothing before it may remove the token.
+options = GenerationOptions(toy_shift=9.0, temperature=0.1, top_k=0, top_p=1.0, max_tokens=5, seed=1)
 assert generate(model, load_tokenizer("bytes"), "a", options)[0].tokens == [0] * 5
 
 from glassgpt.cli import main
