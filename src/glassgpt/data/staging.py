@@ -40,21 +40,27 @@ class _Stopped(KeyboardInterrupt):
 
 @contextmanager
 def staged_folder(
-    out: Path, *, force: bool, what: str = "dataset", on_leftover: Callable[[Path], None] | None = None
+    out: Path,
+    *,
+    force: bool,
+    what: str = "dataset",
+    marker: str = SUMMARY_FILE,
+    on_leftover: Callable[[Path], None] | None = None,
 ) -> Generator[tuple[Path, Path], None, None]:
     """Yield a folder to fill and a scratch folder; on success the first is renamed to `out`.
 
     Whatever appears at `out` in the meantime is kept: without `force` the finished folder gets another name, which the
-    error tells. With `force` a dataset there is exchanged for the new one, so that `out` is never missing.
+    error tells. With `force` the folder there is exchanged for the new one, so that `out` is never missing.
 
     Args:
         out: folder to create; an empty folder there is replaced.
-        force: whether a dataset at `out` may be replaced.
-        what: what the folder holds, for messages; only a dataset can be replaced.
+        force: whether a folder of the same kind at `out` may be replaced.
+        what: what the folder holds, for messages.
+        marker: file by which a folder of this kind is recognized.
         on_leftover: called with each staging folder of a killed process that was removed.
 
     Raises:
-        UsageError: `out` exists and is not a dataset, or `force` is not given.
+        UsageError: `out` exists and is of another kind, or `force` is not given.
         DataError: the disk is full or not writable, or something appeared at `out`.
         Interrupted: SIGINT or SIGTERM was received; both folders have been removed.
     """
@@ -64,10 +70,10 @@ def staged_folder(
         for leftover in _remove_leftovers(target):
             if on_leftover:
                 on_leftover(leftover)
-        _check_existing(out, force, what)
+        _check_existing(out, force, what, marker)
         with new_folders(target.parent), _stop_signals(), _temporary_folders(target) as (staging, scratch):
             yield staging, scratch
-            _publish(staging, target, force, what)
+            _publish(staging, target, force, what, marker)
             published = True
     except _Stopped as stop:
         state = f"the {what} {out} is complete" if published else f"nothing was written to {out}"
@@ -78,13 +84,14 @@ def staged_folder(
         raise DataError(f"{problem} ({where}); nothing was written to {out}") from error
 
 
-def _check_existing(out: Path, force: bool, what: str) -> None:
+def _check_existing(out: Path, force: bool, what: str, marker: str) -> None:
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
-    if what != "dataset" or not (out / SUMMARY_FILE).is_file():
+    if force and (out / marker).is_file():
+        return
+    if what != "dataset" or not (out / marker).is_file():
         raise UsageError(f"{out} exists and is not a {what}, so it is not replaced; choose another --out")
-    if not force:
-        raise UsageError(f"{out} already holds a dataset; replace it with --force, or choose another --out")
+    raise UsageError(f"{out} already holds a dataset; replace it with --force, or choose another --out")
 
 
 @contextmanager
@@ -153,11 +160,11 @@ def _staging_folders(out: Path) -> list[Path]:
     return sorted(path for path in out.parent.iterdir() if name.fullmatch(path.name) and not path.is_symlink())
 
 
-def _publish(staging: Path, out: Path, force: bool, what: str) -> None:
+def _publish(staging: Path, out: Path, force: bool, what: str, marker: str) -> None:
     sync_folder(staging)
-    if force and (out / SUMMARY_FILE).is_file():
+    if force and (out / marker).is_file():
         exchange(staging, out, staging.with_name(REPLACED))
-        if not (staging / SUMMARY_FILE).is_file():  # the dataset was itself replaced in the meantime
+        if not (staging / marker).is_file():  # the folder was itself replaced in the meantime
             exchange(staging, out, staging.with_name(REPLACED))
             raise DataError(_kept(staging, out, what))
     else:

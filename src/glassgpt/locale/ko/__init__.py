@@ -18,6 +18,7 @@ from glassgpt.locale.ko import (
     parts,
     preferences,
     program,
+    retrieval,
     serving,
     training,
 )
@@ -37,6 +38,7 @@ MESSAGES: dict[str, str] = {
     **preferences.MESSAGES,
     **compression.MESSAGES,
     **interchange.MESSAGES,
+    **retrieval.MESSAGES,
     **serving.MESSAGES,
     **parts.COMPOSED,
 }

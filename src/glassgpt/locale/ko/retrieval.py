@@ -1,0 +1,28 @@
+"""Indexes of documents, and searching them."""
+
+MESSAGES = {
+    "no documents are given; give files or folders": "문서가 없습니다. 파일이나 폴더를 지정하세요",
+    "{}: there is no document to index; give files of text, Markdown, HTML, PDF or JSON lines": "{0}: 색인할 문서가 없습니다. 글, Markdown, HTML, PDF, JSON Lines 파일을 지정하세요",
+    "no document can be indexed; the first problem: {}: {}": "색인할 수 있는 문서가 없습니다. 첫 문제: {0:t}: {1:t}",
+    "search index": "검색 색인",
+    "it is not a regular file; name the file itself": "일반 파일이 아닙니다. 파일 자체를 지정하세요",
+    "it has {} MB, and one document must have at most {} MB; split it, or write it as JSON lines": "크기가 {0} MB인데 문서 하나는 {1} MB까지 쓸 수 있습니다. 나누거나 JSON Lines로 쓰세요",
+    "it contains no text": "글이 없습니다",
+    "it is binary, not text": "글이 아니라 이진 파일입니다",
+    "it is neither text in UTF-8 nor in an encoding that can be told from it": "UTF-8 글이 아니고 인코딩을 알아낼 수도 없습니다",
+    "{} does not exist; give files or folders of text, Markdown, HTML, PDF or JSON lines": "{0}이(가) 없습니다. 글, Markdown, HTML, PDF, JSON Lines 파일이나 폴더를 지정하세요",
+    "it does not have {} passages": "단락이 {0}개가 아닙니다",
+    "the index {} is damaged ({}); create it again with: glassgpt index": "색인 {0}이(가) 손상되었습니다({1:t}). 다시 만드세요: glassgpt index",
+    "{} does not exist; create an index with: glassgpt index DOCUMENTS --out INDEX": "{0}이(가) 없습니다. 색인을 만드세요: glassgpt index DOCUMENTS --out INDEX",
+    "{} is not an index: it has no {}; create one with: glassgpt index DOCUMENTS --out INDEX": "{0}은(는) 색인이 아닙니다. {1}이(가) 없습니다. 색인을 만드세요: glassgpt index DOCUMENTS --out INDEX",
+    "{} is not an index of this version of glassgpt; create it again with: glassgpt index": "{0}은(는) 이 버전의 glassgpt가 만든 색인이 아닙니다. 다시 만드세요: glassgpt index",
+    "{} does not have {} bytes": "{0} 파일이 {1}바이트가 아닙니다",
+    "{} is empty": "{0} 파일이 비어 있습니다",
+    "--passage-characters is {}; it must be from {} to {}": "--passage-characters가 {0}입니다. {1} 이상 {2} 이하를 지정하세요",
+    "it has no text; if its pages are pictures, recognize their text (OCR) first": "글이 없습니다. 쪽이 그림이라면 먼저 글자를 인식(OCR)하세요",
+    "it needs a password; save it without one": "비밀번호가 필요합니다. 비밀번호 없이 저장하세요",
+    "it is encrypted; save it without a password": "암호화되어 있습니다. 비밀번호 없이 저장하세요",
+    "it is not a PDF that can be read ({}); print it to a new PDF": "읽을 수 있는 PDF가 아닙니다({0:t}). 새 PDF로 인쇄하세요",
+    "it is truncated or not what its name says: {}": "잘렸거나 이름과 다른 파일입니다: {0:t}",
+    "it cannot be read: {}": "읽을 수 없습니다: {0:t}",
+}

@@ -1,0 +1,1 @@
+"""Documents to passages: cut, index and search them."""

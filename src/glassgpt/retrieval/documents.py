@@ -1,0 +1,243 @@
+"""Find files and read the documents in them: text, Markdown, HTML, PDF and JSON lines.
+
+A file that cannot be used is skipped with a reason, and the others are read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from glassgpt.data import json_rows
+from glassgpt.data.decompress import Bounded, decompressed, is_compressed, max_expanded_bytes, uncompressed_suffix
+from glassgpt.data.encodings import has_nul_bytes, likely_encoding
+from glassgpt.errors import DataError, WrongDataError
+from glassgpt.retrieval.html_text import html_text
+from glassgpt.retrieval.pdf_text import pdf_text
+
+MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
+"""Largest file that is one document. JSON lines may be of any size: they are read row by row."""
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".tex")
+HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+PDF_SUFFIX = ".pdf"
+KNOWN_SUFFIXES = (*TEXT_SUFFIXES, *HTML_SUFFIXES, *JSON_SUFFIXES, PDF_SUFFIX)
+CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
+CHARSET_BYTES = 2048
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceDocument:
+    """A document to be indexed.
+
+    Attributes:
+        text: its text.
+        source: its name: the field `source` of its row, or the path of its file.
+        path: its file.
+    """
+
+    text: str
+    source: str
+    path: str
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file to be indexed.
+
+    Attributes:
+        name: its path as the user names it.
+        path: its absolute path.
+    """
+
+    name: str
+    path: Path
+
+    def size(self) -> int:
+        """Return its size in bytes; 0 if it is gone."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def modified(self) -> int:
+        """Return the time of its last change, in nanoseconds; 0 if it is gone."""
+        try:
+            return self.path.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of its content, by which it is recognized when it is renamed.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Files to be indexed.
+
+    Attributes:
+        files: in order, without repetition.
+        ignored: number of files in folders that are of other types, by suffix.
+        links: number of links that lead out of a folder, which are not followed.
+    """
+
+    files: tuple[FoundFile, ...]
+    ignored: dict[str, int]
+    links: int = 0
+
+
+def find_files(roots: Sequence[tuple[str, str]], *, tolerant: bool = False) -> FoundFiles:
+    """Return the files that are named, and of folders those of the known types.
+
+    Args:
+        roots: files and folders: the name that was given, and the absolute path.
+        tolerant: whether one of them may be gone.
+
+    Raises:
+        WrongDataError: one of them does not exist.
+    """
+    files: dict[Path, FoundFile] = {}
+    ignored: dict[str, int] = {}
+    links = 0
+    for name, root in ((name, Path(path)) for name, path in roots):
+        if not root.exists() and not tolerant:
+            raise WrongDataError(
+                f"{name} does not exist; give files or folders of text, Markdown, HTML, PDF or JSON lines"
+            )
+        if not root.is_dir():
+            if root.exists():
+                files[root] = FoundFile(name, root)
+            continue
+        for path in _walk(root):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+                links += 1
+            elif path.is_file() and uncompressed_suffix(path) in KNOWN_SUFFIXES:
+                files[path] = FoundFile(str(Path(name) / path.relative_to(root)), path)
+            else:
+                ignored[path.suffix] = ignored.get(path.suffix, 0) + 1
+    return FoundFiles(tuple(files.values()), ignored, links)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files and linked folders in a folder, in order, without what is hidden."""
+    for place, folders, names in os.walk(folder):
+        linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (Path(place, name) for name in sorted([*names, *linked]) if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+
+
+def read_documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:
+    """Yield the documents of a file.
+
+    Args:
+        file: to read.
+        skip: called with the place and the reason for each row of JSON that cannot be used.
+
+    Raises:
+        DataError: the file cannot be used; the message does not name it.
+        MissingExtraError: a package that reading it needs is not installed.
+    """
+    path = file.path
+    suffix = uncompressed_suffix(path)
+    if not path.is_file():
+        raise DataError("it is not a regular file; name the file itself")
+    if suffix in JSON_SUFFIXES:
+        yield from _rows(file, skip)
+        return
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        raise DataError(
+            f"it has {path.stat().st_size >> 20:,} MB, and one document must have at most {MAX_DOCUMENT_BYTES >> 20:,} MB; "
+            "split it, or write it as JSON lines"
+        )
+    if suffix == PDF_SUFFIX:
+        text = pdf_text(path)
+    else:
+        with _opened(path) as stream:
+            raw = stream.read()
+        text = html_text(_html(raw)) if suffix in HTML_SUFFIXES else decode(raw)
+    if not text.strip():
+        raise DataError("it contains no text")
+    yield SourceDocument(text, file.name, file.name)
+
+
+def decode(raw: bytes) -> str:
+    """Return text from bytes: UTF-8, or the encoding that they look like.
+
+    Raises:
+        DataError: they are not text.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        name = likely_encoding(raw, error.start)
+        try:
+            return raw.decode(name or "utf-8")
+        except UnicodeDecodeError:
+            raise DataError("it is neither text in UTF-8 nor in an encoding that can be told from it") from error
+    if has_nul_bytes(raw) or "\0" in text[:BLOCK_BYTES]:
+        raise DataError("it is binary, not text")
+    return text
+
+
+def _html(raw: bytes) -> str:
+    found = CHARSET.search(raw[:CHARSET_BYTES])
+    try:
+        return raw.decode(found[1].decode()) if found else decode(raw)
+    except (LookupError, UnicodeDecodeError):
+        return decode(raw)
+
+
+def _rows(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:
+    with _opened(file.path) as stream:
+        for number, line in enumerate(json_rows.lines(stream), start=1):
+            origin = f"{file.name}, line {number}"
+            if line is not None and not line.strip():
+                continue
+            try:
+                if line is None:
+                    raise DataError(json_rows.too_long())
+                row = json_rows.parse_row(json_rows.decode_line(line, origin, first=number == 1), origin)
+                text = json_rows.text_field(row, "text", origin)
+                text.encode()
+            except (DataError, UnicodeEncodeError) as error:
+                skip(origin, str(error).removeprefix(f"{origin}: "))
+                continue
+            if text.strip():
+                source = row.get("source")
+                yield SourceDocument(text, source if isinstance(source, str) else f"{file.name}:{number}", file.name)
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[IO[bytes], None, None]:
+    """Yield the decompressed bytes of a file; damage that is found while they are read is a `DataError`."""
+    try:
+        with path.open("rb") as raw:
+            stream = decompressed(raw, path)
+            if is_compressed(path):
+                limit = max_expanded_bytes(path.stat().st_size)
+                stream = cast("IO[bytes]", io.BufferedReader(Bounded(stream, limit, "it")))
+            yield stream
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"it is truncated or not what its name says: {error}") from error
+    except OSError as error:
+        raise DataError(f"it cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,140 @@
+"""Search an index: BM25 of the passages, and of their whole documents."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.retrieval.manifest import Manifest, damaged
+from glassgpt.retrieval.passages import Passage
+from glassgpt.retrieval.postings import Bm25, Postings
+from glassgpt.retrieval.store import PassageStore
+from glassgpt.retrieval.vocabulary import Vocabulary
+
+WORDS, DOCUMENTS = "words", "document"
+PASSAGE_BM25 = Bm25()
+DOCUMENT_BM25 = Bm25()
+DOCUMENT_WEIGHT = 0.6
+"""Weight of the score of the whole document; see docs/log.md for how it was found."""
+MAX_SHARE = 0.1
+"""Terms of more passages than this are left out of a question, unless it has no others."""
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found.
+
+    Attributes:
+        passage: the passage.
+        score: by which hits are ordered, higher is better.
+        scores: the parts of the score by name.
+        copies: places of other passages with the same text: source and heading.
+    """
+
+    passage: Passage
+    score: float
+    scores: dict[str, float]
+    copies: tuple[str, ...] = ()
+
+
+class Index:
+    """An index that is open for searching. Its files are memory-mapped; it may be replaced meanwhile.
+
+    Args:
+        folder: of the index.
+        manifest: what it holds.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.store = PassageStore(folder)
+        self.words, self.documents = Postings.open(folder, WORDS), Postings.open(folder, DOCUMENTS)
+        self.vocabulary = Vocabulary.open(folder)
+        self.document_of_passage = np.asarray(self.store.passages["document"]).astype(np.int64)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Index:
+        """Open an index.
+
+        Raises:
+            WrongDataError: the folder is not an index.
+            DataError: the index is damaged.
+        """
+        folder = Path(folder)
+        manifest = Manifest.read(folder)
+        try:
+            index = cls(folder, manifest)
+        except (ValueError, LookupError, OSError) as error:
+            raise damaged(folder, str(error)) from error
+        if len(index) != manifest.passages or len(index.words.lengths) != manifest.passages:
+            raise damaged(folder, f"it does not have {manifest.passages:,} passages")
+        return index
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def search(self, question: str, limit: int = 5) -> list[Hit]:
+        """Return the best passages for a question, best first; passages with the same text are one hit.
+
+        Args:
+            question: words or a sentence, in any language of the documents.
+            limit: number of hits; fewer are returned if fewer passages share a term with the question.
+
+        Raises:
+            DataError: the index is damaged.
+        """
+        try:
+            parts = self.scores(question)
+            total = parts[WORDS] + parts[DOCUMENTS]
+            return self._hits(total, parts, limit)
+        except (IndexError, UnicodeDecodeError, ValueError) as error:
+            raise damaged(self.folder, str(error)) from error
+
+    def scores(self, question: str) -> dict[str, Scores]:
+        """Return the parts of the score of every passage, weighted."""
+        terms = self._terms(question)
+        by_document = self.documents.scores(terms, DOCUMENT_BM25) * np.float32(DOCUMENT_WEIGHT)
+        return {WORDS: self.words.scores(terms, PASSAGE_BM25), DOCUMENTS: by_document[self.document_of_passage]}
+
+    def _terms(self, question: str) -> list[tuple[int, float]]:
+        """Return the terms of a question that tell passages apart, with how often they occur in it."""
+        counted = Counter(self.vocabulary.find(question))
+        rare = [term for term in counted if self.words.frequency(term) <= MAX_SHARE * len(self)]
+        return [(term, float(counted[term])) for term in rare or counted]
+
+    def _hits(self, total: Scores, parts: dict[str, Scores], limit: int) -> list[Hit]:
+        digests = self.store.passages["digest"]
+        found: dict[int, list[int]] = {}
+        for number in best_first(total, 4 * limit):
+            rows = found.setdefault(int(digests[number]), [])
+            if not rows and len(found) > limit:
+                break
+            rows.append(number)
+        return [self._hit(rows, total, parts) for rows in list(found.values())[:limit]]
+
+    def _hit(self, rows: list[int], total: Scores, parts: dict[str, Scores]) -> Hit:
+        first, *others = rows
+        copies = [self.store.passage(row) for row in others]
+        places = tuple(" > ".join(filter(None, (each.source, each.heading))) for each in copies)
+        scores = {name: float(values[first]) for name, values in parts.items()}
+        return Hit(self.store.passage(first), float(total[first]), scores, places)
+
+
+def best_first(scores: Scores, expected: int) -> Iterator[int]:
+    """Yield the rows with a positive score, best first; equal ones in their order.
+
+    Args:
+        scores: of all rows.
+        expected: rows that are probably needed: more are sorted only if they are asked for.
+    """
+    found = np.flatnonzero(scores > 0)
+    values = scores[found]
+    threshold = np.partition(values, -expected)[-expected] if len(found) > expected else np.float32(0)
+    for rows in (found[values >= threshold], found[values < threshold]):
+        yield from rows[np.argsort(-scores[rows], kind="stable")].tolist()

@@ -1,0 +1,238 @@
+"""Building, searching and updating an index; the scores are those of an independent library."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from glassgpt.errors import DataError, UsageError, WrongDataError
+from glassgpt.retrieval import building
+from glassgpt.retrieval.building import Changes, IndexObserver, build_index, update_index
+from glassgpt.retrieval.index import DOCUMENTS, WORDS, Index, best_first
+from glassgpt.retrieval.manifest import IndexOptions
+from glassgpt.retrieval.postings import Bm25
+
+ANIMALS = {
+    "cats.md": "# Cats\n\nCats purr.\n\n## Food\n\nCats eat mice and fish.\n",
+    "dogs.txt": "Dogs bark at strangers. They guard houses.",
+    "birds.html": "<title>no</title><h1>Birds</h1><p>Birds <b>fly</b> &amp; sing.</p><script>mice()</script>",
+    "rows.jsonl": '{"text": "고양이는 쥐를 먹는다. 도시는 크다.", "source": "ko"}\n{"text": "Snakes hiss."}\n',
+}
+
+
+class Recorder(IndexObserver):
+    def __init__(self):
+        self.skipped = []
+
+    def on_skipped(self, skipped):
+        self.skipped.append((skipped.place.rpartition("/")[2], skipped.reason))
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """A folder of documents and its index."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name, text in ANIMALS.items():
+        (docs / name).write_text(text)
+    build_index([docs], tmp_path / "index")
+    return docs, tmp_path / "index"
+
+
+def found(folder, question, limit=5):
+    return [hit.passage.source.rpartition("/")[2] for hit in Index.open(folder).search(question, limit)]
+
+
+def test_passages_have_their_place(animals):
+    docs, folder = animals
+    hit = Index.open(folder).search("who eats mice?")[0]
+    passage = hit.passage
+    assert (passage.source, passage.path, passage.heading) == (str(docs / "cats.md"),) * 2 + ("Cats > Food",)
+    assert (
+        (docs / "cats.md").read_text()[passage.start : passage.end]
+        == passage.text
+        == "## Food\n\nCats eat mice and fish."
+    )
+    assert hit.score == pytest.approx(sum(hit.scores.values()))
+    assert Index.open(folder).store.passage(passage.number) == passage
+
+
+@pytest.mark.parametrize(
+    ("question", "source"),
+    [("strangers", "dogs.txt"), ("Flying BIRDS", "birds.html"), ("고양이가 사는 곳", "ko"), ("snake", "rows.jsonl:2")],
+)
+def test_questions_find_their_source(animals, question, source):
+    assert found(animals[1], question)[:1] == [source]
+
+
+def test_unknown_words_find_nothing(animals):
+    assert found(animals[1], "zebra") == found(animals[1], "?!") == []
+
+
+@pytest.mark.parametrize(("field", "rows"), [(WORDS, "passages"), (DOCUMENTS, "documents")])
+def test_scores_agree_with_bm25s(tmp_path, field, rows):
+    bm25s = pytest.importorskip("bm25s")
+    draw = np.random.default_rng(0)
+    texts = [" ".join(f"w{word}" for word in draw.zipf(1.5, 60) % 50) for _ in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    build_index([tmp_path / "rows.jsonl"], tmp_path / "index", IndexOptions(passage_characters=100))
+    index = Index.open(tmp_path / "index")
+    postings = {WORDS: index.words, DOCUMENTS: index.documents}[field]
+    units = {
+        "passages": [index.store.passage(number).text for number in range(len(index))],
+        "documents": texts,
+    }[rows]
+    theirs = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+    theirs.index([text.split() for text in units], show_progress=False)
+    question = ["w1", "w7", "w20"]
+    ours = postings.scores([(index.vocabulary.find(word)[0], 1.0) for word in question], Bm25(0.9, 0.4))
+    np.testing.assert_allclose(ours, theirs.get_scores(question), rtol=1e-4)
+
+
+def test_small_blocks_make_the_same_index(animals, tmp_path, monkeypatch):
+    docs, folder = animals
+    monkeypatch.setattr(building, "BLOCK_TERMS", 5)
+    build_index([docs], tmp_path / "other")
+    for path in folder.glob("*.npy"):
+        np.testing.assert_array_equal(np.load(path), np.load(tmp_path / "other" / path.name))
+
+
+def contents(folder):
+    """Return what an index holds, without the order in which documents were read."""
+    index = Index.open(folder)
+    passages = sorted(
+        (passage.source, passage.start, passage.end, passage.text, passage.heading)
+        for passage in map(index.store.passage, range(len(index)))
+    )
+    questions = ("who eats mice", "strangers", "고양이", "zebra", "snake birds")
+    scores = [[(hit.passage.source, round(hit.score, 4)) for hit in index.search(text)] for text in questions]
+    return passages, scores
+
+
+def test_update_makes_the_index_that_building_makes(animals, tmp_path):
+    docs, folder = animals
+    (docs / "cats.md").rename(docs / "felines.md")
+    (docs / "dogs.txt").unlink()
+    (docs / "birds.html").write_text("<h1>Birds</h1><p>Penguins swim.</p>")
+    (docs / "new.txt").write_text("Zebras have stripes.")
+    os.utime(docs / "rows.jsonl")
+    manifest, changes = update_index(folder)
+    assert changes == Changes(kept=1, renamed=1, added=2, removed=1)
+    build_index([docs], tmp_path / "fresh")
+    assert contents(folder) == contents(tmp_path / "fresh")
+    assert (manifest.documents, manifest.passages) == (5, len(Index.open(folder)))
+    assert update_index(folder)[1] == Changes(kept=4, renamed=0, added=0, removed=0)
+    assert contents(folder) == contents(tmp_path / "fresh")
+
+
+def test_open_index_survives_its_update(animals):
+    docs, folder = animals
+    before = Index.open(folder)
+    (docs / "dogs.txt").unlink()
+    update_index(folder)
+    assert before.search("strangers")[0].passage.text == ANIMALS["dogs.txt"]
+    assert found(folder, "strangers") == []
+
+
+def test_failed_update_keeps_the_index(animals):
+    docs, folder = animals
+    shutil.rmtree(docs)
+    with pytest.raises(DataError, match="there is no document to index"):
+        update_index(folder)
+    assert found(folder, "strangers") == ["dogs.txt"]
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_same_text_is_one_hit(tmp_path):
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("Cats purr loudly.")
+    (tmp_path / "d.txt").write_text("Cats sleep, they do not purr.")
+    manifest = build_index([tmp_path], tmp_path / "index")
+    first, second = Index.open(tmp_path / "index").search("cats purr")
+    assert first.passage.path.endswith("a.txt")
+    assert [place.rpartition("/")[2] for place in first.copies] == ["b.txt", "c.txt"]
+    assert second.passage.path.endswith("d.txt")
+    assert second.copies == ()
+    assert (manifest.passages, manifest.copies) == (4, 2)
+
+
+def test_bad_files_are_skipped_with_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("glassgpt.retrieval.documents.MAX_DOCUMENT_BYTES", 100)
+    files = {
+        "binary.txt": b"\0\1\2", "broken.pdf": b"%PDF-1.7 broken", "cut.jsonl.gz": b"\x1f\x8b\x08", "empty.txt": b" \n",
+        "good.txt": b"Cats purr.", "korean.txt": "고양이는 잠을 잔다. ".encode("cp949") * 3, "large.txt": b"x" * 101,
+        "rows.jsonl": b'{"text": "Dogs bark."}\n{]\n{"title": "x"}\n\n{"text": "\\ud800"}\n',
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    recorder = Recorder()
+    manifest = build_index([tmp_path], tmp_path / "index", observer=recorder)
+    reasons = dict(recorder.skipped)
+    assert list(reasons) == [
+        "binary.txt", "broken.pdf", "cut.jsonl.gz", "empty.txt", "large.txt",
+        "rows.jsonl, line 2", "rows.jsonl, line 3", "rows.jsonl, line 5",
+    ]  # fmt: skip
+    assert "binary" in reasons["binary.txt"]
+    assert "truncated" in reasons["cut.jsonl.gz"]
+    assert "at most" in reasons["large.txt"]
+    assert len(manifest.skipped) == len(reasons)
+    assert found(tmp_path / "index", "cats") == ["good.txt"]
+    assert found(tmp_path / "index", "고양이") == ["korean.txt"]
+    assert {*update_index(tmp_path / "index")[0].skipped} == {*manifest.skipped}
+
+
+def test_links_out_of_a_folder_and_hidden_files_are_not_read(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.txt").write_text("The password is swordfish.")
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "link.txt").symlink_to(tmp_path / "outside" / "secret.txt")
+    (docs / "folder").symlink_to(tmp_path / "outside")
+    (docs / ".hidden.txt").write_text("Another password.")
+    (docs / "a.txt").write_text("Nothing.")
+    build_index([docs], tmp_path / "index")
+    assert found(tmp_path / "index", "password") == []
+
+
+def test_nothing_to_index_is_an_error_that_leaves_nothing(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.bin").write_bytes(b"\0")
+    with pytest.raises(DataError, match="no document"):
+        build_index([tmp_path / "docs"], tmp_path / "index")
+    with pytest.raises(WrongDataError, match="does not exist"):
+        build_index([tmp_path / "none"], tmp_path / "index")
+    with pytest.raises(UsageError, match="--passage-characters is 3"):
+        build_index([tmp_path / "docs"], tmp_path / "index", IndexOptions(passage_characters=3))
+    assert [path.name for path in tmp_path.iterdir()] == ["docs"]
+
+
+def test_existing_folder_is_kept(animals):
+    docs, _ = animals
+    with pytest.raises(UsageError, match="exists and is not"):
+        build_index([docs], docs)
+    with pytest.raises(WrongDataError, match="is not an index"):
+        update_index(docs)
+
+
+@pytest.mark.parametrize("name", ["passages.npy", "texts.bin", "words.rows.npy", "index.json"])
+def test_damaged_index_is_one_line(animals, name):
+    _, folder = animals
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match="is damaged"):
+        Index.open(folder)
+
+
+def test_rows_out_of_range_are_damage(animals):
+    _, folder = animals
+    rows = np.load(folder / "words.rows.npy")
+    np.save(folder / "words.rows.npy", rows + np.uint32(1 << 20))
+    with pytest.raises(DataError, match="is damaged"):
+        Index.open(folder).search("cats")
+
+
+def test_best_rows_come_first_and_equal_ones_in_order():
+    scores = np.array([0, 2, 1, 2, 0, 3, 1], np.float32)
+    assert list(best_first(scores, 2)) == list(best_first(scores, 100)) == [5, 1, 3, 2, 6]
