@@ -17,7 +17,7 @@ SOURCE = Path(glassgpt.__file__).parent
 NOT_SHOWN = (
     "locale/ko/*", "locale/particles.py", "locale/templates.py", "generation/gpu/kernels/*", "inspection/static_page.py", "inspection/serialization.py",
     "diagnosis/chart.py", "diagnosis/report.py", "diagnosis/report_changes.py", "diagnosis/pages.py", "generation/reference.py",
-    "cli/examples.py", "cli/korean_help.py", "__init__.py", "api/__init__.py", "interchange/check_prompts.py", "data/chat/plain.py",
+    "cli/examples.py", "cli/korean_help.py", "__init__.py", "api/__init__.py", "interchange/check_prompts.py", "data/chat/plain.py", "data/code/licenses.py",
     "evaluation/chat/instructions.py", "evaluation/chat/word_counts.py",
 )  # fmt: skip
 """Files without messages of their own: HTML, both languages, examples, generated documents, what replies must contain."""

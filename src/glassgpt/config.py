@@ -20,6 +20,7 @@ from typing import Any, cast, get_type_hints
 
 from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.adaptation.preference_checks import preference_problems
+from glassgpt.data.code.config import FIMConfig
 from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
@@ -49,6 +50,7 @@ class RunConfig:
         diagnosis: what is monitored, and which problems are recovered from automatically.
         lora: the low-rank adapter that is trained instead of the weights, if there is one.
         replay: old text that is mixed in.
+        fim: share of the documents that are rearranged to fill in the middle.
         preference: preferences that are learned instead of text, if there are any.
     """
 
@@ -63,6 +65,7 @@ class RunConfig:
     diagnosis: DiagnosisConfig = field(default_factory=DiagnosisConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    fim: FIMConfig = field(default_factory=FIMConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
     def problems(self, ranks: int = 1) -> list[str]:
@@ -80,6 +83,7 @@ class RunConfig:
             self.diagnosis,
             self.lora,
             self.replay,
+            self.fim,
             self.preference,
         )
         found = [*seed, *self.model.problems(), *self.train.problems(), *batch]

@@ -53,6 +53,8 @@ CASES = [
     (WRONG, "import {tmp}/a/b --out {tmp}/r", "neither a folder nor a hub id"),
     (WRONG, "prepare {tmp}/none --out {tmp}/d", "not found"),
     (WRONG, "prepare {tmp}/book.txt --out {tmp}/d --tokenizer bytes --pattern llama", "give --tokenizer bpe:SIZE"),
+    (WRONG, "prepare {tmp}/none --format code --out {tmp}/d --tokenizer bpe:300", "not found"),
+    (WRONG, "prepare {tmp}/book.txt --suffix .py --out {tmp}/d", "suffix is for --format code"),
     (WRONG, "tokenize text -t {tmp}/none", "not found"),
     (WRONG, "train --resume --out {tmp}/none", "nothing to resume"),
     (WRONG, "train nano --data {tmp}/none --out {tmp}/r", "none does not exist; create one with: glassgpt prepare"),

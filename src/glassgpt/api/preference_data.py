@@ -11,6 +11,7 @@ from glassgpt.api.teachers import checked_teacher, lineage_from
 from glassgpt.config import RunConfig
 from glassgpt.data.chat.jinja_template import JinjaTemplate, marked_template
 from glassgpt.data.chat.render import Rendered, render
+from glassgpt.data.code.batches import with_fim
 from glassgpt.data.preferences.dataset import PreferenceDataset, build_dataset
 from glassgpt.data.preferences.rows import Preference, read_preferences
 from glassgpt.data.shards import TokenDataset
@@ -29,7 +30,7 @@ def open_data(config: RunConfig) -> TokenDataset:
         GlassGPTError: see `open_training_data` and `open_preferences`.
     """
     if not config.preference.data:
-        return open_training_data(config.data, config.replay)
+        return with_fim(open_training_data(config.data, config.replay), config.fim)
     return open_preferences(config)
 
 

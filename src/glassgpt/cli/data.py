@@ -18,7 +18,10 @@ def prepare(
     *sources: Texts,
     out: Path,
     tokenizer: str = "gpt2",
-    pattern: Literal["glassgpt", "gpt2", "llama", "qwen2"] = "glassgpt",
+    pattern: Literal["glassgpt", "code", "gpt2", "llama", "qwen2"] = "glassgpt",
+    format: Literal["text", "code"] = "text",
+    suffix: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    exclude: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     field: str = "text",
     validation_fraction: float = 0.1,
     validation_source: Annotated[
@@ -48,8 +51,16 @@ def prepare(
     tokenizer:
         gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
     pattern:
-        How a bpe:SIZE splits text into words. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by
+        How a bpe:SIZE splits text into words: code keeps indentation together. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by
         digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).
+    format:
+        text; or code: folders of source code, of which generated and minified files, near-duplicates and files with
+        secrets are left out, and whose tokenizer can fill in the middle (needs the extra code).
+    suffix:
+        Suffix of the files of code to read, such as .py; by default those of 20 languages. May be repeated.
+    exclude:
+        Problems of a benchmark (JSON, one object per line, as HumanEval's); files of code that have text of them are left
+        out. May be repeated.
     field:
         Field of a row of JSON or Parquet that holds the text.
     validation_fraction:
@@ -77,12 +88,15 @@ def prepare(
     force:
         Replace an existing dataset.
     """
+    from glassgpt.cli.code import check_code
     from glassgpt.data.prepare import PrepareOptions
     from glassgpt.data.show import prepare_and_show
 
     reject_unknown_options(sources)
     if not sources:
         raise UsageError("no source given; name files, folders, or shakespeare")
+    if format == "code":
+        check_code(exclude, keep_duplicates=keep_duplicates)
     options = PrepareOptions(
         sources=sources,
         out=out,
@@ -101,6 +115,9 @@ def prepare(
         normalize=normalize,
         skip_bad=skip_bad,
         follow_links=follow_links,
+        format=format,
+        suffixes=suffix,
+        exclude=exclude,
     )
     prepare_and_show(options)
     console.info(f"wrote the dataset {out}; train on it with: glassgpt train PRESET --data {shlex.quote(str(out))}")

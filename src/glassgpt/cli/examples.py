@@ -10,6 +10,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "prepare": (
         "glassgpt prepare book.txt notes/ --out data/mine --tokenizer bpe:4096",
         "glassgpt prepare 'articles/*.jsonl.gz' --field body --out data/articles",
+        "glassgpt prepare src/ --format code --suffix .py --out data/code --tokenizer bpe:16384 --pattern code",
         "glassgpt prepare shakespeare --out data/plays --tokenizer bytes",
     ),
     "tokenize": (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from glassgpt.data.code.selection import Selection
 from glassgpt.data.summary import DatasetSummary
 from glassgpt.data.tokenizers import Tokenizer
 
@@ -24,6 +25,9 @@ class PrepareObserver:
 
     def on_small_vocabulary(self, vocab_size: int) -> None:
         """Called when the training text yields fewer ids than requested."""
+
+    def on_code(self, selection: Selection) -> None:
+        """Called when the files of source trees have been filtered."""
 
     def on_prepared(self, summary: DatasetSummary, tokenizer: Tokenizer) -> None:
         """Called when the dataset is complete."""

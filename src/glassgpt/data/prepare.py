@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.data.bad_rows import BadRows
+from glassgpt.data.code.prepare import code_problems, code_source, spec_for_code
+from glassgpt.data.code.sentinels import with_sentinels
 from glassgpt.data.encodings import is_text_encoding
 from glassgpt.data.files import write_atomically
 from glassgpt.data.observer import PrepareObserver
@@ -66,6 +68,9 @@ class PrepareOptions:
         skip_bad: number of bad rows of JSON, Parquet and hosted datasets that may be skipped.
         follow_links: follow links that lead out of a folder that is a source.
         shard_tokens: tokens per shard file.
+        format: "text", or "code" for trees of source code, which are filtered; see `glassgpt.data.code`.
+        suffixes: of the files of code to take from folders; empty takes those of `glassgpt.data.code.tree.SUFFIXES`.
+        exclude: files of problems whose text must not be in the code.
     """
 
     sources: tuple[str, ...]
@@ -86,6 +91,9 @@ class PrepareOptions:
     skip_bad: int = 0
     follow_links: bool = False
     shard_tokens: int = SHARD_TOKENS
+    format: Literal["text", "code"] = "text"
+    suffixes: tuple[str, ...] = ()
+    exclude: tuple[Path, ...] = ()
 
     def problems(self) -> list[str]:
         """Return every invalid option as one line of text; empty if the options are valid."""
@@ -119,7 +127,23 @@ class PrepareOptions:
         problems = [message for is_valid, message in checks if not is_valid]
         if problem := pattern_problem(self.tokenizer, self.pattern):
             problems.append(problem)
-        return problems
+        return [*problems, *self._format_problems()]
+
+    def _format_problems(self) -> Iterator[str]:
+        return code_problems(
+            is_code=self.format == "code",
+            sources=self.sources,
+            suffixes=self.suffixes,
+            tokenizer=self.tokenizer,
+            for_code={"suffix": bool(self.suffixes), "exclude": bool(self.exclude)},
+            for_text={
+                "field": self.field != "text",
+                "encoding": bool(self.encoding),
+                "separator": bool(self.separator),
+                "skip_bad": bool(self.skip_bad),
+                "validation_source": bool(self.validation_sources),
+            },
+        )
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that determine the content, as stored in the dataset."""
@@ -127,7 +151,8 @@ class PrepareOptions:
         names += ("encoding", "separator", "skip_bad", "follow_links")
         names += ("pattern",) if self.pattern != DEFAULT_PATTERN else ()
         lists = {name: list(getattr(self, name)) for name in ("sources", "validation_sources", "normalize")}
-        return lists | {name: getattr(self, name) for name in names}
+        code = {"format": self.format, "suffixes": list(self.suffixes), "exclude": list(map(str, self.exclude))}
+        return lists | {name: getattr(self, name) for name in names} | (code if self.format == "code" else {})
 
 
 def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) -> DatasetSummary:
@@ -154,7 +179,10 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
     staged = staged_folder(options.out, force=options.force, on_leftover=on_leftover)
     with limited_threads(options.workers), staged as (staging, scratch):
         bad_rows = BadRows(options.skip_bad)
-        sources = _ruled_sources(options, bad_rows, scratch, observer)
+        if options.format == "code":
+            sources = _ruled_code(options, staging, observer)
+        else:
+            sources = _ruled_sources(options, bad_rows, scratch, observer)
         tokenizer = _load_or_train_tokenizer(sources, options, scratch, observer)
         summary = replace(_write(sources, tokenizer, options, staging, observer), skipped=len(bad_rows))
         tokenizer.save(staging / TOKENIZER_FILE)
@@ -183,6 +211,19 @@ def _ruled_sources(
     ]
 
 
+def _ruled_code(options: PrepareOptions, folder: Path, observer: PrepareObserver) -> list[RuledSource]:
+    source, selection = code_source(
+        options.sources,
+        options.suffixes,
+        options.exclude,
+        observer,
+        follow_links=options.follow_links,
+        keep_duplicates=not options.deduplicate,
+    )
+    selection.write(folder)
+    return [(source, _choose_rule([source], options))]
+
+
 def _choose_rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> SplitRule:
     if options.split == "tail":
         return TailSplit(options.validation_fraction, "as requested")
@@ -195,11 +236,15 @@ def _choose_rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> 
 def _load_or_train_tokenizer(
     sources: Sequence[RuledSource], options: PrepareOptions, scratch: Path, observer: PrepareObserver
 ) -> Tokenizer:
+    is_code = options.format == "code"
     if not is_training_spec(options.tokenizer):
-        return load_tokenizer(options.tokenizer)
+        tokenizer = load_tokenizer(options.tokenizer)
+        return with_sentinels(tokenizer) if is_code else tokenizer
     observer.on_tokenizer_training(options.tokenizer)
     stream = DocumentStream(sources, deduplicate=options.deduplicate, normalize=options.normalize)
-    tokenizer = train_interruptibly(options.tokenizer, _training_texts(stream), scratch, options.pattern)
+    spec = spec_for_code(options.tokenizer) if is_code else options.tokenizer
+    tokenizer = train_interruptibly(spec, _training_texts(stream), scratch, options.pattern)
+    tokenizer = with_sentinels(tokenizer) if is_code else tokenizer
     if tokenizer.vocab_size < int(options.tokenizer.partition(":")[2]):
         observer.on_small_vocabulary(tokenizer.vocab_size)
     return tokenizer

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glassgpt import console
+from glassgpt.data.code.selection import Selection
+from glassgpt.data.code.show import show_selection
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.remarks import spelled_special_tokens
@@ -57,6 +59,10 @@ class ConsoleObserver(PrepareObserver):
     def on_small_vocabulary(self, vocab_size: int) -> None:
         """Print the actual vocabulary size."""
         console.info(f"the text only yields {vocab_size:,} tokens, so the vocabulary is smaller than requested")
+
+    def on_code(self, selection: Selection) -> None:
+        """Print what was kept and what was left out."""
+        show_selection(selection)
 
     def on_prepared(self, summary: DatasetSummary, tokenizer: Tokenizer) -> None:
         """Print the summary."""

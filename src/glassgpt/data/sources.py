@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import IO, NoReturn, Protocol
+from typing import IO, Protocol
 from urllib.parse import urlparse
 
 from glassgpt.data import shakespeare
@@ -29,6 +29,7 @@ from glassgpt.data.json_rows import text_field
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.packages import package_folder
 from glassgpt.data.readers import AMBIGUOUS_SUFFIX, KNOWN_SUFFIXES, FileSource, ReadOptions
+from glassgpt.data.walk import walk
 from glassgpt.errors import DataError, MissingExtraError, WrongDataError
 
 GRAMMAR_SENTENCES = 20_000
@@ -144,7 +145,7 @@ def _named_file(path: Path, options: SourceOptions, scratch: Path) -> FileSource
 def _matching_files(pattern: str, options: SourceOptions, observer: PrepareObserver) -> Iterator[FileSource]:
     root = _fixed_part(pattern)
     if "**" in pattern and root.is_dir():
-        for _ in _walk(root, options.follow_links):  # `glob` itself passes over folders that it cannot read
+        for _ in walk(root, options.follow_links):  # `glob` itself passes over folders that it cannot read
             pass
     matches = sorted(path for match in glob.glob(pattern, recursive=True) if (path := Path(match)).is_file())
     if not matches:
@@ -176,34 +177,11 @@ def _report_links(source: str, count: int, found_others: bool, observer: Prepare
         observer.on_note(text)
 
 
-def _walk(folder: Path, follow_links: bool) -> Iterator[tuple[Path, bool]]:
-    """Yield the paths in a folder in order, without folders that are read, and whether each is hidden.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-
-    def unreadable(error: OSError) -> NoReturn:
-        raise DataError(
-            f"{error.filename} cannot be read: {error.strerror}; make it readable, or name the others as sources"
-        ) from error
-
-    visited: set[str] = set()
-    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=follow_links):
-        links = [] if follow_links else [name for name in folders if os.path.islink(os.path.join(place, name))]
-        hidden = _is_hidden(Path(place), folder)
-        for name in sorted([*files, *links]):
-            yield Path(place, name), hidden or name.startswith(".")
-        real = os.path.realpath(place)
-        folders[:] = [] if real in visited else sorted(folders)  # a link may lead back to a folder above it
-        visited.add(real)
-
-
 def _files_in(folder: Path, options: SourceOptions, observer: PrepareObserver) -> list[FileSource]:
     found: list[FileSource] = []
     ignored: Counter[str] = Counter()
     hidden = links = 0
-    for path, is_hidden in _walk(folder, options.follow_links):
+    for path, is_hidden in walk(folder, options.follow_links):
         suffix = uncompressed_suffix(path)
         if path.is_symlink() and not options.follow_links and _leads_out(path, folder):
             links += not is_hidden
@@ -235,10 +213,6 @@ def _files_in(folder: Path, options: SourceOptions, observer: PrepareObserver) -
 def pattern_for(folder: Path, suffix: str) -> str:
     """Return the quoted pattern that reads every file of a folder with this suffix as text."""
     return shlex.quote(str(folder / "**" / f"*{suffix}"))
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _store(stream: IO[bytes], scratch: Path) -> Path:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glassgpt.data.batches import Batches
 from glassgpt.data.chat.batches import build_batches as text_batches
+from glassgpt.data.code.batches import FIMBatches, FIMTokens
 from glassgpt.data.preferences.batches import PairBatches
 from glassgpt.data.preferences.dataset import PairTokens
 from glassgpt.data.shards import TokenArray
@@ -45,9 +46,11 @@ class BatchLoader(Protocol):
 
 
 def build_batches(tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1) -> Batches:
-    """Return the batches of a text, of packed conversations, or of pairs; see `Batches` for the arguments."""
+    """Return the batches of a text, of packed conversations, of pairs, or of code; see `Batches` for the arguments."""
     if isinstance(tokens, PairTokens):
         return PairBatches(tokens, seed, rank=rank, world_size=world_size)
+    if isinstance(tokens, FIMTokens):
+        return FIMBatches(tokens, context_length, seed, rank=rank, world_size=world_size)
     return text_batches(tokens, context_length, seed, rank=rank, world_size=world_size)
 
 

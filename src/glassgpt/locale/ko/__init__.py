@@ -5,6 +5,7 @@ from __future__ import annotations
 from glassgpt.locale.ko import (
     adaptation,
     chat,
+    code,
     commands,
     compression,
     data,
@@ -28,6 +29,7 @@ MESSAGES: dict[str, str] = {
     **program.MESSAGES,
     **data.MESSAGES,
     **chat.MESSAGES,
+    **code.MESSAGES,
     **model.MESSAGES,
     **training.MESSAGES,
     **generation.MESSAGES,
@@ -43,7 +45,7 @@ MESSAGES: dict[str, str] = {
     **parts.COMPOSED,
 }
 """Messages and results by English template."""
-HELP: dict[str, str] = {**commands.HELP, **options.HELP, **compression.HELP, **serving.HELP, **chat.HELP}
+HELP: dict[str, str] = {**commands.HELP, **options.HELP, **compression.HELP, **serving.HELP, **chat.HELP, **code.HELP}
 """The help of commands and options."""
 PARTS: dict[str, str] = {**parts.PARTS, **reason_templates()}
 """Pieces of messages that are translated only inside of messages."""

@@ -25,7 +25,6 @@ HELP = {
     "Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read, and .json files that hold rows (one per line, or an array); patterns such as 'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a Hugging Face dataset; shakespeare or grammar.": "텍스트 파일; 폴더(.txt, .md, .text, .jsonl, .ndjson, .parquet 파일과, 행이 한 줄에 하나씩 또는 배열로 든 .json 파일을 읽음); 'code/**/*.py' 같은 패턴; 이들의 압축 파일(.gz, .xz, .zst); 표준 입력을 뜻하는 -; URL; Hugging Face 데이터셋 hf:NAME; shakespeare나 grammar.",
     "Dataset folder to create.": "만들 데이터셋 폴더.",
     "gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.": "gpt2, bytes, 토크나이저의 경로, 또는 새로 학습할 것: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.",
-    "How a bpe:SIZE splits text into words. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).": "bpe:SIZE가 글을 단어로 나누는 방식. GGUF로 내보낼 모델이면 gpt2, llama(숫자를 세 자리씩), qwen2(숫자를 한 자리씩) 중에서 고르세요. glassgpt 고유의 방식(두 자리씩)은 llama.cpp가 모릅니다.",
     "Field of a row of JSON or Parquet that holds the text.": "JSON이나 Parquet의 행에서 글이 든 필드.",
     "Share of the text used for validation.": "검증에 쓸 글의 비율.",
     "Source of the validation text; the other sources are then used for training only.": "검증용 글의 원본. 나머지 원본은 학습에만 씁니다.",

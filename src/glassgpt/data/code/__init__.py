@@ -1,0 +1,1 @@
+"""Source code as training text: trees of files, filters, and fill-in-the-middle (FIM)."""

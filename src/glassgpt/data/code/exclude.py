@@ -1,0 +1,76 @@
+"""Keep the problems of benchmarks out of the training text, by the sequences of words that they consist of."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from glassgpt.errors import DataError, WrongDataError
+
+WORDS = 10
+"""Length of the compared sequences. Shorter ones also occur where nobody copied; see docs/decisions/0046."""
+FIELDS = ("prompt", "canonical_solution", "text", "code", "suffix", "instructions", "example", "tests")
+"""Fields of a problem that hold text: those of HumanEval, of its infilling variant, of MBPP and of Exercism."""
+WORD = re.compile(r"\w+")
+
+
+class ExcludedText:
+    """The word sequences of problems.
+
+    Args:
+        texts: prompts and solutions. One that has fewer words than a sequence is not looked for.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._sequences = {sequence for text in texts for sequence in _hashes(text)}
+
+    def occurs_in(self, text: str) -> bool:
+        """Return whether a text has any of the sequences."""
+        return bool(self._sequences) and not self._sequences.isdisjoint(_hashes(text))
+
+
+def _hashes(text: str) -> Iterator[int]:
+    words = WORD.findall(text.lower())
+    return map(hash, zip(*(words[at:] for at in range(WORDS)), strict=False))
+
+
+def require_files(paths: Sequence[Path]) -> None:
+    """Check that the files exist.
+
+    Raises:
+        WrongDataError: one does not.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise WrongDataError(f"--exclude {path} is not a file; give problems as JSON, one object per line")
+
+
+def read_excluded(paths: Sequence[Path]) -> ExcludedText:
+    """Return the text of problems in files of one JSON object per line, also compressed (.gz).
+
+    Raises:
+        DataError: a line is not an object with one of `FIELDS`.
+    """
+    return ExcludedText([text for path in paths for text in _texts(path)])
+
+
+def _texts(path: Path) -> Iterator[str]:
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield from _fields(json.loads(line), f"{path}, line {number}")
+    except (OSError, EOFError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as problems: {error}; give JSON, one object per line") from error
+
+
+def _fields(row: object, origin: str) -> list[str]:
+    fields = cast("dict[str, Any]", row) if isinstance(row, dict) else {}
+    found = [fields[name] for name in FIELDS if isinstance(fields.get(name), str)]
+    if not found:
+        raise DataError(f"{origin} has none of the fields {', '.join(FIELDS)}, so that it is unknown what to exclude")
+    return found

@@ -1,0 +1,70 @@
+"""The license of a package, from its metadata or from the text of a license beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from email.parser import HeaderParser
+from functools import cache
+from pathlib import Path
+
+UNKNOWN = "unknown"
+LICENSE_FILE = re.compile("licen[cs]e|unlicense|copying")
+LICENSE_HEAD_BYTES = 4000
+LONGEST_NAME = 60
+
+PHRASES = (
+    ("Apache License", "Apache-2.0"),
+    ("Mozilla Public License", "MPL-2.0"),
+    ("GNU AFFERO GENERAL PUBLIC LICENSE", "AGPL"),
+    ("GNU LESSER GENERAL PUBLIC LICENSE", "LGPL"),
+    ("GNU GENERAL PUBLIC LICENSE", "GPL"),
+    ("PYTHON SOFTWARE FOUNDATION LICENSE", "PSF-2.0"),
+    ("Permission is hereby granted, free of charge", "MIT"),
+    ("Neither the name of", "BSD-3-Clause"),
+    ("Redistribution and use in source and binary forms", "BSD-2-Clause"),
+    ("Permission to use, copy, modify, and", "ISC"),
+    ("This is free and unencumbered software", "Unlicense"),
+)
+"""A phrase of each common license, in the order in which they are looked for, and its SPDX identifier."""
+
+
+@cache
+def installed_packages(folder: Path) -> dict[str, tuple[str, str]]:
+    """Return package and license by the first part of a path, for a folder in which packages are installed."""
+    owners: dict[str, tuple[str, str]] = {}
+    for metadata in sorted(folder.glob("*.dist-info/METADATA")):
+        fields = HeaderParser().parsestr(metadata.read_text(encoding="utf-8", errors="replace"))
+        classifiers = [str(each) for each in fields.get_all("Classifier", [])]
+        stated = _stated(str(fields["License-Expression"] or ""), str(fields["License"] or ""), classifiers)
+        record = metadata.with_name("RECORD")
+        lines = record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else []
+        for line in lines:
+            top = line.split(",")[0].strip('"').split("/")[0]
+            owners.setdefault(top, (str(fields["Name"] or metadata.parent.name), stated))
+    return owners
+
+
+@cache
+def license_beside(folder: Path) -> str | None:
+    """Return the license whose text is in a folder, "unknown" if it is none of `PHRASES`; None if there is no text."""
+    for path in sorted(folder.iterdir()):
+        if LICENSE_FILE.fullmatch(path.stem.lower()) and path.is_file():
+            return recognized(path.read_bytes()[:LICENSE_HEAD_BYTES].decode(errors="replace"))
+    return None
+
+
+def recognized(text: str) -> str:
+    """Return the SPDX identifier of a license by its text; "unknown" if it has none of `PHRASES`."""
+    flat = " ".join(text.split()).lower()
+    return next((name for phrase, name in PHRASES if phrase.lower() in flat), UNKNOWN)
+
+
+def _stated(expression: str, text: str, classifiers: Sequence[str]) -> str:
+    """Return the license that the metadata of a package state: an expression, classifiers, or a text."""
+    if expression:
+        return expression
+    if named := [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License ::")]:
+        return " OR ".join(named)
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    return first if 0 < len(first) <= LONGEST_NAME else recognized(text)

@@ -1,0 +1,43 @@
+"""Source code: preparing it, filling in the middle, and evaluating code models."""
+
+MESSAGES = {
+    # preparing
+    "fim.rate cannot be combined with the conversations in {}; set it to 0": "fim.rate는 {0}에 든 대화와 함께 쓸 수 없습니다. 0으로 설정하세요",
+    "{} has none of the fields {}, so that it is unknown what to exclude": "{0:t}: {1} 가운데 어느 필드도 없어 무엇을 제외할지 알 수 없습니다",
+    "--exclude {} is not a file; give problems as JSON, one object per line": "--exclude {0}은(는) 파일이 아닙니다. 문제를 줄마다 JSON 객체 하나로 쓴 파일을 지정하세요",
+    "{} cannot be read as problems: {}; give JSON, one object per line": "{0}에서 문제를 읽을 수 없습니다: {1:t}. 줄마다 JSON 객체 하나로 쓰세요",
+    "larger than 1 MB": "1 MB보다 큼",
+    "not UTF-8": "UTF-8이 아님",
+    "mostly data": "대부분 데이터",
+    "with secrets": "비밀 값이 있음",
+    "with excluded text": "제외할 글이 있음",
+    "exact copy": "똑같은 사본",
+    "near-duplicate": "거의 같은 파일",
+    "generated": "자동 생성",
+    "minified": "압축된 코드",
+    "empty": "비어 있음",
+    "found": "찾음",
+    "kept": "남김",
+    "files": "파일",
+    "filtering": "거르기",
+    "finding near-duplicates of source code": "소스 코드에서 거의 같은 파일 찾기",
+    "suffix is {}; it must begin with a dot, as .py": "suffix 값이 {0}입니다. .py처럼 점으로 시작해야 합니다",
+    "standard input cannot be read with --format code; give folders of source code, or files": "--format code로는 표준 입력을 읽을 수 없습니다. 소스 코드 폴더나 파일을 지정하세요",
+    "the tokenizer {} cannot have the special tokens of --format code; use bpe:SIZE, or gpt2": "토크나이저 {0}에는 --format code의 특수 토큰을 넣을 수 없습니다. bpe:SIZE나 gpt2를 쓰세요",
+    "{} is for --format {}; leave it out": "{0}은(는) --format {1}에만 쓰입니다. 빼세요",
+    "none of the {} files is kept: {}; name other sources": "파일 {0}개 가운데 남은 것이 없습니다: {1}. 다른 원본을 지정하세요",
+    "{} has changed since it was filtered; prepare again": "거른 뒤에 {0} 파일이 바뀌었습니다. 데이터를 다시 준비하세요",
+    "special tokens cannot be added to the tokenizer {}, a {}; for code use --tokenizer bpe:SIZE, or gpt2": "토크나이저 {0}({1})에는 특수 토큰을 더할 수 없습니다. 코드에는 --tokenizer bpe:SIZE나 gpt2를 쓰세요",
+    "the tokenizer {} has no {}, so that its model cannot fill in the middle; prepare the data with: glassgpt prepare SOURCE --format code --out DIR": "토크나이저 {0}에 {1}이(가) 없어 모델이 가운데를 채울 수 없습니다. 데이터를 이렇게 준비하세요: glassgpt prepare SOURCE --format code --out DIR",
+    "source files": "소스 파일",
+    "licenses of what is kept": "남긴 파일의 라이선스",
+    "others": "그 밖",
+    "source {} not found; with --format code give folders of source code, or files": "원본 {0}을(를) 찾을 수 없습니다. --format code에는 소스 코드 폴더나 파일을 지정하세요",
+    "{} contains no file that ends in {}": "{0}에 {1}(으)로 끝나는 파일이 없습니다",
+}
+HELP = {
+    "How a bpe:SIZE splits text into words: code keeps indentation together. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).": "bpe:SIZE가 글을 단어로 나누는 방식. code는 들여쓰기를 한 덩어리로 둡니다. GGUF로 내보낼 모델이면 gpt2, llama(숫자를 세 자리씩), qwen2(숫자를 한 자리씩) 중에서 고르세요. glassgpt 고유의 방식(두 자리씩)은 llama.cpp가 모릅니다.",
+    "text; or code: folders of source code, of which generated and minified files, near-duplicates and files with secrets are left out, and whose tokenizer can fill in the middle (needs the extra code).": "text, 또는 code: 소스 코드 폴더. 자동 생성되거나 압축된 파일, 거의 같은 파일, 비밀 값이 있는 파일을 빼며, 토크나이저가 가운데를 채울 수 있게 됩니다(추가 패키지 code 필요).",
+    "Suffix of the files of code to read, such as .py; by default those of 20 languages. May be repeated.": "읽을 코드 파일의 확장자(예: .py). 기본은 20개 언어의 확장자. 여러 번 쓸 수 있습니다.",
+    "Problems of a benchmark (JSON, one object per line, as HumanEval's); files of code that have text of them are left out. May be repeated.": "벤치마크 문제(HumanEval처럼 줄마다 JSON 객체 하나). 그 글이 들어 있는 코드 파일은 뺍니다. 여러 번 쓸 수 있습니다.",
+}
