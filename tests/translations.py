@@ -40,7 +40,8 @@ WRITTEN = (
     "For {} text by {}: {}.", "as in the preset {}", "Scores on {} other prompts: {}.",
     "The best of {} settings on {} held-out prompts by glassgpt sweep-decoding (score {}, seed {}).",
     "Generated and human text: surprisal {} and {} nats per token,", "distinct-2 {} and {}, repeated 4-grams {} and {}.",
-    "preferences: {} pairs, {} held out, SHA-256 of the file {}", "a checksum of the prompt", "the plain transcript", "{} nats per pair",
+    "preferences: {} pairs, {} held out, SHA-256 of the file {}", "chat template: SHA-256 {}", "{} of {}, SHA-256 {}",
+    "the weights that the adapter is added to", "a checksum of the prompt", "the plain transcript", "{} nats per pair",
     "training (smoothed)", "early stop", "learning rate", "loss (nats per token)", "loss (smoothed)", "snapshot not saved", "snapshot not deleted", "{} nats per token\n{} bits per byte", "{}   (people {})", "# {}", "  {}: glassgpt doctor {}",
     "{}: {}. {} (glassgpt doctor {})", "{}{}: {} (glassgpt doctor {})", "rep {}",
 )  # fmt: skip

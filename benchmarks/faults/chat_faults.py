@@ -145,58 +145,63 @@ def _template_exchanged(folder: Path) -> Path:
     return data
 
 
+def _fault(name: str, what: str, dataset: MakeDataset, code: str, row_tokens: int = CONTEXT) -> Fault:
+    """Return a fatal fault that is found before the first step."""
+    return Fault(
+        name=name,
+        what=what,
+        kind="conversations",
+        stage="before",
+        fatal=True,
+        dataset=dataset,
+        settings=SETTINGS | {"train.sequence_length": row_tokens, "train.batch_tokens": 8 * row_tokens},
+        expects=(code,),
+    )
+
+
 CHAT_FAULTS: Sequence[Fault] = (
-    Fault(
-        name="chat-stop-masked-as-padding", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="padding is the stop token, and every stop token is masked with it (trl#1623)",
-        dataset=_with_flags(_stop_masked), expects=("GG-CHT-001",),
+    _fault(
+        "chat-stop-masked-as-padding", "padding is the stop token, and every stop token is masked with it (trl#1623)",
+        _with_flags(_stop_masked), "GG-CHT-001",
     ),
-    Fault(
-        name="chat-some-stops-masked", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="the stop token of every tenth answer is not learned",
-        dataset=_with_flags(_a_tenth_of_the_stops_masked), expects=("GG-CHT-001",),
+    _fault(
+        "chat-some-stops-masked", "the stop token of every tenth answer is not learned",
+        _with_flags(_a_tenth_of_the_stops_masked), "GG-CHT-001",
     ),
-    Fault(
-        name="chat-stop-outside-the-mask", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="the template writes the stop token after the generation block (trl#5988)",
-        dataset=conversations(STOP_OUTSIDE), expects=("GG-CHT-001",),
+    _fault(
+        "chat-stop-outside-the-mask", "the template writes the stop token after the generation block (trl#5988)",
+        conversations(STOP_OUTSIDE), "GG-CHT-001",
     ),
-    Fault(
-        name="chat-mask-all-zero", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="the mask is empty, as for templates without generation blocks elsewhere (marin#7237)",
-        dataset=_with_flags(_none_learned), expects=("GG-CHT-002",),
+    _fault(
+        "chat-mask-all-zero", "the mask is empty, as for templates without generation blocks elsewhere (marin#7237)",
+        _with_flags(_none_learned), "GG-CHT-002",
     ),
-    Fault(
-        name="chat-template-marks-nothing", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="the generation blocks of the template are empty",
-        dataset=conversations(NOTHING_MARKED), expects=("GG-CHT-002",),
+    _fault(
+        "chat-template-marks-nothing", "the generation blocks of the template are empty",
+        conversations(NOTHING_MARKED), "GG-CHT-002",
     ),
-    Fault(
-        name="chat-mask-all-one", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="every token is learned, the user's too (Megatron-Bridge#3359)",
-        dataset=_with_flags(_all_learned), expects=("GG-CHT-003",),
+    _fault(
+        "chat-mask-all-one", "every token is learned, the user's too (Megatron-Bridge#3359)",
+        _with_flags(_all_learned), "GG-CHT-003",
     ),
-    Fault(
-        name="chat-pad-is-the-stop-token", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="rows are filled with the stop token (trl#2059)", dataset=_pad_is_stop, expects=("GG-CHT-004",),
+    _fault(
+        "chat-pad-is-the-stop-token", "rows are filled with the stop token (trl#2059)",
+        _pad_is_stop, "GG-CHT-004",
     ),
-    Fault(
-        name="chat-conversations-exceed-the-row", kind="conversations", fatal=True, stage="before",
-        settings={**SETTINGS, "train.sequence_length": 72, "train.batch_tokens": 8 * 72},
-        what="most conversations are longer than a row (nanochat PR#834)", dataset=_nothing_fits, expects=("GG-CHT-005",),
+    _fault(
+        "chat-conversations-exceed-the-row", "most conversations are longer than a row (nanochat PR#834)",
+        _nothing_fits, "GG-CHT-005", row_tokens=72,
     ),
-    Fault(
-        name="chat-template-of-another-tokenizer", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="the template ends turns with a special token that the tokenizer does not have",
-        dataset=conversations(OTHER_TOKENIZER), expects=("GG-CHT-006",),
+    _fault(
+        "chat-template-of-another-tokenizer", "the template ends turns with a special token that the tokenizer does not have",
+        conversations(OTHER_TOKENIZER), "GG-CHT-006",
     ),
-    Fault(
-        name="chat-template-exchanged", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="the template was replaced after the conversations were prepared",
-        dataset=_template_exchanged, expects=("GG-CHT-006",),
+    _fault(
+        "chat-template-exchanged", "the template was replaced after the conversations were prepared",
+        _template_exchanged, "GG-CHT-006",
     ),
-    Fault(
-        name="chat-validation-known", kind="conversations", fatal=True, stage="before", settings=SETTINGS,
-        what="every conversation of the validation split is trained on", dataset=_shared, expects=("GG-CHT-007",),
+    _fault(
+        "chat-validation-known", "every conversation of the validation split is trained on",
+        _shared, "GG-CHT-007",
     ),
 )  # fmt: skip

@@ -265,6 +265,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         WrongDataError: the dataset of the run to resume no longer exists.
         CheckpointError: the run to start from does not exist.
     """
+    from glassgpt.data.chat.dataset import row_problems
     from glassgpt.data.shards import TokenDataset
     from glassgpt.training.run_folder import RunFolder
 
@@ -279,7 +280,10 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
     if not config.data and not config.preference.data:
         problems.append(NO_DATASET)
     try:
-        _ = TokenDataset.open(Path(config.data)) if config.data else None
+        if config.data:
+            TokenDataset.open(Path(config.data))
+            length = config.train.resolve_sequence_length(config.model.context_length)
+            problems += row_problems(Path(config.data), length)
     except GlassGPTError as error:
         problems.append(str(error))
     if problems:
@@ -351,6 +355,7 @@ def warmup_warning(given: RunConfig, resolved: RunConfig) -> str | None:
 
 
 def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
+    from glassgpt.data.chat.dataset import row_problems
     from glassgpt.data.shards import TokenDataset
 
     if not config.data:
@@ -362,9 +367,10 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
     except GlassGPTError as error:
         problems.append(str(error))
         return config
+    length = config.train.resolve_sequence_length(config.model.context_length)
+    problems += row_problems(Path(config.data), length)
     for split in ("train", "validation"):
         n_tokens = len(dataset.split(split))
-        length = config.train.resolve_sequence_length(config.model.context_length)
         if n_tokens < 2 or (split == "train" and n_tokens <= length):
             problems.append(
                 f"the {split} split of {config.data} has {n_tokens:,} tokens, too few for model.context_length "

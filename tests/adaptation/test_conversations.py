@@ -32,7 +32,7 @@ from glassgpt.data.chat.prepare import choose_row_length, split_held_out
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.checks.conversations import check_conversations
 from glassgpt.diagnosis.checks.data import dataset_baseline
-from glassgpt.errors import ConfigError, DataError, Interrupted, UsageError
+from glassgpt.errors import ConfigError, DataError, Interrupted, UnsafeFileError, UsageError
 from glassgpt.evaluation.evaluate import EvaluationRequest, evaluate
 from glassgpt.evaluation.loss import evaluate_dataset
 from glassgpt.model.build import build_model
@@ -430,6 +430,32 @@ def test_wrong_templates_are_refused_and_nothing_is_left(template, code, chat_ru
     assert not (tmp_path / "data").exists()
 
 
+STOPS = "{% generation %}{{ m.content + eos_token }}{% endgeneration %}" + CLOSE
+REFUSES_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "severity"),
+    [
+        (("<|user|>" + OPEN + STOPS).replace("A:", "<|assistant|>"), "warning"),  # Zephyr's markers are text
+        ("{# not <|im_start|> #}" + OPEN + STOPS, "warning"),
+        (REFUSES_SYSTEM + "<|user|>" + OPEN + STOPS, "warning"),
+        (OPEN + "{% generation %}{{ m.content + '<|im_end|>' + eos_token }}{% endgeneration %}" + CLOSE, "fatal"),
+        (OPEN + "{{ m.content + '<|im_end|>' + eos_token }}" + CLOSE, "fatal"),  # without marks
+    ],
+)
+def test_unknown_marker_is_fatal_only_in_answers(template, severity, chat_run, chat_data, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    (tmp_path / "data/chat_template.jinja").write_text(template)
+    assert findings(ConversationDataset.open(tmp_path / "data")) == {"GG-CHT-006": severity}
+
+
+def test_conversations_about_special_tokens_are_healthy(chat_run, tmp_path):
+    rows = [{"messages": messages(f"{n} <|endoftext|>?", f"<|endoftext|> {n}")} for n in range(20)]
+    source = read_source(chat_run, write(tmp_path / "f.jsonl", rows))
+    assert findings(prepare_source(source, tmp_path / "data", 96)) == {}
+
+
 def test_template_that_marks_everything_is_found(chat_data, tmp_path):
     shutil.copytree(chat_data.folder, tmp_path / "data")
     damaged = with_flags(tmp_path / "data", lambda ids, flags: np.where(flags & STARTS, flags, SUPERVISED))
@@ -467,6 +493,22 @@ def test_fatal_problems_of_an_existing_dataset_are_found(chat_run, chat_file, ch
     with pytest.raises(DataError, match="GG-CHT-001"):
         prepare_source(read_source(chat_run, chat_file), tmp_path / "data", 96, 48)
     assert (tmp_path / "data").exists()  # it was not made by this command
+
+
+def test_damaged_dataset_is_not_trained_on(chat_run, chat_data, run_main, tmp_path):
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    stop = chat_data.conversations.stop
+    damaged = with_flags(tmp_path / "data", lambda ids, flags: np.where(ids == stop, flags & STARTS, flags))
+    with pytest.raises(DataError, match="GG-CHT-001"):
+        api.train(configuration(chat_run, damaged), tmp_path / "run")
+    command = ("train", "nano", "--init-from", chat_run, "--data", tmp_path / "data", "--out", tmp_path / "run")
+    shape = ("--model.n-layer", 2, "--model.n-head", 2, "--model.n-embd", 16, "--model.context-length", 96)
+    code, _, err = run_main(*command, *shape, "--train.sequence-length", 48, "--train.batch-tokens", 96)
+    assert (code, "GG-CHT-001" in err) == (1, True), err
+    command = ("finetune", chat_run, "--format", "chat", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    code, _, err = run_main(*command)
+    assert (code, "GG-CHT-001" in err) == (1, True), err
+    assert not (tmp_path / "run").exists()
 
 
 def test_conversations_in_both_files_are_found(chat_run, chat_file, tmp_path):
@@ -508,6 +550,36 @@ def test_dataset_without_its_template_is_refused(chat_data, tmp_path):
 def test_rows_of_another_length_are_refused(chat_data):
     with pytest.raises(DataError, match=r"rows of 48 tokens, but train\.sequence_length is 96; set it to 48"):
         build_batches(chat_data.split("train"), 96, seed=1)
+
+
+def test_rows_of_another_length_are_refused_before_anything_is_read(chat_run, chat_data, run_main, tmp_path):
+    problem = "rows of 48 tokens, but train.sequence_length is 96; set it to 48"
+    with pytest.raises(ConfigError, match=problem):
+        api.check(configuration(chat_run, chat_data, train__sequence_length=0), tmp_path / "run")
+    chat = ("finetune", chat_run, "--format", "chat", "--out", tmp_path / "run", "--train.sequence-length", 96)
+    code, _, err = run_main(*chat, "--data", chat_data.folder, "--train.batch-tokens", 96)
+    assert (code, problem in " ".join(err.split())) == (2, True), err
+    checks = list(api.doctor(data=chat_data.folder, overrides={"train.sequence_length": "24"}))
+    assert "rows of 48 tokens" in str([finding.evidence for check in checks for finding in check.findings])
+
+
+def test_rows_are_no_prompts(tuned, run_main):
+    run, problem = tuned[0], "holds conversations, which cannot be continued as a text"
+    for command in (("evaluate", run, "--generate"), ("sweep-decoding", run, "--for", "chat")):
+        code, _, err = run_main(*command)
+        assert (code, problem in " ".join(err.split())) == (2, True), err
+    loaded, dataset = api.load_with_dataset(run, None, device="cpu")
+    with pytest.raises(UsageError, match=problem):
+        evaluate(loaded.model, dataset, EvaluationRequest(settings={"default": {}}))
+
+
+def test_nothing_is_merged_if_the_template_cannot_be_copied(tuned, tmp_path):
+    run = shutil.copytree(tuned[0], tmp_path / "run")
+    (run / "chat_template.jinja").rename(tmp_path / "t.jinja")
+    (run / "chat_template.jinja").symlink_to(tmp_path / "t.jinja")
+    with pytest.raises(UnsafeFileError, match="is a symbolic link"):
+        api.merge(run, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_conversations_are_not_mixed_with_a_text(chat_data, grammar_data):
@@ -577,6 +649,10 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
             "to train all weights, add --full",
         ),
         (["--format", "chat", "--data", "{file}", "--out", "x", "--lora.alpha", "0"], "lora.alpha is 0.0"),
+        (
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--train.sequence-length", "48"],
+            "train.sequence_length is 48, but conversations are read in rows",
+        ),
     ],
 )
 def test_mistakes_are_reported_before_anything_is_written(

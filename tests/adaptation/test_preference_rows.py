@@ -156,7 +156,13 @@ def test_split_depends_on_the_prompt_alone(tmp_path):
             return tuple(rendered([*prompt[1].encode(), *reply[1].encode()], len(reply[1])) for prompt, reply in texts)
 
         return build_dataset(
-            file, read_preferences(file), tokenizer, render, validation_share=share, max_tokens=max_tokens
+            file,
+            read_preferences(file),
+            tokenizer,
+            render,
+            validation_share=share,
+            max_tokens=max_tokens,
+            template_sha256="",
         )
 
     dataset = opened()

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +14,15 @@ from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import open_preferences
 from glassgpt.api.runs import save_as_run, trainer_config
 from glassgpt.config import load_config
+from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.tokenizers import load_tokenizer
-from glassgpt.errors import ConfigError, Interrupted, TrainingDivergedError, WrongDataError
-from glassgpt.training.checkpoint import find_checkpoint
+from glassgpt.errors import CheckpointError, ConfigError, Interrupted, TrainingDivergedError, WrongDataError
+from glassgpt.training import preference_validation
+from glassgpt.training.checkpoint import find_checkpoint, weights_fingerprint
 from glassgpt.training.lineage import read_lineage
 from glassgpt.training.loop import Trainer
 from glassgpt.training.observers import Observer
+from glassgpt.training.preference import PreferenceLoss
 from glassgpt.training.run_folder import RunFolder
 from small_models import attentive_model
 
@@ -129,7 +134,8 @@ def test_report_draws_accuracy_margin_and_changes(tuned):
 def test_lineage_names_the_base_and_the_file(tuned, chat_base, pairs_file):
     lineage = read_lineage(RunFolder(tuned[0]))
     assert lineage.source == str(chat_base)
-    assert "SHA-256 of the file" in lineage.steps[-1]
+    assert [step.partition(":")[0] for step in lineage.steps] == ["preferences", "chat template", "reference"]
+    assert "SHA-256 of the file" in lineage.steps[0]
     assert load_config(tuned[0]).preference.data == str(pairs_file)
 
 
@@ -152,6 +158,46 @@ def test_resuming_with_other_preferences_is_refused(tuning_config, pairs_file, t
     file.write_text(pairs_file.read_text().replace(" ok", " no"))
     with pytest.raises(WrongDataError, match="began with other preferences"):
         api.train(load_config(tmp_path / "run"), tmp_path / "run", resume=True)
+
+
+def test_resuming_with_another_chat_template_is_refused(tuning_config, chat_base, tmp_path):
+    base = shutil.copytree(chat_base, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(PLAIN_TEMPLATE)
+    config = tuning_config(
+        init_from=str(base), checkpoint__every_steps=2, train__max_steps=4, train__eval_every_steps=2
+    )
+    with pytest.raises(Interrupted):
+        api.train(config, tmp_path / "run", observers=(StopAt(2),))
+    (base / "chat_template.jinja").write_text(PLAIN_TEMPLATE.replace("User", "Human"))
+    with pytest.raises(WrongDataError, match="began with another chat template .* start a new run .* --init-from"):
+        api.train(load_config(tmp_path / "run"), tmp_path / "run", resume=True)
+    (base / "chat_template.jinja").write_text(PLAIN_TEMPLATE)
+    api.train(load_config(tmp_path / "run"), tmp_path / "run", resume=True)
+
+
+def test_lineage_names_the_first_weights_and_the_reference(tuning_config, chat_base, tmp_path):
+    for seed, name in enumerate(("first", "reference", "other")):
+        save_as_run(attentive_model(seed), load_tokenizer("bytes"), tmp_path / name)
+    config = tuning_config(
+        init_from=str(tmp_path / "first"), preference__reference=str(tmp_path / "reference"), lora__rank=0,
+        checkpoint__every_steps=2, train__max_steps=4, train__eval_every_steps=2,
+    )  # fmt: skip
+    with pytest.raises(Interrupted):
+        api.train(config, tmp_path / "run", observers=(StopAt(2),))
+    lineage = read_lineage(RunFolder(tmp_path / "run"))
+    first, reference = (
+        weights_fingerprint(find_checkpoint(RunFolder(tmp_path / name), "best")) for name in ("first", "reference")
+    )
+    assert (lineage.source, lineage.weights_sha256) == (str(tmp_path / "first"), first)
+    assert lineage.steps[-1].startswith("reference: ")
+    assert str(tmp_path / "reference") in lineage.steps[-1]
+    assert lineage.steps[-1].endswith(reference)
+    changed = load_config(tmp_path / "run", {"preference.reference": str(tmp_path / "other")})
+    with pytest.raises(CheckpointError, match="began with another reference than the weights in .*other; restore"):
+        api.train(changed, tmp_path / "run", resume=True)
+    (tmp_path / "reference").rename(tmp_path / "moved")
+    moved = load_config(tmp_path / "run", {"preference.reference": str(tmp_path / "moved")})
+    api.train(moved, tmp_path / "run", resume=True)
 
 
 def test_full_tuning_keeps_a_frozen_copy_as_reference(tuning_config, chat_base, tmp_path):
@@ -209,6 +255,42 @@ def test_pair_that_is_not_finite_is_quarantined(tuning_config, pairs_file, tmp_p
     [(start, end)] = trainer.train_step.batches.quarantined
     assert end - start == pairs.slot
     assert (pairs.read(start, end - start) == ord("%")).any()
+
+
+def test_doctor_replays_the_step_that_ended_a_run(tuning_config, pairs_file, tmp_path, monkeypatch):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(pairs_file.read_text() + json.dumps({"prompt": "Z%", "chosen": "z", "rejected": "y"}) + "\n")
+
+    def build(*arguments, **more):
+        trainer = Trainer(*arguments, **more)
+        trainer.model.token_embedding.register_forward_hook(
+            lambda module, inputs, output: output.masked_fill((inputs[0] == ord("%"))[..., None], math.inf)
+        )
+        return trainer
+
+    monkeypatch.setattr("glassgpt.api.training.Trainer", build)
+    monkeypatch.setattr("glassgpt.diagnosis.post_mortem.Trainer", build)
+    changes = {"diagnosis.recover": False, "diagnosis.most_replays": 0, "checkpoint.every_steps": 1}
+    config = tuning_config(preference__data=str(file), preference__validation_share=0.1, **changes)
+    with pytest.raises(TrainingDivergedError):
+        api.train(config, tmp_path / "run")
+    check = next(check for check in api.doctor(tmp_path / "run") if check.name == "replay")
+    assert (check.outcome, check.measurements["cause"]) == ("replayed", "data")
+    file.write_text(pairs_file.read_text())
+    check = next(check for check in api.doctor(tmp_path / "run") if check.name == "replay")
+    assert (check.outcome, "began with other preferences" in check.measurements["problem"]) == ("failed", True)
+
+
+def test_validation_of_pairs_has_small_batches(tuning_config, tuned, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(preference_validation, "pairs_in_order", lambda pairs, size: sizes.append(size) or iter(()))
+    trained = SimpleNamespace(
+        micro_batch_size=64, average=None, model=None, hardware=SimpleNamespace(device="cpu", autocast=lambda: None),
+        loss=SimpleNamespace(memory_options=(0, 0), of=lambda model, chunk: PreferenceLoss.__new__(PreferenceLoss)),
+    )  # fmt: skip
+    monkeypatch.setattr(preference_validation, "validate_preferences", lambda *args, **more: None)
+    preference_validation.PreferenceValidator(trained, None).run()
+    assert sizes == [preference_validation.MAX_PAIRS]
 
 
 def test_finetune_command_tunes_and_tells_what_changed(chat_base, pairs_file, run_main, tmp_path):

@@ -188,5 +188,46 @@ def test_adapter_that_was_replaced_cannot_be_replayed(base_run, adapter_run, tmp
         next(iter(api.replay(file, base_run, device="cpu")))
 
 
+RECORD = {
+    "version": 1, "request": "r", "run": "x", "checkpoint": "best", "prompt": [1], "options": {}, "seed": 1,
+    "identity": {"slots": "1"}, "scored": None, "scores": None, "samples": [],
+}  # fmt: skip
+
+
+def test_one_run_cannot_stand_for_a_base_and_an_adapter(base_run, adapter_run, tmp_path):
+    base = RECORD | {"run": str(base_run)}
+    adapter = RECORD | {"run": str(adapter_run), "identity": {"slots": "1", "adapter": "0"}}
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps(base) + "\n" + json.dumps(adapter) + "\n")
+    assert len([*api.replay(file, device="cpu")]) == 2
+    for run in (base_run, adapter_run):
+        with pytest.raises(UsageError, match="line 2 was answered by an adapter and line 1 by a model without one"):
+            next(iter(api.replay(file, run, device="cpu")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"identity": "x"}, "identity is x"),
+        ({"identity": {}}, "'slots'"),
+        ({"identity": {"slots": "many"}}, "many"),
+        ({"identity": {"slots": "0"}}, "slots of at least 1"),
+        ({"identity": {"slots": "1", "weights": 3}}, "identity is not one of text values"),
+        ({"run": None}, "run is None"),
+        ({"prompt": "text"}, "prompt is text"),
+        ({"prompt": [-1]}, "prompt is not a list of tokens"),
+        ({"samples": [{}], "logprobs": None, "ignore_eos": False}, "a sample has not the keys"),
+        ({"samples": [1], "logprobs": None, "ignore_eos": False}, "line 2 is not a record"),
+        ({"samples": [{}]}, "'logprobs'"),
+    ],
+)
+def test_wrong_record_is_found_before_the_first_is_replayed(changes, problem, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps(RECORD) + "\n" + json.dumps(RECORD | changes) + "\n")
+    with pytest.raises(UsageError, match=problem) as caught:
+        next(iter(api.replay(file, device="cpu")))
+    assert str(caught.value).startswith("line 2 is not a record of glassgpt serve --record: ")
+
+
 def test_weights_without_adapters_are_loaded_as_before(base_run):
     assert load_weights(base_run, "best", "cpu", "float32", 1).adapters == {}

@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from glassgpt.adaptation.conversations import find_template
 from glassgpt.api.serving import chat_template
 from glassgpt.data import load_tokenizer
 from glassgpt.data.chat.jinja_template import compile_template
@@ -102,6 +103,27 @@ def test_table_of_a_run_comes_before_its_program(tmp_path):
 def test_templates_of_older_versions_of_transformers_are_read(given, expected, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": given, "bos_token": "<s>"}))
     assert read_chat_template(tmp_path) == expected
+
+
+def test_given_template_knows_the_token_before_each_text(tokenizer, tmp_path):
+    """transformers takes it from the exported tokenizer; a run of an imported model names it in its own template."""
+    given = tmp_path / "given.jinja"
+    given.write_text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    only = load_tokenizer("bytes")
+    (tmp_path / "hf").mkdir()
+    write_tokenizer_files(only, 100, tmp_path / "hf")
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf")
+    expected = theirs.apply_chat_template(
+        [{"role": "user", "content": "a"}], chat_template=given.read_text(), return_dict=False
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    assert chat_template(run, given).encode(only, [("user", "a")]) == list(expected)
+    with pytest.raises(GenerationError, match="it uses bos_token, which the model does not name; begin the template"):
+        chat_template(run, given).encode(tokenizer, [("user", "a")])
+    (run / "chat_template.jinja").write_text('{%- set bos_token = "<|im_start|>" -%}\n{{ bos_token }}')
+    assert chat_template(run, given).encode(tokenizer, [("user", "a")]) == [257, ord("a"), 258]
+    assert find_template(run, given)[0].startswith('{%- set bos_token = "<|im_start|>" -%}\n{{ bos_token }}{{ m')
 
 
 def test_template_knows_the_token_before_each_text(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.chat.messages import parse_messages
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.render import render
-from glassgpt.errors import DataError, GenerationError, UsageError
+from glassgpt.errors import CheckpointError, DataError, GenerationError, UsageError
 from glassgpt.evaluation.chat import evaluate
 from glassgpt.evaluation.chat.assistant_loss import assistant_loss
 from glassgpt.evaluation.chat.evaluate import ChatModel, ChatReport, ScoredReply, evaluate_chat
@@ -217,6 +218,28 @@ def test_decoding_that_cannot_be_read_is_named(runs, files, run_main):
     for given, problem in (("top_p=", "--decoding: cannot parse top_p="), (",", "--decoding names no settings")):
         code, _, err = run_main(*arguments, given)
         assert (code, problem in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("decoding", "problem"),
+    [
+        ("max_tokens=9", "--decoding sets max_tokens; use --new-tokens instead"),
+        ("temperature=1+seed=3", "--decoding sets seed; use --seed instead"),
+        ("num_samples=2", "--decoding sets num_samples, but each prompt gets one reply"),
+    ],
+)
+def test_settings_with_an_option_of_their_own_are_refused(decoding, problem, runs, files, run_main):
+    code, _, err = run_main("evaluate", runs[0], "--chat", "--gsm8k", files["gsm8k"], "--decoding", decoding)
+    assert (code, problem in err) == (2, True), err
+
+
+def test_damaged_run_is_found_before_the_first_is_evaluated(runs, files, tmp_path, monkeypatch):
+    damaged = shutil.copytree(runs[1], tmp_path / "damaged")
+    weights = next(damaged.glob("checkpoints/step-*/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(chat_evaluation, "load", lambda *args, **kwargs: pytest.fail("a model was loaded before"))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        evaluate_chats([runs[0], damaged], ChatEvaluation(read_tasks(files["ifeval"]), {}, device="cpu"))
 
 
 def test_stop_strings_of_the_settings_are_added_to_those_of_the_template(runs, files, monkeypatch):

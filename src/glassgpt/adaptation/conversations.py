@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ from glassgpt.data.chat.prepare import split_held_out, write_conversations
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.diagnosis.catalogue import describe
 from glassgpt.diagnosis.checks.conversations import check_conversations
+from glassgpt.diagnosis.findings import Finding
 from glassgpt.errors import ConfigError, DataError, UsageError
 from glassgpt.locale import user_language
 from glassgpt.training.run_folder import RunFolder
+
+CODES = "GG-CHT-"
+"""Prefix of the codes of findings about conversations."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def find_template(run: Path, given: Path | None = None) -> tuple[str, str]:
         )
     if given is None and not found.is_file():
         return PLAIN_TEMPLATE, "the plain transcript"
-    return read_template(found), str(found)
+    return read_template(found, RunFolder(run).chat_template), str(found)
 
 
 def prepare_source(
@@ -124,8 +128,7 @@ def prepare_source(
         dataset = ConversationDataset.open(out)
         if dataset.info.options != options or dataset.tokenizer_fingerprint != source.tokenizer.fingerprint:
             raise UsageError(f"{out} holds other conversations; remove it, or choose another --out")
-        if problems := _fatal_problems(dataset):  # it was damaged, or its process was killed before they were found
-            raise DataError("\n".join(problems))
+        require_trainable(dataset)  # it was damaged, or its process was killed before that was found
         return dataset
     dataset = write_conversations(
         out,
@@ -137,20 +140,34 @@ def prepare_source(
         row_tokens=row_tokens,
         options=options,
     )
-    if problems := _fatal_problems(dataset):
+    try:
+        require_trainable(dataset)
+    except DataError:
         shutil.rmtree(out)
-        raise DataError("\n".join(problems))
+        raise
     return dataset
 
 
-def _fatal_problems(dataset: ConversationDataset) -> list[str]:
-    findings = [finding for check in check_conversations(dataset) for finding in check.findings]
-    language = user_language()
-    return [
-        f"{describe(finding, language).title} (glassgpt doctor {finding.code})"
-        for finding in findings
-        if finding.severity == "fatal"
-    ]
+def require_trainable(dataset: ConversationDataset) -> None:
+    """Check that nothing is wrong with conversations that makes training on them worthless.
+
+    Raises:
+        DataError: a check found something fatal.
+    """
+    refuse_fatal(finding for check in check_conversations(dataset) for finding in check.findings)
+
+
+def refuse_fatal(findings: Iterable[Finding]) -> None:
+    """Raise an error that names the fatal findings of `check_conversations`, if there are any.
+
+    Raises:
+        DataError: there are.
+    """
+    fatal = [finding for finding in findings if finding.severity == "fatal" and finding.code.startswith(CODES)]
+    if fatal:
+        language = user_language()
+        titles = [f"{describe(finding, language).title} (glassgpt doctor {finding.code})" for finding in fatal]
+        raise DataError("\n".join(titles))
 
 
 def _digest(path: Path) -> str:

@@ -23,6 +23,11 @@ from glassgpt.evaluation.chat.tasks import NEW_TOKENS, ChatTasks
 from glassgpt.evaluation.show import ConsoleObserver
 from glassgpt.generation.options import GenerationOptions, options_from_kwargs
 from glassgpt.generation.precision import Precision
+from glassgpt.training.checkpoint import find_checkpoint
+from glassgpt.training.run_folder import RunFolder
+
+OWN_ARGUMENTS = {"max_tokens": "--new-tokens", "seed": "--seed"}
+"""Settings of replies that have an option of their own."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,12 @@ class ChatEvaluation:
 
         Raises:
             GenerationError: a value is out of range.
+            UsageError: the settings name what has an argument of its own, or several replies.
         """
+        if names := [name for name in OWN_ARGUMENTS if name in self.decoding]:
+            raise UsageError(f"--decoding sets {names[0]}; use {OWN_ARGUMENTS[names[0]]} instead")
+        if "num_samples" in self.decoding:
+            raise UsageError("--decoding sets num_samples, but each prompt gets one reply; leave it out")
         given = {
             "temperature": 0.0,
             **self.decoding,
@@ -96,6 +106,7 @@ def evaluate_chats(
         check_output_path("--json-file", json_file, force=force)
     for run in runs:  # all of them, before the first is evaluated, which can take hours
         _templates(run, request)
+        find_checkpoint(RunFolder(run).require(), request.checkpoint)  # verifies it
     names = [run.absolute().name for run in runs]
     names = names if len(set(names)) == len(names) else [str(run) for run in runs]
     reports: dict[str, ChatReport] = {}

@@ -10,7 +10,7 @@ import torch
 
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load_checkpoint
-from glassgpt.api.runs import save_as_run
+from glassgpt.api.runs import chat_template_files, save_as_run
 from glassgpt.api.teachers import lineage_from
 from glassgpt.compression.calibration import calibration_windows
 from glassgpt.compression.methods import check_methods, in_order
@@ -20,9 +20,7 @@ from glassgpt.compression.report import CompressionReport, compare_models, store
 from glassgpt.compression.search import Candidate
 from glassgpt.compression.sensitivity import Sensitivity, measure_sensitivity
 from glassgpt.config import RunConfig, held_out_folder
-from glassgpt.data.chat.chat_template import FILE_NAME as CHAT_TEMPLATE
 from glassgpt.data.chat.dataset import is_conversations
-from glassgpt.data.files import read_regular
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.verification import verify_once
 from glassgpt.errors import UsageError
@@ -95,12 +93,6 @@ class OpenedSource:
                 done.append(f"trained for {steps:,} steps to predict what the original predicts")
         return lineage_from(RunFolder(Path(self.source.run)), self.checkpoint, done)
 
-    def chat_templates(self) -> dict[str, bytes]:
-        """Return the files of the run's chat template by name; none if it has none."""
-        run = RunFolder(Path(self.source.run))
-        templates = [path for path in (run.path / CHAT_TEMPLATE, run.chat_template) if path.is_file()]
-        return {path.name: read_regular(path) for path in templates}
-
     def save(
         self, model: LanguageModel, methods: Sequence[CompressionMethod], out: Path, steps: int = 0
     ) -> CompressionReport:
@@ -109,7 +101,7 @@ class OpenedSource:
         report = compare_models(
             self.loaded.model, model, self.dataset, lineage.steps, limit=self.source.eval_tokens, observer=self.observer
         )
-        files = self.chat_templates() | {RunFolder(out).compression.name: report.to_bytes()}
+        files = chat_template_files(Path(self.source.run)) | {RunFolder(out).compression.name: report.to_bytes()}
         config = RunConfig(data=str(self.dataset.folder.absolute()))
         save_as_run(model, self.loaded.tokenizer, out, config=config, lineage=lineage, files=files)
         return report

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.api.loading import load
+from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig, load_config, preset_names, resolve_config
+from glassgpt.data.chat.dataset import require_text
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
@@ -136,13 +138,14 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         train_tokens=dataset.info.train.tokens if dataset is not None else 0,
         is_fresh=not config.init_from,
     )
-    replayed = check_replay(log, trainer_config(config), dataset)
+    replayed = check_replay(log, trainer_config(config), lambda: _open_training_data(config, run, data))
     yield from [replayed] if replayed else []
     if text is not None:
         if dataset is None or baseline is None:
             raise UsageError(
                 f"--text needs held-out text, but the dataset of {run.path} no longer exists; give one with --data"
             )
+        require_text(dataset.folder)
         yield from _doctor_text(run, dataset, baseline, text)
 
 
@@ -150,6 +153,21 @@ def _open_run_data(config: RunConfig, data: Path | None) -> TokenDataset | Check
     """Return the dataset of a run or its replacement, a message if it cannot be opened, or None if it no longer exists."""
     folder = data or (Path(config.data) if config.data else None)
     return diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
+
+
+def _open_training_data(config: RunConfig, run: RunFolder, data: Path | None) -> TokenDataset | None:
+    """Return what a run was trained on, old text that is mixed in included, or None if it no longer exists.
+
+    Raises:
+        GlassGPTError: it cannot be opened, or it or what else the run depends on has changed since.
+    """
+    chosen = config if data is None else dataclasses.replace(config, data=str(data))
+    source = Path(chosen.data or chosen.preference.data)
+    if not source.exists():
+        return None
+    dataset = open_data(chosen)
+    checked_lineage(chosen, run, dataset)
+    return dataset
 
 
 def _check_run_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from glassgpt import console
+from glassgpt.adaptation.conversations import find_template
 from glassgpt.adaptation.replay import open_training_data
 from glassgpt.api.serving import chat_template
 from glassgpt.api.teachers import checked_teacher, lineage_from
 from glassgpt.config import RunConfig
-from glassgpt.data.chat.jinja_template import JinjaTemplate, marked_template
+from glassgpt.data.chat.jinja_template import compile_template, marked_template
 from glassgpt.data.chat.render import Rendered, render
 from glassgpt.data.code.batches import with_fim
 from glassgpt.data.preferences.dataset import PreferenceDataset, build_dataset
@@ -17,9 +19,11 @@ from glassgpt.data.preferences.rows import Preference, read_preferences
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import CheckpointError, UsageError, WrongDataError
-from glassgpt.training.checkpoint import find_checkpoint
+from glassgpt.training.checkpoint import find_checkpoint, weights_fingerprint
 from glassgpt.training.lineage import Lineage, read_lineage
 from glassgpt.training.run_folder import RunFolder
+
+REFERENCE = "reference: "
 
 
 def open_data(config: RunConfig) -> TokenDataset:
@@ -42,7 +46,8 @@ def open_preferences(config: RunConfig) -> PreferenceDataset:
         UsageError: the run's chat template is a table, in which replies cannot be found.
     """
     base, wanted, file = RunFolder(Path(config.init_from)).require(), config.preference, Path(config.preference.data)
-    tokenizer, template = load_tokenizer(base.tokenizer), _template(base.path)
+    tokenizer, (text, origin) = load_tokenizer(base.tokenizer), _template(base.path)
+    template = compile_template(text, origin)
 
     def rendered(row: Preference) -> tuple[Rendered, Rendered]:
         return render(tokenizer, template, row.chosen), render(tokenizer, template, row.rejected)
@@ -54,6 +59,7 @@ def open_preferences(config: RunConfig) -> PreferenceDataset:
         rendered,
         validation_share=wanted.validation_share,
         max_tokens=min(wanted.max_tokens or config.model.context_length, config.model.context_length),
+        template_sha256=hashlib.sha256(text.encode()).hexdigest(),
     )
     if left_out := dataset.counts.skipped + dataset.counts.too_long:
         console.warn(
@@ -63,14 +69,15 @@ def open_preferences(config: RunConfig) -> PreferenceDataset:
     return dataset
 
 
-def _template(run: Path) -> JinjaTemplate:
+def _template(run: Path) -> tuple[str, str]:
+    """Return the source of the template by which replies are written, and where it comes from."""
     found = chat_template(run)
-    if marked := marked_template(found):
-        return marked
-    raise UsageError(
-        f"{found.source} is a table; to train on replies, write the template as a Jinja program, "
-        f"{RunFolder(run).chat_template.name}"
-    )
+    if marked_template(found) is None:
+        raise UsageError(
+            f"{found.source} is a table; to train on replies, write the template as a Jinja program, "
+            f"{RunFolder(run).chat_template.name}"
+        )
+    return find_template(run)
 
 
 def checked_lineage(config: RunConfig, run: RunFolder, dataset: TokenDataset) -> Lineage | None:
@@ -80,26 +87,49 @@ def checked_lineage(config: RunConfig, run: RunFolder, dataset: TokenDataset) ->
         The lineage to record; None if it does not depend on another run.
 
     Raises:
-        WrongDataError: a resumed run began with other preferences.
+        WrongDataError: a resumed run began with other preferences or another chat template.
         CheckpointError: a resumed run began with another reference.
         GlassGPTError: see `checked_teacher`.
     """
     if not isinstance(dataset, PreferenceDataset):
         return checked_teacher(config, run, dataset)
-    counts, before = dataset.counts, read_lineage(run) if run.exists() else None
-    step = f"preferences: {counts.train} pairs, {counts.validation} held out, SHA-256 of the file {dataset.sha256}"
-    if before is not None and before.steps[-1] != step:
+    counts, source = dataset.counts, RunFolder(Path(config.init_from))
+    steps = [
+        f"preferences: {counts.train} pairs, {counts.validation} held out, SHA-256 of the file {dataset.sha256}",
+        f"chat template: SHA-256 {dataset.template_sha256}",
+        REFERENCE + _reference(config),
+    ]
+    before = read_lineage(run) if run.exists() else None
+    if before is None:
+        return lineage_from(source.require(), find_checkpoint(source, "best"), steps)
+    *_, data, template, reference = ("", "", "", *before.steps)
+    if data != steps[0]:
         raise WrongDataError(
             f"{run.path} began with other preferences than those in {dataset.folder}: the file or a setting of it changed "
             f"since; restore it, or start a new run from these weights with --init-from {run.path}"
         )
-    source = RunFolder(Path(config.preference.reference or config.init_from))
-    if before is not None and not config.preference.reference:
-        return before  # its base is checked when the adapter is loaded
-    now = lineage_from(source.require(), find_checkpoint(source, "best"), [step])
-    if before is not None and before.weights_sha256 != now.weights_sha256:
-        raise CheckpointError(
-            f"{run.path} began with other weights of its reference than those in {source.path}; restore "
-            f"{before.checkpoint} of {before.source} as its best, or start a new run"
+    if template != steps[1]:
+        raise WrongDataError(
+            f"{run.path} began with another chat template than that of {source.path}; restore it, or start a new run from "
+            f"these weights with --init-from {run.path}"
         )
-    return before or now
+    if _checksum(reference) != _checksum(steps[2]):
+        raise CheckpointError(
+            f"{run.path} began with another reference than the weights in {config.preference.reference or source.path}; "
+            f"restore {reference.removeprefix(REFERENCE)}, or start a new run"
+        )
+    return before
+
+
+def _checksum(step: str) -> str:
+    """Return the last word of a line of the lineage, so that a reference may be moved."""
+    return step.rpartition(" ")[2]
+
+
+def _reference(config: RunConfig) -> str:
+    """Return the weights that a run is compared with, in words for the lineage."""
+    if not config.preference.reference:
+        return "the weights that the adapter is added to"  # they are checked when it is loaded
+    run = RunFolder(Path(config.preference.reference)).require()
+    checkpoint = find_checkpoint(run, "best")
+    return f"{checkpoint.name} of {run.path.absolute()}, SHA-256 {weights_fingerprint(checkpoint)}"

@@ -70,13 +70,26 @@ def copy_chat_template(source: Path, out: Path) -> None:
     Raises:
         CheckpointError: the file system refused.
     """
-    table, program = (RunFolder(source).path / TABLE_FILE, RunFolder(source).chat_template)
-    for path in (program,) if is_conversations(source) else (table, program):
-        if path.is_file() and not (out / path.name).exists():
+    for name, content in chat_template_files(source).items():
+        if not (out / name).exists():
             try:
-                write_atomically(out / path.name, read_regular(path))
+                write_atomically(out / name, content)
             except OSError as error:
-                raise CheckpointError(f"cannot write {out / path.name}: {error.strerror}") from error
+                raise CheckpointError(f"cannot write {out / name}: {error.strerror}") from error
+
+
+def chat_template_files(source: Path) -> dict[str, bytes]:
+    """Return the chat template of a run or of a dataset of conversations, as the files to write, by name.
+
+    Raises:
+        CheckpointError: the file system refused.
+    """
+    table, program = (RunFolder(source).path / TABLE_FILE, RunFolder(source).chat_template)
+    paths = (program,) if is_conversations(source) else (table, program)
+    try:
+        return {path.name: read_regular(path) for path in paths if path.is_file()}
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def trainer_config(config: RunConfig) -> TrainerConfig:

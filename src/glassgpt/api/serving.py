@@ -19,7 +19,7 @@ from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice
-from glassgpt.serving.replay import Replayed, replay_records
+from glassgpt.serving.replay import Replayed, check_records, replay_records
 from glassgpt.serving.run import ModelSource, adapter_model_name
 from glassgpt.serving.served_model import Weights
 from glassgpt.training.checkpoint import MANIFEST, find_base, find_checkpoint, read_adapter, resolve_pointer
@@ -180,7 +180,9 @@ def chat_template(run: Path, given: Path | None = None) -> Template:
     found = given if given is not None else next(iter(own), None)
     if found is None:
         return TRANSCRIPT
-    return load_jinja_template(found) if found.suffix == JINJA_SUFFIX else load_template(found)
+    if found.suffix == JINJA_SUFFIX:
+        return load_jinja_template(found, RunFolder(run).chat_template)
+    return load_template(found)
 
 
 def replay(
@@ -194,7 +196,7 @@ def replay(
         device: see `load`, as is `precision`.
 
     Raises:
-        UsageError: the file cannot be read or is not a record.
+        UsageError: the file cannot be read or is not a record, or `run` would stand for an adapter and for a base.
         GlassGPTError: see `load`.
     """
 
@@ -204,6 +206,8 @@ def replay(
 
     try:
         with file.open(encoding="utf-8") as lines:
+            check_records(lines, run)
+            lines.seek(0)
             yield from replay_records(lines, weights)
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not a record of glassgpt serve --record: {error}") from error

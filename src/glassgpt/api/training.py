@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from glassgpt import console
+from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import changed_settings, copy_chat_template, trainer_config, write_run_files
@@ -296,14 +297,20 @@ def _repair_best(run: RunFolder) -> None:
 def _startup_findings(
     config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None
 ) -> list[Finding]:
-    """Run the startup checks and print their findings; `model` is None if the run is resumed."""
+    """Run the startup checks and print their findings; `model` is None if the run is resumed.
+
+    Raises:
+        DataError: the conversations to train on have a fatal problem.
+    """
     weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
     known_loss = None
     if config.init_from and model is not None:
         known_loss = read_state(find_checkpoint(RunFolder(Path(config.init_from)), "best")).best_loss
     text = None if isinstance(dataset, PreferenceDataset) else dataset  # most checks are of windows of a text
     plan = diagnosis.TrainingPlan(config.model, trainer_config(config), text, run.path, weights, known_loss)
-    return print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
+    found = print_startup_findings(diagnosis.run_startup_checks(plan, model), user_language())
+    refuse_fatal(found)
+    return found
 
 
 def write_run_report(run: RunFolder, config: RunConfig, dataset: TokenDataset) -> None:

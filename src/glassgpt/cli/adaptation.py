@@ -105,6 +105,7 @@ def finetune(
         if replay:
             raise UsageError("--replay cannot be combined with --format chat; leave it out")
         _require_valid(_load_settings(preset, full, overrides))
+        conversations.require_length(overrides.get("train.sequence_length"))
         data = prepare_conversations(run, conversations, out)
     config = None if resume else _config(run, data, format, preset, full, epochs, replay, seed, overrides, processes)
     checked = config or load_config(out, overrides)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glassgpt.adaptation.conversations import require_trainable
 from glassgpt.config import RunConfig, check_config, held_out_folder, load_config, preset_names
+from glassgpt.data.chat.dataset import ConversationDataset, is_conversations, require_text
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.targets import require_target
 from glassgpt.errors import require_extra
@@ -27,16 +29,25 @@ def check_training(config: RunConfig, out: Path, *, resume: bool, processes: int
         require_extra(*TENSORBOARD)
     require_startable(RunFolder(out), resume=resume)
     check_config(config, processes, out if resume else None)
+    if config.data and is_conversations(Path(config.data)):
+        require_trainable(ConversationDataset.open(Path(config.data)))
 
 
-def check_run_and_dataset(run: Path, data: Path | None) -> None:
+def check_run_and_dataset(run: Path, data: Path | None, *, is_continued: bool = False) -> None:
     """Check the run and the dataset of a command that evaluates a run on held-out text.
 
+    Args:
+        run: the run.
+        data: the dataset; None takes the one that the run was trained on.
+        is_continued: whether the command generates continuations of that text.
+
     Raises:
-        GlassGPTError: one of them does not exist or is damaged.
+        GlassGPTError: one of them does not exist, is damaged, or cannot be used for this.
     """
     RunFolder(run).require()
-    TokenDataset.open(held_out_folder(run, data))
+    folder = TokenDataset.open(held_out_folder(run, data)).folder
+    if is_continued:
+        require_text(folder)
 
 
 def check_run_or_preset(model: str) -> None:

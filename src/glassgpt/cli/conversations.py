@@ -41,6 +41,20 @@ class ConversationOptions:
         if self.validation_data or self.chat_template or self.row_tokens or self.show:
             raise UsageError("--validation-data, --chat-template, --row-tokens and --show need --format chat")
 
+    def require_length(self, chosen: str | None) -> None:
+        """Check that the tokens of a sequence, if they are chosen, are those of the rows that are to be prepared.
+
+        Raises:
+            UsageError: they are not.
+        """
+        from glassgpt.data.chat.dataset import is_conversations
+
+        if self.data is None or is_conversations(self.data) or chosen in (None, "0", str(self.row_tokens)):
+            return
+        raise UsageError(
+            f"train.sequence_length is {chosen}, but conversations are read in rows; choose their length with --row-tokens"
+        )
+
 
 def show_conversations(run: Path, options: ConversationOptions) -> None:
     """Print some conversations with the learned tokens in color.

@@ -124,7 +124,7 @@ def evaluate(
         )  # fmt: skip
         return
     files.require_none(len(others), decoding)
-    check_run_and_dataset(run, data)
+    check_run_and_dataset(run, data, is_continued=generate or compare is not None)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
     if picture is not None:
@@ -209,7 +209,7 @@ def sweep_decoding(
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
-    check_run_and_dataset(run, data)
+    check_run_and_dataset(run, data, is_continued=True)
     path = out or run / f"decoding-{purpose}.toml"
     check_output_path("--out", path, (".toml",), force=force)
     require_checkpoint_and_hash(RunFolder(run), checkpoint)

@@ -32,7 +32,7 @@ from glassgpt.data.shards import SPLITS
 from glassgpt.data.sources import DocumentSource, SourceOptions, resolve_sources
 from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, TailSplit, choose_rule, is_near
 from glassgpt.data.staging import staged_folder
-from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary, most_frequent
 from glassgpt.data.threads import limited_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer, is_training_spec, load_tokenizer
 from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN
@@ -42,7 +42,6 @@ from glassgpt.errors import DataError, UsageError
 
 TRAINING_CHARACTERS = 256_000_000
 """Maximum number of characters of the training text that a tokenizer is trained on."""
-FREQUENT_TOKENS = 20
 
 
 @dataclass(frozen=True)
@@ -315,21 +314,14 @@ def _summarize(
     tokenizer: Tokenizer,
     options: PrepareOptions,
 ) -> DatasetSummary:
-    return DatasetSummary(
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        train=splits["train"],
-        validation=splits["validation"],
-        split_rule=rules,
+    return DatasetSummary.of(
+        tokenizer,
+        splits["train"],
+        splits["validation"],
+        rules,
         duplicates=stream.duplicates,
         empty=stream.empty,
         vocabulary_used=int(np.count_nonzero(counts)),
-        frequent_tokens=_most_frequent(np.where(tokenizer.byte_lengths() > 0, counts, 0)),
+        frequent_tokens=most_frequent(np.where(tokenizer.byte_lengths() > 0, counts, 0)),
         options=options.recorded(),
     )
-
-
-def _most_frequent(counts: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    order = np.argsort(-counts, kind="stable")[:FREQUENT_TOKENS]  # stable: among equal counts the lowest id first
-    return tuple((int(token), int(counts[token])) for token in order if counts[token])

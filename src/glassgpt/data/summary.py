@@ -6,14 +6,21 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from glassgpt.data.files import read_regular
 from glassgpt.errors import DataError
 
+if TYPE_CHECKING:
+    from glassgpt.data.tokenizers import Tokenizer
+
 SUMMARY_FILE = "dataset.json"
 FORMAT = "glassgpt-dataset"
 FORMAT_VERSION = 1
+FREQUENT_TOKENS = 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,37 @@ class DatasetSummary:
     options: dict[str, Any]
     skipped: int = 0
 
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        train: SplitSummary,
+        validation: SplitSummary,
+        split_rule: str,
+        *,
+        duplicates: int = 0,
+        empty: int = 0,
+        vocabulary_used: int = 0,
+        frequent_tokens: tuple[tuple[int, int], ...] = (),
+        options: dict[str, Any] | None = None,
+        skipped: int = 0,
+    ) -> DatasetSummary:
+        """Return the summary of a dataset in the tokens of a tokenizer; the other arguments are the attributes."""
+        return cls(
+            tokenizer.name,
+            tokenizer.fingerprint,
+            tokenizer.vocab_size,
+            train,
+            validation,
+            split_rule,
+            duplicates,
+            empty,
+            vocabulary_used,
+            frequent_tokens,
+            options or {},
+            skipped,
+        )
+
     def split(self, name: str) -> SplitSummary:
         """Return the counts of "train" or "validation"."""
         return {"train": self.train, "validation": self.validation}[name]
@@ -93,6 +131,12 @@ class DatasetSummary:
             return cls(**splits, frequent_tokens=frequent, **fields)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged: {error}; prepare the data again") from error
+
+
+def most_frequent(counts: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """Return the most frequent ids with their counts, from the count of each id."""
+    order = np.argsort(-counts, kind="stable")[:FREQUENT_TOKENS]  # stable: among equal counts the lowest id first
+    return tuple((int(token), int(counts[token])) for token in order if counts[token])
 
 
 def _checksum(fields: dict[str, Any]) -> str:

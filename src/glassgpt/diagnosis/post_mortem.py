@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,15 @@ INTERVENTIONS = (
 """Events after which a run no longer follows from its last checkpoint."""
 
 
-def check_replay(log: RunLog, settings: TrainerConfig, dataset: TokenDataset | None) -> CheckResult | None:
+def check_replay(
+    log: RunLog, settings: TrainerConfig, open_data: Callable[[], TokenDataset | None]
+) -> CheckResult | None:
     """Replay the step that ended a run. Return None if the run did not end because of a non-finite value.
 
     Args:
         log: of the run.
         settings: of its trainer.
-        dataset: its training data, or None if it no longer exists.
+        open_data: opens its training data, as it was trained on; None if it no longer exists.
     """
     if log.event("diverged") is None:
         return None
@@ -49,6 +52,10 @@ def check_replay(log: RunLog, settings: TrainerConfig, dataset: TokenDataset | N
     cause = _cause_of_live_replay(log, step)
     if cause is not None:
         return CheckResult(CHECK, "already replayed", {"step": step, "cause": cause})
+    try:
+        dataset = open_data()
+    except GlassGPTError as error:
+        return CheckResult(CHECK, "failed", {"step": step, "problem": str(error)})
     if dataset is None:
         return CheckResult(CHECK, "no data", {"step": step})
     start = _find_start(log, step, settings)

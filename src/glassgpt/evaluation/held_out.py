@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.chat.dataset import require_text
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError, UsageError
@@ -91,7 +92,9 @@ def human_continuations(
 
     Raises:
         DataError: no held-out document has more tokens than a prompt.
+        UsageError: the dataset consists of conversations.
     """
+    require_text(dataset.folder)
     array = held_out_tokens(dataset)
     tokens = array.read(0, len(array))
     found: list[Continuation] = []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, cast
 
+from glassgpt.data.chat.jinja_template import BEGIN_TOKEN_SET
 from glassgpt.interchange.files import read_json, read_text
 
-BEGIN_TOKEN_SET = re.compile(r"\{%-? set bos_token = ")
 CHAT_TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 
 

@@ -6,6 +6,8 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from glassgpt.errors import GenerationError, UsageError
@@ -17,6 +19,8 @@ from glassgpt.serving.served_model import Weights
 
 WEIGHTS_AT_ONCE = 4
 """Models that are held in memory."""
+SAMPLE_KEYS = {"index", "text", "tokens", "finish_reason", "logprobs"}
+SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def replay_records(lines: Iterable[str], load: Callable[[str, str, int, bool], W
     for number, line in enumerate(lines, start=1):
         record = _parse(number, line)
         identity = record["identity"]
-        weights = load(record["run"], record["checkpoint"], int(identity["slots"]), "adapter" in identity)
+        weights = load(record["run"], record["checkpoint"], int(identity["slots"]), _is_adapter(record))
         try:
             found = generate_again(record, weights)
             differences = tuple(_differences(record, found))
@@ -66,15 +70,66 @@ def replay_records(lines: Iterable[str], load: Callable[[str, str, int, bool], W
         yield Replayed(number, record["request"], differences, changes)
 
 
+def check_records(lines: Iterable[str], run: Path | None) -> None:
+    """Check all records before the first of them is generated again.
+
+    Args:
+        lines: see `replay_records`.
+        run: folder that stands for the one that each record names; None takes that one.
+
+    Raises:
+        UsageError: a line is not a record, or some are of an adapter and some are not, for which one run cannot stand.
+    """
+    first: dict[bool, int] = {}
+    for number, line in enumerate(lines, start=1):
+        first.setdefault(_is_adapter(_parse(number, line)), number)
+        if run is not None and len(first) == 2:
+            raise UsageError(
+                f"line {first[True]} was answered by an adapter and line {first[False]} by a model without one, but {run} can "
+                "stand for one of them only; leave it out, or put the two kinds of lines into separate files"
+            )
+
+
+def _is_adapter(record: Mapping[str, Any]) -> bool:
+    return "adapter" in record["identity"]
+
+
 def _parse(number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
         if record["version"] != VERSION:
             raise ValueError(f"its version is {record['version']}, expected {VERSION}")
         options_from_json(record["options"], record["seed"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        _check_types(record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"line {number} is not a record of glassgpt serve --record: {error}") from error
     return record
+
+
+def _check_types(record: Mapping[str, Any]) -> None:
+    """Check what a replay reads of a record, but its options.
+
+    Raises:
+        KeyError: a key is missing.
+        ValueError: a value has another type.
+    """
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "request": str, "run": str, "checkpoint": str, "prompt": list, "identity": dict, "samples": list,
+        "scored": (int, NoneType), "scores": (list, NoneType),
+    }  # fmt: skip
+    if record["samples"]:
+        kinds |= {"logprobs": (int, NoneType), "ignore_eos": bool}
+    for name, kind in kinds.items():
+        if not isinstance(record[name], kind):
+            raise ValueError(f"{name} is {str(record[name])[:SHOWN_CHARACTERS]}")
+    identity, prompt = record["identity"], record["prompt"]
+    if not all(isinstance(value, str) for value in identity.values()) or int(identity["slots"]) < 1:
+        raise ValueError("identity is not one of text values, with slots of at least 1")
+    if not prompt or not all(type(token) is int and token >= 0 for token in prompt):
+        raise ValueError("prompt is not a list of tokens")
+    for sample in record["samples"]:
+        if not sample.keys() >= SAMPLE_KEYS or not isinstance(sample["tokens"], list):
+            raise ValueError(f"a sample has not the keys {', '.join(sorted(SAMPLE_KEYS))}")
 
 
 def generate_again(record: Mapping[str, Any], weights: Weights) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from glassgpt.data.preferences.dataset import PairTokens
 from glassgpt.training.preference import PreferenceLoss, PreferenceValidation, validate_preferences
 from glassgpt.training.trainable import TrainableModel
 
+MAX_PAIRS = 8
+"""Most pairs in a forward pass; a micro-batch that is right for short pairs in training could need too much memory."""
+
 
 class PreferenceValidator:
     """Computes the loss on the held-out pairs.
@@ -30,7 +33,7 @@ class PreferenceValidator:
         with trained.average.in_place() if trained.average else nullcontext():
             return validate_preferences(
                 loss,
-                pairs_in_order(self._pairs, max(1, trained.micro_batch_size)),
+                pairs_in_order(self._pairs, max(1, min(trained.micro_batch_size, MAX_PAIRS))),
                 device=trained.hardware.device,
                 autocast=trained.hardware.autocast(),
             )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glassgpt.data.batches import Batches
-from glassgpt.data.chat.dataset import STARTS, SUPERVISED, ConversationTokens
+from glassgpt.data.chat.dataset import STARTS, SUPERVISED, ConversationTokens, row_length_problem
 from glassgpt.data.shards import TokenArray
 from glassgpt.data.validation import validation_windows
 from glassgpt.errors import DataError
@@ -62,11 +62,8 @@ def row_targets(ids: NDArray[np.int64], flags: NDArray[np.uint8]) -> NDArray[np.
 
 
 def _require_length(tokens: ConversationTokens, length: int) -> None:
-    if tokens.row_length != length + 1:
-        raise DataError(
-            f"the conversations are packed into rows of {tokens.row_length - 1} tokens, but train.sequence_length is {length}; "
-            f"set it to {tokens.row_length - 1}"
-        )
+    if problem := row_length_problem(tokens.row_length, length):
+        raise DataError(problem)
 
 
 def _read(tokens: ConversationTokens, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

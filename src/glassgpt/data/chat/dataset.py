@@ -19,7 +19,7 @@ from glassgpt.data.files import read_regular
 from glassgpt.data.shard_format import ShardHeader
 from glassgpt.data.shards import SPLITS, Split, TokenArray, TokenDataset
 from glassgpt.data.summary import DatasetSummary
-from glassgpt.errors import DataError
+from glassgpt.errors import DataError, UsageError
 
 CONVERSATIONS_FILE = "conversations.json"
 TEMPLATE_FILE = "chat_template.jinja"
@@ -172,6 +172,47 @@ def flags_file(split: str) -> str:
 def is_conversations(folder: Path) -> bool:
     """Return whether a dataset consists of conversations."""
     return (folder / CONVERSATIONS_FILE).is_file()
+
+
+def row_length_problem(row_length: int, sequence_length: int) -> str | None:
+    """Return why rows of conversations cannot be read as sequences of another length, or None if they can.
+
+    Args:
+        row_length: tokens of a row, one more than a model reads of it.
+        sequence_length: tokens that it is to read.
+    """
+    if row_length == sequence_length + 1:
+        return None
+    return (
+        f"the conversations are packed into rows of {row_length - 1} tokens, but train.sequence_length is {sequence_length}; "
+        f"set it to {row_length - 1}"
+    )
+
+
+def row_problems(folder: Path, sequence_length: int) -> list[str]:
+    """Return `row_length_problem` of a dataset, in a list that is empty if there is none, or for a dataset of text.
+
+    Raises:
+        DataError: the summary of the conversations is damaged.
+    """
+    if not is_conversations(folder):
+        return []
+    rows = ConversationSummary.read(folder / CONVERSATIONS_FILE)
+    problem = row_length_problem(rows.row_length, sequence_length)
+    return [problem] if problem else []
+
+
+def require_text(folder: Path) -> None:
+    """Check that a dataset is one of text, whose passages can be prompts.
+
+    Raises:
+        UsageError: it consists of conversations, several of which share a row.
+    """
+    if is_conversations(folder):
+        raise UsageError(
+            f"{folder} holds conversations, which cannot be continued as a text; give a dataset of text with --data DIR, or "
+            "evaluate replies with: glassgpt evaluate RUN --chat --conversations FILE"
+        )
 
 
 def held_out_targets(dataset: TokenDataset) -> int:

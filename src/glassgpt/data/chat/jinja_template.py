@@ -6,6 +6,7 @@ is spelled out in a message stays ordinary text, so that nobody ends a turn or b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ MAX_STEPS = 10**6
 """Lines of a template, and of what it calls, that run for one prompt; a loop without end stops there."""
 MAX_MESSAGE = 200
 ROLES = ("system", "user", "assistant")
+BEGIN_TOKEN_SET = re.compile(r"\{%-? set bos_token = .*?%\}\n?")
+"""The first line of an imported model's template, which names the token before each text."""
+NO_BEGIN_TOKEN = "it uses bos_token, which the model does not name; begin the template with {%- set bos_token = '…' -%}"
 BREAKERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Noncharacters, which no text should contain; one of them breaks the names of special tokens in messages."""
 
@@ -85,11 +89,15 @@ class JinjaTemplate:
         Raises:
             GenerationError: the template refuses the messages, or fails.
         """
+        from jinja2 import StrictUndefined
+
         end_of_text = next(name for name, token in tokenizer.special_tokens.items() if token == tokenizer.end_of_text)
+        is_only = len(tokenizer.special_tokens) == 1  # it then also stands before texts, as in GPT-2 and in our exports
         variables: dict[str, Any] = {
             "messages": [{"role": role, "content": text} for role, text in messages],
             "add_generation_prompt": add_generation_prompt,
             "eos_token": end_of_text,
+            "bos_token": end_of_text if is_only else StrictUndefined(NO_BEGIN_TOKEN),
             "generation_start": marks[0],
             "generation_end": marks[1],
         }
@@ -107,21 +115,31 @@ Template = ChatTemplate | JinjaTemplate
 """A chat template of either kind."""
 
 
-def load_jinja_template(path: Path) -> JinjaTemplate:
-    """Return the chat template in a file.
+def load_jinja_template(path: Path, own: Path | None = None) -> JinjaTemplate:
+    """Return the chat template in a file; see `read_template`.
 
     Raises:
         ConfigError: the file cannot be read, or is not a template.
     """
-    return compile_template(read_template(path), str(path))
+    return compile_template(read_template(path, own), str(path))
 
 
-def read_template(path: Path) -> str:
+def read_template(path: Path, own: Path | None = None) -> str:
     """Return the source of a chat template.
+
+    Args:
+        path: its file.
+        own: file of the template that came with the model, which may not exist; it may name the token before each text.
 
     Raises:
         ConfigError: the file cannot be read.
     """
+    text = _read(path)
+    begin = BEGIN_TOKEN_SET.match(_read(own)) if own is not None and own.is_file() else None
+    return text if begin is None or BEGIN_TOKEN_SET.match(text) else begin.group() + text
+
+
+def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
         if len(content) > MAX_BYTES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from glassgpt.data.files import write_atomically
 from glassgpt.data.shard_writer import ShardWriter
 from glassgpt.data.shards import SPLITS
 from glassgpt.data.staging import staged_folder
-from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary, most_frequent
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer
 from glassgpt.errors import DataError
 
@@ -232,21 +232,12 @@ def _summary(
     counts: NDArray[np.int64],
     options: dict[str, Any],
 ) -> DatasetSummary:
-    return DatasetSummary(
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        train=train,
-        validation=validation,
-        split_rule="whole conversations, by their first question",
-        duplicates=0,
-        empty=0,
+    return DatasetSummary.of(
+        tokenizer,
+        train,
+        validation,
+        "whole conversations, by their first question",
         vocabulary_used=int(np.count_nonzero(counts)),
-        frequent_tokens=tuple((int(token), int(counts[token])) for token in _most_frequent(counts)),
+        frequent_tokens=most_frequent(counts),
         options=options,
     )
-
-
-def _most_frequent(counts: NDArray[np.int64]) -> Iterator[int]:
-    order = np.argsort(-counts, kind="stable")[:20]
-    return (int(token) for token in order if counts[token])

@@ -85,13 +85,20 @@ class PreferenceDataset(TokenDataset):
 
     Attributes:
         sha256: checksum of the file.
+        template_sha256: checksum of the chat template that wrote the conversations.
         counts: numbers of pairs.
     """
 
     def __init__(
-        self, file: Path, sha256: str, tokenizer: Tokenizer, splits: dict[Split, PairTokens], counts: PreferenceCounts
+        self,
+        file: Path,
+        sha256: str,
+        template_sha256: str,
+        tokenizer: Tokenizer,
+        splits: dict[Split, PairTokens],
+        counts: PreferenceCounts,
     ) -> None:
-        self.sha256, self.counts = sha256, counts
+        self.sha256, self.template_sha256, self.counts = sha256, template_sha256, counts
         self._splits, self._tokenizer = splits, tokenizer
         super().__init__(file, _summary(tokenizer, splits, counts), {})
 
@@ -113,6 +120,7 @@ def build_dataset(
     *,
     validation_share: float,
     max_tokens: int,
+    template_sha256: str,
 ) -> PreferenceDataset:
     """Render rows and split them; rows of the same prompt are on the same side.
 
@@ -123,6 +131,7 @@ def build_dataset(
         render: returns both conversations of a row as tokens.
         validation_share: share of the prompts that are held out.
         max_tokens: pairs with a longer conversation are left out.
+        template_sha256: checksum of the chat template by which `render` writes.
 
     Raises:
         DataError: one of the sides would have no pair.
@@ -145,7 +154,7 @@ def build_dataset(
         name: PairTokens([pair[0] for pair in pairs], [pair[1] for pair in pairs]) for name, pairs in sides.items()
     }
     counts = PreferenceCounts(len(sides["train"]), len(sides["validation"]), len(given.skipped), too_long)
-    return PreferenceDataset(file, given.sha256, tokenizer, splits, counts)
+    return PreferenceDataset(file, given.sha256, template_sha256, tokenizer, splits, counts)
 
 
 def is_held_out(row: Preference, share: float) -> bool:
@@ -158,17 +167,4 @@ def _summary(tokenizer: Tokenizer, splits: dict[Split, PairTokens], counts: Pref
     train, validation = (
         SplitSummary(len(splits[name].ids), 0, 0, len(splits[name]), ()) for name in ("train", "validation")
     )
-    return DatasetSummary(
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        train=train,
-        validation=validation,
-        split_rule="a checksum of the prompt",
-        duplicates=0,
-        empty=0,
-        vocabulary_used=0,
-        frequent_tokens=(),
-        options={},
-        skipped=counts.skipped,
-    )
+    return DatasetSummary.of(tokenizer, train, validation, "a checksum of the prompt", skipped=counts.skipped)

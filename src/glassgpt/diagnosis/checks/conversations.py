@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.data.chat.dataset import STARTS, SUPERVISED, TEMPLATE_FILE, ConversationDataset
+from glassgpt.data.chat.jinja_template import compile_template
+from glassgpt.data.chat.messages import Conversation, Message
+from glassgpt.data.chat.render import render
 from glassgpt.data.files import read_regular
 from glassgpt.data.shards import SPLITS, Split
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity, Value
+from glassgpt.errors import GlassGPTError
 
 FULL_MASK = 0.999
 """Share of the predicted tokens from which on everything is learned."""
@@ -24,6 +28,8 @@ SHARED_WARNING, SHARED_FATAL = 0.01, 0.5
 SAMPLED_CONVERSATIONS, MAX_CHANGED = 200, 0.05
 SPECIAL_NAME = re.compile(r"<\|\w+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
 """Names of special tokens in templates that are in use."""
+SYSTEM = Message("system", "s")
+TURNS = (Message("user", "u"), Message("assistant", "a"))
 Rows = tuple[NDArray[np.int64], NDArray[np.uint8]]
 """Ids and flags, (rows, row length) each."""
 
@@ -96,16 +102,35 @@ def check_fit(dataset: ConversationDataset) -> CheckResult:
 
 
 def check_template(dataset: ConversationDataset, rows: Rows) -> CheckResult:
-    """Check that the tokens of conversations are those of their text, and that the template's special tokens exist."""
+    """Check that the tokens of conversations are those of their text, and that the template's special tokens exist.
+
+    A missing one is fatal if it ends the answers. Elsewhere it is text like any other, as `<|user|>` is in Zephyr's template.
+    """
     template = read_regular(dataset.folder / TEMPLATE_FILE).decode(errors="replace")
     unknown = sorted(set(SPECIAL_NAME.findall(template)) - set(dataset.tokenizer.special_tokens))
     sampled = _conversations(rows)[:SAMPLED_CONVERSATIONS]
     changed = sum(not _is_unchanged(dataset, one) for one in sampled) / max(1, len(sampled))
     findings: tuple[Finding, ...] = ()
     if unknown or changed > MAX_CHANGED:
+        ends = _unknown_in_answers(dataset, template) if unknown else set[str]()
+        severity: Severity = "fatal" if ends or changed > MAX_CHANGED else "warning"
         values: dict[str, Value] = {"unknown": ", ".join(unknown) or "-", "share": round(100 * changed, 1)}
-        findings = (Finding("GG-CHT-006", "fatal", values),)
+        findings = (Finding("GG-CHT-006", severity, values),)
     return CheckResult("template", "agrees", {"count": len(sampled), "share": 1 - changed}, findings)
+
+
+def _unknown_in_answers(dataset: ConversationDataset, template: str) -> set[str]:
+    """Return the names of special tokens that the template writes letter by letter into the assistant's messages."""
+    tokenizer = dataset.tokenizer
+    found: set[str] = set()
+    for messages in (TURNS, (SYSTEM, *TURNS)):
+        try:
+            rendered = render(tokenizer, compile_template(template, TEMPLATE_FILE), Conversation(messages))
+        except GlassGPTError:  # it refuses a system message, or demands one
+            continue
+        answers = [tokenizer.decode(rendered.tokens[start:end]) for start, end in rendered.spans]
+        found.update(name for answer in answers for name in SPECIAL_NAME.findall(answer))
+    return found - set(tokenizer.special_tokens)
 
 
 def check_shared(rows: dict[Split, Rows]) -> CheckResult:
@@ -146,9 +171,12 @@ def _conversations(rows: Rows) -> list[NDArray[np.int64]]:
 
 
 def _is_unchanged(dataset: ConversationDataset, tokens: NDArray[np.int64]) -> bool:
+    """Return whether the text between special tokens becomes these tokens; there, a special token's name is mere text."""
     tokenizer = dataset.tokenizer
-    text = b"".join(tokenizer.token_bytes(int(token)) for token in tokens).decode(errors="replace")
-    return tokenizer.encode_with_special_tokens(text) == tokens.tolist()
+    special = np.flatnonzero(np.isin(tokens, list(tokenizer.special_tokens.values())))
+    first, *others = np.split(tokens, special)
+    texts = [first, *(part[1:] for part in others)]
+    return all(tokenizer.encode(tokenizer.decode(text)) == text.tolist() for text in texts)
 
 
 def _name(dataset: ConversationDataset, token: int) -> str:

@@ -22,6 +22,8 @@ MESSAGES = {
     "{}: {} of {} must be {}, not {}": "{0}: {2}의 {1}은(는) {3:t}이어야 합니다. 지금은 {4}입니다",
     "IFEval's check of languages": "IFEval의 언어 확인",
     "--chat needs something to evaluate on: --ifeval FILE, --gsm8k FILE or --conversations FILE": "--chat에는 평가할 것이 필요합니다. --ifeval FILE, --gsm8k FILE, --conversations FILE 중 하나를 지정하세요",
+    "--decoding sets {}; use {} instead": "--decoding에 {0}이(가) 있습니다. 대신 {1}을(를) 쓰세요",
+    "--decoding sets num_samples, but each prompt gets one reply; leave it out": "--decoding에 num_samples가 있는데 프롬프트마다 답은 하나입니다. 빼세요",
     "--conversations needs a chat template in Jinja, and {} has {}; write it as chat_template.jinja": "--conversations에는 Jinja 채팅 템플릿이 필요한데 {0}에는 {1}이(가) 있습니다. chat_template.jinja로 작성하세요",
     "{} of {} prompts are longer than the model's context of {}; they count as wrong": "프롬프트 {1}개 중 {0}개가 모델의 컨텍스트 {2}보다 깁니다. 틀린 것으로 셉니다",
     "the assistant says nothing in these conversations, so there is no loss to measure": "이 대화들에는 어시스턴트의 말이 없어 잴 손실이 없습니다",
