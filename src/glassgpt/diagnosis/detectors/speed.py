@@ -84,6 +84,7 @@ class SlowdownDetector(Detector):
         self._cpu_time = cpu_clock() if cpu_clock else 0.0
         self._timer = _StepTimer()
         self._first: list[_Duration] = []
+        self._usual: _Duration | None = None
         self._recent: deque[_Duration] = deque(maxlen=self.STEPS)
 
     def on_step(self, metrics: StepMetrics) -> Finding | None:
@@ -98,9 +99,15 @@ class SlowdownDetector(Detector):
         self._recent.append(duration)
         if len(self._recent) < self.STEPS:
             return None
-        usual, now = _median(self._first[self.SETTLING_STEPS :]), _median(self._recent)
-        lost = now.wall - usual.wall
-        if now.wall <= self.RATIO * usual.wall or lost <= self.MIN_SECONDS or now.data - usual.data > lost / 2:
+        if self._usual is None:
+            self._usual = _median(self._first[self.SETTLING_STEPS :])
+        usual = self._usual
+        wall = statistics.median(recent.wall for recent in self._recent)
+        lost = wall - usual.wall
+        if wall <= self.RATIO * usual.wall or lost <= self.MIN_SECONDS:  # most steps end here
+            return None
+        now = _median(self._recent)
+        if now.data - usual.data > lost / 2:
             return None
         values = {"ratio": now.wall / usual.wall, "now": 1e3 * now.wall, "before": 1e3 * usual.wall}
         if self._cpu_clock is not None and now.cpu < self.RATIO * usual.cpu:
@@ -116,4 +123,8 @@ class SlowdownDetector(Detector):
 
 
 def _median(durations: Collection[_Duration]) -> _Duration:
-    return _Duration(*(statistics.median(values) for values in zip(*map(dataclasses.astuple, durations), strict=True)))
+    return _Duration(
+        statistics.median(each.wall for each in durations),
+        statistics.median(each.data for each in durations),
+        statistics.median(each.cpu for each in durations),
+    )
