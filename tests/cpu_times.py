@@ -21,17 +21,22 @@ class CpuTimes:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._in_fixtures = 0.0
+        self._until_now: float | None = None  # reading costs milliseconds beside a browser: once per test
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
-        """Measure a test without its fixtures, which others may share."""
-        self._in_fixtures, before = 0.0, cpu_seconds()
+        """Measure a test, what lies between it and the previous one, and not the fixtures that others may share."""
+        before = cpu_seconds() if self._until_now is None else self._until_now
+        self._in_fixtures = 0.0
         result = yield
-        self._write("test", item.nodeid, cpu_seconds() - before - self._in_fixtures)
+        self._until_now = cpu_seconds()
+        self._write("test", item.nodeid, self._until_now - before - self._in_fixtures)
         return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef):
+        if fixturedef.scope == "function":
+            return (yield)
         before = cpu_seconds()
         try:
             return (yield)

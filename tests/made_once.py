@@ -6,11 +6,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+SESSION: list[Path] = []
+"""The temporary folder that all workers share, once it is known."""
+
 
 def session_folder(tmp_path_factory) -> Path:
     """Return the temporary folder that all workers of this session share."""
     folder = tmp_path_factory.getbasetemp()
-    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    SESSION[:] = [folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder]
+    return SESSION[0]
+
+
+def shared(name: str, make: Callable[[Path], object]) -> Path:
+    """Return `made_once` in the session's folder, for helpers that are no fixtures."""
+    return made_once(SESSION[0], name, make)
 
 
 def made_once(folder: Path, name: str, make: Callable[[Path], object]) -> Path:

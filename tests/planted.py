@@ -4,7 +4,9 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
+import made_once
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -30,7 +32,7 @@ class LetterTokenizer(Tokenizer):
 
 @functools.cache
 def planted():
-    """Return the model and its tokenizer; trained once per process, in a few seconds on one core, deterministically.
+    """Return the model and its tokenizer; the first worker trains it, in seconds on one core, deterministically.
 
     Its MLPs are kept at zero. A text is a sequence of distinct letters, repeated. The period differs from text to text,
     so the model has to find the earlier occurrence of a letter; a fixed offset does not help.
@@ -41,7 +43,15 @@ def planted():
     for block in model.blocks:
         for parameter in block.mlp.parameters():
             torch.nn.init.zeros_(parameter).requires_grad_(False)
-    _train(model)
+
+    def make(path):
+        _train(model)
+        save_file({name: parameter.detach() for name, parameter in model.named_parameters()}, path)
+
+    trained = load_file(made_once.shared("planted", make))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(trained[name])
     return model.eval(), LetterTokenizer()
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,17 @@ BASE_PACKAGES = {"locale", "schema"}
 TOP_LEVEL = {"config", "cli", "api", "demo", "__init__", "__main__"}
 
 
+@cache
+def imports(path: Path) -> list[ast.stmt]:
+    """Return the import statements of a file, at its top or inside functions."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported_parts(path: Path) -> set[str]:
     """Return the subpackages of `glassgpt` that a file imports, at its top or inside functions."""
     parts: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in imports(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "glassgpt":
             below = node.module.split(".")[1:]
             parts |= {below[0]} if below else {alias.name for alias in node.names}
@@ -46,7 +54,7 @@ def test_packages_import_only_packages_before_them(path):
 def imported_files(path: Path) -> set[str]:
     """Return every module of ours that a file imports from, at its top or inside functions, for types too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in imports(path):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("glassgpt."):
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
