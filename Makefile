@@ -55,8 +55,8 @@ test-export: browser $(READY) ## run exported models in the programs that they a
 	test -d .venv-export/node_modules || npm install --ignore-scripts --no-save --prefix .venv-export @huggingface/transformers@4.3.2
 	PYTHONPATH=.venv-export/llama-cpp:.venv-export/genai $(BIN)/python -m pytest tests/export_clients
 
-test-slow: $(READY) ## run the tests that take minutes (compilation, longer training)
-	$(BIN)/python -m pytest -m slow
+test-slow: $(READY) ## run the slow tests (compilation, exports, several processes, longer training, most of the pages)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 
 check: $(READY) ## run the linter, the formatter and the type checker
 	$(BIN)/ruff check .

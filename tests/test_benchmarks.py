@@ -91,6 +91,7 @@ def test_partial_runs_do_not_replace_the_results(cpu, measure, tmp_path, monkeyp
     assert cpu.RESULTS.exists()
 
 
+@pytest.mark.slow
 def test_corpus_is_deterministic_and_contains_new_words(cpu, tmp_path):
     from cpu_parts.corpus import WORD, read_documents, write_corpus
     from glassgpt.data.shakespeare import installed_plays

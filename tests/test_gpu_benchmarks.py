@@ -104,6 +104,7 @@ def agreement(monkeypatch):
     return agreement
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for Triton's interpreter")
 def test_agreement_checks_pass_and_detect_differences(agreement, monkeypatch):
     from cpu_parts.mixed import Mixture

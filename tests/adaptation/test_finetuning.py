@@ -257,6 +257,7 @@ def test_failed_step_of_an_adapter_is_replayed(adapter_config, tmp_path):
     assert "replay" in outcomes
 
 
+@pytest.mark.slow
 def test_interrupted_finetuning_is_resumed_and_measured(base_run, other_data, run_main, tmp_path):
     arguments = ["finetune", base_run, "--out", tmp_path / "run", "--train.max-steps", 6, "--checkpoint.every-steps", 2]
     code, _, errors = run_main(*arguments, "--data", other_data)

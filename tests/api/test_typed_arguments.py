@@ -84,6 +84,7 @@ m.generate("It was", seed=0.5)
 """
 
 
+@pytest.mark.slow
 def test_type_checker_accepts_right_calls_and_names_each_wrong_one(tmp_path):
     """A process of 4 seconds: nothing but the type checker itself shows what an editor would."""
     pytest.importorskip("pyright")

@@ -13,6 +13,7 @@ from glassgpt.data.grammar import grammar_text
 from glassgpt.errors import UsageError
 
 
+@pytest.mark.slow
 def test_prepare_train_generate_evaluate_export_import(glassgpt_command, tmp_path):
     """The README's commands, each in a separate process."""
     (tmp_path / "text.txt").write_text(grammar_text(1500, seed=3))
@@ -375,6 +376,7 @@ def test_decomposed_prompts_are_noted_and_composed(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_generate_does_not_import_the_compiler(nano_run):
     """PyTorch's compiler and its sharded tensors take longer to import than a small model to answer."""
     script = (

@@ -154,6 +154,7 @@ def test_long_step_shows_its_micro_batches(run_main, grammar_data, tmp_path, eve
     assert "step 1: micro-batch 3 of 4" in err
 
 
+@pytest.mark.slow
 def test_benches_show_progress_and_time_left(run_main, every_line):
     code, out, err = run_main(
         "bench", "train", "nano", "--steps", 2, "--train.batch-tokens", 128, "--train.micro-batch-size", 1

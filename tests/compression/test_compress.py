@@ -123,6 +123,7 @@ def test_every_command_takes_a_compressed_run(run_main, int4_run, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_compressed_run_can_be_trained_from_and_compressed_again(
     int4_run, int8_run, nano_run, run_main, grammar_data, tmp_path
 ):

@@ -262,6 +262,7 @@ def test_any_model_can_learn_from_a_teacher(run_main, nano_run, grammar_data, tm
     assert "model.context_length is 128 here and 64 there" in err
 
 
+@pytest.mark.slow
 def test_pruned_run_is_smaller_and_healed(run_main, nano_run, tmp_path):
     settings = [word for name, value in SETTINGS.items() for word in (f"--{name}".replace("_", "-"), value)]
     common = [

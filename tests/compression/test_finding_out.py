@@ -140,6 +140,7 @@ def test_time_that_is_left_is_for_training_smaller_models():
     assert time.now == 100
 
 
+@pytest.mark.slow
 def test_search_trains_smaller_models_and_saves_the_best(nano_run, tmp_path, monkeypatch):
     shapes = [Shape(None, ((), INT8)), Shape(Distil(1), ((Distil(1),), (Distil(1), *INT8)))]
     monkeypatch.setattr(compression_search, "combinations", lambda config: shapes)

@@ -313,6 +313,7 @@ def test_signal_while_encoding_leaves_nothing(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """30 MB more text must raise the peak memory by at most 12 MB."""
     code = (

@@ -363,6 +363,7 @@ def test_large_rows_are_cut_like_text_files(tmp_path, monkeypatch):
     assert "".join(document.text for document in found) == text
 
 
+@pytest.mark.slow
 def test_one_endless_line_takes_bounded_memory(tmp_path):
     """50 MB more in one line must not raise the peak memory by as much; it was three times as much."""
     code = (

@@ -216,7 +216,7 @@ def test_right_steps_are_not_reported(grammar_dataset, tmp_path, changes):
     assert audited(grammar_dataset, tmp_path, max_steps=14, **changes) == {}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_recomputed_gradients_are_those_of_training(grammar_dataset, tmp_path, monkeypatch, precision):
     """Also where the gradients of single tokens underflow in fp16, unless the loss is scaled as in training."""
     compared, original = [], _Comparison.of.__func__

@@ -75,6 +75,7 @@ def test_resumed_run_is_checked_again(grammar_data, run, capsys):
     assert "GG-CFG-003" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_another_domain_is_not_fatal(prepared, nano_run, tmp_path, run_main):
     korean = "\n".join(f"{i}번째 아이는 글을 배우고 {i * i}번째 문을 연다." for i in range(2000))
     data = prepared(korean[6000:], korean[:6000]).folder

@@ -126,7 +126,10 @@ def test_peers_return_their_first_alarm():
 @pytest.mark.skipif(sys.platform == "win32", reason="each case runs in a forked process")
 @pytest.mark.parametrize(
     ("name", "code", "stage"),
-    [("kernel-one-ahead", "GG-KER-001", "before"), ("checkpoint-bit-flipped", "GG-CKP-001", "after")],
+    [
+        ("kernel-one-ahead", "GG-KER-001", "before"),
+        pytest.param("checkpoint-bit-flipped", "GG-CKP-001", "after", marks=pytest.mark.slow),
+    ],
 )
 def test_fault_is_detected_end_to_end(suite, monkeypatch, name, code, stage):
     import dataclasses

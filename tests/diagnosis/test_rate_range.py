@@ -47,6 +47,7 @@ def test_range_test_restores_all_training_state(grammar_dataset, optimizer, befo
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 def test_too_high_learning_rate_is_reported(grammar_dataset, tmp_path):
     train_step = train_step_for(grammar_dataset)
     picture = tmp_path / "rates.png"

@@ -119,6 +119,7 @@ def test_hostile_text_stays_text_in_a_browser(open_page, hostile_report):
     assert opened.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
 
 
+@pytest.mark.slow
 def test_language_and_colors_switch_in_a_browser(open_page, hostile_report):
     opened = open_page(color_scheme="dark", offline=True)
     opened.goto(hostile_report)

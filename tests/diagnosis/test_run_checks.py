@@ -236,6 +236,7 @@ def test_clipping_is_reported_once_with_one_severity(run, tmp_path):
     assert [finding.severity for finding in found] == ["note"]
 
 
+@pytest.mark.slow
 def test_real_run_has_the_same_findings_live_and_from_its_files(grammar_data, tmp_path):
     """Every gradient is clipped."""
     changes = {"data": str(grammar_data), "train.max_steps": 300, "train.clip_norm": 1e-3, "diagnosis.watch": "full"}

@@ -50,9 +50,9 @@ def text_finding_codes(run, run_main, *options) -> list[str]:
     ("options", "expected"),
     [
         ((), []),
-        (("--settings", "creative"), []),
-        (("--temperature", 3, "--top-p", 1), ["GG-TXT-003"]),
-        (("--stop", "e"), ["GG-TXT-004"]),
+        pytest.param(("--settings", "creative"), [], marks=pytest.mark.slow),
+        pytest.param(("--temperature", 3, "--top-p", 1), ["GG-TXT-003"], marks=pytest.mark.slow),
+        pytest.param(("--stop", "e"), ["GG-TXT-004"], marks=pytest.mark.slow),
         (("--repetition-penalty", 4), ["GG-TXT-003"]),
     ],
 )

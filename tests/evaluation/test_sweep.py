@@ -94,6 +94,7 @@ def swept(loaded, grammar_dataset):
     return sweep(loaded.model, BYTES, human, "technical", prompts, budget=300)
 
 
+@pytest.mark.slow
 def test_sweep_is_deterministic(swept, loaded, grammar_dataset):
     prompts = PromptOptions(4, 12, 16, seed=2).resolve(64)
     human = human_continuations(grammar_dataset, prompts)

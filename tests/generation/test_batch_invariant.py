@@ -20,7 +20,7 @@ PROMPTS = [list(range(60, 60 + length)) for length in (5, 17, 1, 30, 9)]
 def outputs(model, prompts, slots=6):
     """Return (token, log-probability) pairs of each prompt's continuation, generated together."""
     engine = Engine(model, BYTES, slots=slots, decoder=BatchInvariantDecoder)
-    options = GenerationOptions(max_tokens=12, temperature=1.0, top_p=1.0, seed=3)
+    options = GenerationOptions(max_tokens=8, temperature=1.0, top_p=1.0, seed=3)
     ids = [engine.add(engine.prepare(prompt, options, logprobs=0)) for prompt in prompts]
     found = {number: [] for number in ids}
     while not engine.is_idle:
@@ -30,7 +30,9 @@ def outputs(model, prompts, slots=6):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("shape", [{}, MODERN, LLAMA], ids=["gpt2", "modern", "llama"])
+@pytest.mark.parametrize(
+    "shape", [{}, MODERN, pytest.param(LLAMA, marks=pytest.mark.slow)], ids=["gpt2", "modern", "llama"]
+)
 def test_bits_do_not_depend_on_the_batch(shape, precision):
     model = prepare_for_decoding(attentive_model(**shape), precision)
     alone = [outputs(model, [prompt])[0] for prompt in PROMPTS]

@@ -64,6 +64,8 @@ SHAPES = {
     ),
 }
 
+QUICK_SHAPES = ("without biases", "modern, grouped keys, sliding window")
+
 
 def random_model(config):
     torch.manual_seed(3)
@@ -104,7 +106,13 @@ def run(model, rows, decoder, slots=4, capacity=24, end=None):
     return [row.output_ids for row in rows]
 
 
-@pytest.mark.parametrize(("shape", "length", "keys"), SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(
+    ("shape", "length", "keys"),
+    [
+        pytest.param(*values, id=name, marks=() if name in QUICK_SHAPES else pytest.mark.slow)
+        for name, values in SHAPES.items()
+    ],
+)
 @torch.inference_mode()
 def test_kernels_compute_the_models_logits_and_cache(shape, length, keys, monkeypatch):
     monkeypatch.setattr(tiles, "ATTENTION_KEYS", keys)
@@ -190,7 +198,7 @@ SAMPLER_SIZES = {
 
 
 @pytest.mark.parametrize("sizes", SAMPLER_SIZES.values(), ids=SAMPLER_SIZES)
-@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("ties", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sampling_kernels_equal_processors_and_noise(model, ties, sizes, monkeypatch):
     for name, size in sizes.items():
         monkeypatch.setattr(sampler, name, size)
@@ -265,7 +273,11 @@ def test_continuous_batching_equals_the_stepwise_decoder(model, monkeypatch):
     assert run(model, rows()[1:4], GraphDecoder, slots=2, end=plain[1][1]) == early
 
 
-@pytest.mark.parametrize("settings", [{"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"top_p": 0.7}, *(pytest.param(each, marks=pytest.mark.slow) for each in ({"top_k": 3}, {"min_p": 0.1}))],
+    ids=str,
+)
 def test_graph_with_more_rows_than_sequences(model, settings, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
@@ -276,6 +288,7 @@ def test_graph_with_more_rows_than_sequences(model, settings, monkeypatch):
     assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{}, {"PART": 16, "GROUP": 2, "MANY_GROUPS": 1, "SEARCH_CHUNK": 16}], ids=str)
 def test_sampling_for_an_abandoned_slot_terminates(model, sizes, monkeypatch):
     """Its sequence's top-p was applied on the host, so the total mass for top-p was never computed on the device."""
@@ -294,6 +307,7 @@ def test_sampling_for_an_abandoned_slot_terminates(model, sizes, monkeypatch):
     assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [V - 1, V, V + 3])
 def test_top_k_of_the_whole_vocabulary_is_no_limit(model, top_k, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
@@ -304,6 +318,7 @@ def test_top_k_of_the_whole_vocabulary_is_no_limit(model, top_k, monkeypatch):
     assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
 
 
+@pytest.mark.slow
 def test_host_processors_work_in_a_batch_with_device_processors(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
 
@@ -318,6 +333,7 @@ def test_host_processors_work_in_a_batch_with_device_processors(model, monkeypat
     assert run(model, rows(), GraphDecoder, slots=3) == run(model, rows(), StepwiseDecoder, slots=3)
 
 
+@pytest.mark.slow
 def test_re_prefill_continues_after_a_full_context(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 3)
 

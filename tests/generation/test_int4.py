@@ -207,6 +207,7 @@ def test_library_is_compiled_once_and_kept_for_its_owner_only(own_cache, monkeyp
     assert isinstance(native.load_library("int4"), ctypes.CDLL)
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_library_that_others_can_write_is_compiled_again(own_cache):
     native.load_library("int4")

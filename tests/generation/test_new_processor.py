@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import glassgpt
 
 PROCESSOR = '''
@@ -87,6 +89,7 @@ main(["generate", "--help"])
 """
 
 
+@pytest.mark.slow
 def test_a_processor_of_one_file_reaches_flags_presets_arguments_docs_and_generation(tmp_path):
     package = tmp_path / "glassgpt"
     shutil.copytree(Path(glassgpt.__file__).parent, package)  # with its bytecode

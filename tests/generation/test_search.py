@@ -269,8 +269,7 @@ def test_exhaustive_search_finds_the_best_texts_with_forced_words(ending, prompt
 
 
 @pytest.mark.parametrize("words", FORCED, ids=str)
-@pytest.mark.parametrize("beams", [1, 2, 5])
-@pytest.mark.parametrize("early_stopping", [True, "never"])
+@pytest.mark.parametrize(("beams", "early_stopping"), [(1, "never"), (2, True), (5, "never")])
 def test_few_beams_contain_the_forced_words(ending, words, beams, early_stopping):
     """Even one, and even where there is just space for them."""
     needed = forced_words_state(words, BYTES).after_prompt(BYTES.encode("inside")).needed

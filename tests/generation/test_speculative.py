@@ -54,9 +54,12 @@ SETTINGS = [
     {"temperature": 0.7, "regex": "([a-f]{1,3} ){1,9}!"},
     {"temperature": 0.3, "temperature_schedule": ((3, 2.0),), "logit_bias": {"a": 2.0, "ab": -3.0}, "min_p": 0.01},
 ]
+SLOW_SETTINGS = [each for number, each in enumerate(SETTINGS) if number % 3]
 
 
-@pytest.mark.parametrize("asked", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "asked", [*SETTINGS[::3], *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_SETTINGS)], ids=str
+)
 def test_speculative_text_equals_plain_decoding(model, drafts, asked):
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2, **asked)
     plain = generate_many(model, BYTES, PROMPTS, options)
@@ -262,7 +265,7 @@ def test_one_pass_verifies_all_drafts(model, drafts, monkeypatch):
 MODERN = {"arch": "modern", "n_head": 3, "n_embd": 24, "window": 8, "bias": False}
 
 
-@pytest.mark.parametrize("shape", [MODERN, LLAMA], ids=["modern", "llama"])
+@pytest.mark.parametrize("shape", [MODERN, pytest.param(LLAMA, marks=pytest.mark.slow)], ids=["modern", "llama"])
 def test_speculation_with_other_architectures(shape):
     target = attentive_model(**shape)
     options = GenerationOptions(max_tokens=30, seed=3, num_samples=2)

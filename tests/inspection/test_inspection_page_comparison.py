@@ -13,6 +13,7 @@ from planted import planted
 from small_models import shaken
 
 
+@pytest.mark.slow
 def test_text_is_traced_through_checkpoints(page, nano_run):
     loaded = glassgpt.load(nano_run, device="cpu")
     text = "the old king"
@@ -59,6 +60,7 @@ def test_two_runs_are_compared(page, nano_run):
     assert page.locator("#weight-change span").inner_text() == f"= {format_number(float(difference[-1, 0]))}"
 
 
+@pytest.mark.slow
 def test_runs_with_different_tokenizers_are_compared(page, traced):
     page.goto(address_of(("planted", *planted()), ("bytes", shaken(MODERN), BYTES)) + "#compare=true&written=[25]")
     panel(page, "history")

@@ -1,5 +1,6 @@
 """Interventions made on the page."""
 
+import pytest
 from page_helpers import Z, format_number, open_at, panel, percent, rows
 
 from glassgpt.inspection.analysis import divergence, token_losses
@@ -36,6 +37,7 @@ def test_activation_is_patched_from_another_text(page, address, traced):
     assert page.locator(".chip").inner_text() == f"blocks.1.output @ 11 ← “{other}” ✕"
 
 
+@pytest.mark.slow
 def test_one_head_is_patched_at_all_positions(page, address, traced):
     other = "zqbmfkxzqbmf"
     open_at(page, address, layer=1, head=1)
@@ -58,6 +60,7 @@ def formula_of_mixed_values(page, expected_end):
     return page.locator("#mix span").all_inner_texts()
 
 
+@pytest.mark.slow
 def test_formula_of_a_scaled_head_has_its_factor(page, address, traced):
     """The sum times the factor is the value shown below it."""
     ablated = [{"kind": "head", "layer": 1, "head": 1, "scale": 0}]
@@ -77,6 +80,7 @@ def test_formula_of_a_scaled_head_has_its_factor(page, address, traced):
     assert "×" not in whole
 
 
+@pytest.mark.slow
 def test_formula_of_patched_mixed_values_names_the_other_text(page, address, traced):
     other = "zqbmfkxzqbmf"
     patch = {"kind": "patch", "name": "blocks.1.attention.mixed", "text": other, "positions": [11], "head": 1}

@@ -17,6 +17,7 @@ from planted import LETTERS, planted
 from small_models import shaken
 
 
+@pytest.mark.slow
 def test_tokens_panel_shows_merges_and_losses(page, traced):
     from glassgpt.data.tokenizers import train_tokenizer
     from glassgpt.model.config import ModelConfig
@@ -50,6 +51,7 @@ def test_tokens_are_a_single_tab_stop(page, address):
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
+@pytest.mark.slow
 def test_embeddings_panel_shows_nearest_tokens_and_cosines(page, address, traced):
     open_at(page, address, position=3, key=9, layer=1)
     body = panel(page, "embeddings")
@@ -68,6 +70,7 @@ def test_embeddings_panel_shows_nearest_tokens_and_cosines(page, address, traced
     ).wait_for()
 
 
+@pytest.mark.slow
 def test_block_panel_shows_all_heads_and_their_patterns(page, address):
     open_at(page, address)
     body = panel(page, "block")
@@ -118,6 +121,7 @@ def test_head_panel_shows_scores_to_mixed_values(page, address, traced):
     assert filled("weight")[2] == "= 0.0000"
 
 
+@pytest.mark.slow
 def test_mlp_panel_shows_units_and_promoted_tokens(page):
     model = shaken(MODERN)
     found = trace(model, BYTES, "the cat")
@@ -131,6 +135,7 @@ def test_mlp_panel_shows_units_and_promoted_tokens(page):
     assert body.locator("#hidden-told").inner_text().endswith(f"= {format_number(strongest)}")
 
 
+@pytest.mark.slow
 def test_stream_and_lens_panels(page, address, traced):
     open_at(page, address, position=7)
     body = panel(page, "stream")
@@ -151,6 +156,7 @@ def test_stream_and_lens_panels(page, address, traced):
     assert best == ["z", str(Z), percent(float(traced["next.model"][Z]))]
 
 
+@pytest.mark.slow
 def test_lens_of_a_long_text_is_paged(page):
     model = shaken(replace(MODERN, context_length=160))
     found = trace(model, BYTES, "the cat sat. " * 11)
@@ -192,6 +198,7 @@ def test_next_token_panel_applies_logits_processors(page, address, traced):
     assert z[2:] == [percent(float(found[stage][Z])) for stage in found.stages()]
 
 
+@pytest.mark.slow
 def test_sampled_token_is_appended_and_grows_the_cache(page, address, traced):
     open_at(page, address, options={"top_k": 1})
     panel(page, "cache")
@@ -242,6 +249,7 @@ def test_brightness_orders_the_colors(page, address, scheme):
         assert all(step * (1 if scheme == "dark" else -1) > 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_every_panel_works_without_a_text(page):
     model = shaken(MODERN)
     page.goto(address_of(("shaken", model, BYTES), text=None))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from inspection_helpers import BYTES, MODERN
 from page_helpers import HOSTILE, OPTIONS, TEXT, address_of, panel, serve
@@ -13,6 +14,7 @@ from planted import planted
 from small_models import shaken
 
 
+@pytest.mark.slow
 def test_data_is_fetched_only_when_needed(page, address):
     asked = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
@@ -53,6 +55,7 @@ class RecordingService(InspectionService):
         return taken
 
 
+@pytest.mark.slow
 def test_benchmark_makes_the_same_requests_as_the_page(page, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     from inspect_parts.worker import PageRequests
@@ -93,6 +96,7 @@ def test_hostile_text_is_displayed_as_text(page):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_invalid_values_in_the_address_are_ignored(page, address):
     page.goto(
         address
@@ -104,6 +108,7 @@ def test_invalid_values_in_the_address_are_ignored(page, address):
     assert page.locator("#at-position").inner_text() == "token 11 “q”"
 
 
+@pytest.mark.slow
 def test_refused_request_keeps_the_view_and_shows_the_error(browser, address):
     context = browser.new_context(locale="en-US")
     page, _ = listened(context)  # the browser itself logs the refusal
@@ -146,6 +151,7 @@ def test_browser_history_restores_earlier_requests(page, address, traced):
     assert page.locator("#at-head").inner_text() == "head 1"
 
 
+@pytest.mark.slow
 def test_stopped_server_is_reported(browser, address):
     context = browser.new_context(locale="en-US")
     page, _ = listened(context)  # the browser itself logs the refusal

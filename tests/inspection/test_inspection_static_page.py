@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from inspection_helpers import BYTES, MODERN
 from page_helpers import Z, format_number, panel, percent, rows
 
@@ -35,6 +36,7 @@ def test_static_page_works_offline(open_page, tmp_path, traced):
     assert page.locator("#prompt, #sample, #off-head, #top_k").count() == 0
 
 
+@pytest.mark.slow
 def test_static_page_reports_what_is_left_out(open_page, tmp_path, traced, monkeypatch):
     monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", 6 * len(traced) ** 2)
     monkeypatch.setattr(static_page, "MAX_SAVED_UNITS", 1)
@@ -48,6 +50,7 @@ def test_static_page_reports_what_is_left_out(open_page, tmp_path, traced, monke
     assert panel(page, "block").locator(".map").count() == 2
 
 
+@pytest.mark.slow
 def test_static_page_shows_a_head_without_scores(open_page, tmp_path, monkeypatch):
     found = trace(shaken(MODERN), BYTES, "the cat saw it")
     with monkeypatch.context() as patched:
@@ -61,6 +64,7 @@ def test_static_page_shows_a_head_without_scores(open_page, tmp_path, monkeypatc
     assert shown.locator("#weight span").all_inner_texts() == [f"= {format_number(weight)}"]
 
 
+@pytest.mark.slow
 def test_static_page_pages_through_a_long_lens(open_page, tmp_path):
     model = shaken(replace(MODERN, context_length=160))
     found = trace(model, BYTES, "the cat sat. " * 11)
@@ -76,6 +80,7 @@ def test_static_page_pages_through_a_long_lens(open_page, tmp_path):
             page.locator("#lens-shown", has_text=f"tokens {shown}").wait_for(state="detached")
 
 
+@pytest.mark.slow
 def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run, monkeypatch):
     text, loaded = "the old king", glassgpt.load(nano_run, device="cpu")
     traces, found = trace_checkpoints(nano_run, text), trace(loaded.model, loaded.tokenizer, text)
@@ -108,6 +113,7 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     assert page.locator("#offline").inner_text().endswith("of size: checkpoints.")
 
 
+@pytest.mark.slow
 def test_static_page_reports_a_damaged_checkpoint(open_page, tmp_path, nano_run):
     shutil.copytree(nano_run, tmp_path / "run", symlinks=True)
     loaded, run = glassgpt.load(nano_run, device="cpu"), tmp_path / "run"

@@ -31,7 +31,7 @@ SHAPES = {
     "llama": LLAMA | {"tied_head": False},
     "llama-tied": LLAMA | {"tied_head": True},
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SHAPES if name not in ("gpt2", "gpt2-one-block")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in SHAPES if name != "gpt2-one-block"]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -64,7 +64,7 @@ def assert_close(found, expected, tolerance=1e-5):
     assert np.abs(found - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW])
+@pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
 def test_logits_are_those_of_the_model(exported, name):
     """For each batch size, with and without cached tokens; none of the sizes is the example's (pytorch#150364)."""
     model, folder, _ = exported(name)
@@ -78,7 +78,7 @@ def test_logits_are_those_of_the_model(exported, name):
         assert present[0].shape == (batch, model.config.kv_heads, past + new, model.config.head_dim)
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW])
+@pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
 def test_one_token_at_a_time_gives_the_logits_of_the_whole(exported, name):
     model, folder, _ = exported(name)
     runtime, tokens = engine(folder, model), tokens_of((2, 20)).numpy()
@@ -89,7 +89,7 @@ def test_one_token_at_a_time_gives_the_logits_of_the_whole(exported, name):
         assert_close(logits[:, 0], whole[:, i])
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW])
+@pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
 def test_padding_on_the_left_changes_nothing(exported, name):
     """Position ids count real tokens only (optimum#1381), and no padded row becomes NaN."""
     model, folder, _ = exported(name)
@@ -102,7 +102,7 @@ def test_padding_on_the_left_changes_nothing(exported, name):
     assert_close(runtime.step(padded[:, -1:], past, mask)[0], model(torch.tensor(tokens))[:, -1:].detach().numpy())
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW])
+@pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
 def test_check_and_greedy_tokens_agree(exported, name):
     model, folder, agreement = exported(name)
     assert all(each.same_greedy == each.n_greedy > 0 for each in agreement)
@@ -110,7 +110,7 @@ def test_check_and_greedy_tokens_agree(exported, name):
     assert engine(folder, model).greedy(prompt, 30) == greedy(model, prompt, 30)
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW])
+@pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
 def test_names_and_axes_are_those_that_others_expect(exported, name):
     model, folder, _ = exported(name)
     graph = onnx.load(folder / MODEL_FILE).graph
@@ -133,7 +133,7 @@ def test_names_and_axes_are_those_that_others_expect(exported, name):
 
 
 def test_settings_for_genai_name_the_inputs_and_outputs_of_the_graph(exported):
-    model, folder, _ = exported("gpt2")
+    model, folder, _ = exported("gpt2-one-block")
     settings = json.loads((folder / "genai_config.json").read_text())["model"]
     graph = onnx.load(folder / settings["decoder"]["filename"]).graph
     for names, nodes in ((settings["decoder"]["inputs"], graph.input), (settings["decoder"]["outputs"], graph.output)):
@@ -153,7 +153,7 @@ def test_genai_reads_the_tokenizers_whose_patterns_it_knows():
     assert "cannot read" in unreadable_tokenizer(SimpleNamespace(kind="unigram", name="mine"))
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW])
+@pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
 def test_tied_head_is_stored_once_and_an_untied_one_is_not_tied(exported, name):
     """optimum#1326 stored a tied head twice; genai#2306 tied one that was not."""
     model, folder, _ = exported(name)
@@ -163,7 +163,7 @@ def test_tied_head_is_stored_once_and_an_untied_one_is_not_tied(exported, name):
 
 
 def test_tokens_past_the_context_are_an_error(exported):
-    model, folder, _ = exported("gpt2")
+    model, folder, _ = exported("gpt2-one-block")
     with pytest.raises((InvalidArgument, RuntimeException), match="out of"):
         engine(folder, model).step(tokens_of((1, 49)).numpy())
 
@@ -249,7 +249,7 @@ def test_every_matrix_is_quantized_and_no_table_is_stored_twice(exported, name, 
 
 
 def test_file_that_is_not_quantized_or_holds_weights_twice_is_refused(exported, monkeypatch):
-    model, folder, _ = exported("gpt2")
+    model, folder, _ = exported("gpt2-one-block")
     assert quantized_share(folder / MODEL_FILE, model) == 0
     with pytest.raises(InterchangeError, match="only 0 % of the weights of model.onnx are in 4 bits"):
         _check_file(folder / MODEL_FILE, model, "int4")

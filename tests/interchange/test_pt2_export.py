@@ -38,9 +38,8 @@ print("equal", len(cases))
 """
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("modern", "llama"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
 def test_file_runs_without_glassgpt_for_every_batch_size_and_length(name, tmp_path):
     """A tracer takes sizes for constants where the code compares them (pytorch#150364)."""
     model = attentive_model(**SHAPES[name])

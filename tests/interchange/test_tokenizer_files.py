@@ -166,6 +166,7 @@ def openai_files(tmp_path_factory):
 TEXTS = ["Hello, world!", "".join(EDGE_CASES), *CORPUS, "I'LL it's\n\n\n x  y", "12345 ½²Ⅷ٣ ไทย العربية हिन्दी"]
 
 
+@pytest.mark.slow
 def test_openai_vocab_and_merges_are_imported(openai_files):
     back = read_tokenizer_files(openai_files)
     assert back.fingerprint == load_tokenizer("gpt2").fingerprint
@@ -272,6 +273,7 @@ def test_end_of_text_is_transformers_eos_token(tmp_path):
     assert_equal_ids(back, theirs)
 
 
+@pytest.mark.slow
 def test_added_pad_token_is_imported(openai_files, tmp_path):
     theirs = ByteLevelBPETokenizer(str(openai_files / "vocab.json"), str(openai_files / "merges.txt"))
     fast = PreTrainedTokenizerFast(tokenizer_object=theirs._tokenizer, eos_token=END_OF_TEXT)

@@ -113,6 +113,7 @@ def test_completion_is_streamed_with_the_probability_of_each_token(page, address
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_explanation_shows_the_candidates_before_and_after_each_processor(page, address):
     settings = {**SETTINGS, "temperature": 0.7, "top_k": 3}
     wanted = completion(address, **settings, explain=8, logprobs=None)["explanation"]
@@ -129,6 +130,7 @@ def test_explanation_shows_the_candidates_before_and_after_each_processor(page, 
     page.locator("#pane-0-body code", has_text="glassgpt inspect").wait_for()
 
 
+@pytest.mark.slow
 def test_two_settings_and_models_answer_the_same_prompt_with_the_same_seed(page, address):
     both = ({**SETTINGS, "temperature": 0.0}, {**SETTINGS, "temperature": 1.5})
     open_at(page, address, prompt=PROMPT, compare=True, panes=panes(*both))
@@ -163,6 +165,7 @@ def test_chat_sends_the_conversation_and_streams_the_answer(page, address):
     assert first == post(address, "v1/chat/completions", body)["choices"][0]["message"]["content"]
 
 
+@pytest.mark.slow
 def test_escape_stops_an_answer_and_frees_the_server(page, address):
     endless = {**SETTINGS, "max_tokens": 100_000, "overflow": "re-prefill", "ignore_eos": True}
     open_at(page, address, prompt=PROMPT, panes=panes(endless))
@@ -198,6 +201,7 @@ def test_settings_come_from_the_server_and_all_have_korean_descriptions(page, ad
     assert sorted(page.locator("#pane-0-settings label > code").all_text_contents()) == sorted(found["kinds"])
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_read_are_not_sent_and_the_servers_refusal_is_shown(browser, address):
     context = browser.new_context(locale="en-US")
     page, _ = listened(context)  # the browser itself logs the refusal
@@ -250,6 +254,7 @@ def test_api_key_is_asked_for_and_kept_in_this_tab_only(browser, model):
     context.close()
 
 
+@pytest.mark.slow
 def test_dashboard_shows_load_and_what_was_rejected(page, address):
     completion(address)
     with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -287,6 +292,7 @@ def test_both_languages_define_the_same_texts(page, address):
     assert english == korean
 
 
+@pytest.mark.slow
 def test_keys_language_and_theme(page, address):
     page.goto(address)
     page.locator("#pane-0").wait_for()
@@ -306,6 +312,7 @@ def test_keys_language_and_theme(page, address):
     page.locator("#view-dashboard", has_text="서버 상태").wait_for()
 
 
+@pytest.mark.slow
 def test_stopped_server_is_reported(browser, address):
     context = browser.new_context(locale="en-US")
     page, _ = listened(context)  # the browser itself logs the refusal

@@ -89,6 +89,7 @@ def test_two_processes_train_like_one(train, alone, tmp_path, sharding):
     assert all(torch.equal(snapshot[name], tensor) for name, tensor in weights(tmp_path / "run", 8).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_with_another_number_of_processes(grammar_data, alone, tmp_path, first):
     out = tmp_path / "run"

@@ -78,6 +78,7 @@ def test_resume_of_a_complete_run_says_how_to_train_longer(grammar_data, whole, 
     assert "all 40 steps are done; train longer with: --train.max-steps NUMBER" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, whole, tmp_path, number):
     out = tmp_path / "run"
@@ -97,6 +98,7 @@ def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, whol
     assert all(expected[name].equal(got[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_reported_and_skipped(grammar_data, whole, tmp_path):
     out = tmp_path / "run"
     process = start(grammar_data, out)

@@ -274,6 +274,7 @@ def test_run_folder_has_all_files(nano_run, grammar_dataset):
     assert api.load(nano_run).tokenizer.fingerprint == grammar_dataset.tokenizer_fingerprint
 
 
+@pytest.mark.slow
 def test_resume_drops_metrics_after_the_checkpoint(grammar_data, tmp_path):
     config = load_config("nano", {"data": str(grammar_data), "train.max_steps": 6, "checkpoint.every_steps": 3})
     api.train(config, tmp_path / "run")
@@ -369,6 +370,7 @@ LLAMA = ModelConfig(
 MUON = OptimizerConfig(name="muon", beta1=0.8, embedding_rate_ratio=10, head_rate_ratio=0.2, momentum_warmup_steps=3)
 
 
+@pytest.mark.slow
 def test_modern_with_muon_reaches_the_entropy_of_a_grammar_and_not_less(grammar_data, grammar_dataset, tmp_path):
     """In as many steps as GPT-2 with AdamW, whose test is at the top of this file, and more closely."""
     changes = {"data": str(grammar_data), "model.arch": "modern", "model.bias": False, "train.learning_rate": 0.02}
