@@ -25,6 +25,7 @@ from small_models import attentive_model
 HAS_KERNEL = int4.instruction_level() > 0
 needs_kernel = pytest.mark.skipif(not HAS_KERNEL, reason="no C compiler, or a processor without AVX2")
 LEVELS = range(1, int4.instruction_level() + 1)
+METHODS = pytest.mark.parametrize("method", [Int4("nearest"), Int8()], ids=lambda method: method.name)
 
 
 def random_product(rows, width, seed, outlier=1.0):
@@ -136,17 +137,18 @@ def test_other_group_sizes_are_left_to_other_kernels():
 # ── a step of GPT-2 in C
 
 
-def gpt2(compressed, **shape):
-    model = compressed(Int4("nearest"), **shape)
+def gpt2(compressed, method, **shape):
+    model = compressed(method, **shape)
     packed = prepare_for_decoding(model)
     assert isinstance(packed, StepsInC)
     return packed
 
 
 @needs_kernel
+@METHODS
 @pytest.mark.parametrize("shape", [{}, {"bias": False}, {"n_inner": 96, "norm_eps": 1e-3}], ids=str)
-def test_step_in_c_is_the_step_in_pytorch(compressed, shape):
-    packed = gpt2(compressed, **shape)
+def test_step_in_c_is_the_step_in_pytorch(compressed, method, shape):
+    packed = gpt2(compressed, method, **shape)
     tokens = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))
     caches = [KVCache(packed.config, 5).first_slots(3) for _ in range(2)]
     for cache in caches:
@@ -166,8 +168,9 @@ def test_step_in_c_is_the_step_in_pytorch(compressed, shape):
 
 
 @needs_kernel
-def test_texts_in_c_do_not_depend_on_the_batch(compressed):
-    packed = gpt2(compressed)
+@METHODS
+def test_texts_in_c_do_not_depend_on_the_batch(compressed, method):
+    packed = gpt2(compressed, method)
     prompts = [list(range(60, 60 + length)) for length in (5, 17, 1, 30, 9)]
     alone = [outputs(packed, [prompt])[0] for prompt in prompts]
     assert outputs(packed, prompts) == alone
@@ -175,14 +178,13 @@ def test_texts_in_c_do_not_depend_on_the_batch(compressed):
 
 
 @needs_kernel
-def test_models_that_the_c_code_does_not_know_go_through_pytorch(compressed):
+@METHODS
+def test_models_that_the_c_code_does_not_know_go_through_pytorch(compressed, method):
     for shape in ({"activation": "gelu"}, {"n_head": 8}, {"arch": "modern", "bias": False}):
-        model = compressed(Int4("nearest"), **shape)
+        model = compressed(method, **shape)
         packed = prepare_for_decoding(model)
         assert packing.is_packed(packed)
         assert not isinstance(packed, StepsInC)
-    eight = compressed(Int8())
-    assert not isinstance(prepare_for_decoding(eight), StepsInC)
 
 
 # ── compiling

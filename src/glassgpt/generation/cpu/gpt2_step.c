@@ -1,10 +1,11 @@
-/* One decoding step through all blocks of a GPT-2 with 4-bit matrices: one new token for each of n sequences.
+/* One decoding step through all blocks of a GPT-2 with 4-bit or 8-bit matrices: one new token for each of n sequences.
 
-   PyTorch would run some 25 small operations per block, which take longer than the products once the weights have 4 bits.
+   PyTorch would run some 25 small operations per block, which take longer than the products once the weights have few bits.
    The formulas are those of model/gpt2.py and attend_readable in model/attention.py. Every sequence is computed by itself,
    so its result does not depend on the others. */
 
 #include "int4.c"
+#include "int8.c"
 
 #define INLINE __attribute__((always_inline)) static inline
 #define LANES 16
@@ -27,6 +28,7 @@ typedef struct {
 typedef struct {
     long layers, width, inner, heads;
     float eps;
+    int bits; /* of the matrices' weights: 4 or 8 */
 } Shape;
 
 typedef struct { /* keys and values (layer, slot, head, position, channel); strides count floats */
@@ -138,25 +140,30 @@ INLINE void add_low_rank(const float *x, long n, long in, long out, const LowRan
     }
 }
 
+static long product_scratch(const Shape *shape, long n, long width) {
+    return shape->bits == 4 ? int4_scratch(n, width) : int8_scratch(n, width);
+}
+
 static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Bytes of scratch memory for n sequences with keys up to `extent`. */
 long gpt2_scratch(const Shape *shape, long n, long extent) {
     long widest = shape->inner > shape->width ? shape->inner : shape->width;
-    return rounded(int4_scratch(n, widest)) + 4 * (rounded(n * shape->width) + rounded(n * 3 * shape->width) +
+    return rounded(product_scratch(shape, n, widest)) + 4 * (rounded(n * shape->width) + rounded(n * 3 * shape->width) +
            rounded(n * shape->inner) + n * shape->heads * rounded(extent));
 }
 
 INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
                    const LowRank *const *parts, uint8_t *scratch, int level, int threads) {
+    __typeof__(&int4_product) product = shape->bits == 4 ? int4_product : int8_product;
     long width = shape->width, inner = shape->inner, heads = shape->heads, d = width / heads;
     long widest = inner > width ? inner : width;
-    float *normed = (float *)(scratch + rounded(int4_scratch(n, widest)));
+    float *normed = (float *)(scratch + rounded(product_scratch(shape, n, widest)));
     float *qkv = normed + rounded(n * width), *hidden = qkv + rounded(n * 3 * width), *scores = hidden + rounded(n * inner);
     for (long layer = 0; layer < shape->layers; layer++, block++) {
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm1_gain, block->norm1_bias, shape->eps, width, normed + v * width);
-        int4_product(normed, n, width, 3 * width, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
+        product(normed, n, width, 3 * width, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
         if (parts) add_low_rank(normed, n, width, 3 * width, parts, layer * LAYERS + QKV, qkv, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
         for (long task = 0; task < n * heads; task++) {
@@ -167,15 +174,15 @@ INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, con
             __builtin_memcpy(values + position * d, q + 2 * width, d * sizeof(float));
             attend(q, keys, values, position, d, scores + task * rounded(extent), normed + v * width + h * d);
         }
-        int4_product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
+        product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
         if (parts) add_low_rank(normed, n, width, width, parts, layer * LAYERS + OUT, qkv, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm2_gain, block->norm2_bias, shape->eps, width, normed + v * width);
-        int4_product(normed, n, width, inner, block->up, block->up_bias, hidden, scratch, level, threads);
+        product(normed, n, width, inner, block->up, block->up_bias, hidden, scratch, level, threads);
         if (parts) add_low_rank(normed, n, width, inner, parts, layer * LAYERS + UP, hidden, threads);
         gelu_tanh(hidden, n * inner);
-        int4_product(hidden, n, inner, width, block->down, block->down_bias, qkv, scratch, level, threads);
+        product(hidden, n, inner, width, block->down, block->down_bias, qkv, scratch, level, threads);
         if (parts) add_low_rank(hidden, n, inner, width, parts, layer * LAYERS + DOWN, qkv, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
     }

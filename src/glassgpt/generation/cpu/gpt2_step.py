@@ -1,6 +1,6 @@
-"""One decoding step through all blocks of a GPT-2 in C (`gpt2_step.c`), for models whose blocks have 4-bit matrices.
+"""One decoding step through all blocks of a GPT-2 in C (`gpt2_step.c`), for models whose blocks have 4-bit or 8-bit matrices.
 
-With 4-bit weights, the 300 small operations of a step in PyTorch take longer than its products. The readable reference is the
+With so few bits, the 300 small operations of a step in PyTorch take longer than its products. The readable reference is the
 model itself: `LanguageModel.features` with one token per sequence gives the same up to rounding.
 """
 
@@ -15,12 +15,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
+from glassgpt.generation.cpu import int8
 from glassgpt.generation.cpu.low_rank import LowRank
 from glassgpt.generation.cpu.native import load_library
+from glassgpt.generation.cpu.packed_product import PackedProduct
 from glassgpt.model.cache import KVCache
 from glassgpt.model.gpt2 import GPT2
-from glassgpt.model.quantized import QuantizedMatrix
 from glassgpt.model.transformer import LanguageModel
 
 LANES = 16
@@ -40,7 +40,10 @@ class _Block(ctypes.Structure):
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [("layers", _Size), ("width", _Size), ("inner", _Size), ("heads", _Size), ("eps", ctypes.c_float)]
+    _fields_ = [
+        ("layers", _Size), ("width", _Size), ("inner", _Size), ("heads", _Size), ("eps", ctypes.c_float),
+        ("bits", ctypes.c_int),
+    ]  # fmt: skip
 
 
 class _Cache(ctypes.Structure):
@@ -63,32 +66,35 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def can_step(model: LanguageModel, stored: Mapping[str, QuantizedMatrix]) -> bool:
-    """Return whether a model's blocks can be computed in C here.
+def step_bits(packed: LanguageModel) -> int:
+    """Return the bits of the weights with which a packed model's blocks can be computed in C here, or 0 if they cannot."""
+    config = packed.config
+    is_known = isinstance(packed, GPT2) and config.activation == "gelu_tanh"
+    if not is_known or config.head_dim % LANES or config.inner_width % LANES or _library() is None:
+        return 0
+    products = [_product(block, name) for block in packed.blocks for name in MATRICES]
+    bits = {product.bits if isinstance(product, PackedProduct) else 0 for product in products}
+    return bits.pop() if len(bits) == 1 else 0
 
-    Args:
-        model: to be decoded.
-        stored: its quantized matrices, by parameter name.
-    """
-    config = model.config
-    if type(model) is not GPT2 or config.activation != "gelu_tanh" or config.head_dim % LANES:
-        return False
-    names = (f"blocks.{layer}.{name}.weight" for layer in range(config.n_layer) for name in MATRICES)
-    return all(name in stored and can_multiply(stored[name]) for name in names) and _library() is not None
+
+def _product(block: nn.Module, name: str) -> object:
+    return vars(block.get_submodule(name)).get("product")
 
 
 class BlocksInC:
     """The blocks of a model for `gpt2_step.c`.
 
     Args:
-        packed: a copy of a model for which `can_step` is true, its matrices replaced by modules with an `Int4Product`.
+        packed: a model for which `step_bits` is not 0.
     """
 
     def __init__(self, packed: LanguageModel) -> None:
         config = packed.config
         self._kept: list[Tensor] = []  # the structures hold addresses only
         self._blocks = (_Block * config.n_layer)(*map(self._block, packed.blocks))
-        self._shape = _Shape(config.n_layer, config.n_embd, config.inner_width, config.n_head, config.norm_eps)
+        self._shape = _Shape(
+            config.n_layer, config.n_embd, config.inner_width, config.n_head, config.norm_eps, step_bits(packed)
+        )
         self._adapters: dict[str, ctypes.Array[_LowRank]] = {}
         self._names: Callable[[int], Sequence[str]] | None = None
 
@@ -130,8 +136,8 @@ class BlocksInC:
     def _block(self, block: nn.Module) -> _Block:
         tensors: dict[str, Tensor | None] = dict(block.named_parameters())
         for name in MATRICES:
-            product = vars(block.get_submodule(name))["product"]
-            assert isinstance(product, Int4Product)
+            product = _product(block, name)
+            assert isinstance(product, PackedProduct)
             tensors |= {f"{name}.weight": product.packed, f"{name}.bias": product.bias}
         found = [tensors.get(name) for name in ORDER]  # biases may be missing
         self._kept += [tensor for tensor in found if tensor is not None]
@@ -157,7 +163,7 @@ class BlocksInC:
         scratch = torch.empty(library.gpt2_scratch(shape, n, extent), dtype=torch.uint8)
         library.gpt2_blocks(
             x.data_ptr(), n, self._blocks, shape, ctypes.byref(place), extent, self._adapters_of(n), scratch.data_ptr(),
-            instruction_level(), torch.get_num_threads(),
+            int8.instruction_level(), torch.get_num_threads(),
         )  # fmt: skip
 
 

@@ -11,22 +11,13 @@
 
    The result of a vector does not depend on the other vectors: the order of its sums is fixed. */
 
-#include <immintrin.h>
-#include <stdint.h>
+#include "x86.c"
 
 #define GROUP 32
-#define TILE 16
 #define BLOCK 320
-#define AT_ONCE 8 /* vectors multiplied by a block while it is in registers */
 
 /* Bytes of scratch memory for n vectors: integers, their scales, and the sums of each group. */
 long int4_scratch(long n, long width) { return n * width + 2 * n * (width / GROUP) * (long)sizeof(float); }
-
-int int4_supported(void) {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw")) return 2;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
 
 __attribute__((target("avx2,fma,f16c")))
 static void quantize(const float *x, long groups, int8_t *q, float *scales, float *sums) {
@@ -56,14 +47,6 @@ static void quantize(const float *x, long groups, int8_t *q, float *scales, floa
     }
 }
 
-static inline int32_t four(const int8_t *q) {
-    int32_t value;
-    __builtin_memcpy(&value, q, 4);
-    return value;
-}
-
-#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,f16c"), always_inline)) static inline
-
 VNNI void tile_vnni(const int count, const uint8_t *block, long groups, long width, const int8_t *q, const float *scales,
                     const float *sums, const float *bias, float *out, long stride) {
     const __m512i low = _mm512_set1_epi8(15);
@@ -92,8 +75,6 @@ VNNI void tile_vnni(const int count, const uint8_t *block, long groups, long wid
     }
     for (int v = 0; v < count; v++) _mm512_storeu_ps(out + v * stride, total[v]);
 }
-
-#define AVX2 __attribute__((target("avx2,fma,f16c"), always_inline)) static inline
 
 AVX2 void tile_avx2(const int count, const uint8_t *block, long groups, long width, const int8_t *q, const float *scales,
                     const float *sums, const float *bias, float *out, long stride) {

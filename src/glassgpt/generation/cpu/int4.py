@@ -6,41 +6,23 @@ product of each vector is independent of the others, to the bit.
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glassgpt.generation.cpu.kernels import Product
-from glassgpt.generation.cpu.native import load_library
+from glassgpt.generation.cpu.packed_product import TILE, PackedProduct, product_library
 from glassgpt.model.quantized import QuantizedMatrix
 
-GROUP, TILE = 32, 16
-"""Columns per group, and rows whose weights are stored together, as `int4.c` has them."""
+GROUP = 32
+"""Columns per group, as `int4.c` has them."""
 INPUT_LEVELS = 127
-LEVELS = {1: "AVX2", 2: "AVX-512 VNNI"}
-"""Instructions that the library can use, by the level that it reports; 0 is none of them."""
 
 
-@functools.cache
 def instruction_level() -> int:
     """Return the key in `LEVELS` of the best instructions here, or 0 if this machine cannot run the kernel."""
-    library = _library()
-    return 0 if library is None else int(library.int4_supported())
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    library = load_library("int4")
-    if library is not None:
-        pointer, size, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-        library.int4_product.argtypes = [pointer, size, size, size, *[pointer] * 4, integer, integer]
-        library.int4_product.restype = None
-        library.int4_scratch.argtypes, library.int4_scratch.restype = [size, size], size
-    return library
+    library = product_library(4)
+    return 0 if library is None else int(library.x86_level())
 
 
 def can_multiply(matrix: QuantizedMatrix) -> bool:
@@ -48,43 +30,19 @@ def can_multiply(matrix: QuantizedMatrix) -> bool:
     return matrix.bits == 4 and matrix.group_size == GROUP and matrix.offsets is not None and instruction_level() > 0
 
 
-class Int4Product:
-    """The product with a packed matrix; see `Product`.
+class Int4Product(PackedProduct):
+    """The product with a packed 4-bit matrix; see `Product`.
 
     Args:
         matrix: with 4 bits in groups of `GROUP`; see `can_multiply`.
         bias: (out,) float32 or None.
         level: key in `LEVELS`; 0 is the best of this machine.
-
-    Attributes:
-        packed: the matrix as `pack` returns it.
-        bias: padded to whole tiles, or None.
     """
 
     def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, level: int = 0) -> None:
-        self._rows, self._width = matrix.integers.shape
-        padding = -self._rows % TILE
-        self._padded_rows, self._level = self._rows + padding, level or instruction_level()
-        self.packed = pack(matrix, padding)
-        self.bias = None if bias is None else F.pad(bias.detach().float(), (0, padding)).contiguous()
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """Return itself: it never changes, and copies of a model share its weights."""
-        return self
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(N, in) -> (N, out)."""
-        library = _library()
-        assert library is not None
-        x, n, width, rows = x.contiguous(), x.size(0), self._width, self._padded_rows
-        out = torch.empty(n, rows)
-        scratch = torch.empty(library.int4_scratch(n, width), dtype=torch.uint8)
-        bias = None if self.bias is None else self.bias.data_ptr()
-        library.int4_product(
-            x.data_ptr(), n, width, rows, self.packed.data_ptr(), bias, out.data_ptr(), scratch.data_ptr(), self._level,
-            torch.get_num_threads(),
-        )  # fmt: skip
-        return out[:, : self._rows]
+        shape = matrix.integers.shape
+        packed = pack(matrix, -shape[0] % TILE)
+        super().__init__(4, packed, shape, shape[1], bias, level or instruction_level())
 
 
 def pack(matrix: QuantizedMatrix, padding: int = 0) -> Tensor:

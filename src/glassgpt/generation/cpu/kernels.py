@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glassgpt.generation.cpu import int8
 from glassgpt.generation.cpu.layout import MAX_VECTORS, column_major_linear, to_column_major
 
 DecodingPrecision = Literal["float32", "bfloat16", "int8"]
@@ -103,6 +104,11 @@ def int8_fbgemm(weight: Tensor, bias: Tensor | None) -> Product:
 def int8_onednn(weight: Tensor, bias: Tensor | None) -> Product:
     """Use oneDNN's int8 product, which expects quantized inputs."""
     return _int8(_onednn, weight, bias)
+
+
+def int8_in_c(weight: Tensor, bias: Tensor | None) -> Product:
+    """Use our own int8 product, which quantizes the inputs itself."""
+    return int8.Int8Product(*quantize_rows(weight), bias)
 
 
 IntegerPack = Callable[[Tensor, Tensor, int], Product]
@@ -208,13 +214,18 @@ def _has_fbgemm() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines and hasattr(_ops.quantized, operator)
 
 
+def _has_int8_in_c() -> bool:
+    return int8.instruction_level() > 0
+
+
 KERNELS = (
     Kernel("row-major", "float32", row_major, _always),
     Kernel("column-major", "float32", column_major, _always),
     Kernel("oneDNN", "float32", onednn, _has_onednn),
     Kernel("row-major", "bfloat16", bfloat16_row_major, _always),
     Kernel("oneDNN", "bfloat16", bfloat16_onednn, _has_onednn_bfloat16),
+    Kernel("C", "int8", int8_in_c, _has_int8_in_c),
     Kernel("FBGEMM", "int8", int8_fbgemm, _has_fbgemm),
     Kernel("oneDNN", "int8", int8_onednn, _has_onednn_int8),
 )
-"""All kernels, the simplest of each precision first."""
+"""All kernels, the simplest of each precision first; of int8 our own, with which GPT-2 decodes in C (`gpt2_step`)."""

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt.errors import GenerationError
-from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, can_step
-from glassgpt.generation.cpu.int4 import LEVELS, Int4Product, can_multiply, instruction_level
+from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, step_bits
+from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
+from glassgpt.generation.cpu.packed_product import LEVELS, PackedProduct, use_huge_pages
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.gpt2 import GPT2
@@ -170,7 +171,9 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
         embedding = packed.get_parameter("token_embedding.weight")
         packed.__class__ = type(f"Packed{type(model).__name__}", (PackedHead, type(model)), {})
         packed.add_module("tied_head", PackedLinear(kernel.pack(embedding.detach(), None)))
-    if isinstance(model, GPT2) and can_step(model, stored):
+    modules = [vars(module).get("product") for module in packed.modules()]
+    use_huge_pages([product for product in modules if isinstance(product, PackedProduct)])
+    if type(model) is GPT2 and step_bits(packed):
         packed.__class__ = type(f"Fused{type(packed).__name__}", (StepsInC, type(packed)), {})
         vars(packed)["blocks_in_c"] = BlocksInC(packed)
     return packed
