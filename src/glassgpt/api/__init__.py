@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glassgpt.api.answers import ask, ask_options
     from glassgpt.api.compression import compress
     from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
     from glassgpt.api.distillation import distil, finish_distillation
@@ -29,6 +30,8 @@ __all__ = [
     "LoadedModel",
     "NamedRun",
     "PreferenceResult",
+    "ask",
+    "ask_options",
     "attach_diagnosis",
     "bench_generate",
     "bench_train",
@@ -59,6 +62,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ask": "answers",
+    "ask_options": "answers",
     "compress": "compression",
     "HELD_OUT_TOKENS": "diagnosis",
     "doctor": "diagnosis",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice
+from glassgpt.retrieval.index import Index
+from glassgpt.serving.document_answers import Documents
 from glassgpt.serving.replay import Replayed, check_records, replay_records
 from glassgpt.serving.run import ModelSource, adapter_model_name
 from glassgpt.serving.served_model import Weights
@@ -96,6 +99,7 @@ def model_sources(
     slots: int,
     template: Path | None = None,
     follow: bool = False,
+    indexes: Sequence[Path] = (),
 ) -> list[ModelSource]:
     """Return runs as models to serve, each adapter after the base that it adapts, as `base:adapter`.
 
@@ -105,6 +109,7 @@ def model_sources(
     Args:
         runs: to serve, with different names.
         device: see `model_source`, as are all others.
+        indexes: folders of indexes that each run also answers from, as `run+index`.
 
     Raises:
         UsageError: two models would have the same name.
@@ -126,7 +131,8 @@ def model_sources(
         for name, own in apart.items():
             full = adapter_model_name(run.name, name)
             sources.append(model_source(own.folder, full, checkpoint=own.checkpoint, follow=follow, **settings))
-    return sources
+    documents = {path.resolve().name: Documents(Index.open(path)) for path in indexes}
+    return [dataclasses.replace(source, documents=documents) for source in sources]
 
 
 def model_source(

@@ -10,6 +10,7 @@ import glassgpt
 from glassgpt import console
 from glassgpt.cli import (
     adaptation,
+    ask,
     chat,
     compression,
     configuration,
@@ -51,6 +52,7 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "sweep-decoding", evaluation.sweep_decoding),
     (app, "inspect", inspection.inspect),
     (app, "chat", chat.chat),
+    (app, "ask", ask.ask),
     (app, "serve", serve.serve),
     (app, "replay", serve.replay),
     (app, "doctor", diagnosis.doctor),

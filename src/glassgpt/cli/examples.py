@@ -53,6 +53,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "compress": ("glassgpt compress runs/mine --out runs/mine-int4 --int4",),
     "chat": ("glassgpt chat runs/mine", "glassgpt chat http://127.0.0.1:8000"),
+    "ask": (
+        'glassgpt ask notes.index "When was the bridge built?" --model runs/mine',
+        'glassgpt ask notes.index "The bridge was built in ________." --model runs/mine --option 1932 --option 1937',
+    ),
     "serve": (
         "glassgpt serve runs/mine",
         "glassgpt serve mine=runs/mine other=runs/other --port 9000 --record answers.jsonl",

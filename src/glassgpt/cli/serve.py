@@ -42,6 +42,7 @@ def serve(
     allow_host: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     slots: Integer | None = None,
     chat_template: Path | None = None,
+    index: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     follow: Flag = False,
     record: Path | None = None,
     limits: Annotated[LimitFlags, Parameter(name="*")] | None = None,
@@ -71,6 +72,9 @@ def serve(
         Texts generated at once; 8 on a CPU and 64 on a GPU by default.
     chat_template:
         File of a chat template, .toml or .jinja; by default that of the run, or a plain transcript.
+    index:
+        Folder of an index of documents, created by glassgpt index; the chat model RUN+INDEX answers with quotations from
+        it. May be repeated.
     follow:
         Serve the newest checkpoint of a run that is still training; running requests finish on their own.
     record:
@@ -79,6 +83,7 @@ def serve(
         Precision of the weights; see glassgpt generate --help.
     """
     from glassgpt.data.files import check_output_path
+    from glassgpt.retrieval.index import Index
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
@@ -87,6 +92,8 @@ def serve(
     pinned = next((own for _, _, own in named if own is not None), None)
     if follow and pinned is not None:
         raise UsageError(f"--follow serves the newest checkpoint, so that @{pinned} cannot be combined with it")
+    if follow and index:
+        raise UsageError("--follow serves a model that changes; it cannot be combined with --index")
     if len(set(names)) < len(names):
         raise UsageError(f"two models are called {_repeated(names)}; give them names, as in NAME=FOLDER")
     if slots is not None and slots < 1:
@@ -99,6 +106,8 @@ def serve(
     for _, folder, _ in named:
         RunFolder(folder).require()
     require_template_file(chat_template)
+    for folder in index:
+        Index.open(folder)
     if record is not None and not record.exists():
         check_output_path("--record", record)
     for package in ("starlette", "uvicorn"):
@@ -115,8 +124,9 @@ def serve(
     settings.check()
     given = [api.NamedRun(name, folder, own or checkpoint) for name, folder, own in named]
     sources = api.model_sources(
-        given, device=device, precision=precision, slots=used_slots, template=chat_template, follow=follow
-    )
+        given, device=device, precision=precision, slots=used_slots, template=chat_template, follow=follow,
+        indexes=index,
+    )  # fmt: skip
     for source in sources:
         for name in source.adapters:
             console.info(

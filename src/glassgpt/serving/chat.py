@@ -9,6 +9,7 @@ from glassgpt.data.chat.jinja_template import Template
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
+from glassgpt.serving.document_answers import answer_from_documents
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.explaining import explain
 from glassgpt.serving.fields import CHAT_FIELDS
@@ -37,6 +38,8 @@ async def create_chat_completion(context: ServerContext, call: Call) -> Answer:
         raise APIError("top_logprobs needs logprobs to be true", param="top_logprobs")
     model = context.find(values["model"])
     messages = parse_messages(values["messages"], model.template, "messages")
+    if (documents := context.documents.get(model.name)) is not None:
+        return await answer_from_documents(model, documents, messages, values)
     max_tokens = values["max_completion_tokens"] or values["max_tokens"]
     if max_tokens == 0:
         raise APIError("max_tokens is 0; it must be at least 1", param="max_tokens")

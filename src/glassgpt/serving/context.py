@@ -10,6 +10,7 @@ from typing import Any
 
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.schema import Setting
+from glassgpt.serving.document_answers import Documents
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.fields import parse_fields
 from glassgpt.serving.generation_call import Constraint, GenerationCall, PromptResult, prepare_call
@@ -32,6 +33,7 @@ class ServerContext:
         limits: of the server.
         metrics: counts what happens.
         recorder: writes answers to a file; None without --record.
+        documents: by the name of a model, what it answers from.
         executor: threads that tokenize long texts and compile constraints.
     """
 
@@ -39,6 +41,7 @@ class ServerContext:
     limits: ServerLimits
     metrics: Metrics
     recorder: Recorder | None = None
+    documents: Mapping[str, Documents] = field(default_factory=dict[str, Documents])
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(COMPILE_THREADS, thread_name_prefix="glassgpt-prepare")
     )
@@ -98,6 +101,8 @@ class ServerContext:
         stop: Sequence[str] = (),
     ) -> GenerationCall:
         """Return a validated generation, and name the weights in the response's headers; see `prepare_call`."""
+        if model.name in self.documents:
+            raise APIError(f"{model.name} answers questions from documents; use /v1/chat/completions", param="model")
         generation = await prepare_call(
             model,
             values,

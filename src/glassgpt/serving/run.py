@@ -17,6 +17,7 @@ from glassgpt.data.chat.jinja_template import Template
 from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
 from glassgpt.serving.app import create_app
 from glassgpt.serving.context import ServerContext
+from glassgpt.serving.document_answers import Documents, documents_model_name
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder
@@ -47,6 +48,7 @@ class ModelSource:
         template: turns messages into a prompt.
         newest: returns the newest checkpoint's name, or None if there is none; None does not follow the run.
         adapters: the templates of the adapters that share its weights, by their names in `Weights.adapters`.
+        documents: what it also answers from, by the name of the index.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ModelSource:
     template: Template
     newest: Callable[[], str | None] | None = None
     adapters: Mapping[str, Template] = field(default_factory=dict[str, Template])
+    documents: Mapping[str, Documents] = field(default_factory=dict[str, Documents])
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,10 @@ async def _serve(
     for source in sources:  # taken out of the list, so that a newer checkpoint frees them
         models |= start_models(source, weights.pop(0), new, loop)
     recorder = None if settings.record is None else Recorder(settings.record)
-    context = ServerContext(models, limits, metrics, recorder)
+    documents = {
+        documents_model_name(source.name, name): each for source in sources for name, each in source.documents.items()
+    }
+    context = ServerContext(models, limits, metrics, recorder, documents)
     app = create_app(context, hosts=settings.allowed_hosts, api_keys=settings.api_keys)
 
     def drain() -> None:
@@ -218,6 +224,10 @@ def start_models(
         full = adapter_model_name(source.name, name)
         models[full] = new(full, template)
         models[full].activate(version.with_adapter(weights.adapters[name]))
+    for name in source.documents:
+        full = documents_model_name(source.name, name)
+        models[full] = new(full, source.template)
+        models[full].activate(version.with_adapter(weights))
     return models
 
 

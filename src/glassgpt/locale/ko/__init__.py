@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glassgpt.locale.ko import (
     adaptation,
+    answers,
     chat,
     code,
     commands,
@@ -42,10 +43,19 @@ MESSAGES: dict[str, str] = {
     **interchange.MESSAGES,
     **retrieval.MESSAGES,
     **serving.MESSAGES,
+    **answers.MESSAGES,
     **parts.COMPOSED,
 }
 """Messages and results by English template."""
-HELP: dict[str, str] = {**commands.HELP, **options.HELP, **compression.HELP, **serving.HELP, **chat.HELP, **code.HELP}
+HELP: dict[str, str] = {
+    **commands.HELP,
+    **options.HELP,
+    **compression.HELP,
+    **serving.HELP,
+    **chat.HELP,
+    **code.HELP,
+    **answers.HELP,
+}
 """The help of commands and options."""
 PARTS: dict[str, str] = {**parts.PARTS, **reason_templates()}
 """Pieces of messages that are translated only inside of messages."""

@@ -1,0 +1,35 @@
+"""Answers from documents."""
+
+MESSAGES = {
+    "the text to be quoted has nothing but white space": "인용할 글에 공백밖에 없습니다",
+    "the question is empty; ask something": "질문이 비어 있습니다. 질문을 적으세요",
+    "{} options are given; give at least two, none of them empty": "선택지가 {0}개입니다. 두 개 이상을 빈 것 없이 지정하세요",
+    "the question and its options have more tokens than the model's context; shorten them": "질문과 선택지의 토큰이 모델의 컨텍스트보다 많습니다. 줄이세요",
+    "the question has too many tokens for the model's context: with a passage and the answer there must be {} fewer; shorten it": "질문의 토큰이 모델의 컨텍스트에 비해 너무 많습니다. 문단과 답까지 들어가려면 {0}개를 줄여야 합니다. 질문을 줄이세요",
+    "The documents do not seem to answer this question. (confidence {})": "문서에 이 질문의 답이 없는 것 같습니다. (확신도 {0})",
+    "(confidence {})": "(확신도 {0})",
+    "Nothing in the documents shares a word with this question.": "문서에 이 질문과 겹치는 말이 없습니다.",
+    "The nearest passage:": "가장 가까운 문단:",
+    "Options": "선택지",
+    "option": "선택지",
+    "probability": "확률",
+    "--option must be given at least twice, and none of them may be empty": "--option은 두 번 이상, 빈 것 없이 지정해야 합니다",
+    "--{} must be at least 1, not {}": "--{0:t}에는 1 이상을 지정하세요. 지금은 {1}입니다",
+    "--follow serves a model that changes; it cannot be combined with --index": "--follow는 바뀌는 모델을 서비스하므로 --index와 함께 쓸 수 없습니다",
+    "--threshold must be from 0 to 1, not {}": "--threshold에는 0과 1 사이의 수를 지정하세요. 지금은 {0}입니다",
+}
+HELP = {
+    "Folder of an index of documents, created by glassgpt index; the chat model RUN+INDEX answers with quotations from it.": "glassgpt index로 만든 문서 인덱스의 폴더. 채팅 모델 RUN+INDEX가 여기에서 말을 인용해 답합니다.",
+    "Answer a question with quotations from indexed documents, each with its source, or say that they do not answer it.": "인덱스의 문서에서 말을 인용해 질문에 답하고 인용마다 출처를 밝힙니다. 문서에 답이 없으면 없다고 합니다.",
+    "Every quotation stands word for word in its passage.": "인용은 모두 문단에 글자 그대로 있는 말입니다.",
+    "With --option, choose among given answers instead.": "--option을 쓰면 주어진 답 가운데 하나를 고릅니다.",
+    "Folder of an index, created by glassgpt index.": "glassgpt index로 만든 인덱스의 폴더.",
+    "The question; with --option it may have a gap (________) for the answer.": "질문. --option을 쓸 때는 답이 들어갈 빈칸(________)이 있어도 됩니다.",
+    "Folder of the run whose model reads the passages.": "문단을 읽을 모델의 실행 폴더.",
+    "An answer to choose from; give at least two.": "고를 답. 두 개 이상 지정하세요.",
+    "Number of passages to read.": "읽을 문단의 수.",
+    "Most quotations, each from another passage.": "인용의 최대 개수. 서로 다른 문단에서 뽑습니다.",
+    "Maximum tokens per quotation.": "인용 하나의 최대 토큰 수.",
+    "Confidence below which there is no answer, 0 to 1.": "확신도가 이보다 낮으면 답하지 않습니다(0에서 1).",
+    "Print one JSON object with passages, scores, offsets and quotations.": "문단, 점수, 위치, 인용을 JSON 객체 하나로 출력합니다.",
+}

@@ -1,0 +1,136 @@
+"""Evaluate answers on questions whose document is known: verbatim quotations, exact match, F1, accuracy, abstention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glassgpt.retrieval.answer_metrics import auroc, exact_match, f1
+from glassgpt.retrieval.answering import DEFAULT_PASSAGES, Answer, answer_from_hits
+from glassgpt.retrieval.multiple_choice import ChoiceReader, choose
+from glassgpt.retrieval.quoting import QuotingModel
+
+if TYPE_CHECKING:
+    from glassgpt.retrieval.index import Hit, Index
+
+SEARCHED = 4
+"""Times as many passages are searched as are read, so that enough remain without those of the answer's document."""
+
+
+@dataclass(frozen=True)
+class AskedQuestion:
+    """A question with what is known about its answer.
+
+    Attributes:
+        text: the question.
+        source: the document that answers it.
+        answers: accepted answers; empty if none are known.
+        options: answers to choose from; empty if there are none.
+        correct: index of the right option.
+    """
+
+    text: str
+    source: str
+    answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    correct: int = 0
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question with the answers that were given.
+
+    Attributes:
+        question: as asked.
+        found: the answer from all passages.
+        without: the answer from the passages of other documents, which cannot carry it.
+        is_findable: whether a passage of the answer's document was among those that were read.
+        option: index of the chosen option; None without options.
+        closed_option: index of the option that the model finds most probable without any passage.
+    """
+
+    question: AskedQuestion
+    found: Answer
+    without: Answer
+    is_findable: bool
+    option: int | None = None
+    closed_option: int | None = None
+
+
+def answered_questions(
+    index: Index,
+    reader: QuotingModel,
+    questions: Sequence[AskedQuestion],
+    *,
+    passages: int = DEFAULT_PASSAGES,
+) -> Iterator[AnsweredQuestion]:
+    """Yield each question with its answers, as soon as it is answered.
+
+    Args:
+        index: of the documents.
+        reader: the model.
+        questions: to be asked.
+        passages: to read for each.
+
+    Raises:
+        GlassGPTError: a question does not fit the model's context.
+    """
+    for question in questions:
+        yield _answered(index, reader, question, passages)
+
+
+def _answered(index: Index, reader: QuotingModel, question: AskedQuestion, passages: int) -> AnsweredQuestion:
+    hits = index.search(question.text, SEARCHED * passages)
+    read = hits[:passages]
+    others = [hit for hit in hits if not _is_from(hit, question.source)][:passages]
+    found = answer_from_hits(reader, question.text, read)
+    without = found if others == read else answer_from_hits(reader, question.text, others)
+    is_findable = any(_is_from(hit, question.source) for hit in read)
+    if not question.options:
+        return AnsweredQuestion(question, found, without, is_findable)
+    choice = choose(ChoiceReader(reader.model, reader.tokenizer), index, question.text, question.options)
+    closed = choice.features["closed"]
+    return AnsweredQuestion(question, found, without, is_findable, choice.option, closed.index(max(closed)))
+
+
+def _is_from(hit: Hit, source: str) -> bool:
+    return source in (hit.passage.source, hit.passage.path)
+
+
+def answer_figures(answered: Sequence[AnsweredQuestion]) -> dict[str, float]:
+    """Return the metrics of answers by name; those that nothing can be said about are left out.
+
+    `verbatim` is the share of quotations that stand in their passage. `exact_match` and `f1` count each answer, also
+    one that would not be given. `accuracy` is that of options, `accuracy_closed_book` that of the model without passages. `abstention_auroc`
+    is the probability that the confidence with the answer's document is above that without it.
+    """
+    quotations = [
+        each.text in found.evidence[each.number - 1].passage.text
+        for one in answered
+        for found in (one.found, one.without)
+        for each in found.quotations
+    ]
+    with_answers = [each for each in answered if each.question.answers]
+    with_options = [each for each in answered if each.question.options]
+    findable = [each.found.confidence for each in answered if each.is_findable]
+    figures = {
+        "verbatim": _mean(quotations),
+        "exact_match": _mean([exact_match(_quoted(each), each.question.answers) for each in with_answers]),
+        "f1": _mean([f1(_quoted(each), each.question.answers) for each in with_answers]),
+        "accuracy": _mean([each.option == each.question.correct for each in with_options]),
+        "accuracy_closed_book": _mean([each.closed_option == each.question.correct for each in with_options]),
+        "answered": _mean([not each.found.abstains for each in answered]),
+        "abstention_auroc": auroc(findable, [each.without.confidence for each in answered]) if findable else None,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _quoted(each: AnsweredQuestion) -> str:
+    return each.found.quotations[0].text if each.found.quotations else ""
+
+
+def _mean(values: Sequence[float | bool]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,106 @@
+"""Quote the words of a passage that answer a question: constrained generation, so that every quotation is verbatim."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from glassgpt.data.chat.jinja_template import Template
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.evaluation.continuations import GenerationJob, generate_continuations
+from glassgpt.generation.constrained import quotation_constraint
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+from glassgpt.retrieval.likelihood import continuation_logprobs, span_logprob
+from glassgpt.retrieval.passage_prompt import PassagePrompt, passage_prompt
+from glassgpt.retrieval.passages import Passage
+
+MAX_QUOTATION_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Quotation:
+    """Words of a passage.
+
+    Attributes:
+        number: of the passage in the answer, from 1.
+        text: the words, verbatim.
+        start: offset of the first character in the document's text.
+        end: offset behind the last character.
+    """
+
+    number: int
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class QuotingModel:
+    """A model that reads passages and quotes from them.
+
+    Attributes:
+        model: in evaluation mode, prepared for decoding.
+        tokenizer: the model's.
+        template: the model's chat template.
+        max_tokens: longest quotation.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    template: Template
+    max_tokens: int = MAX_QUOTATION_TOKENS
+
+    def prompt(self, question: str, number: int = 0, passage: Passage | None = None) -> PassagePrompt:
+        """Return the prompt that asks about a passage, or without one.
+
+        Raises:
+            GenerationError: the question does not fit the context.
+        """
+        longest = self.model.config.context_length - self.max_tokens
+        text = "" if passage is None else passage.text
+        label = "" if passage is None else f"({', '.join(filter(None, (passage.source, passage.heading)))})"
+        return passage_prompt(self.tokenizer, self.template, question, label, text, longest)
+
+    def question_logprob(self, prompt: PassagePrompt) -> float:
+        """Return the mean log-probability of the question's tokens after the passage."""
+        start, end = prompt.question_start, prompt.question_end
+        if start >= end:
+            return 0.0
+        return span_logprob(self.model, prompt.tokens, start, end, self.tokenizer.vocab_size) / (end - start)
+
+    def answer_logprob(self, prompt: PassagePrompt, answer: str) -> float:
+        """Return the mean log-probability of an answer's tokens."""
+        tokens = self.tokenizer.encode(answer)
+        return continuation_logprobs(self.model, prompt.tokens, [tokens], self.tokenizer.vocab_size)[0] / len(tokens)
+
+    def quote(
+        self, prompts: Sequence[PassagePrompt], passages: Sequence[Passage], numbers: Sequence[int]
+    ) -> list[Quotation]:
+        """Return the model's quotation from each passage, generated in one batch, the most probable token at each step.
+
+        Args:
+            prompts: one for each passage.
+            passages: to be quoted from.
+            numbers: of the passages in the answer.
+        """
+        jobs = [GenerationJob(prompt.tokens, self._options(prompt.text)) for prompt in prompts]
+        texts = generate_continuations(self.model, self.tokenizer, jobs)
+        return [
+            _locate(text.text, passage, number) for text, passage, number in zip(texts, passages, numbers, strict=True)
+        ]
+
+    def _options(self, text: str) -> GenerationOptions:
+        options = GenerationOptions(max_tokens=self.max_tokens, temperature=0.0, seed=0, min_tokens=1, stop=("\n",))
+        return dataclasses.replace(options, processors=(quotation_constraint(text, self.tokenizer),))
+
+
+def _locate(output: str, passage: Passage, number: int) -> Quotation:
+    """Return the quotation of an output that is part of a passage.
+
+    An output that reached the limit of tokens may end inside a character, which is left out.
+    """
+    text = output.strip().removesuffix("\ufffd").strip()
+    start = passage.start + passage.text.index(text)
+    return Quotation(number, text, start, start + len(text))
