@@ -19,7 +19,7 @@ from glassgpt.data.files import read_regular
 from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
-from glassgpt.generation.precision import Precision, kernel_choice
+from glassgpt.generation.precision import Precision, kernel_choice, prepare_for_decoding
 from glassgpt.retrieval.index import Index
 from glassgpt.serving.document_answers import Documents
 from glassgpt.serving.replay import Replayed, check_records, replay_records
@@ -57,8 +57,8 @@ def load_weights(
         GlassGPTError: see `load`.
     """
     loaded, path = load_checkpoint(run, checkpoint, device, precision, slots)
-    choice = kernel_choice(loaded.model, precision, batch_size=slots)
-    model = loaded.decoding_model
+    choice = kernel_choice(loaded.model, precision, batch_size=slots, remembers=True)
+    model = prepare_for_decoding(loaded.model, precision, batch_size=slots, remembers=True)
     parameter = next(loaded.model.parameters())
     files = json.loads(read_regular(path / MANIFEST))["files"]
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]

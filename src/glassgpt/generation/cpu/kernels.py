@@ -26,6 +26,7 @@ from torch import Tensor
 
 from glassgpt.generation.cpu import int8
 from glassgpt.generation.cpu.layout import MAX_VECTORS, column_major_linear, to_column_major
+from glassgpt.generation.cpu.shared_context import SharedContext
 
 DecodingPrecision = Literal["float32", "bfloat16", "int8"]
 Product = Callable[[Tensor], Tensor]
@@ -159,9 +160,7 @@ def _input_levels(pack: IntegerPack) -> int:
 
 
 def _fbgemm(integers: Tensor, scales: Tensor, levels: int) -> Product:
-    # PyTorch has deprecated quantized tensor types, which are used only here; their successor is _onednn.
-    with _quantized_engine("fbgemm"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*quantize")
+    with _packing_with_fbgemm:
         zeros = torch.zeros(len(scales), dtype=torch.long)
         quantized: Tensor = torch._make_per_channel_quantized_tensor(integers, scales.double(), zeros, 0)  # pyright: ignore
         weights = _ops.quantized.linear_prepack(quantized, None)
@@ -170,13 +169,20 @@ def _fbgemm(integers: Tensor, scales: Tensor, levels: int) -> Product:
 
 
 @contextmanager
-def _quantized_engine(name: str) -> Generator[None]:
+def _fbgemm_engine() -> Generator[None]:
+    """Select FBGEMM as PyTorch's quantized engine, for the whole process."""
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = name
+    torch.backends.quantized.engine = "fbgemm"
     try:
-        yield
+        with warnings.catch_warnings():
+            # PyTorch has deprecated quantized tensor types, which are used only here; their successor is _onednn.
+            warnings.filterwarnings("ignore", category=UserWarning, message=".*quantize")
+            yield
     finally:
         torch.backends.quantized.engine = before
+
+
+_packing_with_fbgemm = SharedContext(_fbgemm_engine)
 
 
 def _onednn(integers: Tensor, scales: Tensor, levels: int) -> Product:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from glassgpt.errors import GenerationError
 from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, step_bits
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
+from glassgpt.generation.cpu.kernel_times import remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
 from glassgpt.generation.cpu.packed_product import LEVELS, PackedProduct, use_huge_pages
 from glassgpt.model.config import ModelConfig
@@ -86,10 +88,18 @@ class KernelChoice:
         return f"decoding on the CPU in {self.kernel.precision}, {self.name}{timed}"
 
 
-def choose_kernel(config: ModelConfig, precision: DecodingPrecision, batch_size: int) -> KernelChoice:
+def choose_kernel(
+    config: ModelConfig, precision: DecodingPrecision, batch_size: int, *, remembers: bool = False
+) -> KernelChoice:
     """Return the fastest kernel of a precision on this machine; kernels are timed once per process.
 
     Models so small that their matrices stay in a core's own cache get the simplest kernel.
+
+    Args:
+        config: of the model.
+        precision: of the weights.
+        batch_size: sequences per decoding step.
+        remembers: take the times that an earlier process has measured, and keep them for later ones.
 
     Raises:
         GenerationError: this PyTorch has no kernel of that precision.
@@ -102,7 +112,11 @@ def choose_kernel(config: ModelConfig, precision: DecodingPrecision, batch_size:
     simplest = kernels[0]
     if len(kernels) == 1 or 4 * config.n_embd**2 < MIN_TIMED_ELEMENTS:
         return KernelChoice(simplest, {}, batch_size)
-    milliseconds = _time_kernels(tuple(kernels), config.n_embd, batch_size, torch.get_num_threads())
+    names, conditions = [kernel.name for kernel in kernels], (config.n_embd, batch_size, torch.get_num_threads())
+    measure = functools.partial(_time_kernels, tuple(kernels), *conditions)
+    milliseconds = (
+        remembered_times(names, (precision, torch.__version__, *conditions), measure) if remembers else measure()
+    )
     best = min(kernels, key=lambda kernel: milliseconds[kernel.name])
     is_faster = milliseconds[best.name] < MIN_GAIN * milliseconds[simplest.name]
     return KernelChoice(best if is_faster else simplest, dict(milliseconds), batch_size)
@@ -164,19 +178,29 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     packed = copy_sharing_weights(model).eval()
     packed.quantized = {}  # the packed matrices hold the integers
     stored = still_quantized(dict(model.named_parameters()), model.quantized) if kernel.precision == "int8" else {}
-    for name, module in list(packed.named_modules()):
-        if isinstance(module, nn.Linear):
-            packed.set_submodule(name, _pack_linear(module, kernel, stored.get(f"{name}.weight")))
-    if "head" not in model.parameter_kinds().values():
-        embedding = packed.get_parameter("token_embedding.weight")
+    is_tied = "head" not in model.parameter_kinds().values()
+    linears = {name: module for name, module in packed.named_modules() if isinstance(module, nn.Linear)}
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="glassgpt-pack") as pool:  # many pack on one core
+        head = pool.submit(_pack_tied_head, packed, kernel) if is_tied else None  # first: the largest
+        layers = {
+            name: pool.submit(_pack_linear, linear, kernel, stored.get(f"{name}.weight"))
+            for name, linear in linears.items()
+        }
+        for name, layer in layers.items():
+            packed.set_submodule(name, layer.result())
+    if head is not None:
         packed.__class__ = type(f"Packed{type(model).__name__}", (PackedHead, type(model)), {})
-        packed.add_module("tied_head", PackedLinear(kernel.pack(embedding.detach(), None)))
+        packed.add_module("tied_head", head.result())
     modules = [vars(module).get("product") for module in packed.modules()]
     use_huge_pages([product for product in modules if isinstance(product, PackedProduct)])
     if type(model) is GPT2 and step_bits(packed):
         packed.__class__ = type(f"Fused{type(packed).__name__}", (StepsInC, type(packed)), {})
         vars(packed)["blocks_in_c"] = BlocksInC(packed)
     return packed
+
+
+def _pack_tied_head(model: LanguageModel, kernel: Kernel) -> PackedLinear:
+    return PackedLinear(kernel.pack(model.get_parameter("token_embedding.weight").detach(), None))
 
 
 def _pack_linear(linear: nn.Linear, kernel: Kernel, stored: QuantizedMatrix | None) -> PackedLinear:

@@ -1,0 +1,72 @@
+"""Times of kernels that are kept for later processes.
+
+Two kernels round differently, and a processor that is busy for a moment can make either the faster one. A server that
+remembers what it has measured gives the same texts after a restart, and starts sooner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from glassgpt.data.files import read_regular
+from glassgpt.generation.cpu.native import cache_folder
+
+CPU_INFO = Path("/proc/cpuinfo")
+CPU_LINES = ("vendor_id", "model", "stepping", "flags", "CPU", "Features")
+"""How the lines of that file begin that do not change, on x86 and on ARM."""
+
+
+def remembered_times(
+    names: Collection[str], conditions: Collection[object], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Return the milliseconds of kernels as measured by an earlier process, or measure them and keep them.
+
+    Args:
+        names: of the kernels.
+        conditions: on which the times depend, besides the processor.
+        measure: returns the times by name.
+    """
+    key = "\n".join([processor(), *map(str, conditions), *names])
+    path = cache_folder() / f"times-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError):  # not there, or damaged
+        kept = json.loads(read_regular(path))
+        if _are_times(kept, names):
+            return kept
+    times = measure()
+    with suppress(OSError):  # the folder cannot be written: the next process measures again
+        _write(path, json.dumps(times))
+    return times
+
+
+def processor() -> str:
+    """Return what tells processors apart: model and instructions."""
+    with suppress(OSError):
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(CPU_LINES))
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def _are_times(kept: Any, names: Collection[str]) -> bool:
+    if not isinstance(kept, dict) or kept.keys() != {*names}:  # pyright: ignore[reportUnknownMemberType]
+        return False
+    return all(isinstance(taken, float) and 0 < taken < float("inf") for taken in kept.values())  # pyright: ignore
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,135 @@
+"""Kernel times that are kept for later processes, and packing matrices in several threads."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from glassgpt.generation.cpu import packing
+from glassgpt.generation.cpu.kernel_times import remembered_times
+from glassgpt.generation.cpu.kernels import KERNELS
+from glassgpt.generation.cpu.native import cache_folder
+from glassgpt.generation.cpu.shared_context import SharedContext
+from glassgpt.generation.precision import kernel_choice
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
+
+NAMES = ("a", "b")
+
+
+class Measurements:
+    """Counts how often it is called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> dict[str, float]:
+        self.count += 1
+        return {"a": 1.0 + self.count, "b": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the times in a folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def kept_file() -> Path:
+    (file,) = cache_folder().glob("times-*.json")
+    return file
+
+
+def test_times_are_measured_once_per_condition():
+    measure = Measurements()
+    first = remembered_times(NAMES, (768, 8), measure)
+    assert remembered_times(NAMES, (768, 8), measure) == first == {"a": 2.0, "b": 2.0}
+    assert measure.count == 1
+    assert remembered_times(NAMES, (768, 1), measure)["a"] == 3.0
+    assert remembered_times(("b", "a"), (768, 1), measure)["a"] == 4.0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"a": 1.0}', '{"a": 1.0, "b": "2"}', '{"a": 1.0, "b": -2.0}', '{"a": 1.0, "b": NaN}']
+)
+def test_a_damaged_file_is_replaced(content: str):
+    measure = Measurements()
+    remembered_times(NAMES, (), measure)
+    kept_file().write_text(content)
+    assert remembered_times(NAMES, (), measure) == {"a": 3.0, "b": 2.0}
+    assert remembered_times(NAMES, (), measure) == {"a": 3.0, "b": 2.0}
+    assert measure.count == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_a_measurement(tmp_path: Path):
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    measure = Measurements()
+    assert [remembered_times(NAMES, (), measure)["a"] for _ in range(2)] == [2.0, 3.0]
+
+
+def test_the_remembered_kernel_is_chosen_again(monkeypatch: pytest.MonkeyPatch):
+    model = build_model(ModelConfig(vocab_size=64, context_length=8, n_layer=1, n_head=4, n_embd=256)).eval()
+    fastest = "oneDNN"
+
+    def times(kernels: tuple[packing.Kernel, ...], *_: int) -> dict[str, float]:
+        return {kernel.name: 1.0 if kernel.name == fastest else 2.0 for kernel in kernels}
+
+    monkeypatch.setattr(packing, "_time_kernels", times)
+    chosen = kernel_choice(model, remembers=True)
+    fastest = "row-major"
+    again, measured = kernel_choice(model, remembers=True), kernel_choice(model)
+    assert chosen is not None
+    assert again is not None
+    assert measured is not None
+    assert (chosen.kernel.name, again.kernel.name, measured.kernel.name) == ("oneDNN", "oneDNN", "row-major")
+
+
+def test_a_shared_context_is_left_by_the_last_thread():
+    events: list[str] = []
+
+    @contextmanager
+    def context() -> Generator[None]:
+        events.append("enter")
+        yield
+        events.append("leave")
+
+    shared, both_inside, first_left = SharedContext(context), threading.Barrier(2), threading.Event()
+
+    def first() -> None:
+        with shared:
+            both_inside.wait(10)
+        first_left.set()
+
+    def second() -> None:
+        with shared:
+            both_inside.wait(10)
+            assert first_left.wait(10)
+            assert events == ["enter"]
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result()
+    assert events == ["enter", "leave"]
+    with shared:
+        assert events == ["enter", "leave", "enter"]
+
+
+@pytest.mark.parametrize(
+    "kernel", [kernel for kernel in KERNELS if kernel.is_available()], ids=lambda k: f"{k.precision}-{k.name}"
+)
+def test_matrices_that_are_packed_in_several_threads_are_the_same(kernel: packing.Kernel):
+    engine, filters = torch.backends.quantized.engine, list(warnings.filters)
+    x, weights = torch.randn(3, 64), [torch.randn(96, 64) for _ in range(16)]
+    expected = [kernel.pack(weight.clone(), None)(x) for weight in weights]
+    with ThreadPoolExecutor(4) as pool:
+        products = list(pool.map(kernel.pack, weights, [None] * len(weights)))
+    for product, alone in zip(products, expected, strict=True):
+        assert torch.equal(product(x), alone)
+    assert torch.backends.quantized.engine == engine
+    assert list(warnings.filters) == filters
