@@ -15,6 +15,7 @@ from glassgpt.errors import ConfigError, UsageError
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.serving import fields
+from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.openapi import openapi
 from glassgpt.serving.recording import Recorder, options_from_json, options_json
@@ -379,6 +380,37 @@ def test_follow_serves_new_checkpoints_and_finishes_old_requests(model):
         assert fresh.json["system_fingerprint"] != alone.json["system_fingerprint"]
         assert messages == ["tiny: serving step 2 now"]
         assert len(served.versions) == 1
+
+    run_with(model, work)
+
+
+def test_follow_reports_a_checkpoint_that_cannot_be_started_and_tries_the_next(model, monkeypatch, caplog):
+    newest, loaded = ["step-2"], []
+
+    def load():
+        loaded.append(newest[0])
+        return Weights(attentive_model(seed=1), BYTES, 2, {"weights": "new"}, "", newest[0])
+
+    def fails(thread):
+        raise RuntimeError("no memory for the warm-up")
+
+    async def work(client):
+        served = client.context.models["tiny"]
+        old = served.current
+        with monkeypatch.context() as patch:
+            patch.setattr(EngineThread, "_begin", fails)
+            source = ModelSource("tiny", load, served.template, lambda: newest[0])
+            following = asyncio.create_task(follow(served, source, lambda message: None, seconds=0.02))
+            while "step-2 could not be started: no memory for the warm-up" not in caplog.text:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+        assert loaded == ["step-2"]
+        assert served.current is old
+        newest[0] = "step-3"
+        while served.current is old:
+            await asyncio.sleep(0.005)
+        following.cancel()
+        assert loaded == ["step-2", "step-3"]
 
     run_with(model, work)
 

@@ -58,8 +58,8 @@ def serve(
         Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default. FOLDER@step-000100
         selects a checkpoint.
     runs:
-        Further runs, or other checkpoints of one, given in the same way. An adapter of a run that is served shares its
-        weights and is called RUN:NAME.
+        Further runs, or other checkpoints of one, given in the same way. An adapter of a run that is served is called
+        RUN:NAME; on a CPU and without --follow it shares the weights of RUN.
     host:
         Address to listen on. One that other machines can reach needs --api-key.
     port:
@@ -85,6 +85,7 @@ def serve(
     from glassgpt.data.files import check_output_path
     from glassgpt.retrieval.index import Index
     from glassgpt.training.checksums import require_checkpoint_and_hash
+    from glassgpt.training.garbage import manual_garbage_collection
     from glassgpt.training.run_folder import RunFolder
 
     named = [_named_run(each) for each in (run, *runs)]
@@ -115,18 +116,19 @@ def serve(
     for _, folder, own in named:
         require_checkpoint_and_hash(RunFolder(folder), own or checkpoint)
 
-    from glassgpt import api  # loads torch, which takes seconds
-    from glassgpt.serving.run import ServerSettings
-    from glassgpt.serving.run import serve as run_server
+    with manual_garbage_collection():  # nearly all of the objects that importing creates will stay
+        from glassgpt import api  # loads torch, which takes seconds
+        from glassgpt.serving.run import ServerSettings
+        from glassgpt.serving.run import serve as run_server
 
-    used_slots = slots or api.default_slots(device)
-    settings = ServerSettings(host, port, used_slots, chosen, keys, allow_host, record)
-    settings.check()
-    given = [api.NamedRun(name, folder, own or checkpoint) for name, folder, own in named]
-    sources = api.model_sources(
-        given, device=device, precision=precision, slots=used_slots, template=chat_template, follow=follow,
-        indexes=index,
-    )  # fmt: skip
+        used_slots = slots or api.default_slots(device)
+        settings = ServerSettings(host, port, used_slots, chosen, keys, allow_host, record)
+        settings.check()
+        given = [api.NamedRun(name, folder, own or checkpoint) for name, folder, own in named]
+        sources = api.model_sources(
+            given, device=device, precision=precision, slots=used_slots, template=chat_template, follow=follow,
+            indexes=index,
+        )  # fmt: skip
     for source in sources:
         for name in source.adapters:
             console.info(

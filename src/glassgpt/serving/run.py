@@ -275,10 +275,11 @@ async def follow(
     """
     assert source.newest is not None
     loop = asyncio.get_running_loop()
+    failed = ""
     while True:
         await asyncio.sleep(seconds)
         newest = await loop.run_in_executor(None, source.newest)
-        if newest is None or newest == model.current.weights.checkpoint:
+        if newest is None or newest in (model.current.weights.checkpoint, failed):
             continue
         try:
             weights = await loop.run_in_executor(None, source.load)
@@ -289,3 +290,6 @@ async def follow(
         if await _until_ready(version):
             model.activate(version)
             announce(f"{model.name}: serving step {weights.step} now")
+        else:  # it would fail again
+            failed = newest
+            logger.warning("%s could not be started: %s", newest, version.thread.failure)

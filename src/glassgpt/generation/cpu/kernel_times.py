@@ -21,7 +21,7 @@ from glassgpt.generation.cpu.native import cache_folder
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_LINES = ("vendor_id", "model", "stepping", "flags", "CPU", "Features")
-"""How the lines of that file begin that do not change, on x86 and on ARM."""
+"""Beginnings of the lines in that file that never change, on x86 and on ARM."""
 
 
 def remembered_times(

@@ -180,7 +180,9 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     stored = still_quantized(dict(model.named_parameters()), model.quantized) if kernel.precision == "int8" else {}
     is_tied = "head" not in model.parameter_kinds().values()
     linears = {name: module for name, module in packed.named_modules() if isinstance(module, nn.Linear)}
-    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="glassgpt-pack") as pool:  # many pack on one core
+    with ThreadPoolExecutor(
+        torch.get_num_threads(), thread_name_prefix="glassgpt-pack"
+    ) as pool:  # many pack on one core
         head = pool.submit(_pack_tied_head, packed, kernel) if is_tied else None  # first: the largest
         layers = {
             name: pool.submit(_pack_linear, linear, kernel, stored.get(f"{name}.weight"))

@@ -76,7 +76,7 @@ MESSAGES = {
 HELP = {
     "Serve runs over HTTP with OpenAI's API (extra: serve).": "실행의 모델을 OpenAI의 API로 HTTP에 서비스합니다(extra: serve).",
     "Folder of the run to serve, or NAME=FOLDER; its name in requests is the folder's by default. FOLDER@step-000100 selects a checkpoint.": "서비스할 실행 폴더, 또는 NAME=FOLDER. 요청에 쓸 이름은 기본적으로 폴더의 이름입니다. FOLDER@step-000100은 체크포인트를 고릅니다.",
-    "Further runs, or other checkpoints of one, given in the same way. An adapter of a run that is served shares its weights and is called RUN:NAME.": "같은 꼴로 지정하는 다른 실행 폴더나 다른 체크포인트. 서비스하는 실행의 어댑터는 그 가중치를 함께 쓰며 이름이 RUN:NAME이 됩니다.",
+    "Further runs, or other checkpoints of one, given in the same way. An adapter of a run that is served is called RUN:NAME; on a CPU and without --follow it shares the weights of RUN.": "같은 꼴로 지정하는 다른 실행 폴더나 다른 체크포인트. 서비스하는 실행의 어댑터는 이름이 RUN:NAME이 되며, CPU에서 --follow 없이 실행하면 RUN의 가중치를 함께 씁니다.",
     "Address to listen on. One that other machines can reach needs --api-key.": "접속을 받을 주소. 다른 컴퓨터에서 접속할 수 있는 주소에는 --api-key가 필요합니다.",
     "Port to listen on; 0 means a free one.": "접속을 받을 포트. 0이면 비어 있는 포트를 씁니다.",
     "File with API keys, one per line; requests must send one of them, except to /health. GLASSGPT_API_KEY does the same.": "API 키가 한 줄에 하나씩 든 파일. /health를 뺀 요청은 그중 하나를 보내야 합니다. GLASSGPT_API_KEY로도 지정할 수 있습니다.",
