@@ -120,7 +120,9 @@ def dangerous_calls(called) -> list[str]:
 
 def test_source_has_no_call_that_runs_data():
     found = {str(path): [*calls(tree)] for path, tree in SOURCES.items()}
-    assert {path: bad for path, called in found.items() if (bad := dangerous_calls(called))} == {}
+    assert {path: bad for path, called in found.items() if (bad := dangerous_calls(called))} == {
+        str(ROOT / "src/glassgpt/code/launcher.py"): ["os.execvp"]  # S47: what the user asked to run, in isolation
+    }
     assert sum(name == "torch.load" for called in found.values() for name, _ in called) == 1
 
 
@@ -162,7 +164,7 @@ def test_few_files_can_open_connections():
 def test_few_files_start_programs():
     package = ROOT / "src" / "glassgpt"
     starting = {str(path.relative_to(package)) for path, tree in SOURCES.items() if "subprocess" in imported(tree)}
-    assert starting == {"data/tokenizers/worker.py", "generation/cpu/native.py"}
+    assert starting == {"code/isolation.py", "data/tokenizers/worker.py", "generation/cpu/native.py"}
 
 
 # Commands

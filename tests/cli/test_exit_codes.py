@@ -31,6 +31,8 @@ def damaged(nano_run, grammar_data, tmp_path_factory):
 CASES = [
     # What the command line names does not exist.
     (WRONG, "generate {tmp}/none", "none does not exist; create a run with: glassgpt train"),
+    (WRONG, "complete {tmp}/book.txt --at 1 --model {tmp}/none", "none does not exist; create a run with"),
+    (WRONG, "complete {damaged}/book.txt --at x --model {run}", "it must be LINE or LINE:COLUMN"),
     (WRONG, "evaluate {tmp}/none", "none does not exist; create a run with"),
     (WRONG, "finetune {tmp}/none --data {data} --out {tmp}/r", "none does not exist; create a run with"),
     (WRONG, "finetune {run} --format preference --data {tmp}/none --out {tmp}/r", "none is not a file"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glassgpt.api.answers import ask, ask_options
+    from glassgpt.api.code import complete
     from glassgpt.api.compression import compress
     from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
     from glassgpt.api.distillation import distil, finish_distillation
@@ -36,6 +37,7 @@ __all__ = [
     "bench_generate",
     "bench_train",
     "check",
+    "complete",
     "compress",
     "default_slots",
     "distil",
@@ -64,6 +66,7 @@ __all__ = [
 _MODULES = {
     "ask": "answers",
     "ask_options": "answers",
+    "complete": "code",
     "compress": "compression",
     "HELD_OUT_TOKENS": "diagnosis",
     "doctor": "diagnosis",

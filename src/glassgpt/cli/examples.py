@@ -40,6 +40,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt generate runs/mine --prompts prompts.txt --settings creative --json",
         'glassgpt generate runs/mine --prompt "It was" --beams 5 --best 3',
     ),
+    "complete": (
+        "glassgpt complete src/mine.py --at 12 --model runs/code",
+        "glassgpt complete src/mine.py --at 12:9 --model runs/code --samples 5 --test 'pytest tests/test_mine.py'",
+    ),
     "evaluate": (
         "glassgpt evaluate runs/mine",
         "glassgpt evaluate runs/mine --compare greedy,creative,temperature=0.7+top_p=0.9",

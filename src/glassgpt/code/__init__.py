@@ -1,0 +1,1 @@
+"""Code models at work: fill-in-the-middle, isolated execution, and benchmarks of code."""

@@ -1,0 +1,139 @@
+"""Fill gaps: a prompt of fill-in-the-middle, several samples, cut to the block, and ranked by their likelihood."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from glassgpt.code.gap import Extent, Gap, parses, within
+from glassgpt.data.code.sentinels import Sentinels, has_sentinels
+from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.errors import GenerationError
+from glassgpt.generation.engine.generate import stream_many
+from glassgpt.generation.engine.output import Sample, SampleCollector
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
+
+SUFFIX_SHARE = 0.25
+"""Share of a full prompt that is kept for the text after the gap, as in llama.vim."""
+
+
+@dataclass(frozen=True)
+class CodeModel:
+    """A model that fills gaps.
+
+    Attributes:
+        model: in evaluation mode; computes likelihoods.
+        decoding_model: the same, prepared for generation.
+        tokenizer: the model's.
+    """
+
+    model: LanguageModel
+    decoding_model: LanguageModel
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text for a gap.
+
+    Attributes:
+        text: the text.
+        logprob: mean log-probability of its tokens, in nats; minus infinity if it is empty.
+        parses: whether the file with it is valid Python; None if it is not Python.
+        finish_reason: of the sample; see `FinishReason`.
+    """
+
+    text: str
+    logprob: float
+    parses: bool | None
+    finish_reason: str
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Sort key: candidates that parse and are not empty first, then the more likely ones."""
+        return (self.parses is False, not self.text.strip(), -self.logprob)
+
+
+def gap_prompt(tokenizer: Tokenizer, gap: Gap, most: int) -> list[int]:
+    """Return the prompt that asks for a gap's text, of at most `most` tokens.
+
+    If the text is longer, the ends nearest to the gap are kept. A tokenizer without the special tokens of
+    fill-in-the-middle gives the text before the gap alone.
+
+    Raises:
+        GenerationError: the context leaves no space for a prompt.
+    """
+    fills = has_sentinels(tokenizer)
+    space = most - (4 if fills else 1)
+    if space < 1:
+        raise GenerationError(f"the context leaves {most} tokens for the prompt; ask for fewer new tokens")
+    prefix, suffix = tokenizer.encode(gap.prefix), tokenizer.encode(gap.suffix) if fills else []
+    kept = min(len(suffix), max(int(space * SUFFIX_SHARE), space - len(prefix)))
+    is_whole = len(prefix) <= space - kept
+    prefix, suffix = prefix[max(0, len(prefix) - (space - kept)) :], suffix[:kept]
+    body = Sentinels.of(tokenizer).psm(prefix, suffix) if fills else prefix
+    return [*([tokenizer.end_of_text] if is_whole else []), *body]
+
+
+def fill_gap(
+    code: CodeModel, gap: Gap, options: GenerationOptions, *, extent: Extent = "block", name: str = ""
+) -> list[Candidate]:
+    """Return different texts for a gap, the best first.
+
+    Args:
+        code: the model.
+        gap: where text is missing.
+        options: of the generation; `num_samples` texts are generated, of which equal ones are returned once.
+        extent: what a text fills at most.
+        name: of the file, which says whether it is Python.
+
+    Raises:
+        GenerationError: an option is invalid.
+    """
+    return fill_gaps(code, [gap], options, extent=extent, name=name)[0]
+
+
+def fill_gaps(
+    code: CodeModel, gaps: Sequence[Gap], options: GenerationOptions, *, extent: Extent = "block", name: str = ""
+) -> list[list[Candidate]]:
+    """Return different texts for each gap, the best first; see `fill_gap`."""
+    most = code.model.config.context_length - options.max_tokens + 1
+    prompts = [gap_prompt(code.tokenizer, gap, most) for gap in gaps]
+    found: list[list[Candidate]] = []
+    for gap, prompt, samples in zip(gaps, prompts, generate_ids(code, prompts, options), strict=True):
+        texts = {within(gap, sample.text, extent): sample.finish_reason for sample in reversed(samples)}
+        candidates = [
+            Candidate(text, mean_logprob(code, prompt, text), parses(gap.filled(text), name), reason)
+            for text, reason in texts.items()
+        ]
+        found.append(sorted(candidates, key=lambda each: each.rank))
+    return found
+
+
+def generate_ids(code: CodeModel, prompts: Sequence[list[int]], options: GenerationOptions) -> list[list[Sample]]:
+    """Return the samples of prompts that are token ids. Special tokens of fill-in-the-middle end a text."""
+    special = tuple(token for token in code.tokenizer.special_tokens.values() if token != code.tokenizer.end_of_text)
+    options = dataclasses.replace(options, stop_tokens=(*options.stop_tokens, *special))
+    collector = SampleCollector(len(prompts), options.num_samples)
+    done: dict[int, list[Sample]] = {}
+    for chunk in stream_many(code.decoding_model, code.tokenizer, prompts, options):
+        if (complete := collector.add(chunk)) is not None:
+            done[complete[0]] = complete[1]
+    return [done[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def mean_logprob(code: CodeModel, prompt: Sequence[int], text: str) -> float:
+    """Return the mean log-probability per token of a text after a prompt, as far as both fit the context."""
+    tokens = code.tokenizer.encode(text)[: code.model.config.context_length - len(prompt) + 1]
+    if not tokens:
+        return float("-inf")
+    device = next(code.model.parameters()).device
+    inputs = torch.tensor([[*prompt, *tokens[:-1]]], device=device)
+    logits = code.model.head(code.model.features(inputs)[:, len(prompt) - 1 :]).float()  # (1, len(tokens), V)
+    chosen = torch.tensor(tokens, device=device)[None, :, None]
+    return float(logits.log_softmax(-1).gather(-1, chosen).mean())
