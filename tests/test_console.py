@@ -76,7 +76,9 @@ def test_characters_that_the_encoding_lacks_are_replaced(monkeypatch, encoding):
     assert json.loads(printed.splitlines()[-1]) == {"text": "한😀"}
 
 
-@pytest.mark.parametrize("arguments", [("model", "gpt2"), ("generate", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param(("model", "gpt2"), marks=pytest.mark.slow), ("generate", "--help"), ("--version",)]
+)
 def test_commands_run_with_ascii_output(arguments):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run([sys.executable, "-m", "glassgpt", *arguments], env=environment, capture_output=True)

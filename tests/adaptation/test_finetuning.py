@@ -118,7 +118,7 @@ def test_merge_of_an_untrained_adapter_says_that_it_changes_nothing(adapter_conf
     assert (code, "changes nothing: it was not trained" in errors) == (0, True)
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_finetune_measures_both_texts_before_and_after(base_run, other_data, grammar_data, full, run_main, tmp_path):
     given = ["--full"] if full else ["--lora.rank", 2]
     code, output, errors = run_main(

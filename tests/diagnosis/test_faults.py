@@ -147,6 +147,7 @@ def test_fault_is_detected_end_to_end(suite, monkeypatch, name, code, stage):
     json.dumps(row, allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="each case runs in a forked process")
 def test_healthy_training_has_no_alarm_end_to_end(suite, monkeypatch):
     import dataclasses

@@ -241,13 +241,15 @@ def test_weight_decay_on_vectors_and_embeddings_is_reported(model):
     assert codes(model_checks.check_parameter_groups(model, everything)) == ["GG-GRD-004"]
 
 
-@pytest.mark.parametrize("rate", [5e-6, 50.0])
+@pytest.mark.parametrize("rate", [5e-6, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_batch_that_cannot_be_fitted_is_reported(batch, rate):
     model = build_model(SHAPES["gpt2"])
     assert codes(model_checks.check_one_batch(model, *batch, OptimizerConfig(), rate)) == ["GG-BAT-001"]
 
 
-@pytest.mark.parametrize(("rate", "code"), [(1e-6, "GG-CFG-004"), (1e3, "GG-CFG-003")])
+@pytest.mark.parametrize(
+    ("rate", "code"), [(1e-6, "GG-CFG-004"), pytest.param(1e3, "GG-CFG-003", marks=pytest.mark.slow)]
+)
 def test_learning_rate_is_blamed_if_the_typical_rate_fits_the_batch(grammar_dataset, rate, code):
     plan = TrainingPlan(SHAPES["gpt2"], small_batch_config(learning_rate=rate), grammar_dataset, Path("runs"))
     (check,) = [check for check in doctor.diagnose_training(plan) if check.name == "one batch"]

@@ -65,7 +65,7 @@ def idle_monitor(grammar_dataset, tmp_path):
         pytest.param({}, marks=pytest.mark.slow),
         {"arch": "modern", "bias": False},
         pytest.param({"arch": "llama", "bias": False}, marks=pytest.mark.slow),
-        {"dropout": 0.2},
+        pytest.param({"dropout": 0.2}, marks=pytest.mark.slow),
     ],
 )
 def test_healthy_run_has_no_findings_and_ends_with_the_same_bits(grammar_dataset, tmp_path, changes):
@@ -108,6 +108,7 @@ def test_preset_run_writes_layer_samples_and_no_finding(grammar_data, tmp_path):
     assert len(first["entropies"]) == len(first["scores"]) == 2
 
 
+@pytest.mark.slow
 def test_divergence_by_a_high_learning_rate_is_rolled_back(grammar_dataset, tmp_path):
     """The rate jumps after some learning: the run rolls back to a certified checkpoint and completes."""
     options = {"max_steps": 220, "learning_rate": 1e-2, "warmup": 5, "every_steps": 20}

@@ -484,7 +484,8 @@ def test_out_of_memory_that_cannot_be_retried_says_why(grammar_data, tmp_path, s
     assert [line["error"] for line in failures] == ["MemoryExhaustedError"]
 
 
-@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_decide_alike(grammar_data, tmp_path, sharding):
     """A sequence of the second rank is not finite: both skip the step, and quarantine it or roll back together."""
     (tmp_path / "run.py").write_text(BAD_ROW_SCRIPT)

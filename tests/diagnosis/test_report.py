@@ -148,7 +148,7 @@ CONTRASTS = """() => {
 """Returns the contrast of every visible text with its background (WCAG 2.2, which requires 4.5)."""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_text_has_enough_contrast_in_a_browser(open_page, hostile_report, scheme):
     opened = open_page(color_scheme=scheme, viewport={"width": 390, "height": 800}, offline=True)
     opened.goto(hostile_report)

@@ -72,6 +72,7 @@ def test_diverged_run_is_reported(run):
     assert doctor_codes(run) == ["GG-NAN-002"]
 
 
+@pytest.mark.slow
 def test_divergence_of_a_real_run_is_explained(grammar_data, tmp_path):
     """A real training run at an absurd learning rate."""
     config = load_config("nano", {"data": str(grammar_data), "train.learning_rate": 1e30, "train.max_steps": 40})

@@ -378,6 +378,7 @@ def test_precision_cost_is_unknown_without_held_out_data(capsys):
     assert not re.search(r"\d%", said)
 
 
+@pytest.mark.slow
 def test_cli_shows_precision_cost_and_rejects_unknown_precision(glassgpt_command, nano_run, tmp_path):
     asked = ("generate", nano_run, "--prompt", "today ", "--max-tokens", 5, "--temperature", 0, "--precision")
     exact, quantized, unknown = (glassgpt_command(*asked, name) for name in ("auto", "int8", "int4"))

@@ -73,7 +73,7 @@ def transformers_beams(theirs, prompt, **asked):
 
 
 @pytest.mark.parametrize("early_stopping", [True, False, "never"])
-@pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 0.7, 1.0, 2.5])
+@pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 1.0])
 @pytest.mark.parametrize("beams", [2, 5])
 def test_beam_search_equals_transformers(ending, theirs, early_stopping, length_penalty, beams):
     search = BeamOptions(beams=beams, length_penalty=length_penalty, early_stopping=early_stopping, best=beams)
@@ -515,7 +515,7 @@ def naive_contrastive(model, prompt, alpha, k, count):
     return text[len(prompt) :]
 
 
-@pytest.mark.parametrize(("alpha", "k"), [(0.6, 4), (0.3, 8), (0.9, 2), (0.0, 5), (0.6, 1), (1.0, 3)])
+@pytest.mark.parametrize(("alpha", "k"), [(0.6, 4), (0.0, 5), (0.6, 1), (1.0, 3)])
 def test_contrastive_search_follows_the_formula(model, alpha, k):
     options = GenerationOptions(max_tokens=15, **GREEDY)
     found = contrastive_search(model, BYTES, PROMPTS, options, ContrastiveOptions(alpha, k))

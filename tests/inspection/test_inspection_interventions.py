@@ -172,7 +172,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["layer", "head", "scale", "position", "name", "text", "positions", "x"]), values),
     st.sampled_from(["head", "mlp", "block", "position", "patch", "nothing", None]),

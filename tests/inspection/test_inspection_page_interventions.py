@@ -25,6 +25,7 @@ def test_head_is_ablated_and_restored(page, address, traced):
     page.locator("#undo").wait_for(state="detached")
 
 
+@pytest.mark.slow
 def test_activation_is_patched_from_another_text(page, address, traced):
     other = "zqbmfkxzqbmf"
     open_at(page, address, layer=1)
@@ -97,6 +98,7 @@ def test_formula_of_patched_mixed_values_names_the_other_text(page, address, tra
     assert formula_of_mixed_values(page, "0.0000")[0] == f"z₁₁[3] = z₁₁[3] ← “{other}” × 0"
 
 
+@pytest.mark.slow
 def test_negative_cosines_are_drawn_from_the_right(page, address, traced):
     embedding = traced["embedding.token"].double()
     cosines = embedding @ embedding.T / (embedding.norm(dim=1)[:, None] * embedding.norm(dim=1))

@@ -39,6 +39,7 @@ def test_tokens_panel_shows_merges_and_losses(page, traced):
     page.get_by_text(f"loss {loss:.3f} nats").wait_for()
 
 
+@pytest.mark.slow
 def test_tokens_are_a_single_tab_stop(page, address):
     open_at(page, address, position=4)
     panel(page, "tokens")
@@ -87,6 +88,7 @@ def test_block_panel_shows_all_heads_and_their_patterns(page, address):
     assert "head=1" in page.url
 
 
+@pytest.mark.slow
 def test_head_panel_shows_scores_to_mixed_values(page, address, traced):
     open_at(page, address, layer=1, position=11, key=5, channel=3)
     panel(page, "head")

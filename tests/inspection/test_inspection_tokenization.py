@@ -35,6 +35,7 @@ def test_long_and_repetitive_texts(tokenizer):
         assert_same_tokens(tokenizer, text)
 
 
+@pytest.mark.slow
 def test_every_token_is_reachable_by_merges():
     """tiktoken looks up whole pieces before merging; the result is the same."""
     for token in range(GPT2.vocab_size - 1):

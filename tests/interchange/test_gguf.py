@@ -150,6 +150,7 @@ def test_pre_tokenizer_is_that_of_the_pattern(name, pre):
     assert choose_pre_tokenizer(vocabulary, bpe_content(vocabulary)).name == pre
 
 
+@pytest.mark.slow
 def test_gpt2_s_vocabulary_needs_gpt2_s_pre_tokenizer():
     vocabulary = load_tokenizer("gpt2")
     found = tokenizer_fields(vocabulary, 50257)

@@ -180,6 +180,7 @@ def test_escape_stops_an_answer_and_frees_the_server(page, address):
     assert page.locator("#card-generated b").inner_text() != ""
 
 
+@pytest.mark.slow
 def test_settings_come_from_the_server_and_all_have_korean_descriptions(page, address):
     page.goto(address)
     page.locator("#pane-0-settings > summary").click()

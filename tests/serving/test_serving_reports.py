@@ -251,6 +251,7 @@ def test_r10_every_prompt_gets_its_own_text(model):
     assert [choice["text"] for choice in choices] == [generate(model, BYTES, each, options)[0].text for each in prompts]
 
 
+@pytest.mark.slow
 def test_r11_seeded_requests_beside_unseeded_ones(model):
     async def work(client):
         alone = await neighbor(client)
@@ -263,6 +264,7 @@ def test_r11_seeded_requests_beside_unseeded_ones(model):
     run_with(model, work, slots=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["한국어", "👩‍🚀🇰🇷"])
 def test_r12_deltas_of_incomplete_characters_sum_to_the_text(model, text):
     tokens = text.encode()

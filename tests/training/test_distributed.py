@@ -75,7 +75,16 @@ def assert_like(out, alone):
         torch.testing.assert_close(weights(out)[name], tensor, rtol=0.02, atol=2e-3, msg=name)
 
 
-@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_two_ranks_train_like_one(grammar_data, alone, tmp_path):
+    """With accumulation, shared Muon updates and shared validation."""
+    length = ("--train.max-steps", STEPS, "--train.micro-batch-size", 2)
+    for done in run_ranks(2, "train", "nano", "--data", grammar_data, "--out", tmp_path / "run", *SETTINGS, *length):
+        assert done.returncode == 0, done.stderr
+    assert_like(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_train_like_one(train, alone, tmp_path, sharding):
     """With accumulation, shared Muon updates and shared validation; DDP and FSDP2."""
     done = train(tmp_path / "run", "--gpus", 2, "--train.micro-batch-size", 2, "--train.sharding", sharding)
@@ -90,7 +99,7 @@ def test_two_processes_train_like_one(train, alone, tmp_path, sharding):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [1, 2])
 def test_resume_with_another_number_of_processes(grammar_data, alone, tmp_path, first):
     out = tmp_path / "run"
     length = ("--train.sharding", "full", "--train.max-steps", 8)
@@ -166,6 +175,7 @@ def test_restart_by_torchrun_resumes(train, grammar_data, tmp_path, glassgpt_com
     assert "resuming from step-000008" in done.stderr
 
 
+@pytest.mark.slow
 def test_bench_train_writes_what_it_prints(tmp_path, glassgpt_command):
     done = glassgpt_command(
         "bench", "train", "nano", "--model.vocab-size", 300, "--steps", 2, "--json", tmp_path / "b.json"

@@ -79,7 +79,7 @@ def test_resume_of_a_complete_run_says_how_to_train_longer(grammar_data, whole, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, whole, tmp_path, number):
     out = tmp_path / "run"
     process = start(grammar_data, out)

@@ -194,7 +194,7 @@ def test_fp16_scaler_is_resumed(grammar_dataset, tmp_path):
     assert torch.equal(weights(second.model), weights(whole.model))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_lower_precision_learns_the_same(grammar_dataset, tmp_path, precision):
     losses = {}
     for name in ("fp32", precision):
