@@ -94,10 +94,10 @@ class Templates:
 
     def __init__(self, messages: Mapping[str, str], parts: Mapping[str, str], connected: Mapping[str, str]) -> None:
         self._constant = {english: korean for english, korean in messages.items() if "{}" not in english}
-        self._messages = _most_specific_first(messages)
+        self._messages = _Patterns(messages)
         self._parts = {english: korean for english, korean in parts.items() if "{}" not in english}
-        self._part_patterns = _most_specific_first(parts)
-        self._connected = _most_specific_first(connected)
+        self._part_patterns = _Patterns(parts)
+        self._connected = _Patterns(connected)
 
     def translate(self, text: str) -> str:
         """Return a message in Korean, or as it is if no template gives it. Lines may be messages of their own."""
@@ -146,8 +146,8 @@ class Templates:
             found = self._fill_first(self._messages, text)
         return self._compound(text) if found is None else found
 
-    def _fill_first(self, templates: list[Template], text: str) -> str | None:
-        for template in templates:
+    def _fill_first(self, patterns: _Patterns, text: str) -> str | None:
+        for template in patterns.that_may_give(text):
             values = template.values(text)
             if values is not None:
                 return template.fill(values, self)
@@ -161,12 +161,26 @@ class Templates:
         for match in re.finditer(r"(?=; |, | \()", text):
             end = self._parts.get(text[match.start() :]) or self._constant.get(text[match.start() :])
             if end is None:
-                end = self._fill_first([*self._messages, *self._part_patterns], text[match.start() :])
+                end = self._fill_first(self._messages, text[match.start() :])
+            if end is None:
+                end = self._fill_first(self._part_patterns, text[match.start() :])
             if end is not None and (start := self._known(text[: match.start()])) is not None:
                 return start + end
         return None
 
 
-def _most_specific_first(texts: Mapping[str, str]) -> list[Template]:
-    patterns = sorted((english for english in texts if "{}" in english), key=lambda english: -len(english))
-    return [Template(english, texts[english]) for english in patterns]
+class _Patterns:
+    """The templates with values of a table, the most specific first."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        longest_first = sorted((english for english in texts if "{}" in english), key=lambda english: -len(english))
+        templates = [Template(english, texts[english]) for english in longest_first]
+        starts = {template.literals[0][:1] for template in templates}
+        self._by_start = {
+            start: [each for each in templates if each.literals[0][:1] in ("", start)] for start in starts
+        }
+        self._without_start = [each for each in templates if each.literals[0] == ""]
+
+    def that_may_give(self, text: str) -> list[Template]:
+        """Return those that begin with a value or with the first character of the text."""
+        return self._by_start.get(text[:1], self._without_start)
