@@ -495,12 +495,16 @@ def test_fatal_problems_of_an_existing_dataset_are_found(chat_run, chat_file, ch
     assert (tmp_path / "data").exists()  # it was not made by this command
 
 
-def test_damaged_dataset_is_not_trained_on(chat_run, chat_data, run_main, tmp_path):
+def test_damaged_dataset_is_not_trained_on(chat_run, chat_data, run_main, tmp_path, monkeypatch):
     shutil.copytree(chat_data.folder, tmp_path / "data")
     stop = chat_data.conversations.stop
     damaged = with_flags(tmp_path / "data", lambda ids, flags: np.where(ids == stop, flags & STARTS, flags))
     with pytest.raises(DataError, match="GG-CHT-001"):
         api.train(configuration(chat_run, damaged), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("glassgpt.api.finetuning.load", lambda *args, **more: pytest.fail("a model was loaded before"))
+        with pytest.raises(DataError, match="GG-CHT-001"):
+            api.finetune(configuration(chat_run, damaged), tmp_path / "run")
     command = ("train", "nano", "--init-from", chat_run, "--data", tmp_path / "data", "--out", tmp_path / "run")
     shape = ("--model.n-layer", 2, "--model.n-head", 2, "--model.n-embd", 16, "--model.context-length", 96)
     code, _, err = run_main(*command, *shape, "--train.sequence-length", 48, "--train.batch-tokens", 96)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from glassgpt import console
+from glassgpt.adaptation.conversations import require_trainable
 from glassgpt.adaptation.forgetting import compare, losses
 from glassgpt.adaptation.memory import count_trainable, finetuning_memory
 from glassgpt.adaptation.replay import open_training_data
@@ -18,7 +19,7 @@ from glassgpt.api.loading import held_out_dataset, load
 from glassgpt.api.runs import chat_template_files, save_as_run
 from glassgpt.api.training import check, train, write_run_report
 from glassgpt.config import RunConfig, load_config
-from glassgpt.data.chat.dataset import open_dataset
+from glassgpt.data.chat.dataset import ConversationDataset, open_dataset
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import UsageError, WrongRunError
 from glassgpt.evaluation.loss_changes import LossChange, write_changes
@@ -98,6 +99,8 @@ def finetune(
 def _texts(config: RunConfig) -> dict[str, TokenDataset]:
     """Return the new text, and the old one: the one that is mixed in, else the one that the base was trained on."""
     texts = {"new": open_dataset(Path(config.data))}
+    if isinstance(texts["new"], ConversationDataset):  # before it is measured, which takes time
+        require_trainable(texts["new"])
     if config.replay.data:
         return {**texts, "old": TokenDataset.open(Path(config.replay.data))}
     old = held_out_dataset(config.init_from, texts["new"].tokenizer)
