@@ -17,17 +17,18 @@ DECODING = "greedy"
 """Default settings for replies."""
 
 
-def require_no_text_options(given: Mapping[str, bool]) -> None:
-    """Check that no option that evaluates on text is given with --chat.
+def require_no_text_options(option: str, given: Mapping[str, bool]) -> None:
+    """Check that no option that evaluates on text is given with --chat or --code.
 
     Args:
+        option: which of the two.
         given: for each option, whether it is.
 
     Raises:
         UsageError: one is.
     """
     if names := [name for name, is_given in given.items() if is_given]:
-        raise UsageError(f"{names[0]} cannot be combined with --chat; leave it out")
+        raise UsageError(f"{names[0]} cannot be combined with {option}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,23 @@ class ChatFiles:
         given |= {"--decoding": decoding if decoding != DECODING else None}
         if names := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{names[0]} is for chats; add --chat")
+        if others:
+            raise UsageError("several runs are compared with --chat only; without it, give one run")
+
+    def require_limit_alone(self, others: int, *, chat: bool) -> None:
+        """Check that nothing of this but the limit is given with --code.
+
+        Raises:
+            UsageError: it is.
+        """
+        given = {
+            "--chat": chat,
+            "--ifeval": self.ifeval is not None,
+            "--gsm8k": self.gsm8k is not None,
+            "--conversations": self.conversations is not None,
+            "--shots": self.shots != 0,
+        }
+        require_no_text_options("--code", given)
         if others:
             raise UsageError("several runs are compared with --chat only; without it, give one run")
 

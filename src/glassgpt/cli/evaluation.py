@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from glassgpt import console
 from glassgpt.cli.chat_evaluation import DECODING, ChatFiles, evaluate_chat, require_no_text_options
+from glassgpt.cli.code_evaluation import evaluate_code, require_code
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 
 HELD_OUT = Group("Held-out text", sort_key=1)
 GENERATED = Group("Generated text", sort_key=2)
 CHAT = Group("Chat", sort_key=3)
+CODE = Group("Code", sort_key=4)
 
 
 def evaluate(
@@ -43,6 +45,10 @@ def evaluate(
     limit: Annotated[Integer, Parameter(group=CHAT)] = 0,
     shots: Annotated[Integer, Parameter(group=CHAT)] = 0,
     decoding: Annotated[str, Parameter(group=CHAT)] = DECODING,
+    code: Annotated[Literal["humaneval", "mbpp", "infilling"] | None, Parameter(group=CODE)] = None,
+    problems: Annotated[Path | None, Parameter(group=CODE)] = None,
+    execute: Annotated[Flag, Parameter(group=CODE)] = False,
+    attempts: Annotated[Integer, Parameter(group=CODE)] = 1,
     json: Flag = False,
     json_file: Path | None = None,
     force: Flag = False,
@@ -95,6 +101,16 @@ def evaluate(
         Solved problems that precede each problem: the first of --gsm8k, which are not scored then.
     decoding:
         Settings to generate the replies with; one of those that --compare takes.
+    code:
+        Evaluate solutions of problems instead of held-out text: HumanEval, MBPP, or the single-line infilling of HumanEval.
+        --limit, --decoding, --new-tokens, --seed and --samples apply to it as to --chat.
+    problems:
+        The problems, in the file that their authors publish (JSON, one object per line, perhaps .gz).
+    execute:
+        Run the tests of the problems, and so code that the model wrote: in processes with limits of time and memory and,
+        where the system allows it, without a network. This is isolation against accidents, not security.
+    attempts:
+        Solutions of each problem; pass@10 needs 10, pass@100 needs 100, and --decoding that samples.
     json:
         Print one JSON object instead of tables.
     json_file:
@@ -109,15 +125,26 @@ def evaluate(
     from glassgpt.training.run_folder import RunFolder
 
     files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
-    if chat:
+    if code is None:
+        require_code({"--problems": problems is not None, "--execute": execute, "--attempts": attempts != 1})
+    if chat or code is not None:
         require_no_text_options(
+            "--chat" if code is None else "--code",
             {
                 "--data": data is not None, "--context-length": context_length != 0, "--stride": stride != 0,
                 "--per-document": per_document, "--generate": generate, "--compare": compare is not None,
                 "--prompts": prompts != 32, "--prompt-tokens": prompt_tokens != 0,
                 "--embedding-model": embedding_model is not None, "--picture": picture is not None,
-            }
+            },
         )  # fmt: skip
+    if code is not None:
+        files.require_limit_alone(len(others), chat=chat)
+        evaluate_code(
+            run, code, problems, execute=execute, attempts=attempts, limit=limit, decoding=decoding, new_tokens=new_tokens,
+            seed=seed, samples=samples, checkpoint=checkpoint, device=device, json=json, json_file=json_file, force=force,
+        )  # fmt: skip
+        return
+    if chat:
         evaluate_chat(
             [run, *others], files, decoding=decoding, new_tokens=new_tokens, seed=seed, samples=samples, checkpoint=checkpoint,
             device=device, json=json, json_file=json_file, force=force,

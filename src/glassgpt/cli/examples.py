@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "glassgpt evaluate runs/mine",
         "glassgpt evaluate runs/mine --compare greedy,creative,temperature=0.7+top_p=0.9",
+        "glassgpt evaluate runs/code --code infilling --problems HumanEval-SingleLineInfilling.jsonl.gz --limit 100",
         "glassgpt evaluate runs/base runs/tuned --chat --gsm8k problems.jsonl --limit 100",
     ),
     "sweep-decoding": ("glassgpt sweep-decoding runs/mine --for creative --out mine.toml",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,13 +114,26 @@ def fill_gaps(
     return found
 
 
-def generate_ids(code: CodeModel, prompts: Sequence[list[int]], options: GenerationOptions) -> list[list[Sample]]:
-    """Return the samples of prompts that are token ids. Special tokens of fill-in-the-middle end a text."""
+def generate_ids(
+    code: CodeModel,
+    prompts: Sequence[list[int]],
+    options: GenerationOptions,
+    advance: Callable[[int], None] = lambda n_tokens: None,
+) -> list[list[Sample]]:
+    """Return the samples of prompts that are token ids. Special tokens of fill-in-the-middle end a text.
+
+    Args:
+        code: the model.
+        prompts: token ids.
+        options: of the generation.
+        advance: called with each number of new tokens.
+    """
     special = tuple(token for token in code.tokenizer.special_tokens.values() if token != code.tokenizer.end_of_text)
     options = dataclasses.replace(options, stop_tokens=(*options.stop_tokens, *special))
     collector = SampleCollector(len(prompts), options.num_samples)
     done: dict[int, list[Sample]] = {}
     for chunk in stream_many(code.decoding_model, code.tokenizer, prompts, options):
+        advance(1)
         if (complete := collector.add(chunk)) is not None:
             done[complete[0]] = complete[1]
     return [done[index] for index in range(len(prompts))]

@@ -55,15 +55,20 @@ def read_excluded(paths: Sequence[Path]) -> ExcludedText:
     Raises:
         DataError: a line is not an object with one of `FIELDS`.
     """
-    return ExcludedText([text for path in paths for text in _texts(path)])
+    return ExcludedText([text for path in paths for row, origin in problem_rows(path) for text in _fields(row, origin)])
 
 
-def _texts(path: Path) -> Iterator[str]:
+def problem_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Yield the value in each line of a file of problems, perhaps compressed (.gz), and the line's place for messages.
+
+    Raises:
+        DataError: the file cannot be read as JSON.
+    """
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield from _fields(json.loads(line), f"{path}, line {number}")
+                    yield json.loads(line), f"{path}, line {number}"
     except (OSError, EOFError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as problems: {error}; give JSON, one object per line") from error
 

@@ -2,7 +2,7 @@
 
 MESSAGES = {
     "{} is for chats; add --chat": "{0}은(는) 대화를 평가할 때 씁니다. --chat을 추가하세요",
-    "{} cannot be combined with --chat; leave it out": "{0}은(는) --chat과 함께 쓸 수 없습니다. 빼세요",
+    "{} cannot be combined with {}; leave it out": "{0}은(는) {1}과(와) 함께 쓸 수 없습니다. 빼세요",
     "{} is given twice; give each run once": "{0}을(를) 두 번 지정했습니다. 실행은 한 번씩만 지정하세요",
     "several runs are compared with --chat only; without it, give one run": "여러 실행은 --chat으로만 비교할 수 있습니다. --chat이 없으면 실행을 하나만 지정하세요",
     "{} must be 0 or more, not {}": "{0}: {1} 값은 쓸 수 없습니다. 0 이상을 지정하세요",

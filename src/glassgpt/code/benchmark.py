@@ -1,0 +1,147 @@
+"""Evaluate a model on problems: how many of its solutions are valid, are the expected ones, and pass the tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from glassgpt.code.completion import CodeModel, gap_prompt, generate_ids
+from glassgpt.code.gap import parses, within
+from glassgpt.code.isolation import Limits, Outcome, run_isolated
+from glassgpt.code.problems import Problem
+from glassgpt.data.threads import worker_threads
+from glassgpt.evaluation.observer import SILENT, EvaluationObserver
+from glassgpt.generation.options import GenerationOptions
+
+PASS_AT = (1, 10, 100)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A solution that a model wrote.
+
+    Attributes:
+        text: the solution.
+        parses: whether the program with it is valid Python.
+        is_exact: whether it is the benchmark's own solution, apart from blanks around it.
+        outcome: of the test; None if it was not run.
+    """
+
+    text: str
+    parses: bool
+    is_exact: bool
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class CodeReport:
+    """The results of one model.
+
+    Attributes:
+        attempts: those of each problem, by its name.
+    """
+
+    attempts: dict[str, list[Attempt]]
+
+    @property
+    def _all(self) -> list[Attempt]:
+        return [attempt for attempts in self.attempts.values() for attempt in attempts]
+
+    @property
+    def parse_rate(self) -> float:
+        """Share of the programs that are valid Python."""
+        return sum(attempt.parses for attempt in self._all) / len(self._all)
+
+    @property
+    def exact_match(self) -> float:
+        """Share of the solutions that are the benchmark's own."""
+        return sum(attempt.is_exact for attempt in self._all) / len(self._all)
+
+    @property
+    def was_executed(self) -> bool:
+        """True if the tests were run."""
+        return all(attempt.outcome is not None for attempt in self._all)
+
+    @property
+    def had_namespaces(self) -> bool:
+        """True if every test had its own namespaces."""
+        return all(attempt.outcome is not None and attempt.outcome.has_namespaces for attempt in self._all)
+
+    def pass_at(self, k: int) -> float | None:
+        """Return the mean of `pass_at_k` over the problems; None if tests were not run or there are fewer attempts."""
+        if not self.was_executed or any(len(attempts) < k for attempts in self.attempts.values()):
+            return None
+        passed = [
+            (len(attempts), sum(each.outcome is not None and each.outcome.passed for each in attempts))
+            for attempts in self.attempts.values()
+        ]
+        return sum(pass_at_k(n, correct, k) for n, correct in passed) / len(passed)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Return the probability that of k attempts, drawn from n of which some are correct, at least one is.
+
+    This estimator of pass@k has no bias (Chen et al. 2021); 1 - (1 - correct / n)^k has one.
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"{k} of {n} attempts, {correct} of them correct")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def evaluate_problems(
+    code: CodeModel,
+    problems: Sequence[Problem],
+    options: GenerationOptions,
+    *,
+    limits: Limits | None = None,
+    observer: EvaluationObserver = SILENT,
+) -> CodeReport:
+    """Return a model's attempts at problems of one benchmark.
+
+    Args:
+        code: the model.
+        problems: not empty.
+        options: of the generation; `num_samples` is the number of attempts at each problem.
+        limits: of each test; None runs none. Tests run code that the model wrote.
+        observer: receives progress.
+
+    Raises:
+        GenerationError: an option is invalid.
+    """
+    options = dataclasses.replace(options, stop=(*options.stop, *problems[0].stops))
+    most = code.model.config.context_length - options.max_tokens + 1
+    prompts = [gap_prompt(code.tokenizer, problem.gap, most) for problem in problems]
+    with observer.progress("solutions", len(prompts) * options.num_samples * options.max_tokens) as advance:
+        samples = generate_ids(code, prompts, options, advance)
+    written = [
+        (problem, within(problem.gap, sample.text, problem.extent))
+        for problem, own in zip(problems, samples, strict=True)
+        for sample in own
+    ]
+    outcomes: list[Outcome | None] = [None] * len(written)
+    if limits is not None:
+        with observer.progress("tests", len(written)) as advance:
+            outcomes = list(_outcomes([problem.tested(text) for problem, text in written], limits, advance))
+    attempts: dict[str, list[Attempt]] = {problem.name: [] for problem in problems}
+    for (problem, text), outcome in zip(written, outcomes, strict=True):
+        is_valid = bool(parses(problem.program(text), "program.py"))
+        attempts[problem.name].append(Attempt(text, is_valid, text.strip() == problem.answer.strip(), outcome))
+    return CodeReport(attempts)
+
+
+def _outcomes(programs: Sequence[str], limits: Limits, advance: Callable[[int], None]) -> list[Outcome]:
+    def run(program: str) -> Outcome:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "program.py").write_text(program, encoding="utf-8")
+            outcome = run_isolated([sys.executable, "-I", "program.py"], Path(folder), limits)
+        advance(1)
+        return outcome
+
+    with ThreadPoolExecutor(worker_threads()) as pool:
+        return list(pool.map(run, programs))

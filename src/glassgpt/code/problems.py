@@ -1,0 +1,109 @@
+"""Problems of code benchmarks: HumanEval, MBPP, and the single-line infilling of HumanEval. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from glassgpt.code.gap import Extent, Gap
+from glassgpt.data.code.exclude import problem_rows
+from glassgpt.errors import DataError, UsageError, WrongDataError
+
+Row = Mapping[str, object]
+MBPP_STOPS = ("\nclass ", "\nassert ", '\n"""', "\nprint(", "\nif ", "\n#", "\n```")
+"""Texts that end a solution of MBPP, which is a whole program and not a block."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A gap to fill so that a test passes.
+
+    Attributes:
+        name: its id in the benchmark.
+        gap: where the solution belongs.
+        answer: the benchmark's own solution.
+        test: program text that follows the filled text, and fails if the solution is wrong.
+        extent: what a solution fills at most.
+        stops: texts that end it.
+    """
+
+    name: str
+    gap: Gap
+    answer: str
+    test: str
+    extent: Extent = "block"
+    stops: tuple[str, ...] = ()
+
+    def program(self, text: str) -> str:
+        """Return the filled text. A solution of one line gets the line break that it was cut before."""
+        return self.gap.filled(f"{text.rstrip()}\n" if self.extent == "line" else text)
+
+    def tested(self, text: str) -> str:
+        """Return the filled text with its test."""
+        return f"{self.program(text)}\n{self.test}\n"
+
+
+def _human_eval(row: Row, origin: str) -> Problem:
+    test = f"{_text(row, 'test', origin)}\ncheck({_text(row, 'entry_point', origin)})"
+    gap = Gap(_text(row, "prompt", origin))
+    return Problem(str(row.get("task_id")), gap, _text(row, "canonical_solution", origin), test)
+
+
+def _infilling(row: Row, origin: str) -> Problem:
+    test = f"{_text(row, 'test', origin)}\ncheck({_text(row, 'entry_point', origin)})"
+    gap = Gap(_text(row, "prompt", origin), _text(row, "suffix", origin))
+    return Problem(str(row.get("task_id")), gap, _text(row, "canonical_solution", origin), test, "line")
+
+
+def _mbpp(row: Row, origin: str) -> Problem:
+    """Return a problem with its text and its first test in a docstring, as InCoder (Fried et al. 2022) asks it."""
+    tests = row.get("test_list")
+    if not isinstance(tests, list) or not tests:
+        raise DataError(f"{origin} has no test_list; give a file of MBPP")
+    lines = [str(each) for each in cast("list[object]", tests)]
+    prompt = f'"""\n{_text(row, "text", origin)}\n{lines[0]}\n"""\n'
+    test = "\n".join([str(row.get("test_setup_code") or ""), *lines])
+    answer = _text(row, "code", origin)
+    return Problem(f"MBPP/{row.get('task_id')}", Gap(prompt), answer, test, "document", MBPP_STOPS)
+
+
+BENCHMARKS: dict[str, Callable[[Row, str], Problem]] = {
+    "humaneval": _human_eval,
+    "mbpp": _mbpp,
+    "infilling": _infilling,
+}
+
+
+def read_problems(benchmark: str, path: Path, limit: int = 0) -> list[Problem]:
+    """Return the problems in a file of one JSON object per line, also compressed.
+
+    Args:
+        benchmark: one of `BENCHMARKS`.
+        path: the file as its authors publish it.
+        limit: problems to take from its start; 0 means all.
+
+    Raises:
+        UsageError: there is no such benchmark.
+        DataError: a row lacks a field; the message names its line.
+    """
+    if benchmark not in BENCHMARKS:
+        raise UsageError(f"--code is {benchmark}; it must be one of {', '.join(BENCHMARKS)}")
+    problems: list[Problem] = []
+    for row, origin in problem_rows(path):
+        if limit and len(problems) == limit:
+            break
+        if not isinstance(row, dict):
+            raise DataError(f"{origin} is no JSON object, so it is no problem")
+        problems.append(BENCHMARKS[benchmark](cast("Row", row), origin))
+    if not problems:
+        raise WrongDataError(f"{path} has no rows; give a file with one JSON object per line")
+    return problems
+
+
+def _text(row: Row, field: str, origin: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str):
+        raise DataError(f"{origin} has no field {field} with text, so it is no problem of this benchmark")
+    return value

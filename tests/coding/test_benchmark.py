@@ -1,0 +1,157 @@
+"""`glassgpt evaluate --code`: problems, pass@k without bias, and tests that run only when asked for."""
+
+import gzip
+import itertools
+import json
+
+import pytest
+
+from glassgpt.code.benchmark import Attempt, CodeReport, evaluate_problems, pass_at_k
+from glassgpt.code.isolation import Limits, Outcome, run_isolated
+from glassgpt.code.problems import read_problems
+from glassgpt.errors import DataError, UsageError
+from glassgpt.generation.options import GenerationOptions
+
+HUMAN_EVAL = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def add(a, b):\n    """Return the sum."""\n',
+    "entry_point": "add",
+    "canonical_solution": "    return a + b\n",
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+}
+INFILLING = HUMAN_EVAL | {
+    "prompt": "def add(a, b):\n",
+    "suffix": "    return total\n",
+    "canonical_solution": "    total = a + b\n",
+}
+MBPP = {
+    "task_id": 1,
+    "text": "Write a function to add.",
+    "code": "def add(a, b):\n    return a + b",
+    "test_list": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"],
+    "test_setup_code": "import math",
+}
+ROWS = {"humaneval": HUMAN_EVAL, "infilling": INFILLING, "mbpp": MBPP}
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(row, name="problems.jsonl"):
+        path = tmp_path / name
+        content = (json.dumps(row) + "\n").encode()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_own_solution_passes_and_another_one_fails(name, file, tmp_path):
+    (problem,) = read_problems(name, file(ROWS[name], "problems.jsonl.gz"))
+    for answer, passes in ((problem.answer, True), (problem.answer.replace("+", "-"), False)):
+        (tmp_path / "program.py").write_text(problem.tested(answer))
+        outcome = run_isolated(["python3", "-I", "program.py"], tmp_path, Limits())
+        assert outcome.passed is passes, outcome.output
+
+
+def test_the_lines_of_a_solution_are_put_together(file):
+    (problem,) = read_problems("infilling", file(INFILLING))
+    assert problem.program("    total = a + b") == "def add(a, b):\n    total = a + b\n    return total\n"
+
+
+def test_problems_that_cannot_be_read(file):
+    with pytest.raises(DataError, match="line 1 has no field suffix"):
+        read_problems("infilling", file(HUMAN_EVAL))
+    with pytest.raises(DataError, match="has no test_list"):
+        read_problems("mbpp", file(HUMAN_EVAL))
+    with pytest.raises(DataError, match="no JSON object"):
+        read_problems("humaneval", file([1]))
+    with pytest.raises(UsageError, match="must be one of"):
+        read_problems("none", file(HUMAN_EVAL))
+
+
+@pytest.mark.parametrize(("n", "correct", "k"), [(5, 0, 1), (5, 2, 1), (5, 2, 3), (5, 4, 2), (5, 5, 5), (6, 1, 6)])
+def test_pass_at_k_is_the_share_of_all_choices_with_a_correct_one(n, correct, k):
+    choices = list(itertools.combinations([True] * correct + [False] * (n - correct), k))
+    assert pass_at_k(n, correct, k) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+def test_pass_at_k_of_impossible_numbers():
+    for numbers in ((3, 4, 1), (3, 1, 4), (3, 1, 0)):
+        with pytest.raises(ValueError, match="attempts"):
+            pass_at_k(*numbers)
+
+
+def attempt(*, passed, parses=True, exact=False):
+    return Attempt("x", parses, exact, Outcome(0 if passed else 1, "", True))
+
+
+def test_figures():
+    report = CodeReport(
+        {
+            "a": [attempt(passed=True, exact=True), attempt(passed=False, parses=False)],
+            "b": [attempt(passed=False), attempt(passed=False)],
+        }
+    )
+    assert report.pass_at(1) == 0.25
+    assert report.pass_at(2) == 0.5
+    assert report.pass_at(10) is None
+    assert report.parse_rate == 0.75
+    assert report.exact_match == 0.25
+    assert CodeReport({"a": [Attempt("x", True, False)]}).pass_at(1) is None
+
+
+class Writer:
+    """Generates fixed texts in place of a model."""
+
+    def __init__(self, monkeypatch, text):
+        from glassgpt.generation.engine.output import Sample
+
+        def generate_ids(code, prompts, options, advance):
+            return [[Sample(at, text) for at in range(options.num_samples)] for _ in prompts]
+
+        monkeypatch.setattr("glassgpt.code.benchmark.generate_ids", generate_ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "exact"),
+    [
+        ("humaneval", "    return a + b\n\ndef other():\n    exit(1)\n", True),
+        ("infilling", "    total = a + b\n    return None\n", True),
+        ("mbpp", "def add(x, y):\n    return x + y\n", False),
+    ],
+)
+def test_solutions_are_cut_tested_and_compared(name, text, exact, file, code_model, monkeypatch):
+    Writer(monkeypatch, text)
+    problems = read_problems(name, file(ROWS[name]))
+    options = GenerationOptions(max_tokens=20, temperature=0.0)
+    report = evaluate_problems(code_model, problems, options, limits=Limits())
+    assert report.pass_at(1) == report.parse_rate == 1.0
+    assert (report.exact_match == 1.0) is exact
+    assert not evaluate_problems(code_model, problems, options).was_executed
+
+
+def test_evaluate_prints_and_writes_figures(code_run, run_main, file, tmp_path):
+    path = file(HUMAN_EVAL)
+    common = ("evaluate", code_run, "--code", "humaneval", "--problems", path, "--new-tokens", "8")
+    code, out, err = run_main(*common)
+    assert code == 0, err
+    assert "valid Python" in out
+    assert "pass@1" not in out
+    assert "add --execute" in " ".join(err.split())
+    more = (
+        "--execute",
+        "--attempts",
+        "2",
+        "--decoding",
+        "temperature=1.0",
+        "--json",
+        "--json-file",
+        tmp_path / "x.json",
+    )
+    code, out, err = run_main(*common, *more)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["pass_at_1"] == 0.0
+    assert len(found["attempts"]["HumanEval/0"]) == 2
+    assert json.loads((tmp_path / "x.json").read_text()) == found
