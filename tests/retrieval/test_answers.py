@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
-from answer_helpers import WordIndex, passage_of, random_reader
 
+from answer_helpers import WordIndex, passage_of, random_reader
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import GenerationError, UsageError
 from glassgpt.retrieval import answering
@@ -16,7 +16,8 @@ from glassgpt.retrieval.answer_metrics import f1
 from glassgpt.retrieval.answering import answer, answer_from_hits
 from glassgpt.retrieval.confidence import WEIGHTS, confidence
 from glassgpt.retrieval.likelihood import continuation_logprobs, span_logprob
-from glassgpt.retrieval.multiple_choice import FEATURES, ChoiceReader, choice_features, choose
+from glassgpt.retrieval.multiple_choice import MODEL_FEATURES, ChoiceReader, choice_features, choose
+from glassgpt.retrieval.option_features import SEARCH_FEATURES, OptionSearch
 from glassgpt.retrieval.overlap import Sentences, sentences_of, stems
 from glassgpt.retrieval.prompts import filled_in
 from glassgpt.retrieval.show_answers import answer_json, choice_json, show_answer, show_choice
@@ -171,9 +172,9 @@ def test_options_are_scored_on_the_same_evidence(reader, capsys):
     options = ["1932", "1937", "all of the above"]
     question = "The old bridge was built in ________."
     features, hits, sentences = choice_features(chooser, WordIndex(BRIDGE, KOREAN), question, options)
-    assert set(features) == set(FEATURES)
+    assert set(features) == {*MODEL_FEATURES, *SEARCH_FEATURES}
     assert all(values.shape == (3,) for values in features.values())
-    assert features["sentence"][0] > features["sentence"][1]
+    assert features["context_sentence"][0] > features["context_sentence"][1]
     assert features["about_others"].tolist() == [0.0, 0.0, 1.0]
     assert "The old bridge was built in 1932." in sentences
     [(expected, _), _, _] = chooser.logprobs(question, options, sentences)
@@ -185,6 +186,20 @@ def test_options_are_scored_on_the_same_evidence(reader, capsys):
     show_choice(choice, options)
     assert options[choice.option] in capsys.readouterr().out
     assert hits[0].passage.source == "document 0"
+
+
+def test_words_shared_with_options_are_counted():
+    index = WordIndex(BRIDGE, "A tower of stone was built in 1937, far from every river.")
+    features = OptionSearch.run(
+        index, "The old bridge was not built in ________.", ["1932", "1937", "none of the above"]
+    ).features()
+    assert set(features) == set(SEARCH_FEATURES)
+    assert features["context_sentence"][0] == max(features["context_sentence"])
+    assert features["context"][0] > features["context"][1]
+    assert features["search"] == pytest.approx([1, 6 / 7, 6 / 7])
+    assert features["negated"] == pytest.approx([-1, -6 / 7, -6 / 7])
+    nothing = OptionSearch.run(WordIndex(), "Why?", ["1932", "1937"]).features()
+    assert all(len(values) == 2 for values in nothing.values())
 
 
 def test_options_must_be_several():

@@ -17,16 +17,16 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.retrieval.likelihood import continuation_logprobs
-from glassgpt.retrieval.overlap import Sentences, stems
-from glassgpt.retrieval.prompts import ABOUT_OTHERS, BLANK, evidence_text, filled_in
+from glassgpt.retrieval.option_features import OptionSearch
+from glassgpt.retrieval.prompts import evidence_text, filled_in
 
 if TYPE_CHECKING:
     from glassgpt.retrieval.index import Hit, Index
 
-PASSAGES_PER_SEARCH = 3
 SENTENCES_PER_OPTION = 2
 MAX_EVIDENCE_TOKENS = 224
-MAX_SENTENCE_CHARACTERS = 400
+MIN_BLANKS = 4
+"""Blanks of the shortest sentence that is evidence; shorter ones are headings."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Choice:
     Attributes:
         option: index of the most probable option.
         probabilities: of each option.
-        features: of each option, by name; see `FEATURES`.
+        features: of each option, by name; see `MODEL_FEATURES` and `SEARCH_FEATURES`.
         hits: the passages that the evidence is from, the best first.
         sentences: the evidence.
     """
@@ -48,13 +48,21 @@ class Choice:
     sentences: tuple[str, ...]
 
 
-FEATURES = (
-    "search", "search_sum", "sentence", "passage", "evidence", "evidence_per_token", "closed", "closed_per_token", "prior", "about_others",
-)  # fmt: skip
-"""Features of an option: the search's scores, words shared with the best sentence and passage, the model's log-probability with and
-without evidence, that of the option alone, and whether it is about the other options."""
-WEIGHTS: Mapping[str, float] = {"search": 1.0, "evidence": 0.2}
-"""Fitted by `python -m benchmarks.answers --fit`."""
+MODEL_FEATURES = ("evidence", "evidence_per_token", "closed", "closed_per_token", "prior")
+"""The model's log-probability of an option with and without evidence, summed and per token, and as an answer to anything."""
+WEIGHTS: Mapping[str, float] = {
+    "search": 3.6,
+    "search_sum": 0.22,
+    "document": -3.1,
+    "weight": 0.016,
+    "about_others": 2.6,
+    "negated": 7.6,
+    "context_sentence": 2.7,
+    "context": 1.13,
+    "evidence": 0.038,
+    "closed": -0.029,
+}
+"""Fitted by `python -m benchmarks.answers --fit`; see docs/log.md."""
 
 
 @dataclass(frozen=True)
@@ -100,75 +108,36 @@ def choice_features(
     """
     if len(options) < 2 or not all(option.strip() for option in options):
         raise UsageError(f"{len(options)} options are given; give at least two, none of them empty")
-    asked = BLANK.sub(" ", question)
-    found = [index.search(f"{asked} {option}", PASSAGES_PER_SEARCH) for option in options]
-    hits = _distinct(
-        [*index.search(f"{asked} {' '.join(options)}", PASSAGES_PER_SEARCH), *(hit for each in found for hit in each)]
-    )
-    sentences = Sentences.from_passages([hit.passage.text for hit in hits])
-    asked_terms, option_terms = stems(asked), [stems(option) for option in options]
-    chosen = _evidence(reader.tokenizer, sentences, asked_terms, option_terms)
-    evidence = reader.logprobs(question, options, [sentences.texts[at] for at in chosen])
-    closed = reader.logprobs(question, options)
-    features = {
-        "search": [max((hit.score for hit in each), default=0.0) for each in found],
-        "search_sum": [sum(hit.score for hit in each) for each in found],
-        "sentence": [_best_sentence(sentences, asked_terms, own) for own in option_terms],
-        "passage": [_best_passage(sentences, hits, asked_terms, own) for own in option_terms],
+    search = OptionSearch.run(index, question, options)
+    chosen = [search.sentences.texts[at] for at in _evidence(reader.tokenizer, search)]
+    evidence, closed = reader.logprobs(question, options, chosen), reader.logprobs(question, options)
+    features = search.features() | {
         "evidence": [total for total, _ in evidence],
         "evidence_per_token": [total / n for total, n in evidence],
         "closed": [total for total, _ in closed],
         "closed_per_token": [total / n for total, n in closed],
         "prior": reader.prior_logprobs(options),
-        "about_others": [float(option.lower().startswith(ABOUT_OTHERS)) for option in options],
     }
-    scale = max(features["search"]) or 1.0
-    for name in ("search", "search_sum"):
-        features[name] = [value / scale for value in features[name]]
-    return {name: np.array(values) for name, values in features.items()}, hits, [sentences.texts[at] for at in chosen]
+    return {name: np.array(values) for name, values in features.items()}, search.hits, chosen
 
 
-def _distinct(hits: Sequence[Hit]) -> list[Hit]:
-    return list({hit.passage.number: hit for hit in hits}.values())
-
-
-def _evidence(
-    tokenizer: Tokenizer, sentences: Sentences, asked: frozenset[str], options: Sequence[frozenset[str]]
-) -> list[int]:
+def _evidence(tokenizer: Tokenizer, search: OptionSearch) -> list[int]:
     """Return the sentences that share most with the question and with each option in turn, as many as fit, in their order."""
-    ranked: list[list[int]] = []
-    for own in (frozenset[str](), *options):
-        scores = [
-            sentences.coverage(at, asked) + sentences.coverage(at, own - asked) for at in range(len(sentences.texts))
-        ]
-        ranked.append(sorted(range(len(scores)), key=lambda at: -scores[at]))
-    chosen: dict[int, None] = {}
+    sentences, asked = search.sentences, search.asked
+    usable = [at for at, text in enumerate(sentences.texts) if text.count(" ") >= MIN_BLANKS and "://" not in text]
+    ranked = [
+        sorted(usable, key=lambda at: -(sentences.coverage(at, asked) + sentences.coverage(at, own - asked)))
+        for own in (frozenset[str](), *search.option_terms)
+    ]
+    chosen: set[int] = set()
     left = MAX_EVIDENCE_TOKENS
-    for place in range(SENTENCES_PER_OPTION):
-        for order in ranked:
-            if place < len(order) and order[place] not in chosen:
-                left -= len(tokenizer.encode(sentences.texts[order[place]][:MAX_SENTENCE_CHARACTERS]))
-                if left < 0:
-                    return sorted(chosen)
-                chosen[order[place]] = None
+    for at in (order[place] for place in range(SENTENCES_PER_OPTION) for order in ranked if place < len(order)):
+        if at not in chosen:
+            left -= len(tokenizer.encode(sentences.texts[at]))
+            if left < 0:
+                break
+            chosen.add(at)
     return sorted(chosen)
-
-
-def _best_sentence(sentences: Sentences, asked: frozenset[str], own: frozenset[str]) -> float:
-    """Return how well a single sentence covers the question and the option: the product of the shares, 0 to 1."""
-    return max(
-        (sentences.coverage(at, asked) * sentences.coverage(at, own) for at in range(len(sentences.texts))), default=0.0
-    )
-
-
-def _best_passage(sentences: Sentences, hits: Sequence[Hit], asked: frozenset[str], own: frozenset[str]) -> float:
-    """Return the same for a whole passage."""
-
-    def share(terms: frozenset[str], passage: frozenset[str]) -> float:
-        return sentences.weight(terms & passage) / sentences.weight(terms) if terms else 0.0
-
-    passages = [stems(hit.passage.text) for hit in hits]
-    return max((share(asked, each) * share(own, each) for each in passages), default=0.0)
 
 
 def choose(reader: ChoiceReader, index: Index, question: str, options: Sequence[str]) -> Choice:
