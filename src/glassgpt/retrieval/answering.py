@@ -4,7 +4,7 @@
 2. The model scores each passage by how much more probable it makes the question (Ponte & Croft 1998). Together with the search's score
    this gives the order of the passages.
 3. The model quotes from the best ones; each passage is read alone, so none can change what another one says.
-4. A logistic function of a few features gives the probability that the evidence carries the answer; below a threshold
+4. A logistic function of three features gives the probability that the evidence carries the answer; below a threshold
    there is no answer.
 """
 
