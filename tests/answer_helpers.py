@@ -29,6 +29,9 @@ class WordIndex:
     def __init__(self, *texts):
         self.passages = [passage_of(text, number, f"document {number}") for number, text in enumerate(texts)]
 
+    def __len__(self):
+        return len(self.passages)
+
     def search(self, question, limit=5):
         asked = stems(question)
         hits = [FoundPassage(each, float(len(asked & stems(each.text)))) for each in self.passages]

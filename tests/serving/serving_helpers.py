@@ -82,12 +82,14 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(model, *, limits=None, slots=4, tokenizer=BYTES, names=("tiny",), recorder=None, **guards):
+async def serving(
+    model, *, limits=None, slots=4, tokenizer=BYTES, names=("tiny",), recorder=None, documents=None, **guards
+):
     """A client of a server with this model, under each of the names."""
     limits = limits or ServerLimits()
     models: dict[str, ServedModel] = {}
     metrics = Metrics(lambda: [(name, *each.counts()) for name, each in models.items()])
-    context = ServerContext(models, limits, metrics, recorder)
+    context = ServerContext(models, limits, metrics, recorder, documents or {})
     for name in names:
         served = ServedModel(name, TRANSCRIPT, slots, limits, metrics)
         version = served.start(

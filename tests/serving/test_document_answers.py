@@ -31,10 +31,10 @@ def ask(model, *bodies, threshold=0.0, path=PATH):
     """Return the replies of a server whose second model answers from documents."""
 
     async def work(client):
-        client.context.documents = {"tiny+notes": Documents(WordIndex(BRIDGE, "A tower."), threshold=threshold)}
         return [await client.post(path, body) for body in bodies]
 
-    return run_with(model, work, names=("tiny", "tiny+notes"))
+    documents = {"tiny+notes": Documents(WordIndex(BRIDGE, "A tower."), threshold=threshold)}
+    return run_with(model, work, names=("tiny", "tiny+notes"), documents=documents)
 
 
 def test_answer_has_sources_and_a_stream_has_the_same(model):
@@ -68,6 +68,17 @@ def test_what_an_answer_from_documents_cannot_have_is_refused(model):
     [completion] = ask(model, {"model": "tiny+notes", "prompt": "x"}, path="/v1/completions")
     assert completion.status == 400
     assert "use /v1/chat/completions" in completion.json["error"]["message"]
+
+
+def test_models_say_how_many_passages_they_answer_from(model):
+    async def work(client):
+        return (await client.get("/v1/models")).json["data"]
+
+    plain, quoting = run_with(
+        model, work, names=("tiny", "tiny+notes"), documents={"tiny+notes": Documents(WordIndex(BRIDGE, "A tower."))}
+    )
+    assert "documents" not in plain
+    assert quoting["documents"] == 2
 
 
 def test_model_shares_the_thread_of_its_weights(model):

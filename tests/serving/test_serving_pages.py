@@ -11,6 +11,8 @@ import pytest
 from live_server import live_server
 from serving_helpers import run_with
 
+from answer_helpers import WordIndex
+from glassgpt.serving.document_answers import Documents
 from glassgpt.serving.pages import PAGE_FILES, read_page
 from pages import check_help_and_theme_keys, listened
 from small_models import attentive_model
@@ -323,3 +325,20 @@ def test_stopped_server_is_reported(browser, address):
     page.locator("#send").click()
     page.locator("#pane-0-body .failed", has_text="no longer responds").wait_for()
     context.close()
+
+
+def test_quotation_is_marked_in_its_passage(page):
+    passage = f"The old bridge \U0001f309 was built {HOSTILE} in 1932."
+    documents = {"tiny+notes": Documents(WordIndex(passage), threshold=0.0)}
+    model = attentive_model(context_length=512)
+    with live_server(model, names=("tiny", "tiny+notes"), documents=documents) as address:
+        open_at(page, address, mode="chat", panes=[{"model": "tiny+notes", "settings": {}}] * 2)
+        page.locator("#prompt").fill("When was the old bridge built?")
+        page.locator("#send").click()
+        marked = page.locator("#pane-0-body .source mark")
+        marked.wait_for()
+        quotation = marked.text_content()
+        assert page.locator("#pane-0-body .source blockquote").text_content() == passage
+        assert page.locator("#pane-0-body .message:not(.user) .said").first.text_content() == f"“{quotation}” [1]"
+        assert page.locator("#pane-0-body .source figcaption").text_content().startswith("[1] document 0")
+        assert page.evaluate("window.hurt") is None

@@ -75,7 +75,7 @@ def create_app(context: ServerContext, *, hosts: Sequence[str] = (), api_keys: S
 
     async def model(request: Request) -> Response:
         found = context.find(request.path_params["model"])
-        return Response(json_codec.encode(_model_json(found)), media_type="application/json")
+        return Response(json_codec.encode(_model_json(context, found)), media_type="application/json")
 
     async def failed(request: Request, raised: Exception) -> Response:
         headers: dict[str, str] = {}
@@ -119,10 +119,10 @@ def _vocab_size(context: ServerContext) -> int:
 
 async def list_models(context: ServerContext, call: Call) -> Answer:
     """Answer GET /v1/models."""
-    return {"object": "list", "data": [_model_json(model) for model in context.models.values()]}
+    return {"object": "list", "data": [_model_json(context, model) for model in context.models.values()]}
 
 
-def _model_json(model: ServedModel) -> dict[str, Any]:
+def _model_json(context: ServerContext, model: ServedModel) -> dict[str, Any]:
     weights = model.current.weights
     return {
         "id": model.name,
@@ -132,6 +132,7 @@ def _model_json(model: ServedModel) -> dict[str, Any]:
         "max_model_len": weights.model.config.context_length,
         "step": weights.step,
         **({"parent": model.name.removesuffix(f":{weights.adapter}")} if weights.adapter else {}),
+        **({"documents": len(found.index)} if (found := context.documents.get(model.name)) is not None else {}),
         "checkpoint": weights.checkpoint,
         "system_fingerprint": weights.fingerprint,
         "identity": dict(weights.identity),

@@ -13,6 +13,7 @@ export function answerView(words, answer, { explain, message }) {
   const flow = make("div", { className: "said", dir: "auto", role: "group", "aria-label": words.answer });
   const detail = make("div", { className: "detail", hidden: true, "aria-live": "polite" });
   const foot = make("div");
+  const sources = make("div");
   let chosen = null; // by click or keyboard; pointing at another shows that one meanwhile
 
   const spans = () => [...flow.querySelectorAll(".generated")];
@@ -65,12 +66,17 @@ export function answerView(words, answer, { explain, message }) {
     const command = answer.explanation ? note(`${words.inspect}: `, make("code", { textContent: answer.explanation.inspect })) : null;
     foot.replaceChildren(row(note(facts.filter((fact) => fact !== null).join(" · ")), answer.explanation || !explain || !answer.tokens.length ? null : ask), ...(command ? [command] : []));
   };
+  const quote = () => {
+    flow.textContent = answer.text;
+    sources.replaceChildren(...answer.sources.map(sourceView));
+  };
   const view = {
-    element: make("div", { className: "answer" }, flow, detail, foot),
+    element: make("div", { className: "answer" }, flow, detail, sources, foot),
     add(token) {
       flow.append(span(token, spans().length));
     },
     finish() {
+      if (answer.sources) quote();
       spans().forEach((each, at) => { each.textContent = answer.tokens[at].text; });
       footer();
     },
@@ -80,9 +86,19 @@ export function answerView(words, answer, { explain, message }) {
   };
   if (answer.prompt !== undefined) flow.append(make("span", { className: "prompt", textContent: answer.prompt }));
   answer.tokens.forEach(view.add);
+  if (answer.sources) quote();
   if (answer.finish) footer();
   if (answer.error) view.fail(message(answer.error));
   return view;
+}
+
+// A passage with its quotation marked; offsets count characters, not the halves of surrogate pairs.
+function sourceView({ number, source, heading, start, text, quotation }) {
+  const characters = [...text];
+  const part = (from, to) => characters.slice(from, to).join("");
+  const [first, last] = quotation ? [quotation.start - start, quotation.end - start] : [0, 0];
+  const passage = make("blockquote", { className: "said", dir: "auto" }, part(0, first), quotation ? make("mark", { textContent: part(first, last) }) : null, part(last));
+  return make("figure", { className: "source" }, make("figcaption", { textContent: `[${number}] ${[source, heading].filter(Boolean).join(" — ")}` }), passage);
 }
 
 function failed(textContent) {

@@ -146,7 +146,9 @@ function requestOf(view, at, mode, text, seed) {
   const { model, settings } = view.state.panes[at];
   const common = { model, seed, ...settings };
   if (mode === "completion") return { ...common, prompt: text, logprobs: TOP };
-  return { ...common, messages: [...messagesOf(panes[at].items.chat), { role: "user", content: text }], logprobs: true, top_logprobs: TOP };
+  const isQuoting = view.api.models.find(({ id }) => id === model)?.documents !== undefined; // its answers have sources, not tokens
+  const tokens = isQuoting ? {} : { logprobs: true, top_logprobs: TOP };
+  return { ...common, messages: [...messagesOf(panes[at].items.chat), { role: "user", content: text }], ...tokens };
 }
 
 async function generate(view, at, mode, text, seed) {
@@ -162,7 +164,10 @@ async function generate(view, at, mode, text, seed) {
   const reader = new TokenReader(mode === "chat");
   try {
     const chunks = stream(PATHS[mode], request, pane.control.signal, (headers) => { answer.step = headers.get("x-glassgpt-step"); });
-    for await (const { choices: [choice] } of chunks) if (choice) take(answer, choice, reader);
+    for await (const { choices: [choice], sources } of chunks) {
+      answer.sources = sources ?? answer.sources;
+      if (choice) take(answer, choice, reader);
+    }
   } catch (error) {
     if (error.name === "AbortError") answer.finish = "stopped";
     else answer.error = error;
