@@ -1,4 +1,4 @@
-"""What the search and shared words say about the options of a question, without a model."""
+"""Features of the options of a question that need no model: scores of the search, and shared words."""
 
 from __future__ import annotations
 
