@@ -34,7 +34,7 @@ class StreamLoad:
         path: of the endpoint.
         extras: further fields of the requests, in turns; None leaves a field out.
         is_exact: every stream must have all of its tokens.
-        probes_per_second: how often /health is requested meanwhile.
+        probes_per_second: how often /health is requested meanwhile; 0 never requests it.
     """
 
     port: int
@@ -159,18 +159,25 @@ async def _read_stream(connection: Connection, began: float) -> tuple[float, lis
 
 
 async def _probe(load: StreamLoad, seconds: list[float], is_over: asyncio.Event) -> None:
-    while not is_over.is_set():
+    while load.probes_per_second and not is_over.is_set():
         began = time.perf_counter()
         await get(load.port, "/health")
         seconds.append(time.perf_counter() - began)
         await asyncio.sleep(1 / load.probes_per_second)
 
 
-async def run_short_requests(port: int, path: str, body: dict[str, Any]) -> float:
-    """Return the requests per second of clients that send one after the other over connections that are kept."""
-    data, ends = post(port, path, body), time.perf_counter() + SHORT_SECONDS
+async def run_short_requests(port: int, path: str, bodies: Sequence[dict[str, Any]]) -> float:
+    """Return the requests per second of clients that send one after the other over connections that are kept.
 
-    async def client() -> int:
+    Args:
+        port: of the server.
+        path: of the endpoint.
+        bodies: the body that each client sends.
+    """
+    ends = time.perf_counter() + SHORT_SECONDS
+
+    async def client(body: dict[str, Any]) -> int:
+        data = post(port, path, body)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         count = 0
         while time.perf_counter() < ends:
@@ -186,5 +193,5 @@ async def run_short_requests(port: int, path: str, body: dict[str, Any]) -> floa
         return count
 
     began = time.perf_counter()
-    counts = await asyncio.gather(*(client() for _ in range(SHORT_CLIENTS)))
+    counts = await asyncio.gather(*map(client, bodies))
     return sum(counts) / (time.perf_counter() - began)
