@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glassgpt.generation.cpu import packing
+from glassgpt.generation.cpu import kernel_times, packing
 from glassgpt.generation.cpu.kernel_times import remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS
 from glassgpt.generation.cpu.native import cache_folder
@@ -39,6 +40,7 @@ class Measurements:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the times in a folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernel_times, "LEAST_SHARE", 0.0)
 
 
 def kept_file() -> Path:
@@ -67,6 +69,16 @@ def test_a_damaged_file_is_replaced(content: str):
     assert measure.count == 2
 
 
+def test_times_of_a_busy_machine_are_not_kept(monkeypatch: pytest.MonkeyPatch):
+    def measure() -> dict[str, float]:
+        time.sleep(0.02)  # this thread has no core
+        return Measurements()()
+
+    monkeypatch.setattr(kernel_times, "LEAST_SHARE", 0.7)
+    assert remembered_times(NAMES, (), measure) == {"a": 2.0, "b": 2.0}
+    assert not list(cache_folder().glob("times-*.json"))
+
+
 def test_a_cache_that_cannot_be_written_costs_a_measurement(tmp_path: Path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     measure = Measurements()
@@ -81,12 +93,15 @@ def test_the_remembered_kernel_is_chosen_again(monkeypatch: pytest.MonkeyPatch):
         return {kernel.name: 1.0 if kernel.name == fastest else 2.0 for kernel in kernels}
 
     monkeypatch.setattr(packing, "_time_kernels", times)
+    packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage]
     chosen = kernel_choice(model, remembers=True)
     fastest = "row-major"
+    packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage] - as another process
     again, measured = kernel_choice(model, remembers=True), kernel_choice(model)
     assert chosen is not None
     assert again is not None
     assert measured is not None
+    packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage]
     assert (chosen.kernel.name, again.kernel.name, measured.kernel.name) == ("oneDNN", "oneDNN", "row-major")
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from glassgpt.data.files import read_regular
 from glassgpt.generation.cpu.native import cache_folder
 
+LEAST_SHARE = 0.7
+"""Share of a measurement in which the calling thread must have had a core for the times to be kept."""
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_LINES = ("vendor_id", "model", "stepping", "flags", "CPU", "Features")
 """Beginnings of the lines in that file that never change, on x86 and on ARM."""
@@ -28,6 +31,8 @@ def remembered_times(
     names: Collection[str], conditions: Collection[object], measure: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
     """Return the milliseconds of kernels as measured by an earlier process, or measure them and keep them.
+
+    What is measured while other programs use the cores is not kept.
 
     Args:
         names: of the kernels.
@@ -40,7 +45,10 @@ def remembered_times(
         kept = json.loads(read_regular(path))
         if _are_times(kept, names):
             return kept
+    began, used = time.perf_counter(), time.thread_time()
     times = measure()
+    if time.thread_time() - used < LEAST_SHARE * (time.perf_counter() - began):
+        return times  # other programs had the cores
     with suppress(OSError):  # the folder cannot be written: the next process measures again
         _write(path, json.dumps(times))
     return times

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import glassgpt
 from glassgpt.errors import GenerationError
 from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, step_bits
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
@@ -112,14 +113,19 @@ def choose_kernel(
     simplest = kernels[0]
     if len(kernels) == 1 or 4 * config.n_embd**2 < MIN_TIMED_ELEMENTS:
         return KernelChoice(simplest, {}, batch_size)
-    names, conditions = [kernel.name for kernel in kernels], (config.n_embd, batch_size, torch.get_num_threads())
-    measure = functools.partial(_time_kernels, tuple(kernels), *conditions)
-    milliseconds = (
-        remembered_times(names, (precision, torch.__version__, *conditions), measure) if remembers else measure()
-    )
+    times = _remembered_times if remembers else _time_kernels
+    milliseconds = times(tuple(kernels), config.n_embd, batch_size, torch.get_num_threads())
     best = min(kernels, key=lambda kernel: milliseconds[kernel.name])
     is_faster = milliseconds[best.name] < MIN_GAIN * milliseconds[simplest.name]
     return KernelChoice(best if is_faster else simplest, dict(milliseconds), batch_size)
+
+
+@functools.cache
+def _remembered_times(kernels: Sequence[Kernel], *conditions: int) -> dict[str, float]:
+    """Return the times of `_time_kernels`, of an earlier process if there are any."""
+    versions = [f"{kernel.precision} {kernel.name}" for kernel in kernels], torch.__version__, glassgpt.__version__
+    names = [kernel.name for kernel in kernels]
+    return remembered_times(names, (*versions, *conditions), functools.partial(_time_kernels, kernels, *conditions))
 
 
 @functools.cache
