@@ -53,7 +53,7 @@ test-export: browser $(READY) ## run exported models in the programs that they a
 	test -d .venv-export/llama-cpp || $(BIN)/python $(INSTALL) --no-deps --target .venv-export/llama-cpp cyllama==0.2.18
 	test -d .venv-export/genai || $(BIN)/python $(INSTALL) --no-deps --target .venv-export/genai onnxruntime-genai==0.18.0
 	test -d .venv-export/node_modules || npm install --ignore-scripts --no-save --prefix .venv-export @huggingface/transformers@4.3.2
-	PYTHONPATH=.venv-export/llama-cpp:.venv-export/genai $(BIN)/python -m pytest tests/export_clients
+	PYTHONPATH=.venv-export/llama-cpp:.venv-export/genai $(BIN)/python -m pytest -m slow tests/export_clients
 
 test-slow: $(READY) ## run the slow tests (compilation, exports, several processes, longer training, most of the pages)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow

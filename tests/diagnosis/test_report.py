@@ -193,6 +193,7 @@ def test_trained_run_has_a_report(nano_run):
     assert "bits per byte" in "".join(found.text)
 
 
+@pytest.mark.slow
 def test_diverged_run_has_a_report(grammar_data, tmp_path):
     overrides = {"data": str(grammar_data), "train.learning_rate": 1e30, "train.max_steps": 40}
     with pytest.raises(TrainingDivergedError):

@@ -60,6 +60,7 @@ def test_setting_that_spoils_the_text_of_a_good_model_is_named(nano_run, run_mai
     assert text_finding_codes(nano_run, run_main, *options) == expected
 
 
+@pytest.mark.slow
 def test_undertrained_model_is_not_blamed_on_a_setting(grammar_data, tmp_path, run_main):
     overrides = {"data": str(grammar_data), "train.max_steps": 3, "schedule.warmup_steps": 0}
     api.train(load_config("nano", overrides), tmp_path / "run")

@@ -147,7 +147,9 @@ def interrupted_savefig(self, file, **_):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("ending", PICTURES)
+@pytest.mark.parametrize(
+    "ending", [each if each == ".svg" else pytest.param(each, marks=pytest.mark.slow) for each in PICTURES]
+)
 def test_every_picture_format_can_be_written(comparison, tmp_path, ending):
     path = tmp_path / f"picture{ending}"
     draw_comparison(comparison, BYTES, path)

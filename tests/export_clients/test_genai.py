@@ -16,6 +16,7 @@ from glassgpt.interchange.check_prompts import PROMPTS
 from glassgpt.interchange.genai import FILE_NAME, genai_config
 from small_models import LLAMA, attentive_model
 
+pytestmark = pytest.mark.slow
 CORPUS = [
     "It's 1,234.5 o'clock; I'LL see.\n\nnaïve café 한국어 문장 語彙   blanks\t\ttabs\r\n \U0001f600 x = [1, 22, 333] ²½ ٣٤٥\n"
     * 20

@@ -24,6 +24,7 @@ CORPUS = [
     "한국어 문장 1234 5678 2024 12,345.67 it's don't WE'LL 안녕하세요 def f(x):\n    return x\n\n" * 30,
     " ".join(str(number**2) for number in range(2000)),
 ]
+pytestmark = pytest.mark.slow  # as those of the other engines: make test-export runs them all
 NAMES = ["gpt2", "bytes", "bpe:600 gpt2", "bpe:600 llama", "bpe:600 qwen2"]
 EDGE_CASES = [
     "12345", "1,234.5", "７８９", "٣٤٥", "한국어", "안녕하세요", "\u1112\u1161\u11ab", "\U0001f469\u200d\U0001f467", "\U0001f1f0\U0001f1f7",

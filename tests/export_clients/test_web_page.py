@@ -21,6 +21,7 @@ from small_models import LLAMA, attentive_model
 NODE_MODULES = Path(__file__).parents[2] / ".venv-export" / "node_modules"
 if not library_folder(NODE_MODULES):
     pytest.skip("runs in make test-export", allow_module_level=True)
+pytestmark = pytest.mark.slow
 MODERN = {"arch": "modern", "bias": False, "n_head": 4, "n_kv_head": 2, "window": 8, "n_embd": 48}
 CORPUS = [
     "It's 1,234.5 o'clock; I'LL see.\n\nnaïve café 한국어 문장 語彙   blanks\t\ttabs\r\n \U0001f600 x = [1, 22, 333]\n"

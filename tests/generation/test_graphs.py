@@ -197,7 +197,13 @@ SAMPLER_SIZES = {
 }
 
 
-@pytest.mark.parametrize("sizes", SAMPLER_SIZES.values(), ids=SAMPLER_SIZES)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(sizes, id=name, marks=pytest.mark.slow if name == "one part" else ())
+        for name, sizes in SAMPLER_SIZES.items()
+    ],
+)
 @pytest.mark.parametrize("ties", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sampling_kernels_equal_processors_and_noise(model, ties, sizes, monkeypatch):
     for name, size in sizes.items():

@@ -120,7 +120,7 @@ def test_model_as_its_own_draft_is_always_accepted(model):
     assert speculative.stats.tokens_per_forward == 4
 
 
-@pytest.mark.parametrize("draft_name", ["itself", "smaller context", "prompt lookup"])
+@pytest.mark.parametrize("draft_name", ["smaller context", "prompt lookup"])
 @pytest.mark.parametrize("overflow", ["stop", "re-prefill"])
 def test_drafts_are_limited_by_the_context(model, drafts, draft_name, overflow):
     asked = GenerationOptions(max_tokens=60, seed=3, num_samples=2, overflow=overflow)

@@ -181,6 +181,7 @@ def test_lens_of_a_long_text_is_paged(page):
     page.locator("#lens-shown", has_text="tokens 64 to 127 of 143").wait_for()
 
 
+@pytest.mark.slow
 def test_next_token_panel_applies_logits_processors(page, address, traced):
     open_at(page, address)
     body = panel(page, "next")

@@ -170,9 +170,9 @@ def test_tokens_past_the_context_are_an_error(exported):
 
 # Quantized weights.
 
-QUANTIZED = [("gpt2-one-block", "int4"), pytest.param("gpt2", "int8", marks=pytest.mark.slow)] + [
+QUANTIZED = [
     pytest.param(name, weights, marks=pytest.mark.slow)
-    for name in ("modern", "llama", "llama-tied")
+    for name in ("gpt2", "modern", "llama", "llama-tied")
     for weights in ("int8", "int4")
 ]
 

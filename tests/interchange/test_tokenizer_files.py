@@ -29,7 +29,7 @@ from glassgpt.interchange.tokenizer_files import library_pattern, write_tokenize
 from glassgpt.interchange.tokenizer_import import KNOWN_PATTERNS, read_tokenizer_files
 from small_models import attentive_model
 
-NAMES = ["gpt2", "bytes", "bpe:400", "unigram:330", "sentencepiece:400"]
+NAMES = [pytest.param("gpt2", marks=pytest.mark.slow), "bytes", "bpe:400", "unigram:330", "sentencepiece:400"]
 NAMES += [f"bpe:400 {pattern}" for pattern in PATTERNS if pattern != DEFAULT_PATTERN]
 CORPUS = [
     grammar_text(40, seed=1),

@@ -147,6 +147,7 @@ def test_r6_dropped_request_frees_its_slot(model, stream):
     run_with(model, work)
 
 
+@pytest.mark.slow
 def test_r7_aborts_leave_nothing_behind(model):  # takes seconds: a thousand requests, as in the report
     async def work(client):
         version = client.context.models["tiny"].current
