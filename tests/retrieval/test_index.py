@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from glassgpt.errors import DataError, UsageError, WrongDataError
+from glassgpt.errors import DataError, UnsafeFileError, UsageError, WrongDataError
 from glassgpt.retrieval import building
 from glassgpt.retrieval.building import Changes, IndexObserver, build_index, update_index
 from glassgpt.retrieval.index import DOCUMENTS, WORDS, Index, best_first
@@ -222,6 +222,15 @@ def test_damaged_index_is_one_line(animals, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError, match="is damaged"):
+        Index.open(folder)
+
+
+@pytest.mark.parametrize("name", ["passages.npy", "texts.bin", "vocabulary.txt", "index.json"])
+def test_files_of_an_index_that_are_links_are_refused(animals, name):
+    _, folder = animals
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+    with pytest.raises(UnsafeFileError, match="is a symbolic link"):
         Index.open(folder)
 
 

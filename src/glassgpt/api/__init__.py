@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from glassgpt.api.loaded_model import LoadedModel
     from glassgpt.api.loading import held_out_dataset, load, load_for_generation, load_with_dataset
     from glassgpt.api.preferences import PreferenceResult, tune_preferences
+    from glassgpt.api.retrieval import evaluate_index, index_documents
     from glassgpt.api.runs import resumed_config, save_as_run
     from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
     from glassgpt.api.training import attach_diagnosis, check, train
@@ -43,12 +44,14 @@ __all__ = [
     "distil",
     "doctor",
     "evaluate",
+    "evaluate_index",
     "export",
     "finetune",
     "finish_distillation",
     "held_out_dataset",
     "import_",
     "import_adapter",
+    "index_documents",
     "load",
     "load_for_generation",
     "load_with_dataset",
@@ -89,6 +92,8 @@ _MODULES = {
     "load_with_dataset": "loading",
     "PreferenceResult": "preferences",
     "tune_preferences": "preferences",
+    "evaluate_index": "retrieval",
+    "index_documents": "retrieval",
     "resumed_config": "runs",
     "save_as_run": "runs",
     "NamedRun": "serving",

@@ -21,6 +21,7 @@ from glassgpt.cli import (
     generation,
     inspection,
     interchange,
+    retrieval,
     serve,
     training,
 )
@@ -54,6 +55,8 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "sweep-decoding", evaluation.sweep_decoding),
     (app, "inspect", inspection.inspect),
     (app, "chat", chat.chat),
+    (app, "index", retrieval.index),
+    (app, "search", retrieval.search),
     (app, "ask", ask.ask),
     (app, "serve", serve.serve),
     (app, "replay", serve.replay),

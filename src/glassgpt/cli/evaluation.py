@@ -11,6 +11,7 @@ from cyclopts import Group, Parameter
 from glassgpt import console
 from glassgpt.cli.chat_evaluation import DECODING, ChatFiles, evaluate_chat, require_no_text_options
 from glassgpt.cli.code_evaluation import evaluate_code, require_code
+from glassgpt.cli.index_evaluation import evaluate_an_index
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, Run
 from glassgpt.errors import UsageError
 
@@ -18,10 +19,12 @@ HELD_OUT = Group("Held-out text", sort_key=1)
 GENERATED = Group("Generated text", sort_key=2)
 CHAT = Group("Chat", sort_key=3)
 CODE = Group("Code", sort_key=4)
+INDEX = Group("Search", sort_key=5)
+OptionalRun = Annotated[Path | None, Parameter(help="Folder of a run, created by glassgpt train or import.")]
 
 
 def evaluate(
-    run: Run,
+    run: OptionalRun = None,
     *others: Path,
     data: Path | None = None,
     checkpoint: Checkpoint = "best",
@@ -49,6 +52,8 @@ def evaluate(
     problems: Annotated[Path | None, Parameter(group=CODE)] = None,
     execute: Annotated[Flag, Parameter(group=CODE)] = False,
     attempts: Annotated[Integer, Parameter(group=CODE)] = 1,
+    index: Annotated[Path | None, Parameter(group=INDEX)] = None,
+    questions: Annotated[Path | None, Parameter(group=INDEX)] = None,
     json: Flag = False,
     json_file: Path | None = None,
     force: Flag = False,
@@ -111,6 +116,11 @@ def evaluate(
         where the system allows it, without a network. This is isolation against accidents, not security.
     attempts:
         Solutions of each problem; pass@10 needs 10, pass@100 needs 100, and --decoding that samples.
+    index:
+        Evaluate an index of documents, created by glassgpt index, instead of a run; needs --questions.
+    questions:
+        Questions whose document is known: rows of JSON with source and question (or term and meaning) and perhaps options
+        and answer, or a file in the format of SQuAD.
     json:
         Print one JSON object instead of tables.
     json_file:
@@ -124,6 +134,11 @@ def evaluate(
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
+    if index is not None or questions is not None:
+        evaluate_an_index(run, index, questions, json=json, json_file=json_file, force=force)
+        return
+    if run is None:
+        raise UsageError("no run is given; give the folder of a run, or --index INDEX with --questions FILE")
     files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
     if code is None:
         require_code({"--problems": problems is not None, "--execute": execute, "--attempts": attempts != 1})

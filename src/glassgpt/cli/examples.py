@@ -49,6 +49,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt evaluate runs/mine --compare greedy,creative,temperature=0.7+top_p=0.9",
         "glassgpt evaluate runs/code --code infilling --problems HumanEval-SingleLineInfilling.jsonl.gz --limit 100",
         "glassgpt evaluate runs/base runs/tuned --chat --gsm8k problems.jsonl --limit 100",
+        "glassgpt evaluate --index indexes/mine --questions questions.jsonl",
     ),
     "sweep-decoding": ("glassgpt sweep-decoding runs/mine --for creative --out mine.toml",),
     "inspect": (
@@ -58,6 +59,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "compress": ("glassgpt compress runs/mine --out runs/mine-int4 --int4",),
     "chat": ("glassgpt chat runs/mine", "glassgpt chat http://127.0.0.1:8000"),
+    "index": (
+        "glassgpt index notes/ book.pdf articles.jsonl --out indexes/mine",
+        "glassgpt index --update --out indexes/mine",
+    ),
+    "search": ('glassgpt search indexes/mine "who discovered penicillin"',),
     "ask": (
         'glassgpt ask notes.index "When was the bridge built?" --model runs/mine',
         'glassgpt ask notes.index "The bridge was built in ________." --model runs/mine --option 1932 --option 1937',

@@ -14,8 +14,9 @@ import numpy as np
 from glassgpt.data.staging import staged_folder
 from glassgpt.errors import DataError, MissingExtraError, UsageError
 from glassgpt.retrieval.documents import FoundFile, SourceDocument, find_files, read_documents
-from glassgpt.retrieval.index import DOCUMENTS, WORDS, Index
+from glassgpt.retrieval.index import DOCUMENTS, PAIRS, WORDS, Index
 from glassgpt.retrieval.manifest import INDEX_FILE, IndexedFile, IndexOptions, Manifest, Skipped
+from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Span, cut
 from glassgpt.retrieval.postings import Block, Integers, Postings, PostingsWriter
 from glassgpt.retrieval.store import StoreWriter
@@ -71,6 +72,8 @@ def build_index(
     options.check()
     if not paths:
         raise UsageError("no documents are given; give files or folders")
+    if (Path(folder) / INDEX_FILE).exists():
+        raise UsageError(f"{folder} already holds an index; update it with --update, or choose another --out")
     roots = tuple((str(path), os.path.abspath(path)) for path in paths)
     with staged_folder(Path(folder), force=False, what="search index") as (staging, scratch):
         manifest, _ = _Builder(staging, scratch, options, observer).build(roots, None)
@@ -107,7 +110,9 @@ class _Builder:
     def __init__(self, folder: Path, scratch: Path, options: IndexOptions, observer: IndexObserver) -> None:
         self._folder, self._options, self._observer = folder, options, observer
         self._store = StoreWriter(folder)
-        self._postings = {name: PostingsWriter(scratch, name) for name in (WORDS, DOCUMENTS)}
+        self._postings = {
+            name: PostingsWriter(scratch, name, keyed=name == PAIRS) for name in (WORDS, PAIRS, DOCUMENTS)
+        }
         self._vocabulary = Vocabulary()
         self._files: list[IndexedFile] = []
         self._skipped: list[Skipped] = []
@@ -175,9 +180,12 @@ class _Builder:
         """Count the terms of the passages read so far; between two documents, so that each is in one block."""
         first = self._store.n_passages - len(self._lengths)
         rows = np.repeat(np.arange(len(self._lengths)), np.frombuffer(self._lengths, np.int64))
-        block = Block.count(np.frombuffer(self._terms, np.int64), rows)
+        terms = np.frombuffer(self._terms, np.int64)
+        block = Block.count(terms, rows)
         self._postings[DOCUMENTS].add(block.grouped(np.array(self._documents, np.int64)))
         self._postings[WORDS].add(Block(block.terms, block.rows + first, block.counts))
+        pairs = Block.count(*pair_keys(terms, rows, self._vocabulary))
+        self._postings[PAIRS].add(Block(pairs.terms, pairs.rows + first, pairs.counts))
         self._terms, self._lengths, self._documents = array("q"), array("q"), array("q")
 
     def _keep(self, old: Index, kept: dict[int, FoundFile]) -> None:
@@ -206,6 +214,7 @@ class _Builder:
         new_passage = np.where(is_kept, np.cumsum(is_kept) - 1, -1)
         self._vocabulary = old.vocabulary
         self._postings[WORDS].add(_moved(old.words, new_passage))
+        self._postings[PAIRS].add(_moved(old.pairs, new_passage))
         self._postings[DOCUMENTS].add(_moved(old.documents, new_document))
 
     @staticmethod
@@ -217,7 +226,7 @@ class _Builder:
 
     def _finish(self, roots: tuple[tuple[str, str], ...]) -> Manifest:
         passages = self._store.finish()
-        rows = {WORDS: self._store.n_passages, DOCUMENTS: self._store.n_documents}
+        rows = {WORDS: self._store.n_passages, PAIRS: self._store.n_passages, DOCUMENTS: self._store.n_documents}
         for name, postings in self._postings.items():
             postings.finish(self._folder, len(self._vocabulary), rows[name])
         self._vocabulary.save(self._folder)
@@ -265,7 +274,8 @@ def _is_same(file: FoundFile, indexed: IndexedFile) -> bool:
 
 def _moved(postings: Postings, new_row: Integers) -> Block:
     """Return the postings of the rows that are kept, with their new numbers; -1 for a row that is not."""
-    terms = np.repeat(np.arange(len(postings.starts) - 1), np.diff(postings.starts))
+    terms = np.arange(len(postings.starts) - 1) if postings.keys is None else postings.keys.astype(np.int64)
+    terms = np.repeat(terms, np.diff(postings.starts))
     rows = new_row[postings.rows]
     is_kept = rows >= 0
     return Block(terms[is_kept], rows[is_kept], postings.counts[is_kept].astype(np.int64))

@@ -172,7 +172,7 @@ def read_documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterato
     if suffix == PDF_SUFFIX:
         text = pdf_text(path)
     else:
-        with _opened(path) as stream:
+        with open_file(path) as stream:
             raw = stream.read()
         text = html_text(_html(raw)) if suffix in HTML_SUFFIXES else decode(raw)
     if not text.strip():
@@ -208,7 +208,7 @@ def _html(raw: bytes) -> str:
 
 
 def _rows(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:
-    with _opened(file.path) as stream:
+    with open_file(file.path) as stream:
         for number, line in enumerate(json_rows.lines(stream), start=1):
             origin = f"{file.name}, line {number}"
             if line is not None and not line.strip():
@@ -228,7 +228,7 @@ def _rows(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceD
 
 
 @contextmanager
-def _opened(path: Path) -> Generator[IO[bytes], None, None]:
+def open_file(path: Path) -> Generator[IO[bytes], None, None]:
     """Yield the decompressed bytes of a file; damage that is found while they are read is a `DataError`."""
     try:
         with path.open("rb") as raw:

@@ -1,8 +1,7 @@
-"""Search an index: BM25 of the passages, and of their whole documents."""
+"""Search an index: BM25 of the words and pairs of words in a passage, and of the words in its whole document."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.retrieval.manifest import Manifest, damaged
+from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Passage
-from glassgpt.retrieval.postings import Bm25, Postings
+from glassgpt.retrieval.postings import Bm25, Integers, Postings
 from glassgpt.retrieval.store import PassageStore
-from glassgpt.retrieval.vocabulary import Vocabulary
+from glassgpt.retrieval.vocabulary import UNKNOWN, Vocabulary
 
-WORDS, DOCUMENTS = "words", "document"
+WORDS, PAIRS, DOCUMENTS = "words", "pairs", "document"
 PASSAGE_BM25 = Bm25()
 DOCUMENT_BM25 = Bm25()
-DOCUMENT_WEIGHT = 0.6
-"""Weight of the score of the whole document; see docs/log.md for how it was found."""
+DOCUMENT_WEIGHT = 1.5
+PAIR_WEIGHT = 0.8
+"""Weights of the scores of the whole document and of pairs of words, found on one half of the questions (docs/log.md)."""
 MAX_SHARE = 0.1
 """Terms of more passages than this are left out of a question, unless it has no others."""
 Scores = NDArray[np.float32]
@@ -54,7 +55,7 @@ class Index:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self.store = PassageStore(folder)
-        self.words, self.documents = Postings.open(folder, WORDS), Postings.open(folder, DOCUMENTS)
+        self.words, self.pairs, self.documents = (Postings.open(folder, name) for name in (WORDS, PAIRS, DOCUMENTS))
         self.vocabulary = Vocabulary.open(folder)
         self.document_of_passage = np.asarray(self.store.passages["document"]).astype(np.int64)
 
@@ -91,22 +92,28 @@ class Index:
         """
         try:
             parts = self.scores(question)
-            total = parts[WORDS] + parts[DOCUMENTS]
-            return self._hits(total, parts, limit)
+            return self._hits(parts[WORDS] + parts[PAIRS] + parts[DOCUMENTS], parts, limit)
         except (IndexError, UnicodeDecodeError, ValueError) as error:
             raise damaged(self.folder, str(error)) from error
 
     def scores(self, question: str) -> dict[str, Scores]:
         """Return the parts of the score of every passage, weighted."""
-        terms = self._terms(question)
+        numbers = np.array(self.vocabulary.find(question), np.int64)
+        terms = self._terms(numbers)
+        keys, _ = pair_keys(numbers, np.zeros(len(numbers), np.int64), self.vocabulary)
+        pairs = [(number, PAIR_WEIGHT) for number in self.pairs.numbers(np.unique(keys))]
         by_document = self.documents.scores(terms, DOCUMENT_BM25) * np.float32(DOCUMENT_WEIGHT)
-        return {WORDS: self.words.scores(terms, PASSAGE_BM25), DOCUMENTS: by_document[self.document_of_passage]}
+        return {
+            WORDS: self.words.scores(terms, PASSAGE_BM25),
+            PAIRS: self.pairs.scores(pairs, PASSAGE_BM25),
+            DOCUMENTS: by_document[self.document_of_passage],
+        }
 
-    def _terms(self, question: str) -> list[tuple[int, float]]:
-        """Return the terms of a question that tell passages apart, with how often they occur in it."""
-        counted = Counter(self.vocabulary.find(question))
-        rare = [term for term in counted if self.words.frequency(term) <= MAX_SHARE * len(self)]
-        return [(term, float(counted[term])) for term in rare or counted]
+    def _terms(self, numbers: Integers) -> list[tuple[int, float]]:
+        """Return the terms of a question that tell passages apart, each with weight 1."""
+        known = np.unique(numbers[numbers != UNKNOWN]).tolist()
+        rare = [term for term in known if self.words.frequency(term) <= MAX_SHARE * len(self)]
+        return [(term, 1.0) for term in rare or known]
 
     def _hits(self, total: Scores, parts: dict[str, Scores], limit: int) -> list[Hit]:
         digests = self.store.passages["digest"]

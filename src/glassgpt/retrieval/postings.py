@@ -43,19 +43,31 @@ class Postings:
         rows: rows of all terms, ascending within a term.
         counts: how often the term occurs in the row.
         lengths: number of terms of each row.
+        keys: ascending key of each term, if terms are known by keys instead of numbers.
     """
 
     starts: Integers
     rows: NDArray[np.uint32]
     counts: NDArray[np.uint16]
     lengths: NDArray[np.uint32]
+    keys: NDArray[np.uint32] | None = None
     _norms: dict[Bm25, NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Postings:
         """Open the postings of this name in a folder."""
         starts, rows, counts, lengths = (load_array(folder / f"{name}.{part}.npy") for part in ARRAYS)
-        return cls(starts, rows, counts, lengths)
+        keys = folder / f"{name}.keys.npy"
+        return cls(starts, rows, counts, lengths, load_array(keys) if keys.exists() else None)
+
+    def numbers(self, keys: Integers) -> list[int]:
+        """Return the numbers of the terms with these keys, without those that do not occur."""
+        known = self.keys
+        if known is None or not len(known):
+            return []
+        keys = keys.astype(known.dtype)  # with another type, numpy would convert all that are known
+        places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        return places[known[places] == keys].tolist()
 
     def frequency(self, term: int) -> int:
         """Return the number of rows that contain a term."""
@@ -112,14 +124,18 @@ class PostingsWriter:
     Args:
         scratch: folder for the blocks.
         name: of the postings.
+        keyed: whether the terms of blocks are keys, which are numbered at the end.
     """
 
-    def __init__(self, scratch: Path, name: str) -> None:
+    def __init__(self, scratch: Path, name: str, *, keyed: bool = False) -> None:
         self._scratch, self._name = scratch, name
+        self._keys = np.zeros(0, np.uint32) if keyed else None
         self._blocks = 0
 
     def add(self, block: Block) -> None:
         """Add a block. For every term, its rows must be above those of the blocks before."""
+        if self._keys is not None:
+            self._keys = np.union1d(self._keys, block.terms.astype(np.uint32))
         arrays = block.terms.astype(np.uint32), block.rows.astype(np.uint32), np.minimum(block.counts, MAX_COUNT)
         for part, array in zip(("terms", "rows", "counts"), arrays, strict=True):
             np.save(self._path(self._blocks, part), array if part != "counts" else array.astype(np.uint16))
@@ -127,6 +143,9 @@ class PostingsWriter:
 
     def finish(self, folder: Path, n_terms: int, n_rows: int) -> None:
         """Write the postings into a folder, and remove the blocks."""
+        if self._keys is not None:
+            n_terms = len(self._keys)
+            np.save(folder / f"{self._name}.keys.npy", self._keys)
         frequencies = np.zeros(n_terms, np.int64)
         lengths = np.zeros(n_rows, np.int64)
         for terms, rows, counts in self._saved():
@@ -156,7 +175,8 @@ class PostingsWriter:
 
     def _saved(self) -> Iterator[tuple[Any, Any, Any]]:
         for number in range(self._blocks):
-            yield tuple(np.load(self._path(number, part)) for part in ("terms", "rows", "counts"))  # pyright: ignore[reportReturnType]
+            terms, rows, counts = (np.load(self._path(number, part)) for part in ("terms", "rows", "counts"))
+            yield terms if self._keys is None else np.searchsorted(self._keys, terms), rows, counts
 
     def _path(self, number: int, part: str) -> Path:
         return self._scratch / f"{self._name}-{number}.{part}.npy"

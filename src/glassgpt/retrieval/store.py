@@ -77,6 +77,13 @@ class PassageStore:
         row = self.documents[document]
         return _slice(self.texts, row["text_at"], row["text_bytes"]).decode()
 
+    def find(self, text: str) -> int | None:
+        """Return the first document that contains a text, or None."""
+        place = self.texts.find(text.encode())
+        if place < 0:
+            return None
+        return int(np.searchsorted(self.documents["text_at"], np.uint64(place), side="right")) - 1
+
     def spans(self, document: int) -> Iterator[Span]:
         """Yield the passages of a document as offsets."""
         row = self.documents[document]
@@ -175,7 +182,7 @@ def load_array(path: Path) -> NDArray[Any]:
         empty = not file.read(1)
     if empty:
         raise ValueError(f"{path.name} is empty")
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # slices of a memmap are slow
 
 
 def map_bytes(path: Path) -> mmap.mmap | bytes:

@@ -1,4 +1,4 @@
-"""The terms of a text: words in lower case, and pairs of neighbouring characters where words have no blanks between.
+"""The terms of a text: words in lower case, and pairs of neighboring characters where words have no blanks between.
 
 Hangul is cut into pairs as well: a Korean word carries its particles, so that 도시는 and 도시에서 are one word with
 different endings, and share the pair 도시.

@@ -9,6 +9,8 @@ from glassgpt.retrieval.store import read_text
 from glassgpt.retrieval.terms import stem, words
 
 VOCABULARY_FILE = "vocabulary.txt"
+UNKNOWN = -1
+"""Number of a term that is not in the vocabulary."""
 
 
 class Vocabulary:
@@ -35,8 +37,12 @@ class Vocabulary:
         return list(map(self._by_word.__getitem__, words(text)))
 
     def find(self, text: str) -> list[int]:
-        """Return the numbers of those terms of a text that are known."""
-        return [self._numbers[term] for term in map(stem, words(text)) if term in self._numbers]
+        """Return the numbers of a text's terms in order; `UNKNOWN` for those that are new."""
+        return list(map(self.number, words(text)))
+
+    def number(self, word: str) -> int:
+        """Return the number of a word's term, or `UNKNOWN`."""
+        return self._numbers.get(stem(word), UNKNOWN)
 
     def save(self, folder: Path) -> None:
         """Write the vocabulary of an index."""

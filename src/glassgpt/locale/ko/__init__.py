@@ -51,6 +51,7 @@ HELP: dict[str, str] = {
     **commands.HELP,
     **options.HELP,
     **compression.HELP,
+    **retrieval.HELP,
     **serving.HELP,
     **chat.HELP,
     **code.HELP,

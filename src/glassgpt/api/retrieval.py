@@ -1,0 +1,83 @@
+"""Index documents, and evaluate an index on questions. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from glassgpt import console
+from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.retrieval.building import build_index, update_index
+from glassgpt.retrieval.index import Index
+from glassgpt.retrieval.manifest import IndexOptions, Manifest
+from glassgpt.retrieval.passages import PASSAGE_CHARACTERS
+from glassgpt.retrieval.questions import read_questions
+from glassgpt.retrieval.search_evaluation import SearchReport, evaluate_search
+from glassgpt.retrieval.show import ConsoleObserver, show_manifest, show_search_report
+
+
+def index_documents(
+    documents: Sequence[str | Path],
+    out: str | Path,
+    *,
+    update: bool = False,
+    passage_characters: int = PASSAGE_CHARACTERS,
+) -> Manifest:
+    """Index documents, or update their index; print the progress and what was skipped.
+
+    Args:
+        documents: files and folders of text, Markdown, HTML, PDF and JSON lines.
+        out: folder of the index.
+        update: whether to update the index that is there, with the length of passages that it was built with.
+        passage_characters: longest passage.
+
+    Raises:
+        UsageError: a path does not exist, an option is out of range, or `out` is not empty.
+        DataError: no document can be used, or the disk is full.
+    """
+    observer, changes = ConsoleObserver(), None
+    if update:
+        manifest, changes = update_index(out, documents, observer)
+    else:
+        manifest = build_index(documents, out, IndexOptions(passage_characters), observer)
+    show_manifest(manifest, changes)
+    return manifest
+
+
+def evaluate_index(
+    index: str | Path | Index,
+    questions: str | Path,
+    *,
+    as_json: bool = False,
+    json_file: Path | None = None,
+    force: bool = False,
+) -> SearchReport:
+    """Search for questions whose document is known, and print how well the index finds it.
+
+    Args:
+        index: folder of an index, or the open index.
+        questions: see `glassgpt.retrieval.questions.read_questions`.
+        as_json: print one JSON object instead of a table.
+        json_file: file to write the JSON object to.
+        force: overwrite an existing file.
+
+    Raises:
+        UsageError: the index or the file of questions does not exist, or the file cannot be written.
+        DataError: a question is damaged, or its document is not in the index.
+    """
+    opened = index if isinstance(index, Index) else Index.open(index)
+    rows = read_questions(Path(questions))
+    if json_file is not None:
+        check_output_path("--json-file", json_file, force=force)
+    with console.progress("searching", len(rows), unit="questions") as meter:
+        report = evaluate_search(opened, rows, meter.advance)
+    if as_json:
+        console.output_json(asdict(report))
+    else:
+        show_search_report(report)
+    if json_file is not None:
+        write_atomically(json_file, f"{json.dumps(asdict(report))}\n".encode())
+        console.info(f"wrote {json_file}")
+    return report
