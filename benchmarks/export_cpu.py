@@ -2,9 +2,10 @@
 
 GPT-2 124M with random weights, a prompt of 64 tokens, one step of the whole batch. The figure is the time of one step:
 that of a long text less that of a short one, over the steps between. On one thread it is the CPU time of the process,
-on several the wall's. Each system runs in a separate process, which stays, and the systems take turns. Ours draws
-among the 50 most probable tokens and CTranslate2 too; ONNX Runtime takes the most probable one; llama.cpp decodes a
-given token, as its own benchmark does, because cyllama hands out logits as a list.
+on several the wall's. Each system runs in a separate process, which stays, and the systems take turns. The results are
+written after each batch size; when `--minutes` are over, what is not yet measured is left out, and named. Ours and ONNX
+Runtime take the most probable token, CTranslate2 draws among the 50 most probable ones; llama.cpp decodes a given
+token, as its own benchmark does, because cyllama hands out logits as a list.
 
 ONNX Runtime and CTranslate2 are in the extra `export`, llama.cpp in `llama-cpp`; what is missing is left out.
 """
@@ -16,31 +17,36 @@ import dataclasses
 import functools
 import importlib.util
 import multiprocessing
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from cpu_parts.ctranslate import measure_step as measure_ctranslate
-from cpu_parts.generation import PROMPT_TOKENS, TOP_K, prompt_of
+from cpu_parts.generation import PROMPT_TOKENS, prompt_of
 from cpu_parts.machine import usable_cores
 from cpu_parts.measure import Row, Target, compare, interleave
-from cpu_parts.models import GPT2, matching_models
+from cpu_parts.models import GPT2, our_model
 from cpu_parts.results import report, show, write_report
 from cpu_parts.steps import SHORT, Write, clock_for, require_token_counts, step_seconds
 from glassgpt import console
+from glassgpt.compression.methods.int4 import Int4
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
+from glassgpt.evaluation.observer import SILENT
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.generation.precision import Precision, prepare_for_decoding
+from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.interchange.formats.base import ExportOptions
 from glassgpt.interchange.formats.registry import FORMATS
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.transformer import LanguageModel
 
 RESULTS = Path(__file__).parent / "results" / "export-cpu.json"
 PACKAGES = ("glassgpt", "torch", "onnxruntime", "cyllama", "ctranslate2", "numpy")
@@ -56,7 +62,7 @@ class System:
         name: as printed.
         bits: of a weight.
         format: export format; empty for our own engine.
-        weights: of the format, or the precision of our engine.
+        weights: of the format, or of our engine.
         package: that must be installed.
     """
 
@@ -82,11 +88,7 @@ TARGETS = {"glassgpt int8": Target(">=", 1), "glassgpt int4": Target(">=", 1)}
 
 def installed() -> list[System]:
     """Return the systems that can run here."""
-    precisions = get_args(Precision)
-    return [
-        each for each in SYSTEMS
-        if importlib.util.find_spec(each.package) and (each.format or each.weights in precisions)
-    ]  # fmt: skip
+    return [each for each in SYSTEMS if importlib.util.find_spec(each.package)]
 
 
 def exported(system: System, config: ModelConfig, folder: Path) -> Path:
@@ -95,9 +97,7 @@ def exported(system: System, config: ModelConfig, folder: Path) -> Path:
     if system.format and not path.exists():
         console.info(f"exporting: {system.name} …")
         path.mkdir()
-        FORMATS[system.format].write(
-            matching_models(config)[0].eval(), gpt2_tokenizer(), path, ExportOptions(system.weights)
-        )
+        FORMATS[system.format].write(our_model(config).eval(), gpt2_tokenizer(), path, ExportOptions(system.weights))
     return path
 
 
@@ -123,30 +123,41 @@ def _prompt() -> list[int]:
 
 
 @functools.cache
+def _decoder(system: System, config: ModelConfig) -> LanguageModel:
+    model = our_model(config).eval()
+    if system.weights == "int8":
+        return prepare_for_decoding(model, "int8")
+    return prepare_for_decoding(Int4("nearest").apply(model, None, SILENT.progress).eval())  # the speed is that of GPTQ
+
+
+@functools.cache
 def _glassgpt(system: System, config: ModelConfig, path: Path, batch: int, threads: int) -> Write:
-    precision: Any = system.weights
-    tokenizer = gpt2_tokenizer()
-    model = prepare_for_decoding(matching_models(config)[0].eval(), precision, batch_size=batch)
+    model, tokenizer = _decoder(system, config), gpt2_tokenizer()
     prompt = prompt_of(PROMPT_TOKENS, tokenizer)
 
     def write(new_tokens: int) -> None:
-        options = GenerationOptions(
-            max_tokens=new_tokens, temperature=1.0, top_k=TOP_K, top_p=1.0, seed=1, num_samples=batch
-        )
+        options = GenerationOptions(max_tokens=new_tokens, temperature=0.0, num_samples=batch)
         require_token_counts([text.tokens for text in generate(model, tokenizer, prompt, options)], new_tokens)
 
     return write
 
 
 @functools.cache
-def _onnxruntime(system: System, config: ModelConfig, path: Path, batch: int, threads: int) -> Write:
+def _session(path: Path, threads: int) -> Any:
     import onnxruntime
 
     settings: Any = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
-    session: Any = onnxruntime.InferenceSession(str(path / "model.onnx"), settings, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path / "model.onnx"), settings, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def _onnxruntime(system: System, config: ModelConfig, path: Path, batch: int, threads: int) -> Write:
+    import onnxruntime
+
+    session = _session(path, threads)
     inputs = [each.name for each in session.get_inputs()]
     outputs = [each.name for each in session.get_outputs()]
     value = onnxruntime.OrtValue.ortvalue_from_numpy
@@ -182,21 +193,43 @@ def _llama_cpp(system: System, config: ModelConfig, path: Path, batch: int, thre
     return write
 
 
-def measure_decoding(
-    config: ModelConfig, threads: int, batch: int, rounds: int, new_tokens: int, folder: Path, pools: Any
-) -> list[Row]:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The extent of the measurement.
+
+    Attributes:
+        config: of the model.
+        rounds: how often each system is measured.
+        new_tokens: of the long text.
+        folder: of the exported models.
+        until: on the clock of `time.monotonic`; then no further round begins.
+    """
+
+    config: ModelConfig
+    rounds: int
+    new_tokens: int
+    folder: Path
+    until: float
+
+    def has_time(self) -> bool:
+        """Return whether another round may begin."""
+        return time.monotonic() < self.until
+
+
+def measure_decoding(plan: Plan, threads: int, batch: int, pools: Any) -> list[Row]:
     """Return the rows of one batch size, for 8 and for 4 bits."""
-    console.info(f"measuring: batch {batch}, {threads} thread(s) …")
     timed = {
         system.name: functools.partial(
             lambda pool, *given: pool.submit(measure, *given).result(),
-            pools[system.name], system, config, exported(system, config, folder), batch, threads, new_tokens,
+            pools[system.name], system, plan.config, exported(system, plan.config, plan.folder), batch, threads,
+            plan.new_tokens,
         )
         for system in installed()
     }  # fmt: skip
+    console.info(f"measuring: batch {batch}, {threads} thread(s) …")
     for run in timed.values():
         run()  # loads the model, and fills caches
-    taken = interleave(timed, rounds)
+    taken = interleave(timed, plan.rounds, plan.has_time)
     rows: list[Row] = []
     for bits in (8, 4):
         names = [system.name for system in installed() if system.bits == bits]
@@ -206,6 +239,24 @@ def measure_decoding(
     return rows
 
 
+def measure_all(plan: Plan, threads: Sequence[int], batches: Sequence[int], save: Callable[[list[Row]], None]) -> None:
+    """Measure each number of threads and each batch size; `save` is given all rows so far after each."""
+    rows: list[Row] = []
+    for count in threads:
+        context = multiprocessing.get_context("spawn")
+        pools = {system.name: ProcessPoolExecutor(1, mp_context=context) for system in installed()}
+        for batch in batches:
+            if not plan.has_time():
+                console.info(f"no time left: batch {batch} on {count} thread(s) is not measured")
+                continue
+            new = measure_decoding(plan, count, batch, pools)
+            rows += new
+            show(new)
+            save(rows)
+        for pool in pools.values():
+            pool.shutdown()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -213,31 +264,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(usable_cores())}))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=3, help="how often each system is measured")
-    parser.add_argument("--new-tokens", type=int, default=SHORT + 40, help="tokens of the long text")
+    parser.add_argument("--new-tokens", type=int, default=SHORT + 24, help="tokens of the long text")
+    parser.add_argument("--minutes", type=float, default=13, help="after these no further round begins")
+    parser.add_argument("--exports", type=Path, help="folder of the exported models, which are kept there")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of a tiny model: a smoke test, no measurement"
     )
     parser.add_argument("--out", type=Path, help="where the JSON goes; with --quick, nowhere by default")
     chosen = parser.parse_args(given)
     rounds, new_tokens = (1, SHORT + 2) if chosen.quick else (chosen.rounds, chosen.new_tokens)
-    config = TINY if chosen.quick else GPT2
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for threads in chosen.threads:
-            context = multiprocessing.get_context("spawn")
-            pools = {system.name: ProcessPoolExecutor(1, mp_context=context) for system in installed()}
-            for batch in chosen.batch:
-                rows += measure_decoding(config, threads, batch, rounds, new_tokens, Path(folder), pools)
-            for pool in pools.values():
-                pool.shutdown()
-    show(rows)
     out: Path | None = chosen.out or (None if chosen.quick else RESULTS)
-    if out is not None:
+    load = list(os.getloadavg())
+
+    def save(rows: list[Row]) -> None:
+        if out is None:
+            return
         sizes = {"rounds": rounds, "new_tokens": new_tokens, "prompt_tokens": PROMPT_TOKENS}
         what = "GPT-2 124M (random weights), exported, on a CPU; single steps, reading the prompt left out"
+        hardware = {"capability": torch.backends.cpu.get_cpu_capability(), "load_before": load}
         command = ("export_cpu.py", *given)
-        hardware = {"capability": torch.backends.cpu.get_cpu_capability()}
         write_report(out, report(what, rows, command=command, settings=sizes, packages=PACKAGES, hardware=hardware))
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.exports or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + 60 * chosen.minutes
+        plan = Plan(TINY if chosen.quick else GPT2, rounds, new_tokens, folder, until)
+        measure_all(plan, chosen.threads, chosen.batch, save)
 
 
 if __name__ == "__main__":

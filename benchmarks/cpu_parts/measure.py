@@ -72,16 +72,21 @@ class Row:
     met: bool | None = None
 
 
-def interleave(systems: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
+def interleave(
+    systems: Mapping[str, Callable[[], float]], rounds: int, has_time: Callable[[], bool] = lambda: True
+) -> Samples:
     """Measure A B C, B C A, C A B, …, so that a temporary slowdown of the machine affects all systems alike.
 
     Args:
         systems: by name, a function that does the work once and returns its seconds.
         rounds: number of measurements of each. Warming up is left to the caller.
+        has_time: asked before each round but the first, whether to continue.
     """
     names = list(systems)
     samples: Samples = {name: [] for name in names}
     for i in range(rounds):
+        if i and not has_time():
+            break
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:
             samples[name].append(systems[name]())

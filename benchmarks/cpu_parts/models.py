@@ -23,11 +23,17 @@ def matching_models(config: ModelConfig = GPT2, seed: int = 1337) -> tuple[Langu
     The embedding of end-of-text is zero: its logit is then 0 and never among the 50 largest, so that neither model ends
     a text early.
     """
+    ours = our_model(config, seed)
+    return ours, _theirs(ours)
+
+
+def our_model(config: ModelConfig = GPT2, seed: int = 1337) -> LanguageModel:
+    """Return the model of `matching_models` in glassgpt alone."""
     torch.manual_seed(seed)
     ours = build_model(config)
     with torch.no_grad():
         ours.get_parameter("token_embedding.weight")[END_OF_TEXT] = 0.0
-    return ours, _theirs(ours)
+    return ours
 
 
 def _theirs(ours: LanguageModel) -> Any:

@@ -103,7 +103,10 @@ INLINE void attend(const float *q, const float *keys, const float *values, long 
     float scale = 1.0f / __builtin_sqrtf((float)width), highest = -__builtin_inff();
     for (long j = 0; j <= position; j++) {
         floats dot = all(0);
-        for (long i = 0; i < width; i += LANES) dot += load(q + i) * load(keys + j * width + i);
+        for (long i = 0; i < width; i += LANES) {
+            dot += load(q + i) * load(keys + j * width + i);
+            _mm_prefetch((const char *)(values + j * width + i), _MM_HINT_T0); /* all are needed as soon as the scores are known */
+        }
         scores[j] = sum(dot) * scale;
         highest = scores[j] > highest ? scores[j] : highest;
     }

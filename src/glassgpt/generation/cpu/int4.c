@@ -54,6 +54,7 @@ VNNI void tile_vnni(const int count, const uint8_t *block, long groups, long wid
     for (int v = 0; v < count; v++) total[v] = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
     for (long g = 0; g < groups; g++, block += BLOCK) {
         __m512i w[8];
+        PREFETCH(block, BLOCK);
         for (int j = 0; j < 4; j++) {
             __m512i line = _mm512_loadu_si512(block + 64 * j);
             w[2 * j] = _mm512_and_si512(line, low);
@@ -83,6 +84,7 @@ AVX2 void tile_avx2(const int count, const uint8_t *block, long groups, long wid
     for (int v = 0; v < count; v++)
         for (int h = 0; h < 2; h++) total[v][h] = bias ? _mm256_loadu_ps(bias + 8 * h) : _mm256_setzero_ps();
     for (long g = 0; g < groups; g++, block += BLOCK) {
+        PREFETCH(block, BLOCK);
         for (int h = 0; h < 2; h++) { /* rows 0 to 7, then 8 to 15 */
             __m256i w[8];
             for (int j = 0; j < 4; j++) {

@@ -54,6 +54,7 @@ VNNI void int8_tile_vnni(const int count, const uint8_t *tile, long width, const
         odd[v] = _mm512_setzero_si512();
     }
     for (long k = 0; k < width; k += 8) {
+        PREFETCH(tile + TILE * k, 2 * 64);
         __m512i w0 = _mm512_loadu_si512(tile + TILE * k), w1 = _mm512_loadu_si512(tile + TILE * k + 64);
         for (int v = 0; v < count; v++) {
             even[v] = _mm512_dpbusd_epi32(even[v], _mm512_set1_epi32(four(q + v * width + k)), w0);
@@ -74,6 +75,7 @@ AVX2 void int8_tile_avx2(const int count, const uint8_t *tile, long width, const
         __m256i sum[AT_ONCE];
         for (int v = 0; v < count; v++) sum[v] = _mm256_setzero_si256();
         for (long k = 0; k < width; k += 4) {
+            if (!h) PREFETCH(tile + TILE * k, 64);
             __m256i w = _mm256_loadu_si256((const __m256i *)(tile + TILE * k + 32 * h)), size = _mm256_abs_epi8(w);
             for (int v = 0; v < count; v++) { /* |w| times q with w's sign: two of at most 127 * 127 fit into 16 bits */
                 __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(four(q + v * width + k)), w);

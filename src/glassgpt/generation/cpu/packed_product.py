@@ -70,7 +70,9 @@ class PackedProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, in) -> (N, out)."""
-        x = F.pad(x, (0, self._padded_columns - self._columns)).contiguous()
+        if self._padded_columns > self._columns:
+            x = F.pad(x, (0, self._padded_columns - self._columns))
+        x = x.contiguous()
         n, width, rows = x.size(0), x.size(1), self._padded_rows
         out = torch.empty(n, rows)
         scratch = torch.empty(self._scratch(n, width), dtype=torch.uint8)
