@@ -10,6 +10,7 @@ import torch
 
 from glassgpt.generation.gpu.shapes import BATCH_SIZES
 from glassgpt.serving.jobs import Burst, Inbox, Job, Outbox
+from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.warm_up import warm_up_requests
 
 
@@ -87,3 +88,15 @@ def test_the_warm_up_covers_the_batch_sizes_and_prompt_lengths_of_all_graphs_on_
 
 def test_the_warm_up_on_a_cpu_covers_one_sequence_and_all_slots():
     assert {(len(prompt), count) for prompt, count, *_ in warm_up_requests(_model("cpu"), 8)} == {(1, 1), (1, 8)}
+
+
+@pytest.mark.parametrize(("streaming", "least", "most"), [(True, 50, 200), (False, 0.499, 0.501)])
+def test_the_time_to_the_first_token_is_the_engines_without_streaming(streaming, least, most):
+    metrics = Metrics(list)
+    one = job(Inbox(), streaming=streaming)
+    one.submitted -= 100  # the text took this long, its first token half a second
+    one.started = one.submitted + 0.5
+    metrics.of_model("tiny").record(one, Burst(0, "abc", [1, 2, 3], finish_reason="length"))
+    lines = dict(line.rsplit(" ", 1) for line in metrics.render().decode().splitlines() if not line.startswith("#"))
+    assert least <= float(lines['glassgpt:time_to_first_token_seconds_sum{model_name="tiny"}']) <= most
+    assert float(lines['glassgpt:request_queue_time_seconds_sum{model_name="tiny"}']) == pytest.approx(0.5)

@@ -47,7 +47,10 @@ class Metrics:
             Histogram, "inter_token_latency_seconds", "Between tokens of a text.", buckets=TOKEN_BUCKETS
         )
         self._queue = named(
-            Histogram, "request_queue_time_seconds", "From submission to the first token.", buckets=QUEUE_BUCKETS
+            Histogram,
+            "request_queue_time_seconds",
+            "From submission to the engine's first token.",
+            buckets=QUEUE_BUCKETS,
         )
         self._rejections = Counter(
             "glassgpt:admission_rejections", "Requests refused before they ran.", ["reason"], registry=self._registry
@@ -106,8 +109,10 @@ class ModelMetrics:
         now, times = time.monotonic(), job.delivered
         if not times:
             self.prompt_tokens.inc(len(job.request.prompt) if job.request else 0)
-            self.queued.observe((job.started or now) - job.submitted)
-            self.first_token.observe(now - job.submitted)
+            started = job.started or now
+            self.queued.observe(started - job.submitted)
+            # Without streaming, the first delivery is the complete text.
+            self.first_token.observe((now if job.streaming else started) - job.submitted)
         elif event.index in times and event.tokens:
             self.between_tokens.observe((now - times[event.index]) / len(event.tokens))
         times[event.index] = now
