@@ -119,7 +119,7 @@ class _Cutter:
 def _blocks(text: str) -> Iterator[_Block]:
     """Yield paragraphs and headings in order."""
     paragraphs = [part for start, end in _paragraphs(text) for part in _lines_of(text, start, end)]
-    in_code = False
+    in_code, has_code = False, bool(FENCE.search(text))
     for number, (start, end) in enumerate(paragraphs):
         following = paragraphs[number + 1] if number + 1 < len(paragraphs) else None
         if not in_code and (found := MARKDOWN_HEADING.match(text, start, end)):
@@ -128,7 +128,7 @@ def _blocks(text: str) -> Iterator[_Block]:
             yield _Block(start, end, GUESSED_LEVEL, text[start:end])
         else:
             yield _Block(start, end)
-        in_code ^= len(FENCE.findall(text, start, end)) % 2 == 1
+        in_code ^= has_code and len(FENCE.findall(text, start, end)) % 2 == 1
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:

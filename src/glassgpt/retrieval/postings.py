@@ -105,7 +105,9 @@ class Block:
     def count(cls, terms: Integers, rows: Integers) -> Block:
         """Count the occurrences of terms in rows, given in any order."""
         n_rows = int(rows.max(initial=0)) + 1
-        keys, counts = np.unique(terms * n_rows + rows, return_counts=True)
+        occurrences = np.sort(terms * n_rows + rows)  # np.unique takes four times as long
+        first = np.flatnonzero(np.diff(occurrences, prepend=-1))
+        keys, counts = occurrences[first], np.diff(first, append=len(occurrences))
         return cls(keys // n_rows, keys % n_rows, counts)
 
     def grouped(self, group_of_row: Integers) -> Block:

@@ -12,12 +12,21 @@ HANGUL_AND_HAN = "가-힣ᄀ-ᇿぁ-ヿ㐀-鿿"
 WITHOUT_BLANKS = re.compile(f"[{HANGUL_AND_HAN}]")
 RUN = re.compile(f"[{HANGUL_AND_HAN}]+|(?:(?![{HANGUL_AND_HAN}])[^\\W_])+")
 WORD = re.compile(r"[^\W_]+")
+TYPOGRAPHIC = "“”‘’—–…"
+"""Marks that keep English text from being ASCII, which is split without a regular expression, in half the time."""
+BLANKS = "".join(chr(code) if chr(code).isalnum() else " " for code in range(128))
+"""Table for `str.translate`: a blank for each ASCII character that is in no word."""
 
 
 def words(text: str) -> list[str]:
     """Return the terms of a text in order, not yet stemmed."""
     text = text.lower()
-    if text.isascii() or not WITHOUT_BLANKS.search(text):
+    if not text.isascii():
+        for mark in TYPOGRAPHIC:
+            text = text.replace(mark, " ")
+    if text.isascii():
+        return text.translate(BLANKS).split()
+    if not WITHOUT_BLANKS.search(text):
         return WORD.findall(text)
     terms: list[str] = []
     for run in RUN.findall(text):
