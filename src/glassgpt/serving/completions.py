@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from glassgpt.code.completion import gap_prompt
+from glassgpt.code.gap import Gap
+from glassgpt.data.code.sentinels import has_sentinels
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
@@ -14,9 +17,10 @@ from glassgpt.serving.fields import COMPLETION_FIELDS
 from glassgpt.serving.generation_call import GenerationCall, PromptResult, parse_prompts
 from glassgpt.serving.http import Answer, Call
 from glassgpt.serving.jobs import Burst
+from glassgpt.serving.served_model import ModelVersion
 from glassgpt.serving.streaming import AnswerWriter, stream_answer
 
-UNSUPPORTED = ("suffix", "use_beam_search", "prompt_embeds", "best_of")
+UNSUPPORTED = ("use_beam_search", "prompt_embeds", "best_of")
 """Fields of OpenAI's or vLLM's API that this server lacks. `best_of` is accepted if it equals n."""
 
 
@@ -36,12 +40,7 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
         call,
         model,
         values,
-        lambda: parse_prompts(
-            values["prompt"],
-            model.current,
-            context.limits.max_prompts,
-            with_special_tokens=values["parse_special_tokens"],
-        ),
+        lambda: _prompts(values, model.current, context.limits.max_prompts),
         max_tokens=values["max_tokens"],
         logprobs=values["logprobs"],
         prompt_logprobs=_prompt_logprobs(values),
@@ -55,6 +54,22 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     if values["explain"]:
         await explain(generation, results, answer["choices"], values["explain"])
     return answer
+
+
+def _prompts(values: Mapping[str, Any], version: ModelVersion, most: int) -> list[list[int]]:
+    """Return the token ids of each prompt; with a suffix, those of one prompt that asks for the text of a gap."""
+    if values["suffix"] is None:
+        return parse_prompts(values["prompt"], version, most, with_special_tokens=values["parse_special_tokens"])
+    prompt, tokenizer = values["prompt"] or "", version.weights.tokenizer
+    if not isinstance(prompt, str) or values["echo"]:
+        raise APIError("suffix needs one prompt that is a text, and cannot be combined with echo", param="suffix")
+    if not has_sentinels(tokenizer):
+        raise APIError(
+            "this model was not trained to fill in the middle, so it cannot read a suffix; leave suffix out",
+            param="suffix",
+        )
+    context = version.weights.model.config.context_length
+    return [gap_prompt(tokenizer, Gap(prompt, values["suffix"]), context - values["max_tokens"] + 1)]
 
 
 def _prompt_logprobs(values: Mapping[str, Any]) -> int | None:

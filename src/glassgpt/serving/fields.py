@@ -54,6 +54,11 @@ class CompletionFields(CommonFields):
         help="Text to continue, a list of texts, token ids, or a list of lists of token ids; without one a document begins.",
         must_be="a string, a list of strings, a list of token ids, or a list of lists of token ids",
     )
+    suffix: str | None = setting(
+        None,
+        help="Text after a gap: the answer is what belongs between prompt and suffix. For one prompt that is a text, and a "
+        "model that was trained to fill in the middle.",
+    )
     echo: bool = setting(False, help="Return the prompt before the text; with logprobs, its log-probabilities too.")
     logprobs: int | None = setting(
         None,

@@ -52,6 +52,9 @@ MESSAGES = {
     "does not parse": "구문 오류",
     "the test passes": "테스트 통과",
     "the test fails": "테스트 실패",
+    # serving
+    "suffix needs one prompt that is a text, and cannot be combined with echo": "suffix에는 글로 된 프롬프트 하나가 필요하며, echo와 함께 쓸 수 없습니다",
+    "this model was not trained to fill in the middle, so it cannot read a suffix; leave suffix out": "이 모델은 가운데 채우기를 배우지 않아 suffix를 읽을 수 없습니다. suffix를 빼세요",
     # evaluating
     "{} is for code; add --code humaneval, mbpp or infilling": "{0}은(는) 코드 평가에 쓰입니다. --code humaneval, mbpp, infilling 가운데 하나를 더하세요",
     "--code {} needs its problems: add --problems FILE": "--code {0}에는 문제가 필요합니다. --problems FILE을 더하세요",
