@@ -39,7 +39,7 @@ def scripted(dataset, path, policy, **options):
 
 
 @pytest.mark.parametrize("frozen_by_caller", [False, True])
-def test_objects_that_a_caller_froze_stay_frozen(frozen_by_caller):
+def test_objects_that_a_caller_froze_stay_frozen(frozen_by_caller, counted_frozen_heap):
     gc.unfreeze()
     if frozen_by_caller:
         gc.freeze()
