@@ -172,6 +172,25 @@ def test_smaller_models_are_trained_with_the_dropout_of_the_settings(nano_run, m
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_with_another_checkpoint_only_the_original_is_quantized(nano_run, monkeypatch):
+    tried = []
+    monkeypatch.setattr(compression_search, "search", lambda shapes, *others: tried.extend(shapes) or [])
+    monkeypatch.setattr(compression_search, "best_for", lambda target, found: None)
+    for checkpoint in ("best", "latest"):
+        compress_to_target(CompressionSource(nano_run, checkpoint=checkpoint), None, Target("size", 1), seconds=60)
+    methods = [shape.method for shape in tried]
+    assert methods.count(None) == 2
+    assert methods[-1] is None  # of `latest`, which has no other
+    assert len(methods) > 2
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [({}, "off"), ({"train.compile": "on"}, "on")], ids=str)
+def test_compilation_is_off_in_a_search_unless_it_is_asked_for(nano_run, overrides, expected):
+    opened = OpenedSource(CompressionSource(nano_run), None, reads_text=False)
+    attempt = compression_search._Search(opened, Target("size", 1), overrides)
+    assert attempt.settings(Distil(1)).train.compile == expected
+
+
 def test_invalid_settings_of_the_training_are_reported_before_anything_is_measured(nano_run, monkeypatch):
     monkeypatch.setattr(compression_search, "search", pytest.fail)
     with pytest.raises(ConfigError, match=r"train\.batch_tokens is 7; it must be a multiple"):

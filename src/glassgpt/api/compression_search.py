@@ -64,8 +64,10 @@ def compress_to_target(
         RunFolder(out).require_new()
     attempt = _Search(OpenedSource(source, observer, reads_text=True), target, overrides or {})
     shapes = combinations(attempt.opened.loaded.model.config)
-    if is_conversations(attempt.opened.dataset.folder):
-        shapes = [shape for shape in shapes if shape.method is None]  # smaller models learn from text only
+    if is_conversations(attempt.opened.dataset.folder) or source.checkpoint != "best":
+        shapes = [
+            shape for shape in shapes if shape.method is None
+        ]  # smaller models learn from text, and from the best
     for shape in shapes:
         if shape.method is not None:
             attempt.settings(shape.method)  # what is invalid is reported now, not after minutes of measuring
@@ -127,7 +129,9 @@ class _Search:
         shape, checkpoint = self.opened.loaded.model.config, self.opened.source.checkpoint
         settings = training_settings(run, dataset, [method], shape, given.train, self.overrides, checkpoint)
         device = next(self._model.parameters()).device.type
-        here = {"train.device": device, "train.compile": "off"}  # compiling takes longer than it saves in minutes
+        here = {"train.device": device}
+        if "train.compile" not in {name.replace("-", "_") for name in self.overrides}:
+            here["train.compile"] = "off"  # compiling takes longer than it saves in minutes
         return resolve_config(load_config(run, settings | here), None)
 
 

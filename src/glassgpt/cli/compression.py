@@ -110,7 +110,10 @@ def compress(
         return
     if overrides and target is None:
         raise UsageError(f"--{next(iter(overrides))} is a setting of training; it needs --distil, --prune or --target")
-    _check_work(run, out, methods, sensitivity=sensitivity, target=target, picture=picture, minutes=minutes)
+    used = {"--resume": smaller.resume, "--no-training": smaller.no_training, "--json": json}
+    used["--train.device"] = any(name.replace("_", "-") == "train.device" for name in overrides)  # --device chooses
+    others = [option for option, is_given in used.items() if is_given]
+    _check_work(run, out, methods, others, sensitivity=sensitivity, target=target, picture=picture, minutes=minutes)
     _check_paths(run, out, data, picture, force=force)
     if target is not None:
         check_search(run, data, checkpoint, overrides)
@@ -149,13 +152,17 @@ def _check_work(
     run: Path,
     out: Path | None,
     methods: list[CompressionMethod],
+    others: list[str],
     *,
     sensitivity: bool,
     target: str | None,
     picture: Path | None,
     minutes: float,
 ) -> None:
-    """Check that the command asks for one thing only, and that it suits the model."""
+    """Check that the command asks for one thing only, and that it suits the model.
+
+    `others` are options that a search and the sensitivity have no use for.
+    """
     from glassgpt.compression.search import parse_target
     from glassgpt.config import load_config
 
@@ -164,6 +171,8 @@ def _check_work(
         *(["--sensitivity"] if sensitivity else []),
         *(["--target"] if target is not None else []),
     ]
+    if sensitivity or target is not None:
+        wanted += others
     if len(wanted) > 1 and (sensitivity or target is not None):
         raise UsageError(f"{' and '.join(wanted)} cannot be combined; choose one")
     if target is not None:

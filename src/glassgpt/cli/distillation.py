@@ -106,7 +106,7 @@ def check_distillation(
 
 
 def check_search(run: Path, data: Path | None, checkpoint: str, overrides: dict[str, str]) -> None:
-    """Check the settings that a search trains smaller models with; with conversations it trains none.
+    """Check the settings that a search trains smaller models with; with conversations or another checkpoint than the best it trains none.
 
     Raises:
         GlassGPTError: one of them is invalid, or they are given in vain.
@@ -117,7 +117,7 @@ def check_search(run: Path, data: Path | None, checkpoint: str, overrides: dict[
 
     before = load_config(run)
     folder = held_out_folder(run, data)
-    if is_conversations(folder) and not overrides:
+    if (is_conversations(folder) or checkpoint != "best") and not overrides:
         return
     require_text(folder)
     settings = training_settings(run, folder, [], before.model, before.train, overrides, checkpoint)
