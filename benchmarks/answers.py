@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 from glassgpt import api
 from glassgpt.api.answers import quoting_model
 from glassgpt.api.serving import chat_template
-from glassgpt.retrieval.answer_evaluation import AskedQuestion, answer_figures, answered_questions
+from glassgpt.retrieval.answer_evaluation import answer_figures, answered_questions
 from glassgpt.retrieval.answer_metrics import auroc
 from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.index import Index
 from glassgpt.retrieval.multiple_choice import ChoiceReader, choice_features
 from glassgpt.retrieval.option_features import SEARCH_FEATURES
+from glassgpt.retrieval.questions import Question
 from glassgpt.retrieval.quoting import QuotingModel
 from glassgpt.training.hardware import versions
 
@@ -79,18 +80,22 @@ def main() -> None:
     print(conditions)
 
 
-def is_for_fitting(question: AskedQuestion) -> bool:
+def is_for_fitting(question: Question) -> bool:
     """Return whether a question belongs to the half that constants are fitted on: whole documents do."""
     return int(hashlib.sha256(question.source.encode()).hexdigest(), 16) % 2 == 0
 
 
-def question_sets(data: Path) -> dict[str, tuple[list[dict[str, str]], list[AskedQuestion]]]:
+def question_sets(data: Path) -> dict[str, tuple[list[dict[str, str]], list[Question]]]:
     """Return the documents and the questions of each set."""
     rag = data / "rag"
     choices = [json.loads(line) for line in (rag / "multiple-choice.jsonl").read_text(encoding="utf-8").splitlines()]
     questions = [
-        AskedQuestion(
-            row["question"], row["source"], (row["options"][row["answer"]],), tuple(row["options"]), row["answer"]
+        Question(
+            row["question"],
+            row["source"],
+            answers=(row["options"][row["answer"]],),
+            options=tuple(row["options"]),
+            correct=row["answer"],
         )
         for row in choices
         if len(row["options"]) > 1
@@ -123,15 +128,15 @@ def without_exercises(text: str, questions: Sequence[str]) -> str:
     return text[: min(ends, default=len(text))]
 
 
-def _squad(content: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[AskedQuestion]]:
+def _squad(content: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[Question]]:
     documents: list[dict[str, str]] = []
-    questions: list[AskedQuestion] = []
+    questions: list[Question] = []
     for article in content["data"]:
         for number, paragraph in enumerate(article["paragraphs"]):
             source = f"{article['title']}/{number}"
             documents.append({"source": source, "text": paragraph["context"]})
             questions += [
-                AskedQuestion(each["question"], source, tuple(answer["text"] for answer in each["answers"]))
+                Question(each["question"], source, answers=tuple(answer["text"] for answer in each["answers"]))
                 for each in paragraph["qas"]
             ]
     return documents, questions
@@ -144,12 +149,12 @@ def _index(documents: Sequence[Mapping[str, str]], folder: Path) -> Index:
     return Index.open(folder)
 
 
-def measured(index: Index, reader: QuotingModel, questions: Sequence[AskedQuestion]) -> dict[str, Any]:
+def measured(index: Index, reader: QuotingModel, questions: Sequence[Question]) -> dict[str, Any]:
     """Return the figures of a set of questions."""
     return answer_figures(list(answered_questions(index, reader, questions)))
 
 
-def fitted(index: Index, reader: QuotingModel, questions: Sequence[AskedQuestion]) -> dict[str, Any]:
+def fitted(index: Index, reader: QuotingModel, questions: Sequence[Question]) -> dict[str, Any]:
     """Return the constants that fit a set of questions best."""
     answered = list(answered_questions(index, reader, questions))
     rows = [(each.found.features, 1.0) for each in answered if each.is_findable and each.found.features]

@@ -52,7 +52,7 @@ CASES = [
     (WRONG, "search {tmp}/none x", "none does not exist; create an index with: glassgpt index"),
     (WRONG, "search {run} x", "{run} is not an index"),
     (WRONG, "evaluate", "no run is given; give the folder of a run"),
-    (WRONG, "evaluate {run} --index {run} --questions {run}", "is evaluated without a run; leave out RUN"),
+    (WRONG, "evaluate {run} --index {run} --questions {run}", "is not an index"),
     (FAILED, "index {damaged}/bad.jsonl --out {tmp}/i", "no document can be indexed; the first problem: "),
     (WRONG, "chat {tmp}/none", "none does not exist; create a run with"),
     (WRONG, "compress {tmp}/none --int8 --out {tmp}/r", "none does not exist; create a run with"),

@@ -11,7 +11,7 @@ from answer_helpers import WordIndex, passage_of, random_reader
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import GenerationError, UsageError
 from glassgpt.retrieval import answering
-from glassgpt.retrieval.answer_evaluation import AskedQuestion, answer_figures, answered_questions
+from glassgpt.retrieval.answer_evaluation import answer_figures, answered_questions
 from glassgpt.retrieval.answer_metrics import f1
 from glassgpt.retrieval.answering import answer, answer_from_hits
 from glassgpt.retrieval.confidence import WEIGHTS, confidence
@@ -20,6 +20,7 @@ from glassgpt.retrieval.multiple_choice import MODEL_FEATURES, ChoiceReader, cho
 from glassgpt.retrieval.option_features import SEARCH_FEATURES, OptionSearch
 from glassgpt.retrieval.overlap import Sentences, sentences_of, stems
 from glassgpt.retrieval.prompts import filled_in
+from glassgpt.retrieval.questions import Question
 from glassgpt.retrieval.show_answers import answer_json, choice_json, show_answer, show_choice
 from small_models import attentive_model
 
@@ -247,8 +248,8 @@ def test_order_follows_the_search_and_the_question(reader, monkeypatch):
 def test_questions_are_evaluated(reader):
     index = WordIndex(BRIDGE, KOREAN, "A bridge of stone. Old, too.")
     questions = [
-        AskedQuestion("When was the old bridge built?", "document 0", ("1932",)),
-        AskedQuestion("The old bridge was built in ________.", "document 0", (), ("1932", "1937"), 0),
+        Question("When was the old bridge built?", context=BRIDGE, answers=("1932",)),
+        Question("The old bridge was built in ________.", "document 0", options=("1932", "1937")),
     ]
     answered = list(answered_questions(index, reader, questions, passages=2))
     assert [each.is_findable for each in answered] == [True, True]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glassgpt.api.answers import ask, ask_options
+    from glassgpt.api.answers import ask, ask_options, evaluate_answers
     from glassgpt.api.code import complete
     from glassgpt.api.compression import compress
     from glassgpt.api.diagnosis import HELD_OUT_TOKENS, doctor, report
@@ -44,6 +44,7 @@ __all__ = [
     "distil",
     "doctor",
     "evaluate",
+    "evaluate_answers",
     "evaluate_index",
     "export",
     "finetune",
@@ -69,6 +70,7 @@ __all__ = [
 _MODULES = {
     "ask": "answers",
     "ask_options": "answers",
+    "evaluate_answers": "answers",
     "complete": "code",
     "compress": "compression",
     "HELD_OUT_TOKENS": "diagnosis",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from glassgpt import console
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.data.chat.jinja_template import Template
+from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.retrieval.answer_evaluation import AnsweredQuestion, answer_figures, answered_questions
 from glassgpt.retrieval.answering import DEFAULT_PASSAGES, DEFAULT_THRESHOLD, Answer, answer
 from glassgpt.retrieval.index import Index
 from glassgpt.retrieval.multiple_choice import Choice, ChoiceReader, choose
+from glassgpt.retrieval.questions import read_questions
 from glassgpt.retrieval.quoting import MAX_QUOTATION_TOKENS, QuotingModel
+from glassgpt.retrieval.search_evaluation import evaluate_search
+from glassgpt.retrieval.show_answers import show_figures
 
 
 def ask(
@@ -71,3 +80,56 @@ def quoting_model(
     if template is None:
         template = TRANSCRIPT if isinstance(model, LoadedModel) else chat_template(Path(model))
     return QuotingModel(loaded.decoding_model, loaded.tokenizer, template, max_tokens)
+
+
+def evaluate_answers(
+    index: str | Path | Index,
+    questions: str | Path,
+    *,
+    model: str | Path | LoadedModel,
+    template: Template | None = None,
+    limit: int = 0,
+    as_json: bool = False,
+    json_file: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Answer questions whose document is known, and print how well; see `evaluate_index` for those of the search alone.
+
+    Args:
+        index: folder of an index, or the open index.
+        questions: see `glassgpt.retrieval.questions.read_questions`.
+        model: the folder of a run, or a loaded model.
+        template: see `ask`.
+        limit: take this many questions from the start of the file; 0 means all.
+        as_json: print one JSON object instead of a table.
+        json_file: file to write the JSON object to.
+        force: overwrite an existing file.
+
+    Returns:
+        The figures of `SearchReport` and of `answer_figures` by name; `accuracy` is the model's.
+
+    Raises:
+        UsageError: the index or the file of questions does not exist, or the file cannot be written.
+        GlassGPTError: a question is damaged, or its document is not in the index.
+    """
+    opened = index if isinstance(index, Index) else Index.open(index)
+    rows = read_questions(Path(questions))[: limit or None]
+    if json_file is not None:
+        check_output_path("--json-file", json_file, force=force)
+    reader = quoting_model(model, template)
+    found = asdict(evaluate_search(opened, rows))
+    found["accuracy_of_search"] = found["accuracy"]
+    with console.progress("answering", len(rows), unit="questions") as meter:
+        answered: list[AnsweredQuestion] = []
+        for each in answered_questions(opened, reader, rows):
+            answered.append(each)
+            meter.advance(1)
+    found |= answer_figures(answered)
+    if as_json:
+        console.output_json(found)
+    else:
+        show_figures(found)
+    if json_file is not None:
+        write_atomically(json_file, f"{json.dumps(found)}\n".encode())
+        console.info(f"wrote {json_file}")
+    return found

@@ -50,6 +50,7 @@ def evaluate_index(
     index: str | Path | Index,
     questions: str | Path,
     *,
+    limit: int = 0,
     as_json: bool = False,
     json_file: Path | None = None,
     force: bool = False,
@@ -59,6 +60,7 @@ def evaluate_index(
     Args:
         index: folder of an index, or the open index.
         questions: see `glassgpt.retrieval.questions.read_questions`.
+        limit: take this many questions from the start of the file; 0 means all.
         as_json: print one JSON object instead of a table.
         json_file: file to write the JSON object to.
         force: overwrite an existing file.
@@ -68,7 +70,7 @@ def evaluate_index(
         DataError: a question is damaged, or its document is not in the index.
     """
     opened = index if isinstance(index, Index) else Index.open(index)
-    rows = read_questions(Path(questions))
+    rows = read_questions(Path(questions))[: limit or None]
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
     with console.progress("searching", len(rows), unit="questions") as meter:

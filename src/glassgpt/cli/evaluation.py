@@ -117,7 +117,7 @@ def evaluate(
     attempts:
         Solutions of each problem; pass@10 needs 10, pass@100 needs 100, and --decoding that samples.
     index:
-        Evaluate an index of documents, created by glassgpt index, instead of a run; needs --questions.
+        Evaluate an index of documents, created by glassgpt index, and with a run its answers; needs --questions.
     questions:
         Questions whose document is known: rows of JSON with source and question (or term and meaning) and perhaps options
         and answer, or a file in the format of SQuAD.
@@ -135,7 +135,10 @@ def evaluate(
     from glassgpt.training.run_folder import RunFolder
 
     if index is not None or questions is not None:
-        evaluate_an_index(run, index, questions, json=json, json_file=json_file, force=force)
+        evaluate_an_index(
+            run, index, questions, limit=limit, checkpoint=checkpoint, device=device, json=json, json_file=json_file,
+            force=force,
+        )  # fmt: skip
         return
     if run is None:
         raise UsageError("no run is given; give the folder of a run, or --index INDEX with --questions FILE")

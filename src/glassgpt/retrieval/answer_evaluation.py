@@ -11,6 +11,7 @@ import numpy as np
 from glassgpt.retrieval.answer_metrics import auroc, exact_match, f1
 from glassgpt.retrieval.answering import DEFAULT_PASSAGES, Answer, answer_from_hits
 from glassgpt.retrieval.multiple_choice import ChoiceReader, choose
+from glassgpt.retrieval.questions import Question
 from glassgpt.retrieval.quoting import QuotingModel
 
 if TYPE_CHECKING:
@@ -18,25 +19,6 @@ if TYPE_CHECKING:
 
 SEARCHED = 4
 """Times as many passages are searched as are read, so that enough remain without those of the answer's document."""
-
-
-@dataclass(frozen=True)
-class AskedQuestion:
-    """A question with what is known about its answer.
-
-    Attributes:
-        text: the question.
-        source: the document that answers it.
-        answers: accepted answers; empty if none are known.
-        options: answers to choose from; empty if there are none.
-        correct: index of the right option.
-    """
-
-    text: str
-    source: str
-    answers: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    correct: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,7 @@ class AnsweredQuestion:
         closed_option: index of the option that the model finds most probable without any passage.
     """
 
-    question: AskedQuestion
+    question: Question
     found: Answer
     without: Answer
     is_findable: bool
@@ -63,7 +45,7 @@ class AnsweredQuestion:
 def answered_questions(
     index: Index,
     reader: QuotingModel,
-    questions: Sequence[AskedQuestion],
+    questions: Sequence[Question],
     *,
     passages: int = DEFAULT_PASSAGES,
 ) -> Iterator[AnsweredQuestion]:
@@ -82,13 +64,13 @@ def answered_questions(
         yield _answered(index, reader, question, passages)
 
 
-def _answered(index: Index, reader: QuotingModel, question: AskedQuestion, passages: int) -> AnsweredQuestion:
+def _answered(index: Index, reader: QuotingModel, question: Question, passages: int) -> AnsweredQuestion:
     hits = index.search(question.text, SEARCHED * passages)
     read = hits[:passages]
-    others = [hit for hit in hits if not _is_from(hit, question.source)][:passages]
+    others = [hit for hit in hits if not _is_from(hit, question)][:passages]
     found = answer_from_hits(reader, question.text, read)
     without = found if others == read else answer_from_hits(reader, question.text, others)
-    is_findable = any(_is_from(hit, question.source) for hit in read)
+    is_findable = any(_is_from(hit, question) for hit in read)
     if not question.options:
         return AnsweredQuestion(question, found, without, is_findable)
     choice = choose(ChoiceReader(reader.model, reader.tokenizer), index, question.text, question.options)
@@ -96,8 +78,11 @@ def _answered(index: Index, reader: QuotingModel, question: AskedQuestion, passa
     return AnsweredQuestion(question, found, without, is_findable, choice.option, closed.index(max(closed)))
 
 
-def _is_from(hit: Hit, source: str) -> bool:
-    return source in (hit.passage.source, hit.passage.path)
+def _is_from(hit: Hit, question: Question) -> bool:
+    """Return whether a passage is of the document, or the paragraph, that answers a question."""
+    if question.context:
+        return hit.passage.text in question.context
+    return question.source in (hit.passage.source, hit.passage.path)
 
 
 def answer_figures(answered: Sequence[AnsweredQuestion]) -> dict[str, float]:

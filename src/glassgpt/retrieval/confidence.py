@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 ORDER_BY_QUESTION = 1.0
 """Weight of the question's gain, in nats per token, beside the search's score as a share of the best."""
-BIAS = -6.16
-WEIGHTS: Mapping[str, float] = {"score_per_word": 0.886, "margin": 3.57, "coverage": 5.98}
+BIAS = -6.21
+WEIGHTS: Mapping[str, float] = {"score_per_word": 0.534, "margin": 3.42, "coverage": 5.93}
 
 
 def confidence(features: Mapping[str, float]) -> float:

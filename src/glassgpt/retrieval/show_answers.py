@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from glassgpt import console
@@ -132,3 +133,13 @@ def choice_json(question: str, options: list[str], choice: Choice) -> dict[str, 
             for number, hit in enumerate(choice.hits, 1)
         ],
     }  # fmt: skip
+
+
+def show_figures(figures: Mapping[str, float | None]) -> None:
+    """Print the figures of an evaluation of answers."""
+    rows = [
+        (name.replace("_", " "), f"{value:.3f}")
+        for name, value in figures.items()
+        if value is not None and name != "questions"
+    ]
+    console.table(f"{figures['questions']:,} questions", ("metric", "value"), rows)

@@ -39,7 +39,6 @@ MESSAGES = {
     "the same text: {}": "같은 글: {0:t}",
     # evaluate --index
     "no run is given; give the folder of a run, or --index INDEX with --questions FILE": "실행이 없습니다. 실행 폴더를 지정하거나 --index INDEX와 --questions FILE을 지정하세요",
-    "--index is evaluated without a run; leave out RUN": "--index는 실행 없이 평가합니다. RUN을 빼세요",
     "an index is evaluated on questions; give both --index INDEX and --questions FILE": "인덱스는 질문으로 평가합니다. --index INDEX와 --questions FILE을 함께 지정하세요",
     "{} is not a file; give questions as JSON lines, or a file in the format of SQuAD": "{0}은(는) 파일이 아닙니다. JSON Lines나 SQuAD 형식의 질문 파일을 지정하세요",
     "{} contains no question": "{0} 파일에 질문이 없습니다",
@@ -69,6 +68,6 @@ HELP = {
     "Number of passages.": "단락의 수.",
     "Print one JSON object with the passages, their places and their scores.": "단락과 그 위치, 점수가 든 JSON 객체 하나를 출력합니다.",
     "Search": "검색",
-    "Evaluate an index of documents, created by glassgpt index, instead of a run; needs --questions.": "실행 대신 glassgpt index로 만든 문서 인덱스를 평가합니다. --questions가 필요합니다.",
+    "Evaluate an index of documents, created by glassgpt index, and with a run its answers; needs --questions.": "glassgpt index로 만든 문서 인덱스를 평가합니다. 실행도 지정하면 그 답까지 평가합니다. --questions가 필요합니다.",
     "Questions whose document is known: rows of JSON with source and question (or term and meaning) and perhaps options and answer, or a file in the format of SQuAD.": "답이 있는 문서를 아는 질문: source와 question(또는 term과 meaning)이 있고 options와 answer를 더할 수 있는 JSON 행, 또는 SQuAD 형식의 파일.",
 }
