@@ -38,7 +38,7 @@ from glassgpt.retrieval.search_evaluation import SearchReport, evaluate_search
 
 RESULTS = Path(__file__).parent / "results" / "retrieval.json"
 EXERCISES = re.compile(r"(?:Review Questions?|Section Quiz|Self-Check Questions?|Multiple Choice)\s*$")
-TUNED_ON = "osbooks-introduction-sociology"
+SOCIOLOGY = "osbooks-introduction-sociology"
 SYNTHETIC_WORDS, WORDS_PER_PASSAGE = 200_000, 150
 
 
@@ -100,7 +100,7 @@ def textbook_rows(data: Path, scratch: Path) -> list[dict[str, Any]]:
     parts = {
         "dev": is_dev,
         "test": lambda question: not is_dev(question),
-        "psychology and government": lambda question: not question.source.startswith(TUNED_ON),
+        "psychology and government": lambda question: not question.source.startswith(SOCIOLOGY),
         "all": lambda question: True,
     }
     for name, questions in (("stems", stems), ("glossary", glossary)):

@@ -65,9 +65,9 @@ class Postings:
         known = self.keys
         if known is None or not len(known):
             return []
-        keys = keys.astype(known.dtype)  # with another type, numpy would convert all that are known
-        places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        return places[known[places] == keys].tolist()
+        wanted = keys.astype(known.dtype)  # with another type, numpy would convert all that are known
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return places[known[places] == wanted].tolist()
 
     def frequency(self, term: int) -> int:
         """Return the number of rows that contain a term."""
