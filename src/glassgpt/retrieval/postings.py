@@ -137,7 +137,8 @@ class PostingsWriter:
     def add(self, block: Block) -> None:
         """Add a block. For every term, its rows must be above those of the blocks before."""
         if self._keys is not None:
-            self._keys = np.union1d(self._keys, block.terms.astype(np.uint32))
+            keys = np.sort(np.concatenate([self._keys, block.terms.astype(np.uint32)]))
+            self._keys = keys[np.flatnonzero(np.diff(keys, prepend=~keys[:1]))]  # np.union1d is slow here
         arrays = block.terms.astype(np.uint32), block.rows.astype(np.uint32), np.minimum(block.counts, MAX_COUNT)
         for part, array in zip(("terms", "rows", "counts"), arrays, strict=True):
             np.save(self._path(self._blocks, part), array if part != "counts" else array.astype(np.uint16))
