@@ -42,7 +42,7 @@ browser:        ## install Chromium for the page tests (Debian, Ubuntu), if miss
 	sh tests/install_chromium.sh
 
 test-browser: browser $(READY) ## run the page tests in Chromium
-	$(BIN)/python -m pytest -m 'browser and not slow'
+	$(BIN)/python -m pytest -m browser
 
 test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schemathesis, …) against glassgpt serve: about eight minutes; SECONDS=60 shortens schemathesis' five
 	test -d .venv-clients || $(PYTHON) -m venv .venv-clients
