@@ -1,6 +1,7 @@
 """The learning-rate range test."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ def test_range_test_restores_all_training_state(grammar_dataset, optimizer, befo
     assert all(torch.equal(a, b) for a, b in zip(*averages, strict=True))
     states = [str(train_step.optimizers[0].state_dict()["state"]) for train_step in (undisturbed, tried)]
     assert states[0] == states[1]
+
+
+def test_rate_above_that_of_the_lowest_loss_is_reported(grammar_dataset, monkeypatch):
+    """The losses are given: lowest at 0.01, which the average follows with a delay of four steps."""
+    monkeypatch.setattr(rate_range, "_step", lambda train_step, rate: 3 + (math.log10(rate) + 2) ** 2)
+    train_step = train_step_for(grammar_dataset)
+    below, above = (rate_range.check_rate_range(train_step, CPU, rate, None) for rate in (5e-3, 0.1))
+    assert (codes(below), codes(above)) == ([], ["GG-LRT-001"])
+    assert 1e-2 <= below.measurements["limit"] <= 5e-2
 
 
 @pytest.mark.slow

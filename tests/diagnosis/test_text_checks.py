@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from glassgpt import api
 from glassgpt.config import load_config
 from glassgpt.diagnosis.checks import text as text_checks
+from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.generation.engine.output import Sample
 from glassgpt.generation.options import GenerationOptions
 
@@ -65,6 +66,11 @@ def test_undertrained_model_is_not_blamed_on_a_setting(grammar_data, tmp_path, r
     overrides = {"data": str(grammar_data), "train.max_steps": 3, "schedule.warmup_steps": 0}
     api.train(load_config("nano", overrides), tmp_path / "run")
     assert "GG-TXT-002" in text_finding_codes(tmp_path / "run", run_main)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(2.0, []), (2.1, ["GG-TXT-002"])])
+def test_model_that_does_not_beat_bigrams_is_reported(loss, expected):
+    assert codes(text_checks.check_training(loss, NGramBaseline(5.5, 2.9, 2.1))) == expected
 
 
 def test_mean_surprisal_is_the_cross_entropy(nano_run):

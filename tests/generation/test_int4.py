@@ -209,6 +209,21 @@ def test_library_is_compiled_once_and_kept_for_its_owner_only(own_cache, monkeyp
     assert isinstance(native.load_library("int4"), ctypes.CDLL)
 
 
+@pytest.mark.parametrize(
+    ("folder_mode", "mode", "expected"),
+    [(0o700, 0o600, True), (0o755, 0o755, True), (0o700, 0o620, False), (0o700, 0o602, False), (0o722, 0o600, False)],
+    ids=oct,
+)
+def test_library_that_others_can_write_is_not_loaded(tmp_path, folder_mode, mode, expected):
+    library = tmp_path / "kernels" / "int4.so"
+    library.parent.mkdir()
+    assert not native._is_mine(library)
+    library.write_bytes(b"")
+    library.chmod(mode)
+    library.parent.chmod(folder_mode)
+    assert native._is_mine(library) is expected
+
+
 @pytest.mark.slow
 @needs_kernel
 def test_library_that_others_can_write_is_compiled_again(own_cache):

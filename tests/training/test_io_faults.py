@@ -107,6 +107,16 @@ def test_checkpoint_that_cannot_be_read_is_skipped(trained, monkeypatch):
     assert ck.find_damage(ck.list_checkpoints(trained)[-1]).endswith("cannot be read: Input/output error")
 
 
+def test_metrics_of_steps_that_are_done_again_are_dropped(run):
+    run.path.mkdir()
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(1, 9)]
+    run.metrics.write_text("\n".join([*lines, '{"step": 9, "lo']))  # killed in the middle of a line
+    JsonlLogger(run, 6).close()
+    assert run.metrics.read_text().splitlines() == lines[:6]
+    (event,) = [json.loads(line) for line in run.events.read_text().splitlines()]
+    assert (event["event"], event["lines"]) == ("unreadable lines dropped", 1)
+
+
 @pytest.mark.parametrize("bad", [b"{torn\n", b"[1]\n", b"\xff\n", b"{}\n", b'{"step": "x"}\n', b"[" * 100_000 + b"\n"])
 def test_bad_line_of_metrics_is_dropped_and_recorded(trained, bad):
     good = trained.metrics.read_bytes()
