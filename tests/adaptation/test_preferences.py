@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from glassgpt import api
 from glassgpt.api.initialization import model_to_train
-from glassgpt.api.preference_data import open_preferences
+from glassgpt.api.preference_data import checked_lineage, open_preferences
 from glassgpt.api.runs import save_as_run, trainer_config
 from glassgpt.config import load_config
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
@@ -173,6 +174,22 @@ def test_resuming_with_another_chat_template_is_refused(tuning_config, chat_base
         api.train(load_config(tmp_path / "run"), tmp_path / "run", resume=True)
     (base / "chat_template.jinja").write_text(PLAIN_TEMPLATE)
     api.train(load_config(tmp_path / "run"), tmp_path / "run", resume=True)
+
+
+def test_lineage_of_an_earlier_version_names_the_preferences_only(tuning_config, tmp_path):
+    config, run = tuning_config(), RunFolder(tmp_path / "run")
+    dataset = open_preferences(config)
+    now = checked_lineage(config, run, dataset)
+    assert now is not None
+    run.path.mkdir()
+    for kept in (now.steps, now.steps[:1], ("merge: an adapter", *now.steps[:1])):
+        before = replace(now, steps=kept)
+        run.config.write_text(before.to_toml())
+        assert checked_lineage(config, run, dataset) == before
+    for kept in ((), now.steps[1:], (now.steps[0].replace("held out", "kept"), *now.steps[1:])):
+        run.config.write_text(replace(now, steps=kept).to_toml())
+        with pytest.raises(WrongDataError, match="began with other preferences"):
+            checked_lineage(config, run, dataset)
 
 
 def test_lineage_names_the_first_weights_and_the_reference(tuning_config, chat_base, tmp_path):

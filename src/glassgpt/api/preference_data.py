@@ -102,12 +102,13 @@ def checked_lineage(config: RunConfig, run: RunFolder, dataset: TokenDataset) ->
     before = read_lineage(run) if run.exists() else None
     if before is None:
         return lineage_from(source.require(), find_checkpoint(source, "best"), steps)
-    *_, data, template, reference = ("", "", "", *before.steps)
-    if data != steps[0]:
+    began = {_kind(step): step for step in before.steps}  # those of the run itself are the last
+    if began.get(_kind(steps[0])) != steps[0]:
         raise WrongDataError(
             f"{run.path} began with other preferences than those in {dataset.folder}: the file or a setting of it changed "
             f"since; restore it, or start a new run from these weights with --init-from {run.path}"
         )
+    template, reference = (began.get(_kind(step), step) for step in steps[1:])  # earlier versions did not write them
     if template != steps[1]:
         raise WrongDataError(
             f"{run.path} began with another chat template than that of {source.path}; restore it, or start a new run from "
@@ -119,6 +120,11 @@ def checked_lineage(config: RunConfig, run: RunFolder, dataset: TokenDataset) ->
             f"restore {reference.removeprefix(REFERENCE)}, or start a new run"
         )
     return before
+
+
+def _kind(step: str) -> str:
+    """Return what a line of the lineage is about, its first words."""
+    return step.partition(":")[0]
 
 
 def _checksum(step: str) -> str:
