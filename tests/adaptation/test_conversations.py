@@ -569,7 +569,11 @@ def test_rows_of_another_length_are_refused_before_anything_is_read(chat_run, ch
 
 def test_rows_are_no_prompts(tuned, run_main):
     run, problem = tuned[0], "holds conversations, which cannot be continued as a text"
-    for command in (("evaluate", run, "--generate"), ("sweep-decoding", run, "--for", "chat")):
+    for command in (
+        ("evaluate", run, "--generate"),
+        ("sweep-decoding", run, "--for", "chat"),
+        ("doctor", run, "--text"),
+    ):
         code, _, err = run_main(*command)
         assert (code, problem in " ".join(err.split())) == (2, True), err
     loaded, dataset = api.load_with_dataset(run, None, device="cpu")

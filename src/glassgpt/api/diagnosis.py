@@ -126,6 +126,12 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     dataset = opened if isinstance(opened, TokenDataset) else None
     if isinstance(opened, CheckResult):
         yield opened
+    elif text is not None:
+        if dataset is None:
+            raise UsageError(
+                f"--text needs held-out text, but the dataset of {run.path} no longer exists; give one with --data"
+            )
+        require_text(dataset.folder)
     if dataset is not None:
         yield _check_run_tokenizer(run, dataset)
     baseline = dataset_baseline(dataset) if dataset is not None else None
@@ -140,12 +146,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     )
     replayed = check_replay(log, trainer_config(config), lambda: _open_training_data(config, run, data))
     yield from [replayed] if replayed else []
-    if text is not None:
-        if dataset is None or baseline is None:
-            raise UsageError(
-                f"--text needs held-out text, but the dataset of {run.path} no longer exists; give one with --data"
-            )
-        require_text(dataset.folder)
+    if text is not None and dataset is not None and baseline is not None:
         yield from _doctor_text(run, dataset, baseline, text)
 
 
