@@ -16,6 +16,7 @@ from glassgpt.code.show import show_candidates
 from glassgpt.config import load_config
 from glassgpt.data.prepare import PrepareOptions
 from glassgpt.data.show import prepare_and_show
+from glassgpt.demo import check_demo
 
 GAPS = (
     Gap("def read_lines(path):\n    with open(path) as file:\n        ", "\n\n\ndef main():\n    pass\n"),
@@ -32,6 +33,7 @@ GAPS = (
 
 def main(out: Path, source: str, settings: dict[str, str]) -> None:
     """Prepare, train and complete; an earlier run of this demo is replaced."""
+    check_demo(out, force=True)
     data = out.with_name(f"{out.name}-data")
     prepare_and_show(
         PrepareOptions((source,), data, "bpe:4096", format="code", pattern="code", suffixes=(".py",), force=True)
