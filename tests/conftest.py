@@ -89,10 +89,10 @@ COUNT_FROZEN = gc.get_freeze_count
 def quick_calls():
     """Replace two calls that each training makes and whose work no test needs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            os, "fsync", lambda file: None
-        )  # a checkpoint waits for the disk ten times; no test stops the machine
-        patch.setattr(gc, "get_freeze_count", lambda: 1)  # counts what `frozen_heap` froze one by one, in 30 ms
+        # A checkpoint waits for the disk ten times, and no test stops the machine.
+        patch.setattr(os, "fsync", lambda file: None)
+        # It counts what `frozen_heap` froze one by one, in 30 ms.
+        patch.setattr(gc, "get_freeze_count", lambda: 1)
         yield
 
 

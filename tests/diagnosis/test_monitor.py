@@ -20,6 +20,7 @@ from glassgpt.diagnosis.layer_sample import LayerSample
 from glassgpt.diagnosis.monitor import CAUSE_CODES, TrainingMonitor
 from glassgpt.diagnosis.recovery import RecoveryPolicy
 from glassgpt.diagnosis.replay import Cause
+from glassgpt.diagnosis.replay_result import Reason, ReplayResult
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
 from glassgpt.errors import TrainingDivergedError
 from glassgpt.model.attention import attend_readable
@@ -152,6 +153,24 @@ def test_divergence_without_recovery_is_fatal(idle_monitor):
     feed(monitor, [2.0] * 60 + [6.0] * 60)
     finding = monitor.findings[-1]
     assert (finding.code, finding.severity) == ("GG-DIV-001", "fatal")
+
+
+@pytest.mark.parametrize(
+    ("result", "expected", "ruled_out"),
+    [
+        (ReplayResult("weights", 0.9, Reason("w", "weights"), parameters=("a", "b")), "GG-DIV-002", "GG-DIV-001"),
+        (ReplayResult("learning rate", 0.9, Reason("r", "learning rate")), "GG-DIV-001", "GG-DIV-002"),
+    ],
+    ids=["weights", "learning rate"],
+)
+def test_divergence_has_the_cause_that_a_replay_found(idle_monitor, result, expected, ruled_out):
+    _, monitor = idle_monitor
+    feed(monitor, [2.0] * 60 + [6.0] * 60)
+    monitor.on_divergence(120, result, ("rewound",))
+    finding = monitor.findings[-1]
+    assert (finding.code, finding.severity, finding.ruled_out) == (expected, "warning", (ruled_out,))
+    assert finding.evidence["best"] == pytest.approx(2.0)
+    assert finding.evidence.get("parameter") == (result.parameters[0] if result.parameters else None)
 
 
 def test_spike_is_reported_once_as_a_note(idle_monitor):
