@@ -24,8 +24,8 @@ from glassgpt.errors import ConfigError, DataError, UsageError
 from glassgpt.locale import user_language
 from glassgpt.training.run_folder import RunFolder
 
-CODES = "GG-CHT-"
-"""Prefix of the codes of findings about conversations."""
+CODE_PREFIX = "GG-CHT-"
+"""Start of the codes of findings about conversations."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def refuse_fatal(findings: Iterable[Finding]) -> None:
     Raises:
         DataError: there are.
     """
-    fatal = [finding for finding in findings if finding.severity == "fatal" and finding.code.startswith(CODES)]
+    fatal = [finding for finding in findings if finding.severity == "fatal" and finding.code.startswith(CODE_PREFIX)]
     if fatal:
         language = user_language()
         titles = [f"{describe(finding, language).title} (glassgpt doctor {finding.code})" for finding in fatal]

@@ -24,6 +24,7 @@ from glassgpt.training.lineage import Lineage, read_lineage
 from glassgpt.training.run_folder import RunFolder
 
 REFERENCE = "reference: "
+"""Start of the line of the lineage that names the reference."""
 
 
 def open_data(config: RunConfig) -> TokenDataset:
