@@ -68,6 +68,12 @@ def test_problems_that_cannot_be_read(file):
         read_problems("humaneval", file([1]))
     with pytest.raises(UsageError, match="must be one of"):
         read_problems("none", file(HUMAN_EVAL))
+    with pytest.raises(DataError, match="line 1 has no task_id"):
+        read_problems("humaneval", file({name: value for name, value in HUMAN_EVAL.items() if name != "task_id"}))
+    twice = file(HUMAN_EVAL)
+    twice.write_text(twice.read_text() * 2)
+    with pytest.raises(DataError, match="line 2 has the task_id of an earlier problem"):
+        read_problems("humaneval", twice)
 
 
 @pytest.mark.parametrize(("n", "correct", "k"), [(5, 0, 1), (5, 2, 1), (5, 2, 3), (5, 4, 2), (5, 5, 5), (6, 1, 6)])
@@ -129,6 +135,13 @@ def test_solutions_are_cut_tested_and_compared(name, text, exact, file, code_mod
     assert report.pass_at(1) == report.parse_rate == 1.0
     assert (report.exact_match == 1.0) is exact
     assert not evaluate_problems(code_model, problems, options).was_executed
+
+
+def test_a_solution_that_ends_the_program_before_the_test_has_not_passed(file, code_model, monkeypatch):
+    Writer(monkeypatch, "    import sys\n    sys.exit()\n")
+    options = GenerationOptions(max_tokens=20, temperature=0.0)
+    problems = read_problems("humaneval", file(HUMAN_EVAL))
+    assert evaluate_problems(code_model, problems, options, limits=Limits()).pass_at(1) == 0.0
 
 
 def test_evaluate_prints_and_writes_figures(code_run, run_main, file, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -136,12 +137,15 @@ def evaluate_problems(
 
 
 def _outcomes(programs: Sequence[str], limits: Limits, advance: Callable[[int], None]) -> list[Outcome]:
+    """Run programs. One that ends before its last line, as by `sys.exit()` in a solution, has not passed its test."""
+
     def run(program: str) -> Outcome:
+        mark = secrets.token_hex(16)
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "program.py").write_text(program, encoding="utf-8")
+            Path(folder, "program.py").write_text(f"{program}\nprint({mark!r})\n", encoding="utf-8")
             outcome = run_isolated([sys.executable, "-I", "program.py"], Path(folder), limits)
         advance(1)
-        return outcome
+        return dataclasses.replace(outcome, code=1) if outcome.passed and mark not in outcome.output else outcome
 
     with ThreadPoolExecutor(worker_threads()) as pool:
         return list(pool.map(run, programs))

@@ -48,13 +48,13 @@ class Problem:
 def _human_eval(row: Row, origin: str) -> Problem:
     test = f"{_text(row, 'test', origin)}\ncheck({_text(row, 'entry_point', origin)})"
     gap = Gap(_text(row, "prompt", origin))
-    return Problem(str(row.get("task_id")), gap, _text(row, "canonical_solution", origin), test)
+    return Problem(_name(row, origin), gap, _text(row, "canonical_solution", origin), test)
 
 
 def _infilling(row: Row, origin: str) -> Problem:
     test = f"{_text(row, 'test', origin)}\ncheck({_text(row, 'entry_point', origin)})"
     gap = Gap(_text(row, "prompt", origin), _text(row, "suffix", origin))
-    return Problem(str(row.get("task_id")), gap, _text(row, "canonical_solution", origin), test, "line")
+    return Problem(_name(row, origin), gap, _text(row, "canonical_solution", origin), test, "line")
 
 
 def _mbpp(row: Row, origin: str) -> Problem:
@@ -66,7 +66,7 @@ def _mbpp(row: Row, origin: str) -> Problem:
     prompt = f'"""\n{_text(row, "text", origin)}\n{lines[0]}\n"""\n'
     test = "\n".join([str(row.get("test_setup_code") or ""), *lines])
     answer = _text(row, "code", origin)
-    return Problem(f"MBPP/{row.get('task_id')}", Gap(prompt), answer, test, "document", MBPP_STOPS)
+    return Problem(f"MBPP/{_name(row, origin)}", Gap(prompt), answer, test, "document", MBPP_STOPS)
 
 
 BENCHMARKS: dict[str, Callable[[Row, str], Problem]] = {
@@ -86,20 +86,30 @@ def read_problems(benchmark: str, path: Path, limit: int = 0) -> list[Problem]:
 
     Raises:
         UsageError: there is no such benchmark.
-        DataError: a row lacks a field; the message names its line.
+        DataError: a row lacks a field, or has the id of an earlier one; the message names its line.
     """
     if benchmark not in BENCHMARKS:
         raise UsageError(f"--code is {benchmark}; it must be one of {', '.join(BENCHMARKS)}")
-    problems: list[Problem] = []
+    problems: dict[str, Problem] = {}
     for row, origin in problem_rows(path):
         if limit and len(problems) == limit:
             break
         if not isinstance(row, dict):
             raise DataError(f"{origin} is no JSON object, so it is no problem")
-        problems.append(BENCHMARKS[benchmark](cast("Row", row), origin))
+        problem = BENCHMARKS[benchmark](cast("Row", row), origin)
+        if problem.name in problems:  # attempts are counted by name
+            raise DataError(f"{origin} has the task_id of an earlier problem; give each problem an id of its own")
+        problems[problem.name] = problem
     if not problems:
         raise WrongDataError(f"{path} has no rows; give a file with one JSON object per line")
-    return problems
+    return list(problems.values())
+
+
+def _name(row: Row, origin: str) -> str:
+    value = row.get("task_id")
+    if not isinstance(value, str | int):
+        raise DataError(f"{origin} has no task_id; give each problem an id of its own")
+    return str(value)
 
 
 def _text(row: Row, field: str, origin: str) -> str:

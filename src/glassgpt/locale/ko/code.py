@@ -64,6 +64,8 @@ MESSAGES = {
     "tests": "테스트",
     "{} has no test_list; give a file of MBPP": "{0:t}: test_list가 없습니다. MBPP 파일을 지정하세요",
     "{} has no field {} with text, so it is no problem of this benchmark": "{0:t}: 글이 든 {1} 필드가 없어 이 벤치마크의 문제가 아닙니다",
+    "{} has no task_id; give each problem an id of its own": "{0:t}: task_id가 없습니다. 문제마다 고유한 id를 주세요",
+    "{} has the task_id of an earlier problem; give each problem an id of its own": "{0:t}: task_id가 앞의 문제와 같습니다. 문제마다 고유한 id를 주세요",
     "{} is no JSON object, so it is no problem": "{0:t}: JSON 객체가 아니라 문제가 될 수 없습니다",
     "{}, {} problems": "{0}, 문제 {1}개",
     "valid Python": "올바른 Python",
