@@ -45,12 +45,18 @@ def test_an_empty_file_has_one_line():
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.data())
 def test_every_place_of_a_text_is_reached(text, data):
-    lines = text.splitlines() or [""]
+    lines = text.split("\n")
     line = data.draw(st.integers(1, len(lines)))
-    column = data.draw(st.integers(1, len(lines[line - 1]) + 1))
+    column = data.draw(st.integers(1, len(lines[line - 1].rstrip("\r")) + 1))
     gap = Gap.at(text, f"{line}:{column}")
     assert gap.prefix + gap.suffix == text
-    assert len(gap.prefix.splitlines() or [""]) in (line, line - 1)
+    before = gap.prefix.split("\n")
+    assert (len(before), len(before[-1])) == (line, column - 1)
+
+
+def test_lines_end_at_line_breaks_alone_as_in_editors():
+    assert Gap.at("a = 1\n\x0c\nb = 2\n", "3").prefix == "a = 1\n\x0c\nb = 2"
+    assert Gap.at("a = 1\r\nb = 2\r\n", "1") == Gap("a = 1", "\r\nb = 2\r\n")
 
 
 AFTER = "\n\ndef g():\n    pass\n"
@@ -65,6 +71,8 @@ AFTER = "\n\ndef g():\n    pass\n"
         ("def f(", "x):\n    return x\n\n\nclass A:\n", "x):\n    return x"),
         # the gap is in a block
         ("def f(x):\n    ", "y = 1\n    return y\n\ndef h():\n", "y = 1\n    return y"),
+        ("def f(x):\n    ", "\n    return x\n\ndef h():\n", "\n    return x"),
+        ("def f(x):\n", "\n    return x\n\ndef h():\n", "\n    return x"),
         ("def f(x):\n    y = ", "x\n    if y:\n        y = 2\n    return y\nz = 3\n", "x\n    if y:\n        y = 2\n    return y"),
         # a bracket may be closed at a smaller indentation
         ("def f(x):\n    return [", "\n        1,\n    ]\nx = 2\n", "\n        1,\n    ]"),
@@ -94,8 +102,13 @@ def test_line_and_document():
     ("text", "name", "expected"),
     [
         (TEXT, "a.py", True), ("def f(:\n", "a.py", False), ("\0", "a.py", False), ("int x;", "a.c", None),
-        ("(" * 500, "a.py", False), (TEXT, "", None),
+        ("(" * 500, "a.py", False), (TEXT, "", None), ("\ufeffx = 1\n", "a.py", True),
     ],
 )  # fmt: skip
 def test_parses(text, name, expected):
     assert parses(text, name) is expected
+
+
+def test_parsing_prints_no_warnings(recwarn):
+    assert parses('x = "\\d"\n', "a.py")
+    assert not recwarn.list

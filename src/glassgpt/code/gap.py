@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,19 +39,17 @@ class Gap:
         first, _, second = place.partition(":")
         if not first.isdecimal() or not (second.isdecimal() or (not second and ":" not in place)):
             raise UsageError(f"--at is {place!r}; it must be LINE or LINE:COLUMN, such as 12 or 12:5")
-        lines = text.splitlines(keepends=True) or [""]
-        if lines[-1].endswith("\n"):
-            lines.append("")
+        lines = text.split("\n")  # as editors count: `splitlines` also splits at form feeds
         line = int(first)
         if not 1 <= line <= len(lines):
             raise UsageError(f"--at is {place}, but the file has {len(lines):,} lines")
-        length = len(lines[line - 1].rstrip("\r\n"))
+        length = len(lines[line - 1].rstrip("\r"))
         column = int(second) if second else length + 1
         if not 1 <= column <= length + 1:
             raise UsageError(
                 f"--at is {place}, but line {line} has {length} characters; give a column up to {length + 1}"
             )
-        offset = sum(map(len, lines[: line - 1])) + column - 1
+        offset = sum(len(each) + 1 for each in lines[: line - 1]) + column - 1
         return cls(text[:offset], text[offset:])
 
     def filled(self, middle: str) -> str:
@@ -73,7 +72,9 @@ def within(gap: Gap, middle: str, extent: Extent) -> str:
         return lines[0].rstrip("\r\n")
     start = gap.prefix.rpartition("\n")[2]
     opened = (start + lines[0]).rstrip()
-    least = _indentation(start + lines[0] if start.isspace() or not start else start) + opened.endswith(":")
+    # A line without text, in which a gap often is, has the indentation of the first line that is written there.
+    written = (line for line in (start + lines[0], *lines[1:]) if line.strip())
+    least = _indentation(start if start.strip() else next(written, start)) + opened.endswith(":")
     kept = lines[:1]
     for line in lines[1:]:
         if line.strip() and _indentation(line) < least and not _closes(line, kept):
@@ -101,7 +102,9 @@ def parses(text: str, name: str) -> bool | None:
     if not name.endswith((".py", ".pyi")):
         return None
     try:
-        ast.parse(text)
+        with warnings.catch_warnings():  # of invalid escape sequences, which are printed otherwise
+            warnings.simplefilter("ignore")
+            ast.parse(text.removeprefix("\ufeff"))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # null bytes; nested too deeply
         return False
     return True
