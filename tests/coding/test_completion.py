@@ -1,6 +1,9 @@
 """`glassgpt complete`: the prompt keeps what is near the gap, candidates are ranked, tests run on a copy."""
 
 import json
+import os
+import shlex
+import sys
 
 import pytest
 import torch
@@ -84,8 +87,9 @@ def test_rank():
 def test_the_test_runs_on_a_copy(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("VALUE = 0\n")
-    (tmp_path / "check.py").write_text("import mine, sys\nopen('left.txt', 'w').close()\nsys.exit(mine.VALUE != 2)\n")
-    command = check_test("python check.py", file, tmp_path)
+    # Mode "x" fails if the file is there already, from the test of another candidate.
+    (tmp_path / "check.py").write_text("import mine, sys\nopen('left.txt', 'x').close()\nsys.exit(mine.VALUE != 2)\n")
+    command = check_test(f"{shlex.quote(sys.executable)} check.py", file, tmp_path)
     outcomes = run_tests(command, file, ["VALUE = 1\n", "VALUE = 2\n"], tmp_path, Limits())
     assert [outcome.passed for outcome in outcomes] == [False, True]
     assert file.read_text() == "VALUE = 0\n"
@@ -103,6 +107,9 @@ def test_tests_that_cannot_be_run(tmp_path, monkeypatch):
         check_test("pytest 'a", inside, inside.parent)
     with pytest.raises(UsageError, match="is empty"):
         check_test(" ", inside, inside.parent)
+    os.mkfifo(inside.with_name("pipe"))
+    with pytest.raises(UsageError, match="cannot copy .*pipe"):
+        run_tests(["true"], inside, ["x = 2\n"], inside.parent, Limits())
     monkeypatch.setattr("glassgpt.code.project_test.MAX_PROJECT_BYTES", 3)
     with pytest.raises(UsageError, match="a smaller folder"):
         check_test("pytest", inside, inside.parent)
@@ -117,7 +124,7 @@ def test_complete_prints_candidates(code_run, run_main, tmp_path, monkeypatch):
     assert "1. mean log-probability" in out
     assert "def add_xy(x, y):" in out
     assert (tmp_path / "mine.py").read_text() == FILE
-    code, out, err = run_main(*common, "--json", "--test", "python -c 'import mine'")
+    code, out, err = run_main(*common, "--json", "--test", f"{shlex.quote(sys.executable)} -c 'import mine'")
     assert code == 0, err
     found = json.loads(out)["candidates"]
     assert [each["test_passed"] for each in found] == sorted((each["test_passed"] for each in found), reverse=True)

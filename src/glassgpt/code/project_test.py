@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import tempfile
@@ -31,7 +32,7 @@ def check_test(command: str, file: Path, project: Path) -> list[str]:
         raise UsageError(
             f"--test runs on a copy of {project}, but {file} is not in it; start from the project's folder"
         )
-    size = sum(path.lstat().st_size for path in project.rglob("*") if not _is_left_out(path, project))
+    size = _size(project)
     if size > MAX_PROJECT_BYTES:
         raise UsageError(
             f"--test runs on a copy of {project}, which has {size / 1e6:,.0f} MB, more than {MAX_PROJECT_BYTES / 1e6:,.0f}; "
@@ -40,12 +41,17 @@ def check_test(command: str, file: Path, project: Path) -> list[str]:
     return words
 
 
-def _is_left_out(path: Path, project: Path) -> bool:
-    return any(LEFT_OUT("", [part]) for part in path.relative_to(project).parts)
+def _size(project: Path) -> int:
+    size = 0
+    for place, folders, files in os.walk(project):
+        left_out = LEFT_OUT(place, [*folders, *files])
+        folders[:] = [name for name in folders if name not in left_out]
+        size += sum(Path(place, name).lstat().st_size for name in files if name not in left_out)
+    return size
 
 
 def run_tests(command: Sequence[str], file: Path, texts: Sequence[str], project: Path, limits: Limits) -> list[Outcome]:
-    """Return how the test ends with each text as the content of a file.
+    """Return how the test ends with each text as the content of a file, each in its own copy.
 
     Args:
         command: the words of the test command, run in the copy of the project.
@@ -53,14 +59,22 @@ def run_tests(command: Sequence[str], file: Path, texts: Sequence[str], project:
         texts: whole contents of the file.
         project: folder that is copied; hidden files, environments and caches are left out.
         limits: of each run.
+
+    Raises:
+        UsageError: a file of the project cannot be copied.
     """
+    return [_run_test(command, file, text, project, limits) for text in texts]
+
+
+def _run_test(command: Sequence[str], file: Path, text: str, project: Path, limits: Limits) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, project.resolve().name)
-        shutil.copytree(project, copy, symlinks=True, ignore=LEFT_OUT)
+        try:
+            shutil.copytree(project, copy, symlinks=True, ignore=LEFT_OUT)
+        except shutil.Error as error:
+            name, _, reason = error.args[0][0]
+            raise UsageError(f"--test cannot copy {name}: {reason}; start from a folder without it") from error
         target = copy / file.resolve().relative_to(project.resolve())
         target.parent.mkdir(parents=True, exist_ok=True)
-        outcomes: list[Outcome] = []
-        for text in texts:
-            target.write_text(text, encoding="utf-8")
-            outcomes.append(run_isolated(command, copy, limits))
-        return outcomes
+        target.write_text(text, encoding="utf-8")
+        return run_isolated(command, copy, limits)

@@ -47,6 +47,7 @@ MESSAGES = {
     "--test is {}, which no shell could read: {}": "--test 값 {0}은(는) 셸이 읽을 수 없는 명령입니다: {1:t}",
     "--test runs on a copy of {}, but {} is not in it; start from the project's folder": "--test는 {0}의 사본에서 실행되는데 {1} 파일이 그 안에 없습니다. 프로젝트 폴더에서 시작하세요",
     "--test runs on a copy of {}, which has {} MB, more than {}; start from a smaller folder": "--test는 {0}의 사본에서 실행되는데 그 폴더가 {1} MB로, {2} MB보다 큽니다. 더 작은 폴더에서 시작하세요",
+    "--test cannot copy {}: {}; start from a folder without it": "--test에 쓸 사본을 만들 때 {0}을(를) 복사할 수 없습니다: {1:t}. 이것이 없는 폴더에서 시작하세요",
     "mean log-probability {}": "평균 로그 확률 {0}",
     "parses": "구문이 올바름",
     "does not parse": "구문 오류",
