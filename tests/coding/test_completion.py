@@ -49,6 +49,11 @@ def test_a_long_text_is_cut_at_its_far_ends(loaded, ids, most):
         gap_prompt(tokenizer, gap, 4)
 
 
+def test_nothing_after_the_gap_is_continued_from_left_to_right(loaded, ids):
+    gap = Gap(FILE)
+    assert gap_prompt(loaded.tokenizer, gap, 200) == [ids.end, *loaded.tokenizer.encode(FILE)]
+
+
 def test_a_model_without_the_special_tokens_continues_the_prefix():
     tokenizer = load_tokenizer("bytes")
     assert gap_prompt(tokenizer, Gap("ab", "cd"), 10) == [tokenizer.end_of_text, *tokenizer.encode("ab")]

@@ -6,6 +6,7 @@ from serving_helpers import run_with
 import glassgpt
 from glassgpt.code.completion import gap_prompt
 from glassgpt.code.gap import Gap
+from glassgpt.data.code.sentinels import SENTINELS
 from small_models import attentive_model
 
 PREFIX, SUFFIX = "def add_xy(x, y):\n    total = ", "\n    return total\n"
@@ -29,6 +30,20 @@ def test_a_suffix_asks_for_the_text_of_a_gap(loaded):
     (candidate,) = glassgpt.api.complete(loaded, PREFIX, SUFFIX, extent="document", max_tokens=6, temperature=0.0)
     assert text == candidate.text
     assert "".join(each["choices"][0]["text"] for each in streamed.events if each["choices"]) == text
+
+
+def test_special_tokens_end_the_text_of_a_gap_and_an_empty_suffix_is_none(loaded):
+    likely = {str(loaded.tokenizer.special_tokens[SENTINELS[0]]): 100}
+    body = {"prompt": PREFIX, "max_tokens": 6, "temperature": 0.0, "logit_bias": likely}
+
+    async def work(client):
+        ended = await client.post("/v1/completions", {**body, "suffix": SUFFIX})
+        plain = await client.post("/v1/completions", {**body, "suffix": ""})
+        return ended, plain
+
+    ended, plain = run_with(loaded.model, work, tokenizer=loaded.tokenizer)
+    assert (ended.json["choices"][0]["text"], ended.json["choices"][0]["finish_reason"]) == ("", "stop")
+    assert plain.json["usage"]["prompt_tokens"] == len(loaded.tokenizer.encode(PREFIX))
 
 
 @pytest.mark.parametrize("change", [{"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"echo": True}, {"max_tokens": 63}])

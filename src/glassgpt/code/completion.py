@@ -61,13 +61,14 @@ class Candidate:
 def gap_prompt(tokenizer: Tokenizer, gap: Gap, most: int) -> list[int]:
     """Return the prompt that asks for a gap's text, of at most `most` tokens.
 
-    If the text is longer, the ends nearest to the gap are kept. A tokenizer without the special tokens of
-    fill-in-the-middle gives the text before the gap alone.
+    If the text is longer, the ends nearest to the gap are kept. Without a text after the gap, or without the special
+    tokens of fill-in-the-middle, the prompt is the text before the gap alone: where a window cuts a document, training
+    has middles that nothing follows, and they end anywhere.
 
     Raises:
         GenerationError: the context leaves no space for a prompt.
     """
-    fills = has_sentinels(tokenizer)
+    fills = bool(gap.suffix) and has_sentinels(tokenizer)
     space = most - (4 if fills else 1)
     if space < 1:
         raise GenerationError(f"the context leaves {most} tokens for the prompt; ask for fewer new tokens")
@@ -128,8 +129,7 @@ def generate_ids(
         options: of the generation.
         advance: called with each number of new tokens.
     """
-    special = tuple(token for token in code.tokenizer.special_tokens.values() if token != code.tokenizer.end_of_text)
-    options = dataclasses.replace(options, stop_tokens=(*options.stop_tokens, *special))
+    options = dataclasses.replace(options, stop_tokens=(*options.stop_tokens, *gap_stop_tokens(code.tokenizer)))
     collector = SampleCollector(len(prompts), options.num_samples)
     done: dict[int, list[Sample]] = {}
     for chunk in stream_many(code.decoding_model, code.tokenizer, prompts, options):
@@ -137,6 +137,11 @@ def generate_ids(
         if (complete := collector.add(chunk)) is not None:
             done[complete[0]] = complete[1]
     return [done[index] for index in range(len(prompts))]
+
+
+def gap_stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the special tokens that end the text of a gap besides end-of-text, which ends every text."""
+    return tuple(token for token in tokenizer.special_tokens.values() if token != tokenizer.end_of_text)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glassgpt.code.completion import gap_prompt
+from glassgpt.code.completion import gap_prompt, gap_stop_tokens
 from glassgpt.code.gap import Gap
 from glassgpt.data.code.sentinels import has_sentinels
 from glassgpt.generation.engine.logprobs import TokenLogprobs
@@ -36,6 +36,9 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
             param="max_tokens",
         )
     model = context.find(values["model"])
+    if values["suffix"]:
+        ending = gap_stop_tokens(model.current.weights.tokenizer)
+        values = {**values, "stop_token_ids": (*values["stop_token_ids"], *ending)}
     generation = await context.prepare(
         call,
         model,
@@ -58,7 +61,7 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
 
 def _prompts(values: Mapping[str, Any], version: ModelVersion, most: int) -> list[list[int]]:
     """Return the token ids of each prompt; with a suffix, those of one prompt that asks for the text of a gap."""
-    if values["suffix"] is None:
+    if not values["suffix"]:
         return parse_prompts(values["prompt"], version, most, with_special_tokens=values["parse_special_tokens"])
     prompt, tokenizer = values["prompt"] or "", version.weights.tokenizer
     if not isinstance(prompt, str) or values["echo"]:
