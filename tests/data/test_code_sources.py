@@ -9,6 +9,7 @@ import pytest
 from glassgpt.data import PrepareOptions, TokenDataset, prepare
 from glassgpt.data.code.exclude import ExcludedText, read_excluded
 from glassgpt.data.code.filters import DATA, EMPTY, GENERATED, MINIFIED, SECRET, reason_to_drop
+from glassgpt.data.code.licenses import recognized
 from glassgpt.data.code.secrets import entropy, has_secret
 from glassgpt.data.code.selection import (
     COPY,
@@ -153,6 +154,36 @@ def test_licenses_and_paths(tree):
     assert found["src/pkg0/m0.py"] == ("pkg0", "MIT")
     assert found["src/pkg1/m1.py"] == ("some-name", "Apache-2.0")
     assert found["src/pkg2/m2.py"] == ("src", "unknown")
+
+
+def test_packages_of_a_namespace_and_modules_named_license(tmp_path):
+    for name, license_name, owned in (("a", "MIT", "space/a/x.py"), ("b", "GPL-3.0-only", "space/b/y.py")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {name}\nLicense-Expression: {license_name}\n\n")
+        (info / "RECORD").write_text(f"{owned},sha256=x,1\n")
+        (tmp_path / owned).parent.mkdir(parents=True)
+        (tmp_path / owned).write_text("x = 1\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "license.py").write_text("# Apache License\n")
+    found = {file.path.name: (file.package, file.license) for file in find_code_files([str(tmp_path)])}
+    assert found["x.py"] == ("a", "MIT")
+    assert found["y.py"] == ("b", "GPL-3.0-only")
+    assert found["license.py"] == (tmp_path.name, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("GNU GENERAL PUBLIC LICENSE\nVersion 2\n(Other software is covered by\nthe GNU Lesser General Public License)", "GPL"),
+        ("GNU LESSER GENERAL PUBLIC LICENSE\nadditions to the GNU General Public License", "LGPL"),
+        ("Redistribution and use in source and binary forms\nNeither the name of the holder", "BSD-3-Clause"),
+        ("Redistribution and use in source\nand binary forms", "BSD-2-Clause"),
+        ("All rights reserved", "unknown"),
+    ],
+)  # fmt: skip
+def test_licenses_by_their_text(text, name):
+    assert recognized(text) == name
 
 
 def test_sources_that_cannot_be_used(tree):

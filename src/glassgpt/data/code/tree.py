@@ -78,9 +78,9 @@ def _described(path: Path, root: Path) -> CodeFile:
     top = root if root.is_dir() else root.parent
     name = Path(top.resolve().name) / path.relative_to(top)
     for folder in [place for place in path.parents if place.is_relative_to(top)]:
-        below = path.relative_to(folder).parts[0]
-        if installed := installed_packages(folder).get(below):
-            return CodeFile(path, str(name), *installed)
+        below, owners = path.relative_to(folder), installed_packages(folder)
+        if owner := owners.get(below.as_posix()) or owners.get(below.parts[0]):
+            return CodeFile(path, str(name), *owner)
         if (license_name := license_beside(folder)) is not None:
             return CodeFile(path, str(name), folder.resolve().name, license_name)
     return CodeFile(path, str(name), top.resolve().name, UNKNOWN)
