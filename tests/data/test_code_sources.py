@@ -97,6 +97,11 @@ def test_text_of_problems_is_found_wherever_it_stands(tmp_path):
     assert not excluded.occurs_in(module(1))
     assert not excluded.occurs_in("return sum(x)"), "too short to tell"
     assert not ExcludedText([]).occurs_in(problem)
+    tests = ["assert find_volume(10, 8, 6) == 240", "assert find_volume(3, 2, 1) == 6"]
+    file.write_text(json.dumps({"text": "Short.", "test_list": tests}) + "\n")
+    assert read_excluded([file]).occurs_in("\n".join(tests))
+    file.write_text(json.dumps({"test": "check([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])"}) + "\n")
+    assert not read_excluded([file]).occurs_in("x = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]"), "numbers tell nothing"
     file.write_text('{"task_id": 1}\n')
     with pytest.raises(DataError, match="line 1 has none of the fields"):
         read_excluded([file])

@@ -13,9 +13,15 @@ from glassgpt.errors import DataError, WrongDataError
 
 WORDS = 10
 """Length of the compared sequences. Shorter ones also occur where nobody copied; see docs/decisions/0046."""
-FIELDS = ("prompt", "canonical_solution", "text", "code", "suffix", "instructions", "example", "tests")
-"""Fields of a problem that hold text: those of HumanEval, of its infilling variant, of MBPP and of Exercism."""
+FIELDS = (
+    "prompt", "canonical_solution", "test", "text", "code", "test_list", "challenge_test_list", "suffix", "instructions",
+    "example", "tests",
+)  # fmt: skip
+"""Fields of a problem that hold text, or a list of texts: those of HumanEval, of its infilling variant, of MBPP and of
+Exercism."""
 WORD = re.compile(r"\w+")
+MIN_WITH_LETTERS = 3
+"""Words of a compared sequence that have letters: one of numbers alone, as tests have, says nothing about its origin."""
 
 
 class ExcludedText:
@@ -26,16 +32,20 @@ class ExcludedText:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._sequences = {sequence for text in texts for sequence in _hashes(text)}
+        self._sequences = {hash(words) for text in texts for words in _sequences(text) if _tells(words)}
 
     def occurs_in(self, text: str) -> bool:
         """Return whether a text has any of the sequences."""
-        return bool(self._sequences) and not self._sequences.isdisjoint(_hashes(text))
+        return bool(self._sequences) and not self._sequences.isdisjoint(map(hash, _sequences(text)))
 
 
-def _hashes(text: str) -> Iterator[int]:
+def _sequences(text: str) -> Iterator[tuple[str, ...]]:
     words = WORD.findall(text.lower())
-    return map(hash, zip(*(words[at:] for at in range(WORDS)), strict=False))
+    return zip(*(words[at:] for at in range(WORDS)), strict=False)
+
+
+def _tells(words: Sequence[str]) -> bool:
+    return sum(any(map(str.isalpha, word)) for word in words) >= MIN_WITH_LETTERS
 
 
 def require_files(paths: Sequence[Path]) -> None:
@@ -75,7 +85,14 @@ def problem_rows(path: Path) -> Iterator[tuple[object, str]]:
 
 def _fields(row: object, origin: str) -> list[str]:
     fields = cast("dict[str, Any]", row) if isinstance(row, dict) else {}
-    found = [fields[name] for name in FIELDS if isinstance(fields.get(name), str)]
+    found = [text for name in FIELDS if (text := _text(fields.get(name))) is not None]
     if not found:
         raise DataError(f"{origin} has none of the fields {', '.join(FIELDS)}, so that it is unknown what to exclude")
     return found
+
+
+def _text(value: object) -> str | None:
+    """Return the text of a field, perhaps of its lines; None if it holds something else."""
+    if isinstance(value, list):
+        return "\n".join(map(str, cast("list[object]", value)))
+    return value if isinstance(value, str) else None
