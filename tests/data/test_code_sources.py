@@ -243,6 +243,7 @@ def test_prepare_code(tree, tmp_path):
         ({"sources": ("-",)}, "standard input cannot be read"),
         ({"tokenizer": "unigram:300"}, "use bpe:SIZE, or gpt2"),
         ({"tokenizer": "bytes"}, "use bpe:SIZE, or gpt2"),
+        ({"tokenizer": "bpe:259"}, "bpe:259; with --format code its SIZE must be at least 260"),
     ],
 )
 def test_options_that_cannot_be_combined(change, message, tmp_path):

@@ -75,7 +75,7 @@ class Outcome:
 def run_isolated(
     command: Sequence[str], folder: Path, limits: Limits = Limits(), variables: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Run a command with limits, and end everything that it started.
+    """Run a command with limits, then end what it started: everything with namespaces, without them its session.
 
     Args:
         command: the program and its arguments; a program that does not exist gives exit code 127.

@@ -24,6 +24,7 @@ MESSAGES = {
     "suffix is {}; it must begin with a dot, as .py": "suffix 값이 {0}입니다. .py처럼 점으로 시작해야 합니다",
     "standard input cannot be read with --format code; give folders of source code, or files": "--format code로는 표준 입력을 읽을 수 없습니다. 소스 코드 폴더나 파일을 지정하세요",
     "the tokenizer {} cannot have the special tokens of --format code; use bpe:SIZE, or gpt2": "토크나이저 {0}에는 --format code의 특수 토큰을 넣을 수 없습니다. bpe:SIZE나 gpt2를 쓰세요",
+    "the tokenizer is {}; with --format code its SIZE must be at least {}": "토크나이저가 {0}입니다. --format code에서는 SIZE가 {1} 이상이어야 합니다",
     "{} is for --format {}; leave it out": "{0}은(는) --format {1}에만 쓰입니다. 빼세요",
     "none of the {} files is kept: {}; name other sources": "파일 {0}개 가운데 남은 것이 없습니다: {1}. 다른 원본을 지정하세요",
     "{} has changed since it was filtered; prepare again": "거른 뒤에 {0} 파일이 바뀌었습니다. 데이터를 다시 준비하세요",
