@@ -277,6 +277,8 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
     if config.lora.rank and not config.init_from:
         problems.append("lora.rank needs the run to adapt; name it with --init-from RUN")
     problems += preference_problems(config.preference, config.lora, config.train, config.data, config.init_from)
+    if config.preference.data and config.fim.rate:
+        problems.append("fim.rate cannot be combined with preference.data; set it to 0")
     if not config.data and not config.preference.data:
         problems.append(NO_DATASET)
     try:

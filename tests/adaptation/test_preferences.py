@@ -338,6 +338,7 @@ def test_finetune_command_tunes_and_tells_what_changed(chat_base, pairs_file, ru
         ({"train__teacher": "t"}, "train.teacher cannot be combined"),
         ({"train__micro_batch_size": "auto"}, "train.micro_batch_size auto cannot be combined"),
         ({"train__sharding": "full"}, "train.sharding full cannot be combined"),
+        ({"fim__rate": 0.5}, "fim.rate cannot be combined with preference.data"),
         ({"preference__data": "none.jsonl"}, "preference.data is none.jsonl, which is not a file"),
         ({"preference__beta": 0}, "preference.beta is 0.0; it must be positive"),
         ({"preference__validation_share": 1}, "preference.validation_share is 1.0"),

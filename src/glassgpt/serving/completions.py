@@ -72,7 +72,7 @@ def _prompts(values: Mapping[str, Any], version: ModelVersion, most: int) -> lis
             param="suffix",
         )
     context = version.weights.model.config.context_length
-    return [gap_prompt(tokenizer, Gap(prompt, values["suffix"]), context - values["max_tokens"] + 1)]
+    return [gap_prompt(tokenizer, Gap(prompt, values["suffix"]), context + 1 - max(1, values["max_tokens"]))]
 
 
 def _prompt_logprobs(values: Mapping[str, Any]) -> int | None:

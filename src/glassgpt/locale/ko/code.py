@@ -3,6 +3,7 @@
 MESSAGES = {
     # preparing
     "fim.rate cannot be combined with the conversations in {}; set it to 0": "fim.rate는 {0}에 든 대화와 함께 쓸 수 없습니다. 0으로 설정하세요",
+    "fim.rate cannot be combined with preference.data; set it to 0": "fim.rate는 preference.data와 함께 쓸 수 없습니다. 0으로 설정하세요",
     "{} has none of the fields {}, so that it is unknown what to exclude": "{0:t}: {1} 가운데 어느 필드도 없어 무엇을 제외할지 알 수 없습니다",
     "--exclude {} is not a file; give problems as JSON, one object per line": "--exclude {0}은(는) 파일이 아닙니다. 문제를 줄마다 JSON 객체 하나로 쓴 파일을 지정하세요",
     "{} cannot be read as problems: {}; give JSON, one object per line": "{0}에서 문제를 읽을 수 없습니다: {1:t}. 줄마다 JSON 객체 하나로 쓰세요",
