@@ -59,6 +59,7 @@ def test_reasons(text, reason):
         'GITHUB = "ghp_' + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0eF3hI6"[:36] + '"',
         "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA0Z3VS5JJcds3xfn/ygWyF8PbnGy0AHB7MhgHcTz6sE2I2yPB\n",
         'password = "f9A2kQ7vX0mZ4pL8wR1t"',
+        "client = Client('sk-proj-" + "aB3dE6_H9jK2mN5pQ8sT1vW4"[:24] + "')",
         'config = {"api_key": "9f86d081884c7d659a2feaa0c55ad015"}',
     ],
 )
@@ -74,6 +75,7 @@ def test_secrets_are_found(text):
         'if line.startswith("-----BEGIN PRIVATE KEY-----"):\n    load(line)',
         "api_key = os.environ['SERVICE_API_KEY']",
         "digest = '9f86d081884c7d659a2feaa0c55ad015'",
+        "name = 'sk-proj-a-short-name'",
     ],
 )
 def test_ordinary_code_has_no_secrets(text):

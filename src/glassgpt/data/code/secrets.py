@@ -12,11 +12,11 @@ numbers of 32 digits have 3.4 to 3.9."""
 
 KEY_FORMATS = re.compile(
     r"(?:\b|_)(?:"
-    r"AKIA[0-9A-Z]{16}"  # Amazon
+    r"(?:AKIA|ASIA)[0-9A-Z]{16}"  # Amazon
     r"|AIza[0-9A-Za-z_-]{35}"  # Google
     r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,}|glpat-[A-Za-z0-9_-]{20}"  # GitHub, GitLab
     r"|xox[abprs]-[0-9A-Za-z-]{20,}"  # Slack
-    r"|sk_live_[0-9A-Za-z]{24,}|sk-[A-Za-z0-9]{40,}"  # Stripe, OpenAI
+    r"|sk_live_[0-9A-Za-z]{24,}|sk-(?:[A-Za-z0-9]{40,}|(?:proj|svcacct|ant)-[A-Za-z0-9_-]{20,})"  # Stripe, OpenAI, Anthropic
     r"|hf_[A-Za-z]{34}|npm_[A-Za-z0-9]{36}|pypi-AgEI[A-Za-z0-9_-]{50,}"  # Hugging Face, npm, PyPI
     r"|eyJ[A-Za-z0-9_-]{15,}\.eyJ[A-Za-z0-9_-]{15,}\.[A-Za-z0-9_-]{20,}"  # JSON web tokens
     r")"
