@@ -122,9 +122,8 @@ def _name(switch: float) -> str:
 def streams(run: Path, servers: dict[str, Server], given: argparse.Namespace, new_tokens: int) -> list[Row]:
     """Streams that start together, on each server and on the engine alone, and the first tokens of single ones."""
     loaded = api.load(run)
-    model = prepare_for_decoding(
-        loaded.model, given.precision, batch_size=given.streams, remembers=True
-    )  # as the server does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does does
+    # With the kernel of the server, whose times are remembered.
+    model = prepare_for_decoding(loaded.model, given.precision, batch_size=given.streams, remembers=True)
     engine = exact_engine(model, loaded.tokenizer, slots=given.streams)
     rates: dict[str, list[float]] = {ENGINE: [], **{name: [] for name in servers}}
     firsts: dict[str, list[float]] = {ENGINE: [], **{name: [] for name in servers}}
