@@ -1,5 +1,7 @@
 """The product with 8-bit weights in C against its readable reference, and the memory in which packed matrices lie."""
 
+import mmap
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from glassgpt.generation.cpu.packed_product import use_huge_pages
 
 pytestmark = pytest.mark.skipif(not instruction_level(), reason="no C compiler, or a processor without AVX2")
 LEVELS = range(1, instruction_level() + 1)
+UNKNOWN_ADVICE = 10_000
+"""What MADV_HUGEPAGE is to a kernel that was built without huge pages."""
 
 
 def random_product(rows, width, seed, outlier=1.0):
@@ -73,7 +77,9 @@ def test_inputs_of_zero_give_the_bias():
         assert torch.equal(make(integers, scales, bias)(torch.zeros_like(x)), bias.expand(len(x), -1))
 
 
-def test_matrices_in_huge_pages_are_the_same(monkeypatch):
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="a system without huge pages")
+@pytest.mark.parametrize("advice", [getattr(mmap, "MADV_HUGEPAGE", 0), UNKNOWN_ADVICE], ids=["huge pages", "none"])
+def test_matrices_in_huge_pages_are_the_same(monkeypatch, advice):
     products, expected, x = [], [], torch.randn(2, 64)
     for seed in range(3):
         integers, scales, bias, _ = random_product(40, 64, seed)
@@ -83,6 +89,7 @@ def test_matrices_in_huge_pages_are_the_same(monkeypatch):
     use_huge_pages(products)
     assert [product.packed.data_ptr() for product in products] == before  # too small to gain anything
     monkeypatch.setattr(packed_product, "HUGE_PAGE_BYTES", 1)
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", advice)
     use_huge_pages(products)
     places = [product.packed.data_ptr() for product in products]
     assert places == sorted(places)

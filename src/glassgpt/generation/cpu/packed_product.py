@@ -6,6 +6,7 @@ import ctypes
 import functools
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
 import torch
@@ -94,7 +95,8 @@ def use_huge_pages(products: Sequence[PackedProduct]) -> None:
     if sum(sizes) < HUGE_PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return
     region = mmap.mmap(-1, sum(sizes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    region.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel without huge pages does not know the advice
+        region.madvise(mmap.MADV_HUGEPAGE)
     parts = torch.frombuffer(region, dtype=torch.uint8).split(sizes)
     for product, part in zip(products, parts, strict=True):
         product.packed = part[: product.packed.nbytes].copy_(product.packed.flatten())
