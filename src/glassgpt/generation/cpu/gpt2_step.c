@@ -127,6 +127,19 @@ INLINE void attend(const float *q, const float *keys, const float *values, long 
     }
 }
 
+/* Functions of their own: the body of an OpenMP loop is compiled without the instructions of the function around it. */
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,f16c")))
+static void attend_avx512(const float *q, const float *keys, const float *values, long position, long width, float *scores,
+                          float *y) {
+    attend(q, keys, values, position, width, scores, y);
+}
+
+__attribute__((target("avx2,fma,f16c")))
+static void attend_avx2(const float *q, const float *keys, const float *values, long position, long width, float *scores,
+                        float *y) {
+    attend(q, keys, values, position, width, scores, y);
+}
+
 /* Add its adapter to each vector's product y (n, out) of x (n, in): y += (x aᵀ) bᵀ. `parts` has n pointers to an adapter's
    parts, LAYERS for each block, or NULL; `at` is the layer among them. */
 INLINE void add_low_rank(const float *x, long n, long in, long out, const LowRank *const *parts, long at, float *y, int threads) {
@@ -175,7 +188,8 @@ INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, con
             float *keys = cache->keys + at, *values = cache->values + at, *q = qkv + v * 3 * width + h * d;
             __builtin_memcpy(keys + position * d, q + width, d * sizeof(float));
             __builtin_memcpy(values + position * d, q + 2 * width, d * sizeof(float));
-            attend(q, keys, values, position, d, scores + task * rounded(extent), normed + v * width + h * d);
+            (level == 2 ? attend_avx512 : attend_avx2)(q, keys, values, position, d, scores + task * rounded(extent),
+                                                      normed + v * width + h * d);
         }
         product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
         if (parts) add_low_rank(normed, n, width, width, parts, layer * LAYERS + OUT, qkv, threads);
