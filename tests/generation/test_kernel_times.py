@@ -18,7 +18,7 @@ from glassgpt.generation.cpu.kernel_times import remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS
 from glassgpt.generation.cpu.native import cache_folder
 from glassgpt.generation.cpu.shared_context import SharedContext
-from glassgpt.generation.precision import kernel_choice
+from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 
@@ -103,6 +103,27 @@ def test_the_remembered_kernel_is_chosen_again(monkeypatch: pytest.MonkeyPatch):
     assert measured is not None
     packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage]
     assert (chosen.kernel.name, again.kernel.name, measured.kernel.name) == ("oneDNN", "oneDNN", "row-major")
+
+
+def test_an_earlier_choice_is_made_again_without_timing(monkeypatch: pytest.MonkeyPatch):
+    model = build_model(ModelConfig(vocab_size=64, context_length=8, n_layer=1, n_head=4, n_embd=256)).eval()
+    timed: list[str] = []
+
+    def times(kernels: tuple[packing.Kernel, ...], *_: int) -> dict[str, float]:
+        timed.append(kernels[0].precision)
+        return {kernel.name: 1.0 for kernel in kernels}
+
+    monkeypatch.setattr(packing, "_time_kernels", times)
+    for preferred in ("column-major", "row-major", "column-major + int4 (AVX2)"):
+        choice = kernel_choice(model, preferred=preferred)
+        assert choice is not None
+        assert choice.name == preferred.split(" + ")[0]
+    packed = prepare_for_decoding(model, preferred="column-major")
+    assert packing.is_packed(packed)
+    assert timed == []
+    other = kernel_choice(model, preferred="of another processor")
+    assert other is not None
+    assert (other.name, timed) == ("row-major", ["float32"])
 
 
 def test_a_shared_context_is_left_by_the_last_thread():

@@ -333,10 +333,18 @@ def test_recorded_answers_can_be_replayed(model, tmp_path):
     lines = file.read_text().splitlines()
     assert file.stat().st_mode & 0o077 == 0
 
-    def load(run, checkpoint, slots, beside):
+    kernels = []
+
+    def load(run, checkpoint, slots, beside, kernel):
+        kernels.append(kernel)
         return Weights(model, BYTES, 7, {"weights": "abc", "slots": "4"}, run, checkpoint)
 
     assert [(each.differences, each.changes) for each in replay_records(lines, load)] == [((), ())] * 5
+    record = json.loads(lines[0])
+    record["identity"]["kernel"] = "oneDNN"
+    (each,) = replay_records([json.dumps(record)], load)
+    assert each.changes == ("kernel was oneDNN, is None",)
+    assert kernels == ["", "oneDNN"]
     changed = attentive_model(seed=1)
     other = [*replay_records(lines, lambda *_: Weights(changed, BYTES, 8, {"weights": "xyz", "slots": "4"}))]
     assert all(each.differences and each.changes == ("weights was abc, is xyz",) for each in other)

@@ -44,6 +44,7 @@ def load_weights(
     precision: Precision,
     slots: int,
     adapters: Mapping[str, Path] | None = None,
+    kernel: str = "",
 ) -> Weights:
     """Load a run's checkpoint for the server.
 
@@ -52,13 +53,14 @@ def load_weights(
         checkpoint: see `load`, as are `device` and `precision`.
         slots: sequences decoded at once, for which the kernel is chosen.
         adapters: verified checkpoints of adapters of these weights, which are to share them, by name.
+        kernel: in the identity of weights that were served before; used again if this machine has it.
 
     Raises:
         GlassGPTError: see `load`.
     """
     loaded, path = load_checkpoint(run, checkpoint, device, precision, slots)
-    choice = kernel_choice(loaded.model, precision, batch_size=slots, remembers=True)
-    model = prepare_for_decoding(loaded.model, precision, batch_size=slots, remembers=True)
+    choice = kernel_choice(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
+    model = prepare_for_decoding(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
     parameter = next(loaded.model.parameters())
     files = json.loads(read_regular(path / MANIFEST))["files"]
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]
@@ -80,14 +82,16 @@ def load_weights(
     return with_adapters_of(found, loaded.model, path, adapters) if adapters else found
 
 
-def load_adapter_weights(run: Path, checkpoint: str, device: str, precision: Precision, slots: int) -> Weights:
+def load_adapter_weights(
+    run: Path, checkpoint: str, device: str, precision: Precision, slots: int, kernel: str = ""
+) -> Weights:
     """Load an adapter for the server, beside the weights of its base; see `load_weights`."""
     path = find_checkpoint(RunFolder(run).require(), checkpoint)
     adapter = read_adapter(path)
     if adapter is None:
         raise UsageError(f"{run} is not an adapter any more; give the folder of the one that was served")
     base = find_base(path, adapter)
-    weights = load_weights(base.parent.parent, base.name, device, precision, slots, {"adapter": path})
+    weights = load_weights(base.parent.parent, base.name, device, precision, slots, {"adapter": path}, kernel)
     return weights.adapters["adapter"]
 
 
@@ -206,9 +210,9 @@ def replay(
         GlassGPTError: see `load`.
     """
 
-    def weights(recorded_run: str, checkpoint: str, slots: int, beside: bool) -> Weights:
+    def weights(recorded_run: str, checkpoint: str, slots: int, beside: bool, kernel: str) -> Weights:
         load = load_adapter_weights if beside else load_weights
-        return load(run or Path(recorded_run), checkpoint, device, precision, slots)
+        return load(run or Path(recorded_run), checkpoint, device, precision, slots, kernel=kernel)
 
     try:
         with file.open(encoding="utf-8") as lines:

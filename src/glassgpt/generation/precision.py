@@ -35,7 +35,12 @@ DEVICE_PRECISIONS: dict[str, tuple[Precision, ...]] = {
 
 
 def prepare_for_decoding(
-    model: LanguageModel, precision: Precision = "auto", *, batch_size: int = 1, remembers: bool = False
+    model: LanguageModel,
+    precision: Precision = "auto",
+    *,
+    batch_size: int = 1,
+    remembers: bool = False,
+    preferred: str = "",
 ) -> LanguageModel:
     """Return a copy of the model, optimized for generation on its device.
 
@@ -46,7 +51,7 @@ def prepare_for_decoding(
         model: float32. On devices other than `cpu` and `cuda` only `auto` is possible, which changes nothing.
         precision: of the weights.
         batch_size: sequences per decoding step.
-        remembers: see `choose_kernel`.
+        remembers: see `choose_kernel`, as is `preferred`.
 
     Returns:
         The model itself if nothing can be gained.
@@ -58,14 +63,22 @@ def prepare_for_decoding(
     if next(model.parameters()).device.type == "cuda":
         uses_bfloat16 = precision != "float32" and torch.cuda.is_bf16_supported(including_emulation=False)
         return to_bfloat16(model) if uses_bfloat16 else model
-    choice = kernel_choice(model, precision, batch_size=batch_size, remembers=remembers)
+    choice = kernel_choice(model, precision, batch_size=batch_size, remembers=remembers, preferred=preferred)
     return model if choice is None else pack_model(model, choice.kernel)
 
 
 def kernel_choice(
-    model: LanguageModel, precision: Precision = "auto", *, batch_size: int = 1, remembers: bool = False
+    model: LanguageModel,
+    precision: Precision = "auto",
+    *,
+    batch_size: int = 1,
+    remembers: bool = False,
+    preferred: str = "",
 ) -> KernelChoice | None:
-    """Return the kernel that `prepare_for_decoding` uses with the same arguments, or None if it packs nothing (no CPU, or packed already).
+    """Return the kernel that `prepare_for_decoding` uses with the same arguments.
+
+    Returns:
+        None if it packs nothing: the model is not on a CPU, or packed already.
 
     Raises:
         GenerationError: PyTorch has no kernel of that precision on this machine.
@@ -73,7 +86,8 @@ def kernel_choice(
     if next(model.parameters()).device.type != "cpu" or is_packed(model):
         return None
     exact: DecodingPrecision = "int8" if multiplies_stored_integers(model) else "float32"
-    choice = choose_kernel(model.config, exact if precision == "auto" else precision, batch_size, remembers=remembers)
+    wanted = exact if precision == "auto" else precision
+    choice = choose_kernel(model.config, wanted, batch_size, remembers=remembers, preferred=preferred)
     return replace(choice, int4=int4_kernel_name(model)) if choice.kernel.precision == "int8" else choice
 
 

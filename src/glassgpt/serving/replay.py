@@ -40,13 +40,16 @@ class Replayed:
     changes: tuple[str, ...]
 
 
-def replay_records(lines: Iterable[str], load: Callable[[str, str, int, bool], Weights]) -> Iterator[Replayed]:
+LoadWeights = Callable[[str, str, int, bool, str], Weights]
+"""(run, checkpoint, slots, is_adapter, kernel) -> its weights: of an adapter, beside those of its base."""
+
+
+def replay_records(lines: Iterable[str], load: LoadWeights) -> Iterator[Replayed]:
     """Yield the comparison of each record.
 
     Args:
         lines: of a file written by `Recorder`.
-        load: returns the weights of a run's checkpoint for a number of slots; if the last argument is true, those of an
-            adapter beside the weights of its base.
+        load: returns the weights that answered, with the kernel that multiplied them.
 
     Raises:
         UsageError: a line is not a record.
@@ -56,7 +59,8 @@ def replay_records(lines: Iterable[str], load: Callable[[str, str, int, bool], W
     for number, line in enumerate(lines, start=1):
         record = _parse(number, line)
         identity = record["identity"]
-        weights = load(record["run"], record["checkpoint"], int(identity["slots"]), _is_adapter(record))
+        slots, kernel = int(identity["slots"]), identity.get("kernel", "")
+        weights = load(record["run"], record["checkpoint"], slots, _is_adapter(record), kernel)
         try:
             found = generate_again(record, weights)
             differences = tuple(_differences(record, found))

@@ -35,6 +35,8 @@ TIMED_ELEMENTS = 2**24
 """Elements of all matrices that kernels are timed on: in float32, more than a processor's caches hold."""
 MAX_TIMED_MATRICES = 48
 TIMING_ROUNDS = 4
+AND = " + "
+"""Between the names of two kernels."""
 MIN_GAIN = 0.9
 """A kernel must take less than this fraction of the simplest one's time, or noise would decide."""
 
@@ -80,7 +82,7 @@ class KernelChoice:
     @property
     def name(self) -> str:
         """Names of the kernels that compute the products."""
-        return f"{self.kernel.name} + {self.int4}" if self.int4 else self.kernel.name
+        return f"{self.kernel.name}{AND}{self.int4}" if self.int4 else self.kernel.name
 
     def describe(self) -> str:
         """Return one line for the user."""
@@ -90,7 +92,12 @@ class KernelChoice:
 
 
 def choose_kernel(
-    config: ModelConfig, precision: DecodingPrecision, batch_size: int, *, remembers: bool = False
+    config: ModelConfig,
+    precision: DecodingPrecision,
+    batch_size: int,
+    *,
+    remembers: bool = False,
+    preferred: str = "",
 ) -> KernelChoice:
     """Return the fastest kernel of a precision on this machine; kernels are timed once per process.
 
@@ -101,6 +108,7 @@ def choose_kernel(
         precision: of the weights.
         batch_size: sequences per decoding step.
         remembers: take the times that an earlier process has measured, and keep them for later ones.
+        preferred: `KernelChoice.name` of an earlier choice, which is made again without timing if that kernel exists here.
 
     Raises:
         GenerationError: this PyTorch has no kernel of that precision.
@@ -110,6 +118,9 @@ def choose_kernel(
         raise GenerationError(
             f"PyTorch {torch.__version__} has no {precision} kernel for this CPU; use --precision float32"
         )
+    earlier = [kernel for kernel in kernels if kernel.name == preferred.partition(AND)[0]]
+    if earlier:
+        return KernelChoice(earlier[0], {}, batch_size)
     simplest = kernels[0]
     if len(kernels) == 1 or 4 * config.n_embd**2 < MIN_TIMED_ELEMENTS:
         return KernelChoice(simplest, {}, batch_size)
