@@ -11,7 +11,7 @@ import torch
 from serving_helpers import BYTES, run_with
 
 from glassgpt.data.chat.chat_template import load_template
-from glassgpt.errors import ConfigError, UsageError
+from glassgpt.errors import CheckpointError, ConfigError, UsageError
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.serving import fields
@@ -419,6 +419,29 @@ def test_follow_reports_a_checkpoint_that_cannot_be_started_and_tries_the_next(m
             await asyncio.sleep(0.005)
         following.cancel()
         assert loaded == ["step-2", "step-3"]
+
+    run_with(model, work)
+
+
+def test_follow_tries_again_after_a_checkpoint_that_cannot_be_read(model, caplog):
+    errors = [CheckpointError("step-2 is damaged"), FileNotFoundError("manifest.json was removed")]
+    expected = [str(error) for error in errors]
+
+    def load():
+        if errors:
+            raise errors.pop(0)
+        return Weights(attentive_model(seed=1), BYTES, 2, {"weights": "new"}, "", "step-2")
+
+    async def work(client):
+        served = client.context.models["tiny"]
+        old = served.current
+        source = ModelSource("tiny", load, served.template, lambda: "step-2")
+        following = asyncio.create_task(follow(served, source, lambda message: None, seconds=0.02))
+        while served.current is old:
+            assert not following.done()
+            await asyncio.sleep(0.005)
+        following.cancel()
+        assert all(f"step-2 could not be loaded: {text}" in caplog.text for text in expected)
 
     run_with(model, work)
 

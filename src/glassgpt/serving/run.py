@@ -283,7 +283,7 @@ async def follow(
             continue
         try:
             weights = await loop.run_in_executor(None, source.load)
-        except GlassGPTError as error:  # it may be pruned while it is being read; the next one will come
+        except (GlassGPTError, OSError) as error:  # it may be pruned while it is being read; the next one will come
             logger.warning("%s could not be loaded: %s", newest, error)
             continue
         version = await loop.run_in_executor(None, model.start, weights, loop)
