@@ -61,7 +61,7 @@ def load_weights(
     loaded, path = load_checkpoint(run, checkpoint, device, precision, slots)
     choice = kernel_choice(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
     model = prepare_for_decoding(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
-    parameter = next(loaded.model.parameters())
+    device_type = next(loaded.model.parameters()).device.type
     files = json.loads(read_regular(path / MANIFEST))["files"]
     weights = [entry["sha256"][:16] for name, entry in sorted(files.items()) if name.endswith(".safetensors")]
     if (adapter := read_adapter(path)) is not None:
@@ -72,7 +72,7 @@ def load_weights(
         "tokenizer": loaded.tokenizer.fingerprint[:16],
         "precision": precision if precision != "auto" else choice.kernel.precision if choice is not None else dtype,
         "kernel": "" if choice is None else choice.name,
-        "device": parameter.device.type if parameter.device.type == "cpu" else torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if device_type == "cuda" else device_type,
         "threads": str(torch.get_num_threads()),
         "slots": str(slots),
         "torch": str(torch.__version__),
