@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from glassgpt.generation.cpu import kernel_times, packing
-from glassgpt.generation.cpu.kernel_times import remembered_times
+from glassgpt.generation.cpu.kernel_times import processor_name, remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS
 from glassgpt.generation.cpu.native import cache_folder
 from glassgpt.generation.cpu.shared_context import SharedContext
@@ -83,6 +83,20 @@ def test_a_cache_that_cannot_be_written_costs_a_measurement(tmp_path: Path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     measure = Measurements()
     assert [remembered_times(NAMES, (), measure)["a"] for _ in range(2)] == [2.0, 3.0]
+
+
+def test_processors_of_one_model_differ_by_their_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(kernel_times, "CPU_INFO", file)
+    names: list[str] = []
+    for speed, flags in (("2500.000", "avx2 avx512f"), ("3100.000", "avx2 avx512f"), ("2500.000", "avx2")):
+        core = f"model name\t: Some CPU\ncpu MHz\t\t: {speed}\nflags\t\t: {flags}\n\n"
+        file.write_text(core + core.replace("Some", "Another"))
+        names.append(processor_name())
+    assert all(name.startswith("Some CPU ") and "\n" not in name for name in names)
+    assert names[0] == names[1] != names[2]
+    file.unlink()
+    assert processor_name()
 
 
 def test_the_remembered_kernel_is_chosen_again(monkeypatch: pytest.MonkeyPatch):

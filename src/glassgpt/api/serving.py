@@ -18,6 +18,7 @@ from glassgpt.data.chat.jinja_template import JINJA_SUFFIX, Template, load_jinja
 from glassgpt.data.files import read_regular
 from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
+from glassgpt.generation.cpu.kernel_times import processor_name
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice, prepare_for_decoding
 from glassgpt.retrieval.index import Index
@@ -73,6 +74,7 @@ def load_weights(
         "precision": precision if precision != "auto" else choice.kernel.precision if choice is not None else dtype,
         "kernel": "" if choice is None else choice.name,
         "device": torch.cuda.get_device_name() if device_type == "cuda" else device_type,
+        "processor": processor_name() if device_type == "cpu" else "",
         "threads": str(torch.get_num_threads()),
         "slots": str(slots),
         "torch": str(torch.__version__),

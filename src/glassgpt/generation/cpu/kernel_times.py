@@ -62,6 +62,13 @@ def processor() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
+def processor_name() -> str:
+    """Return the model of the processor, if the system tells it, and a short checksum of `processor`."""
+    described = processor()
+    models = [line.partition(":")[2].strip() for line in described.splitlines() if line.startswith("model name")]
+    return " ".join([*models, hashlib.sha256(described.encode()).hexdigest()[:8]])
+
+
 def _are_times(kept: Any, names: Collection[str]) -> bool:
     if not isinstance(kept, dict) or kept.keys() != {*names}:  # pyright: ignore[reportUnknownMemberType]
         return False
