@@ -1,6 +1,7 @@
 """The product with 4-bit weights in C against its readable reference, and a model that is decoded with it."""
 
 import ctypes
+import functools
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.compression.rounding import round_to_int4
 from glassgpt.evaluation.observer import SILENT
-from glassgpt.generation.cpu import int4, native, packing
+from glassgpt.generation.cpu import int4, int8, native, packing
 from glassgpt.generation.cpu.gpt2_step import StepsInC
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, int4_product_readable
 from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
@@ -165,6 +166,21 @@ def test_step_in_c_is_the_step_in_pytorch(compressed, method, shape):
                 ours, theirs = (getattr(cache, name) for cache in caches)
                 assert torch.allclose(ours[:, 1, :, :5], theirs[:, 1, :, :5], atol=1e-4)
         assert caches[0].lengths == caches[1].lengths
+
+
+@pytest.mark.skipif(len(LEVELS) < 2, reason="no C compiler, or a processor without AVX-512 VNNI")
+@METHODS
+def test_step_with_avx2_is_the_step_with_avx512(compressed, method, monkeypatch):
+    packed = gpt2(compressed, method)
+    tokens = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))
+    found = []
+    for level in LEVELS:
+        monkeypatch.setattr(int8, "instruction_level", functools.partial(int, level))
+        cache = KVCache(packed.config, 3)
+        packed.features(tokens[:, :39], cache)
+        cache.truncate([39, 4, 20])
+        found.append(packed.features(tokens[:, 39:], cache))
+    assert (found[0] - found[1]).norm() < 0.02 * found[1].norm()  # see above
 
 
 @needs_kernel
