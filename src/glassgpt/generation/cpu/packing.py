@@ -37,6 +37,8 @@ MAX_TIMED_MATRICES = 48
 TIMING_ROUNDS = 4
 AND = " + "
 """Between the names of two kernels."""
+MAX_PACKING_THREADS = 8
+"""Matrices that are packed at once, at most: each of the threads gets threads of OpenMP of its own, as many as there are cores."""
 MIN_GAIN = 0.9
 """A kernel must take less than this fraction of the simplest one's time, or noise would decide."""
 
@@ -197,9 +199,8 @@ def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
     stored = still_quantized(dict(model.named_parameters()), model.quantized) if kernel.precision == "int8" else {}
     is_tied = "head" not in model.parameter_kinds().values()
     linears = {name: module for name, module in packed.named_modules() if isinstance(module, nn.Linear)}
-    with ThreadPoolExecutor(
-        torch.get_num_threads(), thread_name_prefix="glassgpt-pack"
-    ) as pool:  # many pack on one core
+    workers = min(torch.get_num_threads(), MAX_PACKING_THREADS)
+    with ThreadPoolExecutor(workers, thread_name_prefix="glassgpt-pack") as pool:  # many pack on one core
         head = pool.submit(_pack_tied_head, packed, kernel) if is_tied else None  # first: the largest
         layers = {
             name: pool.submit(_pack_linear, linear, kernel, stored.get(f"{name}.weight"))
