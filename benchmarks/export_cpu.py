@@ -18,6 +18,7 @@ import functools
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -93,11 +94,16 @@ def installed() -> list[System]:
 
 def exported(system: System, config: ModelConfig, folder: Path) -> Path:
     """Return the folder of a model in the system's format, written on the first call."""
-    path = folder / (system.name.replace(" ", "-") if system.format else "none")
+    shape = f"{config.n_layer}x{config.n_embd}"  # the models of --quick are others
+    path = folder / (f"{system.name.replace(' ', '-')}-{shape}" if system.format else "none")
     if system.format and not path.exists():
         console.info(f"exporting: {system.name} …")
-        path.mkdir()
-        FORMATS[system.format].write(our_model(config).eval(), gpt2_tokenizer(), path, ExportOptions(system.weights))
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        model, options = our_model(config).eval(), ExportOptions(system.weights)
+        FORMATS[system.format].write(model, gpt2_tokenizer(), unfinished, options)
+        unfinished.rename(path)
     return path
 
 
