@@ -1,8 +1,11 @@
 """Building, searching and updating an index; the scores are those of an independent library."""
 
+import errno
+import gzip
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from glassgpt.errors import DataError, UnsafeFileError, UsageError, WrongDataError
 from glassgpt.retrieval import building
 from glassgpt.retrieval.building import Changes, IndexObserver, build_index, update_index
+from glassgpt.retrieval.html_text import html_text
 from glassgpt.retrieval.index import DOCUMENTS, WORDS, Index, best_first
 from glassgpt.retrieval.manifest import IndexOptions
 from glassgpt.retrieval.postings import Bm25
@@ -161,9 +165,11 @@ def test_same_text_is_one_hit(tmp_path):
 def test_bad_files_are_skipped_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr("glassgpt.retrieval.documents.MAX_DOCUMENT_BYTES", 100)
     files = {
-        "binary.txt": b"\0\1\2", "broken.pdf": b"%PDF-1.7 broken", "cut.jsonl.gz": b"\x1f\x8b\x08", "empty.txt": b" \n",
+        "bad.html": b"<![bad[x]]>", "binary.txt": b"\0\1\2", "broken.pdf": b"%PDF-1.7 broken", "cut.jsonl.gz": b"\x1f\x8b\x08",
+        "empty.txt": b" \n", "expands.txt.gz": gzip.compress(b"x" * 101),
         "good.txt": b"Cats purr.", "korean.txt": "고양이는 잠을 잔다. ".encode("cp949") * 3, "large.txt": b"x" * 101,
-        "rows.jsonl": b'{"text": "Dogs bark."}\n{]\n{"title": "x"}\n\n{"text": "\\ud800"}\n',
+        "rows.jsonl": b'{"text": "Dogs bark."}\n{]\n{"title": "x"}\n\n{"text": "\\ud800"}\n'
+        b'{"text": "x", "source": "\\ud800"}\n',
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -171,16 +177,50 @@ def test_bad_files_are_skipped_with_a_reason(tmp_path, monkeypatch):
     manifest = build_index([tmp_path], tmp_path / "index", observer=recorder)
     reasons = dict(recorder.skipped)
     assert list(reasons) == [
-        "binary.txt", "broken.pdf", "cut.jsonl.gz", "empty.txt", "large.txt",
-        "rows.jsonl, line 2", "rows.jsonl, line 3", "rows.jsonl, line 5",
+        "bad.html", "binary.txt", "broken.pdf", "cut.jsonl.gz", "empty.txt", "expands.txt.gz", "large.txt",
+        "rows.jsonl, line 2", "rows.jsonl, line 3", "rows.jsonl, line 5", "rows.jsonl, line 6",
     ]  # fmt: skip
     assert "binary" in reasons["binary.txt"]
     assert "truncated" in reasons["cut.jsonl.gz"]
     assert "at most" in reasons["large.txt"]
+    assert "when decompressed" in reasons["expands.txt.gz"]
     assert len(manifest.skipped) == len(reasons)
     assert found(tmp_path / "index", "cats") == ["good.txt"]
     assert found(tmp_path / "index", "고양이") == ["korean.txt"]
     assert {*update_index(tmp_path / "index")[0].skipped} == {*manifest.skipped}
+
+
+def test_full_disk_is_not_the_fault_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("Cats purr.")
+
+    def add(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(building.StoreWriter, "add", add)
+    with pytest.raises(DataError, match="the disk is full"):
+        build_index([tmp_path / "a.txt"], tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "unicode_escape", "utf-16", "none"])
+def test_charset_of_a_page_cannot_stop_the_index(tmp_path, charset):
+    (tmp_path / "page.html").write_text(f'<meta charset="{charset}"><title>x</title><p>Cats purr \\ud800.')
+    build_index([tmp_path / "page.html"], tmp_path / "index")
+    assert found(tmp_path / "index", "cats") == ["page.html"]
+
+
+def test_page_may_leave_out_the_end_of_its_head():
+    page = "<!doctype html><head><meta charset=utf-8><title>no</title><style>no</style><h1>Cats</h1>They purr."
+    assert html_text(page) == "# Cats\n\nThey purr."
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names must be UTF-8 elsewhere")
+def test_file_names_that_are_not_utf8_are_shown_with_a_mark(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / os.fsdecode(b"caf\xe9.txt")).write_text("Cats purr.")
+    build_index([tmp_path / "docs"], tmp_path / "index")
+    assert found(tmp_path / "index", "cats") == ["caf?.txt"]
+    assert update_index(tmp_path / "index")[1] == Changes(kept=1, renamed=0, added=0, removed=0)
 
 
 def test_links_out_of_a_folder_and_hidden_files_are_not_read(tmp_path):

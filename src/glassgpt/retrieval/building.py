@@ -150,17 +150,15 @@ class _Builder:
 
     def _read(self, file: FoundFile) -> None:
         before = self._store.n_documents
-        modified, digest, problem = 0, "", ""
-        try:
-            modified, digest = file.modified(), file.digest()
+        modified, digest, problem = file.modified(), "", ""
+        try:  # not around an OSError: it is one of writing, such as a full disk, and ends everything
+            digest = file.digest()
             for document in read_documents(file, self._skip):
                 spans = cut(document.text, self._options.passage_characters)
                 self._store.add(document, spans, len(self._files))
                 self._index(document, spans)
         except (DataError, MissingExtraError) as error:
             problem = str(error)
-        except OSError as error:
-            problem = f"it cannot be read: {error.strerror or error}"
         if problem:
             self._skip(file.name, problem)
             modified, digest = 0, ""  # what was read of it is kept, and an update reads it again
@@ -257,7 +255,7 @@ def _compare(
         number = by_path.get(str(file.path))
         if number is not None and _is_same(file, indexed[number]):
             kept[number] = file
-        elif number is None and gone and (number := gone.pop(file.digest(), None)) is not None:
+        elif number is None and gone and (number := gone.pop(_digest(file), None)) is not None:
             kept[number] = file
             renamed += 1
         else:
@@ -269,7 +267,15 @@ def _compare(
 def _is_same(file: FoundFile, indexed: IndexedFile) -> bool:
     if not indexed.sha256 or file.size() != indexed.bytes:
         return False
-    return file.modified() == indexed.modified or file.digest() == indexed.sha256
+    return file.modified() == indexed.modified or _digest(file) == indexed.sha256
+
+
+def _digest(file: FoundFile) -> str:
+    """Return the checksum of a file, or "" if it cannot be read: reading it will give the reason."""
+    try:
+        return file.digest()
+    except DataError:
+        return ""
 
 
 def _moved(postings: Postings, new_row: Integers) -> Block:

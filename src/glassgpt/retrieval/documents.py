@@ -82,13 +82,26 @@ class FoundFile:
         """Return the SHA-256 (hex) of its content, by which it is recognized when it is renamed.
 
         Raises:
-            OSError: it cannot be read.
+            DataError: it cannot be read, or is no regular file.
         """
         digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                digest.update(block)
+        try:
+            self.require_regular()  # a FIFO may block, and a device may have no end
+            with self.path.open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
+        except OSError as error:
+            raise _unreadable(error) from error
         return digest.hexdigest()
+
+    def require_regular(self) -> None:
+        """Check that it is a file.
+
+        Raises:
+            DataError: it is something else.
+        """
+        if not self.path.is_file():
+            raise DataError("it is not a regular file; name the file itself")
 
 
 @dataclass(frozen=True)
@@ -126,16 +139,21 @@ def find_files(roots: Sequence[tuple[str, str]], *, tolerant: bool = False) -> F
             )
         if not root.is_dir():
             if root.exists():
-                files[root] = FoundFile(name, root)
+                files[root] = FoundFile(_shown(name), root)
             continue
         for path in _walk(root):
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
                 links += 1
             elif path.is_file() and uncompressed_suffix(path) in KNOWN_SUFFIXES:
-                files[path] = FoundFile(str(Path(name) / path.relative_to(root)), path)
+                files[path] = FoundFile(_shown(str(Path(name) / path.relative_to(root))), path)
             else:
                 ignored[path.suffix] = ignored.get(path.suffix, 0) + 1
     return FoundFiles(tuple(files.values()), ignored, links)
+
+
+def _shown(name: str) -> str:
+    """Return a name with a question mark for each byte that is not UTF-8; it is shown, and read by models."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -157,10 +175,20 @@ def read_documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterato
         DataError: the file cannot be used; the message does not name it.
         MissingExtraError: a package that reading it needs is not installed.
     """
+    try:
+        yield from _documents(file, skip)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"it cannot be read: {error.strerror or error}")
+
+
+def _documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:
     path = file.path
     suffix = uncompressed_suffix(path)
-    if not path.is_file():
-        raise DataError("it is not a regular file; name the file itself")
+    file.require_regular()
     if suffix in JSON_SUFFIXES:
         yield from _rows(file, skip)
         return
@@ -173,7 +201,11 @@ def read_documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterato
         text = pdf_text(path)
     else:
         with open_file(path) as stream:
-            raw = stream.read()
+            raw = stream.read(MAX_DOCUMENT_BYTES + 1)
+        if len(raw) > MAX_DOCUMENT_BYTES:
+            raise DataError(
+                f"it has more than {MAX_DOCUMENT_BYTES >> 20:,} MB when decompressed; split it, or write it as JSON lines"
+            )
         text = html_text(_html(raw)) if suffix in HTML_SUFFIXES else decode(raw)
     if not text.strip():
         raise DataError("it contains no text")
@@ -201,10 +233,15 @@ def decode(raw: bytes) -> str:
 
 def _html(raw: bytes) -> str:
     found = CHARSET.search(raw[:CHARSET_BYTES])
-    try:
-        return raw.decode(found[1].decode()) if found else decode(raw)
-    except (LookupError, UnicodeDecodeError):
+    name = found[1].decode() if found else "utf-8"
+    if name.lower().startswith("utf"):  # a page whose charset can be read like this is not UTF-16
         return decode(raw)
+    try:
+        text = raw.decode(name)
+        text.encode()  # some of Python's encodings give lone surrogates
+    except (LookupError, ValueError):
+        return decode(raw)
+    return text
 
 
 def _rows(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:
@@ -218,12 +255,14 @@ def _rows(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceD
                     raise DataError(json_rows.too_long())
                 row = json_rows.parse_row(json_rows.decode_line(line, origin, first=number == 1), origin)
                 text = json_rows.text_field(row, "text", origin)
+                source = row.get("source")
                 text.encode()
+                if isinstance(source, str):
+                    source.encode()
             except (DataError, UnicodeEncodeError) as error:
                 skip(origin, str(error).removeprefix(f"{origin}: "))
                 continue
             if text.strip():
-                source = row.get("source")
                 yield SourceDocument(text, source if isinstance(source, str) else f"{file.name}:{number}", file.name)
 
 
@@ -240,4 +279,4 @@ def open_file(path: Path) -> Generator[IO[bytes], None, None]:
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"it is truncated or not what its name says: {error}") from error
     except OSError as error:
-        raise DataError(f"it cannot be read: {error.strerror or error}") from error
+        raise _unreadable(error) from error

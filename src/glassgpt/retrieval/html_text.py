@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-HIDDEN = frozenset({"script", "style", "template", "svg", "math", "iframe", "object", "select", "button", "head"})
+from glassgpt.errors import DataError
+
+HIDDEN = frozenset({"title", "script", "style", "template", "svg", "math", "iframe", "object", "select", "button"})
 BLOCKS = frozenset(
     {
         "address", "article", "aside", "blockquote", "dd", "details", "div", "dl", "dt", "figcaption", "figure", "footer",
@@ -27,7 +29,7 @@ class _TextParser(HTMLParser):
         self._prefix = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "body":  # a page may leave out </head>
+        if tag == "body":  # a page may leave out the end of what is in its head
             self._hidden = 0
         elif tag in HIDDEN:
             self._hidden += 1
@@ -63,9 +65,16 @@ class _TextParser(HTMLParser):
 
 
 def html_text(page: str) -> str:
-    """Return the text of a page; what is not shown to a reader is left out."""
+    """Return the text of a page without its title, scripts, styles and buttons. What a style hides is not left out.
+
+    Raises:
+        DataError: the page has a declaration that Python's parser refuses.
+    """
     parser = _TextParser()
-    parser.feed(page)
-    parser.close()
+    try:
+        parser.feed(page)
+        parser.close()
+    except AssertionError as error:
+        raise DataError(f"it is not HTML that can be read ({error}); save it again from a browser") from error
     parser.end_block()
     return "\n\n".join(parser.blocks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
+import zlib
 from pathlib import Path
 
 from glassgpt.errors import DataError, MissingExtraError
@@ -14,6 +16,11 @@ HYPHEN = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")
 """A hyphen at the end of a line, within a word."""
 PAGE = "Page"
 SURROGATE = re.compile("[\ud800-\udfff]")
+DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError, zlib.error,
+    struct.error,
+)  # fmt: skip
+"""What pypdf raises for files that are damaged, or use what it lacks (`NotImplementedError` is a `RuntimeError`)."""
 
 
 def pdf_text(path: Path) -> str:
@@ -36,9 +43,7 @@ def pdf_text(path: Path) -> str:
         pages = [page.extract_text() for page in reader.pages]
     except (FileNotDecryptedError, DependencyError) as error:
         raise DataError("it is encrypted; save it without a password") from error
-    except (
-        PyPdfError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-    ) as error:  # fmt: skip
+    except (PyPdfError, *DAMAGE) as error:
         raise DataError(f"it is not a PDF that can be read ({error}); print it to a new PDF") from error
     if not any(page.strip() for page in pages):
         raise DataError("it has no text; if its pages are pictures, recognize their text (OCR) first")

@@ -7,6 +7,8 @@ MESSAGES = {
     "search index": "검색 인덱스",
     "it is not a regular file; name the file itself": "일반 파일이 아닙니다. 파일 자체를 지정하세요",
     "it has {} MB, and one document must have at most {} MB; split it, or write it as JSON lines": "크기가 {0} MB인데 문서 하나는 {1} MB까지 쓸 수 있습니다. 나누거나 JSON Lines로 쓰세요",
+    "it has more than {} MB when decompressed; split it, or write it as JSON lines": "압축을 풀면 {0} MB보다 큽니다. 나누거나 JSON Lines로 쓰세요",
+    "it is not HTML that can be read ({}); save it again from a browser": "읽을 수 있는 HTML이 아닙니다({0:t}). 브라우저에서 다시 저장하세요",
     "it contains no text": "글이 없습니다",
     "it is binary, not text": "글이 아니라 이진 파일입니다",
     "it is neither text in UTF-8 nor in an encoding that can be told from it": "UTF-8 글이 아니고 인코딩을 알아낼 수도 없습니다",
