@@ -99,6 +99,7 @@ MISTAKES = [
     ("index --out new/i", "no documents are given"),
     ("index text.txt --out text.txt/i", "not a writable folder"),
     ("index text.txt --out new/i --passage-characters 1", "--passage-characters is 1; it must be from 100"),
+    ("index --update --out new/i --passage-characters 500", "--passage-characters cannot be combined with --update"),
     ("index text.txt --update --out new/i", "new/i does not exist; create an index"),
     ("search data x", "is not an index"),
     ("search none x --limit 0", "--limit must be at least 1"),

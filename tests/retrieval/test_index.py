@@ -17,6 +17,7 @@ from glassgpt.retrieval.html_text import html_text
 from glassgpt.retrieval.index import DOCUMENTS, WORDS, Index, best_first
 from glassgpt.retrieval.manifest import IndexOptions
 from glassgpt.retrieval.postings import Bm25
+from glassgpt.retrieval.store import PassageStore
 
 ANIMALS = {
     "cats.md": "# Cats\n\nCats purr.\n\n## Food\n\nCats eat mice and fish.\n",
@@ -143,10 +144,66 @@ def test_open_index_survives_its_update(animals):
 def test_failed_update_keeps_the_index(animals):
     docs, folder = animals
     shutil.rmtree(docs)
-    with pytest.raises(DataError, match="there is no document to index"):
+    with pytest.raises(DataError, match="no document can be indexed; .*it no longer exists"):
         update_index(folder)
     assert found(folder, "strangers") == ["dogs.txt"]
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_update_says_which_documents_are_gone_and_finds_them_again(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"The {name} sleep.")
+    build_index([tmp_path / "cats", tmp_path / "dogs"], tmp_path / "index")
+    (tmp_path / "dogs").rename(tmp_path / "elsewhere")  # such as a disk that is not mounted
+    recorder = Recorder()
+    assert update_index(tmp_path / "index", observer=recorder)[1] == Changes(kept=1, renamed=0, added=0, removed=1)
+    assert recorder.skipped == [("dogs", "it no longer exists")]
+    (tmp_path / "elsewhere").rename(tmp_path / "dogs")
+    manifest, changes = update_index(tmp_path / "index")
+    assert (changes.added, manifest.skipped) == (1, ())
+    with pytest.raises(WrongDataError, match="none does not exist"):
+        update_index(tmp_path / "index", [tmp_path / "none"])
+    assert found(tmp_path / "index", "dogs") == ["a.txt"]
+
+
+def test_index_among_its_documents_is_not_read(animals):
+    docs, folder = animals
+    folder.rename(docs / "index")
+    manifest, changes = update_index(docs / "index")
+    assert changes == Changes(kept=4, renamed=0, added=0, removed=0)
+    assert len(manifest.indexed) == 4
+
+
+def test_second_update_at_the_same_time_is_refused(animals):
+    docs, folder = animals
+
+    class Other(IndexObserver):
+        def on_ignored(self, count, suffixes, links):
+            (docs / "new.txt").write_text("Zebras have stripes.")
+            update_index(folder)
+
+    (docs / "picture.png").write_bytes(b"")
+    with pytest.raises(DataError, match="was updated by another process"):
+        update_index(folder, observer=Other())
+    assert found(folder, "zebras") == ["new.txt"]
+
+
+def test_index_that_is_replaced_while_it_is_opened_is_opened_again(animals, monkeypatch):
+    docs, folder = animals
+    replaced = []
+
+    def store(path):
+        if not replaced:
+            replaced.append(path)
+            (docs / "dogs.txt").unlink()
+            update_index(folder)
+        return PassageStore(path)
+
+    monkeypatch.setattr("glassgpt.retrieval.index.PassageStore", store)
+    index = Index.open(folder)
+    assert len(index) == index.manifest.passages == len(index.words.lengths)
+    assert index.search("strangers") == []
 
 
 def test_same_text_is_one_hit(tmp_path):

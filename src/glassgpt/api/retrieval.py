@@ -9,6 +9,7 @@ from pathlib import Path
 
 from glassgpt import console
 from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.errors import UsageError
 from glassgpt.retrieval.building import build_index, update_index
 from glassgpt.retrieval.index import Index
 from glassgpt.retrieval.manifest import IndexOptions, Manifest
@@ -23,7 +24,7 @@ def index_documents(
     out: str | Path,
     *,
     update: bool = False,
-    passage_characters: int = PASSAGE_CHARACTERS,
+    passage_characters: int | None = None,
 ) -> Manifest:
     """Index documents, or update their index; print the progress and what was skipped.
 
@@ -31,17 +32,22 @@ def index_documents(
         documents: files and folders of text, Markdown, HTML, PDF and JSON lines.
         out: folder of the index.
         update: whether to update the index that is there, with the length of passages that it was built with.
-        passage_characters: longest passage.
+        passage_characters: longest passage, 1,000 by default; not with `update`.
 
     Raises:
-        UsageError: a path does not exist, an option is out of range, or `out` is not empty.
+        UsageError: a path does not exist, an option is out of range or not for an update, or `out` is not empty.
         DataError: no document can be used, or the disk is full.
     """
     observer, changes = ConsoleObserver(), None
+    if update and passage_characters is not None:
+        raise UsageError(
+            "--passage-characters cannot be combined with --update, which keeps the length of the passages"
+        )
     if update:
         manifest, changes = update_index(out, documents, observer)
     else:
-        manifest = build_index(documents, out, IndexOptions(passage_characters), observer)
+        options = IndexOptions(PASSAGE_CHARACTERS if passage_characters is None else passage_characters)
+        manifest = build_index(documents, out, options, observer)
     show_manifest(manifest, changes)
     return manifest
 

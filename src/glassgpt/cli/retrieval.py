@@ -14,7 +14,7 @@ def index(
     *documents: Path,
     out: Path,
     update: Flag = False,
-    passage_characters: Integer = 1000,
+    passage_characters: Integer | None = None,
 ) -> None:
     """Index text, Markdown, HTML, PDF and JSON lines, to be searched and to answer questions from.
 
@@ -30,14 +30,14 @@ def index(
         Update the index at --out: read the files that are new or changed, and leave out those that are gone. Without
         documents, those that it was built from.
     passage_characters:
-        Longest passage. Passages end at headings, paragraphs and sentences.
+        Longest passage, 1,000 by default; an update keeps it. Passages end at headings, paragraphs and sentences.
     """
     from glassgpt.api.retrieval import index_documents
     from glassgpt.data.files import require_creatable
 
     require_creatable(out)
     index_documents(documents, out, update=update, passage_characters=passage_characters)
-    console.info(f"search it with: glassgpt search {shlex.quote(str(out))} WORDS")
+    console.info(f'search it with: glassgpt search {shlex.quote(str(out))} "WORDS"')
 
 
 def search(index: Path, question: str, *, limit: Integer = 5, json: Flag = False) -> None:

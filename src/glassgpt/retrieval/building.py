@@ -15,7 +15,7 @@ from glassgpt.data.staging import staged_folder
 from glassgpt.errors import DataError, MissingExtraError, UsageError
 from glassgpt.retrieval.documents import FoundFile, SourceDocument, find_files, read_documents
 from glassgpt.retrieval.index import DOCUMENTS, PAIRS, WORDS, Index
-from glassgpt.retrieval.manifest import INDEX_FILE, IndexedFile, IndexOptions, Manifest, Skipped
+from glassgpt.retrieval.manifest import INDEX_FILE, IndexedFile, IndexOptions, Manifest, Skipped, identity
 from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Span, cut
 from glassgpt.retrieval.postings import Block, Integers, Postings, PostingsWriter
@@ -92,9 +92,10 @@ def update_index(
         observer: notified of progress and of what is skipped.
 
     Raises:
-        WrongDataError: the folder is not an index, or a path does not exist.
-        DataError: no document is left, or the disk is full.
+        WrongDataError: the folder is not an index, or one of `paths` does not exist.
+        DataError: no document is left, the disk is full, or the index was updated by another process meanwhile.
     """
+    before = identity(Path(folder))
     index = Index.open(folder)
     known = dict.fromkeys(index.manifest.roots)
     known |= dict.fromkeys((str(path), os.path.abspath(path)) for path in paths)
@@ -103,6 +104,10 @@ def update_index(
         builder = _Builder(staging, scratch, index.manifest.options, observer or IndexObserver())
         manifest, changes = builder.build(tuple(known), index)
         manifest.write(staging)
+        if identity(Path(folder)) != before:  # what the other process has added would be lost
+            raise DataError(
+                f"{folder} was updated by another process meanwhile, and is kept like that; update it again"
+            )
     return manifest, changes
 
 
@@ -121,7 +126,9 @@ class _Builder:
         self._documents = array("q")  # document of each of these passages
 
     def build(self, roots: tuple[tuple[str, str], ...], old: Index | None) -> tuple[Manifest, Changes]:
-        found = find_files(roots, tolerant=old is not None)
+        found = find_files(roots, may_be_gone=() if old is None else old.manifest.roots)
+        for place, reason in found.problems:
+            self._skip(place, reason)
         if found.ignored or found.links:
             suffixes = sorted(found.ignored, key=lambda suffix: -found.ignored[suffix])
             self._observer.on_ignored(sum(found.ignored.values()), suffixes, found.links)

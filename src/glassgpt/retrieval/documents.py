@@ -12,7 +12,7 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from glassgpt.data.decompress import Bounded, decompressed, is_compressed, max_e
 from glassgpt.data.encodings import has_nul_bytes, likely_encoding
 from glassgpt.errors import DataError, WrongDataError
 from glassgpt.retrieval.html_text import html_text
+from glassgpt.retrieval.manifest import is_index
 from glassgpt.retrieval.pdf_text import pdf_text
 
 MAX_DOCUMENT_BYTES = 256 * 1024 * 1024
@@ -112,43 +113,54 @@ class FoundFiles:
         files: in order, without repetition.
         ignored: number of files in folders that are of other types, by suffix.
         links: number of links that lead out of a folder, which are not followed.
+        problems: place and reason for each folder or named file that is gone or cannot be read.
     """
 
     files: tuple[FoundFile, ...]
     ignored: dict[str, int]
     links: int = 0
+    problems: tuple[tuple[str, str], ...] = ()
 
 
-def find_files(roots: Sequence[tuple[str, str]], *, tolerant: bool = False) -> FoundFiles:
+def find_files(roots: Sequence[tuple[str, str]], *, may_be_gone: Collection[tuple[str, str]] = ()) -> FoundFiles:
     """Return the files that are named, and of folders those of the known types.
 
     Args:
         roots: files and folders: the name that was given, and the absolute path.
-        tolerant: whether one of them may be gone.
+        may_be_gone: those of them that were indexed before; that one is gone is a problem, not an error.
 
     Raises:
-        WrongDataError: one of them does not exist.
+        WrongDataError: another one does not exist.
     """
     files: dict[Path, FoundFile] = {}
     ignored: dict[str, int] = {}
+    problems: list[tuple[str, str]] = []
     links = 0
-    for name, root in ((name, Path(path)) for name, path in roots):
-        if not root.exists() and not tolerant:
-            raise WrongDataError(
-                f"{name} does not exist; give files or folders of text, Markdown, HTML, PDF or JSON lines"
-            )
-        if not root.is_dir():
-            if root.exists():
-                files[root] = FoundFile(_shown(name), root)
+    for given in roots:
+        name, root = given[0], Path(given[1])
+        if not root.exists():
+            if given not in may_be_gone:
+                raise WrongDataError(
+                    f"{name} does not exist; give files or folders of text, Markdown, HTML, PDF or JSON lines"
+                )
+            problems.append((_shown(name), "it no longer exists"))
             continue
-        for path in _walk(root):
+        if not root.is_dir():
+            files[root] = FoundFile(_shown(name), root)
+            continue
+        errors: list[OSError] = []
+        for path in _walk(root, errors.append):
             if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
                 links += 1
             elif path.is_file() and uncompressed_suffix(path) in KNOWN_SUFFIXES:
                 files[path] = FoundFile(_shown(str(Path(name) / path.relative_to(root))), path)
             else:
                 ignored[path.suffix] = ignored.get(path.suffix, 0) + 1
-    return FoundFiles(tuple(files.values()), ignored, links)
+        problems += [
+            (_shown(str(Path(name) / Path(error.filename).relative_to(root))), str(_unreadable(error)))
+            for error in errors
+        ]
+    return FoundFiles(tuple(files.values()), ignored, links, tuple(problems))
 
 
 def _shown(name: str) -> str:
@@ -156,12 +168,14 @@ def _shown(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files and linked folders in a folder, in order, without what is hidden."""
-    for place, folders, names in os.walk(folder):
+def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yield the files and linked folders in a folder, in order, without what is hidden and without indexes."""
+    for place, folders, names in os.walk(folder, onerror=on_error):
         linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
         yield from (Path(place, name) for name in sorted([*names, *linked]) if not name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not is_index(Path(place, name))
+        )  # the vocabulary of an index is a text file
 
 
 def read_documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.retrieval.manifest import Manifest, damaged
+from glassgpt.errors import DataError
+from glassgpt.retrieval.manifest import Manifest, damaged, identity
 from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Passage
 from glassgpt.retrieval.postings import Bm25, Integers, Postings
@@ -61,13 +62,25 @@ class Index:
 
     @classmethod
     def open(cls, folder: str | Path) -> Index:
-        """Open an index.
+        """Open an index; one that is replaced while it is being opened is opened again.
 
         Raises:
             WrongDataError: the folder is not an index.
             DataError: the index is damaged.
         """
-        folder = Path(folder)
+        while True:
+            before = identity(Path(folder))
+            try:
+                index = cls._open(Path(folder))
+            except DataError:
+                if identity(Path(folder)) == before:
+                    raise
+            else:
+                if identity(Path(folder)) == before:
+                    return index
+
+    @classmethod
+    def _open(cls, folder: Path) -> Index:
         manifest = Manifest.read(folder)
         try:
             index = cls(folder, manifest)

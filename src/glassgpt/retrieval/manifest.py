@@ -13,6 +13,8 @@ from glassgpt.retrieval.passages import PASSAGE_CHARACTERS
 
 INDEX_FILE = "index.json"
 FORMAT, VERSION = "glassgpt-index", 1
+FORMAT_BYTES = 64
+"""The format stands within so many bytes of the manifest."""
 MIN_PASSAGE_CHARACTERS, MAX_PASSAGE_CHARACTERS = 100, 20_000
 
 
@@ -128,6 +130,27 @@ class Manifest:
             path = folder / Path(name).name
             if not path.is_file() or path.stat().st_size != size:
                 raise damaged(folder, f"{path.name} does not have {size:,} bytes")
+
+
+def is_index(folder: Path) -> bool:
+    """Return whether a folder is an index, perhaps a damaged one."""
+    path = folder / INDEX_FILE
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(FORMAT_BYTES)
+    except OSError:  # walking through the folder will say so
+        return False
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """Return what is different once an index has been replaced; None without an index."""
+    try:
+        found = (folder / INDEX_FILE).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def require_index(folder: Path) -> None:
