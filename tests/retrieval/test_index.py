@@ -219,6 +219,32 @@ def test_same_text_is_one_hit(tmp_path):
     assert (manifest.passages, manifest.copies) == (4, 2)
 
 
+def test_all_places_of_a_text_are_known_however_they_are_ranked(tmp_path):
+    (tmp_path / "a.txt").write_text("Cats purr loudly.")
+    parts = "".join(f"# Part {n}\n\nStones lie still.\n\n" for n in range(9))
+    (tmp_path / "b.md").write_text(f"Cats purr loudly.\n\n{parts}")
+    for number in range(10):
+        (tmp_path / f"d{number}.txt").write_text(f"Rain falls {number}.")
+    (tmp_path / "c.txt").write_text("Cats purr, and purring cats are loud, loudly purring cats.")
+    build_index([tmp_path], tmp_path / "index")
+    [hit] = Index.open(tmp_path / "index").search("cats purr loudly", limit=1)
+    assert {hit.passage.path.rpartition("/")[2], *(each.rpartition("/")[2] for each in hit.copies)} == {"a.txt", "b.md"}
+
+
+def test_frequent_words_count_in_a_small_index(tmp_path):
+    texts = ["What do owls do?", *(f"Cats {verb}." for verb in ("purr", "climb", "hunt")), *["Stones lie still."] * 8]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in texts))
+    build_index([tmp_path / "rows.jsonl"], tmp_path / "index")
+    assert {"rows.jsonl:2", "rows.jsonl:3", "rows.jsonl:4"} < set(found(tmp_path / "index", "what do cats do?"))
+
+
+def test_row_cannot_pass_for_another_file(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "Cats bark.", "source": "handbook.md"}\n')
+    build_index([tmp_path / "rows.jsonl"], tmp_path / "index")
+    [hit] = Index.open(tmp_path / "index").search("cats")
+    assert hit.passage.place == f"handbook.md — {tmp_path / 'rows.jsonl'}"
+
+
 def test_bad_files_are_skipped_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr("glassgpt.retrieval.documents.MAX_DOCUMENT_BYTES", 100)
     files = {

@@ -1,6 +1,7 @@
 """Terms of texts in English, Korean and both."""
 
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,11 @@ from glassgpt.retrieval.terms import TYPOGRAPHIC, stem, words
 )
 def test_words_are_split_and_hangul_is_paired(text, terms):
     assert words(text) == terms
+
+
+@pytest.mark.parametrize("text", ["고양이가 사는 곳", "Café Über", "각하 ﬁ"])
+def test_letters_may_be_composed_or_not(text):
+    assert words(unicodedata.normalize("NFD", text)) == words(text)
 
 
 @given(st.text(st.sampled_from("aZ09 _-.\n\t\x1f" + TYPOGRAPHIC)))

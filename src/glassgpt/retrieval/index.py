@@ -25,6 +25,9 @@ PAIR_WEIGHT = 0.8
 """Weights of the scores of the whole document and of pairs of words, found on one half of the questions (docs/log.md)."""
 MAX_SHARE = 0.1
 """Terms of more passages than this are left out of a question, unless it has no others."""
+FEW = 20
+"""Terms of so many passages are never left out: in a small index, most words are in a tenth of the passages."""
+MAX_COPIES = 20
 Scores = NDArray[np.float32]
 
 
@@ -36,7 +39,7 @@ class Hit:
         passage: the passage.
         score: by which hits are ordered, higher is better.
         scores: the parts of the score by name.
-        copies: places of other passages with the same text: source and heading.
+        copies: places of up to `MAX_COPIES` other passages with the same text.
     """
 
     passage: Passage
@@ -59,6 +62,7 @@ class Index:
         self.words, self.pairs, self.documents = (Postings.open(folder, name) for name in (WORDS, PAIRS, DOCUMENTS))
         self.vocabulary = Vocabulary.open(folder)
         self.document_of_passage = np.asarray(self.store.passages["document"]).astype(np.int64)
+        self._digests = np.asarray(self.store.passages["digest"]).astype(np.uint64)
 
     @classmethod
     def open(cls, folder: str | Path) -> Index:
@@ -125,25 +129,28 @@ class Index:
     def _terms(self, numbers: Integers) -> list[tuple[int, float]]:
         """Return the terms of a question that tell passages apart, each with weight 1."""
         known = np.unique(numbers[numbers != UNKNOWN]).tolist()
-        rare = [term for term in known if self.words.frequency(term) <= MAX_SHARE * len(self)]
+        most = max(MAX_SHARE * len(self), FEW)
+        rare = [term for term in known if self.words.frequency(term) <= most]
         return [(term, 1.0) for term in rare or known]
 
     def _hits(self, total: Scores, parts: dict[str, Scores], limit: int) -> list[Hit]:
-        digests = self.store.passages["digest"]
-        found: dict[int, list[int]] = {}
+        found: dict[int, int] = {}
         for number in best_first(total, 4 * limit):
-            rows = found.setdefault(int(digests[number]), [])
-            if not rows and len(found) > limit:
+            found.setdefault(int(self._digests[number]), number)
+            if len(found) == limit:
                 break
-            rows.append(number)
-        return [self._hit(rows, total, parts) for rows in list(found.values())[:limit]]
+        return [self._hit(number, total, parts) for number in found.values()]
 
-    def _hit(self, rows: list[int], total: Scores, parts: dict[str, Scores]) -> Hit:
-        first, *others = rows
-        copies = [self.store.passage(row) for row in others]
-        places = tuple(" > ".join(filter(None, (each.source, each.heading))) for each in copies)
-        scores = {name: float(values[first]) for name, values in parts.items()}
-        return Hit(self.store.passage(first), float(total[first]), scores, places)
+    def _hit(self, number: int, total: Scores, parts: dict[str, Scores]) -> Hit:
+        scores = {name: float(values[number]) for name, values in parts.items()}
+        return Hit(self.store.passage(number), float(total[number]), scores, self._copies(number))
+
+    def _copies(self, number: int) -> tuple[str, ...]:
+        """Return the places of other passages with the same text, wherever the search ranks them."""
+        if not self.manifest.copies:
+            return ()
+        same = np.flatnonzero(self._digests == self._digests[number])
+        return tuple(self.store.passage(row).place for row in same[same != number][:MAX_COPIES].tolist())
 
 
 def best_first(scores: Scores, expected: int) -> Iterator[int]:

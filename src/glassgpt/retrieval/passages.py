@@ -16,6 +16,7 @@ MAX_HEADING_CHARACTERS = 80
 MIN_PARAGRAPH_CHARACTERS = 120
 """Shortest paragraph below a line that makes the line a heading."""
 HEADING_SEPARATOR = " > "
+PLACE_SEPARATOR = " — "
 
 BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*\s+|[。！？][\"'”’»)\]]*|\n")
@@ -45,6 +46,13 @@ class Passage:
     start: int
     end: int
     text: str
+
+    @property
+    def place(self) -> str:
+        """Where it stands: the document, its file if that has another name (a row can claim any source), the headings."""
+        return PLACE_SEPARATOR.join(
+            filter(None, (self.source, self.path if self.path != self.source else "", self.heading))
+        )
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,7 @@ def show_manifest(manifest: Manifest, changes: Changes | None) -> None:
 def show_hits(hits: Sequence[Hit]) -> None:
     """Print passages with their places."""
     for number, hit in enumerate(hits, start=1):
-        place = " > ".join(filter(None, (hit.passage.source, hit.passage.heading)))
-        console.styled((f"[{number}] ", "bold"), (place, "bold cyan"), (f"  {hit.score:.2f}", "dim"))
+        console.styled((f"[{number}] ", "bold"), (hit.passage.place, "bold cyan"), (f"  {hit.score:.2f}", "dim"))
         console.output(textwrap.shorten(hit.passage.text, EXCERPT_CHARACTERS, placeholder=" …"))
         if hit.copies:
             console.result(f"the same text: {', '.join(hit.copies)}")

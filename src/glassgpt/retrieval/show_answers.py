@@ -41,13 +41,12 @@ def show_choice(choice: Choice, options: list[str]) -> None:
         [[option, f"{p:.2f}"] for option, p in zip(options, choice.probabilities, strict=True)],
     )
     for number, hit in enumerate(choice.hits, 1):
-        console.output(f"[{number}] {_place(hit.passage.path, hit.passage.source, hit.passage.heading)}")
+        console.output(f"[{number}] {hit.passage.place}")
 
 
 def _show_passage(evidence: Evidence, quotation: Quotation | None) -> None:
     passage = evidence.passage
-    place = _place(passage.path, passage.source, passage.heading)
-    console.styled((f"[{evidence.number}] {place}", "bold"))
+    console.styled((f"[{evidence.number}] {passage.place}", "bold"))
     if quotation is None:
         console.output(_shortened(passage.text, 2 * CONTEXT_CHARACTERS, at_end=True))
         return
@@ -59,11 +58,6 @@ def _show_passage(evidence: Evidence, quotation: Quotation | None) -> None:
         (f"{marks[0]}{quotation.text}{marks[1]}", "bold reverse"),
         (_shortened(after, CONTEXT_CHARACTERS, at_end=True), ""),
     )
-
-
-def _place(path: str, source: str, heading: str) -> str:
-    """Return where a passage stands: its document, its file if that has another name, and its heading."""
-    return " — ".join(filter(None, (source, path if path != source else "", heading)))
 
 
 def _shortened(text: str, length: int, *, at_end: bool) -> str:

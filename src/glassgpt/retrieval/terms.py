@@ -7,6 +7,7 @@ different endings, and share the pair 도시.
 from __future__ import annotations
 
 import re
+import unicodedata
 
 HANGUL_AND_HAN = "가-힣ᄀ-ᇿぁ-ヿ㐀-鿿"
 WITHOUT_BLANKS = re.compile(f"[{HANGUL_AND_HAN}]")
@@ -26,6 +27,7 @@ def words(text: str) -> list[str]:
             text = text.replace(mark, " ")
     if text.isascii():
         return text.translate(BLANKS).split()
+    text = unicodedata.normalize("NFC", text)  # macOS writes Hangul as single letters
     if not WITHOUT_BLANKS.search(text):
         return WORD.findall(text)
     terms: list[str] = []

@@ -93,12 +93,12 @@ export function answerView(words, answer, { explain, message }) {
 }
 
 // A passage with its quotation marked; offsets count characters, not the halves of surrogate pairs.
-function sourceView({ number, source, heading, start, text, quotation }) {
+function sourceView({ number, source, path, heading, start, text, quotation }) {
   const characters = [...text];
   const part = (from, to) => characters.slice(from, to).join("");
   const [first, last] = quotation ? [quotation.start - start, quotation.end - start] : [0, 0];
   const passage = make("blockquote", { className: "said", dir: "auto" }, part(0, first), quotation ? make("mark", { textContent: part(first, last) }) : null, part(last));
-  return make("figure", { className: "source" }, make("figcaption", { textContent: `[${number}] ${[source, heading].filter(Boolean).join(" — ")}` }), passage);
+  return make("figure", { className: "source" }, make("figcaption", { textContent: `[${number}] ${[source, path === source ? "" : path, heading].filter(Boolean).join(" — ")}` }), passage);
 }
 
 function failed(textContent) {
