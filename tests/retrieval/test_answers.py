@@ -21,6 +21,7 @@ from glassgpt.retrieval.option_features import SEARCH_FEATURES, OptionSearch
 from glassgpt.retrieval.overlap import Sentences, sentences_of, stems
 from glassgpt.retrieval.prompts import filled_in
 from glassgpt.retrieval.questions import Question
+from glassgpt.retrieval.quoting import locate
 from glassgpt.retrieval.show_answers import answer_json, choice_json, show_answer, show_choice
 from small_models import attentive_model
 
@@ -65,6 +66,26 @@ def test_random_choices_of_tokens_stay_verbatim():
             quoted = tokenizer.decode(output[:-1]).strip()
             assert quoted
             assert any(quoted in line for line in text.splitlines())
+
+
+def test_quotations_are_found_where_they_are_whole_words():
+    passage = passage_of("The other party met: art (art).", start=50)
+    for output, start in ((" art\n", 21), ("he", 1), ("(art).", 25), ("The other", 0), ("art (art)\ufffd", 21)):
+        quoted = locate(output, passage, 1)
+        assert (quoted.start - 50, quoted.end - quoted.start) == (start, len(quoted.text))
+
+
+def test_answer_without_a_whole_character_abstains():
+    reader = random_reader(max_tokens=1)
+    found = answer(WordIndex("다리는지어졌다"), reader, "다리는 언제?", threshold=0.0)
+    assert (found.abstains, found.quotations, found.text) == (True, (), "")
+
+
+def test_long_headings_leave_space_for_the_passage(reader):
+    passage = dataclasses.replace(passage_of(BRIDGE), heading="Bridges " * 500)
+    prompt = reader.prompt("Why?", 1, passage)
+    assert prompt.text == BRIDGE
+    assert reader.prompt("Why?", 1, dataclasses.replace(passage, source="x" * 9000)).text == BRIDGE
 
 
 def test_nothing_to_quote_is_an_error(reader):

@@ -62,6 +62,12 @@ def test_rows_and_squad_are_read(tmp_path):
     assert read_questions(tmp_path / "squad.json.xz") == [Question("q", context="c", answers=("x",))]
 
 
+def test_line_separators_within_texts_do_not_end_a_row(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"source": "a", "question": "one\u2028two\x85?"}\r\n\n', encoding="utf-8", newline="")
+    assert [question.text for question in read_questions(path)] == ["one\u2028two\x85?"]
+
+
 def test_paragraph_of_a_question_is_found_by_its_text(folder):
     questions = [Question("who barks", context="Dogs bark"), Question("who flies", context="sing and fly.")]
     assert evaluate_search(Index.open(folder), questions).recall_at_1 == 1.0

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
+from glassgpt.cli.chat_evaluation import require_no_text_options
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file
 from glassgpt.errors import UsageError, require_extra
 
@@ -62,6 +63,10 @@ def ask(
     from glassgpt.training.run_folder import RunFolder
 
     _check_values(question, option or [], passages, quotations, max_tokens, threshold)
+    if option:
+        given = {"--passages": passages != 5, "--quotations": quotations != 1, "--max-tokens": max_tokens != 48}
+        given |= {"--threshold": threshold != 0.5, "--chat-template": chat_template is not None}
+        require_no_text_options("--option", given)
     opened = Index.open(index)
     RunFolder(model).require()
     require_template_file(chat_template)

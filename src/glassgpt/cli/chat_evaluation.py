@@ -18,11 +18,11 @@ DECODING = "greedy"
 
 
 def require_no_text_options(option: str, given: Mapping[str, bool]) -> None:
-    """Check that no option that evaluates on text is given with --chat or --code.
+    """Check that no option is given that would be ignored, such as one that evaluates on text with --chat.
 
     Args:
-        option: which of the two.
-        given: for each option, whether it is.
+        option: with which they would be ignored.
+        given: for each of them, whether it is given.
 
     Raises:
         UsageError: one is.

@@ -134,7 +134,15 @@ def evaluate(
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
+    files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
+    text_options = {
+        "--data": data is not None, "--context-length": context_length != 0, "--stride": stride != 0,
+        "--per-document": per_document, "--generate": generate, "--compare": compare is not None,
+        "--prompts": prompts != 32, "--prompt-tokens": prompt_tokens != 0,
+        "--embedding-model": embedding_model is not None, "--picture": picture is not None,
+    }  # fmt: skip
     if index is not None or questions is not None:
+        require_no_text_options("--index", {**text_options, "--chat": chat, "--code": code is not None})
         evaluate_an_index(
             run, index, questions, limit=limit, checkpoint=checkpoint, device=device, json=json, json_file=json_file,
             force=force,
@@ -142,19 +150,13 @@ def evaluate(
         return
     if run is None:
         raise UsageError("no run is given; give the folder of a run, or --index INDEX with --questions FILE")
-    files = ChatFiles(ifeval, gsm8k, conversations, limit, shots)
     if code is None:
         require_code({"--problems": problems is not None, "--execute": execute, "--attempts": attempts != 1})
     if chat or code is not None:
         require_no_text_options(
             "--chat" if code is None else "--code",
-            {
-                "--data": data is not None, "--context-length": context_length != 0, "--stride": stride != 0,
-                "--per-document": per_document, "--generate": generate, "--compare": compare is not None,
-                "--prompts": prompts != 32, "--prompt-tokens": prompt_tokens != 0,
-                "--embedding-model": embedding_model is not None, "--picture": picture is not None,
-            },
-        )  # fmt: skip
+            text_options,
+        )
     if code is not None:
         files.require_limit_alone(len(others), chat=chat)
         evaluate_code(

@@ -56,7 +56,7 @@ class Answer:
         quotations: one for each sentence of the answer; also there if it abstains, for who wants to see them.
         evidence: the passages, the best first; `evidence[n - 1]` is source [n].
         confidence: probability that the passages carry the answer.
-        abstains: the confidence is below the threshold, or nothing was found.
+        abstains: the confidence is below the threshold, or nothing was found or quoted.
         features: of the confidence, by name.
     """
 
@@ -145,8 +145,8 @@ def answer_steps(
         "answer_logprob": given,
         "answer_gain": given - reader.answer_logprob(without, quoted[0].text),
     }
-    sure = confidence(features)
-    return Answer(question, tuple(_distinct(quoted)), evidence, sure, sure < threshold, features)
+    sure, quotations_left = confidence(features), tuple(_distinct(quoted))
+    return Answer(question, quotations_left, evidence, sure, sure < threshold or not quotations_left, features)
 
 
 def _ordered(hits: Sequence[Hit], gains: Sequence[float]) -> tuple[Evidence, ...]:
@@ -157,8 +157,9 @@ def _ordered(hits: Sequence[Hit], gains: Sequence[float]) -> tuple[Evidence, ...
 
 
 def _distinct(quotations: Sequence[Quotation]) -> list[Quotation]:
-    """Leave out quotations with the words of an earlier one."""
-    return list({" ".join(each.text.lower().split()): each for each in reversed(quotations)}.values())[::-1]
+    """Leave out empty quotations, and those with the words of an earlier one."""
+    named = {" ".join(each.text.lower().split()): each for each in reversed(quotations) if each.text}
+    return list(named.values())[::-1]
 
 
 def _search_features(question: str, passage: Passage, hits: Sequence[Hit]) -> dict[str, float]:

@@ -56,6 +56,7 @@ def passage_prompt(
             break
         keep = min(len(passage) - excess, len(passage) - 1)
         if keep < MIN_PASSAGE_TOKENS:
+            excess -= max(0, len(passage) - MIN_PASSAGE_TOKENS)
             raise GenerationError(
                 f"the question has too many tokens for the model's context: with a passage and the answer there must be "
                 f"{excess:,} fewer; shorten it"

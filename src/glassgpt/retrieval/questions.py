@@ -67,7 +67,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _of_rows(text: str, path: Path) -> Iterator[Question]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON may have other line separators in its strings
         if line.strip():
             try:
                 yield _of_row(json.loads(line))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from glassgpt.retrieval.passage_prompt import PassagePrompt, passage_prompt
 from glassgpt.retrieval.passages import Passage
 
 MAX_QUOTATION_TOKENS = 48
+MAX_NAME_CHARACTERS = 120
+"""Characters of a source and of headings that the model reads; a document can have a heading of any length."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class QuotingModel:
         """
         longest = self.model.config.context_length - self.max_tokens
         text = "" if passage is None else passage.text
-        label = "" if passage is None else f"({', '.join(filter(None, (passage.source, passage.heading)))})"
+        names = () if passage is None else (passage.source, passage.heading)
+        label = f"({', '.join(name[-MAX_NAME_CHARACTERS:] for name in names if name)})" if names else ""
         return passage_prompt(self.tokenizer, self.template, question, label, text, longest)
 
     def question_logprob(self, prompt: PassagePrompt) -> float:
@@ -71,8 +75,10 @@ class QuotingModel:
         return span_logprob(self.model, prompt.tokens, start, end, self.tokenizer.vocab_size) / (end - start)
 
     def answer_logprob(self, prompt: PassagePrompt, answer: str) -> float:
-        """Return the mean log-probability of an answer's tokens."""
-        tokens = self.tokenizer.encode(answer)
+        """Return the mean log-probability of an answer's tokens; 0 for an empty one."""
+        tokens = self.tokenizer.encode(answer)[: self.max_tokens]
+        if not tokens:
+            return 0.0
         return continuation_logprobs(self.model, prompt.tokens, [tokens], self.tokenizer.vocab_size)[0] / len(tokens)
 
     def quote(
@@ -88,7 +94,7 @@ class QuotingModel:
         jobs = [GenerationJob(prompt.tokens, self._options(prompt.text)) for prompt in prompts]
         texts = generate_continuations(self.model, self.tokenizer, jobs)
         return [
-            _locate(text.text, passage, number) for text, passage, number in zip(texts, passages, numbers, strict=True)
+            locate(text.text, passage, number) for text, passage, number in zip(texts, passages, numbers, strict=True)
         ]
 
     def _options(self, text: str) -> GenerationOptions:
@@ -96,11 +102,12 @@ class QuotingModel:
         return dataclasses.replace(options, processors=(quotation_constraint(text, self.tokenizer),))
 
 
-def _locate(output: str, passage: Passage, number: int) -> Quotation:
-    """Return the quotation of an output that is part of a passage.
+def locate(output: str, passage: Passage, number: int) -> Quotation:
+    """Return the quotation of an output that is part of a passage, at the first place where it is not within a word.
 
-    An output that reached the limit of tokens may end inside a character, which is left out.
+    An output that reached the limit of tokens may end inside a character, which is left out; nothing may be left.
     """
     text = output.strip().removesuffix("\ufffd").strip()
-    start = passage.start + passage.text.index(text)
+    whole = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", passage.text)
+    start = passage.start + (whole.start() if whole else passage.text.index(text))
     return Quotation(number, text, start, start + len(text))
