@@ -52,6 +52,13 @@ def test_answer_has_sources_and_a_stream_has_the_same(model):
     assert stream.body.endswith(b"data: [DONE]\n\n")
 
 
+def test_stream_can_have_the_usage(model):
+    whole, stream = ask(model, asked(), asked(stream=True, stream_options={"include_usage": True}))
+    first, last, usage = stream.events
+    assert first["usage"] is last["usage"] is None
+    assert (usage["choices"], usage["usage"]) == ([], whole.json["usage"])
+
+
 def test_answer_that_is_not_there_is_said(model):
     unsure, nothing = ask(model, asked(), asked("xyzzy"), threshold=1.0)
     assert unsure.json["abstains"]

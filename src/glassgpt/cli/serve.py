@@ -109,10 +109,15 @@ def serve(
     require_template_file(chat_template)
     for folder in index:
         Index.open(folder)
+    indexes = [folder.resolve().name for folder in index]
+    if len(set(indexes)) < len(indexes):
+        raise UsageError(f"two indexes are called {_repeated(indexes)}; rename the folder of one of them")
     if record is not None and not record.exists():
         check_output_path("--record", record)
     for package in ("starlette", "uvicorn"):
         require_extra(package, "serve", "serving over HTTP")
+    if index:
+        require_extra("llguidance", "structured", "quoting")
     for _, folder, own in named:
         require_checkpoint_and_hash(RunFolder(folder), own or checkpoint)
 

@@ -92,14 +92,15 @@ async def answer_from_documents(
         "system_fingerprint": model.current.weights.fingerprint,
     }
     text = answer.text or NO_ANSWER
+    tokenizer = model.current.weights.tokenizer
+    usage = formatting.usage(len(tokenizer.encode(question)), len(tokenizer.encode(text)))
     found = {"sources": sources_json(answer), "confidence": round(answer.confidence, 4), "abstains": answer.abstains}
     if values["stream"]:
-        return _stream(head, text, found)
-    tokens = len(model.current.weights.tokenizer.encode(text))
+        includes_usage = (values["stream_options"] or {}).get("include_usage") is True
+        return _stream(head, text, found, usage if includes_usage else None)
     message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    asked = len(model.current.weights.tokenizer.encode(question))
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": formatting.usage(asked, tokens), **found}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": usage, **found}
 
 
 async def _answered(model: ServedModel, documents: Documents, question: str) -> Answer:
@@ -113,10 +114,15 @@ async def _answered(model: ServedModel, documents: Documents, question: str) -> 
     return results[0]
 
 
-async def _stream(head: Mapping[str, Any], text: str, found: Mapping[str, Any]) -> AsyncIterator[bytes]:
+async def _stream(
+    head: Mapping[str, Any], text: str, found: Mapping[str, Any], usage: Mapping[str, int] | None
+) -> AsyncIterator[bytes]:
     """Yield the answer as one chunk, since it is complete before its sources are known, and the sources with its end."""
-    chunk = {**head, "object": "chat.completion.chunk"}
+    plain = {**head, "object": "chat.completion.chunk"}
+    chunk = plain if usage is None else {**plain, "usage": None}
     delta = {"role": "assistant", "content": text}
     yield event({**chunk, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]})
     last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
-    yield event({**chunk, "choices": [last], **found}) + DONE
+    yield event({**chunk, "choices": [last], **found}) + (DONE if usage is None else b"")
+    if usage is not None:
+        yield event({**plain, "choices": [], "usage": usage}) + DONE
