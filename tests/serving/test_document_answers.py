@@ -84,8 +84,8 @@ def test_models_say_how_many_passages_they_answer_from(model):
     plain, quoting = run_with(
         model, work, names=("tiny", "tiny+notes"), documents={"tiny+notes": Documents(WordIndex(BRIDGE, "A tower."))}
     )
-    assert "documents" not in plain
-    assert quoting["documents"] == 2
+    assert "passages" not in plain
+    assert quoting["passages"] == 2
 
 
 def test_model_shares_the_thread_of_its_weights(model):

@@ -11,8 +11,9 @@ import numpy as np
 from glassgpt.retrieval.answer_metrics import auroc, exact_match, f1
 from glassgpt.retrieval.answering import DEFAULT_PASSAGES, Answer, answer_from_hits
 from glassgpt.retrieval.multiple_choice import ChoiceReader, choose
+from glassgpt.retrieval.passages import Passage
 from glassgpt.retrieval.questions import Question
-from glassgpt.retrieval.quoting import QuotingModel
+from glassgpt.retrieval.quoting import Quotation, QuotingModel
 
 if TYPE_CHECKING:
     from glassgpt.retrieval.index import Hit, Index
@@ -81,19 +82,19 @@ def _answered(index: Index, reader: QuotingModel, question: Question, passages: 
 def _is_from(hit: Hit, question: Question) -> bool:
     """Return whether a passage is of the document, or the paragraph, that answers a question."""
     if question.context:
-        return hit.passage.text in question.context
+        return hit.passage.text in question.context or question.context in hit.passage.text
     return question.source in (hit.passage.source, hit.passage.path)
 
 
 def answer_figures(answered: Sequence[AnsweredQuestion]) -> dict[str, float]:
     """Return the metrics of answers by name; those that nothing can be said about are left out.
 
-    `verbatim` is the share of quotations that stand in their passage. `exact_match` and `f1` count each answer, also
+    `verbatim` is the share of quotations that are the characters of their passage at their offsets. `exact_match` and `f1` count each answer, also
     one that would not be given. `accuracy` is that of options, `accuracy_closed_book` that of the model without passages. `abstention_auroc`
     is the probability that the confidence with the answer's document is above that without it.
     """
     quotations = [
-        each.text in found.evidence[each.number - 1].passage.text
+        _is_verbatim(each, found.evidence[each.number - 1].passage)
         for one in answered
         for found in (one.found, one.without)
         for each in found.quotations
@@ -111,6 +112,10 @@ def answer_figures(answered: Sequence[AnsweredQuestion]) -> dict[str, float]:
         "abstention_auroc": auroc(findable, [each.without.confidence for each in answered]) if findable else None,
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def _is_verbatim(quotation: Quotation, passage: Passage) -> bool:
+    return passage.text[quotation.start - passage.start : quotation.end - passage.start] == quotation.text
 
 
 def _quoted(each: AnsweredQuestion) -> str:

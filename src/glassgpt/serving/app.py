@@ -132,7 +132,7 @@ def _model_json(context: ServerContext, model: ServedModel) -> dict[str, Any]:
         "max_model_len": weights.model.config.context_length,
         "step": weights.step,
         **({"parent": model.name.removesuffix(f":{weights.adapter}")} if weights.adapter else {}),
-        **({"documents": len(found.index)} if (found := context.documents.get(model.name)) is not None else {}),
+        **({"passages": len(found.index)} if (found := context.documents.get(model.name)) is not None else {}),
         "checkpoint": weights.checkpoint,
         "system_fingerprint": weights.fingerprint,
         "identity": dict(weights.identity),

@@ -146,7 +146,7 @@ function requestOf(view, at, mode, text, seed) {
   const { model, settings } = view.state.panes[at];
   const common = { model, seed, ...settings };
   if (mode === "completion") return { ...common, prompt: text, logprobs: TOP };
-  const isQuoting = view.api.models.find(({ id }) => id === model)?.documents !== undefined; // its answers have sources, not tokens
+  const isQuoting = view.api.models.find(({ id }) => id === model)?.passages !== undefined; // its answers have sources, not tokens
   const tokens = isQuoting ? {} : { logprobs: true, top_logprobs: TOP };
   return { ...common, messages: [...messagesOf(panes[at].items.chat), { role: "user", content: text }], ...tokens };
 }
