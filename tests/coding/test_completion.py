@@ -92,7 +92,7 @@ def test_rank():
 def test_the_test_runs_on_a_copy(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("VALUE = 0\n")
-    # Mode "x" fails if the file is there already, from the test of another candidate.
+    # Mode "x" fails if the file exists, from the test of another candidate.
     (tmp_path / "check.py").write_text("import mine, sys\nopen('left.txt', 'x').close()\nsys.exit(mine.VALUE != 2)\n")
     command = check_test(f"{shlex.quote(sys.executable)} check.py", file, tmp_path)
     outcomes = run_tests(command, file, ["VALUE = 1\n", "VALUE = 2\n"], tmp_path, Limits())

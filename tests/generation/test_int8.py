@@ -15,7 +15,7 @@ from glassgpt.generation.cpu.packed_product import use_huge_pages
 pytestmark = pytest.mark.skipif(not instruction_level(), reason="no C compiler, or a processor without AVX2")
 LEVELS = range(1, instruction_level() + 1)
 UNKNOWN_ADVICE = 10_000
-"""What MADV_HUGEPAGE is to a kernel that was built without huge pages."""
+"""An unknown advice, as MADV_HUGEPAGE is to a kernel that was built without huge pages."""
 
 
 def random_product(rows, width, seed, outlier=1.0):

@@ -26,7 +26,7 @@ PAIR_WEIGHT = 0.8
 MAX_SHARE = 0.1
 """Terms of more passages than this are left out of a question, unless it has no others."""
 FEW = 20
-"""Terms of so many passages are never left out: in a small index, most words are in a tenth of the passages."""
+"""Terms of at most this many passages are never left out: in a small index, most words are in a tenth of the passages."""
 MAX_COPIES = 20
 Scores = NDArray[np.float32]
 

@@ -14,7 +14,7 @@ from glassgpt.retrieval.passages import PASSAGE_CHARACTERS
 INDEX_FILE = "index.json"
 FORMAT, VERSION = "glassgpt-index", 1
 FORMAT_BYTES = 64
-"""The format stands within so many bytes of the manifest."""
+"""The format is named within these first bytes of the manifest."""
 MIN_PASSAGE_CHARACTERS, MAX_PASSAGE_CHARACTERS = 100, 20_000
 
 

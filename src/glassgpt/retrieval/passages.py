@@ -49,7 +49,7 @@ class Passage:
 
     @property
     def place(self) -> str:
-        """Where it stands: the document, its file if that has another name (a row can claim any source), the headings."""
+        """Its place: the document, its file if that has another name (a row can claim any source), the headings."""
         return PLACE_SEPARATOR.join(
             filter(None, (self.source, self.path if self.path != self.source else "", self.heading))
         )

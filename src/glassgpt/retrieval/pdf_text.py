@@ -20,7 +20,7 @@ DAMAGE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AssertionError, zlib.error,
     struct.error,
 )  # fmt: skip
-"""What pypdf raises for files that are damaged, or use what it lacks (`NotImplementedError` is a `RuntimeError`)."""
+"""Raised by pypdf for files that are damaged, or use what it lacks (`NotImplementedError` is a `RuntimeError`)."""
 
 
 def pdf_text(path: Path) -> str:
