@@ -11,7 +11,7 @@ import glassgpt
 from glassgpt.api import LoadedModel
 from glassgpt.data.tokenizers.byte import ByteTokenizer
 from glassgpt.errors import GenerationError, GenerationFailedError, RequestError
-from glassgpt.generation.async_engine import AsyncEngine
+from glassgpt.generation.async_engine import AsyncEngine, _Listener
 from glassgpt.generation.engine.engine import Engine
 from glassgpt.generation.engine.prompt import encode_prompt
 from glassgpt.generation.options import GenerationOptions
@@ -222,6 +222,25 @@ def test_broken_engine_ends_all_and_is_replaced(shared, m, monkeypatch):
     results, text = asyncio.run(main())
     assert [str(each) for each in results] == ["the device is lost"] * 2
     assert text == m.generate("the king", max_tokens=9, seed=1)
+
+
+def test_coroutine_of_a_broken_engine_cancels_nothing_in_the_next_one(m):
+    """It may cancel its requests late, and two engines give the same ids."""
+    engine = AsyncEngine(lambda: Engine(m.decoding_model, m.tokenizer, slots=2))
+    prompts, options = [encode_prompt(m.model, m.tokenizer, "a", GenerationOptions())], GenerationOptions(max_tokens=3)
+
+    async def main():
+        first, second = _Listener(prompts, options), _Listener(prompts, options)
+        engine._accept(first)
+        engine._fail_all(RuntimeError("the device is lost"))
+        engine._accept(second)
+        assert first.requests == second.requests
+        engine._remove(first)
+        assert [each.listener for each in engine._receivers.values()] == [second]
+        engine._remove(second)
+        assert engine._engine.is_idle
+
+    asyncio.run(main())
 
 
 def test_engine_that_cannot_be_built_is_an_error_in_the_coroutine(m):

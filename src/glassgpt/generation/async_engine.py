@@ -26,12 +26,14 @@ class _Listener:
         options: of all of them.
 
     Attributes:
-        requests: ids of the requests in the engine.
+        engine: that has the requests; None before they are submitted.
+        requests: ids of the requests in that engine. Another engine gives the same ids to other requests.
         queue: what the coroutine waits for: chunks, or the error that ended its requests.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], options: GenerationOptions) -> None:
         self.prompts, self.options = prompts, options
+        self.engine: Engine | None = None
         self.requests: list[int] = []
         self.queue: asyncio.Queue[list[TokenChunk] | Exception] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -118,7 +120,7 @@ class AsyncEngine(EngineWorker[_Prompt]):
     def _accept(self, listener: _Listener) -> None:
         """Submit the requests of a coroutine."""
         try:
-            engine = self._engine = self._engine or self._build()
+            engine = listener.engine = self._engine = self._engine or self._build()
             for index, prompt in enumerate(listener.prompts):
                 request = engine.prepare(prompt, listener.options)
                 listener.requests.append(request.id)
@@ -128,9 +130,10 @@ class AsyncEngine(EngineWorker[_Prompt]):
             listener.put(error)
 
     def _remove(self, listener: _Listener) -> None:
-        """Cancel the requests of a coroutine that are not complete."""
-        for request in listener.requests:
-            self._cancel(request)
+        """Cancel the requests of a coroutine that are not complete; those of an engine that failed are gone."""
+        if listener.engine is self._engine:
+            for request in listener.requests:
+                self._cancel(request)
 
     def _deliver(self, chunks: Sequence[TokenChunk]) -> None:
         items: dict[_Listener, list[TokenChunk]] = {}
