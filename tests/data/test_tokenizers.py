@@ -266,7 +266,7 @@ def test_pattern_decides_how_numbers_are_split():
 @pytest.mark.parametrize(
     ("spec", "pattern", "message"),
     [
-        ("bpe:300", "gpt5", "pattern is 'gpt5'; it must be one of glassgpt, gpt2, llama, qwen2"),
+        ("bpe:300", "gpt5", "pattern is 'gpt5'; it must be one of glassgpt, code, gpt2, llama, qwen2"),
         ("unigram:300", "llama", "the pattern llama is for a BPE vocabulary that is trained, not for unigram:300"),
     ],
 )

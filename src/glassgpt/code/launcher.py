@@ -59,7 +59,7 @@ def main(limits: str, status: str, *command: str) -> None:
     try:
         os.execvp(command[0], command)
     except OSError as error:
-        sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")
+        os.write(2, f"cannot run {command[0]}: {error.strerror}\n".encode(errors="replace"))
         os._exit(127)
 
 

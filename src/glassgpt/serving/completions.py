@@ -38,7 +38,7 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     model = context.find(values["model"])
     if values["suffix"]:
         ending = gap_stop_tokens(model.current.weights.tokenizer)
-        values = {**values, "stop_token_ids": (*values["stop_token_ids"], *ending)}
+        values["stop_token_ids"] = (*values["stop_token_ids"], *ending)
     generation = await context.prepare(
         call,
         model,

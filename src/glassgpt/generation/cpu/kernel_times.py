@@ -65,7 +65,9 @@ def processor() -> str:
 def processor_name() -> str:
     """Return the model of the processor, if the system tells it, and a short checksum of `processor`."""
     described = processor()
-    models = [line.partition(":")[2].strip() for line in described.splitlines() if line.startswith("model name")]
+    models = [
+        line.partition(":")[2].strip() for line in described.splitlines() if line.split()[:2] == ["model", "name"]
+    ]
     return " ".join([*models, hashlib.sha256(described.encode()).hexdigest()[:8]])
 
 
