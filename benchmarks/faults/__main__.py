@@ -59,7 +59,8 @@ def show_row(row: Row) -> None:
     """Print a line about a case."""
     if "kind" not in row:
         found = {name: row[name] for name in ("fatals", "warnings", "notes") if row[name]}
-        console.output(f"{'FALSE ALARM' if row['false_alarm'] else 'no alarm':<12} {row['name']:<32} {found or ''}")
+        verdict = "FALSE ALARM" if row["false_alarm"] else "no alarm" if row["ended"] == "finished" else "NOT FINISHED"
+        console.output(f"{verdict:<12} {row['name']:<32} {found or ''}")
         return
     result = "right" if row["cause_right"] else "WRONG CAUSE" if row["detected"] else "NOT SEEN"
     ratio = f" loss {row['loss_ratio']:.3f}" if row["loss_ratio"] is not None else ""

@@ -157,6 +157,7 @@ def _earlier_run(case: Healthy, folder: Path, settings: Mapping[str, Any]) -> tu
         changed["data"] = str(in_child(case.earlier_dataset, folder / "earlier-text", log=folder / "log"))
     if case.earlier_steps:
         changed |= {"train.max_steps": case.earlier_steps, "schedule.warmup_steps": 0}
+    changed["lora.rank"] = 0  # adapters need weights to start from
     in_child(_train, case, folder / "earlier", changed, log=folder / "log")
     if not case.imports:
         return folder / "earlier", []

@@ -166,6 +166,7 @@ def test_committed_results_meet_the_targets(suite):
     found = json.loads(RESULTS.read_text())
     assert {row["name"] for row in found["rows"]} == {fault.name for fault in suite.FAULTS}
     assert {row["name"] for row in found["healthy_rows"]} == {case.name for case in suite.HEALTHY}
+    assert [row["name"] for row in found["healthy_rows"] if row["ended"] != "finished"] == []
     assert found["fatal_detected"] == found["fatal"]
     assert found["cause_right"] >= 0.9 * found["faults"]
     assert found["interventions_on_healthy"] == 0
