@@ -1,6 +1,7 @@
 """Interventions have their documented effect and leave the model unchanged."""
 
 import copy
+import functools
 import json
 import math
 
@@ -172,13 +173,18 @@ values = st.one_of(
 )
 
 
+@functools.cache
+def trace_of_two_letters():
+    return trace(shaken(GPT2), BYTES, "ab")
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["layer", "head", "scale", "position", "name", "text", "positions", "x"]), values),
     st.sampled_from(["head", "mlp", "block", "position", "patch", "nothing", None]),
 )
 def test_any_json_is_accepted_or_refused_in_one_line(attributes, kind):
-    traced = trace(shaken(GPT2), BYTES, "ab")
+    traced = trace_of_two_letters()
     refused = "refused"
     try:
         traced.intervene(from_json({"kind": kind, **attributes}))

@@ -45,6 +45,7 @@ def final_weights(out: Path):
     return load_file(RunFolder(out).checkpoints / "step-000040" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_is_bit_equal(grammar_data, whole, tmp_path):
     out = tmp_path / "run"
     chance = random.Random(7)
