@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from glassgpt import console
+from glassgpt.api.figures import report_figures
 from glassgpt.api.loaded_model import LoadedModel
 from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.data.chat.jinja_template import Template
-from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.data.files import check_output_path
 from glassgpt.retrieval.answer_evaluation import AnsweredQuestion, answer_figures, answered_questions
 from glassgpt.retrieval.answering import DEFAULT_PASSAGES, DEFAULT_THRESHOLD, Answer, answer
 from glassgpt.retrieval.index import Index
@@ -125,11 +125,5 @@ def evaluate_answers(
             answered.append(each)
             meter.advance(1)
     found |= answer_figures(answered)
-    if as_json:
-        console.output_json(found)
-    else:
-        show_figures(found)
-    if json_file is not None:
-        write_atomically(json_file, f"{json.dumps(found)}\n".encode())
-        console.info(f"wrote {json_file}")
+    report_figures(found, lambda: show_figures(found), as_json=as_json, json_file=json_file)
     return found

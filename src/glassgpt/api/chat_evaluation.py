@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glassgpt import console
+from glassgpt.api.figures import report_figures
 from glassgpt.api.loading import load
 from glassgpt.api.serving import chat_template, default_slots
 from glassgpt.data.chat.jinja_template import JinjaTemplate, Template, marked_template
 from glassgpt.data.chat.render import render
-from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.data.files import check_output_path
 from glassgpt.errors import UsageError
 from glassgpt.evaluation.chat.evaluate import ChatModel, ChatReport, evaluate_chat
 from glassgpt.evaluation.chat.replies import ReplyLimits
@@ -123,13 +123,7 @@ def evaluate_chats(
         "precision": request.precision,
     }
     result = chat_json(reports, settings)
-    if as_json:
-        console.output_json(result)
-    else:
-        show_chat_reports(reports, title, samples)
-    if json_file is not None:
-        write_atomically(json_file, f"{json.dumps(result, ensure_ascii=False)}\n".encode())
-        console.info(f"wrote {json_file}")
+    report_figures(result, lambda: show_chat_reports(reports, title, samples), as_json=as_json, json_file=json_file)
     return reports
 
 

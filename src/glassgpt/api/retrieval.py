@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from glassgpt import console
-from glassgpt.data.files import check_output_path, write_atomically
+from glassgpt.api.figures import report_figures
+from glassgpt.data.files import check_output_path
 from glassgpt.errors import UsageError
 from glassgpt.retrieval.building import build_index, update_index
 from glassgpt.retrieval.index import Index
@@ -81,11 +81,5 @@ def evaluate_index(
         check_output_path("--json-file", json_file, force=force)
     with console.progress("searching", len(rows), unit="questions") as meter:
         report = evaluate_search(opened, rows, meter.advance)
-    if as_json:
-        console.output_json(asdict(report))
-    else:
-        show_search_report(report)
-    if json_file is not None:
-        write_atomically(json_file, f"{json.dumps(asdict(report))}\n".encode())
-        console.info(f"wrote {json_file}")
+    report_figures(asdict(report), lambda: show_search_report(report), as_json=as_json, json_file=json_file)
     return report

@@ -154,14 +154,11 @@ def evaluate_chat(
     tasks = files.read()
 
     from glassgpt.api.chat_evaluation import ChatEvaluation, evaluate_chats  # loads torch, which takes seconds
-    from glassgpt.evaluation.compare import parse_settings_list
+    from glassgpt.evaluation.compare import parse_one_setting
 
-    settings = parse_settings_list(decoding, "--decoding")
-    if len(settings) != 1:
-        raise UsageError(f"--decoding is {decoding}; give one set of settings, such as greedy")
     request = ChatEvaluation(
         tasks,
-        next(iter(settings.values())),
+        parse_one_setting(decoding, "--decoding"),
         new_tokens=NEW_TOKENS if new_tokens is None else new_tokens,
         seed=seed,
         checkpoint=checkpoint,

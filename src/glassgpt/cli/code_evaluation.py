@@ -68,14 +68,11 @@ def evaluate_code(
     from glassgpt.code.completion import CodeModel
     from glassgpt.code.isolation import Limits
     from glassgpt.code.show_benchmark import report_json, show_report
-    from glassgpt.evaluation.compare import parse_settings_list
+    from glassgpt.evaluation.compare import parse_one_setting
     from glassgpt.evaluation.show import ConsoleObserver
     from glassgpt.generation.options import options_from_kwargs
 
-    settings = parse_settings_list(decoding, "--decoding")
-    if len(settings) != 1:
-        raise UsageError(f"--decoding is {decoding}; give one set of settings, such as greedy")
-    chosen = next(iter(settings.values()))
+    chosen = parse_one_setting(decoding, "--decoding")
     options = options_from_kwargs(
         {"temperature": 0.0, **chosen, "max_tokens": new_tokens or NEW_TOKENS, "num_samples": attempts, "seed": seed}
     )

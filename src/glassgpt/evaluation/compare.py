@@ -78,6 +78,19 @@ def parse_settings_list(given: str, option: str = "--compare") -> dict[str, dict
     return {name: _load_settings(name, option) for name in names}
 
 
+def parse_one_setting(given: str, option: str) -> dict[str, Any]:
+    """Parse settings as `parse_settings_list` does, where there must be one set of them.
+
+    Raises:
+        UsageError: there is none, or more than one.
+        ConfigError: see `parse_settings_list`.
+    """
+    settings = parse_settings_list(given, option)
+    if len(settings) != 1:
+        raise UsageError(f"{option} is {given}; give one set of settings, such as greedy")
+    return next(iter(settings.values()))
+
+
 def _load_settings(name: str, option: str) -> dict[str, Any]:
     if name in BUILT_IN_SETTINGS:
         return BUILT_IN_SETTINGS[name]

@@ -7,7 +7,7 @@ MESSAGES = {
     "several runs are compared with --chat only; without it, give one run": "여러 실행은 --chat으로만 비교할 수 있습니다. --chat이 없으면 실행을 하나만 지정하세요",
     "{} must be 0 or more, not {}": "{0}: {1} 값은 쓸 수 없습니다. 0 이상을 지정하세요",
     "--shots needs the problems that it takes them from; add --gsm8k FILE": "--shots에는 풀이를 가져올 문제가 필요합니다. --gsm8k FILE을 추가하세요",
-    "--decoding is {}; give one set of settings, such as greedy": "--decoding: {0} 값은 쓸 수 없습니다. greedy처럼 설정을 하나만 지정하세요",
+    "{} is {}; give one set of settings, such as greedy": "{0}: {1} 값은 쓸 수 없습니다. greedy처럼 설정을 하나만 지정하세요",
     "{}, replies of up to {} tokens": "{0}, 답변은 {1}토큰까지",
     "{} is {}, which is not a file; give a file with one JSON object per line": "{0}: {1}은(는) 파일이 아닙니다. 한 줄에 JSON 객체가 하나씩 있는 파일을 지정하세요",
     "{} has no rows; give a file with one JSON object per line": "{0}에 행이 없습니다. 한 줄에 JSON 객체가 하나씩 있는 파일을 지정하세요",
