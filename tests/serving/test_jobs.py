@@ -3,15 +3,20 @@
 import asyncio
 import functools
 import itertools
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from glassgpt.data import load_tokenizer
 from glassgpt.generation.gpu.shapes import BATCH_SIZES
+from glassgpt.serving import jobs
+from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.jobs import Burst, Inbox, Job, Outbox
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.warm_up import warm_up_requests
+from small_models import attentive_model
 
 
 def in_event_loop(test):
@@ -69,6 +74,72 @@ async def test_a_job_without_streaming_gets_complete_samples_only():
     outbox.add([(quiet, Burst(0, "b", [2], finish_reason="length"))])
     outbox.flush()
     assert [(burst.text, burst.finish_reason) for _, burst in await inbox.take()] == [("ab", "length")]
+
+
+@in_event_loop
+async def test_the_first_tokens_of_a_stream_do_not_send_those_that_wait_for_their_turn():
+    inbox, outbox = Inbox(), Outbox(asyncio.get_running_loop())
+    old, new = job(inbox, streaming=True), job(inbox, streaming=True)
+    outbox.add([(old, Burst(0, "a", [1]))])
+    outbox.flush()
+    old.started = 1.0
+    assert [(each, burst.text) for each, burst in await inbox.take()] == [(old, "a")]
+    outbox.add([(old, Burst(0, "b", [2])), (new, Burst(0, "x", [3]))])
+    outbox.flush()
+    assert [(each, burst.text) for each, burst in await inbox.take()] == [(new, "x")]
+    async with asyncio.timeout(1):  # though nobody flushes again
+        assert [(each, burst.text) for each, burst in await inbox.take()] == [(old, "b")]
+
+
+def test_first_and_last_tokens_do_not_wait_for_the_turn_of_others(monkeypatch):
+    monkeypatch.setattr(jobs, "DELIVERY_SECONDS", 100.0)
+
+    async def work():
+        inbox, outbox = Inbox(), Outbox(asyncio.get_running_loop())
+        old, new, quiet = job(inbox, streaming=True), job(inbox, streaming=True), job(inbox)
+        old.started = 1.0
+        outbox._last_delivery = time.monotonic()
+
+        async def step(*bursts):
+            outbox.add(bursts)
+            outbox.flush()
+            await asyncio.sleep(0.001)
+
+        quiet.samples_left = 0
+        async with asyncio.timeout(10):
+            await step((old, Burst(0, "a", [1])))  # starts the timer
+            await step((new, Burst(0, "x", [2])))
+            assert [(each, burst.text) for each, burst in await inbox.take()] == [(new, "x")]
+            await step((old, Burst(0, "b", [1])), (quiet, Burst(0, "q", [3], finish_reason="stop")))
+            assert [(each, burst.text) for each, burst in await inbox.take()] == [(quiet, "q")]
+            await step((old, Burst(0, "c", [1], finish_reason="length")))
+            assert [(each, burst.text) for each, burst in await inbox.take()] == [(old, "abc")]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("submitted", "commands"), [(1, 1), (3, 1), (4, 1), (6, 2)])
+def test_jobs_of_two_rounds_of_the_event_loop_reach_the_engine_together(submitted, commands):
+    async def work():
+        thread = EngineThread(attentive_model(), load_tokenizer("bytes"), asyncio.get_running_loop(), slots=4)
+        posted = []
+        thread._post = posted.append
+        many = [job(Inbox()) for _ in range(submitted)]
+        thread.submit(many[0])
+        await asyncio.sleep(0)
+        for each in many[1:]:
+            thread.submit(each)
+        assert len(posted) == (submitted >= 4)  # those that fill the slots do not wait
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(posted) == commands
+        accepted = []
+        thread._accept = accepted.append
+        for command in posted:
+            command()
+        assert accepted == many
+
+    asyncio.run(work())
 
 
 def _model(device):

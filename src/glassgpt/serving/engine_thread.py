@@ -80,7 +80,8 @@ class EngineThread(EngineWorker[Job]):
         super().__init__(ends_when_idle=False)
         self._model, self._slots = model, slots
         self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder)
-        self._outbox = Outbox(loop)
+        self._loop, self._outbox = loop, Outbox(loop)
+        self._held: list[Job] = []  # submitted since the event loop's last round
         self._submitted: set[Job] = set()  # until the thread has seen them
         self._tasks: deque[Job] = deque()
         self.is_ready = threading.Event()
@@ -122,11 +123,26 @@ class EngineThread(EngineWorker[Job]):
         return replace(request, adapter=adapter) if adapter else request
 
     def submit(self, job: Job) -> None:
-        """Queue a job."""
+        """Queue a job, on the event loop.
+
+        Jobs of two rounds of the event loop reach the thread together: in the second, it reads what arrived while it
+        was busy with the first. So the thread prefills them together, and does not compete for the interpreter with
+        requests that are still being read. As many as fill its slots do not wait.
+        """
         self._submitted.add(job)
-        self._post(lambda: self._accept(job))
+        self._held.append(job)
+        if len(self._held) == self._slots:
+            self._post_held()
+        elif len(self._held) == 1:
+            self._loop.call_soon(self._loop.call_soon, self._post_held)
+
+    def _post_held(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._post(lambda: [self._accept(job) for job in held])
         if not self.is_alive:  # it may have ended before it saw the command
-            job.inbox.put(job, _dead())
+            for job in held:
+                job.inbox.put(job, _dead())
 
     def cancel(self, job: Job) -> None:
         """Stop working on a job and free its slots."""

@@ -26,6 +26,10 @@ SHORT_BODY = 16 << 10
 DONE = b"data: [DONE]\n\n"
 
 
+class LastEvents(bytes):
+    """The last server-sent events of a stream, which are sent in one message with its end."""
+
+
 class ClientDisconnectedError(Exception):
     """The client closed the connection before it had its answer."""
 
@@ -159,7 +163,7 @@ class _Response:
     def __init__(self, send: Send) -> None:
         self._send = send
         self.headers: dict[str, str] = {}
-        self._has_started = False
+        self._has_started = self._has_ended = False
 
     async def send(self, status: int, media_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a complete response."""
@@ -170,11 +174,13 @@ class _Response:
         """Send some server-sent events, after the header if they are the first."""
         if not self._has_started:
             await self._start(200, "text/event-stream; charset=utf-8", {"x-accel-buffering": "no"})
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self._has_ended = isinstance(data, LastEvents)
+        await self._send({"type": "http.response.body", "body": data, "more_body": not self._has_ended})
 
     async def end(self) -> None:
-        """End a stream."""
-        await self._send({"type": "http.response.body", "body": b""})
+        """End a stream, unless its last events have."""
+        if not self._has_ended:
+            await self._send({"type": "http.response.body", "body": b""})
 
     async def fail(self, error: APIError) -> None:
         """Send an error."""

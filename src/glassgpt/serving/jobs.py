@@ -179,7 +179,10 @@ class Outbox:
         self._bursts: dict[Job, dict[int, Burst]] = {}
         self._others: list[tuple[Job, Event]] = []
         self._ready: list[Job] = []  # jobs without streaming that are complete
-        self._has_news = self._urgent = self._scheduled = False
+        self._urgent: set[Job] = set()  # with their first or last tokens
+        self._has_news = False
+        self._is_waking = self._is_timed = False  # the event loop will deliver at once, or by its timer
+        self._timer: asyncio.TimerHandle | None = None
         self._last_delivery = 0.0
 
     def add(self, bursts: Iterable[tuple[Job, Burst]]) -> None:
@@ -192,10 +195,11 @@ class Outbox:
                     earlier.extend(burst)
                 if job.streaming:
                     self._has_news = True
-                    self._urgent |= burst.finish_reason is not None or job.started is None
+                    if burst.finish_reason is not None or job.started is None:
+                        self._urgent.add(job)
                 elif job.samples_left == 0:
                     self._ready.append(job)
-                    self._has_news = self._urgent = True
+                    self._has_news = True
 
     def post(self, job: Job, event: Event) -> None:
         """Add a result other than a token; `flush` wakes the event loop."""
@@ -203,7 +207,7 @@ class Outbox:
             self._others.append((job, event))
             if isinstance(event, Exception):
                 self._bursts.pop(job, None)
-            self._has_news = self._urgent = True
+            self._has_news = True
 
     def drop(self, job: Job) -> None:
         """Forget what a cancelled job has not received."""
@@ -211,28 +215,48 @@ class Outbox:
             self._bursts.pop(job, None)
 
     def flush(self) -> None:
-        """Wake the event loop, unless it will come anyway or there is nothing to deliver."""
+        """Wake the event loop at once for what is urgent, else in its turn, unless it will come anyway."""
         with self._lock:
-            if self._scheduled or not self._has_news:
+            is_urgent = bool(self._urgent or self._ready or self._others)
+            wait = 0.0 if is_urgent else self._seconds_to_turn()
+            if self._is_waking or not (is_urgent or (self._has_news and not self._is_timed)):
                 return
-            self._scheduled = True
-            between = max(DELIVERY_SECONDS, DELIVERY_SECONDS_PER_TEXT * len(self._bursts))
-            wait = 0.0 if self._urgent else self._last_delivery + between - time.monotonic()
+            self._is_waking, self._is_timed = wait <= 0, self._is_timed or wait > 0
         if self._loop.is_closed():
             return
         if wait > 0:
-            self._loop.call_soon_threadsafe(self._loop.call_later, wait, self._deliver)
+            self._loop.call_soon_threadsafe(self._set_timer, wait)
         else:
             self._loop.call_soon_threadsafe(self._deliver)
 
-    def _deliver(self) -> None:
+    def _seconds_to_turn(self) -> float:
+        between = max(DELIVERY_SECONDS, DELIVERY_SECONDS_PER_TEXT * len(self._bursts))
+        return self._last_delivery + between - time.monotonic()
+
+    def _set_timer(self, wait: float) -> None:
+        self._timer = self._loop.call_later(wait, self._deliver, True)
+
+    def _deliver(self, is_turn: bool = False) -> None:
+        """Deliver everything in its turn; between two turns, only what is urgent."""
         with self._lock:
             others, self._others = self._others, []
-            jobs = [job for job in self._bursts if job.streaming] + self._ready
-            bursts = [(job, burst) for job in jobs for burst in self._bursts.pop(job, {}).values()]
+            wait = self._seconds_to_turn()
+            is_turn |= wait <= 0
+            # Sequences begin and end one by one; those that have tokens meanwhile wait longer.
+            streams = [job for job in self._bursts if job.streaming and (is_turn or job in self._urgent)]
+            bursts = [(job, burst) for job in streams + self._ready for burst in self._bursts.pop(job, {}).values()]
             self._ready = []
-            self._has_news = self._urgent = self._scheduled = False
-            self._last_delivery = time.monotonic()
+            self._urgent.clear()
+            self._is_waking = False
+            self._has_news = not is_turn and any(job.streaming for job in self._bursts)
+            starts_timer = self._has_news and not self._is_timed
+            self._is_timed = self._has_news
+            if is_turn:
+                self._last_delivery = time.monotonic()
+                if self._timer is not None:
+                    self._timer.cancel()
+        if starts_timer:
+            self._set_timer(wait)
         _put(others)
         _put(bursts)
 

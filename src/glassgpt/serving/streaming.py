@@ -14,7 +14,7 @@ from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.generation_call import GenerationCall
-from glassgpt.serving.http import DONE, Call, event
+from glassgpt.serving.http import DONE, Call, LastEvents, event
 from glassgpt.serving.identifiers import new_id
 from glassgpt.serving.jobs import Burst
 
@@ -89,4 +89,4 @@ async def stream_answer(
         else:
             last += events
     recorded.finish()
-    yield last + b"".join(map(writer.chunk, writer.remaining())) + writer.end()
+    yield LastEvents(last + b"".join(map(writer.chunk, writer.remaining())) + writer.end())

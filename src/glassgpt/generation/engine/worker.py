@@ -22,7 +22,7 @@ from glassgpt.generation.engine.sequence import Request
 
 logger = logging.getLogger(__name__)
 
-Command = Callable[[], None]
+Command = Callable[[], object]
 
 
 class Receiver(Protocol):
