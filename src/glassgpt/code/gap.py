@@ -85,6 +85,18 @@ def within(gap: Gap, middle: str, extent: Extent) -> str:
     return "".join(kept)
 
 
+def until_less_indented(text: str, least: int) -> str:
+    """Return a text up to the first line, after its first one, that begins with fewer blanks than `least`.
+
+    Empty lines before such a line are left out, too.
+    """
+    lines = text.split("\n")
+    for number, line in enumerate(lines[1:], start=1):
+        if line.strip() and len(line) - len(line.lstrip(" \t")) < least:
+            return "\n".join(lines[:number]).rstrip()
+    return text
+
+
 def _indentation(line: str) -> int:
     expanded = line.expandtabs(8)
     return len(expanded) - len(expanded.lstrip())

@@ -15,6 +15,7 @@ from glassgpt.serving.embeddings import create_embeddings
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.guards import Guards
 from glassgpt.serving.http import Answer, Call, Endpoint, Raw, Receive, Scope, Send
+from glassgpt.serving.infill import create_infill
 from glassgpt.serving.metrics import CONTENT_TYPE
 from glassgpt.serving.openapi import openapi
 from glassgpt.serving.pages import PAGE_FILES, docs_page, read_page
@@ -30,6 +31,7 @@ ContextHandler = Callable[[ServerContext, Call], Awaitable[Answer]]
 
 POSTS: dict[str, ContextHandler] = {
     "/v1/completions": create_completion,
+    "/infill": create_infill,
     "/v1/chat/completions": create_chat_completion,
     "/v1/responses": create_response,
     "/v1/embeddings": create_embeddings,

@@ -75,6 +75,36 @@ class CompletionFields(CommonFields):
 
 
 @dataclass(frozen=True)
+class InfillFields:
+    """Fields of /infill, with the names of llama.cpp. Others that its clients send are ignored, as input_extra."""
+
+    model: str | None = setting(None, help="Name of the model, from /v1/models; the first one by default.")
+    input_prefix: str = setting("", help="Text before the line with the cursor.")
+    prompt: str = setting("", help="Text of that line before the cursor.")
+    input_suffix: str = setting("", help="Text after the cursor.")
+    n_predict: int = setting(
+        128, help="Most new tokens, at most half of the context; 0 returns an empty text.", minimum=0
+    )
+    n_cmpl: int = setting(1, help="Number of completions; several are returned as a list.", minimum=1)
+    n_indent: int = setting(
+        0, help="End before the first line with fewer blanks at its beginning; 0 is no such end.", minimum=0
+    )
+    t_max_predict_ms: int = setting(
+        0,
+        help="Milliseconds after the first token, after which a text with a line break ends; 0 is no limit.",
+        minimum=0,
+    )
+    temperature: float = setting(0.2, help="As in /v1/completions.", minimum=0)
+    top_k: int = setting(40, help="As in /v1/completions; 0 disables it.", minimum=0)
+    top_p: float = setting(0.95, help="As in /v1/completions.", minimum=0, maximum=1)
+    seed: int | None = setting(None, help="As in /v1/completions.", minimum=-(2**63))
+    stop: tuple[str, ...] = setting((), help="Texts that end a completion and are left out.")
+    response_fields: tuple[str, ...] = setting(
+        (), help="Fields of the answer to return, such as content and timings/predicted_ms; by default all."
+    )
+
+
+@dataclass(frozen=True)
 class ChatFields(CommonFields):
     """Fields of /v1/chat/completions besides those of `GenerationOptions`."""
 
@@ -208,6 +238,7 @@ def _bounded(field: Setting) -> Setting:
 COMPLETION_FIELDS = _with_options(CompletionFields)
 CHAT_FIELDS = _with_options(ChatFields, max_tokens=None)
 RESPONSES_FIELDS = _with_options(ResponsesFields, max_tokens=None)
+INFILL_FIELDS = tuple(map(_bounded, settings_of(InfillFields)))
 EMBEDDING_FIELDS = settings_of(EmbeddingFields)
 TOKENIZE_FIELDS = settings_of(TokenizeFields)
 DETOKENIZE_FIELDS = settings_of(DetokenizeFields)

@@ -105,7 +105,7 @@ class GenerationCall:
         async with self.model.run(self.version, jobs, inbox) as results:
             yield results
 
-    async def bursts(self) -> AsyncIterator[list[tuple[int, Burst | list[TokenLogprobs]]]]:
+    async def bursts(self) -> AsyncGenerator[list[tuple[int, Burst | list[TokenLogprobs]]]]:
         """Yield lists of (index of the prompt, part of a sample or the prompt's log-probabilities) as they arrive."""
         async with self._running(streaming=True) as results:
             async for arrived in results():

@@ -38,6 +38,7 @@ def openapi(limits: ServerLimits, *, has_key: bool, vocab_size: int) -> dict[str
         "info": {"title": "glassgpt serve", "version": glassgpt.__version__},
         "paths": {
             "/v1/completions": _post("Continue prompts.", "Completion", streams=True),
+            "/infill": _post("Fill the gap at an editor's cursor, as llama.cpp does.", "Infill"),
             "/v1/chat/completions": _post("Answer a conversation.", "Chat", streams=True),
             "/v1/responses": _post("Answer a text or a conversation, stateless.", "Responses", streams=True),
             "/v1/embeddings": _post("Embed texts: the mean of their last hidden states.", "Embedding"),
@@ -53,6 +54,7 @@ def openapi(limits: ServerLimits, *, has_key: bool, vocab_size: int) -> dict[str
         "components": {
             "schemas": {
                 "Completion": _object(fields.COMPLETION_FIELDS, limits),
+                "Infill": _object(fields.INFILL_FIELDS, limits),
                 "Chat": _object(fields.CHAT_FIELDS, limits, ["messages"]),
                 "Responses": _object(fields.RESPONSES_FIELDS, limits, ["input"]),
                 "Embedding": _object(fields.EMBEDDING_FIELDS, limits, ["input"]),
@@ -154,7 +156,7 @@ def _schema(kind: Any, field: Setting, limits: ServerLimits, *, is_item: bool = 
     if kind in (int, float):
         bounds = {"minimum": details.minimum, "exclusiveMinimum": details.above, "maximum": details.maximum}
         schema |= {name: bound for name, bound in bounds.items() if bound is not None}
-        if field.name == "n":
+        if field.name in ("n", "n_cmpl"):
             schema["maximum"] = limits.max_samples
     return schema
 
