@@ -3,7 +3,8 @@
     python -m benchmarks.finetuning runs/base --new data/new --old data/old --out benchmarks/results/finetuning.json
 
 `--old` is the held-out text that the base was trained on; nothing of it is mixed in unless `--replay` says so. Each method is
-run at each of its rates, by default four around the usual one.
+run at each of its rates, by default four around the usual one. `--also NAME=DATA` measures further texts: a part of the new
+text by which no rate was chosen, or other kinds of old text. The file is written after each run.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("base", type=Path)
     parser.add_argument("--new", type=Path, required=True)
     parser.add_argument("--old", type=Path, required=True)
+    parser.add_argument("--also", nargs="*", default=[], metavar="NAME=DATA", help="further texts to measure")
     parser.add_argument("--methods", default="full;lora", help=f"separated by semicolons, of: {'; '.join(METHODS)}")
     parser.add_argument("--factors", default=",".join(map(str, FACTORS)), help="of the usual learning rate")
     parser.add_argument("--epochs", type=float, default=2.0)
@@ -49,17 +51,18 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], help="further settings, such as train.device=cuda")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    texts = {"new": TokenDataset.open(given.new), "old": TokenDataset.open(given.old)}
+    also = dict(pair.split("=", 1) for pair in given.also)
+    folders = {"new": given.new, "old": given.old, **{name: Path(data) for name, data in also.items()}}
+    texts = {name: TokenDataset.open(folder) for name, folder in folders.items()}
     before = {name: loss for name, (loss, _) in losses(api.load(given.base).model, texts).items()}
     print("before", before, flush=True)
-    rows = [
-        measure(given, method, float(factor), texts)
-        for method in given.methods.split(";")
-        for factor in given.factors.split(",")
-    ]
-    result = {"before": before, "epochs": given.epochs, "replay": given.replay, "rows": rows, **machine()}
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
+    result: dict[str, object] = {"before": before, "epochs": given.epochs, "replay": given.replay, **machine()}
+    rows: list[dict[str, object]] = []
+    for method in given.methods.split(";"):
+        for factor in given.factors.split(","):
+            rows.append(measure(given, method, float(factor), texts))
+            if given.out:
+                given.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
 
 
 def measure(given: argparse.Namespace, method: str, factor: float, texts: dict[str, TokenDataset]) -> dict[str, object]:
