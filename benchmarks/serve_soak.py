@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import json
+import os
+import platform
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cpu_parts.machine import cpu_model, package_version, usable_cores
+from serve_parts.server import Server
+
+PACKAGES = ("glassgpt", "torch", "starlette", "uvicorn", "msgspec", "uvloop", "httptools")
+SLOTS = 8
 BAD_BODIES = (
     b"{", b"[]", b'{"prompt": NaN}', b'{"prompt": "\\ud800"}', b'{"prompt": [-1]}', b'{"prompt": "a", "regex": "((("}',
     b"[" * 50_000, b'{"prompt": "' + b"a" * 100_000 + b'"}', b'{"prompt": "a", "n": 100000}',
@@ -143,20 +152,26 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    command = [sys.executable, "-m", "glassgpt", "serve", f"tiny={given.run}", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            port = int(server.stderr.readline().split("127.0.0.1:")[1].split("/")[0])
-            counts, memory = asyncio.run(soak(port, server.pid, given.minutes, given.workers))
-        finally:
-            server.terminate()
+    server = Server(given.run, SLOTS, "auto").wait()
+    try:
+        counts, memory = asyncio.run(soak(server.port, server.pid, given.minutes, given.workers))
+    finally:
+        server.stop()
     second_half = memory[len(memory) // 2 :]
     report = {
+        "what": "soak of glassgpt serve: requests by kind, and the server's resident memory (slope: of the second half)",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": {"cpu": cpu_model(), "cores": len(usable_cores()), "load_at_the_end": os.getloadavg()},
+        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         "minutes": given.minutes,
         "workers": given.workers,
         "requests": dict(counts),
-        "memory_mb": {"first": memory[0][1], "last": memory[-1][1], "slope_per_minute": slope(second_half)},
+        "memory_mb": {
+            "first": memory[0][1],
+            "largest": max(size for _, size in memory),
+            "last": memory[-1][1],
+            "slope_per_minute": slope(second_half),
+        },
     }
     print(json.dumps(report, indent=1))
     if given.out:

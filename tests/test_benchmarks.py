@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -277,3 +279,31 @@ def test_measured_texts_have_the_requested_length(inspect_cpu):
     texts = [text_of(50, seed) for seed in (1, 2)]
     assert [len(load_tokenizer("gpt2").encode(text)) for text in texts] == [50, 50]
     assert texts[0] != texts[1]
+
+
+def test_a_server_that_writes_much_is_not_held_up(cpu, monkeypatch):
+    from serve_parts import server
+
+    lines = 20_000  # more than a pipe holds
+    code = f"import sys, time; sys.stderr.write('at http://127.0.0.1:1/\\n' + {lines} * 'warning\\n'); time.sleep(60)"
+    start = subprocess.Popen
+
+    async def is_ready(port, path):
+        assert (port, path) == (1, "/ready")
+
+    monkeypatch.setattr(server.subprocess, "Popen", lambda _, **options: start([sys.executable, "-c", code], **options))
+    monkeypatch.setattr(server, "until_ok", is_ready)
+    started = server.Server("run", 1, "auto").wait()
+    while len(started.lines) <= lines:
+        time.sleep(0.005)
+    started.stop()
+
+
+def test_a_server_that_cannot_start_says_why(cpu, monkeypatch):
+    from serve_parts import server
+
+    start = subprocess.Popen
+    fails = [sys.executable, "-c", "import sys; sys.exit('no such run')"]
+    monkeypatch.setattr(server.subprocess, "Popen", lambda _, **options: start(fails, **options))
+    with pytest.raises(RuntimeError, match="no such run"):
+        server.Server("run", 1, "auto").wait()

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class Server:
         port: where it listens.
         pid: of its process.
         seconds_to_ready: from the start of the process to the first 200 of /ready.
-        lines: what it has written to the standard error, as far as `wait` and `stop` have read it.
+        lines: what it has written to the standard error.
     """
 
     def __init__(
@@ -87,17 +88,28 @@ class Server:
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         self.lines: list[str] = []
+        self._is_listening = threading.Event()
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)  # else a full pipe would stop the server
+        self._reader.start()
 
-    def wait(self) -> Server:
-        """Wait until it is ready."""
+    def _read_lines(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.lines.append(line)
             found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             if found:
                 self.port = int(found[1])
-                break
-        else:
+                self._is_listening.set()
+        self._is_listening.set()  # or has ended
+
+    def wait(self) -> Server:
+        """Wait until it is ready.
+
+        Raises:
+            RuntimeError: it ended instead.
+        """
+        self._is_listening.wait()
+        if not hasattr(self, "port"):
             raise RuntimeError("".join(self.lines))
         asyncio.run(until_ok(self.port, "/ready"))
         self.seconds_to_ready = time.perf_counter() - self._began
@@ -106,5 +118,5 @@ class Server:
     def stop(self) -> None:
         """End the server and read the rest of what it wrote."""
         self._process.send_signal(signal.SIGTERM)
-        _, rest = self._process.communicate(timeout=60)
-        self.lines += rest.splitlines(keepends=True)
+        self._process.wait(timeout=60)
+        self._reader.join()

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -157,6 +158,7 @@ def measure(count: int, new_tokens: int, rounds: int, switch_seconds: float | No
         try:
             assert server.stderr is not None
             port = int(server.stderr.readline().split("127.0.0.1:")[1].split("/")[0])
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
             asyncio.run(until_ok(port, "/ready"))
             rates, probes, shares, firsts = [], list[float](), [], list[float]()
             for number in range(rounds + 1):

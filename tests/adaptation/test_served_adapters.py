@@ -17,7 +17,7 @@ from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.metrics import Metrics
 from glassgpt.serving.recording import Recorder
 from glassgpt.serving.served_model import ServedModel
-from glassgpt.training.checkpoint import find_checkpoint
+from glassgpt.training.checkpoint import find_checkpoint, verify
 from glassgpt.training.run_folder import RunFolder
 
 SLOTS = 4
@@ -51,6 +51,17 @@ def test_adapters_are_recognized_and_share_the_weights(sources, weights):
         assert {tensor.data_ptr() for tensor in adapted.model.parameters()} == held
         assert adapted.identity["weights"] == weights.identity["weights"]
     assert len({each.fingerprint for each in (weights, *weights.adapters.values())}) == 3
+
+
+def test_each_checkpoint_is_read_once_for_its_checksum(base_run, adapter_run, second_adapter, monkeypatch):
+    read, checksum = [], verify._sha256
+    monkeypatch.setattr(verify, "_sha256", lambda path: read.append(path) or checksum(path))
+    runs = [("base", base_run), ("one", adapter_run), ("two", second_adapter)]
+    named = [api.NamedRun(name, run, "best") for name, run in runs]
+    (source,) = api.model_sources(named, device="cpu", precision="float32", slots=SLOTS)
+    assert source.load().adapters.keys() == {"one", "two"}
+    assert len(read) == len(set(read))
+    assert sum(path.name == "model.safetensors" for path in read) == 3
 
 
 def test_base_that_has_changed_since_it_was_recognized_is_refused(adapter_run):

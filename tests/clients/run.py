@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -146,6 +147,7 @@ def main(clients, litellm, seconds):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             try:
                 address = server.stderr.readline().split(" at ")[1].split("/v1")[0]
+                threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
                 scripts = ((clients, "openai_shapes.py"), (clients, "langchain_chat.py"), (litellm, "litellm_chat.py"))
                 for environment, script in scripts:
                     subprocess.run([environment / "python", HERE / script, address], check=True)

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -233,11 +234,11 @@ def test_library_is_compiled_once_and_kept_for_its_owner_only(own_cache, monkeyp
 def test_library_that_others_can_write_is_not_loaded(tmp_path, folder_mode, mode, expected):
     library = tmp_path / "kernels" / "int4.so"
     library.parent.mkdir()
-    assert not native._is_mine(library)
+    assert not native.is_mine(library)
     library.write_bytes(b"")
     library.chmod(mode)
     library.parent.chmod(folder_mode)
-    assert native._is_mine(library) is expected
+    assert native.is_mine(library) is expected
 
 
 @pytest.mark.slow
@@ -269,3 +270,14 @@ def test_compiler_that_fails_means_no_library(own_cache, monkeypatch):
 def test_cache_that_cannot_be_written_is_no_obstacle(own_cache, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert isinstance(native.load_library("int4"), ctypes.CDLL)
+
+
+@needs_kernel
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_loops_of_openmp_compute_with_the_instructions_of_this_processor():
+    # The compiler makes such a loop a function of its own, which has the instructions of every x86 processor only.
+    library = native.load_library("gpt2_step")
+    text = subprocess.run(["objdump", "-d", library._name], check=True, capture_output=True, text=True).stdout
+    loops = dict(re.findall(r"<([^>]*_omp_fn[^>]*)>:\n((?:.+\n)+)", text))
+    assert loops or "omp" not in text
+    assert not [name for name, body in loops.items() if re.search(r"\s(mulps|addps)\s", body)]

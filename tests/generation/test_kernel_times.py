@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from glassgpt.api.loaded_model import LoadedModel
+from glassgpt.data import load_tokenizer
 from glassgpt.generation.cpu import kernel_times, packing
 from glassgpt.generation.cpu.kernel_times import processor_name, remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS
 from glassgpt.generation.cpu.native import cache_folder
+from glassgpt.generation.cpu.packing import PackedLinear
 from glassgpt.generation.cpu.shared_context import SharedContext
 from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
 from glassgpt.model.build import build_model
@@ -69,6 +72,16 @@ def test_a_damaged_file_is_replaced(content: str):
     assert measure.count == 2
 
 
+def test_times_that_another_user_could_have_written_are_not_read():
+    measure = Measurements()
+    remembered_times(NAMES, (), measure)
+    kept_file().chmod(0o666)
+    assert remembered_times(NAMES, (), measure) == {"a": 3.0, "b": 2.0}
+    kept_file().parent.chmod(0o777)
+    assert remembered_times(NAMES, (), measure) == {"a": 4.0, "b": 2.0}
+    assert remembered_times(NAMES, (), measure) == {"a": 4.0, "b": 2.0}
+
+
 def test_times_of_a_busy_machine_are_not_kept(monkeypatch: pytest.MonkeyPatch):
     def measure() -> dict[str, float]:
         time.sleep(0.02)  # this thread has no core
@@ -117,6 +130,28 @@ def test_the_remembered_kernel_is_chosen_again(monkeypatch: pytest.MonkeyPatch):
     assert measured is not None
     packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage]
     assert (chosen.kernel.name, again.kernel.name, measured.kernel.name) == ("oneDNN", "oneDNN", "row-major")
+
+
+def test_a_loaded_model_takes_the_kernel_of_earlier_processes(monkeypatch: pytest.MonkeyPatch):
+    model = build_model(ModelConfig(vocab_size=64, context_length=8, n_layer=1, n_head=4, n_embd=256)).eval()
+    measured: list[int] = []
+
+    def times(kernels: tuple[packing.Kernel, ...], *_: int) -> dict[str, float]:
+        measured.append(1)
+        fastest = "oneDNN" if len(measured) == 1 else "row-major"
+        return {kernel.name: 1.0 if kernel.name == fastest else 2.0 for kernel in kernels}
+
+    monkeypatch.setattr(packing, "_time_kernels", times)
+    monkeypatch.setattr(packing, "step_bits", lambda _: 0)  # compiles nothing
+    products: list[str] = []
+    for _ in range(2):
+        packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage] - as another process
+        decoding = LoadedModel(model, load_tokenizer("bytes"), 0).decoding_model
+        products += [type(module.product).__name__ for module in decoding.modules() if isinstance(module, PackedLinear)]
+    packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    assert len(measured) == 1
+    assert products
+    assert len(set(products)) == 1
 
 
 def test_an_earlier_choice_is_made_again_without_timing(monkeypatch: pytest.MonkeyPatch):

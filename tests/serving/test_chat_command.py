@@ -16,6 +16,9 @@ from glassgpt.api.serving import load_weights
 from glassgpt.cli import chat as command
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.errors import GlassGPTError, UsageError
+from glassgpt.generation.cpu import gpt2_step, int8
+from glassgpt.model.build import build_model
+from glassgpt.model.config import ModelConfig
 from glassgpt.serving.chat_client import RemoteChat, ServerError
 from glassgpt.serving.chat_session import SETTINGS, ChatSession, Message
 from small_models import attentive_model
@@ -366,3 +369,19 @@ def test_a_runs_identity_consists_of_plain_strings(model, tmp_path):
     save_as_run(model, BYTES, tmp_path / "run")
     identity = load_weights(tmp_path / "run", "best", "cpu", "float32", 1).identity
     assert {type(value) for value in identity.values()} == {str}
+
+
+@pytest.mark.skipif(not int8.instruction_level(), reason="no C compiler, or a processor without AVX2")
+def test_the_fingerprint_tells_steps_in_c_from_steps_in_pytorch(tmp_path, monkeypatch):
+    shape = ModelConfig(vocab_size=BYTES.vocab_size, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    save_as_run(build_model(shape).eval(), BYTES, tmp_path / "run")
+
+    def load():
+        return load_weights(tmp_path / "run", "best", "cpu", "int8", 1)
+
+    in_c = load()
+    monkeypatch.setattr(gpt2_step, "_library", lambda: None)
+    in_pytorch = load()
+    assert (in_c.identity["blocks"], in_pytorch.identity["blocks"]) == ("C", "PyTorch")
+    assert in_c.identity["kernel"] == in_pytorch.identity["kernel"]
+    assert in_c.fingerprint != in_pytorch.fingerprint

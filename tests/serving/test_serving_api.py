@@ -446,6 +446,36 @@ def test_follow_tries_again_after_a_checkpoint_that_cannot_be_read(model, caplog
     run_with(model, work)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:75] not enough memory")])
+def test_follow_says_when_there_is_no_memory_for_a_checkpoint_and_tries_the_next(model, caplog, error):
+    newest, loaded = ["step-2"], []
+
+    def load():
+        loaded.append(newest[0])
+        if newest[0] == "step-2":
+            raise error
+        return Weights(attentive_model(seed=1), BYTES, 3, {"weights": "new"}, "", newest[0])
+
+    async def work(client):
+        served = client.context.models["tiny"]
+        old = served.current
+        source = ModelSource("tiny", load, served.template, lambda: newest[0])
+        following = asyncio.create_task(follow(served, source, lambda message: None, seconds=0.02))
+        while f"step-2 could not be loaded: {type(error).__name__}: {error}" not in caplog.text:
+            assert not following.done()
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        assert loaded == ["step-2"]
+        newest[0] = "step-3"
+        while served.current is old:
+            assert not following.done()
+            await asyncio.sleep(0.005)
+        following.cancel()
+        assert loaded == ["step-2", "step-3"]
+
+    run_with(model, work)
+
+
 def test_chat_template_from_a_file(tmp_path):
     file = tmp_path / "chat_template.toml"
     file.write_text(

@@ -23,23 +23,35 @@ class NamedRun:
         name: of the model.
         folder: of the run.
         checkpoint: see `api.load`.
+        verified: folder of that checkpoint, once `verified_runs` has read it; None before.
     """
 
     name: str
     folder: Path
     checkpoint: str
+    verified: Path | None = None
 
 
-def adapters_by_base(runs: Sequence[NamedRun]) -> dict[str, dict[str, NamedRun]]:
-    """Return for the name of each base the adapters of its weights among the runs, by their names.
+def verified_runs(runs: Sequence[NamedRun]) -> list[NamedRun]:
+    """Return runs with their checkpoints verified if an adapter is among them; loading them need not do it again.
 
     Raises:
-        UsageError: two models would have the same name.
         GlassGPTError: a checkpoint is damaged.
     """
     if not any(RunFolder(run.folder).base.is_file() for run in runs):
+        return [*runs]
+    return [replace(run, verified=find_checkpoint(RunFolder(run.folder), run.checkpoint)) for run in runs]
+
+
+def adapters_by_base(runs: Sequence[NamedRun]) -> dict[str, dict[str, NamedRun]]:
+    """Return for the name of each base the adapters of its weights among verified runs, by their names.
+
+    Raises:
+        UsageError: two models would have the same name.
+    """
+    paths = {run.name: run.verified for run in runs if run.verified is not None}
+    if not paths:
         return {}
-    paths = {run.name: find_checkpoint(RunFolder(run.folder), run.checkpoint) for run in runs}
     adapters = {name: read_adapter(path) for name, path in paths.items()}
     full = [name for name, adapter in adapters.items() if adapter is None]
     bases = {weights_fingerprint(paths[name]): name for name in reversed(full)}  # the first of equal ones

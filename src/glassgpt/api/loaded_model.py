@@ -57,7 +57,7 @@ class LoadedModel:
     @functools.cached_property
     def decoding_model(self) -> LanguageModel:
         """The model prepared for fast generation on its device; created at first use."""
-        return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size)
+        return prepare_for_decoding(self.model, self.precision, batch_size=self.batch_size, remembers=True)
 
     def generate(
         self,

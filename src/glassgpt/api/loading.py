@@ -49,11 +49,22 @@ def load(
 
 
 def load_checkpoint(
-    run: str | Path, checkpoint: str, device: str, precision: Precision, batch_size: int
+    run: str | Path,
+    checkpoint: str,
+    device: str,
+    precision: Precision,
+    batch_size: int,
+    *,
+    verified: Path | None = None,
 ) -> tuple[LoadedModel, Path]:
-    """Load a run's model, and return it with the folder of its checkpoint; see `load`."""
+    """Load a run's model, and return it with the folder of its checkpoint.
+
+    Args:
+        run: see `load`, as are `checkpoint`, `device`, `precision` and `batch_size`.
+        verified: folder of the checkpoint, if it is verified already.
+    """
     folder = RunFolder(Path(run)).require()
-    path = find_checkpoint(folder, checkpoint)
+    path = find_checkpoint(folder, checkpoint) if verified is None else verified
     state = read_state(path)
     tokenizer = load_tokenizer(folder.tokenizer)
     if tokenizer.fingerprint != state.tokenizer_fingerprint:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 import glassgpt
-from glassgpt.api.adapted_serving import NamedRun, adapters_by_base, with_adapters_of
+from glassgpt.api.adapted_serving import NamedRun, adapters_by_base, verified_runs, with_adapters_of
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.data.chat.chat_template import FILE_NAME, TRANSCRIPT, load_template
 from glassgpt.data.chat.jinja_template import JINJA_SUFFIX, Template, load_jinja_template
 from glassgpt.data.files import read_regular
 from glassgpt.device import pick_device
 from glassgpt.errors import UsageError
+from glassgpt.generation.cpu.gpt2_step import StepsInC
 from glassgpt.generation.cpu.kernel_times import processor_name
 from glassgpt.generation.engine.engine import DEFAULT_SLOTS
 from glassgpt.generation.precision import Precision, kernel_choice, prepare_for_decoding
@@ -46,6 +47,7 @@ def load_weights(
     slots: int,
     adapters: Mapping[str, Path] | None = None,
     kernel: str = "",
+    verified: Path | None = None,
 ) -> Weights:
     """Load a run's checkpoint for the server.
 
@@ -55,11 +57,12 @@ def load_weights(
         slots: sequences decoded at once, for which the kernel is chosen.
         adapters: verified checkpoints of adapters of these weights, which are to share them, by name.
         kernel: in the identity of weights that were served before; used again if this machine has it.
+        verified: folder of the checkpoint, if it is verified already.
 
     Raises:
         GlassGPTError: see `load`.
     """
-    loaded, path = load_checkpoint(run, checkpoint, device, precision, slots)
+    loaded, path = load_checkpoint(run, checkpoint, device, precision, slots, verified=verified)
     choice = kernel_choice(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
     model = prepare_for_decoding(loaded.model, precision, batch_size=slots, remembers=True, preferred=kernel)
     device_type = next(loaded.model.parameters()).device.type
@@ -74,6 +77,7 @@ def load_weights(
         "precision": precision if precision != "auto" else choice.kernel.precision if choice is not None else dtype,
         "kernel": "" if choice is None else choice.name,
         "device": torch.cuda.get_device_name() if device_type == "cuda" else device_type,
+        "blocks": ("C" if isinstance(model, StepsInC) else "PyTorch") if device_type == "cpu" else "",
         "processor": processor_name() if device_type == "cpu" else "",
         "threads": str(torch.get_num_threads()),
         "slots": str(slots),
@@ -121,6 +125,7 @@ def model_sources(
         UsageError: two models would have the same name.
         GlassGPTError: a checkpoint is damaged.
     """
+    runs = verified_runs(runs)
     found = adapters_by_base(runs)
     is_shared = pick_device(device).type != "cuda" and not follow
     settings: dict[str, Any] = {"device": device, "precision": precision, "slots": slots, "template": template}
@@ -131,21 +136,17 @@ def model_sources(
             continue
         adapters = found.get(run.name, {})
         shared, apart = (adapters, {}) if is_shared else ({}, adapters)
-        sources.append(
-            model_source(run.folder, run.name, checkpoint=run.checkpoint, follow=follow, adapters=shared, **settings)
-        )
+        sources.append(model_source(run, run.name, follow=follow, adapters=shared, **settings))
         for name, own in apart.items():
-            full = adapter_model_name(run.name, name)
-            sources.append(model_source(own.folder, full, checkpoint=own.checkpoint, follow=follow, **settings))
+            sources.append(model_source(own, adapter_model_name(run.name, name), follow=follow, **settings))
     documents = {path.resolve().name: Documents(Index.open(path)) for path in indexes}
     return [dataclasses.replace(source, documents=documents) for source in sources]
 
 
 def model_source(
-    run: Path,
+    run: NamedRun,
     name: str,
     *,
-    checkpoint: str,
     device: str,
     precision: Precision,
     slots: int,
@@ -156,25 +157,30 @@ def model_source(
     """Return a run as a model to serve.
 
     Args:
-        run: the run's folder.
+        run: the run.
         name: of the model.
-        checkpoint: see `load_weights`, as are `device`, `precision` and `slots`.
+        device: see `load_weights`, as are `precision` and `slots`.
         template: file of the chat template; None takes that of the run's folder, or a plain transcript.
         follow: serve the newest checkpoint, also of a run that is still training.
-        adapters: runs that adapt these weights and share them, by name.
+        adapters: verified runs that adapt these weights and share them, by name.
     """
-    folder = RunFolder(run).require()
+    folder = RunFolder(run.folder).require()
     beside = adapters or {}
-    paths = {name: find_checkpoint(RunFolder(own.folder), own.checkpoint) for name, own in beside.items()}
+    paths = {name: own.verified for name, own in beside.items() if own.verified is not None}
 
     def newest() -> str | None:
         path = resolve_pointer(folder, "latest")
         return None if path is None else path.name
 
+    def load() -> Weights:
+        if follow:
+            return load_weights(run.folder, "latest", device, precision, slots)
+        return load_weights(run.folder, run.checkpoint, device, precision, slots, paths, verified=run.verified)
+
     return ModelSource(
         name,
-        lambda: load_weights(run, "latest" if follow else checkpoint, device, precision, slots, paths),
-        chat_template(run, template),
+        load,
+        chat_template(run.folder, template),
         newest if follow else None,
         {name: chat_template(own.folder, template) for name, own in beside.items()},
     )

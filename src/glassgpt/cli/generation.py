@@ -141,7 +141,7 @@ def _print_kernel(loaded: LoadedModel) -> None:
     """Print which CPU kernel was chosen, if any were timed to choose it."""
     from glassgpt.generation.precision import kernel_choice
 
-    choice = kernel_choice(loaded.model, loaded.precision, batch_size=loaded.batch_size)
+    choice = kernel_choice(loaded.model, loaded.precision, batch_size=loaded.batch_size, remembers=True)
     if choice is not None and choice.milliseconds:
         console.info(choice.describe())
 

@@ -278,15 +278,20 @@ async def follow(
     failed = ""
     while True:
         await asyncio.sleep(seconds)
-        newest = await loop.run_in_executor(None, source.newest)
-        if newest is None or newest in (model.current.weights.checkpoint, failed):
-            continue
+        newest = None
         try:
+            newest = await loop.run_in_executor(None, source.newest)
+            if newest is None or newest in (model.current.weights.checkpoint, failed):
+                continue
             weights = await loop.run_in_executor(None, source.load)
+            version = await loop.run_in_executor(None, model.start, weights, loop)
         except (GlassGPTError, OSError) as error:  # it may be pruned while it is being read; the next one will come
-            logger.warning("%s could not be loaded: %s", newest, error)
+            logger.warning("%s could not be loaded: %s", newest or model.name, error)
             continue
-        version = await loop.run_in_executor(None, model.start, weights, loop)
+        except (MemoryError, RuntimeError) as error:  # of PyTorch, such as no memory for a second version
+            logger.warning("%s could not be loaded: %s: %s", newest or model.name, type(error).__name__, error)
+            failed = newest or failed  # it would fail again
+            continue
         if await _until_ready(version):
             model.activate(version)
             announce(f"{model.name}: serving step {weights.step} now")

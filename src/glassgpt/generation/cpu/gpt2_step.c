@@ -140,20 +140,33 @@ static void attend_avx2(const float *q, const float *keys, const float *values, 
     attend(q, keys, values, position, width, scores, y);
 }
 
-/* Add its adapter to each vector's product y (n, out) of x (n, in): y += (x aᵀ) bᵀ. `parts` has n pointers to an adapter's
-   parts, LAYERS for each block, or NULL; `at` is the layer among them. */
-INLINE void add_low_rank(const float *x, long n, long in, long out, const LowRank *const *parts, long at, float *y, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1 && n > 1) schedule(static)
-    for (long v = 0; v < n; v++) {
-        if (!parts[v]) continue;
-        const LowRank *part = parts[v] + at;
-        for (long r = 0; r < part->rank; r++) {
-            floats low = all(0);
-            for (long i = 0; i < in; i += LANES) low += load(x + v * in + i) * load(part->a + r * in + i);
-            low = all(sum(low));
-            for (long i = 0; i < out; i += LANES) store(y + v * out + i, load(y + v * out + i) + low * load(part->b + r * out + i));
-        }
+/* Add an adapter to the product y (out) of one vector x (in): y += (x aᵀ) bᵀ. */
+INLINE void add_low_rank(const float *x, long in, long out, const LowRank *part, float *y) {
+    for (long r = 0; r < part->rank; r++) {
+        floats low = all(0);
+        for (long i = 0; i < in; i += LANES) low += load(x + i) * load(part->a + r * in + i);
+        low = all(sum(low));
+        for (long i = 0; i < out; i += LANES) store(y + i, load(y + i) + low * load(part->b + r * out + i));
     }
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,f16c")))
+static void add_low_rank_avx512(const float *x, long in, long out, const LowRank *part, float *y) {
+    add_low_rank(x, in, out, part, y);
+}
+
+__attribute__((target("avx2,fma,f16c")))
+static void add_low_rank_avx2(const float *x, long in, long out, const LowRank *part, float *y) {
+    add_low_rank(x, in, out, part, y);
+}
+
+/* Add to each of n vectors its own adapter. `parts` has n pointers to an adapter's parts, LAYERS for each block, or NULL; `at` is
+   the layer among them. */
+INLINE void add_adapters(const float *x, long n, long in, long out, const LowRank *const *parts, long at, float *y, int level,
+                         int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && n > 1) schedule(static)
+    for (long v = 0; v < n; v++)
+        if (parts[v]) (level == 2 ? add_low_rank_avx512 : add_low_rank_avx2)(x + v * in, in, out, parts[v] + at, y + v * out);
 }
 
 static long product_scratch(const Shape *shape, long n, long width) {
@@ -180,7 +193,7 @@ INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, con
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm1_gain, block->norm1_bias, shape->eps, width, normed + v * width);
         product(normed, n, width, 3 * width, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
-        if (parts) add_low_rank(normed, n, width, 3 * width, parts, layer * LAYERS + QKV, qkv, threads);
+        if (parts) add_adapters(normed, n, width, 3 * width, parts, layer * LAYERS + QKV, qkv, level, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
         for (long task = 0; task < n * heads; task++) {
             long v = task / heads, h = task % heads, position = cache->positions[v];
@@ -192,15 +205,15 @@ INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, con
                                                       normed + v * width + h * d);
         }
         product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
-        if (parts) add_low_rank(normed, n, width, width, parts, layer * LAYERS + OUT, qkv, threads);
+        if (parts) add_adapters(normed, n, width, width, parts, layer * LAYERS + OUT, qkv, level, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm2_gain, block->norm2_bias, shape->eps, width, normed + v * width);
         product(normed, n, width, inner, block->up, block->up_bias, hidden, scratch, level, threads);
-        if (parts) add_low_rank(normed, n, width, inner, parts, layer * LAYERS + UP, hidden, threads);
+        if (parts) add_adapters(normed, n, width, inner, parts, layer * LAYERS + UP, hidden, level, threads);
         gelu_tanh(hidden, n * inner);
         product(hidden, n, inner, width, block->down, block->down_bias, qkv, scratch, level, threads);
-        if (parts) add_low_rank(hidden, n, inner, width, parts, layer * LAYERS + DOWN, qkv, threads);
+        if (parts) add_adapters(hidden, n, inner, width, parts, layer * LAYERS + DOWN, qkv, level, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
     }
 }

@@ -1,7 +1,7 @@
 """Times of kernels that are kept for later processes.
 
-Two kernels round differently, and a processor that is busy for a moment can make either the faster one. A server that
-remembers what it has measured gives the same texts after a restart, and starts sooner.
+Two kernels round differently, and a processor that is busy for a moment can make either the faster one. A process that
+remembers what an earlier one has measured gives the same texts, and starts sooner.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from glassgpt.data.files import read_regular
-from glassgpt.generation.cpu.native import cache_folder
+from glassgpt.generation.cpu.native import cache_folder, is_mine
 
 LEAST_SHARE = 0.7
 """Share of a measurement in which the calling thread must have had a core for the times to be kept."""
@@ -42,7 +42,7 @@ def remembered_times(
     key = "\n".join([processor(), *map(str, conditions), *names])
     path = cache_folder() / f"times-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError):  # not there, or damaged
-        kept = json.loads(read_regular(path))
+        kept = json.loads(read_regular(path)) if is_mine(path) else None
         if _are_times(kept, names):
             return kept
     began, used = time.perf_counter(), time.thread_time()
@@ -79,6 +79,7 @@ def _are_times(kept: Any, names: Collection[str]) -> bool:
 
 def _write(path: Path, content: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chmod(path.parent, 0o700)  # it may have been made with another mode
     descriptor, name = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -52,17 +52,17 @@ def _compile_and_load(source: Path, command: list[str]) -> ctypes.CDLL | None:
     key = hashlib.sha256(sources + "\0".join(command).encode()).hexdigest()[:32]
     target = cache_folder() / f"{source.stem}-{key}.so"
     try:
-        if not _is_mine(target):
+        if not is_mine(target):
             target = _compile(source, command, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _is_mine(library: Path) -> bool:
-    """Return whether a library exists that nobody else can have written."""
+def is_mine(file: Path) -> bool:
+    """Return whether a file of the cache exists that nobody else can have written."""
     try:
-        states = [os.lstat(path) for path in (library.parent, library)]
+        states = [os.lstat(path) for path in (file.parent, file)]
     except OSError:
         return False
     return all(state.st_uid == os.getuid() and not state.st_mode & 0o022 for state in states)
