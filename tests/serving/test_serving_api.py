@@ -19,7 +19,7 @@ from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.limits import ServerLimits
 from glassgpt.serving.openapi import openapi
 from glassgpt.serving.recording import Recorder, options_from_json, options_json
-from glassgpt.serving.replay import replay_records
+from glassgpt.serving.replay import check_records, replay_records
 from glassgpt.serving.run import ModelSource, ServerSettings, follow, is_loopback
 from glassgpt.serving.served_model import Weights
 from small_models import attentive_model
@@ -350,6 +350,17 @@ def test_recorded_answers_can_be_replayed(model, tmp_path):
     assert all(each.differences and each.changes == ("weights was abc, is xyz",) for each in other)
     with pytest.raises(UsageError, match="line 1 is not a record"):
         list(replay_records(["{}"], load))
+
+    # A server is killed while it writes, and the next one continues the file.
+    file.write_text("\n".join(lines[:2]) + "\n" + lines[2][: len(lines[2]) // 2])
+    recorder = Recorder(file)
+    recorder.close()
+    file.write_text(file.read_text() + "\n".join(lines[3:]) + "\n" + lines[0][:9])
+    continued = file.read_text().split("\n")
+    assert check_records(continued, None) == [3, 6]
+    assert [each.line for each in replay_records(continued, load)] == [1, 2, 4, 5]
+    with pytest.raises(UsageError, match="line 1 is not a record"):
+        check_records([lines[0].replace("version", "edition")[:-9]], None)
 
 
 def test_options_survive_the_record():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import glassgpt
+from glassgpt import console
 from glassgpt.api.adapted_serving import NamedRun, adapters_by_base, verified_runs, with_adapters_of
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.data.chat.chat_template import FILE_NAME, TRANSCRIPT, load_template
@@ -222,10 +223,8 @@ def replay(
         load = load_adapter_weights if beside else load_weights
         return load(run or Path(recorded_run), checkpoint, device, precision, slots, kernel=kernel)
 
-    try:
-        with file.open(encoding="utf-8") as lines:
-            check_records(lines, run)
-            lines.seek(0)
-            yield from replay_records(lines, weights)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not a record of glassgpt serve --record: {error}") from error
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:  # a record can be cut within a character
+        for number in check_records(lines, run):
+            console.warn(f"line {number} of {file} was cut off while it was written; it is left out")
+        lines.seek(0)
+        yield from replay_records(lines, weights)

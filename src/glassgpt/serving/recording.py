@@ -36,6 +36,10 @@ class Recorder:
         self._file = open(  # noqa: SIM115 - closed by `close`
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8"
         )
+        if path.is_file() and _is_cut(
+            path
+        ):  # its process was killed while it wrote: the next record gets a line of its own
+            self._file.write("\n")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="glassgpt-record")
 
     def write(self, request_id: str, endpoint: str, call: GenerationCall, results: Sequence[PromptResult]) -> None:
@@ -54,6 +58,15 @@ class Recorder:
         """Finish writing."""
         self._thread.shutdown()
         self._file.close()
+
+
+def _is_cut(path: Path) -> bool:
+    """Return whether the last line of a file has no end."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def record_json(request_id: str, endpoint: str, call: GenerationCall, result: PromptResult) -> dict[str, Any]:

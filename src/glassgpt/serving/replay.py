@@ -21,6 +21,8 @@ WEIGHTS_AT_ONCE = 4
 """Models that are held in memory."""
 SAMPLE_KEYS = {"index", "text", "tokens", "finish_reason", "logprobs"}
 SHOWN_CHARACTERS = 40
+BEGINNING = json.dumps({"version": VERSION}).removesuffix("}")
+"""Beginning of every record."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ LoadWeights = Callable[[str, str, int, bool, str], Weights]
 
 
 def replay_records(lines: Iterable[str], load: LoadWeights) -> Iterator[Replayed]:
-    """Yield the comparison of each record.
+    """Yield the comparison of each record; those that were cut off are left out.
 
     Args:
-        lines: of a file written by `Recorder`.
+        lines: of a file written by `Recorder`; bytes that are not UTF-8 as surrogates.
         load: returns the weights that answered, with the kernel that multiplied them.
 
     Raises:
@@ -57,6 +59,8 @@ def replay_records(lines: Iterable[str], load: LoadWeights) -> Iterator[Replayed
     """
     load = functools.lru_cache(WEIGHTS_AT_ONCE)(load)  # requests of a base and its adapters alternate
     for number, line in enumerate(lines, start=1):
+        if _is_cut(line):
+            continue
         record = _parse(number, line)
         identity = record["identity"]
         slots, kernel = int(identity["slots"]), identity.get("kernel", "")
@@ -74,24 +78,43 @@ def replay_records(lines: Iterable[str], load: LoadWeights) -> Iterator[Replayed
         yield Replayed(number, record["request"], differences, changes)
 
 
-def check_records(lines: Iterable[str], run: Path | None) -> None:
+def check_records(lines: Iterable[str], run: Path | None) -> list[int]:
     """Check all records before the first of them is generated again.
 
     Args:
         lines: see `replay_records`.
         run: folder that stands for the one that each record names; None takes that one.
 
+    Returns:
+        The numbers of the lines that were cut off, as by a process that was killed while it wrote.
+
     Raises:
         UsageError: a line is not a record, or some are of an adapter and some are not, for which one run cannot stand.
     """
     first: dict[bool, int] = {}
+    cut: list[int] = []
     for number, line in enumerate(lines, start=1):
+        if _is_cut(line):
+            cut.append(number)
+            continue
         first.setdefault(_is_adapter(_parse(number, line)), number)
         if run is not None and len(first) == 2:
             raise UsageError(
                 f"line {first[True]} was answered by an adapter and line {first[False]} by a model without one, but {run} can "
                 "stand for one of them only; leave it out, or put the two kinds of lines into separate files"
             )
+    return cut
+
+
+def _is_cut(line: str) -> bool:
+    """Return whether a line is the beginning of a record."""
+    if not line.strip() or not (line.startswith(BEGINNING) or BEGINNING.startswith(line.rstrip("\n"))):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def _is_adapter(record: Mapping[str, Any]) -> bool:
@@ -100,6 +123,7 @@ def _is_adapter(record: Mapping[str, Any]) -> bool:
 
 def _parse(number: int, line: str) -> dict[str, Any]:
     try:
+        line.encode()  # bytes that were not UTF-8 are refused
         record = json.loads(line)
         if record["version"] != VERSION:
             raise ValueError(f"its version is {record['version']}, expected {VERSION}")

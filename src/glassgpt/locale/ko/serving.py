@@ -1,7 +1,7 @@
 """The server and the replay of its answers. Answers of the server itself stay English."""
 
 MESSAGES = {
-    "{} is not a record of glassgpt serve --record: {}": "{0} 파일은 glassgpt serve --record의 기록이 아닙니다: {1:t}",
+    "line {} of {} was cut off while it was written; it is left out": "{1} 파일의 {0}번째 줄은 쓰다가 끊겨서 뺐습니다",
     "every value must be text": "값은 모두 글이어야 합니다",
     "an answer could not be recorded: {}": "답을 기록하지 못했습니다: {0:t}",
     "log-probabilities of the prompt": "프롬프트의 로그 확률",
