@@ -17,7 +17,8 @@ from glassgpt.api.runs import save_as_run, trainer_config
 from glassgpt.config import load_config
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.tokenizers import load_tokenizer
-from glassgpt.errors import CheckpointError, ConfigError, Interrupted, TrainingDivergedError, WrongDataError
+from glassgpt.errors import CheckpointError, ConfigError, Interrupted, TrainingDivergedError, UsageError, WrongDataError
+from glassgpt.generation.options import GenerationOptions
 from glassgpt.training import preference_validation
 from glassgpt.training.checkpoint import find_checkpoint, weights_fingerprint
 from glassgpt.training.lineage import read_lineage
@@ -272,6 +273,11 @@ def test_pair_that_is_not_finite_is_quarantined(tuning_config, pairs_file, tmp_p
     [(start, end)] = trainer.train_step.batches.quarantined
     assert end - start == pairs.slot
     assert (pairs.read(start, end - start) == ord("%")).any()
+
+
+def test_doctor_says_why_a_run_has_no_text(tuned):
+    with pytest.raises(UsageError, match="was tuned on preferences; give a dataset of text with --data DIR"):
+        list(api.doctor(tuned[0], text=GenerationOptions()))
 
 
 def test_doctor_replays_the_step_that_ended_a_run(tuning_config, pairs_file, tmp_path, monkeypatch):

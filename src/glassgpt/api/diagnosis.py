@@ -127,6 +127,10 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
     if isinstance(opened, CheckResult):
         yield opened
     elif text is not None:
+        if config.preference.data and data is None:
+            raise UsageError(
+                f"--text needs held-out text, but {run.path} was tuned on preferences; give a dataset of text with --data DIR"
+            )
         if dataset is None:
             raise UsageError(
                 f"--text needs held-out text, but the dataset of {run.path} no longer exists; give one with --data"

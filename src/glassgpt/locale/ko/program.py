@@ -78,6 +78,7 @@ MESSAGES = {
     "{} is a run without its {}; restore that file": "{0} 실행 폴더에 {1} 파일이 없습니다. 그 파일을 되돌려 놓으세요",
     "{} is neither a run ({}) nor a dataset ({})": "{0} 폴더는 실행 폴더({1})도 데이터셋({2})도 아닙니다",
     "{} is neither a configuration (.toml) nor the folder of a run or a dataset; to diagnose a text, prepare it first: glassgpt prepare {} --out DIR, then glassgpt doctor DIR": "{0}은(는) 설정 파일(.toml)도 실행 폴더나 데이터셋도 아닙니다. 글을 진단하려면 먼저 데이터셋을 만드세요: glassgpt prepare {1} --out DIR, 그다음 glassgpt doctor DIR",
+    "--text needs held-out text, but {} was tuned on preferences; give a dataset of text with --data DIR": "--text에는 검증용 글이 필요한데 {0}은(는) 선호 쌍으로 학습했습니다. 글 데이터셋을 --data DIR로 지정하세요",
     "--text needs held-out text, but the dataset of {} no longer exists; give one with --data": "--text에는 검증용 글이 필요한데 {0}의 데이터셋이 없어졌습니다. --data로 지정하세요",
     "--samples must be 0 or more, not {}": "--samples: {0} 값은 쓸 수 없습니다. 0 이상을 지정하세요",
     "{}: the font lacks some characters, which are drawn as boxes; --json-file has the full texts": "{0}: 글꼴에 없는 글자는 네모로 그렸습니다. 글 전체는 --json-file로 볼 수 있습니다",
