@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from forked import run_ranks
 from glassgpt import api
 from glassgpt.adaptation.conversations import prepare_source, read_source
 from glassgpt.adaptation.replay import open_training_data
@@ -30,6 +31,7 @@ from glassgpt.data.chat.packing import pack
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.prepare import choose_row_length, split_held_out
 from glassgpt.data.shards import TokenDataset
+from glassgpt.diagnosis.checks import conversations as checks
 from glassgpt.diagnosis.checks.conversations import check_conversations
 from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.errors import ConfigError, DataError, Interrupted, UnsafeFileError, UsageError
@@ -448,6 +450,41 @@ def test_unknown_marker_is_fatal_only_in_answers(template, severity, chat_run, c
     shutil.copytree(chat_data.folder, tmp_path / "data")
     (tmp_path / "data/chat_template.jinja").write_text(template)
     assert findings(ConversationDataset.open(tmp_path / "data")) == {"GG-CHT-006": severity}
+
+
+def test_conversations_are_checked_once_until_they_change(chat_data, tmp_path, monkeypatch):
+    calls = []
+    counted = checks.check_fit
+    monkeypatch.setattr(checks, "check_fit", lambda dataset: (calls.append(dataset.folder), counted(dataset))[1])
+    folder = tmp_path / "data"
+    shutil.copytree(chat_data.folder, folder)
+    for _ in range(3):
+        assert findings(ConversationDataset.open(folder)) == {}
+    assert calls == [folder]
+    (folder / "chat_template.jinja").write_text("<|user|>" + OPEN + STOPS)
+    assert findings(ConversationDataset.open(folder)) == {"GG-CHT-006": "warning"}
+    assert calls == [folder] * 2
+
+
+@pytest.mark.slow
+def test_all_ranks_refuse_what_the_first_one_finds(chat_run, chat_data, tmp_path):
+    """By the Python API, where nothing was checked before. A rank that is not told loses the connection, or waits."""
+    shutil.copytree(chat_data.folder, tmp_path / "data")
+    (tmp_path / "data/chat_template.jinja").write_text(OPEN + "{{ m.content + '<|im_end|>' + eos_token }}" + CLOSE)
+    settings = SMALL | {"init_from": str(chat_run), "data": str(tmp_path / "data"), "train.device": "cpu"}
+    shape = load_config(chat_run).model
+    (tmp_path / "train.py").write_text(f"""
+from dataclasses import asdict
+from glassgpt import api
+from glassgpt.config import load_config
+from glassgpt.model.config import ModelConfig
+shape = {{f"model.{{name}}": value for name, value in asdict({shape!r}).items()}}
+api.train(load_config(None, {settings!r} | shape), {str(tmp_path / "run")!r})
+""")
+    for done in run_ranks(2, script=tmp_path / "train.py", timeout=60):
+        assert done.returncode == 1
+        assert "DataError: these conversations cannot be trained on: the chat template does not fit" in done.stderr
+        assert "GG-CHT-006" in done.stderr
 
 
 def test_conversations_about_special_tokens_are_healthy(chat_run, tmp_path):

@@ -167,7 +167,7 @@ def refuse_fatal(findings: Iterable[Finding]) -> None:
     if fatal:
         language = user_language()
         titles = [f"{describe(finding, language).title} (glassgpt doctor {finding.code})" for finding in fatal]
-        raise DataError("\n".join(titles))
+        raise DataError("\n".join(f"these conversations cannot be trained on: {title}" for title in titles))
 
 
 def _digest(path: Path) -> str:

@@ -34,7 +34,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, GlassGPTError, UsageError, require_extra
+from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError, require_extra
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
@@ -173,7 +173,7 @@ def _train(
     model = model_to_train(config, checkpoint, dataset)
     if checkpoint is None and not config.preference.data:
         _predict_time(model, config, dist, approve)
-    findings = _startup_findings(config, run, dataset, None if checkpoint else model) if dist.is_main else []
+    findings = _startup_findings(config, run, dataset, None if checkpoint else model, dist)
     trainer = Trainer(model, dataset, trainer_config(config), run, dist=dist)
     attach_diagnosis(trainer, config.diagnosis)
     if dist.rank > 0:
@@ -295,13 +295,39 @@ def _repair_best(run: RunFolder) -> None:
 
 
 def _startup_findings(
-    config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None
+    config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None, dist: DistributedContext
 ) -> list[Finding]:
-    """Run the startup checks and print their findings; `model` is None if the run is resumed.
+    """Run the startup checks on rank 0 and print their findings; all ranks fail if they cannot be trained with.
+
+    Args:
+        config: the configuration.
+        run: the run.
+        dataset: to train on.
+        model: the initial model; None if the run is resumed.
+        dist: the ranks.
 
     Raises:
         DataError: the conversations to train on have a fatal problem.
+        GlassGPTError: something that the checks read is damaged.
     """
+    found: list[Finding] = []
+    refused: GlassGPTError | None = None
+    if dist.is_main:
+        try:
+            found = _check_startup(config, run, dataset, model)
+        except GlassGPTError as error:
+            refused = error
+    problem = dist.all_gather_objects("" if refused is None else str(refused))[0]  # the others wait for it here
+    if refused is not None:
+        raise refused
+    if problem:
+        raise DataError(problem)
+    return found
+
+
+def _check_startup(
+    config: RunConfig, run: RunFolder, dataset: TokenDataset, model: LanguageModel | None
+) -> list[Finding]:
     weights = Path(config.init_from) if config.init_from else run.checkpoints if model is None else None
     known_loss = None
     if config.init_from and model is not None:

@@ -37,7 +37,7 @@ def verify_once(
     folder = dataset.folder
     verified = _read_memory(folder)
     for name in [name for split in splits for name in dataset.info.split(split).shards]:
-        version, header = _version(folder / name), dataset.headers[name]
+        version, header = file_version(folder / name), dataset.headers[name]
         if verified.get(name) == version:
             continue
         highest = verify_checksum(folder / name, header, stop)
@@ -91,7 +91,8 @@ class BackgroundVerification:
             self._error = error
 
 
-def _version(path: Path) -> Version:
+def file_version(path: Path) -> Version:
+    """Return what changes when a file does: its size, its times of change and its inode."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

@@ -17,6 +17,7 @@ from glassgpt.data.chat.messages import Conversation, Message
 from glassgpt.data.chat.render import render
 from glassgpt.data.files import read_regular
 from glassgpt.data.shards import SPLITS, Split
+from glassgpt.data.verification import file_version
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity, Value
 from glassgpt.errors import GlassGPTError
 
@@ -32,10 +33,25 @@ SYSTEM = Message("system", "s")
 TURNS = (Message("user", "u"), Message("assistant", "a"))
 Rows = tuple[NDArray[np.int64], NDArray[np.uint8]]
 """Ids and flags, (rows, row length) each."""
+_kept: dict[tuple[object, ...], list[CheckResult]] = {}
+"""Results of the last dataset that was checked, by its folder and the versions of its files."""
 
 
-def check_conversations(dataset: ConversationDataset) -> Iterator[CheckResult]:
-    """Run all checks of a dataset of conversations."""
+def check_conversations(dataset: ConversationDataset) -> list[CheckResult]:
+    """Return the results of all checks of a dataset of conversations.
+
+    They are kept as long as its files do not change: each stage of a command checks what it is given.
+    """
+    files = sorted(path for path in dataset.folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    key = (dataset.folder.absolute(), *((path.name, *file_version(path)) for path in files))
+    if key not in _kept:
+        results = list(_checks(dataset))
+        _kept.clear()
+        _kept[key] = results
+    return _kept[key]
+
+
+def _checks(dataset: ConversationDataset) -> Iterator[CheckResult]:
     rows: dict[Split, Rows] = {name: _rows(dataset, name) for name in SPLITS}
     mask = check_mask(dataset)
     yield mask

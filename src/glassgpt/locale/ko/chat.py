@@ -1,6 +1,7 @@
 """Conversations and chat templates."""
 
 MESSAGES = {
+    "these conversations cannot be trained on: {}": "이 대화로는 학습할 수 없습니다: {0:t}",
     "{} has {} bytes; a chat template must have at most {}": "{0} 파일이 {1}바이트입니다. 채팅 템플릿은 {2}바이트까지 쓸 수 있습니다",
     "{} is not a chat template: {}": "{0} 파일은 채팅 템플릿이 아닙니다: {1}",
     "the chat template {} failed: {}": "채팅 템플릿 {0}을(를) 실행하다가 실패했습니다: {1}",
