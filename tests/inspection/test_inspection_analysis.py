@@ -1,4 +1,4 @@
-"""Analyses compared with values computed by hand, and on a model trained to have induction heads."""
+"""Analyses compared with values computed by hand, and on models with induction heads."""
 
 import math
 
@@ -24,7 +24,7 @@ from glassgpt.inspection.analysis import (
 )
 from glassgpt.inspection.interventions import Patch, ScaleHead
 from glassgpt.inspection.trace import trace
-from planted import LETTERS, planted
+from planted import LETTERS, planted, trained
 from small_models import shaken
 
 REPEATED = "kfmbqzxkfmbq"
@@ -112,10 +112,10 @@ def chance_of(traced, letter):
     return float(traced["next.model"][LETTERS.index(letter)])
 
 
-def test_induction_heads_are_found():
-    """Two blocks learn induction as in Olsson et al. 2022: a previous-token head, then an induction head."""
-    model, tokenizer = planted()
-    scores = head_scores(probe(model, tokenizer, length=16))
+@pytest.mark.parametrize("model_and_tokenizer", [planted, pytest.param(trained, marks=pytest.mark.slow)])
+def test_induction_heads_are_found(model_and_tokenizer):
+    """Two blocks compute or learn induction as in Olsson et al. 2022: a previous-token head, then an induction head."""
+    scores = head_scores(probe(*model_and_tokenizer(), length=16))
     name, share = scores.name(1, 0) or ("", 0)
     assert name == "induction"
     assert share > 0.5

@@ -30,7 +30,7 @@ def test_induction_head_is_shown(capsys):
     out = shown(capsys, trace(model, tokenizer, "kfmbqzxkfmbq"))
     assert re.search(r"Attention of head 1\.[01], induction 0\.\d\d", out)
     assert re.search(r"│ 1\.[01]  │ induction 0\.\d\d │", out)
-    assert re.search(r"│ “z” +│ +25 │ 9\d\.\d % │", out)
+    assert re.search(r"│ “z” +│ +25 │ +9\d\.\d % │", out)
     rows = [line for line in out.splitlines() if re.match(r" +“.” [·░▒▓█]+$", line)]
     assert [len(line.split()[-1]) for line in rows] == [2 * n for n in range(1, 13)]
     assert rows[-1].split()[-1][10:12] in ("██", "▓▓")  # at z, which followed q
