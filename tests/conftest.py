@@ -12,7 +12,7 @@ import pytest
 
 import made_once
 from cpu_times import CpuTimes
-from forked import run_forked
+from forked import run_forked, start_fork_server
 from pages import listened
 
 # What needs torch is imported in functions: the process that only distributes the tests must not wait for it.
@@ -32,7 +32,7 @@ def pytest_configure(config):
         config.pluginmanager.register(CpuTimes(file.absolute()))
 
 
-def pytest_collection(session):
+def pytest_sessionstart(session):
     """Load torch before the test modules do, unless worker processes collect the tests."""
     if session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput"):
         return
@@ -47,6 +47,7 @@ def pytest_collection(session):
     # The API imports its files when they are used: one that is imported while a test has replaced something keeps that.
     for name in api.__all__:
         getattr(api, name)
+    start_fork_server()
 
 
 def pytest_collection_finish():

@@ -1,13 +1,16 @@
 """Run `glassgpt …` or a script in a separate process that is forked from one with PyTorch loaded.
 
 Such a process starts in a tenth of a second instead of several, and can be killed, interrupted and waited for like any
-other. What happens while PyTorch is loaded needs a new interpreter instead.
+other. What happens while PyTorch is loaded needs a new interpreter instead. The server that forks them, multiprocessing's
+fork server, is itself forked from pytest's process as soon as that has PyTorch loaded, and before anything else happens
+there: a new interpreter would import everything again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import multiprocessing
 import os
 import re
@@ -17,9 +20,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, util
 from pathlib import Path
+from unittest import mock
 
 PRELOADED = [
     "torch",
@@ -29,6 +36,33 @@ PRELOADED = [
     "glassgpt.api",
     "glassgpt.cli",
 ]
+
+
+def start_fork_server() -> None:
+    """Fork the server from this process, which has not started threads that work nor replaced anything yet."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    with warnings.catch_warnings(), mock.patch.object(util, "spawnv_passfds", _fork):
+        warnings.simplefilter("ignore", DeprecationWarning)  # xdist's threads only wait for messages
+        forkserver.ensure_running()
+
+
+def _fork(executable: str, arguments: Sequence[str], passed: Sequence[int]) -> int:
+    """Run the Python code that is the last argument in a fork of this process, with only these files open."""
+    if process := os.fork():
+        return process
+    first = 3
+    for each in (*sorted(passed), os.sysconf("SC_OPEN_MAX")):
+        os.closerange(first, each)
+        first = each + 1
+    forkserver._forkserver._lock = threading.Lock()  # held here by the caller, and needed by commands with workers
+    gc.enable()
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as below
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    try:
+        exec(arguments[-1], {})
+    finally:
+        os._exit(1)
 
 
 class ForkedCommand:
@@ -51,7 +85,7 @@ class ForkedCommand:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context.set_forkserver_preload(PRELOADED)  # if it has not been started by `start_fork_server`
         self._folder = tempfile.TemporaryDirectory(prefix="forked-")
         folder = Path(self._folder.name)
         (folder / "stdin").write_text(stdin or "", encoding="utf-8")
