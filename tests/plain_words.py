@@ -90,14 +90,17 @@ def checked_files() -> list[Path]:
 
 
 ANY_OF_THEM = re.compile(rf"\b(?:{'|'.join(INSTEAD)})\b")
+RIDDLE = re.compile(rf"""["']\s*(?:{"|".join(RIDDLES)})\b""")
+"""A string that starts with a word of `RIDDLES`."""
 
 
 def bad_words(path: Path) -> Iterator[str]:
     """Words and phrases of `INSTEAD` in a file, also within names."""
-    name = str(path.relative_to(ROOT))
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = FORMAT_KEYS.sub("", line)
-        both = f"{line}\n{re.sub(r'(?<=[a-z])(?=[A-Z])|[_-]', ' ', line)}".lower()
+    name, text = str(path.relative_to(ROOT)), FORMAT_KEYS.sub("", path.read_text(encoding="utf-8"))
+    if not ANY_OF_THEM.search(_with_names_split(text)):  # no phrase contains a line break
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        both = _with_names_split(line)
         if ANY_OF_THEM.search(both):
             for pattern, instead in INSTEAD.items():
                 words = {match[0] for match in re.finditer(rf"\b(?:{pattern})\b", both)}
@@ -105,11 +108,17 @@ def bad_words(path: Path) -> Iterator[str]:
                     yield f"{name}:{number}: {word!r}; better: {instead}"
 
 
+def _with_names_split(text: str) -> str:
+    """Return the text, and the text with its names split into words, in lower case."""
+    return f"{text}\n{re.sub(r'(?<=[a-z])(?=[A-Z])|[_-]', ' ', text)}".lower()
+
+
 def riddles(path: Path) -> Iterator[str]:
     """Docstrings of a Python file that start with a word of `RIDDLES`."""
-    if path.suffix != ".py":
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py" or not RIDDLE.search(text):  # parsing is slow
         return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             first = re.match(r"\w*", node.value.value.strip())[0]
             if first in RIDDLES:
