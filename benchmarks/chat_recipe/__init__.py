@@ -1,0 +1,1 @@
+"""A recipe for small chat models: replies of the base, filtered and rewritten; evaluation by several decodings; the choice."""
