@@ -178,6 +178,14 @@ def test_recipe_divides_the_batch_that_the_user_chose(sequences, micro_batch, tm
     assert sequences % pairs["train.micro_batch_size"] == 0
 
 
+def test_recipe_of_preferences_keeps_the_chosen_replies(tmp_path):
+    adapter, full = (
+        PreferenceTuning(tmp_path, ModelConfig(), tmp_path, 160, full=full).recipe() for full in (False, True)
+    )
+    assert (adapter["train.learning_rate"], full["train.learning_rate"]) == (3e-4, 1e-5)
+    assert adapter["preference.chosen_weight"] == full["preference.chosen_weight"] == 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_compiled_adapter_is_one_graph(shape):
