@@ -9,8 +9,9 @@ from test_batch_invariant import BYTES, MODERN
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.evaluation.observer import SILENT
 from glassgpt.generation.adapters import Selection, adapter_decoder, adapter_layers, with_adapters
-from glassgpt.generation.cpu import int4, packing
+from glassgpt.generation.cpu import packing
 from glassgpt.generation.cpu.gpt2_step import StepsInC
+from glassgpt.generation.cpu.packed_product import instruction_level
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.cache import KVCache
@@ -99,7 +100,7 @@ def four_bits(monkeypatch):
 @pytest.mark.parametrize("kind", ["float32", "int8", "int4 in C"])
 def test_bits_are_those_of_the_adapter_alone(kind, monkeypatch):
     if kind == "int4 in C":
-        if not int4.instruction_level():
+        if not instruction_level(4):
             pytest.skip("no C compiler, or a processor without AVX2")
         packed, make = four_bits(monkeypatch)
     else:
@@ -128,7 +129,7 @@ def test_texts_are_those_of_the_merged_models():
         assert max(abs(a - b) for (_, a), (_, b) in zip(found, expected, strict=True)) < 1e-5
 
 
-@pytest.mark.skipif(not int4.instruction_level(), reason="no C compiler, or a processor without AVX2")
+@pytest.mark.skipif(not instruction_level(4), reason="no C compiler, or a processor without AVX2")
 def test_step_in_c_with_adapters_is_the_step_in_pytorch(monkeypatch):
     packed, make = four_bits(monkeypatch)
     selection = Selection()

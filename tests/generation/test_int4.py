@@ -1,7 +1,6 @@
 """The product with 4-bit weights in C against its readable reference, and a model that is decoded with it."""
 
 import ctypes
-import functools
 import os
 import re
 import shutil
@@ -17,16 +16,17 @@ from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.compression.rounding import round_to_int4
 from glassgpt.evaluation.observer import SILENT
-from glassgpt.generation.cpu import int4, int8, native, packing
+from glassgpt.generation.cpu import gpt2_step, int4, native, packing
 from glassgpt.generation.cpu.gpt2_step import StepsInC
 from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, int4_product_readable
+from glassgpt.generation.cpu.packed_product import instruction_level
 from glassgpt.generation.precision import kernel_choice, prepare_for_decoding
 from glassgpt.model.cache import KVCache
 from small_models import attentive_model
 
-HAS_KERNEL = int4.instruction_level() > 0
+HAS_KERNEL = instruction_level(4) > 0
 needs_kernel = pytest.mark.skipif(not HAS_KERNEL, reason="no C compiler, or a processor without AVX2")
-LEVELS = range(1, int4.instruction_level() + 1)
+LEVELS = range(1, instruction_level(4) + 1)
 METHODS = pytest.mark.parametrize("method", [Int4("nearest"), Int8()], ids=lambda method: method.name)
 
 
@@ -116,7 +116,7 @@ def test_stored_integers_are_multiplied(compressed, arch):
 
 
 def test_without_the_kernel_int8_is_used(compressed, monkeypatch):
-    monkeypatch.setattr(int4, "instruction_level", lambda: 0)
+    monkeypatch.setattr(int4, "instruction_level", lambda bits: 0)
     model = compressed(Int4("nearest"))
     tokens = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(0))
     expected, found = model(tokens).detach(), prepare_for_decoding(model)(tokens).detach()
@@ -176,7 +176,7 @@ def test_step_with_avx2_is_the_step_with_avx512(compressed, method, monkeypatch)
     tokens = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))
     found = []
     for level in LEVELS:
-        monkeypatch.setattr(int8, "instruction_level", functools.partial(int, level))
+        monkeypatch.setattr(gpt2_step, "instruction_level", {8: level}.get)
         cache = KVCache(packed.config, 3)
         packed.features(tokens[:, :39], cache)
         cache.truncate([39, 4, 20])

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassgpt.generation.cpu import packed_product
-from glassgpt.generation.cpu.int8 import Int8Product, instruction_level, int8_product_readable
+from glassgpt.generation.cpu.int8 import Int8Product, int8_product_readable
 from glassgpt.generation.cpu.kernels import quantize_rows
-from glassgpt.generation.cpu.packed_product import use_huge_pages
+from glassgpt.generation.cpu.packed_product import instruction_level, use_huge_pages
 
-pytestmark = pytest.mark.skipif(not instruction_level(), reason="no C compiler, or a processor without AVX2")
-LEVELS = range(1, instruction_level() + 1)
+pytestmark = pytest.mark.skipif(not instruction_level(8), reason="no C compiler, or a processor without AVX2")
+LEVELS = range(1, instruction_level(8) + 1)
 UNKNOWN_ADVICE = 10_000
 """An unknown advice, as MADV_HUGEPAGE is to a kernel that was built without huge pages."""
 

@@ -16,7 +16,8 @@ from glassgpt.api.serving import load_weights
 from glassgpt.cli import chat as command
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.errors import GlassGPTError, UsageError
-from glassgpt.generation.cpu import gpt2_step, int8
+from glassgpt.generation.cpu import gpt2_step
+from glassgpt.generation.cpu.packed_product import instruction_level
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.serving.chat_client import RemoteChat, ServerError
@@ -371,7 +372,7 @@ def test_a_runs_identity_consists_of_plain_strings(model, tmp_path):
     assert {type(value) for value in identity.values()} == {str}
 
 
-@pytest.mark.skipif(not int8.instruction_level(), reason="no C compiler, or a processor without AVX2")
+@pytest.mark.skipif(not instruction_level(8), reason="no C compiler, or a processor without AVX2")
 def test_the_fingerprint_tells_steps_in_c_from_steps_in_pytorch(tmp_path, monkeypatch):
     shape = ModelConfig(vocab_size=BYTES.vocab_size, context_length=16, n_layer=1, n_head=1, n_embd=16)
     save_as_run(build_model(shape).eval(), BYTES, tmp_path / "run")

@@ -15,10 +15,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from glassgpt.generation.cpu import int8
 from glassgpt.generation.cpu.low_rank import LowRank
 from glassgpt.generation.cpu.native import load_library
-from glassgpt.generation.cpu.packed_product import PackedProduct
+from glassgpt.generation.cpu.packed_product import PackedProduct, instruction_level
 from glassgpt.model.cache import KVCache
 from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.transformer import LanguageModel
@@ -163,7 +162,7 @@ class BlocksInC:
         scratch = torch.empty(library.gpt2_scratch(shape, n, extent), dtype=torch.uint8)
         library.gpt2_blocks(
             x.data_ptr(), n, self._blocks, shape, ctypes.byref(place), extent, self._adapters_of(n), scratch.data_ptr(),
-            int8.instruction_level(), torch.get_num_threads(),
+            instruction_level(8), torch.get_num_threads(),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glassgpt.generation.cpu.kernels import Product
-from glassgpt.generation.cpu.packed_product import TILE, PackedProduct, product_library
+from glassgpt.generation.cpu.packed_product import TILE, PackedProduct, instruction_level
 from glassgpt.model.quantized import QuantizedMatrix
 
 GROUP = 32
@@ -19,15 +19,9 @@ GROUP = 32
 INPUT_LEVELS = 127
 
 
-def instruction_level() -> int:
-    """Return the key in `LEVELS` of the best instructions here, or 0 if this machine cannot run the kernel."""
-    library = product_library(4)
-    return 0 if library is None else int(library.x86_level())
-
-
 def can_multiply(matrix: QuantizedMatrix) -> bool:
     """Return whether the kernel supports a matrix on this machine."""
-    return matrix.bits == 4 and matrix.group_size == GROUP and matrix.offsets is not None and instruction_level() > 0
+    return matrix.bits == 4 and matrix.group_size == GROUP and matrix.offsets is not None and instruction_level(4) > 0
 
 
 class Int4Product(PackedProduct):
@@ -42,7 +36,7 @@ class Int4Product(PackedProduct):
     def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, level: int = 0) -> None:
         shape = matrix.integers.shape
         packed = pack(matrix, -shape[0] % TILE)
-        super().__init__(4, packed, shape, shape[1], bias, level or instruction_level())
+        super().__init__(4, packed, shape, shape[1], bias, level or instruction_level(4))
 
 
 def pack(matrix: QuantizedMatrix, padding: int = 0) -> Tensor:

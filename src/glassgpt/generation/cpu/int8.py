@@ -12,17 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glassgpt.generation.cpu.packed_product import TILE, PackedProduct, product_library
+from glassgpt.generation.cpu.packed_product import TILE, PackedProduct, instruction_level
 
 COLUMNS = 16
 """The number of columns must be a multiple, so others are padded with zeros."""
 INPUT_LEVELS = 127
-
-
-def instruction_level() -> int:
-    """Return the key in `LEVELS` of the best instructions here, or 0 if this machine cannot run the kernel."""
-    library = product_library(8)
-    return 0 if library is None else int(library.x86_level())
 
 
 class Int8Product(PackedProduct):
@@ -38,7 +32,7 @@ class Int8Product(PackedProduct):
     def __init__(self, integers: Tensor, scales: Tensor, bias: Tensor | None, level: int = 0) -> None:
         columns = integers.size(1) + -integers.size(1) % COLUMNS
         packed = pack(integers, scales)
-        super().__init__(8, packed, integers.shape, columns, bias, level or instruction_level())
+        super().__init__(8, packed, integers.shape, columns, bias, level or instruction_level(8))
 
 
 def pack(integers: Tensor, scales: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from glassgpt.generation.cpu import int8
 from glassgpt.generation.cpu.layout import MAX_VECTORS, column_major_linear, to_column_major
+from glassgpt.generation.cpu.packed_product import instruction_level
 from glassgpt.generation.cpu.shared_context import SharedContext
 
 DecodingPrecision = Literal["float32", "bfloat16", "int8"]
@@ -221,7 +222,7 @@ def _has_fbgemm() -> bool:
 
 
 def _has_int8_in_c() -> bool:
-    return int8.instruction_level() > 0
+    return instruction_level(8) > 0
 
 
 KERNELS = (

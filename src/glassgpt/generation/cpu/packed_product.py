@@ -36,6 +36,12 @@ def product_library(bits: int) -> ctypes.CDLL | None:
     return library
 
 
+def instruction_level(bits: int) -> int:
+    """Return the key in `LEVELS` of the best instructions here, or 0 if this machine cannot run the kernel of these bits."""
+    library = product_library(bits)
+    return 0 if library is None else int(library.x86_level())
+
+
 class PackedProduct:
     """The product with a matrix that is packed for a kernel in C; see `Product`.
 

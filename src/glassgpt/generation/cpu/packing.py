@@ -19,10 +19,10 @@ from torch import Tensor, nn
 import glassgpt
 from glassgpt.errors import GenerationError
 from glassgpt.generation.cpu.gpt2_step import BlocksInC, StepsInC, step_bits
-from glassgpt.generation.cpu.int4 import Int4Product, can_multiply, instruction_level
+from glassgpt.generation.cpu.int4 import Int4Product, can_multiply
 from glassgpt.generation.cpu.kernel_times import remembered_times
 from glassgpt.generation.cpu.kernels import KERNELS, DecodingPrecision, Kernel, Product
-from glassgpt.generation.cpu.packed_product import LEVELS, PackedProduct, use_huge_pages
+from glassgpt.generation.cpu.packed_product import LEVELS, PackedProduct, instruction_level, use_huge_pages
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.gpt2 import GPT2
@@ -183,7 +183,7 @@ def multiplies_stored_integers(model: LanguageModel) -> bool:
 def int4_kernel_name(model: LanguageModel) -> str:
     """Return the name of the kernel that multiplies the 4-bit matrices of a model, or an empty string without any."""
     is_used = any(can_multiply(matrix) for matrix in model.quantized.values())
-    return f"int4 ({LEVELS[instruction_level()]})" if is_used else ""
+    return f"int4 ({LEVELS[instruction_level(4)]})" if is_used else ""
 
 
 def pack_model(model: LanguageModel, kernel: Kernel) -> LanguageModel:
