@@ -314,11 +314,13 @@ def _summarize(
     tokenizer: Tokenizer,
     options: PrepareOptions,
 ) -> DatasetSummary:
-    return DatasetSummary.of(
-        tokenizer,
-        splits["train"],
-        splits["validation"],
-        rules,
+    return DatasetSummary(
+        tokenizer_name=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        train=splits["train"],
+        validation=splits["validation"],
+        split_rule=rules,
         duplicates=stream.duplicates,
         empty=stream.empty,
         vocabulary_used=int(np.count_nonzero(counts)),

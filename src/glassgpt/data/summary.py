@@ -6,16 +6,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.data.files import read_regular
 from glassgpt.errors import DataError
-
-if TYPE_CHECKING:
-    from glassgpt.data.tokenizers import Tokenizer
 
 SUMMARY_FILE = "dataset.json"
 FORMAT = "glassgpt-dataset"
@@ -60,37 +57,6 @@ class DatasetSummary:
     frequent_tokens: tuple[tuple[int, int], ...]
     options: dict[str, Any]
     skipped: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        tokenizer: Tokenizer,
-        train: SplitSummary,
-        validation: SplitSummary,
-        split_rule: str,
-        *,
-        duplicates: int = 0,
-        empty: int = 0,
-        vocabulary_used: int = 0,
-        frequent_tokens: tuple[tuple[int, int], ...] = (),
-        options: dict[str, Any] | None = None,
-        skipped: int = 0,
-    ) -> DatasetSummary:
-        """Return the summary of a dataset in the tokens of a tokenizer; the other arguments are the attributes."""
-        return cls(
-            tokenizer.name,
-            tokenizer.fingerprint,
-            tokenizer.vocab_size,
-            train,
-            validation,
-            split_rule,
-            duplicates,
-            empty,
-            vocabulary_used,
-            frequent_tokens,
-            options or {},
-            skipped,
-        )
 
     def split(self, name: str) -> SplitSummary:
         """Return the counts of "train" or "validation"."""

@@ -232,11 +232,15 @@ def _summary(
     counts: NDArray[np.int64],
     options: dict[str, Any],
 ) -> DatasetSummary:
-    return DatasetSummary.of(
-        tokenizer,
-        train,
-        validation,
-        "whole conversations, by their first question",
+    return DatasetSummary(
+        tokenizer_name=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        train=train,
+        validation=validation,
+        split_rule="whole conversations, by their first question",
+        duplicates=0,
+        empty=0,
         vocabulary_used=int(np.count_nonzero(counts)),
         frequent_tokens=most_frequent(counts),
         options=options,

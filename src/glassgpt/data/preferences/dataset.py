@@ -167,4 +167,17 @@ def _summary(tokenizer: Tokenizer, splits: dict[Split, PairTokens], counts: Pref
     train, validation = (
         SplitSummary(len(splits[name].ids), 0, 0, len(splits[name]), ()) for name in ("train", "validation")
     )
-    return DatasetSummary.of(tokenizer, train, validation, "a checksum of the prompt", skipped=counts.skipped)
+    return DatasetSummary(
+        tokenizer_name=tokenizer.name,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        train=train,
+        validation=validation,
+        split_rule="a checksum of the prompt",
+        duplicates=0,
+        empty=0,
+        vocabulary_used=0,
+        frequent_tokens=(),
+        options={},
+        skipped=counts.skipped,
+    )
