@@ -7,9 +7,7 @@ the checks in `resolve_config` that need the model's size or the hardware.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataErr
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.lora_config import LoRAConfig
 from glassgpt.schema import Setting, convert, did_you_mean, parse_text, settings_of
+from glassgpt.schema.seal import check_seal
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.lineage import TABLE as LINEAGE
 from glassgpt.training.preference_config import PreferenceConfig
@@ -154,7 +153,7 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
     if path.suffix == ".toml":
         try:
             content = path.read_bytes()
-            _check_seal(path, content)
+            check_seal(path, content)
             table = tomllib.loads(content.decode())
             table.pop(LINEAGE, None)  # a record of this run, no setting
             return f"{path}: ", table
@@ -171,23 +170,6 @@ def _read_source(source: str | Path) -> tuple[str, dict[str, Any]]:
         names = ", ".join(sorted(presets))
         raise ConfigError([f"unknown preset {source}{did_you_mean(str(source), presets)}; the presets are {names}"])
     return f"preset {source}: ", tomllib.loads(presets[str(source)])
-
-
-def sealed(text: str) -> str:
-    """Return the content of a run's `config.toml` with its checksum as the last line."""
-    return f"{text}# sha256 {hashlib.sha256(text.encode()).hexdigest()}\n"
-
-
-def _check_seal(path: Path, content: bytes) -> None:
-    """Compare a configuration with the checksum in its last line, if it has one; see `sealed`."""
-    seal = re.search(rb"# sha256 ([0-9a-f]{64})\s*\Z", content)
-    if seal and hashlib.sha256(content[: seal.start()]).hexdigest().encode() != seal[1]:
-        raise ConfigError(
-            [
-                f"{path} does not match the checksum in its last line: it is damaged, or was edited; "
-                "if you edited it, delete that line"
-            ]
-        )
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

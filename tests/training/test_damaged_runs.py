@@ -7,10 +7,11 @@ import shutil
 import pytest
 
 from glassgpt import api
-from glassgpt.config import load_config, sealed, to_toml
+from glassgpt.config import load_config, to_toml
 from glassgpt.data import TokenDataset
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.errors import CheckpointError, ConfigError, DataError, GlassGPTError, UnsafeFileError
+from glassgpt.schema.seal import sealed
 from glassgpt.training import checkpoint as ck
 from glassgpt.training.run_folder import RunFolder
 

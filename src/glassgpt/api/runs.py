@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glassgpt.config import RunConfig, load_config, sealed, settings, to_toml
+from glassgpt.config import RunConfig, load_config, settings, to_toml
 from glassgpt.data.chat.chat_template import FILE_NAME as TABLE_FILE
 from glassgpt.data.chat.dataset import is_conversations
 from glassgpt.data.files import read_regular, sync_folder, write_atomically
@@ -16,6 +16,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import CheckpointError, UsageError
 from glassgpt.model.lora import adapter_of
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.schema.seal import sealed
 from glassgpt.training.checkpoint import TrainingState, save_checkpoint, write_base
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.lineage import Lineage, read_lineage
