@@ -79,10 +79,8 @@ def test_resume_of_a_complete_run_says_how_to_train_longer(grammar_data, whole, 
     assert "all 40 steps are done; train longer with: --train.max-steps NUMBER" in errors
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, whole, tmp_path, number):
-    out = tmp_path / "run"
+def stopped_by(number, grammar_data, out):
+    """Start a run, send a signal after four steps, and check how it ends."""
     process = start(grammar_data, out)
     wait_for_steps(out, process, 4)
     process.send_signal(number)
@@ -92,6 +90,17 @@ def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, whol
     saved = newest_verified_checkpoint(RunFolder(out))
     assert saved is not None
     assert int(saved.path.name[5:]) >= 4
+
+
+def test_signal_saves_at_the_next_step_and_says_how_to_resume(grammar_data, tmp_path):
+    stopped_by(signal.SIGTERM, grammar_data, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_that_a_signal_stopped_is_resumed_to_the_same_bits(grammar_data, whole, tmp_path, number):
+    out = tmp_path / "run"
+    stopped_by(number, grammar_data, out)
     again = start(grammar_data, out, "--resume")
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
