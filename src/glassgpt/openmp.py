@@ -13,7 +13,12 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SPIN_COUNT = 5000
 """Iterations that a waiting thread spins before it sleeps; GNU OpenMP's default is 300,000."""
@@ -35,6 +40,33 @@ def set_openmp_defaults(processes: int = 1) -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
     if os.environ.get(THREADS) in (None, _own_threads):
         _own_threads = os.environ[THREADS] = str(max(1, usable_cores() // processes))
+
+
+def in_short_thread(work: Callable[[], T]) -> T:
+    """Return the result of work that runs in a separate thread, which has ended afterwards.
+
+    Each thread that computes with OpenMP keeps several threads, and GNU OpenMP hardly spins any more once there are
+    more of them than cores, even if all but one thread's are idle. So whoever hands a model to another thread should not
+    have computed with it: on two cores an engine was a third slower (decision 53).
+
+    Raises:
+        BaseException: what `work` raises.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="glassgpt-load", daemon=True)  # Ctrl-C does not wait for it
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def usable_cores() -> int:

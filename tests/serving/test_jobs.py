@@ -2,7 +2,10 @@
 
 import asyncio
 import functools
+import gc
 import itertools
+import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -11,7 +14,8 @@ import torch
 
 from glassgpt.data import load_tokenizer
 from glassgpt.generation.gpu.shapes import BATCH_SIZES
-from glassgpt.serving import jobs
+from glassgpt.openmp import in_short_thread
+from glassgpt.serving import engine_thread, jobs, run
 from glassgpt.serving.engine_thread import EngineThread
 from glassgpt.serving.jobs import Burst, Inbox, Job, Outbox
 from glassgpt.serving.metrics import Metrics
@@ -140,6 +144,40 @@ def test_jobs_of_two_rounds_of_the_event_loop_reach_the_engine_together(submitte
         assert accepted == many
 
     asyncio.run(work())
+
+
+def test_an_engine_is_built_in_a_thread_that_ends(monkeypatch):
+    """GNU OpenMP spins less while other threads than the engine's have threads of their own."""
+    built = []
+    monkeypatch.setattr(engine_thread, "exact_engine", lambda *_, **__: built.append(threading.current_thread()))
+    EngineThread(attentive_model(), load_tokenizer("bytes"), None, slots=4)
+    (thread,) = built
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+
+
+def test_models_are_loaded_in_threads_that_end(monkeypatch):
+    served = []
+
+    async def keep(sources, weights, *_):
+        served.extend(weights)
+
+    monkeypatch.setattr(run, "_serve", keep)
+    interval = sys.getswitchinterval()
+    try:
+        source = run.ModelSource("tiny", threading.current_thread, None)
+        run.serve([source, source], run.ServerSettings(port=0), print)
+    finally:
+        sys.setswitchinterval(interval)
+        gc.unfreeze()
+    assert len(set(served)) == 2
+    assert not any(thread.is_alive() for thread in served)
+
+
+def test_work_in_a_short_thread_gives_its_result_or_its_error():
+    assert in_short_thread(lambda: 3) == 3
+    with pytest.raises(KeyError, match="missing"):
+        in_short_thread(lambda: {}["missing"])
 
 
 def _model(device):

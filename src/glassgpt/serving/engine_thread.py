@@ -26,6 +26,7 @@ from glassgpt.generation.engine.sequence import Request
 from glassgpt.generation.engine.worker import EngineWorker
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.openmp import in_short_thread
 from glassgpt.serving.errors import APIError
 from glassgpt.serving.jobs import Burst, Job, Outbox, TaskDone
 from glassgpt.serving.warm_up import warm_up_requests
@@ -79,7 +80,9 @@ class EngineThread(EngineWorker[Job]):
     ) -> None:
         super().__init__(ends_when_idle=False)
         self._model, self._slots = model, slots
-        self._engine = exact_engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder)
+        self._engine = in_short_thread(
+            lambda: exact_engine(model, tokenizer, slots=slots, capacity=capacity, decoder=decoder)
+        )
         self._loop, self._outbox = loop, Outbox(loop)
         self._held: list[Job] = []  # submitted since the event loop's last round
         self._submitted: set[Job] = set()  # until the thread has seen them

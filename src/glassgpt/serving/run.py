@@ -15,6 +15,7 @@ from pathlib import Path
 
 from glassgpt.data.chat.jinja_template import Template
 from glassgpt.errors import GlassGPTError, MissingExtraError, UsageError
+from glassgpt.openmp import in_short_thread
 from glassgpt.serving.app import create_app
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.document_answers import Documents, documents_model_name
@@ -147,7 +148,7 @@ def serve(sources: Sequence[ModelSource], settings: ServerSettings, announce: Ca
     # Looking for cycles among all objects of PyTorch would stop every thread for a tenth of a second, again and again.
     gc.freeze()
     with listener:
-        weights = [source.load() for source in sources]
+        weights = [in_short_thread(source.load) for source in sources]
         with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
             runner.run(_serve(sources, weights, settings, listener, announce))
 
@@ -283,7 +284,7 @@ async def follow(
             newest = await loop.run_in_executor(None, source.newest)
             if newest is None or newest in (model.current.weights.checkpoint, failed):
                 continue
-            weights = await loop.run_in_executor(None, source.load)
+            weights = await loop.run_in_executor(None, in_short_thread, source.load)
             version = await loop.run_in_executor(None, model.start, weights, loop)
         except (GlassGPTError, OSError) as error:  # it may be pruned while it is being read; the next one will come
             logger.warning("%s could not be loaded: %s", newest or model.name, error)
