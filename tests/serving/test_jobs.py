@@ -146,6 +146,17 @@ def test_jobs_of_two_rounds_of_the_event_loop_reach_the_engine_together(submitte
     asyncio.run(work())
 
 
+@pytest.mark.parametrize(
+    ("texts", "milliseconds"), [(1, 10), (3, 10), (8, 24), (16, 48), (17, 50), (50, 50), (64, 64), (256, 256)]
+)
+def test_time_between_turns_grows_with_the_texts_that_wait(texts, milliseconds, monkeypatch):
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    outbox = Outbox(None)
+    outbox._last_delivery = 100.0
+    outbox.add((job(Inbox(), streaming=True), Burst(0, "a", [1])) for _ in range(texts))
+    assert 1e3 * outbox._seconds_to_turn() == pytest.approx(milliseconds)
+
+
 def test_an_engine_is_built_in_a_thread_that_ends(monkeypatch):
     """GNU OpenMP spins less while other threads than the engine's have threads of their own."""
     built = []
