@@ -42,7 +42,7 @@ def remembered_times(
     key = "\n".join([processor(), *map(str, conditions), *names])
     path = cache_folder() / f"times-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError):  # not there, or damaged
-        kept = json.loads(read_regular(path)) if is_mine(path) else None
+        kept: Any = json.loads(read_regular(path)) if is_mine(path) else None
         if _are_times(kept, names):
             return kept
     began, used = time.perf_counter(), time.thread_time()
