@@ -141,8 +141,11 @@ def test_a_loaded_model_takes_the_kernel_of_earlier_processes(monkeypatch: pytes
         fastest = "oneDNN" if len(measured) == 1 else "row-major"
         return {kernel.name: 1.0 if kernel.name == fastest else 2.0 for kernel in kernels}
 
+    def compiles_nothing(_: object) -> int:
+        return 0
+
     monkeypatch.setattr(packing, "_time_kernels", times)
-    monkeypatch.setattr(packing, "step_bits", lambda _: 0)  # compiles nothing
+    monkeypatch.setattr(packing, "step_bits", compiles_nothing)
     products: list[str] = []
     for _ in range(2):
         packing._remembered_times.cache_clear()  # pyright: ignore[reportPrivateUsage] - as another process
