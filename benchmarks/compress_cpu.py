@@ -18,7 +18,8 @@ from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.evaluation.observer import SILENT
 from glassgpt.generation.bench import memory_bandwidth
-from glassgpt.generation.cpu.int4 import LEVELS, instruction_level
+from glassgpt.generation.cpu.int4 import instruction_level
+from glassgpt.generation.cpu.packed_product import LEVELS
 from glassgpt.generation.precision import prepare_for_decoding
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache

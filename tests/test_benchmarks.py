@@ -1,6 +1,8 @@
 """Arithmetic and result files of the CPU benchmarks, without running them at full size."""
 
+import ast
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,7 +11,20 @@ import time
 import pytest
 import torch
 
-from scripts import load_script
+from scripts import BENCHMARKS, load_script
+
+
+def test_benchmarks_import_only_what_exists():
+    """Most of them are too slow to run here, and no type checker reads them."""
+    names = set()
+    for path in BENCHMARKS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "glassgpt":
+                names |= {(path.name, node.module, each.name) for each in node.names}
+    assert len(names) > 100
+    for file, module, name in sorted(names):
+        found = importlib.import_module(module)
+        assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}"), f"{file}: {module}.{name}"
 
 
 @pytest.fixture(scope="module")
@@ -134,40 +149,32 @@ def test_prefill_is_not_counted_as_a_step(decoding):
     def write(new_tokens):
         now[0] += 7.0 + 0.5 * new_tokens  # the prompt, then half a second a token
 
-    assert decoding.step_seconds(write, 40, lambda: now[0]) == 0.5
-    figures = {"CTranslate2 int8": [2.0, 4.0], "glassgpt int8": [3.0, 4.0], "transformers float32": [1.0, 1.0]}
-    rows = decoding._beside_peers("decoding", figures, 1)
-    assert [(row.system, row.ratio_to_reference, row.met) for row in rows][1] == ("glassgpt int8", 1.25, True)
-    figures["llama.cpp q8_0"] = figures.pop("CTranslate2 int8")
-    assert [decoding._beside_peers("decoding", figures, batch)[1].met for batch in (1, 4)] == [None, True]
-    del figures["llama.cpp q8_0"]
-    assert decoding._beside_peers("decoding", figures, 1) == []
+    from cpu_parts.steps import require_token_counts, step_seconds
+
+    assert step_seconds(write, 40, lambda: now[0]) == 0.5
     with pytest.raises(SystemExit, match=r"texts have \[3, 2\] tokens, expected 3"):
-        decoding.require_token_counts([[1, 2, 3], [1, 2]], 3)
+        require_token_counts([[1, 2, 3], [1, 2]], 3)
 
 
-def test_llama_gets_the_same_workload(cpu, tmp_path, monkeypatch):
-    from cpu_parts.llama import llama
+def test_ours_is_compared_with_each_peer_of_as_many_bits(decoding):
+    figures = {"CTranslate2 int8": [2.0, 4.0], "glassgpt int8": [3.0, 4.0], "transformers float32": [1.0, 1.0]}
+    rows = decoding._beside_peers("decoding", figures)
+    assert [(row.system, row.ratio_to_reference, row.met) for row in rows][1:] == [("glassgpt int8", 1.25, True)]
+    figures |= {"llama.cpp q4_0": [2.0, 4.0], "onnxruntime int8": [6.0, 5.0]}  # without our int4, nothing beside q4_0
+    parts = [row.part for row in decoding._beside_peers("decoding", figures)]
+    assert parts == ["decoding, CTranslate2 int8"] * 2 + ["decoding, onnxruntime int8"] * 2
+    assert decoding._beside_peers("decoding", figures)[-1].met is False
 
-    with pytest.raises(
-        SystemExit, match="--llama needs the environment variable LLAMA_BATCHED_BENCH to be a file; it is not set"
-    ):
-        llama(64, 2, 1)
-    program = tmp_path / "bench"
-    program.write_text(f"""#!{sys.executable}
-import sys
-given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-assert (given["-c"], given["-t"], given["-m"]) == (str(2 * (64 + int(given["-ntg"]))), "1", {str(program)!r})
-print("|    PP |")
-print("|    64 |", min(int(given["-ntg"]), 9), "|", given["-npl"], "| 0.1 |")
-""")
-    program.chmod(0o755)
-    for name in ("LLAMA_BATCHED_BENCH", "LLAMA_MODEL"):
-        monkeypatch.setenv(name, str(program))
-    write = llama(64, 2, 1)
-    write(8)
-    with pytest.raises(SystemExit, match=r"llama\.cpp did not generate 10 tokens"):
-        write(10)
+
+@pytest.mark.slow
+def test_every_installed_engine_generates_as_many_tokens(decoding, tmp_path):
+    """In this process instead of each system's own."""
+    from cpu_parts import engines
+
+    tiny = decoding.TINY
+    for system in engines.installed():
+        path = engines.exported(system, tiny, tmp_path)
+        assert isinstance(engines.measure(system, tiny, path, 2, 1, 10), float), system.name  # or it exits
 
 
 def test_requests_are_deterministic_and_of_mixed_length(decoding):

@@ -60,7 +60,8 @@ class LlamaCpp:
         """See `Engine.logits`."""
         self.clear()
         self.decode({0: tokens}, 0)
-        return np.array([self._context.get_logits_ith(at) for at in range(len(tokens))], np.float32)
+        # One by one: cyllama returns lists, of which those of all tokens would take 32 bytes per logit.
+        return np.stack([np.array(self._context.get_logits_ith(at), np.float32) for at in range(len(tokens))])
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """See `Engine.greedy`."""
