@@ -31,7 +31,7 @@ class RecordingObserver(EvaluationObserver):
         self.totals, self.done, self.messages = [], 0, []
 
     @contextmanager
-    def progress(self, label, total):
+    def progress(self, label, total, unit="tokens"):
         self.totals.append(total)
         yield self.advance
 

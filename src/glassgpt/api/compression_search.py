@@ -152,7 +152,7 @@ def train_for(model: LanguageModel, config: RunConfig, opened: OpenedSource, sec
         with (
             closing(trainer.train_step),
             trainer.hardware.kernels(),
-            opened.observer.progress("training", steps) as advance,
+            opened.observer.progress("training", steps, "steps") as advance,
         ):
             trainer.observers.append(_Progress(advance))
             trainer.run_steps(steps)

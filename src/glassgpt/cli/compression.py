@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -177,8 +178,8 @@ def _check_work(
         raise UsageError(f"{' and '.join(wanted)} cannot be combined; choose one")
     if target is not None:
         parse_target(target)
-        if minutes <= 0:
-            raise UsageError(f"--minutes is {minutes}; it must be above 0")
+        if not 0 < minutes < math.inf:  # nan neither
+            raise UsageError(f"--minutes is {minutes}; it must be above 0 and finite")
     elif not sensitivity:
         check_methods(methods, load_config(run).model, trains=False)
         if out is None:

@@ -28,12 +28,10 @@ Choose = Callable[[int, Tensor], Tensor]
 
 
 @torch.no_grad()
-def rewrite_blocks(
-    model: LanguageModel, text: Tensor, rewrite: Rewrite, progress: Progress, label: str
-) -> dict[str, Tensor]:
-    """Return new weights for all linear layers of all blocks, by parameter name.
+def rewrite_blocks(model: LanguageModel, text: Tensor, rewrite: Rewrite, progress: Progress, label: str) -> None:
+    """Call a function for all linear layers of all blocks in order, each on the outputs of those already changed.
 
-    Blocks are processed in order, each on the outputs of those already changed.
+    Beside the model, only one block and the text's residual stream are in memory; what should stay, `rewrite` keeps.
 
     Args:
         model: in evaluation mode; it is not changed.
@@ -45,19 +43,16 @@ def rewrite_blocks(
     device = next(model.parameters()).device
     positions = torch.arange(text.size(1), device=device)[None]
     states = [model.embed(window[None].to(device), positions) for window in text]  # each (1, T, C)
-    weights: dict[str, Tensor] = {}
-    with progress(label, len(model.blocks)) as advance:
+    with progress(label, len(model.blocks), "blocks") as advance:
         for index, original in enumerate(model.blocks):
             block = copy.deepcopy(original)
             for name, gram in input_grams(block, states).items():
                 linear = block.get_submodule(name)
                 assert isinstance(linear, nn.Linear)
-                parameter = f"blocks.{index}.{name}.weight"
-                linear.weight.copy_(rewrite(parameter, linear.weight, gram))
-                weights[parameter] = linear.weight.detach()
-            states = [block(state) for state in states]
+                linear.weight.copy_(rewrite(f"blocks.{index}.{name}.weight", linear.weight, gram))
+            for at, state in enumerate(states):
+                states[at] = block(state)
             advance(1)
-    return weights
 
 
 def input_grams(block: nn.Module, states: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def measure_sensitivity(
     states = [model.embed(inputs, torch.arange(inputs.size(1), device=device)[None]) for inputs, _ in windows]
     exact = _nats(model, model.blocks, states, targets)
     found: list[Sensitivity] = []
-    with progress("rounding each matrix", sum(1 for _ in _matrices(model))) as advance:
+    with progress("rounding each matrix", sum(1 for _ in _matrices(model)), "matrices") as advance:
         for layer, block in enumerate(model.blocks):  # earlier blocks are computed once: their outputs do not change
             for name in _linear_names(block):
                 rounded = _with_rounded(block, name)

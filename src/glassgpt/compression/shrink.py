@@ -61,7 +61,7 @@ def neuron_importances(model: LanguageModel, text: Tensor, progress: Progress) -
     """
     device = next(model.parameters()).device
     totals = [torch.zeros(model.config.inner_width, device=device) for _ in model.blocks]
-    with progress("importance of neurons", len(text)) as advance, torch.enable_grad():
+    with progress("importance of neurons", len(text), "windows") as advance, torch.enable_grad():
         for window in text.to(device):
             with _inputs([block.get_submodule("mlp.down") for block in model.blocks]) as activations:
                 loss = cross_entropy(model(window[None, :-1]), window[None, 1:])
@@ -80,7 +80,7 @@ def block_importances(model: LanguageModel, text: Tensor, progress: Progress) ->
     """
     device = next(model.parameters()).device
     totals = [0.0 for _ in model.blocks]
-    with progress("importance of blocks", len(text)) as advance:
+    with progress("importance of blocks", len(text), "windows") as advance:
         for window in text.to(device):
             with _inputs([*model.blocks, model.norm]) as states:
                 model.features(window[None])

@@ -10,15 +10,16 @@ class EvaluationObserver:
     """Receives progress and notices of an evaluation. This base class ignores them; see `show.ConsoleObserver`."""
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Generator[Callable[[int], None]]:
-        """Return a context manager for a task of `total` tokens.
+    def progress(self, label: str, total: int, unit: str = "tokens") -> Generator[Callable[[int], None]]:
+        """Return a context manager for a task of `total` tokens, or other units.
 
         Args:
             label: what is being done.
-            total: tokens to process.
+            total: units to process.
+            unit: their name, in the plural.
 
         Yields:
-            A function to call with the number of tokens just processed.
+            A function to call with the number of units just processed.
         """
         yield _ignore
 

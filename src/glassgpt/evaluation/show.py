@@ -39,9 +39,9 @@ class ConsoleObserver(EvaluationObserver):
     """Shows progress and notices on standard error."""
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Generator[Callable[[int], None]]:
+    def progress(self, label: str, total: int, unit: str = "tokens") -> Generator[Callable[[int], None]]:
         """See `EvaluationObserver`."""
-        with console.progress(label, total, unit="tokens") as meter:
+        with console.progress(label, total, unit=unit) as meter:
             yield meter.advance
 
     def notice(self, message: str) -> None:

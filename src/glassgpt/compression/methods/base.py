@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the options of a method 
 
     from glassgpt.model.transformer import LanguageModel
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""(label, total) -> a context manager that yields a function to call with the amount just done."""
+Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+"""(label, total, its unit in the plural) -> a context manager that yields a function to call with the amount just done."""
 
 
 class CompressionMethod(ABC):

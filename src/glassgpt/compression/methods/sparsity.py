@@ -71,8 +71,11 @@ class Sparsity(CompressionMethod):
         assert text is not None
         group = 4 if self.amount == TWO_OF_FOUR else 0
         share = 0.5 if group else float(self.amount)
+        weights: dict[str, Tensor] = {}
 
         def prune(name: str, weight: Tensor, gram: Tensor) -> Tensor:
-            return PRUNE[self.method](weight, gram, share, group)
+            weights[name] = PRUNE[self.method](weight, gram, share, group)
+            return weights[name]
 
-        return with_weights(model, rewrite_blocks(model, text, prune, progress, "pruning weights"))
+        rewrite_blocks(model, text, prune, progress, "pruning weights")
+        return with_weights(model, weights)

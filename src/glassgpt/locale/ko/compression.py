@@ -23,7 +23,7 @@ MESSAGES = {
     "--picture draws the results of --sensitivity or --target; add one of them": "--picture는 --sensitivity나 --target의 결과를 그립니다. 둘 중 하나를 더하세요",
     "{} cannot be combined; choose one": "{0}은(는) 함께 쓸 수 없습니다. 하나만 고르세요",
     "--target is {}; it must be a size such as 60MB or a speed such as 200tok/s": "--target이 {0}입니다. 60MB 같은 크기나 200tok/s 같은 속도여야 합니다",
-    "--minutes is {}; it must be above 0": "--minutes가 {0}입니다. 0보다 커야 합니다",
+    "--minutes is {}; it must be above 0 and finite": "--minutes가 {0}입니다. 0보다 크고 유한해야 합니다",
     "{}\n{} tokens/s": "{0}\n초당 토큰 {1}개",
     "perplexity, % (this matrix alone in 4 bits)": "퍼플렉시티, %(이 행렬만 4비트)",
     "rounding each matrix": "행렬을 하나씩 반올림하는 중",
