@@ -177,6 +177,35 @@ def test_page_opens_and_writes_without_a_network_once_it_was_open(name, nano_run
     assert generated(page, "The cat", max_new_tokens=20, temperature=0) == expected
 
 
+@pytest.mark.parametrize("below", ["", "models/mine/"], ids=["root", "folder"])
+def test_page_keeps_its_own_files_and_leaves_the_rest_of_the_host_alone(below, nano_run, tmp_path, open_page, serve):
+    site = tmp_path / "site"
+    (site / below).parent.mkdir(parents=True, exist_ok=True)
+    api.export(nano_run, site / below, format="web", library=NODE_MODULES)
+    for folder in (site, site / below):
+        (folder / "other.json").write_text('"first"')
+    address, _ = serve(site)
+    page, _ = opened(open_page, address + below)
+    assert "without a network" in page.inner_text("#status")
+    read = "name => fetch(name).then((response) => response.json(), () => 'no network')"
+    assert [page.evaluate(read, name) for name in ("other.json", "/other.json")] == ["first", "first"]
+    kept = page.evaluate(
+        """async () => (await Promise.all((await caches.keys()).map(async (name) =>
+            (await (await caches.open(name)).keys()).map((request) => request.url)))).flat()"""
+    )
+    files = {path.relative_to(site / below).as_posix() for path in (site / below).rglob("*") if path.is_file()} - {
+        "other.json"
+    }
+    assert {url.removeprefix(address + below).split("?")[0] or "index.html" for url in kept} <= files
+    assert len(kept) > 8
+    expected = generated(page, "The cat", max_new_tokens=10, temperature=0)
+    serve.stop(address)
+    assert [page.evaluate(read, name) for name in ("other.json", "/other.json")] == ["no network", "no network"]
+    page.reload()
+    page.wait_for_selector("main[aria-busy=false]", timeout=120_000)
+    assert generated(page, "The cat", max_new_tokens=10, temperature=0) == expected
+
+
 def test_page_does_not_promise_copies_that_could_not_be_kept(nano_run, tmp_path, open_page, serve):
     api.export(nano_run, tmp_path / "page", format="web", library=NODE_MODULES)
     worker = tmp_path / "page" / "offline.js"
