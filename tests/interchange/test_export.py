@@ -1,15 +1,17 @@
 """`glassgpt export`: the registry of formats, the manifest, the check, and errors that leave nothing behind."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from glassgpt import api
 from glassgpt.data import load_tokenizer
-from glassgpt.errors import InterchangeError, MissingExtraError, UsageError
+from glassgpt.errors import DataError, InterchangeError, MissingExtraError, UsageError
 from glassgpt.interchange.formats import hf
 from glassgpt.interchange.formats.base import ExportOptions
 from glassgpt.interchange.formats.registry import FORMATS, export_options, find_format, require_exportable
@@ -63,6 +65,25 @@ def test_check_of_another_function_fails_and_publishes_nothing(run, tmp_path, mo
     monkeypatch.setitem(FORMATS, "hf", dataclasses.replace(hf.FORMAT, write=write_wrongly))
     with pytest.raises(InterchangeError, match="the exported hf differs from the model"):
         api.export(run, tmp_path / "out", check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "function", "error"),
+    [
+        ("hf", "huggingface.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("gguf", "gguf_file.write_tokenizer", OSError("12288 requested and 4424 written")),  # numpy's words
+        ("onnx", "onnx_export.write_onnx", OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+def test_full_disk_is_told_in_one_line_and_leaves_nothing(format, function, error, run, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(f"glassgpt.interchange.{function}", fail)
+    with pytest.raises(DataError) as caught:
+        api.export(run, tmp_path / "out", format=format)
+    assert str(caught.value) == f"the disk is full ({tmp_path / 'out'}); nothing was written to {tmp_path / 'out'}"
     assert list(tmp_path.iterdir()) == []
 
 

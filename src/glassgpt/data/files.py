@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import re
 import stat
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ def is_disk_full(error: BaseException) -> bool:
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return True
         cause = cause.__cause__ or cause.__context__
-    return "No space left on device" in str(error)  # libraries written in other languages pass on the text only
+    # Libraries written in other languages pass on the text only, and numpy how many numbers it could write.
+    return re.search(r"No space left on device|^\d+ requested and \d+ written$", str(error)) is not None
 
 
 def require_regular(path: Path) -> None:

@@ -1,11 +1,14 @@
-"""Read untrusted files with a size limit and one-line error messages."""
+"""Read untrusted files with a size limit and one-line error messages, and say why files cannot be written."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
+from glassgpt.data.files import is_disk_full
 from glassgpt.errors import InterchangeError
 
 MAX_JSON_BYTES = 256 * 2**20
@@ -13,6 +16,16 @@ MAX_SHOWN = 100
 """Characters of a foreign value that an error message repeats."""
 
 Json = dict[str, Any]
+
+
+def write_error(folder: Path, error: BaseException) -> Exception:
+    """Return the error to raise if a file in `folder` cannot be written.
+
+    If the disk is full, it is an OSError without a name: the folder is a temporary one of a caller, who names its own.
+    """
+    if is_disk_full(error):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return InterchangeError(f"{folder} cannot be written: {error}")
 
 
 def shown(value: object) -> str:

@@ -23,7 +23,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
 from glassgpt.errors import InterchangeError, MissingExtraError, WrongModelError
 from glassgpt.interchange.comparison import compare_logits
-from glassgpt.interchange.files import name_of, read_json, reason, shown
+from glassgpt.interchange.files import name_of, read_json, reason, shown, write_error
 from glassgpt.interchange.layouts import LAYOUTS, HFConfig, Layout, layout_for
 from glassgpt.interchange.tokenizer_files import NATIVE_FILE, write_tokenizer_files
 from glassgpt.interchange.tokenizer_import import Notify, read_tokenizer_files
@@ -114,6 +114,7 @@ def export_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> No
     Raises:
         InterchangeError: the format cannot represent the architecture or the tokenizer, or the folder cannot be
             written; nothing is left behind.
+        OSError: the disk is full.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def export_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> No
             for path in sorted(Path(staged).iterdir()):
                 os.replace(path, folder / path.name)
     except (OSError, SafetensorError) as error:
-        raise InterchangeError(f"{folder} cannot be written: {error}") from error
+        raise write_error(folder, error) from error
 
 
 def write_config_files(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glassgpt.data.files import apply_umask
 from glassgpt.errors import InterchangeError
-from glassgpt.interchange.files import name_of, read_json, reason, shown
+from glassgpt.interchange.files import name_of, read_json, reason, shown, write_error
 from glassgpt.interchange.layouts import layout_for
 from glassgpt.interchange.tokenizer_import import Notify
 from glassgpt.model.config import ModelConfig
@@ -49,6 +49,7 @@ def export_adapter(model: LanguageModel, folder: Path) -> None:
 
     Raises:
         InterchangeError: the model has no adapter, or the folder cannot be written.
+        OSError: the disk is full.
     """
     adapter, names = adapter_of(model), _their_layers(model.config)
     if adapter is None:
@@ -78,7 +79,7 @@ def export_adapter(model: LanguageModel, folder: Path) -> None:
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         apply_umask(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        raise InterchangeError(f"{folder} cannot be written: {error}") from error
+        raise write_error(folder, error) from error
 
 
 def import_adapter(model: LanguageModel, base: str, folder: Path, notify: Notify = lambda message: None) -> LoRAConfig:
