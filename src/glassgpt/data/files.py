@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import re
+import secrets
 import stat
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
