@@ -1,7 +1,7 @@
-"""What exported files cost in the programs that they are for, on a trained model: `python benchmarks/export_quality.py RUN`.
+"""Perplexity of exported files in the programs that they are for, on a trained model: `python benchmarks/export_quality.py RUN`.
 
 Each format is exported, opened in its engine, and given the held-out text of the run in windows of the context length. The
-figure is its perplexity over that of the run in float32. Beside it stand the largest error of a logit on the ten prompts of
+figure is its perplexity over that of the run in float32. Further columns are the largest error of a logit on the ten prompts of
 `glassgpt export --check`, and how many greedy continuations are equal. Engines that are not installed are left out.
 """
 

@@ -93,7 +93,7 @@ Serve = Callable[[Sequence[Request]], list[list[int]]]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where and until when single steps are measured.
+    """The place and the end of a measurement of single steps.
 
     Attributes:
         folder: of the exported models.

@@ -1,4 +1,4 @@
-"""The programs whose decoding is compared. Each runs in a process of its own and gets the model in its own format.
+"""The programs whose decoding is compared. Each runs in a separate process and gets the model in its own format.
 
 Ours and ONNX Runtime take the most probable token, transformers and CTranslate2 draw among the 50 most probable ones;
 llama.cpp decodes a given token, as its own benchmark does, because cyllama hands out logits as a list.
