@@ -9,7 +9,8 @@ import pytest
 from glassgpt.code.benchmark import Attempt, CodeReport, evaluate_problems, pass_at_k
 from glassgpt.code.isolation import Limits, Outcome, run_isolated
 from glassgpt.code.problems import read_problems
-from glassgpt.errors import DataError, UsageError
+from glassgpt.data.code.exclude import read_excluded
+from glassgpt.errors import DataError, UsageError, WrongDataError
 from glassgpt.generation.options import GenerationOptions
 
 HUMAN_EVAL = {
@@ -168,3 +169,59 @@ def test_evaluate_prints_and_writes_figures(code_run, run_main, file, tmp_path):
     assert found["pass_at_1"] == 0.0
     assert len(found["attempts"]["HumanEval/0"]) == 2
     assert json.loads((tmp_path / "x.json").read_text()) == found
+
+
+def exercise(folder, name="two-fer"):
+    place, module = folder / name, name.replace("-", "_")
+    (place / ".meta").mkdir(parents=True)
+    (place / ".docs").mkdir()
+    files = {"solution": [f"{module}.py"], "test": [f"{module}_test.py"], "example": [".meta/example.py"]}
+    (place / ".meta" / "config.json").write_text(json.dumps({"files": files}))
+    (place / ".docs" / "instructions.md").write_text("# Instructions\n\nAdd numbers.\n")
+    (place / f"{module}.py").write_text("import math\n\n\ndef add(a, b):\n    pass\n")
+    (place / ".meta" / "example.py").write_text("import math\n\n\ndef add(a, b):\n    return a + b\n")
+    case = "class AddTest(unittest.TestCase):\n    def test_add(self):\n        self.assertEqual(add(1, 2), 3)\n"
+    (place / f"{module}_test.py").write_text(f"import unittest\n\nfrom {module} import add\n\n\n{case}")
+    return place
+
+
+def test_exercises_are_read_and_their_tests_run(tmp_path, code_model, monkeypatch):
+    exercise(tmp_path)
+    (problem,) = read_problems("exercism", tmp_path)
+    assert problem.name == "Exercism/two-fer"
+    assert problem.gap.prefix.endswith("#     pass\n\n\nimport math\n\n\ndef add(a, b):\n")
+    assert "# Add numbers." in problem.gap.prefix
+    options = GenerationOptions(max_tokens=4, temperature=0.0)
+    for text, share in (("    return a + b\n", 1.0), ("    return a - b\n", 0.0), ("    exit()\n\nexit()\n", 0.0)):
+        Writer(monkeypatch, text)
+        report = evaluate_problems(code_model, [problem], options, limits=Limits())
+        assert report.pass_at(1) == share
+    (example,) = [answer for answer in [problem.answer] if "return a + b" in answer]
+    assert example.startswith("import math")
+
+
+def test_exercises_that_cannot_be_read(tmp_path, file):
+    with pytest.raises(WrongDataError, match="a file; give the folder"):
+        read_problems("exercism", file(HUMAN_EVAL))
+    with pytest.raises(WrongDataError, match="a folder; give the file"):
+        read_problems("humaneval", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WrongDataError, match="has no exercises"):
+        read_problems("exercism", tmp_path / "empty")
+    (exercise(tmp_path) / "two_fer.py").unlink()
+    with pytest.raises(DataError, match="does not describe an exercise"):
+        read_problems("exercism", tmp_path)
+
+
+def test_exercises_are_excluded_from_training_text(tmp_path):
+    exercise(tmp_path)
+    words = "one two three four five six seven eight nine ten"
+    (tmp_path / "two-fer" / ".docs" / "instructions.md").write_text(words)
+    assert read_excluded([tmp_path]).occurs_in(f"# {words}")
+
+
+def test_no_new_tokens_are_refused(code_run, run_main, file):
+    common = ("evaluate", code_run, "--code", "humaneval", "--problems", file(HUMAN_EVAL), "--new-tokens", "0")
+    code, _, err = run_main(*common)
+    assert code == 2
+    assert "--new-tokens must be 1 or more, not 0" in err

@@ -19,12 +19,12 @@ from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenArray, TokenDataset
 from glassgpt.errors import CheckpointError, DataError, TokenizerError, UsageError
 from glassgpt.evaluation.continuations import continuation_nats
-from glassgpt.evaluation.documents import DocumentLoss, document_losses, document_spans
-from glassgpt.evaluation.evaluate import EvaluationRequest, evaluate
+from glassgpt.evaluation.documents import DocumentLoss, document_losses, document_spans, file_type_losses
+from glassgpt.evaluation.evaluate import EvaluationReport, EvaluationRequest, evaluate
 from glassgpt.evaluation.held_out import continuation_of
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
 from glassgpt.evaluation.perplexity import Span, sliding_loss, windows_of
-from glassgpt.evaluation.show import documents_json, show_documents, show_validation, validation_json
+from glassgpt.evaluation.show import documents_json, report_json, show_documents, show_validation, validation_json
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
@@ -405,3 +405,15 @@ def test_hardest_and_easiest_documents_are_shown(capsys):
         "number": 1, "origin": None, "excerpt": "text 1", "validation_loss": 1.0, "perplexity": pytest.approx(math.e),
         "bits_per_byte": pytest.approx(1 / math.log(2)), "tokens": 1, "bytes": 1,
     }  # fmt: skip
+
+
+def test_losses_are_summed_by_file_type():
+    def document(origin, nats, tokens):
+        return DocumentLoss(1, ValidationLoss(nats, tokens, 2 * tokens), "x", origin)
+
+    documents = [document("a/b.py", 2.0, 2), document("c.txt, line 3", 9.0, 3), document("e, f.PY", 4.0, 4)]
+    found = file_type_losses(documents)
+    assert found == {".py": ValidationLoss(6.0, 6, 12), ".txt": ValidationLoss(9.0, 3, 6)}
+    assert file_type_losses(documents[:1]) == {}
+    report = EvaluationReport(ValidationLoss(15.0, 9, 18), documents)
+    assert report_json(report, None)["file_types"][".py"]["validation_loss"] == 1.0

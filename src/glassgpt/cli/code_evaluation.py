@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def require_code(given: Mapping[str, bool]) -> None:
         UsageError: one is.
     """
     if names := [name for name, is_given in given.items() if is_given]:
-        raise UsageError(f"{names[0]} is for code; add --code humaneval, mbpp or infilling")
+        raise UsageError(f"{names[0]} is for code; add --code humaneval, mbpp, infilling or exercism")
 
 
 def evaluate_code(
@@ -46,17 +45,23 @@ def evaluate_code(
 ) -> None:
     """Evaluate a run on a benchmark of code; the arguments are those of `evaluate`."""
     from glassgpt.code.problems import read_problems
-    from glassgpt.data.files import check_output_path, write_atomically
-    from glassgpt.evaluation.chat.rows import require_file
+    from glassgpt.data.files import check_output_path
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     folder = RunFolder(run).require()
     if problems is None:
         raise UsageError(f"--code {benchmark} needs its problems: add --problems FILE")
-    require_file("--problems", problems)
-    for option, number, least in (("--attempts", attempts, 1), ("--limit", limit, 0), ("--samples", samples, 0)):
-        if number < least:
+    if not problems.exists():
+        raise UsageError(f"--problems is {problems}, which does not exist; give the file that its authors publish")
+    least_values = (
+        ("--attempts", attempts, 1),
+        ("--limit", limit, 0),
+        ("--samples", samples, 0),
+        ("--new-tokens", new_tokens, 1),
+    )
+    for option, number, least in least_values:
+        if number is not None and number < least:
             raise UsageError(f"{option} must be {least} or more, not {number}")
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
@@ -64,6 +69,7 @@ def evaluate_code(
     require_checkpoint_and_hash(folder, checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
+    from glassgpt.api.figures import report_figures
     from glassgpt.code.benchmark import evaluate_problems
     from glassgpt.code.completion import CodeModel
     from glassgpt.code.isolation import Limits
@@ -74,7 +80,13 @@ def evaluate_code(
 
     chosen = parse_one_setting(decoding, "--decoding")
     options = options_from_kwargs(
-        {"temperature": 0.0, **chosen, "max_tokens": new_tokens or NEW_TOKENS, "num_samples": attempts, "seed": seed}
+        {
+            "temperature": 0.0,
+            **chosen,
+            "max_tokens": NEW_TOKENS if new_tokens is None else new_tokens,
+            "num_samples": attempts,
+            "seed": seed,
+        }
     )
     options.check()
     if attempts > 1 and options.is_greedy:
@@ -88,10 +100,9 @@ def evaluate_code(
     report = evaluate_problems(code, given, options, limits=limits, observer=ConsoleObserver())
     if execute and not report.had_namespaces:
         console.warn("this system does not allow own namespaces, so the test could use the network")
-    found = report_json(benchmark, report)
-    if json_file is not None:
-        write_atomically(json_file, json_format.dumps(found, indent=2).encode())
-    if json:
-        console.output_json(found)
-    else:
-        show_report(benchmark, report, samples)
+    report_figures(
+        report_json(benchmark, report),
+        lambda: show_report(benchmark, report, samples),
+        as_json=json,
+        json_file=json_file,
+    )

@@ -48,7 +48,7 @@ def evaluate(
     limit: Annotated[Integer, Parameter(group=CHAT)] = 0,
     shots: Annotated[Integer, Parameter(group=CHAT)] = 0,
     decoding: Annotated[str, Parameter(group=CHAT)] = DECODING,
-    code: Annotated[Literal["humaneval", "mbpp", "infilling"] | None, Parameter(group=CODE)] = None,
+    code: Annotated[Literal["humaneval", "mbpp", "infilling", "exercism"] | None, Parameter(group=CODE)] = None,
     problems: Annotated[Path | None, Parameter(group=CODE)] = None,
     execute: Annotated[Flag, Parameter(group=CODE)] = False,
     attempts: Annotated[Integer, Parameter(group=CODE)] = 1,
@@ -107,10 +107,12 @@ def evaluate(
     decoding:
         Settings to generate the replies with; one of those that --compare takes.
     code:
-        Evaluate solutions of problems instead of held-out text: HumanEval, MBPP, or the single-line infilling of HumanEval.
+        Evaluate solutions of problems instead of held-out text: HumanEval, MBPP, the single-line infilling of HumanEval, or
+        Exercism's exercises.
         --limit, --decoding, --new-tokens, --seed and --samples apply to it as to --chat.
     problems:
-        The problems, in the file that their authors publish (JSON, one object per line, perhaps .gz).
+        The problems, in the file that their authors publish (JSON, one object per line, perhaps .gz), or Exercism's folder
+        exercises/practice.
     execute:
         Run the tests of the problems, and so code that the model wrote: in processes with limits of time and memory and,
         where the system allows it, without a network. This is isolation against accidents, not security.

@@ -7,7 +7,7 @@ import math
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +128,8 @@ def evaluate_problems(
     outcomes: list[Outcome | None] = [None] * len(written)
     if limits is not None:
         with observer.progress("tests", len(written)) as advance:
-            outcomes = list(_outcomes([problem.tested(text) for problem, text in written], limits, advance))
+            programs = [(problem.tested(text), problem.files(text)) for problem, text in written]
+            outcomes = list(_outcomes(programs, limits, advance))
     attempts: dict[str, list[Attempt]] = {problem.name: [] for problem in problems}
     for (problem, text), outcome in zip(written, outcomes, strict=True):
         is_valid = bool(parses(problem.program(text), "program.py"))
@@ -136,12 +137,20 @@ def evaluate_problems(
     return CodeReport(attempts)
 
 
-def _outcomes(programs: Sequence[str], limits: Limits, advance: Callable[[int], None]) -> list[Outcome]:
-    """Run programs. One that ends before its last line, as by `sys.exit()` in a solution, has not passed its test."""
+def _outcomes(
+    programs: Sequence[tuple[str, Mapping[str, str]]], limits: Limits, advance: Callable[[int], None]
+) -> list[Outcome]:
+    """Run programs, each beside its files.
 
-    def run(program: str) -> Outcome:
+    One that ends before its last line, as by `sys.exit()` in a solution, has not passed its test.
+    """
+
+    def run(given: tuple[str, Mapping[str, str]]) -> Outcome:
+        program, files = given
         mark = secrets.token_hex(16)
         with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                Path(folder, name).write_text(content, encoding="utf-8")
             Path(folder, "program.py").write_text(f"{program}\nprint({mark!r})\n", encoding="utf-8")
             outcome = run_isolated([sys.executable, "-I", "program.py"], Path(folder), limits)
         advance(1)

@@ -1,9 +1,9 @@
-"""Problems of code benchmarks: HumanEval, MBPP, and the single-line infilling of HumanEval. Free of torch."""
+"""Problems of code benchmarks: HumanEval, its single-line infilling, MBPP, and Exercism's exercises. Free of torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,9 @@ from glassgpt.errors import DataError, UsageError, WrongDataError
 Row = Mapping[str, object]
 MBPP_STOPS = ("\nclass ", "\nassert ", '\n"""', "\nprint(", "\nif ", "\n#", "\n```")
 """Texts that end a solution of MBPP, which is a whole program and not a block."""
+RUN_TESTS = Path(__file__).with_name("exercise_tests.py")
+INSTRUCTION_CHARACTERS = 2000
+"""Most characters of an exercise's instructions in a prompt; half of them have fewer than 1,010."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Problem:
         test: program text that follows the filled text, and fails if the solution is wrong.
         extent: what a solution fills at most.
         stops: texts that end it.
+        file: name of the file that the test imports the filled text from; empty if the test follows in the same program.
+        others: content of further files beside it, by name.
     """
 
     name: str
@@ -35,14 +40,20 @@ class Problem:
     test: str
     extent: Extent = "block"
     stops: tuple[str, ...] = ()
+    file: str = ""
+    others: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def program(self, text: str) -> str:
         """Return the filled text. A solution of one line gets the line break that it was cut before."""
         return self.gap.filled(f"{text.rstrip()}\n" if self.extent == "line" else text)
 
     def tested(self, text: str) -> str:
-        """Return the filled text with its test."""
-        return f"{self.program(text)}\n{self.test}\n"
+        """Return the program that tests the filled text."""
+        return self.test if self.file else f"{self.program(text)}\n{self.test}\n"
+
+    def files(self, text: str) -> dict[str, str]:
+        """Return the content of the files that the program needs, by name."""
+        return {**self.others, self.file: self.program(text)} if self.file else {}
 
 
 def _human_eval(row: Row, origin: str) -> Problem:
@@ -69,11 +80,35 @@ def _mbpp(row: Row, origin: str) -> Problem:
     return Problem(f"MBPP/{_name(row, origin)}", Gap(prompt), answer, test, "document", MBPP_STOPS)
 
 
+def _exercism(row: Row, origin: str) -> Problem:
+    """Return an exercise: its instructions and stub as comments, then the stub up to its first definition.
+
+    The prompt is ours; the exercises were made for people.
+    """
+    stub, names = _text(row, "stub", origin), cast("list[str]", row.get("test_names"))
+    instructions = _text(row, "instructions", origin)[:INSTRUCTION_CHARACTERS]
+    lines = stub.splitlines(keepends=True)
+    first = next((at for at, line in enumerate(lines) if line.startswith(("def ", "class "))), len(lines) - 1)
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in f"{instructions}\n\n{stub}".splitlines())
+    return Problem(
+        f"Exercism/{_name(row, origin)}",
+        Gap(f"{comment}\n\n{''.join(lines[: first + 1])}"),
+        _text(row, "example", origin),
+        RUN_TESTS.read_text(encoding="utf-8"),
+        "document",
+        file=_text(row, "file", origin),
+        others=dict(zip(names, cast("list[str]", row["tests"]), strict=True)),
+    )
+
+
 BENCHMARKS: dict[str, Callable[[Row, str], Problem]] = {
     "humaneval": _human_eval,
     "mbpp": _mbpp,
     "infilling": _infilling,
+    "exercism": _exercism,
 }
+FOLDERS = ("exercism",)
+"""Benchmarks that are folders, not files."""
 
 
 def read_problems(benchmark: str, path: Path, limit: int = 0) -> list[Problem]:
@@ -81,15 +116,20 @@ def read_problems(benchmark: str, path: Path, limit: int = 0) -> list[Problem]:
 
     Args:
         benchmark: one of `BENCHMARKS`.
-        path: the file as its authors publish it.
+        path: the file, or folder, as its authors publish it.
         limit: problems to take from its start; 0 means all.
 
     Raises:
         UsageError: there is no such benchmark.
+        WrongDataError: the path is a file instead of a folder, or the other way round, or has no problems.
         DataError: a row lacks a field, or has the id of an earlier one; the message names its line.
     """
     if benchmark not in BENCHMARKS:
         raise UsageError(f"--code is {benchmark}; it must be one of {', '.join(BENCHMARKS)}")
+    if path.is_dir() and benchmark not in FOLDERS:
+        raise WrongDataError(f"--problems is {path}, a folder; give the file that the authors of {benchmark} publish")
+    if not path.is_dir() and benchmark in FOLDERS:
+        raise WrongDataError(f"--problems is {path}, a file; give the folder exercises/practice of exercism/python")
     problems: dict[str, Problem] = {}
     for row, origin in problem_rows(path):
         if limit and len(problems) == limit:
@@ -101,6 +141,8 @@ def read_problems(benchmark: str, path: Path, limit: int = 0) -> list[Problem]:
             raise DataError(f"{origin} has the task_id of an earlier problem; give each problem an id of its own")
         problems[problem.name] = problem
     if not problems:
+        if path.is_dir():
+            raise WrongDataError(f"{path} has no exercises; give the folder exercises/practice of exercism/python")
         raise WrongDataError(f"{path} has no rows; give a file with one JSON object per line")
     return list(problems.values())
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,8 @@ from glassgpt.training.loss import ValidationLoss
 
 EXCERPT_TOKENS = 40
 EXCERPT_CHARACTERS = 60
+PLACE = re.compile(r", \w+ \d+$")
+"""The place within a file at the end of an origin, as in `book.txt, line 3`."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,23 @@ def document_losses(
     origins = read_origins(dataset.folder, len(numbered))
     losses = _losses(array, dataset.tokenizer, kept, nats)
     return [replace(loss, origin=origins[loss.number - 1]) if origins else loss for loss in losses]
+
+
+def file_type_losses(documents: Sequence[DocumentLoss]) -> dict[str, ValidationLoss]:
+    """Return the loss by the suffix of the files that the documents come from, of the most tokens first.
+
+    Documents of unknown origin, and of files without a suffix, are those of "". Empty if there is one type alone.
+    """
+    groups: dict[str, list[ValidationLoss]] = defaultdict(list)
+    for document in documents:
+        groups[PurePath(PLACE.sub("", document.origin)).suffix.lower()].append(document.loss)
+    sums = {
+        name: ValidationLoss(
+            sum(each.nats for each in group), sum(each.tokens for each in group), sum(each.n_bytes for each in group)
+        )
+        for name, group in groups.items()
+    }
+    return dict(sorted(sums.items(), key=lambda item: -item[1].tokens)) if len(sums) > 1 else {}
 
 
 def _losses(

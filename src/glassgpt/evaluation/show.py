@@ -14,7 +14,7 @@ from glassgpt.data.origins import shown_origin
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.evaluation.compare import Comparison, SettingsResult
-from glassgpt.evaluation.documents import DocumentLoss, shorten
+from glassgpt.evaluation.documents import DocumentLoss, file_type_losses, shorten
 from glassgpt.evaluation.evaluate import EvaluationReport
 from glassgpt.evaluation.held_out import Continuation
 from glassgpt.evaluation.observer import EvaluationObserver
@@ -73,6 +73,8 @@ def report_json(report: EvaluationReport, dataset: TokenDataset) -> dict[str, An
     values = validation_json(report.validation)
     if report.documents is not None:
         values["documents"] = documents_json(report.documents)
+        by_type = file_type_losses(report.documents)
+        values |= {"file_types": {name: validation_json(loss) for name, loss in by_type.items()}} if by_type else {}
     if report.comparison is not None:
         values["generated"] = comparison_json(report.comparison, dataset.tokenizer)
     return values
@@ -111,21 +113,19 @@ def show_documents(documents: Sequence[DocumentLoss]) -> None:
         title = f"the hardest of {len(ranked):,} held-out documents"
         console.table(title, columns, _document_cells(ranked[:EXTREMES]))
         console.table("the easiest", columns, _document_cells(ranked[-EXTREMES:]))
+    if by_type := file_type_losses(documents):
+        cells = [[name or console.translated("none"), *_loss_cells(loss)] for name, loss in by_type.items()]
+        console.table("by file type", ("type", *columns[1:]), cells)
     console.result("Each document is evaluated alone. Lower is better; short documents vary most.")
 
 
 def _document_cells(documents: Sequence[DocumentLoss]) -> list[list[str]]:
     width = max(MIN_EXCERPT, console.out.width - DOCUMENT_COLUMNS)
-    return [
-        [
-            shorten(_described(document), width),
-            f"{document.loss.tokens:,}",
-            f"{document.loss.loss:.4f}",
-            f"{document.loss.perplexity:.2f}",
-            f"{document.loss.bits_per_byte:.3f}",
-        ]
-        for document in documents
-    ]
+    return [[shorten(_described(document), width), *_loss_cells(document.loss)] for document in documents]
+
+
+def _loss_cells(loss: ValidationLoss) -> list[str]:
+    return [f"{loss.tokens:,}", f"{loss.loss:.4f}", f"{loss.perplexity:.2f}", f"{loss.bits_per_byte:.3f}"]
 
 
 def _described(document: DocumentLoss) -> str:

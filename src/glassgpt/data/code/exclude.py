@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from glassgpt.data.code.exercises import exercise_rows
 from glassgpt.errors import DataError, WrongDataError
 
 WORDS = 10
@@ -55,8 +56,10 @@ def require_files(paths: Sequence[Path]) -> None:
         WrongDataError: one does not.
     """
     for path in paths:
-        if not path.is_file():
-            raise WrongDataError(f"--exclude {path} is not a file; give problems as JSON, one object per line")
+        if not path.exists():
+            raise WrongDataError(
+                f"--exclude {path} does not exist; give problems as JSON, one object per line, or a folder of exercises"
+            )
 
 
 def read_excluded(paths: Sequence[Path]) -> ExcludedText:
@@ -71,9 +74,14 @@ def read_excluded(paths: Sequence[Path]) -> ExcludedText:
 def problem_rows(path: Path) -> Iterator[tuple[object, str]]:
     """Yield the value in each line of a file of problems, perhaps compressed (.gz), and the line's place for messages.
 
+    Of a folder, yield its exercises; see `exercise_rows`.
+
     Raises:
-        DataError: the file cannot be read as JSON.
+        DataError: the file cannot be read as JSON, or a folder not as exercises.
     """
+    if path.is_dir():
+        yield from exercise_rows(path)
+        return
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):

@@ -81,6 +81,8 @@ MESSAGES = {
     "document": "문서",
     "loss": "손실",
     "perplexity": "퍼플렉시티",
+    "type": "확장자",
+    "by file type": "확장자별",
     "bits per byte": "바이트당 비트",
     "the hardest of {} held-out documents": "검증용 문서 {0}개 중 가장 어려운 것",
     "all {} held-out documents, hardest first": "검증용 문서 {0}개 전체, 어려운 순서",
