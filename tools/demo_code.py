@@ -1,6 +1,6 @@
 """Train a small code model on Python's standard library and fill gaps in three functions: `make demo-code`.
 
-`python tools/demo_code.py OUT [SOURCE] [SETTING=VALUE …]`; a folder of Python files replaces the standard library.
+`python tools/demo_code.py OUT [SOURCE …] [SETTING=VALUE …]`; folders of Python files replace the standard library.
 """
 
 from __future__ import annotations
@@ -31,12 +31,23 @@ GAPS = (
 )
 
 
-def main(out: Path, source: str, settings: dict[str, str]) -> None:
+LEFT_OUT = ("site-packages", "dist-packages", "test", "__pycache__")
+"""Folders beside the standard library that are other packages, or tests."""
+
+
+def standard_library() -> tuple[str, ...]:
+    """Return its files and folders, without the packages that are installed among them."""
+    entries = sorted(Path(sysconfig.get_path("stdlib")).iterdir())
+    is_code = [entry.suffix == ".py" or (entry / "__init__.py").is_file() for entry in entries]
+    return tuple(str(entry) for entry, is_it in zip(entries, is_code, strict=True) if is_it and entry.name not in LEFT_OUT)
+
+
+def main(out: Path, sources: tuple[str, ...], settings: dict[str, str]) -> None:
     """Prepare, train and complete; an earlier run of this demo is replaced."""
     check_demo(out, force=True)
     data = out.with_name(f"{out.name}-data")
     prepare_and_show(
-        PrepareOptions((source,), data, "bpe:4096", format="code", pattern="code", suffixes=(".py",), force=True)
+        PrepareOptions(sources, data, "bpe:4096", format="code", pattern="code", suffixes=(".py",), force=True)
     )
     if out.exists():
         shutil.rmtree(out)
@@ -54,4 +65,4 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
     names = [word for word in words if "=" not in word]
-    main(Path(names[0]), names[1] if len(names) > 1 else sysconfig.get_path("stdlib"), pairs)
+    main(Path(names[0]), tuple(names[1:]) or standard_library(), pairs)

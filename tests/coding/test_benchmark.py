@@ -114,10 +114,10 @@ class Writer:
     def __init__(self, monkeypatch, text):
         from glassgpt.generation.engine.output import Sample
 
-        def generate_ids(code, prompts, options, advance):
-            return [[Sample(at, text) for at in range(options.num_samples)] for _ in prompts]
+        def generate_for_gaps(code, gaps, options, advance):
+            return [([], "", [Sample(at, text) for at in range(options.num_samples)]) for _ in gaps]
 
-        monkeypatch.setattr("glassgpt.code.benchmark.generate_ids", generate_ids)
+        monkeypatch.setattr("glassgpt.code.benchmark.generate_for_gaps", generate_for_gaps)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from serving_helpers import run_with
 import glassgpt
 from glassgpt.code.completion import gap_prompt
 from glassgpt.code.gap import Gap, until_less_indented
+from glassgpt.code.healing import heal
 from glassgpt.data.code.sentinels import SENTINELS
 from glassgpt.serving.infill import has_ended
 from glassgpt.serving.jobs import Burst
@@ -25,7 +26,7 @@ def test_a_suffix_asks_for_the_text_of_a_gap(loaded):
 
     reply, plain, streamed = run_with(loaded.model, work, tokenizer=loaded.tokenizer)
     assert reply.status == 200, reply.json
-    prompt = gap_prompt(loaded.tokenizer, Gap(PREFIX, SUFFIX), loaded.model.config.context_length - 5)
+    prompt = gap_prompt(loaded.tokenizer, heal(Gap(PREFIX, SUFFIX))[0], loaded.model.config.context_length - 5)
     assert reply.json["usage"]["prompt_tokens"] == len(prompt)
     assert plain.json["usage"]["prompt_tokens"] == len(loaded.tokenizer.encode(PREFIX))
     text = reply.json["choices"][0]["text"]
@@ -36,7 +37,8 @@ def test_a_suffix_asks_for_the_text_of_a_gap(loaded):
 
 def test_special_tokens_end_the_text_of_a_gap_and_an_empty_suffix_is_none(loaded):
     likely = {str(loaded.tokenizer.special_tokens[SENTINELS[0]]): 100}
-    body = {"prompt": PREFIX, "max_tokens": 6, "temperature": 0.0, "logit_bias": likely}
+    prompt = PREFIX.rstrip()  # with a blank at its end, the text would have to begin with it
+    body = {"prompt": prompt, "max_tokens": 6, "temperature": 0.0, "logit_bias": likely}
 
     async def work(client):
         ended = await client.post("/v1/completions", {**body, "suffix": SUFFIX})
@@ -45,7 +47,7 @@ def test_special_tokens_end_the_text_of_a_gap_and_an_empty_suffix_is_none(loaded
 
     ended, plain = run_with(loaded.model, work, tokenizer=loaded.tokenizer)
     assert (ended.json["choices"][0]["text"], ended.json["choices"][0]["finish_reason"]) == ("", "stop")
-    assert plain.json["usage"]["prompt_tokens"] == len(loaded.tokenizer.encode(PREFIX))
+    assert plain.json["usage"]["prompt_tokens"] == len(loaded.tokenizer.encode(prompt))
 
 
 @pytest.mark.parametrize("change", [{"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"echo": True}, {"max_tokens": 63}])
@@ -99,7 +101,8 @@ def test_infill_answers_llama_vim(loaded):
     options = {"max_tokens": half, "temperature": 0.0}
     (candidate,) = glassgpt.api.complete(loaded, PREFIX, SUFFIX, extent="document", **options)
     assert reply.json["content"] == until_less_indented(candidate.text, 4)
-    prompt = gap_prompt(loaded.tokenizer, Gap(PREFIX, SUFFIX), loaded.model.config.context_length + 1 - half)
+    gap = heal(Gap(PREFIX, SUFFIX))[0]
+    prompt = gap_prompt(loaded.tokenizer, gap, loaded.model.config.context_length + 1 - half)
     assert reply.json["timings/prompt_n"] == len(prompt)
     assert 0 < reply.json["timings/predicted_n"] <= half
 
@@ -115,7 +118,7 @@ def test_infill_answers_llama_vscode_with_several_completions(loaded):
 def test_infill_continues_the_end_of_a_file_and_ends_at_a_stop_text(loaded):
     at_end = {**VIM, "input_suffix": "\n\n", "temperature": 0.0, "response_fields": []}
     (reply,) = infill(loaded, at_end)
-    assert reply.json["tokens_evaluated"] == len(loaded.tokenizer.encode(PREFIX)) + 1
+    assert reply.json["tokens_evaluated"] == len(loaded.tokenizer.encode(PREFIX.rstrip())) + 1
     text = reply.json["content"]
     assert len(text) > 1
     (stopped,) = infill(loaded, {**at_end, "stop": [text[1]]})

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassgpt.code.completion import CodeModel, gap_prompt, generate_ids
+from glassgpt.code.completion import CodeModel, generate_for_gaps
 from glassgpt.code.gap import parses, within
 from glassgpt.code.isolation import Limits, Outcome, run_isolated
 from glassgpt.code.problems import Problem
@@ -116,14 +116,12 @@ def evaluate_problems(
         GenerationError: an option is invalid.
     """
     options = dataclasses.replace(options, stop=(*options.stop, *problems[0].stops))
-    most = code.model.config.context_length - options.max_tokens + 1
-    prompts = [gap_prompt(code.tokenizer, problem.gap, most) for problem in problems]
-    with observer.progress("solutions", len(prompts) * options.num_samples * options.max_tokens) as advance:
-        samples = generate_ids(code, prompts, options, advance)
+    with observer.progress("solutions", len(problems) * options.num_samples * options.max_tokens) as advance:
+        generated = generate_for_gaps(code, [problem.gap for problem in problems], options, advance)
     written = [
         (problem, within(problem.gap, sample.text, problem.extent))
-        for problem, own in zip(problems, samples, strict=True)
-        for sample in own
+        for problem, (_, _, samples) in zip(problems, generated, strict=True)
+        for sample in samples
     ]
     outcomes: list[Outcome | None] = [None] * len(written)
     if limits is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from glassgpt.code.gap import Extent, Gap, parses, within
+from glassgpt.code.healing import beginning_with, heal
 from glassgpt.data.code.sentinels import Sentinels, has_sentinels
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
@@ -102,17 +103,36 @@ def fill_gaps(
     code: CodeModel, gaps: Sequence[Gap], options: GenerationOptions, *, extent: Extent = "block", name: str = ""
 ) -> list[list[Candidate]]:
     """Return different texts for each gap, the best first; see `fill_gap`."""
-    most = code.model.config.context_length - options.max_tokens + 1
-    prompts = [gap_prompt(code.tokenizer, gap, most) for gap in gaps]
     found: list[list[Candidate]] = []
-    for gap, prompt, samples in zip(gaps, prompts, generate_ids(code, prompts, options), strict=True):
+    for gap, (prompt, beginning, samples) in zip(gaps, generate_for_gaps(code, gaps, options), strict=True):
         texts = {within(gap, sample.text, extent): sample.finish_reason for sample in reversed(samples)}
         candidates = [
-            Candidate(text, mean_logprob(code, prompt, text), parses(gap.filled(text), name), reason)
+            Candidate(text, mean_logprob(code, prompt, beginning + text), parses(gap.filled(text), name), reason)
             for text, reason in texts.items()
         ]
         found.append(sorted(candidates, key=lambda each: each.rank))
     return found
+
+
+def generate_for_gaps(
+    code: CodeModel,
+    gaps: Sequence[Gap],
+    options: GenerationOptions,
+    advance: Callable[[int], None] = lambda n_tokens: None,
+) -> list[tuple[list[int], str, list[Sample]]]:
+    """Return the prompt of each gap, the white space that it was cut off of (see `healing`), and the samples after that."""
+    most = code.model.config.context_length - options.max_tokens + 1
+    healed = [heal(gap, options.stop) for gap in gaps]
+    prompts = [gap_prompt(code.tokenizer, gap, most) for gap, _ in healed]
+    found: dict[int, list[Sample]] = {}
+    for beginning in dict.fromkeys(beginning for _, beginning in healed):
+        chosen = [at for at, (_, own) in enumerate(healed) if own == beginning]
+        own_options = beginning_with(options, code.tokenizer, beginning)
+        for at, samples in zip(
+            chosen, generate_ids(code, [prompts[at] for at in chosen], own_options, advance), strict=True
+        ):
+            found[at] = [dataclasses.replace(sample, text=sample.text[len(beginning) :]) for sample in samples]
+    return [(prompt, healed[at][1], found[at]) for at, prompt in enumerate(prompts)]
 
 
 def generate_ids(

@@ -44,8 +44,8 @@ class Problem:
     others: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def program(self, text: str) -> str:
-        """Return the filled text. A solution of one line gets the line break that it was cut before."""
-        return self.gap.filled(f"{text.rstrip()}\n" if self.extent == "line" else text)
+        """Return the filled text."""
+        return self.gap.filled(text)
 
     def tested(self, text: str) -> str:
         """Return the program that tests the filled text."""
@@ -64,8 +64,9 @@ def _human_eval(row: Row, origin: str) -> Problem:
 
 def _infilling(row: Row, origin: str) -> Problem:
     test = f"{_text(row, 'test', origin)}\ncheck({_text(row, 'entry_point', origin)})"
-    gap = Gap(_text(row, "prompt", origin), _text(row, "suffix", origin))
-    return Problem(_name(row, origin), gap, _text(row, "canonical_solution", origin), test, "line")
+    # The line break after the line is in the solution; here it is in the suffix, as where an editor's cursor is in the line.
+    gap = Gap(_text(row, "prompt", origin), f"\n{_text(row, 'suffix', origin)}")
+    return Problem(_name(row, origin), gap, _text(row, "canonical_solution", origin).removesuffix("\n"), test, "line")
 
 
 def _mbpp(row: Row, origin: str) -> Problem:

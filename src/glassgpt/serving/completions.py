@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glassgpt.code.completion import gap_prompt, gap_stop_tokens
 from glassgpt.code.gap import Gap
+from glassgpt.code.healing import Beginning, heal
 from glassgpt.data.code.sentinels import has_sentinels
 from glassgpt.generation.engine.logprobs import TokenLogprobs
 from glassgpt.serving import formatting
@@ -39,16 +41,18 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     if values["suffix"]:
         ending = gap_stop_tokens(model.current.weights.tokenizer)
         values["stop_token_ids"] = (*values["stop_token_ids"], *ending)
+    gap, beginning = _gap(values)
     generation = await context.prepare(
         call,
         model,
         values,
-        lambda: _prompts(values, model.current, context.limits.max_prompts),
+        lambda: _prompts(values, gap, model.current, context.limits.max_prompts),
         max_tokens=values["max_tokens"],
         logprobs=values["logprobs"],
         prompt_logprobs=_prompt_logprobs(values),
+        constraint={"processors": (Beginning(model.current.weights.tokenizer, beginning),)} if beginning else None,
     )
-    writer = _Writer(generation, values)
+    writer = _Writer(generation, values, beginning)
     if values["stream"]:
         return stream_answer(writer, context, call, "/v1/completions")
     results = await generation.results()
@@ -59,20 +63,33 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
     return answer
 
 
-def _prompts(values: Mapping[str, Any], version: ModelVersion, most: int) -> list[list[int]]:
-    """Return the token ids of each prompt; with a suffix, those of one prompt that asks for the text of a gap."""
+def _gap(values: Mapping[str, Any]) -> tuple[Gap | None, str]:
+    """Return the gap if there is a suffix, and the white space that its text begins with; see `heal`.
+
+    With log-probabilities nothing is cut off: they are of the tokens that are returned.
+    """
     if not values["suffix"]:
-        return parse_prompts(values["prompt"], version, most, with_special_tokens=values["parse_special_tokens"])
-    prompt, tokenizer = values["prompt"] or "", version.weights.tokenizer
+        return None, ""
+    prompt, stop = values["prompt"] or "", values["stop"]
     if not isinstance(prompt, str) or values["echo"]:
         raise APIError("suffix needs one prompt that is a text, and cannot be combined with echo", param="suffix")
+    gap = Gap(prompt, values["suffix"])
+    has_logprobs = values["logprobs"] is not None or values["prompt_logprobs"] is not None
+    return (gap, "") if has_logprobs else heal(gap, (stop,) if isinstance(stop, str) else stop)
+
+
+def _prompts(values: Mapping[str, Any], gap: Gap | None, version: ModelVersion, most: int) -> list[list[int]]:
+    """Return the token ids of each prompt; with a gap, those of the prompt that asks for its text."""
+    if gap is None:
+        return parse_prompts(values["prompt"], version, most, with_special_tokens=values["parse_special_tokens"])
+    tokenizer = version.weights.tokenizer
     if not has_sentinels(tokenizer):
         raise APIError(
             "this model was not trained to fill in the middle, so it cannot read a suffix; leave suffix out",
             param="suffix",
         )
     context = version.weights.model.config.context_length
-    return [gap_prompt(tokenizer, Gap(prompt, values["suffix"]), context + 1 - max(1, values["max_tokens"]))]
+    return [gap_prompt(tokenizer, gap, context + 1 - max(1, values["max_tokens"]))]
 
 
 def _prompt_logprobs(values: Mapping[str, Any]) -> int | None:
@@ -84,8 +101,9 @@ def _prompt_logprobs(values: Mapping[str, Any]) -> int | None:
 class _Writer(AnswerWriter):
     """Writes completions; see `AnswerWriter`."""
 
-    def __init__(self, generation: GenerationCall, values: Mapping[str, Any]) -> None:
+    def __init__(self, generation: GenerationCall, values: Mapping[str, Any], beginning: str = "") -> None:
         super().__init__(generation, values, "cmpl-", "text_completion")
+        self._given: defaultdict[tuple[int, int], int] = defaultdict(lambda: len(beginning))
         self._scores: dict[int, list[TokenLogprobs]] = {}
         self._writers: dict[tuple[int, int], formatting.LogprobsWriter] = {}
         self._echoed: set[tuple[int, int]] = set()
@@ -125,9 +143,11 @@ class _Writer(AnswerWriter):
         self._echoed.add((key, burst.index))
         echoes = bool(values["echo"]) and is_first
         echoed = self._tokenizer.decode(plan.tokens) if echoes else ""
+        given = min(self._given[key, burst.index], len(burst.text))  # characters of the beginning that are in this part
+        self._given[key, burst.index] -= given
         choice: dict[str, Any] = {
             "index": key * self.generation.options.num_samples + burst.index,
-            "text": echoed + burst.text,
+            "text": echoed + burst.text[given:],
             "logprobs": None,
             "finish_reason": formatting.finish_reason(burst.finish_reason),
             "seed": self.generation.seed(key),

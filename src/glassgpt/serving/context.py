@@ -119,13 +119,14 @@ class ServerContext:
         return generation
 
     def record(self, call: Call, endpoint: str, generation: GenerationCall, results: Sequence[PromptResult]) -> None:
-        """Record a complete answer, if answers are recorded."""
-        if self.recorder is not None:
+        """Record a complete answer, if answers are recorded. Functions among the options cannot be."""
+        if self.recorder is not None and not generation.options.processors:
             self.recorder.write(call.request_id, endpoint, generation, results)
 
     def streamed(self, call: Call, endpoint: str, generation: GenerationCall) -> RecordedStream:
         """Return what collects the parts of a stream until it is complete."""
-        record = None if self.recorder is None else StreamRecord(generation, {}, {})
+        is_recorded = self.recorder is not None and not generation.options.processors
+        record = StreamRecord(generation, {}, {}) if is_recorded else None
         return RecordedStream(self, call, endpoint, record)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from glassgpt.code.completion import gap_prompt, gap_stop_tokens
 from glassgpt.code.gap import Gap, until_less_indented
+from glassgpt.code.healing import Beginning, heal
 from glassgpt.data.code.sentinels import has_sentinels
 from glassgpt.serving.context import ServerContext
 from glassgpt.serving.errors import APIError
@@ -18,7 +19,6 @@ from glassgpt.serving.generation_call import GenerationCall, PromptResult
 from glassgpt.serving.http import Answer, Call, Raw
 from glassgpt.serving.jobs import Burst
 from glassgpt.serving.json_codec import encode
-from glassgpt.serving.served_model import ModelVersion
 
 STOP_TYPES = {"end_of_text": "eos", "stop": "word"}
 """llama.cpp's names of what ended a text; everything else is its "limit"."""
@@ -59,18 +59,21 @@ async def create_infill(context: ServerContext, call: Call) -> Answer:
     if values["n_predict"] == 0:  # editors send it to fill llama.cpp's cache
         return _chosen({"content": "", "model": model.name, "stop": True}, values["response_fields"])
     # An editor asks every model for as many tokens.
-    most = max(1, min(values["n_predict"], model.current.weights.model.config.context_length // 2))
+    context_length = model.current.weights.model.config.context_length
+    most = max(1, min(values["n_predict"], context_length // 2))
     options = {name: values[name] for name in OPTIONS}
     options |= {"n": values["n_cmpl"], "max_tokens": most, "stop_token_ids": gap_stop_tokens(tokenizer)}
+    gap, beginning = heal(_gap(values), values["stop"])
     generation = await context.prepare(
         call,
         model,
         parse_fields({}, COMPLETION_FIELDS) | options,
-        lambda: [_prompt(values, model.current, most)],
+        lambda: [gap_prompt(tokenizer, gap, context_length + 1 - most)],
         max_tokens=most,
+        constraint={"processors": (Beginning(tokenizer, beginning),)} if beginning else None,
     )
     clock = _Clock()
-    bursts = await _collect(generation, clock, values["n_indent"], values["t_max_predict_ms"] / 1000)
+    bursts = await _collect(generation, clock, beginning, values["n_indent"], values["t_max_predict_ms"] / 1000)
     if all(burst.finish_reason is not None for burst in bursts):
         context.record(call, "/infill", generation, [PromptResult(generation.plans[0], None, bursts)])
     answers = [
@@ -79,22 +82,27 @@ async def create_infill(context: ServerContext, call: Call) -> Answer:
     return answers[0] if len(answers) == 1 else Raw(encode(answers), "application/json")
 
 
-def _prompt(values: Mapping[str, Any], version: ModelVersion, most: int) -> list[int]:
-    """Return the prompt. Editors end the text after the gap with a line break even where nothing follows."""
-    suffix = values["input_suffix"] if values["input_suffix"].strip() else ""
-    gap = Gap(values["input_prefix"] + values["prompt"], suffix)
-    return gap_prompt(version.weights.tokenizer, gap, version.weights.model.config.context_length + 1 - most)
+def _gap(values: Mapping[str, Any]) -> Gap:
+    """Return the gap. Editors end the text after it with a line break even where nothing follows."""
+    return Gap(
+        values["input_prefix"] + values["prompt"], values["input_suffix"] if values["input_suffix"].strip() else ""
+    )
 
 
-async def _collect(generation: GenerationCall, clock: _Clock, n_indent: int, seconds: float) -> list[Burst]:
-    """Return the samples once all have ended, at the end of their block, or after a line and a limit of time."""
+async def _collect(
+    generation: GenerationCall, clock: _Clock, beginning: str, n_indent: int, seconds: float
+) -> list[Burst]:
+    """Return the samples, without their given beginning, once all have ended, at the end of their block, or after a line and a limit of time."""
     found = {index: Burst(index) for index in range(generation.options.num_samples)}
+    left = dict.fromkeys(found, len(beginning))
     async with aclosing(generation.bursts()) as arriving:  # leaving it cancels what still runs
         async for parts in arriving:
             clock.tick()
             for _, part in parts:
                 assert isinstance(part, Burst)
                 found[part.index].extend(part)
+                cut = min(left[part.index], len(found[part.index].text))
+                found[part.index].text, left[part.index] = found[part.index].text[cut:], left[part.index] - cut
             is_late = 0 < seconds < clock.predicted_seconds
             if all(has_ended(burst, n_indent, is_late=is_late) for burst in found.values()):
                 break

@@ -14,15 +14,17 @@ class FIMConfig:
             the special tokens for it, as that of glassgpt prepare --format code.
         spm_share: share of these with the suffix first, then prefix and middle (SPM); the others have the prefix first, then
             suffix and middle (PSM), which is what glassgpt complete asks for.
+        line_share: share of these whose middle is a few whole lines, instead of the text between two random characters.
     """
 
     rate: float = 0.0
     spm_share: float = 0.5
+    line_share: float = 0.0
 
     def problems(self) -> list[str]:
         """Return one line for each invalid setting."""
         return [
             f"fim.{name} is {getattr(self, name)}; it must be between 0 and 1"
-            for name in ("rate", "spm_share")
+            for name in ("rate", "spm_share", "line_share")
             if not 0 <= getattr(self, name) <= 1
         ]

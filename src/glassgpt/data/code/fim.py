@@ -6,7 +6,8 @@ A window holds pieces of documents. A piece is rearranged with some probability:
     PSM   <|fim_prefix|> prefix <|fim_suffix|> suffix <|fim_middle|> middle <|endoftext|>
     SPM   <|fim_prefix|><|fim_suffix|> suffix <|fim_middle|> prefix middle <|endoftext|>
 
-Cutting characters and not tokens is what an editor does: a cursor may be inside of a word. Since the documents on disk
+Cutting characters and not tokens is what an editor does: a cursor may be inside of a word. More often it is at the end of a
+line: a share of the pieces is cut there, with a middle of a few whole lines. Since the documents on disk
 stay as they are, the rate can be changed without preparing them again, and each epoch cuts them elsewhere.
 """
 
@@ -26,6 +27,22 @@ def split_text(text: str, generator: np.random.Generator) -> tuple[str, str, str
     """Cut a text at two random characters into prefix, middle and suffix; joined they are the text."""
     first, second = sorted(int(cut) for cut in generator.integers(0, len(text) + 1, size=2))
     return text[:first], text[first:second], text[second:]
+
+
+def split_lines(text: str, generator: np.random.Generator) -> tuple[str, str, str]:
+    """Cut a text before two line breaks, so that the middle is a few whole lines; joined the parts are the text.
+
+    The number of lines is geometrically distributed: half of the middles are one line, a quarter two. The middle begins with
+    a line break, as a prompt without the white space at its end is continued. A text of fewer than three lines is cut at
+    characters.
+    """
+    breaks = [at for at, character in enumerate(text) if character == "\n"]
+    if len(breaks) < 2:
+        return split_text(text, generator)
+    first = int(generator.integers(0, len(breaks) - 1))
+    last = min(first + int(generator.geometric(0.5)), len(breaks) - 1)
+    start, end = breaks[first], breaks[last]
+    return text[:start], text[start:end], text[end:]
 
 
 class FIMTransform:
@@ -73,12 +90,13 @@ class FIMTransform:
         The result is never shorter than the piece, or than the space if that is less.
         """
         is_chosen, is_spm = generator.random(2) < (self._config.rate, self._config.spm_share)
+        split = split_lines if self._config.line_share and generator.random() < self._config.line_share else split_text
         if not is_chosen:
             return piece
         begins = int(piece[0] == self._sentinels.end)  # 1 if end-of-text begins the document here, else 0
         raw = b"".join(map(self._tokenizer.token_bytes, piece[begins:].tolist()))
         # A window may begin or end inside a character, whose bytes are then ignored; all others are valid.
-        parts = split_text(raw.decode(errors="ignore"), generator)
+        parts = split(raw.decode(errors="ignore"), generator)
         prefix, middle, suffix = map(self._tokenizer.encode, parts)
         excess = begins + len(prefix) + len(middle) + len(suffix) + 4 - space
         if excess >= 0:  # no document follows, whose end-of-text would end the middle
