@@ -39,7 +39,9 @@ def standard_library() -> tuple[str, ...]:
     """Return its files and folders, without the packages that are installed among them."""
     entries = sorted(Path(sysconfig.get_path("stdlib")).iterdir())
     is_code = [entry.suffix == ".py" or (entry / "__init__.py").is_file() for entry in entries]
-    return tuple(str(entry) for entry, is_it in zip(entries, is_code, strict=True) if is_it and entry.name not in LEFT_OUT)
+    return tuple(
+        str(entry) for entry, is_it in zip(entries, is_code, strict=True) if is_it and entry.name not in LEFT_OUT
+    )
 
 
 def main(out: Path, sources: tuple[str, ...], settings: dict[str, str]) -> None:

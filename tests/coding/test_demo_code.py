@@ -20,7 +20,7 @@ def test_folder_that_is_not_a_run_is_not_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("kept")
     with pytest.raises(UsageError, match="is not a run and will not be deleted"):
-        demo_code.main(tmp_path / "mine", str(SOURCE), {})
+        demo_code.main(tmp_path / "mine", (str(SOURCE),), {})
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
 
 
@@ -28,7 +28,7 @@ def test_folder_that_is_not_a_run_is_not_replaced(tmp_path):
 def test_demo_prepares_trains_and_fills_each_gap(tmp_path, capsys):
     settings = {"train.max_steps": "2", "model.n_layer": "1", "model.n_embd": "32", "train.eval_tokens": "512"}
     for _ in range(2):  # the second time it replaces its run
-        demo_code.main(tmp_path / "demo", str(SOURCE), settings)
+        demo_code.main(tmp_path / "demo", (str(SOURCE),), settings)
     assert RunFolder(tmp_path / "demo").exists()
     printed = capsys.readouterr()
     assert printed.out.count("mean log-probability") >= 2 * len(demo_code.GAPS)

@@ -10,7 +10,7 @@ from glassgpt.data import TokenArray, load_tokenizer, train_tokenizer
 from glassgpt.data.batches import Batches
 from glassgpt.data.code.batches import FIMBatches, FIMTokens
 from glassgpt.data.code.config import FIMConfig
-from glassgpt.data.code.fim import FIMTransform, split_text
+from glassgpt.data.code.fim import FIMTransform, split_lines, split_text
 from glassgpt.data.code.sentinels import SENTINELS, Sentinels, with_sentinels
 from glassgpt.data.tokenizers import tokenizer_from_json
 from glassgpt.errors import WrongTokenizerError
@@ -44,8 +44,37 @@ def window_of(documents):
 
 @given(texts, st.integers(0, 2**32))
 def test_parts_joined_are_the_text(text, seed):
-    parts = split_text(text, np.random.default_rng(seed))
-    assert "".join(parts) == text
+    for split in (split_text, split_lines):
+        assert "".join(split(text, np.random.default_rng(seed))) == text
+
+
+def test_the_middle_is_a_few_whole_lines():
+    text = "".join(f"line {number}\n" for number in range(20))
+    generator = np.random.default_rng(0)
+    parts = [split_lines(text, generator) for _ in range(2000)]
+    for prefix, middle, suffix in parts:
+        assert not prefix.endswith("\n")
+        assert middle.startswith("\n")
+        assert suffix.startswith("\n")
+    counts = np.bincount([middle.count("\n") for _, middle, _ in parts])
+    assert counts[1] / len(parts) == pytest.approx(0.5, abs=0.05)
+    assert counts[2] / len(parts) == pytest.approx(0.25, abs=0.05)
+    assert {prefix.count("\n") for prefix, _, _ in parts} == set(range(19))
+
+
+def test_a_share_of_the_gaps_is_of_lines():
+    window = window_of(["ab cd\n" * 40])
+
+    def are_lines(share):
+        config = FIMConfig(rate=1.0, spm_share=0.0, line_share=share)
+        found = [FIMTransform(TOKENIZER, config, seed)(np.concatenate([window, window]), 0) for seed in range(60)]
+        bodies = [list(map(int, each)) for each in found if IDS.middle in each]
+        middles = [TOKENIZER.decode(body[body.index(IDS.middle) + 1 :]) for body in bodies]
+        return sum(text.startswith("\n") for text in middles) / len(middles)
+
+    assert are_lines(1.0) == 1.0
+    assert 0.3 < are_lines(0.5) < 0.8
+    assert are_lines(0.0) < 0.5
 
 
 def test_every_cut_occurs():

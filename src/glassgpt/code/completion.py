@@ -120,7 +120,7 @@ def generate_for_gaps(
     options: GenerationOptions,
     advance: Callable[[int], None] = lambda n_tokens: None,
 ) -> list[tuple[list[int], str, list[Sample]]]:
-    """Return the prompt of each gap, the white space that it was cut off of (see `healing`), and the samples after that."""
+    """Return for each gap its prompt, the white space that was cut off the prompt (see `healing`), and the samples after it."""
     most = code.model.config.context_length - options.max_tokens + 1
     healed = [heal(gap, options.stop) for gap in gaps]
     prompts = [gap_prompt(code.tokenizer, gap, most) for gap, _ in healed]

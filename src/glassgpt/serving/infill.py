@@ -92,7 +92,7 @@ def _gap(values: Mapping[str, Any]) -> Gap:
 async def _collect(
     generation: GenerationCall, clock: _Clock, beginning: str, n_indent: int, seconds: float
 ) -> list[Burst]:
-    """Return the samples, without their given beginning, once all have ended, at the end of their block, or after a line and a limit of time."""
+    """Return the samples without their given beginning, as soon as all have ended; see `has_ended`."""
     found = {index: Burst(index) for index in range(generation.options.num_samples)}
     left = dict.fromkeys(found, len(beginning))
     async with aclosing(generation.bursts()) as arriving:  # leaving it cancels what still runs
