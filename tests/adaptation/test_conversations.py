@@ -118,6 +118,20 @@ def test_system_message_beside_the_turns_comes_first(row, name, tmp_path):
     assert found == [[("system", "s"), *turns], turns, turns]
 
 
+def test_keys_that_are_not_read_are_named(tmp_path):
+    unread = set()
+    pair = {"instruction": "q", "output": "a"}
+    rows = [pair | {"id": 1, "input": "x"}, pair | {"system": "s", "tools": []}]
+    list(read_conversations(write(tmp_path / "f.jsonl", rows), "alpaca", unread))
+    assert unread == {"id", "tools"}
+    list(
+        read_conversations(
+            write(tmp_path / "g.jsonl", [{"messages": messages("q", "a"), "system": "s"}]), "messages", unread
+        )
+    )
+    assert unread == {"id", "tools", "system"}
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [
@@ -694,6 +708,7 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
             "to train all weights, add --full",
         ),
         (["--format", "chat", "--data", "{file}", "--out", "x", "--lora.alpha", "0"], "lora.alpha is 0.0"),
+        (["--format", "chat", "--data", "{file}", "--out", "x", "--lora.targets", "mlp.gate"], "which no layer has"),
         (
             ["--format", "chat", "--data", "{file}", "--out", "x", "--train.sequence-length", "48"],
             "train.sequence_length is 48, but conversations are read in rows",

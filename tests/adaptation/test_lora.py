@@ -165,6 +165,10 @@ def test_recipe_follows_width_and_text(tmp_path):
     recipe = plan.recipe()
     assert (recipe["train.max_steps"], recipe["train.micro_batch_size"]) == (600, 8)
     assert plan.settings()["replay.share"] == 0.5
+    short = Finetuning(
+        tmp_path, model, tmp_path, 266_240, sequence_length=64
+    ).recipe()  # 104 conversations' rows a step
+    assert (short["train.batch_tokens"], short["train.micro_batch_size"]) == (6656, 104)
 
 
 @pytest.mark.parametrize(("sequences", "micro_batch"), [(1, 1), (3, 3), (10, 5), (64, 8)])

@@ -41,6 +41,7 @@ class ConversationSource:
         template_text: its source.
         template_origin: where it comes from, for messages.
         options: what determines the dataset.
+        unread: keys of rows that are not read, in alphabetical order.
     """
 
     format: str
@@ -51,6 +52,7 @@ class ConversationSource:
     template_text: str
     template_origin: str
     options: dict[str, Any]
+    unread: Sequence[str] = ()
 
 
 def read_source(
@@ -69,11 +71,15 @@ def read_source(
         ConfigError: the template cannot be read, or is not one in Jinja.
     """
     name = detect_format(data)
-    conversations = list(read_conversations(data, name))
+    unread: set[str] = set()
+    conversations = list(read_conversations(data, name, unread))
     if validation_data is None:
         train, validation = split_held_out(conversations)
     else:
-        train, validation = conversations, list(read_conversations(validation_data, detect_format(validation_data)))
+        train, validation = (
+            conversations,
+            list(read_conversations(validation_data, detect_format(validation_data), unread)),
+        )
     text, origin = find_template(run, template_file)
     options = {
         "format": "chat",
@@ -82,7 +88,8 @@ def read_source(
         "template": hashlib.sha256(text.encode()).hexdigest(),
     }
     tokenizer = load_tokenizer(RunFolder(run).tokenizer)
-    return ConversationSource(name, train, validation, tokenizer, compile_template(text, origin), text, origin, options)
+    template = compile_template(text, origin)
+    return ConversationSource(name, train, validation, tokenizer, template, text, origin, options, sorted(unread))
 
 
 def find_template(run: Path, given: Path | None = None) -> tuple[str, str]:

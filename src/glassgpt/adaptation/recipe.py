@@ -21,8 +21,8 @@ LORA_RATE_RATIO = 10.0
 STEPS_PER_EPOCH = 40
 """Fewest steps in an epoch, unless the text is too short: a step must not average over most of the text."""
 LARGEST_BATCH_TOKENS = 16384
-MICRO_BATCH_SIZE = 8
-"""Most sequences in a forward pass; the rest of a batch is accumulated."""
+MICRO_BATCH_SIZE, MICRO_BATCH_TOKENS = 8, 8192
+"""Most sequences in a forward pass, or as many short ones as have these tokens; the rest of a batch is accumulated."""
 PAIRS_PER_STEP = 16
 PREFERENCE_RATE_RATIOS = {"adapter": 0.3, "full": 0.1}
 """Learning rate for preferences over that for text; the adapter's was measured on SmolLM2 (docs/log.md, "Preferences")."""
@@ -95,7 +95,9 @@ class Finetuning:
         return {
             "train.learning_rate": learning_rate(self.model.n_embd, lora=not self.full),
             "train.batch_tokens": tokens,
-            "train.micro_batch_size": max(n for n in divisors(sequences) if n <= MICRO_BATCH_SIZE),
+            "train.micro_batch_size": max(
+                n for n in divisors(sequences) if n <= max(MICRO_BATCH_SIZE, MICRO_BATCH_TOKENS // length)
+            ),
             "train.max_steps": steps,
             "train.eval_every_steps": max(1, steps // 8),
             "schedule.warmup_steps": min(25, steps // 10),

@@ -104,7 +104,9 @@ def finetune(
     if format == "chat" and not resume:
         if replay:
             raise UsageError("--replay cannot be combined with --format chat; leave it out")
-        _require_valid(_load_settings(preset, full, overrides))
+        settings = _load_settings(preset, full, overrides)
+        _require_valid(settings)
+        _require_targets(run, settings)
         conversations.require_length(overrides.get("train.sequence_length"))
         data = prepare_conversations(run, conversations, out)
     config = None if resume else _config(run, data, format, preset, full, epochs, replay, seed, overrides, processes)
@@ -227,6 +229,20 @@ def _require_valid(config: RunConfig) -> None:
     components = config.train, config.optimizer, config.schedule, config.checkpoint, config.diagnosis, config.lora
     if problems := [problem for component in components for problem in component.problems()]:
         raise ConfigError(problems)
+
+
+def _require_targets(run: Path, config: RunConfig) -> None:
+    """Check that the layers that were named exist, so that mistakes are reported before conversations are prepared.
+
+    Raises:
+        ConfigError: no layer has one of the names.
+    """
+    from glassgpt.config import load_config
+
+    if config.lora.rank and config.lora.targets not in ("all", "attention", "mlp"):
+        from glassgpt.adaptation.memory import count_trainable  # loads torch
+
+        count_trainable(load_config(run).model, config.lora)
 
 
 def _batch_tokens(overrides: dict[str, str]) -> int:

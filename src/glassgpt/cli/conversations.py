@@ -110,5 +110,7 @@ def _read(run: Path, options: ConversationOptions) -> ConversationSource:
     source = read_source(run, options.data, options.validation_data, options.chat_template)
     count = len(source.train) + len(source.validation)
     console.info(f"{options.data}: {count:,} conversations in the format {source.format}")
+    if source.unread:
+        console.info(f"note: keys of rows that are not read: {', '.join(source.unread)}")
     console.info(f"chat template: {source.template_origin}")
     return source

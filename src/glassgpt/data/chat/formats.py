@@ -62,6 +62,8 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Row, str], Conversation]]] =
     "prompt": (("prompt", "completion"), _prompt),
 }
 """The keys by which a format is recognized, and its reader."""
+OPTIONAL_KEYS = {"sharegpt": ("system",), "alpaca": ("input", "system")}
+"""Further keys that are read; all others are not."""
 
 
 def detect_format(path: Path) -> str:
@@ -83,21 +85,25 @@ def detect_format(path: Path) -> str:
     raise WrongDataError(f"{path} has no conversations: it is empty")
 
 
-def read_conversations(path: Path, name: str) -> Iterator[Conversation]:
+def read_conversations(path: Path, name: str, unread: set[str] | None = None) -> Iterator[Conversation]:
     """Yield the conversations in a file.
 
     Args:
         path: JSON, one object per line.
         name: of the format; see `FORMATS`.
+        unread: receives the keys of rows that are not read, such as the number of a row.
 
     Raises:
         WrongDataError: the file does not exist or cannot be read.
         DataError: a row is not a conversation; the message names the line.
     """
     keys, read = FORMATS[name]
+    known = {*keys, *OPTIONAL_KEYS.get(name, ())}
     for row, origin in read_rows(path):
         if missing := [key for key in keys if key not in row]:
             raise DataError(f"{origin}: {missing[0]} is missing; the first row is in the format {name}, so all must be")
+        if unread is not None:
+            unread |= row.keys() - known
         yield read(row, origin)
 
 

@@ -35,6 +35,7 @@ MESSAGES = {
     "no folder for the new run is given; add --out RUN": "새 실행의 폴더가 없습니다. --out RUN을 붙이세요",
     "--validation-data, --chat-template, --row-tokens and --show need --format chat": "--validation-data, --chat-template, --row-tokens, --show는 --format chat과 함께 씁니다",
     "{}: {} conversations in the format {}": "{0}: {2} 형식의 대화 {1}개",
+    "note: keys of rows that are not read: {}": "참고: 행에서 읽지 않는 키: {0}",
     "chat template: {}": "채팅 템플릿: {0:t}",
     "no conversations are given; add --data FILE.jsonl": "대화가 없습니다. --data FILE.jsonl을 붙이세요",
     "{} is prepared already; --validation-data, --chat-template and --row-tokens need a file": "{0}은(는) 이미 준비되었습니다. --validation-data, --chat-template, --row-tokens는 파일과 함께 씁니다",
