@@ -5,6 +5,8 @@ the questions, by a hash of their section, were used to choose weights (dev); th
 figures of bm25s are those of its own scores for the terms of our tokenizer (for the speed), and for words (for recall).
 
     python benchmarks/retrieval.py DATA              # DATA holds textbooks.train.jsonl.xz, textbooks.val.jsonl.xz and rag/
+    python benchmarks/retrieval.py DATA --documents rows.jsonl    # writes the sections for the next line, and measures nothing
+    glassgpt index rows.jsonl --out INDEX --dense minilm; python benchmarks/retrieval.py DATA --dense INDEX
     python benchmarks/retrieval.py --passages 5000000   # synthetic passages: time and size by number
 """
 
@@ -33,6 +35,7 @@ import numpy as np
 from glassgpt import console
 from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.index import Index
+from glassgpt.retrieval.manifest import IndexOptions
 from glassgpt.retrieval.questions import Question, read_questions
 from glassgpt.retrieval.search_evaluation import SearchReport, evaluate_search
 
@@ -69,13 +72,15 @@ def squad_documents(path: Path) -> list[dict[str, str]]:
     return [{"text": context, "source": f"{path.name}#{number}"} for number, context in enumerate(contexts)]
 
 
-def build(documents: list[dict[str, str]], folder: Path) -> tuple[Index, dict[str, float]]:
+def build(
+    documents: list[dict[str, str]], folder: Path, options: IndexOptions | None = None
+) -> tuple[Index, dict[str, float]]:
     """Index documents; return the index with the seconds and sizes that it took."""
     folder.mkdir()
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(each) + "\n" for each in documents), encoding="utf-8")
     wall, used = time.perf_counter(), time.process_time()
-    manifest = build_index([rows], folder / "index")
+    manifest = build_index([rows], folder / "index", options)
     seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - used}
     size = sum(path.stat().st_size for path in (folder / "index").iterdir())
     return Index.open(folder / "index"), {**seconds, "passages": manifest.passages, "index_bytes": size}
@@ -93,10 +98,34 @@ def figures(report: SearchReport) -> dict[str, Any]:
     }
 
 
+def write_documents(data: Path, path: Path) -> None:
+    """Write the sections of the textbooks as JSON lines."""
+    documents = read_documents(data, read_questions(data / "rag" / "multiple-choice.jsonl"))
+    path.write_text("".join(json.dumps(each) + "\n" for each in documents), encoding="utf-8")
+
+
 def textbook_rows(data: Path, scratch: Path) -> list[dict[str, Any]]:
     stems, glossary = (read_questions(data / "rag" / name) for name in ("multiple-choice.jsonl", "glossary.jsonl"))
     index, built = build(read_documents(data, stems), scratch / "textbooks")
     rows: list[dict[str, Any]] = [{"set": "textbooks", "work": "index", **rounded(built)}]
+    rows += search_rows(index, stems, glossary)
+    return rows + peer_rows(index, stems)
+
+
+def dense_rows(data: Path, folder: Path, scratch: Path) -> list[dict[str, Any]]:
+    """Measure an index of the textbooks that has dense vectors, and XQuAD with them."""
+    stems, glossary = (read_questions(data / "rag" / name) for name in ("multiple-choice.jsonl", "glossary.jsonl"))
+    rows = search_rows(Index.open(folder), [dataclasses.replace(each, options=()) for each in stems], glossary)
+    name = "xquad.en.json"
+    index, built = build(squad_documents(data / "rag" / name), scratch / "dense-xquad", IndexOptions(dense="minilm"))
+    rows.append({"set": name, "work": "index", **rounded(built)})
+    rows.append({"set": name, "work": "search", **figures(evaluate_search(index, read_questions(data / "rag" / name)))})
+    return [{**row, "system": "with dense vectors"} for row in rows]
+
+
+def search_rows(index: Index, stems: list[Question], glossary: list[Question]) -> list[dict[str, Any]]:
+    """Return the figures of an index of the textbooks on the parts of both sets of questions."""
+    rows: list[dict[str, Any]] = []
     parts = {
         "dev": is_dev,
         "test": lambda question: not is_dev(question),
@@ -111,8 +140,10 @@ def textbook_rows(data: Path, scratch: Path) -> list[dict[str, Any]]:
     with_options = [
         dataclasses.replace(each, text=f"{each.text} {' '.join(each.options)}", options=()) for each in stems
     ]
-    rows.append({"set": "stems with options (all)", "work": "search", **figures(evaluate_search(index, with_options))})
-    rows += peer_rows(index, stems)
+    if any(each.options for each in stems):
+        rows.append(
+            {"set": "stems with options (all)", "work": "search", **figures(evaluate_search(index, with_options))}
+        )
     return rows
 
 
@@ -188,6 +219,11 @@ def synthetic_rows(n_passages: int, scratch: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from others; the same row of an earlier run is replaced."""
+    return row["set"], row["work"], row.get("system"), row["passages"] if row["set"] == "synthetic" else None
+
+
 def rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in values.items()}
 
@@ -213,6 +249,10 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="folder of the textbooks and questions")
+    parser.add_argument("--documents", type=Path, help="write the sections to this file and end")
+    parser.add_argument(
+        "--dense", type=Path, metavar="INDEX", help="measure this index of the sections, with dense vectors"
+    )
     parser.add_argument("--passages", type=int, default=0, help="measure this number of synthetic passages instead")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="file to write, or whose rows of the same work to replace"
@@ -220,18 +260,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.data is None) == (not arguments.passages):
         parser.error("give either DATA or --passages N")
+    if arguments.documents:
+        write_documents(arguments.data, arguments.documents)
+        return
     hardware = machine()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.passages:
             rows = synthetic_rows(arguments.passages, Path(folder))
+        elif arguments.dense:
+            rows = dense_rows(arguments.data, arguments.dense, Path(folder))
         else:
             rows = [*textbook_rows(arguments.data, Path(folder)), *squad_rows(arguments.data, Path(folder))]
     report: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"rows": []}
-    new = {(row["set"], row["work"], row.get("passages") if arguments.passages else None) for row in rows}
-    kept = [
-        row for row in report["rows"]
-        if (row["set"], row["work"], row.get("passages") if row["set"] == "synthetic" else None) not in new
-    ]  # fmt: skip
+    new = {identity(row) for row in rows}
+    kept = [row for row in report["rows"] if identity(row) not in new]
     report = {
         "what": "recall and speed of glassgpt index and search",
         "date": datetime.date.today().isoformat(),

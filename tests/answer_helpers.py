@@ -1,22 +1,12 @@
 """A small index of given passages, scored by the number of shared words, and a random model that reads them."""
 
-from dataclasses import dataclass, field
-
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.data.tokenizers import load_tokenizer
+from glassgpt.retrieval.index import Hit
 from glassgpt.retrieval.overlap import stems
 from glassgpt.retrieval.passages import Passage
 from glassgpt.retrieval.quoting import QuotingModel
 from small_models import attentive_model
-
-
-@dataclass(frozen=True)
-class FoundPassage:
-    """A search result, as an index returns it."""
-
-    passage: Passage
-    score: float
-    scores: dict[str, float] = field(default_factory=dict)
 
 
 def passage_of(text, number=0, source="notes/bridges.md", heading="Bridges > History", start=0):
@@ -34,7 +24,8 @@ class WordIndex:
 
     def search(self, question, limit=5):
         asked = stems(question)
-        hits = [FoundPassage(each, float(len(asked & stems(each.text)))) for each in self.passages]
+        scores = [float(len(asked & stems(each.text))) for each in self.passages]
+        hits = [Hit(each, score, {"words": score}) for each, score in zip(self.passages, scores, strict=True)]
         return sorted((hit for hit in hits if hit.score), key=lambda hit: -hit.score)[:limit]
 
 

@@ -306,6 +306,19 @@ def test_file_names_that_are_not_utf8_are_shown_with_a_mark(tmp_path):
     assert update_index(tmp_path / "index")[1] == Changes(kept=1, renamed=0, added=0, removed=0)
 
 
+def test_few_of_many_skipped_rows_are_listed_and_all_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "MAX_SKIPPED", 2)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "cats"}\n' + "[]\n" * 3)
+    (tmp_path / "c.txt").write_bytes(b"\0")
+    manifest = build_index([tmp_path], tmp_path / "index")
+    assert (len(manifest.skipped), manifest.n_skipped) == (2, 7)
+    updated = update_index(tmp_path / "index")[0]
+    assert (len(updated.skipped), updated.n_skipped) == (2, 7)
+    (tmp_path / "a.jsonl").write_text('{"text": "cats"}')
+    assert update_index(tmp_path / "index")[0].n_skipped == 4
+
+
 def test_links_out_of_a_folder_and_hidden_files_are_not_read(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.txt").write_text("The password is swordfish.")

@@ -13,6 +13,7 @@ from glassgpt.errors import UsageError
 from glassgpt.retrieval.building import build_index, update_index
 from glassgpt.retrieval.index import Index
 from glassgpt.retrieval.manifest import IndexOptions, Manifest
+from glassgpt.retrieval.minilm import MINILM
 from glassgpt.retrieval.passages import PASSAGE_CHARACTERS
 from glassgpt.retrieval.questions import read_questions
 from glassgpt.retrieval.search_evaluation import SearchReport, evaluate_search
@@ -25,6 +26,7 @@ def index_documents(
     *,
     update: bool = False,
     passage_characters: int | None = None,
+    dense: str | None = None,
 ) -> Manifest:
     """Index documents, or update their index; print the progress and what was skipped.
 
@@ -33,20 +35,26 @@ def index_documents(
         out: folder of the index.
         update: whether to update the index that is there, with the length of passages that it was built with.
         passage_characters: longest passage, 1,000 by default; not with `update`.
+        dense: `minilm` adds dense vectors (extra `dense`), `none` has none; by default none, or those of the index to update.
 
     Raises:
         UsageError: a path does not exist, an option is out of range or not for an update, or `out` is not empty.
+        MissingExtraError: dense vectors need packages that are not installed.
         DataError: no document can be used, or the disk is full.
     """
     observer, changes = ConsoleObserver(), None
+    if dense not in (None, MINILM, "none"):
+        raise UsageError(f"--dense is {dense}; it must be {MINILM} or none")
+    encoder = "" if dense == "none" else dense
     if update and passage_characters is not None:
         raise UsageError(
             "--passage-characters cannot be combined with --update, which keeps the length of the passages"
         )
     if update:
-        manifest, changes = update_index(out, documents, observer)
+        manifest, changes = update_index(out, documents, observer, dense=encoder)
     else:
-        options = IndexOptions(PASSAGE_CHARACTERS if passage_characters is None else passage_characters)
+        characters = PASSAGE_CHARACTERS if passage_characters is None else passage_characters
+        options = IndexOptions(characters, encoder or "")
         manifest = build_index(documents, out, options, observer)
     show_manifest(manifest, changes)
     return manifest

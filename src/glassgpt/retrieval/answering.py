@@ -151,8 +151,8 @@ def answer_steps(
 
 def _ordered(hits: Sequence[Hit], gains: Sequence[float]) -> tuple[Evidence, ...]:
     """Return the passages by the search's score, as a share of the best, and what they say about the question."""
-    top = hits[0].score or 1.0
-    order = sorted(range(len(hits)), key=lambda at: -(hits[at].score / top + ORDER_BY_QUESTION * gains[at]))
+    top = hits[0].lexical_score or 1.0
+    order = sorted(range(len(hits)), key=lambda at: -(hits[at].lexical_score / top + ORDER_BY_QUESTION * gains[at]))
     return tuple(Evidence(number, hits[at], gains[at]) for number, at in enumerate(order, 1))
 
 
@@ -166,7 +166,7 @@ def _search_features(question: str, passage: Passage, hits: Sequence[Hit]) -> di
     """Return what the search says: the best score, its lead over the last, and the share of the question's terms in the passage."""
     asked = stems(question)
     terms = stems(f"{passage.heading} {passage.text}")
-    scores = sorted((hit.score for hit in hits), reverse=True)
+    scores = sorted((hit.lexical_score for hit in hits), reverse=True)
     return {
         "score_per_word": scores[0] / max(1, len(asked)),
         "margin": (scores[0] - scores[-1]) / scores[0] if scores[0] else 0.0,

@@ -13,9 +13,10 @@ import numpy as np
 
 from glassgpt.data.staging import staged_folder
 from glassgpt.errors import DataError, MissingExtraError, UsageError
+from glassgpt.retrieval.dense import DenseVectors, write_vectors
 from glassgpt.retrieval.documents import FoundFile, SourceDocument, find_files, read_documents
 from glassgpt.retrieval.index import DOCUMENTS, PAIRS, WORDS, Index
-from glassgpt.retrieval.manifest import INDEX_FILE, IndexedFile, IndexOptions, Manifest, Skipped, identity
+from glassgpt.retrieval.manifest import INDEX_FILE, MAX_SKIPPED, IndexedFile, IndexOptions, Manifest, Skipped, identity
 from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Span, cut
 from glassgpt.retrieval.postings import Block, Integers, Postings, PostingsWriter
@@ -38,6 +39,10 @@ class IndexObserver:
     def progress(self, total_bytes: int) -> AbstractContextManager[Callable[[int], None]]:
         """Return a context manager that yields a function to call with each number of bytes read."""
         return nullcontext(lambda n_bytes: None)
+
+    def encoding(self, total_passages: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Return a context manager that yields a function to call with each number of passages encoded."""
+        return nullcontext(lambda n_passages: None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,11 @@ def build_index(
 
 
 def update_index(
-    folder: str | Path, paths: Sequence[str | Path] = (), observer: IndexObserver | None = None
+    folder: str | Path,
+    paths: Sequence[str | Path] = (),
+    observer: IndexObserver | None = None,
+    *,
+    dense: str | None = None,
 ) -> tuple[Manifest, Changes]:
     """Index what changed: files that are new or different are read, those that are gone are left out.
 
@@ -90,6 +99,7 @@ def update_index(
         folder: of the index; it is replaced in one step.
         paths: files and folders to add to those that the index was built from.
         observer: notified of progress and of what is skipped.
+        dense: encoder of dense vectors to add, or "" to leave them out; None keeps what the index has.
 
     Raises:
         WrongDataError: the folder is not an index, or one of `paths` does not exist.
@@ -97,11 +107,13 @@ def update_index(
     """
     before = identity(Path(folder))
     index = Index.open(folder)
+    options = index.manifest.options if dense is None else replace(index.manifest.options, dense=dense)
+    options.check()
     known = dict.fromkeys(index.manifest.roots)
     known |= dict.fromkeys((str(path), os.path.abspath(path)) for path in paths)
     target = staged_folder(Path(folder), force=True, what="search index", marker=INDEX_FILE)
     with target as (staging, scratch):
-        builder = _Builder(staging, scratch, index.manifest.options, observer or IndexObserver())
+        builder = _Builder(staging, scratch, options, observer or IndexObserver())
         manifest, changes = builder.build(tuple(known), index)
         manifest.write(staging)
         if identity(Path(folder)) != before:  # what the other process has added would be lost
@@ -121,9 +133,12 @@ class _Builder:
         self._vocabulary = Vocabulary()
         self._files: list[IndexedFile] = []
         self._skipped: list[Skipped] = []
+        self._n_skipped = 0
         self._terms = array("q")
         self._lengths = array("q")  # terms of each passage that is not counted yet
         self._documents = array("q")  # document of each of these passages
+        self._kept_vectors: DenseVectors | None = None
+        self._kept_rows = np.zeros(0, np.int64)  # passages of the index that is updated that are kept, in order
 
     def build(self, roots: tuple[tuple[str, str], ...], old: Index | None) -> tuple[Manifest, Changes]:
         found = find_files(roots, may_be_gone=() if old is None else old.manifest.roots)
@@ -152,11 +167,14 @@ class _Builder:
         return f"{names}: there is no document to index; give files of text, Markdown, HTML, PDF or JSON lines"
 
     def _skip(self, place: str, reason: str) -> None:
-        self._skipped.append(Skipped(place, reason))
-        self._observer.on_skipped(self._skipped[-1])
+        skipped = Skipped(place, reason)
+        self._n_skipped += 1
+        if len(self._skipped) < MAX_SKIPPED:
+            self._skipped.append(skipped)
+        self._observer.on_skipped(skipped)
 
     def _read(self, file: FoundFile) -> None:
-        before = self._store.n_documents
+        before, skipped = self._store.n_documents, self._n_skipped
         modified, digest, problem = file.modified(), "", ""
         try:  # not around an OSError: it is one of writing, such as a full disk, and ends everything
             digest = file.digest()
@@ -170,7 +188,8 @@ class _Builder:
             self._skip(file.name, problem)
             modified, digest = 0, ""  # what was read of it is kept, and an update reads it again
         if self._store.n_documents > before:
-            self._files.append(IndexedFile(file.name, str(file.path), file.size(), modified, digest))
+            rows = self._n_skipped - skipped - bool(problem)
+            self._files.append(IndexedFile(file.name, str(file.path), file.size(), modified, digest, rows))
 
     def _index(self, document: SourceDocument, spans: Sequence[Span]) -> None:
         for span in spans:
@@ -204,11 +223,13 @@ class _Builder:
         for number, file in kept.items():
             before = old.manifest.indexed[number]
             self._files.append(replace(before, name=file.name, path=str(file.path), modified=file.modified()))
-            self._skipped += [
+            listed = [
                 replace(each, place=file.name + each.place[len(before.name) :])
                 for each in old.manifest.skipped
                 if each.place.startswith(f"{before.name}, ")
             ]
+            self._skipped += listed[: MAX_SKIPPED - len(self._skipped)]
+            self._n_skipped += before.skipped
         new_document = np.full(len(old.store.documents), -1)
         for document, file_number in enumerate(old.store.documents["file"].tolist()):
             if file_number in numbers:
@@ -217,6 +238,7 @@ class _Builder:
                 self._store.add(source, list(old.store.spans(document)), numbers[file_number])
         is_kept = new_document[old.document_of_passage] >= 0
         new_passage = np.where(is_kept, np.cumsum(is_kept) - 1, -1)
+        self._kept_vectors, self._kept_rows = old.dense, np.flatnonzero(is_kept)
         self._vocabulary = old.vocabulary
         self._postings[WORDS].add(_moved(old.words, new_passage))
         self._postings[PAIRS].add(_moved(old.pairs, new_passage))
@@ -235,10 +257,14 @@ class _Builder:
         for name, postings in self._postings.items():
             postings.finish(self._folder, len(self._vocabulary), rows[name])
         self._vocabulary.save(self._folder)
+        if self._options.dense:
+            n_kept = 0 if self._kept_vectors is None else len(self._kept_rows)
+            with self._observer.encoding(len(passages) - n_kept) as advance:
+                write_vectors(self._folder, self._kept_vectors, self._kept_rows, advance)
         copies = len(passages) - len(np.unique(passages["digest"]))
         return Manifest(
             self._options, roots, self._store.n_documents, len(passages), copies, len(self._vocabulary),
-            tuple(self._files), tuple(self._skipped),
+            tuple(self._files), tuple(self._skipped), self._n_skipped,
         )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Search an index: BM25 of the words and pairs of words in a passage, and of the words in its whole document."""
+"""Search an index: BM25 of the words and pairs of words in a passage, and of the words in its whole document.
+
+An index with dense vectors adds the cosine of the question's vector and the passage's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.errors import DataError
+from glassgpt.retrieval.dense import CANDIDATES, MAX_COMPARED, DenseVectors
 from glassgpt.retrieval.manifest import Manifest, damaged, identity
 from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Passage
@@ -17,12 +21,14 @@ from glassgpt.retrieval.postings import Bm25, Integers, Postings
 from glassgpt.retrieval.store import PassageStore
 from glassgpt.retrieval.vocabulary import UNKNOWN, Vocabulary
 
-WORDS, PAIRS, DOCUMENTS = "words", "pairs", "document"
+WORDS, PAIRS, DOCUMENTS, DENSE = "words", "pairs", "document", "dense"
 PASSAGE_BM25 = Bm25()
 DOCUMENT_BM25 = Bm25()
 DOCUMENT_WEIGHT = 1.5
 PAIR_WEIGHT = 0.8
 """Weights of the scores of the whole document and of pairs of words, found on one half of the questions (docs/log.md)."""
+DENSE_WEIGHT = 30.0
+"""Weight of the cosine of dense vectors, found on the same half."""
 MAX_SHARE = 0.1
 """Terms of more passages than this are left out of a question, unless it has no others."""
 FEW = 20
@@ -47,6 +53,11 @@ class Hit:
     scores: dict[str, float]
     copies: tuple[str, ...] = ()
 
+    @property
+    def lexical_score(self) -> float:
+        """The score without that of dense vectors, by which the confidence of an answer was calibrated."""
+        return sum(value for name, value in self.scores.items() if name != DENSE)
+
 
 class Index:
     """An index that is open for searching. Its files are memory-mapped; it may be replaced meanwhile.
@@ -61,6 +72,7 @@ class Index:
         self.store = PassageStore(folder)
         self.words, self.pairs, self.documents = (Postings.open(folder, name) for name in (WORDS, PAIRS, DOCUMENTS))
         self.vocabulary = Vocabulary.open(folder)
+        self.dense = DenseVectors.open(folder) if manifest.options.dense else None
         self.document_of_passage = np.asarray(self.store.passages["document"]).astype(np.int64)
         self._digests = np.asarray(self.store.passages["digest"]).astype(np.uint64)
 
@@ -90,7 +102,8 @@ class Index:
             index = cls(folder, manifest)
         except (ValueError, LookupError, OSError) as error:
             raise damaged(folder, str(error)) from error
-        if len(index) != manifest.passages or len(index.words.lengths) != manifest.passages:
+        lengths = {len(index), len(index.words.lengths), len(index if index.dense is None else index.dense.scales)}
+        if lengths != {manifest.passages}:
             raise damaged(folder, f"it does not have {manifest.passages:,} passages")
         return index
 
@@ -102,16 +115,27 @@ class Index:
 
         Args:
             question: words or a sentence, in any language of the documents.
-            limit: number of hits; fewer are returned if fewer passages share a term with the question.
+            limit: number of hits; fewer are returned if fewer passages share a term with the question, or in an index with
+                dense vectors are like it at all.
 
         Raises:
             DataError: the index is damaged.
         """
         try:
             parts = self.scores(question)
-            return self._hits(parts[WORDS] + parts[PAIRS] + parts[DOCUMENTS], parts, limit)
+            total = parts[WORDS] + parts[PAIRS] + parts[DOCUMENTS]
+            if self.dense is not None:
+                parts[DENSE] = self._dense_scores(self.dense, question, total)
+                total = total + parts[DENSE]
+            return self._hits(total, parts, limit)
         except (IndexError, UnicodeDecodeError, ValueError) as error:
             raise damaged(self.folder, str(error)) from error
+
+    def same_text(self, number: int) -> list[int]:
+        """Return the numbers of all passages with the text of this one, itself among them."""
+        if not self.manifest.copies:
+            return [number]
+        return np.flatnonzero(self._digests == self._digests[number]).tolist()
 
     def scores(self, question: str) -> dict[str, Scores]:
         """Return the parts of the score of every passage, weighted."""
@@ -125,6 +149,15 @@ class Index:
             PAIRS: self.pairs.scores(pairs, PASSAGE_BM25),
             DOCUMENTS: by_document[self.document_of_passage],
         }
+
+    @staticmethod
+    def _dense_scores(dense: DenseVectors, question: str, lexical: Scores) -> Scores:
+        """Return the weighted cosine of each passage; in a large index only of those whose lexical score is among the best."""
+        rows = None if len(lexical) <= MAX_COMPARED else np.argpartition(-lexical, CANDIDATES)[:CANDIDATES]
+        scores = np.zeros(len(lexical), np.float32)
+        if (found := dense.similarities(question, rows)) is not None:
+            scores[slice(None) if rows is None else rows] = np.float32(DENSE_WEIGHT) * found
+        return scores
 
     def _terms(self, numbers: Integers) -> list[tuple[int, float]]:
         """Return the terms of a question that tell passages apart, each with weight 1."""
@@ -147,10 +180,8 @@ class Index:
 
     def _copies(self, number: int) -> tuple[str, ...]:
         """Return the places of other passages with the same text, wherever the search ranks them."""
-        if not self.manifest.copies:
-            return ()
-        same = np.flatnonzero(self._digests == self._digests[number])
-        return tuple(self.store.passage(row).place for row in same[same != number][:MAX_COPIES].tolist())
+        others = [row for row in self.same_text(number) if row != number]
+        return tuple(self.store.passage(row).place for row in others[:MAX_COPIES])
 
 
 def best_first(scores: Scores, expected: int) -> Iterator[int]:

@@ -9,12 +9,15 @@ from typing import Any
 
 from glassgpt.data.files import read_regular, write_atomically
 from glassgpt.errors import DataError, UsageError, WrongDataError
+from glassgpt.retrieval.minilm import model_folder
 from glassgpt.retrieval.passages import PASSAGE_CHARACTERS
 
 INDEX_FILE = "index.json"
-FORMAT, VERSION = "glassgpt-index", 1
+FORMAT, VERSION = "glassgpt-index", 2
 FORMAT_BYTES = 64
 """The format is named within these first bytes of the manifest."""
+MAX_SKIPPED = 1_000
+"""Files and rows that were skipped are listed up to this number, and all of them counted."""
 MIN_PASSAGE_CHARACTERS, MAX_PASSAGE_CHARACTERS = 100, 20_000
 
 
@@ -24,21 +27,26 @@ class IndexOptions:
 
     Attributes:
         passage_characters: longest passage.
+        dense: encoder of the passages' dense vectors, `minilm`; empty without them.
     """
 
     passage_characters: int = PASSAGE_CHARACTERS
+    dense: str = ""
 
     def check(self) -> None:
         """Check the values.
 
         Raises:
             UsageError: one is out of range.
+            MissingExtraError: the encoder is not installed.
         """
         if not MIN_PASSAGE_CHARACTERS <= self.passage_characters <= MAX_PASSAGE_CHARACTERS:
             raise UsageError(
                 f"--passage-characters is {self.passage_characters}; "
                 f"it must be from {MIN_PASSAGE_CHARACTERS} to {MAX_PASSAGE_CHARACTERS}"
             )
+        if self.dense:
+            model_folder()
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class IndexedFile:
         bytes: its size.
         modified: time of its last change, in nanoseconds.
         sha256: checksum of its content.
+        skipped: number of its rows that were not indexed.
     """
 
     name: str
@@ -66,6 +75,7 @@ class IndexedFile:
     bytes: int
     modified: int
     sha256: str
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ class Manifest:
         copies: passages whose text is that of an earlier passage.
         terms: size of the vocabulary.
         indexed: the files that were indexed.
-        skipped: files and rows that were not indexed.
+        skipped: files and rows that were not indexed, the first `MAX_SKIPPED` of them.
+        n_skipped: number of all of them.
         sizes: bytes of each file of the index.
     """
 
@@ -92,6 +103,7 @@ class Manifest:
     terms: int
     indexed: tuple[IndexedFile, ...]
     skipped: tuple[Skipped, ...]
+    n_skipped: int
     sizes: dict[str, int] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:

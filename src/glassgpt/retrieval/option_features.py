@@ -88,7 +88,7 @@ class OptionSearch:
 
     def features(self) -> dict[str, list[float]]:
         """Return the value of each feature for each option, by name; see `SEARCH_FEATURES`."""
-        scores = [[hit.score for hit in each] or [0.0] for each in self.of_options]
+        scores = [[hit.lexical_score for hit in each] or [0.0] for each in self.of_options]
         best = max(map(max, scores)) or 1.0
         is_negated = any(word in self.question.lower() for word in NEGATIONS)
         found: dict[str, list[float]] = {
@@ -117,7 +117,7 @@ class OptionSearch:
         if not self.of_question:
             return [0.0] * len(self.options)
         contexts = [stems(f"{hit.passage.heading} {hit.passage.text}") for hit in self.of_question]
-        scores = np.array([hit.score for hit in self.of_question])
+        scores = np.array([hit.lexical_score for hit in self.of_question])
         chances = np.exp((scores - scores.max()) / SCORE_SCALE)
         chances /= chances.sum()
         return [

@@ -15,7 +15,7 @@ from glassgpt.retrieval.manifest import Manifest, Skipped
 from glassgpt.retrieval.search_evaluation import SearchReport
 
 SHOWN_SKIPPED = 20
-"""Files and rows that were skipped are listed up to this number; the manifest has all of them."""
+"""Files and rows that were skipped are listed up to this number; the manifest has up to a thousand."""
 SHOWN_SUFFIXES = 3
 EXCERPT_CHARACTERS = 400
 
@@ -32,7 +32,7 @@ class ConsoleObserver(IndexObserver):
         if self._skipped <= SHOWN_SKIPPED:
             console.warn(f"skipped {skipped.place}: {skipped.reason}")
         elif self._skipped == SHOWN_SKIPPED + 1:
-            console.warn("more was skipped; index.json lists all of it")
+            console.warn("more was skipped; index.json lists the first thousand")
 
     def on_ignored(self, count: int, suffixes: Sequence[str], links: int) -> None:
         """Print how many files are not read."""
@@ -48,6 +48,12 @@ class ConsoleObserver(IndexObserver):
         with console.progress("indexing", total_bytes) as meter:
             yield meter.advance
 
+    @contextmanager
+    def encoding(self, total_passages: int) -> Generator[Callable[[int], None]]:
+        """Show a bar."""
+        with console.progress("encoding", total_passages, unit="passages") as meter:
+            yield meter.advance
+
 
 def show_manifest(manifest: Manifest, changes: Changes | None) -> None:
     """Print what an index holds, and what an update changed."""
@@ -57,7 +63,7 @@ def show_manifest(manifest: Manifest, changes: Changes | None) -> None:
         )
     console.info(
         f"{manifest.documents:,} documents in {manifest.passages:,} passages, of which {manifest.copies:,} repeat the text of "
-        f"another; skipped: {len(manifest.skipped):,}"
+        f"another; skipped: {manifest.n_skipped:,}"
     )
 
 
