@@ -47,6 +47,15 @@ def test_figures_follow_from_the_ranks(folder):
     assert evaluate_search(Index.open(folder), questions[:1]).accuracy is None
 
 
+def test_hit_counts_for_every_document_with_its_text(tmp_path):
+    rows = [{"source": name, "text": "Cats purr."} for name in ("a", "b", "c")]
+    build_index([write(tmp_path / "rows.jsonl", *rows, {"source": "c", "text": "Dogs bark."})], tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert len(index.search("who purrs")) == 1
+    report = evaluate_search(index, [Question("who purrs", "b"), Question("who barks", "c")])
+    assert (report.recall_at_1, report.passage_recall_at_5, report.mrr) == (1.0, 1.0, 1.0)
+
+
 def test_rows_and_squad_are_read(tmp_path):
     rows = write(
         tmp_path / "rows.jsonl",

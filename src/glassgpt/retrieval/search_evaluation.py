@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ SEARCHED = 100
 class SearchReport:
     """Figures of an index on questions.
 
-    A document's rank is that of its best passage among the documents found.
+    A document's rank is that of its best passage among the documents found. A passage counts for all documents that contain
+    its text, because the search returns such passages as one hit.
 
     Attributes:
         questions: number of questions.
@@ -60,14 +62,13 @@ def evaluate_search(
     is_among_passages: list[bool] = []
     is_right: list[bool] = []
     seconds: list[float] = []
-    for question, document in zip(questions, gold, strict=True):
+    for question, documents in zip(questions, gold, strict=True):
         start = time.perf_counter()
         index.search(question.text)
         seconds.append(time.perf_counter() - start)
         hits = index.search(question.text, SEARCHED)
-        found = list(dict.fromkeys(_document(index, hit) for hit in hits))
-        ranks.append(found.index(document) + 1 if document in found else np.inf)
-        is_among_passages.append(document in [_document(index, hit) for hit in hits[:5]])
+        ranks.append(_rank(index, hits, documents))
+        is_among_passages.append(any(documents & _documents(index, hit) for hit in hits[:5]))
         if question.options:
             is_right.append(choose_by_search(index, question) == question.correct)
         advance(1)
@@ -89,21 +90,34 @@ def choose_by_search(index: Index, question: Question) -> int:
     return int(np.argmax([hits[0].score if hits else 0.0 for hits in best]))
 
 
-def _document(index: Index, hit: Hit) -> int:
-    return int(index.document_of_passage[hit.passage.number])
+def _rank(index: Index, hits: Sequence[Hit], gold: frozenset[int]) -> float:
+    """Return the rank of the first document found that is one of these, or infinity."""
+    before: set[int] = set()
+    for hit in hits:
+        if gold & _documents(index, hit):
+            return len(before) + 1
+        before.add(int(index.document_of_passage[hit.passage.number]))
+    return np.inf
 
 
-def _gold_documents(index: Index, questions: Sequence[Question]) -> list[int]:
-    """Return the number of the document that answers each question."""
-    by_source: dict[str, int] = {}
-    for number in reversed(range(len(index.store.documents))):
-        by_source[index.store.source(number)[0]] = number
+def _documents(index: Index, hit: Hit) -> frozenset[int]:
+    """Return the documents that contain the text of a hit."""
+    return frozenset(index.document_of_passage[index.same_text(hit.passage.number)].tolist())
+
+
+def _gold_documents(index: Index, questions: Sequence[Question]) -> list[frozenset[int]]:
+    """Return the documents that answer each question: all of its source, or the first that contains its paragraph."""
+    by_source: dict[str, set[int]] = defaultdict(set)
+    for number in range(len(index.store.documents)):
+        by_source[index.store.source(number)[0]].add(number)
     by_context = {context: index.store.find(context) for context in {each.context for each in questions} if context}
-    gold = [by_context[each.context] if each.context else by_source.get(each.source) for each in questions]
-    missing = [each.source or each.context[:60] for each, number in zip(questions, gold, strict=True) if number is None]
+    gold = [
+        {by_context[each.context]} - {None} if each.context else by_source.get(each.source, set()) for each in questions
+    ]
+    missing = [each.source or each.context[:60] for each, numbers in zip(questions, gold, strict=True) if not numbers]
     if missing:
         raise DataError(
             f"the index does not contain the document of {len(missing):,} of {len(questions):,} questions, such as {missing[0]}; "
             "index the documents that the questions are about"
         )
-    return [number for number in gold if number is not None]
+    return [frozenset(number for number in numbers if number is not None) for numbers in gold]
