@@ -52,6 +52,21 @@ def test_answer_has_sources_and_a_stream_has_the_same(model):
     assert stream.body.endswith(b"data: [DONE]\n\n")
 
 
+def test_search_takes_no_time_of_the_event_loop(model):
+    class Index(WordIndex):
+        def search(self, question, limit=5):
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+            return super().search(question, limit)
+
+    async def work(client):
+        return await client.post(PATH, asked())
+
+    documents = {"tiny+notes": Documents(Index(BRIDGE), threshold=0.0)}
+    answer = run_with(model, work, names=("tiny", "tiny+notes"), documents=documents)
+    assert answer.json["sources"][0]["source"] == "document 0"
+
+
 def test_stream_can_have_the_usage(model):
     whole, stream = ask(model, asked(), asked(stream=True, stream_options={"include_usage": True}))
     first, last, usage = stream.events

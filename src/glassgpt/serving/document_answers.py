@@ -6,6 +6,7 @@ the passages and where in them the quotations stand. Several such requests take 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ async def answer_from_documents(
 async def _answered(model: ServedModel, documents: Documents, question: str) -> Answer:
     version, inbox = model.current, Inbox()
     reader = QuotingModel(version.weights.model, version.weights.tokenizer, model.template)
-    job = Job(inbox, task=AnswerTask(reader, documents, question))
+    task = await asyncio.to_thread(AnswerTask, reader, documents, question)  # it searches
+    job = Job(inbox, task=task)
     results: list[Answer] = []
     async with model.run(version, [job], inbox) as arriving:
         async for arrived in arriving():
