@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from glassgpt import api
 from glassgpt.api.answers import quoting_model
 from glassgpt.api.serving import chat_template
-from glassgpt.retrieval.answer_evaluation import answer_figures, answered_questions
+from glassgpt.retrieval.answer_evaluation import QUESTIONS_AT_ONCE, answer_figures, answered_questions
 from glassgpt.retrieval.answer_metrics import auroc
 from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.index import Index
+from glassgpt.retrieval.model_requests import run_together
 from glassgpt.retrieval.multiple_choice import ChoiceReader, choice_features
 from glassgpt.retrieval.option_features import SEARCH_FEATURES
 from glassgpt.retrieval.questions import Question
@@ -54,11 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=150)
+    parser.add_argument("--device", default="auto", help="as of glassgpt evaluate")
+    parser.add_argument("--limit", type=int, default=150, help="questions of each kind; 0 takes all")
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    loaded = api.load(given.run)
+    loaded = api.load(given.run, device=given.device)
     reader = quoting_model(loaded, chat_template(given.run))
     conditions = {**versions(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     results: dict[str, Any] = {}
@@ -69,11 +71,14 @@ def main() -> None:
             random.Random(0).shuffle(half)
             start = time.perf_counter()
             results[name] = (
-                fitted(index, reader, half[: given.limit])
+                fitted(index, reader, half[: given.limit or None])
                 if given.fit
-                else measured(index, reader, half[: given.limit])
+                else measured(index, reader, half[: given.limit or None])
             )
-            results[name] |= {"questions": len(half[: given.limit]), "seconds": round(time.perf_counter() - start, 1)}
+            results[name] |= {
+                "questions": len(half[: given.limit or None]),
+                "seconds": round(time.perf_counter() - start, 1),
+            }
             print(name, json.dumps(results[name], indent=1), flush=True)
     if given.out:
         given.out.write_text(json.dumps({**results, **conditions}, indent=1) + "\n")
@@ -172,7 +177,12 @@ def fitted(index: Index, reader: QuotingModel, questions: Sequence[Question]) ->
         }
     if questions[0].options:
         chooser = ChoiceReader(reader.model, reader.tokenizer)
-        sets = [choice_features(chooser, index, each.text, each.options)[0] for each in questions]
+        steps = (choice_features(chooser, index, each.text, each.options) for each in questions)
+        device = next(reader.model.parameters()).device.type
+        sets = [
+            features
+            for features, *_ in run_together(reader.model, reader.tokenizer, steps, QUESTIONS_AT_ONCE.get(device, 1))
+        ]
         inputs = [np.stack([features[name] for name in CHOICES], axis=1) for features in sets]
         found["choice"] = dict(
             zip(CHOICES, conditional_logit(inputs, [each.correct for each in questions]).tolist(), strict=True)

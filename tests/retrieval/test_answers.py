@@ -10,12 +10,13 @@ import torch
 from answer_helpers import WordIndex, passage_of, random_reader
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import GenerationError, UsageError
-from glassgpt.retrieval import answering
+from glassgpt.retrieval import answer_evaluation, answering, likelihood
 from glassgpt.retrieval.answer_evaluation import answer_figures, answered_questions
 from glassgpt.retrieval.answer_metrics import f1
 from glassgpt.retrieval.answering import answer, answer_from_hits
 from glassgpt.retrieval.confidence import WEIGHTS, confidence
-from glassgpt.retrieval.likelihood import continuation_logprobs, span_logprob
+from glassgpt.retrieval.likelihood import batched_logprobs, continuation_logprobs, span_logprob
+from glassgpt.retrieval.model_requests import run_steps
 from glassgpt.retrieval.multiple_choice import MODEL_FEATURES, ChoiceReader, choice_features, choose
 from glassgpt.retrieval.option_features import SEARCH_FEATURES, OptionSearch
 from glassgpt.retrieval.overlap import Sentences, sentences_of, stems
@@ -41,7 +42,8 @@ def test_quotations_are_verbatim_and_at_words(reader):
     for seed, text in enumerate((BRIDGE, HOSTILE, KOREAN, "one", 'a "b" c\t\td', "- [ ] x *y* `z`\r\nnext")):
         own = dataclasses.replace(reader, model=attentive_model(seed, context_length=512))
         passage = passage_of(text, start=100)
-        [quoted] = own.quote([own.prompt("When was the bridge built?", 1, passage)], [passage], [1])
+        steps = own.quote([own.prompt("When was the bridge built?", 1, passage)], [passage], [1])
+        [quoted] = run_steps(own.model, own.tokenizer, steps)
         assert quoted.text.strip() == quoted.text != ""
         assert text[quoted.start - 100 : quoted.end - 100] == quoted.text
         assert "\n" not in quoted.text
@@ -103,7 +105,8 @@ def test_what_one_document_says_changes_nothing_about_another(reader):
     assert own.question_gain == alone.evidence[0].question_gain
     quoted = {each.number: each.text for each in beside.quotations}
     prompt = reader.prompt(question, own.number, own.passage)
-    assert quoted[own.number] == reader.quote([prompt], [own.passage], [own.number])[0].text
+    [by_itself] = run_steps(reader.model, reader.tokenizer, reader.quote([prompt], [own.passage], [own.number]))
+    assert quoted[own.number] == by_itself.text
     assert HOSTILE not in reader.tokenizer.decode(prompt.tokens)
 
 
@@ -137,6 +140,35 @@ def test_likelihoods_are_those_of_a_plain_forward_pass():
     assert math.isclose(span_logprob(model, tokens, 5, 12, 257), sum(each[4:11]), rel_tol=1e-5)
     sums = continuation_logprobs(model, tokens[:8], [tokens[8:], tokens[8:9], tokens[8:11]], 257)
     assert sums == pytest.approx([sum(each[7:]), each[7], sum(each[7:10])], rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 30, 1000])
+def test_likelihoods_in_batches_are_those_of_each_by_itself(monkeypatch, limit):
+    monkeypatch.setattr(likelihood, "MAX_BATCH_TOKENS", limit)
+    monkeypatch.setattr(likelihood, "MAX_LOGIT_ROWS", limit)
+    model, tokens = attentive_model(), torch.randint(0, 257, (40,)).tolist()
+    pairs = [(tokens[:5], tokens[5:9]), (tokens[9:10], tokens[10:12]), (tokens[12:30], tokens[30:40])]
+    alone = [continuation_logprobs(model, prompt, [continuation], 257)[0] for prompt, continuation in pairs]
+    assert batched_logprobs(model, pairs, 257) == pytest.approx(alone, rel=1e-5)
+    assert batched_logprobs(model, [], 257) == []
+
+
+def test_questions_together_have_the_answers_of_each_by_itself(reader, monkeypatch):
+    index = WordIndex(BRIDGE, KOREAN, HOSTILE)
+    questions = [
+        Question("When was the old bridge built?", context=BRIDGE, answers=("1932",)),
+        Question("xyzzy?", context=BRIDGE),
+        Question("The old bridge was built in ________.", "document 0", options=("1932", "1937")),
+    ]
+    alone = list(answered_questions(index, reader, questions))
+    monkeypatch.setitem(answer_evaluation.QUESTIONS_AT_ONCE, "cpu", 2)
+    together = list(answered_questions(index, reader, questions))
+    for one, other in zip(alone, together, strict=True):
+        assert one.question == other.question
+        assert one.found.quotations == other.found.quotations
+        assert one.without.quotations == other.without.quotations
+        assert one.found.features == pytest.approx(other.found.features, rel=1e-4)
+        assert (one.option, one.closed_option) == (other.option, other.closed_option)
 
 
 def test_answer_names_its_sources_and_abstains_below_the_threshold(reader):
@@ -193,13 +225,15 @@ def test_options_are_scored_on_the_same_evidence(reader, capsys):
     chooser = ChoiceReader(reader.model, reader.tokenizer)
     options = ["1932", "1937", "all of the above"]
     question = "The old bridge was built in ________."
-    features, hits, sentences = choice_features(chooser, WordIndex(BRIDGE, KOREAN), question, options)
+    steps = choice_features(chooser, WordIndex(BRIDGE, KOREAN), question, options)
+    features, hits, sentences = run_steps(chooser.model, chooser.tokenizer, steps)
     assert set(features) == {*MODEL_FEATURES, *SEARCH_FEATURES}
     assert all(values.shape == (3,) for values in features.values())
     assert features["context_sentence"][0] > features["context_sentence"][1]
     assert features["about_others"].tolist() == [0.0, 0.0, 1.0]
     assert "The old bridge was built in 1932." in sentences
-    [(expected, _), _, _] = chooser.logprobs(question, options, sentences)
+    steps = chooser.logprobs(question, options, sentences)
+    [(expected, _), _, _] = run_steps(chooser.model, chooser.tokenizer, steps)
     assert features["evidence"][0] == expected
     choice = choose(chooser, WordIndex(BRIDGE, KOREAN), question, options)
     assert math.isclose(sum(choice.probabilities), 1, rel_tol=1e-6)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glassgpt.retrieval.answer_metrics import auroc, exact_match, f1
-from glassgpt.retrieval.answering import DEFAULT_PASSAGES, Answer, answer_from_hits
-from glassgpt.retrieval.multiple_choice import ChoiceReader, choose
+from glassgpt.retrieval.answering import DEFAULT_PASSAGES, Answer, answer_steps
+from glassgpt.retrieval.model_requests import Steps, run_together
+from glassgpt.retrieval.multiple_choice import ChoiceReader, choice_steps
 from glassgpt.retrieval.passages import Passage
 from glassgpt.retrieval.questions import Question
 from glassgpt.retrieval.quoting import Quotation, QuotingModel
@@ -18,6 +19,8 @@ from glassgpt.retrieval.quoting import Quotation, QuotingModel
 if TYPE_CHECKING:
     from glassgpt.retrieval.index import Hit, Index
 
+QUESTIONS_AT_ONCE = {"cuda": 256}
+"""Questions that are answered together, by device; on a CPU one by one, which is as fast there and needs less memory."""
 SEARCHED = 4
 """Times as many passages are searched as are read, so that enough remain without those of the answer's document."""
 
@@ -61,20 +64,22 @@ def answered_questions(
     Raises:
         GlassGPTError: a question does not fit the model's context.
     """
-    for question in questions:
-        yield _answered(index, reader, question, passages)
+    every = (_answer_steps(index, reader, question, passages) for question in questions)
+    device = next(reader.model.parameters()).device.type
+    yield from run_together(reader.model, reader.tokenizer, every, QUESTIONS_AT_ONCE.get(device, 1))
 
 
-def _answered(index: Index, reader: QuotingModel, question: Question, passages: int) -> AnsweredQuestion:
+def _answer_steps(index: Index, reader: QuotingModel, question: Question, passages: int) -> Steps[AnsweredQuestion]:
     hits = index.search(question.text, SEARCHED * passages)
     read = hits[:passages]
     others = [hit for hit in hits if not _is_from(hit, question)][:passages]
-    found = answer_from_hits(reader, question.text, read)
-    without = found if others == read else answer_from_hits(reader, question.text, others)
+    found = yield from answer_steps(reader, question.text, read)
+    without = found if others == read else (yield from answer_steps(reader, question.text, others))
     is_findable = any(_is_from(hit, question) for hit in read)
     if not question.options:
         return AnsweredQuestion(question, found, without, is_findable)
-    choice = choose(ChoiceReader(reader.model, reader.tokenizer), index, question.text, question.options)
+    chooser = ChoiceReader(reader.model, reader.tokenizer)
+    choice = yield from choice_steps(chooser, index, question.text, question.options)
     closed = choice.features["closed"]
     return AnsweredQuestion(question, found, without, is_findable, choice.option, closed.index(max(closed)))
 

@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glassgpt.errors import UsageError
 from glassgpt.retrieval.confidence import ORDER_BY_QUESTION, confidence
+from glassgpt.retrieval.model_requests import Steps, run_steps
 from glassgpt.retrieval.overlap import stems
 from glassgpt.retrieval.passages import Passage
 from glassgpt.retrieval.quoting import Quotation, QuotingModel
@@ -113,37 +114,36 @@ def answer_from_hits(
 ) -> Answer:
     """Answer a question from passages that were found; see `answer`."""
     steps = answer_steps(reader, question, hits, quotations=quotations, threshold=threshold)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return run_steps(reader.model, reader.tokenizer, steps)
 
 
 def answer_steps(
-    reader: QuotingModel, question: str, hits: Sequence[Hit], *, quotations: int, threshold: float
-) -> Generator[None, None, Answer]:
-    """Answer a question, yielding after each pass of the model, so that others can use it in between; see `answer`."""
+    reader: QuotingModel,
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    quotations: int = 1,
+    threshold: float = DEFAULT_THRESHOLD,
+) -> Steps[Answer]:
+    """Answer a question in steps, between which others can use the model; see `answer`."""
     if not hits:
         return Answer(question, (), (), 0.0, True, {})
     without = reader.prompt(question)
-    expected = reader.question_logprob(without)
+    expected = yield from reader.question_logprob(without)
     gains: list[float] = []
     for number, hit in enumerate(hits, 1):
-        yield
-        gains.append(reader.question_logprob(reader.prompt(question, number, hit.passage)) - expected)
+        gains.append((yield from reader.question_logprob(reader.prompt(question, number, hit.passage))) - expected)
     evidence = _ordered(hits, gains)
     best = evidence[:quotations]
     prompts = [reader.prompt(question, each.number, each.passage) for each in best]
-    yield
-    quoted = reader.quote(prompts, [each.passage for each in best], [each.number for each in best])
-    yield
-    given = reader.answer_logprob(prompts[0], quoted[0].text)
+    quoted = yield from reader.quote(prompts, [each.passage for each in best], [each.number for each in best])
+    given = yield from reader.answer_logprob(prompts[0], quoted[0].text)
+    expected = yield from reader.answer_logprob(without, quoted[0].text)
     features = {
         **_search_features(question, evidence[0].passage, hits),
         "question_gain": evidence[0].question_gain,
         "answer_logprob": given,
-        "answer_gain": given - reader.answer_logprob(without, quoted[0].text),
+        "answer_gain": given - expected,
     }
     sure, quotations_left = confidence(features), tuple(_distinct(quoted))
     return Answer(question, quotations_left, evidence, sure, sure < threshold or not quotations_left, features)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import UsageError
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.retrieval.likelihood import continuation_logprobs
+from glassgpt.retrieval.model_requests import LogprobRequest, Steps, run_steps
 from glassgpt.retrieval.option_features import OptionSearch
 from glassgpt.retrieval.prompts import evidence_text, filled_in
 
@@ -77,7 +77,9 @@ class ChoiceReader:
     model: LanguageModel
     tokenizer: Tokenizer
 
-    def logprobs(self, question: str, options: Sequence[str], evidence: Sequence[str] = ()) -> list[tuple[float, int]]:
+    def logprobs(
+        self, question: str, options: Sequence[str], evidence: Sequence[str] = ()
+    ) -> Steps[list[tuple[float, int]]]:
         """Return the log-probability of each option and its number of tokens, after the evidence and the question."""
         given = self.tokenizer.encode(evidence_text(evidence))
         before, first = filled_in(question, options[0])
@@ -88,19 +90,19 @@ class ChoiceReader:
         if space < 0:
             raise UsageError("the question and its options have more tokens than the model's context; shorten them")
         prompt = [self.tokenizer.end_of_text, *given[:space], *asked]
-        sums = continuation_logprobs(self.model, prompt, answers, self.tokenizer.vocab_size)
+        sums = yield LogprobRequest(prompt, answers)
         return [(total, len(tokens)) for total, tokens in zip(sums, answers, strict=True)]
 
-    def prior_logprobs(self, options: Sequence[str]) -> list[float]:
+    def prior_logprobs(self, options: Sequence[str]) -> Steps[list[float]]:
         """Return the log-probability of each option as an answer to anything."""
         answers = [self.tokenizer.encode(f" {option}") for option in options]
         prompt = [self.tokenizer.end_of_text, *self.tokenizer.encode("Answer:")]
-        return continuation_logprobs(self.model, prompt, answers, self.tokenizer.vocab_size)
+        return (yield LogprobRequest(prompt, answers))
 
 
 def choice_features(
     reader: ChoiceReader, index: Index, question: str, options: Sequence[str]
-) -> tuple[dict[str, NDArray[np.float64]], list[Hit], list[str]]:
+) -> Steps[tuple[dict[str, NDArray[np.float64]], list[Hit], list[str]]]:
     """Return the features of each option, (options,) each, the hits and the sentences of the evidence.
 
     Raises:
@@ -110,13 +112,15 @@ def choice_features(
         raise UsageError(f"{len(options)} options are given; give at least two, none of them empty")
     search = OptionSearch.run(index, question, options)
     chosen = [search.sentences.texts[at] for at in _evidence(reader.tokenizer, search)]
-    evidence, closed = reader.logprobs(question, options, chosen), reader.logprobs(question, options)
+    evidence = yield from reader.logprobs(question, options, chosen)
+    closed = yield from reader.logprobs(question, options)
+    prior = yield from reader.prior_logprobs(options)
     features = search.features() | {
         "evidence": [total for total, _ in evidence],
         "evidence_per_token": [total / n for total, n in evidence],
         "closed": [total for total, _ in closed],
         "closed_per_token": [total / n for total, n in closed],
-        "prior": reader.prior_logprobs(options),
+        "prior": prior,
     }
     return {name: np.array(values) for name, values in features.items()}, search.hits, chosen
 
@@ -146,7 +150,12 @@ def choose(reader: ChoiceReader, index: Index, question: str, options: Sequence[
     Raises:
         UsageError: there are fewer than two options, or they do not fit the context.
     """
-    features, hits, sentences = choice_features(reader, index, question, options)
+    return run_steps(reader.model, reader.tokenizer, choice_steps(reader, index, question, options))
+
+
+def choice_steps(reader: ChoiceReader, index: Index, question: str, options: Sequence[str]) -> Steps[Choice]:
+    """Choose an option in steps, between which others can use the model; see `choose`."""
+    features, hits, sentences = yield from choice_features(reader, index, question, options)
     probabilities = probabilities_of(features)
     values = {name: tuple(map(float, each)) for name, each in features.items()}
     return Choice(int(probabilities.argmax()), tuple(map(float, probabilities)), values, tuple(hits), tuple(sentences))

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from glassgpt.data.chat.jinja_template import Template
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.evaluation.continuations import GenerationJob, generate_continuations
+from glassgpt.evaluation.continuations import GenerationJob
 from glassgpt.generation.constrained import quotation_constraint
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.retrieval.likelihood import continuation_logprobs, span_logprob
+from glassgpt.retrieval.model_requests import GenerationRequest, LogprobRequest, Steps
 from glassgpt.retrieval.passage_prompt import PassagePrompt, passage_prompt
 from glassgpt.retrieval.passages import Passage
 
@@ -67,23 +67,25 @@ class QuotingModel:
         label = f"({', '.join(name[-MAX_NAME_CHARACTERS:] for name in names if name)})" if names else ""
         return passage_prompt(self.tokenizer, self.template, question, label, text, longest)
 
-    def question_logprob(self, prompt: PassagePrompt) -> float:
+    def question_logprob(self, prompt: PassagePrompt) -> Steps[float]:
         """Return the mean log-probability of the question's tokens after the passage."""
         start, end = prompt.question_start, prompt.question_end
         if start >= end:
             return 0.0
-        return span_logprob(self.model, prompt.tokens, start, end, self.tokenizer.vocab_size) / (end - start)
+        [total] = yield LogprobRequest(prompt.tokens[:start], [prompt.tokens[start:end]])
+        return total / (end - start)
 
-    def answer_logprob(self, prompt: PassagePrompt, answer: str) -> float:
+    def answer_logprob(self, prompt: PassagePrompt, answer: str) -> Steps[float]:
         """Return the mean log-probability of an answer's tokens; 0 for an empty one."""
         tokens = self.tokenizer.encode(answer)[: self.max_tokens]
         if not tokens:
             return 0.0
-        return continuation_logprobs(self.model, prompt.tokens, [tokens], self.tokenizer.vocab_size)[0] / len(tokens)
+        [total] = yield LogprobRequest(prompt.tokens, [tokens])
+        return total / len(tokens)
 
     def quote(
         self, prompts: Sequence[PassagePrompt], passages: Sequence[Passage], numbers: Sequence[int]
-    ) -> list[Quotation]:
+    ) -> Steps[list[Quotation]]:
         """Return the model's quotation from each passage, generated in one batch, the most probable token at each step.
 
         Args:
@@ -92,10 +94,8 @@ class QuotingModel:
             numbers: of the passages in the answer.
         """
         jobs = [GenerationJob(prompt.tokens, self._options(prompt.text)) for prompt in prompts]
-        texts = generate_continuations(self.model, self.tokenizer, jobs)
-        return [
-            locate(text.text, passage, number) for text, passage, number in zip(texts, passages, numbers, strict=True)
-        ]
+        texts = yield GenerationRequest(jobs)
+        return [locate(text, passage, number) for text, passage, number in zip(texts, passages, numbers, strict=True)]
 
     def _options(self, text: str) -> GenerationOptions:
         options = GenerationOptions(max_tokens=self.max_tokens, temperature=0.0, seed=0, min_tokens=1, stop=("\n",))
