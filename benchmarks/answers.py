@@ -32,7 +32,7 @@ from glassgpt import api
 from glassgpt.api.answers import quoting_model
 from glassgpt.api.serving import chat_template
 from glassgpt.retrieval.answer_evaluation import QUESTIONS_AT_ONCE, answer_figures, answered_questions
-from glassgpt.retrieval.answer_metrics import auroc
+from glassgpt.retrieval.answer_metrics import HANGUL, auroc, f1
 from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.index import Index
 from glassgpt.retrieval.model_requests import run_together
@@ -40,6 +40,7 @@ from glassgpt.retrieval.multiple_choice import ChoiceReader, choice_features
 from glassgpt.retrieval.option_features import SEARCH_FEATURES
 from glassgpt.retrieval.questions import Question
 from glassgpt.retrieval.quoting import QuotingModel
+from glassgpt.retrieval.spans import FEATURES, Spans
 from glassgpt.training.hardware import versions
 
 EXERCISES = re.compile(
@@ -47,7 +48,7 @@ EXERCISES = re.compile(
 )
 CONFIDENCE = ("score_per_word", "margin", "coverage", "question_gain", "answer_logprob", "answer_gain")
 """Features of the confidence that are fitted: those of the search alone, then also the model's likelihoods."""
-CHOICES = (*SEARCH_FEATURES, "evidence", "closed", "prior")
+CHOICES = (*SEARCH_FEATURES, "evidence", "closed")
 """Features of a choice that are fitted."""
 
 
@@ -187,7 +188,76 @@ def fitted(index: Index, reader: QuotingModel, questions: Sequence[Question]) ->
         found["choice"] = dict(
             zip(CHOICES, conditional_logit(inputs, [each.correct for each in questions]).tolist(), strict=True)
         )
+    elif not HANGUL.search(questions[0].text):
+        found |= fitted_spans(index, reader, questions)
     return found
+
+
+def fitted_spans(index: Index, reader: QuotingModel, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return the weights of the features of spans, and those of the model's likelihoods beside them."""
+    asked = [(each, hits[0].passage) for each in questions if (hits := index.search(each.text, 1))]
+    spans = [Spans.of_passage(each.text, passage.text) for each, passage in asked]
+    rights = [
+        np.array([share_of_right(f1(own[at], each.answers)) for at in range(len(own))])
+        for own, (each, _) in zip(spans, asked, strict=True)
+    ]
+    weights = marginal_logit([own.features for own in spans], rights, penalty=3.0)
+    totals = [own.features @ weights for own in spans]
+    steps = (
+        reader.read_spans(each.text, passage.text, own, np.argsort(-total, kind="stable").tolist())
+        for (each, passage), own, total in zip(asked, spans, totals, strict=True)
+    )
+    device = next(reader.model.parameters()).device.type
+    read = run_together(reader.model, reader.tokenizer, steps, QUESTIONS_AT_ONCE.get(device, 1))
+    inputs: list[NDArray[np.float64]] = []
+    targets: list[NDArray[np.float64]] = []
+    for found, total, right in zip(read, totals, rights, strict=True):
+        among = list(found.among)
+        inputs.append(np.stack([total[among], found.logprobs, found.expected], axis=1))
+        targets.append(right[among])
+    names = ("features", "read", "expected")
+    return {
+        "spans": dict(zip(FEATURES, weights.tolist(), strict=True)),
+        "likelihoods": dict(zip(names, marginal_logit(inputs, targets, penalty=1.0).tolist(), strict=True)),
+    }
+
+
+def share_of_right(score: float) -> float:
+    """Return how much a span with some F1 counts as right: whole answers do, and those that nearly are, a little."""
+    return 1.0 if score > 0.999 else 0.2 * score if score > 0.6 else 0.0
+
+
+def marginal_logit(
+    sets: Sequence[NDArray[np.float64]], rights: Sequence[NDArray[np.float64]], penalty: float
+) -> NDArray[np.float64]:
+    """Return the weights (D,) that maximise the probability of any right candidate, by L-BFGS; sets without one are left out.
+
+    Args:
+        sets: the features of each question's candidates, (candidates, D).
+        rights: how much each candidate counts as right, (candidates,).
+        penalty: of the squared weights, after scaling each feature to variance 1.
+    """
+    kept = [(each - each.mean(0), right) for each, right in zip(sets, rights, strict=True) if right.any()]
+    scale = np.concatenate([each for each, _ in kept]).std(0) + 1e-6
+    inputs = torch.from_numpy(np.concatenate([each for each, _ in kept]) / scale)
+    right = torch.from_numpy(np.concatenate([each for _, each in kept]))
+    lengths = [len(each) for each, _ in kept]
+    w = torch.zeros(inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([w], max_iter=100, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = inputs @ w
+        marked = logits + right.clamp_min(1e-30).log()
+        pairs = zip(marked.split(lengths), logits.split(lengths), strict=True)
+        total = penalty / 2 * (w @ w) - sum(
+            (good.logsumexp(0) - every.logsumexp(0) for good, every in pairs), w.new_zeros(())
+        )
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return w.detach().numpy() / scale
 
 
 def logistic_regression(
@@ -213,7 +283,7 @@ def logistic_regression(
 
 
 def conditional_logit(
-    sets: Sequence[NDArray[np.float64]], chosen: Sequence[int], penalty: float = 2.0
+    sets: Sequence[NDArray[np.float64]], chosen: Sequence[int], penalty: float = 10.0
 ) -> NDArray[np.float64]:
     """Return the weights (D,) that maximise the likelihood of choices, by Newton's method.
 

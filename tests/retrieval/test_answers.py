@@ -22,8 +22,8 @@ from glassgpt.retrieval.option_features import SEARCH_FEATURES, OptionSearch
 from glassgpt.retrieval.overlap import Sentences, sentences_of, stems
 from glassgpt.retrieval.prompts import filled_in
 from glassgpt.retrieval.questions import Question
-from glassgpt.retrieval.quoting import locate
 from glassgpt.retrieval.show_answers import answer_json, choice_json, show_answer, show_choice
+from glassgpt.retrieval.spans import FEATURES, MAX_WORDS, Spans
 from small_models import attentive_model
 
 BRIDGE = "The old bridge was built in 1932.\n\nIt is 300 metres long, and its towers are red."
@@ -38,46 +38,58 @@ def reader():
     return random_reader()
 
 
-def test_quotations_are_verbatim_and_at_words(reader):
+def quoted(reader, question, passage):
+    [found] = run_steps(reader.model, reader.tokenizer, reader.quote(question, [passage], [1]))
+    return found.quotation
+
+
+def test_quotations_are_verbatim_and_whole_words(reader):
     for seed, text in enumerate((BRIDGE, HOSTILE, KOREAN, "one", 'a "b" c\t\td', "- [ ] x *y* `z`\r\nnext")):
         own = dataclasses.replace(reader, model=attentive_model(seed, context_length=512))
-        passage = passage_of(text, start=100)
-        steps = own.quote([own.prompt("When was the bridge built?", 1, passage)], [passage], [1])
-        [quoted] = run_steps(own.model, own.tokenizer, steps)
-        assert quoted.text.strip() == quoted.text != ""
-        assert text[quoted.start - 100 : quoted.end - 100] == quoted.text
-        assert "\n" not in quoted.text
-        if text != KOREAN:
-            assert re.search(rf"(?<!\w){re.escape(quoted.text[:1])}", text)
+        found = quoted(own, "When was the bridge built?", passage_of(text, start=100))
+        assert found.text.strip() == found.text != ""
+        assert text[found.start - 100 : found.end - 100] == found.text
+        assert "\n" not in found.text
+        assert not re.match(r"\w", text[found.end - 100 :])
+        assert not re.search(r"\w$", text[: found.start - 100])
 
 
-def test_random_choices_of_tokens_stay_verbatim():
-    """The constraint must hold for any model: here the tokens are drawn, not chosen by one."""
-    from glassgpt.generation.constrained import quotation_constraint
-    from glassgpt.generation.processors.base import TokenHistory
-
-    tokenizer, draw = load_tokenizer("bytes"), torch.Generator().manual_seed(1)
-    for text in (BRIDGE, HOSTILE, KOREAN):
-        constraint = quotation_constraint(text, tokenizer)
-        for _ in range(4):
-            output: list[int] = []
-            while not output or output[-1] != tokenizer.end_of_text:
-                noise = torch.rand(1, tokenizer.vocab_size, generator=draw)
-                allowed = constraint(noise, [TokenHistory([], output)])
-                output.append(int(allowed.argmax()))
-            quoted = tokenizer.decode(output[:-1]).strip()
-            assert quoted
-            assert any(quoted in line for line in text.splitlines())
+def test_nothing_but_punctuation_is_not_quoted(reader):
+    assert quoted(reader, "When?", passage_of("--- ... !", start=7)).text == "---"
+    assert quoted(reader, "When?", passage_of("... !", start=7)).text == ""
 
 
-def test_quotations_are_found_where_they_are_whole_words():
-    passage = passage_of("The other party met: art (art).", start=50)
-    for output, start in ((" art\n", 21), ("he", 1), ("(art).", 25), ("The other", 0), ("art (art)\ufffd", 21)):
-        quoted = locate(output, passage, 1)
-        assert (quoted.start - 50, quoted.end - quoted.start) == (start, len(quoted.text))
+def test_spans_are_words_of_the_sentences_that_share_most_with_the_question():
+    sentences = [f"Filler {name} is of stone." for name in ("a", "b", "c", "d")]
+    text = " ".join([*sentences, 'The "old bridge" was built in 1932, by Anna Kim.'])
+    spans = Spans.of_passage("When was the old bridge built?", text)
+    texts = [spans[at] for at in range(len(spans))]
+    assert {"1932", "old bridge", "Anna Kim", "in 1932, by"} <= set(texts)
+    assert not any(each[-1] in ",." for each in texts)
+    assert all(len(each.split()) <= MAX_WORDS for each in texts)
+    assert not any("Filler d" in each for each in texts)  # the fifth sentence
+    feature = dict(zip(FEATURES, spans.features[texts.index("1932")], strict=True))
+    assert (feature["is_first"], feature["date:date"], feature["date:number"], feature["words"]) == (1, 1, 1, 1)
+    assert (feature["before_mark"], feature["after_function"], feature["asked"]) == (1, 1, 0)
+    assert spans.features[texts.index("old bridge")][FEATURES.index("only_asked")] == 1
+    assert spans.features[texts.index("Anna")][FEATURES.index("cuts_name_after")] == 1
+    assert texts[spans.ranked()[0]] == "1932"
+    assert len(Spans.of_passage("Why?", " ")) == 0
 
 
-def test_answer_without_a_whole_character_abstains():
+def test_span_that_the_passage_makes_more_probable_is_chosen():
+    spans = Spans.of_passage("Who?", "Anna met Berta.")
+    among = [0, 1, 2]
+    assert spans.best(among, [-90.0, -1.0, -90.0], [-5.0, -5.0, -5.0]) == 1
+    assert spans.best(among, [-5.0, -5.0, -5.0], [-5.0, -5.0, -90.0]) == 2
+
+
+def test_longest_quotation_is_limited():
+    reader = random_reader(max_tokens=8)
+    assert len(quoted(reader, "When was it built?", passage_of(BRIDGE)).text) < 8
+
+
+def test_answer_that_has_no_short_enough_span_abstains():
     reader = random_reader(max_tokens=1)
     found = answer(WordIndex("다리는지어졌다"), reader, "다리는 언제?", threshold=0.0)
     assert (found.abstains, found.quotations, found.text) == (True, (), "")
@@ -90,23 +102,15 @@ def test_long_headings_leave_space_for_the_passage(reader):
     assert reader.prompt("Why?", 1, dataclasses.replace(passage, source="x" * 9000)).text == BRIDGE
 
 
-def test_nothing_to_quote_is_an_error(reader):
-    from glassgpt.generation.constrained import quotation_constraint
-
-    with pytest.raises(GenerationError, match="nothing but white space"):
-        quotation_constraint(" \n\t", reader.tokenizer)
-
-
 def test_what_one_document_says_changes_nothing_about_another(reader):
     question = "When was the old bridge built?"
     alone = answer(WordIndex(BRIDGE), reader, question)
     beside = answer(WordIndex(BRIDGE, HOSTILE), reader, question, quotations=2)
     [own] = [each for each in beside.evidence if each.passage.text == BRIDGE]
     assert own.question_gain == alone.evidence[0].question_gain
-    quoted = {each.number: each.text for each in beside.quotations}
+    texts = {each.number: each.text for each in beside.quotations}
+    assert texts[own.number] == alone.quotations[0].text == quoted(reader, question, own.passage).text
     prompt = reader.prompt(question, own.number, own.passage)
-    [by_itself] = run_steps(reader.model, reader.tokenizer, reader.quote([prompt], [own.passage], [own.number]))
-    assert quoted[own.number] == by_itself.text
     assert HOSTILE not in reader.tokenizer.decode(prompt.tokens)
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from glassgpt import console
 from glassgpt.cli.chat_evaluation import require_no_text_options
 from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file
-from glassgpt.errors import UsageError, require_extra
+from glassgpt.errors import UsageError
 
 
 def ask(
@@ -70,8 +70,6 @@ def ask(
     opened = Index.open(index)
     RunFolder(model).require()
     require_template_file(chat_template)
-    if not option:
-        require_extra("llguidance", "structured", "quoting")
     require_checkpoint_and_hash(RunFolder(model), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
@@ -97,6 +95,8 @@ def _check_values(
         raise UsageError("the question is empty; ask something")
     if len(options) == 1 or not all(option.strip() for option in options):
         raise UsageError("--option must be given at least twice, and none of them may be empty")
+    if len(set(options)) < len(options):
+        raise UsageError("two values of --option are the same; give different answers")
     for name, value in (("passages", passages), ("quotations", quotations), ("max-tokens", max_tokens)):
         if value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from glassgpt.errors import UsageError, require_extra
+from glassgpt.errors import UsageError
 
 
 def evaluate_an_index(
@@ -40,7 +40,6 @@ def evaluate_an_index(
     read_questions(questions)
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
-    require_extra("llguidance", "structured", "quoting")
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds

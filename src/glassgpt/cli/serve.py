@@ -116,8 +116,6 @@ def serve(
         check_output_path("--record", record)
     for package in ("starlette", "uvicorn"):
         require_extra(package, "serve", "serving over HTTP")
-    if index:
-        require_extra("llguidance", "structured", "quoting")
     for _, folder, own in named:
         require_checkpoint_and_hash(RunFolder(folder), own or checkpoint)
 

@@ -1,4 +1,4 @@
-"""Constrained output: a regular expression, a choice of texts, a JSON schema or a quotation (extra: structured).
+"""Constrained output: a regular expression, a choice of texts or a JSON schema (extra: structured).
 
 The library llguidance tracks which texts may still follow and returns, for each token, whether its bytes lead to one of
 them (after Willard & Louf 2023). End-of-text is allowed where the text is complete, and only there. Where the constraint
@@ -8,7 +8,6 @@ leaves a single continuation, it allows the tokens that the tokenizer itself wou
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -23,8 +22,6 @@ from glassgpt.generation.processors.base import TokenHistory
 
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as Python formats it. With free white space a model could generate blanks forever."""
-
-HANGUL = re.compile("[\uac00-\ud7a3]")
 
 EXPLANATIONS = {
     "NoExtensionBias": "no text matches it",
@@ -128,31 +125,6 @@ def json_schema_constraint(schema: str, tokenizer: Tokenizer) -> Constraint:
         raise GenerationError(f"json_schema is {schema}; it must be a JSON object, such as {{}} for any JSON")
     grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(parsed), overrides=JSON_STYLE)
     return _constraint("json_schema", grammar, tokenizer)
-
-
-def quotation_constraint(text: str, tokenizer: Tokenizer) -> Constraint:
-    """Return the constraint that the output is a part of one line of a text, word for word.
-
-    It begins and ends at the boundary of a word; in Korean anywhere, as particles are attached to the words before them. A
-    blank may precede it and a line break follow it: models write them around an answer.
-
-    Args:
-        text: to be quoted.
-        tokenizer: the model's.
-
-    Raises:
-        GenerationError: the text has nothing but white space.
-        MissingExtraError: the library is not installed.
-    """
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise GenerationError("the text to be quoted has nothing but white space")
-    names = " | ".join(f"LINE{number}" for number in range(len(lines)))
-    rules = [f'start: " "? ({names}) "\\n"?', r"EDGES: /\S(.*\S)?/"]
-    for number, line in enumerate(lines):
-        unit = "substring_chars" if HANGUL.search(line) else "substring_words"
-        rules += [f"LINE{number}:PART{number}&EDGES", f"PART{number}:%regex{json.dumps({unit: line})}"]
-    return _constraint("quotation", "\n".join(rules), tokenizer)
 
 
 def _constraint(setting: str, grammar: str, tokenizer: Tokenizer) -> Constraint:

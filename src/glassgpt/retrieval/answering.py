@@ -135,18 +135,15 @@ def answer_steps(
         gains.append((yield from reader.question_logprob(reader.prompt(question, number, hit.passage))) - expected)
     evidence = _ordered(hits, gains)
     best = evidence[:quotations]
-    prompts = [reader.prompt(question, each.number, each.passage) for each in best]
-    quoted = yield from reader.quote(prompts, [each.passage for each in best], [each.number for each in best])
-    given = yield from reader.answer_logprob(prompts[0], quoted[0].text)
-    expected = yield from reader.answer_logprob(without, quoted[0].text)
+    quoted = yield from reader.quote(question, [each.passage for each in best], [each.number for each in best])
     features = {
         **_search_features(question, evidence[0].passage, hits),
         "question_gain": evidence[0].question_gain,
-        "answer_logprob": given,
-        "answer_gain": given - expected,
+        "answer_logprob": quoted[0].logprob,
+        "answer_gain": quoted[0].logprob - quoted[0].expected,
     }
-    sure, quotations_left = confidence(features), tuple(_distinct(quoted))
-    return Answer(question, quotations_left, evidence, sure, sure < threshold or not quotations_left, features)
+    sure, left = confidence(features), tuple(_distinct([each.quotation for each in quoted]))
+    return Answer(question, left, evidence, sure, sure < threshold or not left, features)
 
 
 def _ordered(hits: Sequence[Hit], gains: Sequence[float]) -> tuple[Evidence, ...]:

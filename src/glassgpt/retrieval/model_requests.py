@@ -1,4 +1,4 @@
-"""What answering asks of the model, as requests, so that one question runs step by step and many run in batches.
+"""Requests to the model while a question is answered, so that one question runs step by step and many run in batches.
 
 Answering is a generator that yields a request and is sent its result. `perform_one` is the reference; `perform_all` gives the same
 results for many requests in few passes, which a GPU needs: one question by itself leaves it idle.
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.evaluation.continuations import GenerationJob, generate_continuations
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.retrieval.likelihood import batched_logprobs, continuation_logprobs, span_logprob
 
@@ -32,26 +31,12 @@ class LogprobRequest:
     continuations: Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """Asks for the generated texts of jobs: a list of strings.
-
-    Attributes:
-        jobs: at least one.
-    """
-
-    jobs: Sequence[GenerationJob]
-
-
-Request = LogprobRequest | GenerationRequest
-Steps = Generator[Request, Any, T]
+Steps = Generator[LogprobRequest, list[float], T]
 """Yields requests, is sent their results, and returns a value."""
 
 
-def perform_one(model: LanguageModel, tokenizer: Tokenizer, request: Request) -> list[float] | list[str]:
+def perform_one(model: LanguageModel, tokenizer: Tokenizer, request: LogprobRequest) -> list[float]:
     """Return the result of a request, computed by itself."""
-    if isinstance(request, GenerationRequest):
-        return [each.text for each in generate_continuations(model, tokenizer, request.jobs)]
     prompt, continuations = request.prompt, request.continuations
     if len(continuations) == 1:
         tokens = [*prompt, *continuations[0]]
@@ -59,34 +44,21 @@ def perform_one(model: LanguageModel, tokenizer: Tokenizer, request: Request) ->
     return continuation_logprobs(model, prompt, continuations, tokenizer.vocab_size)
 
 
-def perform_all(
-    model: LanguageModel, tokenizer: Tokenizer, requests: Sequence[Request]
-) -> list[list[float] | list[str]]:
+def perform_all(model: LanguageModel, tokenizer: Tokenizer, requests: Sequence[LogprobRequest]) -> list[list[float]]:
     """Return the results of requests in their order, computed together."""
-    results: dict[int, list[float] | list[str]] = {}
-    scored = [(at, each) for at, each in enumerate(requests) if isinstance(each, LogprobRequest)]
-    pairs = [(each.prompt, continuation) for _, each in scored for continuation in each.continuations]
+    pairs = [(each.prompt, continuation) for each in requests for continuation in each.continuations]
     sums = iter(batched_logprobs(model, pairs, tokenizer.vocab_size))
-    for at, each in scored:
-        results[at] = list(islice(sums, len(each.continuations)))
-    generated = [(at, each) for at, each in enumerate(requests) if isinstance(each, GenerationRequest)]
-    if generated:
-        jobs = [job for _, each in generated for job in each.jobs]
-        texts = (each.text for each in generate_continuations(model, tokenizer, jobs))
-        for at, each in generated:
-            results[at] = list(islice(texts, len(each.jobs)))
-    return [results[at] for at in range(len(requests))]
+    return [list(islice(sums, len(each.continuations))) for each in requests]
 
 
 def run_steps(model: LanguageModel, tokenizer: Tokenizer, steps: Steps[T]) -> T:
     """Return what a generator returns, with its requests performed one after the other."""
-    result: list[float] | list[str] | None = None
-    while True:
-        try:
-            request = steps.send(result)
-        except StopIteration as end:
-            return end.value
-        result = perform_one(model, tokenizer, request)
+    try:
+        request = next(steps)
+        while True:
+            request = steps.send(perform_one(model, tokenizer, request))
+    except StopIteration as end:
+        return end.value
 
 
 def run_together(model: LanguageModel, tokenizer: Tokenizer, every: Iterable[Steps[T]], size: int) -> Iterator[T]:
@@ -98,14 +70,14 @@ def run_together(model: LanguageModel, tokenizer: Tokenizer, every: Iterable[Ste
 
 def _run_block(model: LanguageModel, tokenizer: Tokenizer, block: Sequence[Steps[T]]) -> list[T]:
     returned: dict[int, T] = {}
-    results: dict[int, list[float] | list[str] | None] = dict.fromkeys(range(len(block)))
-    while results:
-        requests: dict[int, Request] = {}
-        for at, result in results.items():
+    requests: dict[int, LogprobRequest] = {}
+    results: dict[int, list[float]] | None = None
+    while results or results is None:
+        requests.clear()
+        for at in range(len(block)) if results is None else results:
             try:
-                requests[at] = block[at].send(result)
+                requests[at] = next(block[at]) if results is None else block[at].send(results[at])
             except StopIteration as end:
                 returned[at] = end.value
-        performed = perform_all(model, tokenizer, list(requests.values())) if requests else []
-        results = dict(zip(requests, performed, strict=True))
+        results = dict(zip(requests, perform_all(model, tokenizer, list(requests.values())), strict=True))
     return [returned[at] for at in range(len(block))]

@@ -1,23 +1,26 @@
-"""Quote the words of a passage that answer a question: constrained generation, so that every quotation is verbatim."""
+"""Quote the words of a passage that answer a question.
+
+The candidates are spans of the passage, so every quotation is verbatim. The most likely ones by features of their words are read by the model,
+which says how much more probable the passage makes them as an answer.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from glassgpt.data.chat.jinja_template import Template
 from glassgpt.data.tokenizers import Tokenizer
-from glassgpt.evaluation.continuations import GenerationJob
-from glassgpt.generation.constrained import quotation_constraint
-from glassgpt.generation.options import GenerationOptions
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.retrieval.model_requests import GenerationRequest, LogprobRequest, Steps
-from glassgpt.retrieval.passage_prompt import PassagePrompt, passage_prompt
+from glassgpt.retrieval.model_requests import LogprobRequest, Steps
+from glassgpt.retrieval.passage_prompt import PassagePrompt, passage_prompt, reading_prompt
 from glassgpt.retrieval.passages import Passage
+from glassgpt.retrieval.spans import Spans
 
 MAX_QUOTATION_TOKENS = 48
+MAX_SPANS_READ = 24
+"""Spans that the model reads; see docs/log.md for how often the right one is among them."""
 MAX_NAME_CHARACTERS = 120
 """Characters of a source and of headings that the model reads; a document can have a heading of any length."""
 
@@ -40,6 +43,38 @@ class Quotation:
 
 
 @dataclass(frozen=True)
+class ReadQuotation:
+    """A quotation with what the model thinks of it as an answer.
+
+    Attributes:
+        quotation: the quotation; its text is empty if there is nothing to quote.
+        logprob: log-probability of a token of it after the passage, the mean, in nats.
+        expected: the same without the passage.
+    """
+
+    quotation: Quotation
+    logprob: float = 0.0
+    expected: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReadSpans:
+    """The spans that the model has read.
+
+    Attributes:
+        among: their numbers.
+        lengths: tokens of each, with the line break that ends an answer.
+        logprobs: log-probability of each as the answer after the passage.
+        expected: the same without the passage.
+    """
+
+    among: tuple[int, ...]
+    lengths: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    expected: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class QuotingModel:
     """A model that reads passages and quotes from them.
 
@@ -55,17 +90,21 @@ class QuotingModel:
     template: Template
     max_tokens: int = MAX_QUOTATION_TOKENS
 
+    @property
+    def _space(self) -> int:
+        """Most tokens of a prompt, so that a quotation fits behind it."""
+        return self.model.config.context_length - self.max_tokens
+
     def prompt(self, question: str, number: int = 0, passage: Passage | None = None) -> PassagePrompt:
         """Return the prompt that asks about a passage, or without one.
 
         Raises:
             GenerationError: the question does not fit the context.
         """
-        longest = self.model.config.context_length - self.max_tokens
         text = "" if passage is None else passage.text
         names = () if passage is None else (passage.source, passage.heading)
         label = f"({', '.join(name[-MAX_NAME_CHARACTERS:] for name in names if name)})" if names else ""
-        return passage_prompt(self.tokenizer, self.template, question, label, text, longest)
+        return passage_prompt(self.tokenizer, self.template, question, label, text, self._space)
 
     def question_logprob(self, prompt: PassagePrompt) -> Steps[float]:
         """Return the mean log-probability of the question's tokens after the passage."""
@@ -75,39 +114,45 @@ class QuotingModel:
         [total] = yield LogprobRequest(prompt.tokens[:start], [prompt.tokens[start:end]])
         return total / (end - start)
 
-    def answer_logprob(self, prompt: PassagePrompt, answer: str) -> Steps[float]:
-        """Return the mean log-probability of an answer's tokens; 0 for an empty one."""
-        tokens = self.tokenizer.encode(answer)[: self.max_tokens]
-        if not tokens:
-            return 0.0
-        [total] = yield LogprobRequest(prompt.tokens, [tokens])
-        return total / len(tokens)
-
-    def quote(
-        self, prompts: Sequence[PassagePrompt], passages: Sequence[Passage], numbers: Sequence[int]
-    ) -> Steps[list[Quotation]]:
-        """Return the model's quotation from each passage, generated in one batch, the most probable token at each step.
+    def quote(self, question: str, passages: Sequence[Passage], numbers: Sequence[int]) -> Steps[list[ReadQuotation]]:
+        """Return the span of each passage that answers a question best, empty if there is none.
 
         Args:
-            prompts: one for each passage.
-            passages: to be quoted from.
+            question: to be answered.
+            passages: to be quoted from; each is read alone.
             numbers: of the passages in the answer.
         """
-        jobs = [GenerationJob(prompt.tokens, self._options(prompt.text)) for prompt in prompts]
-        texts = yield GenerationRequest(jobs)
-        return [locate(text, passage, number) for text, passage, number in zip(texts, passages, numbers, strict=True)]
+        found: list[ReadQuotation] = []
+        for passage, number in zip(passages, numbers, strict=True):
+            found.append((yield from self._quote(question, passage, number)))
+        return found
 
-    def _options(self, text: str) -> GenerationOptions:
-        options = GenerationOptions(max_tokens=self.max_tokens, temperature=0.0, seed=0, min_tokens=1, stop=("\n",))
-        return dataclasses.replace(options, processors=(quotation_constraint(text, self.tokenizer),))
+    def _quote(self, question: str, passage: Passage, number: int) -> Steps[ReadQuotation]:
+        spans = Spans.of_passage(question, passage.text)
+        read = yield from self.read_spans(question, passage.text, spans, spans.ranked())
+        if not read.among:
+            return ReadQuotation(Quotation(number, "", passage.start, passage.start))
+        best = spans.best(read.among, read.logprobs, read.expected)
+        chosen, n_tokens = read.among[best], read.lengths[best]
+        start, end = (passage.start + int(offsets[chosen]) for offsets in (spans.starts, spans.ends))
+        quotation = Quotation(number, spans[chosen], start, end)
+        return ReadQuotation(quotation, read.logprobs[best] / n_tokens, read.expected[best] / n_tokens)
 
+    def read_spans(self, question: str, text: str, spans: Spans, order: Sequence[int]) -> Steps[ReadSpans]:
+        """Return the model's log-probabilities of the first spans that are short enough.
 
-def locate(output: str, passage: Passage, number: int) -> Quotation:
-    """Return the quotation of an output that is part of a passage, at the first place where it is not within a word.
-
-    An output that reached the limit of tokens may end inside a character, which is left out; nothing may be left.
-    """
-    text = output.strip().removesuffix("\ufffd").strip()
-    whole = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", passage.text)
-    start = passage.start + (whole.start() if whole else passage.text.index(text))
-    return Quotation(number, text, start, start + len(text))
+        Args:
+            question: to be answered.
+            text: the passage.
+            spans: of the passage.
+            order: numbers of spans, the most likely first.
+        """
+        with_passage = reading_prompt(self.tokenizer, question, text, self._space)
+        encoded = ((at, self.tokenizer.encode(f" {spans[at]}\n")) for at in order)
+        fitting = list(islice((each for each in encoded if len(each[1]) <= self.max_tokens + 1), MAX_SPANS_READ))
+        if not fitting:
+            return ReadSpans((), (), (), ())
+        among, answers = zip(*fitting, strict=True)
+        logprobs = yield LogprobRequest(with_passage, answers)
+        expected = yield LogprobRequest(reading_prompt(self.tokenizer, question, "", self._space), answers)
+        return ReadSpans(among, tuple(map(len, answers)), tuple(logprobs), tuple(expected))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from glassgpt.retrieval.answering import DEFAULT_PASSAGES, DEFAULT_THRESHOLD, Answer, answer_steps
-from glassgpt.retrieval.model_requests import perform_one
+from glassgpt.retrieval.model_requests import LogprobRequest, perform_one
 from glassgpt.retrieval.quoting import QuotingModel
 from glassgpt.retrieval.show_answers import sources_json
 from glassgpt.serving import formatting
@@ -58,17 +58,19 @@ class AnswerTask:
         hits = documents.index.search(question, documents.passages)
         self._reader = reader
         self._steps = answer_steps(reader, question, hits, threshold=documents.threshold)
-        self._sent: list[float] | list[str] | None = None  # the result of the last request
+        self._request: LogprobRequest | None = None  # to be performed next
         self.result: Answer | None = None
 
     def step(self) -> bool:
         """Let the model read the next passage; return True with the answer complete."""
         try:
-            request = self._steps.send(self._sent)
+            if self._request is None:
+                self._request = next(self._steps)
+            result = perform_one(self._reader.model, self._reader.tokenizer, self._request)
+            self._request = self._steps.send(result)
         except StopIteration as end:
             self.result = end.value
             return True
-        self._sent = perform_one(self._reader.model, self._reader.tokenizer, request)
         return False
 
 

@@ -1,7 +1,6 @@
 """Answers from documents."""
 
 MESSAGES = {
-    "the text to be quoted has nothing but white space": "인용할 글에 공백밖에 없습니다",
     "the question is empty; ask something": "질문이 비어 있습니다. 질문을 적으세요",
     "{} options are given; give at least two, none of them empty": "선택지가 {0}개입니다. 두 개 이상을 빈 것 없이 지정하세요",
     "the question and its options have more tokens than the model's context; shorten them": "질문과 선택지의 토큰이 모델의 컨텍스트보다 많습니다. 줄이세요",
@@ -15,6 +14,7 @@ MESSAGES = {
     "option": "선택지",
     "probability": "확률",
     "--option must be given at least twice, and none of them may be empty": "--option은 두 번 이상, 빈 것 없이 지정해야 합니다",
+    "two values of --option are the same; give different answers": "--option 두 개가 같습니다. 서로 다른 답을 지정하세요",
     "--{} must be at least 1, not {}": "--{0:t}에는 1 이상을 지정하세요. 지금은 {1}입니다",
     "--follow serves a model that changes; it cannot be combined with --index": "--follow는 바뀌는 모델을 서비스하므로 --index와 함께 쓸 수 없습니다",
     "two indexes are called {}; rename the folder of one of them": "이름이 {0}인 인덱스가 둘입니다. 한 폴더의 이름을 바꾸세요",
