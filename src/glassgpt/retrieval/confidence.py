@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-ORDER_BY_QUESTION = 1.0
-"""Weight of the question's gain, in nats per token, beside the search's score as a share of the best."""
+ORDER_BY_QUESTION = 0.2
+"""Weight of the question's gain, in nats per token, beside the search's score as a share of the best; see docs/log.md."""
 BIAS = -6.21
 WEIGHTS: Mapping[str, float] = {"score_per_word": 0.534, "margin": 3.42, "coverage": 5.93}
 
