@@ -105,6 +105,24 @@ def test_gptq_column_by_column_follows_the_formula(monkeypatch):
     assert (found.integers == expected).float().mean() > 0.99  # ties aside
 
 
+def test_without_offsets_zero_is_a_level_and_errors_are_made_up_for():
+    weight, x = matrix(), inputs()
+    weight[0, :GROUP] = 0
+    found, nearest = (
+        gptq(weight, x.T @ x / len(x), GROUP, symmetric=True),
+        round_to_int4(weight, GROUP, symmetric=True),
+    )
+    for quantized in (found, nearest):
+        assert torch.equal(quantized.offsets, quantized.scales * -8)
+    assert torch.equal(nearest.dequantize()[0, :GROUP], torch.zeros(GROUP))
+    grouped = weight.unflatten(1, (-1, GROUP))
+    steps = grouped.abs().amax(2) / 8
+    error = (nearest.dequantize() - weight).unflatten(1, (-1, GROUP)).abs().amax(2)
+    assert (error <= 1.01 * steps).all()  # half a step, and a whole one for the end that has seven levels
+    cost = [float((x @ (each.dequantize() - weight).T).square().mean()) for each in (found, nearest)]
+    assert cost[0] < 0.7 * cost[1]
+
+
 def test_gram_matrices_are_those_of_each_layers_inputs():
     block = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     states = [torch.randn(1, 5, 4), torch.randn(1, 7, 4)]

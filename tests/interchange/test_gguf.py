@@ -11,10 +11,12 @@ from tokenizers import ByteLevelBPETokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from glassgpt import api
+from glassgpt.compression.methods.int4 import Int4
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.data.grammar import grammar_text
 from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.errors import InterchangeError, UsageError
+from glassgpt.evaluation.observer import SILENT
 from glassgpt.interchange import gguf_tokenizer
 from glassgpt.interchange.formats.base import ExportOptions
 from glassgpt.interchange.formats.registry import FORMATS, require_exportable
@@ -112,6 +114,14 @@ def test_matrices_are_stored_in_the_type(weights, kind, bits, tmp_path):
     ]  # of the largest weight of a block; scales are in float16
     largest = np.abs(original.reshape(-1, 32)).max(-1).repeat(32).reshape(original.shape)
     assert (np.abs(back.reshape(original.shape) - original) <= 1.2 * steps * largest).all()
+
+
+def test_four_bits_without_offsets_are_written_as_they_are(tmp_path):
+    model = Int4("nearest", symmetric=True).apply(attentive_model(**SHAPE), None, SILENT.progress)
+    tensors = {tensor.name: tensor for tensor in written(tmp_path, "q4_0", model).tensors}
+    for part, name in (("ffn_up", "mlp.up"), ("ffn_down", "mlp.down"), ("attn_output", "attention.out")):
+        stored, original = tensors[f"blk.1.{part}.weight"], dict(model.named_parameters())[f"blocks.1.{name}.weight"]
+        assert np.array_equal(dequantize(stored.data, stored.tensor_type), original.detach().numpy())
 
 
 def test_weight_that_exceeds_float16_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
 
 from glassgpt import api
+from glassgpt.compression.rounding import round_to_int4
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.agreement import greedy
@@ -267,14 +268,29 @@ def test_blocks_are_rounded_to_the_nearest_level(bits):
     back = dequantize_blocks(stored, scales, bits, 70)
     assert torch.equal(back[2, 32:64], torch.zeros(32))
     half = 1 << (bits - 1)
+
+    def rounded(block, level_of_largest):
+        scale = max(block, key=abs) / level_of_largest
+        return [scale * min(half - 1, max(-half, round(value / scale))) if scale else 0.0 for value in block]
+
+    def error(block, values):
+        return sum((value - other) ** 2 for value, other in zip(block, values, strict=True))
+
     for row in range(5):  # the same, value by value
         for start in range(0, 70, BLOCK_SIZE):
-            block = weight[row, start : start + BLOCK_SIZE]
-            largest = max(block.tolist(), key=abs)
-            for i, value in enumerate(block.tolist()):
-                scale = largest / -half
-                level = 0 if scale == 0 else min(half - 1, max(-half, round(value / scale)))
-                assert float(back[row, start + i]) == pytest.approx(level * scale, abs=1e-6)
+            block = weight[row, start : start + BLOCK_SIZE].tolist()
+            levels = [-half] if bits == 8 else [level for level in range(-half, half) if level]
+            best = min((rounded(block, level) for level in levels), key=lambda values: error(block, values))
+            assert back[row, start : start + BLOCK_SIZE].tolist() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-5, 0.02, 100.0])
+def test_four_bits_without_offsets_are_exported_as_they_are(size):
+    weight = torch.randn(16, 4 * BLOCK_SIZE, generator=torch.Generator().manual_seed(0)) * size
+    rounded = round_to_int4(weight, BLOCK_SIZE, symmetric=True).dequantize()
+    assert torch.equal(dequantize_blocks(*quantize_blocks(rounded, 4), 4, rounded.size(1)), rounded)
+    other = round_to_int4(weight, BLOCK_SIZE).dequantize()  # with offsets they cannot be
+    assert not torch.equal(dequantize_blocks(*quantize_blocks(other, 4), 4, other.size(1)), other)
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def compress(
     int8: Annotated[Flag, Parameter(group=METHOD)] = False,
     int4: Annotated[Flag, Parameter(group=METHOD)] = False,
     rounding: Annotated[Literal["gptq", "nearest"], Parameter(group=METHOD)] = "gptq",
+    symmetric: Annotated[Flag, Parameter(group=METHOD)] = False,
     sparsity: Annotated[str | None, Parameter(group=METHOD)] = None,
     method: Annotated[SparsityMethod, Parameter(group=METHOD)] = "sparsegpt",
     sensitivity: Annotated[Flag, Parameter(group=SEARCH)] = False,
@@ -69,6 +70,8 @@ def compress(
         Store the weights of the blocks in 4 bits, in groups of 32, and the embedding and the head in 8.
     rounding:
         How int4 rounds: gptq makes up for each rounding error with the following weights, nearest does not.
+    symmetric:
+        With int4: no offsets, as in the 4 bits of ONNX Runtime and llama.cpp; an export in 4 bits then keeps the weights.
     sparsity:
         Share of the blocks' weights to set to zero, such as 0.5, or 2:4 for two of every four: for study, as neither size
         nor speed changes.
@@ -98,8 +101,10 @@ def compress(
         *smaller.methods(run),
         *([Sparsity(sparsity, method)] if sparsity is not None else []),
         *([Int8()] if int8 else []),
-        *([Int4(rounding)] if int4 else []),
+        *([Int4(rounding, symmetric)] if int4 else []),
     ]
+    if symmetric and not int4:
+        raise UsageError("--symmetric is a kind of --int4; add --int4, or leave it out")
     _check_tokens(calibration_tokens, eval_tokens)
     trains = smaller.resume or (any(method.trains for method in methods) and not smaller.no_training)
     if trains and not sensitivity and target is None:

@@ -9,21 +9,31 @@ much of the error as they can (`layerwise.py`). Columns with large inputs come f
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
 from glassgpt.compression.layerwise import change_columns, inverse_factor, rewrite_blocks
 from glassgpt.compression.methods.base import Progress
-from glassgpt.compression.rounding import INT4_LEVELS, int4_grid, to_int4
+from glassgpt.compression.rounding import (
+    INT4_LEVELS,
+    int4_grid,
+    largest_magnitude,
+    symmetric_int4_grid,
+    to_int4,
+)
 from glassgpt.model.quantized import QuantizedMatrix
 from glassgpt.model.transformer import LanguageModel
 
 SHRINK = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
 """Fractions of a group's range that are tried at either end: clipping an outlier can pay for a finer grid."""
+SYMMETRIC_SHRINK = (*SHRINK, -8 / 7, *(-fraction for fraction in SHRINK))
+"""Fractions of the weight of largest magnitude that become 0; with a negative one that weight is at the other end, at 15."""
 
 
 def quantize_blocks(
-    model: LanguageModel, text: Tensor, group_size: int, progress: Progress
+    model: LanguageModel, text: Tensor, group_size: int, progress: Progress, *, symmetric: bool = False
 ) -> dict[str, QuantizedMatrix]:
     """Return 4-bit matrices for all linear layers of all blocks, by parameter name.
 
@@ -32,22 +42,24 @@ def quantize_blocks(
         text: (N, T) tokens of calibration text.
         group_size: columns that share a scale and an offset.
         progress: shows progress, in blocks.
+        symmetric: see `round_to_int4`.
     """
     matrices: dict[str, QuantizedMatrix] = {}
 
     def quantize(name: str, weight: Tensor, gram: Tensor) -> Tensor:
-        matrices[name] = gptq(weight, gram, group_size)
+        matrices[name] = gptq(weight, gram, group_size, symmetric=symmetric)
         return matrices[name].dequantize()
 
     rewrite_blocks(model, text, quantize, progress, "quantizing")
     return matrices
 
 
-def gptq(weight: Tensor, gram: Tensor, group_size: int) -> QuantizedMatrix:
-    """Round a matrix (out, in) to 4 bits, given XᵀX (in, in) of its inputs."""
+def gptq(weight: Tensor, gram: Tensor, group_size: int, *, symmetric: bool = False) -> QuantizedMatrix:
+    """Round a matrix (out, in) to 4 bits, given XᵀX (in, in) of its inputs; for `symmetric`, see `round_to_int4`."""
     work, gram = weight.detach().float().clone(), gram.clone()
     gram.diagonal()[gram.diagonal() == 0] = 1.0
-    scales, offsets = _best_grid(work.unflatten(1, (-1, group_size)), gram.diagonal().unflatten(0, (-1, group_size)))
+    grouped, importance = work.unflatten(1, (-1, group_size)), gram.diagonal().unflatten(0, (-1, group_size))
+    scales, offsets = _best_grid(grouped, importance, _symmetric_grids(grouped) if symmetric else _grids(grouped))
     order = gram.diagonal().argsort(descending=True, stable=True)
     groups = order // group_size
     integers = _round_columns(
@@ -70,22 +82,40 @@ def _round_columns(work: Tensor, factor: Tensor, scales: Tensor, offsets: Tensor
     return integers
 
 
-def _best_grid(grouped: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+def _grids(grouped: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield scales and offsets (out, groups) to try, the whole range first."""
+    lowest, highest = grouped.amin(dim=2), grouped.amax(dim=2)
+    for low in SHRINK:
+        for high in SHRINK:
+            yield int4_grid(lowest * low, highest * high)
+
+
+def _symmetric_grids(grouped: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield those in which 8 stands for zero."""
+    largest = largest_magnitude(grouped)
+    for fraction in SYMMETRIC_SHRINK:
+        yield symmetric_int4_grid(largest * fraction)
+
+
+def _best_grid(grouped: Tensor, importance: Tensor, grids: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return the scales and offsets (out, groups) that cost least if every weight is rounded to nearest.
 
     Args:
         grouped: (out, groups, columns) weights.
         importance: (groups, columns) mean square of the input of each column.
+        grids: scales and offsets to choose from, for each group.
     """
-    lowest, highest = grouped.amin(dim=2), grouped.amax(dim=2)
-    scales, offsets = int4_grid(lowest, highest)
-    least = torch.full_like(lowest, torch.inf)
-    for low in SHRINK:
-        for high in SHRINK:
-            tried = int4_grid(lowest * low, highest * high)
-            rounded = to_int4(grouped, *tried) * tried[0].float()[..., None] + tried[1].float()[..., None]
-            cost = ((rounded - grouped).square() * importance).sum(dim=2)
-            better = cost < least
-            least = torch.where(better, cost, least)
-            scales, offsets = torch.where(better, tried[0], scales), torch.where(better, tried[1], offsets)
+    grids = iter(grids)
+    scales, offsets = next(grids)
+    least = _cost(grouped, importance, scales, offsets)
+    for tried in grids:
+        cost = _cost(grouped, importance, *tried)
+        better = cost < least
+        least = torch.where(better, cost, least)
+        scales, offsets = torch.where(better, tried[0], scales), torch.where(better, tried[1], offsets)
     return scales, offsets
+
+
+def _cost(grouped: Tensor, importance: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
+    rounded = to_int4(grouped, scales, offsets) * scales.float()[..., None] + offsets.float()[..., None]
+    return ((rounded - grouped).square() * importance).sum(dim=2)

@@ -53,10 +53,19 @@ def round_to_int8(weight: Tensor) -> QuantizedMatrix:
     return QuantizedMatrix(8, (weight / scales).round().to(torch.int8), scales)
 
 
-def round_to_int4(weight: Tensor, group_size: int) -> QuantizedMatrix:
-    """Round to 4 bits with a scale and an offset per group, so that the smallest weight becomes 0 and the largest 15."""
+def round_to_int4(weight: Tensor, group_size: int, *, symmetric: bool = False) -> QuantizedMatrix:
+    """Round to 4 bits with a scale and an offset per group, so that the smallest weight becomes 0 and the largest 15.
+
+    Args:
+        weight: (out, in).
+        group_size: columns that share a scale and an offset.
+        symmetric: 8 stands for zero instead, and 0 for the weight of largest magnitude.
+    """
     grouped = weight.unflatten(1, (-1, group_size))
-    scales, offsets = int4_grid(grouped.amin(dim=2), grouped.amax(dim=2))
+    if symmetric:
+        scales, offsets = symmetric_int4_grid(largest_magnitude(grouped))
+    else:
+        scales, offsets = int4_grid(grouped.amin(dim=2), grouped.amax(dim=2))
     return QuantizedMatrix(4, to_int4(grouped, scales, offsets).to(torch.uint8).flatten(1), scales, offsets)
 
 
@@ -64,6 +73,18 @@ def int4_grid(lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
     """Return scales and offsets in float16 with which 0 stands for the lowest weight and 15 for the highest."""
     scales = ((highest - lowest) / INT4_LEVELS).clamp(min=SMALLEST_SCALE)
     return scales.half(), lowest.half()
+
+
+def symmetric_int4_grid(largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scales and offsets in float16 with which 8 stands for zero and 0 for a weight with the given value and sign."""
+    scales = largest / -(INT4_LEVELS // 2 + 1)
+    scales = torch.where(scales.abs() < SMALLEST_SCALE, SMALLEST_SCALE, scales).half()
+    return scales, scales * -(INT4_LEVELS // 2 + 1)
+
+
+def largest_magnitude(grouped: Tensor) -> Tensor:
+    """Return the weight of largest magnitude, with its sign, of each group: (out, groups) for (out, groups, columns)."""
+    return grouped.gather(2, grouped.abs().argmax(2, keepdim=True))[..., 0]
 
 
 def to_int4(grouped: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InterchangeError
+from glassgpt.interchange.block_quantization import block_levels
 from glassgpt.interchange.gguf_tokenizer import tokenizer_fields, write_tokenizer
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.parameter_names import gguf_name, gpt2_parameter_mappings
@@ -143,8 +144,20 @@ def _converted(name: str, values: NDArray[np.float32], kind: Any) -> NDArray[Any
     from gguf.quants import dequantize, quantize
 
     with np.errstate(over="ignore", invalid="ignore"):
-        converted: NDArray[Any] = quantize(values, kind)
+        converted: NDArray[Any] = _q4_0(values) if kind.name == "Q4_0" else quantize(values, kind)
     largest = float(np.abs(values).max(initial=0.0))
     if kind.name != "F32" and np.isfinite(largest) and not np.isfinite(dequantize(converted, kind)).all():
         raise InterchangeError(f"{name} has a weight of {largest:.3g}, too large for {kind.name}; use --weights f32")
     return converted
+
+
+def _q4_0(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the rows of a matrix as blocks of q4_0: the scale in float16, then the first 16 levels in the low halves of 16 bytes
+    and the others in the high halves.
+
+    The library's own way to choose scales would round weights again that are levels times a scale.
+    """
+    levels, scales = block_levels(torch.from_numpy(np.ascontiguousarray(values)), 4, half_scales=True)
+    packed = levels[..., :16] | levels[..., 16:] << 4
+    blocks = [scales.numpy().astype(np.float16)[..., None].view(np.uint8), packed.numpy()]
+    return np.concatenate(blocks, axis=-1).reshape(len(values), -1)

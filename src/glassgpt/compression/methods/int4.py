@@ -25,11 +25,13 @@ class Int4(CompressionMethod):
     Attributes:
         rounding: `gptq` chooses each rounding so that the following weights can make up for it, which needs text;
             `nearest` is its readable reference, and needs none.
+        symmetric: no offsets, as in the 4 bits of ONNX Runtime and llama.cpp, so that an export keeps the weights.
     """
 
     name: ClassVar[str] = "int4"
     quantizes: ClassVar[bool] = True
     rounding: str = "gptq"
+    symmetric: bool = False
 
     @property
     def reads_text(self) -> bool:
@@ -54,6 +56,7 @@ class Int4(CompressionMethod):
     def describe(self) -> str:
         """See `CompressionMethod`."""
         how = "GPTQ" if self.rounding == "gptq" else "rounded to nearest"
+        how = f"{how} without offsets" if self.symmetric else how
         return f"int4: {how}, groups of {GROUP_SIZE}, embedding and head int8"
 
     def apply(self, model: LanguageModel, text: Tensor | None, progress: Progress) -> LanguageModel:
@@ -72,7 +75,9 @@ class Int4(CompressionMethod):
         outside = {name: round_to_int8(weights[name].cpu()) for name in quantizable(model) if name not in inside}
         model = with_quantized(model, outside)
         if text is None:
-            matrices = {name: round_to_int4(weights[name].cpu(), GROUP_SIZE) for name in inside}
+            matrices = {
+                name: round_to_int4(weights[name].cpu(), GROUP_SIZE, symmetric=self.symmetric) for name in inside
+            }
         else:
-            matrices = quantize_blocks(model, text, GROUP_SIZE, progress)
+            matrices = quantize_blocks(model, text, GROUP_SIZE, progress, symmetric=self.symmetric)
         return with_quantized(model, {**outside, **matrices})
