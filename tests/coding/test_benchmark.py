@@ -196,8 +196,8 @@ def test_exercises_are_read_and_their_tests_run(tmp_path, code_model, monkeypatc
         Writer(monkeypatch, text)
         report = evaluate_problems(code_model, [problem], options, limits=Limits())
         assert report.pass_at(1) == share
-    (example,) = [answer for answer in [problem.answer] if "return a + b" in answer]
-    assert example.startswith("import math")
+    assert problem.answer.startswith("import math")
+    assert "return a + b" in problem.answer
 
 
 def test_exercises_that_cannot_be_read(tmp_path, file):
@@ -208,8 +208,22 @@ def test_exercises_that_cannot_be_read(tmp_path, file):
     (tmp_path / "empty").mkdir()
     with pytest.raises(WrongDataError, match="has no exercises"):
         read_problems("exercism", tmp_path / "empty")
+    with pytest.raises(WrongDataError, match="has no exercises"):
+        read_excluded([tmp_path / "empty"])
     (exercise(tmp_path) / "two_fer.py").unlink()
     with pytest.raises(DataError, match="does not describe an exercise"):
+        read_problems("exercism", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["solution", "test"])
+def test_files_of_an_exercise_are_not_written_elsewhere(kind, tmp_path):
+    place = exercise(tmp_path)
+    (tmp_path / "outside.py").write_text("")
+    config = place / ".meta" / "config.json"
+    found = json.loads(config.read_text())
+    found["files"][kind] = ["../outside.py"]
+    config.write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"'\.\./outside\.py' is not the name of a file"):
         read_problems("exercism", tmp_path)
 
 

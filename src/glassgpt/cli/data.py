@@ -59,8 +59,8 @@ def prepare(
     suffix:
         Suffix of the files of code to read, such as .py; by default those of 20 languages. May be repeated.
     exclude:
-        Problems of a benchmark (JSON, one object per line, as HumanEval's); files of code that have text of them are left
-        out. May be repeated.
+        Problems of a benchmark (JSON, one object per line, as HumanEval's, or the folder of Exercism's); files of code that
+        have text of them are left out. May be repeated.
     field:
         Field of a row of JSON or Parquet that holds the text.
     validation_fraction:

@@ -142,8 +142,6 @@ def read_problems(benchmark: str, path: Path, limit: int = 0) -> list[Problem]:
             raise DataError(f"{origin} has the task_id of an earlier problem; give each problem an id of its own")
         problems[problem.name] = problem
     if not problems:
-        if path.is_dir():
-            raise WrongDataError(f"{path} has no exercises; give the folder exercises/practice of exercism/python")
         raise WrongDataError(f"{path} has no rows; give a file with one JSON object per line")
     return list(problems.values())
 

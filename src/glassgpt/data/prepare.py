@@ -69,7 +69,7 @@ class PrepareOptions:
         shard_tokens: tokens per shard file.
         format: "text", or "code" for trees of source code, which are filtered; see `glassgpt.data.code`.
         suffixes: of the files of code to take from folders; empty takes those of `glassgpt.data.code.tree.SUFFIXES`.
-        exclude: files of problems whose text must not be in the code.
+        exclude: files and folders of problems whose text must not be in the code.
     """
 
     sources: tuple[str, ...]

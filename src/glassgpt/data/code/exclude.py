@@ -50,23 +50,24 @@ def _tells(words: Sequence[str]) -> bool:
 
 
 def require_files(paths: Sequence[Path]) -> None:
-    """Check that the files exist.
+    """Check that the files and folders exist.
 
     Raises:
-        WrongDataError: one does not.
+        WrongDataError: one does not, or is something else.
     """
     for path in paths:
-        if not path.exists():
+        if not path.is_file() and not path.is_dir():
             raise WrongDataError(
-                f"--exclude {path} does not exist; give problems as JSON, one object per line, or a folder of exercises"
+                f"--exclude {path} is not a file or a folder; give problems as JSON, one object per line, or a folder of "
+                "exercises"
             )
 
 
 def read_excluded(paths: Sequence[Path]) -> ExcludedText:
-    """Return the text of problems in files of one JSON object per line, also compressed (.gz).
+    """Return the text of problems in files of one JSON object per line, also compressed (.gz), and of folders of exercises.
 
     Raises:
-        DataError: a line is not an object with one of `FIELDS`.
+        DataError: a line is not an object with one of `FIELDS`, or a folder cannot be read as exercises.
     """
     return ExcludedText([text for path in paths for row, origin in problem_rows(path) for text in _fields(row, origin)])
 

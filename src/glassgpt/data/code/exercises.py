@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from glassgpt.errors import DataError
+from glassgpt.errors import DataError, WrongDataError
 
 CONFIG = Path(".meta", "config.json")
 
@@ -19,14 +19,20 @@ def exercise_rows(folder: Path) -> Iterator[tuple[dict[str, object], str]]:
     `test_names` (of the tests, and of further files beside them) and `tests` (their texts).
 
     Raises:
-        DataError: a file of an exercise is missing or cannot be read, or it has several solutions.
+        WrongDataError: the folder has no exercises.
+        DataError: a file of an exercise is missing, lies elsewhere or cannot be read, or it has several solutions.
     """
-    for config in sorted(folder.rglob(str(CONFIG))):
+    configs = sorted(folder.rglob(str(CONFIG)))
+    if not configs:
+        raise WrongDataError(f"{folder} has no exercises; give the folder exercises/practice of exercism/python")
+    for config in configs:
         place = config.parent.parent
         try:
             files: Any = json.loads(config.read_text(encoding="utf-8"))["files"]
             (solution,), (example, *_) = files["solution"], files.get("example") or files["exemplar"]
             tests = sorted({*files["test"], *(path.name for path in place.glob("*.py"))} - {solution})
+            if elsewhere := [name for name in (solution, *tests) if Path(name).name != name]:  # files are written there
+                raise ValueError(f"{elsewhere[0]!r} is not the name of a file")
             row: dict[str, object] = {
                 "task_id": place.name,
                 "instructions": (place / ".docs" / "instructions.md").read_text(encoding="utf-8"),

@@ -31,7 +31,7 @@ def code_source(
     Args:
         names: folders and files.
         suffixes: see `find_code_files`, as is `follow_links`.
-        exclude: files of problems whose text must not be in the training text.
+        exclude: files and folders of problems whose text must not be in the training text.
         observer: notified of progress.
         follow_links: follow links that lead out of a folder.
         keep_duplicates: keep copies and near-duplicates.
