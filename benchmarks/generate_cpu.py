@@ -32,7 +32,7 @@ import torch
 
 from cpu_parts.engines import SYSTEMS, TRANSFORMERS, exported, installed
 from cpu_parts.engines import measure as measure_system
-from cpu_parts.generation import PROMPT_TOKENS, require_equal_texts
+from cpu_parts.generation import GREEDY_TOKENS, PROMPT_TOKENS, require_equal_texts
 from cpu_parts.machine import usable_cores
 from cpu_parts.measure import Row, Samples, Target, compare, interleave, rates
 from cpu_parts.mixed import GREEDY, SAMPLED, Mixture, Request, continuous, static, useful_tokens
@@ -56,7 +56,6 @@ WHAT = {
 PACKAGES = ("glassgpt", "torch", "transformers", "onnxruntime", "cyllama", "ctranslate2", "numpy")
 UNIT = "tokens/s"
 TARGETS = {name: Target(">=", 2) for name in ("glassgpt float32", "glassgpt int8")}
-GREEDY_TOKENS = 16
 TINY = ModelConfig(vocab_size=50257, context_length=256, n_layer=2, n_head=2, n_embd=64)
 
 

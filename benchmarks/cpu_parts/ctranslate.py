@@ -9,21 +9,6 @@ from typing import Any
 
 from cpu_parts.generation import TOP_K
 from cpu_parts.steps import Write, clock_for, require_token_counts, step_seconds
-from glassgpt.data.tokenizers.bpe import gpt2_tokenizer
-from glassgpt.interchange.huggingface import export_model
-from glassgpt.model.transformer import LanguageModel
-
-
-def converted(model: LanguageModel, precision: str, folder: Path) -> Path:
-    """Return the path of the model in CTranslate2's format, converting it on the first call."""
-    from ctranslate2.converters import TransformersConverter  # pyright: ignore
-
-    path = folder / precision
-    if not path.exists():
-        export_model(model, gpt2_tokenizer(), folder / "hf")
-        converter: Any = TransformersConverter(str(folder / "hf"))
-        converter.convert(str(path), quantization=precision)
-    return path
 
 
 def measure_step(

@@ -125,7 +125,7 @@ def evaluate_problems(
     ]
     outcomes: list[Outcome | None] = [None] * len(written)
     if limits is not None:
-        with observer.progress("tests", len(written)) as advance:
+        with observer.progress("tests", len(written), "tests") as advance:
             programs = [(problem.tested(text), problem.files(text)) for problem, text in written]
             outcomes = list(_outcomes(programs, limits, advance))
     attempts: dict[str, list[Attempt]] = {problem.name: [] for problem in problems}

@@ -43,7 +43,8 @@ class Candidate:
 
     Attributes:
         text: the text.
-        logprob: mean log-probability of its tokens, in nats; minus infinity if it is empty.
+        logprob: mean log-probability in nats of its tokens, and of those of the white space that was cut off the prompt; minus
+            infinity if there are none.
         parses: whether the file with it is valid Python; None if it is not Python.
         finish_reason: of the sample; see `FinishReason`.
     """
@@ -120,7 +121,14 @@ def generate_for_gaps(
     options: GenerationOptions,
     advance: Callable[[int], None] = lambda n_tokens: None,
 ) -> list[tuple[list[int], str, list[Sample]]]:
-    """Return for each gap its prompt, the white space that was cut off the prompt (see `healing`), and the samples after it."""
+    """Return for each gap its prompt, the white space that was cut off the prompt (see `healing`), and the samples after it.
+
+    Args:
+        code: the model.
+        gaps: where text is missing.
+        options: of the generation.
+        advance: called with each number of new tokens.
+    """
     most = code.model.config.context_length - options.max_tokens + 1
     healed = [heal(gap, options.stop) for gap in gaps]
     prompts = [gap_prompt(code.tokenizer, gap, most) for gap, _ in healed]
