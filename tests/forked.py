@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, util
@@ -61,6 +62,8 @@ def _fork(executable: str, arguments: Sequence[str], passed: Sequence[int]) -> i
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     try:
         exec(arguments[-1], {})
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(1)
 
