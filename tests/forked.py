@@ -62,7 +62,7 @@ def _fork(executable: str, arguments: Sequence[str], passed: Sequence[int]) -> i
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     try:
         exec(arguments[-1], {})
-    except Exception:
+    except Exception:  # noqa: BLE001 - this process has no caller
         traceback.print_exc()
     finally:
         os._exit(1)
