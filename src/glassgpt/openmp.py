@@ -64,9 +64,12 @@ def in_short_thread(work: Callable[[], T]) -> T:
     thread = threading.Thread(target=run, name="glassgpt-load", daemon=True)  # Ctrl-C does not wait for it
     thread.start()
     thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    try:
+        if errors:
+            raise errors[0]
+        return results[0]
+    finally:
+        errors.clear()  # else the error would refer to itself, and keep the tensors of its frames alive
 
 
 def usable_cores() -> int:

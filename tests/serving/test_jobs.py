@@ -7,6 +7,8 @@ import itertools
 import sys
 import threading
 import time
+import weakref
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -189,6 +191,28 @@ def test_work_in_a_short_thread_gives_its_result_or_its_error():
     assert in_short_thread(lambda: 3) == 3
     with pytest.raises(KeyError, match="missing"):
         in_short_thread(lambda: {}["missing"])
+
+
+def test_an_error_in_a_short_thread_keeps_nothing_in_memory():
+    """As the weights that a second version has no memory for."""
+
+    class Large:
+        pass
+
+    held = []
+
+    def work():
+        large = Large()
+        held.append(weakref.ref(large))
+        raise MemoryError
+
+    gc.disable()  # no cycle may refer to it
+    try:
+        with suppress(MemoryError):
+            in_short_thread(work)
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def _model(device):

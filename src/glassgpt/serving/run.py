@@ -284,8 +284,8 @@ async def follow(
             newest = await loop.run_in_executor(None, source.newest)
             if newest is None or newest in (model.current.weights.checkpoint, failed):
                 continue
-            weights = await loop.run_in_executor(None, in_short_thread, source.load)
-            version = await loop.run_in_executor(None, model.start, weights, loop)
+            # Without a name for the weights: it would keep them in memory after their engine could not be built.
+            version = await loop.run_in_executor(None, lambda: model.start(in_short_thread(source.load), loop))
         except (GlassGPTError, OSError) as error:  # it may be pruned while it is being read; the next one will come
             logger.warning("%s could not be loaded: %s", newest or model.name, error)
             continue
@@ -295,7 +295,8 @@ async def follow(
             continue
         if await _until_ready(version):
             model.activate(version)
-            announce(f"{model.name}: serving step {weights.step} now")
+            announce(f"{model.name}: serving step {version.weights.step} now")
         else:  # it would fail again
             failed = newest
             logger.warning("%s could not be started: %s", newest, version.thread.failure)
+        del version
