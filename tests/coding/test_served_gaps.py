@@ -50,6 +50,22 @@ def test_special_tokens_end_the_text_of_a_gap_and_an_empty_suffix_is_none(loaded
     assert plain.json["usage"]["prompt_tokens"] == len(loaded.tokenizer.encode(prompt))
 
 
+@pytest.mark.parametrize("form", [{"regex": "[a-z]+"}, {"choice": ["x", "y"]}])
+def test_the_text_of_a_gap_can_have_a_form(loaded, form):
+    """The prompt ends with white space, which the text must not begin with."""
+    pytest.importorskip("llguidance")
+    body = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 6, "temperature": 0.0} | form
+    reply = run_with(loaded.model, lambda client: client.post("/v1/completions", body), tokenizer=loaded.tokenizer)
+    assert reply.status == 200, reply.json
+    text = reply.json["choices"][0]["text"]
+    assert text.isalpha()
+    options = {"regex": form.get("regex"), "choices": form.get("choice", ())}
+    completed = glassgpt.api.complete(
+        loaded, PREFIX, SUFFIX, extent="document", max_tokens=6, temperature=0.0, **options
+    )
+    assert [each.text for each in completed] == [text]
+
+
 @pytest.mark.parametrize("change", [{"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"echo": True}, {"max_tokens": 63}])
 def test_what_a_suffix_cannot_be_combined_with(loaded, change):
     body = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 6} | change

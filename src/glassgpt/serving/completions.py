@@ -66,7 +66,8 @@ async def create_completion(context: ServerContext, call: Call) -> Answer:
 def _gap(values: Mapping[str, Any]) -> tuple[Gap | None, str]:
     """Return the gap if there is a suffix, and the white space that its text begins with; see `heal`.
 
-    With log-probabilities nothing is cut off: they are of the tokens that are returned.
+    With log-probabilities nothing is cut off: they are of the tokens that are returned; nor with a form, which the white space
+    would not follow.
     """
     if not values["suffix"]:
         return None, ""
@@ -74,8 +75,10 @@ def _gap(values: Mapping[str, Any]) -> tuple[Gap | None, str]:
     if not isinstance(prompt, str) or values["echo"]:
         raise APIError("suffix needs one prompt that is a text, and cannot be combined with echo", param="suffix")
     gap = Gap(prompt, values["suffix"])
-    has_logprobs = values["logprobs"] is not None or values["prompt_logprobs"] is not None
-    return (gap, "") if has_logprobs else heal(gap, (stop,) if isinstance(stop, str) else stop)
+    if values["logprobs"] is not None or values["prompt_logprobs"] is not None:
+        return gap, ""
+    has_form = values["regex"] is not None or bool(values["choice"]) or values["json_schema"] is not None
+    return heal(gap, (stop,) if isinstance(stop, str) else stop, has_form=has_form)
 
 
 def _prompts(values: Mapping[str, Any], gap: Gap | None, version: ModelVersion, most: int) -> list[list[int]]:
