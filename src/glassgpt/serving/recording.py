@@ -36,10 +36,8 @@ class Recorder:
         self._file = open(  # noqa: SIM115 - closed by `close`
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8"
         )
-        if path.is_file() and _is_cut(
-            path
-        ):  # its process was killed while it wrote: the next record gets a line of its own
-            self._file.write("\n")
+        if path.is_file() and _is_cut(path):
+            self._file.write("\n")  # its process was killed while it wrote: the next record gets a line of its own
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="glassgpt-record")
 
     def write(self, request_id: str, endpoint: str, call: GenerationCall, results: Sequence[PromptResult]) -> None:
