@@ -11,6 +11,7 @@ A base module: it imports nothing of this package, and not torch.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import threading
@@ -51,19 +52,31 @@ def in_short_thread(work: Callable[[], T]) -> T:
 
     Raises:
         BaseException: what `work` raises.
+        KeyboardInterrupt: Ctrl-C, which ends the work before its next line of Python.
     """
     results: list[T] = []
     errors: list[BaseException] = []
+    done = threading.Event()  # an interrupted `join` may take the thread for ended
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as error:  # noqa: BLE001 - raised below
             errors.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=run, name="glassgpt-load", daemon=True)  # Ctrl-C does not wait for it
+    thread = threading.Thread(target=run, name="glassgpt-load")
     thread.start()
-    thread.join()
+    try:
+        done.wait()
+    except KeyboardInterrupt:
+        # A thread that is still computing in C++ when the interpreter ends would abort the process.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        done.wait()
+        raise
+    finally:
+        thread.join()
     try:
         if errors:
             raise errors[0]

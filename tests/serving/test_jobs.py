@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -191,6 +192,29 @@ def test_work_in_a_short_thread_gives_its_result_or_its_error():
     assert in_short_thread(lambda: 3) == 3
     with pytest.raises(KeyError, match="missing"):
         in_short_thread(lambda: {}["missing"])
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to the main thread")
+def test_ctrl_c_ends_the_work_in_a_short_thread():
+    threads = []
+
+    def work():
+        threads.append(threading.current_thread())
+        time.sleep(0.05)  # until it is waited for
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_short_thread(work)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not threads[0].is_alive()
+    assert time.monotonic() - began < 10
 
 
 def test_an_error_in_a_short_thread_keeps_nothing_in_memory():
