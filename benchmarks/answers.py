@@ -12,12 +12,10 @@ those of the other half. `--limit` takes fewer questions of each kind.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import lzma
 import os
 import random
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.retrieval import is_dev, read_documents
 from numpy.typing import NDArray
 
 from glassgpt import api
@@ -43,9 +42,6 @@ from glassgpt.retrieval.quoting import QuotingModel
 from glassgpt.retrieval.spans import FEATURES, Spans
 from glassgpt.training.hardware import versions
 
-EXERCISES = re.compile(
-    r"\n\s*(Review Questions|Section Quiz|Questions for Review|Critical Thinking Questions?|Multiple Choice)\s*\n"
-)
 CONFIDENCE = ("score_per_word", "margin", "coverage", "question_gain", "answer_logprob", "answer_gain")
 """Features of the confidence that are fitted: those of the search alone, then also the model's likelihoods."""
 CHOICES = (*SEARCH_FEATURES, "evidence", "closed")
@@ -68,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, (documents, questions) in question_sets(given.data).items():
             index = _index(documents, Path(folder) / name)
-            half = [each for each in questions if is_for_fitting(each) == given.fit]
+            half = [each for each in questions if is_dev(each) == given.fit]
             random.Random(0).shuffle(half)
             start = time.perf_counter()
             results[name] = (
@@ -86,11 +82,6 @@ def main() -> None:
     print(conditions)
 
 
-def is_for_fitting(question: Question) -> bool:
-    """Return whether a question belongs to the half that constants are fitted on: whole documents do."""
-    return int(hashlib.sha256(question.source.encode()).hexdigest(), 16) % 2 == 0
-
-
 def question_sets(data: Path) -> dict[str, tuple[list[dict[str, str]], list[Question]]]:
     """Return the documents and the questions of each set."""
     rag = data / "rag"
@@ -106,32 +97,11 @@ def question_sets(data: Path) -> dict[str, tuple[list[dict[str, str]], list[Ques
         for row in choices
         if len(row["options"]) > 1
     ]
-    asked: dict[str, list[str]] = {}
-    for each in questions:
-        asked.setdefault(each.source, []).append(each.text)
-    sections = [
-        {"source": row["source"], "text": without_exercises(row["text"], asked.get(row["source"], []))}
-        for part in ("train", "val")
-        for row in map(json.loads, _lines(data / f"textbooks.{part}.jsonl.xz"))
-    ]
     return {
-        "textbooks": (sections, questions),
+        "textbooks": (read_documents(data, questions), questions),
         "xquad": _squad(json.loads((rag / "xquad.en.json").read_bytes())),
-        "korquad": _squad(json.loads("".join(_lines(rag / "KorQuAD_v1.0_dev.json.xz")))),
+        "korquad": _squad(json.loads(lzma.decompress((rag / "KorQuAD_v1.0_dev.json.xz").read_bytes()))),
     }
-
-
-def _lines(path: Path) -> list[str]:
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-        return file.readlines()
-
-
-def without_exercises(text: str, questions: Sequence[str]) -> str:
-    """Return a section up to its first exercise."""
-    ends = [at for question in questions if (at := text.find(question)) >= 0]
-    if (heading := EXERCISES.search(text)) and heading.start() > len(text) // 3:
-        ends.append(heading.start())
-    return text[: min(ends, default=len(text))]
 
 
 def _squad(content: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[Question]]:
