@@ -1,7 +1,7 @@
 """Quote the words of a passage that answer a question.
 
 The candidates are spans of the passage, so every quotation is verbatim. The most likely ones by features of their words are read by the model,
-which says how much more probable the passage makes them as an answer.
+which says how probable each is as the answer, after the passage and without it.
 """
 
 from __future__ import annotations
