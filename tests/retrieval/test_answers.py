@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from answer_helpers import WordIndex, passage_of, random_reader
+from glassgpt import api
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import GenerationError, UsageError
 from glassgpt.retrieval import answer_evaluation, answering, likelihood
 from glassgpt.retrieval.answer_evaluation import answer_figures, answered_questions
 from glassgpt.retrieval.answer_metrics import f1
 from glassgpt.retrieval.answering import answer, answer_from_hits
+from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.confidence import WEIGHTS, confidence
 from glassgpt.retrieval.likelihood import batched_logprobs, continuation_logprobs, span_logprob
 from glassgpt.retrieval.model_requests import run_steps
@@ -87,6 +89,15 @@ def test_span_that_the_passage_makes_more_probable_is_chosen():
 def test_longest_quotation_is_limited():
     reader = random_reader(max_tokens=8)
     assert len(quoted(reader, "When was it built?", passage_of(BRIDGE)).text) < 8
+
+
+def test_quotation_longer_than_half_of_the_context_is_not_blamed_on_the_question(tmp_path):
+    (tmp_path / "bridges.txt").write_text(BRIDGE)
+    build_index([tmp_path / "bridges.txt"], tmp_path / "index")
+    loaded = api.LoadedModel(attentive_model(context_length=1024), load_tokenizer("bytes"), step=0)
+    assert api.ask(tmp_path / "index", "Who built the bridge?", model=loaded, max_tokens=512).quotations
+    with pytest.raises(UsageError, match="--max-tokens is 513; it must be at most 512, half of the model's context"):
+        api.ask(tmp_path / "index", "Who built the bridge?", model=loaded, max_tokens=513)
 
 
 def test_answer_that_has_no_short_enough_span_abstains():

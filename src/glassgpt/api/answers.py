@@ -15,6 +15,7 @@ from glassgpt.api.serving import chat_template
 from glassgpt.data.chat.chat_template import TRANSCRIPT
 from glassgpt.data.chat.jinja_template import Template
 from glassgpt.data.files import check_output_path
+from glassgpt.errors import UsageError
 from glassgpt.retrieval.answer_evaluation import AnsweredQuestion, answer_figures, answered_questions
 from glassgpt.retrieval.answering import DEFAULT_PASSAGES, DEFAULT_THRESHOLD, Answer, answer
 from glassgpt.retrieval.index import Index
@@ -44,12 +45,12 @@ def ask(
         model: the folder of a run, or a loaded model.
         passages: to read, at least 1.
         quotations: most quotations, each from another passage.
-        max_tokens: longest quotation.
+        max_tokens: longest quotation, at most half of the model's context.
         threshold: confidence below which the answer abstains, 0 to 1.
         template: the chat template; None takes that of the run's folder, or a plain transcript.
 
     Raises:
-        UsageError: the question is empty.
+        UsageError: the question is empty, or `max_tokens` is too large.
         GenerationError: it does not fit the model's context.
         GlassGPTError: the run or the index cannot be read.
     """
@@ -75,8 +76,15 @@ def ask_options(
 def quoting_model(
     model: str | Path | LoadedModel, template: Template | None = None, max_tokens: int = MAX_QUOTATION_TOKENS
 ) -> QuotingModel:
-    """Return a run's model, or one that is loaded, as a reader of passages; see `ask`."""
+    """Return a run's model, or one that is loaded, as a reader of passages; see `ask`.
+
+    Raises:
+        UsageError: quotations may be so long that little of the context is left for passages.
+    """
     loaded = model if isinstance(model, LoadedModel) else load(model)
+    half = loaded.model.config.context_length // 2
+    if max_tokens > max(half, MAX_QUOTATION_TOKENS):
+        raise UsageError(f"--max-tokens is {max_tokens:,}; it must be at most {half:,}, half of the model's context")
     if template is None:
         template = TRANSCRIPT if isinstance(model, LoadedModel) else chat_template(Path(model))
     return QuotingModel(loaded.decoding_model, loaded.tokenizer, template, max_tokens)

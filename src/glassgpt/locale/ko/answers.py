@@ -16,6 +16,7 @@ MESSAGES = {
     "--option must be given at least twice, and none of them may be empty": "--option은 두 번 이상, 빈 것 없이 지정해야 합니다",
     "two values of --option are the same; give different answers": "--option 두 개가 같습니다. 서로 다른 답을 지정하세요",
     "--{} must be at least 1, not {}": "--{0:t}에는 1 이상을 지정하세요. 지금은 {1}입니다",
+    "--max-tokens is {}; it must be at most {}, half of the model's context": "--max-tokens가 {0}입니다. 모델 컨텍스트의 절반인 {1} 이하를 지정하세요",
     "--follow serves a model that changes; it cannot be combined with --index": "--follow는 바뀌는 모델을 서비스하므로 --index와 함께 쓸 수 없습니다",
     "two indexes are called {}; rename the folder of one of them": "이름이 {0}인 인덱스가 둘입니다. 한 폴더의 이름을 바꾸세요",
     "--threshold must be from 0 to 1, not {}": "--threshold에는 0과 1 사이의 수를 지정하세요. 지금은 {0}입니다",
