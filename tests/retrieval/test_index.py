@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from glassgpt.api.retrieval import index_documents
 from glassgpt.errors import DataError, UnsafeFileError, UsageError, WrongDataError
 from glassgpt.retrieval import building
 from glassgpt.retrieval.building import Changes, IndexObserver, build_index, update_index
@@ -165,6 +166,19 @@ def test_update_says_which_documents_are_gone_and_finds_them_again(tmp_path):
     with pytest.raises(WrongDataError, match="none does not exist"):
         update_index(tmp_path / "index", [tmp_path / "none"])
     assert found(tmp_path / "index", "dogs") == ["a.txt"]
+
+
+def test_update_says_which_folders_it_reads(animals, tmp_path, capsys):
+    docs, _ = animals
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("The cats sleep.")
+    build_index([docs, docs / "cats.md", tmp_path / "other" / "a.txt"], tmp_path / "mine")
+    manifest = json.loads((tmp_path / "mine" / "index.json").read_text())
+    manifest["roots"] = [["harmless", path] for _, path in manifest["roots"]]  # as somebody else may write it
+    (tmp_path / "mine" / "index.json").write_text(json.dumps(manifest))
+    index_documents([], tmp_path / "mine", update=True)
+    lines = [f"the index names documents in {folder}" for folder in (docs, tmp_path / "other")]
+    assert capsys.readouterr().err.splitlines()[:2] == lines
 
 
 def test_index_among_its_documents_is_not_read(animals):

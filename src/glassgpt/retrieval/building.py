@@ -30,6 +30,9 @@ BLOCK_TERMS = 1 << 22
 class IndexObserver:
     """Callbacks of `build_index` and `update_index`. Each does nothing here."""
 
+    def on_update(self, folders: Sequence[str]) -> None:
+        """Called before anything is read for an update, with the folders that the index names: those named, and those of named files."""
+
     def on_skipped(self, skipped: Skipped) -> None:
         """Called with each file or row that cannot be used."""
 
@@ -105,15 +108,17 @@ def update_index(
         WrongDataError: the folder is not an index, or one of `paths` does not exist.
         DataError: no document is left, the disk is full, or the index was updated by another process meanwhile.
     """
+    observer = observer or IndexObserver()
     before = identity(Path(folder))
     index = Index.open(folder)
+    observer.on_update(_folders(index.manifest.roots))
     options = index.manifest.options if dense is None else replace(index.manifest.options, dense=dense)
     options.check()
     known = dict.fromkeys(index.manifest.roots)
     known |= dict.fromkeys((str(path), os.path.abspath(path)) for path in paths)
     target = staged_folder(Path(folder), force=True, what="search index", marker=INDEX_FILE)
     with target as (staging, scratch):
-        builder = _Builder(staging, scratch, options, observer or IndexObserver())
+        builder = _Builder(staging, scratch, options, observer)
         manifest, changes = builder.build(tuple(known), index)
         manifest.write(staging)
         if identity(Path(folder)) != before:  # what the other process has added would be lost
@@ -121,6 +126,12 @@ def update_index(
                 f"{folder} was updated by another process meanwhile, and is kept like that; update it again"
             )
     return manifest, changes
+
+
+def _folders(roots: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the folders among the roots of an index, and those of its files, each once: absolute paths, not the names given."""
+    paths = [os.path.abspath(path) for _, path in roots]
+    return tuple(dict.fromkeys(path if os.path.isdir(path) else os.path.dirname(path) for path in paths))
 
 
 class _Builder:

@@ -26,6 +26,11 @@ class ConsoleObserver(IndexObserver):
     def __init__(self) -> None:
         self._skipped = 0
 
+    def on_update(self, folders: Sequence[str]) -> None:
+        """Print the folders, all of them: the index may be somebody else's. A long message would lose its middle."""
+        for folder in folders:
+            console.info(f"the index names documents in {folder}")
+
     def on_skipped(self, skipped: Skipped) -> None:
         """Print the reason."""
         self._skipped += 1

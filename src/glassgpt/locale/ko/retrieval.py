@@ -29,6 +29,7 @@ MESSAGES = {
     "it cannot be read: {}": "읽을 수 없습니다: {0:t}",
     "{} already holds an index; update it with --update, or choose another --out": "{0}에 이미 인덱스가 있습니다. --update로 갱신하거나 다른 --out을 고르세요",
     'search it with: glassgpt search {} "WORDS"': '검색: glassgpt search {0} "WORDS"',
+    "the index names documents in {}": "인덱스에 적힌 문서의 폴더: {0:t}",
     "it no longer exists": "이제 없습니다",
     "{} was updated by another process meanwhile, and is kept like that; update it again": "그사이 다른 프로세스가 {0}을(를) 갱신했고 그대로 두었습니다. 다시 갱신하세요",
     "--passage-characters cannot be combined with --update, which keeps the length of the passages": "--passage-characters는 문단 길이를 그대로 두는 --update와 함께 쓸 수 없습니다",
