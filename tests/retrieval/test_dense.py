@@ -120,6 +120,7 @@ def test_best_by_words_are_compared_in_a_large_index(docs, encoder, tmp_path, mo
     [hit] = opened.search("wide stream")
     assert (hit.passage.source, hit.score) == (everywhere[0].passage.source, pytest.approx(everywhere[0].score))
     assert len(everywhere) > 1
+    assert opened.search("automobile") == []  # no passage has the word, so none is a candidate
 
 
 def test_products_are_those_of_the_reference():

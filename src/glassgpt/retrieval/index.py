@@ -153,8 +153,12 @@ class Index:
     @staticmethod
     def _dense_scores(dense: DenseVectors, question: str, lexical: Scores) -> Scores:
         """Return the weighted cosine of each passage; in a large index only of those whose lexical score is among the best."""
-        rows = None if len(lexical) <= MAX_COMPARED else np.argpartition(-lexical, CANDIDATES)[:CANDIDATES]
-        scores = np.zeros(len(lexical), np.float32)
+        scores, rows = np.zeros(len(lexical), np.float32), None
+        if len(lexical) > MAX_COMPARED:
+            rows = np.argpartition(-lexical, CANDIDATES)[:CANDIDATES]
+            rows = rows[lexical[rows] > 0]  # any others are as good as drawn at random
+            if not len(rows):
+                return scores
         if (found := dense.similarities(question, rows)) is not None:
             scores[slice(None) if rows is None else rows] = np.float32(DENSE_WEIGHT) * found
         return scores
