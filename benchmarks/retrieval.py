@@ -277,7 +277,8 @@ def main() -> None:
     report = {
         "what": "recall and speed of glassgpt index and search",
         "date": datetime.date.today().isoformat(),
-        "command": "python benchmarks/retrieval.py DATA; python benchmarks/retrieval.py --passages N",
+        "command": "python benchmarks/retrieval.py DATA; python benchmarks/retrieval.py DATA --dense INDEX; "
+        "python benchmarks/retrieval.py --passages N",
         "hardware": hardware,
         "versions": versions(),
         "rows": [*kept, *rows],
