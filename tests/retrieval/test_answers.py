@@ -17,6 +17,7 @@ from glassgpt.retrieval.answer_metrics import f1
 from glassgpt.retrieval.answering import answer, answer_from_hits
 from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.confidence import WEIGHTS, confidence
+from glassgpt.retrieval.index import Hit
 from glassgpt.retrieval.likelihood import batched_logprobs, continuation_logprobs, span_logprob
 from glassgpt.retrieval.model_requests import run_steps
 from glassgpt.retrieval.multiple_choice import MODEL_FEATURES, ChoiceReader, choice_features, choose
@@ -310,6 +311,9 @@ def test_order_follows_the_search_and_the_question(reader, monkeypatch):
     hits = index.search("old bridge built")
     by_search = answer_from_hits(reader, "old bridge built", hits)
     assert [each.hit.score for each in by_search.evidence] == [hit.score for hit in hits]
+    by_meaning = [Hit(hits[1].passage, 30.0, {"words": 0.0, "dense": 30.0}), dataclasses.replace(hits[0], score=20.0)]
+    evidence = answer_from_hits(reader, "old bridge built", by_meaning).evidence
+    assert [each.hit for each in evidence] == by_meaning
     monkeypatch.setattr(answering, "ORDER_BY_QUESTION", 1e6)
     gains = [each.question_gain for each in answer_from_hits(reader, "old bridge built", hits).evidence]
     assert gains == sorted(gains, reverse=True)

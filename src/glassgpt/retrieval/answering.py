@@ -148,8 +148,8 @@ def answer_steps(
 
 def _ordered(hits: Sequence[Hit], gains: Sequence[float]) -> tuple[Evidence, ...]:
     """Return the passages by the search's score, as a share of the best, and what they say about the question."""
-    top = hits[0].lexical_score or 1.0
-    order = sorted(range(len(hits)), key=lambda at: -(hits[at].lexical_score / top + ORDER_BY_QUESTION * gains[at]))
+    top = hits[0].score
+    order = sorted(range(len(hits)), key=lambda at: -(hits[at].score / top + ORDER_BY_QUESTION * gains[at]))
     return tuple(Evidence(number, hits[at], gains[at]) for number, at in enumerate(order, 1))
 
 
