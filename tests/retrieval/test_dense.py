@@ -198,6 +198,13 @@ def test_damaged_model_is_one_line(archive):
     archive.write_bytes(archive.read_bytes()[:500])
     with pytest.raises(DataError, match=r"model.zip cannot be read .*; install glassgpt\[dense\] again"):
         read_encoder(archive, torch.device("cpu"))
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
+        written.writestr("config.json", json.dumps(CONFIG))
+    content = bytearray(archive.read_bytes())
+    content[30 + len("config.json")] = 7  # a kind of block that does not exist
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="model.zip cannot be read"):
+        read_encoder(archive, torch.device("cpu"))
 
 
 def test_missing_package_names_the_extra(docs, encoder, tmp_path, monkeypatch):

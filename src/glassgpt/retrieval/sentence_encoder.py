@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -210,6 +211,6 @@ def read_encoder(path: Path, device: torch.device) -> SentenceEncoder:
             config, tokenizer = json.loads(archive.read("config.json")), archive.read("tokenizer.json").decode()
             weights = load(archive.read("model.safetensors"))
         model = bert(config, weights)
-    except (OSError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); install glassgpt[dense] again") from error
     return SentenceEncoder(model, Tokenizer.from_str(tokenizer), device)
