@@ -192,6 +192,9 @@ def test_vector_of_a_text_does_not_depend_on_its_batch(archive, monkeypatch):
         np.testing.assert_allclose(vector, encoder.encode([text])[0], atol=1e-5)
     np.testing.assert_allclose(found[4], encoder.encode(["w7 " * 10])[0], atol=1e-5)  # cut
     assert np.abs(found[0] - found[1]).max() > 0.1
+    np.testing.assert_allclose(
+        encoder.encode(["w4 \udce9"]), encoder.encode(["w4 ?"])
+    )  # undecodable bytes of an argument
 
 
 def test_damaged_model_is_one_line(archive):

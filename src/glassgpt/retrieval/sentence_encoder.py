@@ -152,7 +152,8 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return the vector of each text, (texts, width), of length 1. Longer texts are cut at `MAX_TOKENS` tokens."""
-        tokens = [each.ids for each in self._tokenizer.encode_batch(list(texts))]
+        valid = [text.encode(errors="replace").decode() for text in texts]  # bytes of a command line may be no UTF-8
+        tokens = [each.ids for each in self._tokenizer.encode_batch(valid)]
         vectors = np.zeros((len(texts), self._model.norm.weight.shape[0]), np.float32)
         for batch in _batches([len(each) for each in tokens]):
             vectors[batch] = self._encode_batch([tokens[at] for at in batch])
