@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_work_in_a_short_thread():
 
 
 def test_an_error_in_a_short_thread_keeps_nothing_in_memory():
-    """As the weights that a second version has no memory for."""
+    """Nor may it keep the weights of a second version that there was no memory for."""
 
     class Large:
         pass
