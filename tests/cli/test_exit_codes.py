@@ -33,7 +33,7 @@ CASES = [
     (WRONG, "generate {tmp}/none", "none does not exist; create a run with: glassgpt train"),
     (WRONG, "complete {tmp}/book.txt --at 1 --model {tmp}/none", "none does not exist; create a run with"),
     (WRONG, "complete {damaged}/book.txt --at x --model {run}", "it must be LINE or LINE:COLUMN"),
-    (WRONG, "evaluate {run} --code mbpp --problems {tmp}/none", "none, which is not a file"),
+    (WRONG, "evaluate {run} --code mbpp --problems {tmp}/none", "none, which does not exist"),
     (FAILED, "evaluate {run} --code mbpp --problems {damaged}/bad.jsonl", "give JSON, one object per line"),
     (WRONG, "evaluate {tmp}/none", "none does not exist; create a run with"),
     (WRONG, "finetune {tmp}/none --data {data} --out {tmp}/r", "none does not exist; create a run with"),
