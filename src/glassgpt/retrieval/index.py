@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from glassgpt.errors import DataError
 from glassgpt.retrieval.dense import CANDIDATES, MAX_COMPARED, DenseVectors
 from glassgpt.retrieval.manifest import Manifest, damaged, identity
+from glassgpt.retrieval.minilm import model_folder
 from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Passage
 from glassgpt.retrieval.postings import Bm25, Integers, Postings
@@ -77,12 +78,17 @@ class Index:
         self._digests = np.asarray(self.store.passages["digest"]).astype(np.uint64)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Index:
+    def open(cls, folder: str | Path, *, for_questions: bool = True) -> Index:
         """Open an index; one that is replaced while it is being opened is opened again.
+
+        Args:
+            folder: of the index.
+            for_questions: require what questions need, the encoder of dense vectors.
 
         Raises:
             WrongDataError: the folder is not an index.
             DataError: the index is damaged.
+            MissingExtraError: the index has dense vectors, and their encoder is not installed.
         """
         while True:
             before = identity(Path(folder))
@@ -93,6 +99,8 @@ class Index:
                     raise
             else:
                 if identity(Path(folder)) == before:
+                    if for_questions and index.dense is not None:
+                        model_folder()
                     return index
 
     @classmethod
