@@ -28,6 +28,12 @@ def test_a_stop_text_of_white_space_and_very_much_white_space_leave_the_prompt_a
     assert heal(Gap("x" + " " * 201))[1] == ""
 
 
+def test_banned_white_space_leaves_the_prompt_as_it_is():
+    gap = Gap("x =\n    ", "")
+    assert heal(gap, banned=("\n",)) == (gap, "")
+    assert heal(gap, banned=("while",)) == (Gap("x =", ""), "\n    ")
+
+
 def test_tokens_that_lead_to_the_text_are_allowed(loaded):
     tokenizer = loaded.tokenizer
     allowed = allowed_tokens(tokenizer, b"\n  ")

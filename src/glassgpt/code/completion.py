@@ -130,7 +130,7 @@ def generate_for_gaps(
         advance: called with each number of new tokens.
     """
     most = code.model.config.context_length - options.max_tokens + 1
-    healed = [heal(gap, options.stop, has_form=options.has_form) for gap in gaps]
+    healed = [heal(gap, options.stop, banned=options.ban, has_form=options.has_form) for gap in gaps]
     prompts = [gap_prompt(code.tokenizer, gap, most) for gap, _ in healed]
     found: dict[int, list[Sample]] = {}
     for beginning in dict.fromkeys(beginning for _, beginning in healed):

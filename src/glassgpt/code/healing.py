@@ -24,17 +24,19 @@ MAX_BEGINNING = 200
 """Most characters of white space that are cut off."""
 
 
-def heal(gap: Gap, stops: Sequence[str] = (), *, has_form: bool = False) -> tuple[Gap, str]:
+def heal(gap: Gap, stops: Sequence[str] = (), *, banned: Sequence[str] = (), has_form: bool = False) -> tuple[Gap, str]:
     """Return a gap without the white space before it, and that white space, with which its text then begins.
 
     Args:
         gap: where text is missing.
         stops: texts that end the output. If one begins with white space, nothing is cut off: it could be found in there.
+        banned: texts that the output must not have. If one is in the white space, nothing is cut off.
         has_form: see `GenerationOptions.has_form`; nothing is cut off then, as the form says how the output begins.
     """
     prefix = gap.prefix.rstrip(BLANKS)
     beginning = gap.prefix[len(prefix) :]
-    if has_form or len(beginning) > MAX_BEGINNING or any(stop[:1].isspace() for stop in stops):
+    is_forbidden = has_form or any(text in beginning for text in banned)
+    if is_forbidden or len(beginning) > MAX_BEGINNING or any(stop[:1].isspace() for stop in stops):
         return gap, ""
     return Gap(prefix, gap.suffix), beginning
 

@@ -78,7 +78,8 @@ def _gap(values: Mapping[str, Any]) -> tuple[Gap | None, str]:
     if values["logprobs"] is not None or values["prompt_logprobs"] is not None:
         return gap, ""
     has_form = values["regex"] is not None or bool(values["choice"]) or values["json_schema"] is not None
-    return heal(gap, (stop,) if isinstance(stop, str) else stop, has_form=has_form)
+    stops = (stop,) if isinstance(stop, str) else stop
+    return heal(gap, stops, banned=values["ban"], has_form=has_form)
 
 
 def _prompts(values: Mapping[str, Any], gap: Gap | None, version: ModelVersion, most: int) -> list[list[int]]:
