@@ -179,7 +179,7 @@ def test_infill_refuses_what_it_cannot_do(loaded, change, param):
 
 def test_a_model_without_the_special_tokens_has_no_infill():
     reply = run_with(attentive_model(), lambda client: client.post("/infill", VIM))
-    assert reply.status == 501
+    assert reply.status == 400
 
 
 def test_the_template_of_continue_is_read_with_its_special_tokens(loaded):

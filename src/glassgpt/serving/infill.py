@@ -53,7 +53,7 @@ async def create_infill(context: ServerContext, call: Call) -> Answer:
     model = context.find(values["model"])
     tokenizer = model.current.weights.tokenizer
     if not has_sentinels(tokenizer):
-        raise APIError("this model was not trained to fill in the middle; choose one that was", status=501)
+        raise APIError("this model was not trained to fill in the middle; choose one that was", param="model")
     if values["n_cmpl"] > context.limits.max_samples:
         raise APIError(f"n_cmpl must be at most {context.limits.max_samples}", param="n_cmpl")
     if values["n_predict"] == 0:  # editors send it to fill llama.cpp's cache
