@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from serving_helpers import BYTES, run_with, serving
 
 from glassgpt.generation.engine.generate import generate
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.model.transformer import LanguageModel
 from glassgpt.serving.limits import ServerLimits
 from small_models import attentive_model
 
@@ -216,14 +218,14 @@ def test_r9_probes_during_a_long_prefill(monkeypatch):
     model = attentive_model(context_length=2048)
 
     async def work(client):
-        features = model.features
+        features, probed, waited = LanguageModel.features, threading.Event(), []
 
-        def slow(*arguments):
-            time.sleep(0.05)
-            return features(*arguments)
+        def slow(self, *arguments):
+            waited.append(probed.wait(60))
+            return features(self, *arguments)
 
         version = client.context.models["tiny"].current
-        monkeypatch.setattr(version.weights.model, "features", slow)
+        monkeypatch.setattr(LanguageModel, "features", slow)  # the engine has a copy of the model
         request = asyncio.create_task(client.post("/v1/completions", {"prompt": [65] * 2000, "max_tokens": 1}))
         generated = version.thread._engine
         probes = 0
@@ -231,9 +233,13 @@ def test_r9_probes_during_a_long_prefill(monkeypatch):
             assert (await client.get("/health")).status == 200
             assert (await client.get("/ready")).status == 200
             probes += 1
+            if probes == 3:
+                probed.set()
             await asyncio.sleep(0.02)
         assert (await request).status == 200
-        assert probes > 2
+        assert probes >= 3
+        assert waited
+        assert all(waited)
         assert generated is version.thread._engine
 
     run_with(model, work)
