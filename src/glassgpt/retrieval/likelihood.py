@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.retrieval.batching import batches_by_length
 
 MAX_BATCH_TOKENS = 16_384
 """Tokens and padding of a batch."""
@@ -72,22 +73,12 @@ def batched_logprobs(
         vocab_size: see `continuation_logprobs`.
     """
     found = [0.0] * len(pairs)
-    for batch in _batches([len(prompt) + len(continuation) for prompt, continuation in pairs]):
+    for batch in batches_by_length(
+        [len(prompt) + len(continuation) for prompt, continuation in pairs], MAX_BATCH_TOKENS
+    ):
         for at, total in zip(batch, _summed_logprobs(model, [pairs[at] for at in batch], vocab_size), strict=True):
             found[at] = total
     return found
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the numbers of sequences, the shortest first, with at most `MAX_BATCH_TOKENS` tokens and padding in a batch."""
-    batch: list[int] = []
-    for at in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[at] * (len(batch) + 1) > MAX_BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch
 
 
 def _summed_logprobs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from glassgpt.device import pick_device
 from glassgpt.errors import DataError
+from glassgpt.retrieval.batching import batches_by_length
 from glassgpt.retrieval.minilm import model_folder
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class SentenceEncoder:
         valid = [text.encode(errors="replace").decode() for text in texts]  # bytes of a command line may be no UTF-8
         tokens = [each.ids for each in self._tokenizer.encode_batch(valid)]
         vectors = np.zeros((len(texts), self._model.norm.weight.shape[0]), np.float32)
-        for batch in _batches([len(each) for each in tokens]):
+        for batch in batches_by_length([len(each) for each in tokens], BATCH_TOKENS):
             vectors[batch] = self._encode_batch([tokens[at] for at in batch])
         return vectors
 
@@ -174,18 +175,6 @@ def _is_bfloat16_fast(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the texts in batches of similar length, so that little is padded."""
-    batch: list[int] = []
-    for at in sorted(range(len(lengths)), key=lambda at: lengths[at]):
-        if batch and (len(batch) + 1) * lengths[at] > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch
 
 
 @cache
