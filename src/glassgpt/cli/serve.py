@@ -78,7 +78,7 @@ def serve(
     follow:
         Serve the newest checkpoint of a run that is still training; running requests finish on their own.
     record:
-        Append every answer to this file, for glassgpt replay.
+        Append answers to this file, for glassgpt replay.
     precision:
         Precision of the weights; see glassgpt generate --help.
     """

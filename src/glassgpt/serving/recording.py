@@ -1,4 +1,4 @@
-"""`--record`: every answer with what it depends on, as lines of JSON that `glassgpt replay` can reproduce."""
+"""`--record`: answers with what they depend on, as lines of JSON that `glassgpt replay` can reproduce."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ HELP = {
     "With a run: file of a chat template, .toml or .jinja; by default that of the run, or a plain transcript.": "실행 폴더와 함께: 채팅 템플릿 파일(.toml이나 .jinja). 기본값은 실행의 것, 없으면 단순한 대화록입니다.",
     "File of a chat template, .toml or .jinja; by default that of the run, or a plain transcript.": "채팅 템플릿 파일(.toml이나 .jinja). 기본값은 실행의 것, 없으면 단순한 대화록입니다.",
     "Serve the newest checkpoint of a run that is still training; running requests finish on their own.": "아직 학습 중인 실행의 가장 새로운 체크포인트를 서비스합니다. 실행 중인 요청은 하던 모델로 마칩니다.",
-    "Append every answer to this file, for glassgpt replay.": "답을 모두 이 파일에 덧붙입니다. glassgpt replay에 씁니다.",
+    "Append answers to this file, for glassgpt replay.": "답을 이 파일에 덧붙입니다. glassgpt replay에 씁니다.",
     "Precision of the weights; see glassgpt generate --help.": "가중치의 정밀도. glassgpt generate --help를 보세요.",
     "Generate the answers that glassgpt serve --record wrote again, and compare every bit.": "glassgpt serve --record가 기록한 답을 다시 생성하여 비트까지 비교합니다.",
     "Written by glassgpt serve --record.": "glassgpt serve --record가 쓴 파일.",
