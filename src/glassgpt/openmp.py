@@ -47,8 +47,8 @@ def in_short_thread(work: Callable[[], T]) -> T:
     """Return the result of work that runs in a separate thread, which has ended afterwards.
 
     Each thread that computes with OpenMP keeps several threads, and GNU OpenMP hardly spins any more once there are
-    more of them than cores, even if all but one thread's are idle. So whoever hands a model to another thread should not
-    have computed with it: on two cores an engine was a third slower (decision 53).
+    more of them than cores, even if all but one thread's are idle. A model that another thread is going to
+    use is therefore loaded in a thread that ends: otherwise, an engine on two cores was a third slower (decision 53).
 
     Raises:
         BaseException: what `work` raises.

@@ -23,7 +23,7 @@ DELIVERY_SECONDS = 0.01
 DELIVERY_SECONDS_PER_TEXT = 0.001
 """Least time for each text that has tokens: sending an event takes a tenth of it, and holds up the engine's thread."""
 CALM_SECONDS, CALM_SECONDS_PER_TEXT = 0.05, 0.003
-"""Up to a twentieth of a second, which nobody sees, three times as long: on a CPU, events take cores from the engine."""
+"""Longest time between two deliveries, and its share of each streamed text: on a CPU, events take cores from the engine."""
 
 
 class ModelTask(Protocol):
