@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from docstring_parser import parse
 
-from glassgpt.cli.commands import COMMANDS, app, bench_app, config_app
+from glassgpt.cli.commands import COMMANDS, app, bench_app, config_app, learn_app
 from glassgpt.cli.examples import SETTINGS
 from glassgpt.cli.generation_flags import OPTIONS, STRATEGY_OPTIONS
 from glassgpt.config import preset_names, preset_summary
@@ -28,7 +28,7 @@ def help_texts() -> list[str]:
 
 
 def _commands() -> Iterator[str]:
-    yield from (str(each.help) for each in (app, bench_app, config_app))
+    yield from (str(each.help) for each in (app, bench_app, config_app, learn_app))
     yield str(app.help_epilogue)
     for _, _, command in COMMANDS:
         doc = parse(inspect.cleandoc(command.__doc__ or ""))

@@ -200,6 +200,18 @@ def styled(*parts: tuple[str, str]) -> None:
     out.print(Text.assemble(*((visible(text), style) for text, style in parts)))
 
 
+def paragraph(text: str, indent: int = 0) -> None:
+    """Print a text that is not translated to standard output, wrapped at the width of the terminal.
+
+    Args:
+        text: its line breaks are kept.
+        indent: columns to leave free on the left.
+    """
+    for line in visible(text).split("\n"):
+        for part in Text(line).wrap(out, max(20, out.width - indent)) or [Text()]:
+            output((" " * indent + part.plain).rstrip())
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int = 1) -> None:
     """Print a table to standard output; columns from `numeric_from` on are right-aligned.
 

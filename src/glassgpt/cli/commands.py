@@ -21,6 +21,7 @@ from glassgpt.cli import (
     generation,
     inspection,
     interchange,
+    learn,
     retrieval,
     serve,
     training,
@@ -41,6 +42,9 @@ app = App(
 )
 config_app = App(name="config", help="Show presets and settings.", sort_key=100)
 bench_app = App(name="bench", help="Measure speed on this machine.", sort_key=101)
+learn_app = App(
+    name="learn", help="Lessons that build a GPT-2 step by step, with exercises that are checked.", sort_key=102
+)
 
 COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "demo", training.demo),
@@ -69,6 +73,10 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (config_app, "show", configuration.config_show),
     (bench_app, "train", training.bench_train),
     (bench_app, "generate", generation.bench_generate),
+    (learn_app, "list", learn.learn_list),
+    (learn_app, "start", learn.learn_start),
+    (learn_app, "check", learn.learn_check),
+    (learn_app, "hint", learn.learn_hint),
 )
 """Parent, name and function of each command, in the order in which one uses them, which is the order in the help."""
 
@@ -77,3 +85,5 @@ for position, (parent, name, command) in enumerate(COMMANDS):
     parent.command(command, name=name, sort_key=position, help_epilogue=help_epilogue(full_name, command))
 app.command(config_app)
 app.command(bench_app)
+app.command(learn_app)
+learn_app.default(learn.learn_list)

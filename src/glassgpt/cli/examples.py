@@ -20,6 +20,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "model": ("glassgpt model gpt2", "glassgpt model tiny --model.n-layer 6"),
     "config list": ("glassgpt config list",),
     "config show": ("glassgpt config show tiny", "glassgpt config show tiny --model.n-embd 192 > mine.toml"),
+    "learn list": ("glassgpt learn list", "glassgpt learn list --language ko"),
+    "learn start": ("glassgpt learn start 3", "glassgpt learn start 3 --language ko --out attention"),
+    "learn check": ("glassgpt learn check 3", "glassgpt learn check 3.2 --json"),
+    "learn hint": ("glassgpt learn hint 3.2",),
     "train": (
         "glassgpt train tiny --data data/mine --out runs/mine --train.max-steps 1000",
         "glassgpt train --resume --out runs/mine",

@@ -15,6 +15,7 @@ from glassgpt.locale.ko import (
     generation,
     inspection,
     interchange,
+    learn,
     model,
     options,
     parts,
@@ -31,6 +32,7 @@ MESSAGES: dict[str, str] = {
     **data.MESSAGES,
     **chat.MESSAGES,
     **code.MESSAGES,
+    **learn.MESSAGES,
     **model.MESSAGES,
     **training.MESSAGES,
     **generation.MESSAGES,
@@ -55,6 +57,7 @@ HELP: dict[str, str] = {
     **serving.HELP,
     **chat.HELP,
     **code.HELP,
+    **learn.HELP,
     **answers.HELP,
 }
 """The help of commands and options."""

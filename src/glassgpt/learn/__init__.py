@@ -1,0 +1,1 @@
+"""Lessons, their exercises, and checks that explain a mistake. See `docs/decisions/0055-learn.md`."""

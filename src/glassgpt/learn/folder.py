@@ -1,0 +1,65 @@
+"""The student's folder of a lesson. Free of torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from glassgpt.data.staging import staged_folder
+from glassgpt.errors import UsageError
+from glassgpt.learn.lesson import Lesson
+from glassgpt.learn.notebook import as_notebook, as_script
+from glassgpt.learn.progress import PROGRESS_FILE, Progress
+from glassgpt.locale import Language
+
+EXERCISE_FILE = "exercises.py"
+EARLIER_FILE = "exercises_before.py"
+"""The student's file of a folder that was replaced."""
+DATA = "data"
+
+
+def default_folder(lesson: Lesson) -> Path:
+    """Return the folder of a lesson below the current one."""
+    return Path(f"lesson{lesson.number}")
+
+
+def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> None:
+    """Create the student's folder of a lesson: it appears complete or not at all.
+
+    Args:
+        lesson: the lesson.
+        out: folder to create; its name must be one that Python can import.
+        language: of the texts.
+        force: whether to replace a lesson there; its exercises are kept as `exercises_before.py`.
+
+    Raises:
+        UsageError: something else is there, a lesson without `force`, or the name is not an identifier.
+    """
+    if not out.resolve().name.isidentifier():
+        raise UsageError(
+            f"--out {out} cannot be imported by Python; use letters, digits and _ only, such as lesson{lesson.number}"
+        )
+    if (out / PROGRESS_FILE).is_file() and not force:
+        raise UsageError(
+            f"{out} already holds a lesson, with your work; start it over with --force, or choose another --out"
+        )
+    with staged_folder(out, force=force, what="lesson", marker=PROGRESS_FILE) as (staging, _):
+        fill(lesson, staging, language)
+        if (out / EXERCISE_FILE).is_file():
+            shutil.copyfile(out / EXERCISE_FILE, staging / EARLIER_FILE)
+        Progress(lesson.number, language).write(staging)
+
+
+def fill(lesson: Lesson, folder: Path, language: Language) -> None:
+    """Write a lesson's files, without the student's state, to an existing folder."""
+    document = lesson.document(language)
+    texts = {
+        "__init__.py": "",
+        EXERCISE_FILE: lesson.exercise_file(language),
+        "lesson.ipynb": as_notebook(document),
+        "lesson.py": as_script(document),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if (lesson.folder / DATA).is_dir():
+        shutil.copytree(lesson.folder / DATA, folder / DATA)

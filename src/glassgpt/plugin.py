@@ -1,0 +1,101 @@
+"""Objects of the user's own modules, named `module:name`, such as a function to use in place of one of ours.
+
+Importing a module runs its code. So a run that names one, which may come from a stranger, does not have it imported by
+itself: the module must be allowed, by naming it again on the command line or in the environment. A base module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from difflib import get_close_matches
+from typing import Any
+
+from glassgpt.errors import UsageError
+
+VARIABLE = "GLASSGPT_PLUGINS"
+"""Environment variable with the modules that may be imported, separated by commas; child processes inherit it."""
+SPEC = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
+
+
+class PluginError(UsageError):
+    """A plug-in that is misspelt, not allowed, or cannot be imported."""
+
+
+def parse(spec: str) -> tuple[str, str]:
+    """Split `module:name`.
+
+    Raises:
+        PluginError: it has another form.
+    """
+    match = SPEC.fullmatch(spec)
+    if match is None:
+        raise PluginError(f"{spec} is not a plug-in; write module:name, such as lesson3.exercises:attend")
+    return match[1], match[2]
+
+
+def allow(spec: str) -> None:
+    """Allow the module of a plug-in, which the user has named, in this process and the ones that it starts.
+
+    Raises:
+        PluginError: it is not of the form `module:name`.
+    """
+    module, _ = parse(spec)
+    if not is_allowed(module):
+        os.environ[VARIABLE] = ",".join([*filter(None, [os.environ.get(VARIABLE)]), module])
+
+
+def is_allowed(module: str) -> bool:
+    """Return whether a module may be imported."""
+    return module in (each.strip() for each in os.environ.get(VARIABLE, "").split(","))
+
+
+def load(spec: str) -> Any:
+    """Import a plug-in, from the installed modules or the current folder, and return its object.
+
+    Raises:
+        PluginError: it is not of the form `module:name`, not allowed, cannot be imported, or has no such name.
+    """
+    module_name, name = parse(spec)
+    if not is_allowed(module_name):
+        raise PluginError(
+            f"this would run code of the module {module_name}, which is not allowed yet; if you trust it, "
+            f"name {spec} again on the command line, or set {VARIABLE}={module_name}"
+        )
+    module = _imported(module_name, spec)
+    if not hasattr(module, name):
+        close = get_close_matches(name, vars(module), 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise PluginError(f"the module {module_name} has no {name}{hint}")
+    return getattr(module, name)
+
+
+def _imported(module: str, spec: str) -> Any:
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)
+    importlib.invalidate_caches()  # the module may be younger than what the import system remembers of its folder
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise PluginError(
+                f"there is no module {error.name} for {spec}; run the command in the folder that holds it, or install it"
+            ) from error
+        raise PluginError(f"{spec} cannot be imported: {_reason(error)}") from error
+    except Exception as error:
+        raise PluginError(f"{spec} cannot be imported: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the exception and the place in which it was raised, on one line."""
+    file, line = "", 0
+    if isinstance(error, SyntaxError):
+        file, line, text = error.filename or "", error.lineno or 0, error.msg
+    else:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line, text = last.filename, last.lineno or 0, str(error)
+    place = f" ({file}:{line})" if line else ""
+    return f"{type(error).__name__}: {' '.join(text.split())}{place}"
