@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glassgpt.learn.values import Raised, difference
@@ -21,16 +21,19 @@ def is_equal(one, other, tolerance=1e-5):
     return difference(one, other, tolerance) is None
 
 
+@settings(max_examples=50, deadline=None)
 @given(VALUES)
 def test_every_value_equals_itself(value):
     assert is_equal(value, value, 0.0)
 
 
+@settings(max_examples=50, deadline=None)
 @given(VALUES, VALUES)
 def test_comparison_is_symmetric_without_tolerance(one, other):
     assert is_equal(one, other, 0.0) == is_equal(other, one, 0.0)
 
 
+@settings(max_examples=50, deadline=None)
 @given(TENSORS, st.integers(0, 3))
 def test_changed_element_is_found_where_it_is(tensor, index):
     index %= len(tensor)
