@@ -49,7 +49,8 @@ def prepare(
     out:
         Dataset folder to create.
     tokenizer:
-        gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.
+        gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE, or with your own
+        function MODULE:FUNCTION:SIZE.
     pattern:
         How a bpe:SIZE splits text into words: code keeps indentation together. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by
         digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).

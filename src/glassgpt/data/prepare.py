@@ -36,6 +36,7 @@ from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary, mo
 from glassgpt.data.threads import limited_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer, is_training_spec, load_tokenizer
 from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN
+from glassgpt.data.tokenizers.custom import CustomTrainer, custom_trainer, is_custom_spec
 from glassgpt.data.tokenizers.load import pattern_problem
 from glassgpt.data.tokenizers.worker import train_interruptibly
 from glassgpt.errors import DataError, UsageError
@@ -51,7 +52,7 @@ class PrepareOptions:
     Attributes:
         sources: see `glassgpt.data.sources.resolve_sources`.
         out: dataset folder to create.
-        tokenizer: a name, a path, or KIND:SIZE to train one on the training text.
+        tokenizer: a name, a path, or KIND:SIZE or MODULE:FUNCTION:SIZE to train one on the training text.
         pattern: how a BPE that is trained splits text into words; see `bpe.PATTERNS`.
         field: field or column that holds the text.
         validation_fraction: share of the documents (or of each one's characters) used for validation.
@@ -124,7 +125,7 @@ class PrepareOptions:
             ),
         )
         problems = [message for is_valid, message in checks if not is_valid]
-        if problem := pattern_problem(self.tokenizer, self.pattern):
+        if not is_custom_spec(self.tokenizer) and (problem := pattern_problem(self.tokenizer, self.pattern)):
             problems.append(problem)
         return [*problems, *self._format_problems()]
 
@@ -166,11 +167,13 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
         DataError: a source cannot be read, contains no text or invalid text, the disk is full, or something appeared at
             `out` in the meantime.
         TokenizerError: the tokenizer cannot be loaded or trained.
+        PluginError: the tokenizer is a function that cannot be imported.
         Interrupted: SIGINT or SIGTERM was received; nothing was written.
     """
     observer = observer or PrepareObserver()
     if problems := options.problems():
         raise UsageError("\n".join(problems))
+    custom = custom_trainer(options.tokenizer) if is_custom_spec(options.tokenizer) else None
 
     def on_leftover(folder: Path) -> None:
         observer.on_note(f"removed {folder}, which a killed prepare left behind")
@@ -182,7 +185,7 @@ def prepare(options: PrepareOptions, observer: PrepareObserver | None = None) ->
             sources = _ruled_code(options, staging, observer)
         else:
             sources = _ruled_sources(options, bad_rows, scratch, observer)
-        tokenizer = _load_or_train_tokenizer(sources, options, scratch, observer)
+        tokenizer = _load_or_train_tokenizer(sources, options, custom, scratch, observer)
         summary = replace(_write(sources, tokenizer, options, staging, observer), skipped=len(bad_rows))
         tokenizer.save(staging / TOKENIZER_FILE)
         write_atomically(staging / SUMMARY_FILE, summary.to_json().encode())
@@ -233,18 +236,26 @@ def _choose_rule(sources: Sequence[DocumentSource], options: PrepareOptions) -> 
 
 
 def _load_or_train_tokenizer(
-    sources: Sequence[RuledSource], options: PrepareOptions, scratch: Path, observer: PrepareObserver
+    sources: Sequence[RuledSource],
+    options: PrepareOptions,
+    custom: CustomTrainer | None,
+    scratch: Path,
+    observer: PrepareObserver,
 ) -> Tokenizer:
     is_code = options.format == "code"
-    if not is_training_spec(options.tokenizer):
+    if custom is None and not is_training_spec(options.tokenizer):
         tokenizer = load_tokenizer(options.tokenizer)
         return with_sentinels(tokenizer) if is_code else tokenizer
     observer.on_tokenizer_training(options.tokenizer)
     stream = DocumentStream(sources, deduplicate=options.deduplicate, normalize=options.normalize)
-    spec = spec_for_code(options.tokenizer) if is_code else options.tokenizer
-    tokenizer = train_interruptibly(spec, _training_texts(stream), scratch, options.pattern)
-    tokenizer = with_sentinels(tokenizer) if is_code else tokenizer
-    if tokenizer.vocab_size < int(options.tokenizer.partition(":")[2]):
+    if custom is not None:
+        tokenizer, requested = custom.train(_training_texts(stream), options.pattern), custom.vocab_size or 0
+    else:
+        spec = spec_for_code(options.tokenizer) if is_code else options.tokenizer
+        tokenizer = train_interruptibly(spec, _training_texts(stream), scratch, options.pattern)
+        tokenizer = with_sentinels(tokenizer) if is_code else tokenizer
+        requested = int(options.tokenizer.partition(":")[2])
+    if tokenizer.vocab_size < requested:
         observer.on_small_vocabulary(tokenizer.vocab_size)
     return tokenizer
 

@@ -11,6 +11,7 @@ from glassgpt.data.code.sentinels import SENTINELS
 from glassgpt.data.code.tree import find_code_files
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.tokenizers import is_training_spec
+from glassgpt.data.tokenizers.custom import is_custom_spec
 from glassgpt.data.tokenizers.load import MIN_VOCAB_SIZE
 
 CODE_PATTERN = "code"
@@ -83,7 +84,8 @@ def code_problems(
         yield f"suffix is {wrong[0]!r}; it must begin with a dot, as .py"
     if "-" in sources:
         yield "standard input cannot be read with --format code; give folders of source code, or files"
-    if tokenizer == "bytes" or (is_training_spec(tokenizer) and not tokenizer.startswith("bpe:")):
+    is_other_training = is_training_spec(tokenizer) and not tokenizer.startswith("bpe:")
+    if tokenizer == "bytes" or is_other_training or is_custom_spec(tokenizer):
         yield f"the tokenizer {tokenizer} cannot have the special tokens of --format code; use bpe:SIZE, or gpt2"
     size, least = tokenizer.partition(":")[2], MIN_VOCAB_SIZE + len(SENTINELS)
     if is_training_spec(tokenizer) and size.isdecimal() and int(size) < least:

@@ -24,7 +24,7 @@ HELP = {
     "Prepare text for training: build a dataset of token shards.": "글을 학습할 수 있게 준비합니다. 토큰 샤드로 된 데이터셋을 만듭니다.",
     "Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read, and .json files that hold rows (one per line, or an array); patterns such as 'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a Hugging Face dataset; shakespeare or grammar.": "텍스트 파일; 폴더(.txt, .md, .text, .jsonl, .ndjson, .parquet 파일과, 행이 한 줄에 하나씩 또는 배열로 든 .json 파일을 읽음); 'code/**/*.py' 같은 패턴; 이들의 압축 파일(.gz, .xz, .zst); 표준 입력을 뜻하는 -; URL; Hugging Face 데이터셋 hf:NAME; shakespeare나 grammar.",
     "Dataset folder to create.": "만들 데이터셋 폴더.",
-    "gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.": "gpt2, bytes, 토크나이저의 경로, 또는 새로 학습할 것: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE.",
+    "gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE, or with your own function MODULE:FUNCTION:SIZE.": "gpt2, bytes, 토크나이저의 경로, 또는 새로 학습할 것: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE, 내 함수로 학습하려면 MODULE:FUNCTION:SIZE.",
     "Field of a row of JSON or Parquet that holds the text.": "JSON이나 Parquet의 행에서 글이 든 필드.",
     "Share of the text used for validation.": "검증에 쓸 글의 비율.",
     "Source of the validation text; the other sources are then used for training only.": "검증용 글의 원본. 나머지 원본은 학습에만 씁니다.",
