@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,8 @@ EXERCISE_FILE = "exercises.py"
 EARLIER_FILE = "exercises_before.py"
 """The student's file of a folder that was replaced."""
 DATA = "data"
+TEXTS = Path(__file__).with_name("texts")
+"""Texts that several lessons read."""
 
 
 def default_folder(lesson: Lesson) -> Path:
@@ -63,3 +66,12 @@ def fill(lesson: Lesson, folder: Path, language: Language) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     if (lesson.folder / DATA).is_dir():
         shutil.copytree(lesson.folder / DATA, folder / DATA)
+    for name in shared_texts(document):
+        (folder / DATA).mkdir(exist_ok=True)
+        shutil.copyfile(TEXTS / name, folder / DATA / name)
+
+
+def shared_texts(document: str) -> list[str]:
+    """Return the names of the texts in `TEXTS` that the cells of a lesson read as `data/NAME`."""
+    named = set(re.findall(rf'"{DATA}/([^"/]+)"', document))
+    return sorted(path.name for path in TEXTS.iterdir() if path.name in named)
