@@ -34,8 +34,8 @@ def test_lesson_folder_has_the_same_cells_as_notebook_and_script(run_main, examp
     notebook = json.loads((example / "mine" / "lesson.ipynb").read_text())
     code_cells = ["".join(each["source"]) for each in notebook["cells"] if each["cell_type"] == "code"]
     script = (example / "mine" / "lesson.py").read_text()
-    assert code_cells[0] == "import torch"
-    assert all(f"# %%\n{source}" in script for source in code_cells)
+    assert code_cells[:2] == ["%load_ext autoreload\n%autoreload 2", "import torch"]
+    assert all(f"# %%\n{source}" in script for source in code_cells[1:])
     runpy.run_path(str(example / "mine" / "lesson.py"))
 
 

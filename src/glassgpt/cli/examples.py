@@ -57,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "sweep-decoding": ("glassgpt sweep-decoding runs/mine --for creative --out mine.toml",),
     "inspect": (
+        "glassgpt inspect",
         'glassgpt inspect runs/mine --prompt "It was"',
         'glassgpt inspect runs/mine --prompt "It was" --text --ablate head:0.1',
         'glassgpt inspect runs/mine --prompt "It was" --save page.html',

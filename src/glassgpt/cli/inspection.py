@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, LogitsProcessorArguments, PresetOption, Run
+from glassgpt.cli.shared import (
+    RUN_HELP,
+    Checkpoint,
+    Device,
+    Flag,
+    Integer,
+    LogitsProcessorArguments,
+    PresetOption,
+    parse_run,
+)
 from glassgpt.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    run: Run,
+    run: Annotated[Path | None, Parameter(help=RUN_HELP, converter=parse_run)] = None,
     *,
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     text: Flag = False,
@@ -38,6 +47,8 @@ def inspect(
     device: Device = "auto",
 ) -> None:
     """Inspect what a run's model computes on a text, from bytes to the next token, in the browser or as printed text.
+
+    Without a run it opens the small model that comes with glassgpt.
 
     Parameters
     ----------
@@ -64,10 +75,12 @@ def inspect(
     """
     from glassgpt.cli.generation_flags import options_from_flags
     from glassgpt.data.files import check_output_path
+    from glassgpt.learn import bundled
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
+    run = run or bundled()
     RunFolder(run).require()
     if compare:
         RunFolder(compare).require()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from glassgpt.cli.generation_flags import GenerationFlags, LogitsProcessorFlags, StrategyFlags, parse_integers
 from glassgpt.errors import UsageError
+from glassgpt.learn import bundled
 
 Texts = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Positional arguments; - means standard input."""
@@ -26,7 +27,18 @@ Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 """An option without a value; off by default."""
 Integer = Annotated[int, Parameter(converter=parse_integers)]
 """An integer; numbers with a fraction are rejected, not rounded."""
-Run = Annotated[Path, Parameter(help="Folder of a run, created by glassgpt train or import.")]
+RUN_HELP = "Folder of a run, created by glassgpt train or import; bundled is the small model that comes with glassgpt."
+BUNDLED = re.compile(r"bundled(?:-(en|ko))?")
+
+
+def parse_run(kind: Any, words: Sequence[Token]) -> Path:
+    """Return the folder of a run; `bundled` and `bundled-ko` are those of the package, unless such a folder exists."""
+    path = Path(words[0].value)
+    match = BUNDLED.fullmatch(words[0].value)
+    return path if match is None or path.exists() else bundled("ko" if match[1] == "ko" else "en")
+
+
+Run = Annotated[Path, Parameter(help=RUN_HELP, converter=parse_run)]
 Checkpoint = Annotated[str, Parameter(help="Checkpoint or snapshot to load: best, latest or step-NNNNNN.")]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Device to run on.")]
 PresetOption = Annotated[

@@ -1,6 +1,7 @@
 """A lesson in Markdown as a notebook, and as a script. Free of torch.
 
-Blocks of ```python are cells; everything between them is text. Both forms have the same cells in the same order.
+Blocks of ```python are cells; everything between them is text. Both forms have the same cells in the same order, and the
+notebook one more at its beginning, with which changes of `exercises.py` take effect without a restart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 CELL = re.compile(r"^```python\n(.*?)^```[ \t]*\n?", re.MULTILINE | re.DOTALL)
+
+RELOAD = "%load_ext autoreload\n%autoreload 2"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ def cells(document: str) -> list[Cell]:
 def as_notebook(document: str) -> str:
     """Return a lesson as a Jupyter notebook (nbformat 4.5)."""
     language = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    body = {"cells": [_notebook_cell(i, each) for i, each in enumerate(cells(document))], "metadata": language}
+    body = {
+        "cells": [_notebook_cell(i, each) for i, each in enumerate([Cell("code", RELOAD), *cells(document)])],
+        "metadata": language,
+    }
     return json.dumps({**body, "nbformat": 4, "nbformat_minor": 5}, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -83,6 +83,8 @@ HELP = {
     "Show for each token the candidates and their probabilities before and after each logits processor.": "토큰마다 후보와 그 확률을 로짓 프로세서를 하나씩 거치기 전후로 보여 줍니다.",
     "Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and report by how much.": "가중치의 정밀도. CPU에서 auto는 정확한 커널 가운데 가장 빠른 것입니다. bfloat16과 int8은 글이 조금 달라지며 얼마나 달라지는지 알려 줍니다.",
     "Folder of a run, created by glassgpt train or import.": "glassgpt train이나 import로 만든 실행 폴더.",
+    "Folder of a run, created by glassgpt train or import; bundled is the small model that comes with glassgpt.": "glassgpt train이나 import로 만든 실행 폴더. bundled는 glassgpt에 들어 있는 작은 모델입니다.",
+    "Without a run it opens the small model that comes with glassgpt.": "실행을 지정하지 않으면 glassgpt에 들어 있는 작은 모델을 엽니다.",
     "Device to run on.": "계산할 장치.",
     "Generation preset (chat, code, creative, technical) or a TOML file; options override its values.": "생성 프리셋(chat, code, creative, technical)이나 TOML 파일. 옵션이 그 값보다 우선합니다.",
     "Measure generation: time to first token, time per token, tokens per second, peak memory, share of the bandwidth.": "생성 속도를 잽니다. 첫 토큰까지의 시간, 토큰당 시간, 초당 토큰, 최대 메모리, 대역폭 대비 비율을 보여 줍니다.",

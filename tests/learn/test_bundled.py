@@ -1,0 +1,63 @@
+"""The models that come with the package, by name and from Python."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glassgpt import api
+from glassgpt.learn import bundled, course_run
+from glassgpt.locale import LANGUAGES
+
+MODELS = [language for language in LANGUAGES if bundled(language).is_dir()]
+MOST_BYTES = 2_000_000
+
+
+@pytest.mark.parametrize("language", MODELS)
+def test_bundled_model_is_small_and_whole(language):
+    files = [path for path in bundled(language).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    loaded = api.load(bundled(language), device="cpu")  # compares the checksums of its manifest
+    assert loaded.model.config.context_length >= 128
+    assert loaded.model.config.n_layer >= 2
+
+
+def test_english_model_has_learned_its_language():
+    loaded = api.load(bundled(), device="cpu")
+    assert loaded.generate("ROMEO:\n", max_tokens=30, temperature=0).strip()
+    told = loaded.model.config.vocab_size
+    tokens = loaded.tokenizer.encode("MACBETH:\nThe queen, my lord, is dead.\n")
+    import torch
+
+    with torch.inference_mode():
+        losses = loaded.model(torch.tensor([tokens]))[0, :-1].log_softmax(-1)
+    loss = -losses.gather(1, torch.tensor(tokens[1:])[:, None]).mean().item()
+    assert loss < 0.7 * torch.tensor(float(told)).log().item()
+
+
+def test_name_bundled_is_a_run(run_main):
+    code, out, _ = run_main("generate", "bundled", "--prompt", "ROMEO:", "--max-tokens", "8", "--json")
+    assert code == 0
+    assert json.loads(out)
+
+
+def test_folder_of_that_name_comes_first(run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bundled").mkdir()
+    code, _, err = run_main("generate", "bundled", "--prompt", "x")
+    assert (code, "bundled is not a run" in err) == (2, True), err
+
+
+def test_inspect_without_a_run_opens_the_bundled_model(run_main):
+    code, out, _ = run_main("inspect", "--text", "--prompt", "ROMEO")
+    assert code == 0
+    assert "ROMEO" in out or "RO" in out
+
+
+def test_student_run_comes_before_the_bundled_one(nano_run, tmp_path, monkeypatch):
+    (tmp_path / "lesson1").mkdir()
+    monkeypatch.chdir(tmp_path / "lesson1")
+    assert course_run() == bundled()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(nano_run)
+    assert course_run().resolve() == nano_run.resolve()
