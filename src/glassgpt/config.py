@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from glassgpt import plugin
 from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.adaptation.preference_checks import preference_problems
 from glassgpt.data.code.config import FIMConfig
@@ -31,6 +32,9 @@ from glassgpt.training.lineage import TABLE as LINEAGE
 from glassgpt.training.preference_config import PreferenceConfig
 
 NO_DATASET = "no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR"
+
+PLUGIN_SETTINGS = ("train.loss", "schedule.function")
+"""Settings that name code of the user's own as `module:name`; see `glassgpt.plugin`."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,9 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
         origin, table = _read_source(source)
         values |= _typed_values(_flatten(table), origin, problems, parse=False)
     values |= _typed_values(overrides or {}, "", problems, parse=True)
+    for name in PLUGIN_SETTINGS:
+        if spec := (overrides or {}).get(name):
+            plugin.allow(spec)  # the user names it now; one in a file may come from a stranger
     if problems:
         raise ConfigError(problems)
     return _build(RunConfig, "", values)

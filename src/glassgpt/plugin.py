@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -71,6 +72,18 @@ def load(spec: str) -> Any:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise PluginError(f"the module {module_name} has no {name}{hint}")
     return getattr(module, name)
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Import a plug-in that must be a function, or something else that can be called.
+
+    Raises:
+        PluginError: see `load`; or it cannot be called.
+    """
+    value = load(spec)
+    if not callable(value):
+        raise PluginError(f"{spec} is of type {type(value).__name__}; it must be a function")
+    return value
 
 
 def _imported(module: str, spec: str) -> Any:

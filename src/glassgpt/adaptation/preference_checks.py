@@ -28,6 +28,8 @@ def preference_problems(
         found.append(
             "preference.data needs a reference: train an adapter (--lora.rank 16), or add --preference.reference RUN"
         )
+    if train.loss:
+        found.append("train.loss cannot be combined with preference.data, which has a loss of its own; leave it out")
     if train.teacher:
         found.append("train.teacher cannot be combined with preference.data; choose one of them")
     if train.sharding == "full":

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from glassgpt import console
+from glassgpt import console, plugin
 from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
@@ -52,6 +52,7 @@ from glassgpt.training.checkpoint import (
     write_base,
 )
 from glassgpt.training.config import TENSORBOARD
+from glassgpt.training.custom_schedule import configured_ratio
 from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
 from glassgpt.training.hardware import resolve_hardware, versions
@@ -59,7 +60,6 @@ from glassgpt.training.loop import Trainer, TrainingResult
 from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_startable, run_lock
-from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
 from glassgpt.training.time_estimate import TimeEstimate, estimate_time
 from glassgpt.training.weight_snapshots import WeightSnapshots
@@ -115,11 +115,14 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
         ConfigError: lists every invalid setting.
         UsageError: `out` cannot be created, or there is a run in it already and `resume` is False.
         DataError: the dataset of a run to resume no longer exists.
+        PluginError: a plug-in is not allowed or cannot be imported.
     """
     run = RunFolder(Path(out))
     require_startable(run, resume=resume)
     check_config(config, processes, run.path if resume else None)
     require_gpus(config.train.device, processes)
+    for spec in filter(None, (config.train.loss, config.schedule.function)):
+        plugin.load_function(spec)
     resolved = resolve_config(config, run.path, processes)
     if warning := warmup_warning(config, resolved):
         console.warn(warning)
@@ -268,7 +271,7 @@ def _report_changes(trainer: Trainer, config: RunConfig) -> dict[str, list[Any]]
         console.info(f"{name} was {old or 'empty' if isinstance(old, str) else old} and is now {new}")
     step = trainer.state.step
     if trainer.state.step < config.train.max_steps:
-        old_ratio = learning_rate_ratio(before.schedule, min(step, before.train.max_steps - 1), before.train.max_steps)
+        old_ratio = configured_ratio(before.schedule, min(step, before.train.max_steps - 1), before.train.max_steps)
         old_rate, new_rate = (
             before.train.learning_rate * old_ratio * trainer.state.rate_scale,
             trainer.learning_rate(step),

@@ -48,6 +48,8 @@ class TrainConfig:
             as best and used. 0 keeps no average.
         teacher: run whose best weights teach this model their predictions (distillation): the loss is the cross-entropy with
             the teacher's probabilities. Empty learns from the text alone.
+        loss: function of your own in place of the cross-entropy, as module:function; it maps logits (B, T, V) and targets
+            (B, T) to the mean loss. Validation uses the cross-entropy. Empty is the cross-entropy.
         eval_every_steps: steps between validations; 0 validates only at the end.
         eval_tokens: validation tokens used while training, from the start of the set; 0 uses all.
         early_stop_evaluations: validations without a new best after which training stops; 0 never stops early.
@@ -70,6 +72,7 @@ class TrainConfig:
     recompute_activations: bool = False
     ema_decay: float = 0.0
     teacher: str = ""
+    loss: str = ""
     eval_every_steps: int = 250
     eval_tokens: int = 0
     early_stop_evaluations: int = 0
@@ -108,6 +111,10 @@ class TrainConfig:
             found.append(
                 "train.ema_decay cannot be combined with train.sharding full; set train.ema_decay to 0 or train.sharding to none"
             )
+        if self.loss and self.teacher:
+            found.append("train.loss cannot be combined with train.teacher, which is a loss as well; leave one out")
+        if self.loss and self.loss_chunk_tokens:
+            found.append("train.loss needs all logits at once; set train.loss_chunk_tokens to 0")
         if self.early_stop_evaluations > 0 and self.eval_every_steps == 0:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
         return found
@@ -223,6 +230,8 @@ class ScheduleConfig:
         decay_fraction: share of all steps in the final linear decay of wsd.
         step_every: steps between two drops of step.
         step_factor: factor of each drop of step.
+        function: schedule of your own in place of kind, as module:function; it maps step, max_steps, warmup_steps and
+            final_ratio to the learning rate over the peak.
     """
 
     kind: Literal["constant", "linear", "cosine", "step", "wsd"] = "cosine"
@@ -231,6 +240,7 @@ class ScheduleConfig:
     decay_fraction: float = 0.2
     step_every: int = 1000
     step_factor: float = 0.5
+    function: str = ""
 
     def fitted(self, max_steps: int) -> ScheduleConfig:
         """Return the schedule with a warmup that ends before training does: a tenth of the steps if it would not."""

@@ -68,11 +68,15 @@ def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: TokenArr
     """Return the loss of conversations, or None if the training text is none.
 
     Raises:
-        ConfigError: a teacher is configured, whose predictions are of text only.
+        ConfigError: a teacher is configured, whose predictions are of text only, or another loss.
         DataError: no token is learned.
     """
     if not isinstance(tokens, ConversationTokens):
         return None
+    if train.loss:
+        raise ConfigError(
+            ["train.loss cannot be combined with conversations, which have a loss of theirs; leave it out"]
+        )
     if train.teacher:
         raise ConfigError(["train.teacher cannot be combined with conversations; distil on text, then fine-tune"])
     if not tokens.supervised_share:

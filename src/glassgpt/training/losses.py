@@ -1,4 +1,4 @@
-"""The loss of a run: of text, of conversations, of a teacher's predictions, or of preferences."""
+"""The loss of a run: of text, of conversations, of a teacher's predictions, of preferences, or the user's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.conversations import conversation_loss
+from glassgpt.training.custom_loss import custom_loss
 from glassgpt.training.distillation import distillation_loss
 from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.preference import preference_loss
@@ -22,11 +23,14 @@ def build_loss(model: LanguageModel, tokens: TokenArray, config: TrainerConfig) 
 
     Raises:
         CheckpointError: another model that the loss needs cannot be loaded, or does not fit.
+        PluginError: the user's own loss cannot be used.
     """
     if isinstance(tokens, PairTokens):
         return preference_loss(model, config)
     if (loss := conversation_loss(model, config.train, tokens)) is not None:
         return loss
+    if config.train.loss:
+        return custom_loss(model, config.train.loss)
     if config.train.teacher:
         return distillation_loss(model, config.train)
     return TrainingLoss(model, config.train.loss_chunk_tokens)

@@ -26,6 +26,7 @@ from glassgpt.training.checkpoint import (
     set_pointer,
 )
 from glassgpt.training.config import TrainerConfig
+from glassgpt.training.custom_schedule import configured_ratio
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.interrupt import StopRequest
@@ -35,7 +36,6 @@ from glassgpt.training.observers import Observer
 from glassgpt.training.outcomes import Policy, Rollback
 from glassgpt.training.rng import capture_rng, restore_rng
 from glassgpt.training.run_folder import RunFolder
-from glassgpt.training.schedule import learning_rate_ratio
 from glassgpt.training.snapshot import InitialState, groups_with_step_counter
 from glassgpt.training.step import TrainStep
 from glassgpt.training.throughput import Throughput
@@ -101,7 +101,7 @@ class TrainingRun:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of the step after `step` steps."""
         train, state = self.config.train, self.state
-        scheduled = train.learning_rate * learning_rate_ratio(self.config.schedule, step, train.max_steps)
+        scheduled = train.learning_rate * configured_ratio(self.config.schedule, step, train.max_steps)
         # After a rollback the peak is lower, and the rate rises to it once more.
         since, rewarmup_steps = state.rewarmup
         rising = min(1.0, (step - since + 1) / (rewarmup_steps + 1))

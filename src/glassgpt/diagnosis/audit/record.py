@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from glassgpt.diagnosis.findings import Finding
 from glassgpt.diagnosis.tensor_samples import Samples, sample_all
 from glassgpt.model.transformer import ParameterKind
+from glassgpt.training.custom_schedule import configured_ratio
 from glassgpt.training.loop import Trainer
 from glassgpt.training.optimizers import parameter_groups
 from glassgpt.training.rng import TorchRngState
-from glassgpt.training.schedule import learning_rate_ratio
 
 CONFIDENCE = 0.95
 """Confidence of a finding that rests on a recomputation: it says where the step deviates, hardly ever wrongly."""
@@ -133,7 +133,7 @@ class StepRecord:
 def expected_rate(trainer: Trainer, step: int) -> float:
     """Return the learning rate of a step from the configuration, and from what rollbacks left of it."""
     config, state = trainer.config, trainer.state
-    scheduled = config.train.learning_rate * learning_rate_ratio(config.schedule, step - 1, config.train.max_steps)
+    scheduled = config.train.learning_rate * configured_ratio(config.schedule, step - 1, config.train.max_steps)
     since, rewarmup_steps = state.rewarmup
     return scheduled * state.rate_scale * min(1.0, (step - since) / (rewarmup_steps + 1))
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from glassgpt.diagnosis.detectors.base import Detector, RunContext
 from glassgpt.diagnosis.findings import Finding
 from glassgpt.diagnosis.layer_sample import LayerSample
-from glassgpt.training.schedule import learning_rate_ratio
+from glassgpt.training.custom_schedule import configured_ratio
 
 CONFIDENCE = 0.9
 """Confidence in a cause that is read from a size alone: the size is certain, its cause only the usual one."""
@@ -85,7 +85,7 @@ class UpdateSizeDetector(SettledDetector):
     def on_settled_layers(self, sample: LayerSample) -> Finding | None:
         """Return GG-UPD-001 for updates that are too large, GG-UPD-002 for ones that are too small."""
         ratio = sample.median_update()
-        scheduled = learning_rate_ratio(self._config.schedule, sample.step, self._config.train.max_steps)
+        scheduled = configured_ratio(self._config.schedule, sample.step, self._config.train.max_steps)
         # One update of exactly zero means nothing: a step that was queued behind a skipped one changes no weight.
         was_zero, self._was_zero = self._was_zero, ratio == 0
         if ratio > self.LARGEST:
