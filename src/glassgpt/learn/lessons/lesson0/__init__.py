@@ -1,0 +1,1 @@
+"""Lesson 0: a language model made by counting."""
