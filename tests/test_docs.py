@@ -131,7 +131,10 @@ def test_readme_is_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
 
 
-@pytest.mark.parametrize("line", sorted({line for path in TRANSLATED for line in commands(path)}))
+LESSONS = sorted((ROOT / "src" / "glassgpt" / "learn" / "lessons").glob("*/lesson.*.md"))
+
+
+@pytest.mark.parametrize("line", sorted({line for path in (*TRANSLATED, *LESSONS) for line in commands(path)}))
 def test_documented_commands_parse(line):
     """Every option exists and its value has the right type; what the commands do is tested in test_cli.py."""
     rest, overrides = split_overrides(shlex.split(line)[1:])
