@@ -43,20 +43,27 @@ def functions_alone(source: str) -> Iterator[str]:
     Args:
         source: text of a module; one that is not valid Python has none.
     """
-    try:
-        with warnings.catch_warnings():  # of invalid escape sequences
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    if (tree := _parsed(source)) is None:
         return
     nodes = [node for node in [*ast.parse(ASSUMED).body, *tree.body] if isinstance(node, Import)]
     imports = {name: _only(node, name) for node in nodes for name in _bound(node)}
     lines = source.splitlines()
     for node, text in _candidates(tree, lines):
         needed = _needed(node, imports)
-        if needed is not None and len(text) <= MOST_CHARACTERS:
+        # A method with a comment in the first column cannot be moved there by itself.
+        if needed is not None and len(text) <= MOST_CHARACTERS and _parsed(text) is not None:
             before = "\n".join(sorted(needed))
             yield f"{before}\n\n\n{text}\n" if before else f"{text}\n"
+
+
+def _parsed(source: str) -> ast.Module | None:
+    """Return the syntax tree of a text; None if it is not valid Python."""
+    try:
+        with warnings.catch_warnings():  # of invalid escape sequences
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _candidates(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Function, str]]:

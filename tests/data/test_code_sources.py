@@ -2,25 +2,32 @@
 
 import json
 import random
+import re
 import string
 
 import pytest
 
 from glassgpt.data import PrepareOptions, TokenDataset, prepare
+from glassgpt.data.code import examining
+from glassgpt.data.code.examining import examine
 from glassgpt.data.code.exclude import ExcludedText, read_excluded
-from glassgpt.data.code.filters import DATA, EMPTY, GENERATED, MINIFIED, SECRET, reason_to_drop
-from glassgpt.data.code.licenses import recognized
-from glassgpt.data.code.secrets import entropy, has_secret
-from glassgpt.data.code.selection import (
+from glassgpt.data.code.filters import (
     COPY,
-    COUNTS_FILE,
+    DATA,
+    EMPTY,
     EXCLUDED,
-    FILES_FILE,
+    GENERATED,
     LARGE,
+    MINIFIED,
     NEAR_COPY,
     NOT_TEXT,
-    select_files,
-)
+    SECRET,
+    reason_to_drop,
+)  # fmt: skip
+from glassgpt.data.code.licenses import recognized
+from glassgpt.data.code.near_duplicates import BANDS, PERMUTATIONS, SEED, SIMILARITY, NearDuplicateFilter, sketch_of
+from glassgpt.data.code.secrets import entropy, has_secret
+from glassgpt.data.code.selection import COUNTS_FILE, FILES_FILE, select_files
 from glassgpt.data.code.sentinels import SENTINELS
 from glassgpt.data.code.tree import find_code_files
 from glassgpt.data.observer import PrepareObserver
@@ -140,20 +147,67 @@ def tree(tmp_path):
     return root
 
 
+def selected(files, excluded, *, keep_duplicates=False):
+    examined = [examine(file.path, excluded, sketches=not keep_duplicates) for file in files]
+    return select_files(files, examined, keep_duplicates=keep_duplicates)
+
+
 PROBLEM = "One two three four five six seven eight nine ten!"
 
 
 def test_every_file_is_kept_or_counted(tree):
     files = find_code_files([str(tree)])
     assert all(file.path.suffix == ".py" and not file.path.name.startswith(".") for file in files)
-    selection = select_files(files, ExcludedText([PROBLEM]))
+    selection = selected(files, ExcludedText([PROBLEM]))
     counts = {reason: count.files for reason, count in selection.dropped.items()}
     assert counts == {LARGE: 1, NOT_TEXT: 1, GENERATED: 1, SECRET: 1, EXCLUDED: 1, COPY: 1, NEAR_COPY: 1}
     assert selection.found.files == len(files) == len(selection.kept) + sum(counts.values())
     # Of copies, the first one in the order of the paths is kept.
     assert {"copy.py", "near.py"} & {file.path.name for file in selection.kept} == {"copy.py", "near.py"}
-    everything = select_files(files, ExcludedText([]), keep_duplicates=True)
+    everything = selected(files, ExcludedText([]), keep_duplicates=True)
     assert len(everything.kept) == len(selection.kept) + 3
+
+
+def test_several_processes_find_the_same(tree, tmp_path, monkeypatch):
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"prompt": PROBLEM}) + "\n")
+    (tree / "\udcff \u00e9\n.py").write_text(module(99))  # a name that is not UTF-8, and has a line break
+    paths = [file.path for file in find_code_files([str(tree)])]
+    alone = list(examining.examine_all(paths, [problems], sketches=True))
+    monkeypatch.setattr(examining, "IN_PROCESS_BYTES", 0)
+    monkeypatch.setattr(examining, "worker_threads", lambda: 2)
+    assert list(examining.examine_all(paths, [problems], sketches=True)) == alone
+    assert {each.reason for each in alone} == {None, LARGE, NOT_TEXT, GENERATED, SECRET, EXCLUDED}
+    paths[3] = tree / "gone.py"
+    paths[3].symlink_to(tree / "pkg0")
+    with pytest.raises(DataError, match=r"gone\.py cannot be read: Is a directory"):
+        list(examining.examine_all(paths, [], sketches=False))
+
+
+def test_a_process_that_ends_is_reported(tree, monkeypatch):
+    paths = [file.path for file in find_code_files([str(tree)])]
+    monkeypatch.setattr(examining, "IN_PROCESS_BYTES", 0)
+    monkeypatch.setattr(examining, "worker_threads", lambda: 2)
+    monkeypatch.setattr(examining.sys, "executable", "/bin/false")
+    with pytest.raises(DataError, match="ended, probably because memory ran out; give --workers 1"):
+        list(examining.examine_all(paths, [], sketches=False))
+
+
+def test_near_duplicates_are_those_that_rensa_finds():
+    rensa = pytest.importorskip("rensa")
+    oracle = rensa.RMinHashDeduplicator(SIMILARITY, PERMUTATIONS, True, BANDS, SEED)
+    choose, ours, verdicts = random.Random(5), NearDuplicateFilter(), []
+    for number in range(120):
+        lines = module(number % 12, 60).splitlines()
+        for _ in range(choose.choice((0, 1, 2, 4, 8, 16))):
+            lines[choose.randrange(len(lines))] = f"    {choose.random()} = other({choose.random()})"
+        text = "\n".join(lines)
+        words = re.findall(r"\w+", text)
+        sketch = rensa.RMinHash(PERMUTATIONS, SEED)
+        sketch.update(list({" ".join(words[at : at + 5]) for at in range(len(words) - 4)}))
+        verdicts.append(ours.add(sketch_of(text)))
+        assert verdicts[-1] == oracle.add(str(number), sketch)
+    assert 12 < sum(verdicts) < 100
 
 
 def test_licenses_and_paths(tree):
@@ -199,7 +253,7 @@ def test_sources_that_cannot_be_used(tree):
     with pytest.raises(WrongDataError, match=r"no file that ends in \.go"):
         find_code_files([str(tree)], [".go"])
     with pytest.raises(DataError, match="none of the 1 files is kept: 1 generated"):
-        select_files(find_code_files([str(tree / "made.py")]), ExcludedText([]))
+        selected(find_code_files([str(tree / "made.py")]), ExcludedText([]))
     assert len(find_code_files([str(tree), str(tree / "made.py")])) == len(find_code_files([str(tree)]))
 
 

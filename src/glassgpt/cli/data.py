@@ -73,7 +73,7 @@ def prepare(
     seed:
         Determines which documents are used for validation.
     workers:
-        Number of tokenizer threads; 0 uses all cores.
+        Number of tokenizer threads, and of processes that filter code; 0 uses all cores.
     keep_duplicates:
         Keep exact duplicates of documents instead of dropping them.
     encoding:

@@ -1,10 +1,13 @@
-"""Find near-duplicates by MinHash and locality-sensitive hashing (Broder 1997), with the library rensa."""
+"""Find near-duplicates by MinHash and locality-sensitive hashing (Broder 1997); the library rensa computes the sketches."""
 
 from __future__ import annotations
 
 import re
 from importlib import import_module
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from glassgpt.errors import require_extra
 
@@ -19,24 +22,47 @@ MIN_WORDS = 20
 WORD = re.compile(r"\w+")
 
 
-class NearDuplicateFilter:
-    """The files so far, by the sequences of five words that they consist of.
+def require_rensa() -> None:
+    """Check that the library is installed.
 
     Raises:
-        MissingExtraError: rensa is not installed.
+        MissingExtraError: it is not.
     """
+    require_extra(*RENSA)
+
+
+def sketch_of(text: str) -> bytes | None:
+    """Return the sketch of a text, `PERMUTATIONS` little-endian uint32; None if it has too few words to be compared.
+
+    Of two sketches, the share of equal numbers estimates the similarity of the texts' sequences of five words.
+    """
+    words = WORD.findall(text)
+    if len(words) < MIN_WORDS:
+        return None
+    sequences = {" ".join(words[at : at + SEQUENCE_WORDS]) for at in range(len(words) - SEQUENCE_WORDS + 1)}
+    rensa: Any = import_module("rensa")  # without type information
+    sketch = rensa.RMinHash(PERMUTATIONS, SEED)
+    sketch.update(list(sequences))
+    return np.array(sketch.digest(), dtype="<u4").tobytes()
+
+
+class NearDuplicateFilter:
+    """The sketches of the files so far; only those that agree in a whole band of numbers are compared."""
 
     def __init__(self) -> None:
-        require_extra(*RENSA)
-        self._rensa: Any = import_module("rensa")  # without type information
-        self._known: Any = self._rensa.RMinHashDeduplicator(SIMILARITY, PERMUTATIONS, True, BANDS, SEED)
+        self._sketches: list[NDArray[np.uint32]] = []
+        self._bands: list[dict[bytes, list[int]]] = [{} for _ in range(BANDS)]
 
-    def add(self, name: str, text: str) -> bool:
-        """Add a file and return True if it resembles no earlier one."""
-        words = WORD.findall(text)
-        if len(words) < MIN_WORDS:
+    def add(self, sketch: bytes | None) -> bool:
+        """Add a file and return True if it resembles no earlier one; a file that does is not added."""
+        if sketch is None:
             return True
-        sequences = {" ".join(words[at : at + SEQUENCE_WORDS]) for at in range(len(words) - SEQUENCE_WORDS + 1)}
-        sketch = self._rensa.RMinHash(PERMUTATIONS, SEED)
-        sketch.update(list(sequences))
-        return bool(self._known.add(name, sketch))
+        values, width = np.frombuffer(sketch, dtype="<u4"), len(sketch) // BANDS
+        keys = [sketch[at : at + width] for at in range(0, len(sketch), width)]
+        alike = {number for band, key in zip(self._bands, keys, strict=True) for number in band.get(key, ())}
+        if any(np.mean(self._sketches[number] == values) >= SIMILARITY for number in alike):
+            return False
+        for band, key in zip(self._bands, keys, strict=True):
+            band.setdefault(key, []).append(len(self._sketches))
+        self._sketches.append(values)
+        return True

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from glassgpt.data.code.exclude import read_excluded
+from glassgpt.data.code.examining import examine_all
 from glassgpt.data.code.selection import CodeSource, Selection, select_files
 from glassgpt.data.code.sentinels import SENTINELS
 from glassgpt.data.code.tree import find_code_files
@@ -39,10 +40,13 @@ def code_source(
 
     Raises:
         DataError: a file cannot be read, or none is kept.
+        MissingExtraError: the library that finds near-duplicates is not installed.
     """
     files = find_code_files(names, suffixes, follow_links=follow_links)
-    with observer.progress("filtering", sum(file.path.stat().st_size for file in files)) as advance:
-        selection = select_files(files, read_excluded(exclude), keep_duplicates=keep_duplicates, advance=advance)
+    examining = examine_all([file.path for file in files], exclude, sketches=not keep_duplicates)
+    size = sum(file.path.stat().st_size for file in files)
+    with observer.progress("filtering", size) as advance, closing(examining) as examined:
+        selection = select_files(files, examined, keep_duplicates=keep_duplicates, advance=advance)
     observer.on_code(selection)
     return CodeSource(selection.kept), selection
 

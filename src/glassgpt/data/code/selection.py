@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from glassgpt.data.code.exclude import ExcludedText
-from glassgpt.data.code.filters import COPY, EXCLUDED, LARGE, MAX_BYTES, NEAR_COPY, NOT_TEXT, REASONS, reason_to_drop
+from glassgpt.data.code.examining import Examined, read_code
+from glassgpt.data.code.filters import COPY, NEAR_COPY, REASONS
 from glassgpt.data.code.near_duplicates import NearDuplicateFilter
 from glassgpt.data.code.tree import CodeFile
-from glassgpt.data.documents import Document, DuplicateFilter, text_digest
+from glassgpt.data.documents import Document, DuplicateFilter
 from glassgpt.data.files import write_atomically
 from glassgpt.errors import DataError
 
@@ -68,7 +68,7 @@ class Selection:
 
 def select_files(
     files: Sequence[CodeFile],
-    excluded: ExcludedText,
+    examined: Iterable[Examined],
     *,
     keep_duplicates: bool = False,
     advance: Callable[[int], None] = lambda n_bytes: None,
@@ -77,50 +77,27 @@ def select_files(
 
     Args:
         files: all files; of near-duplicates the first one is kept.
-        excluded: text that must not be in any of them.
+        examined: the facts about each by itself, in the same order.
         keep_duplicates: keep copies and near-duplicates.
         advance: called with the size of each file that has been tested.
 
     Raises:
-        DataError: none is kept, or one cannot be read.
-        MissingExtraError: the library that finds near-duplicates is not installed.
+        DataError: none is kept.
     """
-    selection, digests = Selection(), DuplicateFilter()
-    similar = None if keep_duplicates else NearDuplicateFilter()
-
-    def reason_for(file: CodeFile, size: int) -> str | None:
-        if size > MAX_BYTES:
-            return LARGE
-        if (text := _read(file.path)) is None:
-            return NOT_TEXT
-        if (reason := reason_to_drop(text)) is not None:
-            return reason
-        if excluded.occurs_in(text):
-            return EXCLUDED
-        if similar is None:
-            return None
-        if not digests.add(text_digest(text.encode())):
-            return COPY
-        return None if similar.add(str(file.path), text) else NEAR_COPY
-
-    for file in files:
-        size = file.path.stat().st_size
-        selection.add(file, size, reason_for(file, size))
-        advance(size)
+    selection, digests, similar = Selection(), DuplicateFilter(), NearDuplicateFilter()
+    for file, found in zip(files, examined, strict=True):
+        reason = found.reason
+        if reason is None and not keep_duplicates:
+            if not digests.add(found.digest):
+                reason = COPY
+            elif not similar.add(found.sketch):
+                reason = NEAR_COPY
+        selection.add(file, found.size, reason)
+        advance(found.size)
     if not selection.kept:
         reasons = ", ".join(f"{count.files:,} {reason}" for reason, count in selection.dropped.items())
         raise DataError(f"none of the {selection.found.files:,} files is kept: {reasons}; name other sources")
     return selection
-
-
-def _read(path: Path) -> str | None:
-    """Return the text of a file; None if it is not UTF-8."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -147,6 +124,6 @@ class CodeSource:
         position = 0
         for file in self.files:
             position += file.path.stat().st_size
-            if (text := _read(file.path)) is None:
+            if (text := read_code(file.path)) is None:
                 raise DataError(f"{file.path} has changed since it was filtered; prepare again")
             yield Document(text, file.name, position)

@@ -75,9 +75,14 @@ def _read_texts(source: Path) -> Iterator[str]:
             yield json.loads(line)
 
 
-def _main(spec: str, pattern: str, source: str, result: str) -> None:
-    if sys.platform == "linux":  # do not outlive a parent that was killed
+def end_with_parent() -> None:
+    """Let this process not outlive a parent that was killed, on Linux."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _main(spec: str, pattern: str, source: str, result: str) -> None:
+    end_with_parent()
     try:
         train_tokenizer(spec, _read_texts(Path(source)), pattern).save(Path(result))
     except GlassGPTError as error:

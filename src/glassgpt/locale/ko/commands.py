@@ -30,7 +30,7 @@ HELP = {
     "Source of the validation text; the other sources are then used for training only.": "검증용 글의 원본. 나머지 원본은 학습에만 씁니다.",
     "Use whole documents for validation, or the tail of each document; with fewer than ten documents always the tail.": "검증에 문서를 통째로 쓸지(document), 각 문서의 끝부분을 쓸지(tail). 문서가 열 개보다 적으면 언제나 끝부분을 씁니다.",
     "Determines which documents are used for validation.": "어느 문서를 검증에 쓸지 정하는 시드.",
-    "Number of tokenizer threads; 0 uses all cores.": "토크나이저 스레드의 수. 0이면 모든 코어를 씁니다.",
+    "Number of tokenizer threads, and of processes that filter code; 0 uses all cores.": "토크나이저 스레드와, 코드를 거르는 프로세스의 수. 0이면 모든 코어를 씁니다.",
     "Keep exact duplicates of documents instead of dropping them.": "똑같은 문서를 버리지 않고 둡니다.",
     "Encoding of text and JSON files, such as cp949 or utf-16; UTF-8 if not given.": "텍스트와 JSON 파일의 인코딩(예: cp949, utf-16). 지정하지 않으면 UTF-8입니다.",
     "Text between the documents of a text file, such as '<|endoftext|>'; it is left out.": "텍스트 파일 안에서 문서를 나누는 글(예: '<|endoftext|>'). 데이터에서는 빠집니다.",

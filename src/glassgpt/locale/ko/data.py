@@ -151,6 +151,7 @@ MESSAGES = {
     "the tokenizer is damaged: line {}: {}": "토크나이저가 손상되었습니다. {0}번째 줄: {1:t}",
     "the tokenizer is damaged: {}": "토크나이저가 손상되었습니다: {0:t}",
     "sentencepiece cannot train a vocabulary of {} on this text: {}": "sentencepiece가 이 글로는 크기 {0}의 어휘를 학습할 수 없습니다: {1}",
+    "the process that examined {} ended, probably because memory ran out; give --workers 1": "{0}을(를) 살피던 프로세스가 끝났습니다. 메모리가 모자란 것으로 보입니다. --workers 1을 주세요",
     "the training of the tokenizer {} was killed, probably because memory ran out; use less text": "토크나이저 {0}의 학습이 강제로 끝났습니다. 메모리가 모자란 것으로 보입니다. 글을 줄이세요",
     "cannot train the tokenizer {}: {}: {}": "토크나이저 {0}을(를) 학습할 수 없습니다: {1}: {2:t}",
     "the plays are not installed, and tiny shakespeare cannot be downloaded ({}); install them with: {}": "희곡이 설치되어 있지 않고 tiny shakespeare도 내려받을 수 없습니다({0:t}). 설치하세요: {1}",
