@@ -88,6 +88,8 @@ def show_verdicts(verdicts: Sequence[Verdict], texts: LessonText, folder: Path) 
     console.result(f"{solved} of {len(verdicts)} solved")
     if (unsolved := next((each for each in verdicts if not each.is_solved), None)) is not None:
         console.result(f"A hint: glassgpt learn hint {_named(unsolved.number, folder)}")
+    elif len(verdicts) == len(texts.exercises):
+        console.result("The lesson is complete. The next one: glassgpt learn")
 
 
 def _show_details(verdict: Verdict, text: ExerciseText) -> None:

@@ -36,6 +36,7 @@ MESSAGES = {
     "See {}": "참고: {0}",
     "See the section “{}” of the lesson.": "참고: 단원의 “{0}” 절",
     "A hint: glassgpt learn hint {}": "힌트 보기: glassgpt learn hint {0}",
+    "The lesson is complete. The next one: glassgpt learn": "단원을 마쳤습니다. 다음 단원: glassgpt learn",
     "{}: the result is right, but argument {} has changed; work on a copy of it": "{0:t}: 결과는 맞지만 인자 {1}이(가) 바뀌었습니다. 복사본으로 계산하세요",
     "it was stopped after {} s; look for a loop whose condition never becomes false": "{0}초 뒤에 멈췄습니다. 조건이 끝내 거짓이 되지 않는 반복문이 있는지 보세요",
     "look for a list or tensor that grows in a loop, or a shape that is far too large": "반복문에서 계속 커지는 리스트나 텐서, 너무 큰 모양이 있는지 보세요",
