@@ -107,7 +107,12 @@ def test_commands_export_and_import_an_adapter(adapter_run, base_run, run_main, 
     assert code == 0, errors
     again, first = (api.load(run, device="cpu").model for run in (tmp_path / "again", adapter_run))
     assert torch.equal(again(TOKENS), first(TOKENS))
+    assert "was trained on other weights" not in errors
     assert run_main("merge", tmp_path / "again", "--out", tmp_path / "merged")[0] == 0
+
+    code, _, errors = run_main("import", tmp_path / "peft", "--base", tmp_path / "merged", "--out", tmp_path / "twice")
+    assert code == 0, errors
+    assert "was trained on other weights" in errors
 
     code, _, errors = run_main("import", tmp_path / "peft", "--out", tmp_path / "x")
     assert (code, "name the run that it adapts with --base RUN" in errors) == (2, True)

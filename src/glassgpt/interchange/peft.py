@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +27,8 @@ from glassgpt.model.lora_config import Adapter, LoRAConfig
 from glassgpt.model.transformer import LanguageModel
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+BASE_KEY = "glassgpt.base"
+"""Entry of the weights' metadata: SHA-256 of the weights that were adapted, which PEFT's files do not name."""
 PREFIX = "base_model.model."
 PARTS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
 REFUSED = (
@@ -76,7 +78,7 @@ def export_adapter(model: LanguageModel, folder: Path) -> None:
     }
     try:
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt", BASE_KEY: adapter.base})
         apply_umask(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise write_error(folder, error) from error
@@ -95,7 +97,7 @@ def import_adapter(model: LanguageModel, base: str, folder: Path, notify: Notify
         InterchangeError: a file is missing or damaged, or the adapter is another function or for another model.
     """
     given = read_json(folder / CONFIG_FILE)
-    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    tensors, trained_on = _read_tensors(folder / WEIGHTS_FILE)
     ours = _our_names(tensors, model.config, folder)
     lora = _lora_config(given, sorted({_layer_in_block(name) for name in ours}), folder / CONFIG_FILE)
     add_lora(model, Adapter(base, lora))
@@ -115,17 +117,25 @@ def import_adapter(model: LanguageModel, base: str, folder: Path, notify: Notify
             parameter.copy_(tensor)
     if not all(bool(parameter.isfinite().all()) for parameter in parameters.values()):
         notify(f"the adapter in {folder} has NaN or infinite values; the model cannot generate text with it")
+    if trained_on not in ("", base):
+        notify(
+            f"the adapter in {folder} was trained on other weights (SHA-256 {trained_on[:12]}…) than the base has "
+            f"({base[:12]}…); unless these are the same model, name the run that it was trained on: --base RUN"
+        )
     return lora
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def _read_tensors(file: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file, and the SHA-256 of the weights that they adapt; empty if it is not known."""
     if not file.is_file():
         raise InterchangeError(
             f"{file} is missing; pickled adapters are not loaded, because unpickling can run code. "
             f"Save the adapter again with PEFT's save_pretrained"
         )
     try:
-        return {name: tensor.float() for name, tensor in load_file(file).items()}
+        tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+        with safe_open(file, framework="pt") as opened:
+            return tensors, (opened.metadata() or {}).get(BASE_KEY, "")
     except (SafetensorError, OSError, ValueError) as error:
         raise InterchangeError(f"{file} is damaged: {reason(error)}") from error
 

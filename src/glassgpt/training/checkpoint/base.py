@@ -108,6 +108,6 @@ def find_base(checkpoint: Path, adapter: Adapter) -> Path:
         if is_named and find_damage(path, unread=TRAINING_ONLY) is None:
             return path
     raise CheckpointError(
-        f"{run.path} adapts weights that {base.path} no longer has: it was trained further, changed or damaged; restore "
-        f"them (SHA-256 {adapter.base[:12]}…), or fine-tune again from {base.path}"
+        f"{run.path} adapts weights (SHA-256 {adapter.base[:12]}…) that {base.path} does not have: it is another run, or was trained "
+        f"further, changed or damaged; restore them, write the folder of the run that has them into {run.base}, or fine-tune again"
     )
