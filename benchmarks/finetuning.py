@@ -51,6 +51,9 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], help="further settings, such as train.device=cuda")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    for option, pairs in (("--also", given.also), ("--settings", given.settings)):
+        if wrong := next((pair for pair in pairs if "=" not in pair), None):
+            parser.error(f"{option} is {wrong}; it must be NAME=VALUE")
     also = dict(pair.split("=", 1) for pair in given.also)
     folders = {"new": given.new, "old": given.old, **{name: Path(data) for name, data in also.items()}}
     texts = {name: TokenDataset.open(folder) for name, folder in folders.items()}
