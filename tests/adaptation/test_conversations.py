@@ -24,12 +24,13 @@ from glassgpt.compression.methods.distil import Distil
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.config import load_config
 from glassgpt.data import load_tokenizer
-from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS, ConversationBatches, build_batches
-from glassgpt.data.chat.dataset import STARTS, SUPERVISED, ConversationDataset
+from glassgpt.data.chat.batches import IGNORED, NEXT_STARTS, ConversationBatches, build_batches, row_targets
+from glassgpt.data.chat.dataset import STARTS, SUPERVISED, TEXT, ConversationDataset
 from glassgpt.data.chat.formats import detect_format, read_conversations
 from glassgpt.data.chat.packing import pack
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.prepare import choose_row_length, split_held_out
+from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.checks import conversations as checks
 from glassgpt.diagnosis.checks.conversations import check_conversations
@@ -37,6 +38,7 @@ from glassgpt.diagnosis.checks.data import dataset_baseline
 from glassgpt.errors import ConfigError, DataError, Interrupted, UnsafeFileError, UsageError
 from glassgpt.evaluation.evaluate import EvaluationRequest, evaluate
 from glassgpt.evaluation.loss import evaluate_dataset
+from glassgpt.evaluation.loss_changes import read_changes
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
 from glassgpt.training.conversations import ConversationLoss
@@ -651,6 +653,73 @@ def test_conversations_are_not_mixed_with_a_text(chat_data, grammar_data):
             open_training_data(new, replay)
 
 
+@pytest.fixture(scope="module")
+def mixed_data(chat_run, chat_file, grammar_data, tmp_path_factory):
+    """The conversations in rows of 48 tokens, and a quarter of old text; tests must not modify it."""
+    out = tmp_path_factory.mktemp("mixed") / "data"
+    return prepare_source(read_source(chat_run, chat_file), out, 96, 48, (grammar_data, 0.25))
+
+
+def test_rows_of_old_text_are_mixed_into_the_training_rows_alone(mixed_data, chat_data, grammar_data):
+    tokens, plain, old = (
+        mixed_data.split("train"),
+        chat_data.split("train"),
+        TokenDataset.open(grammar_data).split("train"),
+    )
+    flags = tokens.flags(0, len(tokens)).reshape(-1, 49)
+    ids = tokens.read(0, len(tokens)).reshape(-1, 49)
+    is_text = flags[:, 0] & TEXT > 0
+    assert is_text.sum() == round(len(plain) // 49 / 3)
+    assert mixed_data.conversations.train.text == is_text.sum() * 49
+    assert (flags[is_text, 0] == STARTS | TEXT).all()
+    assert (flags[is_text, 1:] == SUPERVISED | TEXT).all()
+    everything = old.read(0, len(old)).astype(np.uint16).tobytes()
+    assert all(row.astype(np.uint16).tobytes() in everything for row in ids[is_text])
+    assert len({row.tobytes() for row in ids[is_text]}) == is_text.sum()
+    conversations = {row.tobytes() for row in plain.read(0, len(plain)).reshape(-1, 49)}
+    assert {row.tobytes() for row in ids[~is_text]} == conversations
+    assert mixed_data.conversations.validation == chat_data.conversations.validation
+    assert not [finding for check in check_conversations(mixed_data) for finding in check.findings]
+
+
+def test_old_text_that_is_shorter_than_a_row_is_refused(chat_run, chat_file, tmp_path):
+    (tmp_path / "old.txt").write_text("It is short. But.")
+    prepare(PrepareOptions(sources=(str(tmp_path / "old.txt"),), out=tmp_path / "old", tokenizer="bytes", workers=1))
+    with pytest.raises(DataError, match="the old text has only .* tokens; give one of at least 49"):
+        prepare_source(read_source(chat_run, chat_file), tmp_path / "x", 96, 48, (tmp_path / "old", 0.25))
+    assert not (tmp_path / "x").exists()
+
+
+def test_row_of_old_text_has_the_loss_of_a_text(chat_run, mixed_data):
+    tokens = mixed_data.split("train")
+    start = int(np.flatnonzero(tokens.flags(0, len(tokens)) & (STARTS | TEXT) == STARTS | TEXT)[0])
+    ids = torch.from_numpy(tokens.read(start, 49))
+    model = api.load(chat_run, device="cpu").model
+    targets = row_targets(ids[None].numpy(), tokens.flags(start, 49)[None])
+    alone = F.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="sum")
+    counted = ConversationLoss(model)(ids[None, :-1], torch.from_numpy(targets))
+    torch.testing.assert_close(counted * 48, alone)
+
+
+def test_mask_of_conversations_is_judged_without_the_old_text(mixed_data, tmp_path):
+    """A template without an answer to learn is fatal, however much text is learned."""
+    folder = shutil.copytree(mixed_data.folder, tmp_path / "data")
+    data = ConversationDataset.open(folder)
+    text = data.conversations.train.text
+    train = replace(data.conversations.train, supervised=text - text // 49)
+    data.conversations = replace(data.conversations, train=train)
+    assert [finding.code for finding in checks.check_mask(data).findings] == ["GG-CHT-002"]
+
+
+def test_command_mixes_old_text_in_and_measures_it(chat_run, chat_file, grammar_data, run_main, tmp_path):
+    settings = ("--row-tokens", "48", "--train.max-steps", "2", "--train.batch-tokens", "96", "--train.device", "cpu")
+    given = ("--format", "chat", "--data", chat_file, "--replay", f"{grammar_data}=0.25", "--out", tmp_path / "out")
+    code, out, err = run_main("finetune", chat_run, *given, *settings)
+    assert code == 0, err
+    assert "tokens of text" in out
+    assert [change.text for change in read_changes(tmp_path / "out")] == ["new", "old"]
+
+
 def test_table_of_texts_and_other_conversations_are_refused(chat_run, chat_file, chat_data, tmp_path):
     shutil.copytree(chat_run, tmp_path / "run")
     (tmp_path / "run/chat_template.toml").write_text("[roles.user]\n[roles.assistant]\n")
@@ -698,10 +767,16 @@ def test_command_prepares_and_trains(chat_run, chat_file, run_main, tmp_path):
             ["--format", "chat", "--data", "{file}", "--out", "x", "--row-tokens", "97"],
             "from 2 to the model's context of 96",
         ),
+        (["--format", "chat", "--data", "{file}", "--out", "x", "--replay", "d=0.1"], "d does not exist"),
         (
-            ["--format", "chat", "--data", "{file}", "--out", "x", "--replay", "d=0.1"],
-            "cannot be combined with --format chat",
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--replay", "d"],
+            "--replay is d; it must be DATA=SHARE",
         ),
+        (
+            ["--format", "chat", "--data", "{file}", "--out", "x", "--replay", "{dataset}=0.1"],
+            "which holds conversations; name a dataset of text",
+        ),
+        (["--format", "chat", "--data", "{dataset}", "--out", "x", "--replay", "d=0.1"], "--replay need a file"),
         (["--format", "chat", "--data", "{file}", "--out", "x", "--epochs", "0"], "--epochs is 0.0"),
         (
             ["--format", "chat", "--data", "{file}", "--out", "x", "--lora.rank", "0"],

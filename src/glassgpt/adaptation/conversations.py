@@ -6,9 +6,11 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glassgpt.adaptation.replay import open_old_text, read_passages
 from glassgpt.data.chat.chat_template import FILE_NAME as TABLE_FILE
 from glassgpt.data.chat.dataset import ConversationDataset, is_conversations
 from glassgpt.data.chat.formats import detect_format, read_conversations
@@ -16,6 +18,7 @@ from glassgpt.data.chat.jinja_template import JINJA_SUFFIX, JinjaTemplate, compi
 from glassgpt.data.chat.messages import Conversation
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.prepare import split_held_out, write_conversations
+from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.diagnosis.catalogue import describe
 from glassgpt.diagnosis.checks.conversations import check_conversations
@@ -26,6 +29,8 @@ from glassgpt.training.run_folder import RunFolder
 
 CODE_PREFIX = "GG-CHT-"
 """Start of the codes of findings about conversations."""
+REPLAY = "replay"
+"""Option of a dataset of conversations: the text that is mixed in."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class ConversationSource:
     """Conversations, and what turns them into tokens.
 
     Attributes:
+        run: the run to fine-tune.
         format: of the file; see `data.chat.formats`.
         train: the conversations to train on.
         validation: those to validate on.
@@ -44,6 +50,7 @@ class ConversationSource:
         unread: keys of rows that are not read, in alphabetical order.
     """
 
+    run: Path
     format: str
     train: Sequence[Conversation]
     validation: Sequence[Conversation]
@@ -89,7 +96,7 @@ def read_source(
     }
     tokenizer = load_tokenizer(RunFolder(run).tokenizer)
     template = compile_template(text, origin)
-    return ConversationSource(name, train, validation, tokenizer, template, text, origin, options, sorted(unread))
+    return ConversationSource(run, name, train, validation, tokenizer, template, text, origin, options, sorted(unread))
 
 
 def find_template(run: Path, given: Path | None = None) -> tuple[str, str]:
@@ -113,7 +120,11 @@ def find_template(run: Path, given: Path | None = None) -> tuple[str, str]:
 
 
 def prepare_source(
-    source: ConversationSource, out: Path, context_length: int, row_tokens: int = 0
+    source: ConversationSource,
+    out: Path,
+    context_length: int,
+    row_tokens: int = 0,
+    replay: tuple[Path, float] | None = None,
 ) -> ConversationDataset:
     """Write the dataset of conversations, or return the existing one if it has the same.
 
@@ -122,6 +133,7 @@ def prepare_source(
         out: folder of the dataset.
         context_length: of the model.
         row_tokens: tokens of a row; 0 chooses by the longest conversation.
+        replay: dataset of old text to mix in, and its share of all tokens.
 
     Raises:
         UsageError: the folder holds something else, or the rows are longer than the context.
@@ -131,6 +143,10 @@ def prepare_source(
     if not 0 <= row_tokens <= context_length or row_tokens == 1:
         raise UsageError(f"--row-tokens is {row_tokens}; it must be from 2 to the model's context of {context_length}")
     options = source.options | {"context_length": context_length, "row_tokens": row_tokens}
+    old = None if replay is None else open_old_text(replay[0], source.tokenizer.fingerprint, source.run)
+    if old is not None and replay is not None:
+        digest = _digest(old.folder / SUMMARY_FILE)
+        options[REPLAY] = {"data": str(old.folder.absolute()), "sha256": digest, "share": replay[1]}
     if is_conversations(out):
         dataset = ConversationDataset.open(out)
         if dataset.info.options != options or dataset.tokenizer_fingerprint != source.tokenizer.fingerprint:
@@ -146,6 +162,7 @@ def prepare_source(
         context_length=context_length,
         row_tokens=row_tokens,
         options=options,
+        replay=None if old is None or replay is None else (partial(read_passages, old.split("train")), replay[1]),
     )
     try:
         require_trainable(dataset)
@@ -153,6 +170,13 @@ def prepare_source(
         shutil.rmtree(out)
         raise
     return dataset
+
+
+def mixed_text(dataset: ConversationDataset) -> Path | None:
+    """Return the folder of the text that is mixed into conversations; None without one, or if it is gone."""
+    named: dict[str, Any] = dataset.info.options.get(REPLAY) or {}
+    folder = Path(str(named.get("data", "")))
+    return folder if named and (folder / SUMMARY_FILE).is_file() else None
 
 
 def require_trainable(dataset: ConversationDataset) -> None:

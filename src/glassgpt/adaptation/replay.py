@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.data.chat.dataset import is_conversations, open_dataset
 from glassgpt.data.shards import Split, TokenArray, TokenDataset
-from glassgpt.errors import WrongDataError, WrongTokenizerError
+from glassgpt.errors import DataError, WrongDataError, WrongTokenizerError
 
 PIECES = 64
 """Places of the old text that pieces are taken from."""
@@ -87,6 +87,43 @@ def _pieces(text: TokenArray, wanted: int) -> list[tuple[TokenArray, int, int]]:
     return spans
 
 
+def read_passages(text: TokenArray, count: int, length: int) -> NDArray[np.int64]:
+    """Return passages spread evenly over a text, (count, length); they overlap if it is short.
+
+    Raises:
+        DataError: it is shorter than a passage.
+    """
+    if len(text) < length:
+        raise DataError(
+            f"the old text has only {len(text):,} tokens; give one of at least {length:,}, or use shorter rows"
+        )
+    starts = np.linspace(0, len(text) - length, count).astype(int)
+    return np.stack([text.read(int(start), length) for start in starts])
+
+
+def open_old_text(folder: Path, fingerprint: str, new: Path) -> TokenDataset:
+    """Open the text that is to be mixed in.
+
+    Args:
+        folder: its dataset.
+        fingerprint: of the new text's tokenizer.
+        new: what names that tokenizer, for messages.
+
+    Raises:
+        DataError: it cannot be opened, or consists of conversations.
+        WrongTokenizerError: it was prepared with another tokenizer.
+    """
+    if is_conversations(folder):  # their padding and questions would be learned
+        raise WrongDataError(f"replay.data is {folder}, which holds conversations; name a dataset of text")
+    old = TokenDataset.open(folder)
+    if old.tokenizer_fingerprint != fingerprint:
+        raise WrongTokenizerError(
+            f"{old.folder} was prepared with another tokenizer than {new}; prepare the old text again with "
+            f"--tokenizer {new}"
+        )
+    return old
+
+
 def open_training_data(data: str | Path, replay: ReplayConfig) -> TokenDataset:
     """Open the dataset that a run is trained on, with old text mixed in if that is configured.
 
@@ -101,12 +138,5 @@ def open_training_data(data: str | Path, replay: ReplayConfig) -> TokenDataset:
         raise WrongDataError(
             f"replay.data cannot be combined with the conversations in {dataset.folder}; leave it empty"
         )
-    if is_conversations(Path(replay.data)):  # their padding and questions would be learned
-        raise WrongDataError(f"replay.data is {replay.data}, which holds conversations; name a dataset of text")
-    old = TokenDataset.open(Path(replay.data))
-    if old.tokenizer_fingerprint != dataset.tokenizer_fingerprint:
-        raise WrongTokenizerError(
-            f"{old.folder} was prepared with another tokenizer than {dataset.folder}; prepare the old text again with "
-            f"--tokenizer {dataset.folder}"
-        )
+    old = open_old_text(Path(replay.data), dataset.tokenizer_fingerprint, dataset.folder)
     return ReplayDataset(dataset, old, replay.share)

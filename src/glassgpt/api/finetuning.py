@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from glassgpt import console
-from glassgpt.adaptation.conversations import require_trainable
+from glassgpt.adaptation.conversations import mixed_text, require_trainable
 from glassgpt.adaptation.forgetting import compare, losses
 from glassgpt.adaptation.memory import count_trainable, finetuning_memory
 from glassgpt.adaptation.replay import open_training_data
@@ -103,6 +103,8 @@ def _texts(config: RunConfig) -> dict[str, TokenDataset]:
         require_trainable(texts["new"])
     if config.replay.data:
         return {**texts, "old": TokenDataset.open(Path(config.replay.data))}
+    if isinstance(texts["new"], ConversationDataset) and (mixed := mixed_text(texts["new"])):
+        return {**texts, "old": TokenDataset.open(mixed)}
     old = held_out_dataset(config.init_from, texts["new"].tokenizer)
     return texts if old is None else {**texts, "old": old}
 

@@ -66,7 +66,8 @@ def finetune(
     epochs:
         Passes over the new text.
     replay:
-        Mix in old text, as DATA=SHARE of the training text (data/old=0.2), so that the model forgets less of it.
+        Mix in old text, as DATA=SHARE of the training text (data/old=0.2), so that the model forgets less of it. With
+        --format chat, in rows of its own among those of conversations.
     resume:
         Resume the run in --out.
     seed:
@@ -76,6 +77,7 @@ def finetune(
     yes:
         Train even if it is predicted to take more than 24 hours on this CPU.
     """
+    from glassgpt.adaptation.recipe import parse_replay
     from glassgpt.cli.checks import check_training
     from glassgpt.cli.conversations import ConversationOptions, prepare_conversations, show_conversations
     from glassgpt.cli.training import approve_time, mute_other_ranks, print_training_result, process_count
@@ -87,7 +89,8 @@ def finetune(
     processes = process_count(gpus)
     mute_other_ranks()
     RunFolder(run).require()
-    conversations = ConversationOptions(data, validation_data, chat_template, row_tokens, show)
+    mixed = parse_replay(replay) if replay and format == "chat" else None
+    conversations = ConversationOptions(data, validation_data, chat_template, row_tokens, show, mixed)
     if format != "chat":
         conversations.require_unused()
     elif show:
@@ -102,8 +105,6 @@ def finetune(
     if not resume and not 0 < epochs < float("inf"):
         raise UsageError(f"--epochs is {epochs}; it must be positive and finite")
     if format == "chat" and not resume:
-        if replay:
-            raise UsageError("--replay cannot be combined with --format chat; leave it out")
         settings = _load_settings(preset, full, overrides)
         _require_valid(settings)
         _require_targets(run, settings)
@@ -198,7 +199,7 @@ def _config(
     else:
         dataset = open_dataset(data)
         rows = dataset.conversations.row_length - 1 if isinstance(dataset, ConversationDataset) else 0
-        mixed = parse_replay(replay) if replay else None
+        mixed = parse_replay(replay) if replay and not rows else None  # rows of conversations have the old text already
         asked = Finetuning(run, model, data, dataset.info.train.tokens, epochs, full, mixed, processes, rows)
     settings = asked.settings() | (asked.recipe(_batch_tokens(overrides)) if preset is None else {})
     settings |= {"seed": seed} if seed is not None else {}

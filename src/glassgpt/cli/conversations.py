@@ -24,6 +24,7 @@ class ConversationOptions:
         chat_template: file of a Jinja template.
         row_tokens: tokens of a row.
         show: number of conversations to show.
+        replay: dataset of old text and its share of the training text; None mixes nothing in.
     """
 
     data: Path | None
@@ -31,6 +32,7 @@ class ConversationOptions:
     chat_template: Path | None
     row_tokens: int
     show: int
+    replay: tuple[Path, float] | None = None
 
     def require_unused(self) -> None:
         """Check that none is given, as for text.
@@ -92,13 +94,14 @@ def prepare_conversations(run: Path, options: ConversationOptions, out: Path) ->
     from glassgpt.data.chat.show import print_conversations
 
     if options.data is not None and is_conversations(options.data):
-        if options.validation_data or options.chat_template or options.row_tokens:
+        if options.validation_data or options.chat_template or options.row_tokens or options.replay:
             raise UsageError(
-                f"{options.data} is prepared already; --validation-data, --chat-template and --row-tokens need a file"
+                f"{options.data} is prepared already; --validation-data, --chat-template, --row-tokens and --replay need a file"
             )
         return options.data
     source, folder = _read(run, options), out.with_name(f"{out.name}-data")
-    print_conversations(prepare_source(source, folder, load_config(run).model.context_length, options.row_tokens))
+    context = load_config(run).model.context_length
+    print_conversations(prepare_source(source, folder, context, options.row_tokens, options.replay))
     return folder
 
 

@@ -32,7 +32,7 @@ from glassgpt.data.shards import SPLITS
 from glassgpt.data.sources import DocumentSource, SourceOptions, resolve_sources
 from glassgpt.data.splitting import TRAIN, VALIDATION, FixedSplit, SplitRule, TailSplit, choose_rule, is_near
 from glassgpt.data.staging import staged_folder
-from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary, most_frequent
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.threads import limited_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer, is_training_spec, load_tokenizer
 from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN
@@ -325,16 +325,6 @@ def _summarize(
     tokenizer: Tokenizer,
     options: PrepareOptions,
 ) -> DatasetSummary:
-    return DatasetSummary(
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        train=splits["train"],
-        validation=splits["validation"],
-        split_rule=rules,
-        duplicates=stream.duplicates,
-        empty=stream.empty,
-        vocabulary_used=int(np.count_nonzero(counts)),
-        frequent_tokens=most_frequent(np.where(tokenizer.byte_lengths() > 0, counts, 0)),
-        options=options.recorded(),
+    return DatasetSummary.of(
+        tokenizer, splits, rules, counts, options=options.recorded(), duplicates=stream.duplicates, empty=stream.empty
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.data.files import read_regular
+from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
 
 SUMMARY_FILE = "dataset.json"
@@ -57,6 +59,44 @@ class DatasetSummary:
     frequent_tokens: tuple[tuple[int, int], ...]
     options: dict[str, Any]
     skipped: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        splits: Mapping[str, SplitSummary],
+        split_rule: str,
+        counts: NDArray[np.int64] | None = None,
+        *,
+        options: dict[str, Any] | None = None,
+        duplicates: int = 0,
+        empty: int = 0,
+        skipped: int = 0,
+    ) -> Self:
+        """Return the summary of a dataset.
+
+        Args:
+            tokenizer: of the dataset.
+            splits: counts of "train" and "validation".
+            split_rule: how they were divided, in words.
+            counts: how often each id occurs; None leaves the vocabulary out.
+            options: see the attributes, as are `duplicates`, `empty` and `skipped`.
+        """
+        counts = np.zeros(tokenizer.vocab_size, dtype=np.int64) if counts is None else counts
+        return cls(
+            tokenizer_name=tokenizer.name,
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            train=splits["train"],
+            validation=splits["validation"],
+            split_rule=split_rule,
+            vocabulary_used=int(np.count_nonzero(counts)),
+            frequent_tokens=most_frequent(np.where(tokenizer.byte_lengths() > 0, counts, 0)),
+            options=options or {},
+            duplicates=duplicates,
+            empty=empty,
+            skipped=skipped,
+        )
 
     def split(self, name: str) -> SplitSummary:
         """Return the counts of "train" or "validation"."""

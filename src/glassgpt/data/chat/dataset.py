@@ -24,8 +24,8 @@ from glassgpt.errors import DataError, UsageError
 CONVERSATIONS_FILE = "conversations.json"
 TEMPLATE_FILE = "chat_template.jinja"
 FORMAT, FORMAT_VERSION = "glassgpt-conversations", 1
-SUPERVISED, STARTS = 1, 2
-"""Bits of a token's flags: it is learned; it begins a conversation."""
+SUPERVISED, STARTS, TEXT = 1, 2, 4
+"""Bits of a token's flags: it is learned; it begins a conversation or a row of text; it is in a row of text."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class SplitConversations:
         conversations: number that is in the rows.
         cut: number of these that lost their last turns, because they did not fit into a row.
         dropped: number that did not fit even so.
-        tokens: number of tokens without padding.
-        supervised: number of tokens that are learned.
+        tokens: number of tokens of conversations, without padding.
+        supervised: number of tokens that are learned, those of text included.
         sha256: checksum of the flags.
+        text: number of tokens of the text that is mixed in, in rows of its own.
     """
 
     conversations: int
@@ -47,6 +48,7 @@ class SplitConversations:
     tokens: int
     supervised: int
     sha256: str
+    text: int = 0
 
 
 @dataclass(frozen=True)

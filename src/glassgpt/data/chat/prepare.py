@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from glassgpt.data.chat.dataset import (
     STARTS,
     SUPERVISED,
     TEMPLATE_FILE,
+    TEXT,
     ConversationDataset,
     ConversationSummary,
     SplitConversations,
@@ -29,7 +30,7 @@ from glassgpt.data.files import write_atomically
 from glassgpt.data.shard_writer import ShardWriter
 from glassgpt.data.shards import SPLITS
 from glassgpt.data.staging import staged_folder
-from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary, most_frequent
+from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer
 from glassgpt.errors import DataError
 
@@ -37,6 +38,8 @@ VALIDATION_FRACTION = 0.05
 LONGEST_ROW, SHORTEST_ROW = 2048, 64
 """Most and fewest tokens that a row has unless the user says otherwise: attention takes memory for their square."""
 Flags = NDArray[np.uint8]
+ReadText = Callable[[int, int], NDArray[np.int64]]
+"""Returns passages of a text, from their number and their length in tokens: (count, length) int64."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Packed:
         conversations: number of conversations; see `SplitConversations`.
         cut: number of conversations without their last turns.
         dropped: number of conversations that did not fit.
-        tokens: number of tokens without padding.
+        tokens: number of tokens of conversations, without padding.
+        text: number of tokens of text in rows of its own.
     """
 
     ids: NDArray[np.int64]
@@ -58,6 +62,7 @@ class Packed:
     cut: int
     dropped: int
     tokens: int
+    text: int = 0
 
 
 def split_held_out(
@@ -144,6 +149,25 @@ def pack_split(
     return Packed(ids, flags, len(fitting), cut, len(rendered) - len(fitting), tokens)
 
 
+def mix_text(packed: Packed, read_text: ReadText, share: float, seed: int) -> Packed:
+    """Return rows with rows of text among them, in random order; of these every token is learned but the first.
+
+    Args:
+        packed: the rows of conversations.
+        read_text: reads the text.
+        share: share of all tokens that the text is to have.
+        seed: of the order.
+    """
+    rows, length = packed.ids.shape
+    count = max(1, round(rows * share / (1 - share)))
+    text = read_text(count, length)
+    flags = np.full(text.shape, SUPERVISED | TEXT, dtype=np.uint8)
+    flags[:, 0] = STARTS | TEXT
+    order = np.random.default_rng(seed).permutation(rows + count)
+    ids, all_flags = np.concatenate([packed.ids, text]), np.concatenate([packed.flags, flags])
+    return replace(packed, ids=ids[order], flags=all_flags[order], text=text.size)
+
+
 def padding_token(tokenizer: Tokenizer) -> int:
     """Return the id that fills rows: a special token that does not end answers, else id 0 (it is never learned)."""
     others = {name: token for name, token in tokenizer.special_tokens.items() if token != tokenizer.end_of_text}
@@ -163,6 +187,7 @@ def write_conversations(
     row_tokens: int = 0,
     seed: int = 0,
     options: dict[str, Any] | None = None,
+    replay: tuple[ReadText, float] | None = None,
 ) -> ConversationDataset:
     """Write conversations as a dataset; it appears complete or not at all.
 
@@ -176,6 +201,7 @@ def write_conversations(
         row_tokens: tokens that the model reads of a row; 0 chooses by the longest conversation.
         seed: of the order of conversations in rows.
         options: recorded in the summary.
+        replay: reads the text to mix into the training split, and its share of all tokens.
 
     Raises:
         DataError: no conversation fits, or the disk is full.
@@ -190,6 +216,8 @@ def write_conversations(
         fitted = [[fit(tokenizer, template, each, length + 1) for each in part] for part in splits]
     pad = padding_token(tokenizer)
     packed = [pack_split(part, length + 1, pad, seed, name) for part, name in zip(fitted, SPLITS, strict=True)]
+    if replay is not None:
+        packed[0] = mix_text(packed[0], *replay, seed)
     with staged_folder(out, force=False) as (folder, _):
         parts = {name: _write_split(folder, name, one, tokenizer) for name, one in zip(SPLITS, packed, strict=True)}
         counts = np.bincount(np.concatenate([one.ids.ravel() for one in packed]), minlength=tokenizer.vocab_size)
@@ -197,7 +225,9 @@ def write_conversations(
         write_atomically(folder / CONVERSATIONS_FILE, summary.to_json().encode())
         write_atomically(folder / TEMPLATE_FILE, template_text.encode())
         tokenizer.save(folder / TOKENIZER_FILE)
-        info = _summary(parts["train"][0], parts["validation"][0], tokenizer, counts, options or {})
+        rule = "whole conversations, by their first question"
+        sides = {name: part for name, (part, _) in parts.items()}
+        info = DatasetSummary.of(tokenizer, sides, rule, counts, options=options)
         write_atomically(folder / SUMMARY_FILE, info.to_json().encode())
     return ConversationDataset.open(out)
 
@@ -221,27 +251,6 @@ def _write_split(
         packed.tokens,
         int((packed.flags & SUPERVISED > 0).sum()),
         hashlib.sha256(raw).hexdigest(),
+        packed.text,
     )
     return SplitSummary(packed.conversations, n_bytes, n_bytes, writer.tokens, tuple(writer.names)), counts
-
-
-def _summary(
-    train: SplitSummary,
-    validation: SplitSummary,
-    tokenizer: Tokenizer,
-    counts: NDArray[np.int64],
-    options: dict[str, Any],
-) -> DatasetSummary:
-    return DatasetSummary(
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        train=train,
-        validation=validation,
-        split_rule="whole conversations, by their first question",
-        duplicates=0,
-        empty=0,
-        vocabulary_used=int(np.count_nonzero(counts)),
-        frequent_tokens=most_frequent(counts),
-        options=options,
-    )

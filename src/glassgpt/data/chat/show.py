@@ -39,6 +39,7 @@ def print_conversations(dataset: ConversationDataset) -> None:
             ("learned tokens", "supervised"),
             ("cut conversations", "cut"),
             ("dropped conversations", "dropped"),
+            *([("tokens of text", "text")] if counts.train.text else []),
         )
     ]
     console.table(f"rows of {counts.row_length - 1:,} tokens", ["", *SPLITS], rows)

@@ -164,20 +164,5 @@ def is_held_out(row: Preference, share: float) -> bool:
 
 
 def _summary(tokenizer: Tokenizer, splits: dict[Split, PairTokens], counts: PreferenceCounts) -> DatasetSummary:
-    train, validation = (
-        SplitSummary(len(splits[name].ids), 0, 0, len(splits[name]), ()) for name in ("train", "validation")
-    )
-    return DatasetSummary(
-        tokenizer_name=tokenizer.name,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocab_size=tokenizer.vocab_size,
-        train=train,
-        validation=validation,
-        split_rule="a checksum of the prompt",
-        duplicates=0,
-        empty=0,
-        vocabulary_used=0,
-        frequent_tokens=(),
-        options={},
-        skipped=counts.skipped,
-    )
+    sides = {name: SplitSummary(len(pairs.ids), 0, 0, len(pairs), ()) for name, pairs in splits.items()}
+    return DatasetSummary.of(tokenizer, sides, "a checksum of the prompt", skipped=counts.skipped)

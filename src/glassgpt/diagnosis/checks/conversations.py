@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.chat.dataset import STARTS, SUPERVISED, TEMPLATE_FILE, ConversationDataset
+from glassgpt.data.chat.dataset import STARTS, SUPERVISED, TEMPLATE_FILE, TEXT, ConversationDataset
 from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.chat.messages import Conversation, Message
 from glassgpt.data.chat.render import render
@@ -66,9 +66,11 @@ def _checks(dataset: ConversationDataset) -> Iterator[CheckResult]:
 def check_mask(dataset: ConversationDataset) -> CheckResult:
     """Check that some tokens are learned, and some are not."""
     counts = dataset.conversations.train
-    share = counts.supervised / max(1, counts.tokens - counts.conversations)
+    of_text = counts.text - counts.text // dataset.conversations.row_length  # the first token of a row is not learned
+    learned = counts.supervised - of_text
+    share = learned / max(1, counts.tokens - counts.conversations)
     findings: tuple[Finding, ...] = ()
-    if not counts.supervised:
+    if not learned:
         findings = (Finding("GG-CHT-002", "fatal", {"conversations": counts.conversations}),)
     elif share >= FULL_MASK:
         findings = (Finding("GG-CHT-003", "fatal", {"conversations": counts.conversations}),)
@@ -163,9 +165,12 @@ def check_shared(rows: dict[Split, Rows]) -> CheckResult:
 
 
 def _rows(dataset: ConversationDataset, name: Split) -> Rows:
+    """Return the rows of conversations, without those of text."""
     tokens = dataset.split(name)
     shape = (-1, tokens.row_length)
-    return tokens.read(0, len(tokens)).reshape(shape), tokens.flags(0, len(tokens)).reshape(shape)
+    ids, flags = tokens.read(0, len(tokens)).reshape(shape), tokens.flags(0, len(tokens)).reshape(shape)
+    is_talk = flags[:, 0] & TEXT == 0
+    return ids[is_talk], flags[is_talk]
 
 
 def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:

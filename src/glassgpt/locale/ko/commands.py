@@ -69,7 +69,7 @@ HELP = {
     "Name of a preset or a TOML file whose settings are taken instead of the usual ones.": "기본 설정 대신 쓸 프리셋의 이름이나 TOML 파일.",
     "Train all weights instead of an adapter.": "어댑터 대신 모든 가중치를 학습합니다.",
     "Passes over the new text.": "새 글을 되풀이하는 횟수.",
-    "Mix in old text, as DATA=SHARE of the training text (data/old=0.2), so that the model forgets less of it.": "덜 잊도록 옛 글을 섞습니다. DATA=SHARE 꼴이며 SHARE는 학습할 글에서 차지하는 비율입니다(예: data/old=0.2).",
+    "Mix in old text, as DATA=SHARE of the training text (data/old=0.2), so that the model forgets less of it. With --format chat, in rows of its own among those of conversations.": "덜 잊도록 옛 글을 섞습니다. DATA=SHARE 꼴이며 SHARE는 학습할 글에서 차지하는 비율입니다(예: data/old=0.2). --format chat에서는 대화의 행 사이에 옛 글만 든 행을 넣습니다.",
     "Resume the run in --out.": "--out의 실행을 이어서 합니다.",
     "Seed of the adapter's initial weights, the order of the data and dropout.": "어댑터의 처음 가중치, 데이터의 순서, 드롭아웃의 시드.",
     "Train even if it is predicted to take more than 24 hours on this CPU.": "이 CPU로 24시간 넘게 걸릴 것으로 예상되어도 학습합니다.",
