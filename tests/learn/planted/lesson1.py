@@ -34,6 +34,13 @@ def windows(tokens, context_length):
     y = torch.roll(x, -1, dims=1)
     return x, y
 """,
+        "too-many-windows": """
+def windows(tokens, context_length):
+    n = len(tokens) // context_length
+    x = tokens[: n * context_length].view(n, context_length)
+    y = tokens[1 : n * context_length + 1].view(n, context_length)
+    return x, y
+""",
         "one-target": """
 def windows(tokens, context_length):
     x, y = [], []
@@ -109,6 +116,14 @@ def average_loss(logits, targets):
     probabilities = torch.softmax(logits, -1)
     return torch.nn.functional.cross_entropy(probabilities, targets)
 """,
+        "wrong-axis": """
+def softmax(logits):
+    return torch.softmax(logits, 0)
+
+def average_loss(logits, targets):
+    p = softmax(logits)
+    return -torch.log(p[torch.arange(len(targets)), targets]).mean()
+""",
         "most-probable": """
 def average_loss(logits, targets):
     p = torch.softmax(logits, -1)
@@ -152,6 +167,13 @@ def gradient(logits, targets):
     for i, target in enumerate(targets):
         result[i, target] = p[i, target] - 1
     return result / len(targets)
+""",
+        "wrong-axis": """
+def gradient(logits, targets):
+    p = torch.exp(logits) / torch.exp(logits).sum(0)
+    for i in range(len(targets)):
+        p[i, targets[i]] -= 1
+    return p / len(targets)
 """,
         "raw-scores": """
 def gradient(logits, targets):

@@ -42,6 +42,12 @@ def _rolled(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
     return inputs, inputs.roll(-1, dims=1)
 
 
+def _too_many_windows(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
+    n_windows = len(tokens) // context_length
+    used = n_windows * context_length
+    return tokens[:used].view(n_windows, context_length), tokens[1 : used + 1].view(n_windows, context_length)
+
+
 def _one_target(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
     inputs, targets = solutions.windows(tokens, context_length)
     return inputs, targets[:, -1]
@@ -114,6 +120,10 @@ def _no_softmax(logits: Tensor, targets: Tensor) -> Tensor:
     return -logits[torch.arange(len(targets)), targets].mean()
 
 
+def _loss_of_wrong_axis(logits: Tensor, targets: Tensor) -> Tensor:
+    return -logits.softmax(0)[torch.arange(len(targets)), targets].log().mean()
+
+
 def _most_probable(logits: Tensor, targets: Tensor) -> Tensor:
     return -logits.log_softmax(-1).amax(-1).mean()
 
@@ -148,6 +158,10 @@ def _no_target(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _target_only(logits: Tensor, targets: Tensor) -> Tensor:
     return solutions.gradient(logits, targets) * F.one_hot(targets, logits.size(-1))
+
+
+def _gradient_of_wrong_axis(logits: Tensor, targets: Tensor) -> Tensor:
+    return (logits.softmax(0) - F.one_hot(targets, logits.size(-1))) / len(targets)
 
 
 def _raw_scores(logits: Tensor, targets: Tensor) -> Tensor:
@@ -219,6 +233,7 @@ EXERCISES = (
             Mistake("shifted-by-two", _shifted_by_two),
             Mistake("rolled", _rolled),
             Mistake("one-target", _one_target),
+            Mistake("too-many-windows", _too_many_windows),
         ),
     ),
     Exercise(
@@ -252,6 +267,7 @@ EXERCISES = (
             Mistake("averaged-twice", _averaged_twice),
             Mistake("over-vocabulary", _over_vocabulary),
             Mistake("bits", _bits),
+            Mistake("wrong-axis", _loss_of_wrong_axis),
         ),
     ),
     Exercise(
@@ -265,6 +281,7 @@ EXERCISES = (
             Mistake("no-target", _no_target),
             Mistake("target-only", _target_only),
             Mistake("raw-scores", _raw_scores),
+            Mistake("wrong-axis", _gradient_of_wrong_axis),
         ),
     ),
     Exercise(
