@@ -1,6 +1,8 @@
 """Tokenizers trained by a function of the user: `prepare --tokenizer MODULE:FUNCTION:SIZE`."""
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from data_helpers import TRAINING_TEXT
@@ -141,6 +143,16 @@ def test_mistakes_are_explained_and_nothing_is_written(tmp_path, name, error, me
         "my_tokenizers.py",
         "text.txt",
     ]
+
+
+def test_example_of_the_docs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# my_tokenizers\.py\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "verses.py").write_text(code, encoding="utf-8")
+    tokenizer = custom_trainer("verses:of_verse:300").train(["ROMEO:\nBut soft, what light\n\n" * 9])
+    sys.modules.pop("verses")
+    assert b"ROMEO" not in {tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)}
+    assert len(tokenizer.encode("But soft, what light")) < len(tokenizer.encode("ROMEO:")) < 7
 
 
 def test_vocabulary_smaller_than_requested_is_reported(run_main):
