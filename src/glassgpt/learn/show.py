@@ -17,7 +17,7 @@ from glassgpt.learn.progress import Progress
 from glassgpt.learn.verdict import Verdict
 
 INDENT = 6
-UNWRITTEN = "NotImplementedError: exercise "
+UNWRITTEN = NotImplementedError.__name__ + ": exercise "
 """Beginning of the error that an exercise raises until it is written."""
 STATUS = {
     "solved": "solved",
