@@ -69,6 +69,8 @@ def module(tmp_path, monkeypatch):
         ("tokenizer.json", False),
         ("module:512", False),
         ("folder/module:function", False),
+        (f"{'m' * 5000}:function", True),
+        ("module:function:", False),
     ],
 )
 def test_specifications_are_told_from_names_and_paths(name, expected):

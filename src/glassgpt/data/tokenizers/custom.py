@@ -6,26 +6,25 @@ BPE, or a tokenizer of this package. Either is saved in full, so that a run can 
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from typing import Any, cast
 
 from glassgpt import plugin
 from glassgpt.data.tokenizers.base import ERROR_CHARACTERS, Tokenizer
 from glassgpt.data.tokenizers.bpe import DEFAULT_PATTERN, PATTERNS, BPETokenizer
-from glassgpt.data.tokenizers.load import NAMED, TRAINERS, tokenizer_from_json
+from glassgpt.data.tokenizers.load import TRAINERS, tokenizer_from_json
 from glassgpt.errors import GlassGPTError, TokenizerError, UsageError
 
 
 def is_custom_spec(name: str) -> bool:
     """Return whether `name` is `module:function` or `module:function:SIZE`, not one of ours and not a path."""
-    spec, _ = _split(name)
-    if name in NAMED or name.partition(":")[0] in TRAINERS or Path(name).exists():
+    if plugin.SPEC.fullmatch(_split(name)[0]) is None:
         return False
-    return plugin.SPEC.fullmatch(spec) is not None
+    return name.partition(":")[0] not in TRAINERS and not os.path.exists(name)
 
 
 def _split(name: str) -> tuple[str, int | None]:
