@@ -2,8 +2,12 @@
 
 import json
 import runpy
+from pathlib import Path
 
 import pytest
+
+from glassgpt.learn.folder import default_folder
+from glassgpt.learn.lesson import Lesson
 
 SOLVED = """
 def softmax(scores):
@@ -53,6 +57,28 @@ def test_lesson_is_not_overwritten_without_force(run_main, started):
     assert run_main("learn", "start", "9", "--force")[0] == 0
     assert "MINE" not in (started / "exercises.py").read_text()
     assert "MINE" in (started / "exercises_before.py").read_text()
+
+
+def test_commands_work_inside_the_folder_of_a_lesson(run_main, started, forked_check, monkeypatch):
+    monkeypatch.chdir(started)
+    code, out, _ = run_main("learn", "check", "9")
+    assert (code, "A hint: glassgpt learn hint 9.1\n" in out) == (1, True)
+    assert "Hint 1 of 2" in run_main("learn", "hint", "9.1")[1]
+    assert "(10 min, 0 of 2 solved)" in run_main("learn")[1]
+    code, _, err = run_main("learn", "start", "9", "--force")
+    assert (code, "start it over from the folder above" in err) == (2, True)
+
+
+def test_next_lesson_is_created_beside_the_one_that_is_current(started, monkeypatch):
+    monkeypatch.chdir(started)
+    assert default_folder(Lesson(3, "", Path())) == Path("../lesson3")
+
+
+def test_script_runs_from_every_folder(run_main, started, monkeypatch, tmp_path):
+    (started / "lesson.py").write_text((started / "lesson.py").read_text() + "\nopen('here.txt', 'w').close()\n")
+    runpy.run_path(str((started / "lesson.py").absolute()))
+    monkeypatch.chdir(tmp_path)  # as it was
+    assert (started / "here.txt").exists()
 
 
 def test_other_folder_is_never_replaced(run_main, example):

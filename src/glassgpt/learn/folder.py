@@ -22,8 +22,11 @@ TEXTS = Path(__file__).with_name("texts")
 
 
 def default_folder(lesson: Lesson) -> Path:
-    """Return the folder of a lesson below the current one."""
-    return Path(f"lesson{lesson.number}")
+    """Return the folder of a lesson: below the current one, or, inside the folder of a lesson, this one or one beside it."""
+    name = f"lesson{lesson.number}"
+    if not Path(PROGRESS_FILE).is_file():
+        return Path(name)
+    return Path() if Progress.read(Path()).lesson == lesson.number else Path("..", name)
 
 
 def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> None:
@@ -45,6 +48,10 @@ def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> None
     if (out / PROGRESS_FILE).is_file() and not force:
         raise UsageError(
             f"{out} already holds a lesson, with your work; start it over with --force, or choose another --out"
+        )
+    if out.resolve() == Path.cwd():
+        raise UsageError(
+            f"the current folder holds the lesson; start it over from the folder above: cd .., then --out {out.resolve().name}"
         )
     with staged_folder(out, force=force, what="lesson", marker=PROGRESS_FILE) as (staging, _):
         fill(lesson, staging, language)

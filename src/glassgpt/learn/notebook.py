@@ -1,7 +1,7 @@
 """A lesson in Markdown as a notebook, and as a script. Free of torch.
 
-Blocks of ```python are cells; everything between them is text. Both forms have the same cells in the same order, and the
-notebook one more at its beginning, with which changes of `exercises.py` take effect without a restart.
+Blocks of ```python are cells; everything between them is text. Both forms have the same cells in the same order, after
+a first one: in the notebook it makes changes of `exercises.py` take effect without a restart, in the script it enters the folder of the lesson.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Any, Literal
 CELL = re.compile(r"^```python\n(.*?)^```[ \t]*\n?", re.MULTILINE | re.DOTALL)
 
 RELOAD = "%load_ext autoreload\n%autoreload 2"
+ENTER_FOLDER = """import os
+
+if "__file__" in globals():  # run as a script, from whatever folder
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def _notebook_cell(index: int, cell: Cell) -> dict[str, Any]:
 
 def as_script(document: str) -> str:
     """Return a lesson as a Python script whose cells are marked with `# %%`, as editors know them."""
-    return "\n\n".join(map(_script_cell, cells(document))) + "\n"
+    return "\n\n".join([_script_cell(Cell("code", ENTER_FOLDER)), *map(_script_cell, cells(document))]) + "\n"
 
 
 def _script_cell(cell: Cell) -> str:

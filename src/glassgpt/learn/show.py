@@ -66,7 +66,7 @@ def show_started(folder: Path, number: int, texts: LessonText) -> None:
 def _named(number: str, folder: Path) -> str:
     """Return the arguments that name an exercise or a lesson in a folder."""
     usual = Path(f"lesson{number.split('.')[0]}")
-    return number if folder == usual else " ".join((number, "--out", shlex.quote(str(folder))))
+    return number if folder in (usual, ".." / usual, Path()) else " ".join((number, "--out", shlex.quote(str(folder))))
 
 
 def show_verdicts(verdicts: Sequence[Verdict], texts: LessonText, folder: Path) -> None:

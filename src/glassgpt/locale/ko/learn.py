@@ -9,6 +9,7 @@ MESSAGES = {
     "the check failed with exit code {}: {}": "검사가 종료 코드 {0}(으)로 실패했습니다: {1}",
     "--out {} cannot be imported by Python; use letters, digits and _ only, such as lesson{}": "--out {0}은(는) 파이썬이 임포트할 수 없는 이름입니다. lesson{1}처럼 영문자, 숫자, _만 쓰세요",
     "{} already holds a lesson, with your work; start it over with --force, or choose another --out": "{0}에 이미 단원과 풀이가 있습니다. --force로 처음부터 다시 시작하거나 다른 --out을 지정하세요",
+    "the current folder holds the lesson; start it over from the folder above: cd .., then --out {}": "지금 있는 폴더가 그 단원입니다. 처음부터 다시 하려면 위 폴더로 가서(cd ..) --out {0}을(를) 지정하세요",
     "there is no lesson {}; glassgpt learn lists the lessons": "{0}단원은 없습니다. 단원 목록은 glassgpt learn으로 볼 수 있습니다",
     "{} is not a lesson; give the number of a lesson or of an exercise, such as 3 or 3.2": "{0}은(는) 단원이 아닙니다. 3이나 3.2처럼 단원이나 연습 문제 번호를 지정하세요",
     "there is no exercise {}; lesson {} has {}": "연습 문제 {0}은(는) 없습니다. {1}단원에 있는 문제: {2}",
