@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help pages reading arguments demo demo-chat demo-code test test-clients test-export test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-export test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -34,6 +34,9 @@ demo-chat: $(READY)  ## import SmolLM2 135M, fine-tune it on 80 conversations, c
 
 demo-code: $(READY)  ## train a small code model on Python's standard library, and fill gaps in three functions
 	$(BIN)/python tools/demo_code.py runs/demo-code
+
+docs: $(READY)  ## build the documentation site in build/site, in English and Korean (SMALL=--small runs the lessons with tiny settings)
+	$(BIN)/python -m tools.docs_site $(SMALL)
 
 test: $(READY)  ## run all tests except the slow ones
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
