@@ -22,6 +22,10 @@ VARIABLE = "GLASSGPT_PLUGINS"
 SPEC = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
 
+_LOADED: dict[str, str] = {}
+"""The last plug-in that was loaded from each file, to name it when its code fails."""
+
+
 class PluginError(UsageError):
     """A plug-in that is misspelt, not allowed, or cannot be imported."""
 
@@ -67,11 +71,21 @@ def load(spec: str) -> Any:
             f"name {spec} again on the command line, or set {VARIABLE}={module_name}"
         )
     module = _imported(module_name, spec)
+    _LOADED[module.__file__ or ""] = spec
     if not hasattr(module, name):
         close = get_close_matches(name, vars(module), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise PluginError(f"the module {module_name} has no {name}{hint}")
     return getattr(module, name)
+
+
+def failure(error: Exception) -> str | None:
+    """Return a message about an exception that the code of a plug-in raised, or None if none was involved."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if (spec := _LOADED.get(frame.filename)) is not None:
+            text = f": {' '.join(str(error).split())}" if str(error) else ""
+            return f"{spec} failed: {type(error).__name__}{text} ({frame.filename}:{frame.lineno})"
+    return None
 
 
 def load_function(spec: str) -> Callable[..., Any]:

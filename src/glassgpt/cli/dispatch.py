@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import cyclopts
 
-from glassgpt import console
+from glassgpt import console, plugin
 from glassgpt.cli.commands import app
 from glassgpt.cli.language import use_user_language
 from glassgpt.cli.usage_errors import accepted_names, usage_error_message
@@ -113,3 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         is_wrong_path = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
         is_given = error.filename is not None and str(error.filename) in given
         sys.exit(UsageError.exit_code if is_wrong_path and is_given else GlassGPTError.exit_code)
+    except Exception as error:
+        if debug or (message := plugin.failure(error)) is None:
+            raise
+        console.error(message)
+        sys.exit(GlassGPTError.exit_code)

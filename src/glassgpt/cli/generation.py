@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from glassgpt import console
-from glassgpt.cli.generation_flags import PROMPT_AND_OUTPUT, options_from_flags, read_prompts, strategy_from_flags
+from glassgpt import console, plugin
+from glassgpt.cli.generation_flags import (
+    HELP_GROUPS,
+    PROMPT_AND_OUTPUT,
+    options_from_flags,
+    read_prompts,
+    strategy_from_flags,
+)
 from glassgpt.cli.shared import (
     Checkpoint,
     Device,
@@ -23,6 +29,7 @@ from glassgpt.cli.shared import (
     StrategyArguments,
 )
 from glassgpt.errors import GenerationError, GenerationFailedError, GlassGPTError, UsageError
+from glassgpt.generation.processors.base import CONTENT
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
@@ -49,6 +56,7 @@ def generate(
     settings: PresetOption = None,
     options: GenerationArguments | None = None,
     strategy: StrategyArguments | None = None,
+    processor: Annotated[tuple[str, ...], Parameter(negative="", show_default=False, group=HELP_GROUPS[CONTENT])] = (),
     explain: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     json: Annotated[Flag, Parameter(group=PROMPT_AND_OUTPUT)] = False,
     checkpoint: Checkpoint = "best",
@@ -65,6 +73,9 @@ def generate(
         File with one prompt per line, processed together; - reads standard input.
     normalize:
         nfc composes characters of the prompts that are decomposed, such as Korean from macOS.
+    processor:
+        Logits processor of your own, as module:function: it maps logits (B, V) and histories to logits, before the temperature.
+        May be repeated.
     explain:
         Show for each token the candidates and their probabilities before and after each logits processor.
     json:
@@ -84,6 +95,7 @@ def generate(
         RunFolder(chosen.draft).require()
     given: dict[str, Any] = {**({"max_tokens": EXPLAINED_TOKENS} if explain else {}), **(options or {})}
     options_from_flags({}, settings, given)
+    processors = _own_processors(processor)
     require_checkpoint_and_hash(RunFolder(run), checkpoint)
 
     from glassgpt import api  # loads torch, which takes seconds
@@ -91,7 +103,7 @@ def generate(
 
     # A search has its own defaults; everything else samples, with a seed that can be reported.
     defaults = dict(chosen.defaults) if chosen and chosen.defaults else {"seed": random_seed()}
-    parsed = options_from_flags(defaults, settings, given)
+    parsed = options_from_flags({**defaults, **processors}, settings, given)
     if parsed.logprobs and not (json or explain):
         raise UsageError("--logprobs needs --json or --explain, which print them; add one of them")
     if explain and "seed" not in defaults:
@@ -111,6 +123,17 @@ def generate(
         console.info(f"(to repeat this text: --seed {parsed.seed})")
     if failures:
         raise GenerationFailedError("\n".join(failures))
+
+
+def _own_processors(specs: Sequence[str]) -> dict[str, Any]:
+    """Return the option that holds the user's own processors; none without any.
+
+    Raises:
+        PluginError: one of them cannot be imported or called.
+    """
+    for spec in specs:
+        plugin.allow(spec)
+    return {"processors": tuple(map(plugin.load_function, specs))} if specs else {}
 
 
 def _normalized(prompts: PromptList, form: str | None) -> PromptList:

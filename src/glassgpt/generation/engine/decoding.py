@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from glassgpt import plugin
 from glassgpt.device import is_out_of_memory
 from glassgpt.errors import GenerationError, GenerationFailedError, RequestError
 from glassgpt.generation.engine.interfaces import Prefill
@@ -148,7 +149,9 @@ def _sample_group(logits: Tensor, group: Sequence[SequenceState]) -> list[int]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, GenerationError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, GenerationError):
+        return str(error)
+    return plugin.failure(error) or f"{type(error).__name__}: {error}"
 
 
 def nan_logits_error() -> GenerationError:

@@ -79,6 +79,7 @@ HELP = {
     "Text to continue; - reads standard input.": "이어 쓸 글. -는 표준 입력을 읽습니다.",
     "Without a prompt, a new document is started.": "프롬프트가 없으면 새 문서를 시작합니다.",
     "File with one prompt per line, processed together; - reads standard input.": "한 줄에 프롬프트가 하나씩 든 파일. 한꺼번에 처리합니다. -는 표준 입력을 읽습니다.",
+    "Logits processor of your own, as module:function: it maps logits (B, V) and histories to logits, before the temperature. May be repeated.": "module:function으로 적는 내 로짓 프로세서. 로짓 (B, V)와 기록을 받아 로짓을 돌려주며, 온도보다 앞에서 적용됩니다. 여러 번 지정할 수 있습니다.",
     "nfc composes characters of the prompts that are decomposed, such as Korean from macOS.": "nfc는 자모가 분리된 프롬프트의 글자(macOS의 한글 등)를 합칩니다.",
     "Show for each token the candidates and their probabilities before and after each logits processor.": "토큰마다 후보와 그 확률을 로짓 프로세서를 하나씩 거치기 전후로 보여 줍니다.",
     "Precision of the weights. On a CPU, auto is the fastest exact kernel; bfloat16 and int8 change the text slightly and report by how much.": "가중치의 정밀도. CPU에서 auto는 정확한 커널 가운데 가장 빠른 것입니다. bfloat16과 int8은 글이 조금 달라지며 얼마나 달라지는지 알려 줍니다.",
