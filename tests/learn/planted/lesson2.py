@@ -186,6 +186,20 @@ def train_merges(words, n_merges):
         new_id += 1
     return merges
 """,
+        "stops-at-once": TRAIN_HELPERS
+        + """
+def train_merges(words, n_merges):
+    words = {tuple(word): n for word, n in words.items()}
+    merges = []
+    for i in range(n_merges):
+        counts = pairs_of(words)
+        if not counts or max(counts.values()) == 1:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = {replaced(ids, best, 256 + i): n for ids, n in words.items()}
+        merges.append(best)
+    return merges
+""",
         "rarest": TRAIN_HELPERS
         + """
 def train_merges(words, n_merges):

@@ -137,6 +137,16 @@ def _first_of_equal(words: dict[bytes, int], n_merges: int) -> list[Pair]:
     return merges
 
 
+def _stops_at_once(words: dict[bytes, int], n_merges: int) -> list[Pair]:
+    merges = solutions.train_merges(words, n_merges)
+    left: Words = {tuple(word): occurrences for word, occurrences in words.items()}
+    for at, pair in enumerate(merges):
+        if solutions.count_pairs(left)[pair] < 2:
+            return merges[:at]
+        left = {tuple(solutions.merge(ids, pair, 256 + at)): occurrences for ids, occurrences in left.items()}
+    return merges
+
+
 def _unweighted_words(words: dict[bytes, int], n_merges: int) -> list[Pair]:
     return _train(words, n_merges, weighted=False)
 
@@ -319,6 +329,7 @@ EXERCISES = (
             Mistake("ids-from-257", _ids_from_257),
             Mistake("ids-from-255", _ids_from_255),
             Mistake("rarest", _rarest),
+            Mistake("stops-at-once", _stops_at_once),
         ),
     ),
     Exercise(
