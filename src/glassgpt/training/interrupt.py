@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_SECONDS = 1.0
+"""A signal so soon after the first one is the same request: `timeout` sends its signal to the process, then to its group."""
 
 
 class StopRequest:
@@ -36,12 +39,16 @@ def stop_requests(on_request: Callable[[], None]) -> Generator[StopRequest]:
         yield request
         return
 
+    requested_at = 0.0
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal_number is not None:  # the second signal: the default action ends the process here and now
+        nonlocal requested_at
+        if request.signal_number is None:
+            request.signal_number, requested_at = number, time.monotonic()
+            on_request()
+        elif time.monotonic() - requested_at > REPEAT_SECONDS:  # the default action ends the process here and now
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        request.signal_number = number
-        on_request()
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
