@@ -60,6 +60,13 @@ def test_the_lines_of_a_solution_are_put_together(file):
     assert problem.program("    total = a + b") == "def add(a, b):\n    total = a + b\n    return total\n"
 
 
+def test_mbpp_does_not_ask_with_half_a_line_break(file):
+    """A prompt that ends with a line break says that no other follows it, and models then end the file."""
+    (problem,) = read_problems("mbpp", file(MBPP))
+    assert problem.gap.prefix.endswith('"""')
+    assert problem.program(problem.answer).endswith('"""\ndef add(a, b):\n    return a + b')
+
+
 def test_problems_that_cannot_be_read(file):
     with pytest.raises(DataError, match="line 1 has no field suffix"):
         read_problems("infilling", file(HUMAN_EVAL))
@@ -125,7 +132,7 @@ class Writer:
     [
         ("humaneval", "    return a + b\n\ndef other():\n    exit(1)\n", True),
         ("infilling", "    total = a + b\n    return None\n", True),
-        ("mbpp", "def add(x, y):\n    return x + y\n", False),
+        ("mbpp", "\n\ndef add(x, y):\n    return x + y\n", False),
     ],
 )
 def test_solutions_are_cut_tested_and_compared(name, text, exact, file, code_model, monkeypatch):

@@ -75,9 +75,10 @@ def _mbpp(row: Row, origin: str) -> Problem:
     if not isinstance(tests, list) or not tests:
         raise DataError(f"{origin} has no test_list; give a file of MBPP")
     lines = [str(each) for each in cast("list[object]", tests)]
-    prompt = f'"""\n{_text(row, "text", origin)}\n{lines[0]}\n"""\n'
+    # Without a line break at its end: that is one token with those after it, and says that none follows (see `healing`).
+    prompt = f'"""\n{_text(row, "text", origin)}\n{lines[0]}\n"""'
     test = "\n".join([str(row.get("test_setup_code") or ""), *lines])
-    answer = _text(row, "code", origin)
+    answer = "\n" + _text(row, "code", origin)
     return Problem(f"MBPP/{_name(row, origin)}", Gap(prompt), answer, test, "document", MBPP_STOPS)
 
 
