@@ -118,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, help="dataset whose held-out text is used; by default that of the run")
     parser.add_argument("--formats", nargs="+", default=["onnx", "gguf", "ct2"], choices=FORMATS)
+    parser.add_argument("--weights", nargs="+", help="how the formats store weights; by default every way")
     parser.add_argument("--tokens", type=int, default=16384, help="held-out tokens")
     parser.add_argument("--jobs", type=int, default=1, help="exports measured at once")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
@@ -129,7 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work = functools.partial(measure, chosen.run, chosen.data, max(1, len(usable_cores()) // chosen.jobs))
     with ProcessPoolExecutor(chosen.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = [
-            pool.submit(work, name, weights, chosen.tokens) for name in names for weights in FORMATS[name].weights
+            pool.submit(work, name, weights, chosen.tokens)
+            for name in names
+            for weights in FORMATS[name].weights
+            if not chosen.weights or weights in chosen.weights
         ]
         rows = [each.result() for each in waiting]
     columns = ("format", "weights", "MB", "perplexity", "increase", "largest error", "same token", "equal texts")

@@ -186,7 +186,7 @@ def _onnxruntime(system: System, config: ModelConfig, path: Path, batch: int, th
 
     def write(new_tokens: int) -> None:
         tokens, length = prompt, 0
-        past = [value(np.zeros((batch, config.n_head, 0, config.head_dim), np.float32))] * (len(inputs) - 3)
+        past = [value(np.zeros((batch, config.n_head, 0, config.head_width), np.float32))] * (len(inputs) - 3)
         for _ in range(new_tokens):
             start, length = length, length + tokens.shape[1]
             positions = np.tile(np.arange(start, length), (batch, 1))

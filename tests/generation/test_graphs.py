@@ -53,6 +53,7 @@ SHAPES = {
     "gpt2": (GPT2_SHAPE, 4, 2),
     "without biases": (dataclasses.replace(GPT2_SHAPE, bias=False), 2, 256),
     "gpt2 with a pruned MLP": (dataclasses.replace(GPT2_SHAPE, n_inner=32), 3, 256),
+    "gpt2 with pruned heads": (dataclasses.replace(GPT2_SHAPE, n_layer=1, n_head=2, head_dim=8), 3, 256),
     "modern with a pruned MLP": (dataclasses.replace(MODERN_SHAPE, n_layer=1, n_inner=32, window=0), 2, 256),
     "modern, grouped keys, sliding window": (MODERN_SHAPE, 5, 2),  # its first layer slides, its last sees all
     "llama": (LLAMA_SHAPE, 4, 2),

@@ -148,7 +148,9 @@ def gpt2(compressed, method, **shape):
 
 @needs_kernel
 @METHODS
-@pytest.mark.parametrize("shape", [{}, {"bias": False}, {"n_inner": 96, "norm_eps": 1e-3}], ids=str)
+@pytest.mark.parametrize(
+    "shape", [{}, {"bias": False}, {"n_inner": 96, "norm_eps": 1e-3, "head_dim": 16}, {"head_dim": 48}], ids=str
+)
 def test_step_in_c_is_the_step_in_pytorch(compressed, method, shape):
     packed = gpt2(compressed, method, **shape)
     tokens = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))

@@ -82,7 +82,7 @@ class ToyModel(UndeclaredModel):
         for layer in range(self.config.n_layer):
             at = f"blocks.{layer}.attention"
             qkv = {
-                f"{at}.{name[0]}": captured_heads(f"{at}.{name}", "norm1 · Wᵀ", ToyAttention, self.config.head_dim)
+                f"{at}.{name[0]}": captured_heads(f"{at}.{name}", "norm1 · Wᵀ", ToyAttention, self.config.head_width)
                 for name in ("query", "key", "value")
             }
             declared |= block_activations(self, layer, qkv, "mlp.up · sigmoid(gate)")

@@ -62,7 +62,7 @@ def test_ablating_a_block_equals_removing_it(traced, layer):
 def test_ablated_head_adds_nothing(traced):
     """Reference: zero the columns of the output projection that read the head."""
     model = copy.deepcopy(traced.model)
-    width = model.config.head_dim
+    width = model.config.head_width
     with torch.no_grad():
         model.blocks[1].attention.out.weight[:, 2 * width : 3 * width] = 0
     changed = traced.intervene(ScaleHead(1, 2))

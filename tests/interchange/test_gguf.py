@@ -21,6 +21,7 @@ from glassgpt.interchange import gguf_tokenizer
 from glassgpt.interchange.formats.base import ExportOptions
 from glassgpt.interchange.formats.registry import FORMATS, require_exportable
 from glassgpt.interchange.gguf_file import ARCHITECTURES, write_gguf
+from glassgpt.interchange.gguf_reading import import_gguf
 from glassgpt.interchange.gguf_tokenizer import MERGE_OF_NO_TEXT, bpe_content, choose_pre_tokenizer, tokenizer_fields
 from glassgpt.interchange.manifest import MANIFEST
 from glassgpt.interchange.tokenizer_import import read_tokenizer_files
@@ -92,6 +93,19 @@ def test_transformers_computes_the_same_logits(bias, tmp_path):
         expected, found = model(tokens), theirs(tokens).logits
     assert (found - expected).abs().max() < 1e-4
     assert expected.abs().max() > 1
+
+
+def test_transformers_computes_the_same_logits_of_a_llama_with_wide_heads(tmp_path):
+    model = attentive_model(**SHAPE, arch="llama", bias=False, n_kv_head=2, head_dim=24)
+    written(tmp_path, model=model)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
+    tokens = torch.randint(300, (3, 48), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert (theirs(tokens).logits - model(tokens)).abs().max() < 1e-4
+    back = import_gguf(tmp_path / "model.gguf").model
+    assert back.config == model.config
+    with torch.inference_mode():
+        assert torch.equal(back(tokens), model(tokens))
 
 
 @pytest.mark.parametrize(

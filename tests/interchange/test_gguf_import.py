@@ -98,6 +98,7 @@ def test_run_keeps_the_chat_template_and_exports_it(llama, tmp_path):
         ({"arch": "mamba"}, "holds a model of type mamba; only gpt2 and llama are supported"),
         ({"extra": lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)}, "rope.scaling.type is 'linear'"),
         ({"extra": lambda w: w.add_expert_count(8)}, "expert_count is 8"),
+        ({"extra": lambda w: w.add_value_length(8)}, "llama.attention.value_length is 8; only the width of a head, 16"),
         ({"extra": lambda w: w.add_rope_dimension_count(8)}, "llama.rope.dimension_count is 8"),
         ({"extra": lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, "float32"))}, "rope_freqs"),
         ({"leave_out": ("blk.1.ffn_up.weight",)}, "have no blk.1.ffn_up.weight"),

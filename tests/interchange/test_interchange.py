@@ -477,6 +477,7 @@ def test_exported_modern_computes_the_same_function(shape, tmp_path):
         n_kv_head=kv_heads,
         n_embd=width,
         n_inner=(2 + layers) * width,
+        head_dim=2 * layers,
         bias=False,
     )
     ours = randomize(build_model(config))

@@ -18,6 +18,7 @@ VARIANTS = [
     (SHAPES[0], {"tie_word_embeddings": True}),
     (SHAPES[1], {}),
     (SHAPES[2], {"attention_bias": True, "rms_norm_eps": 1e-3}),
+    (SHAPES[0], {"head_dim": 10}),
     (SHAPES[0], {"rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0}}),
 ]
 
@@ -57,7 +58,7 @@ def test_imported_llama_greedily_continues_as_transformers_does(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tied_head": False}, {"bias": True, "n_inner": 50, "rope_theta": 5e4}], ids=str
+    "changes", [{"head_dim": 4}, {"tied_head": False}, {"bias": True, "n_inner": 50, "rope_theta": 5e4}], ids=str
 )
 def test_exported_llama_computes_the_same_function(changes, tmp_path):
     shape = {"context_length": 33, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 24, "bias": False}
@@ -94,14 +95,17 @@ def test_config_of_transformers_4_is_read(tmp_path):
     [
         ("hidden_act", "gelu", "hidden_act is 'gelu'; llama only supports 'silu'"),
         ("mlp_bias", True, "mlp_bias is True"),
-        ("head_dim", 8, "head_dim is 8; llama only supports hidden_size / num_attention_heads"),
+        ("head_dim", 8, r"q_proj.weight is \(24, 24\), expected \(32, 24\)"),
+        ("head_dim", -6, "model.head_dim is -6; it must be positive"),
+        ("head_dim", 7, "model.head_dim is 7; it must be even"),
+        ("head_dim", "wide", "head_dim is 'wide'; it must be an integer"),
         ("rope_scaling", {"rope_type": "linear", "factor": 2.0}, "does not support rope_scaling"),
         ("rope_parameters", {"rope_type": "llama3", "rope_theta": 5e5}, "llama only supports rope_type 'default'"),
         ("rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("rope_parameters", {"rope_theta": 0}, "rope_theta is 0.0; it must be a number above 1"),
         ("rope_parameters", {"rope_theta": "large"}, "wrong type"),
         ("rope_parameters", {"rope_theta": 10**400}, "wrong type"),
-        ("num_attention_heads", 0, "head_dim is 6"),
+        ("num_attention_heads", 0, "model.n_head is 0; it must be at least 1"),
         ("num_key_value_heads", 3, "n_kv_head is 3; it must divide"),
         ("attention_bias", True, "have no model.layers.0.self_attn.q_proj.bias"),
         ("intermediate_size", 70, r"expected \(70, 24\)"),

@@ -28,6 +28,7 @@ SHAPES = {
     "gpt2": {},
     "gpt2-one-block": {"n_layer": 1},  # tracing takes seconds per block
     "gpt2-exact-gelu": {"activation": "gelu", "bias": False},
+    "gpt2-pruned-heads": {"n_head": 2, "head_dim": 8},
     "modern": MODERN,
     "llama": LLAMA | {"tied_head": False},
     "llama-tied": LLAMA | {"tied_head": True},
@@ -76,7 +77,7 @@ def test_logits_are_those_of_the_model(exported, name):
         cached = runtime.step(tokens[:, :past].numpy())[1] if past else ()
         logits, present = runtime.step(tokens[:, past:].numpy(), cached)
         assert_close(logits, expected)
-        assert present[0].shape == (batch, model.config.kv_heads, past + new, model.config.head_dim)
+        assert present[0].shape == (batch, model.config.kv_heads, past + new, model.config.head_width)
 
 
 @pytest.mark.parametrize("name", ["gpt2-one-block", *SLOW])
@@ -119,7 +120,7 @@ def test_names_and_axes_are_those_that_others_expect(exported, name):
         each.name: [axis.dim_param or axis.dim_value for axis in each.type.tensor_type.shape.dim]
         for each in (*graph.input, *graph.output)
     }
-    heads, width = model.config.kv_heads, model.config.head_dim
+    heads, width = model.config.kv_heads, model.config.head_width
     total = "past_sequence_length + sequence_length"
     assert axes == {
         "input_ids": ["batch_size", "sequence_length"],
@@ -129,7 +130,10 @@ def test_names_and_axes_are_those_that_others_expect(exported, name):
         "logits": ["batch_size", "sequence_length", 257],
         **{name: ["batch_size", heads, total, width] for name in cache_names("present", model.config)},
     }  # fmt: skip
-    assert json.loads((folder / "config.json").read_text())["vocab_size"] == 257
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["vocab_size"] == 257
+    if "n_embd" in settings:
+        assert settings["n_embd"] == heads * width  # transformers.js derives the width of a head from it
     assert (folder / "tokenizer.json").is_file()
 
 

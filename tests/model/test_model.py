@@ -19,6 +19,7 @@ SHAPES = [
     ModelConfig(vocab_size=97, context_length=33, n_layer=3, n_head=3, n_embd=21),
     ModelConfig(vocab_size=11, context_length=16, n_layer=1, n_head=1, n_embd=7),
     ModelConfig(vocab_size=50, context_length=24, n_layer=2, n_head=4, n_embd=16, bias=False),
+    ModelConfig(vocab_size=50, context_length=33, n_layer=2, n_head=3, n_embd=16, head_dim=4),
     ModelConfig(arch="modern", vocab_size=61, context_length=33, n_layer=3, n_head=2, n_embd=20, bias=False),
     ModelConfig(
         arch="modern",
@@ -34,10 +35,12 @@ SHAPES = [
     ModelConfig(
         arch="llama", vocab_size=61, context_length=33, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=False
     ),
-    ModelConfig(arch="llama", vocab_size=61, context_length=33, n_layer=2, n_head=2, n_embd=20, tied_head=False),
+    ModelConfig(
+        arch="llama", vocab_size=61, context_length=33, n_layer=2, n_head=2, n_embd=20, head_dim=14, tied_head=False
+    ),
 ]
-CACHE_SHAPES = [SHAPES[0], SHAPES[4], SHAPES[5]]
-"""GPT-2, a modern model with every feature that affects the cache (shared heads, a window, rotary positions), Llama."""
+CACHE_SHAPES = [SHAPES[3], SHAPES[5], SHAPES[6]]
+"""GPT-2 with narrow heads, a modern model with every feature that affects the cache (shared heads, a window, rotary positions), Llama."""
 
 
 @pytest.fixture(params=SHAPES, ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
@@ -266,6 +269,9 @@ def test_modern_starts_with_exactly_uniform_logits():
         ({"arch": "modern", "bias": False, "window": -1}, "window is -1"),
         ({"arch": "modern", "bias": False, "n_head": 256}, "must be even, because modern rotates"),
         ({"arch": "llama", "n_head": 256}, "must be even, because llama rotates"),
+        ({"arch": "llama", "n_head": 5, "head_dim": 7}, "model.head_dim is 7; it must be even, because llama rotates"),
+        ({"head_dim": -1}, "model.head_dim is -1; it must be positive, or 0 for n_embd / n_head"),
+        ({"n_head": 5}, "which does not divide model.n_embd 768; the nearest divisor is 4"),
         ({"arch": "llama", "n_kv_head": 7}, "must divide model.n_head 12"),
         ({"arch": "llama", "window": 8}, "llama does not support it; leave it out, or set model.arch to modern"),
         ({"arch": "llama", "rope_theta": 0.5}, "rope_theta is 0.5"),

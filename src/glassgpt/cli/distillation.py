@@ -30,8 +30,8 @@ class SmallerModelFlags:
         distil: Take evenly spaced layers of the model and train them. The run trains like any other; its settings
             (--train.max-steps, --train.learning-rate ...) start from those of RUN.
         layers: Layers of the distilled model; by default half of them.
-        prune: Remove the least important layers, or neurons of each MLP, and train the rest.
-        keep: Share of the layers or neurons that prune keeps.
+        prune: Remove the least important layers, heads, or neurons of each MLP, and train the rest.
+        keep: Share of the layers, heads or neurons that prune keeps.
         no_training: Do not train, to see what the training gains.
         resume: Continue the training of --out, which was stopped, and measure the result.
     """

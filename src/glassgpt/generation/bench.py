@@ -238,7 +238,7 @@ def _step_bytes(
         weights += config.vocab_size * config.n_embd
     cached_tokens = batch * (load.prompt_tokens + load.new_tokens / 2)
     bytes_per_token = (
-        2 * config.n_layer * config.kv_heads * config.head_dim * next(decoding_model.parameters()).element_size()
+        2 * config.n_layer * config.kv_heads * config.head_width * next(decoding_model.parameters()).element_size()
     )
     return weights * bytes_per_weight + cached_tokens * bytes_per_token
 

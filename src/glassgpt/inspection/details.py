@@ -149,7 +149,7 @@ def cache(trace: Trace) -> dict[str, Any]:
         "token": n_bytes(1),
         "held": n_bytes(len(trace)),
         "full": n_bytes(config.context_length),
-        "shape": [config.n_layer, config.kv_heads, len(trace), config.head_dim],
+        "shape": [config.n_layer, config.kv_heads, len(trace), config.head_width],
         "number": dtype.itemsize,
         "dtype": str(dtype).removeprefix("torch."),
     }

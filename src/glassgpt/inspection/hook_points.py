@@ -50,7 +50,7 @@ def axis_sizes(config: ModelConfig, n_bytes: int, n_tokens: int) -> dict[Axis, i
         "channel": config.n_embd,
         "head": config.n_head,
         "kv_head": config.kv_heads,
-        "head_channel": config.head_dim,
-        "angle": config.head_dim // 2,
+        "head_channel": config.head_width,
+        "angle": config.head_width // 2,
         "vocabulary": config.vocab_size,
     }

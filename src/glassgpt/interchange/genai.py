@@ -40,7 +40,7 @@ def genai_config(config: ModelConfig, end_of_text: int, model_file: str) -> Json
     decoder: dict[str, Any] = {
         "session_options": {"provider_options": []},
         "filename": model_file,
-        "head_size": config.head_dim,
+        "head_size": config.head_width,
         "hidden_size": config.n_embd,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.kv_heads,

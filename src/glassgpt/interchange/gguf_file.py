@@ -77,7 +77,9 @@ def _write_llama_settings(writer: Any, config: ModelConfig) -> None:
     writer.add_head_count(config.n_head)
     writer.add_head_count_kv(config.kv_heads)
     writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_width)
+    writer.add_value_length(config.head_width)
+    writer.add_rope_dimension_count(config.head_width)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_vocab_size(config.vocab_size)
 
@@ -88,7 +90,7 @@ def _llama_tensors(model: LanguageModel) -> Tensors:
         name = gguf_name(ours)
         values = parameter.detach().float().cpu().numpy()
         if ".attn_q." in name or ".attn_k." in name:
-            values = _interleaved(values, model.config.head_dim)
+            values = _interleaved(values, model.config.head_width)
         yield name, values
 
 

@@ -137,15 +137,17 @@ def _gpt2_config(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> ModelCon
 
 def _llama_config(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> ModelConfig:
     heads, kv_heads = own["attention.head_count"], own.get("attention.head_count_kv", own["attention.head_count"])
-    head_dim = own["embedding_length"] // max(1, heads)
-    for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        if own.get(name, head_dim) != head_dim:
+    usual = own["embedding_length"] // max(1, heads)
+    head_dim = own.get("attention.key_length", usual)
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        if type(own.get(name, head_dim)) is not int or own.get(name, head_dim) != head_dim:
             raise InterchangeError(
                 f"llama.{name} is {shown(own[name])}; only the width of a head, {head_dim}, is supported"
             )
     return ModelConfig(
         arch="llama",
         n_kv_head=0 if kv_heads == heads else kv_heads,
+        head_dim=0 if head_dim == usual else head_dim,
         bias="blk.0.attn_q.bias" in tensors,
         norm_eps=_as_written(own["attention.layer_norm_rms_epsilon"]),
         rope_theta=_as_written(own.get("rope.freq_base", 10_000.0)),

@@ -51,7 +51,7 @@ DOWNLOADED = (
     "chat_template.jinja",
     NATIVE_FILE,
 )
-INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner")
+INTEGER_FIELDS = ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner", "head_dim")
 UNSUPPORTED_KEYS = ("quantization_config", "auto_map", "rope_scaling", "pruned_heads")
 """Config keys that change the function or need custom code, whatever their value."""
 

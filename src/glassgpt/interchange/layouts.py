@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import shown
+from glassgpt.interchange.formats.base import heads_problem
 from glassgpt.model import modern
 from glassgpt.model.config import GPT2_VOCAB_SIZE, MLP_RATIO, ModelConfig
 from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA
@@ -96,6 +97,8 @@ def _gpt2_from_hf(given: HFConfig) -> ModelConfig:
 
 
 def _gpt2_to_hf(config: ModelConfig) -> HFConfig:
+    if problem := heads_problem(config, "transformers' GPT-2"):
+        raise InterchangeError(problem)
     return {
         "n_layer": config.n_layer,
         "n_head": config.n_head,
@@ -135,11 +138,13 @@ def _shape_from_hf(given: HFConfig, *, heads: int, width: int) -> dict[str, Any]
     """
     heads, width = given.get("num_attention_heads", heads), given.get("hidden_size", width)
     kv_heads = given.get("num_key_value_heads") or heads
+    head_dim = given.get("head_dim") or 0
     return {
         "context_length": given.get("max_position_embeddings", 2048),
         "n_head": heads,
         "n_kv_head": 0 if kv_heads == heads else kv_heads,
         "n_embd": width,
+        "head_dim": 0 if type(head_dim) is type(heads) is int and head_dim * heads == width else head_dim,
         "init_std": given.get("initializer_range", 0.02),
     }
 
@@ -150,6 +155,7 @@ def _shape_to_hf(config: ModelConfig) -> HFConfig:
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
         "hidden_size": config.n_embd,
         "intermediate_size": config.inner_width,
         "max_position_embeddings": config.context_length,
@@ -183,9 +189,6 @@ def _modern_to_hf(config: ModelConfig) -> HFConfig:
 
 def _llama_from_hf(given: HFConfig) -> ModelConfig:
     shape = _shape_from_hf(given, heads=32, width=4096)
-    head_dim = given.get("head_dim")
-    if head_dim is not None and head_dim * shape["n_head"] != shape["n_embd"]:
-        raise InterchangeError(f"head_dim is {shown(head_dim)}; llama only supports hidden_size / num_attention_heads")
     return ModelConfig(
         arch="llama",
         vocab_size=given.get("vocab_size", 32000),
@@ -202,7 +205,6 @@ def _llama_from_hf(given: HFConfig) -> ModelConfig:
 def _llama_to_hf(config: ModelConfig) -> HFConfig:
     return {
         **_shape_to_hf(config),
-        "head_dim": config.head_dim,
         "rms_norm_eps": config.norm_eps,
         # transformers 5 reads the first, its predecessors, llama.cpp and vLLM the second.
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},

@@ -93,7 +93,7 @@ def example_inputs(config: ModelConfig) -> tuple[Tensor, Tensor, Tensor, list[Te
     A dynamic axis is taken for constant if its example is 0 or 1, or equals a constant of the model (pytorch#150364).
     """
     batch, new, past = 2, 3, 5
-    shape = (batch, config.kv_heads, past, config.head_dim)
+    shape = (batch, config.kv_heads, past, config.head_width)
     return (
         torch.zeros(batch, new, dtype=torch.long),
         torch.ones(batch, past + new, dtype=torch.long),

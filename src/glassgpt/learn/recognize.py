@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from glassgpt.learn.lesson import Case, Exercise, Mistake
-from glassgpt.learn.values import Raised, difference
+from glassgpt.learn.lesson import Case, Exercise, Mistake, call
+from glassgpt.learn.values import Raised, describe, difference, shortened
 from glassgpt.learn.verdict import Verdict
 
 
@@ -75,11 +75,31 @@ class Judge:
             return Verdict(number, "not-begun", cases=cases)
         if (mistake := self._recognized(results.values)) is not None:
             return Verdict(number, "mistake", mistake.parts or (mistake.name,), case + 1, cases)
+        called = self._described_call(case)
         if error is not None:
-            return error_verdict(number, error, file, case=case + 1, cases=cases)
+            return replace(error_verdict(number, error, file, case=case + 1, cases=cases), call=called)
         found = difference(self.expected.values[case], results.values[case], self.exercise.tolerance)
         assert found is not None
-        return Verdict(number, "different", (), case + 1, cases, found.expected, found.received, found.place)
+        return Verdict(
+            number,
+            "different",
+            (),
+            case + 1,
+            cases,
+            found.expected,
+            found.received,
+            found.place,
+            found.share,
+            call=called,
+        )
+
+    def _described_call(self, case: int) -> str:
+        """Return a case as the call of the function, such as `merge([2, 1], (1, 2), 300)`; empty if it is another call."""
+        if self.exercise.adapt is not call:
+            return ""
+        made = self.exercise.cases()[case]
+        keywords = (f"{name}={describe(value)}" for name, value in made.keywords.items())
+        return shortened(f"{self.exercise.function}({', '.join([*map(describe, made.arguments), *keywords])})")
 
     def _first_difference(self, values: Sequence[Any]) -> int | None:
         pairs = enumerate(zip(self.expected.values, values, strict=True))

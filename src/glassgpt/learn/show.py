@@ -17,6 +17,8 @@ from glassgpt.learn.progress import Progress
 from glassgpt.learn.verdict import Verdict
 
 INDENT = 6
+UNWRITTEN = NotImplementedError.__name__ + ": exercise "
+"""Beginning of the error that an exercise raises until it is written."""
 STATUS = {
     "solved": "solved",
     "not-begun": "not begun",
@@ -100,14 +102,15 @@ def _show_details(verdict: Verdict, text: ExerciseText) -> None:
                 console.paragraph(text.mistakes[name].text.strip(), INDENT)
                 console.paragraph(_see(text.mistakes[name].see), INDENT)
         case "different":
-            at = f", {translated('at')} {verdict.place}" if verdict.place else ""
-            console.paragraph(f"{where}{at}:", INDENT)
+            console.paragraph(_where(where, verdict), INDENT)
             console.paragraph(translated(f"expected: {verdict.expected}"), INDENT)
             console.paragraph(translated(f"received: {verdict.received}"), INDENT)
         case "changed":
             changed = f"{where}: the result is right, but argument {verdict.place} has changed; work on a copy of it"
             console.paragraph(translated(changed), INDENT)
         case "error":
+            if verdict.call:
+                console.paragraph(f"{where}: {verdict.call}", INDENT)
             _show_error(verdict)
         case "missing":
             console.paragraph(translated(f"{EXERCISE_FILE} has no {verdict.expected}; define it again"), INDENT)
@@ -126,7 +129,23 @@ def _show_details(verdict: Verdict, text: ExerciseText) -> None:
         _show_printed(verdict)
 
 
+def _where(case: str, verdict: Verdict) -> str:
+    """Return the case and its call, and below them the place of the first difference."""
+    lines = [f"{case}: {verdict.call}" if verdict.call else case]
+    if verdict.share:
+        lines.append(translated(f"{verdict.share} of the numbers differ, the first at {verdict.place}"))
+    elif verdict.place:
+        lines.append(translated(f"the first difference is at {verdict.place}"))
+    return "\n".join(lines)
+
+
 def _show_error(verdict: Verdict) -> None:
+    if verdict.error.startswith(UNWRITTEN):
+        needed = verdict.error.removeprefix(UNWRITTEN)
+        console.paragraph(
+            translated(f"it calls the function of exercise {needed}, which is still to be written"), INDENT
+        )
+        return
     console.paragraph(verdict.error, INDENT)
     if verdict.line:
         console.paragraph(translated(f"in line {verdict.line} of your file: {verdict.source}"), INDENT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,11 +30,13 @@ class Difference:
         expected: description of the expected value.
         received: description of the other one.
         place: its index, such as `[0, 2]`; empty for the whole value.
+        share: how many numbers of a tensor or array differ, such as "3/12".
     """
 
     expected: str
     received: str
     place: str = ""
+    share: str = ""
 
 
 def difference(expected: Any, received: Any, tolerance: float, place: str = "") -> Difference | None:
@@ -88,8 +91,9 @@ def _numeric_difference(expected: Any, received: Any, tolerance: float, place: s
         return None
     if one.ndim == 0:
         return whole
+    share = f"{int((~equal).sum())}/{equal.size}"
     index = tuple(int(each) for each in np.argwhere(~equal)[0])
-    return Difference(_number(one[index]), _number(other[index]), f"{place}[{', '.join(map(str, index))}]")
+    return Difference(_number(one[index]), _number(other[index]), f"{place}[{', '.join(map(str, index))}]", share)
 
 
 def _mapping_difference(expected: Mapping[Any, Any], received: Any, tolerance: float, place: str) -> Difference | None:
@@ -127,7 +131,7 @@ def describe(value: Any) -> str:
         return value.kind
     if _is_numeric(value):
         return _number(value)
-    return _short(_nested(value))
+    return shortened(_nested(value))
 
 
 def _nested(value: Any) -> str:
@@ -142,8 +146,11 @@ def _nested(value: Any) -> str:
     if isinstance(value, Mapping):
         pairs = cast(Mapping[Any, Any], value).items()
         return f"{{{', '.join(f'{key!r}: {describe(each)}' for key, each in pairs)}}}"
-    return repr(value)
+    if callable(value):  # its repr has an address
+        return getattr(value, "__name__", type(value).__name__)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return a text without what exceeds `SHOWN_CHARACTERS`."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 2]} …"

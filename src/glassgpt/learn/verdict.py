@@ -35,6 +35,8 @@ class Verdict:
         expected: description of the expected result there, or of the part of it at `place`.
         received: the same of the student's.
         place: index into the result.
+        share: how many numbers of a tensor or array differ, such as "3/12".
+        call: the call of that case, such as `merge([2, 1], (1, 2), 300)`.
         error: the exception, such as `ValueError: too many dimensions`.
         line: line of the student's file in which it was raised; 0 if unknown.
         source: text of that line.
@@ -49,6 +51,8 @@ class Verdict:
     expected: str = ""
     received: str = ""
     place: str = ""
+    share: str = ""
+    call: str = ""
     error: str = ""
     line: int = 0
     source: str = ""

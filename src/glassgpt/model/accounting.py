@@ -57,7 +57,7 @@ def parameter_table(config: ModelConfig) -> list[ParameterCount]:
 def flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
     """Return the floating-point operations of training on one token, forward and backward.
 
-    That is 6 per parameter used in a matrix product (including a tied head) and 12 · n_embd · T per layer for
+    That is 6 per parameter used in a matrix product (including a tied head) and 12 · n_head · head_width · T per layer for
     attention, where T is the context length or the layer's shorter window (Chowdhery et al. 2022, appendix B).
     Positions, biases and norms are not counted. A forward pass alone costs a third.
     """
@@ -67,7 +67,7 @@ def flops_per_token(config: ModelConfig, context_length: int | None = None) -> i
     )
     head = config.vocab_size * config.n_embd
     attended = sum(min(config.layer_window(layer) or context, context) for layer in range(config.n_layer))
-    return 6 * (matrices + head) + 12 * config.n_embd * attended
+    return 6 * (matrices + head) + 12 * config.attention_width * attended
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def checkpoint_bytes(trained: int, *, averaged: bool) -> int:
 
 def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:
     """Return the bytes of one token's keys and values in all layers."""
-    return 2 * config.n_layer * config.kv_heads * config.head_dim * bytes_per_value
+    return 2 * config.n_layer * config.kv_heads * config.head_width * bytes_per_value
 
 
 def inference_memory(config: ModelConfig, batch_size: int, bytes_per_value: int = FLOAT32_BYTES) -> MemoryEstimate:

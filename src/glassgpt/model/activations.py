@@ -155,7 +155,7 @@ def _attention(config: ModelConfig, layer: int) -> dict[str, Activation]:
         f"{at}.weights": Activation(
             matrix, "probability", "softmax of the unmasked scores", attention_weights, weights
         ),
-        f"{at}.mixed": captured_heads(f"{at}.out", "weights · v", attend, config.head_dim, side="input"),
+        f"{at}.mixed": captured_heads(f"{at}.out", "weights · v", attend, config.head_width, side="input"),
     }
 
 

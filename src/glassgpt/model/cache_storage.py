@@ -35,7 +35,7 @@ class CacheStorage:
         device: torch.device | str = "cpu",
     ) -> None:
         capacity = config.context_length if capacity is None else capacity
-        shape = (config.n_layer, slots, config.kv_heads, capacity, config.head_dim)
+        shape = (config.n_layer, slots, config.kv_heads, capacity, config.head_width)
         keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self._set_tensors(keys, values)
         self._lengths = torch.zeros(slots, dtype=torch.long)  # on the CPU: the decode loop reads them at every step

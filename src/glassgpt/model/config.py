@@ -9,7 +9,7 @@ from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA, excessive_si
 
 SHAPE_FIELDS = (
     "arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias",
-    "n_inner", "norm_eps", "activation", "rope_theta", "tied_head",
+    "n_inner", "head_dim", "norm_eps", "activation", "rope_theta", "tied_head",
 )  # fmt: skip
 """Fields that determine the parameters or their meaning; the others may change between training runs."""
 
@@ -36,7 +36,7 @@ class ModelConfig:
         vocab_size: rows of the token embedding; 0 takes the tokenizer's vocabulary size.
         context_length: maximum number of tokens the model sees at once.
         n_layer: number of blocks.
-        n_head: attention heads per block; must divide n_embd.
+        n_head: attention heads per block; must divide n_embd, unless head_dim is set.
         n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Not for GPT-2.
         n_embd: width of the residual stream.
         window: maximum distance in tokens that attention looks back, in three blocks of four; 0 means the whole
@@ -48,6 +48,8 @@ class ModelConfig:
             concerns attention only.
         n_inner: width of the MLP's hidden layer; 0 means 4 · n_embd, or for llama 8/3 · n_embd, rounded up to a multiple
             of 64.
+        head_dim: channels per attention head; 0 means n_embd / n_head. With another number, the heads together are
+            narrower or wider than the residual stream, as after pruning heads.
         norm_eps: added to the variance by LayerNorm, or to the mean square by RMSNorm. Not for Modern.
         activation: nonlinearity of the MLP: OpenAI's tanh form of GELU, or the exact one. GPT-2 only.
         rope_theta: base of the frequencies of rotary positions. Llama only.
@@ -66,6 +68,7 @@ class ModelConfig:
     init_std: float = 0.02
     bias: bool = True
     n_inner: int = 0
+    head_dim: int = 0
     norm_eps: float = GPT2_NORM_EPS
     activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
     rope_theta: float = ROPE_THETA
@@ -80,9 +83,14 @@ class ModelConfig:
         return -(-2 * MLP_RATIO * self.n_embd // (3 * INNER_MULTIPLE)) * INNER_MULTIPLE
 
     @property
-    def head_dim(self) -> int:
-        """Channels per attention head."""
-        return self.n_embd // self.n_head
+    def head_width(self) -> int:
+        """Channels per attention head, with 0 resolved."""
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def attention_width(self) -> int:
+        """Channels of all heads together; n_embd unless `head_dim` says otherwise."""
+        return self.n_head * self.head_width
 
     @property
     def kv_heads(self) -> int:
@@ -113,11 +121,4 @@ class ModelConfig:
             found.append(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
         if not 0.0 < self.init_std < 1.0:
             found.append(f"model.init_std is {self.init_std}; it must be above 0 and below 1")
-        if self.n_head >= 1 and self.n_embd >= 1 and self.n_embd % self.n_head:
-            divisors = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
-            nearest = min(divisors, key=lambda n: abs(n - self.n_head))
-            found.append(
-                f"model.n_head is {self.n_head}, which does not divide model.n_embd {self.n_embd}; "
-                f"the nearest divisor is {nearest}"
-            )
         return found + variant_problems(self)

@@ -24,7 +24,7 @@ VARIANTS: dict[str, tuple[object, tuple[str, ...]]] = {
 
 LARGEST = {
     "vocab_size": 2**24, "context_length": 2**20, "n_layer": 10_000, "n_head": 2**16, "n_kv_head": 2**16,
-    "n_embd": 2**20, "window": 2**20, "n_inner": 2**22,
+    "n_embd": 2**20, "window": 2**20, "n_inner": 2**22, "head_dim": 2**16,
 }  # fmt: skip
 """Largest value of each field. Far beyond any model, it keeps a damaged or hostile file from filling the memory."""
 
@@ -55,11 +55,26 @@ def variant_problems(config: Any) -> list[str]:
         found.append(f"model.window is {config.window}; it must be positive, or 0 for the whole context")
     if config.n_inner < 0:
         found.append(f"model.n_inner is {config.n_inner}; it must be positive, or 0 for the usual width")
+    if config.head_dim < 0:
+        found.append(f"model.head_dim is {config.head_dim}; it must be positive, or 0 for n_embd / n_head")
+    found += _head_number_problems(config)
     if not 0.0 < config.norm_eps < 1.0:
         found.append(f"model.norm_eps is {config.norm_eps}; it must be above 0 and below 1")
     if not 1.0 < config.rope_theta < math.inf:
         found.append(f"model.rope_theta is {config.rope_theta}; it must be a number above 1")
     return found + ([] if config.arch == "gpt2" else _head_problems(config))
+
+
+def _head_number_problems(config: Any) -> list[str]:
+    """Return that the heads cannot share n_embd equally, if no other width is given."""
+    if config.head_dim or config.n_head < 1 or config.n_embd < 1 or config.n_embd % config.n_head == 0:
+        return []
+    divisors = [n for n in range(1, config.n_embd + 1) if config.n_embd % n == 0]
+    nearest = min(divisors, key=lambda n: abs(n - config.n_head))
+    return [
+        f"model.n_head is {config.n_head}, which does not divide model.n_embd {config.n_embd}; "
+        f"the nearest divisor is {nearest}"
+    ]
 
 
 def _head_problems(config: Any) -> list[str]:
@@ -69,9 +84,13 @@ def _head_problems(config: Any) -> list[str]:
         found.append(
             f"model.n_kv_head is {config.n_kv_head}; it must divide model.n_head {config.n_head}, or be 0 for n_head"
         )
-    if config.n_head >= 1 and config.n_embd % config.n_head == 0 and config.head_dim % 2:
+    if config.head_dim % 2:
         found.append(
-            f"model.n_embd / model.n_head is {config.head_dim}; it must be even, because {config.arch} rotates pairs "
+            f"model.head_dim is {config.head_dim}; it must be even, because {config.arch} rotates pairs of channels"
+        )
+    elif config.n_head >= 1 and config.n_embd % config.n_head == 0 and config.head_width % 2:
+        found.append(
+            f"model.n_embd / model.n_head is {config.head_width}; it must be even, because {config.arch} rotates pairs "
             f"of channels"
         )
     return found

@@ -34,21 +34,21 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.attend = attend
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.qkv = nn.Linear(config.n_embd, 3 * config.attention_width, bias=config.bias)
+        self.out = nn.Linear(config.attention_width, config.n_embd, bias=config.bias)
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """Mix information between positions, (B, T, C) -> (B, T, C)."""
-        batch, n_tokens, width = x.shape
-        # (B, T, 3C) -> three of (B, H, T, D)
+        batch, n_tokens, _ = x.shape
+        # (B, T, 3HD) -> three of (B, H, T, D)
         q, k, v = self.qkv(x).view(batch, n_tokens, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
         mask = None  # causal
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, H, S, D): the cached positions, then the new ones
             mask = cache.mask()
         y = self.attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, D)
-        y = y.transpose(1, 2).reshape(batch, n_tokens, width)  # heads side by side again
+        y = y.transpose(1, 2).reshape(batch, n_tokens, -1)  # heads side by side again
         return self.out_dropout(self.out(y))
 
 
@@ -143,7 +143,7 @@ class GPT2(LanguageModel):
         return {
             f"{at}.{name}": captured_heads(
                 f"{at}.qkv", f"{name.upper()} part of norm1 · Wᵀ + b", CausalSelfAttention.forward,
-                self.config.head_dim, part=third(index),
+                self.config.head_width, part=third(index),
             )
             for index, name in enumerate("qkv")
         }  # fmt: skip

@@ -31,13 +31,13 @@ class LlamaAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, attend: AttentionFunction, rotary: RotaryEmbedding) -> None:
         super().__init__()
         self.layer = layer
-        self.head_dim = config.head_dim
+        self.head_dim = config.head_width
         self.attend = attend
         self.rotary = rotary
-        self.q = nn.Linear(config.n_embd, config.n_head * self.head_dim, bias=config.bias)
+        self.q = nn.Linear(config.n_embd, config.attention_width, bias=config.bias)
         self.k = nn.Linear(config.n_embd, config.kv_heads * self.head_dim, bias=config.bias)
         self.v = nn.Linear(config.n_embd, config.kv_heads * self.head_dim, bias=config.bias)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.out = nn.Linear(config.attention_width, config.n_embd, bias=config.bias)
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -51,7 +51,7 @@ class LlamaAttention(nn.Module):
             k, v = cache.append(self.layer, k, v)
             mask = cache.mask()
         y = self.attend(q, k, v, mask, 0.0)
-        return self.out_dropout(self.out(y.transpose(1, 2).reshape(x.shape)))
+        return self.out_dropout(self.out(y.transpose(1, 2).flatten(2)))
 
 
 class SwiGLU(nn.Module):
@@ -83,7 +83,7 @@ class Llama(LanguageModel):
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.embedding_dropout = nn.Dropout(config.dropout)
         frequencies = 1.0 / config.rope_theta ** (
-            torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+            torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
         )
         self.rotary = RotaryEmbedding(config.context_length, frequencies)
         self.blocks = nn.ModuleList(
@@ -142,14 +142,14 @@ class Llama(LanguageModel):
 
     def _qkv(self, layer: int) -> dict[str, Activation]:
         """Declare q and k as projected and rotated, and v as projected."""
-        at, source, width = f"blocks.{layer}.attention", LlamaAttention.forward, self.config.head_dim
+        at, source, width = f"blocks.{layer}.attention", LlamaAttention.forward, self.config.head_width
         v = captured_heads(f"{at}.v", "norm1 · Wvᵀ", source, width, heads="kv_head")
         return {**self._rotated(at, "q", "head"), **self._rotated(at, "k", "kv_head"), f"{at}.v": v}
 
     def _rotated(self, at: str, name: str, heads: Axis) -> dict[str, Activation]:
         """Declare q or k as projected and rotated by its position."""
         source, projected = LlamaAttention.forward, f"{at}.{name}.projected"
-        first = captured_heads(f"{at}.{name}", f"norm1 · W{name}ᵀ", source, self.config.head_dim, heads=heads)
+        first = captured_heads(f"{at}.{name}", f"norm1 · W{name}ᵀ", source, self.config.head_width, heads=heads)
         formula = f"{name}.projected rotated by its position"
         rotated = derived(
             projected, first.axes, formula, RotaryEmbedding.forward, lambda x: self.rotary(x[None], None)[0]

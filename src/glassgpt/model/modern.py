@@ -51,14 +51,14 @@ class ModernAttention(nn.Module):
         super().__init__()
         self.layer = layer
         self.window = config.layer_window(layer)
-        self.head_dim = config.head_dim
+        self.head_dim = config.head_width
         self.attend = attend
         self.rotary = rotary
         self.norm = RMSNorm()
-        self.q = nn.Linear(config.n_embd, config.n_head * self.head_dim, bias=False)
+        self.q = nn.Linear(config.n_embd, config.attention_width, bias=False)
         self.k = nn.Linear(config.n_embd, config.kv_heads * self.head_dim, bias=False)
         self.v = nn.Linear(config.n_embd, config.kv_heads * self.head_dim, bias=False)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.out = nn.Linear(config.attention_width, config.n_embd, bias=False)
         self.out_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -72,7 +72,7 @@ class ModernAttention(nn.Module):
             k, v = cache.append(self.layer, k, v)
             mask = cache.mask(self.window)
         y = self.attend(q, k, v, mask, 0.0, self.window)
-        return self.out_dropout(self.out(y.transpose(1, 2).reshape(x.shape)))
+        return self.out_dropout(self.out(y.transpose(1, 2).flatten(2)))
 
 
 class SquaredReLUMLP(nn.Module):
@@ -101,7 +101,7 @@ class Modern(LanguageModel):
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.embedding_dropout = nn.Dropout(config.dropout)
-        frequencies = ROTARY_BASE ** (-torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
+        frequencies = ROTARY_BASE ** (-torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width)
         self.rotary = BackwardRotary(config.context_length, frequencies)
         self.blocks = nn.ModuleList(
             Block(RMSNorm(), ModernAttention(config, layer, attend, self.rotary), RMSNorm(), SquaredReLUMLP(config))
@@ -157,14 +157,14 @@ class Modern(LanguageModel):
 
     def _qkv(self, layer: int) -> dict[str, Activation]:
         """Declare q and k as projected, normalized and rotated, and v as projected."""
-        at, source, width = f"blocks.{layer}.attention", ModernAttention.forward, self.config.head_dim
+        at, source, width = f"blocks.{layer}.attention", ModernAttention.forward, self.config.head_width
         v = captured_heads(f"{at}.v", "norm1 · Wvᵀ", source, width, heads="kv_head")
         return {**self._rotated(at, "q", "head"), **self._rotated(at, "k", "kv_head"), f"{at}.v": v}
 
     def _rotated(self, at: str, name: str, heads: Axis) -> dict[str, Activation]:
         """Declare q or k as projected, normalized and rotated by its position."""
         source = ModernAttention.forward
-        first = captured_heads(f"{at}.{name}", f"norm1 · W{name}ᵀ", source, self.config.head_dim, heads=heads)
+        first = captured_heads(f"{at}.{name}", f"norm1 · W{name}ᵀ", source, self.config.head_width, heads=heads)
         projected, normalised = f"{name}.projected", f"{name}.normalised"
         formula = f"{projected} / rms({projected})"
         return {

@@ -95,14 +95,14 @@ class Hardware:
         It is found by running attention once and recording the operation that PyTorch dispatches to.
         """
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        shape = (1, model.n_head, model.context_length, model.head_dim)
-        kv_shape = (1, model.kv_heads, model.context_length, model.head_dim)
+        shape = (1, model.n_head, model.context_length, model.head_width)
+        kv_shape = (1, model.kv_heads, model.context_length, model.head_width)
         q = torch.zeros(shape, dtype=dtype, device=self.device, requires_grad=True)
         k, v = (torch.zeros(kv_shape, dtype=dtype, device=self.device, requires_grad=True) for _ in range(2))
         dropout = model.dropout if model.arch == "gpt2" else 0.0
         # Dropout draws random numbers, which must not change the training that follows.
         with preserved_rng(self.device), self.kernels(), _RecordedCalls() as calls:
-            self.attention(model.head_dim)(q, k, v, None, dropout)
+            self.attention(model.head_width)(q, k, v, None, dropout)
         # Such as aten::_scaled_dot_product_cudnn_attention, or glassgpt::cudnn_attention for the deterministic one;
         # without such an operation, the formula was computed step by step.
         fused = [

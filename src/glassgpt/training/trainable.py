@@ -61,7 +61,7 @@ class TrainableModel:
         self.hardware, self.dist = hardware, dist
         self.model = model.to(hardware.device)
         if hardware.deterministic:
-            set_attention(self.model, hardware.attention(model.config.head_dim))
+            set_attention(self.model, hardware.attention(model.config.head_width))
         self.loss = ParallelLoss(build_loss(self.model, tokens, config), train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()

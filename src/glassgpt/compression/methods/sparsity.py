@@ -53,7 +53,9 @@ class Sparsity(CompressionMethod):
             except ValueError:
                 valid = False
             return [] if valid else [f"--sparsity is {self.amount}; it must be a share above 0 and below 1, or 2:4"]
-        widths = {"n_embd": config.n_embd, "the MLP's width": config.inner_width}
+        widths = {
+            "n_embd": config.n_embd, "the MLP's width": config.inner_width, "the heads' width": config.attention_width,
+        }  # fmt: skip
         wrong = [f"{name} is {width}" for name, width in widths.items() if width % 4]
         return [f"{' and '.join(wrong)}, but 2:4 sparsity needs multiples of 4"] if wrong else []
 

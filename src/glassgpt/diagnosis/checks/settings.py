@@ -143,7 +143,7 @@ def check_hardware(model: ModelConfig, train: TrainConfig, hardware: Hardware) -
     if hardware.device.type == "cpu" and hardware.precision != "fp32" and not cpu_has_16_bit_matmul():
         findings.append(Finding("GG-HW-001", "note", {"precision": train.precision}))
     if hardware.device.type == "cuda" and kernel == "math":
-        values = {"precision": hardware.precision, "head_dim": model.head_dim}
+        values = {"precision": hardware.precision, "head_dim": model.head_width}
         findings.append(Finding("GG-HW-002", "warning", values))
     return CheckResult("hardware", "found", {"hardware": hardware.describe(), "kernel": kernel}, tuple(findings))
 

@@ -26,7 +26,7 @@ typedef struct {
 } Block;
 
 typedef struct {
-    long layers, width, inner, heads;
+    long layers, width, inner, heads, head_width;
     float eps;
     int bits; /* of the matrices' weights: 4 or 8 */
 } Shape;
@@ -192,39 +192,42 @@ static long product_scratch(const Shape *shape, long n, long width) {
     return shape->bits == 4 ? int4_scratch(n, width) : int8_scratch(n, width);
 }
 
+static long larger(long a, long b) { return a > b ? a : b; }
+
 static long rounded(long bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Bytes of scratch memory for n sequences with keys up to `extent`. */
 long gpt2_scratch(const Shape *shape, long n, long extent) {
-    long widest = shape->inner > shape->width ? shape->inner : shape->width;
-    return rounded(product_scratch(shape, n, widest)) + 4 * (rounded(n * shape->width) + rounded(n * 3 * shape->width) +
-           rounded(n * shape->inner) + n * shape->heads * rounded(extent));
+    long attention = shape->heads * shape->head_width, wide = larger(shape->width, attention);
+    return rounded(product_scratch(shape, n, larger(wide, shape->inner))) + 4 * (rounded(n * wide) +
+           rounded(n * larger(shape->width, 3 * attention)) + rounded(n * shape->inner) + n * shape->heads * rounded(extent));
 }
 
 INLINE void blocks(float *x, long n, const Block *block, const Shape *shape, const Cache *cache, long extent,
                    const LowRank *const *parts, uint8_t *scratch, int level, int threads) {
     __typeof__(&int4_product) product = shape->bits == 4 ? int4_product : int8_product;
-    long width = shape->width, inner = shape->inner, heads = shape->heads, d = width / heads;
-    long widest = inner > width ? inner : width;
-    float *normed = (float *)(scratch + rounded(product_scratch(shape, n, widest)));
-    float *qkv = normed + rounded(n * width), *hidden = qkv + rounded(n * 3 * width), *scores = hidden + rounded(n * inner);
+    long width = shape->width, inner = shape->inner, heads = shape->heads, d = shape->head_width, attention = heads * d;
+    long wide = larger(width, attention);
+    float *normed = (float *)(scratch + rounded(product_scratch(shape, n, larger(wide, inner))));
+    float *qkv = normed + rounded(n * wide), *hidden = qkv + rounded(n * larger(width, 3 * attention));
+    float *scores = hidden + rounded(n * inner);
     for (long layer = 0; layer < shape->layers; layer++, block++) {
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm1_gain, block->norm1_bias, shape->eps, width, normed + v * width);
-        product(normed, n, width, 3 * width, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
-        if (parts) add_adapters(normed, n, width, 3 * width, parts, layer * LAYERS + QKV, qkv, level, threads);
+        product(normed, n, width, 3 * attention, block->qkv, block->qkv_bias, qkv, scratch, level, threads);
+        if (parts) add_adapters(normed, n, width, 3 * attention, parts, layer * LAYERS + QKV, qkv, level, threads);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
         for (long task = 0; task < n * heads; task++) {
             long v = task / heads, h = task % heads, position = cache->positions[v];
             long at = layer * cache->layer + v * cache->slot + h * cache->head;
-            float *keys = cache->keys + at, *values = cache->values + at, *q = qkv + v * 3 * width + h * d;
-            __builtin_memcpy(keys + position * d, q + width, d * sizeof(float));
-            __builtin_memcpy(values + position * d, q + 2 * width, d * sizeof(float));
+            float *keys = cache->keys + at, *values = cache->values + at, *q = qkv + v * 3 * attention + h * d;
+            __builtin_memcpy(keys + position * d, q + attention, d * sizeof(float));
+            __builtin_memcpy(values + position * d, q + 2 * attention, d * sizeof(float));
             (level == 2 ? attend_avx512 : attend_avx2)(q, keys, values, position, d, scores + task * rounded(extent),
-                                                      normed + v * width + h * d);
+                                                      normed + v * attention + h * d);
         }
-        product(normed, n, width, width, block->out, block->out_bias, qkv, scratch, level, threads);
-        if (parts) add_adapters(normed, n, width, width, parts, layer * LAYERS + OUT, qkv, level, threads);
+        product(normed, n, attention, width, block->out, block->out_bias, qkv, scratch, level, threads);
+        if (parts) add_adapters(normed, n, attention, width, parts, layer * LAYERS + OUT, qkv, level, threads);
         for (long i = 0; i < n * width; i += LANES) store(x + i, load(x + i) + load(qkv + i));
         for (long v = 0; v < n; v++)
             layer_norm(x + v * width, block->norm2_gain, block->norm2_bias, shape->eps, width, normed + v * width);

@@ -23,7 +23,7 @@ from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.transformer import LanguageModel
 
 LANES = 16
-"""Numbers that `gpt2_step.c` computes at once: the width of a head must be a multiple."""
+"""Numbers that `gpt2_step.c` computes at once: every width must be a multiple."""
 MATRICES = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 ORDER = (
     "norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias", "attention.out.weight", "attention.out.bias",
@@ -40,8 +40,8 @@ class _Block(ctypes.Structure):
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        ("layers", _Size), ("width", _Size), ("inner", _Size), ("heads", _Size), ("eps", ctypes.c_float),
-        ("bits", ctypes.c_int),
+        ("layers", _Size), ("width", _Size), ("inner", _Size), ("heads", _Size), ("head_width", _Size),
+        ("eps", ctypes.c_float), ("bits", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -69,7 +69,8 @@ def step_bits(packed: LanguageModel) -> int:
     """Return the bits of the weights with which a packed model's blocks can be computed in C here, or 0 if they cannot."""
     config = packed.config
     is_known = isinstance(packed, GPT2) and config.activation == "gelu_tanh"
-    if not is_known or config.head_dim % LANES or config.inner_width % LANES or _library() is None:
+    widths = (config.n_embd, config.head_width, config.inner_width)
+    if not is_known or any(width % LANES for width in widths) or _library() is None:
         return 0
     products = [_product(block, name) for block in packed.blocks for name in MATRICES]
     bits = {product.bits if isinstance(product, PackedProduct) else 0 for product in products}
@@ -92,7 +93,13 @@ class BlocksInC:
         self._kept: list[Tensor] = []  # the structures hold addresses only
         self._blocks = (_Block * config.n_layer)(*map(self._block, packed.blocks))
         self._shape = _Shape(
-            config.n_layer, config.n_embd, config.inner_width, config.n_head, config.norm_eps, step_bits(packed)
+            config.n_layer,
+            config.n_embd,
+            config.inner_width,
+            config.n_head,
+            config.head_width,
+            config.norm_eps,
+            step_bits(packed),
         )
         self._adapters: dict[str, ctypes.Array[_LowRank]] = {}
         self._names: Callable[[int], Sequence[str]] | None = None

@@ -131,7 +131,7 @@ def can_fuse(model: LanguageModel) -> bool:
         return False
     config = model.config
     fits_tensor_cores = config.inner_width % 16 == 0
-    return config.head_dim % 2 == 0 and fits_tensor_cores and config.activation == "gelu_tanh"
+    return config.head_width % 2 == 0 and fits_tensor_cores and config.activation == "gelu_tanh"
 
 
 def fuse(model: LanguageModel) -> FusedModel:

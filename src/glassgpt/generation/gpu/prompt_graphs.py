@@ -73,7 +73,7 @@ class PromptGraphs:
     def _cache_view(self, count: int, length: int) -> KVCache:
         """Return a cache in memory that all shapes share: a prefill is copied out before the next one starts."""
         config = self._model.config
-        shape = (config.n_layer, count, config.kv_heads, length, config.head_dim)
+        shape = (config.n_layer, count, config.kv_heads, length, config.head_width)
         return KVCache.from_tensors(*(memory[: math.prod(shape)].view(shape) for memory in self._memory))
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class PromptGraphs:
     @functools.cached_property
     def _memory(self) -> Tensor:
         config = self._model.config
-        n_elements = config.n_layer * config.kv_heads * config.head_dim * max(MIN_TOKENS, PROMPT_LENGTHS[-1])
+        n_elements = config.n_layer * config.kv_heads * config.head_width * max(MIN_TOKENS, PROMPT_LENGTHS[-1])
         return torch.empty(2, n_elements, dtype=self._dtype, device=self._device)
 
 

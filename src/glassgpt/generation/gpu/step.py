@@ -50,7 +50,7 @@ class FusedStep:
         self._x = torch.empty(slots, width, device=device)  # the residual stream
         self._normed = torch.empty(slots, width, **like)
         self._qkv = torch.empty(slots, first.qkv.weight.size(0), **like)
-        self._attended = torch.empty(slots, width, **like)
+        self._attended = torch.empty(slots, first.out.weight.size(1), **like)
         self._up = torch.empty(slots, first.up.weight.size(0), **like)
         self._hidden = torch.empty(slots, first.down.weight.size(1), **like) if self._fused.is_gated else self._up
         self._parts = torch.empty(MAX_SPLITS * slots * width, device=device)
@@ -118,16 +118,16 @@ class FusedStep:
         cos, sin = fused.rotation or (keys, keys)
         window = config.layer_window(layer)
         rows, capacity = qkv.size(0), self._cache.capacity
-        half = max(16, triton.next_power_of_2(config.head_dim // 2))
+        half = max(16, triton.next_power_of_2(config.head_width // 2))
         block_keys = attention_block_keys(half)
         # Many rows keep the memory busy anyway; prefetching more than one block of keys would only get in the way.
         n_prefetched = capacity if rows <= FEW_ROWS else block_keys
         launcher(attention_kernel, rows, (rows, config.kv_heads), ATTENTION_WARPS, ATTENTION_STAGES)(
             self._state.ints, qkv, keys, self._cache.values[layer], cos, sin, attended,
-            self._n_slots, capacity, n_prefetched, window, config.head_dim**-0.5, modern.NORM_EPS,
-            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_dim, HALF=half,
+            self._n_slots, capacity, n_prefetched, window, config.head_width**-0.5, modern.NORM_EPS,
+            N_HEAD=config.n_head, KV_HEADS=config.kv_heads, HEAD_DIM=config.head_width, HALF=half,
             QUERIES=max(16, triton.next_power_of_2(config.n_head // config.kv_heads)),
-            BLOCK_S=block_keys, LINES=cache_lines(config.head_dim * keys.element_size()),
+            BLOCK_S=block_keys, LINES=cache_lines(config.head_width * keys.element_size()),
             ROTATED=fused.rotation is not None, NORMED_HEADS=fused.is_normed,
         )  # fmt: skip
 

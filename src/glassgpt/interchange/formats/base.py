@@ -53,6 +53,16 @@ def _no_problem(config: ModelConfig, options: ExportOptions) -> str | None:
     return None
 
 
+def heads_problem(config: ModelConfig, reader: str) -> str | None:
+    """Return why a program cannot read a model whose heads together are not as wide as its residual stream, or None."""
+    if config.attention_width == config.n_embd:
+        return None
+    return (
+        f"{config.n_head} heads of width {config.head_width} are not model.n_embd {config.n_embd}, which {reader} needs; "
+        f"export it with --format onnx"
+    )
+
+
 @dataclass(frozen=True)
 class ExportFormat:
     """A format that models can be exported to.

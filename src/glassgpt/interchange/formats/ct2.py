@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions
+from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions, heads_problem
 from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: Ex
     from glassgpt.interchange.ctranslate2_folder import write_ctranslate2
 
     write_ctranslate2(model, tokenizer, folder, options.weights)
+
+
+def _problem(config: ModelConfig, options: ExportOptions) -> str | None:
+    return heads_problem(config, "CTranslate2")
 
 
 def _open_engine(folder: Path, config: ModelConfig) -> Engine:
@@ -36,4 +40,5 @@ FORMAT = ExportFormat(
     engine_packages={"ctranslate2": "export"},
     open_engine=_open_engine,
     tolerance={"float32": 1e-5},
+    problem=_problem,
 )

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions
+from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions, heads_problem
 from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -29,7 +29,13 @@ def _problem(config: ModelConfig, options: ExportOptions) -> str | None:
             f"model.activation is {config.activation}, but llama.cpp computes the tanh form of GELU; "
             f"export it with --format hf"
         )
-    widths = {"model.n_embd": config.n_embd, "the width of the MLP": config.inner_width}
+    if config.arch == "gpt2" and (problem := heads_problem(config, "llama.cpp's GPT-2")):
+        return problem
+    widths = {
+        "model.n_embd": config.n_embd,
+        "the width of the MLP": config.inner_width,
+        "the width of the heads": config.attention_width,
+    }
     odd = [f"{name} is {width}" for name, width in widths.items() if width % BLOCK]
     if options.weights.startswith("q") and odd:
         return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions
+from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions, heads_problem
 from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _problem(config: ModelConfig, options: ExportOptions) -> str | None:
             f"the model has a sliding window of {config.window}, which NanoChat does not support; "
             f"export it with --format onnx"
         )
-    return None
+    return heads_problem(config, "transformers' GPT-2") if config.arch == "gpt2" else None
 
 
 class _Transformers:

@@ -29,8 +29,12 @@ def write_settings(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> N
     """
     from glassgpt.interchange.huggingface import write_config_files
 
-    # A sliding window is part of the graph; config.json has no name for it and only describes the cache.
-    write_config_files(dataclasses.replace(config, window=0), tokenizer, folder)
+    # A sliding window is part of the graph; config.json has no name for it and only describes the cache. So it does for a
+    # GPT-2 with fewer heads than usual, whose width its readers derive from n_embd.
+    described = dataclasses.replace(config, window=0)
+    if config.arch == "gpt2":
+        described = dataclasses.replace(described, n_embd=config.attention_width, head_dim=0)
+    write_config_files(described, tokenizer, folder)
     ids = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     (folder / "generation_config.json").write_text(json.dumps(ids, indent=1) + "\n", encoding="utf-8")
 
@@ -84,7 +88,7 @@ class OnnxRuntime:
         """
         batch, length = tokens.shape
         names = [each.name for each in self._session.get_inputs()]
-        shape = (batch, self._config.kv_heads, 0, self._config.head_dim)
+        shape = (batch, self._config.kv_heads, 0, self._config.head_width)
         past = past or [np.zeros(shape, np.float32)] * (len(names) - 3)
         if mask is None:
             mask = np.ones((batch, past[0].shape[2] + length), np.int64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glassgpt.interchange.formats.base import ExportFormat, ExportOptions
+from glassgpt.interchange.formats.base import ExportFormat, ExportOptions, heads_problem
+from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from glassgpt.data.tokenizers import Tokenizer
@@ -18,6 +19,10 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: Ex
     export_adapter(model, folder)
 
 
+def _problem(config: ModelConfig, options: ExportOptions) -> str | None:
+    return heads_problem(config, "the base in PEFT") if config.arch == "gpt2" else None
+
+
 FORMAT = ExportFormat(
     name="peft",
     summary="an adapter, for PEFT and vLLM",
@@ -26,4 +31,5 @@ FORMAT = ExportFormat(
     write=_write,
     usage=lambda folder: f"PeftModel.from_pretrained(BASE, {str(folder)!r})",
     is_adapter=True,
+    problem=_problem,
 )

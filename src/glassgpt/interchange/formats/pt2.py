@@ -37,7 +37,7 @@ def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: Ex
     torch.export.save(program, content)
     (folder / MODEL_FILE).write_bytes(content.getbuffer())
     config = model.config
-    empty_past = {"count": 2 * config.n_layer, "shape": ["batch_size", config.kv_heads, 0, config.head_dim]}
+    empty_past = {"count": 2 * config.n_layer, "shape": ["batch_size", config.kv_heads, 0, config.head_width]}
     inputs = {
         "arguments": ["input_ids", "attention_mask", "position_ids", "past_key_values"],
         "results": ["logits", "present_key_values…"],
@@ -61,7 +61,7 @@ class _Program:
         import torch
 
         n_past = past[0].size(2) if past else 0
-        shape = (1, self._config.kv_heads, 0, self._config.head_dim)
+        shape = (1, self._config.kv_heads, 0, self._config.head_width)
         past = list(past) or [torch.zeros(shape)] * (2 * self._config.n_layer)
         total = n_past + len(tokens)
         positions = torch.arange(n_past, total)[None]

@@ -25,7 +25,6 @@ MESSAGES = {
     "rope_parameters is {}; modern only supports base {}": "rope_parameters가 {0}입니다. modern은 base {1}만 지원합니다",
     "rope_parameters has {}, which {} does not support": "rope_parameters에 {1}이(가) 지원하지 않는 {0}이(가) 있습니다",
     "rope_parameters is {}; {} only supports rope_type 'default'": "rope_parameters가 {0}입니다. {1}은(는) rope_type 'default'만 지원합니다",
-    "head_dim is {}; llama only supports hidden_size / num_attention_heads": "head_dim이 {0}입니다. llama는 hidden_size / num_attention_heads만 지원합니다",
     "the model has a sliding window of {}, which NanoChat does not support; it cannot be exported": "이 모델에는 NanoChat이 지원하지 않는 크기 {0}의 슬라이딩 윈도가 있어 내보낼 수 없습니다",
     "this tokenizer cannot be represented exactly in Hugging Face's format: its token {} is ambiguous with a byte name such as <0x41>; train a bpe or unigram tokenizer instead": "이 토크나이저는 Hugging Face 형식으로 똑같이 나타낼 수 없습니다. 토큰 {0}을(를) <0x41> 같은 바이트 이름과 구별할 수 없습니다. bpe나 unigram 토크나이저를 학습하세요",
     "Use the model with transformers, or train a tokenizer that keeps all text: glassgpt prepare SOURCE --tokenizer bpe:SIZE": "모델을 transformers로 쓰거나, 글을 모두 보존하는 토크나이저를 학습하세요: glassgpt prepare SOURCE --tokenizer bpe:SIZE",
@@ -96,6 +95,9 @@ MESSAGES = {
     # gguf
     "model.activation is {}, but llama.cpp computes the tanh form of GELU; export it with --format hf": "model.activation 값이 {0}인데 llama.cpp는 GELU의 tanh 근사를 계산합니다. --format hf로 내보내세요",
     "the width of the MLP": "MLP의 너비",
+    "the width of the heads": "헤드 전체의 너비",
+    "the base in PEFT": "PEFT의 기반 모델",
+    "{} heads of width {} are not model.n_embd {}, which {} needs; export it with --format onnx": "너비 {1}인 헤드 {0}개가 model.n_embd {2}과(와) 다른데, {3}에는 같아야 합니다. --format onnx로 내보내세요",
     "{}, which is not a multiple of {}, the block size of {}; export it with --weights f16": "{0:t}: {2}의 블록 크기인 {1}의 배수가 아닙니다. --weights f16으로 내보내세요",
     "llama.cpp, Ollama, LM Studio": "llama.cpp, Ollama, LM Studio",
     "llama-cli -m {}": "llama-cli -m {0}",

@@ -9,6 +9,8 @@ MESSAGES = {
     "model.bias is true, but modern has no biases; set model.bias to false": "model.bias가 true인데 modern에는 편향이 없습니다. model.bias를 false로 하세요",
     "model.window is {}; it must be positive, or 0 for the whole context": "model.window: {0} 값은 쓸 수 없습니다. 양수나, 컨텍스트 전체를 뜻하는 0을 지정하세요",
     "model.n_kv_head is {}; it must divide model.n_head {}, or be 0 for n_head": "model.n_kv_head: {0} 값은 쓸 수 없습니다. model.n_head {1}의 약수나, n_head와 같게 하는 0을 지정하세요",
+    "model.head_dim is {}; it must be positive, or 0 for n_embd / n_head": "model.head_dim: {0} 값은 쓸 수 없습니다. 양수나, n_embd / n_head를 뜻하는 0을 지정하세요",
+    "model.head_dim is {}; it must be even, because {} rotates pairs of channels": "model.head_dim이 {0}입니다. {1}은(는) 채널을 둘씩 회전하므로 짝수여야 합니다",
     "model.n_embd / model.n_head is {}; it must be even, because {} rotates pairs of channels": "model.n_embd / model.n_head가 {0}입니다. {1}은(는) 채널을 둘씩 회전하므로 짝수여야 합니다",
     "model.n_inner is {}; it must be positive, or 0 for the usual width": "model.n_inner: {0} 값은 쓸 수 없습니다. 양수나, 보통 너비를 뜻하는 0을 지정하세요",
     "a number of more than {} digits": "{0}자리가 넘는 수",
