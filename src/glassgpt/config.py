@@ -33,7 +33,7 @@ from glassgpt.training.preference_config import PreferenceConfig
 
 NO_DATASET = "no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR"
 
-PLUGIN_SETTINGS = ("train.loss", "schedule.function")
+PLUGIN_SETTINGS = ("model.attend", "model.block", "model.custom", "train.loss", "schedule.function")
 """Settings that name code of the user's own as `module:name`; see `glassgpt.plugin`."""
 
 

@@ -89,7 +89,7 @@ def failure(error: Exception) -> str | None:
 
 
 def load_function(spec: str) -> Callable[..., Any]:
-    """Import a plug-in that must be a function, or something else that can be called.
+    """Import a plug-in that must be a function, or something else that can be called, such as a class.
 
     Raises:
         PluginError: see `load`; or it cannot be called.
@@ -98,6 +98,11 @@ def load_function(spec: str) -> Callable[..., Any]:
     if not callable(value):
         raise PluginError(f"{spec} is of type {type(value).__name__}; it must be a function")
     return value
+
+
+def failed(spec: str, error: Exception) -> PluginError:
+    """Return the error to raise when a plug-in has raised an exception."""
+    return PluginError(f"the plug-in {spec} failed: {_reason(error)}")
 
 
 def _imported(module: str, spec: str) -> Any:

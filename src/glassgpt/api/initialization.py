@@ -35,7 +35,7 @@ def model_to_train(config: RunConfig, checkpoint: VerifiedCheckpoint | None, dat
         UsageError: an adapter cannot be trained on an adapter.
     """
     if checkpoint is not None:
-        model = build_as_trained(checkpoint.path)
+        model = build_as_trained(checkpoint.path, config.model)
         adapter = adapter_of(model)
         if (adapter.lora if adapter else None) != (config.lora if config.lora.rank else None):
             raise CheckpointError(

@@ -122,7 +122,9 @@ class _ActivationHooks:
             if not self._handles:
                 self._handles.append(block.register_forward_pre_hook(self._before_first_block))
             self._handles.append(block.register_forward_hook(self._after_block))
-            self._handles.append(block.mlp.down.register_forward_pre_hook(self._before_down_projection))  # type: ignore[union-attr, operator]
+            if "mlp.down" in dict(block.named_modules()):  # a block of the user's own may have none
+                down = block.get_submodule("mlp.down")
+                self._handles.append(down.register_forward_pre_hook(self._before_down_projection))
         if not self._is_sharded:
             self._handles.append(self._model.norm.register_forward_hook(self._after_last_norm))
         return self

@@ -78,12 +78,12 @@ def kernel_choice(
     """Return the kernel that `prepare_for_decoding` uses with the same arguments.
 
     Returns:
-        None if it packs nothing: the model is not on a CPU, or packed already.
+        None if it packs nothing: the model is not on a CPU, packed already, or has parts of the user's own.
 
     Raises:
         GenerationError: PyTorch has no kernel of that precision on this machine.
     """
-    if next(model.parameters()).device.type != "cpu" or is_packed(model):
+    if next(model.parameters()).device.type != "cpu" or is_packed(model) or model.config.plugins:
         return None
     exact: DecodingPrecision = "int8" if multiplies_stored_integers(model) else "float32"
     wanted = exact if precision == "auto" else precision

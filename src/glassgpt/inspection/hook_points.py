@@ -24,8 +24,13 @@ def activations_of(model: LanguageModel) -> dict[str, Activation]:
     """Return every activation of a model by name, in data-flow order, starting with the text.
 
     Raises:
-        InspectionError: the architecture declares no activations.
+        InspectionError: the architecture declares no activations, or those of a part of the user's own are unknown.
     """
+    if model.config.block or model.config.attend:
+        raise InspectionError(
+            f"{model.config.plugins[0]} does not compute what {model.config.arch} does, so that its activations are unknown; "
+            "make it an architecture that declares them, with model.custom"
+        )
     declared = model.activations()
     if not declared:
         name = type(model).__name__

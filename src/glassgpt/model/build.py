@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from glassgpt.errors import ConfigError
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.custom import build_custom
 from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.llama import Llama
 from glassgpt.model.modern import Modern
@@ -21,14 +22,21 @@ ARCHITECTURES: dict[str, type[GPT2 | Modern | Llama]] = {"gpt2": GPT2, "modern":
 def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> LanguageModel:
     """Return a newly initialized model; the weights are drawn from torch's default generator.
 
+    Args:
+        config: the shape, and the names of parts that are the user's own; see `custom.build_custom`.
+        attend: attention function, if the configuration names none.
+
     Raises:
         ConfigError: the configuration is invalid or its vocab_size is 0.
+        PluginError: a part of the user's own cannot be used.
     """
     problems = config.problems()
     if config.vocab_size == 0:
         problems.append("model.vocab_size is 0; set it to the tokenizer's vocabulary size before building the model")
     if problems:
         raise ConfigError(problems)
+    if config.plugins:
+        return build_custom(config, ARCHITECTURES[config.arch])
     return ARCHITECTURES[config.arch](config, attend)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA, excessive_sizes, variant_problems
+from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA, CustomParts, excessive_sizes, variant_problems
 
 SHAPE_FIELDS = (
     "arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "bias",
-    "n_inner", "head_dim", "norm_eps", "activation", "rope_theta", "tied_head",
+    "n_inner", "head_dim", "norm_eps", "activation", "rope_theta", "tied_head", "block", "custom",
 )  # fmt: skip
 """Fields that determine the parameters or their meaning; the others may change between training runs."""
 
@@ -27,7 +27,7 @@ FULL_ATTENTION_EVERY = 4
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(CustomParts):
     """Shape of a model, in OpenAI's names.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Checks of a model configuration that its readers can skip: largest sizes, and settings that only some architectures have.
+"""Parts of a model configuration that its readers can skip: the user's own parts, and checks of sizes and variants.
 
 A configuration has the type `Any` here, because `config.py`, which defines it, imports this file.
 """
@@ -6,7 +6,11 @@ A configuration has the type `Any` here, because `config.py`, which defines it, 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
+
+from glassgpt import plugin
+from glassgpt.schema import setting
 
 GPT2_NORM_EPS = 1e-5
 ROPE_THETA = 10_000.0
@@ -29,6 +33,24 @@ LARGEST = {
 """Largest value of each field. Far beyond any model, it keeps a damaged or hostile file from filling the memory."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CustomParts:
+    """Parts of a model that are the user's own, each as `module:name`; see `custom.py`."""
+
+    attend: str = setting(
+        "", help="Attention function of your own in place of the program's, as module:function. Empty is the program's."
+    )
+    block: str = setting(
+        "", help="Block of your own in place of the program's, as module:Class. Empty is the program's."
+    )
+    custom: str = setting("", help="Architecture of your own in place of arch, as module:Class. Empty is arch.")
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """The parts that are named."""
+        return tuple(filter(None, (self.custom, self.block, self.attend)))
+
+
 def excessive_sizes(config: Any) -> list[str]:
     """Return each field of a model configuration that is larger than any model's, as one line of text."""
     sizes: dict[str, int] = {name: getattr(config, name) for name in LARGEST}
@@ -40,8 +62,9 @@ def excessive_sizes(config: Any) -> list[str]:
 
 
 def variant_problems(config: Any) -> list[str]:
-    """Return each setting that the architecture does not support, or that is out of range, as one line of text."""
-    found = [
+    """Return each setting that the architecture does not support or that cannot be used, as one line of text."""
+    found = plugin_problems(config)
+    found += [
         f"model.{name} is {_as_written(value)}, but {config.arch} does not support it; leave it out, "
         f"or set model.arch to {' or '.join(architectures)}"
         for name, (default, architectures) in VARIANTS.items()
@@ -75,6 +98,19 @@ def _head_number_problems(config: Any) -> list[str]:
         f"model.n_head is {config.n_head}, which does not divide model.n_embd {config.n_embd}; "
         f"the nearest divisor is {nearest}"
     ]
+
+
+def plugin_problems(config: Any) -> list[str]:
+    """Return each part of the user's own that is not named properly, or cannot be combined, as one line of text."""
+    found: list[str] = []
+    for spec in config.plugins:
+        try:
+            plugin.parse(spec)
+        except plugin.PluginError as error:
+            found.append(str(error))
+    if config.custom and (config.block or config.attend):
+        found.append("model.custom cannot be combined with model.block or model.attend; it decides on both by itself")
+    return found
 
 
 def _head_problems(config: Any) -> list[str]:

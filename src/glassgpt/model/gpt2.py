@@ -91,7 +91,7 @@ class GPT2(LanguageModel):
             for layer in range(config.n_layer)
         )
         self.norm = nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
-        self._initialize()
+        self.initialize()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the sum of token and position embeddings, (B, T, C)."""

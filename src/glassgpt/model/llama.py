@@ -97,7 +97,7 @@ class Llama(LanguageModel):
         )
         self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
         self.lm_head = None if config.tied_head else nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self._initialize()
+        self.initialize()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the token embeddings, (B, T, C); attention adds the positions."""

@@ -109,7 +109,7 @@ class Modern(LanguageModel):
         )
         self.norm = RMSNorm()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self._initialize()
+        self.initialize()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the normalized token embeddings, (B, T, C); attention adds the positions."""
@@ -121,9 +121,12 @@ class Modern(LanguageModel):
         return LOGIT_CAP * torch.tanh(self.lm_head(features / LOGIT_CAP))
 
     def parameter_kinds(self) -> dict[str, ParameterKind]:
-        """Return the kind of each parameter: the embedding, the head, and matrices."""
+        """Return the kind of each parameter: the embedding, the head, matrices and vectors."""
         special: dict[str, ParameterKind] = {"token_embedding.weight": "embedding", "lm_head.weight": "head"}
-        return {name: special.get(name, "matrix") for name, _ in self.named_parameters()}
+        return {  # the recipe has no vectors, but a block of the user's own may have some
+            name: "vector" if parameter.ndim < 2 else special.get(name, "matrix")
+            for name, parameter in self.named_parameters()
+        }
 
     def initial_std(self, name: str) -> float:
         """See `LanguageModel.initial_std`."""

@@ -74,7 +74,7 @@ class LanguageModel(nn.Module, ABC):
         """
         return {}
 
-    def _initialize(self) -> None:
+    def initialize(self) -> None:
         """Initialize embeddings and matrices from a normal distribution and biases to zero; leave norm gains at 1."""
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:

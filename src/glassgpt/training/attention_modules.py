@@ -13,7 +13,12 @@ from glassgpt.model.transformer import LanguageModel
 
 
 def attention_modules(model: LanguageModel) -> list[Any]:
-    """Return the modules with an `attend` function, in the order of the blocks."""
+    """Return the modules whose `attend` function can be replaced by another implementation, in the order of the blocks.
+
+    An attention function of the user's own that computes something else cannot.
+    """
+    if model.config.plugins:
+        return []
     return [module for module in model.modules() if hasattr(module, "attend")]
 
 

@@ -62,7 +62,7 @@ def computed_by_slot(model: LanguageModel) -> LanguageModel:
     """Return a copy of the model whose attention and, if need be, activations are by slot; it shares all tensors."""
     other = copy_sharing_weights(model).eval()
     for module in other.modules():
-        if hasattr(module, "attend"):
+        if hasattr(module, "attend") and not model.config.plugins:
             vars(module)["attend"] = attend_by_slot
     if model.config.inner_width % WHOLE_VECTORS:
         for name, module in list(other.named_modules()):

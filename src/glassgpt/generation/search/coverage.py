@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from glassgpt.errors import GenerationError
 from glassgpt.model.attention import AttentionFunction, attention_weights
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
@@ -45,7 +46,15 @@ class AttentionRecorder:
 
 
 def record_attention(model: LanguageModel) -> tuple[LanguageModel, AttentionRecorder]:
-    """Return a copy of the model that shares its parameters and records its attention, and the recorder."""
+    """Return a copy of the model that shares its parameters and records its attention, and the recorder.
+
+    Raises:
+        GenerationError: the weights of its attention are unknown.
+    """
+    if model.config.plugins:
+        raise GenerationError(
+            f"coverage_penalty needs attention weights, which {model.config.plugins[0]} does not tell"
+        )
     recorder = AttentionRecorder()
     recorded = copy_sharing_weights(model)
     for module in recorded.modules():

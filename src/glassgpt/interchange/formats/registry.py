@@ -58,6 +58,10 @@ def require_exportable(
         UsageError: the format cannot express the architecture, or cannot be checked here.
         MissingExtraError: a package that the format or its engine needs is not installed.
     """
+    if config.plugins:
+        raise UsageError(
+            f"{export_format.name} cannot express {config.plugins[0]}, which does not compute what {config.arch} does"
+        )
     if config.arch not in export_format.architectures:
         others = [each.name for each in FORMATS.values() if config.arch in each.architectures and not each.is_adapter]
         raise UsageError(

@@ -2,6 +2,7 @@
 
 MESSAGES = {
     "the engine's thread ended: {}": "엔진 스레드가 끝났습니다: {0:t}",
+    "coverage_penalty needs attention weights, which {} does not tell": "coverage_penalty에는 어텐션 가중치가 필요한데 {0}은(는) 알려 주지 않습니다",
     "the engine's thread ended:\n{}": "엔진 스레드가 끝났습니다:\n{0:t}",
     "--batch is {}; it must be integers of at least 1 separated by commas, like 1,8,64": "--batch: {0} 값은 쓸 수 없습니다. 1,8,64처럼 1 이상의 정수를 쉼표로 나누어 지정하세요",
     "--prompt-tokens is {} and --new-tokens {}; they must be at least 1 and 2, and together at most {} for this model": "--prompt-tokens가 {0}, --new-tokens가 {1}입니다. 각각 1 이상, 2 이상이고, 이 모델에서는 합이 {2} 이하여야 합니다",

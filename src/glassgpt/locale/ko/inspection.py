@@ -8,6 +8,7 @@ MESSAGES = {
     "{} takes {}, not {}": "{0}은(는) {2}이(가) 아니라 {1:t}을(를) 받습니다",
     "the {} of {} must be an integer from 0 to {}, not {}": "{1}의 {0} 값으로 {3}은(는) 쓸 수 없습니다. 0 이상 {2} 이하의 정수를 지정하세요",
     "{} declares no activations to inspect; implement {}.activations()": "{0}에는 살펴볼 활성값이 선언되어 있지 않습니다. {1}.activations()를 구현하세요",
+    "{} does not compute what {} does, so that its activations are unknown; make it an architecture that declares them, with model.custom": "{0}은(는) {1}과(와) 다른 것을 계산하므로 어떤 활성값이 있는지 알 수 없습니다. model.custom으로 활성값을 선언하는 아키텍처를 만드세요",
     "{} has no JSON form; it must be one of {}": "{0}은(는) JSON으로 나타낼 수 없습니다. 다음 중 하나여야 합니다: {1}",
     "the kind of an intervention must be one of {}, not {}": "{1}(이)라는 개입은 없습니다. 다음 중 하나를 지정하세요: {0}",
     "the intervention {} takes {}; given: {}": "개입 {0}에는 {1}이(가) 필요한데 {2}이(가) 주어졌습니다",

@@ -75,6 +75,7 @@ MESSAGES = {
     "unknown format {}; --format must be one of {}{}": "{0} 형식은 없습니다. --format은 다음 중 하나여야 합니다: {1}{2:t}",
     "--weights is {}; {} has {}": "--weights 값이 {0}입니다. {1} 형식에는 {2}이(가) 있습니다",
     "{} ({}) cannot express the architecture {}; export it with --format {}": "{0}({1:t}) 형식은 아키텍처 {2}을(를) 나타낼 수 없습니다. --format {3:t}로 내보내세요",
+    "{} cannot express {}, which does not compute what {} does": "{0} 형식은 {2}과(와) 다른 것을 계산하는 {1:t} 부분을 나타낼 수 없습니다",
     "export --format {}": "export --format {0}",
     "export --format {} --check": "export --format {0} --check",
     "ONNX Runtime": "ONNX Runtime",

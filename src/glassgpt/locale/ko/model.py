@@ -2,6 +2,8 @@
 
 MESSAGES = {
     "model.{} is {}, but {} does not support it; leave it out, or set model.arch to {}": "model.{0} 값이 {1}인데 {2}은(는) 지원하지 않습니다. 빼거나 model.arch를 {3}(으)로 하세요",
+    "model.custom cannot be combined with model.block or model.attend; it decides on both by itself": "model.custom은 model.block이나 model.attend와 함께 쓸 수 없습니다. 둘 다 아키텍처가 스스로 정합니다",
+    "{} builds a {}; it must build a {}": "{0}은(는) {1}을(를) 만듭니다. {2}을(를) 만들어야 합니다",
     "model.norm_eps is {}; it must be above 0 and below 1": "model.norm_eps: {0} 값은 쓸 수 없습니다. 0보다 크고 1보다 작아야 합니다",
     "model.rope_theta is {}; it must be a number above 1": "model.rope_theta: {0} 값은 쓸 수 없습니다. 1보다 큰 수여야 합니다",
     "model.vocab_size is {}; it must be positive, or 0 for the tokenizer's": "model.vocab_size: {0} 값은 쓸 수 없습니다. 양수나, 토크나이저의 크기를 뜻하는 0을 지정하세요",

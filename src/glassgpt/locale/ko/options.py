@@ -1,6 +1,9 @@
 """The help of the generation options, which their schema gives to the command line."""
 
 HELP = {
+    "Attention function of your own in place of the program's, as module:function. Empty is the program's.": "프로그램의 것 대신 쓸 자신의 어텐션 함수, module:function 꼴. 비우면 프로그램의 것.",
+    "Block of your own in place of the program's, as module:Class. Empty is the program's.": "프로그램의 것 대신 쓸 자신의 블록, module:Class 꼴. 비우면 프로그램의 것.",
+    "Architecture of your own in place of arch, as module:Class. Empty is arch.": "arch 대신 쓸 자신의 아키텍처, module:Class 꼴. 비우면 arch.",
     "Words and format": "단어와 형식",
     "Repetition": "반복",
     "Length and stopping": "길이와 끝내기",

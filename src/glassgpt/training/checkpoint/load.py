@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,22 @@ def _tensor_sizes(file: Path) -> list[int]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
-def build_as_trained(checkpoint: Path) -> LanguageModel:
+def build_as_trained(checkpoint: Path, configured: ModelConfig | None = None) -> LanguageModel:
     """Return a model like the one that a verified checkpoint was saved from, for `load_weights` to fill.
 
     That is one with random weights, or one with the weights of its base and a new adapter.
 
+    Args:
+        checkpoint: the checkpoint.
+        configured: the run's configuration, whose parts of the user's own the model gets; see `custom.build_custom`.
+
     Raises:
         CheckpointError: the base of an adapter is not there any more.
     """
-    model, adapter = build_model(read_model_config(checkpoint)), read_adapter(checkpoint)
+    config = read_model_config(checkpoint)
+    if configured is not None:
+        config = replace(config, attend=configured.attend, block=configured.block, custom=configured.custom)
+    model, adapter = build_model(config), read_adapter(checkpoint)
     if adapter is None:
         return model
     load_weights(model, find_base(checkpoint, adapter), averaged=True)
