@@ -129,124 +129,108 @@ def _groups(parts: list[str], count: int) -> list[str]:
 # context: {"prompt", "topic", "other": another reply to the same prompt or ""}.
 
 
+def _asked(rng, reply, name, arguments, *wordings):
+    """Return a reply, one of the wordings of its instruction, and the id and arguments of the check."""
+    return reply, rng.choice(wordings), name, arguments
+
+
 def lowercase(reply, rng, context):
-    return (
+    return _asked(
+        rng,
         reply.lower(),
-        rng.choice(
-            [
-                "Use small letters only.",
-                "Write everything in lowercase, in English.",
-                "Please answer in English without a single capital letter.",
-                "No capital letters, please.",
-                "Your answer should be in all lowercase letters.",
-            ]
-        ),
         "change_case:english_lowercase",
         {},
+        "Use small letters only.",
+        "Write everything in lowercase, in English.",
+        "Please answer in English without a single capital letter.",
+        "No capital letters, please.",
+        "Your answer should be in all lowercase letters.",
     )
 
 
 def uppercase(reply, rng, context):
     if len(reply.split()) > 90:
         return None
-    return (
+    return _asked(
+        rng,
         reply.upper(),
-        rng.choice(
-            [
-                "USE CAPITAL LETTERS ONLY.",
-                "Write in English and in capital letters only.",
-                "Everything should be in uppercase.",
-                "Answer in all capital letters, in English.",
-            ]
-        ),
         "change_case:english_capital",
         {},
+        "USE CAPITAL LETTERS ONLY.",
+        "Write in English and in capital letters only.",
+        "Everything should be in uppercase.",
+        "Answer in all capital letters, in English.",
     )
 
 
 def no_comma(reply, rng, context):
     text = re.sub(r",(?=\d{3})", "", reply).replace(",", "")
-    return (
+    return _asked(
+        rng,
         text,
-        rng.choice(
-            [
-                "Do not use commas.",
-                "Avoid commas.",
-                "Write without any commas.",
-                "Your reply must not contain a comma.",
-                "Commas are not allowed.",
-            ]
-        ),
         "punctuation:no_comma",
         {},
+        "Do not use commas.",
+        "Avoid commas.",
+        "Write without any commas.",
+        "Your reply must not contain a comma.",
+        "Commas are not allowed.",
     )
 
 
 def quotation(reply, rng, context):
-    return (
+    return _asked(
+        rng,
         '"' + reply.replace('"', "'") + '"',
-        rng.choice(
-            [
-                "Put your whole answer in double quotation marks.",
-                "Wrap the entire reply in double quotes.",
-                "Begin and end the response with a double quotation mark.",
-                "Enclose everything that you write in double quotation marks.",
-            ]
-        ),
         "startend:quotation",
         {},
+        "Put your whole answer in double quotation marks.",
+        "Wrap the entire reply in double quotes.",
+        "Begin and end the response with a double quotation mark.",
+        "Enclose everything that you write in double quotation marks.",
     )
 
 
 def title(reply, rng, context):
     words = context["topic"].strip(".?!").split()[:8]
     name = " ".join(word if word.isupper() else word.capitalize() for word in words)
-    return (
+    return _asked(
+        rng,
         f"<<{name}>>\n\n{reply}",
-        rng.choice(
-            [
-                "Give it a title in double angular brackets, such as <<my title>>.",
-                "Add a title wrapped in <<double angular brackets>>.",
-                "Your answer needs a title, written like <<this>>.",
-                "It must have a title inside double angle brackets, i.e. <<title>>.",
-            ]
-        ),
         "detectable_format:title",
         {},
+        "Give it a title in double angular brackets, such as <<my title>>.",
+        "Add a title wrapped in <<double angular brackets>>.",
+        "Your answer needs a title, written like <<this>>.",
+        "It must have a title inside double angle brackets, i.e. <<title>>.",
     )
 
 
 def postscript(reply, rng, context):
     marker = rng.choice(["P.S.", "P.S.", "P.P.S"])
     said = rng.choice(POSTSCRIPTS)
-    return (
+    return _asked(
+        rng,
         f"{reply}\n\n{marker} {said}",
-        rng.choice(
-            [
-                f"Add a postscript at the end that starts with {marker}",
-                f"Finish with a postscript beginning with {marker}",
-                f"At the end, please write a postscript starting with {marker}",
-            ]
-        ),
         "detectable_content:postscript",
         {"postscript_marker": marker},
+        f"Add a postscript at the end that starts with {marker}",
+        f"Finish with a postscript beginning with {marker}",
+        f"At the end, please write a postscript starting with {marker}",
     )
 
 
 def ending(reply, rng, context):
     phrase = rng.choice(END_PHRASES)
-    return (
+    return _asked(
+        rng,
         f"{reply}\n\n{phrase}" if rng.random() < 0.5 else f"{reply} {phrase}",
-        rng.choice(
-            [
-                f'Finish your answer with exactly this phrase: "{phrase}" Nothing may follow it.',
-                f"The very last words must be: {phrase}",
-                f"End your reply with the exact words {phrase}",
-                f"Your last sentence should be: {phrase} Write no more after it.",
-            ]
-        ),
         "startend:end_checker",
         {"end_phrase": phrase},
+        f'Finish your answer with exactly this phrase: "{phrase}" Nothing may follow it.',
+        f"The very last words must be: {phrase}",
+        f"End your reply with the exact words {phrase}",
+        f"Your last sentence should be: {phrase} Write no more after it.",
     )
 
 
@@ -257,17 +241,14 @@ def highlights(reply, rng, context):
         return None
     for match in sorted(rng.sample(words, count), key=lambda each: -each.start()):
         reply = f"{reply[: match.start()]}*{match.group()}*{reply[match.end() :]}"
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice(
-            [
-                f"Highlight at least {count} passages with markdown, i.e. *like this*.",
-                f"Mark at least {count} parts of your answer with asterisks, such as *this part*.",
-                f"Emphasize {count} or more phrases with markdown, like *highlighted phrase*.",
-            ]
-        ),
         "detectable_format:number_highlighted_sections",
         {"num_highlights": count},
+        f"Highlight at least {count} passages with markdown, i.e. *like this*.",
+        f"Mark at least {count} parts of your answer with asterisks, such as *this part*.",
+        f"Emphasize {count} or more phrases with markdown, like *highlighted phrase*.",
     )
 
 
@@ -278,17 +259,14 @@ def bullets(reply, rng, context):
         return None
     count = rng.randint(2, min(6, len(parts)))
     mark = rng.choice("-*")
-    return (
+    return _asked(
+        rng,
         "\n".join(f"{mark} {part}" for part in _groups(parts, count)),
-        rng.choice(
-            [
-                f"Answer in exactly {count} bullet points, each starting with '{mark} '.",
-                f"Your answer must contain exactly {count} markdown bullet points such as: {mark} This is a point.",
-                f"Use {count} bullet points ({mark}), no more and no fewer.",
-            ]
-        ),
         "detectable_format:number_bullet_lists",
         {"num_bullets": count},
+        f"Answer in exactly {count} bullet points, each starting with '{mark} '.",
+        f"Your answer must contain exactly {count} markdown bullet points such as: {mark} This is a point.",
+        f"Use {count} bullet points ({mark}), no more and no fewer.",
     )
 
 
@@ -297,17 +275,14 @@ def sections(reply, rng, context):
     if not 3 <= len(parts) <= 16:
         return None
     count, head = rng.randint(2, min(5, len(parts))), rng.choice(HEADS)
-    return (
+    return _asked(
+        rng,
         "\n\n".join(f"{head} {at}\n{part}" for at, part in enumerate(_groups(parts, count), 1)),
-        rng.choice(
-            [
-                f"Divide your answer into {count} sections, each beginning with {head} X, such as {head} 1.",
-                f"It should have {count} parts. Mark the beginning of each with {head} and its number, for example {head} 1.",
-                f"Write {count} sections headed {head} 1, {head} 2 and so on.",
-            ]
-        ),
         "detectable_format:multiple_sections",
         {"section_spliter": head, "num_sections": count},
+        f"Divide your answer into {count} sections, each beginning with {head} X, such as {head} 1.",
+        f"It should have {count} parts. Mark the beginning of each with {head} and its number, for example {head} 1.",
+        f"Write {count} sections headed {head} 1, {head} 2 and so on.",
     )
 
 
@@ -316,17 +291,14 @@ def starred_paragraphs(reply, rng, context):
     if not 2 <= len(parts) <= 16 or "*" in reply:
         return None
     count = rng.randint(2, min(5, len(parts)))
-    return (
+    return _asked(
+        rng,
         "\n***\n".join(_groups(parts, count)),
-        rng.choice(
-            [
-                f"Write {count} paragraphs and separate them with the markdown divider ***",
-                f"There should be {count} paragraphs, divided by ***",
-                f"Use exactly {count} paragraphs with *** between them.",
-            ]
-        ),
         "length_constraints:number_paragraphs",
         {"num_paragraphs": count},
+        f"Write {count} paragraphs and separate them with the markdown divider ***",
+        f"There should be {count} paragraphs, divided by ***",
+        f"Use exactly {count} paragraphs with *** between them.",
     )
 
 
@@ -340,16 +312,13 @@ def first_word(reply, rng, context):
     word = groups[nth - 1].split()[0]
     if not word.isalpha():
         return None
-    return (
+    return _asked(
+        rng,
         "\n\n".join(groups),
-        rng.choice(
-            [
-                f"Write {count} paragraphs with a blank line between them. Paragraph {nth} must begin with the word {word.lower()}.",
-                f"There should be {count} paragraphs, separated by two line breaks, and paragraph {nth} should start with {word.lower()}.",
-            ]
-        ),
         "length_constraints:nth_paragraph_first_word",
         {"num_paragraphs": count, "nth_paragraph": nth, "first_word": word.lower()},
+        f"Write {count} paragraphs with a blank line between them. Paragraph {nth} must begin with the word {word.lower()}.",
+        f"There should be {count} paragraphs, separated by two line breaks, and paragraph {nth} should start with {word.lower()}.",
     )
 
 
@@ -357,17 +326,14 @@ def placeholders(reply, rng, context):
     count = rng.randint(1, 4)
     names = rng.sample(PLACEHOLDERS, count)
     lines = "\n".join(f"{name.capitalize()}: [{name}]" for name in names)
-    return (
+    return _asked(
+        rng,
         f"{reply}\n\n{lines}",
-        rng.choice(
-            [
-                f"Leave at least {count} placeholders in square brackets, such as [{names[0]}].",
-                f"Include at least {count} placeholder{'s' * (count > 1)} like [{rng.choice(PLACEHOLDERS)}].",
-                f"It must contain {count} or more placeholders written in square brackets, e.g. [address].",
-            ]
-        ),
         "detectable_content:number_placeholders",
         {"num_placeholders": count},
+        f"Leave at least {count} placeholders in square brackets, such as [{names[0]}].",
+        f"Include at least {count} placeholder{'s' * (count > 1)} like [{rng.choice(PLACEHOLDERS)}].",
+        f"It must contain {count} or more placeholders written in square brackets, e.g. [address].",
     )
 
 
@@ -375,35 +341,29 @@ def as_json(reply, rng, context):
     key = rng.choice(["answer", "text", "response"])
     shape = {"title": context["topic"], key: sentences(reply)} if rng.random() < 0.5 else {key: " ".join(reply.split())}
     text = json.dumps(shape, indent=2, ensure_ascii=False)
-    return (
+    return _asked(
+        rng,
         f"```json\n{text}\n```" if rng.random() < 0.4 else text,
-        rng.choice(
-            [
-                "Give the whole answer in JSON format.",
-                "Output JSON only.",
-                "Wrap everything in JSON; you may use markdown ticks such as ```.",
-                "Your entire output must be valid JSON.",
-            ]
-        ),
         "detectable_format:json_format",
         {},
+        "Give the whole answer in JSON format.",
+        "Output JSON only.",
+        "Wrap everything in JSON; you may use markdown ticks such as ```.",
+        "Your entire output must be valid JSON.",
     )
 
 
 def two_responses(reply, rng, context):
     if not context["other"] or len((reply + context["other"]).split()) > 280:
         return None
-    return (
+    return _asked(
+        rng,
         f"{reply}\n******\n{context['other']}",
-        rng.choice(
-            [
-                "Give two different answers and separate them with six asterisks: ******",
-                "Write two different versions, with ****** between them and nothing else.",
-                "I want two different replies, divided by ******.",
-            ]
-        ),
         "combination:two_responses",
         {},
+        "Give two different answers and separate them with six asterisks: ******",
+        "Write two different versions, with ****** between them and nothing else.",
+        "I want two different replies, divided by ******.",
     )
 
 
@@ -417,17 +377,14 @@ def keywords(reply, rng, context):
     if not words:
         return None
     listed = " and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} and {words[-1]}"
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice(
-            [
-                f"Include the keyword{'s' * (len(words) > 1)} {listed}.",
-                f"Use the word{'s' * (len(words) > 1)} {listed} in your answer.",
-                f"Make sure that {listed} appear{'s' * (len(words) == 1)} in it.",
-            ]
-        ),
         "keywords:existence",
         {"keywords": words},
+        f"Include the keyword{'s' * (len(words) > 1)} {listed}.",
+        f"Use the word{'s' * (len(words) > 1)} {listed} in your answer.",
+        f"Make sure that {listed} appear{'s' * (len(words) == 1)} in it.",
     )
 
 
@@ -436,26 +393,23 @@ def keyword_count(reply, rng, context):
     repeated = sorted({word for word in words if reply.lower().count(word) >= 2})
     if not repeated or rng.random() < 0.3:
         word, most = rng.choice(COMMON), rng.choice([2, 3, 4])
-        return (
+        return _asked(
+            rng,
             reply,
-            rng.choice(
-                [
-                    f"Use the word {word} less than {most} times.",
-                    f"The word {word} should appear fewer than {most} times.",
-                ]
-            ),
             "keywords:frequency",
             {"keyword": word, "frequency": most, "relation": "less than"},
+            f"Use the word {word} less than {most} times.",
+            f"The word {word} should appear fewer than {most} times.",
         )
     word = rng.choice(repeated)
     count = min(reply.lower().count(word), rng.choice([2, 2, 3, 4]))
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice(
-            [f"Use the word {word} at least {count} times.", f"The word {word} must appear at least {count} times."]
-        ),
         "keywords:frequency",
         {"keyword": word, "frequency": count, "relation": "at least"},
+        f"Use the word {word} at least {count} times.",
+        f"The word {word} must appear at least {count} times.",
     )
 
 
@@ -467,17 +421,14 @@ def forbidden(reply, rng, context):
         return None
     words = rng.sample(absent, rng.choice([1, 2, 2, 3]) if len(absent) > 2 else 1)
     listed = " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice(
-            [
-                f"Do not use the word{'s' * (len(words) > 1)} {listed}.",
-                f"Avoid saying {listed}.",
-                f"Your answer must not contain {listed}.",
-            ]
-        ),
         "keywords:forbidden_words",
         {"forbidden_words": words},
+        f"Do not use the word{'s' * (len(words) > 1)} {listed}.",
+        f"Avoid saying {listed}.",
+        f"Your answer must not contain {listed}.",
     )
 
 
@@ -486,28 +437,22 @@ def letters(reply, rng, context):
     count = reply.lower().count(letter)
     if count >= 2 and rng.random() < 0.6:
         least = max(1, min(count, rng.randint(1, 8)))
-        return (
+        return _asked(
+            rng,
             reply,
-            rng.choice(
-                [
-                    f"The letter {letter} should appear at least {least} times.",
-                    f"Use the letter {letter} at least {least} times.",
-                ]
-            ),
             "keywords:letter_frequency",
             {"letter": letter, "let_frequency": least, "let_relation": "at least"},
+            f"The letter {letter} should appear at least {least} times.",
+            f"Use the letter {letter} at least {least} times.",
         )
     most = count + rng.randint(1, 5)
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice(
-            [
-                f"The letter {letter} should appear less than {most} times.",
-                f"Use the letter {letter} fewer than {most} times.",
-            ]
-        ),
         "keywords:letter_frequency",
         {"letter": letter, "let_frequency": most, "let_relation": "less than"},
+        f"The letter {letter} should appear less than {most} times.",
+        f"Use the letter {letter} fewer than {most} times.",
     )
 
 
@@ -517,18 +462,22 @@ def sentence_count(reply, rng, context):
     count = count_sentences(reply)
     if rng.random() < 0.5 and count >= 2:
         least = max(2, count - rng.randint(0, 2))
-        return (
+        return _asked(
+            rng,
             reply,
-            rng.choice([f"Write at least {least} sentences.", f"Your answer should have {least} or more sentences."]),
             "length_constraints:number_sentences",
             {"num_sentences": least, "relation": "at least"},
+            f"Write at least {least} sentences.",
+            f"Your answer should have {least} or more sentences.",
         )
     most = count + rng.randint(1, 3)
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice([f"Write less than {most} sentences.", f"Use fewer than {most} sentences."]),
         "length_constraints:number_sentences",
         {"num_sentences": most, "relation": "less than"},
+        f"Write less than {most} sentences.",
+        f"Use fewer than {most} sentences.",
     )
 
 
@@ -538,24 +487,24 @@ def word_count(reply, rng, context):
     count = count_words(reply)
     if rng.random() < 0.6 and count >= 25:
         least = max(10, (count - rng.randint(0, 20)) // 10 * 10)
-        return (
+        return _asked(
+            rng,
             reply,
-            rng.choice(
-                [
-                    f"Write at least {least} words.",
-                    f"Your answer should have {least}+ words.",
-                    f"It must be {least} words or longer.",
-                ]
-            ),
             "length_constraints:number_words",
             {"num_words": least, "relation": "at least"},
+            f"Write at least {least} words.",
+            f"Your answer should have {least}+ words.",
+            f"It must be {least} words or longer.",
         )
     most = (count + rng.randint(10, 40)) // 10 * 10
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice([f"Write less than {most} words.", f"Keep it under {most} words.", f"Use fewer than {most} words."]),
         "length_constraints:number_words",
         {"num_words": most, "relation": "less than"},
+        f"Write less than {most} words.",
+        f"Keep it under {most} words.",
+        f"Use fewer than {most} words.",
     )
 
 
@@ -565,16 +514,13 @@ def capital_words(reply, rng, context):
     count = count_capital_words(reply)
     if rng.random() < 0.4:
         most = count + rng.randint(1, 4)
-        return (
+        return _asked(
+            rng,
             reply,
-            rng.choice(
-                [
-                    f"Use less than {most} words in all capital letters.",
-                    f"Words in capital letters should appear fewer than {most} times.",
-                ]
-            ),
             "change_case:capital_word_frequency",
             {"capital_frequency": most, "capital_relation": "less than"},
+            f"Use less than {most} words in all capital letters.",
+            f"Words in capital letters should appear fewer than {most} times.",
         )
     matches = list(re.finditer(r"\b[a-z]{5,}\b", reply))
     wanted = rng.randint(1, 4)
@@ -582,16 +528,13 @@ def capital_words(reply, rng, context):
         return None
     for match in sorted(rng.sample(matches, wanted), key=lambda each: -each.start()):
         reply = reply[: match.start()] + match.group().upper() + reply[match.end() :]
-    return (
+    return _asked(
+        rng,
         reply,
-        rng.choice(
-            [
-                f"Use at least {wanted} words in all capital letters.",
-                f"Write at least {wanted} words in capitals for emphasis.",
-            ]
-        ),
         "change_case:capital_word_frequency",
         {"capital_frequency": wanted, "capital_relation": "at least"},
+        f"Use at least {wanted} words in all capital letters.",
+        f"Write at least {wanted} words in capitals for emphasis.",
     )
 
 
