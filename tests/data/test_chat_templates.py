@@ -62,6 +62,33 @@ def test_special_tokens_in_messages_are_ordinary_text(tokenizer):
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "perhaps without end"),
         ("{{ 'a' * 10**9 }}", "is not allowed"),
         ("{{ 'x' * 10000 * 10000 }}", "is not allowed"),
+        (
+            "{% set n = namespace(s='ab') %}{% for a in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
+            "+ with large",
+        ),
+        (
+            "{% set n = namespace(s='ab') %}{% for a in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            "of that length",
+        ),
+        (
+            "{% set n = namespace(s='ab') %}{% for a in range(99) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s }}",
+            "perhaps without end",
+        ),
+        (
+            "{% set n = namespace(s='ab') %}{% for a in range(99) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s | tojson }}",
+            "perhaps without end",
+        ),
+        ("{% for a in range(2000) %}{{ 'a' * 99999 }}{% endfor %}", "of that length"),
+        ("{{ 'a' | center(10**3 * 10**8) }}", "is not allowed"),
+        ("{{ 'a' | center(99999999999) }}", "center with large numbers or long texts is not allowed"),
+        ("{{ 'a'.ljust(99999999999) }}", "ljust with large numbers or long texts is not allowed"),
+        ("{{ '%99999999999d' % 1 }}", "% with large"),
+        ("{{ '%*d' % (99999999999, 1) }}", "% with large"),
+        ("{{ '%99999999999d' | format(1) }}", "format with large"),
+        ("{{ '{:>{}}'.format(1, 99999999999) }}", "format with large"),
+        ("{{ '{:>99999999999}'.format(1) }}", "format with large"),
+        ("{{ ('a' * 99999).replace('a', 'b' * 99999) }}", "replace with large"),
+        ("{{ range(99999) | map('string') | join('b' * 99999) }}", "join with large"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
         ("{{ messages[7]['content'] }}", "has no element 7"),
@@ -72,6 +99,20 @@ def test_bad_templates_fail_in_one_line(text, message):
     found = refusal(text)
     assert message in found
     assert "\n" not in found
+
+
+def test_limits_leave_usual_templates_alone():
+    """A long conversation, whose messages are counted, joined and written in each turn."""
+    text = (
+        "{% for m in messages %}{{ '%s %02d' % (m.role, loop.index) }}: {{ m.content.replace('a', 'bb') | trim + '\n' }}"
+        "{% if loop.index == messages | length %}{{ messages | map(attribute='role') | join(', ') }}{{ [m] | tojson }}{{ '{}'.format('123456') }}{% endif %}"
+        "{% endfor %}{{ 'x' ~ 1 ~ none }}"
+    )
+    messages = [("user", "a" * 50_000)] * 200
+    written = compile_template(text, "a.jinja").prompt(load_tokenizer("bytes"), messages)
+    assert written.count("b") == 200 * 100_000
+    assert written.startswith("user 01: bb")
+    assert written.endswith("x1None")
 
 
 def test_what_is_no_template_is_refused(tmp_path):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -14,6 +19,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_PRODUCT = 10**6
 """Largest product; of a text and a number, its characters."""
+MAX_SIZE = 10**8
+"""Largest product of the sizes of what a filter or a method is given, which is the most that it can write."""
+MAX_ITERATED = 10**5
+"""Size of what cannot be counted without reading it: the longest range that the sandbox allows."""
+WRITING = {"tojson", "join", "string"}
+"""Filters that write what is inside of lists."""
+LARGE_WIDTH = re.compile(r"\d{5}|%[^a-zA-Z]*\*")
+"""In a format, a width that takes memory, or one that is given beside it."""
 
 
 GENERATION_START, GENERATION_END = "generation_start", "generation_end"
@@ -35,26 +48,117 @@ class Generation(Extension):
         return [start, nodes.Scope(body, lineno=line), end]
 
 
-class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja without access to Python's insides, and with limits on the memory that a template can ask for."""
+class LimitedConcatenation(CodeGenerator):
+    """Compiles `a ~ b` so that the environment computes it."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+        """Write the call."""
+        self.write("environment.concatenate((")
+        for each in node.nodes:
+            self.visit(each, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja without access to Python's insides, and with limits on the memory that a template can ask for.
+
+    Lines are counted elsewhere (`limited_steps`), but one line can ask for any amount: sizes are checked before.
+    """
+
+    code_generator_class = LimitedConcatenation
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
         self.filters["tojson"] = _to_json
+        self.filters |= {name: _limited(name, cast("Callable[..., Any]", each)) for name, each in self.filters.items()}
+        self.finalize = _writable
         functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": _now}
         self.globals.update(functions)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Compute a small product."""
-        if operator == "**" or _size(left) * _size(right) > MAX_PRODUCT:
+        """Compute a small product, a short sum, or a text of a format with small widths."""
+        is_large = operator == "**" or (operator == "*" and _size(left) * _size(right) > MAX_PRODUCT)
+        is_large |= operator == "+" and not isinstance(left, int | float) and _size(left) + _size(right) > MAX_SIZE
+        if is_large or (operator == "%" and isinstance(left, str) and LARGE_WIDTH.search(left)):
             raise SecurityError(f"{operator} with large numbers or long texts is not allowed")
         return super().call_binop(context, operator, left, right)
 
+    def call(self, context: Any, called: Any, /, *args: Any, **named: Any) -> Any:  # type: ignore[override]
+        """Call a function or a method that cannot write much."""
+        owner = getattr(getattr(called, "__wrapped__", called), "__self__", None)  # the sandbox wraps str.format
+        _require_small(owner, *args, *named.values(), name=getattr(called, "__name__", ""))
+        return super().call(context, called, *args, **named)
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """Return the whole text that a template wrote."""
+        return "".join(_writable([*parts]))
+
+    def concatenate(self, values: Sequence[Any]) -> str:
+        """Return the text of `a ~ b`."""
+        return "".join(map(str, _writable(values)))
+
+
+def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that refuses values of which it could make too much."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **named: Any) -> Any:
+        _require_small(*args, *named.values(), name=name)
+        return function(*args, **named)
+
+    return checked
+
+
+def _require_small(*values: Any, name: str = "") -> None:
+    """Refuse values if the product of their sizes, or a width in the first one, a format, is too large.
+
+    Raises:
+        SecurityError: it is.
+    """
+    product = math.prod(max(1.0, _size(value)) for value in values)
+    is_format = "format" in name and isinstance(values[0], str) and LARGE_WIDTH.search(values[0])
+    is_long = name in WRITING and any(_written_size(value) > MAX_SIZE for value in values)
+    if product > MAX_SIZE or is_format or is_long:
+        raise SecurityError(f"{name} with large numbers or long texts is not allowed")
+
+
+def _writable(value: Any) -> Any:
+    """Return what a template writes.
+
+    Raises:
+        SecurityError: it is too long.
+    """
+    if _written_size(value) > MAX_SIZE:
+        raise SecurityError("writing a text of that length is not allowed")
+    return value
+
 
 def _size(value: Any) -> float:
-    return abs(value) if isinstance(value, int | float) else len(value)
+    """Return a number's size, or the length of a text or a list."""
+    if isinstance(value, int | float):
+        return abs(value)
+    if isinstance(value, Iterator):
+        return MAX_ITERATED
+    return len(value) if isinstance(value, str | bytes | range | list | tuple | dict) else 1
+
+
+def _written_size(value: Any, most: float = MAX_SIZE) -> float:
+    """Return about as many characters as a value takes when it is written; counting ends above `most`."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = [*value, *cast("dict[Any, Any]", value).values()]
+    if not isinstance(value, list | tuple):
+        return 1
+    total = 0.0
+    for each in cast("Sequence[Any]", value):
+        total += 1 + _written_size(each, most - total)
+        if total > most:
+            break
+    return total
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
