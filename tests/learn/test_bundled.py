@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from glassgpt import api
+from glassgpt import api, console
 from glassgpt.learn import bundled, course_run
 from glassgpt.locale import LANGUAGES
 
-MODELS = [language for language in LANGUAGES if bundled(language).is_dir()]
 MOST_BYTES = 2_000_000
 
 
-@pytest.mark.parametrize("language", MODELS)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_bundled_model_is_small_and_whole(language):
     files = [path for path in bundled(language).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
@@ -52,6 +51,13 @@ def test_inspect_without_a_run_opens_the_bundled_model(run_main):
     code, out, _ = run_main("inspect", "--text", "--prompt", "ROMEO")
     assert code == 0
     assert "ROMEO" in out or "RO" in out
+
+
+def test_inspect_opens_the_model_of_the_language(run_main, monkeypatch):
+    monkeypatch.setenv("GLASSGPT_LANGUAGE", "ko")
+    code, out, _ = run_main("inspect", "--text", "--prompt", "어머니")
+    console.use_translation(None)
+    assert (code, "3개" in out or "3 blocks" in out or "블록 3" in out) == (0, True), out
 
 
 def test_student_run_comes_before_the_bundled_one(nano_run, tmp_path, monkeypatch):

@@ -76,11 +76,12 @@ def inspect(
     from glassgpt.cli.generation_flags import options_from_flags
     from glassgpt.data.files import check_output_path
     from glassgpt.learn import bundled
+    from glassgpt.locale import user_language
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
     _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
-    run = run or bundled()
+    run = run or bundled(user_language())
     RunFolder(run).require()
     if compare:
         RunFolder(compare).require()
