@@ -117,10 +117,23 @@ def test_findings_are_shown_in_the_language_of_the_site():
     assert english.startswith("# GG-CAU-001: the model sees the future\n")
     assert "한국어" not in english
     assert korean.startswith("# GG-CAU-001: 모델이 미래를 봅니다\n")
-    assert "[index](index.md)" in english
-    assert "[index](index.md)" in korean
+    assert english.endswith("\n[index](index.md)\n")
+    assert korean.endswith("\n[모든 코드](index.md)\n")
     with pytest.raises(SiteError, match="no part in English"):
         finding("# GG-X\n## 한국어: 하나\n", "en")
+
+
+def test_index_of_findings_is_in_one_language():
+    page = find_pages()["diagnosis/index"]
+    english, korean = (staging.body(page, language) for language in LANGUAGES)
+    assert english.startswith(
+        "# Findings by code\n\nA name in ‹ › stands for a value measured in the run.\n\n## Attention\n"
+    )
+    assert korean.startswith("# 코드별 진단\n\n‹ › 안의 말은 실행에서 잰 값입니다.\n\n## 어텐션\n")
+    assert not re.search("[가-힣]", english)
+    codes = [re.findall(r"GG-\w+-\d+", text) for text in (page.text("en"), english, korean)]
+    assert codes[0] == codes[1] == codes[2]
+    assert len(english.splitlines()) == len(korean.splitlines()) == len(page.text("en").splitlines())
 
 
 def test_staging_replaces_only_what_has_changed(tmp_path):
@@ -275,9 +288,24 @@ def test_korean_words_are_indexed_by_syllables_and_pairs():
 def test_docstrings_become_restructured_text():
     from tools.docs_site.docstrings import converted
 
-    lines = ["Call it:", "", "    f(1)", "", "Args:", "    x: one of", "- a", "- b", "See [x](https://e.org)."]
+    lines = [
+        "Call it:",
+        "",
+        "    f(1)",
+        "",
+        "One.",
+        "",
+        "    g()",
+        "",
+        "Args:",
+        "    x: one",
+        "- a",
+        "- b",
+        "`Ab`s [x](https://e.org)",
+    ]
     assert converted(lines) == [
-        "Call it::", "", "    f(1)", "", "Args:", "    x: one of", "", "- a", "- b", "See `x <https://e.org>`__.",
+        "Call it::", "", "    f(1)", "", "One.", "", "::", "", "    g()", "", "Args:", "    x: one", "", "- a", "- b",
+        "`Ab`\\ s `x <https://e.org>`__",
     ]  # fmt: skip
 
 
@@ -296,6 +324,7 @@ def test_site_is_built_without_warnings_and_dead_links(site):
         text = (site / language / "tour.html").read_text(encoding="utf-8")
         assert f'lang="{language}"' in text
         assert 'class="language-switch"' in text
+        assert ("On this page" in text, "이 페이지에서" in text) == (language == "en", language == "ko")
     assert (
         "attend_readable" in (site / "en" / "source" / "src" / "glassgpt" / "model" / "attention.py.html").read_text()
     )

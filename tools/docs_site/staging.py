@@ -17,7 +17,13 @@ OTHER_LANGUAGE = re.compile(r" ?\[(?:한국어|English)\]\([^)]+\)")
 """A link to the translation; the site has a switch."""
 FINDING_PART = re.compile(r"^## (English|한국어): (.*)$", re.MULTILINE)
 PART_OF = {"en": "English", "ko": "한국어"}
-IN_ENGLISH = {"en": "", "ko": " (영어)"}
+IN_ENGLISH = " (영어)"
+INDEX_LINK = {"en": "[index](index.md)", "ko": "[모든 코드](index.md)"}
+BOTH = re.compile(
+    r"^(?P<head>#+ |- \[[^\]]+\]\([^)]+\): |)(?P<en>[^가-힣\n]+?)(?:, | / |(?<=\.) )(?P<ko>[^\n]*[가-힣][^\n]*)$",
+    re.MULTILINE,
+)
+"""A line of the findings' index: a heading, an entry or a sentence, in English and then in Korean."""
 STUB = "이 페이지는 영어로만 있습니다: [{title}]({link})\n"
 MADE = ("images/benchmark-", "images/gallery-")
 """Pictures that the build makes."""
@@ -100,6 +106,8 @@ def built(language: Language, wanted: str, name: str, anchor: str = "") -> str:
 def body(page: Page, language: Language) -> str:
     """Return the text of a page in a language, without the link to its translation."""
     text = page.text(language)
+    if page.name == "diagnosis/index":
+        return BOTH.sub(lambda match: match["head"] + match[language], text)
     return finding(text, language) if fnmatch(page.name, "diagnosis/GG-*") else OTHER_LANGUAGE.sub("", text)
 
 
@@ -109,8 +117,7 @@ def finding(text: str, language: Language) -> str:
     parts = FINDING_PART.split(text)  # before, then language, heading and text of each part
     for part, heading, content in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         if part == PART_OF[language]:
-            index = "" if "[index](index.md)" in content else "\n[index](index.md)\n"
-            return f"# {code}: {heading}{content}{index}"
+            return f"# {code}: {heading}{content.replace(INDEX_LINK['en'], '').rstrip()}\n\n{INDEX_LINK[language]}\n"
     raise SiteError(f"the page of {code} has no part in {PART_OF[language]}")
 
 
@@ -128,7 +135,7 @@ def staged_pages(linker: Linker) -> dict[str, str]:
 
 def stub(heading: str, name: str) -> str:
     """Return the Korean page of one that exists in English only."""
-    return f"# {heading}{IN_ENGLISH['ko']}\n{STUB.format(title=heading, link=built('en', name, name))}"
+    return f"# {heading}{IN_ENGLISH}\n{STUB.format(title=heading, link=built('en', name, name))}"
 
 
 def write_pages(folder: Path, pages: Mapping[str, str]) -> None:

@@ -11,7 +11,6 @@ author = "glassgpt"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "tools.docs_site.korean_search",
     "tools.docs_site.docstrings",
@@ -56,5 +55,3 @@ autodoc_use_type_comments = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
-napoleon_numpy_docstring = False
-napoleon_use_rtype = False
