@@ -16,11 +16,13 @@ from tools.docs_site.pages import (
     LANGUAGES,
     ROOT,
     Navigation,
+    Page,
     Section,
     SiteError,
     find_pages,
     navigation_problems,
     read_navigation,
+    translation_problems,
 )
 from tools.docs_site.staging import Linker, finding, staged_pages, write_pages
 
@@ -34,11 +36,26 @@ def test_navigation_lists_every_page_once():
 
 
 def test_navigation_reports_pages_that_are_missing_or_listed_twice():
-    navigation = Navigation((Section({"en": "A", "ko": "가"}, ("one", "one", "gone")),), ("deep/*",))
+    navigation = Navigation(
+        (Section({"en": "A", "ko": "가"}, ("one", "one", "gone")),), ("deep/*",), {"en": (), "ko": ()}
+    )
     assert navigation_problems(navigation, {"index", "one", "new", "deep/page"}) == [
         "add new to a section in tools/docs_site/navigation.toml",
         "navigation.toml lists gone, which does not exist",
         "navigation.toml lists one twice",
+    ]
+
+
+def test_pages_without_a_translation_are_reported():
+    assert translation_problems(read_navigation(), find_pages()) == []
+    pages = {
+        "a": Page("a", {"en": Path("a.md")}),
+        "b": Page("b", {"en": Path("b.md")}),
+        "c": Page("c", {"ko": Path("c.ko.md")}),
+    }
+    assert translation_problems(Navigation((), (), {"en": ("b",), "ko": ()}), pages) == [
+        "a has no version in ko; add it, or list the page in navigation.toml",
+        "c has no version in en; add it, or list the page in navigation.toml",
     ]
 
 
@@ -146,7 +163,9 @@ def test_staging_replaces_only_what_has_changed(tmp_path):
 
 
 def test_navigation_is_on_the_first_page():
-    navigation = Navigation((Section({"en": "Start", "ko": "시작"}, ("tour", "only-english")),), ())
+    navigation = Navigation(
+        (Section({"en": "Start", "ko": "시작"}, ("tour", "only-english")),), (), {"en": (), "ko": ()}
+    )
     pages = {
         "index": "# g",
         "tour": "# t",

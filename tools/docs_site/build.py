@@ -23,6 +23,7 @@ from tools.docs_site.pages import (
     navigation_problems,
     read_navigation,
     title,
+    translation_problems,
 )
 from tools.docs_site.staging import Linker, staged_pages, stub, write_pages
 
@@ -61,7 +62,8 @@ def build(options: Options) -> None:
         SiteError: a page, a link or a translation is missing, a cell fails, or Sphinx warns.
     """
     pages, navigation = find_pages(), read_navigation()
-    if found := navigation_problems(navigation, {*pages, *generated_names()}):
+    found = [*navigation_problems(navigation, {*pages, *generated_names()}), *translation_problems(navigation, pages)]
+    if found:
         raise SiteError("\n".join(found))
     executed = lessons.execute_all(options.work / "lessons", small=options.small)
     shown: set[Path] = set()

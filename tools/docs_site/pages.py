@@ -55,7 +55,7 @@ def find_pages(root: Path = ROOT) -> dict[str, Page]:
     for path in sorted([*root.glob("*.md"), *root.glob("docs/**/*.md")]):
         name = page_name(path, root)
         languages: tuple[Language, ...] = ("ko",) if path.name.endswith(".ko.md") else ("en",)
-        if any(fnmatch(name, pattern) for pattern in BILINGUAL):
+        if matches(name, BILINGUAL):
             languages = LANGUAGES
         files.setdefault(name, {}).update(dict.fromkeys(languages, path))
     return {name: Page(name, each) for name, each in files.items()}
@@ -76,10 +76,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Navigation:
-    """The navigation: its sections, and patterns of pages that are only reached from others."""
+    """The navigation.
+
+    Attributes:
+        sections: in order.
+        elsewhere: patterns of pages that are only reached from others.
+        only: patterns of pages that exist in one language, by language.
+    """
 
     sections: tuple[Section, ...]
     elsewhere: tuple[str, ...]
+    only: Mapping[Language, tuple[str, ...]]
 
     def names(self) -> list[str]:
         """Return the pages of all sections in order."""
@@ -90,13 +97,14 @@ def read_navigation(file: Path = HERE / "navigation.toml") -> Navigation:
     """Read the navigation."""
     raw = tomllib.loads(file.read_text(encoding="utf-8"))
     sections = [Section({"en": each["en"], "ko": each["ko"]}, tuple(each["pages"])) for each in raw["section"]]
-    return Navigation(tuple(sections), tuple(raw["elsewhere"]))
+    only: dict[Language, tuple[str, ...]] = {"en": tuple(raw["english_only"]), "ko": tuple(raw["korean_only"])}
+    return Navigation(tuple(sections), tuple(raw["elsewhere"]), only)
 
 
 def navigation_problems(navigation: Navigation, known: Iterable[str]) -> list[str]:
     """Return a line for each page that the navigation lacks, lists twice or names although it does not exist."""
     listed, known = navigation.names(), set(known)
-    unlisted = [name for name in sorted(known - {"index", *listed}) if not _reached(name, navigation)]
+    unlisted = [name for name in sorted(known - {"index", *listed}) if not matches(name, navigation.elsewhere)]
     return [
         *(f"add {name} to a section in tools/docs_site/navigation.toml" for name in unlisted),
         *(f"navigation.toml lists {name}, which does not exist" for name in listed if name not in known),
@@ -104,8 +112,23 @@ def navigation_problems(navigation: Navigation, known: Iterable[str]) -> list[st
     ]
 
 
-def _reached(name: str, navigation: Navigation) -> bool:
-    return any(fnmatch(name, pattern) for pattern in navigation.elsewhere)
+def translation_problems(navigation: Navigation, pages: Mapping[str, Page]) -> list[str]:
+    """Return a line for each page that lacks a language without being listed as one that does."""
+    missing = [
+        (name, language)
+        for name, page in sorted(pages.items())
+        for language, other in (("en", "ko"), ("ko", "en"))
+        if language not in page.files and not matches(name, navigation.only[other])
+    ]
+    return [
+        f"{name} has no version in {language}; add it, or list the page in navigation.toml"
+        for name, language in missing
+    ]
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a page's name matches one of the patterns."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def title(text: str) -> str:
