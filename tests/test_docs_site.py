@@ -26,6 +26,8 @@ from tools.docs_site.pages import (
 )
 from tools.docs_site.staging import Linker, finding, staged_pages, write_pages
 
+from made_once import made_once
+
 needs_sphinx = pytest.mark.skipif(
     any(find_spec(name) is None for name in NEEDED), reason="needs the extra docs: pip install 'glassgpt[docs]'"
 )
@@ -328,12 +330,14 @@ def test_docstrings_become_restructured_text():
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
+@pytest.fixture(scope="session")
+def site(session_folder):
     """The whole site, built strictly with small lessons."""
-    folder = tmp_path_factory.mktemp("site")
-    assert main(["--small", "--out", str(folder / "out"), "--work", str(folder / "work")]) == 0
-    return folder / "out"
+
+    def make(folder):
+        assert main(["--small", "--out", str(folder / "out"), "--work", str(folder / "work")]) == 0
+
+    return made_once(session_folder, "site", make) / "out"
 
 
 @pytest.mark.slow
