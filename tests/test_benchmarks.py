@@ -314,3 +314,13 @@ def test_a_server_that_cannot_start_says_why(cpu, monkeypatch):
     monkeypatch.setattr(server.subprocess, "Popen", lambda _, **options: start(fails, **options))
     with pytest.raises(RuntimeError, match="no such run"):
         server.Server("run", 1, "auto").wait()
+
+
+@pytest.mark.parametrize("option", ["--also", "--settings"])
+def test_pairs_without_a_name_are_refused(option, monkeypatch, capsys):
+    finetuning = load_script("finetuning", monkeypatch)
+    monkeypatch.setattr("sys.argv", ["finetuning", "base", "--new", "a", "--old", "b", option, "data"])
+    with pytest.raises(SystemExit) as ended:
+        finetuning.main()
+    assert ended.value.code == 2
+    assert f"{option} is data; it must be NAME=VALUE" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """The settings that fine-tuning derives from the model and the amount of text. Does not import torch.
 
-Rates were measured on small models (docs/log.md, "Adapters"); the best one falls with the width, as in pretraining.
+Rates were measured on small models and on SmolLM2 (docs/log.md, "Adapters"); the best one falls with the width, as in pretraining.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from glassgpt.training.config import divisors
 FULL_RATE_TIMES_WIDTH = 0.0768
 """Learning rate of all weights times the model's width: 1e-4 for GPT-2 124M."""
 LORA_RATE_RATIO = 10.0
-"""Learning rate of an adapter over that of all weights."""
+"""Learning rate of an adapter over that of all weights. On SmolLM2 20 learned 0.007 to 0.033 nats more and forgot 0.03 more."""
 STEPS_PER_EPOCH = 40
 """Fewest steps in an epoch, unless the text is too short: a step must not average over most of the text."""
 LARGEST_BATCH_TOKENS = 16384
