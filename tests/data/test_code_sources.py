@@ -168,7 +168,7 @@ def test_every_file_is_kept_or_counted(tree):
     assert len(everything.kept) == len(selection.kept) + 3
 
 
-def test_several_processes_find_the_same(tree, tmp_path, monkeypatch):
+def test_several_processes_find_the_same(tree, tmp_path, monkeypatch, capfd):
     problems = tmp_path / "problems.jsonl"
     problems.write_text(json.dumps({"prompt": PROBLEM}) + "\n")
     (tree / "\udcff \u00e9\n.py").write_text(module(99))  # a name that is not UTF-8, and has a line break
@@ -177,6 +177,7 @@ def test_several_processes_find_the_same(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(examining, "IN_PROCESS_BYTES", 0)
     monkeypatch.setattr(examining, "worker_threads", lambda: 2)
     assert list(examining.examine_all(paths, [problems], sketches=True)) == alone
+    assert capfd.readouterr() == ("", ""), "the processes print nothing"
     assert {each.reason for each in alone} == {None, LARGE, NOT_TEXT, GENERATED, SECRET, EXCLUDED}
     paths[3] = tree / "gone.py"
     paths[3].symlink_to(tree / "pkg0")

@@ -1,7 +1,6 @@
 """Examine files of source code in several processes: read, filter and sketch each; see `selection`.
 
-Filtering is Python that holds the interpreter's lock, so that threads would not help. Each worker is a process that reads paths
-from its standard input and writes a line of JSON for each: `python -m glassgpt.data.code.examining SKETCHES EXCLUDE…`.
+Filtering is Python that holds the interpreter's lock, so that threads would not help. Each worker is a process; see `worker`.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ from glassgpt.data.code.filters import EXCLUDED, LARGE, MAX_BYTES, NOT_TEXT, rea
 from glassgpt.data.code.near_duplicates import require_rensa, sketch_of
 from glassgpt.data.documents import text_digest
 from glassgpt.data.threads import THREADS_VARIABLE, worker_threads
-from glassgpt.data.tokenizers.worker import end_with_parent
 from glassgpt.errors import DataError
 
 IN_PROCESS_BYTES = 8_000_000
 """Up to this size files are examined in this process, in about three seconds; starting others takes almost one."""
+
+WORKER = "glassgpt.data.code.worker"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _worker(arguments: Sequence[str]) -> Generator[Worker]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), THREADS_VARIABLE: "1"}
     # In a separate session, Ctrl-C reaches only this process, which then ends the others.
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, *arguments],
+        [sys.executable, "-m", WORKER, *arguments],
         env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
     )  # fmt: skip
     try:
@@ -152,24 +152,3 @@ def _ask(free: SimpleQueue[Worker], path: Path) -> Examined:
     return Examined(
         found["size"], found["reason"], found["digest"], None if sketch is None else base64.b64decode(sketch)
     )
-
-
-def _main(sketches: str, *exclude: str) -> None:
-    end_with_parent()
-    excluded = read_excluded([Path(each) for each in exclude])
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(_answer(Path(json.loads(line)), excluded, sketches == "1")) + "\n")
-        sys.stdout.flush()
-
-
-def _answer(path: Path, excluded: ExcludedText, sketches: bool) -> dict[str, object]:
-    try:
-        found = examine(path, excluded, sketches=sketches)
-    except DataError as error:
-        return {"error": str(error)}
-    sketch = None if found.sketch is None else base64.b64encode(found.sketch).decode()
-    return {"size": found.size, "reason": found.reason, "digest": found.digest, "sketch": sketch}
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
