@@ -51,7 +51,9 @@ def test_a_processor_only_limits_the_beginning(loaded):
     processor = Beginning(tokenizer, "\n ")
     logits = torch.zeros(3, tokenizer.vocab_size)
     done = tokenizer.encode("\n  x")
-    found = processor(logits.clone(), [TokenHistory([1], []), TokenHistory([1], [newline]), TokenHistory([1], done)])
+    histories = [TokenHistory([1], []), TokenHistory([1], [newline]), TokenHistory([1], done)]
+    found = processor(logits.clone(), histories)
+    assert [processor.is_over(history) for history in histories] == [False, False, True]
     assert torch.equal(found[0] == 0, allowed_tokens(tokenizer, b"\n "))
     assert torch.equal(found[1] == 0, allowed_tokens(tokenizer, b" "))
     assert torch.equal(found[2], logits[2])

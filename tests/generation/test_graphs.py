@@ -340,6 +340,46 @@ def test_host_processors_work_in_a_batch_with_device_processors(model, monkeypat
     assert run(model, rows(), GraphDecoder, slots=3) == run(model, rows(), StepwiseDecoder, slots=3)
 
 
+class FirstTokens:
+    """Forbids a token in the first two tokens of an output."""
+
+    def __call__(self, logits, histories):
+        for row, history in enumerate(histories):
+            if not self.is_over(history):
+                logits[row, 7] = -math.inf
+        return logits
+
+    def is_over(self, history):
+        return len(history.output) >= 2
+
+
+def test_a_processor_that_is_over_leaves_the_rest_to_the_device(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
+    on_host = []
+    decode = GraphDecoder._decode_on_host
+    monkeypatch.setattr(GraphDecoder, "_decode_on_host", lambda self, rows: on_host.append(1) or decode(self, rows))
+
+    def rows():
+        options = {"temperature": 1.2, "frequency_penalty": 0.8, "top_p": 0.9, "processors": (FirstTokens(),)}
+        return [sequence_of([1, 2, 1], index=index, limit=6, **options) for index in range(2)]
+
+    assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
+    assert len(on_host) == 2, "only the first two tokens are sampled on the host"
+
+
+def test_a_custom_processor_with_the_name_of_a_setting_is_not_taken_for_it(model, monkeypatch):
+    monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 2)
+
+    def top_k(logits, histories):
+        logits[:, torch.arange(V) != 9] = -math.inf
+        return logits
+
+    def rows():
+        return [sequence_of([1, 2], limit=3, processors=(top_k,))]
+
+    assert run(model, rows(), GraphDecoder) == run(model, rows(), StepwiseDecoder)
+
+
 @pytest.mark.slow
 def test_re_prefill_continues_after_a_full_context(model, monkeypatch):
     monkeypatch.setattr(graphs, "STEPS_PER_LAUNCH", 3)

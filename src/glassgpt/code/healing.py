@@ -62,12 +62,19 @@ class Beginning:
     def __call__(self, logits: Tensor, histories: Sequence[TokenHistory], /) -> Tensor:
         """See `ProcessorFunction`; logits of other tokens become minus infinity."""
         for row, history in enumerate(histories):
-            if len(history.output) >= len(self._text):  # each token has at least one byte
-                continue
-            written = sum(len(self._tokenizer.token_bytes(token)) for token in history.output)
-            if rest := self._text[written:]:
+            if rest := self._rest(history):
                 logits[row].masked_fill_(~allowed_tokens(self._tokenizer, rest).to(logits.device), -torch.inf)
         return logits
+
+    def is_over(self, history: TokenHistory) -> bool:
+        """Return whether an output has the whole text; see `CustomProcessor`."""
+        return not self._rest(history)
+
+    def _rest(self, history: TokenHistory) -> bytes:
+        """Return what is left of the text."""
+        if len(history.output) >= len(self._text):  # each token has at least one byte
+            return b""
+        return self._text[sum(len(self._tokenizer.token_bytes(token)) for token in history.output) :]
 
 
 @lru_cache(maxsize=64)

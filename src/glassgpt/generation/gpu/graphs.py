@@ -24,6 +24,7 @@ from glassgpt.generation.gpu.sampler import SamplingLimits
 from glassgpt.generation.gpu.shapes import graph_batch_size
 from glassgpt.generation.gpu.slots import SlotState
 from glassgpt.generation.gpu.step import FusedStep
+from glassgpt.generation.processors.custom import CustomProcessor
 from glassgpt.generation.processors.temperature import SAFE_TEMPERATURE
 from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
@@ -128,7 +129,11 @@ class GraphDecoder:
 
     @staticmethod
     def _samples_on_device(sequence: SequenceState) -> bool:
-        names, options = {processor.name for processor in sequence.request.processors}, sequence.request.options
+        options, processors = sequence.request.options, sequence.request.processors
+        custom = [processor for processor in processors if isinstance(processor, CustomProcessor)]
+        if not all(processor.is_over(sequence.history) for processor in custom):
+            return False
+        names = {processor.name for processor in processors if processor not in custom}
         is_tiny = 0 < options.temperature < SAFE_TEMPERATURE  # the kernel would overflow
         reports = sequence.request.logprobs is not None
         return names <= DEVICE_PROCESSORS and not options.temperature_schedule and not is_tiny and not reports

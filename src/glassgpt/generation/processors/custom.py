@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,23 @@ class CustomProcessorOptions(ProcessorOptions):
             yield _checked(function)
 
 
-def _checked(function: ProcessorFunction) -> LogitsProcessor:
+def _never(history: TokenHistory) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class CustomProcessor(LogitsProcessor):
+    """A custom function as a processor.
+
+    Attributes:
+        is_over: whether the function leaves all further logits of a sequence as they are; it stays so then, and a decoder need
+            not call it for this sequence any more. That of the function, if it has such a method.
+    """
+
+    is_over: Callable[[TokenHistory], bool] = _never
+
+
+def _checked(function: ProcessorFunction) -> CustomProcessor:
     """Return a processor that validates what the function returns."""
     name = getattr(function, "__name__", type(function).__name__)
 
@@ -49,7 +65,7 @@ def _checked(function: ProcessorFunction) -> LogitsProcessor:
         _require_logits(name, result, logits)
         return result
 
-    return LogitsProcessor(name, apply)
+    return CustomProcessor(name, apply, is_over=getattr(function, "is_over", _never))
 
 
 def _require_logits(name: str, result: object, logits: Tensor) -> None:
