@@ -1,4 +1,4 @@
-"""레슨 6, 학습: `raise NotImplementedError`를 여러분의 코드로 바꾸세요.
+"""6단원, 학습: `raise NotImplementedError`를 여러분의 코드로 바꾸세요.
 
 `glassgpt learn check 6`으로 전부, `glassgpt learn check 6.1`로 한 문제만 검사하고, `glassgpt learn hint 6.1`로 힌트를
 봅니다. B는 시퀀스 수, T는 위치 수, V는 어휘의 크기입니다.

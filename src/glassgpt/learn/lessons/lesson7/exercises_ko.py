@@ -1,4 +1,4 @@
-"""레슨 7, 생성: `raise NotImplementedError`를 여러분의 코드로 바꾸세요.
+"""7단원, 생성: `raise NotImplementedError`를 여러분의 코드로 바꾸세요.
 
 `glassgpt learn check 7`로 검사하고, `glassgpt learn hint 7.1`로 힌트를 봅니다. B는 시퀀스 수, T는 위치 수, V는 어휘의
 크기입니다.
