@@ -67,3 +67,21 @@ def test_student_run_comes_before_the_bundled_one(nano_run, tmp_path, monkeypatc
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(nano_run)
     assert course_run().resolve() == nano_run.resolve()
+
+
+def test_name_bundled_is_a_tokenizer_and_can_be_measured(run_main, tmp_path):
+    (tmp_path / "text.txt").write_text("The queen, my lord, is dead.\n" * 300)
+    code, _, err = run_main("prepare", tmp_path / "text.txt", "--out", tmp_path / "data", "--tokenizer", "bundled")
+    assert code == 0, err
+    told = json.loads((tmp_path / "data" / "tokenizer.json").read_text())
+    assert told == json.loads((bundled() / "tokenizer.json").read_text())
+    flags = ("--batch", "1", "--new-tokens", "2", "--rounds", "1", "--device", "cpu")
+    assert run_main("bench", "generate", "bundled", *flags)[0] == 0
+
+
+def test_served_bundled_model_has_that_name():
+    from glassgpt.cli.serve import _named_run
+
+    assert _named_run("bundled") == ("bundled", bundled(), None)
+    assert _named_run("macbeth=bundled") == ("macbeth", bundled(), None)
+    assert _named_run("runs/mine@best") == ("mine@best", Path("runs/mine"), "best")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options
+from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options, run_name
 from glassgpt.errors import UsageError
 
 
@@ -101,7 +101,7 @@ def prepare(
     options = PrepareOptions(
         sources=sources,
         out=out,
-        tokenizer=tokenizer,
+        tokenizer=run_name(tokenizer),
         pattern=pattern,
         field=field,
         validation_fraction=validation_fraction,

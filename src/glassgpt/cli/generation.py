@@ -27,6 +27,7 @@ from glassgpt.cli.shared import (
     PresetOption,
     Run,
     StrategyArguments,
+    run_name,
 )
 from glassgpt.errors import GenerationError, GenerationFailedError, GlassGPTError, UsageError
 from glassgpt.generation.processors.base import CONTENT
@@ -337,6 +338,7 @@ def bench_generate(
     """
     from glassgpt.cli.checks import check_run_or_preset
 
+    model = run_name(model)
     check_run_or_preset(model)
 
     from glassgpt import api  # loads torch, which takes seconds

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from cyclopts import Group, Parameter
 
 from glassgpt import console
-from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file
+from glassgpt.cli.shared import Checkpoint, Device, Flag, Integer, require_template_file, run_name
 from glassgpt.errors import UsageError, require_extra
 from glassgpt.schema import Setting, settings_of
 from glassgpt.serving.limits import SIZES, TIMES, ServerLimits
@@ -147,6 +147,8 @@ def _named_run(given: str) -> tuple[str, Path, str | None]:
         name, rest = "", given
     pinned = None if Path(rest).exists() else re.fullmatch(r"(.+)@(best|latest|step-\d+)", rest)
     folder, checkpoint = (Path(pinned[1]), pinned[2]) if pinned else (Path(rest), None)
+    if (found := run_name(str(folder))) != str(folder):  # the model of the package, under the name that was given
+        return name or rest, Path(found), checkpoint
     return name or folder.resolve().name + (f"@{checkpoint}" if checkpoint else ""), folder, checkpoint
 
 

@@ -31,11 +31,15 @@ RUN_HELP = "Folder of a run, created by glassgpt train or import; bundled is the
 BUNDLED = re.compile(r"bundled(?:-(en|ko))?")
 
 
+def run_name(given: str) -> str:
+    """Return a run as given; `bundled` and `bundled-ko` are those of the package, unless such a folder exists."""
+    match = BUNDLED.fullmatch(given)
+    return given if match is None or Path(given).exists() else str(bundled("ko" if match[1] == "ko" else "en"))
+
+
 def parse_run(kind: Any, words: Sequence[Token]) -> Path:
-    """Return the folder of a run; `bundled` and `bundled-ko` are those of the package, unless such a folder exists."""
-    path = Path(words[0].value)
-    match = BUNDLED.fullmatch(words[0].value)
-    return path if match is None or path.exists() else bundled("ko" if match[1] == "ko" else "en")
+    """Return the folder of a run; see `run_name`."""
+    return Path(run_name(words[0].value))
 
 
 Run = Annotated[Path, Parameter(help=RUN_HELP, converter=parse_run)]
