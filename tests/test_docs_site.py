@@ -246,7 +246,8 @@ def test_reference_describes_each_object_once():
 CELLS = [
     "x = 2\nprint('x is', x)",
     "x + 1",
-    "from pathlib import Path\nPath('pictures').mkdir()\nPath('pictures/a.png').write_bytes(b'1')\n'pictures/a.png'",
+    "from pathlib import Path\nPath('pictures').mkdir()\nPath('pictures/a.png').write_bytes(b'0')\n'pictures/a.png'",
+    "Path('pictures/a.png').write_bytes(b'1')\nprint('again')\nprint('pictures/a.png')",
 ]
 
 
@@ -260,8 +261,8 @@ def run_cells(tmp_path, cells):
 
 def test_cells_print_return_and_draw(tmp_path):
     outputs = run_cells(tmp_path, CELLS)
-    assert [each["text"] for each in outputs] == ["x is 2\n", "3\n", ""]
-    assert [each["images"] for each in outputs] == [[], [], ["a.png"]]
+    assert [each["text"] for each in outputs] == ["x is 2\n", "3\n", "", "again\n"]
+    assert [each["images"] for each in outputs] == [[], [], ["a.png"], ["a.png"]]
     assert (tmp_path / "a.png").read_bytes() == b"1"
 
 

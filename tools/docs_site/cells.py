@@ -41,10 +41,18 @@ def run_cells(cells: list[str], out: Path) -> list[dict[str, Any]]:
         images = [name for name, time in saved_pictures().items() if before.get(name) != time]
         for name in images:
             shutil.copyfile(PICTURES / name, out / name)
-        results.append({"text": printed.getvalue()[:MAX_OUTPUT], "images": images, "error": error})
+        results.append(
+            {"text": without_paths(printed.getvalue(), images)[:MAX_OUTPUT], "images": images, "error": error}
+        )
         if error:
             break
     return results
+
+
+def without_paths(text: str, images: list[str]) -> str:
+    """Return what a cell printed without the paths of the pictures that are shown."""
+    paths = {str(PICTURES / name) for name in images}
+    return "".join(line for line in text.splitlines(keepends=True) if line.strip().strip("'") not in paths)
 
 
 def saved_pictures() -> dict[str, int]:
@@ -56,13 +64,13 @@ def saved_pictures() -> dict[str, int]:
 
 
 def run_cell(source: str, name: str, namespace: dict[str, Any]) -> None:
-    """Run a cell, and print the value of its last expression as a notebook does, unless it is the path of a picture."""
+    """Run a cell, and print the value of its last expression as a notebook does."""
     tree = ast.parse(source, name)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, name, "exec"), namespace)
     if isinstance(last, ast.Expr):
         value = eval(compile(ast.Expression(last.value), name, "eval"), namespace)
-        if value is not None and not (isinstance(value, str) and Path(value).parent == PICTURES):
+        if value is not None:
             sys.stdout.write(f"{value!r}\n")
 
 
