@@ -1,8 +1,10 @@
 """Parts of a model that the user has written: attention function, block and architecture, named `module:name`."""
 
 import dataclasses
+import re
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,6 +212,15 @@ def test_part_must_be_allowed_and_named_properly(parts, monkeypatch):
         build_model(dataclasses.replace(TINY, custom="my_parts:SameGPT", attend="my_parts:same_attend"))
 
 
+@pytest.mark.parametrize("page", ["extending.md", "extending.ko.md"])
+def test_architecture_in_the_docs_can_be_trained(page, run_main, grammar_data, tmp_path, parts):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(# average\.py\n.*?)```", text, re.DOTALL)
+    (tmp_path / "average.py").write_text(source)
+    assert train(run_main, grammar_data, "mine", "--model.custom", "average:Average")[0] == 0
+    sys.modules.pop("average")
+
+
 def train(run_main, grammar_data, out, *more):
     settings = textwrap.dedent("""
         --train.max-steps 3 --train.batch-tokens 128 --model.context-length 32 --model.n-layer 1 --train.eval-tokens 256
@@ -242,9 +253,13 @@ def test_run_with_own_attention_trains_the_same_and_generates_without_it(
     assert sys.modules["my_parts"].calls
 
 
-def test_run_with_another_block_needs_it_everywhere(parts, run_main, grammar_data, monkeypatch):
+def test_run_with_another_block_and_attention_needs_them_everywhere(parts, run_main, grammar_data, monkeypatch):
     monkeypatch.delenv(plugin.VARIABLE)
-    assert train(run_main, grammar_data, "mine", "--model.block", "my_parts:ScaledBlock")[0] == 0
+    parts = ("--model.block", "my_parts:ScaledBlock", "--model.attend", "my_parts:leaking_attend")
+    code, out, err = train(run_main, grammar_data, "mine", *parts, "--diagnosis.watch", "full")
+    assert code == 0
+    assert "activations by block" in out
+    assert "GG-CAU-001: the model sees the future" in err
     generate = ("generate", "mine", "--max-tokens", "3", "--prompt", "today ")
     assert run_main(*generate)[0] == 0
     monkeypatch.delenv(plugin.VARIABLE)

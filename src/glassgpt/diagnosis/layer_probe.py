@@ -141,7 +141,7 @@ class _ActivationHooks:
             "entropies": [heads.tolist() for heads in self._entropies],
             "scores": torch.stack(self._scores).tolist() if self._scores else [],
             "dead": torch.stack(self._dead).tolist() if self._dead else [],
-            "residual": torch.stack(self._residual).tolist(),
+            "residual": torch.stack(self._residual).tolist() if self._residual else [],
             "log_z": None if self._log_z is None else self._log_z.item(),
         }
 

@@ -52,11 +52,20 @@ def print_layers(sample: LayerSample) -> None:
     columns = ("parameter", "gradient norm", "update / weight", "staleness")
     console.table(f"step {sample.step:,}: gradients and updates", columns, parameters)
     blocks = [
-        (f"{n}", _short(min(sample.entropies[n])), _short(sample.scores[n]), f"{sample.dead[n]:.1%}", _short(rms))
-        for n, rms in enumerate(sample.residual[1:])
+        (f"{n}", *_attention(sample, n), _dead(sample, n), _short(rms)) for n, rms in enumerate(sample.residual[1:])
     ]
     columns = ("block", "least attention entropy", "largest score", "dead units", "residual RMS")
     console.table("activations by block", columns, blocks)
+
+
+def _attention(sample: LayerSample, block: int) -> tuple[str, str]:
+    """Return the least entropy and the largest score of a block; unknown for an attention function of the user's own."""
+    known = block < len(sample.entropies)
+    return _short(min(sample.entropies[block]) if known else None), _short(sample.scores[block] if known else None)
+
+
+def _dead(sample: LayerSample, block: int) -> str:
+    return f"{sample.dead[block]:.1%}" if block < len(sample.dead) else "-"
 
 
 def _short(value: float | None) -> str:

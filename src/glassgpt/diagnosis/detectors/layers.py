@@ -46,7 +46,10 @@ class GradientFlowDetector(Detector):
 def _is_dead(name: str, sample: LayerSample) -> bool:
     """Return whether a parameter has no gradient because the units it feeds are dead, which is a separate finding."""
     path = name.split(".")
-    return path[0] == "blocks" and path[2] in ("norm2", "mlp") and sample.dead[int(path[1])] > DEAD_SHARE
+    if path[0] != "blocks" or path[2:3] not in (["norm2"], ["mlp"]):
+        return False
+    block = int(path[1])
+    return block < len(sample.dead) and sample.dead[block] > DEAD_SHARE
 
 
 class SettledDetector(Detector):
