@@ -168,7 +168,7 @@ MISTAKES = [
     ("export run new/x --weights int4", "--weights is int4; hf has float32"),
     ("export modern new/x", "sliding window of 8, which NanoChat does not support; export it with --format onnx"),
     ("export modern new/x --format gguf", "gguf (llama.cpp, Ollama, LM Studio) cannot express the architecture modern"),
-    ("export run new/x --format gguf --weights int4", "--weights is int4; gguf has f32, f16, q8_0, q4_0"),
+    ("export run new/x --format gguf --weights int4", "--weights is int4; gguf has f32, f16, q8_0, q4_0, q4_1"),
     ("export run new/x --format ct2", "glassgpt[export]"),
     ("export modern new/x --format ct2", "ct2 (CTranslate2) cannot express the architecture modern"),
     ("export run new/x --check", "glassgpt[eval]"),

@@ -14,7 +14,7 @@ from glassgpt.compression.methods.distil import Distil
 from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.methods.int8 import Int8
 from glassgpt.compression.methods.prune import Prune
-from glassgpt.compression.pictures import draw_frontier
+from glassgpt.compression.pictures import _best_by_size, draw_frontier
 from glassgpt.compression.rounding import round_to_int4
 from glassgpt.compression.search import (
     Candidate,
@@ -269,3 +269,9 @@ def test_target_creates_the_run_that_meets_it(run_main, nano_run, tmp_path, monk
 def test_frontier_is_drawn(tmp_path):
     draw_frontier([candidate([], 20, 500), candidate(INT8, 20.1, 125)], tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_line_in_the_picture_is_the_best_perplexity_of_each_size():
+    fast, four = candidate([], 30, 300, 99), candidate(INT4, 21, 90)
+    eight, original = candidate(INT8, 20.1, 125), candidate([], 20, 500)
+    assert _best_by_size([original, fast, four, eight]) == [four, eight, original]

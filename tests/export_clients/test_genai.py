@@ -26,7 +26,14 @@ UNTIED = LLAMA | {"tied_head": False}
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("bytes", {}), ("gpt2", {"n_inner": 40}), ("llama", UNTIED), ("qwen2", LLAMA)]
+    ("name", "shape"),
+    [
+        ("bytes", {}),
+        ("gpt2", {"n_inner": 40}),
+        ("bytes", {"n_head": 2, "head_dim": 10}),
+        ("llama", UNTIED),
+        ("qwen2", LLAMA),
+    ],
 )
 def test_folder_loads_and_gives_our_ids_and_greedy_tokens(name, shape, tmp_path):
     """An untied head stays one (onnxruntime-genai#2306)."""

@@ -23,6 +23,7 @@ if not library_folder(NODE_MODULES):
     pytest.skip("runs in make test-export", allow_module_level=True)
 pytestmark = pytest.mark.slow
 MODERN = {"arch": "modern", "bias": False, "n_head": 4, "n_kv_head": 2, "window": 8, "n_embd": 48}
+PRUNED = {"arch": "gpt2", "n_head": 2, "head_dim": 10}
 CORPUS = [
     "It's 1,234.5 o'clock; I'LL see.\n\nnaïve café 한국어 문장 語彙   blanks\t\ttabs\r\n \U0001f600 x = [1, 22, 333]\n"
     * 20
@@ -103,12 +104,13 @@ def test_page_generates_the_text_that_python_does_and_requests_nothing_else(
     assert {each.split("?")[0].lstrip("/") or "index.html" for each in paths} <= files
 
 
-@pytest.mark.parametrize("shape", [MODERN, LLAMA | {"tied_head": False}], ids=lambda shape: shape["arch"])
+@pytest.mark.parametrize("shape", [MODERN, LLAMA | {"tied_head": False}, PRUNED], ids=lambda shape: shape["arch"])
 def test_other_architectures_run_in_the_page(shape, tmp_path, open_page, serve):
     model, tokenizer = attentive_model(**shape), load_tokenizer("bytes")
     # Only letters have large logits, so that every token is a character.
-    model.lm_head.weight.data[:97] *= 0.01
-    model.lm_head.weight.data[123:] *= 0.01
+    head = getattr(model, "lm_head", model.token_embedding)
+    head.weight.data[:97] *= 0.01
+    head.weight.data[123:] *= 0.01
     api.save_as_run(model, tokenizer, tmp_path / "run")
     api.export(tmp_path / "run", tmp_path / "page", format="web", library=NODE_MODULES)
     address, _ = serve(tmp_path / "page")

@@ -109,7 +109,7 @@ def test_transformers_computes_the_same_logits_of_a_llama_with_wide_heads(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("weights", "kind", "bits"), [("f16", "F16", 16), ("q8_0", "Q8_0", 8.5), ("q4_0", "Q4_0", 4.5)]
+    ("weights", "kind", "bits"), [("f16", "F16", 16), ("q8_0", "Q8_0", 8.5), ("q4_0", "Q4_0", 4.5), ("q4_1", "Q4_1", 5)]
 )
 def test_matrices_are_stored_in_the_type(weights, kind, bits, tmp_path):
     model = attentive_model(**SHAPE)
@@ -119,11 +119,11 @@ def test_matrices_are_stored_in_the_type(weights, kind, bits, tmp_path):
     up = tensors["blk.0.ffn_up.weight"]
     assert up.tensor_type.name == kind
     assert up.n_bytes * 8 == bits * up.n_elements  # a file of four bits that keeps the size of sixteen is wrong
-    assert tensors["token_embd.weight"].tensor_type.name == ("Q8_0" if kind == "Q4_0" else kind)
+    assert tensors["token_embd.weight"].tensor_type.name == ("Q8_0" if kind.startswith("Q4") else kind)
     assert {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) < 2} == {"F32"}
     assert tensors["position_embd.weight"].tensor_type.name == "F32"
     back, original = dequantize(up.data, up.tensor_type), ours["blocks.0.mlp.up.weight"]
-    steps = {"F16": 2**-11, "Q8_0": 1 / 254, "Q4_0": 1 / 8}[
+    steps = {"F16": 2**-11, "Q8_0": 1 / 254, "Q4_0": 1 / 8, "Q4_1": 1 / 15}[
         kind
     ]  # of the largest weight of a block; scales are in float16
     largest = np.abs(original.reshape(-1, 32)).max(-1).repeat(32).reshape(original.shape)
@@ -136,6 +136,15 @@ def test_four_bits_without_offsets_are_written_as_they_are(tmp_path):
     for part, name in (("ffn_up", "mlp.up"), ("ffn_down", "mlp.down"), ("attn_output", "attention.out")):
         stored, original = tensors[f"blk.1.{part}.weight"], dict(model.named_parameters())[f"blocks.1.{name}.weight"]
         assert np.array_equal(dequantize(stored.data, stored.tensor_type), original.detach().numpy())
+
+
+@pytest.mark.parametrize("shape", [{}, {"arch": "llama", "bias": False, "n_kv_head": 2}], ids=["gpt2", "llama"])
+def test_four_bits_with_offsets_are_written_as_they_are(shape, tmp_path):
+    tokens = torch.randint(257, (2, 4096), generator=torch.Generator().manual_seed(0)).view(-1, 32)
+    model = Int4().apply(attentive_model(**SHAPE | shape), tokens, SILENT.progress)  # leaves integers 0 and 15 unused
+    written(tmp_path, "q4_1", model)
+    ours, back = dict(model.named_parameters()), dict(import_gguf(tmp_path / "model.gguf").model.named_parameters())
+    assert [name for name in ours if name.startswith("blocks.") and not torch.equal(back[name], ours[name])] == []
 
 
 def test_weight_that_exceeds_float16_is_refused(tmp_path):

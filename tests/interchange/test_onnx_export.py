@@ -1,5 +1,6 @@
 """ONNX export, run by ONNX Runtime: the same function, for every batch size, length, and number of cached tokens."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,13 +11,16 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
 
 from glassgpt import api
+from glassgpt.compression.methods.int4 import Int4
 from glassgpt.compression.rounding import round_to_int4
 from glassgpt.data import load_tokenizer, train_tokenizer
 from glassgpt.errors import InterchangeError
+from glassgpt.evaluation.observer import SILENT
 from glassgpt.interchange.agreement import greedy
 from glassgpt.interchange.block_quantization import BLOCK_SIZE, dequantize_blocks, quantize_blocks
 from glassgpt.interchange.formats.onnx import MODEL_FILE, OnnxRuntime
 from glassgpt.interchange.genai import unreadable_tokenizer
+from glassgpt.interchange.offset_grid import exact_offset_grid
 from glassgpt.interchange.onnx_export import _check_file, quantized_share, write_onnx
 from glassgpt.interchange.onnx_layers import QuantizedEmbedding, QuantizedLinear, with_onnx_layers
 from glassgpt.interchange.traced_model import cache_names
@@ -189,6 +193,8 @@ def dequantized(model, bits):
     for name, layer in with_onnx_layers(model, bits).named_modules():
         if isinstance(layer, QuantizedLinear):
             weights[f"{name}.weight"] = dequantize_blocks(layer.levels, layer.scales, layer.bits, layer.n_in)
+            if layer.offsets is not None:
+                weights[f"{name}.weight"] += layer.offsets.T.repeat_interleave(BLOCK_SIZE, dim=1)
         if isinstance(layer, QuantizedEmbedding):
             weights[f"{name}.weight"] = dequantize_blocks(layer.levels, layer.scales, 8, layer.width)
     other.load_state_dict(model.state_dict() | weights)
@@ -283,9 +289,39 @@ def test_blocks_are_rounded_to_the_nearest_level(bits):
     for row in range(5):  # the same, value by value
         for start in range(0, 70, BLOCK_SIZE):
             block = weight[row, start : start + BLOCK_SIZE].tolist()
-            levels = [-half] if bits == 8 else [level for level in range(-half, half) if level]
+            levels = [-half, half - 1] if bits == 8 else [level for level in range(-half, half) if level]
             best = min((rounded(block, level) for level in levels), key=lambda values: error(block, values))
             assert back[row, start : start + BLOCK_SIZE].tolist() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.5])
+def test_blocks_of_q8_0_are_exported_as_they_are(scale):
+    weight = torch.randint(-127, 128, (16, 4 * BLOCK_SIZE), generator=torch.Generator().manual_seed(0)).float()
+    weight[:, ::BLOCK_SIZE] = 127
+    weight *= torch.tensor(scale).half().float()
+    assert torch.equal(dequantize_blocks(*quantize_blocks(weight, 8), 8, weight.size(1)), weight)
+
+
+def test_integers_with_offsets_are_found_again():
+    weight = torch.randn(16, 4 * BLOCK_SIZE, generator=torch.Generator().manual_seed(0))
+    grid = round_to_int4(weight, BLOCK_SIZE)
+    assert torch.equal(exact_offset_grid(grid.dequantize()).integers, grid.integers)
+    assert exact_offset_grid(weight) is exact_offset_grid(weight[:, :40]) is exact_offset_grid(weight, grid) is None
+    inner = dataclasses.replace(grid, integers=grid.integers.clamp(3, 11))  # as GPTQ may leave them
+    assert exact_offset_grid(inner.dequantize()) is None
+    assert exact_offset_grid(inner.dequantize(), inner) is inner
+
+
+@pytest.mark.parametrize("shape", [{}, LLAMA], ids=["gpt2", "llama"])
+def test_four_bits_with_offsets_are_exported_as_they_are(shape, tmp_path):
+    model = attentive_model(**shape | {"n_layer": 1, "n_embd": 64, "n_head": 2, "n_inner": 96, "n_kv_head": 0})
+    model = Int4("nearest").apply(model, None, SILENT.progress).eval()
+    write_onnx(model, tmp_path / MODEL_FILE, "int4")
+    reference = dequantized(model, 4)
+    for name in model.quantized.keys() - {"token_embedding.weight", "lm_head.weight"}:
+        assert torch.allclose(reference.state_dict()[name], model.state_dict()[name], atol=1e-6), name
+    runtime, tokens = OnnxRuntime(with_exact_activations(tmp_path / MODEL_FILE), model.config), tokens_of((2, 12))
+    assert_close(runtime.step(tokens.numpy())[0], reference(tokens).detach().numpy(), 1e-4)
 
 
 @pytest.mark.parametrize("size", [1e-5, 0.02, 100.0])
@@ -293,7 +329,7 @@ def test_four_bits_without_offsets_are_exported_as_they_are(size):
     weight = torch.randn(16, 4 * BLOCK_SIZE, generator=torch.Generator().manual_seed(0)) * size
     rounded = round_to_int4(weight, BLOCK_SIZE, symmetric=True).dequantize()
     assert torch.equal(dequantize_blocks(*quantize_blocks(rounded, 4), 4, rounded.size(1)), rounded)
-    other = round_to_int4(weight, BLOCK_SIZE).dequantize()  # with offsets they cannot be
+    other = round_to_int4(weight, BLOCK_SIZE).dequantize()  # with offsets these levels cannot
     assert not torch.equal(dequantize_blocks(*quantize_blocks(other, 4), 4, other.size(1)), other)
 
 

@@ -16,6 +16,9 @@ PICTURES = (".png", ".svg", ".pdf")
 BLUE, ORANGE = "#0072B2", "#D55E00"
 """Colors of Okabe and Ito (2008), distinguishable with color vision deficiency."""
 
+CENTER_LEFT = 6
+"""Matplotlib's number of the corner of a legend that is put at its place."""
+
 
 def draw_sensitivity(found: Sequence[Sensitivity], path: Path) -> None:
     """Draw the increase of perplexity by layer (down) and matrix (across), written atomically."""
@@ -48,22 +51,45 @@ def draw_sensitivity(found: Sequence[Sensitivity], path: Path) -> None:
 
 
 def draw_frontier(candidates: Sequence[Candidate], path: Path) -> None:
-    """Draw perplexity against size, the speed written at each point, the frontier connected; written atomically."""
+    """Draw perplexity against size, written atomically.
+
+    The points are numbered from the largest model on, and explained beside the picture with their speeds; those that
+    another one beats in everything have another color. A line connects the best perplexity that each size allows.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes: Any = figure.add_subplot()
     best = frontier(candidates)
-    axes.plot([one.n_bytes / 1e6 for one in best], [one.perplexity for one in best], color=BLUE, zorder=1)
-    for one in candidates:
-        color = BLUE if one in best else ORANGE
-        axes.scatter(one.n_bytes / 1e6, one.perplexity, color=color, zorder=2)
-        label = f"{one.name}\n{one.tokens_per_second:.0f} tokens/s"
-        axes.annotate(label, (one.n_bytes / 1e6, one.perplexity), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    line = _best_by_size(candidates)
+    axes.plot([one.n_bytes / 1e6 for one in line], [one.perplexity for one in line], color=BLUE, linewidth=1, zorder=1)
+    points: list[Any] = []
+    names: list[str] = []
+    for number, one in enumerate(sorted(candidates, key=lambda each: -each.n_bytes), 1):
+        names.append(f"{number}  {one.name}, {one.tokens_per_second:,.0f} tokens/s")
+        place = (one.n_bytes / 1e6, one.perplexity)
+        points.append(axes.scatter(*place, color=BLUE if one in best else ORANGE, zorder=2))
+        axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.3g}")
+    axes.xaxis.set_minor_formatter("{x:.3g}")
+    axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set_xlabel("size, MB")
     axes.set_ylabel("perplexity")
-    axes.margins(0.15)
+    axes.margins(0.1)
+    axes.legend(
+        points, names, loc=CENTER_LEFT, bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False, handletextpad=0.2
+    )
     _save(figure, path)
+
+
+def _best_by_size(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that no smaller one beats in perplexity, the smallest first."""
+    found: list[Candidate] = []
+    for one in sorted(candidates, key=lambda each: (each.n_bytes, each.perplexity)):
+        if not found or one.perplexity < found[-1].perplexity:
+            found.append(one)
+    return found
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -1,9 +1,9 @@
 """Weights in 4 or 8 bits with one scale per 32 values: the layout of ONNX Runtime's MatMulNBits.
 
 Each row of a matrix is cut into blocks; there is no zero point. With 8 bits the value of largest magnitude in a block becomes
-the most negative level, so that all levels are used. With 4 bits every level is tried for that value, and the one with the
-least squared error of the block is taken. So weights that already are levels times a scale, as those of
-`compress --int4 --symmetric`, keep their values.
+the most negative level, so that all levels are used, or the most positive one. With 4 bits every level is tried for that
+value. The one with the least squared error of the block is taken. So weights that already are levels times a scale, as those
+of `compress --int4 --symmetric` and of GGUF files of type Q8_0, keep their values.
 """
 
 from __future__ import annotations
@@ -57,14 +57,13 @@ def block_levels(weight: Tensor, bits: int, *, half_scales: bool = False) -> tup
         return levels, scales
 
     levels, scales = rounded(-half)
-    if bits == 4:
-        least = (levels * scales - blocks).square().sum(-1, keepdim=True)
-        for level in (*range(1 - half, 0), *range(1, half)):
-            tried, its_scales = rounded(level)
-            error = (tried * its_scales - blocks).square().sum(-1, keepdim=True)
-            better = error < least
-            least, scales = torch.where(better, error, least), torch.where(better, its_scales, scales)
-            levels = torch.where(better, tried, levels)
+    least = (levels * scales - blocks).square().sum(-1, keepdim=True)
+    for level in (*range(1 - half, 0), *range(1, half)) if bits == 4 else (half - 1,):
+        tried, its_scales = rounded(level)
+        error = (tried * its_scales - blocks).square().sum(-1, keepdim=True)
+        better = error < least
+        least, scales = torch.where(better, error, least), torch.where(better, its_scales, scales)
+        levels = torch.where(better, tried, levels)
     return (levels + half).to(torch.uint8), scales[..., 0].contiguous()
 
 

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glassgpt.interchange.block_quantization import BLOCK_SIZE, quantize_blocks
+from glassgpt.interchange.block_quantization import BLOCK_SIZE, dequantize_blocks, quantize_blocks
+from glassgpt.interchange.offset_grid import exact_offset_grid
 from glassgpt.model.copying import copy_sharing_weights
+from glassgpt.model.quantized import QuantizedMatrix
 from glassgpt.model.transformer import LanguageModel
 
 EMBEDDING_BITS = 8
@@ -46,24 +48,50 @@ def table_head(table: nn.Embedding, features: Tensor) -> Tensor:
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with weights in blocks of 4 or 8 bits: one MatMulNBits node.
+    """A linear layer with weights in blocks of 4 or 8 bits: one MatMulNBits node, and one MatMul if blocks have offsets.
 
     Each row of the input is treated separately, unlike in dynamic quantization, where all share one scale and a text
     would depend on its neighbors in the batch (onnxruntime#5653).
+
+    Zero points of MatMulNBits are integers, or make ONNX Runtime unpack the matrix at each step. So an offset, which adds
+    the same to all weights of a block, is multiplied by the sum of the block's inputs.
+
+    Args:
+        weight: (out, in).
+        bias: (out,) or None.
+        bits: 4 or 8.
+        known: the integers that the weight was computed from, if there are any.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, bits: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, bits: int, known: QuantizedMatrix | None = None) -> None:
         super().__init__()
         self.n_out, self.n_in = weight.shape
         self.bits = bits
         levels, scales = quantize_blocks(weight.detach(), bits)
+        offsets: Tensor | None = None
+        if bits == 4 and not torch.equal(dequantize_blocks(levels, scales, bits, self.n_in), weight.detach().cpu()):
+            grid = exact_offset_grid(weight, known)
+            if grid is not None:
+                levels, scales, offsets = with_offsets(grid)
         self.levels, self.scales = nn.Buffer(levels), nn.Buffer(scales)
+        self.offsets = None if offsets is None else nn.Buffer(offsets)
         self.bias = None if bias is None else nn.Buffer(bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b."""
         y = matmul_n_bits(x, self.levels, self.scales, self.n_in, self.bits)
+        if self.offsets is not None:
+            y = y + x.unflatten(-1, (-1, BLOCK_SIZE)).sum(-1) @ self.offsets
         return y if self.bias is None else y + self.bias
+
+
+def with_offsets(grid: QuantizedMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the stored levels and scales of a grid as `quantize_blocks` does, and its offsets (blocks, out) from level 8."""
+    assert grid.offsets is not None
+    blocks = grid.integers.unflatten(1, (-1, BLOCK_SIZE))
+    scales = grid.scales.float()
+    stored = blocks[..., ::2] | (blocks[..., 1::2] << 4)
+    return stored.contiguous(), scales.contiguous(), (grid.offsets.float() + 8 * scales).T.contiguous()
 
 
 class QuantizedEmbedding(nn.Module):
@@ -120,7 +148,10 @@ def with_onnx_layers(model: LanguageModel, bits: int) -> LanguageModel:
     def linear(name: str, layer: nn.Linear) -> nn.Module:
         if bits == 32:
             return TransposedLinear(layer.weight, layer.bias)
-        return QuantizedLinear(layer.weight, layer.bias, EMBEDDING_BITS if f"{name}.weight" in head else bits)
+        weight = f"{name}.weight"
+        return QuantizedLinear(
+            layer.weight, layer.bias, EMBEDDING_BITS if weight in head else bits, model.quantized.get(weight)
+        )
 
     _replace(copied, nn.Linear, linear)
     if bits < 32:

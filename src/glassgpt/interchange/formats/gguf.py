@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from glassgpt.model.transformer import LanguageModel
 
 BLOCK = 32
-"""Weights of a row that share a scale in q8_0 and q4_0."""
+"""Weights of a row that share a scale in q8_0, q4_0 and q4_1."""
 
 
 def _write(model: LanguageModel, tokenizer: Tokenizer, folder: Path, options: ExportOptions) -> None:
@@ -56,7 +56,7 @@ FORMAT = ExportFormat(
     name="gguf",
     summary="llama.cpp, Ollama, LM Studio",
     architectures=("gpt2", "llama"),
-    weights=("f32", "f16", "q8_0", "q4_0"),
+    weights=("f32", "f16", "q8_0", "q4_0", "q4_1"),
     write=_write,
     usage=lambda folder: f"llama-cli -m {shlex.quote(str(folder / 'model.gguf'))}",
     packages=("gguf", "tokenizers"),

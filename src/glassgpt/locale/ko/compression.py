@@ -27,7 +27,7 @@ MESSAGES = {
     "{} cannot be combined; choose one": "{0}은(는) 함께 쓸 수 없습니다. 하나만 고르세요",
     "--target is {}; it must be a size such as 60MB or a speed such as 200tok/s": "--target이 {0}입니다. 60MB 같은 크기나 200tok/s 같은 속도여야 합니다",
     "--minutes is {}; it must be above 0 and finite": "--minutes가 {0}입니다. 0보다 크고 유한해야 합니다",
-    "{}\n{} tokens/s": "{0}\n초당 토큰 {1}개",
+    "{}  {}, {} tokens/s": "{0}  {1}, {2} 토큰/초",
     "perplexity, % (this matrix alone in 4 bits)": "퍼플렉시티, %(이 행렬만 4비트)",
     "rounding each matrix": "행렬을 하나씩 반올림하는 중",
     "Perplexity with one matrix alone in 4 bits": "행렬 하나만 4비트일 때의 퍼플렉시티",
