@@ -1,4 +1,4 @@
-"""레슨 8, 엔지니어링: `raise NotImplementedError`를 여러분의 코드로 바꾸세요.
+"""8단원, 엔지니어링: `raise NotImplementedError`를 여러분의 코드로 바꾸세요.
 
 `glassgpt learn check 8`로 검사하고, `glassgpt learn hint 8.1`로 힌트를 봅니다.
 """
