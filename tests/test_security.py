@@ -164,7 +164,12 @@ def test_few_files_can_open_connections():
 def test_few_files_start_programs():
     package = ROOT / "src" / "glassgpt"
     starting = {str(path.relative_to(package)) for path, tree in SOURCES.items() if "subprocess" in imported(tree)}
-    assert starting == {"code/isolation.py", "data/tokenizers/worker.py", "generation/cpu/native.py"}
+    assert starting == {
+        "code/isolation.py",
+        "data/code/examining.py",
+        "data/tokenizers/worker.py",
+        "generation/cpu/native.py",
+    }
 
 
 # Commands
