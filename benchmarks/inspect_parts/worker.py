@@ -97,13 +97,18 @@ class PageRequests:
         self._service, self._trace = service, dict[str, Any]()
 
     def first_picture(self, text: str | None) -> int:
-        """Request the forward pass, bytes and tokens, and embeddings: everything before the first matrix is drawn."""
+        """Request the forward pass, the picture of the model, bytes and tokens, and embeddings: everything before the first
+        matrix is drawn.
+        """
         self._trace = self._service.trace({} if text is None else {"text": text})
         overview = self._trace["overview"]
         last, names = len(overview["tokens"]) - 1, {each["name"] for each in overview["tensors"]}
         pictures = ("embedding.token", "embedding.position", "rotary.cos", "embedding")
         return (
             _n_bytes(self._trace)
+            + self._detail("sizes")
+            + self._detail("components", position=last)
+            + self._detail("stream")
             + self._detail("losses")
             + sum(self._array(name) for name in pictures if name in names)
             + self._detail("nearest", position=last)

@@ -12,7 +12,14 @@ from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors, build_processors
 from glassgpt.inspection import details
-from glassgpt.inspection.analysis import divergence, head_scores, promoted_tokens, strongest_units, token_losses
+from glassgpt.inspection.analysis import (
+    attention_entropy,
+    divergence,
+    head_scores,
+    promoted_tokens,
+    strongest_units,
+    token_losses,
+)
 from glassgpt.inspection.details import DETAILS, TOP_UNITS, detail, sources
 from glassgpt.inspection.interventions import ScaleHead
 from glassgpt.inspection.service import InspectionService, LoadedRun, page_overview
@@ -145,6 +152,34 @@ def test_cache_size_equals_a_real_cache(config):
     cache = KVCache(config, 1, len(traced))
     model(traced["tokens"][None], cache)
     assert get_detail(traced, "cache")["held"] == cache.n_bytes == len(traced) * get_detail(traced, "cache")["token"]
+
+
+@ALL_ARCHITECTURES
+def test_component_sizes_sum_to_all_parameters(config):
+    model = shaken(config)
+    sizes = get_detail(trace(model, BYTES, TEXT), "sizes")
+    assert sizes["all"] == sum(parameter.numel() for parameter in model.parameters())
+    assert sizes["mlp"] == [sum(each.numel() for each in block.mlp.parameters()) for block in model.blocks]
+    assert sizes["embedding"] >= model.token_embedding.weight.numel()
+
+
+@ALL_ARCHITECTURES
+def test_components_equal_the_whole_trace(config):
+    traced = trace(shaken(config), BYTES, TEXT)
+    found = get_detail(traced, "components", position=7)
+    for layer, heads in enumerate(found["heads"]):
+        entropy = attention_entropy(traced, layer)[:, 7].tolist()
+        assert [each["entropy"] for each in heads] == pytest.approx(entropy, abs=1e-5)
+        weights = traced[f"blocks.{layer}.attention.weights"][:, 7]
+        assert [each["to"] for each in heads] == weights.argmax(-1).tolist()
+        for head, each in enumerate(heads):
+            ablated = traced.intervene(ScaleHead(layer, head))
+            removed = ablated.difference(f"blocks.{layer}.attention.output")[7].norm()
+            assert each["norm"] == pytest.approx(float(removed), abs=1e-4)
+    last = traced["logits"][7, : BYTES.vocab_size].softmax(-1).max(-1)
+    assert found["predictions"][-1][0]["id"] == int(last.indices)
+    assert found["predictions"][-1][0]["chance"] == pytest.approx(float(last.values), abs=1e-5)
+    assert len(found["predictions"]) == config.n_layer + 1
 
 
 def test_every_tensor_and_detail_has_source_code():

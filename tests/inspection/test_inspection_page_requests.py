@@ -62,13 +62,12 @@ def test_benchmark_makes_the_same_requests_as_the_page(page, monkeypatch):
 
     services = [RecordingService([LoadedRun("planted", *planted())], TEXT, OPTIONS) for _ in range(2)]
     page.goto(serve(services[0]))
-    for name in ("lens", "head"):  # in whose sight are all those above
+    for name in ("model", "tokens", "embeddings", "block", "head", "mlp", "stream", "lens"):
         panel(page, name)
     page.wait_for_load_state("networkidle")
     browser, asked = services[0].take_requests(), PageRequests(services[1])
     assert asked.first_picture(None) > 0
-    first = services[1].take_requests()
-    assert sorted(map(str, first)) == sorted(map(str, browser[: len(first)]))
+    assert set(services[1].take_requests()) <= set(browser)
     assert asked.block(0) > 0
     assert asked.lens() > 0
     assert set(services[1].take_requests()) <= set(browser)

@@ -29,6 +29,7 @@ from glassgpt.inspection.analysis import (
     token_vectors,
     unit_vectors,
 )
+from glassgpt.inspection.components import component_sizes, components_at
 from glassgpt.inspection.serialization import nested_lists, source_reference, token_json
 from glassgpt.inspection.trace import Trace
 from glassgpt.model.cache import KVCache
@@ -189,7 +190,14 @@ class Detail:
     arguments: Mapping[str, Callable[[Trace], int]]
 
 
+def sizes(trace: Trace) -> dict[str, Any]:
+    """Return the number of parameters of each component."""
+    return component_sizes(trace.model)
+
+
 DETAILS = {
+    "sizes": Detail(sizes, component_sizes, {}),
+    "components": Detail(components_at, components_at, {"position": len}),
     "lens": Detail(lens, logit_lens, {"depth": _depths, "first": len}),
     "nearest": Detail(nearest, nearest_tokens, {"position": len}),
     "units": Detail(units, strongest_units, {"layer": _layers, "position": len}),

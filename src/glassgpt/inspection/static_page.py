@@ -34,6 +34,8 @@ PAGE_MODULES = (
     "head.js",
     "mlp.js",
     "stream.js",
+    "svg.js",
+    "model.js",
     "lens.js",
     "next.js",
     "cache.js",
@@ -135,11 +137,11 @@ def _units_fit(found: Trace) -> bool:
 
 def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     layers = found.model.config.n_layer
-    yield from ((what, {}) for what in ("heads", "stream", "losses", "choice", "cache"))
+    yield from ((what, {}) for what in ("sizes", "heads", "stream", "losses", "choice", "cache"))
     last = max(0, len(found) - LENS_TOKENS)  # only the last piece may start between multiples
     pieces = sorted({min(first, last) for first in range(0, len(found), LENS_TOKENS)})
     yield from (("lens", {"depth": depth, "first": first}) for depth in range(layers + 1) for first in pieces)
-    yield from (("nearest", {"position": position}) for position in range(len(found)))
+    yield from ((what, {"position": position}) for what in ("components", "nearest") for position in range(len(found)))
     if _units_fit(found):
         yield from (
             ("units", {"layer": layer, "position": position})

@@ -41,7 +41,8 @@ function nearestTokens({ trace, state, words }, { tokens }) {
 
 // Cosine similarity of the two selected tokens: as embeddings, and after the open block.
 async function cosines({ trace, state, words }) {
-  const names = ["embedding.token", "embedding", `blocks.${state.layer}.output`];
+  const known = trace.overview.tensors.map(({ name }) => name);
+  const names = ["embedding.token", "embedding", `blocks.${state.layer}.output`].filter((name) => known.includes(name)); // Llama adds no positions
   const rows = await Promise.all(names.map(async (name) => {
     const [one, other] = await Promise.all([state.position, state.key].map((at) => fetchArray(trace, name, at)));
     const value = cosine(one.values, other.values);

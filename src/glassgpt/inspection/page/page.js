@@ -4,6 +4,7 @@ import { button, lengthsOf, make, note, row } from "./dom.js";
 import { REQUEST_FIELDS, clearRequest, keepEntry, readAddress, state, writeAddress } from "./state.js";
 import { NoProgramError, NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
+import { modelPanel } from "./model.js";
 import { tokensPanel } from "./tokens.js";
 import { embeddingsPanel } from "./embeddings.js";
 import { blockPanel } from "./block.js";
@@ -17,12 +18,12 @@ import { changesPanel } from "./changes.js";
 import { historyPanel } from "./history.js";
 import { helpDialog, listenToKeys } from "./keys.js";
 
-const PANELS = [tokensPanel, embeddingsPanel, blockPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
+const PANELS = [modelPanel, tokensPanel, embeddingsPanel, blockPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
 const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
 const AHEAD = "300px"; // panels are drawn this far before they become visible
 
 const root = document.getElementById("page");
-const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, name: "", baseName: "", choose, redraw, say };
+const view = { state, words: wordsFor(state.language), trace: null, base: null, undisturbed: null, name: "", baseName: "", choose, open, redraw, say };
 const frames = new Map(); // by panel: its section, and whether it is visible and drawn
 let asked = 0;
 let draft = null; // text being typed
@@ -45,6 +46,15 @@ function shown(names) {
   writeAddress();
   fillBar();
   for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) invalidate(panel);
+}
+
+// Select, and go to a panel; without one, only select.
+function open(id, change) {
+  choose(change);
+  if (!id) return;
+  const { section } = frames.get(PANELS.find((panel) => panel.id === id));
+  section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  section.querySelector("h2").focus({ preventScroll: true });
 }
 
 // Clamp the selection to the current trace.
@@ -202,7 +212,7 @@ function frame(panel) {
     ask.setAttribute("aria-expanded", String(!help.hidden));
   }, { className: "ask", "aria-label": `${words.title}?`, "aria-expanded": "false", "aria-controls": help.id });
   const section = make("section", { id: panel.id, "aria-labelledby": `${panel.id}-title` },
-    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, textContent: words.title }), ask), help, make("div", { className: "body empty" }), make("div", { className: "figures" }));
+    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, tabIndex: -1, textContent: words.title }), ask), help, make("div", { className: "body empty" }), make("div", { className: "figures" }));
   frames.set(panel, { section, isSeen: false, isDrawn: false, turn: frames.get(panel)?.turn ?? 0 });
   watcher.observe(section);
   return section;
@@ -308,6 +318,7 @@ function keepingScroll(body, change) {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(invalidate));
+window.addEventListener("resize", () => view.trace && invalidate(modelPanel));
 window.addEventListener("hashchange", () => ask(readAddress()));
 listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 Object.assign(state, readAddress());

@@ -29,8 +29,17 @@ const WORDS = {
     keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in an image or table: the cell; among blocks, heads or tokens: the next one"], ["Shift + click", "select the second token"], ["/", "edit the text; Enter traces it"], ["t", "dark or light mode"], ["?", "this help"]],
     axes: { byte: "bytes", position: "tokens", query: "queries", key: "keys", channel: "channels", head: "heads", kv_head: "key heads", head_channel: "channels", angle: "angles", hidden: "units", vocabulary: "vocabulary" },
     units: {}, formulas: [], // as the program writes them
-    measures: { nearest: "cosine with the rows of the token embedding", heads: "[blocks, heads] share of attention to a pattern", units: "[10] units by the norm of the vector they add", unit: "[channels] value · column of the second matrix", stream: "[blocks + 1, tokens] L2 norm", lens: "[blocks + 1, tokens] probability = softmax(head(norm(stream)))", losses: "[tokens − 1] nats = −ln p(token | previous tokens)", choice: "[vocabulary] probability after each logits processor", change: "[vocabulary] probability before and after; KL in nats", cache: "bytes of keys and values" },
+    measures: { sizes: "parameters of each part", components: "of each head at the selected token: L2 norm of its output, entropy of its attention in nats; the logit lens", nearest: "cosine with the rows of the token embedding", heads: "[blocks, heads] share of attention to a pattern", units: "[10] units by the norm of the vector they add", unit: "[channels] value · column of the second matrix", stream: "[blocks + 1, tokens] L2 norm", lens: "[blocks + 1, tokens] probability = softmax(head(norm(stream)))", losses: "[tokens − 1] nats = −ln p(token | previous tokens)", choice: "[vocabulary] probability after each logits processor", change: "[vocabulary] probability before and after; KL in nats", cache: "bytes of keys and values" },
+    picture: {
+      label: "The model, from the tokens at the bottom to the next token at the top; arrow keys move between its parts, Enter opens one", at: (token, all) => `${all} parameters; the figures are those of token ${token}. Select another token below, and click a part to open it.`,
+      short: { next: "next", tokens: "text" }, norm: "norm", join: "+", adds: "norm added", says: "prediction after this block", unembedding: "output matrix", tied: "the token embedding again",
+      lastNorm: "the last normalization, before the output matrix", normOf: (layer, part) => `normalization of the residual stream, before the ${part} of block ${layer}`,
+      next: (token, chance) => `next token ${token}, probability ${chance}`, after: (place, token, chance) => `after ${place}: the model would predict ${token}, probability ${chance}`,
+      embedding: (size, norm) => `embedding, ${size} parameters: the residual stream begins with norm ${norm}`, mlp: (layer, size, norm) => `MLP of block ${layer}, ${size} parameters: adds a vector of norm ${norm}`,
+      head: (name, norm, entropy, token, weight) => `head ${name}: adds a vector of norm ${norm}; entropy of its attention ${entropy} nats; most on ${token}, ${weight}`,
+    },
     panels: {
+      model: { title: "The model", help: "Tokens enter at the bottom. Each block reads the residual stream (the vertical line), and its attention heads and its MLP add to it. At the top it becomes the next token. Boxes are as long as they have parameters, and brighter or darker by how much they add to the selected token." },
       tokens: { title: "Bytes and tokens", help: "A computer stores text as bytes. Pieces that often occur together are merged into words or parts of words, and these tokens are all the model reads." },
       embeddings: { title: "Embeddings", help: "Each token becomes a vector, its meaning for the model, combined with its position. Tokens with similar vectors are used alike." },
       block: { title: "One block, its heads", help: "In each block, several heads look back over the text. Every row of an image is a token, and strong color shows what it attends to." },
@@ -79,8 +88,17 @@ const WORDS = {
       ["softmax of the unmasked scores", "마스크가 가리지 않은 점수의 softmax"], ["concatenated heads", "이어 붙인 헤드"], ["token embeddingᵀ", "토큰 임베딩ᵀ"], [", tanh form", " (tanh 꼴)"], ["last row of logits", "logits의 마지막 행"],
       [/\bkey\b/g, "키"], [/\bquery\b/g, "쿼리"], [" and ", ", "], [/(?<![.\w])position\b/g, "위치"], ["mean x²", "x²의 평균"], [/\bmean\b/, "평균"], [/\bvar\b/, "분산"], ["gain", "이득"], [/\bbias$/, "편향"],
     ],
-    measures: { nearest: "토큰 임베딩 각 행과의 코사인", heads: "[블록, 헤드] 어텐션이 한 패턴에 주는 몫", units: "[10] 쓰는 벡터가 긴 순서의 유닛", unit: "[채널] 값 · 둘째 행렬의 열", stream: "[블록 + 1, 토큰] 유클리드 길이", lens: "[블록 + 1, 토큰] 확률 = softmax(head(norm(스트림)))", losses: "[토큰 − 1] nat = −ln p(토큰 | 앞의 것들)", choice: "[어휘] 각 처리 뒤의 확률", change: "[어휘] 앞뒤의 확률; KL, nat", cache: "키와 값의 바이트" },
+    measures: { sizes: "각 부분의 매개변수 수", components: "고른 토큰에서 헤드마다 출력의 L2 노름, 어텐션 엔트로피(nat); 로짓 렌즈", nearest: "토큰 임베딩 각 행과의 코사인", heads: "[블록, 헤드] 어텐션이 한 패턴에 주는 몫", units: "[10] 쓰는 벡터가 긴 순서의 유닛", unit: "[채널] 값 · 둘째 행렬의 열", stream: "[블록 + 1, 토큰] 유클리드 길이", lens: "[블록 + 1, 토큰] 확률 = softmax(head(norm(스트림)))", losses: "[토큰 − 1] nat = −ln p(토큰 | 앞의 것들)", choice: "[어휘] 각 처리 뒤의 확률", change: "[어휘] 앞뒤의 확률; KL, nat", cache: "키와 값의 바이트" },
+    picture: {
+      label: "모델 그림. 맨 아래가 토큰, 맨 위가 다음 토큰입니다. 화살표 키로 옮겨 다니고 Enter로 엽니다", at: (token, all) => `매개변수 ${all}개. 숫자는 토큰 ${token}의 것입니다. 아래에서 다른 토큰을 고르거나, 한 부분을 눌러 펼쳐 보세요.`,
+      short: { next: "다음", tokens: "글" }, norm: "정규화", join: "+", adds: "더하는 노름", says: "이 블록까지의 예측", unembedding: "출력 행렬", tied: "토큰 임베딩을 다시 씀",
+      lastNorm: "출력 행렬 앞의 마지막 정규화", normOf: (layer, part) => `블록 ${layer}의 ${part} 앞에서 잔차 스트림을 정규화`,
+      next: (token, chance) => `다음 토큰 ${token}, 확률 ${chance}`, after: (place, token, chance) => `${place} 이후에 멈춘다면 예측은 ${token}, 확률 ${chance}`,
+      embedding: (size, norm) => `임베딩, 매개변수 ${size}개: 잔차 스트림은 노름 ${norm}에서 시작`, mlp: (layer, size, norm) => `블록 ${layer}의 MLP, 매개변수 ${size}개: 노름 ${norm}인 벡터를 더함`,
+      head: (name, norm, entropy, token, weight) => `헤드 ${name}: 노름 ${norm}인 벡터를 더함, 어텐션 엔트로피 ${entropy} nat, 가장 많이 보는 토큰 ${token} ${weight}`,
+    },
     panels: {
+      model: { title: "모델", help: "토큰은 맨 아래로 들어갑니다. 블록마다 어텐션 헤드와 MLP가 잔차 스트림(세로선)을 읽고 거기에 결과를 더하며, 맨 위에서 다음 토큰이 됩니다. 상자의 길이는 매개변수 수에 비례하고, 색의 진하기는 고른 토큰에 얼마나 더하는지를 나타냅니다." },
       tokens: { title: "바이트와 토큰", help: "컴퓨터는 글을 바이트로 저장합니다. 자주 나란히 나오는 조각을 합쳐 단어나 단어의 일부만 남기며, 모델은 이 토큰만 읽습니다." },
       embeddings: { title: "임베딩", help: "토큰마다 모델에게 그 뜻이 되는 벡터 하나와 위치가 주어집니다. 벡터가 비슷한 토큰은 비슷하게 쓰입니다." },
       block: { title: "블록 하나와 그 헤드들", help: "블록마다 여러 헤드가 글을 되돌아봅니다. 그림의 각 행은 토큰이고, 진한 색은 그 토큰이 보는 곳입니다." },
