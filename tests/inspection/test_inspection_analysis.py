@@ -1,5 +1,6 @@
 """Analyses compared with values computed by hand, and on models with induction heads."""
 
+import itertools
 import math
 
 import pytest
@@ -19,6 +20,7 @@ from glassgpt.inspection.analysis import (
     probe,
     residual_norms,
     residual_stream_names,
+    telling_keys,
     token_losses,
     token_vectors,
 )
@@ -146,3 +148,21 @@ def test_patching_moves_the_answer():
     assert chance_of(source, "w") > 0.9
     elsewhere = traced.intervene(Patch("blocks.1.attention.mixed", other, positions=(2,)))
     assert chance_of(elsewhere, "z") > 0.9
+
+
+@ALL_ARCHITECTURES
+def test_telling_keys_are_the_largest_weights_off_the_usual_ones(config):
+    found = trace(shaken(config), BYTES, TEXT)
+    keys, weights = telling_keys(found)
+    for layer, head in itertools.product(range(config.n_layer), range(config.n_head)):
+        row = found[f"blocks.{layer}.attention.weights"][head, -1]
+        inner = {key: float(row[key]) for key in range(1, len(row) - 2)}
+        assert float(weights[layer, head]) == pytest.approx(max(inner.values()), abs=1e-6)
+        assert inner[int(keys[layer, head])] == pytest.approx(max(inner.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["a", "ab", "abc"])
+def test_telling_keys_of_a_short_text_are_the_first(text):
+    keys, weights = telling_keys(trace(shaken(GPT2), BYTES, text))
+    assert keys.eq(0).all()
+    assert weights.gt(0).all()

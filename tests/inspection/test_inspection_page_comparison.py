@@ -42,7 +42,7 @@ def test_two_runs_are_compared(page, nano_run):
     earlier = load_checkpoint_model(folder, loaded.tokenizer, checkpoint_steps(folder)[0])
     text = "the old king"
     runs = [("nano", loaded.model, loaded.tokenizer, folder), ("earlier", earlier, loaded.tokenizer)]
-    page.goto(address_of(*runs, text=text))
+    page.goto(f"{address_of(*runs, text=text)}#layer=0&head=0&key=0")
     panel(page, "history").locator("#compare").check()
     page.locator("#runs table").wait_for()
     both = [trace(model, loaded.tokenizer, text, OPTIONS) for model in (loaded.model, earlier)]

@@ -61,7 +61,7 @@ def test_benchmark_makes_the_same_requests_as_the_page(page, monkeypatch):
     from inspect_parts.worker import PageRequests
 
     services = [RecordingService([LoadedRun("planted", *planted())], TEXT, OPTIONS) for _ in range(2)]
-    page.goto(serve(services[0]))
+    page.goto(f"{serve(services[0])}#layer=0&head=0&key=0")
     for name in ("model", "tokens", "embeddings", "block", "head", "mlp", "stream", "lens"):
         panel(page, name)
     page.wait_for_load_state("networkidle")

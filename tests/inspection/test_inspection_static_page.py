@@ -87,7 +87,7 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     first = traces[traces.steps[0]]
     save_page(found, tmp_path / "all.html", traces)
     page = open_page(locale="en-US", offline=True)
-    page.goto((tmp_path / "all.html").as_uri())
+    page.goto(f"{(tmp_path / 'all.html').as_uri()}#layer=0&head=0&key=0")
     panel(page, "history").locator("#step").focus()
     page.keyboard.press("Home")
     page.locator("#history output", has_text=f"step {traces.steps[0]:,}").wait_for()

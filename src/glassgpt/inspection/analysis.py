@@ -14,6 +14,8 @@ from torch import Tensor
 
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.inspection.trace import Trace, trace_tokens
+from glassgpt.model.activations import repeat_kv_heads
+from glassgpt.model.attention import attention_scores
 from glassgpt.model.transformer import LanguageModel
 
 PROBE_TOKENS = 50
@@ -56,6 +58,25 @@ def logit_lens(trace: Trace, depths: Sequence[int] | None = None, positions: Seq
 def attention_entropy(trace: Trace, layer: int) -> Tensor:
     """Return the entropy of each head's attention per query, in nats: (H, T); 0 for one token, ln t for uniform over t."""
     return torch.special.entr(trace[f"blocks.{layer}.attention.weights"]).sum(dim=-1)
+
+
+@torch.no_grad()
+def telling_keys(trace: Trace) -> tuple[Tensor, Tensor]:
+    """Return where each head's attention from the last token is most telling: keys and their weights, (L, H) each.
+
+    That is the token with the largest weight, leaving out those that heads of any model often attend to: the token itself,
+    the one before it, and the first, where attention goes that found nothing. Of three tokens or fewer, it is the first.
+    """
+    last = len(trace) - 1
+    best = []
+    for layer in range(trace.model.config.n_layer):
+        q, k, mask = (trace[f"blocks.{layer}.attention.{name}"] for name in ("q", "k", "mask"))
+        scores = attention_scores(q[:, -1:].float(), repeat_kv_heads(k, q.size(0)).float())[:, 0]  # (H, T)
+        weights = scores.masked_fill(~mask[-1], -torch.inf).softmax(dim=-1)
+        inner = weights[:, 1 : last - 1] if last > 2 else weights[:, :1]
+        best.append(inner.max(dim=-1))
+    first = 1 if last > 2 else 0
+    return torch.stack([each.indices for each in best]) + first, torch.stack([each.values for each in best])
 
 
 def residual_norms(trace: Trace) -> Tensor:

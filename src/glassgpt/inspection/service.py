@@ -16,6 +16,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.generation.engine.sampling import gumbel_sample
 from glassgpt.generation.options import GenerationOptions
+from glassgpt.inspection.analysis import telling_keys
 from glassgpt.inspection.caching import LRUCache
 from glassgpt.inspection.checkpoint_traces import checkpoint_steps, load_checkpoint_model
 from glassgpt.inspection.details import abbreviate, detail, source_references, sources
@@ -180,7 +181,8 @@ def page_overview(
     """Return the `overview` and everything else that the page needs at the start.
 
     Additional keys: `written`, the number of generated tokens; `options`, the initial values of `ADJUSTABLE_OPTIONS`;
-    `runs`, the names of the runs; `steps` that have a checkpoint; `places`, the source locations of the details.
+    `runs`, the names of the runs; `steps` that have a checkpoint; `places`, the source locations of the details; `telling`,
+    the head with the most telling attention from the last token, `keys` of all heads: see `telling_keys`.
     """
     more = {
         "written": found.n_generated,
@@ -188,8 +190,15 @@ def page_overview(
         "runs": [*runs],
         "steps": [*steps],
         "places": source_references(),
+        "telling": _telling(found),
     }
     return {**overview(found), **more}
+
+
+def _telling(found: Trace) -> dict[str, Any]:
+    keys, weights = telling_keys(found)
+    layer, head = divmod(int(weights.argmax()), weights.size(1))
+    return {"layer": layer, "head": head, "keys": keys.tolist()}
 
 
 def _validate_request(request: Mapping[str, Any], n_runs: int) -> dict[str, Any]:

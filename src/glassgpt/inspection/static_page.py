@@ -32,6 +32,7 @@ PAGE_MODULES = (
     "embeddings.js",
     "block.js",
     "head.js",
+    "motion.js",
     "mlp.js",
     "stream.js",
     "svg.js",

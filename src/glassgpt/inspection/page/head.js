@@ -27,7 +27,7 @@ export const headPanel = {
 };
 
 // The activations of one head; several query heads may share keys and values.
-async function headOf(trace, { layer, head }) {
+export async function headOf(trace, { layer, head }) {
   const { n_head: heads, kv_heads: shared } = trace.overview.model;
   const at = (part, number) => fetchArray(trace, `blocks.${layer}.attention.${part}`, number);
   const kv = Math.floor(head / (heads / shared));
@@ -37,7 +37,7 @@ async function headOf(trace, { layer, head }) {
   return { scores, weights, mixed, q, k, v, mask, length: weights.shape[0], width: q.shape[1] };
 }
 
-function rowOf({ values, shape: [, width] }, at) {
+export function rowOf({ values, shape: [, width] }, at) {
   return values.subarray(at * width, (at + 1) * width);
 }
 
@@ -50,7 +50,7 @@ function picture(title, formula, shown, id, filled) {
 function square({ trace, state, choose }, id, label, values, length) {
   const tell = (query, key) => `${quoted(pieceOf(trace, query))} → ${quoted(pieceOf(trace, key))} ${figure(values[query * length + key])}`;
   const names = trace.overview.tokens.map(({ piece: text }) => text);
-  return { id, label, values, rows: length, columns: length, cell: [state.position, state.key], tell, names, choose: (position, key) => choose({ position, key }) };
+  return { id, label, values, rows: length, columns: length, cell: [state.position, state.key], tell, names, columnNames: names, choose: (position, key) => choose({ position, key }) };
 }
 
 function cellOf({ values, shape: [, columns] }, { position, key }) {
@@ -149,7 +149,7 @@ function looks({ trace, state, words, choose }, parts) {
   return make("div", { id: "looks" }, make("h3", { textContent: `${quoted(pieceOf(trace, state.position))} ${words.looksAt}` }), table([words.token, words.weights], rows));
 }
 
-function strongest(values, count) {
+export function strongest(values, count) {
   return Array.from(values.keys()).sort((one, other) => values[other] - values[one]).slice(0, count);
 }
 

@@ -2,7 +2,7 @@
 import { painter, ramp } from "./color.js";
 import { make, within } from "./dom.js";
 
-const MOST_LABELS = 32; // maximum number of labelled rows
+const MOST_LABELS = 32; // maximum number of labelled rows, or columns
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 export function largestOf(values) {
@@ -37,9 +37,9 @@ function cellAt(canvas, event) {
 }
 
 // shown: the arguments of drawMatrix, and id, label, cell [row, column], tell(row, column) -> text, choose(row, column),
-// names of the rows, and height in pixels if the matrix is not square.
+// names of the rows, columnNames, and height in pixels if the matrix is not square.
 export function matrix(shown) {
-  const { id, label, rows, columns, cell, tell, choose, names = [], height = null } = shown;
+  const { id, label, rows, columns, cell, tell, choose, names = [], columnNames = [], height = null } = shown;
   const canvas = make("canvas", { id, tabIndex: 0, role: "img", "aria-label": label });
   drawMatrix(canvas, shown);
   canvas.style.setProperty("aspect-ratio", height ? "auto" : `${columns} / ${rows}`);
@@ -55,10 +55,15 @@ export function matrix(shown) {
     event.preventDefault();
     choose(within(cell[0] + step[0], rows), within(cell[1] + step[1], columns));
   };
-  const labels = names.length && names.length <= MOST_LABELS
-    ? make("div", { className: "labels", "aria-hidden": "true" }, ...names.map((textContent, at) => make("span", { textContent, className: at === cell[0] ? "chosen" : "" })))
-    : null;
-  return make("div", { className: "matrix" }, make("div", { className: "labelled" }, labels, make("div", { className: "picture" }, canvas, frame)), scaleOf(shown), readout);
+  const picture = make("div", { className: "picture" }, canvas, frame);
+  const labelled = make("div", { className: "labelled" }, labels(names, cell[0], "labels"), picture, labels(columnNames, cell[1], "labels columns"));
+  return make("div", { className: "matrix" }, labelled, scaleOf(shown), readout);
+}
+
+// With more names than fit, only the cell under the pointer is named, below the image.
+function labels(names, chosen, className) {
+  if (!names.length || names.length > MOST_LABELS) return null;
+  return make("div", { className, "aria-hidden": "true" }, ...names.map((textContent, at) => make("span", { textContent, className: at === chosen ? "chosen" : "" })));
 }
 
 function scaleOf({ kind = "magnitude", largest = 1 }) {

@@ -9,6 +9,7 @@ import { tokensPanel } from "./tokens.js";
 import { embeddingsPanel } from "./embeddings.js";
 import { blockPanel } from "./block.js";
 import { headPanel } from "./head.js";
+import { motionPanel } from "./motion.js";
 import { mlpPanel } from "./mlp.js";
 import { streamPanel } from "./stream.js";
 import { lensPanel } from "./lens.js";
@@ -18,7 +19,7 @@ import { changesPanel } from "./changes.js";
 import { historyPanel } from "./history.js";
 import { helpDialog, listenToKeys } from "./keys.js";
 
-const PANELS = [modelPanel, tokensPanel, embeddingsPanel, blockPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
+const PANELS = [modelPanel, tokensPanel, embeddingsPanel, blockPanel, motionPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
 const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
 const AHEAD = "300px"; // panels are drawn this far before they become visible
 
@@ -60,13 +61,24 @@ function open(id, change) {
 // Clamp the selection to the current trace.
 function fitState() {
   const { tokens, model, steps } = view.trace.overview;
+  fillIn(view.trace.overview);
   const fitted = (value, count) => Math.min(value, count - 1);
-  state.position = fitted(state.position ?? tokens.length - 1, tokens.length);
+  state.position = fitted(state.position, tokens.length);
   state.key = fitted(state.key, tokens.length);
   state.layer = fitted(state.layer, model.n_layer);
   state.head = fitted(state.head, model.n_head);
   state.depth = fitted(state.depth ?? model.n_layer, model.n_layer + 1);
   if (!steps.includes(state.step)) state.step = null;
+}
+
+// What is not selected yet: the most telling head, and where it looks from the last token.
+function fillIn({ tokens, telling: { layer, head, keys } }) {
+  if (state.layer === null && state.head === null) Object.assign(state, { layer, head });
+  state.layer ??= 0;
+  state.head ??= 0;
+  state.position ??= tokens.length - 1;
+  const isLast = state.position >= tokens.length - 1;
+  state.key ??= isLast ? keys[state.layer]?.[state.head] ?? 0 : Math.max(0, state.position - 1);
 }
 
 // Request a new trace with a change. The change is applied when the response arrives; if the request is refused, the view
@@ -172,7 +184,7 @@ function prompting() {
   text.oninput = () => { draft = text.value; };
   const send = () => {
     draft = null;
-    choose({ text: text.value, written: [], interventions: [], position: null, depth: null, key: 0 });
+    choose({ text: text.value, written: [], interventions: [], position: null, depth: null, key: null });
   };
   form.onsubmit = (event) => {
     event.preventDefault();

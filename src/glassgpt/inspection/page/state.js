@@ -11,10 +11,10 @@ const listOf = (fits) => (value) => Array.isArray(value) && value.every(fits);
 const FIELDS = {
   text: [() => null, orNothing(isText)],
   written: [() => [], listOf(isCount)],
-  layer: [() => 0, isCount],
-  head: [() => 0, isCount],
+  layer: [() => null, orNothing(isCount)],
+  head: [() => null, orNothing(isCount)],
   position: [() => null, orNothing(isCount)],
-  key: [() => 0, isCount],
+  key: [() => null, orNothing(isCount)],
   channel: [() => 0, isCount],
   unit: [() => null, orNothing(isCount)],
   depth: [() => null, orNothing(isCount)],
