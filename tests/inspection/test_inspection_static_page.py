@@ -97,6 +97,7 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     assert page.locator("#weight span").last.inner_text() == f"= {format_number(weight)}"
     panel(page, "history").locator("#follow").click()
     page.locator("#learned tbody tr").nth(len(traces.steps) - 1).wait_for()
+    panel(page, "block")
     page.locator("#block summary").first.click()
     page.locator("#block pre", has_text="def attention_weights").wait_for()
     size = sum(math.prod(each["shape"]) for each in static_page._arrays(found)[0].values())

@@ -29,6 +29,7 @@ from glassgpt.inspection.analysis import (
     token_vectors,
     unit_vectors,
 )
+from glassgpt.inspection.block_parts import normalizations, projected_heads, residual_sums
 from glassgpt.inspection.components import component_sizes, components_at
 from glassgpt.inspection.serialization import nested_lists, source_reference, token_json
 from glassgpt.inspection.trace import Trace
@@ -202,6 +203,9 @@ DETAILS = {
     "nearest": Detail(nearest, nearest_tokens, {"position": len}),
     "units": Detail(units, strongest_units, {"layer": _layers, "position": len}),
     "unit": Detail(unit, unit_vectors, {"layer": _layers, "position": len, "unit": _hidden}),
+    "norms": Detail(normalizations, normalizations, {"layer": _layers}),
+    "projection": Detail(projected_heads, projected_heads, {"layer": _layers, "position": len}),
+    "sums": Detail(residual_sums, residual_sums, {"layer": _layers}),
     "heads": Detail(heads, head_scores, {}),
     "stream": Detail(stream, residual_norms, {}),
     "losses": Detail(losses, token_losses, {}),

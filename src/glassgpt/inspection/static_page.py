@@ -22,6 +22,7 @@ from glassgpt.inspection.trace import Trace
 PAGE_MODULES = (
     "words.js",
     "dom.js",
+    "svg.js",
     "fragment.js",
     "state.js",
     "source.js",
@@ -31,11 +32,14 @@ PAGE_MODULES = (
     "tokens.js",
     "embeddings.js",
     "block.js",
+    "norm.js",
     "head.js",
+    "lines.js",
     "motion.js",
+    "projection.js",
+    "sum.js",
     "mlp.js",
     "stream.js",
-    "svg.js",
     "model.js",
     "lens.js",
     "next.js",
@@ -143,9 +147,11 @@ def _details(found: Trace) -> Iterator[tuple[str, dict[str, int]]]:
     pieces = sorted({min(first, last) for first in range(0, len(found), LENS_TOKENS)})
     yield from (("lens", {"depth": depth, "first": first}) for depth in range(layers + 1) for first in pieces)
     yield from ((what, {"position": position}) for what in ("components", "nearest") for position in range(len(found)))
+    yield from ((what, {"layer": layer}) for what in ("norms", "sums") for layer in range(layers))
     if _units_fit(found):
         yield from (
-            ("units", {"layer": layer, "position": position})
+            (what, {"layer": layer, "position": position})
+            for what in ("units", "projection")
             for layer in range(layers)
             for position in range(len(found))
         )
@@ -160,6 +166,7 @@ GROUPS = (
     ("attention.mixed", "attention.q", "attention.k", "attention.v"),
     ("attention.scores",),
     ("mlp.hidden", "output"),
+    ("norm1", "attention.output", "middle", "norm2", "mlp.output"),
 )
 """Activations that the page requests of each block, most important first."""
 

@@ -31,9 +31,11 @@ LOGIT_CAP = 15.0
 class RMSNorm(nn.Module):
     """Scale each position to a root mean square of 1; has no parameters."""
 
+    eps = NORM_EPS
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last dimension, (…, C) -> (…, C)."""
-        return F.rms_norm(x, (x.size(-1),), eps=NORM_EPS)
+        return F.rms_norm(x, (x.size(-1),), eps=self.eps)
 
 
 class BackwardRotary(RotaryEmbedding):

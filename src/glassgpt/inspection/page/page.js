@@ -10,6 +10,10 @@ import { embeddingsPanel } from "./embeddings.js";
 import { blockPanel } from "./block.js";
 import { headPanel } from "./head.js";
 import { motionPanel } from "./motion.js";
+import { normPanel } from "./norm.js";
+import { linesPanel } from "./lines.js";
+import { projectionPanel } from "./projection.js";
+import { sumPanel } from "./sum.js";
 import { mlpPanel } from "./mlp.js";
 import { streamPanel } from "./stream.js";
 import { lensPanel } from "./lens.js";
@@ -19,7 +23,7 @@ import { changesPanel } from "./changes.js";
 import { historyPanel } from "./history.js";
 import { helpDialog, listenToKeys } from "./keys.js";
 
-const PANELS = [modelPanel, tokensPanel, embeddingsPanel, blockPanel, motionPanel, headPanel, mlpPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
+const PANELS = [modelPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
 const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
 const AHEAD = "300px"; // panels are drawn this far before they become visible
 
