@@ -83,11 +83,11 @@ class FoundFile:
         """Return the SHA-256 (hex) of its content, by which it is recognized when it is renamed.
 
         Raises:
-            DataError: it cannot be read, or is no regular file.
+            DataError: it cannot be read, or could not be indexed.
         """
         digest = hashlib.sha256()
         try:
-            self.require_regular()  # a FIFO may block, and a device may have no end
+            self.require_usable()  # a FIFO may block, a device may have no end, and reading what is too large takes long
             with self.path.open("rb") as file:
                 while block := file.read(BLOCK_BYTES):
                     digest.update(block)
@@ -95,14 +95,19 @@ class FoundFile:
             raise _unreadable(error) from error
         return digest.hexdigest()
 
-    def require_regular(self) -> None:
-        """Check that it is a file.
+    def require_usable(self) -> None:
+        """Check that it is a file, and not too large for the document that it is.
 
         Raises:
-            DataError: it is something else.
+            DataError: it is something else, or too large.
         """
         if not self.path.is_file():
             raise DataError("it is not a regular file; name the file itself")
+        if self.size() > MAX_DOCUMENT_BYTES and uncompressed_suffix(self.path) not in JSON_SUFFIXES:
+            raise DataError(
+                f"it has {self.size() >> 20:,} MB, and one document must have at most {MAX_DOCUMENT_BYTES >> 20:,} MB; "
+                "split it, or write it as JSON lines"
+            )
 
 
 @dataclass(frozen=True)
@@ -202,15 +207,10 @@ def _unreadable(error: OSError) -> DataError:
 def _documents(file: FoundFile, skip: Callable[[str, str], None]) -> Iterator[SourceDocument]:
     path = file.path
     suffix = uncompressed_suffix(path)
-    file.require_regular()
+    file.require_usable()
     if suffix in JSON_SUFFIXES:
         yield from _rows(file, skip)
         return
-    if path.stat().st_size > MAX_DOCUMENT_BYTES:
-        raise DataError(
-            f"it has {path.stat().st_size >> 20:,} MB, and one document must have at most {MAX_DOCUMENT_BYTES >> 20:,} MB; "
-            "split it, or write it as JSON lines"
-        )
     if suffix == PDF_SUFFIX:
         text = pdf_text(path)
     else:
