@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import tracemalloc
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from glassgpt.retrieval.building import build_index
 from glassgpt.retrieval.confidence import WEIGHTS, confidence
 from glassgpt.retrieval.index import Hit
 from glassgpt.retrieval.likelihood import batched_logprobs, continuation_logprobs, span_logprob
+from glassgpt.retrieval.manifest import MAX_PASSAGE_CHARACTERS
 from glassgpt.retrieval.model_requests import run_steps
 from glassgpt.retrieval.multiple_choice import MODEL_FEATURES, ChoiceReader, choice_features, choose
 from glassgpt.retrieval.option_features import SEARCH_FEATURES, OptionSearch
@@ -78,6 +80,36 @@ def test_spans_are_words_of_the_sentences_that_share_most_with_the_question():
     assert spans.features[texts.index("Anna")][FEATURES.index("cuts_name_after")] == 1
     assert texts[spans.ranked()[0]] == "1932"
     assert len(Spans.of_passage("Why?", " ")) == 0
+
+
+def test_order_of_a_set_changes_no_weight():
+    sentences = Sentences(("x",), (frozenset("abc"),), {"a": 0.1, "b": 0.2, "c": 0.3})
+    assert sentences.weight(("a", "b", "c")) == sentences.weight(("c", "b", "a"))  # it differs between processes
+
+
+def test_words_of_the_question_count_by_their_distance_to_a_span():
+    text = "bridge one old two three bridge four five old six"
+    spans = Spans.of_passage("old bridge", text)
+    sentences, words = Sentences.from_passages([text]), text.split()
+    near = FEATURES.index("near")
+    assert len(spans) == 55
+    for at in range(len(spans)):
+        first, last = len(text[: spans.starts[at]].split()), len(text[: spans.ends[at]].split()) - 1
+        outside = [(place, word) for place, word in enumerate(words) if not first <= place <= last]
+        distances = [(max(first - place, place - last), word) for place, word in outside if word in ("old", "bridge")]
+        expected = sum(sentences.weights[word] / (1 + distance) for distance, word in distances)
+        assert spans.features[at, near] == pytest.approx(expected / sentences.weight(stems("old bridge")))
+
+
+def test_longest_passage_without_a_sentence_takes_little_memory():
+    tracemalloc.start()
+    try:
+        spans = Spans.of_passage("Which bridge?", "bridge " * (MAX_PASSAGE_CHARACTERS // 7))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(spans) > 28_000
+    assert peak < 64 * 1024**2
 
 
 def test_span_that_the_passage_makes_more_probable_is_chosen():

@@ -61,7 +61,8 @@ class Sentences:
     def weight(self, terms: frozenset[str]) -> float:
         """Return the summed weight of terms; one that no sentence has weighs as much as the rarest."""
         unseen = math.log(1 + 2 * len(self.texts) + 1)
-        return sum(self.weights.get(term, unseen) for term in terms)
+        # An exact sum: the order of a set differs between processes, and ties between sentences would be broken by it.
+        return math.fsum(self.weights.get(term, unseen) for term in terms)
 
     def coverage(self, at: int, terms: frozenset[str]) -> float:
         """Return the share of terms, by weight, that a sentence has: 0 to 1."""

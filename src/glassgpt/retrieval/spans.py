@@ -212,16 +212,13 @@ def _spans_of(
         return sums[last + 1] - sums[first]
 
     content, in_question = inside(1 - words.is_function), inside(words.is_asked)
-    # Each word of the question, by its weight and its distance to the span; those in it do not count.
-    places = np.flatnonzero(words.is_asked)
-    distance = np.maximum(first[:, None] - places, places - last[:, None])  # (N, words of the question)
-    near = np.where(distance > 0, words.rarity[places] / (1 + np.maximum(distance, 0)), 0.0).sum(1)
+    near_left, near_right = _nearness(words.is_asked * words.rarity)
     before, after = first - 1, np.minimum(last + 1, n - 1)
     has_before, has_after = first > 0, last < n - 1
     by_name = {
         "sentence": np.full(len(first), of_sentence[0]),
         "is_first": np.full(len(first), of_sentence[1]),
-        "near": near / max(1e-6, sentences.weight(asked)),
+        "near": (near_left[first] + near_right[last]) / max(1e-6, sentences.weight(asked)),
         "asked": in_question,
         "only_asked": (content > 0) & (in_question == content),
         "no_content": content == 0,
@@ -251,6 +248,17 @@ def _spans_of(
         features[:, FEATURES.index(name)] = values
     starts, ends = np.array(bounds).T + offset
     return starts[first], ends[last], features
+
+
+def _nearness(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return for each word the sum of the weights before it, and of those behind it, each divided by 1 + its distance in words.
+
+    A convolution, because a table of all spans and words of the question would not fit into memory for the longest passages.
+    """
+    n = len(weights)
+    shares = 1 / np.arange(1.0, n + 1)
+    shares[0] = 0  # the word itself
+    return np.convolve(weights, shares)[:n], np.convolve(weights[::-1], shares)[:n][::-1]
 
 
 def _inside(found: re.Match[str]) -> tuple[int, int]:
