@@ -5,8 +5,9 @@ from inspection_helpers import BYTES, MODERN
 from page_helpers import OPTIONS, address_of, format_number, panel, percent, rows
 
 import glassgpt
-from glassgpt.inspection.analysis import token_losses
+from glassgpt.inspection.analysis import nearest_tokens, token_losses, token_vectors
 from glassgpt.inspection.checkpoint_traces import checkpoint_steps, load_checkpoint_model, trace_checkpoints
+from glassgpt.inspection.details import detail
 from glassgpt.inspection.trace import trace
 from glassgpt.training.run_folder import RunFolder
 from planted import planted
@@ -69,3 +70,27 @@ def test_runs_with_different_tokenizers_are_compared(page, traced):
     for name in ("head", "lens"):
         panel(page, name)
         assert page.locator(f"#{name} .failed").count() == 0
+
+
+@pytest.mark.slow
+def test_embeddings_and_hidden_units_of_both_runs_are_shown(page, nano_run):
+    loaded = glassgpt.load(nano_run, device="cpu")
+    folder = RunFolder(nano_run)
+    earlier = load_checkpoint_model(folder, loaded.tokenizer, checkpoint_steps(folder)[0])
+    text = "the old king"
+    runs = [("nano", loaded.model, loaded.tokenizer, folder), ("earlier", earlier, loaded.tokenizer)]
+    page.goto(f"{address_of(*runs, text=text)}#compare=true&layer=0&head=0&key=0&position=2&channel=3")
+    both = {"": trace(loaded.model, loaded.tokenizer, text), "-other": trace(earlier, loaded.tokenizer, text)}
+    panel(page, "embeddings")
+    for suffix, found in both.items():
+        value = format_number(float(found["embedding"][2, 3]))
+        assert page.locator(f"#strip-embedding{suffix}-told").inner_text().endswith(f"= {value}")
+        _, cosine = nearest_tokens(found.model, token_vectors(found.model)[found.tokens[2]], 2)[1]
+        assert rows(page.locator(f"#nearest{suffix}"))[1][2] == format_number(cosine)
+    panel(page, "mlp")
+    for suffix, found in both.items():
+        unit = detail(found, "units", {"layer": 0, "position": 2})["units"][0]
+        assert rows(page.locator(f"#units{suffix}"))[0][:2] == [str(unit["unit"]), format_number(unit["value"])]
+        strongest = found["blocks.0.mlp.hidden"][2]
+        value = format_number(float(strongest[strongest.abs().argmax()]))
+        assert page.locator(f"#hidden{suffix}-told").inner_text().endswith(f"= {value}")

@@ -12,31 +12,42 @@ export const embeddingsPanel = {
   figures: (view) => [...stripes(view.trace), "nearest"],
   async draw(view) {
     const { trace, state, words } = view;
-    const strips = await Promise.all(stripes(trace).map((name) => strip(view, name)));
-    const [near, alike] = await Promise.all([fetchDetail(trace, "nearest", { position: state.position }), cosines(view)]);
-    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, nearestTokens(view, near), make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), stepper(view, "other", "key", trace.overview.tokens.length, `${state.key} ${quoted(pieceOf(trace, state.key))}`), alike))];
+    const sides = otherTrace(view) ? [{ trace, name: view.name, suffix: "" }, { trace: otherTrace(view), name: view.baseName, suffix: "-other" }] : [{ trace, suffix: "" }];
+    const strips = await Promise.all(stripes(trace).flatMap((name) => sides.filter((side) => stripes(side.trace).includes(name)).map((side) => strip(view, name, side))));
+    const [alike, ...near] = await Promise.all([cosines(view), ...sides.map(async (side) => nearestTokens(view, await fetchDetail(side.trace, "nearest", { position: state.position }), side))]);
+    return [make("div", { className: "grid wide" }, ...strips), make("div", { className: "grid" }, ...near, make("div", {}, make("h3", { textContent: words.alike }), note(words.otherHint), stepper(view, "other", "key", trace.overview.tokens.length, `${state.key} ${quoted(pieceOf(trace, state.key))}`), alike))];
   },
 };
+
+// The other run, if its tokens are the same; interventions leave embeddings as they are.
+function otherTrace({ trace, base, undisturbed }) {
+  const isComparable = base && base !== undisturbed && base.overview.tokenizer === trace.overview.tokenizer && base.overview.tokens.length === trace.overview.tokens.length;
+  return isComparable ? base : null;
+}
 
 function stripes(trace) {
   const names = trace.overview.tensors.map(({ name }) => name);
   return ["embedding.token", "embedding.position", "rotary.cos", "embedding"].filter((name) => names.includes(name));
 }
 
-async function strip({ trace, state, words, choose }, name) {
+async function strip({ state, words, choose }, name, { trace, name: run, suffix }) {
   const { values, shape: [rows, columns] } = await fetchArray(trace, name);
   const channel = Math.min(state.channel, columns - 1);
   const tell = (at, column) => `${quoted(pieceOf(trace, at))} · ${words.channel} ${column} = ${figure(values[at * columns + column])}`;
   const shown = {
-    id: `strip-${name.replace(".", "-")}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
+    id: `strip-${name.replace(".", "-")}${suffix}`, label: name, values, rows, columns, kind: "signed", largest: largestOf(values), tell,
     cell: [state.position, channel], choose: (position, column) => choose({ position, channel: column }), height: Math.max(HEIGHT[0], Math.min(240, HEIGHT[1] * rows)),
   };
-  return make("figure", {}, make("figcaption", {}, make("b", { textContent: words.strips[name] }), make("span", { className: "lengths", textContent: lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words) })), matrix(shown));
+  return make("figure", {}, make("figcaption", {}, make("b", { textContent: titled(words.strips[name], run) }), make("span", { className: "lengths", textContent: lengthsOf(trace.overview.tensors.find((tensor) => tensor.name === name), words) })), matrix(shown));
 }
 
-function nearestTokens({ trace, state, words }, { tokens }) {
+function titled(title, run) {
+  return run ? `${title} · ${run}` : title;
+}
+
+function nearestTokens({ trace, state, words }, { tokens }, { name, suffix }) {
   const rows = tokens.map(({ piece: text, id, cosine }) => [piece(text), String(id), barCell(figure(cosine), cosine)]);
-  return make("div", { id: "nearest" }, make("h3", { textContent: `${words.nearestTo} ${quoted(pieceOf(trace, state.position))}` }), table([words.piece, "id", words.cosine], rows));
+  return make("div", { id: `nearest${suffix}` }, make("h3", { textContent: titled(`${words.nearestTo} ${quoted(pieceOf(trace, state.position))}`, name) }), table([words.piece, "id", words.cosine], rows));
 }
 
 // Cosine similarity of the two selected tokens: as embeddings, and after the open block.
