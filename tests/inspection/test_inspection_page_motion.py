@@ -3,9 +3,12 @@
 import math
 
 import pytest
-from page_helpers import TEXT, format_number, open_at, panel
+from inspection_helpers import BYTES, MODERN
+from page_helpers import TEXT, address_of, format_number, open_at, panel
 
 from glassgpt.inspection.analysis import telling_keys
+from glassgpt.inspection.trace import trace
+from small_models import shaken
 
 CHOSEN = {"layer": 1, "head": 0, "position": 11, "key": 5, "channel": 3}
 
@@ -105,3 +108,16 @@ def test_columns_of_matrices_are_labelled_with_the_tokens(page, address):
     for at, box in enumerate(boxes):
         center = cell["x"] + cell["width"] * (at + 0.5) / len(TEXT)
         assert abs(box["x"] + box["width"] / 2 - center) < cell["width"] / len(TEXT) / 2
+
+
+@pytest.mark.slow
+def test_motion_panel_names_the_window_of_the_mask(page):
+    found = trace(shaken(MODERN), BYTES, "the cat saw it")
+    layer = next(layer for layer in range(MODERN.n_layer) if MODERN.layer_window(layer))
+    where = f"#layer={layer}&head=1&position=9&key=7"
+    page.goto(address_of(("shaken", found.model, BYTES), text=found.text) + where)
+    panel(page, "motion")
+    hidden = int((~found[f"blocks.{layer}.attention.mask"][9]).sum())
+    assert lines(page, "scores")[0] == f"{hidden} of 14 keys masked"
+    assert page.locator("#motion-scores-step .formula").inner_text().endswith(f"j ≤ i − {MODERN.window}")
+    assert lines(page, "weights")[1] == "Σ a = 1.0000"

@@ -77,7 +77,7 @@ function maskOf(view, parts) {
 }
 
 // Includes the size of a sliding window, found from the last query.
-function maskFormula({ mask, length }) {
+export function maskFormula({ mask, length }) {
   const window = rowOf(mask, length - 1).reduce((count, seen) => count + (seen > 0 ? 1 : 0), 0);
   return window < length ? `sᵢⱼ = −∞, j > i, j ≤ i − ${window}` : "sᵢⱼ = −∞, j > i";
 }

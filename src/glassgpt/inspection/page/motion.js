@@ -1,6 +1,6 @@
 // One value of attention, step by step: query and key, their products, scale, mask, softmax, mixed values. It can be played.
 import { button, figure, make, note, row } from "./dom.js";
-import { headOf, rowOf, strongest } from "./head.js";
+import { headOf, maskFormula, rowOf, strongest } from "./head.js";
 import { drawMatrix, isSeenBy, largestOf, matrix } from "./matrix.js";
 import { pieceOf, quoted, stepper } from "./token.js";
 
@@ -156,7 +156,7 @@ function masked(view, parts) {
   const hidden = values.reduce((count, _, key) => count + (isSeen(key) ? 0 : 1), 0);
   const seen = (share) => ({ isSeen: (_, key) => isSeen(key) || key < (1 - share) * parts.length });
   const text = () => [words.motion.hidden(hidden, parts.length), isSeen(state.key) ? `s = ${figure(values[state.key])}` : "s = −∞"];
-  return stepOf("motion-scores", `4 · ${words.motion.masked}`, "sⱼ = −∞, j > i", shown, seen, text);
+  return stepOf("motion-scores", `4 · ${words.motion.masked}`, maskFormula(parts), shown, seen, text);
 }
 
 function softmax(view, parts) {
