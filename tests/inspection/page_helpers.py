@@ -39,8 +39,11 @@ def serve(service):
 
 
 def panel(page, name):
-    """Scroll to a panel until it is drawn, and return its body; panels above it may move it meanwhile."""
+    """Open a panel, scroll to it until it is drawn, and return its body; panels above it may move it meanwhile."""
     section, end = page.locator(f"#{name}"), time.monotonic() + 30
+    section.wait_for()
+    if section.locator(".fold[aria-expanded=false]").count():
+        section.locator(".fold").click()
     while section.get_attribute("data-ready") is None:
         assert time.monotonic() < end, f"{name} is not drawn"
         section.scroll_into_view_if_needed()

@@ -18,6 +18,7 @@ def test_source_code_help_theme_and_language(page, address):
 
     open_at(page, address)
     panel(page, "block")
+    page.locator("#block .source").click()
     page.locator("#block summary").first.click()
     shown = page.locator("#block pre")
     shown.wait_for()

@@ -10,7 +10,7 @@ from small_models import shaken
 
 
 def test_picture_shows_the_figures_and_opens_a_head(page, address, traced):
-    open_at(page, address, position=10)
+    open_at(page, address, layer=0, head=0, position=10)
     shown = panel(page, "model")
     found = detail(traced, "components", {"position": 10})
     head = found["heads"][1][1]
@@ -32,6 +32,26 @@ def test_picture_shows_the_figures_and_opens_a_head(page, address, traced):
     page.locator("#part-next-0[aria-label*='“z”']").wait_for()
     assert percent(float(traced["next.model"][Z])) in page.locator("#part-next-0").get_attribute("aria-label")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_panels_are_folded_and_the_address_keeps_what_is_open(page, address):
+    page.goto(address)
+    panel(page, "model")
+    opened = "all => all.map((each) => each.id)"
+    assert page.locator("section:not(.folded)").evaluate_all(opened) == ["model", "next"]
+    assert page.evaluate("document.documentElement.scrollHeight") < 3200
+    page.locator("#lens .fold").click()
+    page.locator("#next .fold").click()
+    page.reload()
+    panel(page, "lens")
+    assert page.locator("section:not(.folded)").evaluate_all(opened) == ["model", "lens"]
+    assert not page.locator("#lens-figures").is_visible()
+    page.locator("#lens .source").click()
+    assert page.locator("#lens-figures summary").first.is_visible()
+    page.locator("#unfold-all").click()
+    assert page.locator("section.folded").count() == 0
+    page.locator("#fold-all").click()
+    assert page.locator("section:not(.folded)").evaluate_all(opened) == ["model"]
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ def test_static_page_works_offline(open_page, tmp_path, traced):
     assert page.locator("#weight span").last.inner_text() == f"= {format_number(weight)}"
     z = next(row for row in rows(panel(page, "next")) if row[0] == "z")
     assert z[2] == percent(float(traced["next.model"][Z]))
+    page.locator("#block .source").click()
     page.locator("#block summary").first.click()
     page.locator("#block pre", has_text="def attention_weights").wait_for()
     assert page.locator("#prompt, #sample, #off-head, #top_k").count() == 0
@@ -98,6 +99,7 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     panel(page, "history").locator("#follow").click()
     page.locator("#learned tbody tr").nth(len(traces.steps) - 1).wait_for()
     panel(page, "block")
+    page.locator("#block .source").click()
     page.locator("#block summary").first.click()
     page.locator("#block pre", has_text="def attention_weights").wait_for()
     size = sum(math.prod(each["shape"]) for each in static_page._arrays(found)[0].values())

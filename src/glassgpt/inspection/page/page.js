@@ -50,16 +50,17 @@ function choose(change) {
 function shown(names) {
   writeAddress();
   fillBar();
+  if (names.includes("open")) foldAll();
   for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) invalidate(panel);
 }
 
 // Select, and go to a panel; without one, only select.
 function open(id, change) {
-  choose(change);
+  choose({ ...change, ...(id && !isOpen({ id }) ? { open: [...state.open, id] } : {}) });
   if (!id) return;
   const { section } = frames.get(PANELS.find((panel) => panel.id === id));
   section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-  section.querySelector("h2").focus({ preventScroll: true });
+  (section.querySelector(".fold") ?? section.querySelector("h2")).focus({ preventScroll: true });
 }
 
 // Clamp the selection to the current trace.
@@ -161,10 +162,12 @@ function build() {
   });
   if (main.dataset.language !== state.language) {
     main.dataset.language = state.language;
-    main.replaceChildren(...PANELS.map(frame));
+    const [first, ...others] = PANELS.map(frame);
+    main.replaceChildren(first, foldButtons(), ...others);
     footer.replaceChildren(note(view.words.foot), helpDialog(view.words));
   }
   PANELS.forEach(invalidate);
+  foldAll();
 }
 
 function heading() {
@@ -220,18 +223,52 @@ function fillBar() {
     step("layer", model.n_layer, state.layer), step("head", model.n_head, state.head), step("position", tokens.length, `${state.position} ${quoted(pieceOf(trace, state.position))}`)));
 }
 
+// A heading that folds the panel, one line of what it shows, the panel itself, and its sources behind a button.
 function frame(panel) {
   const words = view.words.panels[panel.id];
   const help = make("p", { className: "help", hidden: true, id: `${panel.id}-help`, textContent: words.help });
-  const ask = button("?", () => {
-    help.hidden = !help.hidden;
-    ask.setAttribute("aria-expanded", String(!help.hidden));
-  }, { className: "ask", "aria-label": `${words.title}?`, "aria-expanded": "false", "aria-controls": help.id });
+  const figures = make("div", { className: "figures", hidden: true, id: `${panel.id}-figures` });
+  const ask = toggle("?", help, { className: "ask", "aria-label": `${words.title}?` });
+  const title = panel === modelPanel ? words.title : button(words.title, () => fold(panel), { className: "fold", "aria-controls": `${panel.id}-content` });
+  const content = make("div", { id: `${panel.id}-content` }, help, make("div", { className: "body empty" }), toggle(view.words.showSource, figures, { className: "source" }), figures);
   const section = make("section", { id: panel.id, "aria-labelledby": `${panel.id}-title` },
-    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, tabIndex: -1, textContent: words.title }), ask), help, make("div", { className: "body empty" }), make("div", { className: "figures" }));
+    make("div", { className: "head" }, make("h2", { id: `${panel.id}-title`, tabIndex: -1 }, title), ask, make("p", { className: "lead", textContent: words.lead })), content);
   frames.set(panel, { section, isSeen: false, isDrawn: false, turn: frames.get(panel)?.turn ?? 0 });
   watcher.observe(section);
   return section;
+}
+
+// A button that shows and hides an element.
+function toggle(text, shown, properties) {
+  const found = button(text, () => {
+    shown.hidden = !shown.hidden;
+    found.setAttribute("aria-expanded", String(!shown.hidden));
+  }, { "aria-expanded": "false", "aria-controls": shown.id, ...properties });
+  return found;
+}
+
+function isOpen({ id }) {
+  return id === modelPanel.id || state.open.includes(id);
+}
+
+function fold({ id }) {
+  choose({ open: isOpen({ id }) ? state.open.filter((each) => each !== id) : [...state.open, id] });
+}
+
+// Show the open panels and hide the content of the others.
+function foldAll() {
+  for (const panel of PANELS) {
+    const { section } = frames.get(panel);
+    section.classList.toggle("folded", !isOpen(panel));
+    section.querySelector(`#${panel.id}-content`).hidden = section.querySelector(".ask").hidden = !isOpen(panel);
+    section.querySelector(".fold")?.setAttribute("aria-expanded", String(isOpen(panel)));
+  }
+  drawSeen();
+}
+
+function foldButtons() {
+  const all = PANELS.filter((panel) => panel !== modelPanel).map(({ id }) => id);
+  return make("div", { className: "row", id: "folds" }, button(view.words.unfoldAll, () => choose({ open: all }), { id: "unfold-all" }), button(view.words.foldAll, () => choose({ open: [] }), { id: "fold-all" }));
 }
 
 const watcher = new IntersectionObserver((entries) => {
@@ -267,7 +304,7 @@ function begun(panel) {
 }
 
 function nextToDraw() {
-  const due = PANELS.filter((panel) => frames.get(panel).isSeen && !frames.get(panel).isDrawn);
+  const due = PANELS.filter((panel) => isOpen(panel) && frames.get(panel).isSeen && !frames.get(panel).isDrawn);
   return due.find((panel) => frames.get(panel).section.contains(document.activeElement)) ?? due[0]; // the panel in use first
 }
 

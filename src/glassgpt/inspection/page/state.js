@@ -22,6 +22,7 @@ const FIELDS = {
   options: [() => ({}), (value) => isObject(value) && Object.values(value).every(Number.isFinite)],
   interventions: [() => [], listOf(isObject)],
   step: [() => null, orNothing(isCount)],
+  open: [() => ["next"], listOf(isText)],
   compare: [() => false, (value) => typeof value === "boolean"],
   language: [() => navigator.language.startsWith("ko") ? "ko" : "en", (value) => ["en", "ko"].includes(value)],
   theme: [() => "auto", (value) => ["auto", "light", "dark"].includes(value)],
