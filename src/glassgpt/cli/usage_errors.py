@@ -80,6 +80,8 @@ def _problem(error: cyclopts.CycloptsError) -> str:
             return _missing(error)
         case RepeatArgumentError():
             return f"{error.token.keyword} is given more than once"
+        case UnusedCliTokensError() if _commands_of(error):  # a group that is a command, too
+            return _unknown_command(error)
         case UnusedCliTokensError():
             given = " ".join(shlex.quote(token) for token in error.unused_tokens or ())
             if {"generate", "inspect"} & set(error.command_chain or ()):
@@ -93,9 +95,13 @@ def _parser_message(error: cyclopts.CycloptsError) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _unknown_command(error: cyclopts.UnknownCommandError) -> str:
-    given = (error.unused_tokens or ["?"])[0]
-    names = [name for name in error.app or () if not name.startswith("-")]
+def _commands_of(error: cyclopts.CycloptsError) -> list[str]:
+    """Return the commands of a group such as `learn`; a command has none."""
+    return [name for name in error.app or () if not name.startswith("-")]
+
+
+def _unknown_command(error: cyclopts.UnknownCommandError | UnusedCliTokensError) -> str:
+    given, names = (error.unused_tokens or ["?"])[0], _commands_of(error)
     full_name = " ".join([*(error.command_chain or ()), given])
     return f"unknown command {full_name}{did_you_mean(given, names)}; the commands are {', '.join(names)}"
 
