@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from glassgpt.learn import progress
 from glassgpt.learn.folder import default_folder
 from glassgpt.learn.lesson import Lesson
 
@@ -104,6 +105,8 @@ def test_other_folder_is_never_replaced(run_main, example):
         ("start 9.1", "9.1 is an exercise; start its lesson with: glassgpt learn start 9"),
         ("start 9 --out my-lesson", "--out my-lesson cannot be imported by Python"),
         ("start nine", "nine is not a lesson"),
+        ("3", "unknown command learn 3; the commands are list, start, check, hint"),
+        ("strat 9", "unknown command learn strat; did you mean start?"),
         ("check 9", "lesson9 holds no lesson"),
         ("check 9.7", "there is no exercise 9.7; lesson 9 has 9.1, 9.2"),
         ("hint 9", "9 is a lesson; give the number of an exercise: 9.1, 9.2"),
@@ -128,6 +131,16 @@ def test_damaged_progress_is_reported(run_main, started, text):
     (started / "progress.json").write_text(text)
     code, _, err = run_main("learn", "check", "9")
     assert (code, "progress.json is damaged" in err) == (1, True)
+
+
+def test_verdicts_are_shown_if_progress_cannot_be_saved(run_main, started, forked_check, monkeypatch):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(progress, "write_atomically", refuse)
+    code, out, err = run_main("learn", "check", "9")
+    assert (code, "9.1   Softmax: not begun" in out) == (1, True)
+    assert "lesson9/progress.json cannot be written, so your progress is not kept: Permission denied" in err
 
 
 def test_untouched_exercises_are_not_begun(run_main, started, forked_check):
@@ -213,9 +226,12 @@ def test_hints_come_one_at_a_time(run_main, started):
     ("source", "message"),
     [
         ("import time; time.sleep(60)", "does not end it was stopped after 3 s"),
-        ("return bytearray(1 << 40)", "takes too much memory"),
+        ("return bytearray(1 << 40)", "takes too much memory look for a list or tensor that grows in a loop"),
         ("x = torch.zeros(1 << 38)", "takes too much memory"),
         ("import sys; sys.exit(0)", "Softmax: raises an error SystemExit: 0 in line 16 of your file"),
+        ("import sys; sys.stdout.close(); return scores.softmax(-1)", "Softmax: solved"),
+        ("import os; os.fork(); return scores.softmax(-1)", "Softmax: solved"),
+        ("raise ValueError('x' * 10**6)", "xxx … in line 16 of your file"),
         ("import os; os._exit(0)", "ends the process the process ended with exit code 0"),
         ("import os; os.kill(os.getpid(), 9)", "ends the process the process ended with SIGKILL"),
         (
@@ -250,6 +266,7 @@ def test_code_that_misbehaves_is_reported(run_main, started, forked_check, sourc
             "import no_such_module\n",
             "ModuleNotFoundError: No module named 'no_such_module' in line 15 of your file: import",
         ),
+        ("x = bytearray(1 << 40)\n", "exercises.py cannot be imported MemoryError in line 15 of your file: x ="),
         ("raise SystemExit\n", "exercises.py cannot be imported SystemExit"),
         ("del softmax\n", "Softmax: missing exercises.py has no softmax; define it again"),
     ],

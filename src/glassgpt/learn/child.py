@@ -6,6 +6,7 @@ keep the others from being checked. References are computed before the student's
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -104,12 +105,14 @@ def _forked(exercise: Exercise, work: Callable[[], Verdict], output: int) -> Ver
         os.dup2(output, 1)
         os.dup2(output, 2)
         verdict = work()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(writing, json.dumps(verdict.as_dict()).encode() + END)
+        with contextlib.suppress(OSError, ValueError):  # too much was printed, or the student's code has closed it
+            sys.stdout.flush()
+            sys.stderr.flush()
+        with contextlib.suppress(OSError):  # its process was forked once more, and the other one has answered
+            os.write(writing, json.dumps(verdict.as_dict()).encode() + END)
         os._exit(0)  # not waiting for the student's threads
     os.close(writing)
-    received, in_time = _read_all(reading, time.monotonic() + exercise.seconds)
+    received, in_time = _read_verdict(reading, time.monotonic() + exercise.seconds)
     if not in_time:
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
@@ -121,16 +124,20 @@ def _forked(exercise: Exercise, work: Callable[[], Verdict], output: int) -> Ver
     return Verdict.from_dict(json.loads(received))
 
 
-def _read_all(pipe: int, deadline: float) -> tuple[bytes, bool]:
-    """Read from a pipe up to `END` or until it is closed; return what came, and whether that was before the deadline."""
+def _read_verdict(pipe: int, deadline: float) -> tuple[bytes, bool]:
+    """Read from a pipe up to the first `END` or until it is closed.
+
+    Returns:
+        What came up to there, and whether that was before the deadline.
+    """
     received = b""
     with os.fdopen(pipe, "rb", buffering=0) as file:
         while select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
             if not (part := file.read(65536)):
                 return received, True
             received += part
-            if received.endswith(END):  # a process that the student's code started may still hold the pipe
-                return received, True
+            if END in part:  # a process that the student's code started may hold the pipe, or write a verdict, too
+                return received.partition(END)[0], True
     return received, False
 
 

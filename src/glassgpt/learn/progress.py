@@ -55,8 +55,16 @@ class Progress:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Write the state to a student's folder."""
-        write_atomically(folder / PROGRESS_FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        """Write the state to a student's folder.
+
+        Raises:
+            GlassGPTError: the folder cannot be written.
+        """
+        file = folder / PROGRESS_FILE
+        try:
+            write_atomically(file, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        except OSError as error:
+            raise GlassGPTError(f"{file} cannot be written, so your progress is not kept: {error.strerror}") from error
 
     def checked(self, verdicts: Iterable[tuple[str, bool]]) -> Progress:
         """Return the state after a check.

@@ -16,6 +16,9 @@ from glassgpt.learn.lesson import Case, Exercise, Mistake, call
 from glassgpt.learn.values import Raised, describe, difference, shortened
 from glassgpt.learn.verdict import Verdict
 
+ERROR_CHARACTERS = 1000
+"""Longest message of an exception that is shown."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -145,13 +148,12 @@ def _is_not_begun(error: Exception, number: str) -> bool:
 
 def error_verdict(number: str, error: BaseException, file: Path | None, *, case: int = 0, cases: int = 0) -> Verdict:
     """Return the verdict on an exception, with the last line of the student's file that led to it."""
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return Verdict(number, "memory", case=case, cases=cases)
     frames = [each for each in traceback.extract_tb(error.__traceback__) if file and Path(each.filename) == file]
     line, source = (frames[-1].lineno or 0, frames[-1].line or "") if frames else (0, "")
     if isinstance(error, SyntaxError) and file and error.filename == str(file):
         line, source = error.lineno or 0, (error.text or "").strip()
     text = str(error) if not isinstance(error, SyntaxError) else error.msg
     name = type(error).__name__
-    shown = f"{name}: {text}" if text else name
-    return Verdict(number, "error", case=case, cases=cases, error=shown, line=line, source=source)
+    shown = shortened(f"{name}: {text}" if text else name, ERROR_CHARACTERS)
+    status = "memory" if isinstance(error, MemoryError) or "can't allocate memory" in text else "error"
+    return Verdict(number, status, case=case, cases=cases, error=shown, line=line, source=source)

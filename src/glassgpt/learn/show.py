@@ -121,6 +121,7 @@ def _show_details(verdict: Verdict, text: ExerciseText) -> None:
             console.paragraph(
                 translated("look for a list or tensor that grows in a loop, or a shape that is far too large"), INDENT
             )
+            _show_line(verdict)
         case "crash":
             console.paragraph(translated(f"the process ended with {verdict.error}"), INDENT)
         case _:
@@ -147,6 +148,10 @@ def _show_error(verdict: Verdict) -> None:
         )
         return
     console.paragraph(verdict.error, INDENT)
+    _show_line(verdict)
+
+
+def _show_line(verdict: Verdict) -> None:
     if verdict.line:
         console.paragraph(translated(f"in line {verdict.line} of your file: {verdict.source}"), INDENT)
 

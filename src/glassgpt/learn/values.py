@@ -151,6 +151,6 @@ def _nested(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def shortened(text: str) -> str:
-    """Return a text without what exceeds `SHOWN_CHARACTERS`."""
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 2]} …"
+def shortened(text: str, characters: int = SHOWN_CHARACTERS) -> str:
+    """Return a text without what exceeds a number of characters."""
+    return text if len(text) <= characters else f"{text[: characters - 2]} …"

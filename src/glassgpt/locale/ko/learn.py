@@ -14,6 +14,7 @@ MESSAGES = {
     "{} is not a lesson; give the number of a lesson or of an exercise, such as 3 or 3.2": "{0}은(는) 단원이 아닙니다. 3이나 3.2처럼 단원이나 연습 문제 번호를 지정하세요",
     "there is no exercise {}; lesson {} has {}": "연습 문제 {0}은(는) 없습니다. {1}단원에 있는 문제: {2}",
     "{} holds no lesson; start one with glassgpt learn start, or give its folder with --out": "{0}에 단원이 없습니다. glassgpt learn start로 시작하거나 단원 폴더를 --out으로 지정하세요",
+    "{} cannot be written, so your progress is not kept: {}": "{0} 파일에 쓸 수 없어 진행 상황이 저장되지 않습니다: {1}",
     "{} is damaged; move your exercises away, start the lesson again with --force, and put them back": "{0} 파일이 손상되었습니다. 풀이를 옮겨 두고 --force로 단원을 다시 시작한 뒤 되돌려 놓으세요",
     "not begun": "아직 풀지 않음",
     "solved": "해결",
