@@ -62,6 +62,7 @@ def test_other_forms_are_rejected(folder, spec):
             "broken:f cannot be imported: ModuleNotFoundError: No module named 'missing_thing' .*broken.py:1",
         ),
         ("\nf = 1 / 0\n", "broken:f cannot be imported: ZeroDivisionError: division by zero .*broken.py:2"),
+        ("import sys\nsys.exit()\n", "broken:f cannot be imported: SystemExit.*broken.py:2"),
         ("def f(:\n", "broken:f cannot be imported: SyntaxError: .*broken.py:1"),
         ("def ff(): pass\n", "the module broken has no f; did you mean ff?"),
     ],
@@ -79,3 +80,10 @@ def test_missing_module_is_named(folder, spec):
     plugin.allow(spec)
     with pytest.raises(PluginError, match="there is no module .* run the command in the folder that holds it"):
         plugin.load(spec)
+
+
+def test_built_in_module_can_be_named(folder):
+    plugin.allow("sys:intern")
+    assert plugin.load_function("sys:intern") is sys.intern
+    with pytest.raises(PluginError, match="the module sys has no interm; did you mean intern?"):
+        plugin.load("sys:interm")

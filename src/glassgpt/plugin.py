@@ -71,7 +71,8 @@ def load(spec: str) -> Any:
             f"name {spec} again on the command line, or set {VARIABLE}={module_name}"
         )
     module = _imported(module_name, spec)
-    _LOADED[module.__file__ or ""] = spec
+    if file := getattr(module, "__file__", None):  # a module such as sys has none
+        _LOADED[file] = spec
     if not hasattr(module, name):
         close = get_close_matches(name, vars(module), 1)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -117,11 +118,11 @@ def _imported(module: str, spec: str) -> Any:
                 f"there is no module {error.name} for {spec}; run the command in the folder that holds it, or install it"
             ) from error
         raise PluginError(f"{spec} cannot be imported: {_reason(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends with sys.exit()
         raise PluginError(f"{spec} cannot be imported: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return the exception and the place in which it was raised, on one line."""
     file, line = "", 0
     if isinstance(error, SyntaxError):
