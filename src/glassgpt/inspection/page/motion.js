@@ -28,55 +28,54 @@ export const motionPanel = {
 
 // Buttons and keys that play, stop and step. Those who ask for less motion only step.
 function player(steps, words) {
-  cancelAnimationFrame(frame);
-  frame = 0;
   const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const output = make("output", { id: "motion-at" });
-  const go = (to) => {
-    progress = Math.min(steps.length, Math.max(1, to));
-    show();
-  };
-  const now = () => progress ?? steps.length;
-  const moves = { ArrowLeft: () => go(Math.ceil(now()) - 1), ArrowRight: () => go(Math.floor(now()) + 1), Home: () => go(1), End: () => go(steps.length) };
-  const step = (key) => () => {
-    stop();
-    moves[key]();
-  };
-  const play = button(words.play, () => (frame ? stop() : start()), { id: "motion-play", className: "main" });
-  const less = button(`‹ ${words.back}`, step("ArrowLeft"), { id: "motion-less" });
-  const more = button(`${words.forward} ›`, step("ArrowRight"), { id: "motion-more" });
-  function show() {
-    steps.forEach((each, at) => each.paint(Math.min(1, Math.max(0, now() - at)), now() > at && now() <= at + 1 && progress !== null));
-    output.textContent = words.at(Math.max(1, Math.ceil(now())), steps.length);
-    [less.disabled, more.disabled] = [now() <= 1, now() >= steps.length];
-  }
-  function stop() {
-    cancelAnimationFrame(frame);
-    frame = 0;
-    play.textContent = words.play;
-  }
-  function start() {
-    let last = performance.now();
-    if (now() >= steps.length) progress = 0;
-    play.textContent = words.stop;
-    const move = (time) => {
-      if (!play.isConnected) return;
-      progress = Math.min(steps.length, now() + Math.max(0, time - last) / (1000 * SECONDS));
-      last = time;
-      show();
-      if (progress < steps.length) frame = requestAnimationFrame(move);
-      else stop();
-    };
-    frame = requestAnimationFrame(move);
-  }
-  show();
+  const play = button(words.play, () => (frame ? clock.stop() : clock.start()), { id: "motion-play", className: "main" });
+  const less = button(`‹ ${words.back}`, () => clock.moves.ArrowLeft(), { id: "motion-less" });
+  const more = button(`${words.forward} ›`, () => clock.moves.ArrowRight(), { id: "motion-more" });
+  const clock = clockOf(steps.length, play, (now) => {
+    steps.forEach((each, at) => each.paint(Math.min(1, Math.max(0, now - at)), now > at && now <= at + 1 && progress !== null));
+    play.textContent = frame ? words.stop : words.play;
+    output.textContent = words.at(Math.max(1, Math.ceil(now)), steps.length);
+    [less.disabled, more.disabled] = [now <= 1, now >= steps.length];
+  });
+  clock.stop();
   const group = make("div", { className: "row player", role: "group", "aria-label": words.player }, isStill ? null : play, less, more, output);
   group.onkeydown = (event) => {
-    if (!moves[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (!clock.moves[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    step(event.key)();
+    clock.moves[event.key]();
   };
   return group;
+}
+
+// Moves through the steps and shows them: at once by `moves`, or in time until the last one, while `play` is on the page.
+function clockOf(count, play, show) {
+  const now = () => progress ?? count;
+  const stop = () => {
+    cancelAnimationFrame(frame);
+    frame = 0;
+    show(now());
+  };
+  const go = (to) => {
+    progress = Math.min(count, Math.max(1, to));
+    stop();
+  };
+  const start = () => {
+    let last = performance.now();
+    if (now() >= count) progress = 0;
+    const move = (time) => {
+      if (!play.isConnected) return;
+      progress = Math.min(count, now() + Math.max(0, time - last) / (1000 * SECONDS));
+      last = time;
+      frame = progress < count ? requestAnimationFrame(move) : 0;
+      show(progress);
+    };
+    frame = requestAnimationFrame(move);
+    show(now());
+  };
+  const moves = { ArrowLeft: () => go(Math.ceil(now()) - 1), ArrowRight: () => go(Math.floor(now()) + 1), Home: () => go(1), End: () => go(count) };
+  return { start, stop, moves };
 }
 
 // A step: a picture of which paint(share) shows a part, and a line of numbers.
