@@ -116,7 +116,7 @@ def test_best_by_words_are_compared_in_a_large_index(docs, encoder, tmp_path, mo
     opened = Index.open(tmp_path / "index")
     everywhere = opened.search("wide stream")
     monkeypatch.setattr(index, "MAX_COMPARED", 1)
-    monkeypatch.setattr(index, "CANDIDATES", 1)
+    monkeypatch.setattr(index, "COMPARED_SHARE", 0.5 / len(opened))  # one passage
     [hit] = opened.search("wide stream")
     assert (hit.passage.source, hit.score) == (everywhere[0].passage.source, pytest.approx(everywhere[0].score))
     assert len(everywhere) > 1

@@ -30,9 +30,9 @@ VECTORS_FILE, SCALES_FILE = "dense.vectors.npy", "dense.scales.npy"
 WIDTH = 384
 LEVELS = 127
 MAX_COMPARED = 100_000
-"""Passages of the largest index all of which are compared with a question; of a larger one, `CANDIDATES` are."""
-CANDIDATES = 1_000
-"""Passages with the highest BM25 that are compared; the rest is as good as never the answer (docs/log.md)."""
+"""Passages of the largest index all of which are compared with a question; of a larger one, a part is."""
+COMPARED_SHARE = 0.02
+"""Part of the passages of a larger index that is compared: those with the highest BM25 (decision 50 says what it holds)."""
 COLUMNS = 8
 """Copies of the question's vector as columns of a matrix; fewer are slower."""
 ENCODED_AT_ONCE = 512

@@ -5,6 +5,7 @@ An index with dense vectors adds the cosine of the question's vector and the pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glassgpt.errors import DataError
-from glassgpt.retrieval.dense import CANDIDATES, MAX_COMPARED, DenseVectors
+from glassgpt.retrieval.dense import COMPARED_SHARE, MAX_COMPARED, DenseVectors
 from glassgpt.retrieval.manifest import Manifest, damaged, identity
 from glassgpt.retrieval.minilm import model_folder
 from glassgpt.retrieval.pairs import pair_keys
@@ -163,7 +164,8 @@ class Index:
         """Return the weighted cosine of each passage; in a large index only of those whose lexical score is among the best."""
         scores, rows = np.zeros(len(lexical), np.float32), None
         if len(lexical) > MAX_COMPARED:
-            rows = np.argpartition(-lexical, CANDIDATES)[:CANDIDATES]
+            count = math.ceil(COMPARED_SHARE * len(lexical))
+            rows = np.argpartition(-lexical, count)[:count]
             rows = rows[lexical[rows] > 0]  # any others are as good as drawn at random
             if not len(rows):
                 return scores
