@@ -224,6 +224,22 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["set"], row["work"], row.get("system"), row["passages"] if row["set"] == "synthetic" else None
 
 
+def merged(before: dict[str, Any], rows: list[dict[str, Any]], measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the runs and rows of a report with new rows in place of the same ones; the others keep the run that measured them.
+
+    Args:
+        before: the report so far.
+        rows: what was measured now.
+        measured: date, hardware and versions of this run.
+    """
+    new = {identity(row) for row in rows}
+    kept = [row for row in before["rows"] if identity(row) not in new]
+    numbers = sorted({row["run"] for row in kept})
+    runs = [*(before["runs"][number] for number in numbers), measured]
+    renumbered = [{**row, "run": numbers.index(row["run"])} for row in kept]
+    return {"runs": runs, "rows": [*renumbered, *({**row, "run": len(numbers)} for row in rows)]}
+
+
 def rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 2) for name, value in values.items()}
 
@@ -271,17 +287,15 @@ def main() -> None:
             rows = dense_rows(arguments.data, arguments.dense, Path(folder))
         else:
             rows = [*textbook_rows(arguments.data, Path(folder)), *squad_rows(arguments.data, Path(folder))]
-    report: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"rows": []}
-    new = {identity(row) for row in rows}
-    kept = [row for row in report["rows"] if identity(row) not in new]
+    before: dict[str, Any] = {"runs": [], "rows": []}
+    if arguments.results.exists():
+        before = json.loads(arguments.results.read_text(encoding="utf-8"))
+    measured = {"date": datetime.date.today().isoformat(), "hardware": hardware, "versions": versions()}
     report = {
-        "what": "recall and speed of glassgpt index and search",
-        "date": datetime.date.today().isoformat(),
+        "what": "recall and speed of glassgpt index and search; each row names its run, from 0",
         "command": "python benchmarks/retrieval.py DATA; python benchmarks/retrieval.py DATA --dense INDEX; "
         "python benchmarks/retrieval.py --passages N",
-        "hardware": hardware,
-        "versions": versions(),
-        "rows": [*kept, *rows],
+        **merged(before, rows, measured),
     }
     arguments.results.write_text(json.dumps(report, indent=1) + "\n")
     console.info(f"wrote {arguments.results}")

@@ -324,3 +324,16 @@ def test_pairs_without_a_name_are_refused(option, monkeypatch, capsys):
         finetuning.main()
     assert ended.value.code == 2
     assert f"{option} is data; it must be NAME=VALUE" in capsys.readouterr().err
+
+
+def test_rows_of_a_search_benchmark_keep_the_run_that_measured_them(monkeypatch):
+    retrieval = load_script("retrieval", monkeypatch)
+    first = [{"set": "a", "work": "index", "seconds": 1}, {"set": "b", "work": "index", "seconds": 2}]
+    whole = retrieval.merged({"runs": [], "rows": []}, first, {"date": "one"})
+    part = retrieval.merged(whole, [{"set": "a", "work": "index", "seconds": 3}], {"date": "two"})
+    found = {row["set"]: (row["seconds"], part["runs"][row["run"]]["date"]) for row in part["rows"]}
+    assert found == {"a": (3, "two"), "b": (2, "one")}
+    again = retrieval.merged(part, first[1:], {"date": "three"})
+    assert [each["date"] for each in again["runs"]] == ["two", "three"]  # nothing is left of the first
+    stored = json.loads(retrieval.RESULTS.read_text(encoding="utf-8"))
+    assert {row["run"] for row in stored["rows"]} == set(range(len(stored["runs"])))
