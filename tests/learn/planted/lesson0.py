@@ -61,6 +61,12 @@ def to_probabilities(counts, alphabet, add):
 """,
     },
     "0.3": {
+        "single-probability-or-none": """
+def draw(probabilities, u):
+    for i, p in enumerate(probabilities):
+        if u < p:
+            return i
+""",
         "most-probable": """
 def draw(probabilities, u):
     best = 0
@@ -92,6 +98,13 @@ def draw(probabilities, u):
 """,
     },
     "0.4": {
+        "whole-text": """
+def write(start, length, next_character):
+    text = start
+    while len(text) < len(start) + length:
+        text = text + next_character(text)
+    return text
+""",
         "from-the-start": """
 def write(start, length, next_character):
     text = start

@@ -2,6 +2,13 @@
 
 PLANTED = {
     "1.1": {
+        "overlapping": """
+def windows(tokens, context_length):
+    starts = range(len(tokens) - context_length)
+    inputs = [tokens[i : i + context_length] for i in starts]
+    targets = [tokens[i + 1 : i + context_length + 1] for i in starts]
+    return torch.stack(inputs), torch.stack(targets)
+""",
         "not-shifted": """
 def windows(tokens, context_length):
     n = (len(tokens) - 1) // context_length
@@ -89,6 +96,21 @@ def softmax(logits):
 """,
     },
     "1.3": {
+        "all-tokens": """
+def average_loss(logits, targets):
+    return -torch.log(torch.softmax(logits, dim=1)).mean()
+""",
+        "every-target": """
+def average_loss(logits, targets):
+    p = torch.softmax(logits, dim=1)
+    return -torch.log(p[:, targets]).mean()
+""",
+        "no-gradient": """
+def average_loss(logits, targets):
+    import math
+    p = torch.softmax(logits, -1)
+    return sum(-math.log(p[t, targets[t]]) for t in range(len(targets))) / len(targets)
+""",
         "sum": """
 def average_loss(logits, targets):
     p = torch.softmax(logits, -1)

@@ -65,6 +65,29 @@ def count_pairs(words):
 """,
     },
     "2.2": {
+        "nothing-replaced": """
+def merge(ids, pair, new_id):
+    result, i = [], 0
+    while i < len(ids):
+        if ids[i : i + 2] == pair:
+            result.append(new_id)
+            i += 2
+        else:
+            result.append(ids[i])
+            i += 1
+    return result
+""",
+        "second-kept-last-lost": """
+def merge(ids, pair, new_id):
+    result = []
+    for i in range(len(ids) - 1):
+        if (ids[i], ids[i + 1]) == pair:
+            result.append(new_id)
+            i += 1
+        else:
+            result.append(ids[i])
+    return result
+""",
         "first-only": """
 def merge(ids, pair, new_id):
     ids = list(ids)

@@ -78,6 +78,10 @@ def _single_probability(probabilities: list[float], u: float) -> int:
     return next((index for index, each in enumerate(probabilities) if u < each), len(probabilities) - 1)
 
 
+def _single_probability_or_none(probabilities: list[float], u: float) -> int | None:
+    return next((index for index, each in enumerate(probabilities) if u < each), None)
+
+
 def _one_too_far(probabilities: list[float], u: float) -> int:
     return solutions.draw(probabilities, u) + 1
 
@@ -103,6 +107,12 @@ def _from_the_start(start: str, length: int, next_character: Callable[[str], str
 
 def _from_the_first(start: str, length: int, next_character: Callable[[str], str]) -> str:
     return start + next_character(start[0]) * length
+
+
+def _whole_text(start: str, length: int, next_character: Callable[[str], str]) -> str:
+    for _ in range(length):
+        start += next_character(start)
+    return start
 
 
 def _start_missing(start: str, length: int, next_character: Callable[[str], str]) -> str:
@@ -184,6 +194,7 @@ EXERCISES = (
         (
             Mistake("most-probable", _most_probable),
             Mistake("single-probability", _single_probability),
+            Mistake("single-probability-or-none", _single_probability_or_none, parts=("single-probability",)),
             Mistake("one-too-far", _one_too_far),
             Mistake("all-equal", _all_equal),
         ),
@@ -196,6 +207,7 @@ EXERCISES = (
         (
             Mistake("from-the-start", _from_the_start),
             Mistake("from-the-first", _from_the_first),
+            Mistake("whole-text", _whole_text),
             Mistake("start-missing", _start_missing),
             Mistake("length-with-start", _length_with_start),
         ),

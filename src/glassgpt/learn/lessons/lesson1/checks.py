@@ -48,6 +48,10 @@ def _too_many_windows(tokens: Tensor, context_length: int) -> tuple[Tensor, Tens
     return tokens[:used].view(n_windows, context_length), tokens[1 : used + 1].view(n_windows, context_length)
 
 
+def _overlapping(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
+    return tokens[:-1].unfold(0, context_length, 1), tokens[1:].unfold(0, context_length, 1)
+
+
 def _one_target(tokens: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
     inputs, targets = solutions.windows(tokens, context_length)
     return inputs, targets[:, -1]
@@ -98,6 +102,25 @@ def _loss_cases() -> Sequence[Case]:
     return [
         Case(_scores(6, 5, seed=seed), torch.randint(5, (6,), generator=draw)) for seed in (4, 5)
     ] + [Case(_scores(9, 12, seed=6), torch.randint(12, (9,), generator=draw))]  # fmt: skip
+
+
+def _loss_with_gradient(function: Callable[[Tensor, Tensor], Tensor], case: Case) -> dict[str, object]:
+    """Return the loss, and whether it can be differentiated: the lesson calls `backward` on it."""
+    logits, targets = case.arguments
+    loss = function(logits.detach().requires_grad_(), targets)
+    return {"loss": loss, "differentiable": isinstance(loss, Tensor) and loss.requires_grad}
+
+
+def _no_gradient(logits: Tensor, targets: Tensor) -> float:
+    return float(solutions.average_loss(logits.detach(), targets))
+
+
+def _every_target(logits: Tensor, targets: Tensor) -> Tensor:
+    return -logits.log_softmax(-1)[:, targets].mean()
+
+
+def _all_tokens(logits: Tensor, targets: Tensor) -> Tensor:
+    return -logits.log_softmax(-1).mean()
 
 
 def _target_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
@@ -233,6 +256,7 @@ EXERCISES = (
             Mistake("shifted-by-two", _shifted_by_two),
             Mistake("rolled", _rolled),
             Mistake("one-target", _one_target),
+            Mistake("overlapping", _overlapping),
             Mistake("too-many-windows", _too_many_windows),
         ),
     ),
@@ -258,6 +282,9 @@ EXERCISES = (
         _loss_cases,
         solutions.average_loss,
         (
+            Mistake("no-gradient", _no_gradient),
+            Mistake("every-target", _every_target),
+            Mistake("all-tokens", _all_tokens),
             Mistake("sum", _sum),
             Mistake("no-logarithm", _no_logarithm),
             Mistake("log-of-mean", _log_of_mean),
@@ -269,6 +296,7 @@ EXERCISES = (
             Mistake("bits", _bits),
             Mistake("wrong-axis", _loss_of_wrong_axis),
         ),
+        adapt=_loss_with_gradient,
     ),
     Exercise(
         "1.4",

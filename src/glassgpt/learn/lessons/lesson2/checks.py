@@ -80,6 +80,14 @@ def _last_lost(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
     return result
 
 
+def _second_kept_last_lost(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
+    return [new_id if (a, b) == pair else a for a, b in pairwise(ids)]
+
+
+def _nothing_replaced(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
+    return list(ids)
+
+
 def _from_the_right(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
     return solutions.merge(ids[::-1], (pair[1], pair[0]), new_id)[::-1]
 
@@ -313,6 +321,8 @@ EXERCISES = (
             Mistake("first-only", _first_only),
             Mistake("second-kept", _second_kept),
             Mistake("last-lost", _last_lost),
+            Mistake("second-kept-last-lost", _second_kept_last_lost, parts=("second-kept", "last-lost")),
+            Mistake("nothing-replaced", _nothing_replaced),
             Mistake("from-the-right", _from_the_right),
         ),
     ),
