@@ -19,7 +19,7 @@ NOT_SHOWN = (
     "diagnosis/chart.py", "diagnosis/report.py", "diagnosis/report_changes.py", "diagnosis/pages.py", "generation/reference.py",
     "cli/examples.py", "cli/korean_help.py", "__init__.py", "api/__init__.py", "interchange/check_prompts.py", "data/chat/plain.py", "data/code/licenses.py",
     "evaluation/chat/instructions.py", "evaluation/chat/word_counts.py",
-    "retrieval/prompts.py", "learn/lessons/*",
+    "retrieval/prompts.py", "learn/lessons/*", "inspection/telling.py",
 )  # fmt: skip
 """Files without messages of their own: HTML, both languages, examples, generated documents, what replies must contain, what models read, and lessons."""
 PRINTING = {

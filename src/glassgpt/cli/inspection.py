@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from cyclopts import Parameter
 
@@ -27,6 +27,7 @@ from glassgpt.errors import UsageError, require_extra
 if TYPE_CHECKING:
     from glassgpt.inspection.service import InspectionService
     from glassgpt.inspection.trace import Trace
+    from glassgpt.model.config import ModelConfig
 
 
 def inspect(
@@ -39,6 +40,7 @@ def inspect(
     port: Integer = 0,
     browser: bool = True,
     head: str | None = None,
+    tour: Flag = False,
     ablate: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     patch: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     settings: PresetOption = None,
@@ -65,7 +67,9 @@ def inspect(
     browser:
         Open the page in the browser.
     head:
-        With --text: LAYER.HEAD whose attention is shown; defaults to the one with the clearest pattern.
+        LAYER.HEAD whose attention is shown; defaults to the one with the clearest pattern.
+    tour:
+        Open the page at the first stop of the guided tour; without --prompt, on a text that shows something on this model.
     ablate:
         With --text: ablate a component and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or
         position:POSITION; append =SCALE to scale it instead. May be repeated.
@@ -80,7 +84,8 @@ def inspect(
     from glassgpt.training.checksums import require_checkpoint_and_hash
     from glassgpt.training.run_folder import RunFolder
 
-    _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head)
+    _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head, tour=tour)
+    is_bundled = run is None
     run = run or bundled(user_language())
     RunFolder(run).require()
     if compare:
@@ -98,6 +103,7 @@ def inspect(
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces
     from glassgpt.inspection.service import InspectionService, LoadedRun
     from glassgpt.inspection.static_page import save_page
+    from glassgpt.inspection.telling import telling_text
     from glassgpt.inspection.trace import trace
 
     if prompt == "-":
@@ -105,6 +111,8 @@ def inspect(
     loaded = api.load(run, checkpoint=checkpoint, device=device)
     if found := spelled_special_tokens([prompt or ""], loaded.tokenizer.special_tokens):
         console.info(f"note: {' and '.join(found)} in the text to inspect is ordinary text")
+    if prompt is None and (tour or is_bundled):
+        prompt = telling_text(loaded.model, loaded.tokenizer)
     if text:
         traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)
         print_trace(traced, ablate=ablate, patch=patch, head=head)
@@ -114,8 +122,14 @@ def inspect(
         console.info(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
-        loaded_runs = [LoadedRun(str(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
-        serve_page(InspectionService(loaded_runs, prompt, generation_options), port=port, browser=browser)
+        loaded_runs = [
+            LoadedRun(
+                "bundled" if is_bundled and each is loaded else str(path), each.model, each.tokenizer, RunFolder(path)
+            )
+            for path, each in runs
+        ]
+        service = InspectionService(loaded_runs, prompt, generation_options)
+        serve_page(service, port=port, browser=browser, fragment=_fragment(loaded.model.config, head, tour))
 
 
 def _check_combination(
@@ -127,9 +141,14 @@ def _check_combination(
     ablate: Sequence[str],
     patch: Sequence[str],
     head: str | None,
+    tour: bool,
 ) -> None:
-    if (ablate or head or patch) and not text:
-        raise UsageError("--ablate, --patch and --head require --text; on the page, use its controls")
+    if (ablate or patch) and not text:
+        raise UsageError("--ablate and --patch require --text; on the page, use its controls")
+    if (head or tour) and save:
+        raise UsageError("--head and --tour cannot be combined with --save; select in the saved page")
+    if tour and text:
+        raise UsageError("--tour works on the page only; omit --text")
     if compare and (text or save):
         raise UsageError("--compare works on the page only; omit --text and --save")
     if text and save:
@@ -158,29 +177,36 @@ def print_trace(
     from glassgpt.inspection.show import show_trace
 
     interventions = [*map(parse_intervention, ablate), *map(parse_patch, patch)]
-    chosen = None if head is None else _parse_head(trace, head)
+    chosen = None if head is None else _parse_head(trace.model.config, head)
     changed = trace.intervene(*interventions) if interventions else trace
     can_repeat = trace.model.config.context_length > 1
     kinds = head_scores(probe(trace.model, trace.tokenizer)) if can_repeat else None
     show_trace(changed, changes=[*ablate, *patch], head=chosen, kinds=kinds)
 
 
-def _parse_head(trace: Trace, given: str) -> tuple[int, int]:
+def _fragment(config: ModelConfig, head: str | None, tour: bool) -> str:
+    """Return the part of the address that opens a head, or the first stop of the tour; see page/state.js."""
+    layer, number = (None, None) if head is None else _parse_head(config, head)
+    chosen = {} if head is None else {"layer": layer, "head": number, "open": '["head"]'}
+    return urlencode({**chosen, **({"tour": 0} if tour else {})})
+
+
+def _parse_head(config: ModelConfig, given: str) -> tuple[int, int]:
     layer, _, head = given.partition(".")
-    config = trace.model.config
     if layer.isdecimal() and head.isdecimal() and int(layer) < config.n_layer and int(head) < config.n_head:
         return int(layer), int(head)
     last = f"{config.n_layer - 1}.{config.n_head - 1}"
     raise UsageError(f"--head must be LAYER.HEAD from 0.0 to {last}, not {given!r}")
 
 
-def serve_page(service: InspectionService, *, port: int = 0, browser: bool = True) -> None:
+def serve_page(service: InspectionService, *, port: int = 0, browser: bool = True, fragment: str = "") -> None:
     """Serve the page until interrupted, print its address and open it in the browser.
 
     Args:
         service: answers the page's requests.
         port: on 127.0.0.1; 0 means a free one.
         browser: open the page in the browser.
+        fragment: of the address, what is selected.
 
     Raises:
         InspectionError: the initial text cannot be traced, or the port is in use.
@@ -194,6 +220,7 @@ def serve_page(service: InspectionService, *, port: int = 0, browser: bool = Tru
     with TemporaryDirectory(prefix="glassgpt-") as folder:  # readable by this user only
 
         def announce(address: str) -> None:
+            address += f"#{fragment}" if fragment else ""
             console.info(f"page served at {address} (press Ctrl-C to stop)")
             if browser and not _open_browser(_redirect_file(Path(folder), address).as_uri()):
                 number = urlsplit(address).port

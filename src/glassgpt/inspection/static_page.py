@@ -46,6 +46,7 @@ PAGE_MODULES = (
     "cache.js",
     "changes.js",
     "history.js",
+    "tour.js",
     "keys.js",
     "page.js",
 )

@@ -6,10 +6,11 @@ const TYPED = "input:not([type=range]):not([type=checkbox]), textarea, select";
 // By key: what it changes, and by how much.
 const MOVES = { j: ["layer", 1], k: ["layer", -1], h: ["head", -1], l: ["head", 1], n: ["position", 1], p: ["position", -1], "]": ["key", 1], "[": ["key", -1] };
 
-export function listenToKeys(view, { help, theme, typing }) {
+export function listenToKeys(view, { help, theme, typing, tour }) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches(TYPED) || !view.trace) return;
     const actions = { "?": help, t: theme, "/": typing, ...Object.fromEntries(Object.entries(MOVES).map(([key, move]) => [key, () => go(view, ...move)])) };
+    if (view.state.tour !== null) Object.assign(actions, { n: () => tour(1), p: () => tour(-1), Escape: () => tour(null) });
     if (!actions[event.key]) return;
     event.preventDefault();
     actions[event.key]();

@@ -21,6 +21,7 @@ import { nextPanel } from "./next.js";
 import { cachePanel } from "./cache.js";
 import { changesPanel } from "./changes.js";
 import { historyPanel } from "./history.js";
+import { goTo, tourBox } from "./tour.js";
 import { helpDialog, listenToKeys } from "./keys.js";
 
 const PANELS = [modelPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
@@ -50,17 +51,18 @@ function choose(change) {
 function shown(names) {
   writeAddress();
   fillBar();
+  fillTour();
   if (names.includes("open")) foldAll();
   for (const panel of PANELS) if (names.some((name) => panel.needs.includes(name))) invalidate(panel);
 }
 
 // Select, and go to a panel; without one, only select.
-function open(id, change) {
+function open(id, change, takesFocus = true) {
   choose({ ...change, ...(id && !isOpen({ id }) ? { open: [...state.open, id] } : {}) });
   if (!id) return;
   const { section } = frames.get(PANELS.find((panel) => panel.id === id));
   section.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-  (section.querySelector(".fold") ?? section.querySelector("h2")).focus({ preventScroll: true });
+  if (takesFocus) (section.querySelector(".fold") ?? section.querySelector("h2")).focus({ preventScroll: true });
 }
 
 // Clamp the selection to the current trace.
@@ -114,10 +116,12 @@ async function ask(change = {}, before = () => {}) {
 // If the address is refused, fall back to the initial request.
 async function begin() {
   const error = await ask();
-  if (!error) return;
-  clearRequest();
-  await ask();
-  say(error);
+  if (error) {
+    clearRequest();
+    await ask();
+    say(error);
+  }
+  if (view.trace && state.tour !== null) goTo(view, state.tour);
 }
 
 async function traces({ text, written, interventions, step, compare }) {
@@ -168,6 +172,19 @@ function build() {
   }
   PANELS.forEach(invalidate);
   foldAll();
+  fillTour();
+}
+
+function fillTour() {
+  keepingFocus(() => {
+    document.getElementById("tour")?.remove();
+    document.body.append(...tourBox(view));
+  });
+}
+
+// A step of the tour, or its end with null.
+function tour(by) {
+  goTo(view, by === null ? null : state.tour + by);
 }
 
 function heading() {
@@ -176,7 +193,7 @@ function heading() {
   const size = `${model.arch} · ${model.n_layer} × ${model.n_head} · ${words.width} ${model.n_embd} · ${words.vocabulary} ${model.vocab_size.toLocaleString("en")}`;
   const title = make("div", { className: "title" }, make("h1", { textContent: words.title }), make("p", { className: "note", textContent: `${runs[0] ? `${runs[0]} · ` : ""}${size}` }));
   const other = state.language === "ko" ? ["en", "English"] : ["ko", "한국어"];
-  const tools = row(button(other[1], () => choose({ language: other[0] }), { id: "language", lang: other[0] }), button(`◐ ${words.themes[state.theme]}`, nextTheme, { id: "theme", title: words.theme }), button("?", openHelp, { id: "open-help", "aria-label": words.keyboard }));
+  const tools = row(button(words.tour.start, () => goTo(view, 0), { id: "tour-start" }), button(other[1], () => choose({ language: other[0] }), { id: "language", lang: other[0] }), button(`◐ ${words.themes[state.theme]}`, nextTheme, { id: "theme", title: words.theme }), button("?", openHelp, { id: "open-help", "aria-label": words.keyboard }));
   return [make("div", { className: "top" }, title, tools), isSaved ? offline() : prompting()];
 }
 
@@ -373,7 +390,7 @@ function keepingScroll(body, change) {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(invalidate));
 window.addEventListener("resize", () => view.trace && invalidate(modelPanel));
 window.addEventListener("hashchange", () => ask(readAddress()));
-listenToKeys(view, { help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
+listenToKeys(view, { tour, help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 Object.assign(state, readAddress());
 document.documentElement.dataset.theme = state.theme;
 begin();

@@ -23,6 +23,7 @@ const FIELDS = {
   interventions: [() => [], listOf(isObject)],
   step: [() => null, orNothing(isCount)],
   open: [() => ["next"], listOf(isText)],
+  tour: [() => null, orNothing(isCount)],
   compare: [() => false, (value) => typeof value === "boolean"],
   language: [() => navigator.language.startsWith("ko") ? "ko" : "en", (value) => ["en", "ko"].includes(value)],
   theme: [() => "auto", (value) => ["auto", "light", "dark"].includes(value)],

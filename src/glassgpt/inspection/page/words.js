@@ -32,11 +32,23 @@ const WORDS = {
     before: "before", points: "percentage points", divergence: "KL divergence of the next-token distribution", lossChange: "Loss of each token: higher (orange) or lower (blue)", meanLoss: "mean loss, nats",
     checkpoint: "checkpoint", step: "step", loaded: "as loaded", follow: "Follow through all checkpoints", noSteps: "This model has no checkpoints.", noStepsSaved: "This file contains no checkpoints: open the run with glassgpt inspect to see them.", noCompareSaved: "A saved page cannot compare runs: use glassgpt inspect RUN --compare RUN2.", wouldSay: "prediction", compareWith: "compare with", noCompare: "Compare with a second run: glassgpt inspect RUN --compare RUN2.", run: "run", perByte: "nats per byte",
     keyboard: "Keyboard shortcuts", shared: "The address contains everything selected: copy it to keep or share this view.",
-    keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in an image or table: the cell; among blocks, heads or tokens: the next one"], ["Shift + click", "select the second token"], ["← → Home End", "among the steps of attention: the previous, next, first, last one"], ["/", "edit the text; Enter traces it"], ["t", "dark or light mode"], ["?", "this help"]],
+    keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in an image or table: the cell; among blocks, heads or tokens: the next one"], ["Shift + click", "select the second token"], ["← → Home End", "among the steps of attention: the previous, next, first, last one"], ["/", "edit the text; Enter traces it"], ["n p Esc", "in the guided tour: next, previous stop, end"], ["t", "dark or light mode"], ["?", "this help"]],
     axes: { byte: "bytes", position: "tokens", query: "queries", key: "keys", channel: "channels", head: "heads", kv_head: "key heads", head_channel: "channels", angle: "angles", hidden: "units", vocabulary: "vocabulary" },
     units: {}, formulas: [], // as the program writes them
     measures: { norms: "[tokens] mean and scale, [channels] gain and bias", projection: "[heads] L2 norm and cosine of mixed · Wo", sums: "[parts, tokens] L2 norm and cosine", sizes: "parameters of each part", components: "of each head at the selected token: L2 norm of its output, entropy of its attention in nats; the logit lens", nearest: "cosine with the rows of the token embedding", heads: "[blocks, heads] share of attention to a pattern", units: "[10] units by the norm of the vector they add", unit: "[channels] value · column of the second matrix", stream: "[blocks + 1, tokens] L2 norm", lens: "[blocks + 1, tokens] probability = softmax(head(norm(stream)))", losses: "[tokens − 1] nats = −ln p(token | previous tokens)", choice: "[vocabulary] probability after each logits processor", change: "[vocabulary] probability before and after; KL in nats", cache: "bytes of keys and values" },
     showSource: "show the source", unfoldAll: "Open all panels", foldAll: "Fold all",
+    tour: {
+      name: "Guided tour", start: "Guided tour", end: "end the tour", stops: [
+        { title: "Tokens", text: ({ count }) => `The model does not read letters but these ${count} tokens. Color shows how badly it predicted each: where is it surprised?` },
+        { title: "Vectors", text: ({ width }) => `Each token becomes a vector of ${width} numbers. Tokens with similar vectors, listed here, are used alike.` },
+        { title: "Attention", text: ({ heads, name, from, to }) => `In this block ${heads} heads look back over the text. Head ${name} stands out: from ${from} it looks at ${to}.` },
+        { title: "One head", text: ({ name, from, to }) => `How head ${name} gets there: the query of ${from} times the key of ${to} is a score; softmax makes weights of all scores; with them the values are mixed.` },
+        { title: "MLP", text: () => "Now each token is processed by itself. The strongest hidden units are listed, with the next tokens that each promotes." },
+        { title: "Residual stream", text: ({ blocks }) => `Attention and MLP of all ${blocks} blocks only add to one stream of vectors. Who adds most?` },
+        { title: "The answer forms", text: () => "What the model would say if it stopped after each block, from bottom to top. From which block on is the prediction the final one?" },
+        { title: "Next token", text: ({ from }) => `After ${from} every token of the vocabulary has a probability. Move the temperature, then sample one.` },
+      ],
+    },
     picture: {
       label: "The model, from the tokens at the bottom to the next token at the top; arrow keys move between its parts, Enter opens one", at: (token, all) => `${all} parameters; the figures are those of token ${token}. Select another token below, and click a part to open it.`,
       short: { next: "next", tokens: "text" }, norm: "norm", join: "+", adds: "norm added", says: "prediction after this block", unembedding: "output matrix", tied: "the token embedding again",
@@ -97,7 +109,7 @@ const WORDS = {
     before: "이전", points: "퍼센트포인트", divergence: "다음 토큰 분포의 KL 발산", lossChange: "각 토큰의 손실: 늘어남(주황) 또는 줄어듦(파랑)", meanLoss: "평균 손실, nat",
     checkpoint: "체크포인트", step: "스텝", loaded: "불러온 그대로", follow: "모든 체크포인트 따라가기", noSteps: "이 모델에는 지나온 체크포인트가 없습니다.", noStepsSaved: "이 파일에는 체크포인트가 없습니다. glassgpt inspect로 실행을 열면 따라갈 수 있습니다.", noCompareSaved: "여기서는 다른 실행을 나란히 볼 수 없습니다. 프로그램이 필요합니다: glassgpt inspect RUN --compare RUN2.", wouldSay: "예측", compareWith: "나란히 비교:", noCompare: "다른 실행을 나란히 볼 수 있습니다: glassgpt inspect RUN --compare RUN2.", run: "실행", perByte: "바이트당 nat",
     keyboard: "단축키", shared: "고른 것은 모두 주소에 있습니다. 주소를 복사하면 이 화면을 보관하거나 나눌 수 있습니다.",
-    keys: [["j k", "다음, 이전 블록"], ["l h", "다음, 이전 헤드"], ["n p", "다음, 이전 토큰"], ["] [", "다음, 이전 두 번째 토큰"], ["↑ ↓ ← →", "그림이나 표에서는 셀, 블록, 헤드, 토큰에서는 다음 것"], ["Shift + 클릭", "두 번째 토큰 고르기"], ["← → Home End", "어텐션의 단계에서는 이전, 다음, 처음, 마지막 단계"], ["/", "글로 가기; Enter를 누르면 따라감"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
+    keys: [["j k", "다음, 이전 블록"], ["l h", "다음, 이전 헤드"], ["n p", "다음, 이전 토큰"], ["] [", "다음, 이전 두 번째 토큰"], ["↑ ↓ ← →", "그림이나 표에서는 셀, 블록, 헤드, 토큰에서는 다음 것"], ["Shift + 클릭", "두 번째 토큰 고르기"], ["← → Home End", "어텐션의 단계에서는 이전, 다음, 처음, 마지막 단계"], ["/", "글로 가기; Enter를 누르면 따라감"], ["n p Esc", "둘러보기에서는 다음, 이전 단계, 끝"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
     axes: { byte: "바이트", position: "토큰", query: "쿼리", key: "키", channel: "채널", head: "헤드", kv_head: "키 헤드", head_channel: "채널", angle: "각도", hidden: "유닛", vocabulary: "어휘" },
     units: { dimensionless: "단위 없음", probability: "확률", "nats, up to a constant": "nat(상수만큼 다를 수 있음)", "byte value": "바이트의 값", "token id": "토큰의 번호", "true where the query may attend": "볼 수 있으면 참" },
     formulas: [
@@ -108,6 +120,18 @@ const WORDS = {
     ],
     measures: { norms: "[토큰] 평균과 나누는 수, [채널] 이득과 편향", projection: "[헤드] 섞인 값 · Wo의 L2 노름과 코사인", sums: "[부분, 토큰] L2 노름과 코사인", sizes: "각 부분의 매개변수 수", components: "고른 토큰에서 헤드마다 출력의 L2 노름, 어텐션 엔트로피(nat); 로짓 렌즈", nearest: "토큰 임베딩 각 행과의 코사인", heads: "[블록, 헤드] 어텐션이 한 패턴에 주는 몫", units: "[10] 더하는 벡터의 노름이 큰 순서의 유닛", unit: "[채널] 값 · 둘째 행렬의 열", stream: "[블록 + 1, 토큰] L2 노름", lens: "[블록 + 1, 토큰] 확률 = softmax(head(norm(스트림)))", losses: "[토큰 − 1] nat = −ln p(토큰 | 앞의 것들)", choice: "[어휘] 각 처리 뒤의 확률", change: "[어휘] 앞뒤의 확률; KL, nat", cache: "키와 값의 바이트" },
     showSource: "소스 보기", unfoldAll: "모두 펼치기", foldAll: "모두 접기",
+    tour: {
+      name: "둘러보기", start: "둘러보기", end: "그만 보기", stops: [
+        { title: "토큰", text: ({ count }) => `모델은 글자가 아니라 이 토큰 ${count}개를 읽습니다. 색은 토큰마다 예측이 얼마나 빗나갔는지를 나타냅니다. 어디서 놀랐을까요?` },
+        { title: "벡터", text: ({ width }) => `토큰마다 숫자 ${width}개로 된 벡터가 됩니다. 여기 나온 벡터가 비슷한 토큰은 비슷하게 쓰입니다.` },
+        { title: "어텐션", text: ({ heads, name, from, to }) => `이 블록에서는 헤드 ${heads}개가 글을 되돌아봅니다. 헤드 ${name}번이 눈에 띕니다. 토큰 ${from}에서 토큰 ${to} 쪽을 봅니다.` },
+        { title: "헤드 하나", text: ({ name, from, to }) => `헤드 ${name}번의 계산입니다. 토큰 ${from}의 쿼리와 토큰 ${to}의 키를 곱하면 점수가 되고, 소프트맥스가 점수를 가중치로 바꾸고, 그 가중치로 값을 섞습니다.` },
+        { title: "MLP", text: () => "이제 토큰마다 따로 계산합니다. 가장 강하게 반응한 은닉 유닛과, 유닛마다 밀어 주는 다음 토큰이 나와 있습니다." },
+        { title: "잔차 스트림", text: ({ blocks }) => `블록 ${blocks}개의 어텐션과 MLP는 모두 한 벡터의 흐름에 더하기만 합니다. 어느 부분이 가장 많이 더할까요?` },
+        { title: "답이 만들어지는 과정", text: () => "블록마다 거기서 멈춘다면 모델이 할 예측을 아래에서 위로 늘어놓았습니다. 어느 블록부터 마지막 예측과 같을까요?" },
+        { title: "다음 토큰", text: ({ from }) => `토큰 ${from} 뒤에 올 토큰의 확률이 어휘 전체에 매겨집니다. 온도를 움직여 보고 하나를 뽑아 보세요.` },
+      ],
+    },
     picture: {
       label: "모델 그림. 맨 아래가 토큰, 맨 위가 다음 토큰입니다. 화살표 키로 옮겨 다니고 Enter로 엽니다", at: (token, all) => `매개변수 ${all}개. 숫자는 토큰 ${token}의 것입니다. 아래에서 다른 토큰을 고르거나, 한 부분을 눌러 펼쳐 보세요.`,
       short: { next: "다음", tokens: "글" }, norm: "정규화", join: "+", adds: "더하는 노름", says: "이 블록까지의 예측", unembedding: "출력 행렬", tied: "토큰 임베딩을 다시 씀",

@@ -141,7 +141,8 @@ HELP = {
     "Folder of another run to compare with on the page.": "페이지에서 비교할 다른 실행 폴더.",
     "Local port of the page; 0 means a free one (extra: serve).": "페이지의 로컬 포트. 0이면 비어 있는 포트를 씁니다(extra: serve).",
     "Open the page in the browser.": "페이지를 브라우저로 엽니다.",
-    "With --text: LAYER.HEAD whose attention is shown; defaults to the one with the clearest pattern.": "--text와 함께: 어텐션을 볼 헤드 LAYER.HEAD. 기본값은 패턴이 가장 뚜렷한 헤드입니다.",
+    "LAYER.HEAD whose attention is shown; defaults to the one with the clearest pattern.": "어텐션을 볼 헤드 LAYER.HEAD. 기본값은 패턴이 가장 뚜렷한 헤드입니다.",
+    "Open the page at the first stop of the guided tour; without --prompt, on a text that shows something on this model.": "둘러보기의 첫 단계에서 페이지를 엽니다. --prompt가 없으면 이 모델에서 볼 것이 있는 글을 고릅니다.",
     "With --text: ablate a component and show what changes: head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER or position:POSITION; append =SCALE to scale it instead.": "--text와 함께: 구성 요소를 끄고 무엇이 달라지는지 봅니다. head:LAYER.HEAD, attention:LAYER, mlp:LAYER, block:LAYER, position:POSITION. =SCALE을 붙이면 끄는 대신 그 배율을 곱합니다.",
     "With --text: replace an activation by that of another text: NAME=TEXT, or NAME@POSITION=TEXT for some positions (comma-separated), such as blocks.0.output@5=the old queen.": "--text와 함께: 활성값을 다른 글의 것으로 바꿉니다. NAME=TEXT, 또는 쉼표로 나눈 위치에만 NAME@POSITION=TEXT(예: blocks.0.output@5=the old queen).",
     # doctor

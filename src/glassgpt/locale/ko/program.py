@@ -52,7 +52,9 @@ MESSAGES = {
     "measuring a batch of {} …": "배치 크기 {0} 측정 중 …",
     # cli/inspection
     "--head must be LAYER.HEAD from 0.0 to {}, not {}": "--head: {1} 값은 쓸 수 없습니다. 0.0에서 {0}까지 LAYER.HEAD 꼴로 지정하세요",
-    "--ablate, --patch and --head require --text; on the page, use its controls": "--ablate, --patch, --head는 --text와 함께 써야 합니다. 페이지에서는 화면의 단추를 쓰세요",
+    "--ablate and --patch require --text; on the page, use its controls": "--ablate와 --patch는 --text와 함께 써야 합니다. 페이지에서는 화면의 단추를 쓰세요",
+    "--head and --tour cannot be combined with --save; select in the saved page": "--head와 --tour는 --save와 함께 쓸 수 없습니다. 저장한 페이지에서 고르세요",
+    "--tour works on the page only; omit --text": "--tour는 페이지에서만 쓸 수 있습니다. --text를 빼세요",
     "--compare works on the page only; omit --text and --save": "--compare는 페이지에서만 쓸 수 있습니다. --text와 --save를 빼세요",
     "--text and --save cannot be combined": "--text와 --save는 함께 쓸 수 없습니다",
     "--port must be from 1 to 65535, or 0 for a free one, not {}": "--port: {0} 값은 쓸 수 없습니다. 1에서 65535까지, 또는 비어 있는 포트를 뜻하는 0을 지정하세요",
