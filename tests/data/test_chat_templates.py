@@ -89,6 +89,11 @@ def test_special_tokens_in_messages_are_ordinary_text(tokenizer):
         ("{{ '{:>99999999999}'.format(1) }}", "format with large"),
         ("{{ ('a' * 99999).replace('a', 'b' * 99999) }}", "replace with large"),
         ("{{ range(99999) | map('string') | join('b' * 99999) }}", "join with large"),
+        ("{{ ('x' * 999999).translate({120: 'y' * 999999}) }}", "translate with large"),
+        ("{{ ('%(a)s' * 99999) % {'a': 'x' * 999999} }}", "% with large"),
+        ("{{ ('{0}' * 99999).format(['x' * 999999]) }}", "format with large"),
+        ("{{ (['x' * 999999] * 9999) | upper }}", "upper with large"),
+        ("{{ ([[1] * 999999] * 99999) | sum(start=[]) }}", "perhaps without end"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "'append' of 'list' object is unsafe"),
         ("{{ messages[7]['content'] }}", "has no element 7"),
@@ -106,7 +111,9 @@ def test_limits_leave_usual_templates_alone():
     text = (
         "{% for m in messages %}{{ '%s %02d' % (m.role, loop.index) }}: {{ m.content.replace('a', 'bb') | trim + '\n' }}"
         "{% if loop.index == messages | length %}{{ messages | map(attribute='role') | join(', ') }}{{ [m] | tojson }}{{ '{}'.format('123456') }}{% endif %}"
-        "{% endfor %}{{ 'x' ~ 1 ~ none }}"
+        "{% endfor %}{% macro both(a, b) %}{{ a[:1] }}{{ b[:1] }}{% endmacro %}"
+        "{{ both(messages[0].content, messages[1].content) }}{% set n = namespace(a=messages[0].content, b=messages) %}"
+        "{{ 'x' ~ 1 ~ none }}"
     )
     messages = [("user", "a" * 50_000)] * 200
     written = compile_template(text, "a.jinja").prompt(load_tokenizer("bytes"), messages)

@@ -15,6 +15,7 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_PRODUCT = 10**6
@@ -23,8 +24,11 @@ MAX_SIZE = 10**8
 """Largest product of the sizes of what a filter or a method is given, which is the most that it can write."""
 MAX_ITERATED = 10**5
 """Size of what cannot be counted without reading it: the longest range that the sandbox allows."""
-WRITING = {"tojson", "join", "string"}
-"""Filters that write what is inside of lists."""
+READING = {
+    "attr", "batch", "count", "d", "default", "dictsort", "first", "groupby", "items", "last", "length", "list", "map", "max",
+    "min", "random", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort", "unique",
+}  # fmt: skip
+"""Filters that do not write what is inside of lists; all others may, if only because they take a list for its text."""
 LARGE_WIDTH = re.compile(r"\d{5}|%[^a-zA-Z]*\*")
 """In a format, a width that takes memory, or one that is given beside it."""
 
@@ -81,14 +85,18 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         """Compute a small product, a short sum, or a text of a format with small widths."""
         is_large = operator == "**" or (operator == "*" and _size(left) * _size(right) > MAX_PRODUCT)
         is_large |= operator == "+" and not isinstance(left, int | float) and _size(left) + _size(right) > MAX_SIZE
-        if is_large or (operator == "%" and isinstance(left, str) and LARGE_WIDTH.search(left)):
+        if operator == "%" and isinstance(left, str):
+            is_large |= len(left) * _written_size(right) > MAX_SIZE or LARGE_WIDTH.search(left) is not None
+        if is_large:
             raise SecurityError(f"{operator} with large numbers or long texts is not allowed")
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, called: Any, /, *args: Any, **named: Any) -> Any:  # type: ignore[override]
-        """Call a function or a method that cannot write much."""
+        """Call a function or a method that cannot write much; macros consist of what is checked itself."""
         owner = getattr(getattr(called, "__wrapped__", called), "__self__", None)  # the sandbox wraps str.format
-        _require_small(owner, *args, *named.values(), name=getattr(called, "__name__", ""))
+        if not isinstance(called, Macro | type):
+            name, writes = getattr(called, "__name__", ""), isinstance(owner, str | bytes)
+            _require_small(owner, *args, *named.values(), name=name, writes=writes)
         return super().call(context, called, *args, **named)
 
     @staticmethod
@@ -106,22 +114,26 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def checked(*args: Any, **named: Any) -> Any:
-        _require_small(*args, *named.values(), name=name)
+        _require_small(*args, *named.values(), name=name, writes=name not in READING)
         return function(*args, **named)
 
     return checked
 
 
-def _require_small(*values: Any, name: str = "") -> None:
+def _require_small(*values: Any, name: str, writes: bool) -> None:
     """Refuse values if the product of their sizes, or a width in the first one, a format, is too large.
+
+    Args:
+        values: what a function is given, the object of a method first.
+        name: of the function.
+        writes: whether what is inside of lists counts.
 
     Raises:
         SecurityError: it is.
     """
-    product = math.prod(max(1.0, _size(value)) for value in values)
+    sizes = [max(1.0, _size(value), _written_size(value) if writes else 0) for value in values]
     is_format = "format" in name and isinstance(values[0], str) and LARGE_WIDTH.search(values[0])
-    is_long = name in WRITING and any(_written_size(value) > MAX_SIZE for value in values)
-    if product > MAX_SIZE or is_format or is_long:
+    if math.prod(sizes) > MAX_SIZE or is_format:
         raise SecurityError(f"{name} with large numbers or long texts is not allowed")
 
 
