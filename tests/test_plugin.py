@@ -75,6 +75,30 @@ def test_module_that_cannot_be_used_is_one_line(folder, source, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spec", ["time:time", "itertools:count", "json:dumps"])
+def test_functions_in_c_are_loaded(folder, spec):
+    plugin.allow(spec)
+    assert callable(plugin.load_function(spec))
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [("def f(): pass", ""), ("def f(logits): pass", "logits"), ("def f(a, b, c): pass", "a, b, c")],
+)
+def test_function_with_other_parameters_is_refused_before_it_is_called(folder, source, taken):
+    (folder / "other.py").write_text(source)
+    plugin.allow("other:f")
+    with pytest.raises(PluginError, match=rf"^other:f takes \({taken}\); it must take \(logits, targets\)$"):
+        plugin.load_function("other:f", ("logits", "targets"))
+
+
+@pytest.mark.parametrize("source", ["def f(a, b): pass", "def f(*all): pass", "def f(a, b, c=1): pass", "f = max"])
+def test_function_with_suitable_parameters_is_loaded(folder, source):
+    (folder / "suitable.py").write_text(source)
+    plugin.allow("suitable:f")
+    assert callable(plugin.load_function("suitable:f", ("logits", "targets")))
+
+
 @pytest.mark.parametrize("spec", ["no_such_module:f", "no_such_package.module:f", "json.no_such:f"])
 def test_missing_module_is_named(folder, spec):
     plugin.allow(spec)

@@ -7,11 +7,12 @@ itself: the module must be allowed, by naming it again on the command line or in
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -89,16 +90,34 @@ def failure(error: Exception) -> str | None:
     return None
 
 
-def load_function(spec: str) -> Callable[..., Any]:
+def load_function(spec: str, parameters: Sequence[str] = ()) -> Callable[..., Any]:
     """Import a plug-in that must be a function, or something else that can be called, such as a class.
 
+    Args:
+        spec: `module:name`.
+        parameters: what it is called with, by position. Empty checks nothing.
+
     Raises:
-        PluginError: see `load`; or it cannot be called.
+        PluginError: see `load`; or it cannot be called, or not with that.
     """
     value = load(spec)
     if not callable(value):
         raise PluginError(f"{spec} is of type {type(value).__name__}; it must be a function")
+    if parameters:
+        _require_parameters(value, spec, parameters)
     return value
+
+
+def _require_parameters(function: Callable[..., Any], spec: str, parameters: Sequence[str]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions in C do not tell
+        return
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        taken = ", ".join(map(str, signature.parameters.values()))
+        raise PluginError(f"{spec} takes ({taken}); it must take ({', '.join(parameters)})") from error
 
 
 def failed(spec: str, error: Exception) -> PluginError:

@@ -37,6 +37,7 @@ from glassgpt.diagnosis.show_monitor import MonitorDisplay
 from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError, require_extra
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.training import custom_loss, custom_schedule
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     best_by_state,
@@ -121,8 +122,10 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
     require_startable(run, resume=resume)
     check_config(config, processes, run.path if resume else None)
     require_gpus(config.train.device, processes)
-    for spec in filter(None, (config.train.loss, config.schedule.function)):
-        plugin.load_function(spec)
+    own = ((config.train.loss, custom_loss.PARAMETERS), (config.schedule.function, custom_schedule.PARAMETERS))
+    for spec, parameters in own:
+        if spec:
+            plugin.load_function(spec, parameters)
     resolved = resolve_config(config, run.path, processes)
     if warning := warmup_warning(config, resolved):
         console.warn(warning)

@@ -31,6 +31,7 @@ from glassgpt.cli.shared import (
 )
 from glassgpt.errors import GenerationError, GenerationFailedError, GlassGPTError, UsageError
 from glassgpt.generation.processors.base import CONTENT
+from glassgpt.generation.processors.custom import PARAMETERS
 
 if TYPE_CHECKING:
     from glassgpt.api import LoadedModel
@@ -134,7 +135,7 @@ def _own_processors(specs: Sequence[str]) -> dict[str, Any]:
     """
     for spec in specs:
         plugin.allow(spec)
-    return {"processors": tuple(map(plugin.load_function, specs))} if specs else {}
+    return {"processors": tuple(plugin.load_function(spec, PARAMETERS) for spec in specs)} if specs else {}
 
 
 def _normalized(prompts: PromptList, form: str | None) -> PromptList:

@@ -11,6 +11,9 @@ from glassgpt import plugin
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.loss import TrainingLoss
 
+PARAMETERS = ("logits", "targets")
+"""Arguments of the function, by position."""
+
 
 class CustomLoss(TrainingLoss):
     """Maps tokens to what a function makes of logits and targets. The model is validated with the loss on the text itself.
@@ -59,6 +62,6 @@ def custom_loss(model: LanguageModel, spec: str) -> CustomLoss:
     """Return the loss that `module:function` names.
 
     Raises:
-        PluginError: it is not allowed, or cannot be imported or called.
+        PluginError: it is not allowed, or cannot be imported or called with logits and targets.
     """
-    return CustomLoss(model, plugin.load_function(spec), spec)
+    return CustomLoss(model, plugin.load_function(spec, PARAMETERS), spec)

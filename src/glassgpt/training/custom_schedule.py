@@ -11,6 +11,9 @@ from glassgpt import plugin
 from glassgpt.training.config import ScheduleConfig
 from glassgpt.training.schedule import learning_rate_ratio
 
+PARAMETERS = ("step", "max_steps", "warmup_steps", "final_ratio")
+"""Arguments of the function, by position."""
+
 
 def configured_ratio(schedule: ScheduleConfig, step: int, max_steps: int) -> float:
     """Return the learning rate after `step` steps as a share of its peak; see `learning_rate_ratio`.
@@ -35,4 +38,4 @@ def configured_ratio(schedule: ScheduleConfig, step: int, max_steps: int) -> flo
 
 @cache
 def _function(spec: str) -> Callable[..., Any]:
-    return plugin.load_function(spec)
+    return plugin.load_function(spec, PARAMETERS)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from glassgpt.data.tokenizers import Tokenizer
 
+PARAMETERS = ("logits", "histories")
+"""Arguments of a function, by position."""
+
 
 @dataclass(frozen=True)
 class CustomProcessorOptions(ProcessorOptions):

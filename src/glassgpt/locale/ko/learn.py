@@ -58,6 +58,7 @@ MESSAGES = {
     "{} cannot be imported: {}": "{0}을(를) 임포트할 수 없습니다: {1}",
     "{} cannot be imported": "{0}을(를) 임포트할 수 없습니다",
     "there is no module {} for {}; run the command in the folder that holds it, or install it": "{1}에 필요한 모듈 {0}이(가) 없습니다. 모듈이 있는 폴더에서 실행하거나 모듈을 설치하세요",
+    "{} takes ({}); it must take ({})": "{0}의 매개변수는 ({1})인데 ({2})이어야 합니다",
     "the plug-in {} failed: {}": "플러그인 {0} 실행 중에 오류가 났습니다: {1:t}",
 }
 
