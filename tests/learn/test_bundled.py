@@ -1,9 +1,12 @@
 """The models that come with the package, by name and from Python."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from glassgpt import api, console
 from glassgpt.learn import bundled, course_run
@@ -24,14 +27,10 @@ def test_bundled_model_is_small_and_whole(language):
 def test_english_model_has_learned_its_language():
     loaded = api.load(bundled(), device="cpu")
     assert loaded.generate("ROMEO:\n", max_tokens=30, temperature=0).strip()
-    told = loaded.model.config.vocab_size
-    tokens = loaded.tokenizer.encode("MACBETH:\nThe queen, my lord, is dead.\n")
-    import torch
-
+    tokens = torch.tensor(loaded.tokenizer.encode("MACBETH:\nThe queen, my lord, is dead.\n"))
     with torch.inference_mode():
-        losses = loaded.model(torch.tensor([tokens]))[0, :-1].log_softmax(-1)
-    loss = -losses.gather(1, torch.tensor(tokens[1:])[:, None]).mean().item()
-    assert loss < 0.7 * torch.tensor(float(told)).log().item()
+        loss = F.cross_entropy(loaded.model(tokens[None])[0, :-1], tokens[1:]).item()
+    assert loss < 0.7 * math.log(loaded.model.config.vocab_size)
 
 
 def test_name_bundled_is_a_run(run_main):
@@ -50,14 +49,15 @@ def test_folder_of_that_name_comes_first(run_main, tmp_path, monkeypatch):
 def test_inspect_without_a_run_opens_the_bundled_model(run_main):
     code, out, _ = run_main("inspect", "--text", "--prompt", "ROMEO")
     assert code == 0
-    assert "ROMEO" in out or "RO" in out
+    assert "R·O·M·E·O → " in out
+    assert "4 blocks" in out
 
 
 def test_inspect_opens_the_model_of_the_language(run_main, monkeypatch):
     monkeypatch.setenv("GLASSGPT_LANGUAGE", "ko")
     code, out, _ = run_main("inspect", "--text", "--prompt", "어머니")
     console.use_translation(None)
-    assert (code, "3개" in out or "3 blocks" in out or "블록 3" in out) == (0, True), out
+    assert (code, "블록 3개" in out) == (0, True), out
 
 
 def test_student_run_comes_before_the_bundled_one(nano_run, tmp_path, monkeypatch):
