@@ -65,6 +65,8 @@ def test_lesson_is_not_overwritten_without_force(run_main, started):
     assert run_main("learn", "start", "9", "--force")[0] == 0
     assert "MINE" not in (started / "exercises.py").read_text()
     assert "MINE" in (started / "exercises_before.py").read_text()
+    assert run_main("learn", "start", "9", "--force", "--language", "ko")[0] == 0
+    assert "MINE" in (started / "exercises_before.py").read_text()
 
 
 def test_commands_work_inside_the_folder_of_a_lesson(run_main, started, forked_check, monkeypatch):

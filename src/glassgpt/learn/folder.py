@@ -11,7 +11,7 @@ from glassgpt.errors import UsageError
 from glassgpt.learn.lesson import Lesson
 from glassgpt.learn.notebook import as_notebook, as_script
 from glassgpt.learn.progress import PROGRESS_FILE, Progress
-from glassgpt.locale import Language
+from glassgpt.locale import LANGUAGES, Language
 
 EXERCISE_FILE = "exercises.py"
 EARLIER_FILE = "exercises_before.py"
@@ -55,9 +55,16 @@ def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> None
         )
     with staged_folder(out, force=force, what="lesson", marker=PROGRESS_FILE) as (staging, _):
         fill(lesson, staging, language)
-        if (out / EXERCISE_FILE).is_file():
-            shutil.copyfile(out / EXERCISE_FILE, staging / EARLIER_FILE)
+        if (earlier := _earlier_exercises(lesson, out)) is not None:
+            shutil.copyfile(earlier, staging / EARLIER_FILE)
         Progress(lesson.number, language).write(staging)
+
+
+def _earlier_exercises(lesson: Lesson, folder: Path) -> Path | None:
+    """Return the student's last file of exercises in a folder that is replaced, not one that is still as it was created."""
+    untouched = [lesson.exercise_file(language).encode() for language in LANGUAGES]
+    files = (folder / name for name in (EXERCISE_FILE, EARLIER_FILE))
+    return next((file for file in files if file.is_file() and file.read_bytes() not in untouched), None)
 
 
 def fill(lesson: Lesson, folder: Path, language: Language) -> None:
