@@ -150,4 +150,4 @@ def _reason(error: BaseException) -> str:
         last = traceback.extract_tb(error.__traceback__)[-1]
         file, line, text = last.filename, last.lineno or 0, str(error)
     place = f" ({file}:{line})" if line else ""
-    return f"{type(error).__name__}: {' '.join(text.split())}{place}"
+    return ": ".join(filter(None, [type(error).__name__, " ".join(text.split())])) + place

@@ -175,8 +175,9 @@ def pairs(tokens):
 """
 
 
-def test_mistakes_are_explained(run_main, started, monkeypatch):
-    write(started, MISTAKES)
+def test_mistakes_are_explained(run_main, started, monkeypatch, tmp_path):
+    write(started, MISTAKES + "\nfrom pathlib import Path\n\n(Path.home() / 'cache').touch()\n")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where libraries keep their caches, and pip the user's packages
     monkeypatch.setenv("PYTHONPATH", "/nowhere")  # the process of the check has its own environment
     code, out, _ = run_main("learn", "check", "9")
     told = " ".join(out.split())
@@ -187,6 +188,7 @@ def test_mistakes_are_explained(run_main, started, monkeypatch):
     assert "your code printed: looking at (3, 4)" in told
     assert "case 1 of 2: pairs([1, 2, 3, 4]) the first difference is at [1][0] expected: 2 received: 3" in told
     assert all(len(line) <= 80 for line in out.splitlines() if "/" not in line)
+    assert (tmp_path / "cache").exists()
 
 
 def test_mistakes_are_explained_in_korean(run_main, started, forked_check):

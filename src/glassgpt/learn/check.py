@@ -56,7 +56,8 @@ def check(lesson: Lesson, folder: Path, only: str | None = None) -> list[Verdict
 
 
 def _variables() -> dict[str, str]:
-    """Return the environment in which the process finds this package and the lessons."""
+    """Return the environment in which the process finds this package, the lessons, and the user's packages and caches."""
     lesson_root = Path(next(iter(lessons.lessons().values())).folder).parents[lessons.PACKAGE.count(".") + 1]
     folders = dict.fromkeys([str(Path(glassgpt.__file__).parents[1]), str(lesson_root)])
-    return {"PYTHONPATH": os.pathsep.join(folders), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    home = os.path.expanduser("~")
+    return {"PYTHONPATH": os.pathsep.join(folders), "HOME": home, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
