@@ -69,7 +69,7 @@ def load(spec: str) -> Any:
     if not is_allowed(module_name):
         raise PluginError(
             f"this would run code of the module {module_name}, which is not allowed yet; if you trust it, "
-            f"name {spec} again on the command line, or set {VARIABLE}={module_name}"
+            f"set {VARIABLE}={module_name}, or, to train, name {spec} again as a setting"
         )
     module = _imported(module_name, spec)
     if file := getattr(module, "__file__", None):  # a module such as sys has none

@@ -53,7 +53,7 @@ MESSAGES = {
     "the process ended with {}": "프로세스가 {0}(으)로 끝났습니다",
     "{} failed: {}{} ({}:{})": "{0} 실행 중 오류가 났습니다: {1}{2} ({3}:{4})",
     "{} is not a plug-in; write module:name, such as lesson3.exercises:attend": "{0}은(는) 플러그인이 아닙니다. lesson3.exercises:attend처럼 모듈:이름으로 쓰세요",
-    "this would run code of the module {}, which is not allowed yet; if you trust it, name {} again on the command line, or set {}={}": "이렇게 하면 아직 허용하지 않은 모듈 {0}의 코드가 실행됩니다. 믿을 수 있다면 명령줄에 {1}을(를) 다시 지정하거나 {2}={3}(으)로 설정하세요",
+    "this would run code of the module {}, which is not allowed yet; if you trust it, set {}={}, or, to train, name {} again as a setting": "이렇게 하면 아직 허용하지 않은 모듈 {0}의 코드가 실행됩니다. 믿을 수 있다면 {1}={2}(으)로 설정하거나, 학습할 때는 설정에 {3}을(를) 다시 지정하세요",
     "the module {} has no {}{}": "모듈 {0}에 {1}이(가) 없습니다{2:t}",
     "{} cannot be imported: {}": "{0}을(를) 임포트할 수 없습니다: {1}",
     "{} cannot be imported": "{0}을(를) 임포트할 수 없습니다",
