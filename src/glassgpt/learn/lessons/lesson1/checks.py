@@ -104,7 +104,7 @@ def _loss_cases() -> Sequence[Case]:
     ] + [Case(_scores(9, 12, seed=6), torch.randint(12, (9,), generator=draw))]  # fmt: skip
 
 
-def _loss_with_gradient(function: Callable[[Tensor, Tensor], Tensor], case: Case) -> dict[str, object]:
+def _loss_with_gradient(function: Callable[[Tensor, Tensor], object], case: Case) -> dict[str, object]:
     """Return the loss, and whether it can be differentiated: the lesson calls `backward` on it."""
     logits, targets = case.arguments
     loss = function(logits.detach().requires_grad_(), targets)
