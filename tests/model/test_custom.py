@@ -239,7 +239,9 @@ def test_run_with_own_attention_trains_the_same_and_generates_without_it(
     parts, run_main, grammar_data, tmp_path, monkeypatch
 ):
     monkeypatch.delenv(plugin.VARIABLE)
-    assert train(run_main, grammar_data, "mine", "--model.attend", "my_parts:same_attend")[0] == 0
+    code, _, printed = train(run_main, grammar_data, "mine", "--model.attend", "my_parts:same_attend")
+    assert code == 0
+    assert "attention by my_parts:same_attend" in printed
     assert train(run_main, grammar_data, "ours")[0] == 0
     assert losses(tmp_path / "mine") == pytest.approx(losses(tmp_path / "ours"), abs=1e-5)
     monkeypatch.delenv(plugin.VARIABLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -25,11 +25,11 @@ LONG_STEP_SECONDS = 2.0
 """A step that takes longer shows its micro-batches."""
 
 
-def print_training_setup(trainer: Trainer) -> None:
-    """Print a summary of the model, the data and the hardware before training."""
+def print_training_setup(trainer: Trainer, plugins: Sequence[str]) -> None:
+    """Print a summary of the model, the data and the hardware before training; `plugins` are parts of the user's."""
     model, train = trainer.model, trainer.config.train
     parameters = sum(p.numel() for p in model.parameters())
-    kernel = trainer.hardware.attention_kernel(model.config)
+    kernel = plugins[0] if plugins else trainer.hardware.attention_kernel(model.config)
     processes = f", {trainer.dist.world_size} processes" if trainer.dist.world_size > 1 else ""
     console.info(
         f"{model.config.arch} with {console.format_count(parameters, 'parameters')} on {trainer.hardware.describe()}, "
