@@ -47,9 +47,9 @@ class Int4(CompressionMethod):
         """See `CompressionMethod`."""
         if self.rounding not in ("gptq", "nearest"):
             return [f"--rounding is {self.rounding}; it must be gptq or nearest"]
-        widths = {
-            "n_embd": config.n_embd, "the MLP's width": config.inner_width, "the heads' width": config.attention_width,
-        }  # fmt: skip
+        widths = {"n_embd": config.n_embd, "the MLP's width": config.inner_width}
+        if config.attention_width != config.n_embd:
+            widths["the heads' width"] = config.attention_width
         wrong = [f"{name} is {width}" for name, width in widths.items() if width % GROUP_SIZE]
         if not wrong:
             return []
