@@ -185,7 +185,7 @@ def test_invalid_trace_request_gets_an_error(address, body, message):
         ({"options": {"top_p": 7}}, "top_p is 7"),
         ({"options": {"top_k": math.nan}}, "'top_k' cannot be set here"),
         ({"options": {"top_k": 10**400}}, "'top_k' cannot be set here"),
-        ({"what": "weather"}, "must be one of lens, nearest"),
+        ({"what": "weather"}, "must be one of sizes, components"),
         ({"what": None}, "needs a what"),
         ({"what": "lens"}, "lens takes depth, first, not no arguments"),
         ({"what": "lens", "arguments": {"depth": 4, "first": 0}}, "from 0 to 3"),

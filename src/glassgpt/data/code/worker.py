@@ -25,9 +25,10 @@ def main(sketches: str, *exclude: str) -> None:
     """
     end_with_parent()
     excluded = read_excluded([Path(each) for each in exclude])
+    answers = sys.stdout
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_answer(Path(json.loads(line)), excluded, sketches == "1")) + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(_answer(Path(json.loads(line)), excluded, sketches == "1")) + "\n")
+        answers.flush()
 
 
 def _answer(path: Path, excluded: ExcludedText, sketches: bool) -> dict[str, object]:

@@ -1,5 +1,5 @@
 // The output projection of attention: what each head adds to the residual stream at a token.
-import { barCell, button, figure, make, note, row, table } from "./dom.js";
+import { barCell, button, figure, note, row, table } from "./dom.js";
 import { fetchDetail } from "./source.js";
 import { piece, pieceOf, quoted } from "./token.js";
 
