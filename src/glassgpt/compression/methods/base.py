@@ -18,6 +18,14 @@ Progress = Callable[[str, int, str], AbstractContextManager[Callable[[int], None
 """(label, total, its unit in the plural) -> a context manager that yields a function to call with the amount just done."""
 
 
+def uneven_widths(config: ModelConfig, multiple: int) -> str:
+    """Return which widths of a block's matrices are not multiples of a number, in words; empty if all are."""
+    widths = {"n_embd": config.n_embd, "the MLP's width": config.inner_width}
+    if config.attention_width != config.n_embd:
+        widths |= {"the heads' width": config.attention_width}
+    return " and ".join(f"{name} is {width}" for name, width in widths.items() if width % multiple)
+
+
 class CompressionMethod(ABC):
     """A compression method with its options, as a frozen dataclass.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from glassgpt.compression.methods.base import CompressionMethod, Progress
+from glassgpt.compression.methods.base import CompressionMethod, Progress, uneven_widths
 from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -47,13 +47,8 @@ class Int4(CompressionMethod):
         """See `CompressionMethod`."""
         if self.rounding not in ("gptq", "nearest"):
             return [f"--rounding is {self.rounding}; it must be gptq or nearest"]
-        widths = {"n_embd": config.n_embd, "the MLP's width": config.inner_width}
-        if config.attention_width != config.n_embd:
-            widths["the heads' width"] = config.attention_width
-        wrong = [f"{name} is {width}" for name, width in widths.items() if width % GROUP_SIZE]
-        if not wrong:
-            return []
-        return [f"{' and '.join(wrong)}, but 4-bit weights need multiples of {GROUP_SIZE}; use --int8"]
+        wrong = uneven_widths(config, GROUP_SIZE)
+        return [f"{wrong}, but 4-bit weights need multiples of {GROUP_SIZE}; use --int8"] if wrong else []
 
     def describe(self) -> str:
         """See `CompressionMethod`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from glassgpt.compression.methods.base import CompressionMethod, Progress
+from glassgpt.compression.methods.base import CompressionMethod, Progress, uneven_widths
 from glassgpt.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -53,11 +53,8 @@ class Sparsity(CompressionMethod):
             except ValueError:
                 valid = False
             return [] if valid else [f"--sparsity is {self.amount}; it must be a share above 0 and below 1, or 2:4"]
-        widths = {
-            "n_embd": config.n_embd, "the MLP's width": config.inner_width, "the heads' width": config.attention_width,
-        }  # fmt: skip
-        wrong = [f"{name} is {width}" for name, width in widths.items() if width % 4]
-        return [f"{' and '.join(wrong)}, but 2:4 sparsity needs multiples of 4"] if wrong else []
+        wrong = uneven_widths(config, 4)
+        return [f"{wrong}, but 2:4 sparsity needs multiples of 4"] if wrong else []
 
     def describe(self) -> str:
         """See `CompressionMethod`."""
