@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from glassgpt import api, console
+from glassgpt.inspection.telling import TEXTS
 from glassgpt.learn import bundled, course_run
 from glassgpt.locale import LANGUAGES
 
@@ -85,3 +86,13 @@ def test_served_bundled_model_has_that_name():
     assert _named_run("bundled") == ("bundled", bundled(), None)
     assert _named_run("macbeth=bundled") == ("macbeth", bundled(), None)
     assert _named_run("runs/mine@best") == ("mine@best", Path("runs/mine"), "best")
+
+
+@pytest.mark.parametrize("run", [[], ["bundled"]])
+def test_page_of_the_bundled_model_has_its_name_and_a_telling_text(run, run_main, monkeypatch):
+    served = []
+    monkeypatch.setattr("glassgpt.cli.inspection.serve_page", lambda service, **_: served.append(service))
+    assert run_main("inspect", *run)[0] == 0
+    overview = served[0].trace({})["overview"]
+    assert overview["runs"] == ["bundled"]
+    assert overview["text"] in TEXTS

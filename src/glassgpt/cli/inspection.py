@@ -21,6 +21,7 @@ from glassgpt.cli.shared import (
     LogitsProcessorArguments,
     PresetOption,
     parse_run,
+    shown_run,
 )
 from glassgpt.errors import UsageError, require_extra
 
@@ -85,7 +86,6 @@ def inspect(
     from glassgpt.training.run_folder import RunFolder
 
     _check_combination(text, save, compare, port, ablate=ablate, patch=patch, head=head, tour=tour)
-    is_bundled = run is None
     run = run or bundled(user_language())
     RunFolder(run).require()
     if compare:
@@ -111,7 +111,7 @@ def inspect(
     loaded = api.load(run, checkpoint=checkpoint, device=device)
     if found := spelled_special_tokens([prompt or ""], loaded.tokenizer.special_tokens):
         console.info(f"note: {' and '.join(found)} in the text to inspect is ordinary text")
-    if prompt is None and (tour or is_bundled):
+    if prompt is None and (tour or run in (bundled("en"), bundled("ko"))):
         prompt = telling_text(loaded.model, loaded.tokenizer)
     if text:
         traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)
@@ -122,12 +122,7 @@ def inspect(
         console.info(f"wrote {save}; open it in any browser")
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
-        loaded_runs = [
-            LoadedRun(
-                "bundled" if is_bundled and each is loaded else str(path), each.model, each.tokenizer, RunFolder(path)
-            )
-            for path, each in runs
-        ]
+        loaded_runs = [LoadedRun(shown_run(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
         service = InspectionService(loaded_runs, prompt, generation_options)
         serve_page(service, port=port, browser=browser, fragment=_fragment(loaded.model.config, head, tour))
 

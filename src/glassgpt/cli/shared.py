@@ -37,6 +37,12 @@ def run_name(given: str) -> str:
     return given if match is None or Path(given).exists() else str(bundled("ko" if match[1] == "ko" else "en"))
 
 
+def shown_run(run: Path) -> str:
+    """Return a run as its user names it; see `run_name`."""
+    names = {bundled("en"): "bundled", bundled("ko"): "bundled-ko"}
+    return names.get(run, str(run))
+
+
 def parse_run(kind: Any, words: Sequence[Token]) -> Path:
     """Return the folder of a run; see `run_name`."""
     return Path(run_name(words[0].value))
