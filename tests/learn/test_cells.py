@@ -26,10 +26,7 @@ def test_lesson_runs_from_start_to_end(number, language, tmp_path, monkeypatch):
     lesson = lessons()[number]
     folder = tmp_path / f"lesson{number}"
     folder.mkdir()
-    fill(lesson, folder, language)
-    with (folder / "exercises.py").open("a", encoding="utf-8") as file:
-        solutions = (lesson.folder / "solutions.py").read_text(encoding="utf-8")
-        file.write(solutions.replace("from __future__ import annotations\n", ""))
+    fill(lesson, folder, language, solved=True)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("GLASSGPT_LEARN_SMALL", "1")

@@ -17,7 +17,7 @@ from typing import Any
 
 from tools.docs_site.pages import HERE, LANGUAGES, ROOT, Language, SiteError, title
 
-from glassgpt.learn.folder import EXERCISE_FILE, fill
+from glassgpt.learn.folder import fill
 from glassgpt.learn.lesson import Lesson, lessons
 from glassgpt.learn.notebook import Cell, cells
 
@@ -111,10 +111,7 @@ def run_lesson(lesson: Lesson, language: Language, code: list[str], out: Path, *
     """Run the cells of a lesson in a new student's folder with the exercises solved, in a separate process."""
     student = out / "student" / f"lesson{lesson.number}"
     student.mkdir(parents=True)
-    fill(lesson, student, language)
-    with (student / EXERCISE_FILE).open("a", encoding="utf-8") as file:  # the cells use what the student has written
-        solutions = (lesson.folder / "solutions.py").read_text(encoding="utf-8")
-        file.write(solutions.replace("from __future__ import annotations\n", ""))
+    fill(lesson, student, language, solved=True)  # the cells use what the student has written
     (out / "cells.json").write_text(json.dumps(code), encoding="utf-8")
     environment = os.environ | {"GLASSGPT_LANGUAGE": language, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     environment |= {"GLASSGPT_LEARN_SMALL": "1"} if small else {}

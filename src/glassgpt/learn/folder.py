@@ -67,12 +67,20 @@ def _earlier_exercises(lesson: Lesson, folder: Path) -> Path | None:
     return next((file for file in files if file.is_file() and file.read_bytes() not in untouched), None)
 
 
-def fill(lesson: Lesson, folder: Path, language: Language) -> None:
-    """Write a lesson's files, without the student's state, to an existing folder."""
+def fill(lesson: Lesson, folder: Path, language: Language, *, solved: bool = False) -> None:
+    """Write a lesson's files, without the student's state, to an existing folder.
+
+    Args:
+        lesson: the lesson.
+        folder: the folder.
+        language: of the texts.
+        solved: follow the exercises with their solutions, as if the student had written them.
+    """
     document = lesson.document(language)
+    solutions = (lesson.folder / "solutions.py").read_text(encoding="utf-8") if solved else ""
     texts = {
         "__init__.py": "",
-        EXERCISE_FILE: lesson.exercise_file(language),
+        EXERCISE_FILE: lesson.exercise_file(language) + re.sub(r"(?m)^from\s__future__\s.*\n", "", solutions),
         "lesson.ipynb": as_notebook(document),
         "lesson.py": as_script(document),
     }
