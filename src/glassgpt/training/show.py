@@ -26,7 +26,7 @@ LONG_STEP_SECONDS = 2.0
 
 
 def print_training_setup(trainer: Trainer, plugins: Sequence[str]) -> None:
-    """Print a summary of the model, the data and the hardware before training; `plugins` are parts of the user's."""
+    """Print a summary of the model, the data and the hardware before training; `plugins` name the user's own parts."""
     model, train = trainer.model, trainer.config.train
     parameters = sum(p.numel() for p in model.parameters())
     kernel = plugins[0] if plugins else trainer.hardware.attention_kernel(model.config)
