@@ -33,14 +33,26 @@ SHAPES = [
         bias=False,
     ),
     ModelConfig(
+        arch="modern",
+        vocab_size=61,
+        context_length=33,
+        n_layer=4,
+        n_head=4,
+        n_embd=24,
+        window=5,
+        window_pattern="SL",
+        sinks=2,
+        bias=False,
+    ),
+    ModelConfig(
         arch="llama", vocab_size=61, context_length=33, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=False
     ),
     ModelConfig(
         arch="llama", vocab_size=61, context_length=33, n_layer=2, n_head=2, n_embd=20, head_dim=14, tied_head=False
     ),
 ]
-CACHE_SHAPES = [SHAPES[3], SHAPES[5], SHAPES[6]]
-"""GPT-2 with narrow heads, a modern model with every feature that affects the cache (shared heads, a window, rotary positions), Llama."""
+CACHE_SHAPES = [SHAPES[3], *SHAPES[5:8]]
+"""GPT-2 with narrow heads, modern models with all that affects the cache (shared heads, windows, sinks, rotary positions), Llama."""
 
 
 @pytest.fixture(params=SHAPES, ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")

@@ -124,7 +124,7 @@ def test_auto_is_deterministic_where_it_costs_little(monkeypatch, choice, device
 def test_a_deterministic_run_trains_with_the_deterministic_attention(monkeypatch):
     monkeypatch.setattr(hardware, "has_cudnn_attention", lambda device, head_dim: True)
     machine = hardware.Hardware(torch.device("cpu"), "fp32", compile=False, deterministic=True)
-    assert machine.attention(8) is attend_deterministic
+    assert machine.attention(ModelConfig()) is attend_deterministic
     assert "deterministic" in machine.describe()
     model: nn.Module = build_model(ModelConfig(vocab_size=16, context_length=8, n_layer=1, n_head=2, n_embd=8))
     assert machine.attention_kernel(model.config) == "flash"  # in float32 on a CPU it hands over to the usual one

@@ -145,9 +145,9 @@ class _ActivationHooks:
             "log_z": None if self._log_z is None else self._log_z.item(),
         }
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, *reach: int) -> Tensor:
         k, v = (x.repeat_interleave(q.size(1) // k.size(1), dim=1) for x in (k, v))
-        visible = causal_mask(q.size(2), k.size(2), q.device, window) if mask is None else mask
+        visible = causal_mask(q.size(2), k.size(2), q.device, *reach) if mask is None else mask
         weights = attention_weights(q.float(), k.float(), visible)
         entropy = torch.special.entr(weights).sum(-1)  # (B, H, T)
         most = visible.sum(-1).float().log()  # ln of the visible positions

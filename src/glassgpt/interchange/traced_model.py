@@ -42,7 +42,7 @@ class TracedCache:
         """Return the positions of the new tokens, (B, T) int64."""
         return self._positions
 
-    def mask(self, window: int = 0) -> Tensor:
+    def mask(self, window: int = 0, sinks: int = 0) -> Tensor:
         """Return the (B, 1, T, S) bool mask, True where a new token may attend."""
         n_keys, n_new = self._attention_mask.size(1), self._positions.size(1)
         keys = torch.arange(n_keys)  # (S,)
@@ -50,7 +50,12 @@ class TracedCache:
         # A padded token attends to itself alone: without any key its softmax would be NaN, also in the layers above.
         is_real = self._attention_mask[:, None, None, :].bool()
         visible = (keys <= queries) & (is_real | (keys == queries))
-        return visible & (keys > queries - window) if window else visible
+        if not window:
+            return visible
+        recent = keys > queries - window
+        return (
+            visible & (recent | (self._attention_mask.cumsum(1) <= sinks)[:, None, None]) if sinks else visible & recent
+        )
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return all keys and values of a layer so far, (B, K, S, D) each."""

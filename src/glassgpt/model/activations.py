@@ -131,24 +131,26 @@ def _attention(config: ModelConfig, layer: int) -> dict[str, Activation]:
     Fused kernels do not expose scores and weights, so these are derived from the captured queries and keys by the
     readable reference implementation; the mixed values are captured.
     """
-    at, window = f"blocks.{layer}.attention", config.layer_window(layer)
+    at, reach = f"blocks.{layer}.attention", config.layer_reach(layer)
 
     def queries_and_keys(read: ReadActivation) -> tuple[Tensor, Tensor]:
         return read(f"{at}.q"), repeat_kv_heads(read(f"{at}.k"), config.n_head)
 
     def mask(read: ReadActivation) -> Tensor:
         tokens = read("tokens")
-        return causal_mask(tokens.size(0), tokens.size(0), tokens.device, window)[0, 0]
+        return causal_mask(tokens.size(0), tokens.size(0), tokens.device, *reach)[0, 0]
 
     def scores(read: ReadActivation) -> Tensor:
         return attention_scores(*queries_and_keys(read))
 
     def weights(read: ReadActivation) -> Tensor:
         q, k = queries_and_keys(read)
-        return attention_weights(q[None], k[None], None, window)[0]
+        return attention_weights(q[None], k[None], None, *reach)[0]
 
     matrix: tuple[Axis, ...] = ("head", "query", "key")
-    visible = f"key ≤ query{f' and key > query - {window}' if window else ''}"
+    recent = f"key > query - {reach[0]}"
+    seen = f"({recent} or key < {config.sinks})" if len(reach) > 1 else recent
+    visible = f"key ≤ query and {seen}" if reach[0] else "key ≤ query"
     return {
         f"{at}.scores": Activation(matrix, NATS, "q · kᵀ / √D", attention_scores, scores),
         f"{at}.mask": Activation(matrix[1:], "true where the query may attend", visible, causal_mask, mask),

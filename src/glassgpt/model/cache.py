@@ -37,30 +37,31 @@ class KVCache(CacheStorage):
             self._positions = new.expand(self._keys.size(1), n_tokens)  # (B, T)
         else:
             self._positions = self._lengths[:, None].to(device) + torch.arange(n_tokens, device=device)
-        self._masks: dict[int, Tensor | None] = {}  # by window: layers with the same window share a mask
+        self._masks: dict[tuple[int, int], Tensor | None] = {}  # by window and sinks: layers share a mask
 
     def positions(self) -> Tensor:
         """Return the positions of the new tokens in their sequences, (B, T) int64."""
         return self._positions
 
-    def mask(self, window: int = 0) -> Tensor | None:
+    def mask(self, window: int = 0, sinks: int = 0) -> Tensor | None:
         """Return the (B, 1, T, S) bool mask, True where a new token may attend; None for plain causal attention.
 
         Args:
             window: number of most recent positions a token attends to, including its own; 0 means all.
+            sinks: with a window, number of first positions it attends to as well.
         """
-        if window not in self._masks:
-            self._masks[window] = None if self._uniform else self._ragged_mask(window)
-        return self._masks[window]
+        if (window, sinks) not in self._masks:
+            self._masks[window, sinks] = None if self._uniform else self._ragged_mask(window, sinks)
+        return self._masks[window, sinks]
 
-    def _ragged_mask(self, window: int) -> Tensor:
+    def _ragged_mask(self, window: int, sinks: int) -> Tensor:
         # Slots of different length: a token at position p of its own sequence sees the keys 0 … p of its slot. Keys
         # beyond p, up to the longest slot's extent, are stale or belong to later tokens.
         keys = torch.arange(self._extent, device=self._keys.device)  # (S,)
         positions = self._positions[..., None]  # (B, T, 1)
         visible = keys <= positions
         if window:
-            visible &= keys > positions - window
+            visible &= (keys > positions - window) | (keys < sinks)
         return visible[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,6 +90,7 @@ def _computes_the_same(config: ModelConfig, architecture: Architecture) -> bool:
         n_layer=min(PROBE_LAYERS, config.n_layer),
         context_length=min(2 * PROBE_TOKENS, config.context_length),
         window=min(PROBE_TOKENS // 2, config.window),
+        sinks=min(1, config.sinks),
     )
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), torch.inference_mode():
         theirs, ours = _assemble(probe, architecture).eval(), architecture(_without_parts(probe)).eval()

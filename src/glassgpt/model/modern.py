@@ -52,7 +52,7 @@ class ModernAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int, attend: AttentionFunction, rotary: RotaryEmbedding) -> None:
         super().__init__()
         self.layer = layer
-        self.window = config.layer_window(layer)
+        self.reach = config.layer_reach(layer)
         self.head_dim = config.head_width
         self.attend = attend
         self.rotary = rotary
@@ -72,8 +72,8 @@ class ModernAttention(nn.Module):
         mask = None
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-            mask = cache.mask(self.window)
-        y = self.attend(q, k, v, mask, 0.0, self.window)
+            mask = cache.mask(*self.reach)
+        y = self.attend(q, k, v, mask, 0.0, *self.reach)
         return self.out_dropout(self.out(y.transpose(1, 2).flatten(2)))
 
 

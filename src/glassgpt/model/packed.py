@@ -24,7 +24,7 @@ class PackedRows(KVCache):
         first = torch.where(starts, index, 0).cummax(dim=1).values  # (B, T): where a token's conversation begins
         self._positions = index - first
         self._same = (first[:, :, None] == first[:, None, :])[:, None]  # (B, 1, T, T)
-        self._masks: dict[int, Tensor | None] = {}  # by window, as in `KVCache`
+        self._masks: dict[tuple[int, int], Tensor | None] = {}  # by window and sinks, as in `KVCache`
 
     def begin(self, n_tokens: int) -> None:
         """Do nothing: positions are known."""
@@ -33,12 +33,17 @@ class PackedRows(KVCache):
         """Return the positions of the tokens in their conversations, (B, T) int64."""
         return self._positions
 
-    def mask(self, window: int = 0) -> Tensor:
+    def mask(self, window: int = 0, sinks: int = 0) -> Tensor:
         """Return the (B, 1, T, T) bool mask, True where a token may attend: earlier tokens of its conversation."""
-        found = self._masks.get(window)
+        found = self._masks.get((window, sinks))
         if found is None:
             n_tokens = self._same.size(-1)
-            self._masks[window] = found = self._same & causal_mask(n_tokens, n_tokens, self._same.device, window)
+            visible = causal_mask(n_tokens, n_tokens, self._same.device, window)
+            if sinks:  # the first positions of each conversation
+                visible = visible | (self._positions < sinks)[:, None, None] & causal_mask(
+                    n_tokens, n_tokens, visible.device
+                )
+            self._masks[window, sinks] = found = self._same & visible
         return found
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

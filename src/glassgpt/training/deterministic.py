@@ -63,18 +63,18 @@ def has_cudnn_attention(device: torch.device, head_dim: int = 64) -> bool:
 
 
 def attend_deterministic(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0, sinks: int = 0
 ) -> Tensor:
     """Compute the attention of `attend`, with cuDNN's deterministic backward pass where it applies.
 
     It applies to causal attention in 16 bits without dropout, the case of training; everything else goes to `attend`,
     which in strict mode uses deterministic kernels too. Shapes: see `AttentionFunction`.
     """
-    narrow = 0 < window < k.size(2)
+    narrow = 0 < window < k.size(2) - sinks
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
     is_16_bit = dtype in (torch.bfloat16, torch.float16)
     if mask is not None or dropout or narrow or not is_16_bit or q.size(2) != k.size(2) or not q.requires_grad:
-        return attend(q, k, v, mask, dropout, window)
+        return attend(q, k, v, mask, dropout, window, sinks)
     return cudnn_attention(q.to(dtype), k.to(dtype), v.to(dtype))[0]
 
 

@@ -85,9 +85,15 @@ class Hardware:
         ):
             yield
 
-    def attention(self, head_dim: int) -> AttentionFunction:
-        """Return the attention function to train with."""
-        return attend_deterministic if self.deterministic and has_cudnn_attention(self.device, head_dim) else attend
+    def attention(self, model: ModelConfig) -> AttentionFunction:
+        """Return the attention function to train a model with."""
+        cudnn = self.deterministic and has_cudnn_attention(self.device, model.head_width)
+        function: AttentionFunction = attend_deterministic if cudnn else attend
+        if not model.window or not self.compile or self.device.type != "cuda":
+            return function
+        from glassgpt.model.windowed import WindowedAttention  # FlexAttention takes a second to import
+
+        return WindowedAttention(function)
 
     def attention_kernel(self, model: ModelConfig) -> str:
         """Return the kernel that attention over the full context uses: `cudnn`, `flash`, `efficient`, `math`, …
@@ -102,7 +108,7 @@ class Hardware:
         dropout = model.dropout if model.arch == "gpt2" else 0.0
         # Dropout draws random numbers, which must not change the training that follows.
         with preserved_rng(self.device), self.kernels(), _RecordedCalls() as calls:
-            self.attention(model.head_width)(q, k, v, None, dropout)
+            self.attention(model)(q, k, v, None, dropout)
         # Such as aten::_scaled_dot_product_cudnn_attention, or glassgpt::cudnn_attention for the deterministic one;
         # without such an operation, the formula was computed step by step.
         fused = [

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from glassgpt.data.shards import TokenArray
+from glassgpt.model.attention import attend
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import set_attention
 from glassgpt.training.average import WeightAverage
@@ -60,8 +61,8 @@ class TrainableModel:
         train, length = config.train, config.train.resolve_sequence_length(model.config.context_length)
         self.hardware, self.dist = hardware, dist
         self.model = model.to(hardware.device)
-        if hardware.deterministic:
-            set_attention(self.model, hardware.attention(model.config.head_width))
+        if (attention := hardware.attention(model.config)) is not attend:
+            set_attention(self.model, attention)
         self.loss = ParallelLoss(build_loss(self.model, tokens, config), train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()

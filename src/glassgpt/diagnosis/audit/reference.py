@@ -141,7 +141,7 @@ class ReferenceModel:
 
     def _choose_attention(self) -> None:
         """Use the kernel that the configuration gives, or the readable one where recovery chose it."""
-        kernel = self._trainer.hardware.attention(self._model.config.head_width)
+        kernel = self._trainer.hardware.attention(self._model.config)
         live = attention_modules(self._trainer.model)
         for number, module in enumerate(attention_modules(self._model)):
             replaced = number < len(live) and live[number].attend is attend_readable

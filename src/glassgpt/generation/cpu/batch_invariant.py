@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glassgpt.generation.engine.decoding import PADDING, StepwiseDecoder, sample_tokens
 from glassgpt.generation.engine.sequence import SequenceState
-from glassgpt.model.attention import attend
+from glassgpt.model.attention import attend, causal_mask
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 
@@ -28,21 +28,21 @@ ALL_TRIED = 8
 """Batch sizes up to this are all measured, larger ones around its multiples."""
 
 
-def attend_by_slot(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
+def attend_by_slot(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0, sinks: int = 0
+) -> Tensor:
     """Attend for each sequence by itself if there is one query per sequence; see `AttentionFunction`."""
-    n_sequences, n_queries, n_keys = q.size(0), q.size(2), k.size(2)
+    n_sequences, n_queries = q.size(0), q.size(2)
     if n_queries != 1 or not n_sequences:
-        return attend(q, k, v, mask, dropout, window)
+        return attend(q, k, v, mask, dropout, window, sinks)
     if mask is None:
-        ranges = [(max(0, n_keys - window) if window else 0, n_keys)] * n_sequences
-    else:  # the visible keys of a sequence are contiguous
-        visible = mask[:, 0, 0].expand(n_sequences, -1)  # (B, S)
-        starts, counts = visible.int().argmax(dim=-1).tolist(), visible.sum(dim=-1).tolist()
-        ranges = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
-    outputs = [
-        attend(q[at : at + 1], k[at : at + 1, :, start:stop], v[at : at + 1, :, start:stop], None, dropout)
-        for at, (start, stop) in enumerate(ranges)
-    ]
+        mask = causal_mask(1, k.size(2), q.device, window, sinks)
+    outputs: list[Tensor] = []
+    for at, visible in enumerate(mask[:, 0, 0].expand(n_sequences, -1)):  # (S,)
+        count, start = int(visible.sum()), int(visible.int().argmax())
+        is_contiguous = bool(visible[start : start + count].all())  # not with sinks
+        seen = slice(start, start + count) if is_contiguous else visible.nonzero()[:, 0]
+        outputs.append(attend(q[at : at + 1], k[at : at + 1, :, seen], v[at : at + 1, :, seen], None, dropout))
     return torch.cat(outputs)
 
 

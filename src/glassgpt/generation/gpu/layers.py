@@ -126,8 +126,8 @@ class FusedModel:
 
 
 def can_fuse(model: LanguageModel) -> bool:
-    """Return whether the kernels support a model: exactly these classes, with heads of even width and GPT-2's own GELU."""
-    if type(model) not in (GPT2, Modern, Llama) or model.config.plugins:
+    """Return whether the kernels support a model: exactly these classes, with heads of even width, GPT-2's own GELU and no sinks."""
+    if type(model) not in (GPT2, Modern, Llama) or model.config.plugins or model.config.sinks:
         return False
     config = model.config
     fits_tensor_cores = config.inner_width % 16 == 0

@@ -26,12 +26,12 @@ class AttentionRecorder:
     def wrap(self, attend: AttentionFunction) -> AttentionFunction:
         """Return an attention function with the same output that records its weights."""
 
-        def recording(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0) -> Tensor:
+        def recording(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, *reach: int) -> Tensor:
             if q.size(2) == 1:  # not during prefill, where the prompt attends to itself
                 group_size = q.size(1) // k.size(1)
-                weights = attention_weights(q, k.repeat_interleave(group_size, dim=1), mask, window)  # (B, H, 1, S)
+                weights = attention_weights(q, k.repeat_interleave(group_size, dim=1), mask, *reach)  # (B, H, 1, S)
                 self._weights.append(weights.mean(dim=1)[:, 0])
-            return attend(q, k, v, mask, dropout, window)
+            return attend(q, k, v, mask, dropout, *reach)
 
         return recording
 
