@@ -1,8 +1,7 @@
 """Scaled dot-product attention: the only place that selects kernels, and a readable reference implementation.
 
 Every architecture calls an `AttentionFunction` that is chosen when the model is built: `attend` lets PyTorch pick
-the fastest kernel, `attend_readable` writes the formula out. A test checks that they agree. Training on a GPU has another
-one for sliding windows, in `windowed.py`.
+the fastest kernel, `attend_readable` writes the formula out. A test checks that they agree.
 
 Shapes: B sequences, H query heads, K key/value heads (K = H, or fewer when query heads share them), T queries,
 S keys, D channels per head.
@@ -16,9 +15,9 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
-MIN_QUERIES = 128
-"""Queries that are computed at once with a window, at least: smaller pieces cost more calls than they save."""
+from glassgpt.model.window_chunks import chunks_in_reach
 
 
 class AttentionFunction(Protocol):
@@ -38,8 +37,7 @@ class AttentionFunction(Protocol):
             dropout: probability of dropping an attention weight; 0 outside training.
             window: without a mask, the number of most recent positions a query attends to, including its own;
                 0 means all.
-            sinks: with a window, the number of first positions that every query attends to as well (Xiao et al. 2023).
-                A function of your own needs it only for models with `model.sinks`.
+            sinks: with a window, the number of first positions it attends to as well.
 
         Returns:
             (B, H, T, D).
@@ -47,9 +45,7 @@ class AttentionFunction(Protocol):
         ...
 
 
-def causal_mask(
-    n_queries: int, n_keys: int, device: torch.device | None = None, window: int = 0, sinks: int = 0
-) -> Tensor:
+def causal_mask(n_queries: int, n_keys: int, device: Device = None, window: int = 0, sinks: int = 0) -> Tensor:
     """Return the (1, 1, T, S) bool mask that lets each query attend to its own and earlier positions.
 
     The queries are the last T of the S positions: query t stands at position S - T + t. With a window, it attends to
@@ -60,7 +56,7 @@ def causal_mask(
     visible = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
     if window:
         recent = visible.triu(n_keys - n_queries - window + 1)
-        visible = torch.cat((visible[:, :sinks], recent[:, sinks:]), dim=1) if sinks else recent
+        visible = torch.cat((visible[:, :sinks], recent[:, sinks:]), dim=1)
     return visible[None, None]
 
 
@@ -92,47 +88,13 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0, sinks: int = 0
 ) -> Tensor:
     """Compute attention with the fastest kernel PyTorch has for these tensors; see `AttentionFunction`."""
-    if mask is None and 0 < window < k.size(2) - sinks:
-        return _attend_to_windows(q, k, v, dropout, window, sinks)
+    if mask is None and window and (chunks := chunks_in_reach(q, k, v, window, sinks)):
+        return torch.cat([attend(*chunk, None, dropout, window, sinks) for chunk in chunks], dim=2)
     n_queries, n_keys = q.size(2), k.size(2)
-    is_causal = mask is None and n_queries == n_keys and n_queries > 1
-    if mask is None and not is_causal and n_queries > 1:
+    narrow = mask is None and 0 < window < n_keys - sinks
+    is_causal = mask is None and not narrow and n_queries == n_keys and n_queries > 1
+    if mask is None and not is_causal and (narrow or n_queries > 1):
         # PyTorch's is_causal puts the diagonal at the top left; queries behind cached keys need it at the bottom right.
-        mask = causal_mask(n_queries, n_keys, q.device)
+        mask = causal_mask(n_queries, n_keys, q.device, window, sinks)
     # Neither a mask nor is_causal: a single query, the last position, which may attend to everything.
-    return _fused(q, k, v, mask, dropout, is_causal=is_causal)
-
-
-def _attend_to_windows(q: Tensor, k: Tensor, v: Tensor, dropout: float, window: int, sinks: int) -> Tensor:
-    """Attend without a look at keys that no query sees: the queries in chunks, each with the keys of its windows.
-
-    Time and memory grow with T · window instead of T · S.
-    """
-    n_queries, end = q.size(2), k.size(2) - q.size(2)
-    outputs: list[Tensor] = []
-    for queries in q.split(max(window, MIN_QUERIES), dim=2):
-        end += queries.size(2)
-        start = max(0, end - queries.size(2) - window + 1)  # of the window of the chunk's first query
-        keys, values = (_keep(x, sinks, start, end) for x in (k, v))
-        mask = None  # a single query sees all that was kept
-        if n_queries > 1:
-            shared = min(sinks, start)
-            mask = causal_mask(queries.size(2), end - start + shared, q.device, window, sinks)
-        outputs.append(_fused(queries, keys, values, mask, dropout))
-    return torch.cat(outputs, dim=2)
-
-
-def _keep(x: Tensor, sinks: int, start: int, end: int) -> Tensor:
-    """Return the first `sinks` positions of keys or values, and those from `start` to `end`, each once."""
-    return (
-        x[:, :, start:end]
-        if min(sinks, start) == 0
-        else torch.cat((x[:, :, : min(sinks, start)], x[:, :, start:end]), 2)
-    )
-
-
-def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, *, is_causal: bool = False) -> Tensor:
-    shared_heads = q.size(1) != k.size(1)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=shared_heads
-    )
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, enable_gqa=q.size(1) != k.size(1))

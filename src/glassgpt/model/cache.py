@@ -47,8 +47,7 @@ class KVCache(CacheStorage):
         """Return the (B, 1, T, S) bool mask, True where a new token may attend; None for plain causal attention.
 
         Args:
-            window: number of most recent positions a token attends to, including its own; 0 means all.
-            sinks: with a window, number of first positions it attends to as well.
+            window, sinks: see `AttentionFunction`.
         """
         if (window, sinks) not in self._masks:
             self._masks[window, sinks] = None if self._uniform else self._ragged_mask(window, sinks)

@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from glassgpt.model.config_checks import (
-    GPT2_NORM_EPS,
-    ROPE_THETA,
-    WINDOW_PATTERN,
-    CustomParts,
-    excessive_sizes,
-    variant_problems,
-)
+from glassgpt.model.config_checks import GPT2_NORM_EPS, ROPE_THETA, CustomParts, excessive_sizes, variant_problems
+from glassgpt.model.window_config import Windows
 
 SHAPE_FIELDS = (
     "arch", "vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "window", "window_pattern",
-    "sinks", "bias",
-    "n_inner", "head_dim", "norm_eps", "activation", "rope_theta", "tied_head", "block", "custom",
+    "sinks", "bias", "n_inner", "head_dim", "norm_eps", "activation", "rope_theta", "tied_head", "block", "custom",
 )  # fmt: skip
 """Fields that determine the parameters or their meaning; the others may change between training runs."""
 
@@ -32,7 +25,7 @@ INNER_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
-class ModelConfig(CustomParts):
+class ModelConfig(Windows, CustomParts):
     """Shape of a model, in OpenAI's names.
 
     Attributes:
@@ -44,11 +37,6 @@ class ModelConfig(CustomParts):
         n_head: attention heads per block; must divide n_embd, unless head_dim is set.
         n_kv_head: key/value heads, each shared by n_head / n_kv_head query heads; 0 means n_head. Not for GPT-2.
         n_embd: width of the residual stream.
-        window: number of most recent tokens that attention sees in blocks with a window, the current one included;
-            0 means the whole context in every block. Modern only.
-        window_pattern: which blocks have the window, a letter for each, repeated: S (short) has it, L (long) sees the
-            whole context. The last block is long if the pattern has an L. Modern only.
-        sinks: number of first tokens that blocks with a window see as well. Modern only.
         dropout: probability of dropping an activation in training, in [0, 1).
         init_std: standard deviation of the initial weights; OpenAI's 0.02 suits widths near 768, narrower models
             learn faster with a larger value.
@@ -71,9 +59,6 @@ class ModelConfig(CustomParts):
     n_head: int = 12
     n_kv_head: int = 0
     n_embd: int = 768
-    window: int = 0
-    window_pattern: str = WINDOW_PATTERN
-    sinks: int = 0
     dropout: float = 0.0
     init_std: float = 0.02
     bias: bool = True
@@ -106,17 +91,6 @@ class ModelConfig(CustomParts):
     def kv_heads(self) -> int:
         """Number of key/value heads, with 0 resolved to `n_head`."""
         return self.n_kv_head or self.n_head
-
-    def layer_window(self, layer: int) -> int:
-        """Return the attention window of a block (0 is the first), in tokens including the current one; 0 means all."""
-        pattern = self.window_pattern
-        is_full = pattern[layer % len(pattern)] == "L" or ("L" in pattern and layer == self.n_layer - 1)
-        return 0 if is_full else self.window
-
-    def layer_reach(self, layer: int) -> tuple[int, ...]:
-        """Return what a block's attention sees as arguments of an `AttentionFunction`: window, and sinks if it has any."""
-        window = self.layer_window(layer)
-        return (window, self.sinks) if window and self.sinks else (window,)
 
     def same_shape(self, other: ModelConfig) -> bool:
         """Return whether weights of one configuration fit another."""

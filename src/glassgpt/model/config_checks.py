@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from glassgpt import plugin
+from glassgpt.model.window_config import WINDOW_PATTERN
 from glassgpt.schema import setting
 
 GPT2_NORM_EPS = 1e-5
 ROPE_THETA = 10_000.0
-WINDOW_PATTERN = "SSSL"
-"""With a window, every fourth block and the last one still attend to the whole context."""
 
 VARIANTS: dict[str, tuple[object, tuple[str, ...]]] = {
     "n_kv_head": (0, ("modern", "llama")),
@@ -78,7 +77,7 @@ def variant_problems(config: Any) -> list[str]:
         return found
     if config.arch == "modern" and config.bias:
         found.append("model.bias is true, but modern has no biases; set model.bias to false")
-    found += _window_problems(config)
+    found += config.window_problems()
     if config.n_inner < 0:
         found.append(f"model.n_inner is {config.n_inner}; it must be positive, or 0 for the usual width")
     if config.head_dim < 0:
@@ -101,24 +100,6 @@ def _head_number_problems(config: Any) -> list[str]:
         f"model.n_head is {config.n_head}, which does not divide model.n_embd {config.n_embd}; "
         f"the nearest divisor is {nearest}"
     ]
-
-
-def _window_problems(config: Any) -> list[str]:
-    """Return the problems of a sliding window."""
-    found: list[str] = []
-    if config.window < 0:
-        found.append(f"model.window is {config.window}; it must be positive, or 0 for the whole context")
-    if not config.window_pattern or config.window_pattern.strip("SL"):
-        found.append(
-            f'model.window_pattern is "{config.window_pattern}"; it must be made of the letters S and L, such as SSSL'
-        )
-    elif config.window_pattern != WINDOW_PATTERN and config.window == 0:
-        found.append(f'model.window_pattern is "{config.window_pattern}", but model.window is 0; set model.window too')
-    if config.sinks < 0:
-        found.append(f"model.sinks is {config.sinks}; it must be positive, or 0 for none")
-    elif config.sinks and config.window == 0:
-        found.append(f"model.sinks is {config.sinks}, but model.window is 0; set model.window too")
-    return found
 
 
 def plugin_problems(config: Any) -> list[str]:

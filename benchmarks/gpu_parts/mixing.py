@@ -1,0 +1,265 @@
+"""Kinds of attention side by side, for `gpu_attention.py`: exactness, time of the kernel and of a step, loss."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glassgpt.api.training_speed import bench_train
+from glassgpt.config import load_config
+from glassgpt.model.attention import attend, attend_readable
+from glassgpt.model.windowed import WindowedAttention
+from glassgpt.training.hardware import Hardware
+from gpu_parts import runs
+
+Row = dict[str, Any]
+Function = Callable[[Tensor, Tensor, Tensor], Tensor]
+YARDSTICK = "full, PyTorch's kernel"
+WINDOW = 512
+CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768)
+PRESET = "textbooks-124m-fast"
+STEP_TOKENS = 65_536
+LOSS_STEPS = 300
+
+
+def windows(pattern: str, size: int = WINDOW) -> dict[str, str]:
+    """Return the settings of a windowed model."""
+    return {"model.window": str(size), "model.window_pattern": pattern}
+
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "full": {},
+    "windows SSSL": windows("SSSL"),
+    "windows S": windows("S"),
+    "windows SSSL, FlashAttention": windows("SSSL"),
+}
+"""Settings by name of the variant."""
+
+
+class FlashWindows(WindowedAttention):
+    """Windows by PyTorch's FlashAttention-2 for sequences of different length, the only one with a window in its interface."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0, sinks: int = 0
+    ) -> Tensor:
+        """See `AttentionFunction`."""
+        n_tokens = q.size(2)
+        if mask is not None or not 0 < window < n_tokens or sinks or not torch.compiler.is_compiling():
+            return self.attend(q, k, v, mask, dropout, window, sinks)
+        return flash_windows(q.to(v.dtype), k.to(v.dtype), v, window)
+
+
+def flash_windows(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Attend to windows with FlashAttention-2, (B, H, T, D) each."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    batch, _, length, _ = q.shape
+    ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=q.device)
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (B·T, H, D)
+    mixed: Any = varlen_attn(*flat, ends, ends, length, length, window_size=(window - 1, 0))
+    return mixed.unflatten(0, (batch, length)).transpose(1, 2)
+
+
+def flex_windows(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -> Tensor:
+    """Attend to windows as the program does when it trains on a GPU."""
+    return WindowedAttention(attend)(q, k, v, None, 0.0, window, sinks)
+
+
+@contextlib.contextmanager
+def best_kernels(device: torch.device) -> Iterator[None]:
+    """Let PyTorch's attention try cuDNN first, as training does."""
+    with Hardware(device, "bf16", compile=True).kernels():
+        yield
+
+
+@dataclass(frozen=True)
+class Case:
+    """Attention alone, of one shape.
+
+    Attributes:
+        name: of the implementation.
+        function: takes q, k and v; compiled before it is used.
+        n_tokens: T.
+        n_head: H.
+        head_width: D.
+        window: 0 means all.
+        sinks: first positions that are always seen.
+        dtype: of q, k and v.
+        batch: B.
+    """
+
+    name: str
+    function: Function
+    n_tokens: int
+    n_head: int
+    head_width: int
+    window: int = 0
+    sinks: int = 0
+    dtype: torch.dtype = torch.bfloat16
+    batch: int = 1
+
+    def describe(self) -> Row:
+        """Return the shape as JSON."""
+        row = {name: value for name, value in asdict(self).items() if name not in ("function", "dtype")}
+        return {**row, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def _inputs(self) -> list[Tensor]:
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        shape = (self.batch, self.n_head, self.n_tokens, self.head_width)
+        return [torch.randn(shape, device=DEVICE, generator=generator, dtype=torch.float32) for _ in range(4)]
+
+    def compare(self) -> Row:
+        """Return the relative errors of the result and its three gradients, and the largest single one."""
+        *given, gradient = (x.to(self.dtype) for x in self._inputs())
+        exact = [x.double().requires_grad_() for x in given]
+        expected = attend_readable(exact[0], exact[1], exact[2], None, 0.0, self.window, self.sinks)
+        wanted = [expected, *torch.autograd.grad(expected, exact, gradient.double())]
+        inputs = [x.requires_grad_() for x in given]
+        with best_kernels(DEVICE):
+            mixed = torch.compile(self.function, dynamic=False)(*inputs)
+            found = [mixed, *torch.autograd.grad(mixed, inputs, gradient)]
+        pairs = zip(("output", "dq", "dk", "dv"), found, wanted, strict=True)
+        return {"errors": {name: ((one.double() - other).norm() / other.norm()).item() for name, one, other in pairs}}
+
+    def time(self) -> Row:
+        """Return the median milliseconds of a pass, and of a pass and its gradients."""
+        *given, gradient = (x.to(self.dtype) for x in self._inputs())
+        inputs = [x.requires_grad_() for x in given]
+        function = torch.compile(self.function, dynamic=False)
+        with best_kernels(DEVICE):
+            forward = _milliseconds(lambda: function(*inputs))
+            both = _milliseconds(lambda: torch.autograd.grad(function(*inputs), inputs, gradient))
+        return {"forward_ms": forward, "forward_backward_ms": both}
+
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attend(q, k, v, None, 0.0)
+
+
+def agreement_cases(small: bool) -> Iterator[Case]:
+    """Yield every implementation in both precisions, with windows that are and are not multiples of a block."""
+    n_tokens, dtypes = (256, [torch.float32]) if small else (2048, [torch.bfloat16, torch.float32])
+    for dtype in dtypes:
+        for heads, width in ((2, 128), (4, 64)):
+            shape: Row = {"n_tokens": n_tokens, "n_head": heads, "head_width": width, "dtype": dtype, "batch": 2}
+            yield Case(YARDSTICK, _full, **shape)
+            for window, sinks in ((n_tokens // 4, 0), (n_tokens // 4 - 39, 0), (n_tokens // 8, 4)):
+                seen: Row = {**shape, "window": window, "sinks": sinks}
+                if not small:  # FlexAttention has no backward pass on a CPU
+                    yield Case("FlexAttention", lambda q, k, v, w=window, s=sinks: flex_windows(q, k, v, w, s), **seen)
+                    if not sinks and dtype == torch.bfloat16:
+                        yield Case("FlashAttention-2", lambda q, k, v, w=window: flash_windows(q, k, v, w), **seen)
+                yield Case("in chunks", lambda q, k, v, w=window, s=sinks: attend(q, k, v, None, 0.0, w, s), **seen)
+
+
+def kernel_cases(small: bool) -> Iterator[Case]:
+    """Yield full attention and windows of 512 with 65,536 tokens in all, for two widths of heads."""
+    contexts = (256,) if small else CONTEXTS
+    for heads, width in ((6, 128), (12, 64)):
+        for context in contexts:
+            shape: Row = {
+                "n_tokens": context,
+                "n_head": heads,
+                "head_width": width,
+                "batch": max(1, STEP_TOKENS // context),
+            }
+            if small:
+                shape.update(batch=1, dtype=torch.float32)
+            window = context // 4 if small else WINDOW
+            yield Case("full", _full, **shape)
+            if not small:
+                yield Case("FlexAttention", lambda q, k, v: flex_windows(q, k, v, WINDOW), **shape, window=window)
+                yield Case("FlashAttention-2", lambda q, k, v: flash_windows(q, k, v, WINDOW), **shape, window=window)
+            if context <= 4096:
+                yield Case("in chunks", lambda q, k, v, w=window: attend(q, k, v, None, 0.0, w), **shape, window=window)
+
+
+def step_cases(only: Sequence[str], contexts: Sequence[int], small: bool) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """Yield a row and its measurement for each context and variant: a step of 65,536 tokens."""
+    for context in contexts:
+        for name in only:
+            overrides = {**_sizes(context, small), **VARIANTS[name]}
+            yield {"variant": name, "context": context}, lambda n=name, o=overrides: _step(n, o, small)
+
+
+def _step(name: str, overrides: dict[str, str], small: bool) -> Row:
+    with _attention_of(name):
+        speed = bench_train(load_config(PRESET, overrides), steps=2 if small else 12)
+    found = speed.to_json()
+    kept = ("step_ms", "step_ms_spread", "tokens_per_second", "peak_memory_bytes", "first_step_seconds", "attention")
+    return {key: found[key] for key in kept}
+
+
+def loss_cases(
+    only: Sequence[str], data: Path, seeds: Sequence[int], small: bool
+) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """Yield a row and its measurement for each seed and variant: training at a context of 4,096 on equal tokens."""
+    for seed in seeds:
+        for name in only:
+            overrides = {**_sizes(4096, small), **VARIANTS[name], "data": str(data), "seed": str(seed)}
+            overrides |= {"train.max_steps": "6" if small else str(LOSS_STEPS), "checkpoint.keep_best": "false"}
+            yield {"variant": name, "seed": seed}, lambda n=name, o=overrides: _loss(n, o)
+
+
+def _loss(name: str, overrides: dict[str, str]) -> Row:
+    with _attention_of(name):
+        return runs.three_minutes(PRESET, overrides)
+
+
+def _sizes(context: int, small: bool) -> dict[str, str]:
+    """Settings of a step at a context; several sequences per pass as far as memory allows without question."""
+    sizes = {"model.context_length": str(context), "train.batch_tokens": str(STEP_TOKENS)}
+    sizes["train.micro_batch_size"] = str(max(1, 32_768 // context))
+    if small:
+        sizes |= {"model.n_layer": "4", "model.n_embd": "32", "model.n_head": "2", "model.context_length": "64"}
+        sizes |= {"model.window": "16", "train.batch_tokens": "128", "train.micro_batch_size": "1"}
+    return sizes
+
+
+@contextlib.contextmanager
+def _attention_of(name: str) -> Iterator[None]:
+    """Train with the kernel of a variant."""
+    usual = Hardware.attention
+    if name.endswith("FlashAttention"):
+        Hardware.attention = lambda self, model: FlashWindows(attend)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hardware.attention = usual
+
+
+def _milliseconds(work: Callable[[], Any], repeat: int = 10) -> float:
+    """Return the median time of a call, after three to compile and warm up."""
+    for _ in range(3):
+        work()
+    if DEVICE.type != "cuda":
+        repeat = 1
+    times: list[float] = []
+    for _ in range(repeat):
+        times.append(_once(work))
+    return round(statistics.median(times), 4)
+
+
+def _once(work: Callable[[], Any]) -> float:
+    if DEVICE.type != "cuda":
+        import time
+
+        start = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - start)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
