@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def flex_windows(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -
 
 
 @contextlib.contextmanager
-def best_kernels(device: torch.device) -> Iterator[None]:
+def best_kernels(device: torch.device) -> Generator[None]:
     """Let PyTorch's attention try cuDNN first, as training does."""
     with Hardware(device, "bf16", compile=True).kernels():
         yield
@@ -227,7 +227,7 @@ def _sizes(context: int, small: bool) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _attention_of(name: str) -> Iterator[None]:
+def _attention_of(name: str) -> Generator[None]:
     """Train with the kernel of a variant."""
     usual = Hardware.attention
     if name.endswith("FlashAttention"):

@@ -148,9 +148,9 @@ def _attention(config: ModelConfig, layer: int) -> dict[str, Activation]:
         return attention_weights(q[None], k[None], None, *reach)[0]
 
     matrix: tuple[Axis, ...] = ("head", "query", "key")
-    recent = f"key > query - {reach[0]}"
-    seen = f"({recent} or key < {config.sinks})" if len(reach) > 1 else recent
-    visible = f"key ≤ query and {seen}" if reach[0] else "key ≤ query"
+    window, visible = config.layer_window(layer), "key ≤ query"
+    if window:
+        visible += f" and key > query - {window}" + (f" or key < {config.sinks}" if config.sinks else "")
     return {
         f"{at}.scores": Activation(matrix, NATS, "q · kᵀ / √D", attention_scores, scores),
         f"{at}.mask": Activation(matrix[1:], "true where the query may attend", visible, causal_mask, mask),

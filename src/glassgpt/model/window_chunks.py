@@ -32,7 +32,8 @@ def chunks_in_reach(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int) ->
     for queries in q.split(size, dim=2):
         end += queries.size(2)
         start = max(0, end - queries.size(2) - window + 1)  # of the window of the chunk's first query
-        chunks.append((queries, *(_reached(x, min(sinks, start), start, end) for x in (k, v))))
+        keys, values = (_reached(x, min(sinks, start), start, end) for x in (k, v))
+        chunks.append((queries, keys, values))
     return chunks
 
 

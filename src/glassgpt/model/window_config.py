@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from glassgpt.schema import setting
 
@@ -29,20 +29,13 @@ class Windows:
         0, help="Number of first tokens that blocks with a window see as well (Xiao et al. 2023). Modern only."
     )
 
-    if TYPE_CHECKING:
-
-        @property
-        def n_layer(self) -> int:
-            """Number of blocks; the configuration that these settings are part of has it."""
-            ...
-
-    def layer_window(self, layer: int) -> int:
+    def layer_window(self: Any, layer: int) -> int:
         """Return the attention window of a block (0 is the first), in tokens including the current one; 0 means all."""
         pattern = self.window_pattern
         is_full = pattern[layer % len(pattern)] == "L" or ("L" in pattern and layer == self.n_layer - 1)
         return 0 if is_full else self.window
 
-    def layer_reach(self, layer: int) -> tuple[int, ...]:
+    def layer_reach(self: Any, layer: int) -> tuple[int, ...]:
         """Return what a block's attention sees as arguments of an `AttentionFunction`: window, and sinks if it has any."""
         window = self.layer_window(layer)
         return (window, self.sinks) if window and self.sinks else (window,)

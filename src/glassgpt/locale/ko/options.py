@@ -1,6 +1,9 @@
 """The help of the generation options, which their schema gives to the command line."""
 
 HELP = {
+    "Number of most recent tokens that attention sees in blocks with a window, the current one included; 0 means the whole context in every block. Modern only.": "윈도가 있는 블록에서 어텐션이 보는 최근 토큰의 수. 현재 토큰도 셉니다. 0이면 모든 블록이 컨텍스트 전체를 봅니다. Modern만 지원합니다.",
+    "Which blocks have the window, a letter for each, repeated: S (short) has it, L (long) sees the whole context. The last block is long if the pattern has an L. Modern only.": "윈도가 있는 블록을 글자 하나씩으로 나타낸 것으로, 되풀이됩니다. S(short)에는 윈도가 있고 L(long)은 컨텍스트 전체를 봅니다. L이 하나라도 있으면 마지막 블록은 L입니다. Modern만 지원합니다.",
+    "Number of first tokens that blocks with a window see as well (Xiao et al. 2023). Modern only.": "윈도가 있는 블록도 보는 맨 앞 토큰의 수(Xiao et al. 2023). Modern만 지원합니다.",
     "Attention function of your own in place of the program's, as module:function. Empty is the program's.": "프로그램의 것 대신 쓸 자신의 어텐션 함수, module:function 꼴. 비우면 프로그램의 것.",
     "Block of your own in place of the program's, as module:Class. Empty is the program's.": "프로그램의 것 대신 쓸 자신의 블록, module:Class 꼴. 비우면 프로그램의 것.",
     "Architecture of your own in place of arch, as module:Class. Empty is arch.": "arch 대신 쓸 자신의 아키텍처, module:Class 꼴. 비우면 arch.",
