@@ -89,6 +89,7 @@ MISTAKES = [
     ("evaluate run --code mbpp --problems text.txt", "text.txt"),
     ("evaluate run --code mbpp --problems text.txt --stride 3", "--stride cannot be combined with --code"),
     ("evaluate run --execute --data data", "--execute is for code"),
+    ("evaluate run --ranked", "--ranked is for code"),
     ("sweep-decoding run --for code --data data --checkpoint step-9", "has no checkpoint step-9"),
     ("sweep-decoding none --for code", "none does not exist"),
     ("sweep-decoding run --for code --data none", "none does not exist"),

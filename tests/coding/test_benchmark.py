@@ -5,6 +5,7 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from glassgpt.code.benchmark import Attempt, CodeReport, evaluate_problems, pass_at_k
 from glassgpt.code.isolation import Limits, Outcome, run_isolated
@@ -145,6 +146,39 @@ def test_solutions_are_cut_tested_and_compared(name, text, exact, file, code_mod
     assert not evaluate_problems(code_model, problems, options).was_executed
 
 
+class SomeTexts(Writer):
+    """Generates texts of which the first does not fit the gap."""
+
+    TEXTS = ("    if a:", "    total = a + b", "    total = a - b")
+
+    def __init__(self, monkeypatch):
+        from glassgpt.generation.engine.output import Sample
+
+        samples = [Sample(at, text) for at, text in enumerate(self.TEXTS)]
+        monkeypatch.setattr(
+            "glassgpt.code.benchmark.generate_for_gaps", lambda code, gaps, options, advance: [([0], "", samples)]
+        )
+
+
+def test_the_best_of_several_is_the_one_that_complete_shows_first(file, code_model, monkeypatch):
+    SomeTexts(monkeypatch)
+    monkeypatch.setattr(
+        "glassgpt.code.completion.token_logprobs", lambda model, prompt, texts: [torch.ones(1)] * len(texts)
+    )
+    problems = read_problems("infilling", file(INFILLING))
+    options = GenerationOptions(max_tokens=20, temperature=1.0, num_samples=3)
+    for best, text in enumerate(SomeTexts.TEXTS[1:], start=1):
+        scores = {each: 9.0 if at == 0 else float(at == best) for at, each in enumerate(SomeTexts.TEXTS)}
+        monkeypatch.setattr(
+            "glassgpt.code.completion.joint_logprobs",
+            lambda model, tokenizer, before, texts, after, scores=scores: [scores[each] for each in texts],
+        )
+        report = evaluate_problems(code_model, problems, options, best_only=True)
+        assert [each.text for each in report.attempts["HumanEval/0"]] == [text]
+        assert report.parse_rate == 1.0
+    assert len(evaluate_problems(code_model, problems, options).attempts["HumanEval/0"]) == 3
+
+
 def test_a_solution_that_ends_the_program_before_the_test_has_not_passed(file, code_model, monkeypatch):
     Writer(monkeypatch, "    import sys\n    sys.exit()\n")
     options = GenerationOptions(max_tokens=20, temperature=0.0)
@@ -176,6 +210,12 @@ def test_evaluate_prints_and_writes_figures(code_run, run_main, file, tmp_path):
     assert found["pass_at_1"] == 0.0
     assert len(found["attempts"]["HumanEval/0"]) == 2
     assert json.loads((tmp_path / "x.json").read_text()) == found
+    code, out, err = run_main(*common, *more[1:6], "--ranked")
+    assert code == 0, err
+    assert len(json.loads(out)["attempts"]["HumanEval/0"]) == 1
+    code, _, err = run_main(*common, "--ranked")
+    assert code == 2
+    assert "add --attempts 4" in " ".join(err.split())
 
 
 def exercise(folder, name="two-fer"):

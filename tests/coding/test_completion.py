@@ -1,5 +1,6 @@
 """`glassgpt complete`: the prompt keeps what is near the gap, candidates are ranked, tests run on a copy."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 import glassgpt
-from glassgpt.code.completion import Candidate, fill_gap, gap_prompt, mean_logprob
+from glassgpt.code.completion import Candidate, fill_gap, gap_prompt, scored
 from glassgpt.code.gap import Gap, within
 from glassgpt.code.isolation import Limits
 from glassgpt.code.project_test import check_test, run_tests
+from glassgpt.code.ranking import AFTER_CHARACTERS, head_of, token_logprobs
 from glassgpt.data.code.sentinels import SENTINELS, Sentinels
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import GenerationError, UsageError
@@ -60,15 +62,55 @@ def test_a_model_without_the_special_tokens_continues_the_prefix():
     assert gap_prompt(tokenizer, Gap("a" * 50, "cd"), 10) == tokenizer.encode("a" * 9)
 
 
-def test_logprobs_are_those_of_the_model(code_model):
-    prompt = gap_prompt(code_model.tokenizer, Gap.at(FILE, "2"), 60)
-    text = "x + y"
-    tokens = code_model.tokenizer.encode(text)
+def logprobs_one_by_one(model, tokens):
+    """Return the log-probability of each token after the first, (T - 1,)."""
     with torch.no_grad():
-        logprobs = code_model.model(torch.tensor([[*prompt, *tokens]])).log_softmax(-1)[0]
-    expected = sum(float(logprobs[len(prompt) - 1 + at, token]) for at, token in enumerate(tokens)) / len(tokens)
-    assert mean_logprob(code_model, prompt, text) == pytest.approx(expected, abs=1e-4)
-    assert mean_logprob(code_model, prompt, "") == float("-inf")
+        logprobs = model(torch.tensor([tokens[:-1]])).log_softmax(-1)[0]
+    return torch.stack([logprobs[at, token] for at, token in enumerate(tokens[1:])])
+
+
+def test_logprobs_of_several_texts_are_those_of_each_alone(code_model):
+    prompt = gap_prompt(code_model.tokenizer, Gap.at(FILE, "2"), 60)
+    texts = [code_model.tokenizer.encode(text) for text in ("x + y", "", "xy", "0" * 500)]
+    space = code_model.model.config.context_length + 1 - len(prompt)
+    for found, text in zip(token_logprobs(code_model.model, prompt, texts), texts, strict=True):
+        expected = logprobs_one_by_one(code_model.model, [*prompt, *text[:space]])[len(prompt) - 1 :]
+        assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_score_is_the_mean_of_both_estimates(code_model):
+    tokenizer, model = code_model.tokenizer, code_model.model
+    gap, text = Gap("def f(x):\n    y =", "\n    return y\n"), " x"
+    prompt = gap_prompt(tokenizer, gap, 100)
+    ((mean, score),) = scored(code_model, gap, prompt, "", [text])
+    tokens = tokenizer.encode(text)
+    own = logprobs_one_by_one(model, [*prompt, *tokens, tokenizer.end_of_text])[len(prompt) - 1 :]
+    before = [tokenizer.end_of_text, *tokenizer.encode(gap.prefix)]
+    joint = logprobs_one_by_one(model, [*before, *tokenizer.encode(text + gap.suffix)])[len(before) - 1 :]
+    assert mean == pytest.approx(float(own[:-1].mean()), abs=1e-4)
+    assert score == pytest.approx(float(own.sum() + joint.sum()) / 2, abs=1e-3)
+    # A prompt that lost its white space: it belongs to the text, and is not read twice.
+    spaced = Gap("def f(x):\n    y = ", gap.suffix)
+    assert scored(code_model, spaced, prompt, " ", ["x"]) == [pytest.approx((mean, score), abs=1e-3)]
+    ((mean, score),) = scored(code_model, Gap(gap.prefix), before, "", [text])
+    assert score == mean, "nothing follows that could be read"
+
+
+def test_a_model_without_the_special_tokens_reads_what_follows_the_gap(code_model):
+    plain = dataclasses.replace(code_model, tokenizer=load_tokenizer("bytes"))
+    gap = Gap("ab", "cd")
+    prompt = gap_prompt(plain.tokenizer, gap, 10)
+    ((mean, score),) = scored(plain, gap, prompt, "", ["x"])
+    expected = logprobs_one_by_one(plain.model, [*prompt, *b"xcd"])[len(prompt) - 1 :]
+    assert score == pytest.approx(float(expected.sum()), abs=1e-4)
+    assert mean == pytest.approx(float(expected[0]), abs=1e-4)
+
+
+def test_what_follows_is_read_in_whole_lines():
+    assert head_of("a\nb\n") == "a\nb\n"
+    assert head_of("\n" + "x = 1\n" * 100) == "\n" + "x = 1\n" * 49
+    assert head_of("y" * 400) == "y" * AFTER_CHARACTERS
+    assert head_of("\n" + "y" * 400) == "\n" + "y" * (AFTER_CHARACTERS - 1)
 
 
 def test_candidates_are_different_ranked_and_cut(code_model):
@@ -83,8 +125,8 @@ def test_candidates_are_different_ranked_and_cut(code_model):
 
 
 def test_rank():
-    likely, unlikely = Candidate("a", -1.0, True, "stop"), Candidate("b", -2.0, True, "stop")
-    wrong, empty = Candidate("c", -0.1, False, "stop"), Candidate("", float("-inf"), True, "stop")
+    likely, unlikely = Candidate("a", -2.0, True, "stop", -5.0), Candidate("b", -1.0, True, "stop", -9.0)
+    wrong, empty = Candidate("c", -0.1, False, "stop", -1.0), Candidate("", float("-inf"), True, "stop", -1.0)
     order = sorted([wrong, empty, unlikely, likely], key=lambda each: each.rank)
     assert order == [likely, unlikely, empty, wrong]
 

@@ -40,7 +40,7 @@ def complete(
         Folder of a run, trained on data that were prepared with --format code.
     samples:
         Candidates to generate; equal ones are printed once. They are ranked by whether the file with them is valid Python,
-        then by their likelihood.
+        then by how well they fit the text before and after the gap.
     max_tokens:
         Most tokens of a candidate.
     extent:

@@ -32,6 +32,7 @@ def evaluate_code(
     *,
     execute: bool,
     attempts: int,
+    ranked: bool,
     limit: int,
     decoding: str,
     new_tokens: int | None,
@@ -63,6 +64,8 @@ def evaluate_code(
     for option, number, least in least_values:
         if number is not None and number < least:
             raise UsageError(f"{option} must be {least} or more, not {number}")
+    if ranked and attempts == 1:
+        raise UsageError("--ranked chooses the best of several attempts; add --attempts 4 --decoding temperature=0.6")
     if json_file is not None:
         check_output_path("--json-file", json_file, force=force)
     given = read_problems(benchmark, problems, limit)
@@ -97,7 +100,7 @@ def evaluate_code(
     console.info(f"checkpoint: {loaded.checkpoint}")
     code = CodeModel(loaded.model, loaded.decoding_model, loaded.tokenizer)
     limits = Limits(seconds=5.0) if execute else None
-    report = evaluate_problems(code, given, options, limits=limits, observer=ConsoleObserver())
+    report = evaluate_problems(code, given, options, best_only=ranked, limits=limits, observer=ConsoleObserver())
     if execute and not report.had_namespaces:
         console.warn("this system does not allow own namespaces, so the test could use the network")
     report_figures(

@@ -52,6 +52,7 @@ def evaluate(
     problems: Annotated[Path | None, Parameter(group=CODE)] = None,
     execute: Annotated[Flag, Parameter(group=CODE)] = False,
     attempts: Annotated[Integer, Parameter(group=CODE)] = 1,
+    ranked: Annotated[Flag, Parameter(group=CODE)] = False,
     index: Annotated[Path | None, Parameter(group=INDEX)] = None,
     questions: Annotated[Path | None, Parameter(group=INDEX)] = None,
     json: Flag = False,
@@ -118,6 +119,8 @@ def evaluate(
         where the system allows it, without a network. This is isolation against accidents, not security.
     attempts:
         Solutions of each problem; pass@10 needs 10, pass@100 needs 100, and --decoding that samples.
+    ranked:
+        Of the attempts at a problem, count only the one that glassgpt complete would show first.
     index:
         Evaluate an index of documents, created by glassgpt index, and with a run its answers; needs --questions.
     questions:
@@ -153,7 +156,9 @@ def evaluate(
     if run is None:
         raise UsageError("no run is given; give the folder of a run, or --index INDEX with --questions FILE")
     if code is None:
-        require_code({"--problems": problems is not None, "--execute": execute, "--attempts": attempts != 1})
+        require_code(
+            {"--problems": problems is not None, "--execute": execute, "--attempts": attempts != 1, "--ranked": ranked}
+        )
     if chat or code is not None:
         require_no_text_options(
             "--chat" if code is None else "--code",
@@ -162,8 +167,8 @@ def evaluate(
     if code is not None:
         files.require_limit_alone(len(others), chat=chat)
         evaluate_code(
-            run, code, problems, execute=execute, attempts=attempts, limit=limit, decoding=decoding, new_tokens=new_tokens,
-            seed=seed, samples=samples, checkpoint=checkpoint, device=device, json=json, json_file=json_file, force=force,
+            run, code, problems, execute=execute, attempts=attempts, ranked=ranked, limit=limit, decoding=decoding,
+            new_tokens=new_tokens, seed=seed, samples=samples, checkpoint=checkpoint, device=device, json=json, json_file=json_file, force=force,
         )  # fmt: skip
         return
     if chat:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from glassgpt.code.completion import CodeModel, generate_for_gaps
+from glassgpt.code.completion import CodeModel, generate_for_gaps, ranked
 from glassgpt.code.gap import parses, within
 from glassgpt.code.isolation import Limits, Outcome, run_isolated
 from glassgpt.code.problems import Problem
@@ -21,6 +21,7 @@ from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.generation.options import GenerationOptions
 
 PASS_AT = (1, 10, 100)
+PROGRAM = "program.py"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def evaluate_problems(
     problems: Sequence[Problem],
     options: GenerationOptions,
     *,
+    best_only: bool = False,
     limits: Limits | None = None,
     observer: EvaluationObserver = SILENT,
 ) -> CodeReport:
@@ -109,6 +111,8 @@ def evaluate_problems(
         code: the model.
         problems: not empty.
         options: of the generation; `num_samples` is the number of attempts at each problem.
+        best_only: of the attempts at a problem, keep the one that `complete` would show first, as the only one. Tests have no
+            part in that.
         limits: of each test; None runs none. Tests run code that the model wrote.
         observer: receives progress.
 
@@ -116,13 +120,7 @@ def evaluate_problems(
         GenerationError: an option is invalid.
     """
     options = dataclasses.replace(options, stop=(*options.stop, *problems[0].stops))
-    with observer.progress("solutions", len(problems) * options.num_samples * options.max_tokens) as advance:
-        generated = generate_for_gaps(code, [problem.gap for problem in problems], options, advance)
-    written = [
-        (problem, within(problem.gap, sample.text, problem.extent))
-        for problem, (_, _, samples) in zip(problems, generated, strict=True)
-        for sample in samples
-    ]
+    written = _solutions(code, problems, options, best_only=best_only, observer=observer)
     outcomes: list[Outcome | None] = [None] * len(written)
     if limits is not None:
         with observer.progress("tests", len(written), "tests") as advance:
@@ -130,9 +128,35 @@ def evaluate_problems(
             outcomes = list(_outcomes(programs, limits, advance))
     attempts: dict[str, list[Attempt]] = {problem.name: [] for problem in problems}
     for (problem, text), outcome in zip(written, outcomes, strict=True):
-        is_valid = bool(parses(problem.program(text), "program.py"))
+        is_valid = bool(parses(problem.program(text), PROGRAM))
         attempts[problem.name].append(Attempt(text, is_valid, text.strip() == problem.answer.strip(), outcome))
     return CodeReport(attempts)
+
+
+def _solutions(
+    code: CodeModel,
+    problems: Sequence[Problem],
+    options: GenerationOptions,
+    *,
+    best_only: bool,
+    observer: EvaluationObserver,
+) -> list[tuple[Problem, str]]:
+    """Return the texts of all attempts, or of the best one of each problem; see `evaluate_problems`."""
+    with observer.progress("solutions", len(problems) * options.num_samples * options.max_tokens) as advance:
+        generated = generate_for_gaps(code, [problem.gap for problem in problems], options, advance)
+    if not best_only:
+        return [
+            (problem, within(problem.gap, sample.text, problem.extent))
+            for problem, (_, _, samples) in zip(problems, generated, strict=True)
+            for sample in samples
+        ]
+    best: list[tuple[Problem, str]] = []
+    with observer.progress("ranking", len(problems), "problems") as advance:
+        for problem, (prompt, beginning, samples) in zip(problems, generated, strict=True):
+            order = ranked(code, problem.gap, prompt, beginning, samples, extent=problem.extent, name=PROGRAM)
+            best.append((problem, order[0].text))
+            advance(1)
+    return best
 
 
 def _outcomes(
@@ -149,8 +173,8 @@ def _outcomes(
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
                 Path(folder, name).write_text(content, encoding="utf-8")
-            Path(folder, "program.py").write_text(f"{program}\nprint({mark!r})\n", encoding="utf-8")
-            outcome = run_isolated([sys.executable, "-I", "program.py"], Path(folder), limits)
+            Path(folder, PROGRAM).write_text(f"{program}\nprint({mark!r})\n", encoding="utf-8")
+            outcome = run_isolated([sys.executable, "-I", PROGRAM], Path(folder), limits)
         advance(1)
         return dataclasses.replace(outcome, code=1) if outcome.passed and mark not in outcome.output else outcome
 

@@ -1,4 +1,4 @@
-"""Fill gaps: a prompt of fill-in-the-middle, several samples, cut to the block, and ranked by their likelihood."""
+"""Fill gaps: a prompt of fill-in-the-middle, several samples, cut to the block, and ranked by how well they fit."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from glassgpt.code.gap import Extent, Gap, parses, within
 from glassgpt.code.healing import beginning_with, heal
+from glassgpt.code.ranking import joint_logprobs, token_logprobs
 from glassgpt.data.code.sentinels import Sentinels, has_sentinels
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import GenerationError
@@ -47,17 +46,19 @@ class Candidate:
             infinity if there are none.
         parses: whether the file with it is valid Python; None if it is not Python.
         finish_reason: of the sample; see `FinishReason`.
+        score: how well it fits between the texts around it, compared with other candidates for the gap; see `scored`.
     """
 
     text: str
     logprob: float
     parses: bool | None
     finish_reason: str
+    score: float
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
-        """Sort key: candidates that parse and are not empty first, then the more likely ones."""
-        return (self.parses is False, not self.text.strip(), -self.logprob)
+        """Sort key: candidates that parse and are not empty first, then those with a higher score."""
+        return (self.parses is False, not self.text.strip(), -self.score)
 
 
 def gap_prompt(tokenizer: Tokenizer, gap: Gap, most: int) -> list[int]:
@@ -104,15 +105,66 @@ def fill_gaps(
     code: CodeModel, gaps: Sequence[Gap], options: GenerationOptions, *, extent: Extent = "block", name: str = ""
 ) -> list[list[Candidate]]:
     """Return different texts for each gap, the best first; see `fill_gap`."""
-    found: list[list[Candidate]] = []
-    for gap, (prompt, beginning, samples) in zip(gaps, generate_for_gaps(code, gaps, options), strict=True):
-        texts = {within(gap, sample.text, extent): sample.finish_reason for sample in reversed(samples)}
-        candidates = [
-            Candidate(text, mean_logprob(code, prompt, beginning + text), parses(gap.filled(text), name), reason)
-            for text, reason in texts.items()
-        ]
-        found.append(sorted(candidates, key=lambda each: each.rank))
-    return found
+    generated = generate_for_gaps(code, gaps, options)
+    return [
+        ranked(code, gap, prompt, beginning, samples, extent=extent, name=name)
+        for gap, (prompt, beginning, samples) in zip(gaps, generated, strict=True)
+    ]
+
+
+def ranked(
+    code: CodeModel,
+    gap: Gap,
+    prompt: list[int],
+    beginning: str,
+    samples: Sequence[Sample],
+    *,
+    extent: Extent = "block",
+    name: str = "",
+) -> list[Candidate]:
+    """Return the different texts of samples for a gap, the best first.
+
+    Args:
+        code: the model.
+        gap: where text is missing.
+        prompt: of the samples, as are `beginning` and `samples`; see `generate_for_gaps`.
+        beginning: the white space that was cut off the prompt.
+        samples: of the gap.
+        extent: see `fill_gap`.
+        name: of the file.
+    """
+    reasons = {within(gap, sample.text, extent): sample.finish_reason for sample in reversed(samples)}
+    candidates = [
+        Candidate(text, logprob, parses(gap.filled(text), name), reasons[text], score)
+        for text, (logprob, score) in zip(reasons, scored(code, gap, prompt, beginning, list(reasons)), strict=True)
+    ]
+    return sorted(candidates, key=lambda each: each.rank)
+
+
+def scored(
+    code: CodeModel, gap: Gap, prompt: list[int], beginning: str, texts: Sequence[str]
+) -> list[tuple[float, float]]:
+    """Return the mean log-probability per token of each text, and its score.
+
+    Where text follows the gap, the score is an estimate of log p(text | text around the gap) up to a constant: the mean of the one by
+    the prompt of fill-in-the-middle, and the one by reading the text and what follows it from left to right (`ranking`); without the special
+    tokens it is the latter. Where nothing follows, it is the mean log-probability.
+    """
+    fills = bool(gap.suffix) and has_sentinels(code.tokenizer)
+    own = [code.tokenizer.encode(beginning + text) for text in texts]
+    ends = [code.tokenizer.end_of_text] if fills else []
+    logprobs = token_logprobs(code.model, prompt, [[*tokens, *ends] for tokens in own])
+    means = [
+        float(found[: len(tokens)].mean()) if tokens else float("-inf")
+        for found, tokens in zip(logprobs, own, strict=True)
+    ]
+    if not gap.suffix:
+        return list(zip(means, means, strict=True))
+    before = gap.prefix.removesuffix(beginning)
+    joint = joint_logprobs(code.model, code.tokenizer, before, [beginning + text for text in texts], gap.suffix)
+    sums = [float(found.sum()) for found in logprobs]
+    scores = [(one + other) / 2 for one, other in zip(sums, joint, strict=True)] if fills else joint
+    return list(zip(means, scores, strict=True))
 
 
 def generate_for_gaps(
@@ -170,16 +222,3 @@ def generate_ids(
 def gap_stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Return the special tokens that end the text of a gap besides end-of-text, which ends every text."""
     return tuple(token for token in tokenizer.special_tokens.values() if token != tokenizer.end_of_text)
-
-
-@torch.no_grad()
-def mean_logprob(code: CodeModel, prompt: Sequence[int], text: str) -> float:
-    """Return the mean log-probability per token of a text after a prompt, as far as both fit the context."""
-    tokens = code.tokenizer.encode(text)[: code.model.config.context_length - len(prompt) + 1]
-    if not tokens:
-        return float("-inf")
-    device = next(code.model.parameters()).device
-    inputs = torch.tensor([[*prompt, *tokens[:-1]]], device=device)
-    logits = code.model.head(code.model.features(inputs)[:, len(prompt) - 1 :]).float()  # (1, len(tokens), V)
-    chosen = torch.tensor(tokens, device=device)[None, :, None]
-    return float(logits.log_softmax(-1).gather(-1, chosen).mean())

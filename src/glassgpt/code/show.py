@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ def candidates_json(candidates: Sequence[Candidate], outcomes: Sequence[Outcome]
         {
             "text": each.text,
             "logprob": each.logprob if each.text else None,
+            "score": each.score if math.isfinite(each.score) else None,
             "parses": each.parses,
             "finish_reason": each.finish_reason,
             **({"test_passed": outcomes[at].passed, "test_output": outcomes[at].output} if outcomes else {}),
