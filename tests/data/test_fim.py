@@ -11,7 +11,7 @@ from glassgpt.data.batches import Batches
 from glassgpt.data.code.batches import FIMBatches, FIMTokens
 from glassgpt.data.code.config import FIMConfig
 from glassgpt.data.code.fim import FIMTransform, split_lines, split_text
-from glassgpt.data.code.sentinels import SENTINELS, Sentinels, with_sentinels
+from glassgpt.data.code.sentinels import OTHER_NAMES, SENTINELS, Sentinels, with_sentinels
 from glassgpt.data.tokenizers import tokenizer_from_json
 from glassgpt.errors import WrongTokenizerError
 
@@ -148,6 +148,24 @@ def test_sentinels_follow_all_other_ids_and_are_saved():
     again = tokenizer_from_json(TOKENIZER.to_json())
     assert again.special_tokens == TOKENIZER.special_tokens
     assert with_sentinels(again) is again
+
+
+@pytest.mark.parametrize("form", ["<fim_{}>", "<fim-{}>"])
+def test_special_tokens_of_other_models_are_known(form):
+    plain = train_tokenizer("bpe:400", [SOURCE * 50])
+    imported = plain.with_special_tokens([form.format(part) for part in ("suffix", "prefix", "middle")])
+    ids = Sentinels.of(imported)
+    assert imported.decode([*ids.psm([], [])]) == "".join(form.format(part) for part in ("prefix", "suffix", "middle"))
+    assert with_sentinels(imported) is imported
+
+
+def test_the_hole_of_deepseek_coder_is_between_prefix_and_suffix():
+    tokenizer = train_tokenizer("bpe:400", [SOURCE * 50]).with_special_tokens(OTHER_NAMES[2])
+    a, b = tokenizer.encode("a"), tokenizer.encode("b")
+    assert tokenizer.decode(Sentinels.of(tokenizer).psm(a, b)) == "<｜fim▁begin｜>a<｜fim▁hole｜>b<｜fim▁end｜>"
+    partly = train_tokenizer("bpe:400", [SOURCE * 50]).with_special_tokens(OTHER_NAMES[2][:2])
+    with pytest.raises(WrongTokenizerError, match="--format code"):
+        Sentinels.of(partly)
 
 
 def test_other_tokenizers_are_refused():

@@ -23,7 +23,7 @@ def complete(
     """Return texts for a gap between two texts, the best first.
 
     Args:
-        model: of a run whose tokenizer has the special tokens of fill-in-the-middle; another one ignores the suffix.
+        model: of a run whose tokenizer has the special tokens of fill-in-the-middle; for another one, the suffix only orders the texts.
         prefix: the text before the gap.
         suffix: the text after it.
         extent: what a text fills at most: `block`, `line`, or `document` for all that the model writes.

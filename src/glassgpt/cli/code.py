@@ -83,7 +83,8 @@ def complete(
     loaded = api.load(model, checkpoint=checkpoint, device=device, batch_size=samples)
     if not has_sentinels(loaded.tokenizer):
         console.info(
-            f"note: {model} was not trained to fill in the middle, so it continues the text before the gap and ignores the rest"
+            f"note: {model} was not trained to fill in the middle, so it continues the text before the gap; what follows the "
+            "gap only orders the candidates"
         )
     candidates = api.complete(
         loaded, gap.prefix, gap.suffix, extent=extent, name=file.name, max_tokens=max_tokens, temperature=temperature,

@@ -12,6 +12,12 @@ from glassgpt.errors import WrongTokenizerError
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"
 SENTINELS = (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX)
 """The special tokens in the order of their ids. Spelled out in a file, they are ordinary text like any special token."""
+OTHER_NAMES = (
+    ("<fim_prefix>", "<fim_middle>", "<fim_suffix>"),  # StarCoder and what is trained on The Stack
+    ("<fim-prefix>", "<fim-middle>", "<fim-suffix>"),  # SantaCoder
+    ("<｜fim▁begin｜>", "<｜fim▁end｜>", "<｜fim▁hole｜>"),  # DeepSeek-Coder, whose hole is where we have the suffix
+)
+"""Names of the same three tokens in tokenizers of other models, which ask in the order of PSM, too."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,12 @@ class Sentinels:
         Raises:
             WrongTokenizerError: it has no such tokens.
         """
-        if missing := [name for name in SENTINELS if name not in tokenizer.special_tokens]:
+        if (names := _names(tokenizer)) is None:
             raise WrongTokenizerError(
-                f"the tokenizer {tokenizer.name} has no {missing[0]}, so that its model cannot fill in the middle; "
+                f"the tokenizer {tokenizer.name} has no {FIM_PREFIX}, so that its model cannot fill in the middle; "
                 "prepare the data with: glassgpt prepare SOURCE --format code --out DIR"
             )
-        prefix, middle, suffix = (tokenizer.special_tokens[name] for name in SENTINELS)
+        prefix, middle, suffix = (tokenizer.special_tokens[name] for name in names)
         return cls(prefix, middle, suffix, tokenizer.end_of_text)
 
     def psm(self, prefix: Sequence[int], suffix: Sequence[int], middle: Sequence[int] = ()) -> list[int]:
@@ -59,7 +65,12 @@ class Sentinels:
 
 def has_sentinels(tokenizer: Tokenizer) -> bool:
     """Return whether a tokenizer has the special tokens of fill-in-the-middle."""
-    return all(name in tokenizer.special_tokens for name in SENTINELS)
+    return _names(tokenizer) is not None
+
+
+def _names(tokenizer: Tokenizer) -> tuple[str, ...] | None:
+    """Return the names of the special tokens, in the order of `SENTINELS`; None if the tokenizer lacks one."""
+    return next((names for names in (SENTINELS, *OTHER_NAMES) if tokenizer.special_tokens.keys() >= set(names)), None)
 
 
 def with_sentinels(tokenizer: Tokenizer) -> Tokenizer:

@@ -36,7 +36,7 @@ MESSAGES = {
     "source {} not found; with --format code give folders of source code, or files": "원본 {0}을(를) 찾을 수 없습니다. --format code에는 소스 코드 폴더나 파일을 지정하세요",
     "{} contains no file that ends in {}": "{0}에 {1}(으)로 끝나는 파일이 없습니다",
     # filling in the middle
-    "note: {} was not trained to fill in the middle, so it continues the text before the gap and ignores the rest": "알림: {0} 모델은 가운데 채우기를 배우지 않았습니다. 빈 곳 앞의 글을 이어 쓰고 나머지는 보지 않습니다",
+    "note: {} was not trained to fill in the middle, so it continues the text before the gap; what follows the gap only orders the candidates": "알림: {0} 모델은 가운데 채우기를 배우지 않았습니다. 빈 곳 앞의 글을 이어 쓰며, 뒤의 글은 후보의 순서에만 씁니다",
     "this system does not allow own namespaces, so the test could use the network": "이 시스템에서는 네임스페이스를 따로 만들 수 없어, 테스트가 네트워크를 쓸 수 있었습니다",
     "{} is not UTF-8; give a source file": "{0} 파일은 UTF-8이 아닙니다. 소스 파일을 지정하세요",
     "the context leaves {} tokens for the prompt; ask for fewer new tokens": "컨텍스트에 프롬프트 자리로 토큰 {0}개만 남습니다. 새 토큰 수를 줄이세요",
