@@ -96,3 +96,24 @@ def test_page_of_the_bundled_model_has_its_name_and_a_telling_text(run, run_main
     overview = served[0].trace({})["overview"]
     assert overview["runs"] == ["bundled"]
     assert overview["text"] in TEXTS
+
+
+def test_texts_of_the_bundled_model_leave_works_out_and_repeat_words(tmp_path):
+    from tools.bundled_model import matching, write_repetitions
+
+    (tmp_path / "macbeth.txt").write_text("Is this a dagger")
+    (tmp_path / "hamlet.txt").write_text("who would these fardels bear " * 400)
+    assert [file.name for file in matching(tmp_path, ("macbeth",))] == ["macbeth.txt"]
+    with pytest.raises(SystemExit, match="no file in --text is named othello"):
+        matching(tmp_path, ("othello",))
+    (tmp_path / "macbeth.txt").unlink()
+    size = (tmp_path / "hamlet.txt").stat().st_size
+    write_repetitions(tmp_path, 0.5)
+    lists = [each.split() for each in (tmp_path / "repetitions.txt").read_text().split("\n\n") if each]
+    written = (tmp_path / "repetitions.txt").stat().st_size
+    assert 0.5 * size <= written < 0.7 * size
+    assert {len(each) // _period(each) for each in lists} == {2, 3}
+
+
+def _period(words):
+    return next(n for n in range(1, len(words) + 1) if len(words) % n == 0 and words == words[:n] * (len(words) // n))
