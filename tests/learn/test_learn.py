@@ -69,6 +69,32 @@ def test_lesson_is_not_overwritten_without_force(run_main, started):
     assert "MINE" in (started / "exercises_before.py").read_text()
 
 
+def test_starting_over_loses_no_work(run_main, started):
+    write(started, "\nFIRST = 1\n")
+    (started / "notes").mkdir()
+    (started / "notes" / "mine.txt").write_text("x")
+    (started / "notes" / "link").symlink_to("mine.txt")
+    (started / "lesson.py").write_text("print('mine')\n")
+    code, out, _ = run_main("learn", "start", "9", "--force")
+    assert (code, "kept as: exercises_before.py, lesson_before.py\n" in out) == (0, True), out
+    write(started, "\nSECOND = 2\n")
+    code, out, _ = run_main("learn", "start", "9", "--force", "--language", "ko")
+    assert (code, "exercises_before2.py\n" in out) == (0, True), out
+    assert "마지막 축" in (started / "exercises.py").read_text()
+    assert "FIRST" in (started / "exercises_before.py").read_text()
+    assert "SECOND" in (started / "exercises_before2.py").read_text()
+    assert (started / "lesson_before.py").read_text() == "print('mine')\n"
+    assert (started / "notes" / "link").is_symlink()
+    assert (started / "notes" / "mine.txt").read_text() == "x"
+    assert not (started / "lesson_before.ipynb").exists()  # it was not changed
+
+
+def test_another_lesson_is_not_replaced(run_main, started):
+    (started / "progress.json").write_text('{"lesson": 3, "language": "en", "solved": [], "hints": {}}')
+    code, _, err = run_main("learn", "start", "9", "--force")
+    assert (code, "lesson9 holds lesson 3, not lesson 9; choose another --out" in err) == (2, True)
+
+
 def test_commands_work_inside_the_folder_of_a_lesson(run_main, started, forked_check, monkeypatch):
     monkeypatch.chdir(started)
     code, out, _ = run_main("learn", "check", "9")
@@ -230,6 +256,8 @@ def test_hints_come_one_at_a_time(run_main, started):
     ("source", "message"),
     [
         ("import time; time.sleep(60)", "does not end it was stopped after 3 s"),
+        ("while True: print('x' * 1000)", "prints without end it was stopped after 8 MB, printed or in a file"),
+        ("print('x' * 9_000_000); return scores.softmax(-1)", "Softmax: prints without end"),
         ("return bytearray(1 << 40)", "takes too much memory look for a list or tensor that grows in a loop"),
         ("x = torch.zeros(1 << 38)", "takes too much memory"),
         ("import sys; sys.exit(0)", "Softmax: raises an error SystemExit: 0 in line 16 of your file"),

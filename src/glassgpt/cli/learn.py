@@ -48,7 +48,7 @@ def learn_start(number: str, *, out: Path | None = None, force: Flag = False, la
     out:
         Folder to create; by default lessonN in the current one.
     force:
-        Start over in a folder that holds a lesson; its exercises are kept as exercises_before.py.
+        Start over in a folder that holds a lesson; your files are kept, those of the lesson under a new name, such as exercises_before.py.
     """
     from glassgpt.learn.folder import default_folder, start
     from glassgpt.learn.lesson import parse_number
@@ -59,8 +59,8 @@ def learn_start(number: str, *, out: Path | None = None, force: Flag = False, la
         raise UsageError(f"{number} is an exercise; start its lesson with: glassgpt learn start {lesson.number}")
     folder = out or default_folder(lesson)
     chosen = _use(language)
-    start(lesson, folder, chosen, force=force)
-    show_started(folder, lesson.number, lesson.texts(chosen))
+    renamed = start(lesson, folder, chosen, force=force)
+    show_started(folder, lesson.number, lesson.texts(chosen), renamed)
 
 
 def learn_check(number: str, *, out: Path | None = None, json: Flag = False, language: LanguageOption = None) -> None:

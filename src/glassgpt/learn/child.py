@@ -25,7 +25,7 @@ import torch
 from glassgpt.learn import lesson as lesson_module
 from glassgpt.learn.folder import EXERCISE_FILE
 from glassgpt.learn.lesson import Exercise, find_lesson
-from glassgpt.learn.recognize import Judge, error_verdict
+from glassgpt.learn.recognize import FILE_MB, Judge, error_verdict
 from glassgpt.learn.verdict import Verdict
 
 MEMORY_MB = 2048
@@ -57,7 +57,7 @@ def check_exercise(exercise: Exercise, folder: Path) -> Verdict:
 
 def _verdict(exercise: Exercise, folder: Path) -> Verdict:
     judge = Judge(exercise)
-    _limit_memory()
+    _limit_memory_and_files()
     file = folder / EXERCISE_FILE
     try:
         module = load_file(file, [folder, folder.parent])
@@ -84,10 +84,11 @@ def load_file(file: Path, folders: list[Path]) -> Any:
     return module
 
 
-def _limit_memory() -> None:
-    """Limit the address space to what is in use and `MEMORY_MB`, where the system says how much is in use."""
+def _limit_memory_and_files() -> None:
+    """Limit the address space to what is in use and `MEMORY_MB`, where the system says how much is in use, and files."""
     import resource
 
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_MB << 20, FILE_MB << 20))
     statm = Path("/proc/self/statm")
     if statm.exists():
         used = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -102,8 +103,9 @@ def _forked(exercise: Exercise, work: Callable[[], Verdict], output: int) -> Ver
     process = os.fork()
     if not process:
         os.close(reading)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(output, number)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))
         verdict = work()
         with contextlib.suppress(OSError, ValueError):  # too much was printed, or the student's code has closed it
             sys.stdout.flush()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from glassgpt.data.staging import staged_folder
-from glassgpt.errors import UsageError
+from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.learn.lesson import Lesson
 from glassgpt.learn.notebook import as_notebook, as_script
 from glassgpt.learn.progress import PROGRESS_FILE, Progress
 from glassgpt.locale import LANGUAGES, Language
 
 EXERCISE_FILE = "exercises.py"
-EARLIER_FILE = "exercises_before.py"
-"""The student's file of a folder that was replaced."""
+NOT_KEPT = (PROGRESS_FILE, "__pycache__", ".ipynb_checkpoints")
+"""What a folder that is started over loses."""
 DATA = "data"
 TEXTS = Path(__file__).with_name("texts")
 """Texts that several lessons read."""
@@ -29,17 +31,21 @@ def default_folder(lesson: Lesson) -> Path:
     return Path() if Progress.read(Path()).lesson == lesson.number else Path("..", name)
 
 
-def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> None:
+def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> list[str]:
     """Create the student's folder of a lesson: it appears complete or not at all.
 
     Args:
         lesson: the lesson.
         out: folder to create; its name must be one that Python can import.
         language: of the texts.
-        force: whether to replace a lesson there; its exercises are kept as `exercises_before.py`.
+        force: whether to start over in a folder with a lesson. Files of the lesson that differ from what it wrote are kept
+            under another name, such as `exercises_before.py`, and all other files as they are.
+
+    Returns:
+        The new names of files that were renamed.
 
     Raises:
-        UsageError: something else is there, a lesson without `force`, or the name is not an identifier.
+        UsageError: something else is there, a lesson without `force`, another lesson, or the name is not an identifier.
     """
     if not out.resolve().name.isidentifier():
         raise UsageError(
@@ -49,22 +55,59 @@ def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> None
         raise UsageError(
             f"{out} already holds a lesson, with your work; start it over with --force, or choose another --out"
         )
+    if (other := _lesson_in(out)) not in (None, lesson.number):
+        raise UsageError(f"{out} holds lesson {other}, not lesson {lesson.number}; choose another --out")
     if out.resolve() == Path.cwd():
         raise UsageError(
             f"the current folder holds the lesson; start it over from the folder above: cd .., then --out {out.resolve().name}"
         )
     with staged_folder(out, force=force, what="lesson", marker=PROGRESS_FILE) as (staging, _):
         fill(lesson, staging, language)
-        if (earlier := _earlier_exercises(lesson, out)) is not None:
-            shutil.copyfile(earlier, staging / EARLIER_FILE)
+        kept = _keep_work(lesson, out, staging) if (out / PROGRESS_FILE).is_file() else []
         Progress(lesson.number, language).write(staging)
+    return kept
 
 
-def _earlier_exercises(lesson: Lesson, folder: Path) -> Path | None:
-    """Return the student's last file of exercises in a folder that is replaced, not one that is still as it was created."""
-    untouched = [lesson.exercise_file(language).encode() for language in LANGUAGES]
-    files = (folder / name for name in (EXERCISE_FILE, EARLIER_FILE))
-    return next((file for file in files if file.is_file() and file.read_bytes() not in untouched), None)
+def _lesson_in(folder: Path) -> int | None:
+    """Return the number of the lesson in a folder; None if there is none, or its state is damaged."""
+    try:
+        return Progress.read(folder).lesson
+    except GlassGPTError:
+        return None
+
+
+def _keep_work(lesson: Lesson, old: Path, new: Path) -> list[str]:
+    """Copy from a lesson's folder to a new one what is not as the lesson wrote it; return the new names of renamed files."""
+    renamed: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        originals = [Path(scratch, language) for language in LANGUAGES]
+        for original, language in zip(originals, LANGUAGES, strict=True):
+            original.mkdir()
+            fill(lesson, original, language)
+        for file in sorted(old.rglob("*")):
+            path = file.relative_to(old)
+            if path.parts[0] in NOT_KEPT or "__pycache__" in path.parts:
+                continue
+            if file.is_dir() and not file.is_symlink():
+                (new / path).mkdir(exist_ok=True)
+            elif not any(_is_same(file, original / path) for original in originals):
+                target = _free_name(new / path, file)
+                shutil.copy2(file, target, follow_symlinks=False)
+                if target.name != file.name:
+                    renamed.append(str(path.with_name(target.name)))
+    return renamed
+
+
+def _is_same(file: Path, original: Path) -> bool:
+    return original.is_file() and file.is_file() and file.read_bytes() == original.read_bytes()
+
+
+def _free_name(path: Path, old: Path) -> Path:
+    """Return a path itself if the new lesson has no such file, or else with `_before`, numbered if that is taken."""
+    names = [path, path.with_stem(f"{path.stem}_before")]
+    names += [path.with_stem(f"{path.stem}_before{number}") for number in range(2, 1000)]
+    taken = [name for name in names[1:] if os.path.lexists(old.with_name(name.name))]
+    return next(name for name in names if name not in taken and not os.path.lexists(name))
 
 
 def fill(lesson: Lesson, folder: Path, language: Language, *, solved: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from glassgpt.learn.verdict import Verdict
 
 ERROR_CHARACTERS = 1000
 """Longest message of an exception that is shown."""
+FILE_MB = 8
+"""What a student's code may print, or write to a file."""
 
 
 @dataclass(frozen=True)
@@ -155,5 +158,7 @@ def error_verdict(number: str, error: BaseException, file: Path | None, *, case:
     text = str(error) if not isinstance(error, SyntaxError) else error.msg
     name = type(error).__name__
     shown = shortened(f"{name}: {text}" if text else name, ERROR_CHARACTERS)
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return Verdict(number, "output", case=case, cases=cases, expected=f"{FILE_MB}", line=line, source=source)
     status = "memory" if isinstance(error, MemoryError) or "can't allocate memory" in text else "error"
     return Verdict(number, status, case=case, cases=cases, error=shown, line=line, source=source)

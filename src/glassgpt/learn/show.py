@@ -29,6 +29,7 @@ STATUS = {
     "import": "raises an error",
     "missing": "missing",
     "time": "does not end",
+    "output": "prints without end",
     "memory": "takes too much memory",
     "crash": "ends the process",
 }
@@ -55,9 +56,11 @@ def show_lessons(listed: Sequence[ListedLesson]) -> None:
     console.info("Start a lesson: glassgpt learn start NUMBER")
 
 
-def show_started(folder: Path, number: int, texts: LessonText) -> None:
-    """Print where the lesson is and what to do next."""
+def show_started(folder: Path, number: int, texts: LessonText, renamed: Sequence[str]) -> None:
+    """Print where the lesson is, which files of before have a new name, and what to do next."""
     console.result(f"{folder} holds the lesson: {texts.title}")
+    if renamed:
+        console.result(f"Files that you had changed are kept as: {', '.join(renamed)}")
     console.result(f"1. Read and run {folder / 'lesson.ipynb'} in Jupyter, or {folder / 'lesson.py'} in an editor.")
     console.result(f"2. Complete the functions in {folder / EXERCISE_FILE}.")
     console.result(f"3. Check them: glassgpt learn check {_named(str(number), folder)}")
@@ -117,6 +120,12 @@ def _show_details(verdict: Verdict, text: ExerciseText) -> None:
         case "time":
             stopped = f"it was stopped after {verdict.expected} s; look for a loop whose condition never becomes false"
             console.paragraph(translated(stopped), INDENT)
+        case "output":
+            stopped = (
+                f"it was stopped after {verdict.expected} MB, printed or in a file; look for a loop that does not end"
+            )
+            console.paragraph(translated(stopped), INDENT)
+            _show_line(verdict)
         case "memory":
             console.paragraph(
                 translated("look for a list or tensor that grows in a loop, or a shape that is far too large"), INDENT

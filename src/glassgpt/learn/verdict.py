@@ -16,6 +16,7 @@ Status = Literal[
     "import",
     "missing",
     "time",
+    "output",
     "memory",
     "crash",
 ]
