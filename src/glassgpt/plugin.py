@@ -16,19 +16,25 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from glassgpt.errors import UsageError
+from glassgpt.errors import GlassGPTError, UsageError
 
 VARIABLE = "GLASSGPT_PLUGINS"
 """Environment variable with the modules that may be imported, separated by commas; child processes inherit it."""
 SPEC = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
 
 
+LONGEST_REASON = 500
+"""Characters of an exception's text in a message."""
 _LOADED: dict[str, str] = {}
 """The last plug-in that was loaded from each file, to name it when its code fails."""
 
 
 class PluginError(UsageError):
     """A plug-in that is misspelt, not allowed, or cannot be imported."""
+
+
+class PluginFailedError(GlassGPTError):
+    """An exception in the code of a plug-in."""
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -83,11 +89,8 @@ def load(spec: str) -> Any:
 
 def failure(error: Exception) -> str | None:
     """Return a message about an exception that the code of a plug-in raised, or None if none was involved."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if (spec := _LOADED.get(frame.filename)) is not None:
-            text = f": {' '.join(str(error).split())}" if str(error) else ""
-            return f"{spec} failed: {type(error).__name__}{text} ({frame.filename}:{frame.lineno})"
-    return None
+    frame = _own_frame(error)
+    return None if frame is None else str(failed(_LOADED[frame.filename], error))
 
 
 def load_function(spec: str, parameters: Sequence[str] = ()) -> Callable[..., Any]:
@@ -120,9 +123,15 @@ def _require_parameters(function: Callable[..., Any], spec: str, parameters: Seq
         raise PluginError(f"{spec} takes ({taken}); it must take ({', '.join(parameters)})") from error
 
 
-def failed(spec: str, error: Exception) -> PluginError:
-    """Return the error to raise when a plug-in has raised an exception."""
-    return PluginError(f"the plug-in {spec} failed: {_reason(error)}")
+def failed(spec: str, error: BaseException) -> PluginFailedError:
+    """Return the error to raise when a plug-in has raised an exception, or has ended the program."""
+    return PluginFailedError(f"the plug-in {spec} failed: {_reason(error)}")
+
+
+def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the last frame of an exception that is in a file of a loaded plug-in."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next((frame for frame in frames if frame.filename in _LOADED), None)
 
 
 def _imported(module: str, spec: str) -> Any:
@@ -147,7 +156,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         file, line, text = error.filename or "", error.lineno or 0, error.msg
     else:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        last = _own_frame(error) or traceback.extract_tb(error.__traceback__)[-1]
         file, line, text = last.filename, last.lineno or 0, str(error)
     place = f" ({file}:{line})" if line else ""
-    return ": ".join(filter(None, [type(error).__name__, " ".join(text.split())])) + place
+    return ": ".join(filter(None, [type(error).__name__, " ".join(text.split())[:LONGEST_REASON]])) + place

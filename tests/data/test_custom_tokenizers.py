@@ -13,7 +13,7 @@ from glassgpt.data.tokenizers.bpe import PATTERNS
 from glassgpt.data.tokenizers.custom import custom_trainer, is_custom_spec
 from glassgpt.errors import TokenizerError, UsageError
 from glassgpt.learn.lessons.lesson2 import solutions
-from glassgpt.plugin import VARIABLE, PluginError
+from glassgpt.plugin import VARIABLE, PluginError, PluginFailedError
 
 SOURCE = """
 from glassgpt.data.tokenizers.byte import ByteTokenizer
@@ -43,6 +43,9 @@ def later(texts):
 
 def words(texts):
     return [("a", "b")]
+
+def leaving(texts):
+    raise SystemExit(3)
 """
 
 
@@ -129,11 +132,22 @@ def test_a_tokenizer_of_ours_is_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("my_tokenizers:failing:300", TokenizerError, r"my_tokenizers\.py, line 19: ValueError: no idea"),
+        (
+            "my_tokenizers:failing:300",
+            PluginFailedError,
+            r"my_tokenizers:failing failed: ValueError: no idea .*my_tokenizers\.py:19",
+        ),
         ("my_tokenizers:text", TokenizerError, "returned str; it must return a list of merges"),
         ("my_tokenizers:later", TokenizerError, r"merge 1 of my_tokenizers:later is \(257, 99\); .* 0 to 256"),
         ("my_tokenizers:words", TokenizerError, r"merge 0 of my_tokenizers:words is \('a', 'b'\)"),
-        ("my_tokenizers:nothing", UsageError, "is not a function"),
+        ("my_tokenizers:nothing", PluginError, "is of type int; it must be a function"),
+        ("my_tokenizers:failing", PluginError, r"takes \(texts, vocab_size\); it must take \(texts\)"),
+        (
+            "my_tokenizers:leaving",
+            PluginFailedError,
+            r"my_tokenizers:leaving failed: SystemExit: 3 .*my_tokenizers\.py:31",
+        ),
+        ("sys:exit", PluginFailedError, "sys:exit failed: SystemExit"),
         ("my_tokenizers:train", PluginError, "did you mean trained"),
         ("my_tokenizer:trained", PluginError, "there is no module my_tokenizer"),
     ],

@@ -112,6 +112,8 @@ def test_resumed_run_does_not_import_its_plug_in_unasked(run_main, grammar_data,
         ("def loss(logits, targets):\n    return logits.detach().mean()\n", "does not depend on the logits"),
         ("import no_such_module\n", "no_such_module"),
         ("def lose(logits, targets):\n    return logits\n", "did you mean lose"),
+        ("def loss(logits, targets):\n    raise KeyError('x')\n", ":loss failed: KeyError: 'x'"),
+        ("def loss(logits, targets):\n    raise SystemExit\n", ":loss failed: SystemExit"),
     ],
 )
 def test_unusable_loss_is_reported(run_main, grammar_data, tmp_path, monkeypatch, request, source, message):
@@ -120,9 +122,10 @@ def test_unusable_loss_is_reported(run_main, grammar_data, tmp_path, monkeypatch
     code, _, err = run_main(
         "train", "nano", "--data", grammar_data, "--out", "run", *SHORT, f"--train.loss={name}:loss"
     )
-    assert code == 2
+    assert code == (1 if "failed" in message else 2)
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("returned", ["-1", "None", "float('nan')"])
@@ -135,6 +138,7 @@ def test_unusable_schedule_is_reported(run_main, grammar_data, tmp_path, monkeyp
     code, _, err = run_main("train", "nano", "--data", grammar_data, "--out", "run", *flags)
     assert code == 2
     assert "number of at least 0" in " ".join(err.split())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

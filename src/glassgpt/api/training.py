@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from glassgpt import console, plugin
+from glassgpt import console
 from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
@@ -37,7 +37,6 @@ from glassgpt.diagnosis.show_monitor import MonitorDisplay
 from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError, require_extra
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training import custom_loss, custom_schedule
 from glassgpt.training.checkpoint import (
     VerifiedCheckpoint,
     best_by_state,
@@ -53,6 +52,7 @@ from glassgpt.training.checkpoint import (
     write_base,
 )
 from glassgpt.training.config import TENSORBOARD
+from glassgpt.training.custom_loss import try_loss
 from glassgpt.training.custom_schedule import configured_ratio
 from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
@@ -116,17 +116,19 @@ def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: boo
         ConfigError: lists every invalid setting.
         UsageError: `out` cannot be created, or there is a run in it already and `resume` is False.
         DataError: the dataset of a run to resume no longer exists.
-        PluginError: a plug-in is not allowed or cannot be imported.
+        PluginError: a plug-in is not allowed, or cannot be imported or used.
+        PluginFailedError: a plug-in fails when it is tried.
     """
     run = RunFolder(Path(out))
     require_startable(run, resume=resume)
     check_config(config, processes, run.path if resume else None)
     require_gpus(config.train.device, processes)
-    own = ((config.train.loss, custom_loss.PARAMETERS), (config.schedule.function, custom_schedule.PARAMETERS))
-    for spec, parameters in own:
-        if spec:
-            plugin.load_function(spec, parameters)
     resolved = resolve_config(config, run.path, processes)
+    if resolved.train.loss:
+        try_loss(resolved.train.loss, resolved.model.vocab_size, pick_device(resolved.train.device))
+    if resolved.schedule.function:
+        for step in (0, resolved.train.max_steps - 1):
+            configured_ratio(resolved.schedule, step, resolved.train.max_steps)
     if warning := warmup_warning(config, resolved):
         console.warn(warning)
     return resolved

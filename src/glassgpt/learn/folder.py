@@ -17,7 +17,7 @@ from glassgpt.locale import LANGUAGES, Language
 
 EXERCISE_FILE = "exercises.py"
 NOT_KEPT = (PROGRESS_FILE, "__pycache__", ".ipynb_checkpoints")
-"""What a folder that is started over loses."""
+"""Files that a folder loses when its lesson starts over."""
 DATA = "data"
 TEXTS = Path(__file__).with_name("texts")
 """Texts that several lessons read."""

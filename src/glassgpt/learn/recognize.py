@@ -20,7 +20,7 @@ from glassgpt.learn.verdict import Verdict
 ERROR_CHARACTERS = 1000
 """Longest message of an exception that is shown."""
 FILE_MB = 8
-"""What a student's code may print, or write to a file."""
+"""Megabytes that a student's code may print, or write to a file."""
 
 
 @dataclass(frozen=True)

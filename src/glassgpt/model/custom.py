@@ -41,7 +41,8 @@ def build_custom(config: ModelConfig, architecture: Architecture) -> LanguageMod
         The model. Its configuration names the parts only if they compute something else than the program's.
 
     Raises:
-        PluginError: a part is not allowed, cannot be imported, is of the wrong kind, or fails.
+        PluginError: a part is not allowed, cannot be imported, or is of the wrong kind.
+        PluginFailedError: a part fails.
     """
     same = _computes_the_same(replace(config, vocab_size=PROBE_VOCABULARY), architecture)
     model = _assemble(config, architecture)
@@ -67,7 +68,7 @@ def _of_type(kind: type[Any], spec: str, *arguments: Any) -> Any:
         built = plugin.load_function(spec)(*arguments)
     except plugin.PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise plugin.failed(spec, error) from error
     if not isinstance(built, kind):
         raise plugin.PluginError(f"{spec} builds a {type(built).__name__}; it must build a {kind.__name__}")
@@ -83,7 +84,7 @@ def _computes_the_same(config: ModelConfig, architecture: Architecture) -> bool:
     """Return whether a model with the user's parts computes what the program's own does, with and without a cache.
 
     Raises:
-        PluginError: a part fails.
+        PluginFailedError: a part fails.
     """
     probe = replace(
         config,
@@ -101,7 +102,7 @@ def _computes_the_same(config: ModelConfig, architecture: Architecture) -> bool:
         tokens = torch.arange(2 * min(PROBE_TOKENS, probe.context_length)).view(2, -1) * 7 % PROBE_VOCABULARY
         try:
             logits = theirs(tokens)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise plugin.failed(config.plugins[0], error) from error
         if not same_names:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from glassgpt import plugin
@@ -13,6 +14,8 @@ from glassgpt.training.loss import TrainingLoss
 
 PARAMETERS = ("logits", "targets")
 """Arguments of the function, by position."""
+TRIED_TOKENS = 2, 4
+"""Shape of the tokens with which a function is tried before training starts."""
 
 
 class CustomLoss(TrainingLoss):
@@ -43,13 +46,16 @@ class CustomLoss(TrainingLoss):
         """
         if not self.model.training:
             return super().forward(inputs, targets)
-        loss = self._function(self.model(inputs), targets)
-        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
-            raise plugin.PluginError(
-                f"{self._name} returned {_described(loss)}; it must return the mean loss as a tensor without dimensions "
-                "that depends on the logits"
-            )
-        return loss
+        return _checked(self._function(self.model(inputs), targets), self._name)
+
+
+def _checked(loss: Any, name: str) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        raise plugin.PluginError(
+            f"{name} returned {_described(loss)}; it must return the mean loss as a tensor without dimensions "
+            "that depends on the logits"
+        )
+    return loss
 
 
 def _described(loss: object) -> str:
@@ -65,3 +71,21 @@ def custom_loss(model: LanguageModel, spec: str) -> CustomLoss:
         PluginError: it is not allowed, or cannot be imported or called with logits and targets.
     """
     return CustomLoss(model, plugin.load_function(spec, PARAMETERS), spec)
+
+
+def try_loss(spec: str, vocab_size: int, device: torch.device) -> None:
+    """Call the function that `module:function` names with random logits of a few tokens.
+
+    Raises:
+        PluginError: it is not allowed, cannot be imported or called with logits and targets, or returns something else.
+        PluginFailedError: it fails.
+    """
+    function = plugin.load_function(spec, PARAMETERS)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(*TRIED_TOKENS, vocab_size, generator=generator).to(device).requires_grad_()
+    targets = torch.randint(vocab_size, TRIED_TOKENS, generator=generator).to(device)
+    try:
+        loss = function(logits, targets)
+    except (Exception, SystemExit) as error:
+        raise plugin.failed(spec, error) from error
+    _checked(loss, spec)

@@ -20,10 +20,15 @@ def configured_ratio(schedule: ScheduleConfig, step: int, max_steps: int) -> flo
 
     Raises:
         PluginError: the user's own schedule cannot be used, or returns no rate.
+        PluginFailedError: it fails.
     """
     if not schedule.function:
         return learning_rate_ratio(schedule, step, max_steps)
-    ratio = _function(schedule.function)(step, max_steps, schedule.warmup_steps, schedule.final_ratio)
+    function = _function(schedule.function)
+    try:
+        ratio = function(step, max_steps, schedule.warmup_steps, schedule.final_ratio)
+    except (Exception, SystemExit) as error:
+        raise plugin.failed(schedule.function, error) from error
     try:
         value = float(ratio)
     except (TypeError, ValueError):

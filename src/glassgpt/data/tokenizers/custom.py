@@ -7,7 +7,6 @@ BPE, or a tokenizer of this package. Either is saved in full, so that a run can 
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -54,17 +53,16 @@ class CustomTrainer:
             pattern: how the words are split between which bytes are not merged; see `bpe.PATTERNS`.
 
         Raises:
-            TokenizerError: the function fails, or returns neither merges nor a tokenizer that can be saved.
+            PluginFailedError: the function fails.
+            TokenizerError: it returns neither merges nor a tokenizer that can be saved.
             UsageError: it returns a tokenizer, which has its own pattern, although one is given.
         """
         try:
             result = self.function(texts) if self.vocab_size is None else self.function(texts, self.vocab_size)
         except GlassGPTError:
             raise
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:ERROR_CHARACTERS]}"
-            raise TokenizerError(f"{self.spec} failed in {last.filename}, line {last.lineno}: {reason}") from error
+        except (Exception, SystemExit) as error:
+            raise plugin.failed(self.spec, error) from error
         if isinstance(result, Tokenizer):
             if pattern != DEFAULT_PATTERN:
                 raise UsageError(f"{self.spec} returns a tokenizer, which has its own pattern; leave --pattern out")
@@ -77,15 +75,12 @@ def custom_trainer(name: str) -> CustomTrainer:
     """Import the function that a specification names, which the user has given and thereby allowed.
 
     Raises:
-        PluginError: the module or the function does not exist.
-        UsageError: it is not a function.
+        PluginError: the module or the function does not exist, or it cannot be called with that.
     """
     spec, size = _split(name)
     plugin.allow(spec)
-    function = plugin.load(spec)
-    if not callable(function):
-        raise UsageError(f"{spec} is not a function; it must take texts and return the merges of a tokenizer")
-    return CustomTrainer(spec, function, size)
+    parameters = ("texts",) if size is None else ("texts", "vocab_size")
+    return CustomTrainer(spec, plugin.load_function(spec, parameters), size)
 
 
 def _pieces(merges: Any, spec: str) -> list[bytes]:

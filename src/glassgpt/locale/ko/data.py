@@ -170,11 +170,9 @@ MESSAGES = {
     "{} is a run already; it needs no import: use it as it is": "{0}은(는) 이미 실행 폴더입니다. 가져올 필요 없이 그대로 쓰세요",
     "{}: no field {} (available: {})": "{0:t}: {1} 필드가 없습니다(있는 필드: {2})",
     "{}; choose one with --field": "{0:t}. --field로 고르세요",
-    "{} is not a function; it must take texts and return the merges of a tokenizer": "{0}은(는) 함수가 아닙니다. 글을 받아 토크나이저의 병합을 돌려주는 함수여야 합니다",
     "{} returned {}; it must return a list of merges (left id, right id), or a tokenizer": "{0} 함수가 {1}을(를) 돌려주었습니다. (왼쪽 번호, 오른쪽 번호)로 된 병합의 목록이나 토크나이저를 돌려주어야 합니다",
     "merge {} of {} is {}; it must be two ids from 0 to {}: bytes (0 to 255) or earlier merges (from 256)": "{1}의 {0}번 병합이 {2}입니다. 0에서 {3}까지의 번호 둘이어야 합니다. 0~255는 바이트, 256부터는 앞의 병합입니다",
     "the tokenizer of {} cannot be saved: loaded again, it is another one": "{0}의 토크나이저를 저장할 수 없습니다. 다시 불러오면 다른 것이 됩니다",
     "the tokenizer of {} cannot be saved: {}": "{0}의 토크나이저를 저장할 수 없습니다. {1:t}",
-    "{} failed in {}, line {}: {}": "{0} 함수가 실패했습니다. {1}, {2}번째 줄: {3}",
     "{} returns a tokenizer, which has its own pattern; leave --pattern out": "{0} 함수가 돌려준 토크나이저에는 자기 패턴이 있습니다. --pattern을 빼세요",
 }

@@ -53,7 +53,6 @@ MESSAGES = {
     "in line {} of your file: {}": "풀이 파일 {0}번째 줄: {1}",
     "{} has no {}; define it again": "{0}에 {1}이(가) 없습니다. 다시 정의하세요",
     "the process ended with {}": "프로세스가 {0}(으)로 끝났습니다",
-    "{} failed: {}{} ({}:{})": "{0} 실행 중 오류가 났습니다: {1}{2} ({3}:{4})",
     "{} is not a plug-in; write module:name, such as lesson3.exercises:attend": "{0}은(는) 플러그인이 아닙니다. lesson3.exercises:attend처럼 모듈:이름으로 쓰세요",
     "this would run code of the module {}, which is not allowed yet; if you trust it, set {}={}, or, to train, name {} again as a setting": "이렇게 하면 아직 허용하지 않은 모듈 {0}의 코드가 실행됩니다. 믿을 수 있다면 {1}={2}(으)로 설정하거나, 학습할 때는 설정에 {3}을(를) 다시 지정하세요",
     "the module {} has no {}{}": "모듈 {0}에 {1}이(가) 없습니다{2:t}",
