@@ -13,7 +13,7 @@ import glassgpt
 SOURCE = Path(glassgpt.__file__).parent
 # In the order in which data flows: a package may import itself and the packages before it.
 PACKAGES = [
-    "data", "model", "training", "generation", "evaluation", "code", "diagnosis", "inspection", "adaptation", "compression",
+    "data", "model", "training", "generation", "evaluation", "code", "diagnosis", "sweep", "inspection", "adaptation", "compression",
     "interchange", "retrieval", "multimodal", "serving", "learn",
 ]  # fmt: skip
 BASE_MODULES = {"errors", "console", "device", "openmp", "plugin"}

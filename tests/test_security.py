@@ -169,6 +169,7 @@ def test_few_files_start_programs():
         "data/code/examining.py",
         "data/tokenizers/worker.py",
         "generation/cpu/native.py",
+        "sweep/trial_run.py",
     }
 
 

@@ -36,6 +36,7 @@ NOT_MESSAGES = re.compile(
 """Texts that are no messages: styles, samples, commands, names."""
 WRITTEN = (
     "{%- set bos_token = ",
+    "# The best of {} trials, number {}: {} nats per token.\n",
     "tried: {}", "1 is no limit; tried: 0.8 to 1, or min_p instead", "0 is none; tried: 0.05 and 0.1", "1 is none; tried: {}",
     "For {} text by {}: {}.", "as in the preset {}", "Scores on {} other prompts: {}.",
     "The best of {} settings on {} held-out prompts by glassgpt sweep-decoding (score {}, seed {}).",

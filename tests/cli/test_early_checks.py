@@ -37,6 +37,23 @@ MISTAKES = [
     ("train nano --data data --out new/r --tensorboard", "glassgpt[tensorboard]"),
     ("train nano --data data --out new/r --train.max-steps 0", "at least 1"),
     ("train --resume --out none", "nothing to resume"),
+    ("sweep", "a preset is missing"),
+    ("sweep none --data data --out new/s", "unknown preset none"),
+    ("sweep nano --data none --out new/s", "none does not exist"),
+    ("sweep nano --out new/s", "no dataset is given"),
+    ("sweep nano --data data --out run", "run exists and is not a sweep"),
+    ("sweep nano --data data --out text.txt/s", "not a writable folder"),
+    ("sweep nano --data data --out new/s --space none.toml", "none.toml does not exist"),
+    ("sweep nano --data data --out new/s --space run/config.toml", "run/config.toml must hold one table"),
+    ("sweep nano --data data --out new/s --trials 0", "--trials is 0; it must be at least 1"),
+    ("sweep nano --data data --out new/s --minutes nan", "--minutes is nan; it must be above 0"),
+    ("sweep nano --data data --out new/s --jobs -1", "--jobs is -1"),
+    ("sweep nano --data data --out new/s --sampler grid", "train.learning_rate needs points = NUMBER"),
+    ("sweep nano --data data --out new/s --train.eval-every-steps 0", "--pruner median needs validations"),
+    ("sweep nano --data data --out new/s --train.max-steps 0", "train.max_steps is 0"),
+    ("sweep --resume --out none", "nothing to resume in none: it has no sweep.toml"),
+    ("sweep --resume", "name it with --out SWEEP"),
+    ("sweep nano --data data --out new/s", "glassgpt[sweep]"),
     ("train --resume --out run", "moved, which no longer exists; give its new location with --data"),
     ("finetune none --data data --out new/r", "none does not exist"),
     ("finetune run --out new/r", "no dataset is given"),
@@ -211,7 +228,7 @@ Path("run/config.toml").write_text(to_toml(load_config("nano", {"data": str(Path
 modern = {"data": "data", "model.arch": "modern", "model.window": 8, "model.bias": False}
 Path("modern").mkdir()
 Path("modern/config.toml").write_text(to_toml(load_config("nano", modern)))
-for package in ("tensorboard", "starlette", "huggingface_hub", "transformers", "onnxscript"):
+for package in ("tensorboard", "optuna", "starlette", "huggingface_hub", "transformers", "onnxscript"):
     sys.modules[package] = None  # as if it were not installed
 before = sorted(Path(".").rglob("*"))
 for line in sys.stdin.read().splitlines():

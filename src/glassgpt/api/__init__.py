@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from glassgpt.api.retrieval import evaluate_index, index_documents
     from glassgpt.api.runs import resumed_config, save_as_run
     from glassgpt.api.serving import NamedRun, default_slots, model_sources, replay
+    from glassgpt.api.sweeps import sweep
     from glassgpt.api.training import attach_diagnosis, check, train
     from glassgpt.api.training_speed import bench_train
 
@@ -62,6 +63,7 @@ __all__ = [
     "report",
     "resumed_config",
     "save_as_run",
+    "sweep",
     "sweep_decoding",
     "train",
     "tune_preferences",
@@ -102,6 +104,7 @@ _MODULES = {
     "default_slots": "serving",
     "model_sources": "serving",
     "replay": "serving",
+    "sweep": "sweeps",
     "attach_diagnosis": "training",
     "check": "training",
     "train": "training",

@@ -24,6 +24,7 @@ from glassgpt.cli import (
     learn,
     retrieval,
     serve,
+    sweep,
     training,
 )
 from glassgpt.cli.examples import help_epilogue
@@ -51,6 +52,7 @@ COMMANDS: tuple[tuple[App, str, Callable[..., None]], ...] = (
     (app, "prepare", data.prepare),
     (app, "tokenize", data.tokenize),
     (app, "train", training.train),
+    (app, "sweep", sweep.sweep),
     (app, "finetune", adaptation.finetune),
     (app, "merge", adaptation.merge),
     (app, "generate", generation.generate),

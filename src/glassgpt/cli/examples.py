@@ -29,6 +29,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt train --resume --out runs/mine",
         "glassgpt train gpt2 --init-from runs/gpt2 --data data/mine --out runs/tuned",
     ),
+    "sweep": (
+        "glassgpt sweep tiny --data data/mine",
+        "glassgpt sweep tiny --data data/mine --space rates.toml --out sweeps/rates --minutes 30 --jobs 2",
+        "glassgpt sweep --resume --out sweeps/rates --trials 40",
+    ),
     "demo": ("glassgpt demo", "glassgpt demo --chat"),
     "finetune": (
         "glassgpt finetune runs/mine --data data/new --out runs/new",

@@ -24,6 +24,8 @@ from glassgpt.training.run_folder import RunFolder, read_lines
 
 Line = dict[str, Any]
 Status = Literal["finished", "stopped early", "interrupted", "diverged", "failed", "killed", "running", "imported"]
+COMPLETE: tuple[Status, ...] = ("finished", "stopped early")
+"""Ways in which a run ended as it was meant to."""
 START_EVENTS = ("start", "resume")
 END_EVENTS: dict[str, Status] = {
     "interrupted": "interrupted",

@@ -23,6 +23,7 @@ from glassgpt.locale.ko import (
     program,
     retrieval,
     serving,
+    sweeps,
     training,
 )
 from glassgpt.locale.ko.reasons import reason_templates
@@ -35,6 +36,7 @@ MESSAGES: dict[str, str] = {
     **learn.MESSAGES,
     **model.MESSAGES,
     **training.MESSAGES,
+    **sweeps.MESSAGES,
     **generation.MESSAGES,
     **evaluation.MESSAGES,
     **diagnosis.MESSAGES,
@@ -58,6 +60,7 @@ HELP: dict[str, str] = {
     **chat.HELP,
     **code.HELP,
     **learn.HELP,
+    **sweeps.HELP,
     **answers.HELP,
 }
 """The help of commands and options."""

@@ -1,0 +1,1 @@
+"""Hyperparameter sweeps: training with many settings from a search space, compared."""
