@@ -35,13 +35,25 @@ class RecordingObserver(Observer):
         return [details for name, details in self.events if name == event]
 
 
-def trainer_for(dataset, path, policy=None, *, dist=None, model=TINY, optimizer=None, every_steps=0, warmup=2, **train):
+def trainer_for(
+    dataset,
+    path,
+    policy=None,
+    *,
+    dist=None,
+    model=TINY,
+    optimizer=None,
+    every_steps=0,
+    background="auto",
+    warmup=2,
+    **train,
+):
     defaults = {"max_steps": 12, "batch_tokens": 256, "learning_rate": 1e-3, "eval_every_steps": 0, "eval_tokens": 512}
     config = TrainerConfig(
         train=TrainConfig(**{**defaults, **train}),
         optimizer=optimizer or OptimizerConfig(),
         schedule=ScheduleConfig(kind="constant", warmup_steps=warmup),
-        checkpoint=CheckpointConfig(every_steps=every_steps, keep_best=False),
+        checkpoint=CheckpointConfig(every_steps=every_steps, keep_best=False, background=background),
     )
     torch.manual_seed(3)
     told = RecordingObserver()

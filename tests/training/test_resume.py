@@ -50,7 +50,7 @@ def test_killed_and_resumed_run_is_bit_equal(grammar_data, whole, tmp_path):
     out = tmp_path / "run"
     chance = random.Random(7)
     kills = 0
-    process = start(grammar_data, out)
+    process = start(grammar_data, out, "--checkpoint.background", "on")  # `whole` is written directly
     while True:
         wait_for_steps(out, process, chance.randint(1, 14))
         time.sleep(chance.random() * 0.02)  # anywhere in a step, a validation or a checkpoint

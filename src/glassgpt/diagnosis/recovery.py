@@ -222,6 +222,7 @@ class RecoveryPolicy(Policy):
         due = self._trainer.state.step - self._config.certify_steps - 1  # a step's metrics come one step later
         for path in [path for path in self._uncertified if checkpoint_step(path) <= due]:
             self._uncertified.remove(path)
+            self._trainer.finish_save()  # it may still be being written
             self.initial_state = None
             if self._trainer.dist.is_main:
                 set_pointer(self._trainer.run_folder, "healthy", path)

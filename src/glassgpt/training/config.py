@@ -269,11 +269,14 @@ class CheckpointConfig:
         every_steps: steps between checkpoints; 0 saves only at the end and when interrupted.
         keep_last: number of newest checkpoints to keep; the best one and snapshots (train.snapshots) are kept besides.
         keep_best: whether the checkpoint with the lowest validation loss is saved and kept as well.
+        background: whether training continues while a checkpoint is written, which takes host memory for one more copy of
+            weights and optimizer; auto does so on a GPU.
     """
 
     every_steps: int = 500
     keep_last: int = 2
     keep_best: bool = True
+    background: Literal["auto", "on", "off"] = "auto"
 
     @property
     def max_kept(self) -> int:

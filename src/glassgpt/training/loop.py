@@ -11,12 +11,10 @@ import math
 import shlex
 import signal
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
-from glassgpt.data.files import is_disk_full
 from glassgpt.errors import GlassGPTError, Interrupted, MemoryExhaustedError, TrainingDivergedError
 from glassgpt.model.attention import attend_readable
 from glassgpt.training import failures
@@ -25,7 +23,6 @@ from glassgpt.training.checkpoint import clean_staging
 from glassgpt.training.garbage import manual_garbage_collection
 from glassgpt.training.interrupt import stop_requests
 from glassgpt.training.loss import ValidationLoss
-from glassgpt.training.observers import append_event
 from glassgpt.training.outcomes import Applied, Continue, Decision, Outcome, OutOfMemory, Retry, Rollback, Skipped, Stop
 from glassgpt.training.training_run import TrainingRun
 
@@ -64,7 +61,7 @@ class Trainer(TrainingRun):
             CheckpointError: a checkpoint could not be written.
             MemoryExhaustedError: memory ran out, and there was no plan that takes less.
         """
-        with failures.closing_all(self.run_folder, self.train_step, self.observers):
+        with failures.closing_all(self.run_folder, self, self.observers):
             return self._run()
 
     def _run(self) -> TrainingResult:
@@ -84,10 +81,10 @@ class Trainer(TrainingRun):
             exhausted = self._out_of_memory(
                 OutOfMemory(self.state.step + 1, str(error), self.train_step.memory_guard.can_retry)
             )
-            self._report_failure(exhausted)
+            self.report_failure(exhausted)
             raise exhausted from error
         except Exception as error:
-            self._report_failure(error)
+            self.report_failure(error)
             raise
 
     def run_steps(self, count: int) -> None:
@@ -122,12 +119,15 @@ class Trainer(TrainingRun):
                 updates_best = checkpoint.keep_best and not validates and not train.early_stop_evaluations
                 if updates_best and self._record_validation(self.validate()):
                     self.save(is_best=True)
+                self.finish_save()
                 self._interrupt(stop_signal)
+        self.finish_save()
         # A run that is resumed after its last step has nothing left to do but to validate.
         return self._result(validation or self.validate())
 
     def _take_step(self) -> bool:
         """Run one optimizer step; return False if it does not count and must be repeated."""
+        self.check_save()
         start = time.perf_counter()
         step = self.state.step + 1
         stop_requested = self.stop_request.signal_number is not None
@@ -259,17 +259,6 @@ class Trainer(TrainingRun):
     def _out_of_memory(self, outcome: OutOfMemory) -> MemoryExhaustedError:
         step = self.train_step
         return failures.out_of_memory(outcome, step.memory_plan, step.batch_size, self.run_folder, self.dist)
-
-    def _report_failure(self, error: Exception) -> None:
-        """Record in the run's files what ended it."""
-        details: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
-        details["disk_full"] = is_disk_full(error)
-        if isinstance(error, MemoryExhaustedError):
-            details["micro_rows"] = self.train_step.micro_batch_size
-        with suppress(GlassGPTError):  # not even this can be written to a full disk; the error itself goes to the user
-            self.emit("failed", details)
-            if not self.dist.is_main:  # its observers write no files
-                append_event(self.run_folder, self.state.step, "failed", details)
 
 
 def _is_due(step: int, every: int) -> bool:

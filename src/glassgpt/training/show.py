@@ -98,6 +98,10 @@ class ProgressDisplay(Observer):
             console.info(f"micro-batch of {details['rows']} of {details['of']} sequences, measured to fit into memory")
         if event == "not deleted":
             console.warn(f"cannot delete an old checkpoint: {details['path']}: {details['error']}")
+        if event == "not pinned":
+            console.warn(f"training waits while checkpoints are copied: {details['error']}")
+        if event == "checkpoint not saved":
+            console.warn(details["error"])
         if event in ("snapshot not saved", "snapshot not deleted"):
             console.warn(f"{details['error']}; training continues without it")
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from glassgpt.data.files import is_disk_full
 from glassgpt.data.preferences.dataset import PairTokens
 from glassgpt.data.shards import TokenDataset
-from glassgpt.errors import CheckpointError
+from glassgpt.errors import CheckpointError, GlassGPTError, MemoryExhaustedError
 from glassgpt.model.accounting import flops_per_token
 from glassgpt.model.lora import trainable_parameters
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
+    CheckpointContent,
     TrainingState,
+    checkpoint_name,
+    gather_checkpoint,
     load_average,
     load_optimizers,
     load_weights,
     prune,
     read_state,
-    save_checkpoint,
     set_aside_checkpoints_after,
     set_pointer,
+    write_checkpoint,
 )
+from glassgpt.training.checkpoint.saver import BackgroundSaver, DirectSaver, Saver
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.custom_schedule import configured_ratio
 from glassgpt.training.distributed import DistributedContext
@@ -32,7 +39,7 @@ from glassgpt.training.hardware import resolve_hardware
 from glassgpt.training.interrupt import StopRequest
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.memory_plan import MemoryPlan
-from glassgpt.training.observers import Observer
+from glassgpt.training.observers import Observer, append_event
 from glassgpt.training.outcomes import Policy, Rollback
 from glassgpt.training.rng import capture_rng, restore_rng
 from glassgpt.training.run_folder import RunFolder
@@ -82,6 +89,10 @@ class TrainingRun:
         self.train_step = TrainStep(model, tokens, config, self.hardware, self.dist)
         self.model = self.train_step.model
         self.state = TrainingState(train_tokens=len(tokens), tokenizer_fingerprint=dataset.tokenizer_fingerprint)
+        self._saver = self._build_saver()
+        self._is_saving = False
+        self._unreported: tuple[int, Path] | None = None
+        self._not_deleted: OSError | None = None
         self._validator = build_validator(self.train_step, dataset, config.train)
         is_text = not isinstance(tokens, PairTokens)
         self.window_tokens = self.train_step.batches.context_length if is_text else tokens.tokens_per_pair
@@ -94,8 +105,21 @@ class TrainingRun:
         self.stop_request = StopRequest()
         self.any_rank_stops = False
 
+    def _build_saver(self) -> Saver:
+        """Return what writes checkpoints, as `checkpoint.background` says."""
+        step, setting = self.train_step, self.config.checkpoint.background
+        if setting == "off" or (setting == "auto" and self.hardware.device.type != "cuda"):
+            return DirectSaver()
+        saver = BackgroundSaver(
+            step.model, step.optimizers, step.average, self.hardware,
+            is_sharded=step.loss.is_sharded, is_writer=self.dist.is_main,
+        )  # fmt: skip
+        step.probes.append(saver)
+        return saver
+
     def validate(self) -> ValidationLoss:
         """Return the loss on the validation set, of the averaged weights if there are any."""
+        self._saver.protect_copy()  # the average takes the place of the weights
         return self._validator.run()
 
     def learning_rate(self, step: int) -> float:
@@ -113,33 +137,99 @@ class TrainingRun:
             observer.on_event(self.state.step, event, details)
 
     def save(self, *, is_best: bool = False) -> Path:
-        """Write a checkpoint and delete old ones. Must be called on all ranks.
+        """Copy the state and have it written as a checkpoint, and old ones deleted. Must be called on all ranks.
+
+        With `checkpoint.background` it is complete when `finish_save` has returned, else when this returns.
 
         Args:
             is_best: point `best` at it.
 
         Raises:
-            CheckpointError: the file system refused.
+            CheckpointError: the file system refused, this checkpoint or the one before.
         """
+        self.finish_save()  # at most one is being written
         self.state.rng = self.dist.all_gather_objects(capture_rng())
         self.state.scaler = self.train_step.scaler.state_dict()
         self.state.policy = self.policy.state_dict()
         average = self.train_step.average.named() if self.train_step.average else None
-        path = save_checkpoint(
-            self.run_folder, self.model, self.train_step.optimizers, self.state, average=average, dist=self.dist
-        )
-        if self.dist.is_main:
-            if is_best:
-                set_pointer(self.run_folder, "best", path)
-            try:
-                prune(self.run_folder, self.config.checkpoint.keep_last, self.state.step)
-            except OSError as error:  # the new checkpoint is sound; the old ones only take space
-                self.emit("not deleted", {"path": str(error.filename), "error": str(error.strerror)})
-        self.dist.barrier()
-        for observer in self.observers:
-            observer.on_checkpoint(self.state.step, path)
+        with self._saver.copying() as to_host:
+            content = gather_checkpoint(
+                self.model, self.train_step.optimizers, self.state, average=average, dist=self.dist, to_host=to_host
+            )
+        path = self.run_folder.checkpoints / checkpoint_name(self.state.step)
+        if content is not None:
+            self._saver.start(partial(self._write, content, is_best=is_best))
+        self._is_saving, self._unreported = True, (self.state.step, path)
         self.policy.on_checkpoint(path)
+        if isinstance(self._saver, DirectSaver):
+            self.finish_save()
         return path
+
+    def _write(self, content: CheckpointContent, *, is_best: bool) -> None:
+        """Write a checkpoint, then delete old ones; in the thread of a `BackgroundSaver`."""
+        path = write_checkpoint(self.run_folder, content)
+        if is_best:
+            set_pointer(self.run_folder, "best", path)
+        try:
+            prune(self.run_folder, self.config.checkpoint.keep_last, content.step)
+        except OSError as error:  # the new checkpoint is sound; the old ones only take space
+            self._not_deleted = error
+
+    def check_save(self) -> None:
+        """Notify the observers of a checkpoint that was completed in the background.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._saver.is_done():
+            self._settle_save()
+
+    def finish_save(self) -> None:
+        """Wait until the checkpoint that is being written is complete. Must be called on all ranks.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._is_saving:
+            self._settle_save()
+            self._is_saving = False
+            self.dist.barrier()
+
+    def _settle_save(self) -> None:
+        """Wait for the checkpoint, and notify the observers if it was not done yet."""
+        saved, self._unreported = self._unreported, None
+        self._saver.wait()
+        if saved is None:
+            return
+        if (error := self._not_deleted) is not None:
+            self._not_deleted = None
+            self.emit("not deleted", {"path": str(error.filename), "error": str(error.strerror)})
+        if self._saver.problem:
+            self.emit("not pinned", {"error": self._saver.problem})
+            self._saver.problem = ""
+        for observer in self.observers:
+            observer.on_checkpoint(*saved)
+
+    def close(self) -> None:
+        """Wait for the checkpoint that is being written when an error ends the run, report its own, and stop all threads."""
+        try:
+            self._settle_save()
+        except GlassGPTError as error:
+            self.emit("checkpoint not saved", {"error": str(error)})
+        finally:
+            self._saver.close()
+            self.train_step.close()
+
+    def report_failure(self, error: Exception) -> None:
+        """Record in the run's files what ended it."""
+        details: dict[str, object] = {"error": type(error).__name__, "message": str(error)}
+        details["disk_full"] = is_disk_full(error)
+        if isinstance(error, MemoryExhaustedError):
+            details["micro_rows"] = self.train_step.micro_batch_size
+        with suppress(GlassGPTError):  # not even this can be written to a full disk; the error itself goes to the user
+            self.emit("failed", details)
+            if not self.dist.is_main:  # its observers write no files
+                append_event(self.run_folder, self.state.step, "failed", details)
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from a verified checkpoint as if the run had never stopped.
@@ -170,6 +260,7 @@ class TrainingRun:
 
         Later checkpoints are set aside, so that a resumed run does not find them.
         """
+        self.finish_save()
         before, windows = self.state, self.train_step.batches.position
         if isinstance(rollback.target, InitialState):
             state = TrainingState(train_tokens=before.train_tokens, tokenizer_fingerprint=before.tokenizer_fingerprint)

@@ -27,14 +27,17 @@ from glassgpt.training.checkpoint.load import (
 )
 from glassgpt.training.checkpoint.state import TrainingState, read_model_config, read_state
 from glassgpt.training.checkpoint.store import (
+    CheckpointContent,
     clean_staging,
     delete_snapshots_after,
     described,
+    gather_checkpoint,
     prune,
     save_checkpoint,
     save_snapshot,
     set_aside_checkpoints_after,
     usable_weights,
+    write_checkpoint,
 )
 from glassgpt.training.checkpoint.verify import (
     VerifiedCheckpoint,
@@ -69,6 +72,7 @@ __all__ = [
     "STAGING_PREFIX",
     "STATE",
     "WEIGHTS",
+    "CheckpointContent",
     "TrainingState",
     "VerifiedCheckpoint",
     "best_by_state",
@@ -81,6 +85,7 @@ __all__ = [
     "find_base",
     "find_checkpoint",
     "find_damage",
+    "gather_checkpoint",
     "has_optimizer",
     "is_damaged_pointer",
     "list_checkpoints",
@@ -105,5 +110,6 @@ __all__ = [
     "usable_weights",
     "weights_fingerprint",
     "write_base",
+    "write_checkpoint",
     "write_manifest",
 ]

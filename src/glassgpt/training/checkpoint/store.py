@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from glassgpt.data.files import apply_umask, sync_folder
 from glassgpt.errors import CheckpointError
 from glassgpt.model.lora import adapter_of, trainable_parameters
-from glassgpt.model.quantized import still_quantized
+from glassgpt.model.quantized import QuantizedMatrix, still_quantized
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint.base import adapter_to_json
 from glassgpt.training.checkpoint.state import TrainingState
@@ -41,6 +41,95 @@ from glassgpt.training.checkpoint_layout import (
 from glassgpt.training.distributed import DistributedContext, full_tensor
 from glassgpt.training.run_folder import RunFolder
 
+ToHost = Callable[[torch.Tensor], torch.Tensor]
+"""Returns an unsharded tensor in host memory, contiguous."""
+
+
+def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on the CPU, copied when this returns; one on the CPU is shared, not copied."""
+    return tensor.to("cpu").contiguous()
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """What a checkpoint will hold, in host memory. Nothing of it depends on the run any more.
+
+    Attributes:
+        step: optimizer steps done.
+        weights: by parameter name.
+        quantized: matrices of the model that may still be what `weights` has; those are written as integers.
+        average: the averaged weights, if there are any.
+        optimizers: the state of each optimizer.
+        state: the content of `state.json`.
+    """
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    quantized: dict[str, QuantizedMatrix]
+    average: dict[str, torch.Tensor] | None
+    optimizers: list[dict[str, Any]]
+    state: str
+
+
+def gather_checkpoint(
+    model: LanguageModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    state: TrainingState,
+    *,
+    average: Mapping[str, torch.Tensor] | None = None,
+    dist: DistributedContext | None = None,
+    to_host: ToHost = to_cpu,
+) -> CheckpointContent | None:
+    """Gather what a checkpoint holds on rank 0; return None on the others. Must be called on all ranks.
+
+    Args:
+        model: weights to save. Those that are still quantized are saved as integers.
+        optimizers: empty for imported weights, from which training starts afresh.
+        state: everything else; its `model` is filled in here.
+        average: the averaged weights, if there are any.
+        dist: the processes that train together.
+        to_host: brings each tensor to host memory.
+    """
+    keep = to_host if dist is None or dist.is_main else None
+    weights = _gather(saved_tensors(model), keep)
+    tensors = [_gather(optimizer.state_dict(), keep) for optimizer in optimizers]
+    if keep is None:
+        return None
+    averaged = None if average is None else _gather(dict(average), keep)
+    return CheckpointContent(
+        state.step, weights, dict(model.quantized), averaged, tensors, described(state, model).to_json()
+    )
+
+
+def write_checkpoint(run: RunFolder, content: CheckpointContent) -> Path:
+    """Write a checkpoint and point `latest` at it.
+
+    Args:
+        run: the run; its folder is created if missing.
+        content: see `gather_checkpoint`.
+
+    Raises:
+        CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
+    """
+    target = run.checkpoints / checkpoint_name(content.step)
+    try:
+        with _staging_folder(target) as staging:
+            save_file(_as_stored(content.weights, content.quantized), staging / WEIGHTS)
+            apply_umask(staging / WEIGHTS)
+            if content.average is not None:
+                save_file(content.average, staging / AVERAGE)
+                apply_umask(staging / AVERAGE)
+            if content.optimizers:
+                torch.save(content.optimizers, staging / OPTIMIZER)
+            (staging / STATE).write_text(content.state)
+            write_manifest(staging)
+        set_pointer(run, "latest", target)
+    except WRITE_ERRORS as error:
+        raise CheckpointError(
+            f"could not save {target}: {_reason(error)}; earlier checkpoints are untouched"
+        ) from error
+    return target
+
 
 def save_checkpoint(
     run: RunFolder,
@@ -51,42 +140,12 @@ def save_checkpoint(
     average: Mapping[str, torch.Tensor] | None = None,
     dist: DistributedContext | None = None,
 ) -> Path:
-    """Write a checkpoint and point `latest` at it. Must be called on all ranks: shards are gathered, rank 0 writes.
+    """Gather a checkpoint, write it, and point `latest` at it. Must be called on all ranks; rank 0 writes.
 
-    Args:
-        run: the run; its folder is created if missing.
-        model: weights to save; they are copied to the CPU. Those that are still quantized are saved as integers.
-        optimizers: empty for imported weights, from which training starts afresh.
-        state: everything else; its `model` is filled in here.
-        average: the averaged weights, if there are any.
-        dist: the processes that train together.
-
-    Raises:
-        CheckpointError: the file system refused (full, read-only); earlier checkpoints are untouched.
+    See `gather_checkpoint` for the arguments and `write_checkpoint` for the errors.
     """
-    is_writer = dist is None or dist.is_main
-    weights = {name: _gather(p, keep=is_writer) for name, p in saved_tensors(model).items()}
-    tensors = [_gather(optimizer.state_dict(), keep=is_writer) for optimizer in optimizers]
-    target = run.checkpoints / checkpoint_name(state.step)
-    if not is_writer:
-        return target
-    try:
-        with _staging_folder(target) as staging:
-            save_file(_as_stored(model, weights), staging / WEIGHTS)
-            apply_umask(staging / WEIGHTS)
-            if average is not None:
-                save_file({name: _gather(tensor, keep=True) for name, tensor in average.items()}, staging / AVERAGE)
-                apply_umask(staging / AVERAGE)
-            if tensors:
-                torch.save(tensors, staging / OPTIMIZER)
-            (staging / STATE).write_text(described(state, model).to_json())
-            write_manifest(staging)
-        set_pointer(run, "latest", target)
-    except WRITE_ERRORS as error:
-        raise CheckpointError(
-            f"could not save {target}: {_reason(error)}; earlier checkpoints are untouched"
-        ) from error
-    return target
+    content = gather_checkpoint(model, optimizers, state, average=average, dist=dist)
+    return run.checkpoints / checkpoint_name(state.step) if content is None else write_checkpoint(run, content)
 
 
 def saved_tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
@@ -99,10 +158,10 @@ def described(state: TrainingState, model: LanguageModel) -> TrainingState:
     return replace(state, model=asdict(model.config), adapter=adapter_to_json(adapter_of(model)))
 
 
-def _as_stored(model: LanguageModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _as_stored(weights: dict[str, torch.Tensor], quantized: dict[str, QuantizedMatrix]) -> dict[str, torch.Tensor]:
     """Return the tensors to write: weights, and in place of quantized ones their integers and scales."""
     stored = dict(weights)
-    for name, matrix in still_quantized(weights, model.quantized).items():
+    for name, matrix in still_quantized(weights, quantized).items():
         del stored[name]
         stored |= matrix.tensors(name)
     return stored
@@ -128,7 +187,7 @@ def usable_weights(
         average: the averaged weights, if there are any; they are then what is used.
         keep: whether this rank needs them; otherwise nothing is returned.
     """
-    tensors = _gather(dict(average) if average is not None else saved_tensors(model), keep=keep)
+    tensors = _gather(dict(average) if average is not None else saved_tensors(model), to_cpu if keep else None)
     return {name: tensor.clone() for name, tensor in tensors.items()} if keep else {}
 
 
@@ -234,14 +293,14 @@ def clean_staging(run: RunFolder) -> None:
                     path.unlink()
 
 
-def _gather(tree: Any, *, keep: bool) -> Any:
-    """Return the same state with unsharded tensors on the CPU; None in place of tensors that this rank does not `keep`.
+def _gather(tree: Any, to_host: ToHost | None) -> Any:
+    """Return the same state with unsharded tensors in host memory; None in place of tensors on ranks without `to_host`.
 
     Tensors are gathered one by one, in an order that all ranks share: no device ever holds more than one whole tensor.
     """
     if isinstance(tree, torch.Tensor):
         whole = full_tensor(tree.detach())
-        return whole.to("cpu").contiguous() if keep else None
+        return to_host(whole) if to_host else None
     if isinstance(tree, dict):
-        return {key: _gather(value, keep=keep) for key, value in tree.items()}  # type: ignore[misc]
+        return {key: _gather(value, to_host) for key, value in tree.items()}  # type: ignore[misc]
     return tree
