@@ -12,6 +12,7 @@ from glassgpt.errors import CheckpointError
 from glassgpt.training import checkpoint as ck
 from glassgpt.training import training_run
 from glassgpt.training.checkpoint.host_memory import HostMemory
+from glassgpt.training.checkpoint.store import to_cpu
 from glassgpt.training.observers import Observer
 from glassgpt.training.run_folder import RunFolder
 
@@ -193,6 +194,14 @@ def test_copies_are_files_of_their_own_size(tmp_path):
     late = memory.copy(torch.ones(3))  # more than was foreseen
     assert torch.equal(late, torch.ones(3))
     assert torch.equal(copies[0], tensors[0])
+
+
+def test_padding_behind_a_tensor_is_not_written():
+    padded = torch.arange(12.0)
+    assert to_cpu(padded) is padded
+    whole = to_cpu(padded[:9].view(3, 3))
+    assert whole.untyped_storage().nbytes() == 9 * 4
+    assert torch.equal(whole.flatten(), padded[:9])
 
 
 def test_memory_that_cannot_be_had_costs_time_only(grammar_dataset, tmp_path, monkeypatch):

@@ -46,8 +46,12 @@ ToHost = Callable[[torch.Tensor], torch.Tensor]
 
 
 def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor on the CPU, copied when this returns; one on the CPU is shared, not copied."""
-    return tensor.to("cpu").contiguous()
+    """Return a tensor on the CPU, copied when this returns; one on the CPU is shared, not copied.
+
+    What was gathered from several processes may be followed by padding, which `torch.save` would write as well.
+    """
+    whole = tensor.to("cpu").contiguous()
+    return whole if whole.untyped_storage().nbytes() == whole.numel() * whole.element_size() else whole.clone()
 
 
 @dataclass(frozen=True)
