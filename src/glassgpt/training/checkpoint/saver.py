@@ -1,4 +1,4 @@
-"""Who writes a checkpoint: the thread that trains, or one beside it.
+"""Two ways to have a checkpoint written: by the thread that trains, or by one beside it.
 
 `DirectSaver` is the readable reference: copy everything to the CPU, then write it. `BackgroundSaver` writes the same
 bytes with the same function, but training waits for the copy alone, and on a GPU not even for that: tensors are copied

@@ -56,7 +56,7 @@ def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CheckpointContent:
-    """What a checkpoint will hold, in host memory. Nothing of it depends on the run any more.
+    """Content of a checkpoint in host memory. Nothing of it depends on the run any more.
 
     Attributes:
         step: optimizer steps done.
