@@ -1,4 +1,4 @@
-"""How long training stands still for a checkpoint: written at once, and in the background, on one machine in one run.
+"""Time that training stands still for a checkpoint: written at once, and in the background, on one machine in one run.
 
     python benchmarks/saving.py gpt2 --out FOLDER --json FILE --train.batch-tokens 65536 --train.micro-batch-size 64
 
