@@ -25,7 +25,7 @@ from glassgpt.data.code.filters import (
     reason_to_drop,
 )  # fmt: skip
 from glassgpt.data.code.licenses import recognized
-from glassgpt.data.code.near_duplicates import BANDS, PERMUTATIONS, SEED, SIMILARITY, NearDuplicateFilter, sketch_of
+from glassgpt.data.code.near_duplicates import PERMUTATIONS, SEED, SIMILARITY, NearDuplicateFilter, bands_for, sketch_of
 from glassgpt.data.code.secrets import entropy, has_secret
 from glassgpt.data.code.selection import COUNTS_FILE, FILES_FILE, select_files
 from glassgpt.data.code.sentinels import SENTINELS
@@ -196,7 +196,7 @@ def test_a_process_that_ends_is_reported(tree, monkeypatch):
 
 def test_near_duplicates_are_those_that_rensa_finds():
     rensa = pytest.importorskip("rensa")
-    oracle = rensa.RMinHashDeduplicator(SIMILARITY, PERMUTATIONS, True, BANDS, SEED)
+    oracle = rensa.RMinHashDeduplicator(SIMILARITY, PERMUTATIONS, True, bands_for(SIMILARITY), SEED)
     choose, ours, verdicts = random.Random(5), NearDuplicateFilter(), []
     for number in range(120):
         lines = module(number % 12, 60).splitlines()

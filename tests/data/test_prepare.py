@@ -154,15 +154,13 @@ def test_small_vocabulary_is_reported(tmp_path, capsys):
 def test_prepare_prints_nothing_and_reports_every_byte_to_its_observer(tmp_path, capfd):
     class Recorder(PrepareObserver):
         def __init__(self):
-            self.tasks, self.bytes, self.prepared = [], 0, []
+            self.tasks, self.prepared = [], []
 
         @contextmanager
         def progress(self, task, total_bytes):
-            self.tasks.append((task, total_bytes))
-            yield self.count
-
-        def count(self, n_bytes):
-            self.bytes += n_bytes
+            reported = []
+            yield reported.append
+            self.tasks.append((task, total_bytes, sum(reported)))
 
         def on_prepared(self, summary, tokenizer):
             self.prepared.append((summary, tokenizer.name))
@@ -171,8 +169,9 @@ def test_prepare_prints_nothing_and_reports_every_byte_to_its_observer(tmp_path,
     source.write_bytes(as_jsonl(TEXTS))
     recorder = Recorder()
     summary = prepare_dataset(tmp_path / "set", source, observer=recorder)
-    assert recorder.tasks == [("preparing", source.stat().st_size)]
-    assert recorder.bytes == source.stat().st_size
+    stored = 2 * (summary.train.tokens + summary.validation.tokens)
+    size = source.stat().st_size
+    assert recorder.tasks == [("preparing", size, size), ("writing shards", stored, stored)]
     assert recorder.prepared == [(summary, "bytes")]
     assert tuple(capfd.readouterr()) == ("", "")
 
@@ -268,7 +267,7 @@ def test_no_space_left_leaves_nothing(tmp_path, monkeypatch):
     def no_space(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("glassgpt.data.shard_writer.ShardWriter.write", no_space)
+    monkeypatch.setattr("glassgpt.data.shard_writer.ShardFile.append", no_space)
     with pytest.raises(DataError, match=r"the disk is full.*nothing was written"):
         prepare_dataset(tmp_path / "set", tmp_path / "a.txt")
     assert holds_only(tmp_path, "a.txt")
@@ -305,7 +304,7 @@ def test_signal_leaves_nothing(tmp_path, number):
 def test_signal_while_encoding_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(TEXTS))
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("glassgpt.data.shard_writer.ShardWriter.write", lambda *a: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("glassgpt.data.shard_writer.ShardFile.append", lambda *a: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted) as stopped:
         prepare_dataset(tmp_path / "set", tmp_path / "a.jsonl")
     assert stopped.value.exit_code == 143

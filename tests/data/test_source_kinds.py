@@ -13,7 +13,7 @@ import unicodedata
 import pytest
 from data_helpers import TEXTS, all_documents, as_jsonl, as_parquet, prepare_dataset, stored_documents
 
-from glassgpt.data import decompress, encodings, json_rows, readers
+from glassgpt.data import decompress, encodings, json_rows, readers, text_cuts
 from glassgpt.data.show import ConsoleObserver
 from glassgpt.errors import DataError, UsageError
 
@@ -211,7 +211,7 @@ def test_documents_of_blanks_count_as_empty(tmp_path):
 
 
 def test_separator_cuts_text_files_into_documents(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(readers, "TEXT_BLOCK_BYTES", 64)  # separators that reach over the end of a block
+    monkeypatch.setattr(text_cuts, "TEXT_BLOCK_BYTES", 64)  # separators that reach over the end of a block
     texts = [f"story {i}\nof {'x' * (5 * i)} 한국어" for i in range(30)]
     (tmp_path / "a.txt").write_text("\n<|endoftext|>\n".join(texts) + "\n<|endoftext|>\n")
     prepare_dataset(tmp_path / "whole", tmp_path / "a.txt", observer=ConsoleObserver())
@@ -355,7 +355,7 @@ def test_rows_that_are_too_long_are_named_and_can_be_skipped(tmp_path, monkeypat
 
 
 def test_large_rows_are_cut_like_text_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "TEXT_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(text_cuts, "TEXT_BLOCK_BYTES", 1000)
     text = "a line of 한국어\n\n" * 200
     (tmp_path / "a.jsonl").write_bytes(as_jsonl([text]))
     found = list(readers.FileSource(tmp_path / "a.jsonl", "text", "a").documents())

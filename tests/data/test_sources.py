@@ -20,7 +20,7 @@ from data_helpers import (
     zstandard_compressed,
 )
 
-from glassgpt.data import readers, shakespeare, sources
+from glassgpt.data import readers, shakespeare, sources, text_cuts
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.show import ConsoleObserver
 from glassgpt.errors import DataError, MissingExtraError
@@ -170,7 +170,7 @@ def test_ignored_files_of_a_folder_are_reported(tmp_path, capsys):
 
 
 def test_large_text_files_are_split_at_blank_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "TEXT_BLOCK_BYTES", 100)
+    monkeypatch.setattr(text_cuts, "TEXT_BLOCK_BYTES", 100)
     text = "".join(f"paragraph {i} 한국어\n\n" for i in range(100)) + "한" * 200
     (tmp_path / "book.txt").write_text(text)
     read = list(readers.FileSource(tmp_path / "book.txt", "text", "book").documents())

@@ -31,6 +31,10 @@ def prepare(
     seed: Integer = 1337,
     workers: Integer = 0,
     keep_duplicates: Flag = False,
+    near_duplicates: Annotated[float | None, Parameter(show_default=False)] = None,
+    contamination: Literal["ignore", "warn", "remove", "refuse"] = "ignore",
+    engine: Literal["pool", "ray"] = "pool",
+    ray_address: str = "",
     encoding: str = "",
     separator: str = "",
     normalize: Annotated[tuple[Literal["nfc", "lf"], ...], Parameter(negative="", show_default=False)] = (),
@@ -73,9 +77,19 @@ def prepare(
     seed:
         Determines which documents are used for validation.
     workers:
-        Number of tokenizer threads, and of processes that filter code; 0 uses all cores.
+        Number of processes (of tokenizer threads, for little text), and of those that filter code; 0 uses all cores.
     keep_duplicates:
         Keep exact duplicates of documents instead of dropping them.
+    near_duplicates:
+        Drop documents whose sequences of five words are this similar to those of an earlier one, such as 0.8 (0.5 to 1).
+    contamination:
+        What to do with training documents that share 13 words in a row with a validation document: ignore them, warn,
+        remove them, or refuse to write the dataset.
+    engine:
+        What runs the work: pool, processes of this machine; ray, the tasks of a Ray cluster (needs the extra ray). The
+        dataset is the same.
+    ray_address:
+        Address of the Ray cluster, such as HOST:6379 or auto; without one, Ray is started on this machine for this command.
     encoding:
         Encoding of text and JSON files, such as cp949 or utf-16; UTF-8 if not given.
     separator:
@@ -110,6 +124,10 @@ def prepare(
         seed=seed,
         workers=workers,
         deduplicate=not keep_duplicates,
+        near_duplicates=near_duplicates,
+        contamination=contamination,
+        engine=engine,
+        ray_address=ray_address,
         force=force,
         encoding=encoding,
         separator=separator,

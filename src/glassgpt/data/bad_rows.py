@@ -10,10 +10,13 @@ class BadRows:
 
     Args:
         limit: number of rows that may be skipped.
+
+    Attributes:
+        limit: see above.
     """
 
     def __init__(self, limit: int = 0) -> None:
-        self._limit = limit
+        self.limit = limit
         self._skipped: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -36,11 +39,11 @@ class BadRows:
         """
         if origin in self._skipped:
             return
-        if len(self._skipped) < self._limit:
+        if len(self._skipped) < self.limit:
             self._skipped[origin] = str(error)
         elif isinstance(error, WrongDataError):  # all rows are of another kind: skipping some is no way out
             raise error
-        elif self._limit:
-            raise DataError(f"{error}; {self._limit} bad rows were skipped before, as --skip-bad permits") from error
+        elif self.limit:
+            raise DataError(f"{error}; {self.limit} bad rows were skipped before, as --skip-bad permits") from error
         else:
             raise DataError(f"{error}; skip such rows with --skip-bad N") from error

@@ -108,9 +108,9 @@ def lines(stream: IO[bytes]) -> Iterator[bytes | None]:
     """Yield each line of a stream, and None for one that is longer than a row may be."""
     while line := stream.readline(MAX_ROW_BYTES + 1):
         if len(line) > MAX_ROW_BYTES:
+            yield None  # before the rest of it is read, which may be as long as the file
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MAX_ROW_BYTES)
-            yield None
         else:
             yield line
 

@@ -16,7 +16,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from glassgpt.data import json_rows
+from glassgpt.data import json_rows, text_cuts
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.decompress import (
     Bounded,
@@ -29,10 +29,8 @@ from glassgpt.data.decompress import (
 from glassgpt.data.documents import Document
 from glassgpt.data.encodings import Transcoder, has_nul_bytes, likely_encoding
 from glassgpt.data.json_rows import text_field
+from glassgpt.data.text_cuts import BYTE_ORDER_MARK, FILE_BUFFER_BYTES, ByteRange, counted, separated_texts, text_blocks
 from glassgpt.errors import DataError, MissingExtraError
-
-TEXT_BLOCK_BYTES = 8 * 1024 * 1024
-"""Size up to which a text file is one document; a larger file is cut at blank lines into documents of this size."""
 
 TEXT_SUFFIXES = (".txt", ".md", ".text")
 JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -42,9 +40,7 @@ AMBIGUOUS_SUFFIX = ".json"
 """The suffix of JSON lines, of arrays and of single values alike; the content decides."""
 Layout = Literal["text", "lines", "values", "parquet"]
 
-FILE_BUFFER_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 256
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,7 @@ class FileSource:
         label: name of the source in error messages.
         options: how it is read.
         layout: what the file holds; None goes by its name.
+        span: bytes of the file to read, up to but not including the second; None reads all of it.
     """
 
     path: Path
@@ -79,11 +76,17 @@ class FileSource:
     label: str
     options: ReadOptions = dataclass_field(default_factory=ReadOptions)
     layout: Layout | None = None
+    span: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return self.path.stat().st_size
+        return self.span[1] - self.span[0] if self.span else self.path.stat().st_size
+
+    @property
+    def format(self) -> Layout:
+        """The layout of the file."""
+        return self.layout or _layout_by_name(self.path)
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in file order.
@@ -95,8 +98,8 @@ class FileSource:
         for document in self._read():
             empty = False
             yield document
-        if empty and not len(self.options.bad_rows):
-            raise DataError(f"{self.label} is empty: it contains no document; remove it from the sources")
+        if empty and not self.span and not len(self.options.bad_rows):
+            raise DataError(no_document(self.label))
 
     def _read(self) -> Iterator[Document]:
         readers = {
@@ -105,7 +108,7 @@ class FileSource:
             "values": _json_value_documents,
             "parquet": _parquet_documents,
         }
-        return readers[self.layout or _layout_by_name(self.path)](self)
+        return readers[self.format](self)
 
     def json_layout(self, *, strict: bool) -> Layout | None:
         """Return how a file that may hold rows of JSON is laid out, by its first bytes; None if it is not JSON.
@@ -116,6 +119,11 @@ class FileSource:
         with _open(self) as (stream, _):
             found = json_rows.layout(stream.read(json_rows.HEAD_BYTES), self.field, strict=strict)
         return cast("Layout | None", found)
+
+
+def no_document(label: str) -> str:
+    """Return the message for a source without any document."""
+    return f"{label} is empty: it contains no document; remove it from the sources"
 
 
 def _layout_by_name(path: Path) -> Layout:
@@ -129,48 +137,23 @@ def _text_documents(source: FileSource) -> Iterator[Document]:
     separator = source.options.separator
     with _open(source) as (stream, position):
         line = 1
-        blocks = _separated(stream, separator.encode()) if separator else _blocks(stream)
+        if separator:
+            blocks = separated_texts(_after_mark(stream, source), separator.encode())
+        elif source.span:  # a document of its own, see `glassgpt.data.blocks.spans`
+            blocks = iter([counted(stream.read())])
+        else:
+            blocks = text_blocks(stream)
         for block, n_lines in blocks:
             yield Document(_decode(block, source, line), f"{source.label}, line {line}", position())
             line += n_lines
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield the text in parts of bounded size, with their numbers of line ends."""
-    pending = stream.read(TEXT_BLOCK_BYTES).removeprefix(BYTE_ORDER_MARK)
-    while following := stream.read(TEXT_BLOCK_BYTES):
-        end = _cut_position(pending)
-        yield pending[:end], pending.count(b"\n", 0, end)
-        pending = pending[end:] + following
-    if pending:
-        yield pending, pending.count(b"\n")
-
-
-def _separated(stream: IO[bytes], separator: bytes) -> Iterator[tuple[bytes, int]]:
-    """Like `_blocks`, but cut at each separator, without it and the line ends around it."""
-    pending = b""
-    for block, _ in _blocks(stream):
-        *complete, pending = (pending + block).split(separator)
-        for text in complete:
-            yield text.strip(b"\r\n"), (text + separator).count(b"\n")
-        while len(pending) > TEXT_BLOCK_BYTES:
-            end = _cut_position(pending[:TEXT_BLOCK_BYTES])
-            yield pending[:end], pending.count(b"\n", 0, end)
-            pending = pending[end:]
-    if pending:
-        yield pending.strip(b"\r\n"), 0
-
-
-def _cut_position(block: bytes) -> int:
-    """Return where to cut a full block: after its last blank line, else its last line, else its last character."""
-    for separator in (b"\n\n", b"\n"):
-        found = block.rfind(separator)
-        if found > len(block) // 2:
-            return found + len(separator)
-    end = len(block) - 1
-    while end > len(block) - 4 and block[end] & 0xC0 == 0x80:  # a UTF-8 continuation byte: not a character boundary
-        end -= 1
-    return end
+def _after_mark(stream: IO[bytes], source: FileSource) -> Iterator[bytes]:
+    """Yield the bytes of a stream without the byte-order mark at the start of its file."""
+    at_start = not source.span or source.span[0] == 0
+    while block := stream.read(text_cuts.TEXT_BLOCK_BYTES):
+        yield block.removeprefix(BYTE_ORDER_MARK) if at_start else block
+        at_start = False
 
 
 def _decode(raw: bytes, source: FileSource, first_line: int) -> str:
@@ -251,10 +234,10 @@ def _valid_text(text: str, origin: str) -> str:
 
 def _documents_of(text: str, origin: str, position: int) -> Iterator[Document]:
     """Yield the text of a row, cut like a text file if it is as large as one."""
-    if len(text) <= TEXT_BLOCK_BYTES:
+    if len(text) <= text_cuts.TEXT_BLOCK_BYTES:
         yield Document(text, origin, position)
         return
-    for block, _ in _blocks(io.BytesIO(text.encode())):
+    for block, _ in text_blocks(io.BytesIO(text.encode())):
         yield Document(block.decode(), origin, position)
 
 
@@ -334,11 +317,15 @@ def _open(source: FileSource) -> Generator[tuple[IO[bytes], Callable[[], int]], 
     try:
         with ExitStack() as opened:
             raw = opened.enter_context(source.path.open("rb", buffering=FILE_BUFFER_BYTES))
+            if source.span:
+                stream = cast("IO[bytes]", io.BufferedReader(ByteRange(raw, *source.span), FILE_BUFFER_BYTES))
+                yield stream, lambda: raw.tell() - source.span[0] if source.span else 0
+                return
             stream = opened.enter_context(decompressed(raw, source.path))
             if is_compressed(source.path):
                 limit = max_expanded_bytes(source.size)
                 stream = cast("IO[bytes]", io.BufferedReader(Bounded(stream, limit, source.label), FILE_BUFFER_BYTES))
-            if source.options.encoding and (source.layout or _layout_by_name(source.path)) != "parquet":
+            if source.options.encoding and source.format != "parquet":
                 stream = cast("IO[bytes]", io.BufferedReader(Transcoder(stream, source.options.encoding)))
             yield stream, raw.tell
     except UnicodeDecodeError as error:

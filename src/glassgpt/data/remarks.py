@@ -17,6 +17,10 @@ NORMALIZATIONS: dict[str, Callable[[str], str]] = {
 """Changes of a text by name: composed characters (Unicode's NFC), and line ends without carriage returns."""
 
 
+REMARKS = ("carriage returns", "end-of-text", "decomposed")
+"""The names of all remarks."""
+
+
 def normalized(text: str, names: Sequence[str]) -> str:
     """Return the text after the named normalizations."""
     for name in names:

@@ -95,6 +95,8 @@ def show_summary(summary: DatasetSummary, tokenizer: Tokenizer) -> None:
     console.table(f"tokenizer {summary.tokenizer_name}", ["", *SPLITS], rows)
     console.result(f"split: {summary.split_rule}")
     console.result(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
+    if summary.near_duplicates:
+        console.result(f"near-duplicates dropped: {summary.near_duplicates:,}")
     if summary.skipped:
         console.result(f"bad rows skipped: {summary.skipped:,}")
     share = summary.vocabulary_used / summary.vocab_size

@@ -113,12 +113,12 @@ def _locked_folder(out: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         with suppress(FileNotFoundError):  # another process mistook it for a leftover before it was locked
             lock = os.open(folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
-            if fcntl is None or _lock(lock, wait=True) is False or os.fstat(lock).st_nlink:
+            if fcntl is None or lock_file(lock, wait=True) is False or os.fstat(lock).st_nlink:
                 return folder, lock
             os.close(lock)
 
 
-def _lock(file: int, *, wait: bool) -> bool | None:
+def lock_file(file: int, *, wait: bool) -> bool | None:
     """Return True if the lock was taken, None if another process has it, False if the file system has no locks."""
     assert fcntl is not None
     try:
@@ -142,7 +142,7 @@ def _remove_leftovers(out: Path) -> list[Path]:
         except OSError:  # being created, or of another user
             continue
         try:
-            if fcntl is None or not _lock(lock, wait=False):
+            if fcntl is None or not lock_file(lock, wait=False):
                 continue
             if (folder / REPLACED).is_dir() and not os.path.lexists(out):
                 rename_new(folder / REPLACED, out)

@@ -20,6 +20,7 @@ SUMMARY_FILE = "dataset.json"
 FORMAT = "glassgpt-dataset"
 FORMAT_VERSION = 1
 FREQUENT_TOKENS = 20
+SINCE_0_2 = ("near_duplicates", "contaminated")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class DatasetSummary:
         frequent_tokens: most frequent ids (without end-of-text) and their counts.
         options: the options of `prepare`.
         skipped: number of bad rows that were skipped.
+        near_duplicates: number of dropped documents that resemble an earlier one.
+        contaminated: number of documents whose training text shares sequences of words with the validation text.
     """
 
     tokenizer_name: str
@@ -59,6 +62,8 @@ class DatasetSummary:
     frequent_tokens: tuple[tuple[int, int], ...]
     options: dict[str, Any]
     skipped: int = 0
+    near_duplicates: int = 0
+    contaminated: int = 0
 
     @classmethod
     def of(
@@ -72,6 +77,8 @@ class DatasetSummary:
         duplicates: int = 0,
         empty: int = 0,
         skipped: int = 0,
+        near_duplicates: int = 0,
+        contaminated: int = 0,
     ) -> Self:
         """Return the summary of a dataset.
 
@@ -80,7 +87,7 @@ class DatasetSummary:
             splits: counts of "train" and "validation".
             split_rule: how they were divided, in words.
             counts: how often each id occurs; None leaves the vocabulary out.
-            options: see the attributes, as are `duplicates`, `empty` and `skipped`.
+            options: see the attributes, as are the other numbers.
         """
         counts = np.zeros(tokenizer.vocab_size, dtype=np.int64) if counts is None else counts
         return cls(
@@ -96,6 +103,8 @@ class DatasetSummary:
             duplicates=duplicates,
             empty=empty,
             skipped=skipped,
+            near_duplicates=near_duplicates,
+            contaminated=contaminated,
         )
 
     def split(self, name: str) -> SplitSummary:
@@ -105,6 +114,9 @@ class DatasetSummary:
     def to_json(self) -> str:
         """Return the content of `dataset.json`."""
         fields = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        for name in SINCE_0_2:  # a dataset without them can be read by earlier versions
+            if not fields[name]:
+                del fields[name]
         return json.dumps({**fields, "sha256": _checksum(fields)}, indent=2) + "\n"
 
     @classmethod
