@@ -20,11 +20,10 @@ SHOWN_BY_SERVING = (
 )
 """Files of the server whose texts are not only sent to clients."""
 NOT_FOR_PEOPLE = (
-    "inspection/service.py", "inspection/server.py", "inspection/trace.py", "inspection/details.py", "model/activations.py", "model/gpt2.py", "model/modern.py", "model/llama.py",
-    "inspection/hook_points.py", "evaluation/pictures.py", "generation/gpu/launch.py",
+    "model/activations.py", "model/gpt2.py", "model/modern.py", "model/llama.py", "evaluation/pictures.py", "generation/gpu/launch.py",
 )  # fmt: skip
-"""Files whose texts a person never sees in the terminal: answers to the page, which translates them itself; formulas;
-labels of pictures, which are files."""
+"""Files whose texts a person never sees in the terminal: formulas, which the page translates itself; labels of pictures, which
+are files."""
 EVENT_FILES = ("diagnosis/", "training/observers.py", "training/training_run.py", "api/training.py", "data/remarks.py")
 NAME = re.compile(r"[(\w/][\w /)-]*(?: \{\})?")
 """Names of checks, outcomes and events, which the catalogue translates."""
@@ -42,11 +41,12 @@ WRITTEN = (
     "The best of {} settings on {} held-out prompts by glassgpt sweep-decoding (score {}, seed {}).",
     "Generated and human text: surprisal {} and {} nats per token,", "distinct-2 {} and {}, repeated 4-grams {} and {}.",
     "preferences: {} pairs, {} held out, SHA-256 of the file {}", "chat template: SHA-256 {}", "{} of {}, SHA-256 {}",
+    "byte value", "the text in UTF-8", "the bytes, merged into tokens", "softmax(last row of logits)",
     "the weights that the adapter is added to", "a checksum of the prompt", "the plain transcript", "{} nats per pair",
     "training (smoothed)", "early stop", "learning rate", "loss (nats per token)", "loss (smoothed)", "snapshot not saved", "snapshot not deleted", "{} nats per token\n{} bits per byte", "{}   (people {})", "# {}", "  {}: glassgpt doctor {}",
     "{}: {}. {} (glassgpt doctor {})", "{}{}: {} (glassgpt doctor {})", "rep {}",
 )  # fmt: skip
-"""Texts that are written to files, or put together from texts of the catalogue."""
+"""Texts that are written to files, put together from texts of the catalogue, or translated by the page (formulas)."""
 
 
 def missing() -> list[Message]:

@@ -135,6 +135,35 @@ def test_refused_request_keeps_the_view_and_shows_the_error(browser, address):
     context.close()
 
 
+class FailingService(InspectionService):
+    """Fails on one request, as a bug would."""
+
+    def detail(self, request):
+        if request["what"] == "cache":
+            raise RuntimeError("planted")
+        return super().detail(request)
+
+
+@pytest.mark.slow
+def test_refusals_and_failures_are_in_the_language_of_the_page(browser):
+    context = browser.new_context(locale="en-US")
+    page, _ = listened(context)  # the browser itself logs the refusal
+    page.goto(serve(FailingService([LoadedRun("planted", *planted())], TEXT, OPTIONS)))
+    panel(page, "tokens")
+    page.locator("#language").click()
+    page.get_by_role("heading", name="바이트와 토큰").wait_for()
+    page.locator("#prompt").fill("a" * 99)
+    page.locator("#run").click()
+    page.locator("#error", has_text="글이 99토큰입니다").wait_for()
+    panel(page, "cache").locator(".failed", has_text="프로그램이 답하지 못했습니다").wait_for()
+    page.locator("#language").click()
+    page.locator("#prompt").fill("a" * 99)
+    page.locator("#run").click()
+    page.locator("#error", has_text="the text has 99 tokens").wait_for()
+    panel(page, "cache").locator(".failed", has_text="The program could not answer").wait_for()
+    context.close()
+
+
 def test_browser_history_restores_earlier_requests(page, address, traced):
     page.goto(address)
     panel(page, "tokens")

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -18,12 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from inspection_helpers import BYTES, GPT2, TEXT
+from page_helpers import serve as serve_in_thread
 
+import glassgpt
 from forked import ForkedCommand
 from glassgpt.cli.inspection import serve_page
 from glassgpt.errors import InspectionError
 from glassgpt.generation.options import GenerationOptions
-from glassgpt.inspection import server, static_page
+from glassgpt.inspection import page_files, server, static_page
 from glassgpt.inspection.interventions import ScaleHead
 from glassgpt.inspection.service import (
     ADJUSTABLE_OPTIONS,
@@ -33,6 +36,7 @@ from glassgpt.inspection.service import (
     LoadedRun,
 )
 from glassgpt.inspection.trace import trace
+from glassgpt.training.run_folder import RunFolder
 from small_models import shaken
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=1>"
@@ -49,18 +53,7 @@ def service_for(model):
 
 @pytest.fixture(scope="module")
 def address(model):
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
-    found = []
-    ready = threading.Event()
-
-    def announce(where):
-        found.append(where)
-        ready.set()
-
-    threading.Thread(target=server.serve, args=(service_for(model), announce), daemon=True).start()
-    assert ready.wait(30)
-    return found[0]
+    return serve_in_thread(service_for(model))
 
 
 def fetch(address, path="", body=None, **headers):
@@ -103,23 +96,23 @@ def test_trace_with_an_ablation(address, model):
     assert max(losses["divergence"]) > 0
 
 
-@pytest.mark.parametrize("name", ["", "page.css", *static_page.PAGE_MODULES])
+@pytest.mark.parametrize("name", ["", "page.css", *page_files.PAGE_MODULES])
 def test_files_of_the_page_are_served(address, name):
     status, headers, body = fetch(address, name)
     assert status == 200
-    assert body.decode() == static_page.read_page_file(name or "index.html")
+    assert body.decode() == page_files.read_page_file(name or "index.html")
     assert headers["Content-Type"].startswith(("text/html", "text/css", "text/javascript"))
 
 
 def test_modules_import_earlier_modules_and_use_every_import():
-    """`static_page` relies on this when it joins the modules."""
+    """`page_files` relies on this when it joins the modules."""
     folder = resources.files("glassgpt.inspection") / "page"
-    assert sorted(static_page.PAGE_MODULES) == sorted(
+    assert sorted(page_files.PAGE_MODULES) == sorted(
         file.name for file in folder.iterdir() if file.name.endswith(".js")
     )
     exported = {}
-    for name in static_page.PAGE_MODULES:
-        code = static_page.read_page_file(name)
+    for name in page_files.PAGE_MODULES:
+        code = page_files.read_page_file(name)
         imports = re.findall(r'^import \{ (.*) \} from "\./(.*)";$', code, re.MULTILINE)
         assert len(imports) == code.count("import ")
         for names, module in imports:
@@ -174,6 +167,7 @@ def test_invalid_trace_request_gets_an_error(address, body, message):
     assert status == 400
     assert message in json.loads(response)["error"]
     assert len(response) < 1000
+    assert_korean(*fetch(address, "trace", body, Accept_Language="ko"), 400)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +194,55 @@ def test_invalid_detail_request_gets_an_error(address, asked, message):
     status, _, body = fetch(address, "detail", {"id": key, "what": "choice", **asked})
     assert status == 400
     assert message in json.loads(body)["error"]
+    assert_korean(*fetch(address, "detail", {"id": key, "what": "choice", **asked}, Accept_Language="ko"), 400)
+
+
+@pytest.mark.parametrize("query", ["&index=1;2", "&index=99", "&index=0,0,0,0", "&name=nothing"])
+def test_invalid_array_request_gets_an_error_in_either_language(address, query):
+    key = json.loads(fetch(address, "trace", {})[2])["id"]
+    path = f"array?id={key}&name=logits{query}"
+    status, _, body = fetch(address, path)
+    assert status == 400
+    assert re.search("[a-z]{3} [a-z]", json.loads(body)["error"])
+    assert_korean(*fetch(address, path, Accept_Language="ko-KR,ko;q=0.9"), 400)
+
+
+def assert_korean(status, headers, body, expected):
+    """Assert that a request was refused in Korean, with at most names and values in Latin letters."""
+    assert status == expected
+    error = json.loads(body)["error"]
+    assert re.search("[가-힣]", error), error
+    assert not re.search("[a-z]{3,} [a-z]{2,} [a-z]{2,} [a-z]", error), error
+
+
+def test_missing_pages_are_answered_in_the_language_of_the_browser(address):
+    root = re.match(r"http://[^/]+/", address)[0]
+    for where, path, status in (
+        (address, "x.js", 404),
+        (root, "wrong/", 403),
+        (root, "", 404),
+        (address, "trace", 404),
+    ):
+        for language, said in (("en", "there is nothing at this address"), ("ko", "이 주소에는 아무것도 없습니다")):
+            found, headers, body = fetch(where, path, Accept_Language=language)
+            assert (found, body.decode().startswith(said)) == (status, True), (path, found, body)
+            assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_checkpoint_of_a_run_that_is_gone_is_refused_in_either_language(nano_run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(nano_run, folder, symlinks=True)
+    loaded = glassgpt.load(folder, device="cpu")
+    service = InspectionService(
+        [LoadedRun("nano", loaded.model, loaded.tokenizer, RunFolder(folder))], "the king", GenerationOptions()
+    )
+    where = serve_in_thread(service)
+    shutil.rmtree(folder)
+    status, _, body = fetch(where, "trace", {"step": 1})
+    assert status == 400
+    assert "step-000001" in json.loads(body)["error"]
+    assert_korean(*fetch(where, "trace", {"step": 1}, Accept_Language="ko"), 400)
+    assert fetch(where, "trace", {})[0] == 200  # the loaded model is still there
 
 
 def test_expired_trace_is_reported(model, address):
@@ -231,7 +274,7 @@ def test_static_page_contains_the_data(model, tmp_path):
     assert page.count("<script") == page.count("</script>") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert not re.search(r"^(import|export) ", page, re.MULTILINE)
-    assert result["left_out"] == []
+    assert result["left_out"] == {"en": [], "ko": []}
     assert result["details"]["lens/2/0"]["likeliest"]
 
 
@@ -249,7 +292,7 @@ def test_static_page_lists_what_is_left_out(model, tmp_path, monkeypatch):
     static_page.save_page(traced, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     held = json.loads(re.search(r'id="saved">(.*?)</script>', page, re.DOTALL)[1])
-    assert held["left_out"] == [", ".join(group) for group in static_page.GROUPS[1:]]
+    assert held["left_out"]["en"] == [", ".join(group) for group in static_page.GROUPS[1:]]
     assert "embedding.token" in held["arrays"]
     assert held["overview"]["options"]["top_k"] == 3
     assert held["overview"]["written"] == 0

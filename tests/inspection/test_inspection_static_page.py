@@ -96,8 +96,10 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     panel(page, "head")
     weight = float(first["blocks.0.attention.weights"][0, -1, 0])
     assert page.locator("#weight span").last.inner_text() == f"= {format_number(weight)}"
-    panel(page, "history").locator("#follow").click()
-    page.locator("#learned tbody tr").nth(len(traces.steps) - 1).wait_for()
+    panel(page, "film").locator("#film-play").click()
+    page.locator("#film-at", has_text=f"step {traces.steps[-1]}").wait_for()
+    page.locator("#film-play", has_text="Play").wait_for()
+    assert [row[0] for row in rows(page.locator("#learned"))][:4] == [f"{step:,}" for step in traces.steps[:4]]
     panel(page, "block")
     page.locator("#block .source").click()
     page.locator("#block summary").first.click()
@@ -112,8 +114,10 @@ def test_static_page_includes_checkpoints_that_fit(open_page, tmp_path, nano_run
     monkeypatch.setattr(static_page, "MAX_SAVED_VALUES", size * 2 - 1)
     save_page(found, tmp_path / "one.html", traces)
     page.goto((tmp_path / "one.html").as_uri())
-    assert "contains no checkpoints" in panel(page, "history").inner_text()
-    assert page.locator("#offline").inner_text().endswith("of size: checkpoints.")
+    assert "contains no earlier steps" in panel(page, "film").inner_text()
+    assert page.locator("#offline").inner_text().endswith("of size: all checkpoints.")
+    page.locator("#language").click()
+    page.locator("#offline", has_text="담지 않은 것: 모든 체크포인트.").wait_for()
 
 
 @pytest.mark.slow

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glassgpt.errors import GlassGPTError, InspectionError, MissingExtraError
+from glassgpt.inspection.page_files import PAGE_MODULES, read_page_file
 from glassgpt.inspection.service import ExpiredTraceError, InspectionService
-from glassgpt.inspection.static_page import PAGE_MODULES, read_page_file
 from glassgpt.inspection.trace import MAX_TEXT_BYTES
+from glassgpt.locale import to_korean
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -37,6 +38,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+
+NO_PAGE = "there is nothing at this address; open the one that glassgpt inspect printed"
 
 Endpoint = Callable[["Request"], Awaitable["Response"]]
 
@@ -79,17 +82,31 @@ def create_app(service: InspectionService, key: str, hosts: tuple[str, ...]) -> 
             route("/{key}/detail", detail, "POST"),
             route("/{key}/array", array, "GET"),
             route("/{key}/{name:path}", _page_file, "GET"),
-        ]
+        ],
+        exception_handlers={404: _no_page, 405: _no_page},
     )
 
 
 async def _page_file(request: Request) -> Response:
+    from starlette.exceptions import HTTPException
     from starlette.responses import Response
 
     name = request.path_params["name"] or "index.html"
     if name not in ("index.html", "page.css", *PAGE_MODULES):
-        return Response("not found", 404)
+        raise HTTPException(404)
     return Response(read_page_file(name), media_type=MEDIA_TYPES[Path(name).suffix])
+
+
+async def _no_page(request: Request, error: Exception) -> Response:
+    """Answer a request for which there is no route, or with another method."""
+    from starlette.responses import Response
+
+    return Response(_in_language(request, NO_PAGE), getattr(error, "status_code", 404), headers=HEADERS)
+
+
+def _in_language(request: Request, message: str) -> str:
+    """Return a message in the language that the request accepts; the page sends the one that it is shown in."""
+    return to_korean(message) if request.headers.get("accept-language", "").startswith("ko") else message
 
 
 def _tensor_bytes(service: InspectionService, request: Request) -> tuple[bytes, tuple[int, ...]]:
@@ -99,16 +116,18 @@ def _tensor_bytes(service: InspectionService, request: Request) -> tuple[bytes, 
 
 
 def _guarded(endpoint: Endpoint, key: str, hosts: tuple[str, ...]) -> Endpoint:
-    """Refuse foreign requests, turn errors into JSON responses, and add the security headers."""
+    """Refuse foreign requests, turn errors into JSON responses in the language of the page, and add the security headers."""
     from starlette.responses import JSONResponse, Response
 
     async def respond(request: Request) -> Response:
         if not _is_allowed(request, key, hosts):
-            return Response("forbidden", 403, headers=HEADERS)
+            return Response(_in_language(request, NO_PAGE), 403, headers=HEADERS)
         try:
             response = await endpoint(request)
         except GlassGPTError as error:
-            response = JSONResponse({"error": str(error)}, 410 if isinstance(error, ExpiredTraceError) else 400)
+            response = JSONResponse(
+                {"error": _in_language(request, str(error))}, 410 if isinstance(error, ExpiredTraceError) else 400
+            )
         response.headers.update(HEADERS)
         return response
 

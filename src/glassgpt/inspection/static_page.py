@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +13,16 @@ from glassgpt.data.files import write_atomically
 from glassgpt.errors import CheckpointError, InspectionError
 from glassgpt.inspection.checkpoint_traces import CheckpointTraces
 from glassgpt.inspection.details import LENS_TOKENS, detail, sources
+from glassgpt.inspection.page_files import standalone
 from glassgpt.inspection.serialization import tensor_bytes
 from glassgpt.inspection.service import page_overview
 from glassgpt.inspection.trace import Trace
+from glassgpt.locale import to_korean
 
-PAGE_MODULES = (
-    "words.js",
-    "dom.js",
-    "svg.js",
-    "fragment.js",
-    "state.js",
-    "source.js",
-    "color.js",
-    "matrix.js",
-    "token.js",
-    "tokens.js",
-    "embeddings.js",
-    "block.js",
-    "norm.js",
-    "head.js",
-    "lines.js",
-    "motion.js",
-    "projection.js",
-    "sum.js",
-    "stream.js",
-    "mlp.js",
-    "model.js",
-    "lens.js",
-    "next.js",
-    "cache.js",
-    "changes.js",
-    "history.js",
-    "tour.js",
-    "keys.js",
-    "page.js",
-)
-"""JavaScript modules, each after those it imports."""
-POLICY = (
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'\">\n"
-)
-"""Keeps the page from loading or sending anything."""
 MAX_SAVED_VALUES = 6 << 20
 """Values in a saved page: 24 MiB, a third more in base64."""
 MAX_SAVED_UNITS = 256
 """Limit for tokens × blocks; beyond it, the strongest hidden units are not saved."""
-
-
-def read_page_file(name: str) -> str:
-    """Return the content of one of the page's files."""
-    return (resources.files("glassgpt.inspection") / "page" / name).read_text(encoding="utf-8")
 
 
 def save_page(found: Trace, file: Path, checkpoints: CheckpointTraces | None = None) -> None:
@@ -81,7 +39,7 @@ def save_page(found: Trace, file: Path, checkpoints: CheckpointTraces | None = N
         InspectionError: the attention weights alone are too large, or the file cannot be written.
     """
     try:
-        write_atomically(file, _standalone(json.dumps(_page_data(found, checkpoints))).encode())
+        write_atomically(file, standalone(json.dumps(_page_data(found, checkpoints))).encode())
     except OSError as error:
         raise InspectionError(
             f"{file} cannot be written ({error.strerror}); choose another file with --save"
@@ -93,12 +51,13 @@ def _page_data(found: Trace, checkpoints: CheckpointTraces | None) -> dict[str, 
     arrays, left_out = _arrays(found)
     earlier, too_many = _earlier(checkpoints, arrays, left_out)
     if not _units_fit(found):
-        left_out.append("mlp units")
+        left_out.append("the hidden units of the MLP")
     main = _view("saved", found, arrays)
     main["details"]["sources"] = sources(found)
     for view in (main, *earlier.values()):
         view["overview"]["steps"] = [int(step) for step in earlier]
-    return {**main, "left_out": left_out + too_many, "earlier": earlier}
+    missing = left_out + too_many
+    return {**main, "left_out": {"en": missing, "ko": [*map(to_korean, missing)]}, "earlier": earlier}
 
 
 def _view(key: str, found: Trace, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +75,7 @@ def _earlier(
     size = sum(math.prod(each["shape"]) for each in arrays.values())
     n_fitting = 0 if left_out else MAX_SAVED_VALUES // size - 1
     if n_fitting < 1:
-        return {}, ["checkpoints"]
+        return {}, ["all checkpoints"]
     chosen = _spread(checkpoints.steps, n_fitting)
     earlier, missing = dict[str, Any](), [f"checkpoint {step}" for step in checkpoints.steps if step not in chosen]
     for step in chosen:
@@ -200,26 +159,3 @@ def _groups(found: Trace) -> dict[str, list[str]]:
 def _saved(found: Trace, name: str) -> dict[str, Any]:
     raw, shape = tensor_bytes(found, name, max_values=MAX_SAVED_VALUES)
     return {"values": base64.b64encode(raw).decode(), "shape": shape}
-
-
-def _standalone(data: str) -> str:
-    # Inside a script element only "<" can end it; JSON can escape it.
-    data_element = f'<script type="application/json" id="saved">{data.replace("<", chr(92) + "u003c")}</script>'
-    style = f"<style>{read_page_file('page.css')}</style>"
-    page = read_page_file("index.html").replace('<link rel="stylesheet" href="page.css">', POLICY + style)
-    return page.replace(
-        '<script type="module" src="page.js"></script>', f'{data_element}\n<script type="module">{_joined()}</script>'
-    )
-
-
-def _joined() -> str:
-    """Join the modules into one script, each in a function that returns its exports."""
-    return "\n".join(["const modules = {};", *map(_scope, PAGE_MODULES)])
-
-
-def _scope(name: str) -> str:
-    code = read_page_file(name)
-    exported = re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", code, re.MULTILINE)
-    code = re.sub(r'^import (\{.*\}) from "\./(.*)";$', r'const \1 = modules["\2"];', code, flags=re.MULTILINE)
-    code = re.sub(r"^export ", "", code, flags=re.MULTILINE)
-    return f'modules["{name}"] = (() => {{\n{code}\nreturn {{ {", ".join(exported)} }};\n}})();'

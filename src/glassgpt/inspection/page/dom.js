@@ -94,3 +94,10 @@ export function bytes(count) {
   for (; size >= 1024 && at < units.length - 1; at += 1) size /= 1024;
   return `${at ? size.toFixed(1) : size} ${units[at]}`;
 }
+
+// Restore the focus to the element with the same id.
+export function keepingFocus(change) {
+  const { id } = document.activeElement ?? {};
+  change();
+  if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
+}

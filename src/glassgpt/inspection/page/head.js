@@ -47,7 +47,7 @@ function picture(title, formula, shown, id, filled) {
 }
 
 // Properties shared by all query × key images.
-function square({ trace, state, choose }, id, label, values, length) {
+export function square({ trace, state, choose }, id, label, values, length) {
   const tell = (query, key) => `${quoted(pieceOf(trace, query))} → ${quoted(pieceOf(trace, key))} ${figure(values[query * length + key])}`;
   const names = trace.overview.tokens.map(({ piece: text }) => text);
   return { id, label, values, rows: length, columns: length, cell: [state.position, state.key], tell, names, columnNames: names, choose: (position, key) => choose({ position, key }) };

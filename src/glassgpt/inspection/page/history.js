@@ -1,9 +1,7 @@
 // The same text through the run's checkpoints, and a comparison with another run.
-import { barCell, button, figure, make, note, percent, slider, table } from "./dom.js";
-import { fetchDetail, fetchTrace, isSaved } from "./source.js";
+import { figure, make, note, percent, slider, table } from "./dom.js";
+import { fetchDetail, isSaved } from "./source.js";
 import { piece } from "./token.js";
-
-const learned = { key: "", rows: [] }; // results through the checkpoints, and the text they belong to
 
 export const historyPanel = {
   id: "history",
@@ -12,8 +10,8 @@ export const historyPanel = {
   async draw(view) {
     const { trace, words } = view;
     const { steps } = trace.overview;
-    const parts = steps.length ? [scrubber(view, steps), followed(view, steps)] : [note(isSaved ? words.noStepsSaved : words.noSteps)];
-    return [...parts, isSaved ? note(words.noCompareSaved) : await comparison(view)];
+    const earlier = steps.length > 1 ? scrubber(view, steps) : note(isSaved ? words.noStepsSaved : words.noSteps);
+    return [earlier, isSaved ? note(words.noCompareSaved) : await comparison(view)];
   },
 };
 
@@ -21,35 +19,6 @@ function scrubber({ state, words, choose }, steps) {
   const at = state.step === null ? steps.length : Math.max(0, steps.indexOf(state.step));
   const format = (number) => (number === steps.length ? words.loaded : `${words.step} ${steps[number].toLocaleString("en")}`);
   return slider("step", words.checkpoint, [0, steps.length, 1], at, format, () => {}, (number) => choose({ step: number === steps.length ? null : steps[number] }));
-}
-
-function followed(view, steps) {
-  const { state, words, redraw, say } = view;
-  const key = JSON.stringify([state.text, state.written]);
-  const follow = async () => {
-    Object.assign(learned, { key, rows: [] });
-    for (const step of steps) {
-      try {
-        const rows = [...learned.rows, await figuresAt(step, state)];
-        if (learned.key !== key) return; // another text has been requested meanwhile
-        learned.rows = rows;
-        await redraw("history");
-      } catch (error) {
-        say(error); // a damaged checkpoint; the others are still worth seeing
-      }
-    }
-  };
-  const start = button(words.follow, follow, { id: "follow" });
-  if (learned.key !== key || !learned.rows.length) return make("div", {}, start);
-  const largest = Math.max(...learned.rows.map(({ loss }) => loss ?? 0));
-  const rows = learned.rows.map(({ step, loss, token, chance }) =>
-    [button(step.toLocaleString("en"), () => view.choose({ step }), { className: "link" }), loss === null ? "–" : barCell(figure(loss, 3), loss / largest), piece(token.piece), barCell(percent(chance), chance)]);
-  return make("div", { id: "learned" }, start, table([words.step, words.meanLoss, words.wouldSay, words.chance], rows));
-}
-
-async function figuresAt(step, { text, written }) {
-  const trace = await fetchTrace({ step, text, written });
-  return { step, ...(await figuresOf(trace)) };
 }
 
 // Total and mean loss of the text in nats, and the most probable next token.

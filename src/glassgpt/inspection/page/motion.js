@@ -1,7 +1,8 @@
 // One value of attention, step by step: query and key, their products, scale, mask, softmax, mixed values. It can be played.
-import { button, figure, make, note, row } from "./dom.js";
+import { figure, make, note, row } from "./dom.js";
 import { headOf, maskFormula, rowOf, strongest } from "./head.js";
 import { drawMatrix, isSeenBy, largestOf, matrix } from "./matrix.js";
+import { player } from "./player.js";
 import { pieceOf, quoted, stepper } from "./token.js";
 
 const SECONDS = 1.6; // per step
@@ -22,35 +23,23 @@ export const motionPanel = {
     const steps = [vectors, products, scaled, masked, softmax, mixing].map((step) => step(view, parts));
     const choosing = (name, id) => stepper(view, id, name, parts.length, `${state[name]} ${quoted(pieceOf(trace, state[name]))}`);
     const cell = row(make("b", { textContent: `${words.head} ${state.layer}.${state.head}` }), choosing("position", "motion-query"), "→", choosing("key", "motion-key"));
-    return [cell, player(steps, words.motion), make("div", { className: "grid wide steps" }, ...steps.map(({ node }) => node))];
+    return [cell, played(steps, words.motion), make("div", { className: "grid wide steps" }, ...steps.map(({ node }) => node))];
   },
 };
 
-// Buttons and keys that play, stop and step. Those who ask for less motion only step.
-function player(steps, words) {
-  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const output = make("output", { id: "motion-at" });
-  const play = button(words.play, () => (frame ? clock.stop() : clock.start()), { id: "motion-play", className: "main" });
-  const less = button(`‹ ${words.back}`, () => clock.moves.ArrowLeft(), { id: "motion-less" });
-  const more = button(`${words.forward} ›`, () => clock.moves.ArrowRight(), { id: "motion-more" });
-  const clock = clockOf(steps.length, play, (now) => {
+// Plays the steps, and shows how far it is.
+function played(steps, words) {
+  const { node, show } = player("motion", words, { toggle: () => (frame ? clock.stop() : clock.start()), moves: Object.fromEntries(["ArrowLeft", "ArrowRight", "Home", "End"].map((key) => [key, () => clock.moves[key]()])) });
+  const clock = clockOf(steps.length, node, (now) => {
     steps.forEach((each, at) => each.paint(Math.min(1, Math.max(0, now - at)), now > at && now <= at + 1 && progress !== null));
-    play.textContent = frame ? words.stop : words.play;
-    output.textContent = words.at(Math.max(1, Math.ceil(now)), steps.length);
-    [less.disabled, more.disabled] = [now <= 1, now >= steps.length];
+    show(words.at(Math.max(1, Math.ceil(now)), steps.length), { isPlaying: frame !== 0, isFirst: now <= 1, isLast: now >= steps.length });
   });
   clock.stop();
-  const group = make("div", { className: "row player", role: "group", "aria-label": words.player }, isStill ? null : play, less, more, output);
-  group.onkeydown = (event) => {
-    if (!clock.moves[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    clock.moves[event.key]();
-  };
-  return group;
+  return node;
 }
 
-// Moves through the steps and shows them: at once by `moves`, or in time until the last one, while `play` is on the page.
-function clockOf(count, play, show) {
+// Moves through the steps and shows them: at once by `moves`, or in time until the last one, while they are on the page.
+function clockOf(count, node, show) {
   const now = () => progress ?? count;
   const stop = () => {
     cancelAnimationFrame(frame);
@@ -65,7 +54,7 @@ function clockOf(count, play, show) {
     let last = performance.now();
     if (now() >= count) progress = 0;
     const move = (time) => {
-      if (!play.isConnected) return;
+      if (!node.isConnected) return;
       progress = Math.min(count, now() + Math.max(0, time - last) / (1000 * SECONDS));
       last = time;
       frame = progress < count ? requestAnimationFrame(move) : 0;

@@ -1,8 +1,9 @@
 // The page, in data-flow order from top to bottom. A panel is drawn when it is visible and its content has changed.
 import { wordsFor } from "./words.js";
-import { button, lengthsOf, make, note, row } from "./dom.js";
+import { button, keepingFocus, lengthsOf, make, note, row } from "./dom.js";
 import { REQUEST_FIELDS, clearRequest, keepEntry, readAddress, state, writeAddress } from "./state.js";
-import { NoProgramError, NotSavedError, fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
+import { failure, messageOf } from "./failure.js";
+import { fetchDetail, fetchTrace, isSaved, leftOut } from "./source.js";
 import { pieceOf, quoted, stepper } from "./token.js";
 import { modelPanel } from "./model.js";
 import { tokensPanel } from "./tokens.js";
@@ -20,11 +21,12 @@ import { lensPanel } from "./lens.js";
 import { nextPanel } from "./next.js";
 import { cachePanel } from "./cache.js";
 import { changesPanel } from "./changes.js";
+import { filmPanel } from "./film.js";
 import { historyPanel } from "./history.js";
 import { goTo, tourBox } from "./tour.js";
 import { helpDialog, listenToKeys } from "./keys.js";
 
-const PANELS = [modelPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, historyPanel];
+const PANELS = [modelPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, filmPanel, historyPanel];
 const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
 const AHEAD = "300px"; // panels are drawn this far before they become visible
 
@@ -140,11 +142,7 @@ async function compared({ overview }, written) {
 function say(error) {
   let box = document.getElementById("error");
   box ??= document.body.appendChild(make("p", { id: "error", role: "alert" }));
-  box.replaceChildren(...(error ? [messageOf(error), button("✕", () => say(null), { "aria-label": view.words.close })] : []));
-}
-
-function messageOf(error) {
-  return error instanceof NoProgramError ? view.words.noProgram : error.message;
+  box.replaceChildren(...(error ? [messageOf(error, view.words), button("✕", () => say(null), { "aria-label": view.words.close })] : []));
 }
 
 // Build header, bar and empty panels, which are drawn as they become visible.
@@ -198,7 +196,8 @@ function heading() {
 }
 
 function offline() {
-  const missing = leftOut.length ? ` ${view.words.leftOut}: ${leftOut.join(", ")}.` : "";
+  const names = leftOut(state.language);
+  const missing = names.length ? ` ${view.words.leftOut}: ${names.join(", ")}.` : "";
   return make("p", { className: "banner", id: "offline", textContent: view.words.offline + missing });
 }
 
@@ -343,14 +342,9 @@ async function draw(panel, seen = () => {}) {
     seen();
     return true;
   };
-  if (!show(await panel.draw(view, show).catch((error) => [failed(error)]))) return;
+  if (!show(await panel.draw(view, show).catch((error) => [failure(error, view.words)]))) return;
   section.querySelector(".figures").replaceChildren(...panel.figures(view).map(described));
   section.dataset.ready = "true";
-}
-
-function failed(error) {
-  if (error instanceof NotSavedError) return note(view.words.notSaved);
-  return make("p", { className: "failed", role: "alert", textContent: messageOf(error) });
 }
 
 // Shape, unit and formula of a tensor, or the description of a detail, and the source code that computes it.
@@ -372,13 +366,6 @@ function describeTensor(tensor, words) {
   return `[${lengthsOf(tensor, words)}] ${words.units[tensor.unit] ?? tensor.unit} = ${formula}`;
 }
 
-// Restore the focus to the element with the same id.
-function keepingFocus(change) {
-  const { id } = document.activeElement ?? {};
-  change();
-  if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
-}
-
 // Restore scroll positions.
 function keepingScroll(body, change) {
   const boxes = () => [...body.querySelectorAll(".scroll, .tokens")];
@@ -392,5 +379,6 @@ window.addEventListener("resize", () => view.trace && invalidate(modelPanel));
 window.addEventListener("hashchange", () => ask(readAddress()));
 listenToKeys(view, { tour, help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 Object.assign(state, readAddress());
+document.documentElement.lang = state.language;
 document.documentElement.dataset.theme = state.theme;
 begin();

@@ -3,7 +3,7 @@ const element = document.getElementById("saved");
 const saved = element && JSON.parse(element.textContent);
 
 export const isSaved = saved !== null;
-export const leftOut = isSaved ? saved.left_out : [];
+export const leftOut = (language) => (isSaved ? saved.left_out[language] : []);
 
 const MAX_CACHED_BYTES = 128 << 20; // of arrays; the oldest are evicted first
 const kept = new Map();
@@ -31,11 +31,12 @@ function readFloats(buffer) {
   return Float32Array.from({ length: buffer.byteLength / 4 }, (_, at) => view.getFloat32(4 * at, true));
 }
 
-async function answered(path, options) {
-  const response = await fetch(path, options).catch((error) => { throw new NoProgramError(error.message); });
+// The server answers in the language of the page.
+async function answered(path, { headers = {}, ...options } = {}) {
+  const response = await fetch(path, { ...options, headers: { ...headers, "Accept-Language": document.documentElement.lang } }).catch((error) => { throw new NoProgramError(error.message); });
   if (response.ok) return response;
   if (response.status === 403) throw new NoProgramError(response.statusText);
-  const body = await response.json().catch(() => ({ error: response.statusText }));
+  const body = await response.json().catch(() => ({ error: "" })); // not one of its own refusals
   throw Object.assign(new Error(body.error), { isOld: response.status === 410 });
 }
 

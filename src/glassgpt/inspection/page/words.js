@@ -4,7 +4,7 @@ const WORDS = {
     title: "Inspect", followText: "Trace this text", width: "width", vocabulary: "vocabulary", close: "close", chosen: "Selection",
     themes: { auto: "auto", light: "light", dark: "dark" }, theme: "Dark or light mode", previous: "previous", following: "next",
     foot: "Every number on this page comes from the model. Press ? for keyboard shortcuts.",
-    offline: "A saved page: new computations need the program.", leftOut: "Left out because of size", notSaved: "Left out of this file because of its size; open the run with the program to see it.",
+    offline: "A saved page: new computations need the program.", leftOut: "Left out because of size", failed: "The program could not answer; it printed why.", notSaved: "Left out of this file because of its size; open the run with the program to see it.",
     noProgram: "The program no longer responds. Restart it with glassgpt inspect, and open the address it prints.",
     needsProgram: "Ablation, scaling and patching run the model again, which a saved page cannot do: open the run with glassgpt inspect.",
     layer: "block", head: "head", position: "token", key: "second token", block: "block", token: "token", tokens: "tokens", piece: "piece", bytes: "bytes", loss: "loss", nats: "nats",
@@ -30,13 +30,14 @@ const WORDS = {
     parts: { head: "head", attention: "attention", mlp: "MLP", block: "block", position: "token" }, off: "ablated", scale: "multiply by", applyTo: "the output of", undo: "undo all", nothingChanged: "No interventions. Ablate a component and see what depends on it.",
     patch: "Patch", patchWhat: "activation", patchWhere: "where", everywhere: "everywhere", allHeads: "all heads", otherText: "from another text", patchDo: "patch",
     before: "before", points: "percentage points", divergence: "KL divergence of the next-token distribution", lossChange: "Loss of each token: higher (orange) or lower (blue)", meanLoss: "mean loss, nats",
-    checkpoint: "checkpoint", step: "step", loaded: "as loaded", follow: "Follow through all checkpoints", noSteps: "This model has no checkpoints.", noStepsSaved: "This file contains no checkpoints: open the run with glassgpt inspect to see them.", noCompareSaved: "A saved page cannot compare runs: use glassgpt inspect RUN --compare RUN2.", wouldSay: "prediction", compareWith: "compare with", noCompare: "Compare with a second run: glassgpt inspect RUN --compare RUN2.", run: "run", perByte: "nats per byte",
+    checkpoint: "checkpoint", step: "step", loaded: "as loaded", noSteps: "This model has no earlier steps to show. glassgpt train saves the weights at steps 0, 1, 2, 4, 8, … (train.snapshots): train a run, then open it with glassgpt inspect RUN.", noStepsSaved: "This file contains no earlier steps: open the run with glassgpt inspect to see them.", noCompareSaved: "A saved page cannot compare runs: use glassgpt inspect RUN --compare RUN2.", wouldSay: "prediction", compareWith: "compare with", noCompare: "Compare with a second run: glassgpt inspect RUN --compare RUN2.", run: "run", perByte: "nats per byte",
     keyboard: "Keyboard shortcuts", shared: "The address contains everything selected: copy it to keep or share this view.",
-    keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in an image or table: the cell; among blocks, heads or tokens: the next one"], ["Shift + click", "select the second token"], ["← → Home End", "among the steps of attention: the previous, next, first, last one"], ["/", "edit the text; Enter traces it"], ["n p Esc", "in the guided tour: next, previous stop, end"], ["t", "dark or light mode"], ["?", "this help"]],
+    keys: [["j k", "next, previous block"], ["l h", "next, previous head"], ["n p", "next, previous token"], ["] [", "next, previous second token"], ["↑ ↓ ← →", "in an image or table: the cell; among blocks, heads or tokens: the next one"], ["Shift + click", "select the second token"], ["← → Home End", "among the steps of attention or of training: the previous, next, first, last one"], ["/", "edit the text; Enter traces it"], ["n p Esc", "in the guided tour: next, previous stop, end"], ["t", "dark or light mode"], ["?", "this help"]],
     axes: { byte: "bytes", position: "tokens", query: "queries", key: "keys", channel: "channels", head: "heads", kv_head: "key heads", head_channel: "channels", angle: "angles", hidden: "units", vocabulary: "vocabulary" },
     units: {}, formulas: [], // as the program writes them
     measures: { norms: "[tokens] mean and scale, [channels] gain and bias", projection: "[heads] L2 norm and cosine of mixed · Wo", sums: "[parts, tokens] L2 norm and cosine", sizes: "parameters of each part", components: "of each head at the selected token: L2 norm of its output, entropy of its attention in nats; the logit lens", nearest: "cosine with the rows of the token embedding", heads: "[blocks, heads] share of attention to a pattern", units: "[10] units by the norm of the vector they add", unit: "[channels] value · column of the second matrix", stream: "[blocks + 1, tokens] L2 norm", lens: "[blocks + 1, tokens] probability = softmax(head(norm(stream)))", losses: "[tokens − 1] nats = −ln p(token | previous tokens)", choice: "[vocabulary] probability after each logits processor", change: "[vocabulary] probability before and after; KL in nats", cache: "bytes of keys and values" },
     showSource: "show the source", unfoldAll: "Open all panels", foldAll: "Fold all",
+    film: { player: "Steps of training", speed: "speed", at: (step, at, count) => `step ${step} (${at} of ${count})`, losses: "Loss of each token (darker, in dark mode brighter: worse predicted)", uniform: "a guess at random", frames: "Steps seen", whole: "Show the whole page at this step" },
     tour: {
       name: "Guided tour", start: "Guided tour", end: "end the tour", stops: [
         { title: "Tokens", text: ({ count }) => `The model does not read letters but these ${count} tokens. Color shows how badly it predicted each: where is it surprised?` },
@@ -74,6 +75,7 @@ const WORDS = {
       next: { title: "Next token", lead: "its probabilities, and how the settings change them", help: "The model gives every token a probability. Settings such as temperature and top-p sharpen or truncate this list before a token is sampled." },
       cache: { title: "Cache", lead: "the memory that keys and values take", help: "To avoid recomputing everything for each new token, the model keeps the keys and values of all earlier ones. This memory grows by the same amount with each token." },
       changes: { title: "Interventions", lead: "switch parts off, and see what depends on them", help: "Ablate a part, scale it, or replace it by its value for another text: whatever changes depended on that part." },
+      film: { title: "As it learned", lead: "the same text at steps 0, 1, 2, 4, … of training, as a film", help: "Most is learned in the first steps, so that each frame is about twice as far as the one before. Watch which tokens are predicted first, and when the head begins to look where it looks now." },
       history: { title: "Checkpoints and a second run", lead: "the same text at earlier steps, or in another model", help: "A checkpoint is the model after some number of training steps. Move the slider to see how it handled the same text then." },
     },
   },
@@ -81,7 +83,7 @@ const WORDS = {
     title: "안을 들여다보기", followText: "이 글을 따라가기", width: "너비", vocabulary: "어휘", close: "닫기", chosen: "보고 있는 것",
     themes: { auto: "자동", light: "밝게", dark: "어둡게" }, theme: "어둡게 또는 밝게", previous: "이전", following: "다음",
     foot: "이 화면의 모든 숫자는 모델이 계산한 값입니다. ?를 누르면 단축키가 나옵니다.",
-    offline: "저장된 화면입니다. 새로 계산하려면 프로그램이 필요합니다.", leftOut: "너무 커서 담지 않은 것", notSaved: "너무 커서 이 파일에는 담지 않았습니다. 프로그램으로 열면 볼 수 있습니다.",
+    offline: "저장된 화면입니다. 새로 계산하려면 프로그램이 필요합니다.", leftOut: "너무 커서 담지 않은 것", failed: "프로그램이 답하지 못했습니다. 까닭은 프로그램의 화면에 나와 있습니다.", notSaved: "너무 커서 이 파일에는 담지 않았습니다. 프로그램으로 열면 볼 수 있습니다.",
     noProgram: "프로그램이 더는 답하지 않습니다. glassgpt inspect로 다시 시작하고, 그때 나오는 주소를 여세요.",
     needsProgram: "끄기, 줄이기, 바꿔 넣기는 모델을 다시 돌려야 해서 저장된 파일에서는 할 수 없습니다. glassgpt inspect로 열어 주세요.",
     layer: "블록", head: "헤드", position: "토큰", key: "두 번째 토큰", block: "블록", token: "토큰", tokens: "토큰", piece: "조각", bytes: "바이트", loss: "손실", nats: "nat",
@@ -107,9 +109,9 @@ const WORDS = {
     parts: { head: "헤드", attention: "어텐션", mlp: "MLP", block: "블록", position: "토큰" }, off: "끔", scale: "곱할 수", applyTo: "여기서 더하는 것에:", undo: "모두 되돌리기", nothingChanged: "바꾼 것이 없습니다. 한 부분을 끄고 무엇이 거기에 달려 있는지 보세요.",
     patch: "바꿔 넣기", patchWhat: "바꿀 것", patchWhere: "위치", everywhere: "모든 곳", allHeads: "모든 헤드", otherText: "이 다른 글에서", patchDo: "바꿔 넣기",
     before: "이전", points: "퍼센트포인트", divergence: "다음 토큰 분포의 KL 발산", lossChange: "각 토큰의 손실: 늘어남(주황) 또는 줄어듦(파랑)", meanLoss: "평균 손실, nat",
-    checkpoint: "체크포인트", step: "스텝", loaded: "불러온 그대로", follow: "모든 체크포인트 따라가기", noSteps: "이 모델에는 지나온 체크포인트가 없습니다.", noStepsSaved: "이 파일에는 체크포인트가 없습니다. glassgpt inspect로 실행을 열면 따라갈 수 있습니다.", noCompareSaved: "여기서는 다른 실행을 나란히 볼 수 없습니다. 프로그램이 필요합니다: glassgpt inspect RUN --compare RUN2.", wouldSay: "예측", compareWith: "나란히 비교:", noCompare: "다른 실행을 나란히 볼 수 있습니다: glassgpt inspect RUN --compare RUN2.", run: "실행", perByte: "바이트당 nat",
+    checkpoint: "체크포인트", step: "스텝", loaded: "불러온 그대로", noSteps: "이 모델에는 보여 줄 예전 스텝이 없습니다. glassgpt train은 0, 1, 2, 4, 8, … 스텝의 가중치를 저장합니다(train.snapshots). 실행을 하나 학습한 다음 glassgpt inspect RUN으로 여세요.", noStepsSaved: "이 파일에는 예전 스텝이 없습니다. glassgpt inspect로 실행을 열면 볼 수 있습니다.", noCompareSaved: "여기서는 다른 실행을 나란히 볼 수 없습니다. 프로그램이 필요합니다: glassgpt inspect RUN --compare RUN2.", wouldSay: "예측", compareWith: "나란히 비교:", noCompare: "다른 실행을 나란히 볼 수 있습니다: glassgpt inspect RUN --compare RUN2.", run: "실행", perByte: "바이트당 nat",
     keyboard: "단축키", shared: "고른 것은 모두 주소에 있습니다. 주소를 복사하면 이 화면을 보관하거나 나눌 수 있습니다.",
-    keys: [["j k", "다음, 이전 블록"], ["l h", "다음, 이전 헤드"], ["n p", "다음, 이전 토큰"], ["] [", "다음, 이전 두 번째 토큰"], ["↑ ↓ ← →", "그림이나 표에서는 셀, 블록, 헤드, 토큰에서는 다음 것"], ["Shift + 클릭", "두 번째 토큰 고르기"], ["← → Home End", "어텐션의 단계에서는 이전, 다음, 처음, 마지막 단계"], ["/", "글로 가기; Enter를 누르면 따라감"], ["n p Esc", "둘러보기에서는 다음, 이전 단계, 끝"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
+    keys: [["j k", "다음, 이전 블록"], ["l h", "다음, 이전 헤드"], ["n p", "다음, 이전 토큰"], ["] [", "다음, 이전 두 번째 토큰"], ["↑ ↓ ← →", "그림이나 표에서는 셀, 블록, 헤드, 토큰에서는 다음 것"], ["Shift + 클릭", "두 번째 토큰 고르기"], ["← → Home End", "어텐션이나 학습의 단계에서는 이전, 다음, 처음, 마지막 단계"], ["/", "글로 가기; Enter를 누르면 따라감"], ["n p Esc", "둘러보기에서는 다음, 이전 단계, 끝"], ["t", "어둡게 또는 밝게"], ["?", "이 도움말"]],
     axes: { byte: "바이트", position: "토큰", query: "쿼리", key: "키", channel: "채널", head: "헤드", kv_head: "키 헤드", head_channel: "채널", angle: "각도", hidden: "유닛", vocabulary: "어휘" },
     units: { dimensionless: "단위 없음", probability: "확률", "nats, up to a constant": "nat(상수만큼 다를 수 있음)", "byte value": "바이트의 값", "token id": "토큰의 번호", "true where the query may attend": "볼 수 있으면 참" },
     formulas: [
@@ -120,6 +122,7 @@ const WORDS = {
     ],
     measures: { norms: "[토큰] 평균과 나누는 수, [채널] 이득과 편향", projection: "[헤드] 섞인 값 · Wo의 L2 노름과 코사인", sums: "[부분, 토큰] L2 노름과 코사인", sizes: "각 부분의 매개변수 수", components: "고른 토큰에서 헤드마다 출력의 L2 노름, 어텐션 엔트로피(nat); 로짓 렌즈", nearest: "토큰 임베딩 각 행과의 코사인", heads: "[블록, 헤드] 어텐션이 한 패턴에 주는 몫", units: "[10] 더하는 벡터의 노름이 큰 순서의 유닛", unit: "[채널] 값 · 둘째 행렬의 열", stream: "[블록 + 1, 토큰] L2 노름", lens: "[블록 + 1, 토큰] 확률 = softmax(head(norm(스트림)))", losses: "[토큰 − 1] nat = −ln p(토큰 | 앞의 것들)", choice: "[어휘] 각 처리 뒤의 확률", change: "[어휘] 앞뒤의 확률; KL, nat", cache: "키와 값의 바이트" },
     showSource: "소스 보기", unfoldAll: "모두 펼치기", foldAll: "모두 접기",
+    film: { player: "학습 스텝", speed: "빠르기", at: (step, at, count) => `스텝 ${step} (${count}개 중 ${at}번째)`, losses: "토큰마다의 손실(짙을수록, 어두운 화면에서는 밝을수록 예측이 빗나감)", uniform: "아무렇게나 고를 때", frames: "지나온 스텝", whole: "화면 전체를 이 스텝으로 보기" },
     tour: {
       name: "둘러보기", start: "둘러보기", end: "그만 보기", stops: [
         { title: "토큰", text: ({ count }) => `모델은 글자가 아니라 이 토큰 ${count}개를 읽습니다. 색은 토큰마다 예측이 얼마나 빗나갔는지를 나타냅니다. 어디서 놀랐을까요?` },
@@ -157,7 +160,8 @@ const WORDS = {
       next: { title: "다음 토큰", lead: "토큰마다의 확률과, 설정이 바꾸는 것", help: "모델은 모든 토큰에 확률을 매깁니다. 온도와 top-p 같은 설정이 목록을 다듬은 뒤 하나를 뽑습니다." },
       cache: { title: "캐시", lead: "키와 값이 차지하는 메모리", help: "새 토큰마다 처음부터 계산하지 않도록 앞선 토큰의 키와 값을 보관합니다. 이 메모리는 토큰마다 같은 양씩 늘어납니다." },
       changes: { title: "바꾸어 보기", lead: "한 부분을 끄고 무엇이 거기에 달려 있는지 보기", help: "한 부분을 끄거나 줄이거나 다른 글에서 온 값으로 바꾸어 보세요. 그때 달라지는 것이 그 부분에 달려 있던 것입니다." },
-      history: { title: "배워 온 과정, 그리고 나란히", lead: "같은 글을 예전 스텝이나 다른 모델에서", help: "체크포인트는 그만큼 학습한 때의 모델입니다. 막대를 움직여 같은 글을 그때의 눈으로 보세요." },
+      film: { title: "배워 온 과정", lead: "학습 스텝 0, 1, 2, 4, …에서 본 같은 글을 이어서", help: "처음 몇 스텝에서 가장 많이 배우므로, 장면마다 스텝이 두 배쯤 늘어납니다. 어떤 토큰부터 맞히는지, 이 헤드가 언제부터 지금 보는 곳을 보는지 살펴보세요." },
+      history: { title: "체크포인트와 다른 실행", lead: "같은 글을 예전 스텝이나 다른 모델에서", help: "체크포인트는 그만큼 학습한 때의 모델입니다. 막대를 움직여 같은 글을 그때의 눈으로 보세요." },
     },
   },
 };
