@@ -1,4 +1,4 @@
-"""As it learned: a film over the steps of training, its figures, and its player."""
+"""The film over the steps of training: its figures, and its player."""
 
 import itertools
 import re

@@ -40,6 +40,33 @@ def test_lines_are_as_wide_as_the_weights(page, address, traced):
     assert told == f"“{TEXT[11]}” attends to “{TEXT[key]}” {percent(float(weights[11, key]))}"
 
 
+def test_lines_of_several_heads_are_drawn_in_colors(page):
+    model = shaken(MODERN)
+    found = trace(model, BYTES, "the cat saw")
+    open_at(page, address_of(("shaken", model, BYTES), text=found.text), layer=1, head=2, position=9, key=4)
+    panel(page, "lines")
+    weights = found["blocks.1.attention.weights"]
+    stroke = "all => [...new Set(all.map((each) => getComputedStyle(each).stroke))]"
+    assert len(page.locator(".lines .lit").evaluate_all(stroke)) == 1
+    page.locator("#line-with-0").click()
+    page.locator("#line-with-0[aria-pressed=true]").wait_for()
+    page.locator("#line-with-3").click()
+    page.locator("#line-with-3[aria-pressed=true]").wait_for()
+    visible = (weights[[2, 0, 3]] >= FAINTEST).sum()
+    assert page.locator(".lines line").count() == int(visible)
+    assert len(page.locator(".lines .lit").evaluate_all(stroke)) == 3
+    told = page.locator("#line-position-9").get_attribute("aria-label")
+    for head in (2, 0, 3):
+        key = int(weights[head, 9].argmax())
+        assert f"1.{head} “{found.text[key]}” {percent(float(weights[head, 9, key]))}" in told
+    first = int(weights[[2, 0, 3]][:, :, 4].amax(0).argmax())
+    expected = [percent(float(weights[head, first, 4])) for head in (2, 0, 3)]
+    assert rows(page.locator("#seen-by"))[0][1:] == expected
+    page.locator("#line-with-none").click()
+    page.locator("#line-with-0[aria-pressed=false]").wait_for()
+    assert page.locator(".lines line").count() == int((weights[2] >= FAINTEST).sum())
+
+
 @pytest.mark.slow
 def test_both_sides_are_moved_in_by_keys(page, address):
     open_at(page, address, **CHOSEN)

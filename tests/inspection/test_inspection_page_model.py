@@ -34,6 +34,21 @@ def test_picture_shows_the_figures_and_opens_a_head(page, address, traced):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_norms_and_sums_of_the_picture_open_their_panels(page, address, traced):
+    open_at(page, address, layer=0, head=0, position=10)
+    shown = panel(page, "model")
+    sums = detail(traced, "sums", {"layer": 1})
+    label = shown.locator("#part-sum-1-1").get_attribute("aria-label")
+    assert f"norm {format_number(sums['norms'][1][10], 2)}" in label
+    shown.locator("#part-norm-1-2").click()
+    page.locator("#norm .fold[aria-expanded=true]").wait_for()
+    page.locator("#at-layer", has_text="block 1").wait_for()
+    panel(page, "model").locator("#part-sum-0-2").focus()
+    page.keyboard.press("Enter")
+    page.locator("#sum .fold[aria-expanded=true]").wait_for()
+    page.locator("#at-layer", has_text="block 0").wait_for()
+
+
 def test_panels_are_folded_and_the_address_keeps_what_is_open(page, address):
     page.goto(address)
     panel(page, "model")

@@ -1,14 +1,7 @@
-"""The guided tour of the page: its stops, keys and address, and the text that it begins with."""
-
-import math
+"""The guided tour of the page: its stops, keys and address."""
 
 import pytest
 from page_helpers import open_at
-
-from glassgpt.inspection.analysis import head_scores, token_losses
-from glassgpt.inspection.telling import TEXTS, telling_text
-from glassgpt.inspection.trace import trace
-from planted import planted
 
 STOPS = ("tokens", "embeddings", "block", "head", "mlp", "stream", "lens", "next")
 
@@ -35,22 +28,3 @@ def test_tour_is_begun_and_ended_by_buttons(page, address):
     page.locator("#tour", has_text="2/8").wait_for()
     page.locator("#tour-end").click()
     page.locator("#tour").wait_for(state="detached")
-
-
-def test_telling_text_is_the_known_one_with_the_strongest_induction():
-    """Compared with the definition, computed from traces of all texts."""
-    model, tokenizer = planted()
-    texts = ("kfmbqzxkfmbq", "abcdefgh", "mbqxmbq")
-    found = {text: trace(model, tokenizer, text) for text in texts}
-    loss = {text: float(token_losses(each).sum()) / len(text) for text, each in found.items()}
-    known = sorted(texts, key=loss.__getitem__)[:2]
-    strength = {text: float(head_scores(found[text]).induction.nan_to_num(0.0).max()) for text in known}
-    assert not any(math.isnan(each) for each in strength.values())
-    assert telling_text(model, tokenizer, texts) == max(known, key=strength.__getitem__)
-
-
-def test_texts_that_cannot_be_traced_are_left_out():
-    model, tokenizer = planted()
-    assert telling_text(model, tokenizer, ("a" * 5000, "kfmbqzxkfmbq")) == "kfmbqzxkfmbq"
-    assert telling_text(model, tokenizer, ("a" * 5000,)) is None
-    assert len(set(TEXTS)) == len(TEXTS)

@@ -23,10 +23,12 @@ from glassgpt.cli.shared import (
     parse_run,
     shown_run,
 )
-from glassgpt.errors import UsageError, require_extra
+from glassgpt.errors import GlassGPTError, UsageError, require_extra
 
 if TYPE_CHECKING:
+    from glassgpt.api import LoadedModel
     from glassgpt.inspection.service import InspectionService
+    from glassgpt.inspection.telling import TextCandidate
     from glassgpt.inspection.trace import Trace
     from glassgpt.model.config import ModelConfig
 
@@ -103,7 +105,6 @@ def inspect(
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces
     from glassgpt.inspection.service import InspectionService, LoadedRun
     from glassgpt.inspection.static_page import save_page
-    from glassgpt.inspection.telling import telling_text
     from glassgpt.inspection.trace import trace
 
     if prompt == "-":
@@ -111,8 +112,10 @@ def inspect(
     loaded = api.load(run, checkpoint=checkpoint, device=device)
     if found := spelled_special_tokens([prompt or ""], loaded.tokenizer.special_tokens):
         console.info(f"note: {' and '.join(found)} in the text to inspect is ordinary text")
+    candidates = list["TextCandidate"]()
     if prompt is None and (tour or run in (bundled("en"), bundled("ko"))):
-        prompt = telling_text(loaded.model, loaded.tokenizer)
+        candidates = _telling_texts(run, loaded)
+        prompt = candidates[0].text if candidates else None
     if text:
         traced = trace(loaded.model, loaded.tokenizer, prompt, generation_options)
         print_trace(traced, ablate=ablate, patch=patch, head=head)
@@ -123,8 +126,20 @@ def inspect(
     else:
         runs = [(run, loaded)] + ([(compare, api.load(compare, device=device))] if compare else [])
         loaded_runs = [LoadedRun(shown_run(path), each.model, each.tokenizer, RunFolder(path)) for path, each in runs]
-        service = InspectionService(loaded_runs, prompt, generation_options)
+        service = InspectionService(loaded_runs, prompt, generation_options, candidates)
         serve_page(service, port=port, browser=browser, fragment=_fragment(loaded.model.config, head, tour))
+
+
+def _telling_texts(run: Path, loaded: LoadedModel) -> list[TextCandidate]:
+    """Return texts to begin with, best first, also from the run's dataset if there is one that can be read."""
+    from glassgpt import api
+    from glassgpt.inspection.telling import choose_text
+
+    try:
+        return choose_text(loaded.model, loaded.tokenizer, api.held_out_dataset(run, loaded.tokenizer))
+    except GlassGPTError as error:
+        console.warn(f"no text is chosen from the run's dataset: {error}")
+        return choose_text(loaded.model, loaded.tokenizer)
 
 
 def _check_combination(

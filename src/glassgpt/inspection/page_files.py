@@ -35,6 +35,7 @@ PAGE_MODULES = (
     "changes.js",
     "film.js",
     "history.js",
+    "candidates.js",
     "tour.js",
     "keys.js",
     "page.js",

@@ -22,6 +22,7 @@ from glassgpt.inspection.checkpoint_traces import checkpoint_steps, load_checkpo
 from glassgpt.inspection.details import abbreviate, detail, source_references, sources
 from glassgpt.inspection.interventions import from_json, is_number, to_json
 from glassgpt.inspection.serialization import overview, tensor_bytes, token_json
+from glassgpt.inspection.telling import TextCandidate
 from glassgpt.inspection.trace import Trace, trace
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.run_folder import RunFolder
@@ -77,11 +78,19 @@ class InspectionService:
         runs: the run to inspect, and optionally another to compare it with.
         text: initial text.
         options: initial generation options.
+        candidates: texts of which the initial one was chosen, which the page offers; see `choose_text`.
     """
 
-    def __init__(self, runs: Sequence[LoadedRun], text: str | None, options: GenerationOptions) -> None:
+    def __init__(
+        self,
+        runs: Sequence[LoadedRun],
+        text: str | None,
+        options: GenerationOptions,
+        candidates: Sequence[TextCandidate] = (),
+    ) -> None:
         self._lock = threading.Lock()
         self._runs, self._text, self._options = runs, text, options
+        self._candidates = [vars(each) for each in candidates]
         self._traces: LRUCache[str, Trace] = LRUCache(CACHED_TRACES)
         self._models: LRUCache[tuple[int, int], LanguageModel] = LRUCache(CACHED_MODELS)
 
@@ -102,7 +111,8 @@ class InspectionService:
             found = self._get_trace(complete)
             run = self._runs[complete["run"]]
             names = [each.name for each in self._runs]
-            return {"id": _request_id(complete), "overview": page_overview(found, self._options, names, run.steps())}
+            shown = page_overview(found, self._options, names, run.steps())
+            return {"id": _request_id(complete), "overview": {**shown, "candidates": self._candidates}}
 
     def tensor_bytes(self, trace_id: str, name: str, *index: int) -> tuple[bytes, tuple[int, ...]]:
         """Return a tensor of a cached trace, or a slice of it; see `serialization.tensor_bytes`.

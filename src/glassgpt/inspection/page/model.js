@@ -124,7 +124,7 @@ function embeddingRow(scene) {
   const tells = words.picture.embedding(count(sizes.embedding), figure(norms.stream[0], 2));
   return { height: ROW + 4, draw: (y) => {
     const shapes = [...sized(scene, y, sizes.embedding), label(parts.x + 8, y + ROW / 2, `${words.embedding} · ${count(sizes.embedding)}`)];
-    return { parts: [part(scene, "embedding", tells, "embeddings", {}, ...shapes), prediction(scene, 0, y, ROW)], behind: [...sum(scene, y + ROW / 2, norms.stream[0], "")] };
+    return { parts: [part(scene, "embedding", tells, "embeddings", {}, ...shapes), prediction(scene, 0, y, ROW)], behind: [label(scene.adds, y + ROW / 2, figure(norms.stream[0], scene.isNarrow ? 1 : 2), { class: "small" })] };
   } };
 }
 
@@ -179,20 +179,22 @@ function mlpRow(scene, layer) {
     const shapes = [box(parts.x, y + 4, sizes.mlp[layer] * scene.scale, 22, { fill: colors.background, class: "lit" }), label(parts.x + 8, y + ROW / 2, isNarrow ? "MLP" : `MLP · ${count(sizes.mlp[layer])}`, { fill: colors.color })];
     const band = layer === state.layer ? [box(0, y - 1, width, 2 * ROW + 1, { class: "band" })] : [];
     return {
-      parts: [normPart(scene, layer, 2, y), part(scene, `mlp-${layer}`, tells, "mlp", { layer }, ...shapes), prediction(scene, layer + 1, y, 2 * ROW)],
-      under: band, behind: [label(0, y + ROW, `${isNarrow ? "" : `${words.block} `}${layer}`, { class: "name" }), ...sum(scene, y + ROW / 2, norms.mlp[layer], words.picture.join), shape("line", { x1: 0, x2: width, y1: y - 1, y2: y - 1, class: "line" })],
+      parts: [plus(scene, `${layer}-2`, layer, words.parts.mlp, y + ROW / 2, norms.mlp[layer]), normPart(scene, layer, 2, y), part(scene, `mlp-${layer}`, tells, "mlp", { layer }, ...shapes), prediction(scene, layer + 1, y, 2 * ROW)],
+      under: band, behind: [label(0, y + ROW, `${isNarrow ? "" : `${words.block} `}${layer}`, { class: "name" }), ...added(scene, y + ROW / 2, norms.mlp[layer]), shape("line", { x1: 0, x2: width, y1: y - 1, y2: y - 1, class: "line" })],
     };
   } };
 }
 
 function attentionRow(scene, layer) {
   const { norms, view: { words } } = scene;
-  return { height: ROW, draw: (y) => ({ parts: [normPart(scene, layer, 1, y), ...headParts(scene, layer, y + 4, 22, scene.parts.x, scene.scale)], behind: sum(scene, y + ROW / 2, norms.attention[layer], words.picture.join) }) };
+  const value = norms.attention[layer];
+  const joins = (y) => plus(scene, `${layer}-1`, layer, words.parts.attention, y + ROW / 2, value);
+  return { height: ROW, draw: (y) => ({ parts: [joins(y), normPart(scene, layer, 1, y), ...headParts(scene, layer, y + 4, 22, scene.parts.x, scene.scale)], behind: added(scene, y + ROW / 2, value) }) };
 }
 
 function normPart(scene, layer, number, y) {
   const { norm, isNarrow, view: { words } } = scene;
-  return part(scene, `norm-${layer}-${number}`, words.picture.normOf(layer, number === 1 ? words.parts.attention : words.parts.mlp), "stream", { layer },
+  return part(scene, `norm-${layer}-${number}`, words.picture.normOf(layer, number === 1 ? words.parts.attention : words.parts.mlp), "norm", { layer },
     box(norm.x, y + 4, norm.width, 22, { class: "plain" }), isNarrow ? null : label(norm.x + norm.width / 2, y + ROW / 2, words.picture.norm, { class: "small", "text-anchor": "middle" }));
 }
 
@@ -222,21 +224,30 @@ function foldedRow(scene, layer) {
     const colors = backed("magnitude", norms.mlp[layer], most.added);
     const start = parts.x + sizes.attention[layer] * shrunk + 4;
     const mlp = part(scene, `mlp-${layer}`, tells, "mlp", { layer }, box(start, y + 2, sizes.mlp[layer] * shrunk - 4, FOLDED_ROW - 2, { fill: colors.background, class: "lit" }));
+    const value = norms.attention[layer] + norms.mlp[layer];
+    const [middle, size] = [y + FOLDED_ROW / 2 + 1, FOLDED_ROW - 4];
     return {
-      parts: [...headParts(scene, layer, y + 2, FOLDED_ROW - 2, parts.x, shrunk), mlp, prediction(scene, layer + 1, y, FOLDED_ROW + 2)],
-      behind: [label(0, y + FOLDED_ROW / 2 + 1, `${isNarrow ? "" : `${words.block} `}${layer}`, { class: "name small" }), ...sum(scene, y + FOLDED_ROW / 2 + 1, norms.attention[layer] + norms.mlp[layer], "+", FOLDED_ROW - 4)],
+      parts: [plus(scene, `${layer}`, layer, `${words.parts.attention}, ${words.parts.mlp}`, middle, value, size), ...headParts(scene, layer, y + 2, FOLDED_ROW - 2, parts.x, shrunk), mlp, prediction(scene, layer + 1, y, FOLDED_ROW + 2)],
+      behind: [label(0, middle, `${isNarrow ? "" : `${words.block} `}${layer}`, { class: "name small" }), ...added(scene, middle, value, size)],
     };
   } };
 }
 
-// Where a part joins the stream: a plus, a line to it, and the norm of what it adds as a bar with its figure.
-function sum({ spine, norm, parts, adds, says, most, isNarrow }, y, added, sign, height = 14) {
+// The norm of what a part adds to the stream, as a bar with its figure, behind a line from the part to the stream.
+function added({ spine, norm, parts, adds, says, most, isNarrow }, y, value, height = 14) {
   const space = says - adds - (isNarrow ? 10 : 64);
-  const length = Math.min(1, added / most.added) * space;
-  const text = figure(added, isNarrow ? 1 : 2);
-  const joined = sign ? [shape("line", { x1: spine, x2: height < 14 ? parts.x : norm.x, y1: y, y2: y, class: "join" }), shape("circle", { cx: spine, cy: y, r: height / 2, class: "plus" }), label(spine, y, sign, { class: "small", "text-anchor": "middle" })] : [];
-  if (!sign) return [label(adds, y, text, { class: "small" })];
-  return [...joined, ...(isNarrow ? [] : [box(adds, y - height / 2, length, height, { class: "added" })]), label(isNarrow ? adds : adds + length + 6, y, text, { class: "small" })];
+  const length = Math.min(1, value / most.added) * space;
+  return [
+    shape("line", { x1: spine, x2: height < 14 ? parts.x : norm.x, y1: y, y2: y, class: "join" }), isNarrow ? null : box(adds, y - height / 2, length, height, { class: "added" }),
+    label(isNarrow ? adds : adds + length + 6, y, figure(value, isNarrow ? 1 : 2), { class: "small" }),
+  ];
+}
+
+// The plus sign where a part joins the stream.
+function plus(scene, name, layer, what, y, value, height = 14) {
+  const tells = scene.view.words.picture.sumOf(layer, what, figure(value, 2));
+  const touched = shape("circle", { cx: scene.spine, cy: y, r: height / 2 + 4, fill: "transparent" }); // easier to hit
+  return part(scene, `sum-${name}`, tells, "sum", { layer }, touched, shape("circle", { cx: scene.spine, cy: y, r: height / 2, class: "plus" }), label(scene.spine, y, "+", { class: "small", "text-anchor": "middle" }));
 }
 
 // The most probable next token if the model stopped after a number of blocks.

@@ -13,6 +13,7 @@ const FIELDS = {
   written: [() => [], listOf(isCount)],
   layer: [() => null, orNothing(isCount)],
   head: [() => null, orNothing(isCount)],
+  together: [() => [], listOf(isCount)], // heads whose lines are drawn besides
   position: [() => null, orNothing(isCount)],
   key: [() => null, orNothing(isCount)],
   channel: [() => 0, isCount],

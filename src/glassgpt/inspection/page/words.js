@@ -12,7 +12,7 @@ const WORDS = {
     strips: { "embedding.token": "token", "embedding.position": "position", "rotary.cos": "rotation by position (cos)", embedding: "input of the first block" },
     kinds: { previous: "previous token", duplicate: "same token", induction: "induction" },
     scores: "scores", mask: "mask", weights: "softmax", mixed: "mixed values", seen: "visible", unseen: "the future: masked", outside: "outside the window: masked", looksAt: "attends to", difference: "difference",
-    lines: { label: "Lines between words", seenBy: "is attended to by", hint: "Left: the token that attends. Right: the token attended to. Point at a word on either side, or move with the arrow keys, to see its lines alone." },
+    lines: { together: "together with", all: "all heads", none: "this one only", label: "Lines between words", seenBy: "is attended to by", hint: "Left: the token that attends. Right: the token attended to. Point at a word on either side, or move with the arrow keys, to see its lines alone." },
     norm: { before: "x, before", after: "y, after", gain: "gain", bias: "bias", mean: "mean", titles: ["before attention", "before the MLP"] },
     projection: { bias: "bias", sum: "sum", cosine: "cosine with the sum" },
     sum: { parts: ["comes in", "+ attention", "= between", "+ MLP", "= goes out"], strips: "the five vectors", cosine: "cosine with the stream before it", hint: "A cosine near 0: the part adds something in a new direction. Below 0: it takes something away." },
@@ -37,6 +37,10 @@ const WORDS = {
     units: {}, formulas: [], // as the program writes them
     measures: { norms: "[tokens] mean and scale, [channels] gain and bias", projection: "[heads] L2 norm and cosine of mixed · Wo", sums: "[parts, tokens] L2 norm and cosine", sizes: "parameters of each part", components: "of each head at the selected token: L2 norm of its output, entropy of its attention in nats; the logit lens", nearest: "cosine with the rows of the token embedding", heads: "[blocks, heads] share of attention to a pattern", units: "[10] units by the norm of the vector they add", unit: "[channels] value · column of the second matrix", stream: "[blocks + 1, tokens] L2 norm", lens: "[blocks + 1, tokens] probability = softmax(head(norm(stream)))", losses: "[tokens − 1] nats = −ln p(token | previous tokens)", choice: "[vocabulary] probability after each logits processor", change: "[vocabulary] probability before and after; KL in nats", cache: "bytes of keys and values" },
     showSource: "show the source", unfoldAll: "Open all panels", foldAll: "Fold all",
+    candidates: {
+      summary: (count, own) => `The text was chosen from ${count}${own ? `, ${own} of them from the run's validation text` : ""}`, text: "text", source: "from", share: "attention to what followed", sources: { validation: "validation text", "built-in": "always tried" },
+      help: (others) => `Each text ends where something is repeated. The page opens with the one on which a head looks most from the last token at what followed it before.${others ? ` ${others} others, which the model predicts much worse, are left out.` : ""}`,
+    },
     film: { player: "Steps of training", speed: "speed", at: (step, at, count) => `step ${step} (${at} of ${count})`, losses: "Loss of each token (darker, in dark mode brighter: worse predicted)", uniform: "a guess at random", frames: "Steps seen", whole: "Show the whole page at this step" },
     tour: {
       name: "Guided tour", start: "Guided tour", end: "end the tour", stops: [
@@ -52,8 +56,8 @@ const WORDS = {
     },
     picture: {
       label: "The model, from the tokens at the bottom to the next token at the top; arrow keys move between its parts, Enter opens one", at: (token, all) => `${all} parameters; the figures are those of token ${token}. Select another token below, and click a part to open it.`,
-      short: { next: "next", tokens: "text" }, norm: "norm", join: "+", adds: "norm added", says: "prediction after this block", unembedding: "output matrix", tied: "the token embedding again",
-      lastNorm: "the last normalization, before the output matrix", normOf: (layer, part) => `normalization of the residual stream, before the ${part} of block ${layer}`,
+      short: { next: "next", tokens: "text" }, norm: "norm", adds: "norm added", says: "prediction after this block", unembedding: "output matrix", tied: "the token embedding again",
+      lastNorm: "the last normalization, before the output matrix", sumOf: (layer, part, norm) => `residual sum of block ${layer}: the ${part} adds a vector of norm ${norm}`, normOf: (layer, part) => `normalization of the residual stream, before the ${part} of block ${layer}`,
       next: (token, chance) => `next token ${token}, probability ${chance}`, after: (place, token, chance) => `after ${place}: the model would predict ${token}, probability ${chance}`,
       embedding: (size, norm) => `embedding, ${size} parameters: the residual stream begins with norm ${norm}`, mlp: (layer, size, norm) => `MLP of block ${layer}, ${size} parameters: adds a vector of norm ${norm}`,
       head: (name, norm, entropy, token, weight) => `head ${name}: adds a vector of norm ${norm}; entropy of its attention ${entropy} nats; most on ${token}, ${weight}`,
@@ -91,7 +95,7 @@ const WORDS = {
     strips: { "embedding.token": "토큰", "embedding.position": "위치", "rotary.cos": "위치에 따른 회전 (cos)", embedding: "첫 블록에 들어가는 것" },
     kinds: { previous: "바로 앞 토큰", duplicate: "같은 토큰", induction: "귀납" },
     scores: "점수", mask: "마스크", weights: "소프트맥스", mixed: "섞인 값", seen: "볼 수 있음", unseen: "미래라서 볼 수 없음", outside: "윈도 밖이라서 볼 수 없음", looksAt: "이(가) 보는 곳", difference: "차이",
-    lines: { label: "단어 사이의 선", seenBy: "을(를) 보는 토큰:", hint: "왼쪽: 보는 토큰. 오른쪽: 보이는 토큰. 어느 쪽이든 단어를 가리키거나 화살표 키로 옮기면 그 단어의 선만 보입니다." },
+    lines: { together: "함께 볼 헤드", all: "모든 헤드", none: "이 헤드만", label: "단어 사이의 선", seenBy: "을(를) 보는 토큰:", hint: "왼쪽: 보는 토큰. 오른쪽: 보이는 토큰. 어느 쪽이든 단어를 가리키거나 화살표 키로 옮기면 그 단어의 선만 보입니다." },
     norm: { before: "x, 이전", after: "y, 이후", gain: "이득", bias: "편향", mean: "평균", titles: ["어텐션 앞", "MLP 앞"] },
     projection: { bias: "편향", sum: "합", cosine: "합과의 코사인" },
     sum: { parts: ["들어오는 것", "+ 어텐션", "= 중간", "+ MLP", "= 나가는 것"], strips: "다섯 벡터", cosine: "직전 스트림과의 코사인", hint: "코사인이 0에 가까우면 새로운 방향으로 더하는 것이고, 0보다 작으면 무언가를 덜어 내는 것입니다." },
@@ -122,6 +126,10 @@ const WORDS = {
     ],
     measures: { norms: "[토큰] 평균과 나누는 수, [채널] 이득과 편향", projection: "[헤드] 섞인 값 · Wo의 L2 노름과 코사인", sums: "[부분, 토큰] L2 노름과 코사인", sizes: "각 부분의 매개변수 수", components: "고른 토큰에서 헤드마다 출력의 L2 노름, 어텐션 엔트로피(nat); 로짓 렌즈", nearest: "토큰 임베딩 각 행과의 코사인", heads: "[블록, 헤드] 어텐션이 한 패턴에 주는 몫", units: "[10] 더하는 벡터의 노름이 큰 순서의 유닛", unit: "[채널] 값 · 둘째 행렬의 열", stream: "[블록 + 1, 토큰] L2 노름", lens: "[블록 + 1, 토큰] 확률 = softmax(head(norm(스트림)))", losses: "[토큰 − 1] nat = −ln p(토큰 | 앞의 것들)", choice: "[어휘] 각 처리 뒤의 확률", change: "[어휘] 앞뒤의 확률; KL, nat", cache: "키와 값의 바이트" },
     showSource: "소스 보기", unfoldAll: "모두 펼치기", foldAll: "모두 접기",
+    candidates: {
+      summary: (count, own) => `글 ${count}개${own ? `(그중 ${own}개는 이 실행의 검증용 글)` : ""}에서 고른 글입니다`, text: "글", source: "어디서", share: "뒤따르던 것을 보는 몫", sources: { validation: "검증용 글", "built-in": "늘 써 보는 글" },
+      help: (others) => `글은 저마다 무언가가 되풀이되는 곳에서 끝납니다. 마지막 토큰에서, 앞서 그 토큰을 뒤따르던 것을 어느 헤드가 가장 많이 보는 글로 화면이 열립니다.${others ? ` 모델이 훨씬 못 맞히는 글 ${others}개는 뺐습니다.` : ""}`,
+    },
     film: { player: "학습 스텝", speed: "빠르기", at: (step, at, count) => `스텝 ${step} (${count}개 중 ${at}번째)`, losses: "토큰마다의 손실(짙을수록, 어두운 화면에서는 밝을수록 예측이 빗나감)", uniform: "아무렇게나 고를 때", frames: "지나온 스텝", whole: "화면 전체를 이 스텝으로 보기" },
     tour: {
       name: "둘러보기", start: "둘러보기", end: "그만 보기", stops: [
@@ -137,8 +145,8 @@ const WORDS = {
     },
     picture: {
       label: "모델 그림. 맨 아래가 토큰, 맨 위가 다음 토큰입니다. 화살표 키로 옮겨 다니고 Enter로 엽니다", at: (token, all) => `매개변수 ${all}개. 숫자는 토큰 ${token}의 것입니다. 아래에서 다른 토큰을 고르거나, 한 부분을 눌러 펼쳐 보세요.`,
-      short: { next: "다음", tokens: "글" }, norm: "정규화", join: "+", adds: "더하는 노름", says: "이 블록까지의 예측", unembedding: "출력 행렬", tied: "토큰 임베딩을 다시 씀",
-      lastNorm: "출력 행렬 앞의 마지막 정규화", normOf: (layer, part) => `블록 ${layer}의 ${part} 앞에서 잔차 스트림을 정규화`,
+      short: { next: "다음", tokens: "글" }, norm: "정규화", adds: "더하는 노름", says: "이 블록까지의 예측", unembedding: "출력 행렬", tied: "토큰 임베딩을 다시 씀",
+      lastNorm: "출력 행렬 앞의 마지막 정규화", sumOf: (layer, part, norm) => `블록 ${layer}의 잔차 합: ${part}에서 노름 ${norm}인 벡터를 더함`, normOf: (layer, part) => `블록 ${layer}의 ${part} 앞에서 잔차 스트림을 정규화`,
       next: (token, chance) => `다음 토큰 ${token}, 확률 ${chance}`, after: (place, token, chance) => `${place} 이후에 멈춘다면 예측은 ${token}, 확률 ${chance}`,
       embedding: (size, norm) => `임베딩, 매개변수 ${size}개: 잔차 스트림은 노름 ${norm}에서 시작`, mlp: (layer, size, norm) => `블록 ${layer}의 MLP, 매개변수 ${size}개: 노름 ${norm}인 벡터를 더함`,
       head: (name, norm, entropy, token, weight) => `헤드 ${name}: 노름 ${norm}인 벡터를 더함, 어텐션 엔트로피 ${entropy} nat, 가장 많이 보는 토큰 ${token} ${weight}`,

@@ -44,6 +44,7 @@ MESSAGES = {
     "this trace is no longer in memory; request it again": "이 추적은 이제 메모리에 없습니다. 다시 요청하세요",
     "options must be a JSON object": "options는 JSON 객체여야 합니다",
     "{} cannot be set here; options are numbers for {}": "{0}은(는) 여기서 정할 수 없습니다. 수로 정할 수 있는 설정: {1}",
+    "no text is chosen from the run's dataset: {}": "실행의 데이터셋에서는 글을 고르지 않았습니다: {0:t}",
     # inspect --save
     "{} cannot be written ({}); choose another file with --save": "{0} 파일을 쓸 수 없습니다({1:t}). --save로 다른 파일을 고르세요",
     "the attention weights alone exceed {} values; use a shorter text": "어텐션 가중치만으로 값이 {0}개를 넘습니다. 더 짧은 글을 쓰세요",
