@@ -15,6 +15,7 @@ from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.llama import Llama
 from glassgpt.model.modern import Modern
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.width import scale_initial_weights
 
 ARCHITECTURES: dict[str, type[GPT2 | Modern | Llama]] = {"gpt2": GPT2, "modern": Modern, "llama": Llama}
 
@@ -35,9 +36,10 @@ def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> Lang
         problems.append("model.vocab_size is 0; set it to the tokenizer's vocabulary size before building the model")
     if problems:
         raise ConfigError(problems)
-    if config.plugins:
-        return build_custom(config, ARCHITECTURES[config.arch])
-    return ARCHITECTURES[config.arch](config, attend)
+    architecture = ARCHITECTURES[config.arch]
+    model = build_custom(config, architecture) if config.plugins else architecture(config, attend)
+    scale_initial_weights(model)
+    return model
 
 
 class _SkipInitialization(TorchFunctionMode):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glassgpt import plugin
+from glassgpt.model.width_config import BaseWidth
 from glassgpt.model.window_config import WINDOW_PATTERN
 from glassgpt.schema import setting
 
@@ -37,7 +38,7 @@ LARGEST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomParts:
+class CustomParts(BaseWidth):
     """Parts of a model that are the user's own, each as `module:name`; see `custom.py`."""
 
     attend: str = setting(
@@ -66,7 +67,7 @@ def excessive_sizes(config: Any) -> list[str]:
 
 def variant_problems(config: Any) -> list[str]:
     """Return each setting that the architecture does not support or that cannot be used, as one line of text."""
-    found = plugin_problems(config)
+    found: list[str] = plugin_problems(config) + config.width_problems()
     found += [
         f"model.{name} is {_as_written(value)}, but {config.arch} does not support it; leave it out, "
         f"or set model.arch to {' or '.join(architectures)}"

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from glassgpt.model.lora import trainable_parameters
+from glassgpt.model.lora import adapter_of, trainable_parameters
 from glassgpt.model.transformer import LanguageModel, ParameterKind
+from glassgpt.model.width import scale_groups
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.muon import Muon
@@ -20,9 +21,8 @@ Optimizers = list[torch.optim.Optimizer]
 def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[ParameterKind, dict[str, Any]]:
     """Return optimizer groups by parameter kind; every parameter is in exactly one, and none is empty.
 
-    Weight decay applies to matrices, and to an untied head if configured. Decaying biases and gains would switch norms
-    off, and decaying embeddings would shrink rare tokens, which get no gradient to grow back. `rate_ratio` is the
-    group's learning rate over `train.learning_rate`.
+    Weight decay applies to matrices, and to an untied head if configured. Decaying gains would switch norms off, decaying
+    embeddings would shrink rare tokens, which get no gradient. `rate_ratio` is the rate over `train.learning_rate`.
     """
     ratios: dict[ParameterKind, float] = {
         "matrix": 1.0,
@@ -37,7 +37,7 @@ def parameter_groups(model: LanguageModel, config: OptimizerConfig) -> dict[Para
         members: list[nn.Parameter] = [p for name, p in trained.items() if kinds[name] == kind]
         if members:
             groups[kind] = {"params": members, "weight_decay": decays.get(kind, 0.0), "rate_ratio": ratio}
-    return groups
+    return scale_groups(model, groups, config.name) if adapter_of(model) is None else groups  # its width is its rank
 
 
 def build_optimizers(

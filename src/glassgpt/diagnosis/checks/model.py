@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
 from glassgpt.model.attention import AttentionFunction, attend_readable
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.width import initial_scale
 from glassgpt.training.config import OptimizerConfig
 from glassgpt.training.hardware import Hardware
 from glassgpt.training.loss import cross_entropy
@@ -154,11 +155,12 @@ def check_initial_weights(model: LanguageModel) -> CheckResult:
     """
     matrices = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
     found = {name: matrix.float().std(correction=0).item() for name, matrix in matrices.items()}
-    off = [name for name, std in found.items() if _is_off(std, model.initial_std(name), matrices[name].numel())]
+    due_std = {name: model.initial_std(name) * initial_scale(model, name) for name in matrices}
+    off = [name for name, std in found.items() if _is_off(std, due_std[name], matrices[name].numel())]
     findings: tuple[Finding, ...] = ()
     if off:
-        worst = max(off, key=lambda name: _ratio(found[name], model.initial_std(name)))
-        std, due = found[worst], model.initial_std(worst)
+        worst = max(off, key=lambda name: _ratio(found[name], due_std[name]))
+        std, due = found[worst], due_std[worst]
         values = {"count": len(off), "parameter": worst, "std": std, "due": due, "layers": model.config.n_layer}
         findings = (Finding("GG-INI-005", "warning", values, confidence=0.8),)
     return CheckResult("initial weights", "spread", {"fine": len(found) - len(off), "all": len(found)}, findings)

@@ -42,7 +42,9 @@ def check_config_problems(problems: Sequence[str]) -> CheckResult:
 
 def typical_learning_rate(model: ModelConfig, settings: TrainerConfig) -> float:
     """Return the typical peak learning rate for a model of this width with this optimizer."""
-    return MUON_RATE if settings.optimizer.name == "muon" else ADAMW_RATE_TIMES_WIDTH / model.n_embd
+    return (
+        MUON_RATE if settings.optimizer.name == "muon" else ADAMW_RATE_TIMES_WIDTH / (model.base_width or model.n_embd)
+    )
 
 
 def check_learning_rate(model: ModelConfig, settings: TrainerConfig, *, is_fresh: bool) -> CheckResult:

@@ -1,6 +1,9 @@
 """The model and its configuration."""
 
 MESSAGES = {
+    "model.base_width is {}; it must be between 1 and {}, or 0 for no scaling": "model.base_width: {0} 값은 쓸 수 없습니다. 1에서 {1} 사이의 값이나, 조정하지 않는 0을 지정하세요",
+    "model.base_width needs an untied head, or a last norm with a gain; set it to 0": "model.base_width는 헤드가 임베딩과 따로 있거나 마지막 정규화에 게인이 있어야 쓸 수 있습니다. 0으로 하세요",
+    "Width (n_embd) at which train.learning_rate and init_std were chosen; initial weights and learning rates are scaled from it to this model's. 0 scales nothing.": "train.learning_rate와 init_std를 고른 모델의 너비(n_embd)입니다. 이 모델의 너비에 맞게 초기 가중치와 학습률을 조정합니다. 0이면 조정하지 않습니다.",
     "model.{} is {}, but {} does not support it; leave it out, or set model.arch to {}": "model.{0} 값이 {1}인데 {2}은(는) 지원하지 않습니다. 빼거나 model.arch를 {3}(으)로 하세요",
     "model.custom cannot be combined with model.block or model.attend; it decides on both by itself": "model.custom은 model.block이나 model.attend와 함께 쓸 수 없습니다. 둘 다 아키텍처가 스스로 정합니다",
     "{} builds a {}; it must build a {}": "{0}은(는) {1}을(를) 만듭니다. {2}을(를) 만들어야 합니다",
