@@ -106,6 +106,22 @@ def test_bad_templates_fail_in_one_line(text, message):
     assert "\n" not in found
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% set ns = namespace(all=[]) %}{% for i in range(9999) %}{% set ns.all = ns.all + ['x' * 999999 ~ i] %}{% endfor %}",
+        "{% set ns = namespace(all=[]) %}{% for i in range(9999) %}{% set ns.all = ns.all + [range(99999) | list] %}{% endfor %}",
+        "{% set ns = namespace(t='x' * 999999) %}{% for i in range(999) %}{% set ns.t = ns.t + 'x' * 999999 %}{% endfor %}",
+        "{% macro m() %}{% for i in range(99) %}{{ 'x' * 999999 }}{% endfor %}{% endmacro %}{% set a = m() %}{% set b = m() %}"
+        "{% for i in range(99) %}{% set c = m() %}{% endfor %}",
+    ],
+    ids=["texts", "lists", "sums", "macros"],
+)
+def test_many_values_are_limited_together(text, monkeypatch):
+    monkeypatch.setattr("glassgpt.data.chat.jinja_template.MAX_MADE_BYTES", 20_000_000)
+    assert "more than 20 MB in all" in refusal(text)
+
+
 def test_limits_leave_usual_templates_alone():
     """A long conversation, whose messages are counted, joined and written in each turn."""
     text = (

@@ -45,6 +45,13 @@ def test_overlap_of_training_and_validation_text_is_reported(prepared):
     assert codes(data_checks.check_duplicates(dataset)) == []
 
 
+def test_overlap_is_also_found_from_a_run(prepared, nano_run):
+    ours = grammar_text(500, seed=1)
+    found = codes(*api.doctor(nano_run, data=prepared(ours + "x", ours).folder))
+    assert "GG-DAT-005" in found
+    assert "GG-DAT-005" not in codes(*api.doctor(nano_run))
+
+
 def test_korean_text_in_a_finding_is_readable(prepared):
     """The tokens are bytes, so that each character takes three of them."""
     ours = "".join(f"{number}번째 문장은 앞의 문장과 다릅니다.\n" for number in range(400))

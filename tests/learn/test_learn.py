@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from glassgpt.learn import progress
+from glassgpt.learn.check import require_source
 from glassgpt.learn.folder import default_folder
 from glassgpt.learn.lesson import Lesson
 
@@ -308,6 +309,24 @@ def test_file_that_cannot_be_imported_is_reported(run_main, started, forked_chec
     code, out, _ = run_main("learn", "check", "9")
     assert code == 1
     assert message in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "is UTF-16; save it as UTF-8"), ("utf-16-le", "is UTF-16-LE; save it"), ("cp949", "is CP949; save it")],
+)
+def test_other_encodings_are_named(run_main, started, encoding, message):
+    file = started / "exercises.py"
+    file.write_text(file.read_text() + "# 소프트맥스는 점수를 확률로 바꾼다\n", encoding=encoding)
+    code, _, err = run_main("learn", "check", "9")
+    assert (code, message in err) == (2, True), err
+
+
+def test_named_encoding_is_read(run_main, started, forked_check):
+    file = started / "exercises.py"
+    file.write_text("# -*- coding: cp949 -*-\n# 풀이\n" + file.read_text() + SOLVED, encoding="cp949")
+    require_source(file)
+    assert run_main("learn", "check", "9")[0] == 0
 
 
 def test_student_may_split_the_file(run_main, started, forked_check):

@@ -11,11 +11,17 @@ from glassgpt.api.loading import load
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig, load_config, preset_names, resolve_config
-from glassgpt.data.chat.dataset import require_text
+from glassgpt.data.chat.dataset import ConversationDataset, require_text
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
-from glassgpt.diagnosis.checks.data import check_tokenizer, dataset_baseline, sample
+from glassgpt.diagnosis.checks.data import (
+    check_overlap,
+    check_token_ids,
+    check_tokenizer,
+    dataset_baseline,
+    sample,
+)
 from glassgpt.diagnosis.checks.run import diagnose_run
 from glassgpt.diagnosis.checks.settings import check_config_problems
 from glassgpt.diagnosis.checks.text import diagnose_text, held_out_prompts
@@ -138,6 +144,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
         require_text(dataset.folder)
     if dataset is not None:
         yield _check_run_tokenizer(run, dataset)
+        yield from _check_run_text(dataset)
     baseline = dataset_baseline(dataset) if dataset is not None else None
     log = RunLog.read(run)
     yield from diagnose_run(
@@ -181,6 +188,12 @@ def _check_run_tokenizer(run: RunFolder, dataset: TokenDataset) -> CheckResult:
     except GlassGPTError as error:
         finding = Finding("GG-DAT-010", "fatal", {"problem": f"{error}."})
         return CheckResult("tokenizer", "unreadable", findings=(finding,))
+
+
+def _check_run_text(dataset: TokenDataset) -> Iterator[CheckResult]:
+    """Check that validation text does not occur in the training text, if the dataset is of text."""
+    if not isinstance(dataset, ConversationDataset) and check_token_ids(dataset, dataset.vocab_size).passed:
+        yield check_overlap(dataset)
 
 
 def report(run: str | Path, checks: list[CheckResult]) -> Path:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import tempfile
+import tokenize
 from pathlib import Path
 
 import glassgpt
 from glassgpt.code.isolation import Limits, run_isolated
+from glassgpt.data.encodings import likely_encoding
 from glassgpt.errors import GlassGPTError, UsageError
 from glassgpt.learn import lesson as lessons
 from glassgpt.learn.folder import EXERCISE_FILE
@@ -31,11 +34,12 @@ def check(lesson: Lesson, folder: Path, only: str | None = None) -> list[Verdict
         only: number of the only exercise to check.
 
     Raises:
-        UsageError: the folder has no `exercises.py`.
+        UsageError: the folder has no `exercises.py`, or Python cannot read its encoding.
         GlassGPTError: the check itself failed.
     """
     if not (folder / EXERCISE_FILE).is_file():
         raise UsageError(f"{folder / EXERCISE_FILE} does not exist; it is the file that holds your solutions")
+    require_source(folder / EXERCISE_FILE)
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "verdicts.json"
         command = [
@@ -53,6 +57,26 @@ def check(lesson: Lesson, folder: Path, only: str | None = None) -> list[Verdict
         if not outcome.passed or not result.is_file():
             raise GlassGPTError(f"the check failed with exit code {outcome.code}: {outcome.output.strip()[-1000:]}")
         return [Verdict.from_dict(each) for each in json.loads(result.read_text(encoding="utf-8"))]
+
+
+def require_source(file: Path) -> None:
+    """Check that Python can read a file of source.
+
+    Raises:
+        UsageError: it is in another encoding than UTF-8, and does not name it.
+    """
+    raw = file.read_bytes()
+    position = raw.find(b"\0")
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
+        raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        position = error.start
+    except SyntaxError:  # the first lines are no UTF-8, or name an encoding that does not exist
+        position = max(0, position)
+    if position >= 0:
+        found = likely_encoding(raw, position)
+        raise UsageError(f"{file} is {found or 'not UTF-8'}; save it as UTF-8 in your editor")
 
 
 def _variables() -> dict[str, str]:

@@ -18,6 +18,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from glassgpt.data.chat.step_limit import count_made
+
 MAX_PRODUCT = 10**6
 """Largest product; of a text and a number, its characters."""
 MAX_SIZE = 10**8
@@ -89,7 +91,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
             is_large |= len(left) * _written_size(right) > MAX_SIZE or LARGE_WIDTH.search(left) is not None
         if is_large:
             raise SecurityError(f"{operator} with large numbers or long texts is not allowed")
-        return super().call_binop(context, operator, left, right)
+        return _counted(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, called: Any, /, *args: Any, **named: Any) -> Any:  # type: ignore[override]
         """Call a function or a method that cannot write much; macros consist of what is checked itself."""
@@ -97,16 +99,17 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         if not isinstance(called, Macro | type):
             name, writes = getattr(called, "__name__", ""), isinstance(owner, str | bytes)
             _require_small(owner, *args, *named.values(), name=name, writes=writes)
-        return super().call(context, called, *args, **named)
+        made = super().call(context, called, *args, **named)
+        return made if isinstance(called, Macro) else _counted(made)
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
         """Return the whole text that a template wrote."""
-        return "".join(_writable([*parts]))
+        return _counted("".join(_writable([*parts])))
 
     def concatenate(self, values: Sequence[Any]) -> str:
         """Return the text of `a ~ b`."""
-        return "".join(map(str, _writable(values)))
+        return _counted("".join(map(str, _writable(values))))
 
 
 def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,9 +118,15 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def checked(*args: Any, **named: Any) -> Any:
         _require_small(*args, *named.values(), name=name, writes=name not in READING)
-        return function(*args, **named)
+        return _counted(function(*args, **named))
 
     return checked
+
+
+def _counted(value: Any) -> Any:
+    """Count what a template has made, and return it."""
+    count_made(value)
+    return value
 
 
 def _require_small(*values: Any, name: str, writes: bool) -> None:

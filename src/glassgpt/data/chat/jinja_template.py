@@ -14,7 +14,7 @@ from typing import Any
 
 from glassgpt.data.chat.chat_template import TRANSCRIPT, ChatTemplate
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
-from glassgpt.data.chat.step_limit import limited_steps
+from glassgpt.data.chat.step_limit import limited_steps, limited_total
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import ConfigError, GenerationError
 
@@ -22,6 +22,8 @@ JINJA_SUFFIX = ".jinja"
 MAX_BYTES = 64 << 10
 MAX_STEPS = 10**6
 """Lines of a template, and of what it calls, that run for one prompt; a loop without end stops there."""
+MAX_MADE_BYTES = 10**9
+"""Size of all texts and lists that a template makes for one prompt, whether or not it keeps them."""
 MAX_MESSAGE = 200
 ROLES = ("system", "user", "assistant")
 BEGIN_TOKEN_SET = re.compile(r"\{%-? set bos_token = .*?%\}\n?")
@@ -102,7 +104,7 @@ class JinjaTemplate:
             "generation_end": marks[1],
         }
         try:
-            with limited_steps(MAX_STEPS):
+            with limited_steps(MAX_STEPS), limited_total(MAX_MADE_BYTES):
                 text = self.template.render(variables)
         except Exception as error:
             raise GenerationError(f"the chat template {self.source} failed: {_first_line(error)}") from error

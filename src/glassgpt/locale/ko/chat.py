@@ -8,6 +8,7 @@ MESSAGES = {
     "the chat template {} wrote nothing for these messages": "채팅 템플릿 {0}이(가) 이 메시지들로 아무것도 쓰지 않았습니다",
     "{} is not a chat template ({}); it must have roles.user and roles.assistant with before and after": "{0} 파일은 채팅 템플릿이 아닙니다({1:t}). before와 after가 든 roles.user와 roles.assistant가 있어야 합니다",
     "{} with large numbers or long texts is not allowed": "큰 수나 긴 글에는 {0} 연산을 쓸 수 없습니다",
+    "it makes texts and lists of more than {} MB in all": "만드는 글과 목록이 모두 합해 {0} MB를 넘습니다",
     "writing a text of that length is not allowed": "그렇게 긴 글은 쓸 수 없습니다",
     "it runs for more than {} steps, perhaps without end": "{0}단계를 넘어도 끝나지 않습니다. 끝이 없는 것일 수 있습니다",
     "the messages contain nearly all noncharacters from U+FDD0 to U+FDEF; remove some": "메시지에 U+FDD0에서 U+FDEF까지의 비문자가 거의 다 들어 있습니다. 일부를 지우세요",

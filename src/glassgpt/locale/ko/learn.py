@@ -27,6 +27,7 @@ MESSAGES = {
     "prints without end": "출력이 끝나지 않음",
     "takes too much memory": "메모리를 너무 많이 씀",
     "ends the process": "프로세스를 끝냄",
+    "{} is {}; save it as UTF-8 in your editor": "{0}의 인코딩이 {1}입니다. 편집기에서 UTF-8로 저장하세요",
     "Start a lesson: glassgpt learn start NUMBER": "단원 시작하기: glassgpt learn start 번호",
     "{} min": "{0}분",
     "{} of {} solved": "{1}문제 중 {0}문제 해결",
