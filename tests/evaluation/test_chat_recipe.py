@@ -20,6 +20,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks/results/chat.json"
 @pytest.fixture(scope="module")
 def prompts():
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RESULTS.parents[1] / "chat_recipe"))
         yield load_script("chat_recipe/prompts", patch)
 
 
