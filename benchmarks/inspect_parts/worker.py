@@ -27,14 +27,16 @@ from glassgpt.inspection.service import InspectionService, LoadedRun
 
 FIRST = "first picture"
 AGAIN = "first picture of another text"
+EMBEDDINGS = "embeddings of all tokens, nearest tokens"
 BLOCK = "all heads of a block, side by side"
 HEAD = "one further head"
 LENS = "logit lens, all depths"
 IN_BROWSER = "first picture, in the browser"
 HEAD_IN_BROWSER = "one further head, in the browser"
-DRAWN = """() => [...document.querySelectorAll("canvas")].some(canvas => canvas.width && canvas.height && canvas
-    .getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(value => value))"""
-"""JavaScript that returns whether a page shows a matrix."""
+PICTURE_DRAWN = """async () => {
+    while (!document.querySelector("#model[data-ready] #picture")) await new Promise(requestAnimationFrame);
+}"""
+"""JavaScript that waits until the picture of the model is drawn."""
 NEXT_HEAD = """async () => {
     const isReady = () => document.querySelector("#head").dataset.ready;
     document.querySelector("#head-more").click();
@@ -78,6 +80,7 @@ def measure_ours(count: int) -> list[Measurement]:
     return [
         measure(FIRST, system, lambda: requests.first_picture(None)),
         measure(AGAIN, system, lambda: requests.first_picture(texts[1])),
+        measure(EMBEDDINGS, system, requests.embeddings),
         measure(BLOCK, system, lambda: requests.block(7)),
         measure(HEAD, system, lambda: requests.head(7, 3)),
         measure(LENS, system, requests.lens),
@@ -97,20 +100,19 @@ class PageRequests:
         self._service, self._trace = service, dict[str, Any]()
 
     def first_picture(self, text: str | None) -> int:
-        """Request the forward pass, the picture of the model, bytes and tokens, and embeddings: everything before the first
-        matrix is drawn.
-        """
+        """Request the forward pass and the picture of the model, with which the page opens."""
         self._trace = self._service.trace({} if text is None else {"text": text})
+        last = len(self._trace["overview"]["tokens"]) - 1
+        details = self._detail("sizes") + self._detail("components", position=last) + self._detail("stream")
+        return _n_bytes(self._trace) + details
+
+    def embeddings(self) -> int:
+        """Request the panel of embeddings: the largest one, with the vectors of all tokens."""
         overview = self._trace["overview"]
         last, names = len(overview["tokens"]) - 1, {each["name"] for each in overview["tensors"]}
         pictures = ("embedding.token", "embedding.position", "rotary.cos", "embedding")
         return (
-            _n_bytes(self._trace)
-            + self._detail("sizes")
-            + self._detail("components", position=last)
-            + self._detail("stream")
-            + self._detail("losses")
-            + sum(self._array(name) for name in pictures if name in names)
+            sum(self._array(name) for name in pictures if name in names)
             + self._detail("nearest", position=last)
             + sum(
                 self._array(name, at)
@@ -155,7 +157,7 @@ def _n_bytes(answer: dict[str, Any]) -> int:
 
 
 def measure_page(count: int, threads: int) -> list[Measurement]:
-    """Measure in Chromium: from opening the address to a drawn matrix, including the page's files; then from head to head."""
+    """Measure in Chromium: from opening the address to the picture of the model, with the page's files; then from head to head."""
     from playwright.sync_api import sync_playwright
 
     text = text_of(count)
@@ -169,13 +171,13 @@ def measure_page(count: int, threads: int) -> list[Measurement]:
 
             def open_page() -> int:
                 page.goto(address)
-                page.wait_for_function(DRAWN)
-                return 0
+                return page.evaluate(PICTURE_DRAWN) or 0
 
             first = measure(IN_BROWSER, "glassgpt", open_page, is_wall=True)
             page.wait_for_load_state("networkidle")
             first["bytes"] = sum(sizes)
-            page.goto(f"{address}#layer=7")
+            page.goto("about:blank")
+            page.goto(f'{address}#layer=7&open=["head"]')
             _scroll_to(page, "head")
             sizes.clear()
             head = measure(HEAD_IN_BROWSER, "glassgpt", lambda: page.evaluate(NEXT_HEAD) or 0, is_wall=True)

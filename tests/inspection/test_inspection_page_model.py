@@ -52,6 +52,7 @@ def test_norms_and_sums_of_the_picture_open_their_panels(page, address, traced):
 def test_panels_are_folded_and_the_address_keeps_what_is_open(page, address):
     page.goto(address)
     panel(page, "model")
+    assert "null" not in page.locator("header").inner_text()
     opened = "all => all.map((each) => each.id)"
     assert page.locator("section:not(.folded)").evaluate_all(opened) == ["model", "next"]
     assert page.evaluate("document.documentElement.scrollHeight") < 3200

@@ -67,7 +67,7 @@ def test_benchmark_makes_the_same_requests_as_the_page(page, monkeypatch):
     page.wait_for_load_state("networkidle")
     browser, asked = services[0].take_requests(), PageRequests(services[1])
     assert asked.first_picture(None) > 0
-    assert set(services[1].take_requests()) <= set(browser)
+    assert asked.embeddings() > 0
     assert asked.block(0) > 0
     assert asked.lens() > 0
     assert set(services[1].take_requests()) <= set(browser)

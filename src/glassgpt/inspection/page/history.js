@@ -10,8 +10,8 @@ export const historyPanel = {
   async draw(view) {
     const { trace, words } = view;
     const { steps } = trace.overview;
-    const earlier = steps.length > 1 ? scrubber(view, steps) : note(isSaved ? words.noStepsSaved : words.noSteps);
-    return [earlier, isSaved ? note(words.noCompareSaved) : await comparison(view)];
+    const earlier = steps.length > 1 ? [scrubber(view, steps)] : []; // the panel before says how to get some
+    return [...earlier, isSaved ? note(words.noCompareSaved) : await comparison(view)];
   },
 };
 

@@ -193,7 +193,7 @@ function heading() {
   const title = make("div", { className: "title" }, make("h1", { textContent: words.title }), make("p", { className: "note", textContent: `${runs[0] ? `${runs[0]} · ` : ""}${size}` }));
   const other = state.language === "ko" ? ["en", "English"] : ["ko", "한국어"];
   const tools = row(button(words.tour.start, () => goTo(view, 0), { id: "tour-start" }), button(other[1], () => choose({ language: other[0] }), { id: "language", lang: other[0] }), button(`◐ ${words.themes[state.theme]}`, nextTheme, { id: "theme", title: words.theme }), button("?", openHelp, { id: "open-help", "aria-label": words.keyboard }));
-  return [make("div", { className: "top" }, title, tools), ...(isSaved ? [offline()] : [prompting(), candidates(view)])];
+  return [make("div", { className: "top" }, title, tools), ...(isSaved ? [offline()] : [prompting(), ...candidates(view)])];
 }
 
 function offline() {
