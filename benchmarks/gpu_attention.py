@@ -71,6 +71,20 @@ def agreement(arguments: argparse.Namespace, results: Results) -> bool:
     return good and all(max(row["errors"].values()) <= limits[row["dtype"]] for row in rows if "errors" in row)
 
 
+def linear(arguments: argparse.Namespace, results: Results) -> bool:
+    """Compare the forms of the gated delta rule with the one by token in double precision."""
+    return [attempt(results, row, measure) for row, measure in mixing.delta_rule_cases(arguments.small)].count(
+        False
+    ) == 0
+
+
+def decode(arguments: argparse.Namespace, results: Results) -> bool:
+    """Measure memory and speed of decoding over the context."""
+    for row, measure in mixing.decode_cases(arguments.only, arguments.contexts, arguments.small):
+        attempt(results, row, measure)
+    return True
+
+
 def kernels(arguments: argparse.Namespace, results: Results) -> bool:
     """Time attention alone, forward and backward, over the context."""
     for case in mixing.kernel_cases(arguments.small):
@@ -92,7 +106,9 @@ def loss(arguments: argparse.Namespace, results: Results) -> bool:
     return True
 
 
-PARTS = {"agreement": agreement, "kernels": kernels, "steps": steps, "loss": loss}
+PARTS = {
+    "agreement": agreement, "linear": linear, "kernels": kernels, "steps": steps, "loss": loss, "decode": decode,
+}  # fmt: skip
 
 
 def main() -> int:

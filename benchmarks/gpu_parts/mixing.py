@@ -15,6 +15,8 @@ from torch import Tensor
 from glassgpt.api.training_speed import bench_train
 from glassgpt.config import load_config
 from glassgpt.model.attention import attend, attend_readable
+from glassgpt.model.build import build_model
+from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.model.windowed import WindowedAttention
 from glassgpt.training.hardware import Hardware
 from gpu_parts import runs
@@ -39,6 +41,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "windows SSSL": windows("SSSL"),
     "windows S": windows("S"),
     "windows SSSL, FlashAttention": windows("SSSL"),
+    # Convolutions and rates are new vectors; a tenth of the matrices' rate is AdamW's usual one.
+    "gated deltanet": {"model.arch": "gated_deltanet", "optimizer.vector_rate_ratio": "0.1"},
 }
 """Settings by name of the variant."""
 
@@ -162,6 +166,90 @@ def agreement_cases(small: bool) -> Iterator[Case]:
                 yield Case("in chunks", lambda q, k, v, w=window, s=sinks: attend(q, k, v, None, 0.0, w, s), **seen)
 
 
+def delta_rule_cases(small: bool) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """Yield the forms of the gated delta rule, compared with the one by token in double precision."""
+    widths = (16,) if small else (64, 128)
+    for width in widths:
+        for dtype in (torch.float32, torch.bfloat16):
+            for name, form in DELTA_RULES.items():
+                row = {"name": name, "head_width": width, "dtype": str(dtype).removeprefix("torch.")}
+                n_tokens = 150 if small else 1000
+                yield row, lambda f=form, w=width, d=dtype, n=n_tokens: _compare_delta_rule(f, w, d, n)
+
+
+def _compare_delta_rule(form: Callable[..., Any], width: int, dtype: torch.dtype, n_tokens: int) -> Row:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=DEVICE, generator=generator)
+
+    q, v = drawn(2, n_tokens, 4, width).to(dtype), drawn(2, n_tokens, 4, width).to(dtype)
+    k = torch.nn.functional.normalize(drawn(2, n_tokens, 4, width), dim=-1).to(dtype)
+    decay = -torch.nn.functional.softplus(drawn(2, n_tokens, 4) - 3)
+    beta, state = drawn(2, n_tokens, 4).sigmoid().to(dtype), drawn(2, 4, width, width)
+    gradients = drawn(2, n_tokens, 4, width).to(dtype), drawn(2, 4, width, width)
+    results: list[list[Tensor]] = []
+    for function, kind in ((_delta_rule_in_double, torch.float64), (form, None)):
+        inputs = [(x if kind is None else x.to(kind)).detach().requires_grad_() for x in (q, k, v, decay, beta, state)]
+        outputs = function(*inputs)
+        wanted = [gradient.to(output.dtype) for gradient, output in zip(gradients, outputs, strict=True)]
+        results.append([*outputs, *torch.autograd.grad(outputs, inputs, wanted)])
+    names = ("output", "state", "dq", "dk", "dv", "ddecay", "dbeta", "dstate")
+    pairs = zip(names, *results, strict=True)
+    return {"errors": {name: ((one - exact).norm() / exact.norm()).item() for name, exact, one in pairs}}
+
+
+def _delta_rule_in_double(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    outputs: list[Tensor] = []
+    for t in range(q.size(1)):
+        query, key, value = (x[:, t].unsqueeze(-2) for x in (q, k, v))
+        state = decay[:, t].exp()[..., None, None] * state
+        state = state + key.mT @ (beta[:, t][..., None, None] * (value - key @ state))
+        outputs.append((query @ state).squeeze(-2) / q.size(-1) ** 0.5)
+    return torch.stack(outputs, dim=1), state
+
+
+DELTA_RULES: dict[str, Callable[..., Any]] = {
+    "by token": delta_rule_by_token,
+    "by chunk": delta_rule_by_chunk,
+    "flash-linear-attention": delta_rule,
+}
+
+
+def decode_cases(only: Sequence[str], contexts: Sequence[int], small: bool) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """Yield a row and its measurement for each context and variant: memory of the cache, tokens per second."""
+    for context in contexts:
+        for name in only:
+            overrides = {**_sizes(context, small), **_settings(name, small), "model.vocab_size": "50304"}
+            yield {"variant": name, "context": context}, lambda o=overrides: _decode(o, small)
+
+
+@torch.inference_mode()
+def _decode(overrides: dict[str, str], small: bool) -> Row:
+    """Read a prompt that fills all but a few positions of the context, then decode 8 sequences token by token."""
+    config = load_config(PRESET, overrides).model
+    slots, steps = 8, 4 if small else 32
+    model = build_model(config).to(DEVICE, torch.float32 if small else torch.bfloat16).eval()
+    before = torch.cuda.memory_allocated() if DEVICE.type == "cuda" else 0
+    cache = model.new_cache(slots, config.context_length)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    prompt = torch.randint(50_000, (slots, config.context_length - 2 * steps - 8), device=DEVICE)
+    for chunk in prompt.split(512, dim=1):
+        model.features(chunk, cache)
+    row: Row = {"cache_bytes": cache.n_bytes, "slots": slots}
+    if DEVICE.type == "cuda":
+        row["peak_bytes_beyond_weights"] = torch.cuda.max_memory_allocated() - before
+    token = torch.zeros(slots, 1, dtype=torch.long, device=DEVICE)
+    for _ in range(8):
+        model(token, cache)
+    times = [_once(lambda: model(token, cache)) for _ in range(steps)]
+    row["step_ms"] = round(statistics.median(times), 4)
+    return {**row, "tokens_per_second": round(1e3 * slots / statistics.median(times), 1)}
+
+
 def kernel_cases(small: bool) -> Iterator[Case]:
     """Yield full attention and windows of 512 with 65,536 tokens in all, for two widths of heads."""
     contexts = (256,) if small else CONTEXTS
@@ -188,7 +276,7 @@ def step_cases(only: Sequence[str], contexts: Sequence[int], small: bool) -> Ite
     """Yield a row and its measurement for each context and variant: a step of 65,536 tokens."""
     for context in contexts:
         for name in only:
-            overrides = {**_sizes(context, small), **VARIANTS[name]}
+            overrides = {**_sizes(context, small), **_settings(name, small)}
             yield {"variant": name, "context": context}, lambda n=name, o=overrides: _step(n, o, small)
 
 
@@ -206,7 +294,7 @@ def loss_cases(
     """Yield a row and its measurement for each seed and variant: training at a context of 4,096 on equal tokens."""
     for seed in seeds:
         for name in only:
-            overrides = {**_sizes(4096, small), **VARIANTS[name], "data": str(data), "seed": str(seed)}
+            overrides = {**_sizes(4096, small), **_settings(name, small), "data": str(data), "seed": str(seed)}
             overrides |= {"train.max_steps": "6" if small else str(LOSS_STEPS), "checkpoint.keep_best": "false"}
             yield {"variant": name, "seed": seed}, lambda n=name, o=overrides: _loss(n, o)
 
@@ -216,13 +304,19 @@ def _loss(name: str, overrides: dict[str, str]) -> Row:
         return runs.three_minutes(PRESET, overrides)
 
 
+def _settings(name: str, small: bool) -> dict[str, str]:
+    """Return the settings of a variant."""
+    window = {"model.window": "16"} if small and "model.window" in VARIANTS[name] else {}
+    return {**VARIANTS[name], **window}
+
+
 def _sizes(context: int, small: bool) -> dict[str, str]:
     """Settings of a step at a context; several sequences per pass as far as memory allows without question."""
     sizes = {"model.context_length": str(context), "train.batch_tokens": str(STEP_TOKENS)}
     sizes["train.micro_batch_size"] = str(max(1, 32_768 // context))
     if small:
         sizes |= {"model.n_layer": "4", "model.n_embd": "32", "model.n_head": "2", "model.context_length": "64"}
-        sizes |= {"model.window": "16", "train.batch_tokens": "128", "train.micro_batch_size": "1"}
+        sizes |= {"train.batch_tokens": "128", "train.micro_batch_size": "1"}
     return sizes
 
 

@@ -139,7 +139,7 @@ def test_cached_logits_equal_uncached_for_any_chunking(data):
     model = shaken(data.draw(st.sampled_from(CACHE_SHAPES)))
     tokens = random_tokens(model)
     cuts = sorted(data.draw(st.sets(st.integers(1, 32), max_size=6)))
-    cache = KVCache(model.config, 3)
+    cache = model.new_cache(3)
     chunks = [model(chunk, cache) for chunk in tokens.tensor_split(cuts, dim=1)]
     torch.testing.assert_close(torch.cat(chunks, dim=1), model(tokens), rtol=1e-4, atol=1e-5)
     assert cache.lengths == (33, 33, 33)
@@ -154,7 +154,7 @@ def test_cached_logits_equal_uncached_for_any_chunking(data):
 def test_slots_of_different_lengths_are_independent(lengths, new, config):
     model = shaken(config)
     tokens = random_tokens(model, batch_size=len(lengths))
-    cache = KVCache(model.config, len(lengths))
+    cache = model.new_cache(len(lengths))
     model(tokens[:, :20], cache)
     cache.truncate(lengths)
     logits = model(torch.stack([sequence[n : n + new] for sequence, n in zip(tokens, lengths, strict=True)]), cache)
@@ -164,7 +164,7 @@ def test_slots_of_different_lengths_are_independent(lengths, new, config):
 
 def test_select_duplicates_and_drops_slots(model):
     tokens = random_tokens(model)
-    cache = KVCache(model.config, 3)
+    cache = model.new_cache(3)
     model(tokens[:, :5], cache)
     cache.select([2, 0, 0])
     order = tokens[[2, 0, 0]]
@@ -172,9 +172,9 @@ def test_select_duplicates_and_drops_slots(model):
 
 
 def test_copy_slots_equals_copying_one_by_one(model):
-    source = KVCache(model.config, 3, 12)
+    source = model.new_cache(3, 12)
     model(random_tokens(model)[:, :12], source)
-    together, alone = (KVCache(model.config, 4, 16) for _ in range(2))
+    together, alone = (model.new_cache(4, 16) for _ in range(2))
     slots, source_slots, lengths = [3, 0, 1], [2, 0, 2], [5, 12, 0]
     together.copy_slots(slots, source, source_slots, lengths)
     for slot, source_slot, length in zip(slots, source_slots, lengths, strict=True):
@@ -190,7 +190,7 @@ def test_copy_slots_equals_copying_one_by_one(model):
 
 
 def test_copying_zero_tokens_empties_a_slot(model):
-    cache = KVCache(model.config, 2, 4)
+    cache = model.new_cache(2, 4)
     model(random_tokens(model)[:2, :3], cache)
     before = cache.keys.clone()
     cache.copy_slots([1], cache, [0], [0])
@@ -200,7 +200,7 @@ def test_copying_zero_tokens_empties_a_slot(model):
 
 def test_from_tensors_uses_the_given_storage(model):
     tokens = random_tokens(model)
-    plain = KVCache(model.config, 3, 8)
+    plain = model.new_cache(3, 8)
     keys, values = (torch.full_like(plain.keys, torch.nan) for _ in range(2))
     wrapped = KVCache.from_tensors(keys, values)
     assert (wrapped.capacity, wrapped.lengths) == (8, (0, 0, 0))
@@ -213,7 +213,7 @@ def test_from_tensors_uses_the_given_storage(model):
 
 
 def test_cache_rejects_overflow_and_growing_truncation(model):
-    cache = KVCache(model.config, 3, capacity=4)
+    cache = model.new_cache(3, capacity=4)
     with pytest.raises(IndexError, match="exceed the cache of 4"):
         model(random_tokens(model)[:, :5], cache)
     with pytest.raises(ValueError, match="cannot truncate"):

@@ -16,7 +16,6 @@ from glassgpt.generation.engine.streaming import TextStream
 from glassgpt.generation.options import GenerationOptions
 from glassgpt.generation.processors.base import TokenHistory
 from glassgpt.generation.processors.pipeline import apply_processors, build_processors
-from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -57,7 +56,7 @@ def generate_tokens(
     """
     processors = build_processors(options, tokenizer)
     parameter = next(model.parameters())
-    cache = KVCache(model.config, slots=1, dtype=parameter.dtype, device=parameter.device)
+    cache = model.new_cache(slots=1)
     output: list[int] = []
     new_tokens = list(prompt)  # the model sees each token once; the cache keeps its keys and values
     while len(output) < options.max_tokens and cache.lengths[0] + len(new_tokens) <= cache.capacity:

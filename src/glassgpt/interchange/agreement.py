@@ -13,7 +13,6 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.check_prompts import PROMPTS
 from glassgpt.interchange.formats.base import Engine, ExportFormat, ExportOptions
-from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 MAX_PROMPT_TOKENS, MAX_NEW_TOKENS = 64, 16
@@ -69,7 +68,7 @@ def compare_with_engine(
 
 def greedy(model: LanguageModel, tokens: Sequence[int], count: int) -> list[int]:
     """Return the `count` most likely next tokens."""
-    cache = KVCache(model.config, 1, len(tokens) + count)
+    cache = model.new_cache(1, len(tokens) + count)
     new: list[int] = []
     last = torch.tensor([list(tokens)])
     for _ in range(count):

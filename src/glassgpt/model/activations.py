@@ -91,6 +91,7 @@ def block_activations(
     qkv: Mapping[str, Activation],
     nonlinearity: str,
     gate: Mapping[str, Activation] = MappingProxyType({}),
+    mixing: Mapping[str, Activation] | None = None,
 ) -> dict[str, Activation]:
     """Declare everything that one `transformer.Block` computes, in order.
 
@@ -100,6 +101,7 @@ def block_activations(
         qkv: queries, keys and values as they enter attention, and whatever leads to them, keyed by full name.
         nonlinearity: formula of `mlp.hidden`.
         gate: the gate of the MLP, keyed by full name, if it has one.
+        mixing: what follows from `qkv` up to the mixed values, keyed by full name; attention by default.
     """
     at = f"blocks.{layer}"
     previous = f"blocks.{layer - 1}.output" if layer else "embedding"
@@ -110,7 +112,7 @@ def block_activations(
         f"{at}.input": derived(previous, ("position", "channel"), stream, LanguageModel.features, lambda x: x),
         f"{at}.norm1": captured(f"{at}.norm1", "input, normalized", Block.forward),
         **qkv,
-        **_attention(model.config, layer),
+        **(_attention(model.config, layer) if mixing is None else mixing),
         f"{at}.attention.output": captured(f"{at}.attention", "concatenated heads · Woᵀ", Block.forward),
         # The residual stream bypasses norm2, so replacing its input would not change what the MLP's output is added to.
         f"{at}.middle": captured(

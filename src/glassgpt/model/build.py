@@ -11,13 +11,19 @@ from glassgpt.errors import ConfigError
 from glassgpt.model.attention import AttentionFunction, attend
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.custom import build_custom
+from glassgpt.model.gated_deltanet import GatedDeltaNet
 from glassgpt.model.gpt2 import GPT2
 from glassgpt.model.llama import Llama
 from glassgpt.model.modern import Modern
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.model.width import scale_initial_weights
 
-ARCHITECTURES: dict[str, type[GPT2 | Modern | Llama]] = {"gpt2": GPT2, "modern": Modern, "llama": Llama}
+ARCHITECTURES: dict[str, type[GPT2 | Modern | Llama | GatedDeltaNet]] = {
+    "gpt2": GPT2,
+    "modern": Modern,
+    "llama": Llama,
+    "gated_deltanet": GatedDeltaNet,
+}
 
 
 def build_model(config: ModelConfig, attend: AttentionFunction = attend) -> LanguageModel:

@@ -77,6 +77,12 @@ class CacheStorage:
         """Bytes of keys and values together."""
         return 2 * self._keys.nbytes
 
+    def expect(self, lengths: Sequence[int]) -> None:
+        """Say in advance how many tokens of each slot are not padding; `truncate` follows when all are there.
+
+        Keys and values of padding do no harm until then; a recurrent state must not see it (`recurrent_cache.py`).
+        """
+
     def truncate(self, lengths: Sequence[int]) -> None:
         """Shorten each slot to the given length; 0 empties it.
 

@@ -30,7 +30,7 @@ class ModelConfig(Windows, CustomParts):
 
     Attributes:
         arch: architecture; `gpt2` reproduces OpenAI's GPT-2 exactly, `modern` is the recipe that trains fastest, `llama`
-            is the architecture of SmolLM2 and of most open models.
+            is the architecture of SmolLM2 and of most open models, `gated_deltanet` has linear attention.
         vocab_size: rows of the token embedding; 0 takes the tokenizer's vocabulary size.
         context_length: maximum number of tokens the model sees at once.
         n_layer: number of blocks.
@@ -52,7 +52,7 @@ class ModelConfig(Windows, CustomParts):
         tied_head: whether the head is the token embedding; GPT-2's always is, Modern's never. Llama only.
     """
 
-    arch: Literal["gpt2", "modern", "llama"] = "gpt2"
+    arch: Literal["gpt2", "modern", "llama", "gated_deltanet"] = "gpt2"
     vocab_size: int = 0
     context_length: int = 1024
     n_layer: int = 12

@@ -22,13 +22,17 @@ VARIANTS: dict[str, tuple[object, tuple[str, ...]]] = {
     "window": (0, ("modern",)),
     "window_pattern": (WINDOW_PATTERN, ("modern",)),
     "sinks": (0, ("modern",)),
-    "n_inner": (0, ("gpt2", "modern", "llama")),
+    "n_inner": (0, ("gpt2", "modern", "llama", "gated_deltanet")),
     "norm_eps": (GPT2_NORM_EPS, ("gpt2", "llama")),
     "activation": ("gelu_tanh", ("gpt2",)),
     "rope_theta": (ROPE_THETA, ("llama",)),
     "tied_head": (True, ("llama",)),
 }
 """Settings that not every architecture has: the default, and the architectures that can have another value."""
+
+WITHOUT_BIASES = ("modern", "gated_deltanet")
+ROTATED = ("modern", "llama")
+"""Architectures that rotate pairs of channels by their position."""
 
 LARGEST = {
     "vocab_size": 2**24, "context_length": 2**20, "n_layer": 10_000, "n_head": 2**16, "n_kv_head": 2**16,
@@ -76,8 +80,8 @@ def variant_problems(config: Any) -> list[str]:
     ]
     if found:
         return found
-    if config.arch == "modern" and config.bias:
-        found.append("model.bias is true, but modern has no biases; set model.bias to false")
+    if config.arch in WITHOUT_BIASES and config.bias:
+        found.append(f"model.bias is true, but {config.arch} has no biases; set model.bias to false")
     found += config.window_problems()
     if config.n_inner < 0:
         found.append(f"model.n_inner is {config.n_inner}; it must be positive, or 0 for the usual width")
@@ -88,7 +92,7 @@ def variant_problems(config: Any) -> list[str]:
         found.append(f"model.norm_eps is {config.norm_eps}; it must be above 0 and below 1")
     if not 1.0 < config.rope_theta < math.inf:
         found.append(f"model.rope_theta is {config.rope_theta}; it must be a number above 1")
-    return found + ([] if config.arch == "gpt2" else _head_problems(config))
+    return found + (_head_problems(config) if config.arch in ROTATED else [])
 
 
 def _head_number_problems(config: Any) -> list[str]:

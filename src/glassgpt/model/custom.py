@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from glassgpt import plugin
-from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.transformer import LanguageModel
 
@@ -122,7 +121,7 @@ def _cached(model: LanguageModel, config: ModelConfig, tokens: Tensor) -> Tensor
     quarter = tokens.size(1) // 4
     prompt, middle, last = tokens.tensor_split([2 * quarter, 3 * quarter], dim=1)
     try:
-        cache = KVCache(config, 2)
+        cache = model.new_cache(2)
         logits = [model(part, cache) for part in (prompt, middle) if part.size(1)]
         cache.truncate([cache.lengths[0], max(0, cache.lengths[1] - 1)])
         return torch.cat([*logits, model(last, cache)], dim=1)

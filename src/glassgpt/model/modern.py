@@ -11,6 +11,9 @@ Hugging Face's NanoChat is the same function; the tests compare with it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,23 +94,20 @@ class SquaredReLUMLP(nn.Module):
         return self.out_dropout(self.down(F.relu(self.up(x)).square()))
 
 
-class Modern(LanguageModel):
-    """A GPT built by the modern recipe.
+class ModernRecipe(LanguageModel):
+    """The modern recipe around whatever mixes positions: embedding, norms, MLPs and head.
 
     Args:
         config: the shape; vocab_size must be set.
-        attend: attention function; `attend_readable` computes it from the formula.
+        attention: builds the part of a block that mixes positions, by the block's number.
     """
 
-    def __init__(self, config: ModelConfig, attend: AttentionFunction = attend) -> None:
+    def __init__(self, config: ModelConfig, attention: Callable[[int], nn.Module]) -> None:
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.embedding_dropout = nn.Dropout(config.dropout)
-        frequencies = ROTARY_BASE ** (-torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width)
-        self.rotary = BackwardRotary(config.context_length, frequencies)
         self.blocks = nn.ModuleList(
-            Block(RMSNorm(), ModernAttention(config, layer, attend, self.rotary), RMSNorm(), SquaredReLUMLP(config))
-            for layer in range(config.n_layer)
+            Block(RMSNorm(), attention(layer), RMSNorm(), SquaredReLUMLP(config)) for layer in range(config.n_layer)
         )
         self.norm = RMSNorm()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -141,24 +141,55 @@ class Modern(LanguageModel):
 
     def activations(self) -> dict[str, Activation]:
         """See `LanguageModel.activations`."""
+        embed, head = ModernRecipe.embed, ModernRecipe.head
         declared = {
-            "embedding.token": captured("token_embedding", "row `tokens` of the token embedding", Modern.embed),
-            "embedding": captured("embedding_dropout", "embedding.token / rms(embedding.token)", Modern.embed),
-            "rotary.cos": _angles(self.rotary.cos, "cos"),
-            "rotary.sin": _angles(self.rotary.sin, "sin"),
+            "embedding.token": captured("token_embedding", "row `tokens` of the token embedding", embed),
+            "embedding": captured("embedding_dropout", "embedding.token / rms(embedding.token)", embed),
+            **self.position_activations(),
         }
         for layer in range(self.config.n_layer):
-            declared |= block_activations(self, layer, self._qkv(layer), "relu(mlp.up)²")
+            declared |= self.layer_activations(layer)
         norm, capped = f"x / sqrt(mean x² + {NORM_EPS:g})", f"{LOGIT_CAP:g} tanh(logits.uncapped / {LOGIT_CAP:g})"
         return {
             **declared,
             # `norm` is applied to the embedding too, so that a hook on it would change both.
             "norm": captured("norm", norm, LanguageModel.features, read_only=True),
             "logits.uncapped": logits(
-                "norm · lm_headᵀ", Modern.head, lambda read: LOGIT_CAP * self.lm_head(read("norm") / LOGIT_CAP)
+                "norm · lm_headᵀ", head, lambda read: LOGIT_CAP * self.lm_head(read("norm") / LOGIT_CAP)
             ),
-            "logits": logits(capped, Modern.head, lambda read: self.head(read("norm"))),
+            "logits": logits(capped, head, lambda read: self.head(read("norm"))),
         }
+
+    def position_activations(self) -> dict[str, Activation]:
+        """Declare what the architecture computes from positions alone."""
+        return {}
+
+    @abstractmethod
+    def layer_activations(self, layer: int) -> dict[str, Activation]:
+        """Declare the activations of a block."""
+
+
+class Modern(ModernRecipe):
+    """A GPT built by the modern recipe.
+
+    Args:
+        config: the shape; vocab_size must be set.
+        attend: attention function; `attend_readable` computes it from the formula.
+    """
+
+    def __init__(self, config: ModelConfig, attend: AttentionFunction = attend) -> None:
+        frequencies = ROTARY_BASE ** (-torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width)
+        rotary = BackwardRotary(config.context_length, frequencies)
+        super().__init__(config, lambda layer: ModernAttention(config, layer, attend, rotary))
+        self.rotary = rotary
+
+    def position_activations(self) -> dict[str, Activation]:
+        """See `ModernRecipe.position_activations`."""
+        return {"rotary.cos": _angles(self.rotary.cos, "cos"), "rotary.sin": _angles(self.rotary.sin, "sin")}
+
+    def layer_activations(self, layer: int) -> dict[str, Activation]:
+        """See `ModernRecipe.layer_activations`."""
+        return block_activations(self, layer, self._qkv(layer), "relu(mlp.up)²")
 
     def _qkv(self, layer: int) -> dict[str, Activation]:
         """Declare q and k as projected, normalized and rotated, and v as projected."""

@@ -85,6 +85,11 @@ class LanguageModel(nn.Module, ABC):
             else:
                 nn.init.zeros_(parameter)
 
+    def new_cache(self, slots: int, capacity: int | None = None) -> KVCache:
+        """Return an empty cache for `slots` sequences of up to `capacity` tokens, the context length by default."""
+        weights = next(self.parameters())
+        return KVCache(self.config, slots, capacity, dtype=weights.dtype, device=weights.device)
+
     def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return the last hidden state after the final norm, (B, T, C); `head` turns it into logits.
 

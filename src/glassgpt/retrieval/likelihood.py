@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.retrieval.batching import batches_by_length
 
@@ -31,7 +30,7 @@ def continuation_logprobs(
     """
     parameter = next(model.parameters())
     capacity = len(prompt) + max(map(len, continuations)) - 1
-    cache = KVCache(model.config, 1, capacity, dtype=parameter.dtype, device=parameter.device)
+    cache = model.new_cache(1, capacity)
     first = model.head(model.features(_row(prompt, parameter), cache)[:, -1:])  # (1, 1, V)
     sums: list[float] = []
     for tokens in continuations:

@@ -47,10 +47,10 @@ class ChunkedPrefill:
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], chunk: int = PREFILL_CHUNK) -> None:
         self._model, self._chunk = model, chunk
         self._lengths = [len(prompt) for prompt in prompts]
-        parameter = next(model.parameters())
-        self._tokens = pad_right(prompts, parameter.device)  # (B, T)
+        self._tokens = pad_right(prompts, next(model.parameters()).device)  # (B, T)
         longest = self._tokens.size(1)
-        self.cache = KVCache(model.config, len(prompts), longest, dtype=parameter.dtype, device=parameter.device)
+        self.cache = model.new_cache(len(prompts), longest)
+        self.cache.expect(self._lengths)
         self._n_done = 0
 
     def step(self) -> bool:
@@ -77,9 +77,8 @@ class StepwiseDecoder:
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int) -> None:
         self._model, self._vocab_size = model, vocab_size
         self.slots, self.capacity = slots, capacity
-        parameter = next(model.parameters())
-        self._device = parameter.device
-        self._cache = KVCache(model.config, slots, capacity, dtype=parameter.dtype, device=self._device)
+        self._device = next(model.parameters()).device
+        self._cache = model.new_cache(slots, capacity)
 
     def prefill(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Prefill:
         """See `Decoder`."""

@@ -96,15 +96,9 @@ class DraftModel:
 
     def __init__(self, model: LanguageModel, vocab_size: int, slots: int, capacity: int, max_tokens: int) -> None:
         self._model, self._vocab_size = model, vocab_size
-        parameter = next(model.parameters())
-        self._device = parameter.device
-        self._cache = KVCache(
-            model.config,
-            slots,
-            min(model.config.context_length, capacity + max_tokens + MAX_CATCH_UP),
-            dtype=parameter.dtype,
-            device=self._device,
-        )
+        self._device = next(model.parameters()).device
+        longest = min(model.config.context_length, capacity + max_tokens + MAX_CATCH_UP)
+        self._cache = model.new_cache(slots, longest)
         self._processed_drafts: list[Draft] = [[] for _ in range(slots)]  # at the end of what each slot holds
         self._last_prefill: tuple[list[int], KVCache] | None = None  # samples of one prompt come one after the other
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 POSITIONS_PER_STEP = 256
@@ -68,9 +67,8 @@ class PromptScoring:
 
     def __init__(self, model: LanguageModel, tokens: Sequence[int], vocab_size: int, count: int) -> None:
         self._model, self._tokens, self._vocab_size, self._count = model, list(tokens), vocab_size, count
-        parameter = next(model.parameters())
-        self._device = parameter.device
-        self._cache = KVCache(model.config, 1, len(self._tokens), dtype=parameter.dtype, device=self._device)
+        self._device = next(model.parameters()).device
+        self._cache = model.new_cache(1, len(self._tokens))
         self._n_done = 0
         self.result: list[TokenLogprobs] = []
 

@@ -14,7 +14,6 @@ import torch
 
 from glassgpt.generation.engine.interfaces import Decoder, Prefill
 from glassgpt.generation.engine.sequence import SequenceState
-from glassgpt.model.cache import KVCache
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -111,7 +110,7 @@ class Scheduler:
         return PrefillBatch(self._decoder.prefill(prompts, adapters), list(groups.values()))
 
     def _activate(self, batch: PrefillBatch) -> None:
-        cache = batch.prefill.cache if batch.prefill else KVCache(self._model.config, len(batch.groups), 1)
+        cache = batch.prefill.cache if batch.prefill else self._model.new_cache(len(batch.groups), 1)
         for source_slot, group in enumerate(batch.groups):
             for sequence in group:
                 if not sequence.is_finished:

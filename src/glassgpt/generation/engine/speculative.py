@@ -103,7 +103,7 @@ class SpeculativeDecoder:
         parameter = next(model.parameters())
         self._device = parameter.device
         cache_capacity = min(model.config.context_length, capacity + self._max_draft)
-        self._cache = KVCache(model.config, slots, cache_capacity, dtype=parameter.dtype, device=self._device)
+        self._cache = model.new_cache(slots, cache_capacity)
         draft = settings.draft
         self._proposer: DraftProposer = (
             PromptLookup() if draft is None else DraftModel(draft, vocab_size, slots, capacity, self._max_draft)

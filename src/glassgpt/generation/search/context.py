@@ -67,8 +67,7 @@ class SearchContext:
 
     def new_cache(self, slots: int, capacity: int) -> KVCache:
         """Return an empty cache."""
-        weights = self._parameter
-        return KVCache(self.model.config, slots, capacity, dtype=weights.dtype, device=weights.device)
+        return self.model.new_cache(slots, capacity)
 
     def prefill(self, prompts: Sequence[Prompt]) -> KVCache:
         """Return a cache with all but the last token of each prompt, and space for the new tokens."""

@@ -1,0 +1,218 @@
+"""Gated DeltaNet: its forms agree with each other and with flash-linear-attention, and its cache with the whole text."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glassgpt.errors import ConfigError
+from glassgpt.model.build import build_model
+from glassgpt.model.cache import KVCache
+from glassgpt.model.config import ModelConfig
+from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
+from glassgpt.model.gated_deltanet import GatedDeltaRule, short_convolution
+from small_models import shaken
+
+CONFIG = ModelConfig(
+    arch="gated_deltanet", vocab_size=61, context_length=150, n_layer=2, n_head=2, n_embd=16, bias=False
+)
+REFERENCE = Path(__file__).parent / "delta_rule_reference.json"
+
+
+def random_inputs(n_tokens, width=6, heads=3):
+    generator = torch.Generator().manual_seed(n_tokens)
+    q, k, v = torch.randn(3, 2, n_tokens, heads, width, generator=generator)
+    k = torch.nn.functional.normalize(k, dim=-1)
+    decay = -3 * torch.rand(2, n_tokens, heads, generator=generator)
+    beta = torch.rand(2, n_tokens, heads, generator=generator)
+    state = torch.randn(2, heads, width, width, generator=generator)
+    return [x.requires_grad_() for x in (q, k, v, decay, beta, state)]
+
+
+@pytest.mark.parametrize("form", [delta_rule_by_token, delta_rule_by_chunk])
+def test_forms_equal_flash_linear_attention(form):
+    known = json.loads(REFERENCE.read_text())
+    batch, n_tokens, heads, width = known["shape"]
+    tensors = {
+        name: torch.tensor(known[name]).view(batch, n_tokens, heads, width) for name in ("q", "k", "v", "output")
+    }
+    decay, beta = (torch.tensor(known[name]).view(batch, n_tokens, heads) for name in ("decay", "beta"))
+    state, final = (torch.tensor(known[name]).view(batch, heads, width, width) for name in ("state", "final_state"))
+    output, after = form(tensors["q"], tensors["k"], tensors["v"], decay, beta, state)
+    torch.testing.assert_close(output, tensors["output"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(after, final, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_tokens", "chunk"), [(1, 64), (64, 64), (65, 64), (150, 64), (20, 7)])
+def test_chunks_equal_single_tokens_forward_and_backward(n_tokens, chunk):
+    inputs = random_inputs(n_tokens)
+    results = []
+    for form in (delta_rule_by_token, lambda *x: delta_rule_by_chunk(*x, chunk=chunk)):
+        output, state = form(*inputs)
+        gradients = torch.autograd.grad(output.sin().sum() + state.sin().sum(), inputs)
+        results.append((output, state, *gradients))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_strongly_fading_memory_gives_finite_gradients():
+    inputs = random_inputs(130)
+    with torch.no_grad():
+        inputs[3].mul_(1000)  # the exponential of what is above the diagonal would overflow
+    output, _ = delta_rule_by_chunk(*inputs)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(output.sum(), inputs))
+
+
+def test_chunks_are_exact_under_autocast():
+    inputs = [x.detach() for x in random_inputs(100)]
+    expected, _ = delta_rule_by_token(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = delta_rule_by_chunk(*inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_tokens_before_the_state_is_zero():
+    inputs = [x.detach() for x in random_inputs(5)]
+    for one, other in zip(
+        delta_rule(*inputs[:5], None), delta_rule(*inputs[:5], torch.zeros_like(inputs[5])), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_short_convolution_equals_conv1d():
+    inputs, weight = torch.randn(2, 9, 5), torch.randn(5, 4)
+    convolved = torch.nn.functional.conv1d(inputs.mT, weight[:, None], groups=5).mT
+    torch.testing.assert_close(short_convolution(inputs, weight), torch.nn.functional.silu(convolved))
+
+
+def tokens_for(model, batch_size=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(model.config.vocab_size, (batch_size, model.config.context_length), generator=generator)
+
+
+@settings(max_examples=10, deadline=None)
+@given(cuts=st.sets(st.integers(1, 149), max_size=5))
+def test_cached_logits_equal_uncached_for_any_chunking(cuts):
+    model = shaken(CONFIG)
+    tokens, cache = tokens_for(model), model.new_cache(3)
+    chunks = [model(chunk, cache) for chunk in tokens.tensor_split(sorted(cuts), dim=1)]
+    torch.testing.assert_close(torch.cat(chunks, dim=1), model(tokens), rtol=1e-3, atol=1e-4)
+    assert cache.lengths == (150, 150, 150)
+
+
+def test_logits_depend_on_earlier_tokens_only():
+    model = shaken(CONFIG)
+    tokens = tokens_for(model, 1)
+    changed = tokens.clone()
+    changed[:, 70] = (changed[:, 70] + 1) % 61
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :70], after[:, :70], rtol=0, atol=1e-5)
+    assert not torch.allclose(before[:, 71:], after[:, 71:], atol=1e-3)
+
+
+def test_every_parameter_has_one_kind():
+    model = build_model(CONFIG)
+    kinds = model.parameter_kinds()
+    assert set(kinds) == {name for name, _ in model.named_parameters()}
+    vectors = {name.split("attention.")[1] for name, kind in kinds.items() if kind == "vector"}
+    assert vectors == {"convolution", "rate", "step"}
+
+
+@torch.no_grad()
+def test_prompts_of_different_length_ignore_their_padding():
+    model = shaken(CONFIG)
+    tokens, cache, lengths = tokens_for(model), model.new_cache(3), [10, 2, 70]
+    cache.expect(lengths)
+    for chunk in tokens[:, :70].split(30, dim=1):
+        model(chunk, cache)
+    cache.truncate(lengths)
+    following = tokens.gather(1, torch.tensor(lengths)[:, None])
+    expected = model(tokens).gather(1, torch.tensor(lengths)[:, None, None].expand(-1, -1, 61))
+    torch.testing.assert_close(model(following, cache), expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_slots_are_copied_selected_and_returned_by_one_pass():
+    model = shaken(CONFIG)
+    tokens, cache = tokens_for(model), model.new_cache(3)
+    model(tokens[:, :20], cache)
+    first = model(tokens[:, 20:21], cache)
+    cache.truncate([20, 20, 20])
+    assert torch.equal(model(tokens[:, 20:21], cache), first)
+    other = model.new_cache(2)
+    other.copy_slot(1, cache, 2, 21)
+    other.copy_slot(0, cache, 0, 0)
+    assert other.lengths == (0, 21)
+    view = cache.first_slots(2)
+    model(tokens[:2, 21:22], view)
+    assert cache.lengths == (22, 22, 21)
+    cache.select([1, 1])
+    expected = model(tokens[1:2, :23])[0, 22]
+    torch.testing.assert_close(model(tokens[[1, 1], 22:23], cache)[1, 0], expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_state_of_another_length_is_refused():
+    model = shaken(CONFIG)
+    cache = model.new_cache(1)
+    for part in tokens_for(model, 1)[:, :20].split(10, dim=1):
+        model(part, cache)
+    with pytest.raises(ValueError, match="linear attention cannot return from 20 tokens to 15"):
+        cache.truncate([15])
+    with pytest.raises(ValueError, match="cannot return from 20 tokens to 5"):
+        model.new_cache(1).copy_slot(0, cache, 0, 5)
+    with pytest.raises(IndexError, match="20 cached"):
+        model(tokens_for(model, 1)[:, :140], cache)
+    cache.truncate([0])
+    assert cache.lengths == (0,)
+
+
+@torch.no_grad()
+def test_a_pass_that_fails_leaves_the_states_as_they_were(monkeypatch):
+    model = shaken(CONFIG)
+    tokens, cache = tokens_for(model, 1), model.new_cache(1)
+    model(tokens[:, :10], cache)
+    expected = model.new_cache(1)
+    expected.copy_slot(0, cache, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.blocks[1], "forward", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(tokens[:, 10:12], cache)
+    assert torch.equal(model(tokens[:, 10:12], cache), model(tokens[:, 10:12], expected))
+
+
+def test_memory_does_not_depend_on_the_length():
+    model = shaken(CONFIG)
+    sizes = {model.new_cache(1, capacity).n_bytes for capacity in (1, 100, 100_000)}
+    assert len(sizes) == 1
+    assert KVCache(CONFIG, 1, 100_000).n_bytes > 100 * sizes.pop()
+
+
+def test_another_cache_is_refused():
+    model = shaken(CONFIG)
+    with pytest.raises(TypeError, match="linear attention needs a RecurrentCache"):
+        model(tokens_for(model), KVCache(CONFIG, 3))
+
+
+def test_memories_begin_to_fade_at_different_speeds():
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(**{**CONFIG.__dict__, "n_head": 8, "n_embd": 64}))
+    modules = [module for module in model.modules() if isinstance(module, GatedDeltaRule)]
+    kept = torch.cat([(-m.rate.exp() * torch.nn.functional.softplus(m.step)).exp() for m in modules])
+    assert 0.2 < kept.min() < 0.9 < kept.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bias": True}, "gated_deltanet has no biases"),
+        ({"window": 8}, "window is 8, but gated_deltanet does not support it"),
+        ({"n_kv_head": 1}, "n_kv_head is 1, but gated_deltanet does not support it"),
+    ],
+)
+def test_unsupported_settings_are_reported(given, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelConfig(**{**CONFIG.__dict__, **given}))
