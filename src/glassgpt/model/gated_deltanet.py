@@ -135,7 +135,7 @@ class GatedDeltaNet(ModernRecipe):
             for name in ("fading", "writing")
         }
         gate = {f"{at}.gate": captured_heads(f"{at}.gate", "norm1 · Wgateᵀ", source, width)}
-        formula = "gated delta rule of q, k and v, normalized, · silu(gate)"
+        formula = "S · q / √D, normalized, · silu(gate)"
         mixed = {f"{at}.mixed": captured_heads(f"{at}.out", formula, delta_rule, width, side="input")}
         return block_activations(self, layer, {**projected, **rates, **gate}, "relu(mlp.up)²", mixing=mixed)
 
