@@ -8,17 +8,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glassgpt.errors import ConfigError
+from glassgpt.api.loaded_model import LoadedModel
+from glassgpt.data import load_tokenizer
+from glassgpt.errors import ConfigError, GenerationError, InspectionError, UsageError
+from glassgpt.generation.options import GenerationOptions
+from glassgpt.generation.plain import generate_text
+from glassgpt.generation.strategy_options import BeamOptions, ContrastiveOptions
+from glassgpt.inspection.hook_points import require_attention
+from glassgpt.interchange.formats.registry import export_options, find_format, require_exportable
+from glassgpt.model.accounting import flops_per_token, inference_memory
 from glassgpt.model.build import build_model
 from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.model.gated_deltanet import GatedDeltaRule, short_convolution
-from small_models import shaken
+from small_models import attentive_model, shaken
 
 CONFIG = ModelConfig(
     arch="gated_deltanet", vocab_size=61, context_length=150, n_layer=2, n_head=2, n_embd=16, bias=False
 )
+BYTES = load_tokenizer("bytes")
 REFERENCE = Path(__file__).parent / "delta_rule_reference.json"
 
 
@@ -216,3 +225,53 @@ def test_memories_begin_to_fade_at_different_speeds():
 def test_unsupported_settings_are_reported(given, message):
     with pytest.raises(ConfigError, match=message):
         build_model(ModelConfig(**{**CONFIG.__dict__, **given}))
+
+
+def test_a_state_costs_memory_once_and_operations_per_token():
+    estimate, longer = (
+        inference_memory(ModelConfig(**{**CONFIG.__dict__, "context_length": n}), 3) for n in (32, 3200)
+    )
+    assert estimate.cache == longer.cache == 3 * build_model(CONFIG).new_cache(1).n_bytes
+    assert flops_per_token(CONFIG, 32) == flops_per_token(CONFIG, 3200)
+    attention = ModelConfig(**{**CONFIG.__dict__, "arch": "modern"})
+    assert flops_per_token(attention, 32) < flops_per_token(attention, 3200)
+
+
+@pytest.fixture(scope="module")
+def linear_model():
+    return attentive_model(arch="gated_deltanet", bias=False)
+
+
+def test_the_engine_generates_the_text_of_the_plain_loop(linear_model):
+    options = GenerationOptions(max_tokens=20, seed=3)
+    prompts = ["a", "ROMEO: what", "some longer words to read"]
+    together = LoadedModel(linear_model, BYTES, 0, batch_size=3).generate_many(prompts, max_tokens=20, seed=3)
+    assert together == [generate_text(linear_model, BYTES, prompt, options) for prompt in prompts]
+
+
+@pytest.mark.parametrize("search", [BeamOptions(beams=3), ContrastiveOptions(k=3)])
+def test_searches_do_not_depend_on_the_batch(linear_model, search):
+    loaded = LoadedModel(linear_model, BYTES, 0)
+    prompts = ["a", "ROMEO: what"]
+    many = loaded.generate_many(prompts, strategy=search, max_tokens=8)
+    assert many == [loaded.generate(prompt, strategy=search, max_tokens=8) for prompt in prompts]
+
+
+def test_what_needs_attention_or_a_way_back_is_refused(linear_model):
+    loaded = LoadedModel(linear_model, BYTES, 0)
+    with pytest.raises(GenerationError, match="the linear attention of gated_deltanet cannot"):
+        loaded.speculative_decoding()
+    with pytest.raises(GenerationError, match="coverage_penalty needs attention weights"):
+        loaded.generate("a", strategy=BeamOptions(coverage_penalty=0.5), max_tokens=3)
+    with pytest.raises(InspectionError, match="no attention weights to show"):
+        require_attention(linear_model)
+    onnx = find_format("onnx")
+    with pytest.raises(UsageError, match="no export format can express the architecture gated_deltanet"):
+        require_exportable(onnx, linear_model.config, export_options(onnx, None), check=False)
+
+
+def test_activations_are_traced(linear_model):
+    trace = LoadedModel(linear_model, BYTES, 0).trace("abc")
+    assert trace["blocks.1.attention.mixed"].shape == (3, 3, 8)
+    assert trace["blocks.0.attention.writing"].shape == (3, 3)
+    torch.testing.assert_close(trace["logits"][-1], linear_model(torch.tensor([BYTES.encode("abc")]))[0, -1])

@@ -28,6 +28,7 @@ from glassgpt.generation.strategies import (
 )
 from glassgpt.generation.strategy_options import DRAFT_TOKENS
 from glassgpt.inspection.trace import Trace, trace
+from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.transformer import LanguageModel
 
 
@@ -270,7 +271,12 @@ class LoadedModel:
 
         Raises:
             WrongTokenizerError: the draft model has another tokenizer.
+            GenerationError: one of the models has linear attention.
         """
+        for linear in (each.model.config.arch for each in (self, draft) if each and each.model.config.arch in LINEAR):
+            raise GenerationError(
+                f"speculative decoding takes back tokens, which the linear attention of {linear} cannot; generate without it"
+            )
         if draft is not None and draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
             raise WrongTokenizerError(
                 f"the draft model's tokenizer ({draft.tokenizer.name}) differs from the model's "

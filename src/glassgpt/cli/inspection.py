@@ -103,6 +103,7 @@ def inspect(
     from glassgpt import api  # loads torch, which takes seconds
     from glassgpt.data.remarks import spelled_special_tokens
     from glassgpt.inspection.checkpoint_traces import CheckpointTraces
+    from glassgpt.inspection.hook_points import require_attention
     from glassgpt.inspection.service import InspectionService, LoadedRun
     from glassgpt.inspection.static_page import save_page
     from glassgpt.inspection.trace import trace
@@ -110,6 +111,7 @@ def inspect(
     if prompt == "-":
         prompt = sys.stdin.read()
     loaded = api.load(run, checkpoint=checkpoint, device=device)
+    require_attention(loaded.model)
     if found := spelled_special_tokens([prompt or ""], loaded.tokenizer.special_tokens):
         console.info(f"note: {' and '.join(found)} in the text to inspect is ordinary text")
     candidates = list["TextCandidate"]()

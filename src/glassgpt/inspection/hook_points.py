@@ -11,6 +11,7 @@ from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InspectionError
 from glassgpt.inspection.tokenization import pretokens
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.hook_points import Activation, Axis, HookPoint
 from glassgpt.model.transformer import LanguageModel
 
@@ -36,6 +37,19 @@ def activations_of(model: LanguageModel) -> dict[str, Activation]:
         name = type(model).__name__
         raise InspectionError(f"{name} declares no activations to inspect; implement {name}.activations()")
     return {**TEXT_ACTIVATIONS, **declared}
+
+
+def require_attention(model: LanguageModel) -> None:
+    """Check that a model has attention weights, which the page and the printed summary are about.
+
+    Raises:
+        InspectionError: it has linear attention.
+    """
+    if model.config.arch in LINEAR:
+        raise InspectionError(
+            f"{model.config.arch} has no attention weights to show; "
+            f"read its activations in Python: glassgpt.load(RUN).trace(TEXT)"
+        )
 
 
 def hook_points(activations: Mapping[str, Activation]) -> Iterator[tuple[str, HookPoint]]:

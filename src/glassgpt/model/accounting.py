@@ -8,8 +8,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import torch
+
 from glassgpt.model.build import meta_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.config_checks import LINEAR
+from glassgpt.model.recurrent_cache import RecurrentCache
 
 FLOAT32_BYTES = 4
 ACTIVATION_BYTES_PER_VALUE = 34
@@ -66,7 +70,10 @@ def flops_per_token(config: ModelConfig, context_length: int | None = None) -> i
         count.parameters for count in parameter_table(config) if count.name.startswith("blocks") and "×" in count.shape
     )
     head = config.vocab_size * config.n_embd
-    attended = sum(min(config.layer_window(layer) or context, context) for layer in range(config.n_layer))
+    if config.arch in LINEAR:  # three products of a vector with the (D, D) state, where attention has two for each key
+        attended = config.n_layer * 3 * config.head_width // 2
+    else:
+        attended = sum(min(config.layer_window(layer) or context, context) for layer in range(config.n_layer))
     return 6 * (matrices + head) + 12 * config.attention_width * attended
 
 
@@ -108,8 +115,18 @@ def checkpoint_bytes(trained: int, *, averaged: bool) -> int:
 
 
 def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = FLOAT32_BYTES) -> int:
-    """Return the bytes of one token's keys and values in all layers."""
+    """Return the bytes of one token's keys and values in all layers; none with linear attention."""
+    if config.arch in LINEAR:
+        return 0
     return 2 * config.n_layer * config.kv_heads * config.head_width * bytes_per_value
+
+
+def cache_bytes(config: ModelConfig, n_tokens: int, bytes_per_value: int = FLOAT32_BYTES) -> int:
+    """Return the bytes of the cache of one sequence."""
+    if config.arch not in LINEAR:
+        return n_tokens * cache_bytes_per_token(config, bytes_per_value)
+    dtype = torch.float32 if bytes_per_value == FLOAT32_BYTES else torch.bfloat16
+    return RecurrentCache(config, 1, dtype=dtype, device="meta").n_bytes
 
 
 def inference_memory(config: ModelConfig, batch_size: int, bytes_per_value: int = FLOAT32_BYTES) -> MemoryEstimate:
@@ -120,5 +137,5 @@ def inference_memory(config: ModelConfig, batch_size: int, bytes_per_value: int 
         optimizer=0,
         activations=0,
         logits=batch_size * config.vocab_size * FLOAT32_BYTES,
-        cache=batch_size * config.context_length * cache_bytes_per_token(config, bytes_per_value),
+        cache=batch_size * cache_bytes(config, config.context_length, bytes_per_value),
     )

@@ -34,6 +34,9 @@ WITHOUT_BIASES = ("modern", "gated_deltanet")
 ROTATED = ("modern", "llama")
 """Architectures that rotate pairs of channels by their position."""
 
+LINEAR = ("gated_deltanet",)
+"""Architectures with linear attention: without attention weights, and without a way back to an earlier token."""
+
 LARGEST = {
     "vocab_size": 2**24, "context_length": 2**20, "n_layer": 10_000, "n_head": 2**16, "n_kv_head": 2**16,
     "n_embd": 2**20, "window": 2**20, "sinks": 2**20, "n_inner": 2**22, "head_dim": 2**16,

@@ -16,6 +16,7 @@ Shapes: B sequences, T tokens, H heads, D channels per head.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from torch import Tensor
 CHUNK = 64
 """Tokens that are computed at once: the products within a chunk cost T · CHUNK, those with the state T · D."""
 HAS_KERNEL = find_spec("fla") is not None
-"""Whether flash-linear-attention is installed."""
+"""True if flash-linear-attention is installed."""
 
 
 def delta_rule_by_token(
@@ -107,10 +108,12 @@ def delta_rule(
     return mixed.type_as(v), after
 
 
-@torch.compiler.disable
-def _delta_rule_by_kernel(
+def _call_kernel(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore
 
     return chunk_gated_delta_rule(q, k, v, g=decay.float(), beta=beta, initial_state=state, output_final_state=True)  # pyright: ignore
+
+
+_delta_rule_by_kernel: Any = torch.compiler.disable(_call_kernel)  # its kernels are compiled already

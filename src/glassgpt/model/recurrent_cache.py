@@ -24,7 +24,7 @@ CONVOLVED = 4
 
 @dataclass(frozen=True)
 class LayerState:
-    """What a layer needs to continue a text.
+    """Inputs and memory of a layer, from which it continues a text.
 
     Attributes:
         inputs: (B, CONVOLVED - 1, C) inputs of the short convolution at the last positions.
@@ -185,7 +185,7 @@ class RecurrentCache(KVCache):
         for tensor, other in zip(self._tensors, source._tensors, strict=True):
             tensor[:, slot] = 0 if length == 0 else other[:, source_slot]
         self._lengths[slot] = 0 if length == 0 else held
-        self._lengths_before[slot] = -1  # there is nothing to go back to
+        self._lengths_before[slot] = -1  # no earlier state is known
 
     def copy_slots(
         self, slots: Sequence[int], source: CacheStorage, source_slots: Sequence[int], lengths: Sequence[int]

@@ -11,6 +11,7 @@ from glassgpt.data.chat.batches import NEXT_STARTS
 from glassgpt.data.chat.dataset import ConversationTokens
 from glassgpt.data.shards import TokenArray
 from glassgpt.errors import ConfigError, DataError
+from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.packed import PackedRows
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainConfig
@@ -76,6 +77,12 @@ def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: TokenArr
     if train.loss:
         raise ConfigError(
             ["train.loss cannot be combined with conversations, which have a loss of theirs; leave it out"]
+        )
+    if model.config.arch in LINEAR:
+        raise ConfigError(
+            [
+                f"model.arch is {model.config.arch}, whose memory would mix the conversations of a row; train another architecture"
+            ]
         )
     if train.teacher:
         raise ConfigError(["train.teacher cannot be combined with conversations; distil on text, then fine-tune"])

@@ -85,6 +85,7 @@ class _Search:
         limits = [self._limit(prompt) for prompt in self._prompts]
         lengths = [len(prompt) for prompt in self._prompts]
         self._cache = self._context.new_cache(len(lengths), max(map(sum, zip(lengths, limits, strict=True))))
+        self._cache.expect(lengths)
         features = self._context.features(self._prompts, self._cache)  # (B, T, C)
         self._cache.truncate(lengths)
         logits = self._context.logits(features[range(len(lengths)), [length - 1 for length in lengths]])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glassgpt.errors import GenerationError
 from glassgpt.model.attention import AttentionFunction, attention_weights
+from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.transformer import LanguageModel
 
@@ -55,6 +56,8 @@ def record_attention(model: LanguageModel) -> tuple[LanguageModel, AttentionReco
         raise GenerationError(
             f"coverage_penalty needs attention weights, which {model.config.plugins[0]} does not tell"
         )
+    if model.config.arch in LINEAR:
+        raise GenerationError(f"coverage_penalty needs attention weights, which {model.config.arch} does not have")
     recorder = AttentionRecorder()
     recorded = copy_sharing_weights(model)
     for module in recorded.modules():

@@ -64,6 +64,11 @@ def require_exportable(
         )
     if config.arch not in export_format.architectures:
         others = [each.name for each in FORMATS.values() if config.arch in each.architectures and not each.is_adapter]
+        if not others:
+            raise UsageError(
+                f"no export format can express the architecture {config.arch}: the engines have no operation for its state; "
+                "serve it with: glassgpt serve RUN"
+            )
         raise UsageError(
             f"{export_format.name} ({export_format.summary}) cannot express the architecture {config.arch}; "
             f"export it with --format {' or '.join(others)}"
