@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-export test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-export test-ray test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -61,6 +61,11 @@ test-export: browser $(READY) ## run exported models in the programs that they a
 	test -d .venv-export/node_modules || npm install --ignore-scripts --no-save --prefix .venv-export @huggingface/transformers@4.3.2
 	PYTHONPATH=.venv-export/llama-cpp:.venv-export/genai $(BIN)/python -m pytest -m slow tests/export_clients
 
+# 285 MB that few users need, outside the environment.
+test-ray: $(READY) ## run prepare with Ray on this machine, also with killed workers and a killed driver: about three minutes
+	test -d .venv-ray || $(BIN)/python $(INSTALL) --target .venv-ray 'ray==2.60.0'
+	PYTHONPATH=.venv-ray $(BIN)/python -m pytest -m slow tests/ray
+
 test-slow: $(READY) ## run the slow tests (compilation, exports, several processes, longer training, most of the pages)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 
@@ -109,4 +114,4 @@ test-dist: dist ## install the wheel into an empty environment and run the main 
 	$(DIST)/bin/python tools/smoke_test.py
 
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-export build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data
+	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-export .venv-ray build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data

@@ -43,24 +43,35 @@ TIKTOKEN_BYTES = 60_000_000
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description="prepare with several engines.")
-    parser.add_argument("--text", type=Path, required=True, help="documents as JSON lines, perhaps .xz")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        required=True,
+        help="documents as JSON lines, perhaps .xz; large enough, it is taken as it is",
+    )
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the text that is made of them")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each engine")
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[len(usable_cores())], help="numbers of tasks at once"
     )
-    parser.add_argument("--engines", nargs="+", default=["pool", "ray"], choices=["pool", "ray"])
+    parser.add_argument(
+        "--engines", nargs="*", default=["pool", "ray"], choices=["pool", "ray"], help="engines to measure"
+    )
     parser.add_argument("--overlaps", action="store_true", help="also with near-duplicates and contamination")
     parser.add_argument("--folder", type=Path, help="folder for the text and the datasets; a temporary one by default")
+    parser.add_argument("--append", action="store_true", help="keep the rows of the result file")
     parser.add_argument("--out", type=Path, default=RESULTS, help="result file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        text = folder / "text.jsonl"
-        make_text(options.text, text, int(options.gigabytes * 1e9))
+        text, wanted = options.text, int(options.gigabytes * 1e9)
+        if text.suffix == ".xz" or text.stat().st_size < wanted:
+            text = folder / "text.jsonl"
+            make_text(options.text, text, wanted)
         size = text.stat().st_size
         console.info(f"text: {size / 1e6:,.0f} MB")
-        rows: list[dict[str, Any]] = [{"system": "tiktoken, one thread", **tiktoken_figures(text)}]
+        rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.append else []
+        rows += [] if rows else [{"system": "tiktoken, one thread", **tiktoken_figures(text)}]
         settings = [(engine, workers, ()) for workers in options.workers for engine in options.engines]
         if options.overlaps:
             more = ("--near-duplicates", "0.8", "--contamination", "remove")

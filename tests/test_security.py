@@ -123,8 +123,8 @@ def test_source_has_no_call_that_runs_data():
     assert {path: bad for path, called in found.items() if (bad := dangerous_calls(called))} == {
         str(ROOT / "src/glassgpt/code/launcher.py"): ["os.execvp"],  # S48: what the user asked to run, in isolation
         # Over the pipes between a process and those that it has started, never from a file or the network.
-        str(ROOT / "src/glassgpt/data/blocks/processes.py"): ["pickle.load", "pickle.dumps"],
-        str(ROOT / "src/glassgpt/data/blocks/worker.py"): [
+        str(ROOT / "src/glassgpt/data/processes.py"): ["pickle.load", "pickle.dumps"],
+        str(ROOT / "src/glassgpt/data/process_worker.py"): [
             "pickle.load",
             "pickle.dumps",
             "pickle.loads",
@@ -174,8 +174,7 @@ def test_few_files_start_programs():
     starting = {str(path.relative_to(package)) for path, tree in SOURCES.items() if "subprocess" in imported(tree)}
     assert starting == {
         "code/isolation.py",
-        "data/blocks/processes.py",
-        "data/code/examining.py",
+        "data/processes.py",
         "data/tokenizers/worker.py",
         "generation/cpu/native.py",
         "sweep/trial_run.py",

@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from glassgpt.data import PrepareOptions, TokenDataset, prepare
+from glassgpt.data import PrepareOptions, TokenDataset, prepare, processes
 from glassgpt.data.code import examining
 from glassgpt.data.code.examining import examine
 from glassgpt.data.code.exclude import ExcludedText, read_excluded
@@ -189,8 +189,10 @@ def test_a_process_that_ends_is_reported(tree, monkeypatch):
     paths = [file.path for file in find_code_files([str(tree)])]
     monkeypatch.setattr(examining, "IN_PROCESS_BYTES", 0)
     monkeypatch.setattr(examining, "worker_threads", lambda: 2)
-    monkeypatch.setattr(examining.sys, "executable", "/bin/false")
-    with pytest.raises(DataError, match="ended, probably because memory ran out; give --workers 1"):
+    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    with pytest.raises(
+        DataError, match="ended 3 times at the same text, probably because memory ran out; give fewer --workers"
+    ):
         list(examining.examine_all(paths, [], sketches=False))
 
 

@@ -168,7 +168,7 @@ def find_contaminated(choice: Choice, carry: Carry) -> list[int]:
 
     Args:
         choice: the documents.
-        carry: maps a function over items, see `glassgpt.data.blocks.processes`.
+        carry: maps a function over items, see `glassgpt.data.processes`.
     """
     if not choice.parts:
         return []

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
-from glassgpt.data.blocks.processes import ITEMS_AHEAD, in_order
+from glassgpt.data.processes import ITEMS_AHEAD, in_order
 from glassgpt.data.threads import THREADS_VARIABLE
 from glassgpt.errors import DataError, UsageError, require_extra
 
@@ -105,7 +105,7 @@ def _connect(ray: Any, address: str, workers: int) -> None:
             runtime_env={"env_vars": variables},
             **settings,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not address:
             raise DataError(f"Ray cannot be started on this machine: {problem}") from error

@@ -20,11 +20,11 @@ from glassgpt.data.blocks.encode import SIDES, EncodeSettings, encode_block
 from glassgpt.data.blocks.layout import ShardFormat, SplitPlan, plan_split, write_shard
 from glassgpt.data.blocks.parts import BlockResult, Part
 from glassgpt.data.blocks.plan import Block, plan_blocks
-from glassgpt.data.blocks.processes import Carrier, InProcess, processes
 from glassgpt.data.blocks.ray_tasks import ray_tasks
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.pipeline import RuledSource, total_size
 from glassgpt.data.prepare_options import PrepareOptions
+from glassgpt.data.processes import Carrier, InProcess, processes
 from glassgpt.data.readers import no_document
 from glassgpt.data.remarks import REMARKS
 from glassgpt.data.summary import SplitSummary

@@ -1,4 +1,4 @@
-"""Answer requests of the process that started this one: `python -m glassgpt.data.blocks.worker`.
+"""Answer requests of the process that started this one: `python -m glassgpt.data.process_worker`.
 
 A request is a pickled function and item; the answer says whether it is the result, or an exception. Nothing imports this
 module, so that Python can run it.

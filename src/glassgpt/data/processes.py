@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from glassgpt.data.threads import THREADS_VARIABLE
 from glassgpt.errors import DataError
 
-WORKER = "glassgpt.data.blocks.worker"
+WORKER = "glassgpt.data.process_worker"
 TRIES = 3
 """Number of times that an item is tried whose process is killed."""
 ITEMS_AHEAD = 64
@@ -97,7 +97,7 @@ class Processes:
                 raise answer
             return answer
         raise DataError(
-            f"a worker process was killed {TRIES} times at the same text, probably because memory ran out; give fewer --workers"
+            f"a worker process ended {TRIES} times at the same text, probably because memory ran out; give fewer --workers"
         )
 
     def _start(self) -> subprocess.Popen[bytes]:
