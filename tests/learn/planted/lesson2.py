@@ -209,6 +209,20 @@ def train_merges(words, n_merges):
         new_id += 1
     return merges
 """,
+        "same-id": TRAIN_HELPERS
+        + """
+def train_merges(words, n_merges):
+    words = {tuple(word): n for word, n in words.items()}
+    merges = []
+    for _ in range(n_merges):
+        counts = pairs_of(words)
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = {replaced(ids, best, 256): n for ids, n in words.items()}
+        merges.append(best)
+    return merges
+""",
         "stops-at-once": TRAIN_HELPERS
         + """
 def train_merges(words, n_merges):

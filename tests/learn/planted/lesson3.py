@@ -196,6 +196,15 @@ class Cache(Cache):
         self.keys[:, :, new], self.values[:, :, new] = k, v
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 """,
+        "keys-as-values": """
+class Cache(Cache):
+    def append(self, k, v):
+        end = self.length + k.shape[2]
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = k
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+""",
         "advanced-by-one": """
 class Cache(Cache):
     def append(self, k, v):

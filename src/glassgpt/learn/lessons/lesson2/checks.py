@@ -167,6 +167,16 @@ def _ids_from_255(words: dict[bytes, int], n_merges: int) -> list[Pair]:
     return _train(words, n_merges, first_id=255)
 
 
+def _same_id(words: dict[bytes, int], n_merges: int) -> list[Pair]:
+    left: Words = {tuple(word): occurrences for word, occurrences in words.items()}
+    merges: list[Pair] = []
+    while len(merges) < n_merges and (counts := solutions.count_pairs(left)):
+        pair = min(counts, key=lambda each: (-counts[each], each))
+        left = {tuple(solutions.merge(ids, pair, 256)): occurrences for ids, occurrences in left.items()}
+        merges.append(pair)
+    return merges
+
+
 def _rarest(words: dict[bytes, int], n_merges: int) -> list[Pair]:
     return _train(words, n_merges, sign=1)
 
@@ -338,6 +348,7 @@ EXERCISES = (
             Mistake("unweighted", _unweighted_words),
             Mistake("ids-from-257", _ids_from_257),
             Mistake("ids-from-255", _ids_from_255),
+            Mistake("same-id", _same_id),
             Mistake("rarest", _rarest),
             Mistake("stops-at-once", _stops_at_once),
         ),

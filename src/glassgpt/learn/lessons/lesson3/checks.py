@@ -135,18 +135,20 @@ class FaultyCache(solutions.Cache):
     Attributes:
         gap: positions that are left empty in front of new tokens.
         advances: whether the length grows by the number of new tokens, by 1, or not at all.
+        stores_values: whether values are stored, or keys in their place.
         returned: where the returned keys end: at the length, at the new tokens, at the length before, or nowhere.
     """
 
     gap = 0
     advances = "tokens"
     returned = "length"
+    stores_values = True
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """See `solutions.Cache`."""
         before, n_new = self.length, k.size(-2)
         new = slice(before + self.gap, before + self.gap + n_new)
-        self.keys[:, :, new], self.values[:, :, new] = k, v
+        self.keys[:, :, new], self.values[:, :, new] = k, v if self.stores_values else k
         self.length = before + {"tokens": n_new, "one": 1, "never": 0}[self.advances]
         ends = {"length": self.length, "new": before + n_new, "before": before, "buffer": self.keys.size(-2)}
         end = ends[self.returned]
@@ -219,6 +221,7 @@ EXERCISES = (
             Mistake("whole-buffer", faulty_cache(returned="buffer")),
             Mistake("not-advanced", faulty_cache(advances="never", returned="new")),
             Mistake("not-advanced-nothing-returned", faulty_cache(advances="never"), ("not-advanced",)),
+            Mistake("keys-as-values", faulty_cache(stores_values=False)),
             Mistake("advanced-by-one", faulty_cache(advances="one")),
             Mistake("advanced-by-one-all-returned", faulty_cache(advances="one", returned="new"), ("advanced-by-one",)),
         ),
