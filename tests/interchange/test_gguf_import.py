@@ -79,6 +79,12 @@ def test_tokenizer_gives_the_ids_of_the_library(llama):
     assert len(tokenizer.encode("12")) == 2  # smollm splits digits, although there is a merge
 
 
+def test_exported_run_with_bytes_is_imported_again(nano_run, tmp_path):
+    api.export(nano_run, tmp_path / "out", format="gguf")
+    found = import_gguf(next((tmp_path / "out").glob("*.gguf")))
+    assert found.tokenizer.encode("naïve 한국어") == list("naïve 한국어".encode())
+
+
 def test_run_keeps_the_chat_template_and_exports_it(llama, tmp_path):
     found = api.import_(llama, tmp_path / "run")
     assert found.has_chat_template

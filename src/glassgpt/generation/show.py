@@ -43,7 +43,7 @@ def print_stream(prompt: str | None, chunks: Iterable[TokenChunk], max_tokens: i
     tokens, reason = 0, None
     try:
         for chunk in itertools.chain(first, remaining):
-            console.output(chunk.text, end="")
+            console.output(_whole_characters(chunk.text, chunk.finish_reason), end="")
             tokens, reason = tokens + 1, chunk.finish_reason
     finally:  # an error message, also of Ctrl-C, starts on a new line
         console.output("")
@@ -82,7 +82,12 @@ def print_context_full(context_length: int, *, can_continue: bool) -> None:
 def _print_text(prompts: PromptList, number: int, sample: Sample, n_samples: int) -> None:
     if len(prompts.texts) > 1 or n_samples > 1:
         console.output(_heading(prompts, number, sample, n_samples))
-    console.output((prompts.texts[number] or "") + sample.text)
+    console.output((prompts.texts[number] or "") + _whole_characters(sample.text, sample.finish_reason))
+
+
+def _whole_characters(text: str, reason: FinishReason | None) -> str:
+    """Return a text without the character that `max_tokens` has cut in the middle of its bytes; JSON keeps its sign."""
+    return text.removesuffix("\ufffd") if reason == "length" else text
 
 
 def _heading(prompts: PromptList, number: int, sample: Sample, n_samples: int) -> str:

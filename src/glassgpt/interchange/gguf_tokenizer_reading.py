@@ -9,7 +9,14 @@ from typing import Any
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import InterchangeError
 from glassgpt.interchange.files import Json, name_of, shown
-from glassgpt.interchange.gguf_tokenizer import CONTROL, PRE_TOKENIZERS, UNUSED, USER_DEFINED, PreTokenizer
+from glassgpt.interchange.gguf_tokenizer import (
+    CONTROL,
+    MERGE_OF_NO_TEXT,
+    PRE_TOKENIZERS,
+    UNUSED,
+    USER_DEFINED,
+    PreTokenizer,
+)
 from glassgpt.interchange.tokenizer_files import library_pattern
 from glassgpt.interchange.tokenizer_import import Notify, TokenizerSource, tokenizer_from_source
 
@@ -74,7 +81,7 @@ def _library_content(
         "model": {
             "type": "BPE",
             "vocab": {name: token for token, name in enumerate(names)},
-            "merges": fields["tokenizer.ggml.merges"],
+            "merges": [pair for pair in fields["tokenizer.ggml.merges"] if pair != MERGE_OF_NO_TEXT],
             "ignore_merges": split.ignore_merges,
         },
     }
