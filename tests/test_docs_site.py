@@ -241,6 +241,21 @@ def test_reference_describes_each_object_once():
     assert "glassgpt.model.gpt2.GPT2" in described
 
 
+def test_korean_reference_has_a_line_for_each_object_and_no_other():
+    described = re.findall(
+        r"^\.\. auto(?:class|function):: (\S+)", "\n".join(reference.reference_pages().values()), re.M
+    )
+    linked = re.findall(
+        r"^\| \[`\w+`\]\(built-at:../../en/reference/\w+\.html#(\S+)\) \| [^|]*[가-힣][^|]* \|$",
+        reference.korean_page(),
+        re.M,
+    )
+    assert linked == described
+    texts = tomllib.loads(reference.KOREAN.read_text(encoding="utf-8"))
+    named = {name for page in texts.values() for name in page} - {"title", "intro"}
+    assert named <= {name.rpartition(".")[2] for name in described}
+
+
 CELLS = [
     "x = 2\nprint('x is', x)",
     "x + 1",

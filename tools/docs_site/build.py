@@ -106,7 +106,7 @@ def generated_pages(linker: Linker, executed: Sequence[lessons.Executed], *, sma
     pages[charts.NAME] = rewrite(charts.charts_page(linker.language, charts.read_charts()), charts.NAME)
     if linker.language == "en":
         return pages | {DECISIONS: decisions_page(linker.pages)} | reference.reference_pages()
-    return pages | {DECISIONS: stub("Decisions", DECISIONS), reference.INDEX: stub("API reference", reference.INDEX)}
+    return pages | {DECISIONS: stub("Decisions", DECISIONS), reference.INDEX: reference.korean_page()}
 
 
 def decisions_page(pages: Mapping[str, Page]) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import tomllib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from tools.docs_site.pages import ROOT, SiteError
+from tools.docs_site.staging import built
 
 MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "glassgpt": ("The package", ("glassgpt",)),
@@ -61,6 +64,12 @@ MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """By page: its title and its modules."""
 INDEX = "reference/index"
+KOREAN = Path(__file__).with_name("reference.ko.toml")
+KOREAN_HEAD = """# API 레퍼런스
+공개된 클래스와 함수를 한 줄씩 소개합니다. 이름을 누르면 독스트링에서 만든 자세한 설명으로 가는데, 인자와 모양과 오류까지 적은 그 설명은
+영어입니다. 쓰는 예는 [파이썬 API](../api.md)에 있습니다.
+"""
+TABLE_ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
 NAMES = (INDEX, *(f"reference/{page}" for page in MODULES))
 
 
@@ -76,6 +85,31 @@ def reference_pages() -> dict[str, str]:
     for page, (title, modules) in MODULES.items():
         pages[f"reference/{page}"] = f"# {title}\n" + "".join(_module(name, page, described) for name in modules)
     return pages
+
+
+def korean_page() -> str:
+    """Return the Korean page: headings and one line per object, each linked to its full description in English.
+
+    Raises:
+        SiteError: an object has no Korean line, or a line has no object.
+    """
+    texts = tomllib.loads(KOREAN.read_text(encoding="utf-8"))
+    texts["api"] |= dict(TABLE_ROW.findall((ROOT / "docs" / "api.ko.md").read_text(encoding="utf-8")))
+    parts = [KOREAN_HEAD]
+    described: dict[Exported, str] = {}
+    for page, (_, modules) in MODULES.items():
+        lines, text = texts[page], ["| 이름 | 하는 일 |", "|---|---|"]
+        for module in modules:
+            for name, exported in public_members(module):
+                if exported in described:
+                    continue
+                described[exported] = page
+                if name not in lines:
+                    raise SiteError(f"add {name} to [{page}] in {KOREAN.relative_to(ROOT)}")
+                link = built("en", f"reference/{page}", INDEX, f"#{module}.{name}")
+                text.append(f"| [`{name}`]({link}) | {lines[name]} |")
+        parts.append(f"## {lines['title']}\n{lines['intro']}\n\n" + "\n".join(text) + "\n")
+    return "\n".join(parts)
 
 
 def _module(module: str, page: str, described: dict[Exported, str]) -> str:
