@@ -36,7 +36,7 @@ SETTINGS = {
     "schedule.final_ratio": 0.0, "schedule.warmup_steps": 100, "train.eval_tokens": 0, "train.snapshots": "off",
     "checkpoint.every_steps": 0,
 }  # fmt: skip
-REPEATED_SHARE = {"en": 0.1, "ko": 0.0}
+REPEATED_SHARE = {"en": 0.3, "ko": 0.0}
 """Lists of random words, each two or three times, as a part of the text."""
 REPEATED_WORDS = 5, 30
 MOST_BYTES = 2_000_000
