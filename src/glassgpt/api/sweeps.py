@@ -20,6 +20,7 @@ from glassgpt.errors import CheckpointError, Interrupted, UsageError
 from glassgpt.model.build import build_model
 from glassgpt.openmp import set_openmp_defaults
 from glassgpt.sweep.loop import SweepLoop
+from glassgpt.sweep.page import write_page
 from glassgpt.sweep.records import Luck, Outcome, TrialRecord, best_of
 from glassgpt.sweep.result import SweepResult
 from glassgpt.sweep.seeds import SeedRuns
@@ -248,5 +249,8 @@ class _Sweep:
                 config = load_config_with(self.config, dict(best.values))
                 head = f"# The best of {len(result.trials)} trials, number {best.number}: {best.loss:.4f} nats per token.\n"
                 write_atomically(self.folder.best, (head + to_toml(config)).encode())
+                write_page(result, self.folder, to_toml(config))
+            else:
+                write_page(result, self.folder, "")
         except OSError as error:
             raise CheckpointError(f"cannot write {error.filename or self.folder.path}: {error.strerror}") from error

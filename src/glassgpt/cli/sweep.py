@@ -37,7 +37,7 @@ def sweep(
     yes: Flag = False,
     overrides: Overrides,
 ) -> None:
-    """Train with many settings and compare: a table, and the best settings as a file for train.
+    """Train with many settings and compare: a table, a page, and the best settings as a file for train.
 
     Ctrl-C saves all trials; the same command continues.
 
@@ -105,8 +105,8 @@ def sweep(
         console.output_json(result.to_json())
     else:
         show_result(result)
-    best = out / "best.toml"
-    console.info(f"wrote {out / 'sweep.json'}")
+    page, best = out / "sweep.html", out / "best.toml"
+    console.info(f"wrote {page} and {out / 'sweep.json'}")
     if result.best is not None:
         console.info(f"train with the best settings: glassgpt train {shlex.quote(str(best))} --out RUN")
 

@@ -1,8 +1,4 @@
-"""`report.html`: one run on one page, in a single file that loads nothing from the network.
-
-The page contains both languages; radio buttons and the style sheet alone decide which language and which colors are
-shown. There is no script, and the page's content security policy forbids any.
-"""
+"""`report.html`: one run on one page, in a single file that loads nothing from the network; see `html_page`."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib import resources
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +23,7 @@ from glassgpt.diagnosis.catalogue import (
 from glassgpt.diagnosis.chart import EventMarker, ReferenceLine, Series, render_chart
 from glassgpt.diagnosis.detectors.loss_spike import find_spikes
 from glassgpt.diagnosis.findings import EVENT, SEVERITIES, CheckResult, Finding
+from glassgpt.diagnosis.html_page import html_page, in_both
 from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.preference_charts import preference_charts
 from glassgpt.diagnosis.report_changes import render_changes
@@ -39,7 +35,6 @@ from glassgpt.locale import LANGUAGES, Language, user_language
 from glassgpt.training.curve import smooth
 from glassgpt.training.run_folder import RunFolder
 
-CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 WORDS: dict[Language, dict[str, str]] = {
     "en": {
         "findings": "Findings", "none": "No problems were found.", "curves": "Curves by step", "checks": "Checks",
@@ -47,8 +42,8 @@ WORDS: dict[Language, dict[str, str]] = {
         "bits": "bits per byte", "time": "time", "last": "last training loss", "step": "step", "event": "event",
         "details": "details", "check": "check", "measured": "result", "loss": "Loss (nats per token)",
         "rate": "Learning rate", "norm": "Gradient norm before clipping", "speed": "Tokens per second",
-        "training": "training", "validation": "validation", "spike": "spike", "light": "light", "dark": "dark",
-        "auto": "auto", "more": "Details", "tokens": "training tokens", "language": "Language", "colors": "Colors",
+        "training": "training", "validation": "validation", "spike": "spike", "more": "Details",
+        "tokens": "training tokens",
         "accuracy": "Share of pairs whose chosen reply has the larger reward",
         "margin": "Reward of the chosen reply minus that of the rejected one",
         "change": "Change of log-probability (nats per token): chosen replies blue, held out orange, rejected replies red",
@@ -59,8 +54,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "bits": "바이트당 비트", "time": "시간", "last": "마지막 학습 손실", "step": "스텝", "event": "사건",
         "details": "내용", "check": "검사", "measured": "측정값", "loss": "손실(토큰당 nat)",
         "rate": "학습률", "norm": "자르기 전 기울기 크기", "speed": "초당 토큰",
-        "training": "학습", "validation": "검증", "spike": "급등", "light": "밝게", "dark": "어둡게",
-        "auto": "자동", "more": "설명 보기", "tokens": "읽은 토큰", "language": "언어", "colors": "색",
+        "training": "학습", "validation": "검증", "spike": "급등", "more": "설명 보기", "tokens": "읽은 토큰",
         "accuracy": "선택된 답의 보상이 더 큰 쌍의 비율",
         "margin": "선택된 답의 보상 − 거절된 답의 보상",
         "change": "로그 확률의 변화(토큰당 nat): 선택된 답 파랑, 검증용 주황, 거절된 답 빨강",
@@ -89,11 +83,10 @@ def render_report(
     language: Language = LANGUAGES[0],
 ) -> str:
     """Return the HTML of the report; see `write_report`. `language` is the one selected at first."""
-    name = escape(log.run.path.absolute().name)
-    style = (resources.files("glassgpt") / "diagnosis" / "report.css").read_text(encoding="utf-8")
+    name = log.run.path.absolute().name
     body = "".join(
         (
-            f"<header><h1>{name}</h1>{_in_both(lambda language: escape(summary_line(list(checks), language)))}</header>",
+            f"<header><h1>{escape(name)}</h1>{in_both(lambda language: escape(summary_line(list(checks), language)))}</header>",
             _summary(log),
             _findings(log, checks),
             _learned(log.run),
@@ -103,35 +96,11 @@ def render_report(
             _configuration(log.run),
         )
     )
-    return (
-        f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{style}</style></head><body>{_switches(language)}<main>{body}</main></body></html>\n"
-    )
-
-
-def _in_both(text: Callable[[Language], str], tag: str = "span") -> str:
-    """Return an element for each language; the style sheet shows one of them. `text` must return escaped HTML."""
-    return "".join(f'<{tag} class="{language}" lang="{language}">{text(language)}</{tag}>' for language in LANGUAGES)
+    return html_page(name, body, language)
 
 
 def _word(name: str) -> str:
-    return _in_both(lambda language: escape(WORDS[language][name]))
-
-
-def _switches(language: Language) -> str:
-    names: dict[Language, str] = {"en": "English", "ko": "한국어"}
-    languages = [_switch("language", id, names[id], is_on=id == language) for id in LANGUAGES]
-    themes = [_switch("colors", id, _word(id), is_on=id == "auto") for id in ("auto", "light", "dark")]
-    groups = {"language": languages, "colors": themes}
-    return "".join(
-        f"<fieldset><legend>{_word(name)}</legend>{''.join(switches)}</fieldset>" for name, switches in groups.items()
-    )
-
-
-def _switch(group: str, id: str, label: str, *, is_on: bool) -> str:
-    return f'<label><input type="radio" name="{group}" id="{id}"{" checked" if is_on else ""}>{label}</label>'
+    return in_both(lambda language: escape(WORDS[language][name]))
 
 
 def _summary(log: RunLog) -> str:
@@ -190,7 +159,7 @@ def _finding(finding: Finding, steps: list[int]) -> str:
             f'<dl>{body}</dl><p class="head">{escape(more)}</p>'
         )
 
-    return f'<article class="{finding.severity}">{_in_both(content, "div")}</article>'
+    return f'<article class="{finding.severity}">{in_both(content, "div")}</article>'
 
 
 def _learned(run: RunFolder) -> str:
@@ -276,7 +245,7 @@ def _check(check: CheckResult) -> str:
         lambda language: check_name(check, language),
         lambda language: describe_measurement(check, language),
     )
-    row = "".join(f"<td>{_in_both(lambda language, cell=cell: escape(cell(language)))}</td>" for cell in cells)
+    row = "".join(f"<td>{in_both(lambda language, cell=cell: escape(cell(language)))}</td>" for cell in cells)
     return f'<tr class="{check.worst}">{row}</tr>'
 
 
@@ -292,8 +261,8 @@ def _event(line: dict[str, Any]) -> str:
     def content(language: Language) -> str:
         return escape(", ".join(f"{name}: {_format_detail(value, language)}" for name, value in details.items()))
 
-    event = _in_both(lambda language: escape(word(str(line.get("event", "")), language)))
-    return f"<tr><td>{escape(str(line.get('step', '')))}</td><td>{event}</td><td>{_in_both(content)}</td></tr>"
+    event = in_both(lambda language: escape(word(str(line.get("event", "")), language)))
+    return f"<tr><td>{escape(str(line.get('step', '')))}</td><td>{event}</td><td>{in_both(content)}</td></tr>"
 
 
 def _format_detail(value: Any, language: Language) -> str:

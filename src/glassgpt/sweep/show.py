@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 from glassgpt import console
@@ -12,6 +12,8 @@ from glassgpt.sweep.result import SweepResult
 from glassgpt.sweep.setup import SweepSetup
 from glassgpt.sweep.space import Value
 
+VAGUE = ("name", "kind", "rank")
+"""Names of settings that say nothing without their group."""
 SHOWN = 10
 """Rows of the table."""
 
@@ -23,9 +25,20 @@ def format_value(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return settings without the name of their group where that is clear: `learning_rate`, but `optimizer.name`."""
+    given = list(names)
+    last = [name.rpartition(".")[2] for name in given]
+    return {
+        name: each if last.count(each) == 1 and each not in VAGUE else name
+        for name, each in zip(given, last, strict=True)
+    }
+
+
 def format_values(values: Mapping[str, Value]) -> str:
-    """Format settings on one line, each without the name of its group."""
-    return ", ".join(f"{name.rpartition('.')[2]} {format_value(value)}" for name, value in values.items())
+    """Format settings on one line."""
+    short = short_names(values)
+    return ", ".join(f"{short[name]} {format_value(value)}" for name, value in values.items())
 
 
 class SweepDisplay:
@@ -96,7 +109,7 @@ def sweep_display(
 def show_result(result: SweepResult) -> None:
     """Print the best trials, the importance of the settings, and what the best one loses with other seeds."""
     names = [each.name for each in result.setup.space]
-    columns = ["trial", "loss", *(name.rpartition(".")[2] for name in names), "remark"]
+    columns = ["trial", "loss", *short_names(names).values(), "remark"]
     rows = [
         [
             str(record.number),

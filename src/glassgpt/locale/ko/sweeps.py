@@ -84,7 +84,7 @@ MESSAGES = {
     "{}{} is given twice": "{0:t}{1}이(가) 두 번 있습니다",
 }
 HELP = {
-    "Train with many settings and compare: a table, and the best settings as a file for train.": "여러 설정으로 학습해 비교합니다. 표와, train에 쓸 수 있는 가장 좋은 설정의 파일을 만듭니다.",
+    "Train with many settings and compare: a table, a page, and the best settings as a file for train.": "여러 설정으로 학습해 비교합니다. 표와 페이지, 그리고 train에 쓸 수 있는 가장 좋은 설정의 파일을 만듭니다.",
     "Ctrl-C saves all trials; the same command continues.": "Ctrl-C를 누르면 모든 시도를 저장하며, 같은 명령으로 이어 갑니다.",
     "Name of a preset (glassgpt config list) or a TOML file, from which the search starts; not needed with --resume.": "탐색을 시작할 프리셋의 이름(glassgpt config list)이나 TOML 파일. --resume이면 필요 없습니다.",
     "Folder of the sweep; by default sweeps/PRESET.": "스윕의 폴더. 기본값은 sweeps/PRESET입니다.",
