@@ -60,11 +60,11 @@ class SweepOptions:
 def default_space(config: RunConfig) -> Space:
     """Return the search space where none is given: learning rate, warmup and weight decay, around those of the preset."""
     rate, steps = config.train.learning_rate, config.train.max_steps
-    decay = config.optimizer.weight_decay or 0.1
+    name, decay = "optimizer.weight_decay", config.optimizer.weight_decay
     return (
         Range("train.learning_rate", rate / 4, rate * 4, log=True),
         Range("schedule.warmup_steps", 0, max(1, steps // 5, config.schedule.warmup_steps), is_integer=True),
-        Range("optimizer.weight_decay", decay / 10, decay * 10, log=True),
+        Range(name, decay / 10, decay * 10, log=True) if decay else Choices(name, (0.0, 0.01, 0.1)),
     )
 
 

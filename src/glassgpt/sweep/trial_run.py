@@ -159,7 +159,7 @@ def trial_outcome(run: RunFolder, exit_code: int, log: Path, max_steps: int) -> 
         return Outcome("diverged", **found, message=message)
     if NO_SPACE.search(message):
         return Outcome("disk-full", **found, message=message)
-    if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM) or files.event("interrupted"):
+    if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM) or files.event("interrupted"):
         return Outcome("stopped", **found)
     if exit_code < 0 or exit_code == 128 + signal.SIGKILL:
         return Outcome("killed", **found, message=f"it was ended by signal {abs(exit_code)}")
