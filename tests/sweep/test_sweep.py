@@ -85,14 +85,14 @@ def test_stopped_sweep_continues_where_it_was(grammar_data, tmp_path):
     metrics = out / "trials" / "0000" / "metrics.jsonl"
     wait_for(lambda: metrics.is_file() and b"validation_loss" in metrics.read_bytes())
     command.send_signal(signal.SIGINT)
-    _, errors = command.communicate(timeout=120)
+    _, errors = command.communicate(timeout=300)
     assert command.returncode == 130
     assert f"continue with: glassgpt sweep --resume --out {out}" in errors
     saved = [json.loads(line)["step"] for line in metrics.read_text().splitlines()][-1]
     assert 100 <= saved < 400
 
     again = ForkedCommand(["sweep", "--resume", "--out", str(out), "--json", "--seeds", "0"])
-    output, errors = again.communicate(timeout=240)
+    output, errors = again.communicate(timeout=600)
     assert again.returncode == 0, errors
     found = json.loads(output)
     assert found["counts"].get("complete", 0) >= 1
@@ -115,13 +115,13 @@ def test_killed_trial_is_resumed(grammar_data, tmp_path):
     wait_for(lambda: (run / "checkpoints" / "latest").exists())
     start = json.loads((run / "events.jsonl").read_text().splitlines()[0])
     os.kill(start["pid"], signal.SIGKILL)
-    _, errors = command.communicate(timeout=240)
+    _, errors = command.communicate(timeout=600)
     assert command.returncode == 0, errors
     assert json.loads((out / "sweep.json").read_text())["counts"] == {"complete": 1}
     assert "resume" in (run / "events.jsonl").read_text()
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     for _ in range(10 * seconds):
         if condition():
             return
