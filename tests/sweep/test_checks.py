@@ -1,4 +1,4 @@
-"""What a sweep is refused for before anything is created, and when it continues."""
+"""Sweeps that are refused before anything is created, and those that continue."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How a trial ended is read from its exit code and its files; its validations from a file that grows and is replaced."""
+"""The outcome of a trial is read from its exit code and its files; its validations from a file that grows and is replaced."""
 
 import json
 import os
