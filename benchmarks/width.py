@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ class Trial:
     seed: int
 
 
-def configuration(trial: Trial, data: Path, steps: int) -> RunConfig:
-    """Return the settings of a trial."""
-    settings = SHAPE | RECIPES[trial.recipe]
+def configuration(trial: Trial, data: Path, steps: int, changed: Mapping[str, str]) -> RunConfig:
+    """Return the settings of a trial; `changed` replaces those of `SHAPE`."""
+    settings = SHAPE | RECIPES[trial.recipe] | dict(changed)
     ratio = trial.width / BASE
     scaled: dict[str, Any] = {}
     if trial.rule == "initial weights":
@@ -91,12 +91,14 @@ def configuration(trial: Trial, data: Path, steps: int) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocabulary))
 
 
-def train(trial: Trial, data: Path, steps: int, device: str) -> tuple[Trial, float | None, float]:
+def train(
+    trial: Trial, data: Path, steps: int, device: str, changed: Mapping[str, str]
+) -> tuple[Trial, float | None, float]:
     """Train a trial; return it with its validation loss in nats, None if it diverged, and the seconds it took."""
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")  # rounding to 10 bits on a GPU is far below the differences of interest
     start = time.perf_counter()
-    config, dataset = configuration(trial, data, steps), TokenDataset.open(data)
+    config, dataset = configuration(trial, data, steps, changed), TokenDataset.open(data)
     hardware = Hardware(torch.device(device), "fp32", compile=False)
     torch.manual_seed(trial.seed)
     model = build_model(config.model)
@@ -113,12 +115,14 @@ def train(trial: Trial, data: Path, steps: int, device: str) -> tuple[Trial, flo
     return trial, loss if math.isfinite(loss) else None, time.perf_counter() - start
 
 
-def planned(recipes: Sequence[str], rules: Sequence[str], widths: Sequence[int], seeds: int) -> list[Trial]:
+def planned(
+    recipes: Sequence[str], rules: Sequence[str], widths: Sequence[int], seeds: int, chosen: Sequence[float]
+) -> list[Trial]:
     """Return all trials, in order of importance: base and widest first, then more seeds, then the widths between."""
     order = sorted(widths, key=lambda width: (width != BASE, width not in (4 * BASE,), width))
     trials: list[Trial] = []
     for recipe, width, seed in itertools.product(recipes, order, range(1, seeds + 1)):
-        rates = RATES[RECIPES[recipe].get("optimizer.name", "adamw")]
+        rates = chosen or RATES[RECIPES[recipe].get("optimizer.name", "adamw")]
         trials += [
             Trial(recipe, rule, width, rate, seed) for rule in (rules if width != BASE else RULES[:1]) for rate in rates
         ]
@@ -138,7 +142,9 @@ def run_all(trials: Iterable[Trial], log: Path, arguments: argparse.Namespace) -
             for trial in (
                 itertools.islice(waiting, arguments.processes - len(running)) if time.monotonic() < end else ()
             ):
-                running.add(pool.submit(train, trial, arguments.data, arguments.steps, arguments.device))
+                running.add(
+                    pool.submit(train, trial, arguments.data, arguments.steps, arguments.device, dict(arguments.set))
+                )
             if not running:
                 return lines
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -240,10 +246,14 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--rules", nargs="+", choices=VARIANTS, default=list(RULES))
+    parser.add_argument("--rates", type=float, nargs="+", default=[])
+    parser.add_argument(
+        "--set", type=lambda text: tuple(text.split("=", 1)), nargs="+", default=[], metavar="NAME=VALUE"
+    )
     parser.add_argument("--only-summarize", action="store_true")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    trials = planned(arguments.recipes, arguments.rules, arguments.widths, arguments.seeds)
+    trials = planned(arguments.recipes, arguments.rules, arguments.widths, arguments.seeds, arguments.rates)
     lines = run_all([] if arguments.only_summarize else trials, arguments.out.parent / "trials.jsonl", arguments)
     rows = summary(lines)
     arguments.out.write_text(json.dumps(_report(rows, arguments), indent=2) + "\n")
@@ -279,6 +289,7 @@ def _report(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[s
             "head_width": HEAD_WIDTH,
             "steps": arguments.steps,
             **SHAPE,
+            **dict(arguments.set),
             "recipes": RECIPES,
         },
         "rows": rows,
