@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-export test-ray test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-trackers test-export test-ray test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -53,6 +53,10 @@ test-clients: $(READY) ## run clients that others wrote (openai, lm-eval, schema
 	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
 	.venv-litellm/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/requirements-litellm.txt
 	$(BIN)/python tests/clients/run.py .venv-clients/bin .venv-litellm/bin $(SECONDS)
+
+test-trackers: $(READY) ## run W&B, MLflow and Trackio without a network: about a minute, and 730 MB in .venv-trackers
+	test -d .venv-trackers || $(BIN)/python $(INSTALL) --target .venv-trackers wandb==0.31.0 mlflow==3.17.2 trackio==0.43.0
+	PYTHONPATH=.venv-trackers $(BIN)/python -m pytest tests/trackers
 
 # Engines of exported models that a user of glassgpt does not need, outside the environment.
 test-export: browser $(READY) ## run exported models in the programs that they are for (llama.cpp, ONNX Runtime GenAI, transformers.js in Chromium): about two minutes

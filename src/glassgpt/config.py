@@ -30,6 +30,7 @@ from glassgpt.schema.seal import check_seal
 from glassgpt.training.config import CheckpointConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glassgpt.training.lineage import TABLE as LINEAGE
 from glassgpt.training.preference_config import PreferenceConfig
+from glassgpt.training.trackers.names import require_trackers
 
 NO_DATASET = "no dataset is given; create one with: glassgpt prepare SOURCE --out DIR, then add --data DIR"
 
@@ -253,6 +254,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         ConfigError: lists all problems of the settings and of the dataset.
         WrongDataError: the dataset of the run to resume no longer exists.
         CheckpointError: the run to start from does not exist.
+        MissingExtraError: a tracker is not installed.
     """
     from glassgpt.data.chat.dataset import row_problems
     from glassgpt.data.shards import TokenDataset
@@ -279,6 +281,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         problems.append(str(error))
     if problems:
         raise ConfigError(problems)
+    require_trackers(config.train.trackers)
     if config.replay.data:
         TokenDataset.open(Path(config.replay.data))
     if config.init_from and resumed is None:

@@ -34,7 +34,11 @@ MISTAKES = [
     ("train nano --data data --out new/r --init-from none", "none does not exist"),
     ("train nano --data data --out new/r --gpus 0", "at least 1"),
     ("train nano --data data --out new/r --gpus 3", "3 processes"),
-    ("train nano --data data --out new/r --tensorboard", "glassgpt[tensorboard]"),
+    ("train nano --data data --out new/r --train.trackers tensorboard", "glassgpt[tensorboard]"),
+    (
+        "train nano --data data --out new/r --train.trackers tensorbord",
+        "train.trackers names tensorbord, which is no tracker",
+    ),
     ("train nano --data data --out new/r --train.max-steps 0", "at least 1"),
     ("train --resume --out none", "nothing to resume"),
     ("sweep", "a preset is missing"),
@@ -283,7 +287,9 @@ def test_missing_extra_is_reported_by_the_api_before_the_run_is_created(grammar_
 
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"glassgpt\[tensorboard\]"):
-        train(load_config("nano", {"data": str(grammar_data)}), tmp_path / "new" / "run", tensorboard=True)
+        train(
+            load_config("nano", {"data": str(grammar_data), "train.trackers": "tensorboard"}), tmp_path / "new" / "run"
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -115,7 +115,7 @@ def test_files_that_lead_elsewhere_are_refused_and_not_written(run, tmp_path, na
     assert victim.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "wandb", "mlflow", "trackio"])
 def test_folders_that_are_links_are_refused(run, tmp_path, name):
     if (run.path / name).exists():
         shutil.move(run.path / name, tmp_path / name)

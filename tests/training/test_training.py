@@ -324,16 +324,6 @@ def test_init_from_starts_with_the_weights_of_another_run(nano_run, grammar_data
         api.train(load_config("nano", {**overrides, "model.n_layer": 3}), tmp_path / "no")
 
 
-def test_tensorboard_events_are_written(grammar_data, tmp_path):
-    overrides = {"data": str(grammar_data), "train.max_steps": 3}
-    api.train(load_config("nano", overrides), tmp_path / "run", tensorboard=True)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(RunFolder(tmp_path / "run").tensorboard)).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
-    assert len(events.Scalars("validation/bits_per_byte")) == 1
-
-
 def test_hardware_resolves_auto(monkeypatch):
     on_cpu = resolve_hardware(TrainConfig(device="cpu"))
     assert (on_cpu.precision, on_cpu.compile, on_cpu.peak_flops) == ("fp32", False, None)

@@ -17,6 +17,7 @@ from glassgpt.adaptation.conversations import refuse_fatal
 from glassgpt.api.initialization import model_to_train
 from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import changed_settings, copy_chat_template, trainer_config, write_run_files
+from glassgpt.api.tracking import trackers_of
 from glassgpt.config import RunConfig, check_config, load_config, resolve_config, warmup_warning
 from glassgpt.data.chat.dataset import held_out_targets, is_conversations
 from glassgpt.data.preferences.dataset import PreferenceDataset
@@ -34,7 +35,7 @@ from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
 from glassgpt.diagnosis.show import print_startup_findings
 from glassgpt.diagnosis.show_monitor import MonitorDisplay
-from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError, require_extra
+from glassgpt.errors import CheckpointError, DataError, GlassGPTError, UsageError
 from glassgpt.locale import user_language
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.checkpoint import (
@@ -51,14 +52,13 @@ from glassgpt.training.checkpoint import (
     set_pointer,
     write_base,
 )
-from glassgpt.training.config import TENSORBOARD
 from glassgpt.training.custom_loss import try_loss
 from glassgpt.training.custom_schedule import configured_ratio
 from glassgpt.training.data_verification import DataVerification
 from glassgpt.training.distributed import DistributedContext, distributed_from_environment, process_group
 from glassgpt.training.hardware import resolve_hardware, versions
 from glassgpt.training.loop import Trainer, TrainingResult
-from glassgpt.training.observers import JsonlLogger, Observer, TensorBoard
+from glassgpt.training.observers import JsonlLogger, Observer
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_startable, run_lock
 from glassgpt.training.show import draw_loss_curve, print_training_setup, progress_display
@@ -76,7 +76,6 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
-    tensorboard: bool = False,
     observers: tuple[Observer, ...] = (),
     approve: Callable[[TimeEstimate], None] | None = None,
 ) -> TrainingResult:
@@ -86,7 +85,6 @@ def train(
         config: the configuration; all of it is validated first.
         out: folder of the run.
         resume: continue from the newest intact checkpoint, or start if there is none yet.
-        tensorboard: also write TensorBoard events.
         observers: further observers of the run.
         approve: called with the predicted time of a new run on a CPU before anything is created; it raises a
             `UsageError` to refuse. By default no time is too long.
@@ -95,15 +93,13 @@ def train(
         ConfigError: lists every invalid setting.
         UsageError: there is a run in `out` already, and `resume` is False.
         Interrupted: the user stopped it; it was saved.
-        MissingExtraError: TensorBoard is not installed.
+        MissingExtraError: a tracker is not installed.
         GlassGPTError: see `Trainer.run`.
     """
     run = RunFolder(Path(out))
-    if tensorboard:
-        require_extra(*TENSORBOARD)
     config = check(config, out, processes=distributed_from_environment().world_size, resume=resume)
     with process_group(pick_device(config.train.device)) as dist, _exclusively(run, dist, resume=resume):
-        return _train(config, run, dist, resume=resume, tensorboard=tensorboard, observers=observers, approve=approve)
+        return _train(config, run, dist, resume=resume, observers=observers, approve=approve)
 
 
 def check(config: RunConfig, out: str | Path, *, processes: int = 1, resume: bool = False) -> RunConfig:
@@ -165,7 +161,6 @@ def _train(
     dist: DistributedContext,
     *,
     resume: bool,
-    tensorboard: bool,
     observers: tuple[Observer, ...],
     approve: Callable[[TimeEstimate], None] | None,
 ) -> TrainingResult:
@@ -197,7 +192,6 @@ def _train(
         return trainer.run()
     verification.start()
     changed = _report_changes(trainer, config) if checkpoint else {}
-    writers = [TensorBoard(run)] if tensorboard else []
     write_run_files(run, config, dataset.tokenizer, lineage)
     if is_conversations(dataset.folder) or config.init_from:
         copy_chat_template(dataset.folder if is_conversations(dataset.folder) else Path(config.init_from), run.path)
@@ -205,7 +199,11 @@ def _train(
         write_base(run, Path(config.init_from))
     logger = JsonlLogger(run, trainer.state.step)
     _log_start(logger, trainer, checkpoint.skipped if checkpoint else [], findings, changed)
-    trainer.observers += [logger, verification, *writers]
+    trainer.observers += [
+        *trackers_of(trainer, config),
+        logger,
+        verification,
+    ]  # closed in this order: trackers report to the logger
     return _run_with_display(trainer, config, observers)
 
 

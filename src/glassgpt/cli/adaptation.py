@@ -114,7 +114,7 @@ def finetune(
     checked = config or load_config(out, overrides)
     if checked.preference.data and processes > 1:
         raise UsageError("--gpus cannot be combined with --format preference; use one")
-    check_training(checked, out, resume=resume, processes=processes, tensorboard=False)
+    check_training(checked, out, resume=resume, processes=processes)
     if config is not None:
         _require_same_tokenizer(run, config)
     if checked.preference.data:

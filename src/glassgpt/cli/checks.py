@@ -13,20 +13,16 @@ from glassgpt.config import RunConfig, check_config, held_out_folder, load_confi
 from glassgpt.data.chat.dataset import ConversationDataset, is_conversations, require_text
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.targets import require_target
-from glassgpt.errors import require_extra
-from glassgpt.training.config import TENSORBOARD
 from glassgpt.training.run_folder import RunFolder
 from glassgpt.training.run_lock import require_startable
 
 
-def check_training(config: RunConfig, out: Path, *, resume: bool, processes: int, tensorboard: bool) -> None:
+def check_training(config: RunConfig, out: Path, *, resume: bool, processes: int) -> None:
     """Check the extra, the run folder, the settings and the dataset of `train`.
 
     Raises:
         GlassGPTError: one of them is missing or invalid.
     """
-    if tensorboard:
-        require_extra(*TENSORBOARD)
     require_startable(RunFolder(out), resume=resume)
     check_config(config, processes, out if resume else None)
     if config.data and is_conversations(Path(config.data)):

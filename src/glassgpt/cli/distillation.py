@@ -92,7 +92,7 @@ def check_distillation(
         if methods or data is not None:
             raise UsageError(f"--resume takes the methods and the dataset from {out}; leave them out")
         require_student(load_config(out).train.teacher, run, out)
-        check_training(load_config(out, overrides), out, resume=True, processes=1, tensorboard=False)
+        check_training(load_config(out, overrides), out, resume=True, processes=1)
         return out
     before = load_config(run)
     check_methods(methods, before.model)
@@ -101,7 +101,7 @@ def check_distillation(
     folder = held_out_folder(run, data)
     require_text(folder)
     settings = training_settings(run, folder, methods, before.model, before.train, overrides, checkpoint)
-    check_training(load_config(run, settings), out, resume=False, processes=1, tensorboard=False)
+    check_training(load_config(run, settings), out, resume=False, processes=1)
     return out
 
 

@@ -33,7 +33,6 @@ def train(
     seed: Integer | None = None,
     init_from: Path | None = None,
     gpus: Integer = 1,
-    tensorboard: Flag = False,
     watch: Flag = False,
     no_recover: Flag = False,
     yes: Flag = False,
@@ -58,8 +57,6 @@ def train(
     gpus:
         Number of processes, one per GPU (all on the CPU with --train.device cpu). It is short for
         torchrun --standalone --nproc-per-node=N -m glassgpt train; torchrun also trains on several machines.
-    tensorboard:
-        Also write TensorBoard events (extra: tensorboard).
     watch:
         Sample every layer every --diagnosis.sample-every-steps steps, write the samples to layers.jsonl, and print a
         table of gradients and updates at the end.
@@ -92,9 +89,7 @@ def train(
     if resume and preset is None and not exists:
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
     config = None if exists else load_config(preset, overrides)
-    check_training(
-        config or load_config(out, overrides), out, resume=resume, processes=processes, tensorboard=tensorboard
-    )
+    check_training(config or load_config(out, overrides), out, resume=resume, processes=processes)
 
     from glassgpt import api  # loads torch, which takes seconds: after all checks that do not need it
 
@@ -108,7 +103,7 @@ def train(
         )
         return
     approve = None if yes else approve_time
-    print_training_result(api.train(config, out, resume=resume, tensorboard=tensorboard, approve=approve), out)
+    print_training_result(api.train(config, out, resume=resume, approve=approve), out)
 
 
 def approve_time(estimate: TimeEstimate) -> None:

@@ -33,7 +33,7 @@ HINTS = {
     "--input": "--prompt", "-i": "--prompt", "-f": "--prompts", "--file": "--prompts", "-s": "--seed",
     "--dataset": "--data", "-d": "--data", "--steps": "--train.max-steps", "--iters": "--train.max-steps",
     "--max-iters": "--train.max-steps", "--batch-size": "--train.batch-tokens", "--epochs": "--train.max-steps",
-    "--n-layer": "--model.n-layer", "--block-size": "--model.context-length",
+    "--tensorboard": "--train.trackers", "--n-layer": "--model.n-layer", "--block-size": "--model.context-length",
 }  # fmt: skip
 """The option that is probably meant by other names, for a question."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from glassgpt.training.preference_config import PreferenceConfig
+from glassgpt.training.trackers.names import tracker_problems
 
 
 def divisors(n: int) -> list[int]:
@@ -15,8 +16,6 @@ def divisors(n: int) -> list[int]:
     return small + [n // k for k in reversed(small) if k * k != n]
 
 
-TENSORBOARD = ("tensorboard", "tensorboard", "writing TensorBoard events")
-"""The arguments of `require_extra` for `train --tensorboard`."""
 LARGEST_BATCH_TOKENS = 1 << 36
 """Thousands of times the largest batches in use."""
 
@@ -55,6 +54,8 @@ class TrainConfig:
         early_stop_evaluations: validations without a new best after which training stops; 0 never stops early.
         snapshots: whether the weights alone are also saved at steps 0, 1, 2, 4, 8 and so on, to show how the model learned;
             they are never deleted. auto does so where all of them together take at most 200 MB.
+        trackers: programs that also record the run, separated by commas: tensorboard, wandb, mlflow, trackio. Each is an extra
+            of its name and writes into the run's folder; nothing is sent.
     """
 
     max_steps: int = 1000
@@ -77,6 +78,7 @@ class TrainConfig:
     eval_tokens: int = 0
     early_stop_evaluations: int = 0
     snapshots: Literal["auto", "on", "off"] = "auto"
+    trackers: str = ""
 
     def problems(self) -> list[str]:
         """Return one line for each invalid setting."""
@@ -117,7 +119,7 @@ class TrainConfig:
             found.append("train.loss needs all logits at once; set train.loss_chunk_tokens to 0")
         if self.early_stop_evaluations > 0 and self.eval_every_steps == 0:
             found.append("train.early_stop_evaluations needs validations: set train.eval_every_steps")
-        return found
+        return found + tracker_problems(self.trackers)
 
     def resolve_micro_batch_size(self, batch_size: int) -> int:
         """Return the sequences per forward pass for `batch_size` sequences per step and process.

@@ -1,7 +1,7 @@
 """Observers of a training run: the loop notifies them of events; they cannot influence it.
 
-`Observer` is what displays, log files and monitors derive from. This module has the ones that write files; the
-display is in `glassgpt.training.show`.
+`Observer` is what displays, log files and monitors derive from. This module has the one that writes files; the
+display is in `glassgpt.training.show`, trackers are in `glassgpt.training.trackers`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from glassgpt.data.files import regular_only, write_atomically
-from glassgpt.errors import CheckpointError, MissingExtraError
-from glassgpt.training.config import TENSORBOARD
+from glassgpt.errors import CheckpointError
 from glassgpt.training.loss import ValidationLoss
 from glassgpt.training.run_folder import RunFolder, read_jsonl, read_lines
 
@@ -178,34 +177,3 @@ def append_event(run: RunFolder, step: int, event: str, details: Mapping[str, An
     """
     with _reported(run.events), open(run.events, "a", encoding="utf-8", opener=regular_only) as file:
         file.write(json.dumps({"step": step, "event": event, **details}) + "\n")
-
-
-class TensorBoard(Observer):
-    """Writes TensorBoard events, with the extra `tensorboard`.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-
-    def __init__(self, run: RunFolder) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError(*TENSORBOARD) from error
-        self._writer = SummaryWriter(str(run.tensorboard))
-
-    def on_step(self, metrics: StepMetrics) -> None:
-        """Write the step's scalars."""
-        for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
-            self._writer.add_scalar(f"train/{name}", getattr(metrics, name), metrics.step)
-        for name, value in metrics.loss_metrics.items():
-            self._writer.add_scalar(f"train/{name}", value, metrics.step)
-
-    def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
-        """Write the validation's scalars."""
-        for name, value in validation.metrics().items():
-            self._writer.add_scalar(name.replace("_", "/", 1), value, step)
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()

@@ -10,6 +10,7 @@ from typing import Any
 from glassgpt.data.files import read_regular, require_own_folder, require_regular
 from glassgpt.data.folder_kinds import not_a_run
 from glassgpt.errors import CheckpointError, UsageError, WrongRunError
+from glassgpt.training.trackers.names import EXTRAS
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class RunFolder:
         return self.path / "compression.json"
 
     @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / "tensorboard"
+    def trackers(self) -> list[Path]:
+        """The folders of trackers; see `training.trackers`."""
+        return [self.path / name for name in EXTRAS]
 
     @property
     def checkpoints(self) -> Path:
@@ -137,7 +138,7 @@ class RunFolder:
             self.config, self.tokenizer, self.base, self.metrics, self.abandoned, self.layers, self.events, self.curve, self.report,
             self.compression, self.lock, *(self.checkpoints / pointer for pointer in ("latest", "best", "healthy")),
         )  # fmt: skip
-        for folder in (self.checkpoints, self.snapshots, self.tensorboard):
+        for folder in (self.checkpoints, self.snapshots, *self.trackers):
             require_own_folder(folder)
         for file in files:
             require_regular(file)

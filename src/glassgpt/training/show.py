@@ -102,6 +102,11 @@ class ProgressDisplay(Observer):
             console.warn(f"training waits while checkpoints are copied: {details['error']}")
         if event == "checkpoint not saved":
             console.warn(details["error"])
+        if event == "tracker failed" and (details["first"] or details["given_up"]):
+            end = "it records nothing more" if details["given_up"] else "training continues"
+            console.warn(f"the tracker {details['tracker']} failed: {details['error']}; {end}")
+        if event == "sample failed":
+            console.warn(f"no sample of text for the trackers: {details['error']}")
         if event in ("snapshot not saved", "snapshot not deleted"):
             console.warn(f"{details['error']}; training continues without it")
 

@@ -56,7 +56,6 @@ HELP = {
     "Seed of the initial weights, the order of the data and dropout.": "초기 가중치, 데이터의 순서, 드롭아웃의 시드.",
     "Start from the weights of another run, trained or imported.": "다른 실행(학습했거나 가져온 것)의 가중치에서 시작합니다.",
     "Number of processes, one per GPU (all on the CPU with --train.device cpu). It is short for torchrun --standalone --nproc-per-node=N -m glassgpt train; torchrun also trains on several machines.": "프로세스의 수. GPU마다 하나입니다(--train.device cpu면 모두 CPU에서). torchrun --standalone --nproc-per-node=N -m glassgpt train의 줄임이고, torchrun을 쓰면 여러 컴퓨터에서도 학습할 수 있습니다.",
-    "Also write TensorBoard events (extra: tensorboard).": "TensorBoard 이벤트도 씁니다(extra: tensorboard).",
     "Sample every layer every --diagnosis.sample-every-steps steps, write the samples to layers.jsonl, and print a table of gradients and updates at the end.": "--diagnosis.sample-every-steps 스텝마다 모든 층을 재서 layers.jsonl에 쓰고, 끝나면 기울기와 업데이트의 표를 출력합니다.",
     "Stop at the first step that is not finite and report the cause, instead of recovering.": "유한하지 않은 첫 스텝에서 복구하지 않고 멈추어 원인을 알립니다.",
     "Measure training speed: tokens per second, time per phase of a step, MFU, peak memory, attention kernel.": "학습 속도를 잽니다. 초당 토큰, 스텝의 단계별 시간, MFU, 최대 메모리, 어텐션 커널을 보여 줍니다.",

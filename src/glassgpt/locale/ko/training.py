@@ -1,6 +1,18 @@
 """Training, its checkpoints and its configuration."""
 
 MESSAGES = {
+    "it records nothing more": "더는 기록하지 않습니다",
+    "training continues": "학습은 계속합니다",
+    "the tracker {} failed: {}; {}": "트래커 {0}에서 오류가 났습니다. {1}. {2}",
+    "no sample of text for the trackers: {}": "트래커에 보낼 예시 글을 만들지 못했습니다. {0}",
+    "tracking with Weights & Biases": "Weights & Biases로 기록하기",
+    "tracking with MLflow": "MLflow로 기록하기",
+    "tracking with Trackio": "Trackio로 기록하기",
+    "train.trackers names {}, which is no tracker; the trackers are {}, separated by commas": "train.trackers의 {0}은(는) 없는 트래커입니다. 쓸 수 있는 트래커는 {1}이고, 쉼표로 나눕니다",
+    "tracker failed": "트래커 오류",
+    "it did not finish within {} s": "{0}초 안에 끝내지 못했습니다",
+    "it is too slow: records are left out": "너무 느려서 일부 기록을 건너뜁니다",
+    "sample failed": "예시 글 실패",
     "train.micro_batch_size is {}; it must be at least 0, or auto": "train.micro_batch_size: {0} 값은 쓸 수 없습니다. 0 이상의 수나 auto를 지정하세요",
     "train.clip_norm is {}; it must be positive and finite, or 0 for no clipping": "train.clip_norm: {0} 값은 쓸 수 없습니다. 유한한 양수나, 자르지 않음을 뜻하는 0을 지정하세요",
     "train.ema_decay is {}; it must be at least 0 (no average) and below 1": "train.ema_decay: {0} 값은 쓸 수 없습니다. 0(평균 안 냄) 이상 1 미만의 수를 지정하세요",
