@@ -3,7 +3,9 @@
     python benchmarks/saving.py gpt2 --out FOLDER --json FILE --train.batch-tokens 65536 --train.micro-batch-size 64
 
 First it checks that both ways write the same bytes, then it times the steps around each save. The stall of a save is
-the time of four steps, two before and two after it, minus four median steps.
+the time of four steps, two before and two after it, minus four median steps. Writing continues for many steps after that:
+so the slowest steps are listed with their numbers and whether a checkpoint was being written, and the time lost from
+one save to the next is given as a whole.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import shutil
 import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -30,6 +33,8 @@ from glassgpt.training.run_folder import RunFolder
 
 AROUND = 2
 """Steps before and after a save that its stall is measured over."""
+SLOWEST = 8
+"""Steps that are listed by number."""
 SKIPPED = 12
 """Steps at the start that are compiled, or beside which memory is pinned."""
 
@@ -97,11 +102,24 @@ def stalls(clock: Clock, saves: list[int]) -> dict[str, object]:
     near = {step for save in saves for step in range(save - AROUND, save + AROUND + 1)}
     ordinary = [(t[step] - t[step - 1]) * 1e3 for step in range(SKIPPED, max(t)) if not {step, step - 1} & near]
     median = statistics.median(ordinary)
+    slowest = sorted(range(SKIPPED, max(t)), key=lambda step: t[step - 1] - t[step])[:SLOWEST]
     inner = [save for save in saves if save + AROUND in t and save > SKIPPED]
     return {
         "step_ms_median": median,
         "step_ms_max": max(ordinary),
         "steps": len(ordinary),
+        "slowest": [
+            {
+                "step": step,
+                "ms": (t[step] - t[step - 1]) * 1e3,
+                "since_save": min((step - save for save in saves if save <= step), default=None),
+                "writing": any(t[save] < t[step] and t[step - 1] < clock.complete[save] for save in saves),
+            }
+            for step in slowest
+        ],
+        "lost_until_next_save_ms": [
+            (t[after] - t[save]) * 1e3 - (after - save) * median for save, after in pairwise(saves) if save > SKIPPED
+        ],
         "step_with_save_ms": [(t[save + 1] - t[save]) * 1e3 for save in inner],
         "stall_ms": [(t[save + AROUND] - t[save - AROUND]) * 1e3 - 2 * AROUND * median for save in inner],
         "complete_after_ms": [(clock.complete[save] - t[save]) * 1e3 for save in inner],
