@@ -109,6 +109,8 @@ CASES = [
     (WRONG, "import {damaged}/book.txt --out {tmp}/r", "is a file; give the folder"),
     (WRONG, "import {damaged}/hf --out {run}", "holds a run already; choose another --out"),
     (WRONG, "train nano --data {data} --out {run}", "holds a run already; resume it with --resume"),
+    (WRONG, "sweep nano --data {data} --out {run}", "exists and is not a sweep; choose another --out"),
+    (WRONG, "sweep nano --data {tmp}/none --out {tmp}/r", "none does not exist; create one with: glassgpt prepare"),
     (WRONG, "prepare {tmp} --out {tmp}/d", "contains no readable file"),
     # A value is wrong.
     (WRONG, "generate {run} --top-p 0", "top_p is 0.0; it must be"),
