@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +169,21 @@ def test_monitored_and_unmonitored_training_runs_are_interleaved(diagnosed, monk
 def test_warmup_steps_are_not_timed(diagnosed):
     script, size = diagnosed
     assert 0 < script.step_milliseconds(size, monitored=False) < 1000
+
+
+def test_costs_of_attention_are_current(monkeypatch):
+    cost = load_script("attention_cost", monkeypatch)
+    path = Path(__file__).parent.parent / "benchmarks" / "results" / "attention-cost.json"
+    assert cost.rows() == json.loads(path.read_text(encoding="utf-8"))["rows"]
+    by_key = {(row["variant"], row["context"]): row for row in cost.rows()}
+    constant = {by_key["gated deltanet", context]["cache_bytes_per_sequence"] for context in cost.CONTEXTS}
+    assert len(constant) == 1
+
+
+def test_attention_is_compared_at_small_sizes(monkeypatch, tmp_path):
+    script = load_script("gpu_attention", monkeypatch)
+    monkeypatch.setattr("sys.argv", ["gpu_attention.py", "linear", "--small", "--out", str(tmp_path)])
+    assert script.main() == 0
+    rows = json.loads((tmp_path / "linear.json").read_text())["rows"]
+    assert {row["name"] for row in rows} >= {"by token", "by chunk"}
+    assert max(max(row["errors"].values()) for row in rows if row["dtype"] == "float32") < 1e-5

@@ -77,7 +77,7 @@ def time_to_loss(
             "train.eval_tokens": str(FIRST_TOKENS),
             "checkpoint.keep_best": "false",
         }
-        clock, _ = _train(preset, given)
+        clock, _ = train_once(preset, given)
         points = [[point.step, round(point.seconds, 2), round(point.loss, 4)] for point in clock.points]
         runs.append({"seed": seed, "seconds": crossing(clock.points, loss), "step_ms": clock.step_ms, "points": points})
     reached = [run["seconds"] for run in runs if run["seconds"] is not None]
@@ -95,7 +95,7 @@ def time_to_loss(
 def three_minutes(preset: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     """Train once and return the final loss over all validation tokens and over the first ones."""
     with tempfile.TemporaryDirectory() as folder:
-        clock, run = _train(preset, {"train.eval_every_steps": "0", **overrides}, Path(folder) / "run")
+        clock, run = train_once(preset, {"train.eval_every_steps": "0", **overrides}, Path(folder) / "run")
         model = api.load(run).model
         dataset = TokenDataset.open(Path(overrides["data"]))
         full, first = (evaluate_dataset(model, dataset, limit=limit) for limit in (0, FIRST_TOKENS))
@@ -112,7 +112,8 @@ def three_minutes(preset: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _train(preset: str, overrides: Mapping[str, str], out: Path | None = None) -> tuple[Clock, Path]:
+def train_once(preset: str, overrides: Mapping[str, str], out: Path | None = None) -> tuple[Clock, Path]:
+    """Train, and return the validations and the run's folder, which is temporary unless `out` is given."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         run = out or Path(folder) / "run"
