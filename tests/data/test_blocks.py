@@ -6,6 +6,8 @@ import os
 import random
 import signal
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -277,6 +279,26 @@ def test_all_kinds_of_sources_are_read_in_processes(tmp_path, monkeypatch, in_pr
     monkeypatch.setattr(writing, "IN_PROCESS_BYTES", 0)
     assert prepare_dataset(tmp_path / "code-set", code, workers=2, **options) == alone
     assert files_of(tmp_path / "code-set") == files_of(tmp_path / "code-alone")
+
+
+def hosted(monkeypatch, texts):
+    """Let `hf:NAME` be a dataset of these texts."""
+    rows = [{"text": text} for text in texts]
+    library = SimpleNamespace(load_dataset=lambda *arguments, **options: iter(rows))
+    monkeypatch.setitem(sys.modules, "datasets", library)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_no_document_of_a_source_without_a_file_is_lost(tmp_path, monkeypatch, in_processes, n_workers):
+    texts = some_texts(300)
+    hosted(monkeypatch, texts)
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(texts))
+    summary = prepare_dataset(tmp_path / "set", "grammar", "hf:some/texts", workers=n_workers)
+    assert summary.duplicates == 0
+    expected = prepare_dataset(tmp_path / "expected", "grammar", tmp_path / "a.jsonl", workers=1)
+    assert summary.train == expected.train
+    for name in ("train-00000.bin", "validation-00000.bin"):
+        assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
 
 
 def test_killed_process_is_replaced(tmp_path, in_processes, monkeypatch):

@@ -75,7 +75,7 @@ def encode_block(
         advance: called with each number of bytes read.
     """
     part = settings.part_of(block)
-    if block.identity and (done := part.result()) is not None:
+    if (done := part.result()) is not None:
         return done
     bad_rows = _BadRowsOfBlock(settings.max_bad_rows)
     if isinstance(block.source, FileSource):
@@ -86,13 +86,15 @@ def encode_block(
         with PartWriter(part) as writer:
             documents = _Documents(block, settings, writer, advance or _ignore)
             documents.encode(tokenizer)
-            result = BlockResult(part.name, len(documents.digests), documents.empty, _line_ends(block), bad_rows.rows)
+            result = BlockResult(
+                part.name, len(documents.digests), documents.empty, _line_ends(block), tuple(bad_rows.rows)
+            )
             writer.finish(result)
             return result
     except _TooManyBadRows:
-        return BlockResult("", bad_rows=bad_rows.rows)
+        return BlockResult("", bad_rows=tuple(bad_rows.rows))
     except GlassGPTError as error:
-        return BlockResult("", bad_rows=bad_rows.rows, error=(type(error), str(error)))
+        return BlockResult("", bad_rows=tuple(bad_rows.rows), error=(type(error), str(error)))
 
 
 @dataclass
@@ -169,13 +171,13 @@ class _BadRowsOfBlock(BadRows):
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self.rows: tuple[tuple[str, str, bool], ...] = ()
+        self.rows: list[tuple[str, str, bool]] = []
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def skip(self, origin: str, error: DataError) -> None:
-        self.rows += ((origin, str(error), isinstance(error, WrongDataError)),)
+        self.rows.append((origin, str(error), isinstance(error, WrongDataError)))
         if len(self.rows) > self.limit:
             raise _TooManyBadRows
 

@@ -117,9 +117,8 @@ class PartWriter:
     def append(self, suffix: str, content: bytes) -> None:
         """Append bytes to the file with this suffix."""
         if suffix not in self.files:
-            file = self._stack.enter_context(self._temporary(suffix).open("wb"))
             self._stack.callback(self._temporary(suffix).unlink, missing_ok=True)
-            self.files[suffix] = file
+            self.files[suffix] = self._stack.enter_context(self._temporary(suffix).open("wb"))
         self.files[suffix].write(content)
 
     def finish(self, result: BlockResult) -> None:
@@ -127,6 +126,7 @@ class PartWriter:
         for suffix, file in self.files.items():
             file.flush()
             os.fsync(file.fileno())
+            file.close()  # Windows renames no open file
             os.replace(self._temporary(suffix), self.part.path(suffix))
         fields = asdict(result)
         del fields["error"]

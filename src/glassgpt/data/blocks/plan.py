@@ -30,7 +30,7 @@ class Block:
         number: of the source among all sources.
         label: name of the source in messages.
         size: bytes, for progress.
-        identity: what determines the documents, as text; empty if that is unknown.
+        identity: what determines the documents, as text. No two blocks with different documents have the same.
         is_range: whether lines are counted from the start of the block, not of the file.
     """
 
@@ -39,7 +39,7 @@ class Block:
     number: int
     label: str
     size: int
-    identity: str = ""
+    identity: str
     is_range: bool = False
 
 
@@ -64,7 +64,7 @@ def plan_blocks(sources: Sequence[RuledSource], scratch: Path) -> Iterator[Block
 
 def _file_blocks(source: FileSource, rule: SplitRule, number: int) -> Iterator[Block]:
     alone = replace(source.options, bad_rows=BadRows(source.options.bad_rows.limit))  # each block counts its own
-    block = Block(source, rule, number, source.label, 0)
+    block = Block(source, rule, number, source.label, 0, "")
     try:
         for span in _spans(source):
             part = replace(source, span=span, options=alone)
@@ -134,7 +134,8 @@ def _stored_blocks(source: DocumentSource, rule: SplitRule, number: int, scratch
         size, last = _store(documents, path, before)
         if not size:
             return
-        yield Block(StoredSource(path, last - before), rule, number, "", last - before)
+        # The scratch folder has a new name each time: no later try takes these documents for its own.
+        yield Block(StoredSource(path, last - before), rule, number, "", last - before, str(path))
         before, at = last, at + 1
 
 
