@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 DIST := .venv-dist
 
 .DEFAULT_GOAL := help
-.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-trackers test-export test-ray test-slow browser test-browser check format bench faults test-newest dist test-dist clean
+.PHONY: help docs pages reading arguments demo demo-chat demo-code test test-clients test-trackers test-export test-ray test-cloud test-slow browser test-browser check format bench faults test-newest dist test-dist clean
 
 help:           ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -69,6 +69,12 @@ test-export: browser $(READY) ## run exported models in the programs that they a
 test-ray: $(READY) ## run prepare with Ray on this machine, also with killed workers and a killed driver: about three minutes
 	test -d .venv-ray || $(BIN)/python $(INSTALL) --target .venv-ray 'ray==2.60.0'
 	PYTHONPATH=.venv-ray $(BIN)/python -m pytest -m slow tests/ray
+
+# Servers that stand for object stores; a user of glassgpt does not need them.
+test-cloud: $(READY) ## train from and to two S3 servers on this machine (moto, s3rver) with connections cut in the middle: about three minutes
+	test -d .venv-cloud/site || $(BIN)/python $(INSTALL) --target .venv-cloud/site s3fs==2026.9.0 'moto[server]==5.2.5'
+	test -d .venv-cloud/node_modules || npm install --ignore-scripts --no-save --prefix .venv-cloud s3rver@3.7.1
+	PYTHONPATH=.venv-cloud/site $(BIN)/python -m pytest -m slow tests/cloud_servers
 
 test-slow: $(READY) ## run the slow tests (compilation, exports, several processes, longer training, most of the pages)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow

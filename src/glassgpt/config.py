@@ -21,6 +21,8 @@ from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.adaptation.preference_checks import preference_problems
 from glassgpt.data.code.config import FIMConfig
 from glassgpt.data.folder_kinds import not_a_run
+from glassgpt.data.remote.folder import dataset_folder
+from glassgpt.data.remote.store import remote_url
 from glassgpt.diagnosis.config import DiagnosisConfig
 from glassgpt.errors import ConfigError, GlassGPTError, UsageError, WrongDataError
 from glassgpt.model.config import ModelConfig
@@ -43,7 +45,7 @@ class RunConfig:
     """The complete configuration of a run.
 
     Attributes:
-        data: folder of the dataset, created by `glassgpt prepare`.
+        data: folder of the dataset, created by `glassgpt prepare`, or its URL on an object store.
         seed: seed of the initial weights, the order of the data and dropout.
         init_from: run whose best weights training starts from; empty starts from random weights.
         model: the model's shape.
@@ -260,7 +262,7 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
     from glassgpt.data.shards import TokenDataset
     from glassgpt.training.run_folder import RunFolder
 
-    if resumed is not None and config.data and not Path(config.data).exists():
+    if resumed is not None and config.data and not (remote_url(config.data) or Path(config.data).exists()):
         raise WrongDataError(
             f"{resumed} was trained on {config.data}, which no longer exists; give its new location with --data DIR"
         )
@@ -274,16 +276,16 @@ def check_config(config: RunConfig, ranks: int = 1, resumed: Path | None = None)
         problems.append(NO_DATASET)
     try:
         if config.data:
-            TokenDataset.open(Path(config.data))
+            TokenDataset.open(dataset_folder(config.data))
             length = config.train.resolve_sequence_length(config.model.context_length)
-            problems += row_problems(Path(config.data), length)
+            problems += row_problems(dataset_folder(config.data), length)
     except GlassGPTError as error:
         problems.append(str(error))
     if problems:
         raise ConfigError(problems)
     require_trackers(config.train.trackers)
     if config.replay.data:
-        TokenDataset.open(Path(config.replay.data))
+        TokenDataset.open(dataset_folder(config.replay.data))
     if config.init_from and resumed is None:
         RunFolder(Path(config.init_from)).require()
     if config.train.teacher:
@@ -298,10 +300,12 @@ def held_out_folder(run: Path, data: Path | None) -> Path:
         ConfigError: the run's configuration cannot be read.
     """
     if data is not None:
-        return data
+        return dataset_folder(data)
     folder = load_config(run).data
     if not folder:
         raise UsageError(f"{run} was not trained here and names no dataset; give one with --data DIR")
+    if remote_url(folder):  # a run of somebody's must not choose what this machine connects to
+        raise UsageError(f"{run} was trained on {folder}; give that, or a copy of it, with --data")
     if not Path(folder).is_dir():
         raise UsageError(
             f"{run} was trained on {folder}, which no longer exists; give its new location with --data DIR"
@@ -336,8 +340,8 @@ def resolve_config(config: RunConfig, out: Path | None, ranks: int = 1) -> RunCo
 
 
 def _absolute(path: str) -> str:
-    """Return a path that is valid in any folder, so that the run can be resumed from there; empty stays empty."""
-    return path and str(Path(path).absolute())
+    """Return a path that is valid in any folder, so that the run can be resumed from there; empty and URLs stay."""
+    return path and (remote_url(path) or str(Path(path).absolute()))
 
 
 def warmup_warning(given: RunConfig, resolved: RunConfig) -> str | None:
@@ -356,13 +360,13 @@ def _with_data(config: RunConfig, problems: list[str]) -> RunConfig:
         problems.append(NO_DATASET)
         return config
     try:
-        dataset = TokenDataset.open(Path(config.data))
+        dataset = TokenDataset.open(dataset_folder(config.data))
         tokenizer = dataset.tokenizer
     except GlassGPTError as error:
         problems.append(str(error))
         return config
     length = config.train.resolve_sequence_length(config.model.context_length)
-    problems += row_problems(Path(config.data), length)
+    problems += row_problems(dataset_folder(config.data), length)
     for split in ("train", "validation"):
         n_tokens = len(dataset.split(split))
         if n_tokens < 2 or (split == "train" and n_tokens <= length):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from glassgpt.adaptation.config import ReplayConfig
 from glassgpt.data.chat.dataset import is_conversations, open_dataset
+from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.shards import Split, TokenArray, TokenDataset
 from glassgpt.errors import DataError, WrongDataError, WrongTokenizerError
 
@@ -131,12 +132,12 @@ def open_training_data(data: str | Path, replay: ReplayConfig) -> TokenDataset:
         DataError: a dataset cannot be opened, or one of two consists of conversations.
         WrongTokenizerError: the two were prepared with different tokenizers.
     """
-    dataset = open_dataset(Path(data))
+    dataset = open_dataset(dataset_folder(data))
     if not replay.data:
         return dataset
     if is_conversations(dataset.folder):
         raise WrongDataError(
             f"replay.data cannot be combined with the conversations in {dataset.folder}; leave it empty"
         )
-    old = open_old_text(Path(replay.data), dataset.tokenizer_fingerprint, dataset.folder)
+    old = open_old_text(dataset_folder(replay.data), dataset.tokenizer_fingerprint, dataset.folder)
     return ReplayDataset(dataset, old, replay.share)

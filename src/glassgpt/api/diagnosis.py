@@ -12,6 +12,7 @@ from glassgpt.api.preference_data import checked_lineage, open_data
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig, load_config, preset_names, resolve_config
 from glassgpt.data.chat.dataset import ConversationDataset, require_text
+from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.shards import TokenDataset
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.diagnosis import doctor as diagnosis
@@ -94,7 +95,7 @@ def _doctor_data(folder: Path) -> Iterator[CheckResult]:
 
 
 def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[CheckResult]:
-    dataset = diagnosis.open_dataset(Path(config.data)) if config.data else None
+    dataset = diagnosis.open_dataset(dataset_folder(config.data)) if config.data else None
     if isinstance(dataset, CheckResult):
         yield dataset
         return
@@ -163,7 +164,7 @@ def _doctor_run(run: RunFolder, data: Path | None, text: GenerationOptions | Non
 
 def _open_run_data(config: RunConfig, data: Path | None) -> TokenDataset | CheckResult | None:
     """Return the dataset of a run or its replacement, a message if it cannot be opened, or None if it no longer exists."""
-    folder = data or (Path(config.data) if config.data else None)
+    folder = dataset_folder(data) if data else Path(config.data) if config.data else None
     return diagnosis.open_dataset(folder) if folder is not None and folder.is_dir() else None
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from glassgpt.api.runs import trainer_config
 from glassgpt.config import RunConfig
+from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.shards import TokenDataset
 from glassgpt.device import pick_device, require_gpus
 from glassgpt.errors import ConfigError
@@ -43,7 +43,7 @@ def bench_train(
     require_gpus(config.train.device, dist.world_size)
     if problems := config.problems(dist.world_size):
         raise ConfigError(problems)
-    dataset = TokenDataset.open(Path(config.data)) if config.data else None
+    dataset = TokenDataset.open(dataset_folder(config.data)) if config.data else None
     model_config = config.model
     if model_config.vocab_size == 0:
         vocab_size = dataset.vocab_size if dataset else GPT2_VOCAB_SIZE

@@ -11,6 +11,7 @@ from pathlib import Path
 from glassgpt.adaptation.conversations import require_trainable
 from glassgpt.config import RunConfig, check_config, held_out_folder, load_config, preset_names
 from glassgpt.data.chat.dataset import ConversationDataset, is_conversations, require_text
+from glassgpt.data.remote.folder import dataset_folder
 from glassgpt.data.shards import TokenDataset
 from glassgpt.diagnosis.targets import require_target
 from glassgpt.training.run_folder import RunFolder
@@ -25,8 +26,8 @@ def check_training(config: RunConfig, out: Path, *, resume: bool, processes: int
     """
     require_startable(RunFolder(out), resume=resume)
     check_config(config, processes, out if resume else None)
-    if config.data and is_conversations(Path(config.data)):
-        require_trainable(ConversationDataset.open(Path(config.data)))
+    if config.data and is_conversations(dataset_folder(config.data)):
+        require_trainable(ConversationDataset.open(dataset_folder(config.data)))
 
 
 def check_run_and_dataset(run: Path, data: Path | None, *, is_continued: bool = False) -> None:

@@ -45,6 +45,12 @@ def shown_run(run: Path) -> str:
 
 def parse_run(kind: Any, words: Sequence[Token]) -> Path:
     """Return the folder of a run; see `run_name`."""
+    from glassgpt.data.remote.store import remote_url
+
+    if (url := remote_url(words[0].value)) is not None:
+        from glassgpt.cli.remote_runs import copied_run
+
+        return copied_run(url)
     return Path(run_name(words[0].value))
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glassgpt import console
+from glassgpt.cli.remote_runs import training_folder, uploading
 from glassgpt.cli.shared import Flag, Integer, Overrides
+from glassgpt.data.remote.store import remote_url
 from glassgpt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ def train(
     preset:
         Name of a preset (glassgpt config list) or a TOML file; not needed with --resume.
     data:
-        Dataset from glassgpt prepare.
+        Dataset from glassgpt prepare; also on an object store: s3://BUCKET/DATA, gs:// or hf:// (extra: cloud).
     out:
-        Folder of the run; by default runs/PRESET.
+        Folder of the run; by default runs/PRESET. With a URL such as s3://BUCKET/RUN it is runs/RUN, and is uploaded.
     resume:
         Resume the run in --out from its newest intact checkpoint, exactly as if it had never stopped.
     seed:
@@ -77,14 +79,9 @@ def train(
     named = {"data": data, "seed": seed, "init_from": init_from}
     named |= {"diagnosis.watch": "full" if watch else None, "diagnosis.recover": "false" if no_recover else None}
     overrides = overrides | {name: str(value) for name, value in named.items() if value is not None}
-    if preset is None and not resume:
-        raise UsageError("a preset is missing; list them with: glassgpt config list")
-    if resume and out is None and preset is not None and Path(preset).is_dir():
-        out, preset = Path(preset), None
-    if out is None:
-        if preset is None:
-            raise UsageError("--resume needs a run; name it with --out RUN")
-        out = Path("runs") / Path(preset).stem
+    preset, out = _named(preset, out, resume=resume)
+    is_first = not launched_by_torchrun() or os.environ["RANK"] == "0"
+    out, store = training_folder(out, resume=resume, is_first=is_first)
     exists = resume and (out / "config.toml").is_file()
     if resume and preset is None and not exists:
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
@@ -103,7 +100,26 @@ def train(
         )
         return
     approve = None if yes else approve_time
-    print_training_result(api.train(config, out, resume=resume, approve=approve), out)
+    with uploading(out, store) as observers:
+        result = api.train(config, out, resume=resume, observers=observers, approve=approve)
+        print_training_result(result, out)
+
+
+def _named(preset: str | None, out: Path | None, *, resume: bool) -> tuple[str | None, Path]:
+    """Return the preset and the run that a command line names.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    if preset is None and not resume:
+        raise UsageError("a preset is missing; list them with: glassgpt config list")
+    if resume and out is None and preset is not None and (remote_url(preset) or Path(preset).is_dir()):
+        out, preset = Path(preset), None
+    if out is None:
+        if preset is None:
+            raise UsageError("--resume needs a run; name it with --out RUN")
+        out = Path("runs") / Path(preset).stem
+    return preset, out
 
 
 def approve_time(estimate: TimeEstimate) -> None:
@@ -185,6 +201,7 @@ def bench_train(
     """
     from glassgpt.config import load_config
     from glassgpt.data.files import check_output_path
+    from glassgpt.data.remote.folder import dataset_folder
     from glassgpt.data.shards import TokenDataset
     from glassgpt.training.launch import launch, launched_by_torchrun
 
@@ -196,7 +213,7 @@ def bench_train(
         overrides = overrides | {"data": str(data)}
     config = load_config(preset, overrides)
     if config.data:
-        TokenDataset.open(Path(config.data))
+        TokenDataset.open(dataset_folder(config.data))
     if json is not None:
         check_output_path("--json", json, force=True)
 

@@ -87,7 +87,7 @@ class Batches:
 
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the given windows, each (len(starts), context_length) int64 on the CPU."""
-        windows = [self.tokens.read(int(start), self.context_length + 1) for start in starts]
+        windows = self.tokens.read_many(starts.tolist(), self.context_length + 1)
         block = torch.from_numpy(np.stack(windows))  # (batch_size, context_length + 1)
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 

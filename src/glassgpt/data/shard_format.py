@@ -72,12 +72,13 @@ class ShardHeader:
             raise DataError(f"the shard {path} is missing; {REBUILD_HINT}") from error
         except OSError as error:
             raise DataError(f"the shard {path} cannot be read: {error.strerror}") from error
-        if len(raw) < HEADER.size or not raw.startswith(MAGIC):
-            raise DataError(f"{path} is not a token shard; {REBUILD_HINT}")
-        return cls._unpack(path, raw, size)
+        return cls.unpack(path, raw, size)
 
     @classmethod
-    def _unpack(cls, path: Path, raw: bytes, size: int) -> ShardHeader:
+    def unpack(cls, path: Path, raw: bytes, size: int) -> ShardHeader:
+        """Return the header in the first bytes of a shard of `size` bytes; see `read` for the errors."""
+        if len(raw) < HEADER.size or not raw.startswith(MAGIC):
+            raise DataError(f"{path} is not a token shard; {REBUILD_HINT}")
         _, version, bytes_per_token, vocab_size, tokens, fingerprint, checksum = HEADER.unpack(raw)
         if version != VERSION:
             raise DataError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.files import require_regular
 from glassgpt.data.folder_kinds import not_a_dataset
+from glassgpt.data.remote.mirror import RemoteShards, read_each, read_headers
 from glassgpt.data.shard_format import (
     DTYPES,
     HEADER,
@@ -45,7 +46,7 @@ class TokenArray:
     """
 
     def __init__(self, shards: Sequence[NDArray[Any]], vocab_size: int | None = None, name: str = "the text") -> None:
-        self._shards, self._vocab_size, self._name = shards, vocab_size, name
+        self.shards, self._vocab_size, self._name = shards, vocab_size, name
         self._ends = list(accumulate(len(shard) for shard in shards))
 
     def __len__(self) -> int:
@@ -71,9 +72,13 @@ class TokenArray:
             raise DataError(outside_vocabulary(self._name, highest, self._vocab_size))
         return tokens
 
+    def read_many(self, starts: Sequence[int], count: int) -> list[NDArray[np.int64]]:
+        """Return `read(start, count)` for each start."""
+        return read_each(partial(self.read, count=count), starts, self.shards)
+
     def _locate(self, position: int) -> tuple[NDArray[Any], int]:
         index = bisect_right(self._ends, position)
-        return self._shards[index], position - (self._ends[index - 1] if index else 0)
+        return self.shards[index], position - (self._ends[index - 1] if index else 0)
 
 
 class TokenDataset:
@@ -83,9 +88,11 @@ class TokenDataset:
         folder: the dataset folder.
         info: the summary written by `prepare`.
         headers: header of each shard, by name.
+        remote: where the shards are that are not in the folder yet, or None.
     """
 
     def __init__(self, folder: Path, info: DatasetSummary, headers: dict[str, ShardHeader]) -> None:
+        self.remote = RemoteShards.of(folder)
         self.folder = folder
         self.info = info
         self.headers = headers
@@ -102,8 +109,7 @@ class TokenDataset:
             raise WrongDataError(not_a_dataset(folder))
         require_regular(folder / TOKENIZER_FILE)
         info = DatasetSummary.read(folder / SUMMARY_FILE)
-        names = [name for split in SPLITS for name in info.split(split).shards]
-        headers = {name: ShardHeader.read(folder / name) for name in names}
+        headers = read_headers(folder, info)
         check_headers(folder, headers, info)
         return cls(folder, info, headers)
 
@@ -134,7 +140,7 @@ class TokenDataset:
 
     def split(self, name: Split) -> TokenArray:
         """Return the tokens of one split, memory-mapped."""
-        shards = [self._map(shard) for shard in self.info.split(name).shards]
+        shards = [(self.remote.array if self.remote else self._map)(shard) for shard in self.info.split(name).shards]
         return TokenArray(shards, self.vocab_size, f"the {name} split of {self.folder}")
 
     def _map(self, name: str) -> NDArray[Any]:

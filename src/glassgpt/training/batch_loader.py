@@ -20,6 +20,7 @@ from glassgpt.data.chat.batches import build_batches as text_batches
 from glassgpt.data.code.batches import FIMBatches, FIMTokens
 from glassgpt.data.preferences.batches import PairBatches
 from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.data.remote.mirror import RemoteArray
 from glassgpt.data.shards import TokenArray
 
 MAX_MEMORY_SHARE = 0.05
@@ -59,7 +60,13 @@ def build_batch_loader(batches: Batches, device: torch.device) -> BatchLoader:
     if device.type != "cuda":
         return DirectLoader(batches, device)
     free, _ = torch.cuda.mem_get_info(device)
-    if type(batches) is Batches and len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= MAX_MEMORY_SHARE * free:
+    # Reading all of a text whose shards are on an object store would wait for all of them.
+    is_here = not any(isinstance(shard, RemoteArray) for shard in batches.tokens.shards)
+    if (
+        type(batches) is Batches
+        and is_here
+        and len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= MAX_MEMORY_SHARE * free
+    ):
         return DeviceResidentLoader(batches, device)
     return PrefetchingLoader(batches, device)
 

@@ -21,6 +21,7 @@ class DataVerification(Observer):
 
     def __init__(self, dataset: TokenDataset, max_steps: int) -> None:
         self._verification = BackgroundVerification(dataset)
+        self._remote = dataset.remote
         self._train_tokens, self._max_steps = dataset.info.train.tokens, max_steps
 
     def start(self) -> None:
@@ -32,8 +33,9 @@ class DataVerification(Observer):
         self._verification.check(wait=metrics.tokens >= self._train_tokens)
 
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
-        """Check before the last checkpoint is saved."""
-        self._verification.check(wait=step >= self._max_steps)
+        """Check before the last checkpoint is saved; a short run does not wait for shards that are still on an object store."""
+        is_last = step >= self._max_steps
+        self._verification.check(wait=is_last and not (self._remote and self._remote.missing()))
 
     def close(self) -> None:
         """Stop verifying."""

@@ -50,6 +50,8 @@ HELP = {
     # train, bench train
     "Train a model. Ctrl-C saves after the current step and prints how to resume; a second one stops at once.": "모델을 학습합니다. Ctrl-C를 누르면 하던 스텝을 마치고 저장한 뒤 이어서 학습하는 방법을 알려 줍니다. 한 번 더 누르면 바로 멈춥니다.",
     "Name of a preset (glassgpt config list) or a TOML file; not needed with --resume.": "프리셋의 이름(glassgpt config list)이나 TOML 파일. --resume과 함께라면 없어도 됩니다.",
+    "Dataset from glassgpt prepare; also on an object store: s3://BUCKET/DATA, gs:// or hf:// (extra: cloud).": "glassgpt prepare로 만든 데이터셋. 객체 저장소에 있어도 됩니다: s3://BUCKET/DATA, gs://, hf:// (추가 묶음: cloud).",
+    "Folder of the run; by default runs/PRESET. With a URL such as s3://BUCKET/RUN it is runs/RUN, and is uploaded.": "실행 폴더. 기본값은 runs/PRESET입니다. s3://BUCKET/RUN 같은 URL이면 runs/RUN에 만들고 그곳에 올립니다.",
     "Dataset from glassgpt prepare.": "glassgpt prepare로 만든 데이터셋.",
     "Folder of the run; by default runs/PRESET.": "실행 폴더. 기본값은 runs/PRESET입니다.",
     "Resume the run in --out from its newest intact checkpoint, exactly as if it had never stopped.": "--out의 실행을 온전한 가장 새로운 체크포인트에서, 멈춘 적이 없는 것과 똑같이 이어서 학습합니다.",
