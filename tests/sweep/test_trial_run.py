@@ -43,7 +43,7 @@ def run(tmp_path):
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in metrics))
         folder.events.write_text("".join(json.dumps(line) + "\n" for line in events))
         log.write_text(output)
-        return trial_outcome(folder, code, log, 20)
+        return trial_outcome(folder, code, log)
 
     return write
 
@@ -123,7 +123,7 @@ def program(tmp_path, monkeypatch):
         fake.write_text(f"#!/bin/sh\n{script}\n")
         fake.chmod(0o755)
         monkeypatch.setattr("glassgpt.sweep.trial_run.sys.executable", str(fake))
-        return TrialRun(TrialCommand(["train", "x"], tmp_path / "run", tmp_path / "logs" / "log.txt", {"GPU": "3"}, 20))
+        return TrialRun(TrialCommand(["train", "x"], tmp_path / "run", tmp_path / "logs" / "log.txt", {"GPU": "3"}))
 
     return start
 

@@ -221,7 +221,7 @@ class _Sweep:
             arguments.append(f"--{name.replace('_', '-')}={text}")
         environment = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
         environment["GLASSGPT_LANGUAGE"] = "en"  # its last error is read
-        return TrialRun(TrialCommand(arguments, run, self.folder.log(run), environment, self.config.train.max_steps))
+        return TrialRun(TrialCommand(arguments, run, self.folder.log(run), environment))
 
     def _discard_weights(self) -> None:
         """Delete the checkpoints of all trials that ended but the best one."""

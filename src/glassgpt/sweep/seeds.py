@@ -31,7 +31,7 @@ class SeedRuns:
         for seed in seeds:
             run = RunFolder(folder.seed_run(best.number, seed))
             if run.exists() and RunLog.read(run).status(max_steps) in COMPLETE:
-                outcome = trial_outcome(run, 0, folder.log(run.path), max_steps)
+                outcome = trial_outcome(run, 0, folder.log(run.path))
                 self._records.append(TrialRecord(seed, best.values, outcome))
                 self._waiting.remove(seed)
 

@@ -24,6 +24,8 @@ from glassgpt.schema import Setting, convert, did_you_mean
 
 TABLE = "search"
 KEYS = ("low", "high", "log", "step", "points")
+SAME_FOR_ALL = "trials are compared at the same steps, on the same tokens"
+SET_BY_SWEEP = "the sweep sets it for all trials"
 FIXED: dict[str, str] = {
     "data": "trials on different data cannot be compared",
     "seed": "the best of several seeds is luck; --seeds measures it",
@@ -33,6 +35,12 @@ FIXED: dict[str, str] = {
     "train.loss": "it names code",
     "schedule.function": "it names code",
     "train.device": "each trial gets its device from the sweep",
+    "train.max_steps": SAME_FOR_ALL,
+    "train.eval_every_steps": SAME_FOR_ALL,
+    "train.eval_tokens": SAME_FOR_ALL,
+    "train.snapshots": SET_BY_SWEEP,
+    "checkpoint.keep_last": SET_BY_SWEEP,
+    "diagnosis.recover": SET_BY_SWEEP,
 }
 """Settings that cannot be searched, each with the reason."""
 Value = bool | int | float | str

@@ -37,14 +37,12 @@ class TrialCommand:
         run: folder that it trains into.
         log: file for its output.
         environment: variables that differ from those of this process.
-        max_steps: steps of a trial that is trained to the end.
     """
 
     arguments: Sequence[str]
     run: Path
     log: Path
     environment: Mapping[str, str]
-    max_steps: int
 
 
 class TrialRun:
@@ -82,7 +80,7 @@ class TrialRun:
             if self._asked_at is not None and time.monotonic() - self._asked_at > PATIENCE_SECONDS:
                 self._process.kill()
             return None
-        return trial_outcome(self._run, code, self._command.log, self._command.max_steps)
+        return trial_outcome(self._run, code, self._command.log)
 
     def stop(self) -> None:
         """Ask it to save and stop."""
@@ -145,7 +143,7 @@ class MetricsReader:
         return step, loss
 
 
-def trial_outcome(run: RunFolder, exit_code: int, log: Path, max_steps: int) -> Outcome:
+def trial_outcome(run: RunFolder, exit_code: int, log: Path) -> Outcome:
     """Return how the process of a trial ended, from its exit code and the files of its run."""
     files = RunLog.read(run)
     losses = [float(line["validation_loss"]) for line in files.validations if math.isfinite(line["validation_loss"])]

@@ -63,6 +63,8 @@ MESSAGES = {
     "trials on different data cannot be compared": "데이터가 다른 시도는 비교할 수 없습니다",
     "the best of several seeds is luck; --seeds measures it": "여러 시드 가운데 가장 좋은 것은 운입니다. --seeds로 잴 수 있습니다",
     "it names code": "코드를 가리키는 설정입니다",
+    "trials are compared at the same steps, on the same tokens": "시도는 같은 스텝에서 같은 토큰으로 비교합니다",
+    "the sweep sets it for all trials": "스윕이 모든 시도에 똑같이 정합니다",
     "each trial gets its device from the sweep": "장치는 스윕이 시도마다 나누어 줍니다",
     "{} is {}; it must be a list of choices or a range such as { low = 1e-4, high = 1e-2, log = true }; to fix it for all trials, use --{}": "{0} 값이 {1}입니다. 선택지 목록이거나 { low = 1e-4, high = 1e-2, log = true } 같은 범위여야 합니다. 모든 시도에 같은 값을 쓰려면 --{2}을(를) 쓰세요",
     "{} must hold one table, [search], with the settings to vary; it holds {}": "{0}에는 바꿀 설정을 적은 표 [search] 하나만 있어야 합니다. 지금 있는 것: {1:t}",
