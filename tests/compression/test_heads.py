@@ -28,6 +28,7 @@ SHAPES = {
     "gpt2 without biases": {"n_head": 3, "bias": False},
     "modern": {"arch": "modern", "bias": False, "n_head": 6, "n_kv_head": 3},
     "llama": LLAMA | {"n_head": 6, "n_kv_head": 3, "bias": True},
+    "gated deltanet": {"arch": "gated_deltanet", "bias": False, "n_head": 3},
 }
 progress = EvaluationObserver().progress
 

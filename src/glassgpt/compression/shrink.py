@@ -60,6 +60,8 @@ def with_heads(model: LanguageModel, chosen: Sequence[Tensor]) -> LanguageModel:
         for name, axis, channels in (
             ("qkv.weight", 0, thirds), ("qkv.bias", 0, thirds), ("q.weight", 0, queries), ("q.bias", 0, queries),
             ("k.weight", 0, keys), ("k.bias", 0, keys), ("v.weight", 0, keys), ("v.bias", 0, keys), ("out.weight", 1, queries),
+            ("convolution", 0, thirds), ("gate.weight", 0, queries), ("rate", 0, heads), ("step", 0, heads),
+            ("fading.weight", 0, heads), ("writing.weight", 0, heads),
         ):  # fmt: skip
             full = f"{at}.{name}"
             if full in weights:
