@@ -125,6 +125,37 @@ def test_store_keeps_checkpoints_that_were_never_here(bucket, tmp_path):
     assert stored_steps(store)
 
 
+def test_pointer_waits_for_a_checkpoint_that_was_completed_during_the_upload(bucket, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+
+    def complete(step):
+        (run.checkpoints / step).mkdir(parents=True)
+        (run.checkpoints / step / "manifest.json").write_text(step)
+        (run.checkpoints / "latest").write_text(f"{step}\n")
+
+    run.path.mkdir()
+    run.config.write_text("")
+    complete("step-000002")
+    upload, store = ObjectStore.upload, ObjectStore(f"file://{bucket}/run")
+    latest, steps = bucket / "run" / "checkpoints" / "latest", iter(["step-000004"])
+
+    def uploading(self, path, name):
+        upload(self, path, name)
+        for step in steps:
+            complete(step)
+
+    monkeypatch.setattr(ObjectStore, "upload", uploading)
+    sync = RunUpload(run, store)
+    sync.sync()
+    assert sorted(stored_steps(store)) == [2]
+    assert not latest.exists()
+    assert "checkpoints/latest" in sync.missing()
+    sync.sync()
+    assert sorted(stored_steps(store)) == [2, 4]
+    assert latest.read_text() == "step-000004\n"
+    assert sync.missing() == []
+
+
 def test_text_is_generated_from_a_run_on_a_store(train, bucket, run_main):
     url = f"file://{bucket}/run"
     assert train("--out", url)[0] == 0

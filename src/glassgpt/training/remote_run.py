@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from glassgpt.data.files import read_regular, write_atomically
@@ -62,22 +63,36 @@ class RunUpload:
             if self._sent.get(name) == (version := _version(path)) or version is None:
                 continue
             try:
-                self._store.upload(path, name)
+                is_sent = self._send_pointer(path, name) if path.name in POINTERS else self._send(path, name)
             except FileNotFoundError:  # an old checkpoint was deleted here meanwhile
                 continue
-            self._sent[name] = version
+            if is_sent:
+                self._sent[name] = version
         # Only what was here: a folder that lacks a checkpoint for another reason must not delete it there.
         gone = [name for name in self._sent if CHECKPOINT_FILE.fullmatch(name) and not (self._run.path / name).exists()]
         self._store.delete(sorted(gone, key=lambda name: not name.endswith(MANIFEST)))  # what remains is incomplete
         for name in gone:
             del self._sent[name]
 
+    def _send(self, path: Path, name: str) -> bool:
+        self._store.upload(path, name)
+        return True
+
+    def _send_pointer(self, path: Path, name: str) -> bool:
+        """Upload a pointer, unless it names a checkpoint that is not there yet: one that was completed meanwhile."""
+        content = read_regular(path)
+        if f"checkpoints/{content.decode(errors='replace').strip()}/{MANIFEST}" not in self._sent:
+            return False
+        self._store.write(name, content)
+        return True
+
     def _wanted(self) -> list[tuple[str, Path]]:
         """Return names on the store and files here, in the order in which to upload them."""
         files = [path for path in _plain_files(self._run) if path.is_file()]
         for checkpoint in list_checkpoints(self._run):
             if (checkpoint / MANIFEST).is_file():
-                files += sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST)
+                with suppress(FileNotFoundError):  # an old one that is being deleted
+                    files += sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST)
         files += [path for name in POINTERS if (path := self._run.checkpoints / name).is_file()]
         return [(path.relative_to(self._run.path).as_posix(), path) for path in files]
 

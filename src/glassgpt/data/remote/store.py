@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -123,6 +124,13 @@ class ObjectStore:
         """Copy a file to the store; readers see the old content or the new one."""
         files, root = self._opened
         self._repeated(name, lambda: self._put(files, path, f"{root}/{name}"))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file; see `upload`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "content")
+            path.write_bytes(content)
+            self.upload(path, name)
 
     def _put(self, files: Any, path: Path, target: str) -> None:
         if self._kind == "file":
