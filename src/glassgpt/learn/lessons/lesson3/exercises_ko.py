@@ -51,7 +51,7 @@ def split_heads(x: Tensor, n_head: int) -> Tensor:
 
     Args:
         x: (B, T, C).
-        n_head: H. C를 나누어떨어지게 합니다.
+        n_head: H. C는 H로 나누어떨어집니다.
 
     Returns:
         (B, H, T, D).
