@@ -186,6 +186,9 @@ def test_summary_counts_and_its_output(tmp_path, capsys):
     printed = capsys.readouterr().out
     for part in ("characters per token", "5 of 257", "'e' 5", "duplicates dropped: 0", "only one document"):
         assert part in printed
+    assert "near-duplicates" not in printed
+    show_summary(dataclasses.replace(summary, options={"near_duplicates": 0.8}), load_tokenizer("bytes"))
+    assert "near-duplicates dropped: 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def show_summary(summary: DatasetSummary, tokenizer: Tokenizer) -> None:
     console.table(f"tokenizer {summary.tokenizer_name}", ["", *SPLITS], rows)
     console.result(f"split: {summary.split_rule}")
     console.result(f"exact duplicates dropped: {summary.duplicates:,}; empty documents: {summary.empty:,}")
-    if summary.near_duplicates:
+    if summary.near_duplicates or "near_duplicates" in summary.options:
         console.result(f"near-duplicates dropped: {summary.near_duplicates:,}")
     if summary.skipped:
         console.result(f"bad rows skipped: {summary.skipped:,}")
