@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,12 @@ def test_every_module_is_a_package_a_base_module_or_top_level():
 def test_torch_is_not_imported(code):
     check = "\nimport sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code + check], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.skipif(find_spec("fla") is not None, reason="the kernels of linear attention are marked for the compiler")
+def test_compiler_is_not_imported_before_it_is_used():
+    code = "import sys, glassgpt.training.loop; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_exported_names_exist():

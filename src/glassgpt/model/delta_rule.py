@@ -116,4 +116,5 @@ def _call_kernel(
     return chunk_gated_delta_rule(q, k, v, g=decay.float(), beta=beta, initial_state=state, output_final_state=True)  # pyright: ignore
 
 
-_delta_rule_by_kernel: Any = torch.compiler.disable(_call_kernel)  # its kernels are compiled already
+# Its kernels are compiled already. Where there are none, the compiler is not loaded, which takes a second.
+_delta_rule_by_kernel: Any = torch.compiler.disable(_call_kernel) if HAS_KERNEL else _call_kernel
