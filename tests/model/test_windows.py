@@ -88,6 +88,7 @@ def test_tables_of_blocks_equal_the_dense_mask(window, sinks):
     assert torch.equal(tables.to_dense(), expected.to_dense())
 
 
+@pytest.mark.slow  # compiles; the tables and the chunks are compared above
 @pytest.mark.parametrize(("window", "sinks"), [(130, 0), (40, 3)])
 def test_flex_attention_equals_the_dense_mask(window, sinks):
     generator = torch.Generator().manual_seed(0)

@@ -1,6 +1,7 @@
 """Sweeps that are refused before anything is created, and those that continue."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -144,6 +145,13 @@ def test_folder_of_something_else_is_refused(config, tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match="is not a sweep"):
         new_setup(config, tmp_path)
+
+
+def test_object_stores_are_refused(config, tmp_path):
+    with pytest.raises(UsageError, match="--out is s3://bucket/x; a sweep needs a folder on this machine"):
+        new_setup(config, Path("s3://bucket/x"))
+    with pytest.raises(UsageError, match="--data is gs://bucket/y"):
+        new_setup(load_config_with(config, {"data": "gs://bucket/y"}), tmp_path / "new")
 
 
 @pytest.mark.parametrize("text", ["", "[sweep]\nversion = 1", "[search", "[sweep]\nversion = 9\n[search]\n"])

@@ -7,13 +7,14 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import optuna
 from optuna.storages import InMemoryStorage
 
 from glassgpt.errors import GlassGPTError
 from glassgpt.sweep.loop import SweepLoop
 from glassgpt.sweep.records import Luck, Outcome, best_of, within_spread
 from glassgpt.sweep.space import Choices, Range
-from glassgpt.sweep.study import SweepStudy, sqlite
+from glassgpt.sweep.study import NAME, SweepStudy, sqlite
 
 STEPS = 100
 EVERY = 20
@@ -97,6 +98,21 @@ def test_trials_are_run_and_remembered(storage):
     assert records[0].values == first
     assert records[0].loss == final_loss(first)
     assert [step for step, _ in records[0].curve] == [*range(EVERY, STEPS + 1, EVERY)]
+
+
+@pytest.mark.parametrize("left", ["waiting", "without settings"])
+def test_process_that_was_killed_while_it_asked_leaves_no_trial(storage, left):
+    space = (Range("rate", 0.001, 0.1, log=True, points=3), Choices("warmup", (0, 20)), SPACE[2])
+    whole = Sweep(InMemoryStorage(), sampler="grid", space=space).run(6)
+    Sweep(storage, sampler="grid", space=space).run(2)
+    killed = optuna.load_study(study_name=NAME, storage=storage)
+    if left == "waiting":
+        killed.enqueue_trial(dict(whole[2].values))
+    else:
+        killed.ask()
+    records = Sweep(storage, sampler="grid", space=space).run(6)
+    assert [each.values for each in records] == [each.values for each in whole]
+    assert all(each.is_complete for each in records)
 
 
 def test_study_is_in_a_file(tmp_path):

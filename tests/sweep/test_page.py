@@ -97,6 +97,7 @@ def test_page_of_few_trials(trials, tmp_path):
     assert "<details>" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme", "language"), [(1200, "light", "en"), (390, "dark", "ko")])
 def test_page_fits_in_a_browser(open_page, page, tmp_path, width, scheme, language):
     (tmp_path / "sweep.html").write_text(page)

@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 from glassgpt.config import RunConfig, check_config, load_config, settings
 from glassgpt.data.files import require_creatable
+from glassgpt.data.remote.store import remote_url
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import ConfigError, UsageError, WrongDataError, require_extra
 from glassgpt.sweep.setup import Pruner, Sampler, SweepFolder, SweepSetup, data_checksum
@@ -124,6 +125,9 @@ def new_setup(config: RunConfig, out: Path, space: Space, options: SweepOptions)
     """
     if problems := options.problems():
         raise UsageError("\n".join(problems))
+    for option, given in (("--data", config.data), ("--out", out)):
+        if url := remote_url(given):
+            raise UsageError(f"{option} is {url}; a sweep needs a folder on this machine")
     check_config(config)
     check_space(config, space, options)
     whole = len(grid_points(space)) if options.sampler == "grid" else DEFAULT_TRIALS

@@ -75,7 +75,7 @@ class SweepStudy:
                 sampler=self._sampler_for(0),
                 pruner=_pruner(pruner, *steps),
             )
-        self._number = len(self._study.get_trials(deepcopy=False))
+        self._number = len(self._begun())
 
     @property
     def count(self) -> int:
@@ -99,7 +99,8 @@ class SweepStudy:
     def ask(self) -> TrialRecord:
         """Begin a trial and return it with its settings."""
         fixed = self._grid[self._number] if self._grid else self._first if self._number == 0 else None
-        if fixed is not None:
+        # A process that was killed in between may have left one, of the same settings.
+        if fixed is not None and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._study.enqueue_trial(fixed)
         self._study.sampler = self._sampler_for(self._number)
         trial = self._study.ask(self._distributions)
@@ -130,7 +131,7 @@ class SweepStudy:
 
     def records(self) -> list[TrialRecord]:
         """Return all trials, in the order in which they were begun."""
-        return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
+        return [self._record(trial) for trial in self._begun()]
 
     def unfinished(self) -> list[TrialRecord]:
         """Return the trials that were begun and have not ended."""
@@ -147,6 +148,10 @@ class SweepStudy:
             return {}
         found = optuna.importance.get_param_importances(self._study)
         return {name: float(share) for name, share in found.items()}
+
+    def _begun(self) -> list[FrozenTrial]:
+        """Return the trials that have all their settings; a process that was killed in `ask` leaves one without."""
+        return [each for each in self._study.get_trials(deepcopy=False) if len(each.params) == len(self._space)]
 
     def _trial(self, number: int) -> Trial:
         """Return the trial to report to, also of one that an earlier process began."""

@@ -62,6 +62,7 @@ MESSAGES = {
     "{} cannot be searched: {}": "{0}은(는) 탐색할 수 없습니다: {1:t}",
     "trials on different data cannot be compared": "데이터가 다른 시도는 비교할 수 없습니다",
     "the best of several seeds is luck; --seeds measures it": "여러 시드 가운데 가장 좋은 것은 운입니다. --seeds로 잴 수 있습니다",
+    "{} is {}; a sweep needs a folder on this machine": "{0} 값이 {1}입니다. 스윕에는 이 컴퓨터의 폴더가 필요합니다",
     "it names code": "코드를 가리키는 설정입니다",
     "trials are compared at the same steps, on the same tokens": "시도는 같은 스텝에서 같은 토큰으로 비교합니다",
     "the sweep sets it for all trials": "스윕이 모든 시도에 똑같이 정합니다",
