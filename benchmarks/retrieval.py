@@ -34,6 +34,7 @@ import numpy as np
 
 from glassgpt import console
 from glassgpt.retrieval.building import build_index
+from glassgpt.retrieval.documents import open_file
 from glassgpt.retrieval.index import Index
 from glassgpt.retrieval.manifest import IndexOptions
 from glassgpt.retrieval.questions import Question, read_questions
@@ -70,6 +71,18 @@ def squad_documents(path: Path) -> list[dict[str, str]]:
     """Return the paragraphs of a file in SQuAD's format."""
     contexts = dict.fromkeys(question.context for question in read_questions(path))
     return [{"text": context, "source": f"{path.name}#{number}"} for number, context in enumerate(contexts)]
+
+
+def titled_documents(path: Path) -> list[dict[str, str]]:
+    """Return the paragraphs of a file in SQuAD's format, each named by the title of its article."""
+    with open_file(path) as file:
+        articles = json.loads(file.read())["data"]
+    names = {
+        paragraph["context"]: f"{article['title']}/{number}"
+        for article in articles
+        for number, paragraph in enumerate(article["paragraphs"])
+    }
+    return [{"text": context, "source": source} for context, source in names.items()]
 
 
 def build(
@@ -183,6 +196,11 @@ def squad_rows(data: Path, scratch: Path) -> list[dict[str, Any]]:
         index, built = build(squad_documents(path), scratch / path.stem)
         rows.append({"set": name, "work": "index", **rounded(built)})
         rows.append({"set": name, "work": "search", **figures(evaluate_search(index, read_questions(path)))})
+        console.output_json(rows[-1])
+        index, _ = build(titled_documents(path), scratch / f"{path.stem}-titles")
+        rows.append(
+            {"set": f"{name}, titles", "work": "search", **figures(evaluate_search(index, read_questions(path)))}
+        )
         console.output_json(rows[-1])
     return rows
 

@@ -97,6 +97,62 @@ def test_scores_agree_with_bm25s(tmp_path, field, rows):
     np.testing.assert_allclose(ours, theirs.get_scores(question), rtol=1e-4)
 
 
+def test_a_name_counts_as_words_of_its_document(tmp_path):
+    rows = [
+        {"source": "김무성/0", "text": "아버지의 고향인 부산에서 태어났다."},
+        {"source": "others/1", "text": "부산에서 태어났다."},
+        {"source": "김무성/2", "text": "그는 김무성 의원이다."},
+        *({"source": f"others/{number}", "text": "서울에서 자랐다."} for number in range(3, 9)),
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_index([tmp_path / "rows.jsonl"], tmp_path / "index")
+    index = Index.open(tmp_path / "index")
+    assert index.names is not None
+    # The scores of one field that holds both, with the lengths of the texts: counted in full tables.
+    tables = [np.zeros((len(index.vocabulary), len(rows))) for _ in range(2)]
+    for postings, table in zip((index.documents, index.names), tables, strict=True):
+        for term in range(len(index.vocabulary)):
+            found_rows, counts = postings.of_term(term)
+            table[term, found_rows] = counts
+    texts, both = tables[0], sum(tables)
+    most = np.maximum(*((table > 0).sum(axis=1) for table in tables))[:, None]
+    norms = index.documents.norms(Bm25())
+    rarity = np.log(1 + (len(rows) - most + 0.5) / (most + 0.5))
+    terms = sorted(set(index.vocabulary.find("김무성 부산 others")))
+    expected = (rarity * (both / (both + norms) - texts / (texts + norms)))[terms].sum(axis=0)
+    gains = index.documents.gains(index.names, [(term, 1.0) for term in terms], Bm25())
+    np.testing.assert_allclose(gains, expected, rtol=1e-5)
+    assert gains[0] > gains[2] > 0, "a text that has the name already gains less"
+    named = [hit.passage.source for hit in index.search("김무성 부산")]
+    index.names = None
+    unnamed = [hit.passage.source for hit in index.search("김무성 부산")]
+    assert named.index("김무성/0") < named.index("others/1")
+    assert unnamed.index("김무성/0") > unnamed.index("others/1")
+
+
+def test_the_number_of_a_row_without_a_name_is_not_searched(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"text {at}"}) + "\n" for at in "abcd"))
+    build_index([tmp_path / "rows.jsonl"], tmp_path / "index")
+    assert not Index.open(tmp_path / "index").search("3")
+
+
+def test_an_older_index_has_no_names_until_it_is_updated(animals):
+    docs, folder = animals
+    with_names = contents(folder)
+    manifest = json.loads((folder / "index.json").read_text())
+    for path in folder.glob("names.*.npy"):
+        path.unlink()
+        del manifest["sizes"][path.name]
+    (folder / "index.json").write_text(json.dumps(manifest))
+    assert Index.open(folder).names is None
+    assert found(folder, "who eats mice?")[0] == "cats.md"
+    (docs / "new.txt").write_text("Zebras have stripes.")
+    update_index(folder)
+    (docs / "new.txt").unlink()
+    update_index(folder)
+    assert contents(folder) == with_names
+
+
 def test_small_blocks_make_the_same_index(animals, tmp_path, monkeypatch):
     docs, folder = animals
     monkeypatch.setattr(building, "BLOCK_TERMS", 5)
@@ -112,7 +168,7 @@ def contents(folder):
         (passage.source, passage.start, passage.end, passage.text, passage.heading)
         for passage in map(index.store.passage, range(len(index)))
     )
-    questions = ("who eats mice", "strangers", "고양이", "zebra", "snake birds")
+    questions = ("who eats mice", "strangers", "고양이", "zebra", "snake birds", "felines")
     scores = [[(hit.passage.source, round(hit.score, 4)) for hit in index.search(text)] for text in questions]
     return passages, scores
 

@@ -15,7 +15,7 @@ from glassgpt.data.staging import staged_folder
 from glassgpt.errors import DataError, MissingExtraError, UsageError
 from glassgpt.retrieval.dense import DenseVectors, write_vectors
 from glassgpt.retrieval.documents import FoundFile, SourceDocument, find_files, read_documents
-from glassgpt.retrieval.index import DOCUMENTS, PAIRS, WORDS, Index
+from glassgpt.retrieval.index import DOCUMENTS, NAMES, PAIRS, WORDS, Index
 from glassgpt.retrieval.manifest import INDEX_FILE, MAX_SKIPPED, IndexedFile, IndexOptions, Manifest, Skipped, identity
 from glassgpt.retrieval.pairs import pair_keys
 from glassgpt.retrieval.passages import Span, cut
@@ -139,7 +139,7 @@ class _Builder:
         self._folder, self._options, self._observer = folder, options, observer
         self._store = StoreWriter(folder)
         self._postings = {
-            name: PostingsWriter(scratch, name, keyed=name == PAIRS) for name in (WORDS, PAIRS, DOCUMENTS)
+            name: PostingsWriter(scratch, name, keyed=name == PAIRS) for name in (WORDS, PAIRS, DOCUMENTS, NAMES)
         }
         self._vocabulary = Vocabulary()
         self._files: list[IndexedFile] = []
@@ -148,6 +148,8 @@ class _Builder:
         self._terms = array("q")
         self._lengths = array("q")  # terms of each passage that is not counted yet
         self._documents = array("q")  # document of each of these passages
+        self._names = array("q")  # terms of the name of each document
+        self._named = array("q")  # document of each of these terms
         self._kept_vectors: DenseVectors | None = None
         self._kept_rows = np.zeros(0, np.int64)  # passages of the index that is updated that are kept, in order
 
@@ -191,7 +193,7 @@ class _Builder:
             digest = file.digest()
             for document in read_documents(file, self._skip):
                 spans = cut(document.text, self._options.passage_characters)
-                self._store.add(document, spans, len(self._files))
+                self._add(document, spans, len(self._files))
                 self._index(document, spans)
         except (DataError, MissingExtraError) as error:
             problem = str(error)
@@ -201,6 +203,14 @@ class _Builder:
         if self._store.n_documents > before:
             rows = self._n_skipped - skipped - bool(problem)
             self._files.append(IndexedFile(file.name, str(file.path), file.size(), modified, digest, rows))
+
+    def _add(self, document: SourceDocument, spans: list[Span], file_number: int) -> None:
+        """Store a document, and the terms of its name, which are new for one that was renamed."""
+        numbered = document.source.startswith(f"{document.path}:")  # a row without a name, whose number says nothing
+        terms = self._vocabulary.add(document.path if numbered else document.source)
+        self._names.extend(terms)
+        self._named.extend([self._store.n_documents] * len(terms))
+        self._store.add(document, spans, file_number)
 
     def _index(self, document: SourceDocument, spans: Sequence[Span]) -> None:
         for span in spans:
@@ -241,16 +251,16 @@ class _Builder:
             ]
             self._skipped += listed[: MAX_SKIPPED - len(self._skipped)]
             self._n_skipped += before.skipped
+        self._vocabulary = old.vocabulary
         new_document = np.full(len(old.store.documents), -1)
         for document, file_number in enumerate(old.store.documents["file"].tolist()):
             if file_number in numbers:
                 new_document[document] = self._store.n_documents
                 source = self._renamed(old, document, old.manifest.indexed[file_number], kept[file_number])
-                self._store.add(source, list(old.store.spans(document)), numbers[file_number])
+                self._add(source, list(old.store.spans(document)), numbers[file_number])
         is_kept = new_document[old.document_of_passage] >= 0
         new_passage = np.where(is_kept, np.cumsum(is_kept) - 1, -1)
         self._kept_vectors, self._kept_rows = old.dense, np.flatnonzero(is_kept)
-        self._vocabulary = old.vocabulary
         self._postings[WORDS].add(_moved(old.words, new_passage))
         self._postings[PAIRS].add(_moved(old.pairs, new_passage))
         self._postings[DOCUMENTS].add(_moved(old.documents, new_document))
@@ -264,7 +274,10 @@ class _Builder:
 
     def _finish(self, roots: tuple[tuple[str, str], ...]) -> Manifest:
         passages = self._store.finish()
-        rows = {WORDS: self._store.n_passages, PAIRS: self._store.n_passages, DOCUMENTS: self._store.n_documents}
+        named = Block.count(np.frombuffer(self._names, np.int64), np.frombuffer(self._named, np.int64))
+        self._postings[NAMES].add(named)
+        n_passages, n_documents = self._store.n_passages, self._store.n_documents
+        rows = {WORDS: n_passages, PAIRS: n_passages, DOCUMENTS: n_documents, NAMES: n_documents}
         for name, postings in self._postings.items():
             postings.finish(self._folder, len(self._vocabulary), rows[name])
         self._vocabulary.save(self._folder)

@@ -1,4 +1,4 @@
-"""Search an index: BM25 of the words and pairs of words in a passage, and of the words in its whole document.
+"""Search an index: BM25 of the words and pairs of words in a passage, and of the words in its whole document and its name.
 
 An index with dense vectors adds the cosine of the question's vector and the passage's.
 """
@@ -23,7 +23,7 @@ from glassgpt.retrieval.postings import Bm25, Integers, Postings
 from glassgpt.retrieval.store import PassageStore
 from glassgpt.retrieval.vocabulary import UNKNOWN, Vocabulary
 
-WORDS, PAIRS, DOCUMENTS, DENSE = "words", "pairs", "document", "dense"
+WORDS, PAIRS, DOCUMENTS, NAMES, DENSE = "words", "pairs", "document", "names", "dense"
 PASSAGE_BM25 = Bm25()
 DOCUMENT_BM25 = Bm25()
 DOCUMENT_WEIGHT = 1.5
@@ -73,6 +73,7 @@ class Index:
         self.folder, self.manifest = folder, manifest
         self.store = PassageStore(folder)
         self.words, self.pairs, self.documents = (Postings.open(folder, name) for name in (WORDS, PAIRS, DOCUMENTS))
+        self.names = Postings.open(folder, NAMES) if Postings.exists(folder, NAMES) else None
         self.vocabulary = Vocabulary.open(folder)
         self.dense = DenseVectors.open(folder) if manifest.options.dense else None
         self.document_of_passage = np.asarray(self.store.passages["document"]).astype(np.int64)
@@ -152,11 +153,13 @@ class Index:
         terms = self._terms(numbers)
         keys, _ = pair_keys(numbers, np.zeros(len(numbers), np.int64), self.vocabulary)
         pairs = [(number, PAIR_WEIGHT) for number in self.pairs.numbers(np.unique(keys))]
-        by_document = self.documents.scores(terms, DOCUMENT_BM25) * np.float32(DOCUMENT_WEIGHT)
+        by_document = self.documents.scores(terms, DOCUMENT_BM25)
+        if self.names is not None:
+            by_document += self.documents.gains(self.names, terms, DOCUMENT_BM25)
         return {
             WORDS: self.words.scores(terms, PASSAGE_BM25),
             PAIRS: self.pairs.scores(pairs, PASSAGE_BM25),
-            DOCUMENTS: by_document[self.document_of_passage],
+            DOCUMENTS: by_document[self.document_of_passage] * np.float32(DOCUMENT_WEIGHT),
         }
 
     @staticmethod

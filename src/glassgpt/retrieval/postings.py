@@ -60,6 +60,11 @@ class Postings:
         keys = folder / f"{name}.keys.npy"
         return cls(starts, rows, counts, lengths, load_array(keys) if keys.exists() else None)
 
+    @staticmethod
+    def exists(folder: Path, name: str) -> bool:
+        """Return whether a folder has postings of this name; an older index has none of names."""
+        return (folder / f"{name}.starts.npy").exists()
+
     def numbers(self, keys: Integers) -> list[int]:
         """Return the numbers of the terms with these keys, without those that do not occur."""
         known = self.keys
@@ -78,11 +83,35 @@ class Postings:
         n_rows, norms = len(self.lengths), self.norms(parameters)
         scores = np.zeros(n_rows, np.float32)
         for term, weight in terms:
-            start, end = int(self.starts[term]), int(self.starts[term + 1])
-            rows, counts = self.rows[start:end], self.counts[start:end].astype(np.float32)
-            rarity = np.log(1 + (n_rows - (end - start) + 0.5) / (end - start + 0.5))
+            rows, counts = self.of_term(term)
+            rarity = np.log(1 + (n_rows - len(rows) + 0.5) / (len(rows) + 0.5))
             scores[rows] += np.float32(weight * rarity) * counts / (counts + norms[rows])
         return scores
+
+    def gains(self, others: Postings, terms: Iterable[tuple[int, float]], parameters: Bm25) -> NDArray[np.float32]:
+        """Return by how much `scores` rises if the counts of other postings of the same rows and terms are added to these.
+
+        The lengths of the rows stay; a term is as rare as in the postings that have more rows with it.
+        """
+        n_rows, norms = len(self.lengths), self.norms(parameters)
+        gains = np.zeros(n_rows, np.float32)
+        for term, weight in terms:
+            rows, added = others.of_term(term)
+            if not len(rows):
+                continue
+            known, known_counts = self.of_term(term)
+            places = np.minimum(np.searchsorted(known, rows), max(0, len(known) - 1))
+            counts = np.where(known[places] == rows, known_counts[places], 0) if len(known) else np.zeros(len(rows))
+            most = max(len(rows), len(known))
+            rarity = np.log(1 + (n_rows - most + 0.5) / (most + 0.5))
+            before, after = counts / (counts + norms[rows]), (counts + added) / (counts + added + norms[rows])
+            gains[rows] += (weight * rarity * (after - before)).astype(np.float32)
+        return gains
+
+    def of_term(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """Return the rows of a term, and how often each has it."""
+        start, end = int(self.starts[term]), int(self.starts[term + 1])
+        return self.rows[start:end], self.counts[start:end].astype(np.float32)
 
     def norms(self, parameters: Bm25) -> NDArray[np.float32]:
         """Return for each row the count with which a term reaches half of its highest score there."""
