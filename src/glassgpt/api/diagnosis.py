@@ -31,7 +31,7 @@ from glassgpt.diagnosis.ngram_baseline import NGramBaseline
 from glassgpt.diagnosis.post_mortem import check_replay
 from glassgpt.diagnosis.report import write_report
 from glassgpt.diagnosis.run_log import RunLog
-from glassgpt.diagnosis.show import rate_range_progress
+from glassgpt.diagnosis.show import coordinates_progress, rate_range_progress
 from glassgpt.diagnosis.targets import require_target
 from glassgpt.errors import CheckpointError, ConfigError, GlassGPTError, UsageError
 from glassgpt.evaluation.loss import evaluate_dataset
@@ -51,6 +51,7 @@ def doctor(
     data: str | Path | None = None,
     overrides: dict[str, Any] | None = None,
     rate_range: bool = False,
+    coordinates: bool = False,
     text: GenerationOptions | None = None,
 ) -> Iterator[CheckResult]:
     """Diagnose a configuration before training, a run from its files, a dataset, or this machine.
@@ -60,6 +61,7 @@ def doctor(
         data: dataset that a preset is to be trained on, or that replaces a run's own.
         overrides: settings by dotted name.
         rate_range: also run a learning-rate range test.
+        coordinates: also compare how much a few steps change activations in narrower and wider models.
         text: also generate text from a run with these options and diagnose it.
 
     Yields:
@@ -67,23 +69,38 @@ def doctor(
 
     Raises:
         ConfigError: the target does not exist, or a setting does not.
-        UsageError: the target is a file or folder of another kind, or `text` is given for something that is not a run.
+        UsageError: the target is a file or folder of another kind, `text` is given for something that is not a run, or
+            `rate_range` or `coordinates` for something that is not trained, or together with `text`.
     """
     path = None if target is None else Path(target)
     run = RunFolder(path) if path is not None and RunFolder(path).exists() else None
     if text is not None and run is None:
         raise UsageError(f"--text generates from a run; give the folder of a run instead of {target or 'nothing'}")
+    trains = rate_range or coordinates
+    if trains and text is not None:
+        raise UsageError("--text cannot be combined with --rate-range or --coordinates; run doctor once for each")
     if path is None and not overrides:
+        _refuse_training(trains, target)
         return diagnosis.diagnose_machine() if data is None else _doctor_data(Path(data))
-    if run is not None and not rate_range:
+    if run is not None and not trains:
         return _doctor_run(run, Path(data) if data else None, text)
     if target is not None:
         require_target(target, preset_names())
     if path is not None and path.is_dir() and run is None:
+        _refuse_training(trains, target)
         return _doctor_data(path)
     config = load_config(target, {**(overrides or {}), **({"data": str(data)} if data else {})})
     out = path if path is not None and path.is_dir() else Path("runs")
-    return _doctor_config(config, out, rate_range=rate_range)
+    if coordinates and (config.init_from or config.lora.rank):
+        raise UsageError("--coordinates trains new models of several widths; --init-from and adapters have only one")
+    return _doctor_config(config, out, rate_range=rate_range, coordinates=coordinates)
+
+
+def _refuse_training(trains: bool, target: str | Path | None) -> None:
+    if trains:
+        raise UsageError(
+            f"--rate-range and --coordinates train; give a preset, a TOML file or a run instead of {target or 'nothing'}"
+        )
 
 
 def _doctor_data(folder: Path) -> Iterator[CheckResult]:
@@ -94,7 +111,7 @@ def _doctor_data(folder: Path) -> Iterator[CheckResult]:
         yield from diagnosis.diagnose_dataset(dataset)
 
 
-def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterator[CheckResult]:
+def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool, coordinates: bool) -> Iterator[CheckResult]:
     dataset = diagnosis.open_dataset(dataset_folder(config.data)) if config.data else None
     if isinstance(dataset, CheckResult):
         yield dataset
@@ -113,7 +130,13 @@ def _doctor_config(config: RunConfig, out: Path, *, rate_range: bool) -> Iterato
     vocab_size = config.model.vocab_size or (dataset.vocab_size if dataset else GPT2_VOCAB_SIZE)
     model = dataclasses.replace(config.model, vocab_size=vocab_size)
     plan = diagnosis.TrainingPlan(model, trainer_config(config), dataset, out, weights, known_loss, config.lora)
-    yield from diagnosis.diagnose_training(plan, rate_range=rate_range, progress=rate_range_progress)
+    yield from diagnosis.diagnose_training(
+        plan,
+        rate_range=rate_range,
+        progress=rate_range_progress,
+        coordinates=coordinates,
+        coordinate_progress=coordinates_progress,
+    )
 
 
 def _problems(config: RunConfig, dataset: TokenDataset | None) -> list[str]:

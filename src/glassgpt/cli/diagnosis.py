@@ -17,6 +17,7 @@ def doctor(
     data: Path | None = None,
     init_from: Path | None = None,
     rate_range: Flag = False,
+    coordinates: Flag = False,
     text: Flag = False,
     settings: str | None = None,
     options: GenerationArguments | None = None,
@@ -38,6 +39,9 @@ def doctor(
         Run whose weights training is to start from, as for train.
     rate_range:
         Also run a learning-rate range test from 1e-7 to 1: suggest a rate and write rate-range.png.
+    coordinates:
+        Also train models of a quarter to four times the width for a few steps, show how much their activations change,
+        and write coordinates.png.
     text:
         Also generate text from a run, and find out whether the model or a setting causes poor text. The generation
         options below apply.
@@ -74,7 +78,14 @@ def doctor(
 
     named = {"init_from": str(init_from)} if init_from is not None else {}
     results = show(
-        api.doctor(target, data=data, overrides={**overrides, **named}, rate_range=rate_range, text=generation),
+        api.doctor(
+            target,
+            data=data,
+            overrides={**overrides, **named},
+            rate_range=rate_range,
+            coordinates=coordinates,
+            text=generation,
+        ),
         chosen,
         json_in=("en" if language == "auto" else language) if json else None,
     )

@@ -18,6 +18,8 @@ from glassgpt.diagnosis.checks import data as data_checks
 from glassgpt.diagnosis.checks import model as model_checks
 from glassgpt.diagnosis.checks import settings as settings_checks
 from glassgpt.diagnosis.checks.conversations import check_conversations
+from glassgpt.diagnosis.checks.coordinates import Progress as CoordinateProgress
+from glassgpt.diagnosis.checks.coordinates import check_coordinates
 from glassgpt.diagnosis.checks.memory import check_memory
 from glassgpt.diagnosis.checks.rate_range import Progress, check_rate_range, no_progress
 from glassgpt.diagnosis.findings import CheckResult, Finding, is_fatal
@@ -128,7 +130,12 @@ def diagnose_dataset(dataset: TokenDataset) -> Iterator[CheckResult]:
 
 
 def diagnose_training(
-    plan: TrainingPlan, *, rate_range: bool = False, progress: Progress = no_progress
+    plan: TrainingPlan,
+    *,
+    rate_range: bool = False,
+    progress: Progress = no_progress,
+    coordinates: bool = False,
+    coordinate_progress: CoordinateProgress | None = None,
 ) -> Iterator[CheckResult]:
     """Check a training run before it starts: settings, machine, data, memory and model.
 
@@ -137,6 +144,8 @@ def diagnose_training(
         rate_range: also run a learning-rate range test; its plot is written to the run's folder if that exists, else to
             the current folder.
         progress: reports the steps of the range test.
+        coordinates: also train narrower and wider models for a few steps; the plot is written like that of the range test.
+        coordinate_progress: reports the steps of these models.
     """
     hardware = resolve_hardware(plan.settings.train)
     yield from _check_settings(plan)
@@ -157,6 +166,8 @@ def diagnose_training(
         yield from _check_model(plan, hardware)
         if rate_range:
             yield _check_rate_range(plan, hardware, progress)
+        if coordinates:
+            yield from _check_coordinates(plan, hardware, coordinate_progress)
 
 
 def run_startup_checks(plan: TrainingPlan, model: LanguageModel | None) -> Iterator[CheckResult]:
@@ -283,8 +294,21 @@ def _check_rate_range(plan: TrainingPlan, hardware: Hardware, progress: Progress
     if plan.lora.rank:  # its best rate is another one than that of all weights
         add_lora(model, Adapter("", plan.lora))
     train_step = TrainStep(model, plan.training_tokens(), settings, hardware, DistributedContext())
-    folder = plan.out if plan.out.is_dir() else Path()
     try:
-        return check_rate_range(train_step, hardware, train.learning_rate, folder / "rate-range.png", progress)
+        picture = _picture_folder(plan) / "rate-range.png"
+        return check_rate_range(train_step, hardware, train.learning_rate, picture, progress)
     finally:
         train_step.close()
+
+
+def _check_coordinates(
+    plan: TrainingPlan, hardware: Hardware, progress: CoordinateProgress | None
+) -> list[CheckResult]:
+    batches = Batches(plan.training_tokens(), plan.sequence_length, plan.settings.seed)
+    inputs, targets = (part.to(hardware.device) for part in _first_batch(batches, BATCH_TOKENS))
+    picture = _picture_folder(plan) / "coordinates.png"
+    return check_coordinates(plan.model, plan.settings, inputs, targets, picture, progress)
+
+
+def _picture_folder(plan: TrainingPlan) -> Path:
+    return plan.out if plan.out.is_dir() else Path()

@@ -48,6 +48,7 @@ FAMILIES = {
     "TXT": "Generated text, 생성된 글",
     "UPD": "Updates, 갱신",
     "VAL": "Validation, 검증",
+    "WID": "Width, 너비",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -133,6 +133,14 @@ def format_finding(finding: Finding, language: Language, indent: str = "") -> st
 def rate_range_progress(steps: int) -> Generator[Callable[[], None]]:
     """Show a progress bar for a learning-rate range test; yields the function that advances it."""
     with console.progress("trying learning rates", steps, unit="steps") as meter:
+        yield lambda: meter.advance(1)
+
+
+@contextmanager
+def coordinates_progress(widths: Sequence[int], seconds: float, steps: int) -> Generator[Callable[[], None]]:
+    """Say what a coordinate check will do, and show a progress bar; yields the function that advances it."""
+    console.info(f"training models of the widths {', '.join(map(str, widths))}: about {max(1, round(seconds))} s")
+    with console.progress("training models of several widths", steps, unit="steps") as meter:
         yield lambda: meter.advance(1)
 
 

@@ -292,7 +292,7 @@ def check_one_batch(
     while len(losses) < ONE_BATCH_STEPS and (len(losses) < 2 or time.monotonic() < end):
         # A short warmup: without one, AdamW's first steps can derail a healthy model.
         set_learning_rate(optimizers, learning_rate * min(1.0, (len(losses) + 1) / 10))
-        losses.append(_train_once(copied, inputs, targets, optimizers))
+        losses.append(train_once(copied, inputs, targets, optimizers))
         if losses[-1] < FITTED_NATS or not math.isfinite(losses[-1]):
             break
     first, last = losses[0], losses[-1]
@@ -303,9 +303,8 @@ def check_one_batch(
     return CheckResult("one batch", "fitted", values, findings)
 
 
-def _train_once(
-    model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]
-) -> float:
+def train_once(model: LanguageModel, inputs: Tensor, targets: Tensor, optimizers: list[torch.optim.Optimizer]) -> float:
+    """Run one step on a batch and return the loss before it, in nats; rates must have been set."""
     loss = cross_entropy(model(inputs), targets)
     loss.backward()
     for optimizer in optimizers:

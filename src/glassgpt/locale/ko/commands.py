@@ -156,6 +156,7 @@ HELP = {
     "Dataset that a preset is to be trained on, or that replaces a run's own.": "프리셋을 학습할 데이터셋, 또는 실행의 데이터셋을 대신할 것.",
     "Run whose weights training is to start from, as for train.": "train에서처럼 학습을 시작할 가중치의 실행 폴더.",
     "Also run a learning-rate range test from 1e-7 to 1: suggest a rate and write rate-range.png.": "1e-7에서 1까지 학습률 범위 시험도 합니다. 학습률을 권하고 rate-range.png를 저장합니다.",
+    "Also train models of a quarter to four times the width for a few steps, show how much their activations change, and write coordinates.png.": "너비가 4분의 1에서 네 배인 모델들도 몇 스텝 학습하여 활성값이 얼마나 변하는지 보여 주고, coordinates.png를 저장합니다.",
     "Also generate text from a run, and find out whether the model or a setting causes poor text. The generation options below apply.": "실행의 모델로 글도 생성하여, 글이 나쁘다면 모델 탓인지 설정 탓인지 알아냅니다. 아래의 생성 옵션이 적용됩니다.",
     "With --text: generation preset or TOML file, as for generate; single options override it.": "--text와 함께: generate에서처럼 생성 프리셋이나 TOML 파일. 옵션이 그 값보다 우선합니다.",
     "Also write the run's report.html: curves with events, and all findings.": "실행의 report.html도 저장합니다. 이벤트를 표시한 곡선과 모든 진단 결과가 들어 있습니다.",
