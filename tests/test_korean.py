@@ -285,3 +285,15 @@ def test_particles_after_values_have_both_forms():
     assert [match[0] for text in texts for match in fixed.finditer(text)] == []
     unknown = re.compile(r"를\(을\)|가\(이\)|는\(은\)|와\(과\)|로\(으로\)")
     assert [text for text in texts if unknown.search(text)] == []
+
+
+def test_problems_on_lines_of_their_own_are_translated_one_by_one():
+    reported = [
+        "s.toml: unknown setting seeds; did you mean seed?",
+        "s.toml: seed cannot be searched: the best of several seeds is luck; --seeds measures it",
+        "s.toml: optimizer.name has 1 choices; give at least 2",
+    ]
+    translated = to_korean("\n".join(reported))
+    assert translated.split("\n") == [to_korean(line) for line in reported]
+    assert "cannot be searched" not in translated
+    assert to_korean("trial 0  loss 3.8  seed 1, x 0.1; best so far").endswith("x 0.1; 지금까지 최고")

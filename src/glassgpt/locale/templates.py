@@ -156,6 +156,9 @@ class Templates:
     def _compound(self, text: str) -> str | None:
         """Translate `file, line 3: message` and `message; hint`."""
         before, colon, rest = text.partition(": ")
+        if "\n" in text:  # lines that no single template gives are messages of their own
+            found = self._constant.get(rest) or self._fill_first(self._messages, rest)
+            return None if found is None or "\n" in before else f"{self.translate_part(before)}: {found}"
         if colon and (found := self._message(rest)) is not None:
             return f"{self.translate_part(before)}: {found}"
         for match in re.finditer(r"(?=; |, | \()", text):

@@ -69,7 +69,7 @@ class SweepDisplay:
         self._meter.advance(1)
         given = format_values(record.values)
         if outcome.kind == "complete":
-            mark = "  best so far" if best is None or outcome.loss < best.loss else ""
+            mark = "; best so far" if best is None or outcome.loss < best.loss else ""
             code = f"  {outcome.code}" if outcome.code else ""
             console.info(f"trial {record.number}  loss {outcome.loss:.4f}  {given}{code}{mark}")
         elif outcome.kind == "pruned":

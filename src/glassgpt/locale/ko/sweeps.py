@@ -50,7 +50,7 @@ MESSAGES = {
     "trial {} begins with {}": "시도 {0} 시작: {1}",
     "trial {} at step {}, loss {}": "시도 {0}: {1}스텝, 손실 {2}",
     "trial {}  loss {}  {}{}{}": "시도 {0}  손실 {1}  {2}{3}{4:t}",
-    "  best so far": "  지금까지 최고",
+    "; best so far": "; 지금까지 최고",
     "trial {}  pruned at step {}, loss {}  {}": "시도 {0}  {1}스텝에서 중단, 손실 {2}  {3}",
     "trial {}  diverged at step {} ({})  {}": "시도 {0}  {1}스텝에서 발산({2})  {3}",
     "trial {} failed: {}  {}": "시도 {0} 실패: {1:t}  {2}",
