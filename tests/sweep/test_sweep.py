@@ -81,9 +81,9 @@ def test_stopped_sweep_continues_where_it_was(grammar_data, tmp_path):
     long = {**SMALL, "train.max_steps": 400, "train.eval_every_steps": 100}
     flags = [word for name, value in long.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     words = ["sweep", "nano", "--data", str(grammar_data), "--out", str(out), "--trials", "2", "--seeds", "0", *flags]
-    command = ForkedCommand(words)
+    command = ForkedCommand(*words)
     metrics = out / "trials" / "0000" / "metrics.jsonl"
-    wait_for(lambda: metrics.is_file() and b"validation_loss" in metrics.read_bytes())
+    wait_for(command, lambda: metrics.is_file() and b"validation_loss" in metrics.read_bytes())
     command.send_signal(signal.SIGINT)
     _, errors = command.communicate(timeout=300)
     assert command.returncode == 130
@@ -91,7 +91,7 @@ def test_stopped_sweep_continues_where_it_was(grammar_data, tmp_path):
     saved = [json.loads(line)["step"] for line in metrics.read_text().splitlines()][-1]
     assert 100 <= saved < 400
 
-    again = ForkedCommand(["sweep", "--resume", "--out", str(out), "--json", "--seeds", "0"])
+    again = ForkedCommand("sweep", "--resume", "--out", out, "--json", "--seeds", 0)
     output, errors = again.communicate(timeout=600)
     assert again.returncode == 0, errors
     found = json.loads(output)
@@ -110,9 +110,9 @@ def test_killed_trial_is_resumed(grammar_data, tmp_path):
     long = {**SMALL, "train.max_steps": 300, "train.eval_every_steps": 100, "checkpoint.every_steps": 50}
     flags = [word for name, value in long.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     words = ["sweep", "nano", "--data", str(grammar_data), "--out", str(out), "--trials", "1", "--seeds", "0", *flags]
-    command = ForkedCommand([*words, "--pruner", "none"])
+    command = ForkedCommand(*words, "--pruner", "none")
     run = out / "trials" / "0000"
-    wait_for(lambda: (run / "checkpoints" / "latest").exists())
+    wait_for(command, lambda: (run / "checkpoints" / "latest").exists())
     start = json.loads((run / "events.jsonl").read_text().splitlines()[0])
     os.kill(start["pid"], signal.SIGKILL)
     _, errors = command.communicate(timeout=600)
@@ -121,9 +121,10 @@ def test_killed_trial_is_resumed(grammar_data, tmp_path):
     assert "resume" in (run / "events.jsonl").read_text()
 
 
-def wait_for(condition, seconds=300):
+def wait_for(command, condition, seconds=300):
     for _ in range(10 * seconds):
         if condition():
             return
+        assert command.poll() is None, command.communicate()
         time.sleep(0.1)
     raise AssertionError("it took too long")
