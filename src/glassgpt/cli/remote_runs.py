@@ -71,15 +71,14 @@ def uploading(folder: Path, store: ObjectStore | None) -> Generator[tuple[Observ
         if run.exists():
             console.info(f"uploading what is left to {store.url}")
         missing, problem = upload.finish()
-        quoted = shlex.quote(store.url)
         if missing:
             console.warn(
                 f"{len(missing)} files of {folder} are not at {store.url}, the first is {missing[0]} ({problem}); "
-                f"upload them with: glassgpt train --resume --out {quoted}"
+                f"upload them with: glassgpt train --resume --out {shlex.quote(store.url)}"
             )
         elif run.exists():
             console.info(
-                f"the run is at {store.url}; resume it on any machine with: glassgpt train --resume --out {quoted}"
+                f"the run is at {store.url}; resume it on any machine with: glassgpt train --resume --out {shlex.quote(store.url)}"
             )
 
 
