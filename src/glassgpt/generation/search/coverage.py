@@ -27,7 +27,10 @@ class AttentionRecorder:
     def wrap(self, attend: AttentionFunction) -> AttentionFunction:
         """Return an attention function with the same output that records its weights."""
 
-        def recording(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, *reach: int) -> Tensor:
+        def recording(
+            q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, window: int = 0, sinks: int = 0
+        ) -> Tensor:
+            reach = (window, sinks) if sinks else (window,)
             if q.size(2) == 1:  # not during prefill, where the prompt attends to itself
                 group_size = q.size(1) // k.size(1)
                 weights = attention_weights(q, k.repeat_interleave(group_size, dim=1), mask, *reach)  # (B, H, 1, S)
