@@ -26,6 +26,7 @@ from glassgpt.generation.processors.pipeline import apply_processors, build_proc
 from glassgpt.interchange.huggingface import export_model
 from glassgpt.model.build import build_model
 from glassgpt.model.config import ModelConfig
+from glassgpt.model.transformer import LanguageModel
 from small_models import as_if_on
 
 BYTES = load_tokenizer("bytes")
@@ -55,6 +56,8 @@ class Scripted(torch.nn.Module):
         self.config = ModelConfig(vocab_size=257, context_length=CONTEXT, n_layer=1, n_head=1, n_embd=1)
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.script, self.calls = script, []
+
+    new_cache = LanguageModel.new_cache
 
     def parameter_kinds(self):
         return {"anchor": "vector"}

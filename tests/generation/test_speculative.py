@@ -233,6 +233,9 @@ def test_draft_without_possible_tokens_ends(model, drafts):
             super().__init__()
             self.of, self.config = of, of.config
 
+        def new_cache(self, slots, capacity=None):
+            return self.of.new_cache(slots, capacity)
+
         def features(self, tokens, cache):
             return self.of.features(tokens, cache)
 
