@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from data_helpers import holds_only
@@ -208,3 +209,11 @@ def test_stop_after_publication_says_that_the_dataset_is_complete(tmp_path, monk
     with pytest.raises(Interrupted, match="is complete"), staged_folder(tmp_path / "set", force=False) as (folder, _):
         fill(folder, "new")
     assert content_of(tmp_path / "set") == "new"
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/data", "memory://data", "hf://datasets/me/data"])
+def test_url_is_not_taken_for_a_folder_of_this_machine(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="only train writes to an object store"), staged_folder(Path(out), force=False):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
+from glassgpt.data.remote.store import remote_url
 from glassgpt.errors import UnsafeFileError, UsageError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -151,12 +152,25 @@ def new_folders(folder: Path) -> Generator[None]:
                 break
 
 
+def require_local(folder: Path) -> None:
+    """Check that a folder to create is one of this machine: `Path` would take a URL for a folder named `s3:`.
+
+    Raises:
+        UsageError: it is a URL of an object store.
+    """
+    if url := remote_url(folder):
+        raise UsageError(
+            f"cannot create {url}: only train writes to an object store; create a folder here and copy it there"
+        )
+
+
 def require_creatable(folder: Path) -> None:
-    """Check that a folder exists and is writable, or can be created.
+    """Check that a folder of this machine exists and is writable, or can be created.
 
     Raises:
         UsageError: it cannot.
     """
+    require_local(folder)
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"cannot create {folder}: {existing} is not a writable folder")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from glassgpt.data.files import is_disk_full, new_folders, sync_folder
+from glassgpt.data.files import is_disk_full, new_folders, require_local, sync_folder
 from glassgpt.data.renames import exchange, rename_new
 from glassgpt.data.summary import SUMMARY_FILE
 from glassgpt.errors import DataError, Interrupted, UsageError
@@ -60,10 +60,11 @@ def staged_folder(
         on_leftover: called with each staging folder of a killed process that was removed.
 
     Raises:
-        UsageError: `out` exists and is of another kind, or `force` is not given.
+        UsageError: `out` exists and is of another kind, `force` is not given, or `out` is a URL.
         DataError: the disk is full or not writable, or something appeared at `out`.
         Interrupted: SIGINT or SIGTERM was received; both folders have been removed.
     """
+    require_local(out)
     target = Path(os.path.realpath(out))  # a link stays a link: the folder it leads to is replaced
     published = False
     try:
