@@ -68,7 +68,7 @@ test-export: browser $(READY) ## run exported models in the programs that they a
 # 285 MB that few users need, outside the environment.
 test-ray: $(READY) ## run prepare with Ray on this machine, also with killed workers and a killed driver: about three minutes
 	test -d .venv-ray || $(BIN)/python $(INSTALL) --target .venv-ray 'ray==2.60.0'
-	PYTHONPATH=.venv-ray $(BIN)/python -m pytest -m slow tests/ray
+	PYTHONPATH=.venv-ray $(BIN)/python -m pytest -m slow tests/ray_engine
 
 # Servers that stand for object stores; a user of glassgpt does not need them.
 test-cloud: $(READY) ## train from and to two S3 servers on this machine (moto, s3rver) with connections cut in the middle: about three minutes
