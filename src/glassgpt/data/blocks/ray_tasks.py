@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ RAY = ("ray", "ray", "preparing text with --engine ray")
 """The arguments of `require_extra`."""
 RETRIES = 5
 """Number of times that a task is tried again whose worker or node is lost."""
+
+ANSWER_SECONDS = 10.0
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,6 +101,9 @@ def _connect(ray: Any, address: str, workers: int) -> None:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         settings = {"num_cpus": workers or None, "include_dashboard": False}
     try:
+        if ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
         ray.init(
             address=address or "local",
             log_to_driver=False,
