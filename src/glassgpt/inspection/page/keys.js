@@ -24,6 +24,6 @@ function go({ state, choose }, name, step) {
 export function helpDialog(words) {
   const rows = words.keys.map(([keys, does]) => [make("kbd", { textContent: keys }), does]);
   const dialog = make("dialog", { id: "help" }, make("h2", { textContent: words.keyboard }), table(["", ""], rows), make("p", { textContent: words.shared }));
-  dialog.append(button(words.close, () => dialog.close())); // the only one to focus, which showModal does
+  dialog.append(button(words.close, () => dialog.close(), { autofocus: true }));
   return dialog;
 }
