@@ -36,16 +36,17 @@ def training_folder(out: Path, *, resume: bool, is_first: bool = True) -> tuple[
     store, run = ObjectStore(url), RunFolder(Path("runs") / url.rpartition("/")[2])
     if not is_first:
         return run.path, None
-    is_there = run.config.name in store.sizes()
+    stored = store.sizes()
+    is_there = run.config.name in stored
     if is_there and not resume:
         raise UsageError(f"{url} holds a run already; resume it with --resume, or choose another --out")
     if resume and run.exists() and uploaded_to(run) != url:
         raise UsageError(f"{run.path} is not a copy of {url}; move it away, or resume it with --out {run.path}")
     if resume and (is_there or not run.exists()):
         here = [checkpoint_step(path) for path in list_checkpoints(run)]
-        if not here or max(stored_steps(store), default=0) > here[-1]:
+        if not here or max(stored_steps(stored), default=0) > here[-1]:
             console.info(f"copying {url} to {run.path}")
-            download_run(store, run.path, sorted)
+            download_run(store, run.path)
     return run.path, store
 
 
@@ -89,15 +90,6 @@ def copied_run(url: str) -> Path:
         RemoteError: there is no run, or it cannot be read.
     """
     from glassgpt.data.remote.mirror import cache_folder
-    from glassgpt.training.checkpoint_layout import checkpoint_step
-    from glassgpt.training.remote_run import POINTERS, download_run
+    from glassgpt.training.remote_run import download_run
 
-    store = ObjectStore(url)
-
-    def named(steps: dict[int, list[str]]) -> list[int]:
-        sizes = store.sizes()
-        pointers = [f"checkpoints/{name}" for name in POINTERS if f"checkpoints/{name}" in sizes]
-        steps_named = {checkpoint_step(Path(store.read(name).decode().strip())) for name in pointers}
-        return sorted(steps_named & steps.keys())
-
-    return download_run(store, cache_folder("runs", url), named).path
+    return download_run(ObjectStore(url), cache_folder("runs", url), named_only=True).path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -119,29 +119,27 @@ def _version(path: Path) -> Version | None:
     return status.st_size, status.st_mtime_ns
 
 
-def stored_steps(store: ObjectStore) -> dict[int, list[str]]:
-    """Return the names of the files of each complete checkpoint on a store, by step.
+def stored_steps(names: Iterable[str]) -> dict[int, list[str]]:
+    """Return the names of the files of each complete checkpoint, by step.
 
-    Raises:
-        RemoteError: the store cannot be read.
+    Args:
+        names: of all files of a run on a store, such as its `sizes`.
     """
     found: dict[str, list[str]] = {}
-    for name in store.sizes():
+    for name in names:
         if match := CHECKPOINT_FILE.fullmatch(name):
             found.setdefault(match[1], []).append(name)
     complete = {name: files for name, files in found.items() if f"checkpoints/{name}/{MANIFEST}" in files}
     return {checkpoint_step(Path(name)): files for name, files in complete.items()}
 
 
-def download_run(
-    store: ObjectStore, folder: Path, wanted: Callable[[dict[int, list[str]]], Sequence[int]]
-) -> RunFolder:
+def download_run(store: ObjectStore, folder: Path, *, named_only: bool = False) -> RunFolder:
     """Copy a run from a store, or what of it is not here yet.
 
     Args:
         store: the folder of the run.
         folder: of this machine; files there that have another content are replaced.
-        wanted: returns the steps of the checkpoints to copy, of those that there are.
+        named_only: copy the checkpoints that `best`, `healthy` and `latest` name, instead of all.
 
     Raises:
         WrongURLError: there is no run.
@@ -150,15 +148,18 @@ def download_run(
     run, sizes = RunFolder(folder), store.sizes()
     if run.config.name not in sizes:
         raise WrongURLError(f"there is no run at {store.url}: it lacks {run.config.name}")
-    steps = stored_steps(store)
+    pointers = [name for pointer in POINTERS if (name := f"checkpoints/{pointer}") in sizes]
+    steps = stored_steps(sizes)
+    if named_only:
+        named = {checkpoint_step(Path(store.read(name).decode().strip())) for name in pointers}
+        steps = {step: files for step, files in steps.items() if step in named}
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    for step in wanted(steps):
-        for name in sorted(steps[step], key=lambda name: name.endswith(MANIFEST)):
+    for _, files in sorted(steps.items()):
+        for name in sorted(files, key=lambda name: name.endswith(MANIFEST)):
             _copy(store, name, folder / name, sizes[name])
-    named = [path.relative_to(folder).as_posix() for path in _plain_files(run)]
-    pointers = [f"checkpoints/{name}" for name in POINTERS]
+    config, *others = [path.relative_to(folder).as_posix() for path in _plain_files(run)]
     write_atomically(folder / REMOTE_NAME, store.url.encode() + b"\n")
-    for name in (*named[1:], *pointers, named[0]):  # the configuration last: with it, the folder is a run
+    for name in (*others, *pointers, config):  # the configuration last: with it, the folder is a run
         if name in sizes:
             _copy(store, name, folder / name, sizes[name], again=True)
     return run
