@@ -80,8 +80,7 @@ def train(
     named |= {"diagnosis.watch": "full" if watch else None, "diagnosis.recover": "false" if no_recover else None}
     overrides = overrides | {name: str(value) for name, value in named.items() if value is not None}
     preset, out = _named(preset, out, resume=resume)
-    is_first = not launched_by_torchrun() or os.environ["RANK"] == "0"
-    out, store = training_folder(out, resume=resume, is_first=is_first)
+    out, store = training_folder(out, resume=resume, is_first=_is_first_process())
     exists = resume and (out / "config.toml").is_file()
     if resume and preset is None and not exists:
         raise UsageError(f"nothing to resume in {out}: it has no config.toml")
@@ -266,7 +265,11 @@ def process_count(gpus: int) -> int:
 
 def mute_other_ranks() -> None:
     """Mute every process but the first: all would print the same."""
+    if not _is_first_process():
+        console.mute()
+
+
+def _is_first_process() -> bool:
     from glassgpt.training.launch import launched_by_torchrun
 
-    if launched_by_torchrun() and os.environ["RANK"] != "0":
-        console.mute()
+    return not launched_by_torchrun() or os.environ["RANK"] == "0"
