@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.blocks.ngrams import FACTOR
 from glassgpt.data.blocks.parts import SKETCHED, Part
 from glassgpt.data.code.near_duplicates import PERMUTATIONS, NearDuplicateFilter, bands_for
 
 Mask = NDArray[np.bool_]
 Carry = Callable[[Callable[..., "Mask"], Iterable[object]], Iterator["Mask"]]
 SKETCHES_AT_ONCE = 1 << 14
-FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass
@@ -93,16 +93,14 @@ def near_duplicates(choice: Choice, similarity: float) -> list[tuple[int, int]]:
     A document that shares no band of numbers with any other cannot resemble one. The others are few as a rule, and go
     through the `NearDuplicateFilter` in order.
     """
-    documents = np.concatenate(
-        [np.empty(0, dtype=np.int64), *(_sketched(choice, at) for at in range(len(choice.parts)))]
-    )
-    shares = np.zeros(len(documents), dtype=np.bool_)
-    for band in range(bands_for(similarity)):
-        shares |= _occurs_twice(_band_keys(choice, band, bands_for(similarity)))
+    sketched, bands = _KeptSketches(choice), bands_for(similarity)
+    shares = np.zeros(len(sketched.documents), dtype=np.bool_)
+    for band in range(bands):
+        shares |= _occurs_twice(_band_keys(sketched, band, bands))
     found: list[tuple[int, int]] = []
     added: list[int] = []
     similar = NearDuplicateFilter(similarity)
-    for document, sketch in zip(documents[shares].tolist(), _sketches(choice, shares), strict=True):
+    for document, sketch in zip(sketched.documents[shares].tolist(), sketched.chosen(shares), strict=True):
         resembled = similar.add_or_find(sketch)
         if resembled is None:
             added.append(document)
@@ -111,37 +109,49 @@ def near_duplicates(choice: Choice, similarity: float) -> list[tuple[int, int]]:
     return found
 
 
-def _sketched(choice: Choice, number: int) -> NDArray[np.int64]:
-    """Return the numbers of the kept documents of a part that have sketches."""
-    return np.flatnonzero(_has_kept_sketch(choice, number)) + choice.starts[number]
+class _KeptSketches:
+    """The sketches of the kept documents that have one, in order.
+
+    Attributes:
+        documents: their numbers, (sketches,).
+    """
+
+    def __init__(self, choice: Choice) -> None:
+        self._rows: list[tuple[Part, NDArray[np.uint32]]] = []  # in the file of sketches of each part that has one
+        documents = [np.empty(0, dtype=np.int64)]
+        for number, part in enumerate(choice.parts):
+            has_sketch = (part.documents()["flags"] & SKETCHED) > 0
+            is_kept: Mask = np.any(choice.of_part(number), axis=1)
+            documents.append(np.flatnonzero(has_sketch & is_kept) + choice.starts[number])
+            if has_sketch.any():
+                self._rows.append((part, np.flatnonzero(is_kept[has_sketch]).astype(np.uint32)))
+        self.documents = np.concatenate(documents)
+
+    def arrays(self) -> Iterator[NDArray[np.uint32]]:
+        """Yield all sketches in arrays of bounded size, (documents, PERMUTATIONS)."""
+        for part, rows in self._rows:
+            stored = part.mapped(".sketches", "<u4").reshape(-1, PERMUTATIONS)
+            for at in range(0, len(rows), SKETCHES_AT_ONCE):
+                yield stored[rows[at : at + SKETCHES_AT_ONCE]]
+
+    def chosen(self, mask: Mask) -> Iterator[bytes]:
+        """Yield the chosen sketches; the mask is (sketches,)."""
+        at = 0
+        for sketches in self.arrays():
+            for row in sketches[mask[at : at + len(sketches)]]:
+                yield row.tobytes()
+            at += len(sketches)
 
 
-def _has_kept_sketch(choice: Choice, number: int) -> Mask:
-    has_sketch = (choice.parts[number].documents()["flags"] & SKETCHED) > 0
-    return has_sketch & choice.of_part(number).any(axis=1)
-
-
-def _kept_sketches(choice: Choice, number: int) -> Iterator[NDArray[np.uint32]]:
-    """Yield the sketches of the kept documents of a part in arrays of bounded size, (documents, PERMUTATIONS)."""
-    has_sketch = (choice.parts[number].documents()["flags"] & SKETCHED) > 0
-    if not has_sketch.any():
-        return
-    stored = choice.parts[number].mapped(".sketches", "<u4").reshape(-1, PERMUTATIONS)
-    rows = np.flatnonzero(_has_kept_sketch(choice, number)[has_sketch])
-    for at in range(0, len(rows), SKETCHES_AT_ONCE):
-        yield stored[rows[at : at + SKETCHES_AT_ONCE]]
-
-
-def _band_keys(choice: Choice, band: int, bands: int) -> NDArray[np.uint64]:
+def _band_keys(sketched: _KeptSketches, band: int, bands: int) -> NDArray[np.uint64]:
     """Return a hash of one band of numbers of each sketch."""
     width = PERMUTATIONS // bands
     keys = [np.empty(0, dtype=np.uint64)]
-    for number in range(len(choice.parts)):
-        for sketches in _kept_sketches(choice, number):
-            key = np.zeros(len(sketches), dtype=np.uint64)
-            for at in range(band * width, (band + 1) * width):
-                key = (key ^ (key >> np.uint64(29)) ^ sketches[:, at]) * FACTOR
-            keys.append(key)
+    for sketches in sketched.arrays():
+        key = np.zeros(len(sketches), dtype=np.uint64)
+        for at in range(band * width, (band + 1) * width):
+            key = (key ^ (key >> np.uint64(29)) ^ sketches[:, at]) * FACTOR
+        keys.append(key)
     return np.concatenate(keys)
 
 
@@ -151,16 +161,6 @@ def _occurs_twice(keys: NDArray[np.uint64]) -> Mask:
     mask = np.zeros(len(keys), dtype=np.bool_)
     mask[order[1:][equal]] = mask[order[:-1][equal]] = True
     return mask
-
-
-def _sketches(choice: Choice, chosen: Mask) -> Iterator[bytes]:
-    """Yield the chosen ones of the sketches of kept documents."""
-    at = 0
-    for number in range(len(choice.parts)):
-        for sketches in _kept_sketches(choice, number):
-            for row in sketches[chosen[at : at + len(sketches)]]:
-                yield row.tobytes()
-            at += len(sketches)
 
 
 def find_contaminated(choice: Choice, carry: Carry) -> list[int]:
