@@ -81,6 +81,8 @@ class Processes:
 
     def _ask(self, request: bytes) -> Any:
         for _ in range(TRIES):
+            if self._is_closed:  # nobody waits for the answer
+                break
             process = self._free.get() or self._start()
             try:
                 if self._is_closed:
