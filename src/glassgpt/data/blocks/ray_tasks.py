@@ -23,8 +23,8 @@ RAY = ("ray", "ray", "preparing text with --engine ray")
 """The arguments of `require_extra`."""
 RETRIES = 5
 """Number of times that a task is tried again whose worker or node is lost."""
-
 ANSWER_SECONDS = 10.0
+"""Time in which a cluster must answer at its address."""
 
 T = TypeVar("T")
 R = TypeVar("R")
