@@ -26,9 +26,6 @@ from glassgpt.data.text_cuts import FILE_BUFFER_BYTES
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.errors import DataError, GlassGPTError, WrongDataError
 
-SIDES = ("train", "validation")
-"""The columns of the table of documents."""
-
 
 @dataclass(frozen=True)
 class EncodeSettings:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.bad_rows import BadRows
 from glassgpt.data.blocks.choice import Choice, choose, find_contaminated
-from glassgpt.data.blocks.encode import SIDES, EncodeSettings, encode_block
+from glassgpt.data.blocks.encode import EncodeSettings, encode_block
 from glassgpt.data.blocks.layout import ShardFormat, SplitPlan, plan_split, write_shard
 from glassgpt.data.blocks.parts import BlockResult, Part
 from glassgpt.data.blocks.plan import Block, plan_blocks
@@ -27,6 +27,7 @@ from glassgpt.data.prepare_options import PrepareOptions
 from glassgpt.data.processes import Carrier, InProcess, processes
 from glassgpt.data.readers import no_document
 from glassgpt.data.remarks import REMARKS
+from glassgpt.data.shards import SPLITS
 from glassgpt.data.summary import SplitSummary
 from glassgpt.data.threads import worker_threads
 from glassgpt.data.tokenizers import TOKENIZER_FILE, Tokenizer
@@ -171,7 +172,7 @@ def write_shards(
         form = ShardFormat.of(tokenizer)
         plans = {
             split: plan_split(choice, split, side, folders.dataset, form, options.shard_tokens)
-            for side, split in enumerate(SIDES)
+            for side, split in enumerate(SPLITS)
         }
         chosen = Chosen(encoded, choice)
         check(chosen, plans)
@@ -189,11 +190,10 @@ def _carrier(
         return
     cores = worker_threads()
     first = list(islice(blocks, cores))
-    if is_small or len(first) == 1 or cores == 1:
+    if is_small or len(first) <= 1 or cores == 1:
         yield InProcess(), chain(first, blocks)
         return
-    count = max(1, len(first))
-    with processes(count, threads=max(1, cores // count)) as workers:
+    with processes(len(first), threads=cores // len(first)) as workers:
         yield workers, chain(first, blocks)
 
 
@@ -238,19 +238,15 @@ def _results(
             submitted.append(block)
             yield block
 
-    if isinstance(carrier, InProcess):
-        function = partial(encode_block, settings=settings, tokenizer=tokenizer, advance=advance)
-        advance = _ignore
-    else:
-        function = partial(encode_block, settings=settings)
+    is_here = isinstance(carrier, InProcess)
+    function = partial(encode_block, settings=settings)
+    if is_here:
+        function = partial(function, tokenizer=tokenizer, advance=advance)
     for result in carrier.map(function, noted()):
         block = submitted.popleft()
-        advance(block.size)
+        if not is_here:  # otherwise each document advances
+            advance(block.size)
         yield block, result
-
-
-def _ignore(n_bytes: int) -> None:
-    pass
 
 
 def _raise_problem(block: Block, result: BlockResult, lines: int, bad_rows: BadRows) -> None:
@@ -278,10 +274,10 @@ def _write(
 ) -> tuple[dict[str, SplitSummary], NDArray[np.int64]]:
     tasks = [task for plan in plans.values() for task in plan.shards]
     size = np.dtype(tokenizer.dtype).itemsize
-    counts = {split: np.zeros(tokenizer.vocab_size, dtype=np.int64) for split in SIDES}
+    counts = {split: np.zeros(tokenizer.vocab_size, dtype=np.int64) for split in SPLITS}
     with observer.progress("writing shards", sum(task.tokens for task in tasks) * size) as advance:
         for task, found in zip(tasks, carrier.map(write_shard, tasks), strict=True):
-            counts[SIDES[task.side]] += found
+            counts[SPLITS[task.side]] += found
             advance(task.tokens * size)
     splits = {
         split: SplitSummary(
