@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from glassgpt.data.code.prepare import code_problems
 from glassgpt.data.encodings import is_text_encoding
@@ -16,8 +16,8 @@ from glassgpt.data.tokenizers.custom import is_custom_spec
 from glassgpt.data.tokenizers.load import pattern_problem
 
 LEAST_SIMILARITY = 0.5
-CONTAMINATION = ("ignore", "warn", "remove", "refuse")
-ENGINES = ("pool", "ray")
+Contamination = Literal["ignore", "warn", "remove", "refuse"]
+Engine = Literal["pool", "ray"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class PrepareOptions:
     suffixes: tuple[str, ...] = ()
     exclude: tuple[Path, ...] = ()
     near_duplicates: float | None = None
-    contamination: Literal["ignore", "warn", "remove", "refuse"] = "ignore"
-    engine: Literal["pool", "ray"] = "pool"
+    contamination: Contamination = "ignore"
+    engine: Engine = "pool"
     ray_address: str = ""
 
     def problems(self) -> list[str]:
@@ -104,10 +104,13 @@ class PrepareOptions:
                 f"near_duplicates is {self.near_duplicates}; it must be between {LEAST_SIMILARITY} and 1, such as 0.8",
             ),
             (
-                self.contamination in CONTAMINATION,
-                f"contamination is {self.contamination!r}; it must be one of {', '.join(CONTAMINATION)}",
+                self.contamination in get_args(Contamination),
+                f"contamination is {self.contamination!r}; it must be one of {', '.join(get_args(Contamination))}",
             ),
-            (self.engine in ENGINES, f"engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}"),
+            (
+                self.engine in get_args(Engine),
+                f"engine is {self.engine!r}; it must be one of {', '.join(get_args(Engine))}",
+            ),
             (
                 not self.ray_address or self.engine == "ray",
                 "ray_address is for --engine ray; add that, or leave the address out",
