@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from glassgpt import plugin
 from glassgpt.api import sweep_checks
-from glassgpt.api.sweep_checks import SweepOptions, default_space, load_config_with, preset_values, resumed_setup
+from glassgpt.api.sweep_checks import SweepOptions, default_space, preset_values, resumed_setup, with_values
 from glassgpt.config import load_config, preset_names, settings, to_toml
 from glassgpt.data.prepare import PrepareOptions, prepare
 from glassgpt.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WrongDataError
@@ -52,10 +53,20 @@ def test_setup_that_is_written_is_read_again(config, tmp_path):
 
 
 def test_other_values_leave_the_rest_of_a_configuration(config):
-    changed = load_config_with(config, {"train.learning_rate": 0.25, "model.bias": False})
+    changed = with_values(config, {"train.learning_rate": 0.25, "model.bias": False})
     assert changed.train.learning_rate == 0.25
     assert not changed.model.bias
-    assert load_config_with(changed, {"train.learning_rate": config.train.learning_rate, "model.bias": True}) == config
+    assert with_values(changed, {"train.learning_rate": config.train.learning_rate, "model.bias": True}) == config
+
+
+def test_plug_in_that_only_a_file_names_is_not_allowed(config, tmp_path, monkeypatch):
+    monkeypatch.setenv(plugin.VARIABLE, "")
+    file = tmp_path / "stranger.toml"
+    file.write_text(to_toml(config).replace('attend = ""', 'attend = "stranger:attend"'))
+    stranger = load_config(file)
+    assert stranger.model.attend == "stranger:attend"
+    new_setup(stranger, tmp_path / "new")
+    assert not plugin.is_allowed("stranger")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,7 @@ def test_impossible_spaces_and_options(config, tmp_path, space, options, message
 
 
 def test_pruner_needs_validations(config, tmp_path):
-    config = load_config_with(config, {"train.eval_every_steps": 0})
+    config = with_values(config, {"train.eval_every_steps": 0})
     with pytest.raises(ConfigError, match="--pruner median needs validations"):
         new_setup(config, tmp_path / "new")
     new_setup(config, tmp_path / "new", pruner="none")
@@ -129,7 +140,7 @@ def test_same_sweep_continues_with_more_trials(config, sweep):
 )
 def test_folder_of_another_sweep_is_refused(config, sweep, changes, options, message):
     with pytest.raises(UsageError, match="holds another sweep") as error:
-        new_setup(load_config_with(config, changes), sweep.path, **options)
+        new_setup(with_values(config, changes), sweep.path, **options)
     assert message in str(error.value)
     assert "glassgpt sweep --resume" in str(error.value)
 
@@ -138,7 +149,7 @@ def test_changed_data_is_refused(config, sweep, tmp_path):
     (tmp_path / "text.txt").write_text("It was a dark and stormy night. " * 500)
     prepare(PrepareOptions(sources=(str(tmp_path / "text.txt"),), out=tmp_path / "data", tokenizer="bytes", workers=1))
     with pytest.raises(WrongDataError, match="losses cannot be compared"):
-        new_setup(load_config_with(config, {"data": str(tmp_path / "data")}), sweep.path)
+        new_setup(with_values(config, {"data": str(tmp_path / "data")}), sweep.path)
 
 
 def test_folder_of_something_else_is_refused(config, tmp_path):
@@ -151,7 +162,7 @@ def test_object_stores_are_refused(config, tmp_path):
     with pytest.raises(UsageError, match="--out is s3://bucket/x; a sweep needs a folder on this machine"):
         new_setup(config, Path("s3://bucket/x"))
     with pytest.raises(UsageError, match="--data is gs://bucket/y"):
-        new_setup(load_config_with(config, {"data": "gs://bucket/y"}), tmp_path / "new")
+        new_setup(with_values(config, {"data": "gs://bucket/y"}), tmp_path / "new")
 
 
 @pytest.mark.parametrize("text", ["", "[sweep]\nversion = 1", "[search", "[sweep]\nversion = 9\n[search]\n"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from glassgpt.config import RunConfig, check_config, load_config, settings
 from glassgpt.data.files import require_creatable
@@ -89,7 +90,7 @@ def check_space(config: RunConfig, space: Space, options: SweepOptions) -> None:
     for each in space:
         ends = each.values if isinstance(each, Choices) else (each.low, each.high)
         for value in ends:
-            tried = load_config_with(config, {each.name: value})
+            tried = with_values(config, {each.name: value})
             problems += [line for line in tried.problems() if line not in known and line not in problems]
         if isinstance(each, Range) and each.points and options.sampler != "grid":
             problems.append(f"{each.name} has points, which only a grid needs; add --sampler grid or leave them out")
@@ -105,10 +106,23 @@ def check_space(config: RunConfig, space: Space, options: SweepOptions) -> None:
         raise ConfigError(problems)
 
 
-def load_config_with(config: RunConfig, values: dict[str, Value]) -> RunConfig:
-    """Return a configuration with other values of some settings."""
-    same = {name: setting.read(config) for name, setting in settings().items()}
-    return load_config(None, {**same, **values})
+def with_values(config: RunConfig, values: Mapping[str, Value]) -> RunConfig:
+    """Return a configuration with other values of some settings.
+
+    The rest is copied, not loaded again: `load_config` takes every override for the user's own words, and so would allow
+    the plug-ins that a file from a stranger names.
+
+    Raises:
+        ConfigError: lists all unknown names and all values of the wrong type.
+    """
+    given = load_config(None, values)
+    for name in values:
+        component, _, key = name.rpartition(".")
+        changed: dict[str, Any] = {key: value_of(given, name)}
+        if component:
+            changed = {component: replace(getattr(config, component), **changed)}
+        config = replace(config, **changed)
+    return config
 
 
 def new_setup(config: RunConfig, out: Path, space: Space, options: SweepOptions) -> SweepSetup:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from glassgpt import console
-from glassgpt.api.sweep_checks import SweepOptions, default_space, load_config_with, new_setup, preset_values
+from glassgpt.api.sweep_checks import SweepOptions, default_space, new_setup, preset_values, with_values
 from glassgpt.config import RunConfig, resolve_config, to_toml
 from glassgpt.data.files import write_atomically
 from glassgpt.device import pick_device
@@ -246,7 +246,7 @@ class _Sweep:
         try:
             result.write(self.folder)
             if (best := result.best) is not None:
-                config = load_config_with(self.config, dict(best.values))
+                config = with_values(self.config, best.values)
                 head = f"# The best of {len(result.trials)} trials, number {best.number}: {best.loss:.4f} nats per token.\n"
                 write_atomically(self.folder.best, (head + to_toml(config)).encode())
                 write_page(result, self.folder, to_toml(config))
