@@ -12,7 +12,8 @@ from answer_helpers import WordIndex, passage_of, random_reader
 from glassgpt import api
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import GenerationError, UsageError
-from glassgpt.retrieval import answer_evaluation, answering, likelihood
+from glassgpt.evaluation import likelihood
+from glassgpt.retrieval import answer_evaluation, answering
 from glassgpt.retrieval.answer_evaluation import answer_figures, answered_questions
 from glassgpt.retrieval.answer_metrics import f1
 from glassgpt.retrieval.answering import answer, answer_from_hits

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from glassgpt.data.tokenizers import Tokenizer
+from glassgpt.evaluation.likelihood import batched_token_logprobs
 from glassgpt.model.transformer import LanguageModel
 
 AFTER_CHARACTERS = 300
 """Most characters of the text after a gap that are read: some eight lines."""
 
 
-@torch.no_grad()
 def token_logprobs(model: LanguageModel, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the log-probabilities in nats of the tokens of several texts after one prompt, (tokens of the text,) each.
 
@@ -34,19 +32,7 @@ def token_logprobs(model: LanguageModel, prompt: Sequence[int], texts: Sequence[
         texts: token ids of each text; may be empty.
     """
     space = model.config.context_length - len(prompt) + 1
-    texts = [text[:space] for text in texts]
-    if not any(texts):
-        return [torch.zeros(0) for _ in texts]
-    device = next(model.parameters()).device
-    rows = [torch.tensor([*prompt, *text[:-1]], device=device) for text in texts]
-    # Padding stands after the text, where no token of it sees it.
-    features = model.features(pad_sequence(rows, batch_first=True))[:, len(prompt) - 1 :]  # (texts, most tokens, C)
-    logprobs: list[Tensor] = []
-    for row, text in zip(features, texts, strict=True):
-        chosen = torch.tensor(text, dtype=torch.long, device=device)[:, None]
-        logits = model.head(row[: len(text)]).float()
-        logprobs.append(logits.log_softmax(-1).gather(-1, chosen)[:, 0].cpu())
-    return logprobs
+    return batched_token_logprobs(model, [(prompt, text[:space]) for text in texts], model.config.vocab_size)
 
 
 def head_of(after: str) -> str:
@@ -68,6 +54,7 @@ def joint_logprobs(
         after: the text after the gap.
     """
     prefix = [tokenizer.end_of_text, *tokenizer.encode(before)]
-    filled = [tokenizer.encode(text + head_of(after)) for text in texts]
+    head = head_of(after)
+    filled = [tokenizer.encode(text + head) for text in texts]
     space = max(1, model.config.context_length - max(map(len, filled)) + 1)
     return [float(logprobs.sum()) for logprobs in token_logprobs(model, prefix[-space:], filled)]

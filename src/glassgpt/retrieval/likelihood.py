@@ -7,13 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glassgpt.evaluation.likelihood import batched_token_logprobs
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.retrieval.batching import batches_by_length
-
-MAX_BATCH_TOKENS = 16_384
-"""Tokens and padding of a batch."""
-MAX_LOGIT_ROWS = 2_048
-"""Positions whose logits are computed at once: with a vocabulary of 50,000 in float32, 0.4 GB."""
 
 
 @torch.inference_mode()
@@ -58,45 +53,17 @@ def span_logprob(model: LanguageModel, tokens: Sequence[int], first: int, last: 
     return _logprob(model.head(features)[:, :vocab_size], tokens[first:last])
 
 
-@torch.inference_mode()
 def batched_logprobs(
     model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], vocab_size: int
 ) -> list[float]:
     """Return the log-probability of each continuation of its prompt, as `continuation_logprobs`, many in one pass.
-
-    Sequences are padded on the right, which changes nothing for the tokens before; those of similar length are together.
 
     Args:
         model: in evaluation mode.
         pairs: token ids of a prompt and of its continuation, at least one each; both must fit the context.
         vocab_size: see `continuation_logprobs`.
     """
-    found = [0.0] * len(pairs)
-    for batch in batches_by_length(
-        [len(prompt) + len(continuation) for prompt, continuation in pairs], MAX_BATCH_TOKENS
-    ):
-        for at, total in zip(batch, _summed_logprobs(model, [pairs[at] for at in batch], vocab_size), strict=True):
-            found[at] = total
-    return found
-
-
-def _summed_logprobs(
-    model: LanguageModel, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], vocab_size: int
-) -> list[float]:
-    parameter = next(model.parameters())
-    inputs = [[*prompt, *continuation[:-1]] for prompt, continuation in pairs]
-    longest = max(map(len, inputs))
-    padded = torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for tokens in inputs], device=parameter.device)
-    places = [(row, at) for row, (prompt, _) in enumerate(pairs) for at in range(len(prompt) - 1, len(inputs[row]))]
-    rows, positions = torch.tensor(places, device=parameter.device).T
-    features = model.features(padded)[rows, positions]  # (N, C): only where logits are needed
-    targets = torch.tensor([token for _, continuation in pairs for token in continuation], device=parameter.device)
-    logprobs = [
-        model.head(part)[:, :vocab_size].float().log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        for part, chosen in zip(features.split(MAX_LOGIT_ROWS), targets.split(MAX_LOGIT_ROWS), strict=True)
-    ]
-    parts = torch.cat(logprobs).cpu().split([len(continuation) for _, continuation in pairs])
-    return [float(part.sum()) for part in parts]
+    return [float(logprobs.sum()) for logprobs in batched_token_logprobs(model, pairs, vocab_size)]
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

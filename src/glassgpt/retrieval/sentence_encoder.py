@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from glassgpt.device import pick_device
 from glassgpt.errors import DataError
-from glassgpt.retrieval.batching import batches_by_length
+from glassgpt.evaluation.batching import batches_by_length
 from glassgpt.retrieval.minilm import model_folder
 
 if TYPE_CHECKING:
