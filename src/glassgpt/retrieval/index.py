@@ -156,10 +156,11 @@ class Index:
         by_document = self.documents.scores(terms, DOCUMENT_BM25)
         if self.names is not None:
             by_document += self.documents.gains(self.names, terms, DOCUMENT_BM25)
+        by_document *= np.float32(DOCUMENT_WEIGHT)
         return {
             WORDS: self.words.scores(terms, PASSAGE_BM25),
             PAIRS: self.pairs.scores(pairs, PASSAGE_BM25),
-            DOCUMENTS: by_document[self.document_of_passage] * np.float32(DOCUMENT_WEIGHT),
+            DOCUMENTS: by_document[self.document_of_passage],
         }
 
     @staticmethod

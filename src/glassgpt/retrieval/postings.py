@@ -80,12 +80,11 @@ class Postings:
 
     def scores(self, terms: Iterable[tuple[int, float]], parameters: Bm25) -> NDArray[np.float32]:
         """Return the BM25 score of every row for weighted terms; 0 for a row that contains none of them."""
-        n_rows, norms = len(self.lengths), self.norms(parameters)
-        scores = np.zeros(n_rows, np.float32)
+        norms = self.norms(parameters)
+        scores = np.zeros(len(self.lengths), np.float32)
         for term, weight in terms:
             rows, counts = self.of_term(term)
-            rarity = np.log(1 + (n_rows - len(rows) + 0.5) / (len(rows) + 0.5))
-            scores[rows] += np.float32(weight * rarity) * counts / (counts + norms[rows])
+            scores[rows] += np.float32(weight * self._rarity(len(rows))) * counts / (counts + norms[rows])
         return scores
 
     def gains(self, others: Postings, terms: Iterable[tuple[int, float]], parameters: Bm25) -> NDArray[np.float32]:
@@ -93,8 +92,8 @@ class Postings:
 
         The lengths of the rows stay; a term is as rare as in the postings that have more rows with it.
         """
-        n_rows, norms = len(self.lengths), self.norms(parameters)
-        gains = np.zeros(n_rows, np.float32)
+        norms = self.norms(parameters)
+        gains = np.zeros(len(self.lengths), np.float32)
         for term, weight in terms:
             rows, added = others.of_term(term)
             if not len(rows):
@@ -102,8 +101,7 @@ class Postings:
             known, known_counts = self.of_term(term)
             places = np.minimum(np.searchsorted(known, rows), max(0, len(known) - 1))
             counts = np.where(known[places] == rows, known_counts[places], 0) if len(known) else np.zeros(len(rows))
-            most = max(len(rows), len(known))
-            rarity = np.log(1 + (n_rows - most + 0.5) / (most + 0.5))
+            rarity = self._rarity(max(len(rows), len(known)))
             before, after = counts / (counts + norms[rows]), (counts + added) / (counts + added + norms[rows])
             gains[rows] += (weight * rarity * (after - before)).astype(np.float32)
         return gains
@@ -112,6 +110,10 @@ class Postings:
         """Return the rows of a term, and how often each has it."""
         start, end = int(self.starts[term]), int(self.starts[term + 1])
         return self.rows[start:end], self.counts[start:end].astype(np.float32)
+
+    def _rarity(self, n_rows: int) -> np.float64:
+        """Return the weight of a term that `n_rows` rows contain (its inverse document frequency)."""
+        return np.log(1 + (len(self.lengths) - n_rows + 0.5) / (n_rows + 0.5))
 
     def norms(self, parameters: Bm25) -> NDArray[np.float32]:
         """Return for each row the count with which a term reaches half of its highest score there."""
