@@ -206,8 +206,7 @@ class _Builder:
 
     def _add(self, document: SourceDocument, spans: list[Span], file_number: int) -> None:
         """Store a document, and the terms of its name, which are new for one that was renamed."""
-        numbered = document.source.startswith(f"{document.path}:")  # a row without a name, whose number says nothing
-        terms = self._vocabulary.add(document.path if numbered else document.source)
+        terms = self._vocabulary.add(document.searched_name)
         self._names.extend(terms)
         self._named.extend([self._store.n_documents] * len(terms))
         self._store.add(document, spans, file_number)

@@ -52,6 +52,11 @@ class SourceDocument:
     source: str
     path: str
 
+    @property
+    def searched_name(self) -> str:
+        """The words of its name that a search finds: not the number of a row without `source`, which says nothing."""
+        return self.path if self.source.startswith(f"{self.path}:") else self.source
+
 
 @dataclass(frozen=True)
 class FoundFile:
