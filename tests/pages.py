@@ -18,6 +18,7 @@ def check_help_and_theme_keys(page):
     page.locator("h1").click()
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
+    assert page.locator("#help button").evaluate("button => button === document.activeElement")
     page.keyboard.press("Escape")
     page.keyboard.press("t")
     page.keyboard.press("t")

@@ -25,7 +25,7 @@ import { filmPanel } from "./film.js";
 import { historyPanel } from "./history.js";
 import { candidates } from "./candidates.js";
 import { goTo, tourBox } from "./tour.js";
-import { helpDialog, listenToKeys } from "./keys.js";
+import { helpDialog, listenToKeys, openHelp } from "./keys.js";
 
 const PANELS = [modelPanel, tokensPanel, embeddingsPanel, normPanel, blockPanel, linesPanel, motionPanel, headPanel, projectionPanel, mlpPanel, sumPanel, streamPanel, lensPanel, nextPanel, cachePanel, changesPanel, filmPanel, historyPanel];
 const GLOBAL_STATE = ["language", "theme"]; // changes redraw every panel
@@ -227,10 +227,6 @@ function nextTheme() {
   choose({ theme: order[(order.indexOf(state.theme) + 1) % order.length] });
 }
 
-function openHelp() {
-  document.getElementById("help").showModal();
-}
-
 // The selection, always visible.
 function fillBar() {
   const { words, trace } = view;
@@ -378,7 +374,7 @@ function keepingScroll(body, change) {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => PANELS.forEach(invalidate));
 window.addEventListener("resize", () => view.trace && invalidate(modelPanel));
 window.addEventListener("hashchange", () => ask(readAddress()));
-listenToKeys(view, { tour, help: openHelp, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
+listenToKeys(view, { tour, theme: nextTheme, typing: () => document.getElementById("prompt")?.focus() });
 Object.assign(state, readAddress());
 document.documentElement.lang = state.language;
 document.documentElement.dataset.theme = state.theme;

@@ -1,7 +1,7 @@
 // The page of glassgpt serve: a playground for prompts and a dashboard of the server's load.
 import { wordsFor } from "./words.js";
 import { button, make, note, row } from "./dom.js";
-import { helpDialog } from "./keys.js";
+import { helpDialog, openHelp } from "./keys.js";
 import { readAddress, state, writeAddress } from "./address.js";
 import { NoServerError, askForKeyWith, getJson } from "./client.js";
 import { playground, stop } from "./playground.js";
@@ -35,15 +35,8 @@ function build() {
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
-  root.replaceChildren(make("header", {}, ...heading()), tabs(), make("main", {}, ...(view.api ? VIEWS[state.view](view) : [])), make("footer", {}, note(view.words.foot), help()));
+  root.replaceChildren(make("header", {}, ...heading()), tabs(), make("main", {}, ...(view.api ? VIEWS[state.view](view) : [])), make("footer", {}, note(view.words.foot), helpDialog(view.words)));
   if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
-}
-
-// The page is built again while something has the focus, which `autofocus` would compete for.
-function help() {
-  const dialog = helpDialog(view.words);
-  dialog.querySelector("[autofocus]").autofocus = false;
-  return dialog;
 }
 
 function heading() {
@@ -65,10 +58,6 @@ function tabs() {
 function nextTheme() {
   const order = ["auto", "light", "dark"];
   choose({ theme: order[(order.indexOf(state.theme) + 1) % order.length] });
-}
-
-function openHelp() {
-  document.getElementById("help").showModal();
 }
 
 // Ask for the API key in a dialog; null if the user closes it. `isRefused`: the last one was wrong.
