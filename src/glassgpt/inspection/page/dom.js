@@ -48,8 +48,7 @@ export function table(heading, rows, properties = {}) {
   return make("div", { className: "scroll" }, make("table", properties, make("thead", {}, line("th", heading)), make("tbody", {}, ...rows.map((cells) => line("td", cells)))));
 }
 
-// A cell with a bar behind its figure.
-// A cell with a bar from the left, or, for a negative share, one of another color from the right.
+// A cell with a bar behind its figure: from the left, or, for a negative share, from the right in another color.
 export function barCell(text, share) {
   return make("td", { className: share < 0 ? "bar negative" : "bar", style: { "--share": `${100 * Math.min(1, Math.abs(share))}%` } }, text);
 }
@@ -95,7 +94,7 @@ export function bytes(count) {
   return `${at ? size.toFixed(1) : size} ${units[at]}`;
 }
 
-// Restore the focus to the element with the same id.
+// Change the page, then restore the focus to the element with the same id.
 export function keepingFocus(change) {
   const { id } = document.activeElement ?? {};
   change();

@@ -1,6 +1,6 @@
 // The page of glassgpt serve: a playground for prompts and a dashboard of the server's load.
 import { wordsFor } from "./words.js";
-import { button, make, note, row } from "./dom.js";
+import { button, keepingFocus, make, note, row } from "./dom.js";
 import { helpDialog, openHelp } from "./keys.js";
 import { readAddress, state, writeAddress } from "./address.js";
 import { NoServerError, askForKeyWith, getJson } from "./client.js";
@@ -29,14 +29,12 @@ function say(error) {
 }
 
 function build() {
-  const { id } = document.activeElement ?? {};
   view.words = wordsFor(state.language);
   document.title = view.words.title;
   document.documentElement.lang = state.language;
   document.documentElement.dataset.theme = state.theme;
   writeAddress();
-  root.replaceChildren(make("header", {}, ...heading()), tabs(), make("main", {}, ...(view.api ? VIEWS[state.view](view) : [])), make("footer", {}, note(view.words.foot), helpDialog(view.words)));
-  if (id && document.activeElement?.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
+  keepingFocus(() => root.replaceChildren(make("header", {}, ...heading()), tabs(), make("main", {}, ...(view.api ? VIEWS[state.view](view) : [])), make("footer", {}, note(view.words.foot), helpDialog(view.words))));
 }
 
 function heading() {
