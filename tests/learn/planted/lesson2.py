@@ -20,6 +20,44 @@ def replaced(ids, pair, new_id):
     return tuple(out)
 """
 
+MERGE_LOOP = """
+def merge(ids, pair, new_id):
+    result, i = [], 0
+    while i < len(ids):
+        if {condition}:
+            result.append(new_id)
+            i += 2
+        else:
+            result.append(ids[i])
+            i += 1
+    return result
+"""
+
+TRAIN_LOOP = """
+def train_merges(words, n_merges):
+    words = {tuple(word): n for word, n in words.items()}
+    merges = []
+    for i in range(n_merges):
+        counts = pairs_of(words)
+        if {stop}:
+            break
+        best = {best}
+        words = {replaced(ids, best, {new_id}): n for ids, n in words.items()}
+        merges.append(best)
+    return merges
+"""
+
+
+def merge_loop(condition):
+    """Return the usual loop, with a condition that finds the pair at `i`."""
+    return MERGE_LOOP.replace("{condition}", condition)
+
+
+def train_loop(best="min(counts, key=lambda pair: (-counts[pair], pair))", new_id="256 + i", stop="not counts"):
+    """Return the usual loop, with expressions for the pair to merge, its id, and the end."""
+    return TRAIN_HELPERS + TRAIN_LOOP.replace("{best}", best).replace("{new_id}", new_id).replace("{stop}", stop)
+
+
 BYTES_OF_IDS = """
 def bytes_of_ids(merges):
     table = {i: bytes([i]) for i in range(256)}
@@ -65,18 +103,7 @@ def count_pairs(words):
 """,
     },
     "2.2": {
-        "nothing-replaced": """
-def merge(ids, pair, new_id):
-    result, i = [], 0
-    while i < len(ids):
-        if ids[i : i + 2] == pair:
-            result.append(new_id)
-            i += 2
-        else:
-            result.append(ids[i])
-            i += 1
-    return result
-""",
+        "nothing-replaced": merge_loop("ids[i : i + 2] == pair"),
         "second-kept-last-lost": """
 def merge(ids, pair, new_id):
     result = []
@@ -138,34 +165,8 @@ def train_merges(words, n_merges):
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [pair for pair, _ in ordered[:n_merges]]
 """,
-        "first-of-equal": TRAIN_HELPERS
-        + """
-def train_merges(words, n_merges):
-    words = {tuple(word): n for word, n in words.items()}
-    merges = []
-    for i in range(n_merges):
-        counts = pairs_of(words)
-        if not counts:
-            break
-        best = max(counts, key=counts.get)
-        words = {replaced(ids, best, 256 + i): n for ids, n in words.items()}
-        merges.append(best)
-    return merges
-""",
-        "largest-of-equal": TRAIN_HELPERS
-        + """
-def train_merges(words, n_merges):
-    words = {tuple(word): n for word, n in words.items()}
-    merges = []
-    for i in range(n_merges):
-        counts = pairs_of(words)
-        if not counts:
-            break
-        best = max(counts, key=lambda pair: (counts[pair], pair))
-        words = {replaced(ids, best, 256 + i): n for ids, n in words.items()}
-        merges.append(best)
-    return merges
-""",
+        "first-of-equal": train_loop(best="max(counts, key=counts.get)"),
+        "largest-of-equal": train_loop(best="max(counts, key=lambda pair: (counts[pair], pair))"),
         "unweighted": TRAIN_HELPERS
         + """
 def train_merges(words, n_merges):
@@ -209,48 +210,9 @@ def train_merges(words, n_merges):
         new_id += 1
     return merges
 """,
-        "same-id": TRAIN_HELPERS
-        + """
-def train_merges(words, n_merges):
-    words = {tuple(word): n for word, n in words.items()}
-    merges = []
-    for _ in range(n_merges):
-        counts = pairs_of(words)
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        words = {replaced(ids, best, 256): n for ids, n in words.items()}
-        merges.append(best)
-    return merges
-""",
-        "stops-at-once": TRAIN_HELPERS
-        + """
-def train_merges(words, n_merges):
-    words = {tuple(word): n for word, n in words.items()}
-    merges = []
-    for i in range(n_merges):
-        counts = pairs_of(words)
-        if not counts or max(counts.values()) == 1:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        words = {replaced(ids, best, 256 + i): n for ids, n in words.items()}
-        merges.append(best)
-    return merges
-""",
-        "rarest": TRAIN_HELPERS
-        + """
-def train_merges(words, n_merges):
-    words = {tuple(word): n for word, n in words.items()}
-    merges = []
-    for i in range(n_merges):
-        counts = pairs_of(words)
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (counts[pair], pair))
-        words = {replaced(ids, best, 256 + i): n for ids, n in words.items()}
-        merges.append(best)
-    return merges
-""",
+        "same-id": train_loop(new_id="256"),
+        "stops-at-once": train_loop(stop="not counts or max(counts.values()) == 1"),
+        "rarest": train_loop(best="min(counts, key=lambda pair: (counts[pair], pair))"),
     },
     "2.4": {
         "in-order-of-text": """
@@ -420,19 +382,7 @@ def count_pairs(words):
 """,
     },
     "2.2": {
-        "loop": """
-def merge(ids, pair, new_id):
-    result = []
-    i = 0
-    while i < len(ids):
-        if i < len(ids) - 1 and ids[i] == pair[0] and ids[i + 1] == pair[1]:
-            result.append(new_id)
-            i += 2
-        else:
-            result.append(ids[i])
-            i += 1
-    return result
-""",
+        "loop": merge_loop("i < len(ids) - 1 and ids[i] == pair[0] and ids[i + 1] == pair[1]"),
         "stack": """
 def merge(ids, pair, new_id):
     result = []
