@@ -94,11 +94,22 @@ async function frameOf({ state }, step) {
   }
   const trace = await film.traces.get(step);
   const at = `blocks.${layer}.attention`;
-  const [{ losses }, { tokens, chances }, weights, mask] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice"), fetchArray(trace, `${at}.weights`, head), fetchArray(trace, `${at}.mask`)]);
-  const loss = losses.length ? losses.reduce((sum, each) => sum + each, 0) / losses.length : null;
-  const found = { step, losses, loss, best: tokens.map((token, row) => ({ ...token, chance: chances[row][0] })), weights, mask };
+  const [figures, weights, mask] = await Promise.all([figuresOf(trace), fetchArray(trace, `${at}.weights`, head), fetchArray(trace, `${at}.mask`)]);
+  const found = { step, ...figures, weights, mask };
   film.known.set(step, found);
   return found;
+}
+
+// The loss of each token in nats, their sum and mean, and the most probable next tokens.
+export async function figuresOf(trace) {
+  const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
+  const sum = losses.reduce((total, each) => total + each, 0);
+  return { losses, sum, loss: losses.length ? sum / losses.length : null, best: tokens.map((token, row) => ({ ...token, chance: chances[row][0] })) };
+}
+
+// The frames that were shown, in the order of their steps.
+function framesShown(steps) {
+  return steps.map((step) => film.known.get(step)).filter(Boolean);
 }
 
 async function frameAt(view, steps, at, go) {
@@ -123,7 +134,7 @@ async function frameAt(view, steps, at, go) {
 // Mean loss by step, at equal ratios of steps; the loss of guessing at random is dotted.
 function curve({ words }, steps, at, uniform, go) {
   const width = Math.max(280, document.querySelector("#film .body").clientWidth);
-  const known = steps.map((step) => film.known.get(step)).filter(Boolean);
+  const known = framesShown(steps);
   const most = Math.max(uniform, ...known.map(({ loss }) => loss));
   const x = (step) => EDGE + ((width - EDGE - 20) * Math.log2((1 + step) / (1 + steps[0]))) / Math.log2((1 + steps.at(-1)) / (1 + steps[0]));
   const y = (loss) => ABOVE + (HEIGHT - ABOVE - BELOW) * (1 - loss / most);
@@ -148,7 +159,7 @@ function curve({ words }, steps, at, uniform, go) {
 
 // The frames that were shown, in numbers; a click goes to one.
 function numbers({ words }, steps, at, go) {
-  const known = steps.map((step) => film.known.get(step)).filter(Boolean);
+  const known = framesShown(steps);
   const largest = Math.max(...known.map(({ loss }) => loss ?? 0));
   const rows = known.map(({ step, loss, best: [token] }) => {
     const name = button(step.toLocaleString("en"), () => go(steps.indexOf(step)), { className: "link", id: `frame-${step}`, "aria-pressed": step === steps[at] });

@@ -1,6 +1,7 @@
 // The same text through the run's checkpoints, and a comparison with another run.
 import { figure, make, note, percent, slider, table } from "./dom.js";
-import { fetchDetail, isSaved } from "./source.js";
+import { figuresOf } from "./film.js";
+import { isSaved } from "./source.js";
 import { piece } from "./token.js";
 
 export const historyPanel = {
@@ -21,13 +22,6 @@ function scrubber({ state, words, choose }, steps) {
   return slider("step", words.checkpoint, [0, steps.length, 1], at, format, () => {}, (number) => choose({ step: number === steps.length ? null : steps[number] }));
 }
 
-// Total and mean loss of the text in nats, and the most probable next token.
-async function figuresOf(trace) {
-  const [{ losses }, { tokens, chances }] = await Promise.all([fetchDetail(trace, "losses"), fetchDetail(trace, "choice")]);
-  const sum = losses.reduce((total, each) => total + each, 0);
-  return { sum, loss: losses.length ? sum / losses.length : null, token: tokens[0], chance: chances[0][0] };
-}
-
 // Both runs' results on this text. Nats per byte are comparable even if the tokenizers differ.
 async function comparison({ trace, base, state, words, choose }) {
   const { runs } = trace.overview;
@@ -39,8 +33,8 @@ async function comparison({ trace, base, state, words, choose }) {
 }
 
 async function summary(trace) {
-  const { sum, loss, token, chance } = await figuresOf(trace);
+  const { sum, loss, best: [token] } = await figuresOf(trace);
   const predictedBytes = trace.overview.tokens.slice(1).reduce((total, { bytes }) => total + bytes.length / 2, 0);
   const figures = loss === null ? ["–", "–"] : [figure(loss, 3), figure(sum / Math.max(1, predictedBytes), 3)];
-  return [String(trace.overview.tokens.length), ...figures, piece(token.piece), percent(chance)];
+  return [String(trace.overview.tokens.length), ...figures, piece(token.piece), percent(token.chance)];
 }
