@@ -29,17 +29,17 @@ export const motionPanel = {
 
 // Plays the steps, and shows how far it is.
 function played(steps, words) {
-  const { node, show } = player("motion", words, { toggle: () => (frame ? clock.stop() : clock.start()), moves: Object.fromEntries(["ArrowLeft", "ArrowRight", "Home", "End"].map((key) => [key, () => clock.moves[key]()])) });
-  const clock = clockOf(steps.length, node, (now) => {
+  const clock = clockOf(steps.length, () => node.isConnected, (now) => {
     steps.forEach((each, at) => each.paint(Math.min(1, Math.max(0, now - at)), now > at && now <= at + 1 && progress !== null));
     show(words.at(Math.max(1, Math.ceil(now)), steps.length), { isPlaying: frame !== 0, isFirst: now <= 1, isLast: now >= steps.length });
   });
+  const { node, show } = player("motion", words, { toggle: () => (frame ? clock.stop() : clock.start()), moves: clock.moves });
   clock.stop();
   return node;
 }
 
 // Moves through the steps and shows them: at once by `moves`, or in time until the last one, while they are on the page.
-function clockOf(count, node, show) {
+function clockOf(count, isOnPage, show) {
   const now = () => progress ?? count;
   const stop = () => {
     cancelAnimationFrame(frame);
@@ -54,7 +54,7 @@ function clockOf(count, node, show) {
     let last = performance.now();
     if (now() >= count) progress = 0;
     const move = (time) => {
-      if (!node.isConnected) return;
+      if (!isOnPage()) return;
       progress = Math.min(count, now() + Math.max(0, time - last) / (1000 * SECONDS));
       last = time;
       frame = progress < count ? requestAnimationFrame(move) : 0;
