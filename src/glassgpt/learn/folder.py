@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
+from itertools import chain, count
 from pathlib import Path
 
 from glassgpt.data.staging import staged_folder
@@ -61,9 +61,9 @@ def start(lesson: Lesson, out: Path, language: Language, *, force: bool) -> list
         raise UsageError(
             f"the current folder holds the lesson; start it over from the folder above: cd .., then --out {out.resolve().name}"
         )
-    with staged_folder(out, force=force, what="lesson", marker=PROGRESS_FILE) as (staging, _):
+    with staged_folder(out, force=force, what="lesson", marker=PROGRESS_FILE) as (staging, scratch):
         fill(lesson, staging, language)
-        kept = _keep_work(lesson, out, staging) if (out / PROGRESS_FILE).is_file() else []
+        kept = _keep_work(lesson, out, staging, scratch) if (out / PROGRESS_FILE).is_file() else []
         Progress(lesson.number, language).write(staging)
     return kept
 
@@ -76,25 +76,24 @@ def _lesson_in(folder: Path) -> int | None:
         return None
 
 
-def _keep_work(lesson: Lesson, old: Path, new: Path) -> list[str]:
+def _keep_work(lesson: Lesson, old: Path, new: Path, scratch: Path) -> list[str]:
     """Copy from a lesson's folder to a new one what is not as the lesson wrote it; return the new names of renamed files."""
     renamed: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        originals = [Path(scratch, language) for language in LANGUAGES]
-        for original, language in zip(originals, LANGUAGES, strict=True):
-            original.mkdir()
-            fill(lesson, original, language)
-        for file in sorted(old.rglob("*")):
-            path = file.relative_to(old)
-            if path.parts[0] in NOT_KEPT or "__pycache__" in path.parts:
-                continue
-            if file.is_dir() and not file.is_symlink():
-                (new / path).mkdir(exist_ok=True)
-            elif not any(_is_same(file, original / path) for original in originals):
-                target = _free_name(new / path, file)
-                shutil.copy2(file, target, follow_symlinks=False)
-                if target.name != file.name:
-                    renamed.append(str(path.with_name(target.name)))
+    originals = [Path(scratch, language) for language in LANGUAGES]
+    for original, language in zip(originals, LANGUAGES, strict=True):
+        original.mkdir()
+        fill(lesson, original, language)
+    for file in sorted(old.rglob("*")):
+        path = file.relative_to(old)
+        if path.parts[0] in NOT_KEPT or "__pycache__" in path.parts:
+            continue
+        if file.is_dir() and not file.is_symlink():
+            (new / path).mkdir(exist_ok=True)
+        elif not any(_is_same(file, original / path) for original in originals):
+            target = _free_name(new / path, file)
+            shutil.copy2(file, target, follow_symlinks=False)
+            if target.name != file.name:
+                renamed.append(str(path.with_name(target.name)))
     return renamed
 
 
@@ -103,11 +102,11 @@ def _is_same(file: Path, original: Path) -> bool:
 
 
 def _free_name(path: Path, old: Path) -> Path:
-    """Return a path itself if the new lesson has no such file, or else with `_before`, numbered if that is taken."""
-    names = [path, path.with_stem(f"{path.stem}_before")]
-    names += [path.with_stem(f"{path.stem}_before{number}") for number in range(2, 1000)]
-    taken = [name for name in names[1:] if os.path.lexists(old.with_name(name.name))]
-    return next(name for name in names if name not in taken and not os.path.lexists(name))
+    """Return a path of the new folder if it is free, or else with `_before`, numbered if either folder has that."""
+    if not os.path.lexists(path):
+        return path
+    names = (path.with_stem(f"{path.stem}_before{number}") for number in chain([""], count(2)))
+    return next(name for name in names if not any(map(os.path.lexists, (name, old.with_name(name.name)))))
 
 
 def fill(lesson: Lesson, folder: Path, language: Language, *, solved: bool = False) -> None:
