@@ -87,7 +87,7 @@ def _passage(tokens: Sequence[int], tokenizer: Tokenizer, found: Repetition, con
     sentences = [at for at in starts if at > earliest and raw[at - earliest - 1].endswith(SENTENCE_ENDS)]
     words = [at for at in starts if raw[at - earliest].startswith(BLANKS)]
     start = next(iter(sentences + words), None)
-    if start is None or start >= found.first:
+    if start is None:
         return ""
     try:
         return b"".join(raw[start - earliest :]).decode().lstrip()
