@@ -91,19 +91,19 @@ def korean_page() -> str:
     """Return the Korean page: headings and one line per object, each linked to its full description in English.
 
     Raises:
-        SiteError: an object has no Korean line, or a line has no object.
+        SiteError: an object has no Korean line.
     """
     texts = tomllib.loads(KOREAN.read_text(encoding="utf-8"))
     texts["api"] |= dict(TABLE_ROW.findall((ROOT / "docs" / "api.ko.md").read_text(encoding="utf-8")))
     parts = [KOREAN_HEAD]
-    described: dict[Exported, str] = {}
+    described: set[Exported] = set()
     for page, (_, modules) in MODULES.items():
         lines, text = texts[page], ["| 이름 | 하는 일 |", "|---|---|"]
         for module in modules:
             for name, exported in public_members(module):
                 if exported in described:
                     continue
-                described[exported] = page
+                described.add(exported)
                 if name not in lines:
                     raise SiteError(f"add {name} to [{page}] in {KOREAN.relative_to(ROOT)}")
                 link = built("en", f"reference/{page}", INDEX, f"#{module}.{name}")
