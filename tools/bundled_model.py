@@ -23,7 +23,7 @@ MODELS = ROOT / "src" / "glassgpt" / "learn" / "models"
 LEFT_OUT = {"en": ("macbeth",), "ko": ()}
 """Parts of the names of works that the model never sees, since lessons measure on them."""
 VALIDATION = {"en": ("the-tempest", "julius-caesar"), "ko": ()}
-"""The same of the works that choose the best weights; none takes every tenth work."""
+"""Parts of the names of the validation texts, by which the best weights are chosen; without any, every tenth work is one."""
 SHAPES = {
     "en": {"model.n_layer": 4, "train.batch_tokens": 32768, "model.dropout": 0.1, "train.max_steps": 3000, "train.eval_every_steps": 250},
     "ko": {"model.n_layer": 3, "train.batch_tokens": 16384, "model.dropout": 0.25, "train.max_steps": 1500, "train.eval_every_steps": 125},

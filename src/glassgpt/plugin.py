@@ -21,8 +21,6 @@ from glassgpt.errors import GlassGPTError, UsageError
 VARIABLE = "GLASSGPT_PLUGINS"
 """Environment variable with the modules that may be imported, separated by commas; child processes inherit it."""
 SPEC = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
-
-
 LONGEST_REASON = 500
 """Characters of an exception's text in a message."""
 _LOADED: dict[str, str] = {}

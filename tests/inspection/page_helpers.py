@@ -43,9 +43,8 @@ def panel(page, name):
     section, end = page.locator(f"#{name}"), time.monotonic() + 30
     section.wait_for()
     if section.locator(".fold[aria-expanded=false]").count():
-        section.locator(".fold").evaluate(
-            "fold => fold.click()"
-        )  # by the pointer it may miss, while panels above are drawn
+        # A click by the pointer may miss while panels above are drawn.
+        section.locator(".fold").evaluate("fold => fold.click()")
     while section.get_attribute("data-ready") is None:
         assert time.monotonic() < end, f"{name} is not drawn"
         section.scroll_into_view_if_needed()

@@ -37,8 +37,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-
-
 NO_PAGE = "there is nothing at this address; open the one that glassgpt inspect printed"
 
 Endpoint = Callable[["Request"], Awaitable["Response"]]

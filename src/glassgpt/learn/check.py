@@ -72,7 +72,7 @@ def require_source(file: Path) -> None:
         raw.decode(encoding)
     except UnicodeDecodeError as error:
         position = error.start
-    except SyntaxError:  # the first lines are no UTF-8, or name an encoding that does not exist
+    except SyntaxError:  # the first lines are not UTF-8, or name an encoding that does not exist
         position = max(0, position)
     if position >= 0:
         found = likely_encoding(raw, position)
