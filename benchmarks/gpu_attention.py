@@ -16,7 +16,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,19 @@ class Results:
     """The rows of one part, written after each."""
 
     def __init__(self, folder: Path, part: str) -> None:
-        self._path, self._rows = folder / f"{part}.json", list[Row]()
+        self._path = folder / f"{part}.json"
+        self.rows: list[Row] = []
 
     def add(self, row: Row) -> None:
         """Append a row, write the file, and print the row."""
-        self._rows.append(row)
+        self.rows.append(row)
         about = {
             "date": time.strftime("%Y-%m-%d"),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "command": " ".join(["python", "benchmarks/gpu_attention.py", *sys.argv[1:]]),
         }
-        write_atomically(self._path, json.dumps({**about, "rows": self._rows}, indent=1).encode() + b"\n")
+        write_atomically(self._path, json.dumps({**about, "rows": self.rows}, indent=1).encode() + b"\n")
         print(json.dumps(row), flush=True)
 
 
@@ -61,21 +62,17 @@ def attempt(results: Results, row: Row, measure: Callable[[], Row]) -> bool:
 
 def agreement(arguments: argparse.Namespace, results: Results) -> bool:
     """Compare every implementation with the formula in double precision, forward and backward."""
-    good = True
-    for case in mixing.agreement_cases(arguments.small):
-        done = attempt(results, case.describe(), case.compare)
-        good = good and done
-    rows: Sequence[Row] = json.loads((arguments.out / "agreement.json").read_text())["rows"]
+    done = [attempt(results, case.describe(), case.compare) for case in mixing.agreement_cases(arguments.small)]
     # As exact as PyTorch's kernel for full attention in the same precision, with a margin for the other order of sums.
-    limits = {row["dtype"]: 2 * max(row["errors"].values()) for row in rows if row["name"] == mixing.YARDSTICK}
-    return good and all(max(row["errors"].values()) <= limits[row["dtype"]] for row in rows if "errors" in row)
+    limits = {row["dtype"]: 2 * max(row["errors"].values()) for row in results.rows if row["name"] == mixing.YARDSTICK}
+    exact = [max(row["errors"].values()) <= limits[row["dtype"]] for row in results.rows if "errors" in row]
+    return all(done) and all(exact)
 
 
 def linear(arguments: argparse.Namespace, results: Results) -> bool:
     """Compare the forms of the gated delta rule with the one by token in double precision."""
-    return [attempt(results, row, measure) for row, measure in mixing.delta_rule_cases(arguments.small)].count(
-        False
-    ) == 0
+    done = [attempt(results, row, measure) for row, measure in mixing.delta_rule_cases(arguments.small)]
+    return all(done)
 
 
 def decode(arguments: argparse.Namespace, results: Results) -> bool:

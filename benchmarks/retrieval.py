@@ -193,14 +193,13 @@ def squad_rows(data: Path, scratch: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in ("KorQuAD_v1.0_dev.json.xz", "xquad.en.json"):
         path = data / "rag" / name
+        questions = read_questions(path)
         index, built = build(squad_documents(path), scratch / path.stem)
         rows.append({"set": name, "work": "index", **rounded(built)})
-        rows.append({"set": name, "work": "search", **figures(evaluate_search(index, read_questions(path)))})
+        rows.append({"set": name, "work": "search", **figures(evaluate_search(index, questions))})
         console.output_json(rows[-1])
         index, _ = build(titled_documents(path), scratch / f"{path.stem}-titles")
-        rows.append(
-            {"set": f"{name}, titles", "work": "search", **figures(evaluate_search(index, read_questions(path)))}
-        )
+        rows.append({"set": f"{name}, titles", "work": "search", **figures(evaluate_search(index, questions))})
         console.output_json(rows[-1])
     return rows
 

@@ -119,7 +119,7 @@ def planned(
     recipes: Sequence[str], rules: Sequence[str], widths: Sequence[int], seeds: int, chosen: Sequence[float]
 ) -> list[Trial]:
     """Return all trials, in order of importance: base and widest first, then more seeds, then the widths between."""
-    order = sorted(widths, key=lambda width: (width != BASE, width not in (4 * BASE,), width))
+    order = sorted(widths, key=lambda width: (width != BASE, width != 4 * BASE, width))
     trials: list[Trial] = []
     for recipe, width, seed in itertools.product(recipes, order, range(1, seeds + 1)):
         rates = chosen or RATES[RECIPES[recipe].get("optimizer.name", "adamw")]

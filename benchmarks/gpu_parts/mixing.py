@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -348,8 +349,6 @@ def _milliseconds(work: Callable[[], Any], repeat: int = 10) -> float:
 
 def _once(work: Callable[[], Any]) -> float:
     if DEVICE.type != "cuda":
-        import time
-
         start = time.perf_counter()
         work()
         return 1e3 * (time.perf_counter() - start)
