@@ -124,4 +124,4 @@ test-dist: dist ## install the wheel into an empty environment and run the main 
 	$(DIST)/bin/python tools/smoke_test.py
 
 clean:          ## remove the environment and all generated files
-	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-export .venv-ray build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data
+	rm -rf $(VENV) $(NEWEST) $(DIST) .venv-clients .venv-litellm .venv-trackers .venv-export .venv-ray .venv-cloud build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-data runs/demo-chat runs/demo-chat-data runs/demo-chat-base runs/demo-code runs/demo-code-data
