@@ -28,8 +28,8 @@ from cpu_parts.results import report, write_report
 from glassgpt import console
 from glassgpt.api.loading import load_checkpoint
 from glassgpt.config import held_out_folder
-from glassgpt.data.chat.batches import held_out_windows
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.validation import validation_windows
 from glassgpt.evaluation.loss import evaluate_dataset, require_same_tokenizer
 from glassgpt.interchange.agreement import compare_with_engine
 from glassgpt.interchange.formats.base import Engine, ExportOptions
@@ -81,7 +81,7 @@ def can_run(name: str, config: ModelConfig) -> bool:
 def engine_loss(engine: Engine, dataset: TokenDataset, context: int, limit: int) -> float:
     """Return the mean loss in nats of an engine on a held-out text."""
     total, count = 0.0, 0
-    for inputs, targets in held_out_windows(dataset.split("validation"), context, batch_size=1, limit=limit):
+    for inputs, targets in validation_windows(dataset.split("validation"), context, batch_size=1, limit=limit):
         logits = torch.from_numpy(engine.logits(inputs[0].tolist()))
         total += float(F.cross_entropy(logits, targets[0], reduction="sum"))
         count += targets.numel()

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from glassgpt.data import load_tokenizer
 from glassgpt.data.chat.dataset import (
     CONVERSATIONS_FILE,
-    STARTS,
-    SUPERVISED,
     TEMPLATE_FILE,
     ConversationDataset,
     flags_file,
@@ -24,6 +22,7 @@ from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.chat.messages import Conversation, Message
 from glassgpt.data.chat.plain import PLAIN_TEMPLATE
 from glassgpt.data.chat.prepare import split_held_out, write_conversations
+from glassgpt.data.chat.rows import STARTS, SUPERVISED
 from glassgpt.data.grammar import grammar_text
 
 from .case import Fault

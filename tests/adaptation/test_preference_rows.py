@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from glassgpt.data.chat.render import Rendered
-from glassgpt.data.preferences.batches import IGNORED, PairBatches, pair_batch, pairs_in_order
-from glassgpt.data.preferences.dataset import PairTokens, build_dataset
+from glassgpt.data.preferences.batches import IGNORED, PairBatches, PairTokens, pair_batch, pairs_in_order
+from glassgpt.data.preferences.dataset import build_dataset
 from glassgpt.data.preferences.rows import parse_preference, read_preferences
 from glassgpt.data.tokenizers import load_tokenizer
 from glassgpt.errors import DataError, WrongDataError

@@ -59,9 +59,9 @@ def test_windows_are_the_same_before_and_after_the_shards_arrive(data):
     for _ in range(3):
         (a, _), (b, _) = (each.next(8) for each in batches)
         assert a.equal(b)
-    assert len(remote.remote.missing()) == len(remote.headers)  # reading fetched no whole shard
+    assert len(remote.files.missing()) == len(remote.headers)  # reading fetched no whole shard
     verify_once(remote)
-    assert remote.remote.missing() == []
+    assert remote.files.missing() == []
     for _ in range(3):
         (a, _), (b, _) = (each.next(8) for each in batches)
         assert a.equal(b)
@@ -106,7 +106,7 @@ def test_shard_that_was_prepared_again_is_fetched_again(data):
     prepare(PrepareOptions(sources=(str(text),), out=data, tokenizer="bytes", workers=1, shard_tokens=5000))
     mirror_module.mirror.cache_clear()
     remote, local = TokenDataset.open(dataset_folder(url(data))), TokenDataset.open(data)
-    assert remote.remote.missing()
+    assert remote.files.missing()
     ends = len(local.split("train"))
     assert np.array_equal(remote.split("train").read(0, ends), local.split("train").read(0, ends))
 

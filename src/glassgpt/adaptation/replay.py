@@ -31,7 +31,7 @@ class MixedTokens(TokenArray):
     """
 
     def __init__(self, spans: list[tuple[TokenArray, int, int]]) -> None:
-        super().__init__(())
+        super().__init__((), is_local=all(text.is_local for text, *_ in spans))
         self._spans = [span for span in spans if span[2] > 0]
         self._span_ends = list(accumulate(count for *_, count in self._spans))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import singledispatch
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Batches:
                 f"{context_length + 1}; prepare more text or reduce the context length"
             )
         self.tokens = tokens
-        self.context_length = context_length
+        self.context_length = self.tokens_per_window = context_length
         self._seed = seed
         self._rank, self.world_size = rank, world_size
         self._position = 0
@@ -124,3 +125,9 @@ class Batches:
         spans = self._quarantine.spans
         if spans and all(self._quarantine.touches(start, length) for start in self._shuffled_starts(0)):
             raise DataError("every window of the training text is quarantined; check the dataset for damage")
+
+
+@singledispatch
+def build_batches(tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1) -> Batches:
+    """Return the batches of a text; another kind of data registers its own. See `Batches` for the arguments."""
+    return Batches(tokens, context_length, seed, rank=rank, world_size=world_size)

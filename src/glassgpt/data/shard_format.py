@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glassgpt.data.files import regular_only
 from glassgpt.data.summary import DatasetSummary
@@ -88,6 +89,14 @@ class ShardHeader:
         if bytes_per_token not in DTYPES or size != HEADER.size + tokens * bytes_per_token:
             raise DataError(f"{path} is truncated or damaged ({size} bytes for {tokens} tokens); {REBUILD_HINT}")
         return cls(bytes_per_token, vocab_size, tokens, fingerprint.hex(), checksum)
+
+
+def map_tokens(path: Path, header: ShardHeader) -> NDArray[Any]:
+    """Return the tokens of a shard, memory-mapped: nothing is read before it is looked at."""
+    dtype = DTYPES[header.bytes_per_token]
+    if not header.tokens:  # an empty file cannot be mapped
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype, "r", offset=HEADER.size, shape=(header.tokens,))
 
 
 def check_headers(folder: Path, headers: Mapping[str, ShardHeader], summary: DatasetSummary) -> None:

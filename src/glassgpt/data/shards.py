@@ -1,6 +1,6 @@
 """Reading tokens from disk: a dataset folder, and its shards as one long memory-mapped array.
 
-The file format is in `shard_format.py`, writing in `shard_writer.py`.
+The file format is in `shard_format.py`, writing in `shard_writer.py`; `shard_files.py` knows where the files are.
 """
 
 from __future__ import annotations
@@ -17,17 +17,10 @@ from numpy.typing import NDArray
 
 from glassgpt.data.files import require_regular
 from glassgpt.data.folder_kinds import not_a_dataset
-from glassgpt.data.remote.mirror import RemoteShards, read_each, read_headers
-from glassgpt.data.shard_format import (
-    DTYPES,
-    HEADER,
-    REBUILD_HINT,
-    ShardHeader,
-    check_headers,
-    outside_vocabulary,
-    verify_checksum,
-)
+from glassgpt.data.shard_files import shard_files
+from glassgpt.data.shard_format import REBUILD_HINT, ShardHeader, check_headers, outside_vocabulary, verify_checksum
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
+from glassgpt.data.threads import map_waiting
 from glassgpt.data.tokenizers import Tokenizer, load_tokenizer
 from glassgpt.data.tokenizers.base import TOKENIZER_FILE
 from glassgpt.errors import DataError, TokenizerError, WrongDataError
@@ -43,10 +36,18 @@ class TokenArray:
         shards: the tokens.
         vocab_size: every token must be below it; None does not check.
         name: of the text, for error messages.
+        is_local: whether the tokens are on this machine, so that reading all of them is cheap.
+
+    Attributes:
+        row_length: tokens of a row if the text consists of rows that must be read whole, else 0.
     """
 
-    def __init__(self, shards: Sequence[NDArray[Any]], vocab_size: int | None = None, name: str = "the text") -> None:
-        self.shards, self._vocab_size, self._name = shards, vocab_size, name
+    row_length = 0
+
+    def __init__(
+        self, shards: Sequence[Any], vocab_size: int | None = None, name: str = "the text", is_local: bool = True
+    ) -> None:
+        self.shards, self._vocab_size, self._name, self.is_local = shards, vocab_size, name, is_local
         self._ends = list(accumulate(len(shard) for shard in shards))
 
     def __len__(self) -> int:
@@ -74,7 +75,8 @@ class TokenArray:
 
     def read_many(self, starts: Sequence[int], count: int) -> list[NDArray[np.int64]]:
         """Return `read(start, count)` for each start."""
-        return read_each(partial(self.read, count=count), starts, self.shards)
+        read = partial(self.read, count=count)
+        return [read(start) for start in starts] if self.is_local else map_waiting(read, starts)
 
     def _locate(self, position: int) -> tuple[NDArray[Any], int]:
         index = bisect_right(self._ends, position)
@@ -88,14 +90,12 @@ class TokenDataset:
         folder: the dataset folder.
         info: the summary written by `prepare`.
         headers: header of each shard, by name.
-        remote: where the shards are that are not in the folder yet, or None.
+        files: the files of the shards, in the folder or on their way there.
     """
 
     def __init__(self, folder: Path, info: DatasetSummary, headers: dict[str, ShardHeader]) -> None:
-        self.remote = RemoteShards.of(folder)
-        self.folder = folder
-        self.info = info
-        self.headers = headers
+        self.folder, self.info, self.headers = folder, info, headers
+        self.files = shard_files(folder)
 
     @classmethod
     def open(cls, folder: Path) -> TokenDataset:
@@ -109,7 +109,8 @@ class TokenDataset:
             raise WrongDataError(not_a_dataset(folder))
         require_regular(folder / TOKENIZER_FILE)
         info = DatasetSummary.read(folder / SUMMARY_FILE)
-        headers = read_headers(folder, info)
+        files = shard_files(folder)
+        headers = {name: files.header(name) for name in (*info.train.shards, *info.validation.shards)}
         check_headers(folder, headers, info)
         return cls(folder, info, headers)
 
@@ -140,15 +141,8 @@ class TokenDataset:
 
     def split(self, name: Split) -> TokenArray:
         """Return the tokens of one split, memory-mapped."""
-        shards = [(self.remote.array if self.remote else self._map)(shard) for shard in self.info.split(name).shards]
-        return TokenArray(shards, self.vocab_size, f"the {name} split of {self.folder}")
-
-    def _map(self, name: str) -> NDArray[Any]:
-        header = self.headers[name]
-        dtype = DTYPES[header.bytes_per_token]
-        if not header.tokens:  # an empty file cannot be mapped
-            return np.empty(0, dtype=dtype)
-        return np.memmap(self.folder / name, dtype, "r", offset=HEADER.size, shape=(header.tokens,))
+        shards = [self.files.array(shard, self.headers[shard]) for shard in self.info.split(name).shards]
+        return TokenArray(shards, self.vocab_size, f"the {name} split of {self.folder}", not self.files.missing())
 
     def verify(self) -> None:
         """Read every shard and compare it with its checksum.

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 THREADS_VARIABLE = "RAYON_NUM_THREADS"
 """Environment variable read by the Rust libraries; our thread pools follow it too, so that one number controls both."""
+
+WAITING_AT_ONCE = 16
+"""Threads that wait for a network."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def worker_threads() -> int:
@@ -34,3 +42,9 @@ def limited_threads(count: int) -> Generator[None, None, None]:
             os.environ[THREADS_VARIABLE] = before
         elif count:
             del os.environ[THREADS_VARIABLE]
+
+
+def map_waiting(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return `function(item)` for each item, several at once: for requests, which are mostly waiting."""
+    with ThreadPoolExecutor(WAITING_AT_ONCE) as pool:
+        return list(pool.map(function, items))

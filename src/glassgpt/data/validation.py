@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import singledispatch
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ from glassgpt.data.shards import TokenArray
 from glassgpt.errors import DataError
 
 
+@singledispatch
 def validation_windows(
     tokens: TokenArray, context_length: int, *, batch_size: int = 1, limit: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a text in order without overlap, so that each token but the first is a target exactly once.
+
+    Another kind of data registers its own.
 
     Args:
         tokens: the text.

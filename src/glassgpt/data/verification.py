@@ -37,7 +37,7 @@ def verify_once(
     folder = dataset.folder
     verified = _read_memory(folder)
     for name in [name for split in splits for name in dataset.info.split(split).shards]:
-        if dataset.remote and not dataset.remote.fetch(name, stop.is_set if stop else bool):
+        if not dataset.files.fetch(name, stop.is_set if stop else bool):
             return
         version, header = file_version(folder / name), dataset.headers[name]
         if verified.get(name) == version:

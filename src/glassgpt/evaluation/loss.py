@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from glassgpt.data.chat.batches import held_out_windows
-from glassgpt.data.chat.dataset import ConversationTokens
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.validation import validation_windows
 from glassgpt.errors import WrongTokenizerError
 from glassgpt.evaluation.observer import SILENT, EvaluationObserver
 from glassgpt.model.transformer import LanguageModel
-from glassgpt.training.config import TrainConfig
-from glassgpt.training.conversations import conversation_loss
+from glassgpt.training.config import TrainerConfig
 from glassgpt.training.loss import ValidationLoss, validation_loss
+from glassgpt.training.losses import build_loss
 
 TOKENS_PER_BATCH = 8192
 
@@ -54,14 +53,13 @@ def evaluate_dataset(
         observer: receives progress.
     """
     tokens = dataset.split("validation")
-    rows = tokens.row_length - 1 if isinstance(tokens, ConversationTokens) else 0
-    context = rows or context_length or model.config.context_length
+    context = max(0, tokens.row_length - 1) or context_length or model.config.context_length
     total = min(limit or len(tokens), len(tokens) - 1)
     batch_size = max(1, TOKENS_PER_BATCH // context)
     device = next(model.parameters()).device
     with observer.progress("evaluating", total) as advance:
-        windows = _counted(held_out_windows(tokens, context, batch_size=batch_size, limit=total), advance)
-        loss = conversation_loss(model, TrainConfig(), tokens)
+        windows = _counted(validation_windows(tokens, context, batch_size=batch_size, limit=total), advance)
+        loss = build_loss(tokens, model, TrainerConfig())
         return validation_loss(model, windows, dataset.tokenizer.byte_lengths(), device=device, loss=loss)
 
 

@@ -16,12 +16,6 @@ import torch
 from torch import Tensor
 
 from glassgpt.data.batches import Batches
-from glassgpt.data.chat.batches import build_batches as text_batches
-from glassgpt.data.code.batches import FIMBatches, FIMTokens
-from glassgpt.data.preferences.batches import PairBatches
-from glassgpt.data.preferences.dataset import PairTokens
-from glassgpt.data.remote.mirror import RemoteArray
-from glassgpt.data.shards import TokenArray
 
 MAX_MEMORY_SHARE = 0.05
 """Share of the GPU's free memory that the text may take."""
@@ -46,25 +40,14 @@ class BatchLoader(Protocol):
         ...
 
 
-def build_batches(tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1) -> Batches:
-    """Return the batches of a text, of packed conversations, of pairs, or of code; see `Batches` for the arguments."""
-    if isinstance(tokens, PairTokens):
-        return PairBatches(tokens, seed, rank=rank, world_size=world_size)
-    if isinstance(tokens, FIMTokens):
-        return FIMBatches(tokens, context_length, seed, rank=rank, world_size=world_size)
-    return text_batches(tokens, context_length, seed, rank=rank, world_size=world_size)
-
-
 def build_batch_loader(batches: Batches, device: torch.device) -> BatchLoader:
     """Return the fastest loader for these batches on this device."""
     if device.type != "cuda":
         return DirectLoader(batches, device)
     free, _ = torch.cuda.mem_get_info(device)
-    # Reading all of a text whose shards are on an object store would wait for all of them.
-    is_here = not any(isinstance(shard, RemoteArray) for shard in batches.tokens.shards)
     if (
-        type(batches) is Batches
-        and is_here
+        type(batches) is Batches  # no subclass: the device cuts the windows of plain text only
+        and batches.tokens.is_local
         and len(batches.tokens) * BYTES_PER_TOKEN_ON_DEVICE <= MAX_MEMORY_SHARE * free
     ):
         return DeviceResidentLoader(batches, device)

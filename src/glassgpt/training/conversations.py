@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from glassgpt.data.chat.batches import NEXT_STARTS
-from glassgpt.data.chat.dataset import ConversationTokens
-from glassgpt.data.shards import TokenArray
+from glassgpt.data.chat.batches import NEXT_STARTS, ConversationTokens
 from glassgpt.errors import ConfigError, DataError
 from glassgpt.model.config_checks import LINEAR
 from glassgpt.model.packed import PackedRows
@@ -65,15 +63,13 @@ def conversation_starts(targets: Tensor) -> Tensor:
     return starts
 
 
-def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: TokenArray | None) -> ConversationLoss | None:
-    """Return the loss of conversations, or None if the training text is none.
+def conversation_loss(model: LanguageModel, train: TrainConfig, tokens: ConversationTokens) -> ConversationLoss:
+    """Return the loss of conversations.
 
     Raises:
         ConfigError: a teacher is configured, whose predictions are of text only, or another loss.
         DataError: no token is learned.
     """
-    if not isinstance(tokens, ConversationTokens):
-        return None
     if train.loss:
         raise ConfigError(
             ["train.loss cannot be combined with conversations, which have a loss of theirs; leave it out"]

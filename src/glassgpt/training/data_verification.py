@@ -21,7 +21,7 @@ class DataVerification(Observer):
 
     def __init__(self, dataset: TokenDataset, max_steps: int) -> None:
         self._verification = BackgroundVerification(dataset)
-        self._remote = dataset.remote
+        self._files = dataset.files
         self._train_tokens, self._max_steps = dataset.info.train.tokens, max_steps
 
     def start(self) -> None:
@@ -35,7 +35,7 @@ class DataVerification(Observer):
     def on_validation(self, step: int, validation: ValidationLoss, is_best: bool) -> None:
         """Check before the last checkpoint is saved; a short run does not wait for shards that are still on an object store."""
         is_last = step >= self._max_steps
-        self._verification.check(wait=is_last and not (self._remote and self._remote.missing()))
+        self._verification.check(wait=is_last and not self._files.missing())
 
     def close(self) -> None:
         """Stop verifying."""

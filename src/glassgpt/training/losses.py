@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from glassgpt.data.preferences.dataset import PairTokens
+from functools import singledispatch
+
+from glassgpt.data.chat.batches import ConversationTokens
+from glassgpt.data.preferences.batches import PairTokens
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.config import TrainerConfig
@@ -13,24 +16,31 @@ from glassgpt.training.loss import TrainingLoss
 from glassgpt.training.preference import preference_loss
 
 
-def build_loss(model: LanguageModel, tokens: TokenArray, config: TrainerConfig) -> TrainingLoss:
-    """Return the loss for these data and this configuration.
+@singledispatch
+def build_loss(tokens: TokenArray, model: LanguageModel, config: TrainerConfig) -> TrainingLoss:
+    """Return the loss for these data and this configuration. This is the loss of text; other kinds of data register theirs.
 
     Args:
-        model: on its device.
         tokens: what the model is trained on.
+        model: on its device.
         config: the configuration.
 
     Raises:
         CheckpointError: another model that the loss needs cannot be loaded, or does not fit.
         PluginError: the user's own loss cannot be used.
     """
-    if isinstance(tokens, PairTokens):
-        return preference_loss(model, config)
-    if (loss := conversation_loss(model, config.train, tokens)) is not None:
-        return loss
     if config.train.loss:
         return custom_loss(model, config.train.loss)
     if config.train.teacher:
         return distillation_loss(model, config.train)
     return TrainingLoss(model, config.train.loss_chunk_tokens)
+
+
+@build_loss.register
+def _(tokens: PairTokens, model: LanguageModel, config: TrainerConfig) -> TrainingLoss:
+    return preference_loss(model, config)
+
+
+@build_loss.register
+def _(tokens: ConversationTokens, model: LanguageModel, config: TrainerConfig) -> TrainingLoss:
+    return conversation_loss(model, config.train, tokens)

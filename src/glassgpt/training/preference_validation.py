@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from glassgpt.data.preferences.batches import pairs_in_order
-from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.data.preferences.batches import PairTokens, pairs_in_order
 from glassgpt.training.preference import PreferenceLoss, PreferenceValidation, validate_preferences
 from glassgpt.training.trainable import TrainableModel
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from glassgpt.data.batches import build_batches
 from glassgpt.data.shards import TokenArray
 from glassgpt.model.attention import attend
 from glassgpt.model.transformer import LanguageModel
 from glassgpt.training.attention_modules import set_attention
 from glassgpt.training.average import WeightAverage
-from glassgpt.training.batch_loader import build_batch_loader, build_batches
+from glassgpt.training.batch_loader import build_batch_loader
 from glassgpt.training.config import TrainerConfig
 from glassgpt.training.distributed import DistributedContext
 from glassgpt.training.hardware import Hardware
@@ -63,7 +64,7 @@ class TrainableModel:
         self.model = model.to(hardware.device)
         if (attention := hardware.attention(model.config)) is not attend:
             set_attention(self.model, attention)
-        self.loss = ParallelLoss(build_loss(self.model, tokens, config), train, hardware, dist)
+        self.loss = ParallelLoss(build_loss(tokens, self.model, config), train, hardware, dist)
         self.optimizers = build_optimizers(self.model, config.optimizer, dist, compiled=hardware.compile)
         self.scaler = hardware.scaler()
         self.average = WeightAverage(self.model, train.ema_decay) if train.ema_decay else None

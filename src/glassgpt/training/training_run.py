@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from glassgpt.data.files import is_disk_full
-from glassgpt.data.preferences.dataset import PairTokens
 from glassgpt.data.shards import TokenDataset
 from glassgpt.errors import CheckpointError, GlassGPTError, MemoryExhaustedError
 from glassgpt.model.accounting import flops_per_token
@@ -94,8 +93,7 @@ class TrainingRun:
         self._unreported: tuple[int, Path] | None = None
         self._not_deleted: OSError | None = None
         self._validator = build_validator(self.train_step, dataset, config.train)
-        is_text = not isinstance(tokens, PairTokens)
-        self.window_tokens = self.train_step.batches.context_length if is_text else tokens.tokens_per_pair
+        self.window_tokens = self.train_step.batches.tokens_per_window
         peak = self.hardware.peak_flops
         self.throughput = Throughput(
             self.window_tokens * self.train_step.batch_size * self.dist.world_size,

@@ -7,9 +7,9 @@ from itertools import islice
 
 import torch
 
-from glassgpt.data.chat.batches import held_out_windows
-from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.data.preferences.batches import PairTokens
 from glassgpt.data.shards import TokenDataset
+from glassgpt.data.validation import validation_windows
 from glassgpt.training.config import TrainConfig
 from glassgpt.training.loss import ValidationLoss, validation_loss
 from glassgpt.training.preference_validation import PreferenceValidator
@@ -38,7 +38,7 @@ class Validator:
         trained, dist = self._trained, self._trained.dist
         batch_size = max(1, min(trained.micro_batch_size, MAX_BATCH_SIZE))
         length, limit = trained.batches.context_length, self._train.eval_tokens or None
-        windows = held_out_windows(self._tokens, length, batch_size=batch_size, limit=limit)
+        windows = validation_windows(self._tokens, length, batch_size=batch_size, limit=limit)
         is_shared = dist.world_size > 1 and not trained.loss.is_sharded
         if is_shared:
             windows = islice(windows, dist.rank, None, dist.world_size)

@@ -1,4 +1,4 @@
-"""Packed conversations to batches.
+"""Packed conversations as tokens, and these to batches.
 
 Targets say what a loss must know of a row: the next token where it is learned, else a negative number.
 """
@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches
-from glassgpt.data.chat.dataset import STARTS, SUPERVISED, ConversationTokens, row_length_problem
+from glassgpt.data.batches import Batches, build_batches
+from glassgpt.data.chat.rows import STARTS, SUPERVISED, row_length_problem
 from glassgpt.data.shards import TokenArray
+from glassgpt.data.token_view import TokenView
 from glassgpt.data.validation import validation_windows
 from glassgpt.errors import DataError
 
@@ -22,6 +23,26 @@ IGNORED = -100
 """Target where the next token is not learned."""
 NEXT_STARTS = -101
 """Target where the next token begins another conversation."""
+
+
+class ConversationTokens(TokenView):
+    """The rows of one split as one long array, with the flags of each token.
+
+    Args:
+        tokens: the ids.
+        flags: one byte per token; see `SUPERVISED` and `STARTS`.
+        row_length: tokens of a row.
+        supervised_share: share of the predicted tokens that are learned.
+    """
+
+    def __init__(self, tokens: TokenArray, flags: NDArray[np.uint8], row_length: int, supervised_share: float) -> None:
+        super().__init__(tokens)
+        self._flags = flags
+        self.row_length, self.supervised_share = row_length, supervised_share
+
+    def flags(self, start: int, count: int) -> NDArray[np.uint8]:
+        """Return the flags of the tokens `start` … `start + count - 1`, (count,) uint8."""
+        return self._flags[start : start + count]
 
 
 class ConversationBatches(Batches):
@@ -67,22 +88,20 @@ def _require_length(tokens: ConversationTokens, length: int) -> None:
 
 
 def _read(tokens: ConversationTokens, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    ids = np.stack([tokens.read(int(start), tokens.row_length) for start in starts])
+    ids = np.stack(tokens.read_many(starts.tolist(), tokens.row_length))
     flags = np.stack([tokens.flags(int(start), tokens.row_length) for start in starts])
     return torch.from_numpy(ids[:, :-1].copy()), torch.from_numpy(row_targets(ids, flags))
 
 
-def held_out_windows(
-    tokens: TokenArray, context_length: int, *, batch_size: int, limit: int | None
+@validation_windows.register
+def rows_in_order(
+    tokens: ConversationTokens, context_length: int, *, batch_size: int = 1, limit: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a held-out text in order, or rows of conversations; see `validation_windows`.
+    """Yield the rows in order; see `validation_windows`.
 
     Raises:
-        DataError: the rows of conversations have another length.
+        DataError: they have another length.
     """
-    if not isinstance(tokens, ConversationTokens):
-        yield from validation_windows(tokens, context_length, batch_size=batch_size, limit=limit)
-        return
     _require_length(tokens, context_length)
     n_rows = len(tokens) // tokens.row_length
     n_rows = n_rows if limit is None else min(n_rows, max(1, limit // context_length))
@@ -91,8 +110,4 @@ def held_out_windows(
         yield _read(tokens, starts[first : first + batch_size])
 
 
-def build_batches(tokens: TokenArray, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1) -> Batches:
-    """Return the batches of a training text, or of packed conversations; see `Batches`."""
-    if isinstance(tokens, ConversationTokens):
-        return ConversationBatches(tokens, context_length, seed, rank=rank, world_size=world_size)
-    return Batches(tokens, context_length, seed, rank=rank, world_size=world_size)
+build_batches.register(ConversationTokens, ConversationBatches)

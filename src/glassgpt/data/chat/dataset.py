@@ -10,22 +10,24 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glassgpt.data.chat.rows import row_length_problem
 from glassgpt.data.files import read_regular
 from glassgpt.data.shard_format import ShardHeader
-from glassgpt.data.shards import SPLITS, Split, TokenArray, TokenDataset
+from glassgpt.data.shards import SPLITS, Split, TokenDataset
 from glassgpt.data.summary import DatasetSummary
 from glassgpt.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from glassgpt.data.chat.batches import ConversationTokens
 
 CONVERSATIONS_FILE = "conversations.json"
 TEMPLATE_FILE = "chat_template.jinja"
 FORMAT, FORMAT_VERSION = "glassgpt-conversations", 1
-SUPERVISED, STARTS, TEXT = 1, 2, 4
-"""Bits of a token's flags: it is learned; it begins a conversation or a row of text; it is in a row of text."""
 
 
 @dataclass(frozen=True)
@@ -94,33 +96,6 @@ class ConversationSummary:
             raise DataError(f"{path} is damaged: {error}; prepare the conversations again") from error
 
 
-class ConversationTokens(TokenArray):
-    """The rows of one split as one long array, with the flags of each token.
-
-    Args:
-        tokens: the ids.
-        flags: one byte per token; see `SUPERVISED` and `STARTS`.
-        row_length: tokens of a row.
-        supervised_share: share of the predicted tokens that are learned.
-    """
-
-    def __init__(self, tokens: TokenArray, flags: NDArray[np.uint8], row_length: int, supervised_share: float) -> None:
-        super().__init__(())
-        self._tokens, self._flags = tokens, flags
-        self.row_length, self.supervised_share = row_length, supervised_share
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def read(self, start: int, count: int, *, any_id: bool = False) -> NDArray[np.int64]:
-        """See `TokenArray.read`."""
-        return self._tokens.read(start, count, any_id=any_id)
-
-    def flags(self, start: int, count: int) -> NDArray[np.uint8]:
-        """Return the flags of the tokens `start` … `start + count - 1`, (count,) uint8."""
-        return self._flags[start : start + count]
-
-
 class ConversationDataset(TokenDataset):
     """A dataset of packed conversations.
 
@@ -137,6 +112,8 @@ class ConversationDataset(TokenDataset):
 
     def split(self, name: Split) -> ConversationTokens:
         """Return the rows of one split."""
+        from glassgpt.data.chat.batches import ConversationTokens  # needs torch, the rest of this file does not
+
         counts, row_length = self.conversations.split(name), self.conversations.row_length
         tokens = super().split(name)
         predicted = len(tokens) // row_length * (row_length - 1)
@@ -174,21 +151,6 @@ def flags_file(split: str) -> str:
 def is_conversations(folder: Path) -> bool:
     """Return whether a dataset consists of conversations."""
     return (folder / CONVERSATIONS_FILE).is_file()
-
-
-def row_length_problem(row_length: int, sequence_length: int) -> str | None:
-    """Return why rows of conversations cannot be read as sequences of another length, or None if they can.
-
-    Args:
-        row_length: tokens of a row, one more than a model reads of it.
-        sequence_length: tokens that it is to read.
-    """
-    if row_length == sequence_length + 1:
-        return None
-    return (
-        f"the conversations are packed into rows of {row_length - 1} tokens, but train.sequence_length is {sequence_length}; "
-        f"set it to {row_length - 1}"
-    )
 
 
 def row_problems(folder: Path, sequence_length: int) -> list[str]:

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from glassgpt.data.chat.dataset import (
     CONVERSATIONS_FILE,
-    STARTS,
-    SUPERVISED,
     TEMPLATE_FILE,
-    TEXT,
     ConversationDataset,
     ConversationSummary,
     SplitConversations,
@@ -26,6 +23,7 @@ from glassgpt.data.chat.jinja_template import JinjaTemplate
 from glassgpt.data.chat.messages import Conversation
 from glassgpt.data.chat.packing import pack
 from glassgpt.data.chat.render import Rendered, render
+from glassgpt.data.chat.rows import STARTS, SUPERVISED, TEXT
 from glassgpt.data.files import write_atomically
 from glassgpt.data.shard_writer import ShardWriter
 from glassgpt.data.shards import SPLITS

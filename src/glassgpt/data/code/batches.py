@@ -7,18 +7,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches
+from glassgpt.data.batches import Batches, build_batches
 from glassgpt.data.chat.dataset import ConversationDataset
 from glassgpt.data.code.config import FIMConfig
 from glassgpt.data.code.fim import FIMTransform
 from glassgpt.data.code.sentinels import Sentinels
 from glassgpt.data.shards import Split, TokenArray, TokenDataset
+from glassgpt.data.token_view import TokenView
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import WrongDataError
 
 
-class FIMTokens(TokenArray):
-    """A training text that is to be rearranged while batching.
+class FIMTokens(TokenView):
+    """A training text that is to be rearranged while batching; what it returns itself is as on disk.
 
     Args:
         tokens: the text.
@@ -27,15 +28,8 @@ class FIMTokens(TokenArray):
     """
 
     def __init__(self, tokens: TokenArray, tokenizer: Tokenizer, config: FIMConfig) -> None:
-        super().__init__(())
-        self._tokens, self.tokenizer, self.config = tokens, tokenizer, config
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def read(self, start: int, count: int, *, any_id: bool = False) -> NDArray[np.int64]:
-        """Return tokens as they are on disk; see `TokenArray.read`."""
-        return self._tokens.read(start, count, any_id=any_id)
+        super().__init__(tokens)
+        self.tokenizer, self.config = tokenizer, config
 
 
 class FIMBatches(Batches):
@@ -53,9 +47,13 @@ class FIMBatches(Batches):
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the given windows; see `Batches.read`."""
         length = self.context_length + 1
-        windows = [self._transform(self.tokens.read(int(start), length), int(start)) for start in starts]
+        read = self.tokens.read_many(starts.tolist(), length)
+        windows = [self._transform(window, int(start)) for window, start in zip(read, starts, strict=True)]
         block = torch.from_numpy(np.stack(windows))  # (batch_size, context_length + 1)
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
+
+
+build_batches.register(FIMTokens, FIMBatches)
 
 
 class FIMDataset(TokenDataset):

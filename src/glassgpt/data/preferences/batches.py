@@ -1,19 +1,60 @@
-"""Pairs to batches: chosen and rejected reply of one prompt are always in the same batch."""
+"""Pairs as tokens, and these to batches: chosen and rejected reply of one prompt are always in the same batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glassgpt.data.batches import Batches
+from glassgpt.data.batches import Batches, build_batches
 from glassgpt.data.chat.batches import IGNORED
-from glassgpt.data.preferences.dataset import PairTokens
+from glassgpt.data.chat.render import Rendered
+from glassgpt.data.shards import TokenArray
 
-__all__ = ["IGNORED", "PairBatches", "pair_batch", "pairs_in_order"]
+__all__ = ["IGNORED", "PairBatches", "PairTokens", "pair_batch", "pairs_in_order"]
+
+
+class PairTokens(TokenArray):
+    """Pairs of conversations as one array of tokens: for each pair a slot with the chosen one, then the rejected one.
+
+    Args:
+        chosen: conversations that end with the better reply.
+        rejected: the same ones with the worse reply.
+
+    Attributes:
+        ids: (pairs, 2, T); shorter conversations are followed by zeros, which no loss reads.
+        supervised: (pairs, 2, T), whether a token belongs to the reply, its stop token included.
+    """
+
+    def __init__(self, chosen: Sequence[Rendered], rejected: Sequence[Rendered]) -> None:
+        both = [one for pair in zip(chosen, rejected, strict=True) for one in pair]
+        length = max((len(one.tokens) for one in both), default=1)
+        self.ids = np.zeros((len(chosen), 2, length), dtype=np.int32)
+        self.supervised = np.zeros((len(chosen), 2, length), dtype=bool)
+        for at, one in enumerate(both):
+            self.ids[at // 2, at % 2, : len(one.tokens)] = one.tokens
+            self.supervised[at // 2, at % 2, : len(one.tokens)] = one.supervised
+        super().__init__((self.ids.reshape(-1),))
+
+    @property
+    def slot(self) -> int:
+        """Number of tokens between the starts of two pairs."""
+        return 2 * self.ids.shape[2]
+
+    @property
+    def tokens_per_pair(self) -> int:
+        """Mean number of tokens of a pair up to the end of its replies, rounded."""
+        ends = self.ids.shape[2] - np.argmax(self.supervised[..., ::-1], axis=2)
+        return round(float(ends.sum(axis=1).mean())) if len(self.ids) else 0
+
+    def pairs(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the tokens and the supervised ones of some pairs, (B, 2, T) up to the end of the longest reply."""
+        ids, supervised = self.ids[indices], self.supervised[indices]
+        longest = int(np.flatnonzero(supervised.any(axis=(0, 1))).max(initial=0)) + 1
+        return ids[..., :longest].astype(np.int64), supervised[..., :longest]
 
 
 class PairBatches(Batches):
@@ -30,6 +71,7 @@ class PairBatches(Batches):
         super().__init__(pairs, pairs.slot - 1, seed, rank=rank, world_size=world_size)
         self.pairs = pairs
         self.windows_per_epoch = len(pairs.ids)
+        self.tokens_per_window = pairs.tokens_per_pair
 
     def read(self, starts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of the pairs at these places, each (B, 2, T) int64 on the CPU; see `pair_batch`."""
@@ -38,6 +80,14 @@ class PairBatches(Batches):
     def _shuffled_starts(self, epoch: int) -> NDArray[np.int64]:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
         return self.pairs.slot * generator.permutation(self.windows_per_epoch)
+
+
+@build_batches.register
+def pair_batches(
+    tokens: PairTokens, context_length: int, seed: int, *, rank: int = 0, world_size: int = 1
+) -> PairBatches:
+    """Return the batches of pairs, whose length is their own; see `build_batches`."""
+    return PairBatches(tokens, seed, rank=rank, world_size=world_size)
 
 
 def pair_batch(pairs: PairTokens, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

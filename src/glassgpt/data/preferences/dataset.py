@@ -7,60 +7,21 @@ resuming and quarantine work as for any text. Nothing but the file of the rows i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from glassgpt.data.chat.render import Rendered
 from glassgpt.data.preferences.rows import Preference, PreferenceRows
-from glassgpt.data.shards import Split, TokenArray, TokenDataset
+from glassgpt.data.shards import Split, TokenDataset
 from glassgpt.data.summary import DatasetSummary, SplitSummary
 from glassgpt.data.tokenizers import Tokenizer
 from glassgpt.errors import DataError
 
-
-class PairTokens(TokenArray):
-    """Pairs of conversations as one array of tokens: for each pair a slot with the chosen one, then the rejected one.
-
-    Args:
-        chosen: conversations that end with the better reply.
-        rejected: the same ones with the worse reply.
-
-    Attributes:
-        ids: (pairs, 2, T); shorter conversations are followed by zeros, which no loss reads.
-        supervised: (pairs, 2, T), whether a token belongs to the reply, its stop token included.
-    """
-
-    def __init__(self, chosen: Sequence[Rendered], rejected: Sequence[Rendered]) -> None:
-        both = [one for pair in zip(chosen, rejected, strict=True) for one in pair]
-        length = max((len(one.tokens) for one in both), default=1)
-        self.ids = np.zeros((len(chosen), 2, length), dtype=np.int32)
-        self.supervised = np.zeros((len(chosen), 2, length), dtype=bool)
-        for at, one in enumerate(both):
-            self.ids[at // 2, at % 2, : len(one.tokens)] = one.tokens
-            self.supervised[at // 2, at % 2, : len(one.tokens)] = one.supervised
-        super().__init__((self.ids.reshape(-1),))
-
-    @property
-    def slot(self) -> int:
-        """Number of tokens between the starts of two pairs."""
-        return 2 * self.ids.shape[2]
-
-    @property
-    def tokens_per_pair(self) -> int:
-        """Mean number of tokens of a pair up to the end of its replies, rounded."""
-        ends = self.ids.shape[2] - np.argmax(self.supervised[..., ::-1], axis=2)
-        return round(float(ends.sum(axis=1).mean())) if len(self.ids) else 0
-
-    def pairs(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the tokens and the supervised ones of some pairs, (B, 2, T) up to the end of the longest reply."""
-        ids, supervised = self.ids[indices], self.supervised[indices]
-        longest = int(np.flatnonzero(supervised.any(axis=(0, 1))).max(initial=0)) + 1
-        return ids[..., :longest].astype(np.int64), supervised[..., :longest]
+if TYPE_CHECKING:
+    from glassgpt.data.preferences.batches import PairTokens
 
 
 @dataclass(frozen=True)
@@ -136,6 +97,8 @@ def build_dataset(
     Raises:
         DataError: one of the sides would have no pair.
     """
+    from glassgpt.data.preferences.batches import PairTokens  # needs torch, the rest of this file does not
+
     sides: dict[Split, list[tuple[Rendered, Rendered]]] = {"train": [], "validation": []}
     too_long = 0
     for row in given.rows:

@@ -12,8 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,15 @@ from numpy.typing import NDArray
 
 from glassgpt.data.files import read_regular, write_atomically
 from glassgpt.data.remote.store import ObjectStore, WrongURLError
-from glassgpt.data.shard_format import DTYPES, HEADER, ShardHeader, verify_checksum
+from glassgpt.data.shard_format import DTYPES, HEADER, ShardHeader, map_tokens, verify_checksum
 from glassgpt.data.summary import SUMMARY_FILE, DatasetSummary
+from glassgpt.data.threads import map_waiting
 from glassgpt.errors import DataError
 
 REMOTE_FILE = "remote.json"
 """Marks a folder as the copy of a dataset; holds its URL and the headers and sizes of the shards."""
 CACHE_VARIABLE = "GLASSGPT_CACHE"
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-AT_ONCE = 16
-"""Requests at the same time."""
 
 
 def cache_folder(kind: str, url: str) -> Path:
@@ -63,11 +61,13 @@ def mirror(url: str) -> Path:
     shards = [*info.train.shards, *info.validation.shards]
     if missing := [name for name in shards if name not in sizes]:
         raise DataError(f"{url} lacks the shard {missing[0]}; copy the whole dataset there")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        headers = dict(zip(shards, pool.map(partial(store.read, start=0, end=HEADER.size), shards), strict=True))
-        others = [name for name in sizes if name not in shards and name != SUMMARY_FILE]
-        for name, content in zip(others, pool.map(store.read, others), strict=True):
-            write_atomically(folder / name, content)
+    headers = dict(zip(shards, map_waiting(partial(store.read, start=0, end=HEADER.size), shards), strict=True))
+    others = [name for name in sizes if name not in shards and name != SUMMARY_FILE]
+
+    def copy(name: str) -> None:
+        write_atomically(folder / name, store.read(name))
+
+    map_waiting(copy, others)
     for name, header in headers.items():
         _drop_if_changed(folder / name, header)
     record = {"url": url, "shards": {name: [sizes[name], headers[name].hex()] for name in shards}}
@@ -100,11 +100,6 @@ class RemoteShards:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder / REMOTE_FILE} is damaged: {error}; delete that folder") from error
 
-    @classmethod
-    def of(cls, folder: Path) -> RemoteShards | None:
-        """Return the shards of a copied dataset, or None for any other folder."""
-        return cls(folder) if (folder / REMOTE_FILE).is_file() else None
-
     @cached_property
     def store(self) -> ObjectStore:
         """The object store."""
@@ -125,7 +120,7 @@ class RemoteShards:
         """Return the names of the shards that were not copied yet."""
         return [name for name in self._shards if not self.is_here(name)]
 
-    def fetch(self, name: str, is_stopped: Any = lambda: False) -> bool:
+    def fetch(self, name: str, is_stopped: Callable[[], bool] = bool) -> bool:
         """Copy a shard if it is missing, and compare it with its checksum; return False if it was stopped.
 
         Raises:
@@ -149,20 +144,9 @@ class RemoteShards:
             part.unlink(missing_ok=True)
         return True
 
-    def array(self, name: str) -> Any:
+    def array(self, name: str, header: ShardHeader) -> Any:
         """Return the `RemoteArray` of a shard, which `TokenArray` reads like any other."""
-        return RemoteArray(self, name, self._folder / name)
-
-
-def read_headers(folder: Path, info: DatasetSummary) -> dict[str, ShardHeader]:
-    """Return the headers of the shards of a dataset, by name, wherever the shards are.
-
-    Raises:
-        DataError: a shard is missing, truncated, or has another format or version.
-    """
-    remote = RemoteShards.of(folder)
-    names = (*info.train.shards, *info.validation.shards)
-    return {name: remote.header(name) if remote else ShardHeader.read(folder / name) for name in names}
+        return RemoteArray(self, name, self._folder / name, header)
 
 
 class RemoteArray:
@@ -172,12 +156,12 @@ class RemoteArray:
         shards: where it is.
         name: of the shard.
         path: of its copy.
+        header: its header.
     """
 
-    def __init__(self, shards: RemoteShards, name: str, path: Path) -> None:
-        self._shards, self._name, self._path = shards, name, path
-        self._header = shards.header(name)
-        self._dtype = DTYPES[self._header.bytes_per_token]
+    def __init__(self, shards: RemoteShards, name: str, path: Path, header: ShardHeader) -> None:
+        self._shards, self._name, self._path, self._header = shards, name, path, header
+        self._dtype = DTYPES[header.bytes_per_token]
         self._mapped: NDArray[Any] | None = None
 
     def __len__(self) -> int:
@@ -185,20 +169,10 @@ class RemoteArray:
 
     def __getitem__(self, part: slice) -> NDArray[Any]:
         start, stop, _ = part.indices(len(self))
-        if self._mapped is None and self._path.is_file() and len(self):
-            self._mapped = np.memmap(self._path, self._dtype, "r", offset=HEADER.size, shape=(len(self),))
+        if self._mapped is None and self._path.is_file():
+            self._mapped = map_tokens(self._path, self._header)
         if self._mapped is not None:
             return self._mapped[start:stop]
         size = self._dtype.itemsize
         content = self._shards.store.read(self._name, HEADER.size + start * size, HEADER.size + max(start, stop) * size)
         return np.frombuffer(content, self._dtype)
-
-
-def read_each(
-    read: Callable[[int], NDArray[np.int64]], starts: Sequence[int], shards: Sequence[object]
-) -> list[NDArray[np.int64]]:
-    """Return `read(start)` for each start; several at once if shards may be far away: a request is mostly waiting."""
-    if not any(isinstance(shard, RemoteArray) for shard in shards):
-        return [read(start) for start in starts]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(read, starts))

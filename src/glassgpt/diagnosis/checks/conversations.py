@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from glassgpt.data.chat.dataset import STARTS, SUPERVISED, TEMPLATE_FILE, TEXT, ConversationDataset
+from glassgpt.data.chat.dataset import TEMPLATE_FILE, ConversationDataset
 from glassgpt.data.chat.jinja_template import compile_template
 from glassgpt.data.chat.messages import Conversation, Message
 from glassgpt.data.chat.render import render
+from glassgpt.data.chat.rows import STARTS, SUPERVISED, TEXT
 from glassgpt.data.files import read_regular
 from glassgpt.data.shards import SPLITS, Split
 from glassgpt.data.verification import file_version

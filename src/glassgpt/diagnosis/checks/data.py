@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from glassgpt.data.batches import Batches
-from glassgpt.data.chat.dataset import SUPERVISED, ConversationTokens
+from glassgpt.data.chat.batches import ConversationTokens
+from glassgpt.data.chat.rows import SUPERVISED
 from glassgpt.data.shards import SPLITS, TokenArray, TokenDataset
 from glassgpt.data.tokenizers.printable import printable
 from glassgpt.diagnosis.findings import CheckResult, Finding, Severity
