@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glassgpt import console
+from glassgpt.cli.media import MediaArguments, prepare_media, require_defaults, require_no_media
 from glassgpt.cli.shared import Flag, Integer, Texts, reject_unknown_options, run_name
 from glassgpt.errors import UsageError
 
@@ -19,7 +20,7 @@ def prepare(
     out: Path,
     tokenizer: str = "gpt2",
     pattern: Literal["glassgpt", "code", "gpt2", "llama", "qwen2"] = "glassgpt",
-    format: Literal["text", "code"] = "text",
+    format: Literal["text", "code", "multimodal"] = "text",
     suffix: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     exclude: Annotated[tuple[Path, ...], Parameter(negative="", show_default=False)] = (),
     field: str = "text",
@@ -41,6 +42,7 @@ def prepare(
     skip_bad: Integer = 0,
     follow_links: Flag = False,
     force: Flag = False,
+    media: MediaArguments | None = None,
 ) -> None:
     """Prepare text for training: build a dataset of token shards.
 
@@ -49,7 +51,9 @@ def prepare(
     sources:
         Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read, and .json files
         that hold rows (one per line, or an array); patterns such as 'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a
-        Hugging Face dataset; shakespeare or grammar.
+        Hugging Face dataset; shakespeare or grammar. For multimodal: .jsonl files with image, audio, prompt, text, content or
+        messages; folders of pictures and sounds, each with its text in a .txt file of the same name, or in a folder named for
+        it; text files.
     out:
         Dataset folder to create.
     tokenizer:
@@ -60,7 +64,8 @@ def prepare(
         digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).
     format:
         text; or code: folders of source code, of which generated and minified files, near-duplicates and files with
-        secrets are left out, and whose tokenizer can fill in the middle (needs the extra code).
+        secrets are left out, and whose tokenizer can fill in the middle (needs the extra code); or multimodal: text with
+        pictures and sound (needs the extra multimodal).
     suffix:
         Suffix of the files of code to read, such as .py; by default those of 20 languages. May be repeated.
     exclude:
@@ -97,7 +102,8 @@ def prepare(
     normalize:
         nfc composes decomposed characters (Korean from macOS), lf drops the carriage returns of Windows. May be repeated.
     skip_bad:
-        Number of bad rows (null, not JSON, not UTF-8) that are skipped and counted; one more is an error.
+        Number of bad rows (null, not JSON, not UTF-8, a picture that cannot be decoded) that are skipped and counted; one
+        more is an error.
     follow_links:
         Follow links that lead out of a source folder.
     force:
@@ -112,6 +118,23 @@ def prepare(
         raise UsageError("no source given; name files, folders, or shakespeare")
     if format == "code":
         check_code(exclude, keep_duplicates=keep_duplicates)
+    if format == "multimodal":
+        require_defaults(
+            {
+                "suffix": (suffix, ()), "exclude": (exclude, ()), "field": (field, "text"), "split": (split, "document"),
+                "near_duplicates": (near_duplicates, None), "contamination": (contamination, "ignore"),
+                "engine": (engine, "pool"), "ray_address": (ray_address, ""), "encoding": (encoding, ""),
+                "separator": (separator, ""), "normalize": (normalize, ()),
+            }
+        )  # fmt: skip
+        common = {
+            "sources": sources, "out": out, "tokenizer": run_name(tokenizer), "pattern": pattern, "seed": seed,
+            "validation_fraction": validation_fraction, "validation_sources": validation_source, "workers": workers,
+            "deduplicate": not keep_duplicates, "skip_bad": skip_bad, "follow_links": follow_links, "force": force,
+        }  # fmt: skip
+        prepare_media(media, common)
+        return
+    require_no_media(media)
     options = PrepareOptions(
         sources=sources,
         out=out,

@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "glassgpt prepare 'articles/*.jsonl.gz' --field body --out data/articles",
         "glassgpt prepare src/ --format code --suffix .py --out data/code --tokenizer bpe:16384 --pattern code",
         "glassgpt prepare shakespeare --out data/plays --tokenizer bytes",
+        "glassgpt prepare captions.jsonl photos/ --format multimodal --out data/photos --tokenizer bpe:1024 --image-size 32 --patch-size 4",
     ),
     "tokenize": (
         'glassgpt tokenize "Hello, world!"',

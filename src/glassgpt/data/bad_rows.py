@@ -27,6 +27,11 @@ class BadRows:
         """The problem with the first one; empty if there is none."""
         return next(iter(self._skipped.values()), "")
 
+    @property
+    def problems(self) -> list[str]:
+        """The problem with each row that was skipped."""
+        return list(self._skipped.values())
+
     def skip(self, origin: str, error: DataError) -> None:
         """Skip a row.
 

@@ -29,7 +29,7 @@ from glassgpt.data.json_rows import text_field
 from glassgpt.data.observer import PrepareObserver
 from glassgpt.data.packages import package_folder
 from glassgpt.data.readers import AMBIGUOUS_SUFFIX, KNOWN_SUFFIXES, FileSource, ReadOptions
-from glassgpt.data.walk import walk
+from glassgpt.data.walk import leads_out, walk
 from glassgpt.errors import DataError, MissingExtraError, WrongDataError
 
 GRAMMAR_SENTENCES = 20_000
@@ -153,7 +153,7 @@ def _matching_files(pattern: str, options: SourceOptions, observer: PrepareObser
             f"source {pattern!r} not found; give a file, a folder, a pattern, '-', a URL, hf:NAME, "
             "'shakespeare' or 'grammar'"
         )
-    kept = [path for path in matches if options.follow_links or not _leads_out(path, root)]
+    kept = [path for path in matches if options.follow_links or not leads_out(path, root)]
     _report_links(pattern, len(matches) - len(kept), bool(kept), observer)
     for path in kept:
         yield _with_layout(_file(path, options, str(path)), strict=False)
@@ -163,10 +163,6 @@ def _fixed_part(pattern: str) -> Path:
     parts = Path(pattern).parts
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
     return Path(*fixed)
-
-
-def _leads_out(path: Path, folder: Path) -> bool:
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _report_links(source: str, count: int, found_others: bool, observer: PrepareObserver) -> None:
@@ -183,7 +179,7 @@ def _files_in(folder: Path, options: SourceOptions, observer: PrepareObserver) -
     hidden = links = 0
     for path, is_hidden in walk(folder, options.follow_links):
         suffix = uncompressed_suffix(path)
-        if path.is_symlink() and not options.follow_links and _leads_out(path, folder):
+        if path.is_symlink() and not options.follow_links and leads_out(path, folder):
             links += not is_hidden
         elif not path.is_file():
             continue

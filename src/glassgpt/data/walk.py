@@ -33,5 +33,10 @@ def walk(folder: Path, follow_links: bool) -> Iterator[tuple[Path, bool]]:
         visited.add(real)
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Return whether a path is, by its links, outside of a folder."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)

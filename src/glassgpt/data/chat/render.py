@@ -8,7 +8,7 @@ the assistant's messages: what the message adds is learned, up to the last speci
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -37,8 +37,17 @@ class Rendered:
     spans: list[Span]
 
 
-def render(tokenizer: Tokenizer, template: JinjaTemplate, conversation: Conversation) -> Rendered:
+def render(
+    tokenizer: Tokenizer, template: JinjaTemplate, conversation: Conversation, inserted: Mapping[str, str] | None = None
+) -> Rendered:
     """Return the tokens of a conversation, and which of them are learned; a message of weight 0 is not.
+
+    Args:
+        tokenizer: the model's.
+        template: writes the conversation.
+        conversation: the messages.
+        inserted: noncharacters in the messages, and the special token that replaces each; names of special tokens that are
+            spelled out in the messages stay ordinary text.
 
     Raises:
         GenerationError: the template refuses the messages, or fails.
@@ -46,6 +55,8 @@ def render(tokenizer: Tokenizer, template: JinjaTemplate, conversation: Conversa
     """
     breaker, *marks = unused_noncharacters(conversation.pairs, 3)
     pairs = [(role, hide_special_tokens(tokenizer, text, breaker)) for role, text in conversation.pairs]
+    for mark, name in (inserted or {}).items():
+        pairs = [(role, text.replace(mark, name)) for role, text in pairs]
     marked = template.write(tokenizer, pairs, add_generation_prompt=False, marks=(marks[0], marks[1]))
     text, spans = _unmark(marked, marks[0], marks[1])
     if not spans:

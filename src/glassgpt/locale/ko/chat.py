@@ -17,7 +17,7 @@ MESSAGES = {
     "{}, message {}: the role is {}, but {} was expected; after at most one system message, user and assistant must take turns": "{0:t}, {1}번째 메시지: {3} 차례인데 역할이 {2}입니다. system 메시지는 맨 앞에 하나까지만 오고, 그다음은 user와 assistant가 번갈아 말해야 합니다",
     "{}: the last message is of the {}; it must be of the {}": "{0:t}: 마지막 메시지의 역할이 {1}입니다. {2}의 메시지로 끝나야 합니다",
     "{}: every message of the assistant has weight 0, so that nothing can be learned": "{0:t}: assistant의 메시지가 모두 weight 0이라 학습할 것이 없습니다",
-    "{}, message {}": "{0:t}, {1}번째 메시지",
+    "{}, message {}": "{0:t}, {1:n}번째 메시지",
     "{}: it is {}; it must be an object with role and content": "{0:t}: 값이 {1}입니다. role과 content가 있는 객체여야 합니다",
     "{}: unknown key {}; a message has role, content and perhaps weight": "{0:t}: {1} 키는 쓸 수 없습니다. 메시지에는 role과 content가 있고, weight를 더할 수 있습니다",
     "{}: role is {}; it must be system, user or assistant": "{0:t}: role이 {1}입니다. system, user, assistant 중 하나여야 합니다",

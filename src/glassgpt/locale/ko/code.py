@@ -107,7 +107,7 @@ HELP = {
     "Time limit of each test.": "테스트 하나의 제한 시간(초).",
     "Print one JSON object.": "JSON 객체 하나로 출력합니다.",
     "How a bpe:SIZE splits text into words: code keeps indentation together. Choose gpt2, llama (numbers every three digits) or qwen2 (digit by digit) for a model that will be exported to GGUF: llama.cpp does not know glassgpt's own (every two digits).": "bpe:SIZE가 글을 단어로 나누는 방식. code는 들여쓰기를 한 덩어리로 둡니다. GGUF로 내보낼 모델이면 gpt2, llama(숫자를 세 자리씩), qwen2(숫자를 한 자리씩) 중에서 고르세요. glassgpt 고유의 방식(두 자리씩)은 llama.cpp가 모릅니다.",
-    "text; or code: folders of source code, of which generated and minified files, near-duplicates and files with secrets are left out, and whose tokenizer can fill in the middle (needs the extra code).": "text, 또는 code: 소스 코드 폴더. 자동 생성되거나 압축된 파일, 거의 같은 파일, 비밀 값이 있는 파일을 빼며, 토크나이저가 가운데를 채울 수 있게 됩니다(추가 패키지 code 필요).",
+    "text; or code: folders of source code, of which generated and minified files, near-duplicates and files with secrets are left out, and whose tokenizer can fill in the middle (needs the extra code); or multimodal: text with pictures and sound (needs the extra multimodal).": "text, 또는 code: 소스 코드 폴더. 자동 생성되거나 압축된 파일, 거의 같은 파일, 비밀 값이 있는 파일을 빼며, 토크나이저가 가운데를 채울 수 있게 됩니다(추가 패키지 code 필요). 또는 multimodal: 그림과 소리가 든 글(추가 묶음 multimodal 필요).",
     "Suffix of the files of code to read, such as .py; by default those of 20 languages. May be repeated.": "읽을 코드 파일의 확장자(예: .py). 기본은 20개 언어의 확장자. 여러 번 쓸 수 있습니다.",
     "Problems of a benchmark (JSON, one object per line, as HumanEval's, or the folder of Exercism's); files of code that have text of them are left out. May be repeated.": "벤치마크 문제(HumanEval처럼 줄마다 JSON 객체 하나, 또는 Exercism의 문제 폴더). 그 글이 들어 있는 코드 파일은 뺍니다. 여러 번 쓸 수 있습니다.",
 }

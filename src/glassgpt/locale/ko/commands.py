@@ -22,7 +22,7 @@ HELP = {
     "Delete an earlier demo run and start again.": "이전 demo 실행을 지우고 다시 시작합니다.",
     # prepare, tokenize
     "Prepare text for training: build a dataset of token shards.": "글을 학습할 수 있게 준비합니다. 토큰 샤드로 된 데이터셋을 만듭니다.",
-    "Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read, and .json files that hold rows (one per line, or an array); patterns such as 'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a Hugging Face dataset; shakespeare or grammar.": "텍스트 파일; 폴더(.txt, .md, .text, .jsonl, .ndjson, .parquet 파일과, 행이 한 줄에 하나씩 또는 배열로 든 .json 파일을 읽음); 'code/**/*.py' 같은 패턴; 이들의 압축 파일(.gz, .xz, .zst); 표준 입력을 뜻하는 -; URL; Hugging Face 데이터셋 hf:NAME; shakespeare나 grammar.",
+    "Text files; folders, of which .txt, .md, .text, .jsonl, .ndjson and .parquet files are read, and .json files that hold rows (one per line, or an array); patterns such as 'code/**/*.py'; all of these also compressed (.gz, .xz, .zst); - for standard input; a URL; hf:NAME for a Hugging Face dataset; shakespeare or grammar. For multimodal: .jsonl files with image, audio, prompt, text, content or messages; folders of pictures and sounds, each with its text in a .txt file of the same name, or in a folder named for it; text files.": "텍스트 파일; 폴더(.txt, .md, .text, .jsonl, .ndjson, .parquet 파일과, 행이 한 줄에 하나씩 또는 배열로 든 .json 파일을 읽음); 'code/**/*.py' 같은 패턴; 이들의 압축 파일(.gz, .xz, .zst); 표준 입력을 뜻하는 -; URL; Hugging Face 데이터셋 hf:NAME; shakespeare나 grammar. multimodal이면: image, audio, prompt, text, content, messages가 든 .jsonl 파일; 그림과 소리의 폴더(글은 이름이 같은 .txt 파일에 있거나, 들어 있는 폴더의 이름); 텍스트 파일.",
     "Dataset folder to create.": "만들 데이터셋 폴더.",
     "gpt2, bytes, a path to a tokenizer, or one to train: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE, or with your own function MODULE:FUNCTION:SIZE.": "gpt2, bytes, 토크나이저의 경로, 또는 새로 학습할 것: bpe:SIZE, unigram:SIZE, sentencepiece:SIZE, 내 함수로 학습하려면 MODULE:FUNCTION:SIZE.",
     "Field of a row of JSON or Parquet that holds the text.": "JSON이나 Parquet의 행에서 글이 든 필드.",
@@ -39,7 +39,7 @@ HELP = {
     "Encoding of text and JSON files, such as cp949 or utf-16; UTF-8 if not given.": "텍스트와 JSON 파일의 인코딩(예: cp949, utf-16). 지정하지 않으면 UTF-8입니다.",
     "Text between the documents of a text file, such as '<|endoftext|>'; it is left out.": "텍스트 파일 안에서 문서를 나누는 글(예: '<|endoftext|>'). 데이터에서는 빠집니다.",
     "nfc composes decomposed characters (Korean from macOS), lf drops the carriage returns of Windows.": "nfc는 자모가 분리된 글자(macOS의 한글)를 합치고, lf는 윈도의 캐리지 리턴을 뺍니다.",
-    "Number of bad rows (null, not JSON, not UTF-8) that are skipped and counted; one more is an error.": "건너뛰고 셀 잘못된 행(null, JSON이나 UTF-8이 아닌 것)의 수. 이보다 많으면 오류입니다.",
+    "Number of bad rows (null, not JSON, not UTF-8, a picture that cannot be decoded) that are skipped and counted; one more is an error.": "건너뛰고 셀 잘못된 행(null, JSON이나 UTF-8이 아닌 것, 디코딩할 수 없는 그림)의 수. 이보다 많으면 오류입니다.",
     "Follow links that lead out of a source folder.": "원본 폴더 밖으로 나가는 링크도 따라갑니다.",
     "Replace an existing dataset.": "있는 데이터셋을 바꿉니다.",
     "Show the tokens of a text in color, with ids and bytes; or compare tokenizers and languages.": "글의 토큰을 색과 id, 바이트로 보여 줍니다. 토크나이저와 언어를 비교할 수도 있습니다.",

@@ -1,0 +1,1 @@
+"""Pictures and sound as positions of the same sequence as text."""

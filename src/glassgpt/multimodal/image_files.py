@@ -1,0 +1,100 @@
+"""Decode a picture of any format to the square of RGB that a model gets.
+
+A picture from a stranger must not harm: only formats that Pillow decodes itself are opened (not EPS, which runs
+Ghostscript), and a picture of too many pixels is refused by its header.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glassgpt.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+"""Formats that are read, by Pillow's names; the content decides, not the name of the file."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_PIXELS = 50_000_000
+PILLOW_PIXELS = 89_478_485
+"""Pixels above which Pillow itself suspects a decompression bomb."""
+WHITE = (255, 255, 255)
+Fit = Literal["pad", "stretch", "crop"]
+"""Ways to make a picture square: with white beside it, by changing its proportions, or by cutting its longer sides."""
+
+
+def decode_image(raw: bytes, size: int, fit: Fit = "pad", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Return a picture as RGB, (size, size, 3).
+
+    Of an animation it is the first frame. Transparent parts are white, the orientation in EXIF is applied, and 16 bits per
+    channel become 8.
+
+    Args:
+        raw: content of the file.
+        size: width and height of the result, in pixels.
+        fit: how it becomes square.
+        max_pixels: a picture with more is not decoded.
+
+    Raises:
+        DataError: it cannot be decoded, or is too large; the message continues after the name of the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            width, height = image.size  # from the header: nothing is decoded yet
+            if width * height > max_pixels:
+                raise DataError(
+                    f"it has {width:,} × {height:,} pixels, more than the {max_pixels:,} that are decoded (--max-pixels)"
+                )
+            return np.array(_square(_rgb(image), size, fit), dtype=np.uint8)
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"it is not a picture in one of the formats {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"it has more pixels than the {max_pixels:,} that are decoded (--max-pixels)") from error
+    except Exception as error:  # damaged files make decoders raise errors of nearly every kind
+        raise DataError(f"the picture is damaged: {error or type(error).__name__}") from error
+
+
+def _rgb(image: Image) -> Image:
+    """Return a picture upright, opaque, with 8 bits per channel.
+
+    Raises:
+        DataError: its numbers have no known range.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise DataError("it has 32 bits per channel, whose range is unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # Pillow would cut all values at 255
+        image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
+    return image.convert("RGB")
+
+
+def _square(image: Image, size: int, fit: Fit) -> Image:
+    """Return a picture with the given width and height, resized with antialiasing."""
+    from PIL import Image, ImageOps
+
+    bicubic = Image.Resampling.BICUBIC  # which Pillow widens when it shrinks, so that nothing aliases
+    if image.size == (size, size):
+        return image
+    if fit == "stretch":
+        return image.resize((size, size), bicubic)
+    if fit == "crop":
+        return ImageOps.fit(image, (size, size), bicubic)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("RGB", (size, size), WHITE)
+    square.paste(image.resize((width, height), bicubic), ((size - width) // 2, (size - height) // 2))
+    return square
