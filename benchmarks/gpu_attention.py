@@ -85,7 +85,7 @@ def decode(arguments: argparse.Namespace, results: Results) -> bool:
 
 def kernels(arguments: argparse.Namespace, results: Results) -> bool:
     """Time attention alone, forward and backward, over the context."""
-    for case in mixing.kernel_cases(arguments.small):
+    for case in mixing.kernel_cases(arguments.contexts, arguments.small):
         attempt(results, case.describe(), case.time)
     return True
 

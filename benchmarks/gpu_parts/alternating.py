@@ -76,6 +76,8 @@ def alternate(
     with torch._dynamo.config.patch(  # pyright: ignore
         recompile_limit=64, automatic_dynamic_shapes=False, fail_on_recompile_limit_hit=True
     ):
+        if not rounds:
+            return [row for name in names if (row := _try(_compile, failed, name, context, small))], failed
         variants = [variant for name in names if (variant := _try(_build, failed, name, context, small))]
         variants = [variant for variant in variants if _try(_first_step, failed, variant)]
         for number in range(rounds):
@@ -84,7 +86,7 @@ def alternate(
             for place in range(len(variants)):  # another one begins each round
                 _time(variants[(place + number) % len(variants)])
             print(f"round {number + 1}:", *(f"{one.name} {one.times[-1]:.1f} ms" for one in variants), flush=True)
-        kernels = [_kernel_ms(variant) if rounds else {} for variant in variants]
+        kernels = [_kernel_ms(variant) for variant in variants]
     for variant in variants:
         variant.step.close()
     return [_row(variant, variants[0], context) | ms for variant, ms in zip(variants, kernels, strict=True)], failed
@@ -98,6 +100,14 @@ def _try(function: Any, failed: list[Row], subject: Any, *arguments: Any) -> Any
         failed.append({"variant": name, "failed": f"{type(error).__name__}: {str(error)[:300]}"})
         print(failed[-1], flush=True)
         return None
+
+
+def _compile(name: str, context: int, small: bool) -> Row:
+    """Compile a variant, which fills PyTorch's caches on disk, and release it."""
+    variant = _build(name, context, small)
+    _first_step(variant)
+    variant.step.close()
+    return _row(variant, variant, context)
 
 
 def _build(name: str, context: int, small: bool) -> Variant:
@@ -175,7 +185,7 @@ def _row(variant: Variant, first: Variant, context: int) -> Row:
     row: Row = {"variant": variant.name, "context": context, "first_step_seconds": round(variant.first_seconds, 1),
                 "peak_memory_bytes": variant.peak_bytes}  # fmt: skip
     if not variant.times:
-        return row
+        return row  # compiled only
     ratios = sorted(own / others for own, others in zip(variant.times, first.times, strict=True))
     middle = statistics.median(variant.times)
     return row | {

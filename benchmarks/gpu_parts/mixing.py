@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,7 +21,16 @@ from glassgpt.model.build import build_model
 from glassgpt.model.delta_rule import delta_rule, delta_rule_by_chunk, delta_rule_by_token
 from glassgpt.training.hardware import Hardware
 from gpu_parts import runs
-from gpu_parts.windows import KERNELS, attend_by_cudnn, flash_windows, flex_windows, has_cudnn_windows, use_kernel
+from gpu_parts.windows import (
+    FLEX_TRIALS,
+    KERNELS,
+    attend_by_cudnn,
+    flash_windows,
+    flex_function,
+    flex_windows,
+    has_cudnn_windows,
+    use_kernel,
+)
 
 Row = dict[str, Any]
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -233,26 +243,24 @@ def _decode(overrides: dict[str, str], small: bool) -> Row:
     return {**row, "tokens_per_second": round(1e3 * slots / statistics.median(times), 1)}
 
 
-def kernel_cases(small: bool) -> Iterator[Case]:
+def kernel_cases(contexts: Sequence[int], small: bool) -> Iterator[Case]:
     """Yield full attention and windows of 512 with 65,536 tokens in all, for two widths of heads."""
-    contexts = (256,) if small else CONTEXTS
     for heads, width in ((6, 128), (12, 64)):
-        for context in contexts:
-            shape: Row = {
-                "n_tokens": context,
-                "n_head": heads,
-                "head_width": width,
-                "batch": max(1, STEP_TOKENS // context),
-            }
+        for context in [256] if small else contexts:
+            batch = 1 if small else max(1, STEP_TOKENS // context)
+            shape: Row = {"n_tokens": context, "n_head": heads, "head_width": width, "batch": batch}
             if small:
-                shape.update(batch=1, dtype=torch.float32)
+                shape["dtype"] = torch.float32
             window = context // 4 if small else WINDOW
             yield Case("full", _full, **shape)
             if not small:
                 yield Case("FlexAttention", lambda q, k, v: flex_windows(q, k, v, WINDOW), **shape, window=window)
-                yield Case("FlashAttention-2", lambda q, k, v: flash_windows(q, k, v, WINDOW), **shape, window=window)
-                if has_cudnn_windows():
-                    yield Case("cuDNN", lambda q, k, v: attend_by_cudnn(q, k, v, WINDOW), **shape, window=window)
+                for name, kernel in KERNELS.items():
+                    if name != "cuDNN" or has_cudnn_windows():
+                        yield Case(name, lambda q, k, v, f=kernel: f(q, k, v, WINDOW), **shape, window=window)
+                for options in FLEX_TRIALS if width == 128 else ():
+                    name = f"FlexAttention {json.dumps(options)}"
+                    yield Case(name, flex_function(options, WINDOW), **shape, window=window)
             if context <= 4096:
                 yield Case("in chunks", lambda q, k, v, w=window: attend(q, k, v, None, 0.0, w), **shape, window=window)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,15 +44,33 @@ def flex_windows(q: Tensor, k: Tensor, v: Tensor, window: int, sinks: int = 0) -
     return WindowedAttention(attend)(q, k, v, None, 0.0, window, sinks)
 
 
-def flex_with_options(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Attend to windows with FlexAttention and the options of its kernel in `FLEX_OPTIONS`, as JSON."""
+SAFE = {"ROWS_GUARANTEED_SAFE": True, "PRESCALE_QK": True}
+"""Every query sees itself, so no row of scores is empty; the scale is applied to queries instead of scores."""
+FLEX_OPTIONS: Any = json.loads(os.environ.get("FLEX_OPTIONS", json.dumps(SAFE)))
+FLEX_TRIALS: list[dict[str, Any]] = [
+    {**SAFE, "USE_TMA": True},
+    {**SAFE, "fwd_BLOCK_M": 128, "fwd_BLOCK_N": 128, "fwd_num_stages": 2, "fwd_num_warps": 8},
+    {**SAFE, "bwd_BLOCK_M1": 64, "bwd_BLOCK_N1": 64, "bwd_BLOCK_M2": 64, "bwd_BLOCK_N2": 64, "bwd_num_warps": 4},
+    {**SAFE, "bwd_num_stages": 2},
+]
+"""Options that could be faster on Hopper than PyTorch's defaults."""
+
+
+def flex_with_options(q: Tensor, k: Tensor, v: Tensor, window: int, options: Any = FLEX_OPTIONS) -> Tensor:
+    """Attend to windows with FlexAttention and options of its kernel; those of the environment's `FLEX_OPTIONS` by default."""
     blocks = window_blocks(q.size(2), window, 0, q.device)
-    mixed = flex_attention(q, k, v, block_mask=blocks, kernel_options=FLEX_OPTIONS)
+    mixed = flex_attention(q, k, v, block_mask=blocks, kernel_options=options)
     assert isinstance(mixed, Tensor)
     return mixed
 
 
-FLEX_OPTIONS: Any = json.loads(os.environ.get("FLEX_OPTIONS", '{"ROWS_GUARANTEED_SAFE": true, "PRESCALE_QK": true}'))
+def flex_function(options: dict[str, Any], window: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return a function that attends to windows with FlexAttention and these options."""
+
+    def attend_to_window(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return flex_with_options(q, k, v, window, options)
+
+    return attend_to_window
 
 
 def flash_windows(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
