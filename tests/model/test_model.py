@@ -51,6 +51,9 @@ SHAPES = [
         arch="llama", vocab_size=61, context_length=33, n_layer=2, n_head=2, n_embd=20, head_dim=14, tied_head=False
     ),
 ]
+LINEAR_SHAPE = ModelConfig(
+    arch="gated_deltanet", vocab_size=61, context_length=33, n_layer=2, n_head=2, n_embd=24, bias=False
+)
 CACHE_SHAPES = [SHAPES[3], *SHAPES[5:8]]
 """GPT-2 with narrow heads, modern models with all that affects the cache (shared heads, windows, sinks, rotary positions), Llama."""
 
@@ -327,3 +330,27 @@ def test_an_uninitialized_model_draws_nothing_and_takes_all_weights(arch):
     assert torch.equal(other(tokens), model(tokens))  # computed tables included
     assert {p.device.type for p in meta_model(config).parameters()} == {"meta"}
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("config", [*SHAPES, LINEAR_SHAPE], ids=lambda c: f"{c.arch}-{c.n_layer}x{c.n_head}x{c.n_embd}")
+def test_vectors_in_place_of_tokens_give_the_same_features_with_and_without_a_cache(config):
+    model = shaken(config)
+    tokens = torch.randint(config.vocab_size, (2, 9))
+    vectors = model.token_embedding(tokens)
+    with torch.no_grad():
+        expected = model.features(tokens)
+        assert torch.equal(model.features(vectors), expected)
+        cache = model.new_cache(2)
+        parts = [
+            model.features(vectors[:, :5], cache),
+            model.features(tokens[:, 5:6], cache),
+            model.features(vectors[:, 6:], cache),
+        ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_vectors_that_take_the_place_of_tokens(model):
+    vectors = torch.randn(1, 5, model.config.n_embd, requires_grad=True)
+    model.head(model.features(vectors))[0, 2].sum().backward()
+    reached = vectors.grad[0].abs().sum(-1) > 0
+    assert reached.tolist() == [True, True, True, False, False]

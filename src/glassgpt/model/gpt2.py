@@ -5,8 +5,7 @@ parts of the model. How the parts are combined, `x + attention(norm1(x))` and so
 and is in `transformer.py`; the softmax is in `attend_readable` in `attention.py`.
 
 Learned position embeddings, LayerNorm before each sublayer and at the end (eps 1e-5), tanh GELU, biases, the head tied
-to the token embedding, initial weights from N(0, init_std) (0.02 by default), residual projections scaled by
-1/sqrt(2 n_layer).
+to the token embedding, initial weights from N(0, init_std), residual projections scaled by 1/sqrt(2 n_layer).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from glassgpt.model.cache import KVCache
 from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
+from glassgpt.model.vectors import vectors_of
 
 
 class CausalSelfAttention(nn.Module):
@@ -95,7 +95,7 @@ class GPT2(LanguageModel):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the sum of token and position embeddings, (B, T, C)."""
-        return self.embedding_dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        return self.embedding_dropout(vectors_of(tokens, self.token_embedding) + self.position_embedding(positions))
 
     def head(self, features: Tensor) -> Tensor:
         """Return the dot product of each feature vector with every token embedding (tied head), (B, T, V)."""

@@ -23,6 +23,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation, Axis
 from glassgpt.model.rotary import RotaryEmbedding, split_heads
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
+from glassgpt.model.vectors import vectors_of
 
 
 class LlamaAttention(nn.Module):
@@ -101,7 +102,7 @@ class Llama(LanguageModel):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the token embeddings, (B, T, C); attention adds the positions."""
-        return self.embedding_dropout(self.token_embedding(tokens))
+        return self.embedding_dropout(vectors_of(tokens, self.token_embedding))
 
     def head(self, features: Tensor) -> Tensor:
         """Return the dot product of each feature vector with every row of the head, (B, T, V)."""

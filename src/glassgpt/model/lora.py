@@ -22,6 +22,7 @@ from glassgpt.model.build import build_model
 from glassgpt.model.copying import copy_sharing_weights
 from glassgpt.model.lora_config import Adapter
 from glassgpt.model.transformer import LanguageModel
+from glassgpt.model.vectors import ENCODERS, ModelWithEncoders
 
 
 class LoRALinear(nn.Linear):
@@ -109,18 +110,24 @@ def adapter_of(model: nn.Module) -> Adapter | None:
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that training is to change, by name: all of them, or only those of an adapter.
 
-    A layer that something else has frozen is among them, so that the diagnosis notices it.
+    A layer that something else has frozen is among them, so that the diagnosis notices it. Encoders always learn.
     """
     named = dict(model.named_parameters())
-    if adapter_of(model) is None:
+    if adapter_of(model) is None and not (isinstance(model, ModelWithEncoders) and model.is_frozen):
         return named
-    return {name: parameter for name, parameter in named.items() if name.endswith((".lora_A", ".lora_B"))}
+    return {
+        name: parameter
+        for name, parameter in named.items()
+        if name.endswith((".lora_A", ".lora_B")) or name.startswith(ENCODERS)
+    }
 
 
 def build_like(model: LanguageModel) -> LanguageModel:
-    """Return a newly initialized model of the same shape, with an adapter if the other one has one."""
+    """Return a newly initialized model of the same shape, with an adapter and encoders if the other one has them."""
     other, adapter = build_model(model.config), adapter_of(model)
-    return other if adapter is None else add_lora(other, adapter)
+    if adapter is not None:
+        other = add_lora(other, adapter)
+    return model.around(other) if isinstance(model, ModelWithEncoders) else other
 
 
 def _layers(model: LanguageModel) -> Iterator[tuple[nn.Module, str, str]]:

@@ -25,6 +25,7 @@ from glassgpt.model.config import ModelConfig
 from glassgpt.model.hook_points import Activation, Axis
 from glassgpt.model.rotary import RotaryEmbedding, split_heads
 from glassgpt.model.transformer import Block, LanguageModel, ParameterKind
+from glassgpt.model.vectors import vectors_of
 
 NORM_EPS = 1e-6
 ROTARY_BASE = 10_000.0
@@ -115,7 +116,7 @@ class ModernRecipe(LanguageModel):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the normalized token embeddings, (B, T, C); attention adds the positions."""
-        return self.embedding_dropout(self.norm(self.token_embedding(tokens)))
+        return self.embedding_dropout(self.norm(vectors_of(tokens, self.token_embedding)))
 
     def head(self, features: Tensor) -> Tensor:
         """Return logits softly capped to (-15, 15), (B, T, V), so that none can grow without bound."""
